@@ -1,0 +1,395 @@
+//! The loader: proto messages to the typed graph.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost::Message;
+
+use super::attrs::NodeReader;
+use super::constant::{Constant, DType};
+use super::error::{GraphError, UnsupportedOp};
+use super::ops::{self, OpSpec};
+use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use super::{Graph, Input, Node, ValueId};
+
+/// The newest stamps that were tried; newer ones load with a warning.
+const NEWEST_OPSET: i64 = 26;
+const NEWEST_IR: i64 = 13;
+/// The oldest opset whose operators the readers know.
+const OLDEST_OPSET: i64 = 6;
+
+pub(super) fn load(bytes: &[u8]) -> Result<Graph, GraphError> {
+    let model = ModelProto::decode(bytes)?;
+    let fail = |what: &str| Err(GraphError::Model(what.into()));
+    let Some(graph) = &model.graph else { return fail("holds no graph") };
+    if !graph.sparse_initializer.is_empty() {
+        return fail("has sparse initialisers, which are not supported");
+    }
+    let opset = default_opset(&model)?;
+    check_operators(&graph.node)?;
+    let mut builder = Builder::new(opset, warnings(&model, opset));
+    builder.add_initializers(graph)?;
+    builder.add_inputs(&graph.input)?;
+    for (position, node) in graph.node.iter().enumerate() {
+        builder.add_node(node, position)?;
+    }
+    builder.finish(graph)
+}
+
+fn is_default(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
+}
+
+fn default_opset(model: &ModelProto) -> Result<i64, GraphError> {
+    let stamp = model.opset_import.iter().find(|o| is_default(o.domain.as_deref().unwrap_or("")));
+    let opset = stamp.and_then(|o| o.version).unwrap_or(1);
+    if opset < OLDEST_OPSET {
+        return Err(GraphError::Model(format!("uses opset {opset}; the oldest that is supported is {OLDEST_OPSET}")));
+    }
+    Ok(opset)
+}
+
+fn warnings(model: &ModelProto, opset: i64) -> Vec<String> {
+    let ir = model.ir_version.unwrap_or(0);
+    let mut warnings = Vec::new();
+    if opset > NEWEST_OPSET {
+        warnings.push(format!("opset {opset} is newer than {NEWEST_OPSET}, the newest that was tested"));
+    }
+    if ir > NEWEST_IR {
+        warnings.push(format!("IR version {ir} is newer than {NEWEST_IR}, the newest that was tested"));
+    }
+    warnings
+}
+
+fn node_name(node: &NodeProto, position: usize) -> String {
+    match node.name.as_deref() {
+        None | Some("") => format!("{}#{position}", node.op_type.as_deref().unwrap_or("?")),
+        Some(name) => name.into(),
+    }
+}
+
+/// The registry's row for a node; `Constant` is no operator but data, and has none.
+fn spec_of(node: &NodeProto) -> Option<&'static OpSpec> {
+    ops::find(node.domain.as_deref().unwrap_or(""), node.op_type.as_deref().unwrap_or(""))
+}
+
+fn is_constant(node: &NodeProto) -> bool {
+    node.op_type.as_deref() == Some("Constant") && is_default(node.domain.as_deref().unwrap_or(""))
+}
+
+/// Reports every unsupported operator at once.
+fn check_operators(nodes: &[NodeProto]) -> Result<(), GraphError> {
+    let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (position, node) in nodes.iter().enumerate() {
+        if is_constant(node) || spec_of(node).is_some() {
+            continue;
+        }
+        let op = node.op_type.as_deref().unwrap_or("?");
+        let domain = node.domain.as_deref().unwrap_or("");
+        let key = if is_default(domain) { op.into() } else { format!("{domain}::{op}") };
+        missing.entry(key).or_default().push(node_name(node, position));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(GraphError::UnsupportedOps(missing.into_iter().map(|(op, nodes)| UnsupportedOp { op, nodes }).collect()))
+}
+
+struct Builder {
+    graph: Graph,
+    ids: HashMap<String, ValueId>,
+}
+
+impl Builder {
+    fn new(opset: i64, warnings: Vec<String>) -> Self {
+        let graph = Graph {
+            opset,
+            values: Vec::new(),
+            constants: BTreeMap::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            nodes: Vec::new(),
+            warnings,
+        };
+        Self { graph, ids: HashMap::new() }
+    }
+
+    /// Gives `name` its one and only definition.
+    fn define(&mut self, name: &str) -> Result<ValueId, GraphError> {
+        let id = self.graph.values.len();
+        if self.ids.insert(name.into(), id).is_some() {
+            return Err(GraphError::tensor(name, "is defined more than once"));
+        }
+        self.graph.values.push(name.into());
+        Ok(id)
+    }
+
+    fn define_constant(&mut self, name: &str, constant: Constant) -> Result<ValueId, GraphError> {
+        let id = self.define(name)?;
+        self.graph.constants.insert(id, constant);
+        Ok(id)
+    }
+
+    fn add_initializers(&mut self, graph: &GraphProto) -> Result<(), GraphError> {
+        for proto in &graph.initializer {
+            let name = proto.name.as_deref().unwrap_or("");
+            self.define_constant(name, Constant::read(proto)?)?;
+        }
+        Ok(())
+    }
+
+    /// Inputs, except those that old files list for their initialisers.
+    fn add_inputs(&mut self, inputs: &[ValueInfoProto]) -> Result<(), GraphError> {
+        for info in inputs {
+            let name = info.name.as_deref().unwrap_or("");
+            if self.ids.get(name).is_some_and(|id| self.graph.constants.contains_key(id)) {
+                continue;
+            }
+            let value = self.define(name)?;
+            let input = read_input(info, value, name)?;
+            self.graph.inputs.push(input);
+        }
+        Ok(())
+    }
+
+    fn add_node(&mut self, proto: &NodeProto, position: usize) -> Result<(), GraphError> {
+        let name = node_name(proto, position);
+        let op_type = proto.op_type.clone().unwrap_or_default();
+        let fail = |what: String| GraphError::Node { node: name.clone(), op: op_type.clone(), what };
+        check_attributes(&proto.attribute).map_err(fail)?;
+        let mut reader = NodeReader::new(proto, name.clone(), self.graph.opset);
+        if is_constant(proto) {
+            return self.add_constant_node(proto, reader);
+        }
+        let spec = spec_of(proto).ok_or_else(|| fail("is not supported".into()))?;
+        if self.graph.opset < spec.since {
+            return Err(fail(format!("is read from opset {} on, the model uses {}", spec.since, self.graph.opset)));
+        }
+        let op = (spec.read)(&mut reader)?;
+        let injected = reader.finish()?;
+        let mut inputs = self.resolve_inputs(proto, &name, &op_type)?;
+        for (index, constant) in injected {
+            let id = self.define_constant(&format!("{name}/input{index}"), constant)?;
+            inputs.resize(inputs.len().max(index + 1), None);
+            inputs[index] = Some(id);
+        }
+        let outputs = self.define_outputs(proto)?;
+        self.graph.nodes.push(Node { name, op_type, op, inputs, outputs });
+        Ok(())
+    }
+
+    fn resolve_inputs(&self, proto: &NodeProto, node: &str, op: &str) -> Result<Vec<Option<ValueId>>, GraphError> {
+        let resolve = |input: &String| match (input.is_empty(), self.ids.get(input)) {
+            (true, _) => Ok(None),
+            (false, Some(&id)) => Ok(Some(id)),
+            (false, None) => {
+                let what =
+                    format!("reads `{input}`, which nothing before it makes (missing, out of order, or a cycle)");
+                Err(GraphError::Node { node: node.into(), op: op.into(), what })
+            }
+        };
+        proto.input.iter().map(resolve).collect()
+    }
+
+    fn define_outputs(&mut self, proto: &NodeProto) -> Result<Vec<Option<ValueId>>, GraphError> {
+        proto.output.iter().map(|o| if o.is_empty() { Ok(None) } else { self.define(o).map(Some) }).collect()
+    }
+
+    fn add_constant_node(&mut self, proto: &NodeProto, reader: NodeReader) -> Result<(), GraphError> {
+        let constant = read_constant(&reader)?;
+        let [output] = proto.output.as_slice() else {
+            return Err(reader.error(format!("has {} outputs, not one", proto.output.len())));
+        };
+        reader.finish()?;
+        self.define_constant(output, constant)?;
+        Ok(())
+    }
+
+    fn finish(mut self, graph: &GraphProto) -> Result<Graph, GraphError> {
+        for output in &graph.output {
+            let name = output.name.as_deref().unwrap_or("");
+            let id = self.ids.get(name).ok_or_else(|| GraphError::tensor(name, "is an output that nothing makes"))?;
+            self.graph.outputs.push(*id);
+        }
+        if self.graph.outputs.is_empty() {
+            return Err(GraphError::Model("has no outputs".into()));
+        }
+        Ok(self.graph)
+    }
+}
+
+fn check_attributes(attributes: &[AttributeProto]) -> Result<(), String> {
+    for (i, attribute) in attributes.iter().enumerate() {
+        let name = attribute.name.as_deref().unwrap_or("");
+        if attribute.g.is_some() {
+            return Err(format!("attribute `{name}` holds a subgraph, which is not supported"));
+        }
+        if attributes[..i].iter().any(|a| a.name == attribute.name) {
+            return Err(format!("attribute `{name}` is given twice"));
+        }
+    }
+    Ok(())
+}
+
+fn read_constant(reader: &NodeReader) -> Result<Constant, GraphError> {
+    if let Some(proto) = reader.tensor("value")? {
+        return Constant::read(proto);
+    }
+    if let Some(value) = reader.float("value_float")? {
+        return Ok(Constant::from_f32s(&[], &[value]));
+    }
+    if let Some(values) = reader.floats("value_floats")? {
+        return Ok(Constant::from_f32s(&[values.len()], &values));
+    }
+    if let Some(value) = reader.int("value_int")? {
+        return Ok(Constant::from_i64s(&[], &[value]));
+    }
+    if let Some(values) = reader.ints("value_ints")? {
+        return Ok(Constant::from_i64s(&[values.len()], &values));
+    }
+    Err(reader.error("holds no numeric value"))
+}
+
+fn read_input(info: &ValueInfoProto, value: ValueId, name: &str) -> Result<Input, GraphError> {
+    let Some(tensor) = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()) else {
+        return Err(GraphError::tensor(name, "is an input that is no tensor"));
+    };
+    let dims = match &tensor.shape {
+        None => None,
+        Some(shape) => Some(shape.dim.iter().map(|d| read_dim(d.dim_value, name)).collect::<Result<_, _>>()?),
+    };
+    Ok(Input { value, dtype: tensor.elem_type.and_then(DType::from_onnx), dims })
+}
+
+fn read_dim(value: Option<i64>, name: &str) -> Result<Option<usize>, GraphError> {
+    match value {
+        None => Ok(None),
+        Some(v) => usize::try_from(v).map(Some).map_err(|_| GraphError::tensor(name, format!("has a dim of {v}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::*;
+    use super::*;
+
+    fn node(op: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        NodeProto {
+            op_type: Some(op.into()),
+            name: Some(name.into()),
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: outputs.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn info(name: &str) -> ValueInfoProto {
+        let tensor_type = TensorTypeProto { elem_type: Some(1), shape: None };
+        ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+    }
+
+    fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str) -> ModelProto {
+        ModelProto {
+            ir_version: Some(10),
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(18) }],
+            graph: Some(GraphProto {
+                node: nodes,
+                initializer,
+                input: vec![info("x")],
+                output: vec![info(output)],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn error(model: &ModelProto) -> String {
+        load(&model.encode_to_vec()).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_chain_loads_in_order() {
+        let m = model(vec![node("Relu", "r", &["x"], &["y"]), node("Sigmoid", "", &["y"], &["z"])], vec![], "z");
+        let graph = load(&m.encode_to_vec()).unwrap();
+        assert_eq!(graph.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["r", "Sigmoid#1"]);
+        assert_eq!(graph.outputs, [graph.value("z").unwrap()]);
+    }
+
+    #[test]
+    fn all_unsupported_operators_come_in_one_message() {
+        let m = model(
+            vec![node("Foo", "a", &["x"], &["y"]), node("Bar", "b", &["y"], &["z"]), node("Foo", "c", &["z"], &["w"])],
+            vec![],
+            "w",
+        );
+        assert_eq!(error(&m), "unsupported operators: Bar ×1 (b); Foo ×2 (a, c)");
+    }
+
+    #[test]
+    fn malformed_graphs_are_refused_by_name() {
+        let relu = |name: &str, i: &str, o: &str| node("Relu", name, &[i], &[o]);
+        let mut subgraph = relu("r", "x", "y");
+        subgraph.attribute.push(AttributeProto {
+            name: Some("body".into()),
+            g: Some(GraphProto::default()),
+            ..Default::default()
+        });
+        let mut unread = relu("r", "x", "y");
+        unread.attribute.push(AttributeProto {
+            name: Some("alpha".into()),
+            f: Some(1.0),
+            r#type: Some(1),
+            ..Default::default()
+        });
+        let cases = [
+            (model(vec![relu("r", "y", "z"), relu("s", "x", "y")], vec![], "z"), "node `r` (Relu): reads `y`"),
+            (model(vec![relu("r", "y", "y")], vec![], "y"), "node `r` (Relu): reads `y`"),
+            (model(vec![relu("r", "x", "x")], vec![], "x"), "tensor `x`: is defined more than once"),
+            (model(vec![relu("r", "x", "y")], vec![], "q"), "tensor `q`: is an output that nothing makes"),
+            (
+                model(vec![node("Relu", "r", &[], &["y"])], vec![], "y"),
+                "node `r` (Relu): 0 inputs where 1 are expected",
+            ),
+            (model(vec![subgraph], vec![], "y"), "node `r` (Relu): attribute `body` holds a subgraph"),
+            (model(vec![unread], vec![], "y"), "node `r` (Relu): unsupported attributes at opset 18: alpha"),
+        ];
+        for (model, expected) in cases {
+            let message = error(&model);
+            assert!(message.starts_with(expected), "{message:?} does not start with {expected:?}");
+        }
+    }
+
+    #[test]
+    fn lying_tensors_are_refused_without_allocating() {
+        let tensor = |dims: &[i64], raw: Vec<u8>| TensorProto {
+            dims: dims.to_vec(),
+            data_type: Some(1),
+            name: Some("w".into()),
+            raw_data: Some(raw),
+            ..Default::default()
+        };
+        let mut external = tensor(&[1], vec![0; 4]);
+        external.data_location = Some(1);
+        let mut dtype = tensor(&[1], vec![0; 4]);
+        dtype.data_type = Some(8);
+        let cases = [
+            (tensor(&[1 << 40, 1 << 40], vec![]), "tensor `w`: impossible dims"),
+            (tensor(&[1 << 31], vec![0; 16]), "tensor `w`: dims [2147483648] need 2147483648 elements"),
+            (tensor(&[-1], vec![]), "tensor `w`: impossible dims [-1]"),
+            (tensor(&[2], vec![0; 7]), "tensor `w`: dims [2] need 2 elements of 4 bytes, the file holds 7 bytes"),
+            (external, "tensor `w`: its data lie in another file"),
+            (dtype, "tensor `w`: element type 8 is not supported"),
+        ];
+        for (tensor, expected) in cases {
+            let message = error(&model(vec![node("Relu", "r", &["x"], &["y"])], vec![tensor], "y"));
+            assert!(message.starts_with(expected), "{message:?} does not start with {expected:?}");
+        }
+    }
+
+    #[test]
+    fn truncated_files_never_panic() {
+        let bytes = model(vec![node("Relu", "r", &["x"], &["y"])], vec![], "y").encode_to_vec();
+        for end in 0..bytes.len() {
+            let _ = load(&bytes[..end]);
+        }
+    }
+}
