@@ -14,4 +14,5 @@
 //! Randomness is counter-based: see `rng`.
 
 pub mod graph;
+pub mod replica;
 pub mod rng;

@@ -1,0 +1,29 @@
+//! What can go wrong while a graph runs, and at which node.
+
+/// Why one operator failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    #[error("{}", first_line(.0))]
+    Torch(#[from] tch::TchError),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// libtorch appends a C++ stack trace, which helps nobody who reads an ONNX graph.
+fn first_line(error: &tch::TchError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Why a [`Replica`](super::Replica) could not be built or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    #[error("constant `{name}`: {}", first_line(.source))]
+    Constant { name: String, source: tch::TchError },
+    #[error("the graph has {expected} inputs, {found} were given")]
+    Inputs { expected: usize, found: usize },
+    #[error("node `{node}` ({op}) failed: {source}. Inputs were {inputs}")]
+    Node { node: String, op: String, inputs: String, source: OpError },
+    #[error("value `{value}` was never computed")]
+    Missing { value: String },
+}

@@ -1,0 +1,74 @@
+//! Convolution, and the padding that pools share.
+
+use tch::Tensor;
+
+use super::super::error::OpError;
+use super::Args;
+use crate::graph::ops::{Conv, Padding};
+
+pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
+    let (x, weight) = (args.get(0)?, args.get(1)?);
+    if x.dim() < 3 || weight.dim() != x.dim() {
+        return Err(OpError::Other("input and weight need the same rank, 3 or more".into()));
+    }
+    let rank = x.dim() - 2;
+    let kernel = &weight.size()[2..];
+    if !op.kernel.is_empty() && op.kernel != kernel {
+        return Err(OpError::Other(format!(
+            "kernel_shape {:?} disagrees with the weight {:?}",
+            op.kernel,
+            weight.size()
+        )));
+    }
+    let strides = or_ones(&op.strides, rank)?;
+    let dilations = or_ones(&op.dilations, rank)?;
+    let pads = resolve(&op.padding, &x.size()[2..], kernel, &strides, &dilations)?;
+    let (x, padding) = if pads.iter().all(|(before, after)| before == after) {
+        (x.shallow_clone(), pads.iter().map(|p| p.0).collect())
+    } else {
+        (pad(x, &pads, 0.0)?, vec![0; rank])
+    };
+    let no_output_padding = vec![0i64; rank];
+    Ok(x.f_convolution(weight, args.opt(2), strides, padding, dilations, false, no_output_padding, op.groups)?)
+}
+
+/// A per-axis setting; absent means 1 along every axis.
+pub(super) fn or_ones(values: &[i64], rank: usize) -> Result<Vec<i64>, OpError> {
+    match values.len() {
+        0 => Ok(vec![1; rank]),
+        n if n == rank => Ok(values.to_vec()),
+        n => Err(OpError::Other(format!("settings for {n} spatial axes, the input has {rank}"))),
+    }
+}
+
+/// Pixels to add before and after, per spatial axis.
+pub(super) fn resolve(
+    padding: &Padding,
+    sizes: &[i64],
+    kernel: &[i64],
+    strides: &[i64],
+    dilations: &[i64],
+) -> Result<Vec<(i64, i64)>, OpError> {
+    match padding {
+        Padding::Explicit(pads) if pads.is_empty() => Ok(vec![(0, 0); sizes.len()]),
+        Padding::Explicit(pads) if pads.len() == sizes.len() => Ok(pads.clone()),
+        Padding::Explicit(pads) => {
+            Err(OpError::Other(format!("pads for {} spatial axes, the input has {}", pads.len(), sizes.len())))
+        }
+        Padding::Same { upper } => {
+            let axis = |i: usize| {
+                let outputs = (sizes[i] + strides[i] - 1) / strides[i];
+                let total = ((outputs - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - sizes[i]).max(0);
+                let (small, large) = (total / 2, total - total / 2);
+                if *upper { (small, large) } else { (large, small) }
+            };
+            Ok((0..sizes.len()).map(axis).collect())
+        }
+    }
+}
+
+/// Pads the last `pads.len()` axes with `value`.
+pub(super) fn pad(x: &Tensor, pads: &[(i64, i64)], value: f64) -> Result<Tensor, OpError> {
+    let last_axis_first: Vec<i64> = pads.iter().rev().flat_map(|&(before, after)| [before, after]).collect();
+    Ok(x.f_pad(last_axis_first, "constant", value)?)
+}
