@@ -16,3 +16,4 @@
 pub mod graph;
 pub mod replica;
 pub mod rng;
+pub mod teacher;

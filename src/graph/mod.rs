@@ -55,6 +55,18 @@ pub struct Graph {
     pub warnings: Vec<String>,
 }
 
+/// The same model with the values called `names` as further outputs.
+///
+/// Protobuf messages merge by concatenation, so nothing of the original is decoded or changed.
+pub fn with_outputs(model: &[u8], names: &[String]) -> Vec<u8> {
+    use prost::Message;
+    let output = names.iter().map(|name| proto::ValueInfoProto { name: Some(name.clone()), r#type: None }).collect();
+    let graph = Some(proto::GraphProto { output, ..Default::default() });
+    let mut bytes = model.to_vec();
+    bytes.extend(proto::ModelProto { graph, ..Default::default() }.encode_to_vec());
+    bytes
+}
+
 impl Graph {
     /// Reads an ONNX model.
     ///

@@ -24,6 +24,8 @@ pub enum ReplicaError {
     Inputs { expected: usize, found: usize },
     #[error("node `{node}` ({op}) failed: {source}. Inputs were {inputs}")]
     Node { node: String, op: String, inputs: String, source: OpError },
+    #[error("the synthesis loss can't be computed: {}", first_line(.source))]
+    Loss { source: tch::TchError },
     #[error("value `{value}` was never computed")]
     Missing { value: String },
 }

@@ -3,8 +3,10 @@
 //! Any supported operator, any device, evaluation or training mode, under autograd when a tensor that enters asks for gradients.
 //! One file per operator family under `ops/`, mirroring [`crate::graph::ops`]. Knows nothing of files.
 
+mod convert;
 mod error;
 mod ops;
+mod synthesis;
 
 use std::sync::Arc;
 
@@ -13,8 +15,10 @@ use tch::{Device, Kind, Tensor};
 use crate::graph::ops::Norm;
 use crate::graph::{Constant, DType, Graph, Node, Op, ValueId};
 
+pub use convert::{to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
+pub use synthesis::{Evaluation, LayerTarget, Objective, channel_statistics};
 
 /// How normalisation layers behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

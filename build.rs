@@ -1,0 +1,19 @@
+//! Lets the binary find libtorch and ONNX Runtime by itself: an rpath to the Python environment's torch, and its site-packages as a compile-time
+//! hint for ONNX Runtime.
+
+use std::process::Command;
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=VIRTUAL_ENV");
+    println!("cargo:rerun-if-env-changed=PATH");
+    println!("cargo:rerun-if-changed=build.rs");
+    // The same interpreter that torch-sys asks for libtorch.
+    let python = if std::env::var_os("VIRTUAL_ENV").is_some() { "python" } else { "python3" };
+    let script = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
+    let site = match Command::new(python).args(["-c", script]).output() {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        other => panic!("cannot ask `{python}` where its packages are ({other:?}); run `make setup` first"),
+    };
+    println!("cargo:rustc-env=SCDD_SITE_PACKAGES={site}");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{site}/torch/lib");
+}

@@ -1,0 +1,90 @@
+//! The synthesis objective on the reference executor: cross entropy towards the targets plus BN-statistics alignment, and its input gradient.
+//!
+//! SC-DD (arXiv 2404.07976, section 3) and SRe2L: `CE + r_bn · Σ m_l (‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂)`, norms not squared, the batch variance biased,
+//! m_l = `first_multiplier` for the first layer and 1 for the others.
+
+use tch::{Kind, Tensor};
+
+use super::{Mode, Replica, ReplicaError};
+use crate::graph::ValueId;
+
+/// What one layer's statistics ought to be.
+pub struct LayerTarget {
+    /// The activation `[N, C, …]` whose statistics count.
+    pub tap: ValueId,
+    /// `[C]`.
+    pub mean: Tensor,
+    /// `[C]`.
+    pub var: Tensor,
+}
+
+/// The weights and targets of the loss. Layers are in execution order.
+pub struct Objective {
+    pub layers: Vec<LayerTarget>,
+    pub r_bn: f64,
+    pub first_multiplier: f64,
+}
+
+/// One evaluation of the loss.
+pub struct Evaluation {
+    pub loss: f64,
+    /// Mean cross entropy over the batch.
+    pub ce: f64,
+    /// The unweighted sum over layers, the first one's multiplier included.
+    pub bn: f64,
+    /// `[N, K]`, detached.
+    pub logits: Tensor,
+    /// ∂loss/∂input, `[N, C, H, W]`.
+    pub gradient: Tensor,
+}
+
+/// Mean and biased variance over all axes but the channels', each `[C]`.
+///
+/// # Errors
+/// When `x` has fewer than two axes.
+pub fn channel_statistics(x: &Tensor) -> Result<(Tensor, Tensor), tch::TchError> {
+    let axes: Vec<i64> = (0..x.dim() as i64).filter(|&a| a != 1).collect();
+    let (var, mean) = x.f_var_mean_dim(&axes[..], false, false)?;
+    Ok((mean, var))
+}
+
+impl Replica {
+    /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient.
+    ///
+    /// # Errors
+    /// Those of [`Replica::run`], or a graph without a `[N, K]` output.
+    pub fn evaluate(
+        &self,
+        input: &Tensor,
+        targets: &Tensor,
+        objective: &Objective,
+    ) -> Result<Evaluation, ReplicaError> {
+        let input = input.detach().set_requires_grad(true);
+        let taps: Vec<ValueId> = objective.layers.iter().map(|l| l.tap).collect();
+        let run = self.run(std::slice::from_ref(&input), &taps, Mode::Eval)?;
+        self.differentiate(&input, targets, objective, &run.outputs[0], &run.taps)
+            .map_err(|source| ReplicaError::Loss { source })
+    }
+
+    fn differentiate(
+        &self,
+        input: &Tensor,
+        targets: &Tensor,
+        objective: &Objective,
+        logits: &Tensor,
+        taps: &[Tensor],
+    ) -> Result<Evaluation, tch::TchError> {
+        let ce = logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?;
+        let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
+        for (i, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
+            let (mean, var) = channel_statistics(tap)?;
+            let distance = mean.f_sub(&layer.mean)?.f_norm()?.f_add(&var.f_sub(&layer.var)?.f_norm()?)?;
+            let weight = if i == 0 { objective.first_multiplier } else { 1.0 };
+            bn = bn.f_add(&distance.f_mul_scalar(weight)?)?;
+        }
+        let loss = ce.f_add(&bn.f_mul_scalar(objective.r_bn)?)?;
+        let gradient = Tensor::f_run_backward(&[&loss], &[input], false, false)?.remove(0);
+        let number = |t: &Tensor| f64::try_from(t.f_to_kind(Kind::Double)?);
+        Ok(Evaluation { loss: number(&loss)?, ce: number(&ce)?, bn: number(&bn)?, logits: logits.detach(), gradient })
+    }
+}

@@ -1,0 +1,347 @@
+//! Reads a bundle directory: hashes, shapes, values. Nothing in it is trusted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use super::error::BundleError;
+use super::manifest::{Layer, Manifest, Role, StatisticsKind};
+use crate::graph::{Graph, Node, ValueId};
+use crate::replica::{LayerTarget, Objective, Replica};
+
+const MANIFEST: &str = "manifest.yaml";
+const MODEL: &str = "model.onnx";
+const STATISTICS: &str = "bn_stats.safetensors";
+const GOLDEN: &str = "golden.safetensors";
+/// A manifest is text for people; anything larger is not one.
+const LARGEST_MANIFEST: u64 = 16 << 20;
+
+/// What one layer's input looked like while the network was trained (or calibrated). All of length C.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerStatistics {
+    pub key: String,
+    pub node: String,
+    pub tap: ValueId,
+    pub mean: Vec<f32>,
+    pub var: Vec<f32>,
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
+}
+
+/// The probe that PyTorch computed, as `docs/bundle.md` defines it.
+#[derive(Debug)]
+pub struct Golden {
+    /// `[N, C, H, W]`.
+    pub input: Tensor,
+    /// int64 `[N]`.
+    pub targets: Tensor,
+    /// `[N, K]`.
+    pub logits: Tensor,
+    /// Per layer: mean and biased variance of its input, each `[C]`.
+    pub statistics: Vec<(Tensor, Tensor)>,
+    pub ce: f64,
+    pub bn_loss: f64,
+    pub loss: f64,
+    /// `[N, C, H, W]`.
+    pub input_grad: Tensor,
+}
+
+/// A network as it lies on disk, checked in everything that can be checked without running it.
+#[derive(Debug)]
+pub struct Bundle {
+    pub dir: PathBuf,
+    pub manifest: Manifest,
+    /// SHA-256 of the manifest, which holds the hashes of the other files: the bundle's identity.
+    pub hash: String,
+    /// The ONNX file's bytes.
+    pub model: Vec<u8>,
+    pub graph: Arc<Graph>,
+    pub layers: Vec<LayerStatistics>,
+    pub golden: Golden,
+}
+
+impl Bundle {
+    /// Reads the bundle in `dir`.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it: missing, truncated, changed, or saying something impossible.
+    pub fn load(dir: &Path) -> Result<Self, BundleError> {
+        let (manifest, hash) = read_manifest(dir)?;
+        let model = read_file(dir, MODEL, &manifest)?;
+        let model_path = dir.join(MODEL);
+        let graph = Graph::load(&model).map_err(|source| BundleError::Graph { path: model_path.clone(), source })?;
+        check_interface(&manifest, &graph).map_err(|what| BundleError::invalid(&model_path, what))?;
+        let layers = read_layers(dir, &manifest, &graph)?;
+        let golden = read_golden(dir, &manifest)?;
+        Ok(Self { dir: dir.into(), manifest, hash, model, graph: Arc::new(graph), layers, golden })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.manifest.name
+    }
+
+    /// `[C, H, W]` of one input image.
+    pub fn image_shape(&self) -> [usize; 3] {
+        let p = &self.manifest.preprocessing;
+        [p.channels, p.height, p.width]
+    }
+
+    /// The graph as `tch` operations.
+    ///
+    /// # Errors
+    /// When the constants can't be brought to `device`.
+    pub fn replica(&self, device: Device) -> Result<Replica, BundleError> {
+        Replica::new(self.graph.clone(), device)
+            .map_err(|source| BundleError::Replica { bundle: self.manifest.name.clone(), source })
+    }
+
+    /// The synthesis objective that aligns with this bundle's statistics.
+    pub fn objective(&self, r_bn: f64, first_multiplier: f64, device: Device) -> Objective {
+        let target = |layer: &LayerStatistics| LayerTarget {
+            tap: layer.tap,
+            mean: Tensor::from_slice(&layer.mean).to_device(device),
+            var: Tensor::from_slice(&layer.var).to_device(device),
+        };
+        Objective { layers: self.layers.iter().map(target).collect(), r_bn, first_multiplier }
+    }
+}
+
+fn read_manifest(dir: &Path) -> Result<(Manifest, String), BundleError> {
+    let path = dir.join(MANIFEST);
+    let size = std::fs::metadata(&path).map_err(|e| BundleError::io(&path, e))?.len();
+    if size > LARGEST_MANIFEST {
+        return Err(BundleError::invalid(&path, format!("{size} bytes are too many for a manifest")));
+    }
+    let bytes = std::fs::read(&path).map_err(|e| BundleError::io(&path, e))?;
+    let hash = sha256(&bytes);
+    let parsed = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_slice(&bytes));
+    let manifest: Manifest = parsed.map_err(|e| {
+        let at = e.path().to_string();
+        BundleError::invalid(&path, if at == "." { e.inner().to_string() } else { format!("`{at}`: {}", e.inner()) })
+    })?;
+    check_manifest(&manifest).map_err(|what| BundleError::invalid(&path, what))?;
+    Ok((manifest, hash))
+}
+
+fn check_manifest(m: &Manifest) -> Result<(), String> {
+    if m.format != "scdd-bundle" || m.version != 1 {
+        return Err(format!("format {} version {}, this program reads scdd-bundle version 1", m.format, m.version));
+    }
+    if let Some(odd) = m.files.keys().find(|name| ![MODEL, STATISTICS, GOLDEN].contains(&name.as_str())) {
+        return Err(format!("`files` names `{odd}`, which is no file of a bundle"));
+    }
+    let p = &m.preprocessing;
+    let side = |n: usize| (1..=4096).contains(&n);
+    if !(1..=16).contains(&p.channels) || !side(p.height) || !side(p.width) {
+        return Err(format!("`preprocessing`: impossible image {}x{}x{}", p.channels, p.height, p.width));
+    }
+    if p.mean.len() != p.channels || p.std.len() != p.channels {
+        return Err(format!("`preprocessing`: mean and std need {} values each, one per channel", p.channels));
+    }
+    if !p.mean.iter().all(|v| v.is_finite()) || !p.std.iter().all(|v| v.is_finite() && *v > 0.0) {
+        return Err("`preprocessing`: mean must be finite and std positive".into());
+    }
+    if m.classes.is_empty() {
+        return Err("`classes` is empty".into());
+    }
+    if m.role == Role::Student && m.init.is_empty() {
+        return Err("a student needs `init`: how each parameter is drawn".into());
+    }
+    if (m.statistics.kind == StatisticsKind::None) != m.statistics.layers.is_empty() {
+        return Err(
+            "`statistics`: kind none goes with an empty list of layers, every other kind with a filled one".into()
+        );
+    }
+    Ok(())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn read_file(dir: &Path, name: &str, manifest: &Manifest) -> Result<Vec<u8>, BundleError> {
+    let path = dir.join(name);
+    let Some(entry) = manifest.files.get(name) else {
+        return Err(BundleError::invalid(&dir.join(MANIFEST), format!("`files` lacks `{name}`")));
+    };
+    let size = std::fs::metadata(&path).map_err(|e| BundleError::io(&path, e))?.len();
+    if size != entry.bytes {
+        return Err(BundleError::invalid(&path, format!("has {size} bytes, the manifest says {}", entry.bytes)));
+    }
+    let bytes = std::fs::read(&path).map_err(|e| BundleError::io(&path, e))?;
+    let found = sha256(&bytes);
+    if found != entry.sha256 {
+        let what = format!("SHA-256 is {found}, the manifest says {}: the file was changed or damaged", entry.sha256);
+        return Err(BundleError::invalid(&path, what));
+    }
+    Ok(bytes)
+}
+
+/// The graph's one image input and its first output are those that the manifest names.
+fn check_interface(manifest: &Manifest, graph: &Graph) -> Result<(), String> {
+    let [input] = graph.inputs.as_slice() else {
+        return Err(format!("has {} inputs, an image network has one", graph.inputs.len()));
+    };
+    let name = &graph.values[input.value];
+    if *name != manifest.onnx.input {
+        return Err(format!("its input is `{name}`, the manifest says `{}`", manifest.onnx.input));
+    }
+    let output = &graph.values[graph.outputs[0]];
+    if *output != manifest.onnx.output {
+        return Err(format!("its first output is `{output}`, the manifest says `{}`", manifest.onnx.output));
+    }
+    let p = &manifest.preprocessing;
+    let wanted = [None, Some(p.channels), Some(p.height), Some(p.width)];
+    let fits = |dims: &[Option<usize>]| {
+        dims.len() == 4 && dims.iter().zip(wanted).all(|(d, w)| d.is_none() || w.is_none() || *d == w)
+    };
+    match &input.dims {
+        Some(dims) if !fits(dims) => Err(format!(
+            "its input has dims {dims:?}, the manifest's images are {}x{}x{}",
+            p.channels, p.height, p.width
+        )),
+        Some(dims) if dims[0].is_some() => Err("its batch dimension is fixed; export it with a dynamic one".into()),
+        _ => Ok(()),
+    }
+}
+
+fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<LayerStatistics>, BundleError> {
+    let path = dir.join(STATISTICS);
+    let bytes = read_file(dir, STATISTICS, manifest)?;
+    let invalid = |what: String| BundleError::invalid(&path, what);
+    let tensors =
+        SafeTensors::deserialize(&bytes).map_err(|e| invalid(format!("not a readable safetensors file: {e}")))?;
+    let layers = manifest.statistics.layers.iter().map(|l| read_layer(l, &tensors, graph).map_err(invalid));
+    let layers: Vec<LayerStatistics> = layers.collect::<Result<_, _>>()?;
+    if tensors.len() != 4 * layers.len() {
+        return Err(invalid(format!(
+            "holds {} tensors, {} layers need {}",
+            tensors.len(),
+            layers.len(),
+            4 * layers.len()
+        )));
+    }
+    if manifest.statistics.kind == StatisticsKind::BatchNorm {
+        check_against_graph(&layers, graph).map_err(invalid)?;
+    }
+    Ok(layers)
+}
+
+fn read_layer(layer: &Layer, tensors: &SafeTensors, graph: &Graph) -> Result<LayerStatistics, String> {
+    let read = |part: &str| floats(tensors, &format!("{}.{part}", layer.key), &[layer.channels]);
+    let tap = graph
+        .value(&layer.tensor)
+        .ok_or_else(|| format!("layer `{}`: the graph has no value `{}`", layer.key, layer.tensor))?;
+    let found = LayerStatistics {
+        key: layer.key.clone(),
+        node: layer.node.clone(),
+        tap,
+        mean: read("running_mean")?,
+        var: read("running_var")?,
+        weight: read("weight")?,
+        bias: read("bias")?,
+    };
+    if let Some(c) = found.mean.iter().position(|v| !v.is_finite()) {
+        return Err(format!("`{}.running_mean` is {} at channel {c}", layer.key, found.mean[c]));
+    }
+    if let Some(c) = found.var.iter().position(|v| !v.is_finite() || *v < 0.0) {
+        return Err(format!(
+            "`{}.running_var` is {} at channel {c}; a variance is finite and not negative",
+            layer.key, found.var[c]
+        ));
+    }
+    Ok(found)
+}
+
+/// Side tensors are a convenience, not a second truth: they must be what the graph itself holds.
+fn check_against_graph(layers: &[LayerStatistics], graph: &Graph) -> Result<(), String> {
+    let nodes: Vec<&Node> = graph.batch_norms().collect();
+    if nodes.len() != layers.len() {
+        return Err(format!("lists {} layers, the graph has {} BatchNormalization nodes", layers.len(), nodes.len()));
+    }
+    for (layer, node) in layers.iter().zip(nodes) {
+        if layer.node != node.name || node.inputs[0] != Some(layer.tap) {
+            return Err(format!("layer `{}` does not match the graph's BatchNormalization `{}`", layer.key, node.name));
+        }
+        let sides = [
+            ("weight", &layer.weight),
+            ("bias", &layer.bias),
+            ("running_mean", &layer.mean),
+            ("running_var", &layer.var),
+        ];
+        for (i, (part, side)) in sides.into_iter().enumerate() {
+            let constant = node.inputs[i + 1].and_then(|id| graph.constants.get(&id)).and_then(|c| c.f32s());
+            if constant.as_ref() != Some(side) {
+                return Err(format!(
+                    "`{}.{part}` differs from what node `{}` of the graph holds",
+                    layer.key, node.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn floats(tensors: &SafeTensors, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+    let view = tensors.tensor(name).map_err(|_| format!("lacks tensor `{name}`"))?;
+    if view.dtype() != Dtype::F32 || view.shape() != shape {
+        return Err(format!("`{name}` is {:?} {:?}, expected F32 {shape:?}", view.dtype(), view.shape()));
+    }
+    Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+}
+
+fn read_golden(dir: &Path, manifest: &Manifest) -> Result<Golden, BundleError> {
+    let path = dir.join(GOLDEN);
+    let bytes = read_file(dir, GOLDEN, manifest)?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|e| BundleError::invalid(&path, format!("not a readable safetensors file: {e}")))?;
+    golden_of(&tensors, manifest).map_err(|what| BundleError::invalid(&path, what))
+}
+
+fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, String> {
+    let batch = tensors.tensor("input").map_err(|_| "lacks tensor `input`")?.shape().first().copied().unwrap_or(0);
+    if !(1..=1024).contains(&batch) {
+        return Err(format!("a probe of {batch} images"));
+    }
+    let p = &manifest.preprocessing;
+    let image = [batch, p.channels, p.height, p.width];
+    let classes = manifest.classes.len();
+    let tensor = |name: &str, shape: &[usize]| -> Result<Tensor, String> {
+        let values = floats(tensors, name, shape)?;
+        if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
+            return Err(format!("`{name}` contains {bad}"));
+        }
+        let dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+        Ok(Tensor::from_slice(&values).reshape(dims))
+    };
+    let scalar = |name: &str| floats(tensors, name, &[]).map(|v| f64::from(v[0]));
+    let pair = |layer: &Layer| -> Result<(Tensor, Tensor), String> {
+        let part = |what: &str| tensor(&format!("stats.{}.{what}", layer.key), &[layer.channels]);
+        Ok((part("mean")?, part("var")?))
+    };
+    Ok(Golden {
+        input: tensor("input", &image)?,
+        targets: targets_of(tensors, batch, classes)?,
+        logits: tensor("logits", &[batch, classes])?,
+        statistics: manifest.statistics.layers.iter().map(pair).collect::<Result<_, _>>()?,
+        ce: scalar("ce")?,
+        bn_loss: scalar("bn_loss")?,
+        loss: scalar("loss")?,
+        input_grad: tensor("input_grad", &image)?,
+    })
+}
+
+fn targets_of(tensors: &SafeTensors, batch: usize, classes: usize) -> Result<Tensor, String> {
+    let view = tensors.tensor("targets").map_err(|_| "lacks tensor `targets`")?;
+    if view.dtype() != Dtype::I64 || view.shape() != [batch] {
+        return Err(format!("`targets` is {:?} {:?}, expected I64 [{batch}]", view.dtype(), view.shape()));
+    }
+    let values: Vec<i64> = view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+    if let Some(bad) = values.iter().find(|v| !(0..classes as i64).contains(v)) {
+        return Err(format!("`targets` contains class {bad} of {classes}"));
+    }
+    Ok(Tensor::from_slice(&values).to_kind(Kind::Int64))
+}

@@ -1,0 +1,60 @@
+//! What can be wrong with a bundle, and where.
+
+use std::path::{Path, PathBuf};
+
+use crate::graph::GraphError;
+use crate::replica::ReplicaError;
+
+/// Why a bundle can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {what}", path.display())]
+    Invalid { path: PathBuf, what: String },
+    #[error("{}: {source}", path.display())]
+    Graph { path: PathBuf, source: GraphError },
+    #[error("bundle `{bundle}`: {source}")]
+    Replica { bundle: String, source: ReplicaError },
+    #[error("bundle `{bundle}`: libtorch: {}", .source.to_string().lines().next().unwrap_or_default())]
+    Torch { bundle: String, source: tch::TchError },
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+impl BundleError {
+    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+
+    pub(super) fn invalid(path: &Path, what: impl Into<String>) -> Self {
+        Self::Invalid { path: path.into(), what: what.into() }
+    }
+}
+
+/// What can go wrong with ONNX Runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error(
+        "ONNX Runtime was not found; looked at: {}. Run `make setup`, or name the library with --onnxruntime or ORT_DYLIB_PATH",
+        list(.0)
+    )]
+    NotFound(Vec<PathBuf>),
+    #[error("ONNX Runtime at {}: {what}", path.display())]
+    Load { path: PathBuf, what: String },
+    #[error("ONNX Runtime could not load `{model}`: {what}")]
+    Session { model: String, what: String },
+    #[error("ONNX Runtime failed to run `{model}`: {what}")]
+    Run { model: String, what: String },
+    #[error(
+        "CUDA was asked for, but ONNX Runtime says: {what}. Install onnxruntime-gpu, or set `provider: cpu` (or `fallback: cpu`)"
+    )]
+    NoCuda { what: String },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    if paths.is_empty() {
+        return "nowhere".into();
+    }
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}

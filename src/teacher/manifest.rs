@@ -1,0 +1,151 @@
+//! `manifest.yaml`: what a bundle says about itself. The format is described in `docs/bundle.md`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Teacher,
+    Student,
+}
+
+/// How a teacher was pretrained; keys beyond these are information for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pretraining {
+    /// `supervised`, `moco_v2`, …
+    pub scheme: String,
+    #[serde(flatten)]
+    pub more: BTreeMap<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+    /// Of pixels in 0..=1, one per channel, as is `std`.
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+    #[serde(default)]
+    pub interpolation: Option<String>,
+}
+
+/// Top-1 accuracy measured at export, as a fraction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    pub top1: f64,
+    pub split: String,
+    pub images: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Onnx {
+    pub opset: i64,
+    pub input: String,
+    pub output: String,
+}
+
+/// Where the statistics come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatisticsKind {
+    /// The graph's own `BatchNormalization` nodes.
+    BatchNorm,
+    /// A convolution's output into which the BatchNorm was folded.
+    Folded,
+    /// Measured on data, for networks without BatchNorm.
+    Calibrated,
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// Prefix of the layer's side tensors.
+    pub key: String,
+    /// The ONNX node that the layer is named after.
+    pub node: String,
+    /// The ONNX value `[N, C, …]` whose statistics these are.
+    pub tensor: String,
+    pub channels: usize,
+    pub eps: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statistics {
+    pub kind: StatisticsKind,
+    /// In execution order.
+    pub layers: Vec<Layer>,
+}
+
+/// The weights with which the golden loss was computed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenWeights {
+    pub r_bn: f64,
+    pub first_bn_multiplier: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Distribution {
+    Constant {
+        value: f32,
+    },
+    /// −bound … bound.
+    Uniform {
+        bound: f32,
+    },
+    /// Mean 0.
+    Normal {
+        std: f32,
+    },
+}
+
+/// How a student's parameter is drawn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Init {
+    pub parameter: String,
+    pub shape: Vec<usize>,
+    pub distribution: Distribution,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+/// The whole manifest, version 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: String,
+    pub version: u32,
+    pub name: String,
+    pub role: Role,
+    pub architecture: Value,
+    #[serde(default)]
+    pub pretraining: Option<Pretraining>,
+    #[serde(default)]
+    pub source: Option<Value>,
+    pub preprocessing: Preprocessing,
+    pub classes: Vec<String>,
+    #[serde(default)]
+    pub accuracy: Option<Accuracy>,
+    pub onnx: Onnx,
+    pub statistics: Statistics,
+    pub golden: GoldenWeights,
+    #[serde(default)]
+    pub init: Vec<Init>,
+    #[serde(default)]
+    pub versions: BTreeMap<String, Value>,
+    pub files: BTreeMap<String, FileEntry>,
+}

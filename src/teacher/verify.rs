@@ -1,0 +1,283 @@
+//! Proves that a bundle's graph means the same in PyTorch (the golden probe), in ONNX Runtime and in its `tch` re-instantiation.
+//!
+//! What is compared: logits and every statistics layer's input on the golden probe and on fresh random images, the synthesis loss and its input
+//! gradient on the golden probe. Where something differs, the first diverging node is named.
+
+use ndarray::{Array4, ArrayD};
+use rand_distr::{Distribution, StandardNormal};
+use serde::Serialize;
+use tch::{Device, Tensor};
+
+use super::bundle::Bundle;
+use super::error::BundleError;
+use super::runtime::{Provider, Runtime, SessionOptions};
+use crate::graph::ValueId;
+use crate::replica::{Mode, Replica, channel_statistics, to_array, to_tensor};
+use crate::rng;
+
+/// Largest relative difference of logits and statistics.
+const VALUES: f64 = 1e-4;
+/// Largest relative difference of the loss and of its gradient (in the L2 norm).
+const GRADIENT: f64 = 1e-3;
+/// Smallest cosine between gradients.
+const COSINE: f64 = 0.9999;
+/// Batch sizes of the fresh random images.
+const RANDOM_BATCHES: [usize; 2] = [1, 3];
+
+/// One comparison.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    pub name: String,
+    /// The measured difference; for a cosine, 1 − cosine.
+    pub error: f64,
+    pub limit: f64,
+    pub passed: bool,
+}
+
+/// The verdict on a bundle.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verification {
+    pub bundle: String,
+    /// The bundle's identity: SHA-256 of its manifest.
+    pub hash: String,
+    pub checks: Vec<Check>,
+    /// The first diverging node, with both values, when a check failed.
+    pub divergence: Option<String>,
+    pub warnings: Vec<String>,
+}
+
+impl Verification {
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|c| c.passed)
+    }
+}
+
+/// Runs every check on `bundle`.
+///
+/// # Errors
+/// When the graph can't be run at all; a difference is no error but a failed check.
+pub fn verify(bundle: &Bundle, runtime: &Runtime) -> Result<Verification, BundleError> {
+    let verifier = Verifier { bundle, runtime, replica: bundle.replica(Device::Cpu)? };
+    let mut checks = verifier.golden()?;
+    let mut divergence = if all_passed(&checks) { None } else { verifier.first_difference_from_golden()? };
+    for batch in RANDOM_BATCHES {
+        let images = random_images(bundle, batch);
+        let found = verifier.against_onnx_runtime(&images)?;
+        if divergence.is_none() && !all_passed(&found) {
+            divergence = verifier.first_difference_from_onnx_runtime(&images)?;
+        }
+        checks.extend(found);
+    }
+    Ok(Verification {
+        bundle: bundle.name().into(),
+        hash: bundle.hash.clone(),
+        checks,
+        divergence,
+        warnings: bundle.graph.warnings.clone(),
+    })
+}
+
+fn all_passed(checks: &[Check]) -> bool {
+    checks.iter().all(|c| c.passed)
+}
+
+fn check(name: impl Into<String>, error: f64, limit: f64) -> Check {
+    // A NaN is a failure.
+    Check { name: name.into(), error, limit, passed: error <= limit }
+}
+
+/// max |a − b| over max |b|.
+fn relative(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f64 {
+    if a.shape() != b.shape() {
+        return f64::INFINITY;
+    }
+    let largest = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold(0.0, |m: f64, v| if v.is_nan() { f64::NAN } else { m.max(v) })
+    };
+    let difference = largest(&mut a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs())));
+    difference / largest(&mut b.iter().map(|y| f64::from(y.abs()))).max(1e-6)
+}
+
+/// Relative L2 difference, and 1 − cosine.
+fn gradient_errors(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (f64, f64) {
+    let dot =
+        |x: &ArrayD<f32>, y: &ArrayD<f32>| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let difference: f64 = a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+    let norm = dot(b, b).sqrt().max(f64::MIN_POSITIVE);
+    (difference.sqrt() / norm, 1.0 - dot(a, b) / (norm * dot(a, a).sqrt().max(f64::MIN_POSITIVE)))
+}
+
+fn random_images(bundle: &Bundle, batch: usize) -> Array4<f32> {
+    let [c, h, w] = bundle.image_shape();
+    let mut stream = rng::stream(0, "verify", batch as u64);
+    Array4::from_shape_simple_fn((batch, c, h, w), || StandardNormal.sample(&mut stream))
+}
+
+struct Verifier<'a> {
+    bundle: &'a Bundle,
+    runtime: &'a Runtime,
+    replica: Replica,
+}
+
+/// A layer's `(mean, variance)`.
+type Pair = (ArrayD<f32>, ArrayD<f32>);
+
+impl Verifier<'_> {
+    fn torch(&self, source: tch::TchError) -> BundleError {
+        BundleError::Torch { bundle: self.bundle.name().into(), source }
+    }
+
+    fn array(&self, tensor: &Tensor) -> Result<ArrayD<f32>, BundleError> {
+        to_array(tensor).map_err(|e| self.torch(e))
+    }
+
+    fn statistics_of(&self, tensor: &Tensor) -> Result<Pair, BundleError> {
+        let (mean, var) = channel_statistics(tensor).map_err(|e| self.torch(e))?;
+        Ok((self.array(&mean)?, self.array(&var)?))
+    }
+
+    /// Logits and the inputs of the statistics layers, by the replica.
+    fn run_replica(&self, images: &Tensor, taps: &[ValueId]) -> Result<(ArrayD<f32>, Vec<Tensor>), BundleError> {
+        let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(images), taps, Mode::Eval));
+        let run = run.map_err(|source| BundleError::Replica { bundle: self.bundle.name().into(), source })?;
+        Ok((self.array(&run.outputs[0])?, run.taps))
+    }
+
+    /// The same by ONNX Runtime.
+    fn run_onnx(
+        &self,
+        images: &Array4<f32>,
+        taps: &[ValueId],
+        optimize: bool,
+    ) -> Result<(ArrayD<f32>, Vec<ArrayD<f32>>), BundleError> {
+        let graph = &self.bundle.graph;
+        let names: Vec<String> = taps.iter().map(|&id| graph.values[id].clone()).collect();
+        let options = SessionOptions { provider: Provider::Cpu, optimize, threads: 0 };
+        let mut session = self.runtime.session(self.bundle.name(), &self.bundle.model, &names, options)?;
+        let mut outputs = session.run(images)?;
+        let taps = outputs.split_off(graph.outputs.len());
+        Ok((outputs.swap_remove(0), taps))
+    }
+
+    fn taps(&self) -> Vec<ValueId> {
+        self.bundle.layers.iter().map(|l| l.tap).collect()
+    }
+
+    fn golden(&self) -> Result<Vec<Check>, BundleError> {
+        let golden = &self.bundle.golden;
+        let weights = self.bundle.manifest.golden;
+        let objective = self.bundle.objective(weights.r_bn, weights.first_bn_multiplier, Device::Cpu);
+        let found = self
+            .replica
+            .evaluate(&golden.input, &golden.targets, &objective)
+            .map_err(|source| BundleError::Replica { bundle: self.bundle.name().into(), source })?;
+        let expected_logits = self.array(&golden.logits)?;
+        let images = self
+            .array(&golden.input)?
+            .into_dimensionality()
+            .map_err(|e| BundleError::invalid(&self.bundle.dir, e.to_string()))?;
+        let (onnx_logits, _) = self.run_onnx(&images, &[], true)?;
+        let (gradient, cosine) = gradient_errors(&self.array(&found.gradient)?, &self.array(&golden.input_grad)?);
+        let scalar = |found: f64, expected: f64| (found - expected).abs() / expected.abs().max(1e-6);
+        Ok(vec![
+            check("golden: logits, tch", relative(&self.array(&found.logits)?, &expected_logits), VALUES),
+            check("golden: logits, ONNX Runtime", relative(&onnx_logits, &expected_logits), VALUES),
+            check("golden: layer statistics, tch", self.golden_statistics()?.into_iter().fold(0.0, f64::max), VALUES),
+            check("golden: synthesis loss", scalar(found.loss, golden.loss), GRADIENT),
+            check("golden: input gradient", gradient, GRADIENT),
+            check("golden: input gradient, 1 - cosine", cosine, 1.0 - COSINE),
+        ])
+    }
+
+    /// Per layer, the larger relative difference of its input's mean and variance from the golden ones.
+    fn golden_statistics(&self) -> Result<Vec<f64>, BundleError> {
+        let (_, taps) = self.run_replica(&self.bundle.golden.input, &self.taps())?;
+        let error = |(tap, (mean, var)): (&Tensor, &(Tensor, Tensor))| {
+            let (found_mean, found_var) = self.statistics_of(tap)?;
+            Ok(relative(&found_mean, &self.array(mean)?).max(relative(&found_var, &self.array(var)?)))
+        };
+        taps.iter().zip(&self.bundle.golden.statistics).map(error).collect()
+    }
+
+    fn first_difference_from_golden(&self) -> Result<Option<String>, BundleError> {
+        let graph = &self.bundle.graph;
+        let producer = |id: ValueId| {
+            graph.producer(id).map_or_else(|| graph.values[id].clone(), |n| format!("{} ({})", n.name, n.op_type))
+        };
+        let errors = self.golden_statistics()?;
+        // A NaN counts as different.
+        if let Some(i) = errors.iter().position(|e| e.is_nan() || *e > VALUES) {
+            let layer = &self.bundle.layers[i];
+            let golden = self.array(&self.bundle.golden.statistics[i].0)?;
+            let (_, taps) = self.run_replica(&self.bundle.golden.input, &[layer.tap])?;
+            let found = self.statistics_of(&taps[0])?.0;
+            let (channel, a, b) = worst(&found, &golden);
+            return Ok(Some(format!(
+                "first diverging node: {}, the input of layer `{}`: mean of channel {channel} is {a:e}, PyTorch's golden says {b:e}",
+                producer(layer.tap),
+                layer.key
+            )));
+        }
+        let (logits, _) = self.run_replica(&self.bundle.golden.input, &[])?;
+        let golden = self.array(&self.bundle.golden.logits)?;
+        let (index, a, b) = worst(&logits, &golden);
+        let after = self.bundle.layers.last().map_or("the input".into(), |l| format!("layer `{}`", l.key));
+        Ok(Some(format!(
+            "diverges after {after}, at the latest at node {}: logit {index} is {a:e}, PyTorch's golden says {b:e}",
+            producer(graph.outputs[0])
+        )))
+    }
+
+    fn against_onnx_runtime(&self, images: &Array4<f32>) -> Result<Vec<Check>, BundleError> {
+        let batch = images.shape()[0];
+        let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
+        let (logits, taps) = self.run_replica(&input, &self.taps())?;
+        let (onnx_logits, onnx_taps) = self.run_onnx(images, &self.taps(), false)?;
+        let mut worst = 0.0f64;
+        for (tap, onnx_tap) in taps.iter().zip(&onnx_taps) {
+            let (mean, var) = self.statistics_of(tap)?;
+            let (onnx_mean, onnx_var) = self.statistics_of(&to_tensor(onnx_tap.view()).map_err(|e| self.torch(e))?)?;
+            let error = relative(&mean, &onnx_mean).max(relative(&var, &onnx_var));
+            worst = if error.is_nan() { error } else { worst.max(error) };
+        }
+        Ok(vec![
+            check(
+                format!("random images, batch {batch}: logits, tch against ONNX Runtime"),
+                relative(&logits, &onnx_logits),
+                VALUES,
+            ),
+            check(format!("random images, batch {batch}: layer statistics, tch against ONNX Runtime"), worst, VALUES),
+        ])
+    }
+
+    /// Walks every float value of the graph in order.
+    fn first_difference_from_onnx_runtime(&self, images: &Array4<f32>) -> Result<Option<String>, BundleError> {
+        let graph = &self.bundle.graph;
+        let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
+        for node in &graph.nodes {
+            let Some(id) = node.outputs.first().copied().flatten() else { continue };
+            let (_, taps) = self.run_replica(&input, &[id])?;
+            if !taps[0].is_floating_point() {
+                continue;
+            }
+            let found = self.array(&taps[0])?;
+            let (_, onnx) = self.run_onnx(images, &[id], false)?;
+            if !matches!(relative(&found, &onnx[0]), e if e <= VALUES) {
+                let (index, a, b) = worst(&found, &onnx[0]);
+                return Ok(Some(format!(
+                    "first diverging node: {} ({}): element {index} is {a:e} in tch, {b:e} in ONNX Runtime",
+                    node.name, node.op_type
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Where two arrays differ most (flat index), and both values there.
+fn worst(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (usize, f32, f32) {
+    let pairs = a.iter().zip(b).enumerate();
+    let key = |x: &f32, y: &f32| if (x - y).is_nan() { f32::INFINITY } else { (x - y).abs() };
+    let found = pairs.max_by(|(_, (a, b)), (_, (c, d))| key(a, b).total_cmp(&key(c, d)));
+    found.map_or((0, f32::NAN, f32::NAN), |(i, (a, b))| (i, *a, *b))
+}
