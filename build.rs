@@ -14,6 +14,10 @@ fn main() {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         other => panic!("cannot ask `{python}` where its packages are ({other:?}); run `make setup` first"),
     };
+    let torch = format!("{site}/torch/lib");
+    if !std::path::Path::new(&torch).is_dir() {
+        panic!("`{python}` has no torch at {torch}; run `make setup` and build with `make`, or activate the environment first");
+    }
     println!("cargo:rustc-env=SCDD_SITE_PACKAGES={site}");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{site}/torch/lib");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{torch}");
 }

@@ -13,6 +13,7 @@
 //! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the bundle says everywhere else.
 //! Randomness is counter-based: see `rng`.
 
+pub mod cli;
 pub mod graph;
 pub mod replica;
 pub mod rng;
