@@ -13,4 +13,5 @@
 //! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the bundle says everywhere else.
 //! Randomness is counter-based: see `rng`.
 
+pub mod data;
 pub mod rng;
