@@ -1,14 +1,24 @@
 //! Images and labels: read from disk, normalised, cropped, shifted, mixed, and written back.
 //!
+//! - [`dataset`]: a labelled data set in memory, and where it is found on disk;
+//! - [`normalize`]: pixels to network input and back;
 //! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
+//! - [`png`]: image folders, the form in which distilled sets are kept.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
 
+pub mod dataset;
+pub mod normalize;
+pub mod png;
 pub mod view;
 
+mod cifar;
 mod error;
+mod idx;
 
+pub use dataset::{Dataset, Source, Split};
 pub use error::DataError;
+pub use normalize::Normalization;
 pub use view::{Resample, Shift, Size, View};
 
 use ndarray::Array4;
