@@ -3,11 +3,13 @@
 //! - [`dataset`]: a labelled data set in memory, and where it is found on disk;
 //! - [`normalize`]: pixels to network input and back;
 //! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
+//! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`png`]: image folders, the form in which distilled sets are kept.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
 
 pub mod dataset;
+pub mod mix;
 pub mod normalize;
 pub mod png;
 pub mod view;
@@ -18,6 +20,7 @@ mod idx;
 
 pub use dataset::{Dataset, Source, Split};
 pub use error::DataError;
+pub use mix::Mix;
 pub use normalize::Normalization;
 pub use view::{Resample, Shift, Size, View};
 
