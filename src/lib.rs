@@ -14,4 +14,5 @@
 //! Randomness is counter-based: see `rng`.
 
 pub mod data;
+pub mod relabel;
 pub mod rng;
