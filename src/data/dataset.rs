@@ -1,0 +1,258 @@
+//! A labelled data set in memory, and where it is found on disk.
+
+use super::cifar::{self, Variant};
+use super::{DataError, Size, idx, png};
+use std::path::{Path, PathBuf};
+
+/// The classes of Fashion-MNIST, in label order.
+pub const FASHION_MNIST_CLASSES: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
+const MNIST_CLASSES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+const MNIST_MARKER: &str = "t10k-labels-idx1-ubyte";
+const SYSTEM_DIR: &str = "/usr/share/datasets";
+
+/// The part of a data set: what students learn from, or what they are judged on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// The training images.
+    Train,
+    /// The test images.
+    Test,
+}
+
+/// A data set on disk: its kind, and the directory that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The four IDX files of Fashion-MNIST, plain or gzipped.
+    FashionMnist(PathBuf),
+    /// The four IDX files of MNIST, plain or gzipped.
+    Mnist(PathBuf),
+    /// CIFAR-10, binary version.
+    Cifar10(PathBuf),
+    /// CIFAR-100, binary version, fine labels.
+    Cifar100(PathBuf),
+    /// PNG files `train/<class>/*.png` and `test/<class>/*.png`.
+    ImageFolder(PathBuf),
+}
+
+/// A data set that is found by its name.
+struct Known {
+    name: &'static str,
+    /// What its directory may be called inside a directory of data sets.
+    directories: &'static [&'static str],
+    /// A file by which the directory is recognised, perhaps with `.gz` added.
+    marker: &'static str,
+    source: fn(PathBuf) -> Source,
+}
+
+const KNOWN: [Known; 4] = [
+    Known {
+        name: "fashion-mnist",
+        directories: &["fashion-mnist"],
+        marker: MNIST_MARKER,
+        source: Source::FashionMnist,
+    },
+    Known { name: "mnist", directories: &["mnist"], marker: MNIST_MARKER, source: Source::Mnist },
+    Known {
+        name: "cifar-10",
+        directories: &["cifar-10", "cifar-10-batches-bin"],
+        marker: "test_batch.bin",
+        source: Source::Cifar10,
+    },
+    Known {
+        name: "cifar-100",
+        directories: &["cifar-100", "cifar-100-binary"],
+        marker: "test.bin",
+        source: Source::Cifar100,
+    },
+];
+
+impl Source {
+    /// Finds `fashion-mnist`, `mnist`, `cifar-10` or `cifar-100`.
+    ///
+    /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data set's directory or is it), then in `data/`
+    /// of the current directory and of each directory above it, then in `/usr/share/datasets`.
+    pub fn find(name: &str) -> Result<Self, DataError> {
+        let here = std::env::current_dir().map_err(DataError::io(Path::new("."), "resolve"))?;
+        Self::find_from(name, std::env::var_os("SCDD_DATA").map(PathBuf::from).as_deref(), &here)
+    }
+
+    fn find_from(name: &str, chosen: Option<&Path>, here: &Path) -> Result<Self, DataError> {
+        let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
+            let known = KNOWN.map(|known| known.name).join(", ");
+            return Err(DataError::Unknown { name: name.into(), known });
+        };
+        let looked = known.candidates(chosen, here);
+        match looked.iter().find(|dir| idx::present(dir, known.marker).is_some()) {
+            Some(dir) => Ok((known.source)(dir.clone())),
+            None => Err(DataError::Missing { name: name.into(), looked }),
+        }
+    }
+}
+
+impl Known {
+    /// The directories that may hold the data set, best first.
+    fn candidates(&self, chosen: Option<&Path>, here: &Path) -> Vec<PathBuf> {
+        let inside = |root: &Path| self.directories.iter().map(|dir| root.join(dir)).collect::<Vec<_>>();
+        let mut found = vec![];
+        if let Some(chosen) = chosen {
+            found.extend(inside(chosen));
+            found.push(chosen.to_path_buf());
+        }
+        found.extend(here.ancestors().flat_map(|dir| inside(&dir.join("data"))));
+        found.extend(inside(Path::new(SYSTEM_DIR)));
+        found
+    }
+}
+
+/// Images with labels, all of one size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// What the set is called.
+    pub name: String,
+    /// Pixels 0..=255, `[N, C, H, W]`.
+    pub images: Vec<u8>,
+    /// `[N]`, each below `classes.len()`.
+    pub labels: Vec<u32>,
+    /// C.
+    pub channels: usize,
+    /// H.
+    pub height: usize,
+    /// W.
+    pub width: usize,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+}
+
+impl Dataset {
+    /// Reads one split of `source` into memory.
+    pub fn load(source: &Source, split: Split) -> Result<Self, DataError> {
+        match source {
+            Source::FashionMnist(dir) => load_idx("fashion-mnist", dir, split, &FASHION_MNIST_CLASSES),
+            Source::Mnist(dir) => load_idx("mnist", dir, split, &MNIST_CLASSES),
+            Source::Cifar10(dir) => load_cifar("cifar-10", dir, split, Variant::Cifar10),
+            Source::Cifar100(dir) => load_cifar("cifar-100", dir, split, Variant::Cifar100),
+            Source::ImageFolder(dir) => png::read_set(&dir.join(match split {
+                Split::Train => "train",
+                Split::Test => "test",
+            })),
+        }
+    }
+
+    /// How many images there are.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Height and width of every image.
+    pub fn size(&self) -> Size {
+        Size { height: self.height, width: self.width }
+    }
+
+    /// The pixels of image `index` `[C, H, W]`, or `None` where there is no such image.
+    pub fn image(&self, index: usize) -> Option<&[u8]> {
+        let length = self.channels * self.height * self.width;
+        let start = index.checked_mul(length)?;
+        self.images.get(start..start.checked_add(length)?)
+    }
+}
+
+fn load_idx(name: &str, dir: &Path, split: Split, classes: &[&str]) -> Result<Dataset, DataError> {
+    let idx::Idx { images, labels, height, width } = idx::load(dir, split, classes.len())?;
+    let classes = classes.iter().map(|class| class.to_string()).collect();
+    Ok(Dataset { name: name.into(), images, labels, channels: 1, height, width, classes })
+}
+
+fn load_cifar(name: &str, dir: &Path, split: Split, variant: Variant) -> Result<Dataset, DataError> {
+    let cifar::Cifar { images, labels, classes } = cifar::load(dir, split, variant)?;
+    Ok(Dataset { name: name.into(), images, labels, channels: 3, height: cifar::SIDE, width: cifar::SIDE, classes })
+}
+
+/// Checks that each of the labels read from `path` names one of `classes` classes.
+pub(super) fn check_labels(path: &Path, labels: &[u32], classes: usize) -> Result<(), DataError> {
+    match labels.iter().position(|label| *label as usize >= classes) {
+        None => Ok(()),
+        Some(image) => {
+            let problem = format!("label {} of image {image}, but there are {classes} classes", labels[image]);
+            Err(DataError::invalid(path, problem, "the file belongs to another data set or is damaged"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn looks_where_it_says() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().join("a/b");
+        fs::create_dir_all(&here).unwrap();
+        let put = |dir: &str, file: &str| {
+            fs::create_dir_all(root.path().join(dir)).unwrap();
+            fs::write(root.path().join(dir).join(file), []).unwrap();
+            root.path().join(dir)
+        };
+
+        let message = Source::find_from("mnist", Some(&root.path().join("x")), &here).unwrap_err().to_string();
+        for part in ["data set mnist not found", "/x/mnist, ", "/a/b/data/mnist, ", "`make data`", "SCDD_DATA"] {
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        }
+        let above = put("data/mnist", "t10k-labels-idx1-ubyte.gz");
+        assert_eq!(Source::find_from("mnist", None, &here).unwrap(), Source::Mnist(above));
+        let own = put("a/b/data/mnist", "t10k-labels-idx1-ubyte");
+        assert_eq!(Source::find_from("mnist", None, &here).unwrap(), Source::Mnist(own));
+        let itself = put("chosen", "test.bin");
+        assert_eq!(Source::find_from("cifar-100", Some(&itself), &here).unwrap(), Source::Cifar100(itself.clone()));
+        let inside = put("chosen/cifar-100-binary", "test.bin");
+        assert_eq!(Source::find_from("cifar-100", Some(&itself), &here).unwrap(), Source::Cifar100(inside));
+    }
+
+    #[test]
+    fn unknown_names_list_the_known() {
+        let message = Source::find("imagenet").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "unknown data set \"imagenet\"; known are fashion-mnist, mnist, cifar-10, cifar-100; \
+             give other images as an image folder"
+        );
+    }
+
+    #[test]
+    fn images_are_sliced_by_index() {
+        let set = Dataset {
+            name: "tiny".into(),
+            images: (0..12).collect(),
+            labels: vec![0, 1],
+            channels: 1,
+            height: 2,
+            width: 3,
+            classes: vec!["a".into(), "b".into()],
+        };
+        assert_eq!(set.image(1).unwrap(), [6, 7, 8, 9, 10, 11]);
+        assert!(set.image(2).is_none() && set.image(usize::MAX).is_none());
+        assert_eq!((set.len(), set.is_empty(), set.size()), (2, false, Size { height: 2, width: 3 }));
+    }
+
+    /// The data set is not part of the repository: `make data` fetches it, and without it there is nothing to check here.
+    #[test]
+    fn reads_fashion_mnist_where_present() {
+        let Ok(source) = Source::find("fashion-mnist") else { return };
+        for (split, count) in [(Split::Train, 60_000), (Split::Test, 10_000)] {
+            let set = Dataset::load(&source, split).unwrap();
+            assert_eq!((set.len(), set.channels, set.height, set.width), (count, 1, 28, 28));
+            for class in 0..10 {
+                assert_eq!(set.labels.iter().filter(|label| **label == class).count(), count / 10);
+            }
+        }
+        let test = Dataset::load(&source, Split::Test).unwrap();
+        assert_eq!(test.labels[..4], [9, 2, 1, 1]);
+        assert_eq!(test.classes[9], "Ankle boot");
+    }
+}

@@ -1,0 +1,37 @@
+//! Images and labels: read from disk, normalised, cropped, shifted, mixed, and written back.
+//!
+//! - [`dataset`]: a labelled data set in memory, and where it is found on disk;
+//! - [`normalize`]: pixels to network input and back;
+//! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
+//! - [`mix`]: CutMix and MixUp within a batch;
+//! - [`png`]: image folders, the form in which distilled sets are kept.
+//!
+//! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
+
+pub mod dataset;
+pub mod mix;
+pub mod normalize;
+pub mod png;
+pub mod view;
+
+mod cifar;
+mod error;
+mod idx;
+
+pub use dataset::{Dataset, Source, Split};
+pub use error::DataError;
+pub use mix::Mix;
+pub use normalize::Normalization;
+pub use view::{Resample, Shift, Size, View};
+
+use ndarray::Array4;
+
+/// The values of `batch`, image after image.
+fn values(batch: &Array4<f32>) -> Result<&[f32], DataError> {
+    batch.as_slice().ok_or(DataError::Layout)
+}
+
+/// The values of `batch`, image after image, to be written.
+fn values_mut(batch: &mut Array4<f32>) -> Result<&mut [f32], DataError> {
+    batch.as_slice_mut().ok_or(DataError::Layout)
+}

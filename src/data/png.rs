@@ -1,0 +1,273 @@
+//! Image folders: one directory per class, one PNG per image. Distilled sets are kept in this form, and torchvision's `ImageFolder` reads it as is.
+
+use super::{DataError, Dataset};
+use image::{DynamicImage, ExtendedColorType, ImageFormat, ImageReader};
+use std::path::{Path, PathBuf};
+
+/// The directory of class `index` of a set: `03_dress` for class `Dress` of ten. Sorted names are in class order.
+pub fn class_dir(index: usize, classes: &[String]) -> String {
+    let digits = classes.len().saturating_sub(1).to_string().len().max(2);
+    let name = classes.get(index).map_or("", String::as_str);
+    format!("{index:0digits$}_{}", slug(name))
+}
+
+/// The file of the `number`th image of its class: `00007.png`.
+pub fn file_name(number: usize) -> String {
+    format!("{number:05}.png")
+}
+
+/// Writes `pixels` `[C, H, W]` to the file `path`: 8-bit gray for one channel, RGB for three.
+pub fn write_image(path: &Path, pixels: &[u8], channels: usize, height: usize, width: usize) -> Result<(), DataError> {
+    let color = match channels {
+        1 => ExtendedColorType::L8,
+        3 => ExtendedColorType::Rgb8,
+        _ => return Err(DataError::invalid(path, format!("{channels} channels"), "only 1 or 3 can be written as PNG")),
+    };
+    let (Ok(rows), Ok(columns)) = (u32::try_from(height), u32::try_from(width)) else {
+        return Err(DataError::invalid(path, format!("{height}x{width} pixels"), "PNG cannot hold so large an image"));
+    };
+    if pixels.len() != channels * height * width {
+        let problem = format!("{} pixel values for {channels}x{height}x{width}", pixels.len());
+        return Err(DataError::invalid(path, problem, "pass one image [C, H, W]"));
+    }
+    image::save_buffer_with_format(path, &interleave(pixels, channels), columns, rows, color, ImageFormat::Png)
+        .map_err(|error| DataError::invalid(path, format!("cannot be written ({error})"), "check the disk"))
+}
+
+/// Writes `set` below `dir`, which must be empty or not exist: `<class directory>/<number within the class>.png`.
+pub fn write_set(dir: &Path, set: &Dataset) -> Result<(), DataError> {
+    std::fs::create_dir_all(dir).map_err(DataError::io(dir, "create"))?;
+    if !entries(dir)?.is_empty() {
+        return Err(DataError::invalid(dir, "is not empty", "remove it or choose another directory"));
+    }
+    let dirs: Vec<_> = (0..set.classes.len()).map(|class| dir.join(class_dir(class, &set.classes))).collect();
+    for class in &dirs {
+        std::fs::create_dir(class).map_err(DataError::io(class, "create"))?;
+    }
+    let mut written = vec![0; dirs.len()];
+    for (index, label) in set.labels.iter().enumerate() {
+        let class = *label as usize;
+        let (Some(pixels), Some(class_dir)) = (set.image(index), dirs.get(class)) else {
+            let message = format!("image {index} of {} has no pixels or no class; the set is malformed", set.name);
+            return Err(DataError::Mismatch(message));
+        };
+        write_image(&class_dir.join(file_name(written[class])), pixels, set.channels, set.height, set.width)?;
+        written[class] += 1;
+    }
+    Ok(())
+}
+
+/// Reads every PNG file of every directory in `dir`; sorted directories are the classes, in label order, under the directories' names.
+///
+/// All images must have the size and the channels of the first.
+pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
+    let class_dirs: Vec<_> = entries(dir)?.into_iter().filter(|path| path.is_dir()).collect();
+    let mut set = Dataset {
+        name: display_name(dir),
+        images: vec![],
+        labels: vec![],
+        channels: 0,
+        height: 0,
+        width: 0,
+        classes: class_dirs.iter().map(|path| display_name(path)).collect(),
+    };
+    for (label, class_dir) in (0..).zip(&class_dirs) {
+        let before = set.len();
+        for path in entries(class_dir)?.iter().filter(|path| is_png(path)) {
+            push_image(&mut set, path, label)?;
+        }
+        if set.len() == before {
+            return Err(DataError::invalid(class_dir, "holds no PNG file", "every class needs an image"));
+        }
+    }
+    if set.is_empty() {
+        let remedy = "give a directory with one directory of PNG files per class";
+        return Err(DataError::invalid(dir, "holds no class directory", remedy));
+    }
+    Ok(set)
+}
+
+fn push_image(set: &mut Dataset, path: &Path, label: u32) -> Result<(), DataError> {
+    let (channels, height, width, pixels) = read_image(path)?;
+    if set.is_empty() {
+        (set.channels, set.height, set.width) = (channels, height, width);
+    }
+    let first = (set.channels, set.height, set.width);
+    if (channels, height, width) != first {
+        let problem =
+            format!("is {channels}x{height}x{width}, but the images before it are {}x{}x{}", first.0, first.1, first.2);
+        return Err(DataError::invalid(path, problem, "bring all images to one size and one colour type"));
+    }
+    set.images.extend(pixels);
+    set.labels.push(label);
+    Ok(())
+}
+
+/// Channels, height, width and pixels `[C, H, W]`.
+fn read_image(path: &Path) -> Result<(usize, usize, usize, Vec<u8>), DataError> {
+    let mut reader = ImageReader::open(path).map_err(DataError::io(path, "open"))?;
+    reader.set_format(ImageFormat::Png);
+    let image = reader.decode().map_err(|error| {
+        DataError::invalid(path, format!("is not a readable PNG ({error})"), "replace or remove the file")
+    })?;
+    let (height, width) = (image.height() as usize, image.width() as usize);
+    match image {
+        DynamicImage::ImageLuma8(gray) => Ok((1, height, width, gray.into_raw())),
+        DynamicImage::ImageRgb8(rgb) => Ok((3, height, width, planes(&rgb.into_raw(), 3))),
+        other => {
+            let problem = format!("has the colour type {:?}", other.color());
+            Err(DataError::invalid(path, problem, "convert it to 8-bit gray or RGB"))
+        }
+    }
+}
+
+/// The entries of `dir`, sorted by name.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let listing = std::fs::read_dir(dir).map_err(DataError::io(dir, "list"))?;
+    let paths: Result<Vec<_>, _> = listing.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(DataError::io(dir, "list"))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_png(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
+}
+
+fn display_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Lower-case ASCII letters and digits, everything else between them as one hyphen.
+fn slug(name: &str) -> String {
+    let words: Vec<_> = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    if words.is_empty() { "class".into() } else { words.join("-").to_ascii_lowercase() }
+}
+
+/// `[C, H, W]` to `[H, W, C]`.
+fn interleave(pixels: &[u8], channels: usize) -> Vec<u8> {
+    let plane = pixels.len() / channels;
+    (0..plane).flat_map(|position| (0..channels).map(move |channel| pixels[channel * plane + position])).collect()
+}
+
+/// `[H, W, C]` to `[C, H, W]`.
+fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
+    (0..channels).flat_map(|channel| pixels.iter().skip(channel).step_by(channels).copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn set(channels: usize) -> Dataset {
+        Dataset {
+            name: "set".into(),
+            images: (0..4 * channels * 6).map(|value| (value * 37 % 256) as u8).collect(),
+            labels: vec![0, 0, 1, 2],
+            channels,
+            height: 2,
+            width: 3,
+            classes: vec!["T-shirt/top".into(), "Ankle boot".into(), "éß".into()],
+        }
+    }
+
+    #[test]
+    fn round_trip_is_lossless() {
+        for channels in [1, 3] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("set");
+            write_set(&path, &set(channels)).unwrap();
+            assert!(path.join("00_t-shirt-top/00001.png").is_file());
+            let classes = ["00_t-shirt-top", "01_ankle-boot", "02_class"].map(String::from).to_vec();
+            assert_eq!(read_set(&path).unwrap(), Dataset { classes, ..set(channels) });
+        }
+    }
+
+    #[test]
+    fn images_of_one_class_are_numbered_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mixed = Dataset { labels: vec![2, 0, 1, 2], ..set(1) };
+        write_set(dir.path(), &mixed).unwrap();
+        let read = read_set(dir.path()).unwrap();
+        assert_eq!(read.labels, [0, 1, 2, 2]);
+        for (to, from) in [1, 2, 0, 3].into_iter().enumerate() {
+            assert_eq!(read.image(to), mixed.image(from));
+        }
+    }
+
+    #[test]
+    fn class_directories_sort_in_class_order() {
+        for count in [3, 100, 101, 1000] {
+            let classes: Vec<_> = (0..count).map(|class| format!("{}", count - class)).collect();
+            let dirs: Vec<_> = (0..count).map(|class| class_dir(class, &classes)).collect();
+            assert!(dirs.is_sorted(), "{dirs:?}");
+        }
+        assert_eq!(class_dir(7, &vec![String::new(); 1000]), "007_class");
+    }
+
+    /// Reads a written set after `spoil` has changed it.
+    fn read_spoilt(spoil: impl Fn(&Path)) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        write_set(dir.path(), &set(1)).unwrap();
+        spoil(dir.path());
+        read_set(dir.path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bad_folders_are_explained() {
+        let other = |channels, height, width| {
+            move |dir: &Path| {
+                let pixels = vec![0; channels * height * width];
+                write_image(&dir.join("01_ankle-boot/1.png"), &pixels, channels, height, width).unwrap();
+            }
+        };
+        let cases = [
+            (read_spoilt(other(1, 3, 3)), "1.png: is 1x3x3, but the images before it are 1x2x3"),
+            (read_spoilt(other(3, 2, 3)), "1.png: is 3x2x3, but the images before it are 1x2x3"),
+            (read_spoilt(|dir| fs::write(dir.join("02_class/00000.png"), "no").unwrap()), "is not a readable PNG"),
+            (
+                read_spoilt(|dir| fs::remove_file(dir.join("02_class/00000.png")).unwrap()),
+                "02_class: holds no PNG file",
+            ),
+            (
+                read_spoilt(|dir| {
+                    let path = dir.join("02_class/00000.png");
+                    image::save_buffer(path, &[0; 24], 3, 2, ExtendedColorType::Rgba8).unwrap();
+                }),
+                "has the colour type Rgba8; convert it to 8-bit gray or RGB",
+            ),
+            (read_set(tempfile::tempdir().unwrap().path()).unwrap_err().to_string(), "holds no class directory"),
+            (read_set(Path::new("no such directory")).unwrap_err().to_string(), "cannot list"),
+        ];
+        for (message, expected) in cases {
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn truncated_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.png");
+        write_image(&path, &[1; 12], 3, 2, 2).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        for length in 0..bytes.len() - 12 {
+            fs::write(&path, &bytes[..length]).unwrap();
+            assert!(read_image(&path).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn unwritable_sets_are_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = write_set(&dir.path().join("two"), &set(2)).unwrap_err().to_string();
+        assert!(message.contains("00000.png: 2 channels; only 1 or 3"), "{message}");
+        let message = write_set(dir.path(), &set(1)).unwrap_err().to_string();
+        assert!(message.contains("is not empty"), "{message}");
+        let message = write_image(&dir.path().join("a.png"), &[0; 5], 1, 2, 3).unwrap_err().to_string();
+        assert!(message.contains("5 pixel values for 1x2x3"), "{message}");
+        let beyond = Dataset { labels: vec![0, 0, 1, 3], ..set(1) };
+        let message = write_set(&dir.path().join("beyond"), &beyond).unwrap_err().to_string();
+        assert!(message.contains("image 3 of set has no pixels or no class"), "{message}");
+    }
+}

@@ -1,0 +1,896 @@
+//! The soft-label store: one indexed, memory-mapped file per relabelling.
+//!
+//! A relabelling visits the images for some epochs in batches; the store keeps, per batch, everything that a student needs to see exactly what
+//! the teacher saw (order, views, mix) and what the teacher said (logits).
+//!
+//! # Format, version 1
+//!
+//! Everything is little-endian. `E` epochs of `B = ceil(images / batch_size)` batches; the last batch of an epoch may be smaller; `n` is a batch's
+//! size, `K` the number of classes.
+//!
+//! | bytes | holds |
+//! | --- | --- |
+//! | 8 | magic `SCDDSOFT` |
+//! | 4 | version, u32: 1 |
+//! | 4 | length `M` of the metadata, u32 |
+//! | M | metadata, JSON (below), padded with zeros to a multiple of 8 from the file's start |
+//! | 8 · (E·B + 1) | index, u64: where the record of batch `b` of epoch `e` starts, at place `e·B + b`; the last entry is where the last record ends |
+//! | … | the records, in that order, each a multiple of 8 bytes |
+//! | 32 | BLAKE3 of everything before |
+//!
+//! A record:
+//!
+//! | bytes | holds |
+//! | --- | --- |
+//! | 4 | mix, u32: 0 none, 1 CutMix, 2 MixUp |
+//! | 4 | λ, f32: the own image's share (1 without a mix) |
+//! | 8 | the CutMix box, u16 × 4: top, left, height, width (else zeros), in pixels of the teacher's input |
+//! | 4n | the images' indices in batch order, u32 |
+//! | 4n | the partners' positions in the batch, u32: a permutation (without a mix: zeros) |
+//! | 8n | the views, u16 × 4 each: top, left, height, width, in pixels of the source image |
+//! | K·n · 2 or 4 | logits `[n, K]`, f16 or f32 |
+//! | n | flips, u8: 1 where the view is mirrored |
+//! | 0 … 7 | zeros, to a multiple of 8 |
+//!
+//! The metadata, in this order (`source` and `input` are the sizes of the synthetic images and of the teacher's input):
+//!
+//! ```json
+//! {"images": 100, "classes": 10, "epochs": 300, "batch_size": 50,
+//!  "source": {"height": 28, "width": 28}, "input": {"height": 28, "width": 28},
+//!  "mix": "cut_mix", "dtype": "f16", "teacher_sha256": "64 hex digits", "config_hash": "any text"}
+//! ```
+
+use crate::data::{Mix, Size, View};
+use half::f16;
+use memmap2::Mmap;
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+const MAGIC: &[u8; 8] = b"SCDDSOFT";
+const VERSION: u32 = 1;
+/// Magic, version and the metadata's length.
+const PREFIX: usize = 16;
+const MAX_METADATA: usize = 1 << 20;
+const CHECKSUM: usize = blake3::OUT_LEN;
+/// A record's mix, λ and box.
+const RECORD_PREFIX: u64 = 16;
+const RELABEL_AGAIN: &str = "the file is damaged: remove it and relabel again";
+
+/// An error of the soft-label store: what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The store.
+        path: PathBuf,
+        /// What was tried, as an infinitive.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file is not a store, or not a whole one.
+    #[error("{}: {problem}; {remedy}", path.display())]
+    Invalid {
+        /// The store.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// The caller's metadata or batch is not one that the store can hold.
+    #[error("{}: cannot store {problem}", path.display())]
+    Unfit {
+        /// The store.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
+    /// There is no such batch.
+    #[error("batch {batch} of epoch {epoch} asked for, but there are {epochs} epochs of {batches} batches")]
+    OutOfRange {
+        /// The epoch asked for.
+        epoch: usize,
+        /// The batch asked for.
+        batch: usize,
+        /// Epochs in the store.
+        epochs: usize,
+        /// Batches per epoch.
+        batches: usize,
+    },
+}
+
+/// How the batches of a store may be mixed; a single batch may always be unmixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MixKind {
+    /// Not at all.
+    None,
+    /// By CutMix.
+    CutMix,
+    /// By MixUp.
+    MixUp,
+}
+
+/// How logits are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// Half precision, up to ±65504.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+/// What a store is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// Synthetic images, at least 1.
+    pub images: u32,
+    /// Classes, K, at least 1.
+    pub classes: u32,
+    /// Epochs, at least 1.
+    pub epochs: u32,
+    /// Images per batch, at least 1; the last batch of an epoch may have fewer.
+    pub batch_size: u32,
+    /// The size of the synthetic images, which views are boxes of.
+    pub source: Size,
+    /// The size of the teacher's input, which CutMix boxes lie in.
+    pub input: Size,
+    /// How batches may be mixed.
+    pub mix: MixKind,
+    /// How logits are stored.
+    pub dtype: Dtype,
+    /// SHA-256 of the teacher's graph, in hex digits.
+    pub teacher_sha256: String,
+    /// What identifies the configuration that made the labels.
+    pub config_hash: String,
+}
+
+/// One batch: what the teacher saw, and what it said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelBatch {
+    /// The images, in batch order `[n]`, each below [`Meta::images`].
+    pub indices: Vec<u32>,
+    /// How each was cropped and mirrored `[n]`.
+    pub views: Vec<View>,
+    /// How they were mixed after that.
+    pub mix: Mix,
+    /// The teacher's logits `[n, K]`; rounded to half precision where the store is.
+    pub logits: Array2<f32>,
+}
+
+/// Where everything lies in a file, which follows from the metadata alone.
+struct Layout {
+    batches: u64,
+    last_batch: u64,
+    /// Bytes of a full record, and of an epoch's last.
+    record: u64,
+    last_record: u64,
+    index: u64,
+    records: u64,
+    /// Where the checksum starts.
+    end: u64,
+}
+
+impl Meta {
+    /// Batches per epoch.
+    pub fn batches(&self) -> usize {
+        self.images.div_ceil(self.batch_size.max(1)) as usize
+    }
+
+    /// What is wrong with the metadata, if anything.
+    fn problem(&self) -> Option<String> {
+        let sides = [self.source.height, self.source.width, self.input.height, self.input.width];
+        if [self.images, self.classes, self.epochs, self.batch_size].contains(&0) {
+            return Some("no images, classes, epochs or batches: each must be at least 1".into());
+        }
+        if sides.iter().any(|side| !(1..=usize::from(u16::MAX)).contains(side)) {
+            return Some(format!("images of {:?} seen as {:?}: sides must be 1 to 65535", self.source, self.input));
+        }
+        None
+    }
+
+    /// Bytes of the record of `size` images.
+    fn record(&self, size: u64) -> Option<u64> {
+        let logits = u64::from(self.classes).checked_mul(self.dtype.bytes() as u64)?;
+        let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(logits.checked_add(17)?)?)?;
+        unpadded.checked_next_multiple_of(8)
+    }
+
+    /// The layout behind metadata of `length` bytes, unless it exceeds what can be addressed.
+    fn layout(&self, length: usize) -> Option<Layout> {
+        let batches = self.batches() as u64;
+        let last_batch = u64::from(self.images) - (batches - 1) * u64::from(self.batch_size);
+        let (record, last_record) = (self.record(self.batch_size.into())?, self.record(last_batch)?);
+        let index = ((PREFIX + length) as u64).next_multiple_of(8);
+        let entries = batches.checked_mul(self.epochs.into())?.checked_add(1)?;
+        let records = index.checked_add(entries.checked_mul(8)?)?;
+        let epoch = record.checked_mul(batches - 1)?.checked_add(last_record)?;
+        let end = records.checked_add(epoch.checked_mul(self.epochs.into())?)?;
+        end.checked_add(CHECKSUM as u64)?;
+        Some(Layout { batches, last_batch, record, last_record, index, records, end })
+    }
+}
+
+impl Layout {
+    /// Where the record at `place` in the index starts.
+    fn start(&self, place: u64) -> u64 {
+        let (epoch, batch) = (place / self.batches, place % self.batches);
+        self.records + epoch * (self.record * (self.batches - 1) + self.last_record) + batch * self.record
+    }
+
+    /// Images in the batch at `place` in the index.
+    fn batch_size(&self, place: u64, full: u32) -> usize {
+        if place % self.batches + 1 == self.batches { self.last_batch as usize } else { full as usize }
+    }
+}
+
+impl Dtype {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// Writes a store batch by batch. Nothing appears at its path before [`finish`](Self::finish); dropped before that, it leaves nothing.
+pub struct Writer {
+    path: PathBuf,
+    meta: Meta,
+    layout: Layout,
+    next: u64,
+    file: BufWriter<NamedTempFile>,
+    hasher: blake3::Hasher,
+}
+
+impl Writer {
+    /// Starts the store that will be at `path`, in a temporary file beside it.
+    pub fn create(path: &Path, meta: Meta) -> Result<Self, StoreError> {
+        let unfit = |problem| StoreError::Unfit { path: path.into(), problem };
+        if let Some(problem) = meta.problem() {
+            return Err(unfit(problem));
+        }
+        let json = serde_json::to_vec(&meta).map_err(|error| unfit(format!("the metadata ({error})")))?;
+        if json.len() > MAX_METADATA {
+            return Err(unfit(format!("metadata of {} bytes", json.len())));
+        }
+        let layout = meta.layout(json.len()).ok_or_else(|| unfit("so many labels".into()))?;
+        let file = temporary_beside(path).map_err(|source| io_error(path, "create a file beside it", source))?;
+        let hasher = blake3::Hasher::new();
+        let mut writer = Self { path: path.into(), meta, layout, next: 0, file: BufWriter::new(file), hasher };
+        writer.write_head(&json)?;
+        Ok(writer)
+    }
+
+    fn write_head(&mut self, json: &[u8]) -> Result<(), StoreError> {
+        let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &(json.len() as u32).to_le_bytes(), json].concat();
+        head.resize(self.layout.index as usize, 0);
+        self.write(&head)?;
+        for place in 0..=self.places() {
+            self.write(&self.layout.start(place).to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Appends the next batch: batch after batch, epoch after epoch.
+    pub fn append(&mut self, batch: &LabelBatch) -> Result<(), StoreError> {
+        let place = self.next;
+        let checked = if place == self.places() {
+            Err("more batches than the metadata announces".into())
+        } else {
+            check_batch(batch, &self.meta, self.layout.batch_size(place, self.meta.batch_size))
+        };
+        let record = checked.and_then(|()| encode(batch, &self.meta)).map_err(|problem| {
+            let (epoch, number) = (place / self.layout.batches, place % self.layout.batches);
+            let problem = format!("batch {number} of epoch {epoch}: {problem}");
+            StoreError::Unfit { path: self.path.clone(), problem }
+        })?;
+        self.write(&record)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it.
+    pub fn finish(mut self) -> Result<(), StoreError> {
+        if self.next != self.places() {
+            let problem = format!("{} batches where the metadata announces {}", self.next, self.places());
+            return Err(StoreError::Unfit { path: self.path, problem });
+        }
+        let checksum = self.hasher.finalize();
+        self.write(checksum.as_bytes())?;
+        let Self { path, file, .. } = self;
+        let file = file.into_inner().map_err(|error| io_error(&path, "write", error.into_error()))?;
+        file.as_file().sync_all().map_err(|source| io_error(&path, "flush to disk", source))?;
+        file.persist(&path).map_err(|error| io_error(&path, "put the finished file there", error.error))?;
+        Ok(())
+    }
+
+    fn places(&self) -> u64 {
+        self.layout.batches * u64::from(self.meta.epochs)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).map_err(|source| io_error(&self.path, "write", source))
+    }
+}
+
+/// A temporary file in the directory of `path`, with the rights that a new file has.
+fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".labels-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(dir)
+}
+
+/// An open store: random access to its batches.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    meta: Meta,
+    /// Where the index starts.
+    index: usize,
+    /// Batches per epoch.
+    batches: usize,
+    /// Images in an epoch's last batch.
+    last_batch: usize,
+    map: Mmap,
+}
+
+impl Store {
+    /// Opens the store at `path`. Its header, index and length are checked here, a batch's contents when it is read.
+    ///
+    /// The file must not be changed while it is open.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = File::open(path).map_err(|source| io_error(path, "open", source))?;
+        // SAFETY: a store is written aside, renamed into place and never changed after that; whoever truncates it while it is open ends the process
+        // with a bus error, as with every mapped file.
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| io_error(path, "map into memory", source))?;
+        let invalid = |(problem, remedy)| StoreError::Invalid { path: path.into(), problem, remedy };
+        let (meta, layout) = parse_head(&map).map_err(invalid)?;
+        check_index(&map, &meta, &layout).map_err(|problem| invalid((problem, RELABEL_AGAIN)))?;
+        Ok(Self {
+            path: path.into(),
+            batches: meta.batches(),
+            last_batch: layout.last_batch as usize,
+            index: layout.index as usize,
+            meta,
+            map,
+        })
+    }
+
+    /// What the store is about.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Batch `batch` of epoch `epoch`.
+    pub fn get(&self, epoch: usize, batch: usize) -> Result<LabelBatch, StoreError> {
+        let (epochs, batches) = (self.meta.epochs as usize, self.batches);
+        if epoch >= epochs || batch >= batches {
+            return Err(StoreError::OutOfRange { epoch, batch, epochs, batches });
+        }
+        let place = epoch * batches + batch;
+        let size = if batch + 1 == batches { self.last_batch } else { self.meta.batch_size as usize };
+        let record = &self.map[self.entry(place)..self.entry(place + 1)];
+        let decoded = decode(record, size, &self.meta);
+        decoded.and_then(|read| check_batch(&read, &self.meta, size).map(|()| read)).map_err(|problem| {
+            let problem = format!("batch {batch} of epoch {epoch}: {problem}");
+            StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN }
+        })
+    }
+
+    /// Reads the whole file: compares the checksum and checks every batch.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        let (contents, checksum) = self.map.split_at(self.map.len() - CHECKSUM);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(contents);
+        if hasher.finalize().as_bytes() != checksum {
+            let problem = "its contents do not match its checksum".into();
+            return Err(StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN });
+        }
+        for epoch in 0..self.meta.epochs as usize {
+            for batch in 0..self.batches {
+                self.get(epoch, batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The index's entry at `place`, which [`check_index`] found to lie inside the file and to be in order.
+    fn entry(&self, place: usize) -> usize {
+        read_u64(&self.map, self.index + 8 * place) as usize
+    }
+}
+
+/// Metadata and layout of a file that is as long as they say; else the problem and the remedy.
+fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
+    if bytes.get(..MAGIC.len()) != Some(MAGIC) {
+        return Err(("is not a soft-label store".into(), "give the file that `scdd relabel` wrote"));
+    }
+    if bytes.len() < PREFIX {
+        return Err((format!("ends after {} bytes", bytes.len()), RELABEL_AGAIN));
+    }
+    let version = read_u32(bytes, 8);
+    if version != VERSION {
+        let problem = format!("has the format version {version}, this program reads {VERSION}");
+        return Err((problem, "relabel again with this program, or use the one that wrote it"));
+    }
+    let length = read_u32(bytes, 12) as usize;
+    let json = bytes.get(PREFIX..PREFIX + length.min(MAX_METADATA + 1)).filter(|json| json.len() <= MAX_METADATA);
+    let json = json.ok_or_else(|| (format!("announces metadata of {length} bytes"), RELABEL_AGAIN))?;
+    let meta: Meta =
+        serde_json::from_slice(json).map_err(|error| (format!("its metadata is wrong ({error})"), RELABEL_AGAIN))?;
+    if let Some(problem) = meta.problem() {
+        return Err((format!("its metadata announces {problem}"), RELABEL_AGAIN));
+    }
+    let layout = meta.layout(length).filter(|layout| layout.end + CHECKSUM as u64 == bytes.len() as u64);
+    let layout =
+        layout.ok_or_else(|| (format!("has {} bytes, not what its metadata announces", bytes.len()), RELABEL_AGAIN))?;
+    Ok((meta, layout))
+}
+
+/// Checks the index of a file of the right length.
+fn check_index(bytes: &[u8], meta: &Meta, layout: &Layout) -> Result<(), String> {
+    let places = layout.batches * u64::from(meta.epochs);
+    let wrong = (0..=places).find(|place| read_u64(bytes, (layout.index + 8 * place) as usize) != layout.start(*place));
+    wrong.map_or(Ok(()), |place| Err(format!("entry {place} of its index is wrong")))
+}
+
+/// Checks a batch of `size` images against the metadata.
+fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Result<(), String> {
+    if batch.indices.len() != size || batch.views.len() != size {
+        return Err(format!("{} images and {} views instead of {size}", batch.indices.len(), batch.views.len()));
+    }
+    if let Some(index) = batch.indices.iter().find(|index| **index >= meta.images) {
+        return Err(format!("image {index} of {}", meta.images));
+    }
+    for view in &batch.views {
+        view.check(meta.source).map_err(|error| error.to_string())?;
+    }
+    let kind = match batch.mix {
+        Mix::None => MixKind::None,
+        Mix::CutMix { .. } => MixKind::CutMix,
+        Mix::MixUp { .. } => MixKind::MixUp,
+    };
+    if kind != MixKind::None && kind != meta.mix {
+        return Err(format!("a mix {kind:?} where the metadata announces {:?}", meta.mix));
+    }
+    batch.mix.check(size, meta.input).map_err(|error| error.to_string())?;
+    if batch.logits.dim() != (size, meta.classes as usize) {
+        return Err(format!("logits {:?} of {size} images and {} classes", batch.logits.dim(), meta.classes));
+    }
+    match batch.logits.iter().find(|logit| !logit.is_finite()) {
+        Some(logit) => Err(format!("the logit {logit}, which is not a number to learn from")),
+        None => Ok(()),
+    }
+}
+
+/// The record of a checked batch.
+fn encode(batch: &LabelBatch, meta: &Meta) -> Result<Vec<u8>, String> {
+    let mut record = vec![];
+    let (kind, cut, partner) = match &batch.mix {
+        Mix::None => (0u32, [0; 4], None),
+        Mix::CutMix { partner, top, left, height, width } => (1, [*top, *left, *height, *width], Some(partner)),
+        Mix::MixUp { partner, .. } => (2, [0; 4], Some(partner)),
+    };
+    record.extend(kind.to_le_bytes());
+    record.extend(batch.mix.lambda(meta.input).to_le_bytes());
+    record.extend(cut.iter().flat_map(|side| side.to_le_bytes()));
+    record.extend(batch.indices.iter().flat_map(|index| index.to_le_bytes()));
+    match partner {
+        Some(partner) => record.extend(partner.iter().flat_map(|partner| partner.to_le_bytes())),
+        None => record.resize(record.len() + 4 * batch.indices.len(), 0),
+    }
+    let sides = batch.views.iter().flat_map(|view| [view.top, view.left, view.height, view.width]);
+    record.extend(sides.flat_map(u16::to_le_bytes));
+    encode_logits(&batch.logits, meta.dtype, &mut record)?;
+    record.extend(batch.views.iter().map(|view| u8::from(view.flip)));
+    record.resize(record.len().next_multiple_of(8), 0);
+    Ok(record)
+}
+
+fn encode_logits(logits: &Array2<f32>, dtype: Dtype, record: &mut Vec<u8>) -> Result<(), String> {
+    for logit in logits {
+        match dtype {
+            Dtype::F32 => record.extend(logit.to_le_bytes()),
+            Dtype::F16 => {
+                let half = f16::from_f32(*logit);
+                if half.is_infinite() {
+                    return Err(format!("the logit {logit}, which f16 cannot hold; use f32"));
+                }
+                record.extend(half.to_le_bytes());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The batch of `size` images in a `record` of the length that the metadata demands; its values are not checked yet.
+fn decode(record: &[u8], size: usize, meta: &Meta) -> Result<LabelBatch, String> {
+    let classes = meta.classes as usize;
+    let (prefix, rest) = record.split_at(RECORD_PREFIX as usize);
+    let (indices, rest) = rest.split_at(4 * size);
+    let (partners, rest) = rest.split_at(4 * size);
+    let (views, rest) = rest.split_at(8 * size);
+    let (logits, flips) = rest.split_at(classes * size * meta.dtype.bytes());
+
+    let mix = decode_mix(prefix, partners)?;
+    if mix.lambda(meta.input).to_bits() != read_u32(prefix, 4) {
+        return Err("its lambda does not belong to its mix".into());
+    }
+    let views: Result<_, _> = views.chunks_exact(8).zip(flips).map(|(sides, flip)| decode_view(sides, *flip)).collect();
+    let logits = match meta.dtype {
+        Dtype::F32 => logits.chunks_exact(4).map(|bytes| f32::from_bits(read_u32(bytes, 0))).collect(),
+        Dtype::F16 => logits.chunks_exact(2).map(|bytes| f16::from_bits(read_u16(bytes, 0)).to_f32()).collect(),
+    };
+    let logits = Array2::from_shape_vec((size, classes), logits).map_err(|error| error.to_string())?;
+    Ok(LabelBatch { indices: read_u32s(indices), views: views?, mix, logits })
+}
+
+fn decode_mix(prefix: &[u8], partners: &[u8]) -> Result<Mix, String> {
+    let partner = read_u32s(partners);
+    match read_u32(prefix, 0) {
+        0 => Ok(Mix::None),
+        1 => Ok(Mix::CutMix {
+            partner,
+            top: read_u16(prefix, 8),
+            left: read_u16(prefix, 10),
+            height: read_u16(prefix, 12),
+            width: read_u16(prefix, 14),
+        }),
+        2 => Ok(Mix::MixUp { partner, lambda: f32::from_bits(read_u32(prefix, 4)) }),
+        other => Err(format!("the unknown mix {other}")),
+    }
+}
+
+fn decode_view(sides: &[u8], flip: u8) -> Result<View, String> {
+    if flip > 1 {
+        return Err(format!("the flip {flip}"));
+    }
+    let [top, left, height, width] = [0, 2, 4, 6].map(|at| read_u16(sides, at));
+    Ok(View { top, left, height, width, flip: flip == 1 })
+}
+
+fn read_u16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]))
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]))
+}
+
+fn read_u32s(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|bytes| read_u32(bytes, 0)).collect()
+}
+
+fn io_error(path: &Path, action: &'static str, source: io::Error) -> StoreError {
+    StoreError::Io { path: path.into(), action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::stream;
+    use proptest::prelude::*;
+    use rand::RngExt;
+    use rand::seq::SliceRandom;
+    use std::fs;
+
+    fn meta() -> Meta {
+        Meta {
+            images: 7,
+            classes: 3,
+            epochs: 2,
+            batch_size: 3,
+            source: Size { height: 9, width: 8 },
+            input: Size { height: 6, width: 5 },
+            mix: MixKind::CutMix,
+            dtype: Dtype::F16,
+            teacher_sha256: "0123456789abcdef".repeat(4),
+            config_hash: "c0ffee".into(),
+        }
+    }
+
+    /// The batches of a store with this metadata, drawn from `seed`, in order.
+    fn batches(meta: &Meta, seed: u64) -> Vec<LabelBatch> {
+        let epoch_batches = |epoch| {
+            let mut rng = stream(seed, "order", epoch);
+            let mut order: Vec<u32> = (0..meta.images).collect();
+            order.shuffle(&mut rng);
+            let chunks: Vec<_> = order.chunks(meta.batch_size as usize).map(<[u32]>::to_vec).collect();
+            chunks.into_iter().map(move |indices| label_batch(&mut rng, meta, indices))
+        };
+        (0..u64::from(meta.epochs)).flat_map(epoch_batches).collect()
+    }
+
+    fn label_batch(rng: &mut impl rand::Rng, meta: &Meta, indices: Vec<u32>) -> LabelBatch {
+        let count = indices.len();
+        let mut view = || {
+            let view = View::random_resized_crop(rng, meta.source, (0.1, 1.0), (0.75, 1.25)).unwrap();
+            view.with_random_flip(rng, 0.5)
+        };
+        let views = (0..count).map(|_| view()).collect();
+        let mix = match meta.mix {
+            _ if rng.random_bool(0.2) => Mix::None,
+            MixKind::None => Mix::None,
+            MixKind::CutMix => Mix::cut_mix(rng, count, meta.input, 1.0).unwrap(),
+            MixKind::MixUp => Mix::mix_up(rng, count, 0.8).unwrap(),
+        };
+        let logits = Array2::from_shape_simple_fn((count, meta.classes as usize), || rng.random_range(-20.0f32..20.0));
+        let logits = logits.mapv(|logit| if meta.dtype == Dtype::F16 { f16::from_f32(logit).to_f32() } else { logit });
+        LabelBatch { indices, views, mix, logits }
+    }
+
+    fn write(path: &Path, meta: &Meta, batches: &[LabelBatch]) {
+        let mut writer = Writer::create(path, meta.clone()).unwrap();
+        for batch in batches {
+            writer.append(batch).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    /// The bytes of the store that `meta()` and seed 1 make.
+    fn small_file() -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        write(&path, &meta(), &batches(&meta(), 1));
+        fs::read(path).unwrap()
+    }
+
+    /// What opening and fully reading these bytes says.
+    fn read_bytes(bytes: &[u8]) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        fs::write(&path, bytes).unwrap();
+        Store::open(&path).and_then(|store| store.verify()).map_err(|error| error.to_string())
+    }
+
+    fn any_meta() -> impl Strategy<Value = Meta> {
+        let mixes = prop_oneof![Just(MixKind::None), Just(MixKind::CutMix), Just(MixKind::MixUp)];
+        let dtypes = prop_oneof![Just(Dtype::F16), Just(Dtype::F32)];
+        let sizes = (1usize..40, 1usize..40, 1usize..40, 1usize..40);
+        (1u32..12, 1u32..6, 1u32..4, 1u32..14, mixes, dtypes, sizes).prop_map(
+            |(images, classes, epochs, batch_size, mix, dtype, (height, width, input_height, input_width))| Meta {
+                images,
+                classes,
+                epochs,
+                batch_size,
+                mix,
+                dtype,
+                source: Size { height, width },
+                input: Size { height: input_height, width: input_width },
+                ..meta()
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn replay_is_exact(meta in any_meta(), seed in any::<u64>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("labels");
+            let batches = batches(&meta, seed);
+            write(&path, &meta, &batches);
+            let store = Store::open(&path).unwrap();
+            store.verify().unwrap();
+            prop_assert_eq!(store.meta(), &meta);
+            prop_assert_eq!(batches.len(), meta.epochs as usize * meta.batches());
+            for (place, batch) in batches.iter().enumerate().rev() {
+                prop_assert_eq!(&store.get(place / meta.batches(), place % meta.batches()).unwrap(), batch);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_deterministic() {
+        assert_eq!(small_file(), small_file());
+    }
+
+    /// The format, byte by byte, as its description promises it.
+    #[test]
+    fn records_look_as_described() {
+        let meta = Meta { images: 2, classes: 3, epochs: 1, batch_size: 2, ..meta() };
+        let view = |top, flip| View { top, left: 2, height: 3, width: 4, flip };
+        let batch = LabelBatch {
+            indices: vec![1, 0],
+            views: vec![view(1, false), view(5, true)],
+            mix: Mix::CutMix { partner: vec![1, 0], top: 1, left: 2, height: 3, width: 2 },
+            logits: Array2::from_shape_vec((2, 3), vec![1.0, -2.0, 0.5, 0.0, 1.0, -1.0]).unwrap(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        write(&path, &meta, &[batch]);
+        let bytes = fs::read(path).unwrap();
+
+        let metadata = "{\"images\":2,\"classes\":3,\"epochs\":1,\"batch_size\":2,\
+            \"source\":{\"height\":9,\"width\":8},\"input\":{\"height\":6,\"width\":5},\
+            \"mix\":\"cut_mix\",\"dtype\":\"f16\",\
+            \"teacher_sha256\":\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\",\
+            \"config_hash\":\"c0ffee\"}";
+        let mut expected = b"SCDDSOFT\x01\0\0\0".to_vec();
+        expected.extend((metadata.len() as u32).to_le_bytes());
+        expected.extend(metadata.as_bytes());
+        expected.resize(expected.len().next_multiple_of(8), 0);
+        let records = expected.len() as u64 + 16;
+        expected.extend(records.to_le_bytes());
+        expected.extend((records + 64).to_le_bytes());
+        expected.extend(1u32.to_le_bytes());
+        expected.extend(0.8f32.to_le_bytes());
+        expected.extend([1, 0, 2, 0, 3, 0, 2, 0]);
+        expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 2, 0, 3, 0, 4, 0]);
+        expected.extend([0x00, 0x3c, 0x00, 0xc0, 0x00, 0x38, 0x00, 0x00, 0x00, 0x3c, 0x00, 0xbc]);
+        expected.extend([0, 1, 0, 0]);
+        let checksum = blake3::hash(&expected);
+        expected.extend(checksum.as_bytes());
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let bytes = small_file();
+        read_bytes(&bytes).unwrap();
+        for length in 0..bytes.len() {
+            read_bytes(&bytes[..length]).unwrap_err();
+        }
+        read_bytes(&[bytes, vec![0]].concat()).unwrap_err();
+    }
+
+    /// Every byte, changed in two ways: verification fails, and reading without it never panics.
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        let bytes = small_file();
+        for at in 0..bytes.len() {
+            for change in [1, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] ^= change;
+                fs::write(&path, &changed).unwrap();
+                let Ok(store) = Store::open(&path) else { continue };
+                for place in 0..6 {
+                    let _ = store.get(place / 3, place % 3);
+                }
+                store.verify().unwrap_err();
+            }
+        }
+    }
+
+    /// A forged file with a right checksum.
+    fn forge(change: impl Fn(&mut Vec<u8>)) -> String {
+        let mut bytes = small_file();
+        bytes.truncate(bytes.len() - CHECKSUM);
+        change(&mut bytes);
+        let checksum = blake3::hash(&bytes);
+        bytes.extend(checksum.as_bytes());
+        read_bytes(&bytes).unwrap_err()
+    }
+
+    fn put(at: usize, value: &'static [u8]) -> impl Fn(&mut Vec<u8>) {
+        move |bytes| bytes[at..at + value.len()].copy_from_slice(value)
+    }
+
+    fn with_metadata(from: &'static str, to: &'static str) -> impl Fn(&mut Vec<u8>) {
+        assert_eq!(from.len(), to.len());
+        move |bytes| {
+            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            put(at, to.as_bytes())(bytes);
+        }
+    }
+
+    #[test]
+    fn forged_files_are_explained() {
+        let layout = meta().layout(serde_json::to_vec(&meta()).unwrap().len()).unwrap();
+        let (index, first) = (layout.index as usize, layout.records as usize);
+        let cases = [
+            (forge(put(0, b"X")), "is not a soft-label store; give the file that `scdd relabel` wrote"),
+            (forge(put(8, &[2])), "has the format version 2, this program reads 1"),
+            (forge(put(12, &[255; 4])), "announces metadata of 4294967295 bytes"),
+            (forge(put(16, b"!")), "its metadata is wrong"),
+            (forge(with_metadata("\"images\":7", "\"images\":0")), "each must be at least 1"),
+            (forge(with_metadata("\"height\":9", "\"height\":0")), "sides must be 1 to 65535"),
+            (forge(with_metadata("\"config_hash\"", "\"config_hush\"")), "unknown field `config_hush`"),
+            (forge(with_metadata("\"classes\":3", "\"classes\":4")), "not what its metadata announces"),
+            (forge(put(index + 15, &[255])), "entry 1 of its index is wrong"),
+            (forge(put(first, &[9])), "batch 0 of epoch 0: the unknown mix 9"),
+            (forge(put(first, &[2])), "batch 0 of epoch 0: a mix MixUp where the metadata announces CutMix"),
+            (forge(put(first + 4, &[0; 4])), "its lambda does not belong to its mix"),
+            (forge(put(first + 16, &[7])), "batch 0 of epoch 0: image 7 of 7"),
+            (forge(put(first + 28, &[3])), "does not fit 3 images"),
+            (forge(put(first + 45, &[1])), "is not a box inside an image of 9x8 pixels"),
+            (forge(put(first + 64, &[0, 0x7c])), "the logit inf"),
+            (forge(put(first + 82, &[2])), "the flip 2"),
+        ];
+        for (message, expected) in cases {
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+        let huge = Meta { images: u32::MAX, classes: u32::MAX, epochs: u32::MAX, batch_size: 1, ..meta() };
+        assert!(huge.layout(0).is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        let good = batches(&meta(), 1)[0].clone();
+        let cut = |height| Mix::CutMix { partner: vec![0, 1, 2], top: 0, left: 0, height, width: 1 };
+        let view = View { top: 0, left: 0, height: 10, width: 1, flip: false };
+        let cases = [
+            (
+                LabelBatch { indices: vec![0, 1], ..good.clone() },
+                "batch 0 of epoch 0: 2 images and 3 views instead of 3",
+            ),
+            (LabelBatch { indices: vec![0, 1, 7], ..good.clone() }, "image 7 of 7"),
+            (LabelBatch { views: vec![view; 3], ..good.clone() }, "is not a box inside"),
+            (LabelBatch { mix: cut(7), ..good.clone() }, "does not fit 3 images of 6x5"),
+            (LabelBatch { mix: Mix::MixUp { partner: vec![0, 1, 2], lambda: 0.5 }, ..good.clone() }, "a mix MixUp"),
+            (LabelBatch { logits: Array2::zeros((3, 4)), ..good.clone() }, "logits (3, 4) of 3 images and 3 classes"),
+            (LabelBatch { logits: Array2::from_elem((3, 3), f32::NAN), ..good.clone() }, "the logit NaN"),
+            (LabelBatch { logits: Array2::from_elem((3, 3), 7e4), ..good.clone() }, "f16 cannot hold; use f32"),
+        ];
+        for (batch, expected) in cases {
+            let message = Writer::create(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+        let message = Writer::create(&path, Meta { classes: 0, ..meta() }).err().unwrap().to_string();
+        assert!(message.contains("each must be at least 1"), "{message}");
+    }
+
+    #[test]
+    fn only_finished_stores_appear() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        let batches = batches(&meta(), 1);
+        let mut writer = Writer::create(&path, meta()).unwrap();
+        writer.append(&batches[0]).unwrap();
+        drop(writer);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let mut writer = Writer::create(&path, meta()).unwrap();
+        writer.append(&batches[0]).unwrap();
+        let message = writer.finish().unwrap_err().to_string();
+        assert!(message.contains("1 batches where the metadata announces 6"), "{message}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let mut writer = Writer::create(&path, meta()).unwrap();
+        for batch in &batches {
+            writer.append(batch).unwrap();
+        }
+        let message = writer.append(&batches[0]).unwrap_err().to_string();
+        assert!(message.contains("more batches than the metadata announces"), "{message}");
+        writer.finish().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn batches_that_are_not_there_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        write(&path, &meta(), &batches(&meta(), 1));
+        let store = Store::open(&path).unwrap();
+        for (epoch, batch) in [(2, 0), (0, 3), (usize::MAX, usize::MAX)] {
+            let message = store.get(epoch, batch).unwrap_err().to_string();
+            assert!(message.contains("but there are 2 epochs of 3 batches"), "{message}");
+        }
+        let message = Store::open(&dir.path().join("none")).unwrap_err().to_string();
+        assert!(message.contains("cannot open"), "{message}");
+    }
+}
