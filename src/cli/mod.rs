@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
+mod ops;
 mod verify;
 
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Ops(ops::Ops),
     Verify(verify::Verify),
 }
 
@@ -55,6 +57,7 @@ pub enum Outcome {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Ops(command) => command.run(&cli.global),
         Command::Verify(command) => command.run(&cli.global),
     };
     match result {

@@ -10,6 +10,7 @@ mod error;
 mod load;
 pub mod ops;
 pub mod proto;
+pub mod support;
 
 use std::collections::BTreeMap;
 

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use crate::graph::ops::Norm;
-use crate::graph::{Constant, DType, Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 
-pub use convert::{to_array, to_tensor};
+pub use convert::{kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
 pub use synthesis::{Evaluation, LayerTarget, Objective, channel_statistics};
@@ -46,30 +46,6 @@ pub struct Replica {
     constants: Vec<Option<Tensor>>,
     /// Per node: values that no later node reads.
     dying: Vec<Vec<ValueId>>,
-}
-
-/// The `tch` name of an element type.
-pub fn kind(dtype: DType) -> Kind {
-    match dtype {
-        DType::F32 => Kind::Float,
-        DType::F64 => Kind::Double,
-        DType::F16 => Kind::Half,
-        DType::BF16 => Kind::BFloat16,
-        DType::I64 => Kind::Int64,
-        DType::I32 => Kind::Int,
-        DType::I16 => Kind::Int16,
-        DType::I8 => Kind::Int8,
-        DType::U8 => Kind::Uint8,
-        DType::Bool => Kind::Bool,
-    }
-}
-
-pub(crate) fn tensor_of(constant: &Constant) -> Result<Tensor, tch::TchError> {
-    let dims: Vec<i64> = constant.dims.iter().map(|&d| d as i64).collect();
-    if constant.is_empty() {
-        return Tensor::f_zeros(dims, (kind(constant.dtype), Device::Cpu));
-    }
-    Tensor::f_from_data_size(&constant.bytes, &dims, kind(constant.dtype))
 }
 
 impl Replica {
