@@ -15,3 +15,4 @@
 
 pub mod config;
 pub mod rng;
+pub mod run;
