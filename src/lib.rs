@@ -6,6 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod graph;
+pub mod progress;
+pub mod recover;
 pub mod relabel;
 pub mod replica;
 pub mod rng;
