@@ -14,5 +14,6 @@
 //! Randomness is counter-based: see `rng`.
 
 pub mod config;
+pub mod report;
 pub mod rng;
 pub mod run;
