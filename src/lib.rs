@@ -4,12 +4,15 @@
 //!
 pub mod cli;
 pub mod config;
+pub mod cli;
+pub mod config;
 pub mod data;
 pub mod graph;
 pub mod progress;
 pub mod recover;
 pub mod relabel;
 pub mod replica;
+pub mod report;
 pub mod rng;
 pub mod run;
 pub mod teacher;

@@ -445,6 +445,40 @@ mod tests {
     }
 
     #[test]
+    fn a_killed_process_keeps_what_it_committed_and_frees_its_lock() {
+        const ROOT: &str = "SCDD_TEST_STAGE_ROOT";
+        // The child: this very test, told by the variable to commit one shard and hang.
+        if let Some(root) = std::env::var_os(ROOT) {
+            let hang = |work: &WorkDir| -> Result<(), StageError> {
+                work.write("shard-0", b"0")?;
+                loop {
+                    std::thread::park();
+                }
+            };
+            Store::new(root).run(&stage(5), hang).unwrap();
+        }
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let this = "run::stage::tests::a_killed_process_keeps_what_it_committed_and_frees_its_lock";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let command = command.args(["--exact", this]).env(ROOT, root.path()).stdout(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let shard = PathBuf::from(format!("{}.partial/shard-0", store.path(&stage(5)).display()));
+        while !shard.exists() {
+            assert_eq!(child.try_wait().unwrap(), None, "the child ended before it was killed");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let work = |work: &WorkDir| {
+            assert!(work.resumed() && work.has("shard-0"));
+            work.write("shard-1", b"1").map(|_| ())
+        };
+        let names: Vec<String> = files(&store.run(&stage(5), work).unwrap()).into_keys().collect();
+        assert_eq!(names, ["shard-0", "shard-1", RECORD]);
+    }
+
+    #[test]
     fn a_partial_of_other_work_is_discarded() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(root.path());
