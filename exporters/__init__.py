@@ -1,5 +1,3 @@
-"""Exports (and, at small scale, pretrains) networks for scdd. `python -m exporters --help`; the format is
-docs/bundle.md.
-"""
+"""Exports (and, at small scale, pretrains) networks for scdd; the format is docs/bundle.md."""
 
 __version__ = "0.1.0"

@@ -47,8 +47,7 @@ class CropFlip:
 
 @dataclass(frozen=True)
 class SslView:
-    """One view of the self-supervised methods: random resized crop, flip, colour jitter, grey, blur (the order of MoCo
-    v2's `aug-plus`).
+    """One view of the self-supervised methods: random resized crop, flip, colour jitter, grey, blur.
 
     `scale` and `ratio` are the crop's share of the area and its width to height; `brightness`, `contrast`,
     `saturation` are half-widths of the factor around 1 and `hue` is a half-width in turns, all applied together with
@@ -109,8 +108,7 @@ class SslView:
 def resized_crop(
     images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], flip: float, generator: Generator
 ) -> Tensor:
-    """A random rectangle of each image, brought back to the full size bilinearly, and mirrored with probability
-    `flip`.
+    """A random rectangle of each image, brought back to full size bilinearly, mirrored with probability `flip`.
 
     The rectangle lies inside the image; area and (logarithmically) ratio are uniform, sides longer than the image's
     are cut.
@@ -142,9 +140,7 @@ def grey_of(images: Tensor) -> Tensor:
 
 
 def rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns the chroma plane of YIQ by `turns` `[N]` (1 is a full turn), which keeps luma and is close to turning
-    HSV's hue.
-    """
+    """Turns YIQ's chroma plane by `turns` `[N]` (1 is a full turn): luma stays, hue turns nearly as in HSV."""
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
     angle = 2 * math.pi * turns
     turn = torch.zeros(len(turns), 3, 3)
@@ -156,8 +152,9 @@ def rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, probability: float, sigma: tuple[float, float], generator: Generator) -> Tensor:
-    """Separable Gaussian blur, per image with its own sigma (pixels), with reflected borders; the kernel reaches 1/20
-    of the side, at least 1.
+    """Separable Gaussian blur with reflected borders, each image with its own sigma (pixels).
+
+    The kernel reaches a twentieth of the shorter side, at least one pixel.
     """
     count, channels, height, width = images.shape
     radius = max(1, min(height, width) // 20)

@@ -1,6 +1,4 @@
-"""Typed configurations out of YAML: every key is known and has the right type, or the error says where and what was
-meant.
-"""
+"""Typed configurations out of YAML: unknown keys and wrong types are errors that say where and what was meant."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse(cls: type[T], mapping: Any, where: str) -> T:
-    """Builds the dataclass `cls` from `mapping`. `where` is what errors call the mapping, such as `moco.yaml:
-    optimizer`.
-    """
+    """Builds the dataclass `cls` from `mapping`, which errors call `where` (such as `moco.yaml: optimizer`)."""
     if not isinstance(mapping, dict):
         raise InputError(f"{where}: a mapping is wanted, not {mapping!r}")
     hints = get_type_hints(cls)

@@ -16,9 +16,7 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without reading it. `mean` and `std` are of the training pixels in 0..1, per
-    channel.
-    """
+    """What is known of a data set unread. `mean` and `std` are of the training pixels in 0..1, per channel."""
 
     name: str
     channels: int
@@ -75,9 +73,7 @@ def load(name: str, root: Path, split: str) -> Split:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """An IDX file of unsigned bytes (the MNIST format: 0, 0, type 8, rank, big-endian sizes, data) of the expected
-    shape.
-    """
+    """An IDX file (MNIST's format: 0, 0, type 8, rank, big-endian sizes, data) of bytes of the expected shape."""
     size = int(np.prod(shape))
     header = 4 + 4 * len(shape)
     try:

@@ -37,9 +37,7 @@ def knn(
     neighbours: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Accuracy of the weighted k-NN classifier (arXiv 1805.01978): cosine similarity s, votes weighted by exp(s /
-    temperature).
-    """
+    """Accuracy of the weighted k-NN classifier (arXiv 1805.01978): votes are exp(cosine similarity / temperature)."""
     bank = F.normalize(bank, dim=1)
     neighbours = min(neighbours, len(bank))
     right = 0

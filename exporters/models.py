@@ -64,8 +64,9 @@ class ResNet(TorchvisionResNet):
 
 
 class ConvNet(nn.Module):
-    """The ConvNet of the distillation literature: `depth` blocks of 3x3 convolution, norm, ReLU and 2x2 average
-    pooling, then a linear layer.
+    """The ConvNet of the distillation literature: `depth` blocks, then a linear layer.
+
+    A block is a 3x3 convolution, a norm, ReLU and 2x2 average pooling.
 
     Images of 28x28 are padded to 32x32 by the first convolution (padding 3), as the literature does for MNIST and
     Fashion-MNIST.
@@ -173,8 +174,7 @@ def put_head(name: str, model: nn.Module, head: nn.Linear) -> None:
 
 
 def initialisation(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The distribution that `build` draws each trainable parameter from, by parameter name, in the order of
-    `named_parameters`.
+    """The distribution that `build` draws each trainable parameter from, in the order of `named_parameters`.
 
     torch's default for convolutions and linear layers, `kaiming_uniform(a=sqrt(5))`, is uniform within 1/sqrt(fan_in),
     as is the bias.

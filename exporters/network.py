@@ -64,9 +64,7 @@ class Checkpoint:
         return parse(cls, content, str(path))
 
     def network(self) -> nn.Module:
-        """The network in evaluation mode; it returns features `[N, D]` where the checkpoint has no classifier, else
-        logits.
-        """
+        """The network in evaluation mode; without a classifier in the checkpoint it returns features `[N, D]`."""
         with torch.random.fork_rng():
             model = models.build(self.architecture, self.options)
         if self.pretraining.head == "none":

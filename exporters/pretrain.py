@@ -38,8 +38,9 @@ class ArchitectureConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD with Nesterov momentum; the rate rises linearly over `warmup_epochs`, then falls to 0 along a cosine. Norms
-    and biases have no decay.
+    """SGD with Nesterov momentum; norms and biases have no decay.
+
+    The rate rises linearly over `warmup_epochs`, then falls to 0 along a cosine.
     """
 
     lr: float
@@ -56,9 +57,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """`method` holds `name` and that method's own options. `threads` is torch's; results are reproducible for a fixed
-    number of them.
-    """
+    """`method` holds `name` and that method's own options; results are reproducible for a fixed number of `threads`."""
 
     name: str
     dataset: str
@@ -99,8 +98,7 @@ def pretrain(
     test: data.Split | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Trains what the configuration at `path` describes, from where an earlier run stopped; returns the path of
-    `model.pt`.
+    """Trains what the configuration at `path` describes, from where an earlier run stopped; returns `model.pt`'s path.
 
     `train` and `test` replace the data set's splits.
     """
@@ -271,9 +269,7 @@ class _Loop:
         return lr
 
     def _monitor(self) -> dict[str, float]:
-        """Test accuracy, or for features the k-NN accuracy of the first 2,000 test among the first 10,000 training
-        images. Only logged.
-        """
+        """Test accuracy, or k-NN accuracy of 2,000 test among 10,000 training images' features. Only logged."""
         if self.method.trains_head:
             outputs = evaluate.outputs(self.method.model, self.test.images, self.dataset)
             return {"test_top1": evaluate.top1(outputs, self.test.labels)}

@@ -8,8 +8,7 @@ from torch import Generator, Tensor, nn
 
 
 class Method(nn.Module):
-    """Holds the network under training as `model` and whatever else the method needs (projectors, momentum copies,
-    memory banks).
+    """Holds the network under training as `model` and what else the method needs (projector, momentum copy, queue).
 
     Everything that training changes must be a parameter or a buffer of this module: the checkpoint consists of those.
     Parameters that must not be trained by the optimiser have `requires_grad` off. `Config` is a dataclass of the

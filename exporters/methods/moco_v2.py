@@ -1,6 +1,4 @@
-"""MoCo v2 (arXiv 2003.04297): contrast with a queue of keys from a momentum encoder. Head, queue and loss are
-lightly's.
-"""
+"""MoCo v2 (arXiv 2003.04297): contrast with a queue of a momentum encoder's keys; lightly's head, queue and loss."""
 
 from __future__ import annotations
 

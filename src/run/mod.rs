@@ -1,0 +1,3 @@
+//! Runs an experiment: stages that are done once, kept, and resumed.
+
+pub mod stage;
