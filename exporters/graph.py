@@ -32,19 +32,21 @@ INPUT, OUTPUT = "input", "logits"
 
 
 @dataclass(frozen=True)
-class BnLayer:
-    """One BN node: its name (the module's key), the value that enters it, and the module's facts."""
+class Layer:
+    """A value whose statistics are known: the module and the node that it belongs to, and its axis of channels."""
 
     key: str
+    node: str
     tensor: str
     channels: int
     eps: float
+    axis: int = 1
 
 
-def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[BnLayer]]:
+def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[Layer]]:
     """The serialised graph of `model` in evaluation mode for images `[batch, *shape]`, and its BN layers.
 
-    Layers come in execution order. The same module gives the same bytes.
+    Layers come in execution order; a network without BN has none. The same module gives the same bytes.
     """
     model = model.eval()
     with warnings.catch_warnings():
@@ -90,6 +92,9 @@ def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
     for module, group in nodes.items():
         if len(group) == 1:
             group[0].name = module
+    for node in graph:
+        if node.op_type == "BatchNormalization" and node.inputs[1] is not None and node.inputs[1].name:
+            node.name = node.inputs[1].name.removesuffix(".weight")
 
 
 def _clean(model: ir.Model, parameters: set[str]) -> None:
@@ -137,8 +142,9 @@ def _strip(model: ir.Model) -> None:
         value.doc_string = None
 
 
-def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[BnLayer]:
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     layers = []
     for node in proto.graph.node:
         if node.op_type != "BatchNormalization":
@@ -146,15 +152,36 @@ def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[BnLayer
         module = modules.get(node.name)
         wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
         if module is None or list(node.input[1:]) != wanted:
-            raise CheckError(
-                f"BN node {node.name} reads {list(node.input[1:])}, which is not one BatchNorm2d of the network"
-            )
-        layers.append(BnLayer(node.name, node.input[0], module.num_features, module.eps))
+            raise CheckError(f"BN node {node.name} reads {list(node.input[1:])}, which is not one BN of the network")
+        layers.append(Layer(node.name, node.name, node.input[0], module.num_features, module.eps))
     if sorted(layer.key for layer in layers) != sorted(modules):
         raise CheckError(
-            f"the network has {len(modules)} BatchNorm2d modules, but the graph has the {len(layers)} BN nodes "
+            f"the network has {len(modules)} BN modules, but the graph has the {len(layers)} BN nodes "
             f"{[layer.key for layer in layers]}"
         )
+    return layers
+
+
+def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:
+    """What can be calibrated without BN: what enters the layer norms, or else what leaves the convolutions.
+
+    A layer norm's statistics are per feature of the last axis.
+    """
+    modules = dict(model.named_modules())
+    norms, convolutions = [], []
+    for node in onnx.load_from_string(serialised).graph.node:
+        weight = node.input[1] if len(node.input) > 1 else ""
+        module = modules.get(weight.removesuffix(".weight"))
+        if module is None or not weight.endswith(".weight"):
+            continue
+        key = weight.removesuffix(".weight")
+        if node.op_type == "LayerNormalization" and isinstance(module, nn.LayerNorm):
+            norms.append(Layer(key, node.name, node.input[0], module.weight.numel(), module.eps, axis=-1))
+        elif node.op_type == "Conv" and isinstance(module, nn.Conv2d):
+            convolutions.append(Layer(key, node.name, node.output[0], module.out_channels, 1e-5))
+    layers = norms or convolutions
+    if len({layer.key for layer in layers}) != len(layers):
+        raise CheckError("a module that is called twice has no one activation to calibrate")
     return layers
 
 
