@@ -6,7 +6,7 @@ use super::super::error::OpError;
 use super::super::kind;
 use super::conv::pad as pad_constant;
 use super::{Args, axis_of};
-use crate::graph::ops::{Layout, PadMode};
+use crate::graph::ops::{Layout, PadMode, Scatter};
 
 pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
     let x = args.get(0)?;
@@ -31,9 +31,14 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
             x.f_gather(axis, &positive(args.get(1)?, x.size()[axis as usize], x.device())?, false)?
         }
         Layout::GatherNd { batch_dims } => gather_nd(x, args.get(1)?, *batch_dims)?,
-        Layout::ScatterNd => scatter_nd(x, args.get(1)?, args.get(2)?)?,
+        Layout::ScatterNd { scatter } => scatter_nd(x, args.get(1)?, args.get(2)?, *scatter)?,
+        Layout::ScatterElements { axis, scatter } => {
+            let axis = axis_of(*axis, x.dim())?;
+            let indices = positive(args.get(1)?, x.size()[axis as usize], x.device())?;
+            scatter_along(x, axis, &indices, args.get(2)?, *scatter)?
+        }
         Layout::DepthToSpace { block, column_major } => depth_to_space(x, *block, *column_major)?,
-        Layout::SpaceToDepth { block } => space_to_depth(x, *block)?,
+        Layout::SpaceToDepth { block, column_major } => space_to_depth(x, *block, *column_major)?,
         Layout::Cast { to } => x.f_to_kind(kind(*to))?,
         Layout::CastLike => x.f_to_kind(args.get(1)?.kind())?,
         Layout::Trilu { upper } => {
@@ -217,9 +222,40 @@ fn gather_nd(x: &Tensor, indices: &Tensor, batch_dims: i64) -> Result<Tensor, Op
     Ok(Tensor::f_stack(&rows.collect::<Result<Vec<_>, _>>()?, 0)?)
 }
 
-fn scatter_nd(x: &Tensor, indices: &Tensor, updates: &Tensor) -> Result<Tensor, OpError> {
-    let parts = split_indices(indices, &x.size(), x.device())?;
-    Ok(x.f_index_put(&parts, updates, false)?)
+fn scatter_nd(x: &Tensor, indices: &Tensor, updates: &Tensor, scatter: Scatter) -> Result<Tensor, OpError> {
+    let size = x.size();
+    let parts = split_indices(indices, &size, x.device())?;
+    if matches!(scatter, Scatter::Replace | Scatter::Add) {
+        return Ok(x.f_index_put(&parts, updates, scatter == Scatter::Add)?);
+    }
+    // The rows that the indices name, scattered along one flat axis.
+    let (outer, inner) = size.split_at(parts.len());
+    let row: i64 = inner.iter().product();
+    let mut flat = Tensor::from(0i64).f_to_device(x.device())?;
+    for (part, &dim) in parts.iter().flatten().zip(outer) {
+        flat = flat.f_mul_scalar(dim)?.f_add(part)?;
+    }
+    let rows = x.f_reshape([outer.iter().product::<i64>(), row])?;
+    let updates = updates.f_reshape([-1, row])?;
+    let flat = flat.f_reshape([-1, 1])?.f_expand(updates.size(), false)?;
+    Ok(scatter_along(&rows, 0, &flat, &updates, scatter)?.f_reshape(size)?)
+}
+
+fn scatter_along(
+    x: &Tensor,
+    axis: i64,
+    indices: &Tensor,
+    updates: &Tensor,
+    scatter: Scatter,
+) -> Result<Tensor, OpError> {
+    let reduce = |how: &str| x.f_internal_scatter_reduce(axis, indices, updates, how, true);
+    Ok(match scatter {
+        Scatter::Replace => x.f_scatter(axis, indices, updates)?,
+        Scatter::Add => x.f_scatter_add(axis, indices, updates)?,
+        Scatter::Multiply => reduce("prod")?,
+        Scatter::Max => reduce("amax")?,
+        Scatter::Min => reduce("amin")?,
+    })
 }
 
 fn depth_to_space(x: &Tensor, block: i64, column_major: bool) -> Result<Tensor, OpError> {
@@ -233,8 +269,9 @@ fn depth_to_space(x: &Tensor, block: i64, column_major: bool) -> Result<Tensor, 
     Ok(x.f_reshape(shape)?.f_permute(perm)?.f_reshape([n, depth, h * block, w * block])?)
 }
 
-fn space_to_depth(x: &Tensor, block: i64) -> Result<Tensor, OpError> {
+fn space_to_depth(x: &Tensor, block: i64, column_major: bool) -> Result<Tensor, OpError> {
     let (n, c, h, w) = x.size4()?;
     let blocks = x.f_reshape([n, c, h / block, block, w / block, block])?;
-    Ok(blocks.f_permute([0, 3, 5, 1, 2, 4])?.f_reshape([n, c * block * block, h / block, w / block])?)
+    let perm = if column_major { [0, 1, 3, 5, 2, 4] } else { [0, 3, 5, 1, 2, 4] };
+    Ok(blocks.f_permute(perm)?.f_reshape([n, c * block * block, h / block, w / block])?)
 }

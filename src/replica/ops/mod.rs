@@ -8,6 +8,7 @@ mod linear;
 pub(super) mod norm;
 mod pool;
 mod reduce;
+mod resize;
 mod shape;
 
 use tch::{Device, Kind, Tensor};
@@ -83,11 +84,13 @@ pub fn run(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Op::Activation(op) => activation::run(*op, args),
         Op::Binary(op) => elementwise::run_binary(*op, args).map(single),
         Op::Conv(op) => conv::run(op, args).map(single),
+        Op::ConvTranspose(op) => conv::run_transpose(op, args).map(single),
         Op::Layout(op) => layout::run(op, args),
         Op::Linear(op) => linear::run(op, args).map(single),
-        Op::Norm(op) => norm::run(*op, args).map(single),
+        Op::Norm(op) => norm::run(*op, args),
         Op::Pool(op) => pool::run(op, args).map(single),
         Op::Reduce(op) => reduce::run(*op, args).map(single),
+        Op::Resize(op) => resize::run(op, args).map(single),
         Op::Shape(op) => shape::run(op, args).map(single),
         Op::Unary(op) => elementwise::run_unary(*op, args).map(single),
     }
