@@ -2,8 +2,17 @@
 //!
 //! What to read first, from the bottom up:
 //!
-pub mod cli;
-pub mod config;
+//! 1. [`graph`]: ONNX bytes become a typed graph; knows nothing of tensor libraries.
+//! 2. [`replica`]: the same graph as `tch` operations, under autograd.
+//! 3. [`data`]: data sets, augmentation views, mixing, images on disk.
+//! 4. [`teacher`]: the bundle on disk, its verification, the ONNX Runtime session.
+//! 5. [`recover`], [`relabel`], [`validate`]: the three stages of a distillation.
+//! 6. [`config`], [`run`], [`report`]: an experiment, its resumable execution, what it found.
+//! 7. [`cli`]: one file per subcommand; the only module that prints.
+//!
+//! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the bundle says everywhere else.
+//! Randomness is counter-based: see [`rng`].
+
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -16,3 +25,4 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod teacher;
+pub mod validate;

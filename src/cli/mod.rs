@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
+mod progress;
+mod run;
 mod verify;
 
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::progress::Progress;
 use crate::teacher::{Runtime, RuntimeError};
 
 /// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
@@ -30,16 +33,24 @@ pub struct Global {
     /// ONNX Runtime's library, instead of ORT_DYLIB_PATH or the checkout's Python environment
     #[arg(long, global = true, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+    /// Report no progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
 }
 
 impl Global {
     fn runtime(&self) -> Result<Runtime, RuntimeError> {
         Runtime::open(self.onnxruntime.as_deref())
     }
+
+    fn progress(&self) -> Box<dyn Progress> {
+        progress::progress(self.quiet)
+    }
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Run),
     Verify(verify::Verify),
 }
 
@@ -55,6 +66,7 @@ pub enum Outcome {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Run(command) => command.run(&cli.global),
         Command::Verify(command) => command.run(&cli.global),
     };
     match result {
