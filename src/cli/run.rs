@@ -1,13 +1,13 @@
-//! `scdd run`: a whole experiment.
+//! `scdd run` and its parts: `recover`, `relabel`, `validate`, `report`. One experiment file, taken as far as asked.
 
 use std::path::PathBuf;
 
 use super::{Global, Outcome};
 use crate::config::Experiment;
 use crate::report;
-use crate::run;
+use crate::run::{self, Goal, Setting};
 
-/// Run an experiment: recover, relabel, validate and report for every cell; what is complete is not done again
+/// What every command on an experiment takes.
 #[derive(clap::Args)]
 pub struct Run {
     /// The experiment's YAML file
@@ -22,21 +22,26 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    /// Takes the experiment to `goal`; without `make` from what is complete alone.
+    pub fn run(self, global: &Global, goal: Goal, make: bool) -> anyhow::Result<Outcome> {
         let experiment = Experiment::load(&self.experiment, &self.overrides)?;
-        let progress = global.progress();
-        let finished = run::run(&experiment, &self.output, &global.runtime()?, progress.as_ref())?;
+        let (progress, runtime) = (global.progress(), global.runtime()?);
+        let setting = Setting { output: &self.output, goal, make, runtime: &runtime, progress: progress.as_ref() };
+        let finished = run::run(&experiment, &setting)?;
         for remark in &finished.remarks {
             eprintln!("note: {remark}");
         }
+        let summaries = report::summaries(&finished.results.rows);
         if global.json {
-            let summaries = report::summaries(&finished.results.rows);
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&serde_json::json!({"report": finished.report, "summaries": summaries}))?
-            );
+            let found = serde_json::json!({"directories": finished.directories, "summaries": summaries});
+            println!("{}", serde_json::to_string_pretty(&found)?);
+            return Ok(Outcome::Done);
+        }
+        if goal == Goal::Report {
+            println!("{}", report::table(&finished.results));
+            println!("report: {}", self.output.join(&experiment.name).join("report.html").display());
         } else {
-            println!("{}\nreport: {}", report::table(&finished.results), finished.report.display());
+            finished.directories.iter().for_each(|directory| println!("{}", directory.display()));
         }
         Ok(Outcome::Done)
     }

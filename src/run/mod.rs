@@ -7,7 +7,7 @@ pub mod stage;
 
 mod pieces;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,48 +50,72 @@ pub enum RunError {
     Misfit { path: PathBuf, what: String },
     #[error("{}: {what}; remove the directory and run again", path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
+    Incomplete { missing: PathBuf },
     #[error("CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device; use `device: cpu` or `auto`")]
     NoCuda,
 }
 
-/// What a finished experiment left.
+/// How far an experiment is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Goal {
+    /// Every set of images.
+    Recover,
+    /// Their labels too.
+    Relabel,
+    /// Trained and tested students too.
+    Validate,
+    /// The report too.
+    Report,
+}
+
+/// What a run left.
 pub struct Finished {
+    /// The complete directories of the goal's stage, sorted; with [`Goal::Report`] that of the report.
+    pub directories: Vec<PathBuf>,
+    /// Empty of rows unless the goal was at least [`Goal::Validate`].
     pub results: Results,
-    /// `report.html`; `results.json` and `results.csv` lie beside it.
-    pub report: PathBuf,
     /// Remarks that the user ought to see, such as a fallback that was taken.
     pub remarks: Vec<String>,
 }
 
-/// Runs `experiment` with its results below `output` (stages in `output/stages`, the report in `output/<name>`).
+/// Where and how an experiment is run.
+pub struct Setting<'a> {
+    /// Stages go to `output/stages`, the report to `output/<experiment's name>`.
+    pub output: &'a Path,
+    pub goal: Goal,
+    /// Whether missing stages are made. If not, the first one that is missing is an error.
+    pub make: bool,
+    pub runtime: &'a Runtime,
+    pub progress: &'a dyn Progress,
+}
+
+/// Runs `experiment` as far as the setting's goal.
 ///
 /// # Errors
 /// The first thing that went wrong; everything that was finished before stays, and the next run goes on from there.
-pub fn run(
-    experiment: &Experiment,
-    output: &Path,
-    runtime: &Runtime,
-    progress: &dyn Progress,
-) -> Result<Finished, RunError> {
+pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunError> {
     let bundles = load_bundles(experiment)?;
-    let pieces = Pieces::new(experiment, &output.join("stages"), runtime, progress)?;
+    let stages = setting.output.join("stages");
+    let pieces = Pieces::new(experiment, &stages, setting.make, setting.runtime, setting.progress)?;
     check_fit(experiment, &bundles, pieces.test())?;
     for bundle in bundles.values() {
         pieces.verify(bundle)?;
     }
-    let home = output.join(&experiment.name);
     let resolved = experiment.to_yaml()?;
-    write_atomic(&home.join("experiment.yaml"), resolved.as_bytes())?;
-    let mut collected = Collected {
-        pieces: &pieces,
-        bundles: &bundles,
-        results: empty_results(experiment, resolved, &pieces, &bundles),
-    };
+    let results = empty_results(experiment, resolved.clone(), &pieces, &bundles);
+    let mut collected =
+        Collected { pieces: &pieces, bundles: &bundles, goal: setting.goal, results, directories: BTreeSet::new() };
     collected.cells(experiment)?;
     collected.baselines(experiment)?;
-    let results = collected.results;
-    let report = report::write(&results, &home)?;
-    Ok(Finished { results, report, remarks: pieces.into_remarks() })
+    let Collected { results, mut directories, .. } = collected;
+    if setting.goal == Goal::Report {
+        let home = setting.output.join(&experiment.name);
+        write_atomic(&home.join("experiment.yaml"), resolved.as_bytes())?;
+        report::write(&results, &home)?;
+        directories = BTreeSet::from([home]);
+    }
+    Ok(Finished { directories: directories.into_iter().collect(), results, remarks: pieces.into_remarks() })
 }
 
 type Bundles = BTreeMap<PathBuf, Arc<Bundle>>;
@@ -149,7 +173,10 @@ fn empty_results(experiment: &Experiment, resolved: String, pieces: &Pieces, bun
 struct Collected<'a> {
     pieces: &'a Pieces<'a>,
     bundles: &'a Bundles,
+    goal: Goal,
     results: Results,
+    /// Of the goal's stage.
+    directories: BTreeSet<PathBuf>,
 }
 
 impl Collected<'_> {
@@ -163,6 +190,7 @@ impl Collected<'_> {
             let teacher = self.bundle(&cell.teacher)?;
             let images = self.pieces.recover(teacher, cell.ipc, cell.seed)?;
             let name = teacher.name().to_owned();
+            self.directory(Goal::Recover, &images.directory);
             self.note_recovery(&images, &name, cell.ipc, cell.seed)?;
             let row = Row { teacher: Some(name), ..blank_row(Method::Scdd, cell.ipc, cell.seed) };
             self.soft_row(row, &images, &cell.relabel_teacher, &cell.student)?;
@@ -182,6 +210,7 @@ impl Collected<'_> {
                 continue;
             }
             let images = self.pieces.random_real(ipc, seed)?;
+            self.directory(Goal::Recover, &images.directory);
             self.note_grid(Method::RandomReal, &images, None, ipc, seed);
             for student in &experiment.students {
                 let row = || blank_row(Method::RandomReal, ipc, seed);
@@ -200,31 +229,39 @@ impl Collected<'_> {
         Ok(())
     }
 
+    fn directory(&mut self, stage: Goal, directory: &Path) {
+        if stage == self.goal {
+            self.directories.insert(directory.into());
+        }
+    }
+
     fn soft_row(&mut self, row: Row, images: &Images, labeller: &Path, student: &Path) -> Result<(), RunError> {
-        let labels = self.pieces.relabel(images, self.bundle(labeller)?, row.seed)?;
         let relabel_teacher = Some(self.bundle(labeller)?.name().to_owned());
-        self.trained_row(Row { relabel_teacher, labels: Labels::Soft, ..row }, images, &labels, student)
+        self.row(Row { relabel_teacher, labels: Labels::Soft, ..row }, images, labeller, student)
     }
 
     /// Hard labels need a relabelling only for its views, which are the same whichever teacher answered.
     fn hard_row(&mut self, row: Row, images: &Images, labeller: &Path, student: &Path) -> Result<(), RunError> {
-        let labels = self.pieces.relabel(images, self.bundle(labeller)?, row.seed)?;
-        self.trained_row(Row { labels: Labels::Hard, ..row }, images, &labels, student)
+        self.row(Row { labels: Labels::Hard, ..row }, images, labeller, student)
     }
 
-    fn trained_row(
-        &mut self,
-        row: Row,
-        images: &Images,
-        labels: &pieces::Labelled,
-        student: &Path,
-    ) -> Result<(), RunError> {
+    fn row(&mut self, row: Row, images: &Images, labeller: &Path, student: &Path) -> Result<(), RunError> {
+        if self.goal < Goal::Relabel {
+            return Ok(());
+        }
+        let labels = self.pieces.relabel(images, self.bundle(labeller)?, row.seed)?;
+        self.directory(Goal::Relabel, &labels.directory);
+        if self.goal < Goal::Validate {
+            return Ok(());
+        }
         let student = self.bundle(student)?;
-        let (training, directory) =
-            self.pieces.validate(images, labels, student, row.labels == Labels::Hard, row.seed)?;
+        let is_hard = row.labels == Labels::Hard;
+        let (training, directory) = self.pieces.validate(images, &labels, student, is_hard, row.seed)?;
+        let student = student.name().to_owned();
+        self.directory(Goal::Validate, &directory);
         let seconds = |dir: &Path| Timing::read(dir).map(|t| t.seconds);
         let row = Row {
-            student: student.name().into(),
+            student,
             last_accuracy: training.last,
             best_accuracy: training.best,
             seconds: Seconds {

@@ -63,6 +63,8 @@ pub struct Pieces<'a> {
     store: Store,
     runtime: &'a Runtime,
     progress: &'a dyn Progress,
+    /// Whether missing stages are made; else they are an error.
+    make: bool,
     device: tch::Device,
     source: Source,
     test: Dataset,
@@ -75,6 +77,7 @@ impl<'a> Pieces<'a> {
     pub fn new(
         experiment: &'a Experiment,
         root: &Path,
+        make: bool,
         runtime: &'a Runtime,
         progress: &'a dyn Progress,
     ) -> Result<Self, RunError> {
@@ -84,7 +87,7 @@ impl<'a> Pieces<'a> {
         let test = Dataset::load(&source, Split::Test)?;
         let (train, remarks) = (OnceCell::new(), RefCell::default());
         let device = device(experiment.device)?;
-        Ok(Self { experiment, store: Store::new(root), runtime, progress, device, source, test, train, remarks })
+        Ok(Self { experiment, store: Store::new(root), runtime, progress, make, device, source, test, train, remarks })
     }
 
     /// The real test set.
@@ -95,6 +98,14 @@ impl<'a> Pieces<'a> {
     /// What the user ought to be told.
     pub fn into_remarks(self) -> Vec<String> {
         self.remarks.into_inner()
+    }
+
+    /// The directory of `stage`, made by `work` unless it is complete.
+    fn obtain(&self, stage: &Stage, work: impl FnOnce(&WorkDir) -> Result<(), RunError>) -> Result<PathBuf, RunError> {
+        if self.make {
+            return self.store.run(stage, work);
+        }
+        self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
     }
 
     fn train(&self) -> Result<&Dataset, RunError> {
@@ -119,7 +130,7 @@ impl<'a> Pieces<'a> {
     pub fn verify(&self, bundle: &Bundle) -> Result<(), RunError> {
         let inputs = inputs([("bundle", &bundle.hash)]);
         let stage = Stage::new("verify", VERIFY, bundle.name(), &json!({}), inputs, 0)?;
-        let directory = self.store.run(&stage, |work| {
+        let directory = self.obtain(&stage, |work| {
             self.progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
             let verdict = verify(bundle, self.runtime)?;
             if !verdict.passed() {
@@ -141,7 +152,7 @@ impl<'a> Pieces<'a> {
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         let config = json!({"recover": self.experiment.recover, "ipc": ipc});
         let stage = Stage::new("recover", RECOVER, &name, &config, inputs([("teacher", &teacher.hash)]), seed)?;
-        let directory = self.store.run(&stage, |work| self.recover_into(work, teacher, ipc, seed))?;
+        let directory = self.obtain(&stage, |work| self.recover_into(work, teacher, ipc, seed))?;
         Ok(Images { directory, key: stage.key(), name })
     }
 
@@ -202,7 +213,7 @@ impl<'a> Pieces<'a> {
         let name = format!("{}-ipc{ipc}-seed{seed}", train.name);
         let hash = Self::data_hash(train);
         let stage = Stage::new("real", REAL, &name, &json!({"ipc": ipc}), inputs([("data", &hash)]), seed)?;
-        let directory = self.store.run(&stage, |work| -> Result<(), RunError> {
+        let directory = self.obtain(&stage, |work| {
             let mut items = Vec::new();
             let mut pixels = Vec::new();
             for class in 0..train.classes.len() as u32 {
@@ -225,7 +236,7 @@ impl<'a> Pieces<'a> {
         let inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
         let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?;
         let key = stage.key();
-        let directory = self.store.run(&stage, |work| -> Result<(), RunError> {
+        let directory = self.obtain(&stage, |work| {
             let set = png::read_set(&images.folder())?;
             let (mut session, remark) = open_session(teacher, self.runtime, config)?;
             self.remark(remark);
@@ -261,7 +272,7 @@ impl<'a> Pieces<'a> {
         let inputs =
             inputs([("images", &images.key), ("labels", &labels.key), ("student", &student.hash), ("test", &test)]);
         let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?;
-        let directory = self.store.run(&stage, |work| -> Result<(), RunError> {
+        let directory = self.obtain(&stage, |work| {
             let set = png::read_set(&images.folder())?;
             let labels =
                 store::Store::open(&labels.directory.join(LABELS)).map_err(crate::relabel::RelabelError::from)?;
