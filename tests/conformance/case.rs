@@ -92,7 +92,7 @@ impl Case {
         }
         let bytes = std::fs::read(&path).map_err(|e| e.to_string())?;
         let proto = TensorProto::decode(bytes.as_slice()).map_err(|e| format!("{role} {index}: {e}"))?;
-        let constant = Constant::read(&proto).map_err(|e| format!("{role} {index}: {e}"))?;
+        let constant = Constant::read(&proto).map_err(|e| e.to_string())?;
         tensor_of(&constant).map(Some).map_err(|e| e.to_string())
     }
 }

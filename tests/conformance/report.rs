@@ -14,6 +14,9 @@ const JSON: &str = "docs/conformance.json";
 const MARKDOWN: &str = "docs/conformance.md";
 const COMMAND: &str = "SCDD_UPDATE_CONFORMANCE=1 cargo test --release --test conformance";
 
+/// Kind of failure → reason → cases.
+type Open = BTreeMap<&'static str, BTreeMap<String, Vec<String>>>;
+
 pub struct Report {
     json: String,
     markdown: String,
@@ -22,7 +25,7 @@ pub struct Report {
 impl Report {
     pub fn new(cases: &[Case], expectations: &Expectations) -> Self {
         let mut found = Conformance { command: COMMAND.into(), ..Default::default() };
-        let mut open: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut open = Open::new();
         for spec in ops::registry() {
             found.operators.insert(spec.name.into(), Tally::default());
         }
@@ -33,13 +36,16 @@ impl Report {
             for operator in &case.operators {
                 found.operators.entry(operator.clone()).or_default().count(passed);
             }
-            let line = |why: &str| format!("`{}::{}`: {why}", case.set, case.name);
-            match row {
-                Some(Row::Unsupported(why)) => open.entry("Unsupported").or_default().push(line(why)),
-                Some(Row::Mismatch(why)) => open.entry("Mismatch").or_default().push(line(why)),
-                Some(Row::Wontfix(why)) => open.entry("Won't fix").or_default().push(line(why)),
-                Some(Row::Pass) | None => {}
-            }
+            let (title, why) = match row {
+                Some(Row::Unsupported(why)) => ("Unsupported", why),
+                Some(Row::Mismatch(why)) => ("Mismatch", why),
+                Some(Row::Wontfix(why)) => ("Won't fix", why),
+                Some(Row::Pass) | None => continue,
+            };
+            // `node … (Op): ` and `tensor …: ` say where; what is wrong comes after.
+            let reason = why.rsplit_once(": ").map_or(why.as_str(), |(_, reason)| reason);
+            let cases = open.entry(title).or_default().entry(reason.to_owned()).or_default();
+            cases.push(format!("{}::{}", case.set, case.name));
         }
         let json = serde_json::to_string_pretty(&found).unwrap_or_default() + "\n";
         Self { json, markdown: markdown(&found, &open) }
@@ -61,7 +67,7 @@ impl Report {
     }
 }
 
-fn markdown(found: &Conformance, open: &BTreeMap<&str, Vec<String>>) -> String {
+fn markdown(found: &Conformance, open: &Open) -> String {
     let mut text = format!(
         "# Conformance\n\nThe operators of the registry against ONNX's own test cases and our PyTorch goldens: cases whose graph holds the operator,\n\
          and nothing that the registry lacks. Written by `{COMMAND}`.\n\n| set | passed | total |\n| --- | --: | --: |\n"
@@ -77,10 +83,10 @@ fn markdown(found: &Conformance, open: &BTreeMap<&str, Vec<String>>) -> String {
         let gradient = if spec.differentiable { "yes" } else { "no" };
         let _ = writeln!(text, "| {} | {}+ | {gradient} | {} | {} |", spec.name, spec.since, tally.passed, tally.total);
     }
-    for (title, lines) in open {
+    for (title, reasons) in open {
         let _ = write!(text, "\n## {title}\n\n");
-        for line in lines {
-            let _ = writeln!(text, "- {line}");
+        for (reason, cases) in reasons {
+            let _ = writeln!(text, "- {reason} ({}): {}", cases.len(), cases.join(", "));
         }
     }
     text

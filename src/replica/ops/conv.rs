@@ -48,8 +48,9 @@ pub fn run_transpose(op: &ConvTranspose, args: &Args) -> Result<Tensor, OpError>
         Some(wanted) => {
             let upper = op.conv.padding == Padding::Same { upper: true };
             let split = |(found, wanted): (&i64, i64)| {
-                let total = found - wanted;
-                if upper { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) }
+                let (total, missing) = ((found - wanted).max(0), (wanted - found).max(0));
+                let (small, large) = (total / 2, total - total / 2);
+                if upper { (small, large - missing) } else { (large, small - missing) }
             };
             whole.size()[2..].iter().zip(wanted).map(split).collect()
         }
