@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m exporters", description="Pretrain, probe and export networks.")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("fetch", help="bring Fashion-MNIST to the data folder")
     pretrain = commands.add_parser("pretrain", help="train a network as a configuration says; resumes")
     pretrain.add_argument("config", type=Path)
     probe = commands.add_parser("probe", help="fit a linear classifier on a frozen backbone")
@@ -30,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     say = functools.partial(print, flush=True)
     try:
-        if chosen.command == "pretrain":
+        if chosen.command == "fetch":
+            from .fetch import fetch_fashion_mnist
+
+            fetch_fashion_mnist(chosen.data, say)
+        elif chosen.command == "pretrain":
             from .pretrain import pretrain as run
 
             print(run(chosen.config, chosen.data, say=say))

@@ -24,7 +24,7 @@ def outputs(model: nn.Module, images: Tensor, dataset: data.DatasetInfo, batch_s
 
 def top1(logits: Tensor, labels: Tensor) -> float:
     """The share of images whose largest logit is the label's, 0..1."""
-    return (logits.argmax(1) == labels).float().mean().item()
+    return int((logits.argmax(1) == labels).sum()) / len(labels)
 
 
 def knn(

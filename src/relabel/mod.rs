@@ -57,55 +57,67 @@ pub fn open_session(
     }
 }
 
-/// Labels `set` and writes the store at `path`, whole or not at all. `config_hash` identifies the configuration.
-///
-/// # Errors
-/// When the session fails, logits can't be stored, or the disk refuses.
-pub fn relabel(
-    set: &Dataset,
-    bundle: &Bundle,
-    session: &mut Session,
-    config: &RelabelConfig,
-    seed: u64,
-    config_hash: &str,
-    path: &Path,
-    progress: &dyn Progress,
-) -> Result<(), RelabelError> {
-    let p = &bundle.manifest.preprocessing;
-    let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-    let views = Views { config, seed, source: set.size(), input: Size { height: p.height, width: p.width } };
-    let meta = Meta {
-        images: set.len() as u32,
-        classes: bundle.manifest.classes.len() as u32,
-        epochs: config.epochs,
-        batch_size: config.batch_size,
-        source: views.source,
-        input: views.input,
-        mix: match config.mix {
-            MixConfig::Cutmix { .. } => MixKind::CutMix,
-            MixConfig::Mixup { .. } => MixKind::MixUp,
-            MixConfig::None {} => MixKind::None,
-        },
-        dtype: match config.dtype {
-            LabelDtype::F16 => Dtype::F16,
-            LabelDtype::F32 => Dtype::F32,
-        },
-        teacher_sha256: bundle.hash.clone(),
-        config_hash: config_hash.into(),
-    };
-    progress.start(&format!("relabel {}", bundle.name()), u64::from(config.epochs), "epoch");
-    let mut writer = Writer::create(path, meta)?;
-    for epoch in 0..config.epochs {
-        for (indices, views, mix) in views.epoch(set.len(), epoch)? {
-            let images = see(set, &normalization, &indices, &views, &mix, bundle)?;
-            let logits = session.logits(&images)?;
-            writer.append(&LabelBatch { indices, views, mix, logits })?;
+/// Labels image sets with one teacher's answers.
+pub struct Relabel<'a> {
+    pub bundle: &'a Bundle,
+    pub config: &'a RelabelConfig,
+    pub seed: u64,
+    /// Identifies configuration and inputs in the store.
+    pub key: &'a str,
+}
+
+impl Relabel<'_> {
+    /// Labels `set` through `session` and writes the store at `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// When the session fails, logits can't be stored, or the disk refuses.
+    pub fn run(
+        &self,
+        set: &Dataset,
+        session: &mut Session,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(), RelabelError> {
+        let Self { bundle, config, seed, .. } = *self;
+        let p = &bundle.manifest.preprocessing;
+        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+        let views = Views { config, seed, source: set.size(), input: Size { height: p.height, width: p.width } };
+        progress.start(&format!("relabel with {}", bundle.name()), u64::from(config.epochs), "epoch");
+        let mut writer = Writer::create(path, self.meta(set, &views))?;
+        for epoch in 0..config.epochs {
+            for (indices, views, mix) in views.epoch(set.len(), epoch)? {
+                let images = see(set, &normalization, &indices, &views, &mix, bundle)?;
+                let logits = session.logits(&images)?;
+                writer.append(&LabelBatch { indices, views, mix, logits })?;
+            }
+            progress.at(u64::from(epoch) + 1, "");
         }
-        progress.at(u64::from(epoch) + 1, "");
+        writer.finish()?;
+        progress.finish("");
+        Ok(())
     }
-    writer.finish()?;
-    progress.finish("");
-    Ok(())
+
+    fn meta(&self, set: &Dataset, views: &Views) -> Meta {
+        Meta {
+            images: set.len() as u32,
+            classes: self.bundle.manifest.classes.len() as u32,
+            epochs: self.config.epochs,
+            batch_size: self.config.batch_size,
+            source: views.source,
+            input: views.input,
+            mix: match self.config.mix {
+                MixConfig::Cutmix { .. } => MixKind::CutMix,
+                MixConfig::Mixup { .. } => MixKind::MixUp,
+                MixConfig::None {} => MixKind::None,
+            },
+            dtype: match self.config.dtype {
+                LabelDtype::F16 => Dtype::F16,
+                LabelDtype::F32 => Dtype::F32,
+            },
+            teacher_sha256: self.bundle.hash.clone(),
+            config_hash: self.key.into(),
+        }
+    }
 }
 
 /// What a network sees: the images of `set` at `indices`, normalised for `bundle`, through `views`, mixed; `[n, C, H, W]`.

@@ -9,7 +9,6 @@ mod pieces;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::config::{Baseline, Experiment};
 use crate::data::{DataError, Dataset};
@@ -118,7 +117,7 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
     Ok(Finished { directories: directories.into_iter().collect(), results, remarks: pieces.into_remarks() })
 }
 
-type Bundles = BTreeMap<PathBuf, Arc<Bundle>>;
+type Bundles = BTreeMap<PathBuf, Bundle>;
 
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let relabel = experiment.teachers.iter().flat_map(|t| experiment.relabel_teachers.of(t));
@@ -126,7 +125,7 @@ fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let mut bundles = Bundles::new();
     for path in paths {
         if !bundles.contains_key(&path) {
-            bundles.insert(path.clone(), Arc::new(Bundle::load(&path)?));
+            bundles.insert(path.clone(), Bundle::load(&path)?);
         }
     }
     Ok(bundles)
@@ -179,10 +178,9 @@ struct Collected<'a> {
     directories: BTreeSet<PathBuf>,
 }
 
-impl Collected<'_> {
-    fn bundle(&self, path: &Path) -> Result<&Bundle, RunError> {
-        let found = self.bundles.get(path).map(Arc::as_ref);
-        found.ok_or_else(|| RunError::Misfit { path: path.into(), what: "was not loaded".into() })
+impl<'a> Collected<'a> {
+    fn bundle(&self, path: &Path) -> Result<&'a Bundle, RunError> {
+        self.bundles.get(path).ok_or_else(|| RunError::Misfit { path: path.into(), what: "was not loaded".into() })
     }
 
     fn cells(&mut self, experiment: &Experiment) -> Result<(), RunError> {

@@ -15,7 +15,7 @@ use crate::config::{DataConfig, Device, Experiment, Loss, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
 use crate::recover::{self, Item, Point, Recover};
-use crate::relabel::{open_session, relabel, store};
+use crate::relabel::{Relabel, open_session, store};
 use crate::report::RecoverPoint;
 use crate::rng;
 use crate::teacher::{Bundle, Runtime, verify};
@@ -240,8 +240,8 @@ impl<'a> Pieces<'a> {
             let set = png::read_set(&images.folder())?;
             let (mut session, remark) = open_session(teacher, self.runtime, config)?;
             self.remark(remark);
-            relabel(&set, teacher, &mut session, config, seed, &key, &work.path().join(LABELS), self.progress)?;
-            Ok(())
+            let relabel = Relabel { bundle: teacher, config, seed, key: &key };
+            Ok(relabel.run(&set, &mut session, &work.path().join(LABELS), self.progress)?)
         })?;
         Ok(Labelled { directory, key, teacher: teacher.name().into() })
     }

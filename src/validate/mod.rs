@@ -297,7 +297,7 @@ fn rate_factor(schedule: Schedule, epoch: u32, epochs: u32) -> f64 {
 
 fn summarise(curve: Vec<Epoch>) -> Training {
     let tested = || curve.iter().filter_map(|e| e.accuracy.map(|a| (e.epoch, a)));
-    let last = tested().last().map_or(0.0, |(_, a)| a);
+    let last = tested().next_back().map_or(0.0, |(_, a)| a);
     let (best_epoch, best) = tested().fold((0, 0.0), |best, found| if found.1 > best.1 { found } else { best });
     Training { last, best, best_epoch, curve }
 }
