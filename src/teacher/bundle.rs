@@ -25,6 +25,8 @@ pub struct LayerStatistics {
     pub key: String,
     pub node: String,
     pub tap: ValueId,
+    /// The tap's axis of channels: 1, or −1 for the features of tokens.
+    pub axis: i64,
     pub mean: Vec<f32>,
     pub var: Vec<f32>,
     pub weight: Vec<f32>,
@@ -102,6 +104,7 @@ impl Bundle {
     pub fn objective(&self, r_bn: f64, first_multiplier: f64, device: Device) -> Objective {
         let target = |layer: &LayerStatistics| LayerTarget {
             tap: layer.tap,
+            axis: layer.axis,
             mean: Tensor::from_slice(&layer.mean).to_device(device),
             var: Tensor::from_slice(&layer.var).to_device(device),
         };
@@ -149,6 +152,9 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
     }
     if m.role == Role::Student && m.init.is_empty() {
         return Err("a student needs `init`: how each parameter is drawn".into());
+    }
+    if let Some(odd) = m.statistics.layers.iter().find(|l| ![1, -1].contains(&l.axis)) {
+        return Err(format!("`statistics`: layer `{}` has axis {}, neither 1 nor -1", odd.key, odd.axis));
     }
     if (m.statistics.kind == StatisticsKind::None) != m.statistics.layers.is_empty() {
         return Err(
@@ -239,6 +245,7 @@ fn read_layer(layer: &Layer, tensors: &SafeTensors, graph: &Graph) -> Result<Lay
         key: layer.key.clone(),
         node: layer.node.clone(),
         tap,
+        axis: layer.axis,
         mean: read("running_mean")?,
         var: read("running_var")?,
         weight: read("weight")?,

@@ -69,10 +69,17 @@ pub struct Layer {
     pub key: String,
     /// The ONNX node that the layer is named after.
     pub node: String,
-    /// The ONNX value `[N, C, …]` whose statistics these are.
+    /// The ONNX value whose statistics these are.
     pub tensor: String,
     pub channels: usize,
     pub eps: f64,
+    /// The value's axis of channels: 1, or −1 for the features of tokens.
+    #[serde(default = "second_axis")]
+    pub axis: i64,
+}
+
+fn second_axis() -> i64 {
+    1
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

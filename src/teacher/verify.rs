@@ -8,7 +8,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 use tch::{Device, Tensor};
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, LayerStatistics};
 use super::error::BundleError;
 use super::runtime::{Provider, Runtime, SessionOptions};
 use crate::graph::ValueId;
@@ -131,8 +131,8 @@ impl Verifier<'_> {
         to_array(tensor).map_err(|e| self.torch(e))
     }
 
-    fn statistics_of(&self, tensor: &Tensor) -> Result<Pair, BundleError> {
-        let (mean, var) = channel_statistics(tensor).map_err(|e| self.torch(e))?;
+    fn statistics_of(&self, tap: &Tensor, layer: &LayerStatistics) -> Result<Pair, BundleError> {
+        let (mean, var) = channel_statistics(tap, layer.axis).map_err(|e| self.torch(e))?;
         Ok((self.array(&mean)?, self.array(&var)?))
     }
 
@@ -192,11 +192,11 @@ impl Verifier<'_> {
     /// Per layer, the larger relative difference of its input's mean and variance from the golden ones.
     fn golden_statistics(&self) -> Result<Vec<f64>, BundleError> {
         let (_, taps) = self.run_replica(&self.bundle.golden.input, &self.taps())?;
-        let error = |(tap, (mean, var)): (&Tensor, &(Tensor, Tensor))| {
-            let (found_mean, found_var) = self.statistics_of(tap)?;
+        let error = |((tap, layer), (mean, var)): ((&Tensor, &LayerStatistics), &(Tensor, Tensor))| {
+            let (found_mean, found_var) = self.statistics_of(tap, layer)?;
             Ok(relative(&found_mean, &self.array(mean)?).max(relative(&found_var, &self.array(var)?)))
         };
-        taps.iter().zip(&self.bundle.golden.statistics).map(error).collect()
+        taps.iter().zip(&self.bundle.layers).zip(&self.bundle.golden.statistics).map(error).collect()
     }
 
     fn first_difference_from_golden(&self) -> Result<Option<String>, BundleError> {
@@ -210,7 +210,7 @@ impl Verifier<'_> {
             let layer = &self.bundle.layers[i];
             let golden = self.array(&self.bundle.golden.statistics[i].0)?;
             let (_, taps) = self.run_replica(&self.bundle.golden.input, &[layer.tap])?;
-            let found = self.statistics_of(&taps[0])?.0;
+            let found = self.statistics_of(&taps[0], layer)?.0;
             let (channel, a, b) = worst(&found, &golden);
             return Ok(Some(format!(
                 "first diverging node: {}, the input of layer `{}`: mean of channel {channel} is {a:e}, PyTorch's golden says {b:e}",
@@ -234,9 +234,10 @@ impl Verifier<'_> {
         let (logits, taps) = self.run_replica(&input, &self.taps())?;
         let (onnx_logits, onnx_taps) = self.run_onnx(images, &self.taps(), false)?;
         let mut worst = 0.0f64;
-        for (tap, onnx_tap) in taps.iter().zip(&onnx_taps) {
-            let (mean, var) = self.statistics_of(tap)?;
-            let (onnx_mean, onnx_var) = self.statistics_of(&to_tensor(onnx_tap.view()).map_err(|e| self.torch(e))?)?;
+        for ((tap, onnx_tap), layer) in taps.iter().zip(&onnx_taps).zip(&self.bundle.layers) {
+            let (mean, var) = self.statistics_of(tap, layer)?;
+            let onnx_tap = to_tensor(onnx_tap.view()).map_err(|e| self.torch(e))?;
+            let (onnx_mean, onnx_var) = self.statistics_of(&onnx_tap, layer)?;
             let error = relative(&mean, &onnx_mean).max(relative(&var, &onnx_var));
             worst = if error.is_nan() { error } else { worst.max(error) };
         }

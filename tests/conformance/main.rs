@@ -1,6 +1,6 @@
 //! ONNX's backend tests and our own PyTorch goldens, one named test per case, gated by `expectations.toml`.
 //!
-//! `python -m exporters.conformance` writes the cases under `target/conformance`. Only cases whose operators are all in the registry take part.
+//! `python -m exporters.conformance` writes the cases under `target/conformance` (or where its argument says: cargo's target directory). Only cases whose operators are all in the registry take part.
 //! With `SCDD_UPDATE_CONFORMANCE=1` nothing is tested: `expectations.toml`, `docs/conformance.json` and `docs/conformance.md` are rewritten.
 
 mod case;
@@ -27,10 +27,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     // Cases are small and run one per test thread.
     tch::set_num_threads(1);
-    let cases = match Case::read_all(&path("target/conformance")) {
+    // Cargo's own folder for tests' files is `<target>/tmp`.
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("conformance");
+    let cases = match Case::read_all(&root) {
         Ok(cases) if !cases.is_empty() => cases,
         _ => {
-            eprintln!("error: target/conformance holds no cases; run `python -m exporters.conformance` first");
+            let root = root.display();
+            eprintln!("error: {root} holds no cases; run `python -m exporters.conformance {root}` first");
             return ExitCode::from(2);
         }
     };
