@@ -1,9 +1,9 @@
 """Every network of the list, exported and verified: `python -m exporters.networks [NAME …]` rewrites docs/networks.*.
 
-Weights are random, drawn once from a fixed seed, so nothing is downloaded; BN statistics are those of random images,
-then moved, so that no layer's loss vanishes. Each network becomes two bundles, with golden probes of one and of three
-images, which `scdd verify` judges; then they are deleted. Rows that docs/networks.json holds already are kept (the
-command resumes) unless their networks are named.
+Weights are random, drawn once from a fixed seed, so nothing is downloaded; parameters that start out constant are drawn
+too; BN statistics are those of random images, then moved, so that no layer's loss vanishes. Each network becomes two
+bundles, with golden probes of one and of three images, which `scdd verify` judges; then they are deleted. Rows that
+docs/networks.json holds already are kept (the command resumes) unless their networks are named.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROBES = (1, 3)
 
 @dataclass(frozen=True)
 class Network:
-    """A model of torchvision's or timm's own registry at its native image size."""
+    """A model of torchvision's or timm's own registry, and the side of its square images."""
 
     source: str
     model: str
@@ -64,9 +64,20 @@ mobilenetv3_large_100 ghostnet_100 hrnet_w18 dla34 regnety_008 repvgg_a0 convnex
 deit_tiny_patch16_224 beit_base_patch16_224 mixer_s32_224 levit_128 poolformer_s12 coat_lite_tiny edgenext_xx_small
 mobilevit_xxs
 """
-SIZES = {"inception_v3": 299, "swin_v2_t": 256, "edgenext_xx_small": 256, "mobilevit_xxs": 256}
+# Networks that take one size only are verified at that, the others at a small one.
+FIXED_SIZES = {
+    "vit_b_16": 224,
+    "swin_t": 224,
+    "swin_v2_t": 256,
+    "maxvit_t": 224,
+    "vit_tiny_patch16_224": 224,
+    "deit_tiny_patch16_224": 224,
+    "beit_base_patch16_224": 224,
+    "mixer_s32_224": 224,
+    "levit_128": 224,
+}
 NETWORKS = tuple(
-    Network(source, model, SIZES.get(model, 224))
+    Network(source, model, FIXED_SIZES.get(model, 128))
     for source, models in (("torchvision", TORCHVISION), ("timm", TIMM))
     for model in models.split()
 )
@@ -114,6 +125,7 @@ def _export(network: Network, folder: Path) -> str:
     )
     model = network.build()
     images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+    _draw_constants(model)
     _draw_statistics(model, images)
     serialised, layers = graph.to_onnx(model, shape)
     if layers:
@@ -130,16 +142,26 @@ def _export(network: Network, folder: Path) -> str:
 
 
 @torch.no_grad()
+def _draw_constants(model: nn.Module) -> None:
+    """Draws the parameters that a fresh network holds constant: scales, shifts, branches that start as nothing."""
+    for name, parameter in model.named_parameters():
+        if parameter.numel() < 2 or parameter.min() < parameter.max():
+            continue
+        if name.endswith("weight") and parameter.dim() == 1:
+            parameter.uniform_(0.7, 1.3)
+        elif parameter.max() == 0:
+            parameter.normal_(0.0, 0.05)
+        else:  # the scale of a residual branch
+            parameter.uniform_(0.05, 0.15)
+
+
+@torch.no_grad()
 def _draw_statistics(model: nn.Module, images: torch.Tensor) -> None:
-    """Affine parameters near one and zero; running statistics of `images`, then moved by a tenth or so."""
+    """BN statistics are those of `images`, then moved by a tenth or so."""
     norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    for norm in norms:
-        norm.weight.uniform_(0.7, 1.3)
-        norm.bias.normal_(0.0, 0.1)
-        norm.momentum = 1.0
-        norm.train()
     model.eval()
     for norm in norms:
+        norm.momentum = 1.0
         norm.train()
     if norms:
         model(images)
