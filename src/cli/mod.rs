@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
+mod doctor;
 mod progress;
 mod run;
 mod verify;
@@ -17,7 +18,7 @@ use crate::teacher::{Runtime, RuntimeError};
 
 /// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "scdd", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -51,6 +52,7 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Doctor(doctor::Doctor),
     Verify(verify::Verify),
     /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
     Recover(run::Run),
@@ -72,8 +74,31 @@ pub enum Outcome {
     CheckFailed,
 }
 
-/// Runs the program with the process's arguments.
+/// `scdd`: checks the arguments, then becomes `scdd-engine` with the same ones.
+///
+/// Loading libtorch takes longer than many commands do, so the program that users start is not linked to it. And OpenMP, which libtorch brings,
+/// reads its settings before `main`: where other programs share the cores, its default of spinning while it waits for a descheduled thread
+/// makes small networks several times slower.
 pub fn main() -> ExitCode {
+    Cli::parse();
+    let engine = std::env::current_exe().map(|scdd| scdd.with_file_name("scdd-engine"));
+    let failed = engine.and_then(|engine| {
+        let mut command = std::process::Command::new(&engine);
+        command.args(std::env::args_os().skip(1));
+        if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+            command.env("OMP_WAIT_POLICY", "passive");
+        }
+        Err::<(), _>(std::os::unix::process::CommandExt::exec(&mut command))
+    });
+    eprintln!(
+        "error: cannot start scdd-engine, which belongs beside scdd: {}",
+        failed.err().map_or(String::new(), |e| e.to_string())
+    );
+    ExitCode::from(2)
+}
+
+/// `scdd-engine`: runs the command.
+pub fn engine() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Recover(command) => command.run(&cli.global, Goal::Recover, true),
@@ -82,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Report(command) => command.run(&cli.global, Goal::Report, false),
         Command::Run(command) => command.run(&cli.global, Goal::Report, true),
         Command::Verify(command) => command.run(&cli.global),
+        Command::Doctor(command) => command.run(&cli.global),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
