@@ -77,6 +77,17 @@ impl Source {
         Self::find_from(name, std::env::var_os("SCDD_DATA").map(PathBuf::from).as_deref(), &here)
     }
 
+    /// Where its files lie.
+    pub fn directory(&self) -> &Path {
+        match self {
+            Self::FashionMnist(dir)
+            | Self::Mnist(dir)
+            | Self::Cifar10(dir)
+            | Self::Cifar100(dir)
+            | Self::ImageFolder(dir) => dir,
+        }
+    }
+
     fn find_from(name: &str, chosen: Option<&Path>, here: &Path) -> Result<Self, DataError> {
         let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
             let known = KNOWN.map(|known| known.name).join(", ");
