@@ -149,7 +149,9 @@ class Writer:
         files = {
             "model.onnx": serialised,
             "bn_stats.safetensors": to_safetensors(statistics.tensors),
-            "golden.safetensors": to_safetensors(golden.golden(model, statistics.layers, statistics.tensors, *probe)),
+            "golden.safetensors": to_safetensors(
+                golden.golden(model, statistics.layers, statistics.tensors, *probe, folded=statistics.kind == "folded")
+            ),
         }
         self.output.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=self.output, prefix=f".{self.name}."))

@@ -68,9 +68,18 @@ def channel_statistics(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor
 
 
 def golden(
-    model: nn.Module, layers: list[Layer], statistics: dict[str, Tensor], inputs: Tensor, targets: Tensor
+    model: nn.Module,
+    layers: list[Layer],
+    statistics: dict[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    folded: bool = False,
 ) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`, on one CPU thread; `statistics` are those of `bn_stats.safetensors`."""
+    """All tensors of `golden.safetensors`, on one CPU thread; `statistics` are those of `bn_stats.safetensors`.
+
+    Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -86,6 +95,9 @@ def golden(
             target_mean, target_variance = statistics[f"{key}.running_mean"], statistics[f"{key}.running_var"]
             weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
             bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
+            if folded:
+                scale = statistics[f"{key}.weight"] / (target_variance + layer.eps).sqrt()
+                mean, variance = (mean - target_mean) * scale + statistics[f"{key}.bias"], variance * scale.square()
             found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
         loss = ce + R_BN * bn_loss
         (gradient,) = torch.autograd.grad(loss, inputs)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import warnings
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ import onnx_ir as ir
 import onnxscript.optimizer
 import onnxscript.rewriter
 import torch
+from onnx import numpy_helper
 from onnxscript.rewriter.rules.common import (
     materialize_reshape_shape_rule,
     no_op_cast_rule,
@@ -185,12 +187,45 @@ def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:
     return layers
 
 
+def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
+    """Folds every BN into the convolution before it, as exporters do by default; layers become its outputs."""
+    proto = onnx.load_from_string(serialised)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    readers = Counter(name for node in proto.graph.node for name in node.input)
+    folded = []
+    for layer in layers:
+        bn = next(node for node in proto.graph.node if node.name == layer.node)
+        conv = producers.get(bn.input[0])
+        if conv is None or conv.op_type != "Conv" or readers[bn.input[0]] != 1:
+            raise CheckError(f"BN {layer.key} follows no convolution of its own, so it cannot be folded")
+        weight, (gamma, beta, mean, variance) = conv.input[1], [numpy_helper.to_array(tensors[n]) for n in bn.input[1:]]
+        scale = gamma / np.sqrt(variance + np.float32(layer.eps))
+        shift = numpy_helper.to_array(tensors[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)
+        kernel = numpy_helper.to_array(tensors[weight])
+        kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+        tensors[weight].CopyFrom(numpy_helper.from_array(kernel, weight))
+        bias = f"{weight}_bias"
+        proto.graph.initializer.append(numpy_helper.from_array((shift - mean) * scale + beta, bias))
+        del conv.input[2:]
+        conv.input.append(bias)
+        conv.output[0] = bn.output[0]
+        proto.graph.node.remove(bn)
+        folded.append(replace(layer, node=conv.name, tensor=conv.output[0]))
+    used = {name for node in proto.graph.node for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString(deterministic=True), folded
+
+
 def _check_parameters(proto: onnx.ModelProto, parameters: dict[str, torch.Tensor]) -> None:
     """Every parameter and BN statistic of the network is an initialiser of the same name and bits."""
     initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
     for name, tensor in parameters.items():
         if name not in initializers:
             raise CheckError(f"parameter {name} is not among the graph's initialisers")
-        array = onnx.numpy_helper.to_array(initializers[name])
+        array = numpy_helper.to_array(initializers[name])
         if array.shape != tuple(tensor.shape) or array.tobytes() != tensor.contiguous().numpy().tobytes():
             raise CheckError(f"initialiser {name} differs from the parameter of that name")

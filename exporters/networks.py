@@ -13,7 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ class Network:
     source: str
     model: str
     size: int
+    folded: bool = False
+    """Whether BN is folded into the convolutions, as in graphs that were not exported for us."""
 
     @property
     def name(self) -> str:
-        return f"{self.source}-{self.model}"
+        return f"{self.source}-{self.model}" + ("-folded" if self.folded else "")
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
@@ -76,10 +78,14 @@ FIXED_SIZES = {
     "mixer_s32_224": 224,
     "levit_128": 224,
 }
-NETWORKS = tuple(
-    Network(source, model, FIXED_SIZES.get(model, 128))
-    for source, models in (("torchvision", TORCHVISION), ("timm", TIMM))
-    for model in models.split()
+NETWORKS = (
+    *(
+        Network(source, model, FIXED_SIZES.get(model, 128))
+        for source, models in (("torchvision", TORCHVISION), ("timm", TIMM))
+        for model in models.split()
+    ),
+    Network("torchvision", "resnet18", 128, folded=True),
+    Network("torchvision", "resnet50", 128, folded=True),
 )
 
 
@@ -128,7 +134,11 @@ def _export(network: Network, folder: Path) -> str:
     _draw_constants(model)
     _draw_statistics(model, images)
     serialised, layers = graph.to_onnx(model, shape)
-    if layers:
+    if network.folded:
+        tensors = bundle.bn_statistics(model, layers)
+        serialised, layers = graph.fold(serialised, layers)
+        statistics = bundle.Statistics("folded", layers, tensors)
+    elif layers:
         statistics = bundle.Statistics("batch_norm", layers, bundle.bn_statistics(model, layers))
     else:
         layers = graph.activation_layers(serialised, model)
@@ -199,7 +209,8 @@ def _verify(network: Network, kind: str, folder: Path, scdd: Path) -> dict[str, 
 
 def _row(network: Network, statistics: str = "", **facts: Any) -> dict[str, Any]:
     errors = dict.fromkeys(("logits_error", "taps_error", "gradient_error"))
-    return {"name": network.name, **asdict(network), "statistics": statistics, **errors, "verified": False} | facts
+    about = {"name": network.name, "source": network.source, "model": network.model, "size": network.size}
+    return about | {"statistics": statistics, **errors, "verified": False} | facts
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
@@ -212,6 +223,7 @@ def _write_rows(out: Path, rows: dict[str, dict[str, Any]]) -> None:
     versions = {package.__name__: package.__version__ for package in (torch, torchvision, timm)}
     ordered = [rows[network.name] for network in NETWORKS if network.name in rows]
     document = {"command": COMMAND, "versions": versions, "networks": ordered}
+    out.mkdir(parents=True, exist_ok=True)
     (out / "networks.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     verified = sum(row["verified"] for row in ordered)
     lines = [

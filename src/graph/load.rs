@@ -1,6 +1,6 @@
 //! The loader: proto messages to the typed graph.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message;
 
@@ -212,12 +212,13 @@ impl Builder {
 }
 
 fn check_attributes(attributes: &[AttributeProto]) -> Result<(), String> {
-    for (i, attribute) in attributes.iter().enumerate() {
+    let mut names = HashSet::new();
+    for attribute in attributes {
         let name = attribute.name.as_deref().unwrap_or("");
         if attribute.g.is_some() {
             return Err(format!("attribute `{name}` holds a subgraph, which is not supported"));
         }
-        if attributes[..i].iter().any(|a| a.name == attribute.name) {
+        if !names.insert(name) {
             return Err(format!("attribute `{name}` is given twice"));
         }
     }

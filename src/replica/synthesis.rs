@@ -18,6 +18,19 @@ pub struct LayerTarget {
     pub mean: Tensor,
     /// `[C]`.
     pub var: Tensor,
+    /// What each channel's differences of mean and variance weigh, `[C]` each; absent: 1.
+    pub weights: Option<(Tensor, Tensor)>,
+}
+
+impl LayerTarget {
+    /// ‖w_μ · (mean − target)‖₂ + ‖w_σ · (var − target)‖₂.
+    fn distance(&self, mean: &Tensor, var: &Tensor) -> Result<Tensor, tch::TchError> {
+        let (mut mean, mut var) = (mean.f_sub(&self.mean)?, var.f_sub(&self.var)?);
+        if let Some((of_mean, of_var)) = &self.weights {
+            (mean, var) = (mean.f_mul(of_mean)?, var.f_mul(of_var)?);
+        }
+        mean.f_norm()?.f_add(&var.f_norm()?)
+    }
 }
 
 /// The weights and targets of the loss. Layers are in execution order.
@@ -84,7 +97,7 @@ impl Replica {
         let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
         for (i, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
             let (mean, var) = channel_statistics(tap, layer.axis)?;
-            let distance = mean.f_sub(&layer.mean)?.f_norm()?.f_add(&var.f_sub(&layer.var)?.f_norm()?)?;
+            let distance = layer.distance(&mean, &var)?;
             let weight = if i == 0 { objective.first_multiplier } else { 1.0 };
             bn = bn.f_add(&distance.f_mul_scalar(weight)?)?;
         }

@@ -88,6 +88,18 @@ pub struct Statistics {
     pub kind: StatisticsKind,
     /// In execution order.
     pub layers: Vec<Layer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+/// What `scdd calibrate` measured statistics on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    pub data: String,
+    pub images: usize,
+    /// Whether the side tensors hold every class's statistics too.
+    pub per_class: bool,
 }
 
 /// The weights with which the golden loss was computed.

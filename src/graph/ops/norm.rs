@@ -80,8 +80,8 @@ fn read_group(r: &mut NodeReader) -> Result<Op, GraphError> {
 fn read_lrn(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(1, 1)?;
     let size = r.int_or("size", 0)?;
-    if size < 1 {
-        return Err(r.error(format!("size is {size}, less than 1")));
+    if !(1..=1 << 16).contains(&size) {
+        return Err(r.error(format!("size is {size}, outside 1..=65536")));
     }
     Ok(Op::Norm(Norm::Lrn {
         size,

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::super::convert::channels_last;
 use super::super::error::OpError;
-use super::Args;
+use super::{Args, bounded};
 use crate::graph::ops::{Conv, ConvTranspose, Padding};
 
 pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
@@ -12,6 +12,7 @@ pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
     let Window { kernel, strides, dilations } = window(op, x, weight)?;
     let rank = kernel.len();
     let pads = resolve(&op.padding, &x.size()[2..], &kernel, &strides, &dilations)?;
+    bounded_pads(x, &pads)?;
     let (x, padding) = if pads.iter().all(|(before, after)| before == after) {
         (x.shallow_clone(), pads.iter().map(|p| p.0).collect())
     } else {
@@ -36,6 +37,9 @@ pub fn run_transpose(op: &ConvTranspose, args: &Args) -> Result<Tensor, OpError>
         (None, Padding::Same { .. }) => Some(sizes.iter().zip(&strides).map(|(size, stride)| size * stride).collect()),
         (None, Padding::Explicit(_)) => None,
     };
+    let mut result = vec![x.size()[0], weight.size()[1].saturating_mul(op.conv.groups)];
+    result.extend((0..rank).map(|i| sizes[i].saturating_mul(strides[i]).saturating_add(kernel[i] * dilations[i])));
+    bounded(&result)?;
     let whole = x.f_convolution(
         weight,
         args.opt(2),
@@ -118,6 +122,16 @@ pub(super) fn resolve(
             Ok((0..sizes.len()).map(axis).collect())
         }
     }
+}
+
+/// Refuses padding that makes more of `x` than any network needs.
+pub(super) fn bounded_pads(x: &Tensor, pads: &[(i64, i64)]) -> Result<(), OpError> {
+    let mut shape = x.size();
+    let spatial = shape.len().saturating_sub(pads.len());
+    for (dim, (before, after)) in shape[spatial..].iter_mut().zip(pads) {
+        *dim = dim.saturating_add(*before).saturating_add(*after);
+    }
+    bounded(&shape)
 }
 
 /// Pads the last `pads.len()` axes with `value`.

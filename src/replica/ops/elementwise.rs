@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::super::error::OpError;
-use super::Args;
+use super::{Args, bounded};
 use crate::graph::ops::{Binary, Unary};
 
 pub fn run_unary(op: Unary, args: &Args) -> Result<Tensor, OpError> {
@@ -43,6 +43,7 @@ pub fn run_unary(op: Unary, args: &Args) -> Result<Tensor, OpError> {
 }
 
 pub fn run_binary(op: Binary, args: &Args) -> Result<Tensor, OpError> {
+    bounded(&broadcast(&args.all()?))?;
     match op {
         Binary::Min => fold(args, |a, b| a.f_minimum(b)),
         Binary::Max => fold(args, |a, b| a.f_maximum(b)),
@@ -54,6 +55,14 @@ pub fn run_binary(op: Binary, args: &Args) -> Result<Tensor, OpError> {
         Binary::Where => Ok(args.get(1)?.f_where_self(args.get(0)?, args.get(2)?)?),
         _ => two(op, args.get(0)?, args.get(1)?),
     }
+}
+
+/// The shape that all inputs broadcast to, where they do.
+fn broadcast(inputs: &[&Tensor]) -> Vec<i64> {
+    let sizes: Vec<Vec<i64>> = inputs.iter().map(|t| t.size()).collect();
+    let rank = sizes.iter().map(Vec::len).max().unwrap_or(0);
+    let dim = |size: &Vec<i64>, i: usize| (i + size.len()).checked_sub(rank).map_or(1, |j| size[j]);
+    (0..rank).map(|i| sizes.iter().map(|size| dim(size, i)).max().unwrap_or(1)).collect()
 }
 
 fn fold(args: &Args, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor, tch::TchError>) -> Result<Tensor, OpError> {

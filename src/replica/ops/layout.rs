@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::super::error::OpError;
 use super::super::kind;
 use super::conv::pad as pad_constant;
-use super::{Args, axis_of};
+use super::{Args, axis_of, bounded};
 use crate::graph::ops::{Layout, PadMode, Scatter};
 
 pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
@@ -24,7 +24,7 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Layout::Slice => slice(x, args)?,
         Layout::Pad { mode } => pad(x, *mode, args)?,
         Layout::Expand => expand(x, &args.i64s(1)?)?,
-        Layout::Tile => x.f_repeat(args.i64s(1)?)?,
+        Layout::Tile => tile(x, args.i64s(1)?)?,
         Layout::Gather { axis } => gather(x, args.get(1)?, *axis)?,
         Layout::GatherElements { axis } => {
             let axis = axis_of(*axis, x.dim())?;
@@ -49,6 +49,15 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
     Ok(vec![y])
 }
 
+fn tile(x: &Tensor, repeats: Vec<i64>) -> Result<Tensor, OpError> {
+    if repeats.len() != x.dim() {
+        return Err(OpError::Other(format!("{} repeats for {} axes", repeats.len(), x.dim())));
+    }
+    let shape: Vec<i64> = x.size().iter().zip(&repeats).map(|(d, r)| d.saturating_mul(*r)).collect();
+    bounded(&shape)?;
+    Ok(x.f_repeat(repeats)?)
+}
+
 fn reshape(size: &[i64], mut shape: Vec<i64>, allow_zero: bool) -> Result<Vec<i64>, OpError> {
     for (i, dim) in shape.iter_mut().enumerate().filter(|(_, d)| **d == 0 && !allow_zero) {
         *dim = *size
@@ -57,7 +66,7 @@ fn reshape(size: &[i64], mut shape: Vec<i64>, allow_zero: bool) -> Result<Vec<i6
     }
     // libtorch can't infer a dim of an empty tensor.
     if size.contains(&0) {
-        let known: i64 = shape.iter().filter(|&&d| d > 0).product();
+        let known = shape.iter().filter(|&&d| d > 0).fold(1i64, |n, &d| n.saturating_mul(d));
         let total: i64 = size.iter().product();
         shape.iter_mut().filter(|d| **d == -1).for_each(|d| *d = if known == 0 { 0 } else { total / known });
     }
@@ -96,8 +105,8 @@ fn split(x: &Tensor, axis: i64, parts: Option<i64>, args: &Args) -> Result<Vec<T
         Some(sizes) => sizes,
         None => {
             let parts = parts.unwrap_or(args.outputs() as i64);
-            if parts < 1 {
-                return Err(OpError::Other("splits into no parts".into()));
+            if !(1..=size.max(1)).contains(&parts) && parts != args.outputs() as i64 {
+                return Err(OpError::Other(format!("splits {size} elements into {parts} parts")));
             }
             let each = (size + parts - 1) / parts;
             (0..parts).map(|i| each.min(size - i * each).max(0)).collect()
@@ -152,6 +161,9 @@ fn read_pads(x: &Tensor, args: &Args) -> Result<Vec<(i64, i64)>, OpError> {
 
 fn pad(x: &Tensor, mode: PadMode, args: &Args) -> Result<Tensor, OpError> {
     let pads = read_pads(x, args)?;
+    let padded =
+        x.size().into_iter().zip(&pads).map(|(d, (before, after))| d.saturating_add(*before).saturating_add(*after));
+    bounded(&padded.collect::<Vec<_>>())?;
     if mode == PadMode::Constant {
         let value = match args.opt(2) {
             Some(v) => f64::try_from(v.f_reshape([-1])?.f_get(0)?)?,
@@ -186,6 +198,7 @@ fn expand(x: &Tensor, shape: &[i64]) -> Result<Tensor, OpError> {
     let rank = size.len().max(shape.len());
     let dim = |dims: &[i64], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
     let target: Vec<i64> = (0..rank).map(|i| if dim(shape, i) == 1 { dim(&size, i) } else { dim(shape, i) }).collect();
+    bounded(&target)?;
     Ok(x.f_expand(target, false)?)
 }
 

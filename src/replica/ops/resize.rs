@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::super::error::OpError;
-use super::{Args, axis_of};
+use super::{Args, axis_of, bounded};
 use crate::graph::ops::{AspectPolicy, Coordinates, Kernel, Resize, Rounding};
 
 /// The largest side of a resized image.
@@ -21,6 +21,11 @@ pub fn run(op: &Resize, args: &Args) -> Result<Tensor, OpError> {
         (Coordinates::CropAndResize, Some(region)) => numbers(region)?,
         _ => Vec::new(),
     };
+    let mut shape = x.size();
+    for (&axis, (target, _)) in axes.iter().zip(&targets) {
+        shape[axis as usize] = *target;
+    }
+    bounded(&shape)?;
     let mut y = x.shallow_clone();
     for (i, &axis) in axes.iter().enumerate() {
         let (size, (target, scale)) = (sizes[i], targets[i]);
