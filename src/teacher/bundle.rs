@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::error::BundleError;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
-use crate::graph::{Graph, Node, ValueId};
+use crate::graph::{Graph, ValueId};
 use crate::replica::{LayerTarget, Objective, Replica};
 
 pub(super) const MANIFEST: &str = "manifest.yaml";
@@ -282,6 +282,10 @@ fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<Lay
     let invalid = |what: String| BundleError::invalid(&path, what);
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|e| invalid(format!("not a readable safetensors file: {e}")))?;
+    let from_graph = manifest.statistics.kind == StatisticsKind::BatchNorm;
+    if from_graph {
+        check_count(manifest.statistics.layers.len(), graph).map_err(invalid)?;
+    }
     let per_class = manifest.statistics.calibration.as_ref().is_some_and(|c| c.per_class);
     let classes = per_class.then_some(manifest.classes.len());
     let values: HashMap<&str, ValueId> =
@@ -292,7 +296,7 @@ fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<Lay
     if tensors.len() != needed {
         return Err(invalid(format!("holds {} tensors, {} layers need {needed}", tensors.len(), layers.len())));
     }
-    if manifest.statistics.kind == StatisticsKind::BatchNorm {
+    if from_graph {
         check_against_graph(&layers, graph).map_err(invalid)?;
     }
     Ok(layers)
@@ -351,23 +355,24 @@ fn read_classes(layer: &Layer, tensors: &SafeTensors, classes: usize) -> Result<
     Ok(ClassStatistics { mean: read(CLASS_MEAN)?, var: read(CLASS_VAR)? })
 }
 
+/// There are as many layers as the graph has BatchNorm nodes.
+fn check_count(layers: usize, graph: &Graph) -> Result<(), String> {
+    let nodes = graph.batch_norms().count();
+    if nodes == layers {
+        return Ok(());
+    }
+    let folded = if nodes == 0 && graph.biased_convolutions() > 0 {
+        ": BatchNorm was folded into the convolutions at export, which loses its statistics; export with BatchNorm kept, or declare `kind: none` \
+         and measure statistics with `scdd calibrate`"
+    } else {
+        ""
+    };
+    Err(format!("lists {layers} layers, the graph has {nodes} BatchNormalization nodes{folded}"))
+}
+
 /// Side tensors are a convenience, not a second truth: they must be what the graph itself holds.
 fn check_against_graph(layers: &[LayerStatistics], graph: &Graph) -> Result<(), String> {
-    let nodes: Vec<&Node> = graph.batch_norms().collect();
-    if nodes.len() != layers.len() {
-        let folded = if nodes.is_empty() && graph.biased_convolutions() > 0 {
-            ": BatchNorm was folded into the convolutions at export, which loses its statistics; export with BatchNorm kept, or declare \
-             `kind: none` and measure statistics with `scdd calibrate`"
-        } else {
-            ""
-        };
-        return Err(format!(
-            "lists {} layers, the graph has {} BatchNormalization nodes{folded}",
-            layers.len(),
-            nodes.len()
-        ));
-    }
-    for (layer, node) in layers.iter().zip(nodes) {
+    for (layer, node) in layers.iter().zip(graph.batch_norms()) {
         if layer.node != node.name || node.inputs[0] != Some(layer.tap) {
             return Err(format!("layer `{}` does not match the graph's BatchNormalization `{}`", layer.key, node.name));
         }
