@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,9 +45,9 @@ def observe(model: nn.Module, layers: list[Layer]) -> Iterator[dict[str, Tensor]
     for layer in layers:
         module, key = modules[layer.key], layer.key
         if isinstance(module, NORMALISATIONS):
-            hook = module.register_forward_pre_hook(lambda _, args, key=key: seen.__setitem__(key, args[0]))
+            hook = module.register_forward_pre_hook(lambda _, args, key=key: seen.__setitem__(key, args[0].clone()))
         else:
-            hook = module.register_forward_hook(lambda _, args, output, key=key: seen.__setitem__(key, output))
+            hook = module.register_forward_hook(lambda _, args, output, key=key: seen.__setitem__(key, output.clone()))
         handles.append(hook)
     try:
         yield seen
@@ -76,18 +77,21 @@ def golden(
     *,
     folded: bool = False,
 ) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`, on one CPU thread; `statistics` are those of `bn_stats.safetensors`.
+    """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of `bn_stats.safetensors`.
 
+    Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
     Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        inputs = inputs.clone().requires_grad_(True)
-        with observe(model, layers) as seen:
-            logits = model.eval()(inputs)
+        exact = copy.deepcopy(model).eval().double()
+        statistics = {name: tensor.double() for name, tensor in statistics.items()}
+        inputs = inputs.double().requires_grad_(True)
+        with observe(exact, layers) as seen:
+            logits = exact(inputs)
         ce = F.cross_entropy(logits, targets)
-        bn_loss = torch.zeros(())
+        bn_loss = torch.zeros((), dtype=torch.float64)
         found = {}
         for index, layer in enumerate(layers):
             key = layer.key
@@ -113,4 +117,5 @@ def golden(
         "input_grad": gradient,
         **found,
     }
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return tensors | {name: tensor.detach().float().contiguous() for name, tensor in floats.items()}
