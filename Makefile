@@ -55,6 +55,7 @@ demo: build data
 	$(SCDD) run configs/quickstart.yaml
 
 test: setup data lint
+	$(VENV)/bin/python -m exporters.conformance $(TARGET)/conformance
 	cargo test --release --locked
 	$(VENV)/bin/python -m pytest -q exporters/tests
 

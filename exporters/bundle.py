@@ -28,6 +28,7 @@ from .network import Checkpoint
 from .pretrain import ArchitectureConfig
 
 TOLERANCE = 1e-4
+PARTS = ("running_mean", "running_var", "weight", "bias")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def export_teacher(
         raise InputError(f"{path} has no classifier; run `python -m exporters probe {path}` first")
     dataset = data.info(checkpoint.pretraining.dataset)
     test = test or data.load(dataset.name, data_root, "test")
-    writer = _Writer(
+    writer = Writer(
         name or checkpoint.name, "teacher", dataset, checkpoint.architecture, checkpoint.options, output, replace
     )
     return writer.write(
@@ -92,12 +93,21 @@ def export_student(
         {"parameter": name, "shape": list(parameters[name].shape), "distribution": recipe}
         for name, recipe in recipes.items()
     ]
-    writer = _Writer(config.name, "student", dataset, config.architecture.name, options, output, replace)
+    writer = Writer(config.name, "student", dataset, config.architecture.name, options, output, replace)
     return writer.write(model, data.load(dataset.name, data_root, "test"), {"init": init}, say)
 
 
 @dataclass(frozen=True)
-class _Writer:
+class Statistics:
+    """What is known of a network's activations: the kind as in the manifest, the layers, and their side tensors."""
+
+    kind: str
+    layers: list[graph.Layer]
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Writer:
     name: str
     role: str
     dataset: data.DatasetInfo
@@ -116,23 +126,40 @@ class _Writer:
         shape = (self.dataset.channels, self.dataset.size, self.dataset.size)
         serialised, layers = graph.to_onnx(model, shape)
         images = data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std)
-        inputs, targets = golden.golden_input(images, test.labels[:2], shape, len(self.dataset.classes))
-        probe = golden.golden(model, [layer.key for layer in layers], inputs, targets)
-        session = _session(serialised)
+        probe = golden.golden_input(images, test.labels[:2], shape, len(self.dataset.classes))
+        session = session_of(serialised)
         difference = compare_to_torch(session, model, shape)
-        files = {
-            "model.onnx": serialised,
-            "bn_stats.safetensors": to_safetensors(_bn_stats(model, [layer.key for layer in layers])),
-            "golden.safetensors": to_safetensors(probe),
-        }
         if self.role == "teacher":
             facts = facts | {"accuracy": self._accuracy(session, test)}
+        statistics = Statistics("batch_norm" if layers else "none", layers, bn_statistics(model, layers))
+        self.publish(model, serialised, statistics, probe, facts)
+        accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
+        say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
+        return self.output / self.name
+
+    def publish(
+        self,
+        model: nn.Module,
+        serialised: bytes,
+        statistics: Statistics,
+        probe: tuple[Tensor, Tensor],
+        facts: dict[str, Any],
+    ) -> None:
+        """Writes the four files aside and renames their folder; `probe` are the golden inputs and targets."""
+        files = {
+            "model.onnx": serialised,
+            "bn_stats.safetensors": to_safetensors(statistics.tensors),
+            "golden.safetensors": to_safetensors(
+                golden.golden(model, statistics.layers, statistics.tensors, *probe, folded=statistics.kind == "folded")
+            ),
+        }
         self.output.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=self.output, prefix=f".{self.name}."))
         try:
             for file, content in files.items():
                 (aside / file).write_bytes(content)
-            (aside / "manifest.yaml").write_text(self._manifest(layers, facts, aside, list(files)), encoding="utf-8")
+            manifest = self._manifest(statistics, facts, aside, list(files))
+            (aside / "manifest.yaml").write_text(manifest, encoding="utf-8")
             for file in aside.iterdir():
                 file.chmod(0o644)
             aside.chmod(0o755)
@@ -140,9 +167,6 @@ class _Writer:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
-        say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
-        return self.output / self.name
 
     def _rename(self, aside: Path) -> None:
         target = self.output / self.name
@@ -161,7 +185,7 @@ class _Writer:
             right += int((run(session, inputs).argmax(1) == labels.numpy()).sum())
         return {"top1": right / len(test.labels), "split": "test", "images": len(test.labels)}
 
-    def _manifest(self, layers: list[graph.BnLayer], facts: dict[str, Any], folder: Path, files: list[str]) -> str:
+    def _manifest(self, statistics: Statistics, facts: dict[str, Any], folder: Path, files: list[str]) -> str:
         manifest = {
             "format": "scdd-bundle",
             "version": 1,
@@ -185,10 +209,7 @@ class _Writer:
                 "input": graph.INPUT,
                 "output": graph.OUTPUT,
             },
-            "statistics": {
-                "kind": "batch_norm" if layers else "none",
-                "layers": [{"key": layer.key, "node": layer.key, **asdict(layer)} for layer in layers],
-            },
+            "statistics": {"kind": statistics.kind, "layers": [asdict(layer) for layer in statistics.layers]},
             "golden": {"r_bn": golden.R_BN, "first_bn_multiplier": golden.FIRST_BN_MULTIPLIER},
             **{key: facts[key] for key in ("init",) if key in facts},
             "versions": {
@@ -206,13 +227,28 @@ class _Writer:
         return yaml.safe_dump(manifest, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
-def _bn_stats(model: nn.Module, keys: list[str]) -> dict[str, Tensor]:
+def bn_statistics(model: nn.Module, layers: list[graph.Layer]) -> dict[str, Tensor]:
+    """The side tensors of BN layers: the modules' own."""
     state = model.state_dict()
-    names = [f"{key}.{part}" for key in keys for part in ("running_mean", "running_var", "weight", "bias")]
+    names = [f"{layer.key}.{part}" for layer in layers for part in PARTS]
     return {name: state[name].contiguous() for name in names}
 
 
-def _session(serialised: bytes) -> onnxruntime.InferenceSession:
+@torch.no_grad()
+def calibrated_statistics(model: nn.Module, layers: list[graph.Layer], images: Tensor) -> dict[str, Tensor]:
+    """The side tensors of activations without a BN, measured on `images`; their affine changes nothing."""
+    with golden.observe(model, layers) as seen:
+        model.eval()(images)
+    tensors = {}
+    for layer in layers:
+        mean, variance = golden.channel_statistics(seen[layer.key], layer)
+        ones = torch.ones(layer.channels)
+        values = (mean, variance, ones, torch.zeros_like(ones))
+        tensors |= {f"{layer.key}.{part}": value for part, value in zip(PARTS, values, strict=True)}
+    return tensors
+
+
+def session_of(serialised: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(serialised, options, providers=["CPUExecutionProvider"])

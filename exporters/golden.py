@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .graph import Layer
+
 R_BN = 0.01
 FIRST_BN_MULTIPLIER = 10.0
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
 
 def golden_input(
@@ -26,34 +33,80 @@ def golden_input(
     return inputs, targets
 
 
-def golden(model: nn.Module, bn_keys: list[str], inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`, on one CPU thread. `bn_keys` are the BN modules in execution order."""
+@contextmanager
+def observe(model: nn.Module, layers: list[Layer]) -> Iterator[dict[str, Tensor]]:
+    """The activations of `layers` by key, as the runs within the context make them.
+
+    They are what enters a normalisation and what leaves any other module.
+    """
     modules = dict(model.named_modules())
     seen: dict[str, Tensor] = {}
-    handles = [
-        modules[key].register_forward_pre_hook(lambda _, args, key=key: seen.__setitem__(key, args[0]))
-        for key in bn_keys
-    ]
+    handles = []
+    for layer in layers:
+        module, key = modules[layer.key], layer.key
+        if isinstance(module, NORMALISATIONS):
+            hook = module.register_forward_pre_hook(lambda _, args, key=key: seen.__setitem__(key, args[0].clone()))
+        else:
+            hook = module.register_forward_hook(lambda _, args, output, key=key: seen.__setitem__(key, output.clone()))
+        handles.append(hook)
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def channel_statistics(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel, each `[C]`.
+
+    The axis is the last one where the graph's is and the module's input is not laid out as an image, else the second.
+    """
+    last = layer.axis == -1 and activation.shape[-1] == layer.channels
+    axis = activation.dim() - 1 if last else 1
+    others = [i for i in range(activation.dim()) if i != axis]
+    variance, mean = torch.var_mean(activation, dim=others, correction=0)
+    return mean, variance
+
+
+def golden(
+    model: nn.Module,
+    layers: list[Layer],
+    statistics: dict[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    folded: bool = False,
+) -> dict[str, Tensor]:
+    """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of `bn_stats.safetensors`.
+
+    Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
+    Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        inputs = inputs.clone().requires_grad_(True)
-        logits = model.eval()(inputs)
+        exact = copy.deepcopy(model).eval().double()
+        statistics = {name: tensor.double() for name, tensor in statistics.items()}
+        inputs = inputs.double().requires_grad_(True)
+        with observe(exact, layers) as seen:
+            logits = exact(inputs)
         ce = F.cross_entropy(logits, targets)
-        bn_loss = torch.zeros(())
-        statistics = {}
-        for index, key in enumerate(bn_keys):
-            variance, mean = torch.var_mean(seen[key], dim=(0, 2, 3), correction=0)
-            module = modules[key]
+        bn_loss = torch.zeros((), dtype=torch.float64)
+        found = {}
+        for index, layer in enumerate(layers):
+            key = layer.key
+            mean, variance = channel_statistics(seen[key], layer)
+            target_mean, target_variance = statistics[f"{key}.running_mean"], statistics[f"{key}.running_var"]
             weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
-            bn_loss = bn_loss + weight * ((mean - module.running_mean).norm() + (variance - module.running_var).norm())
-            statistics[f"stats.{key}.mean"], statistics[f"stats.{key}.var"] = mean, variance
+            bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
+            if folded:
+                scale = statistics[f"{key}.weight"] / (target_variance + layer.eps).sqrt()
+                mean, variance = (mean - target_mean) * scale + statistics[f"{key}.bias"], variance * scale.square()
+            found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
         loss = ce + R_BN * bn_loss
         (gradient,) = torch.autograd.grad(loss, inputs)
     finally:
         torch.set_num_threads(threads)
-        for handle in handles:
-            handle.remove()
     tensors = {
         "input": inputs,
         "targets": targets,
@@ -62,6 +115,7 @@ def golden(model: nn.Module, bn_keys: list[str], inputs: Tensor, targets: Tensor
         "bn_loss": bn_loss,
         "loss": loss,
         "input_grad": gradient,
-        **statistics,
+        **found,
     }
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return tensors | {name: tensor.detach().float().contiguous() for name, tensor in floats.items()}

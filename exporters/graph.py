@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import warnings
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ import onnx_ir as ir
 import onnxscript.optimizer
 import onnxscript.rewriter
 import torch
+from onnx import numpy_helper
 from onnxscript.rewriter.rules.common import (
     materialize_reshape_shape_rule,
     no_op_cast_rule,
@@ -32,19 +34,21 @@ INPUT, OUTPUT = "input", "logits"
 
 
 @dataclass(frozen=True)
-class BnLayer:
-    """One BN node: its name (the module's key), the value that enters it, and the module's facts."""
+class Layer:
+    """A value whose statistics are known: the module and the node that it belongs to, and its axis of channels."""
 
     key: str
+    node: str
     tensor: str
     channels: int
     eps: float
+    axis: int = 1
 
 
-def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[BnLayer]]:
+def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[Layer]]:
     """The serialised graph of `model` in evaluation mode for images `[batch, *shape]`, and its BN layers.
 
-    Layers come in execution order. The same module gives the same bytes.
+    Layers come in execution order; a network without BN has none. The same module gives the same bytes.
     """
     model = model.eval()
     with warnings.catch_warnings():
@@ -90,6 +94,9 @@ def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
     for module, group in nodes.items():
         if len(group) == 1:
             group[0].name = module
+    for node in graph:
+        if node.op_type == "BatchNormalization" and node.inputs[1] is not None and node.inputs[1].name:
+            node.name = node.inputs[1].name.removesuffix(".weight")
 
 
 def _clean(model: ir.Model, parameters: set[str]) -> None:
@@ -137,8 +144,9 @@ def _strip(model: ir.Model) -> None:
         value.doc_string = None
 
 
-def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[BnLayer]:
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     layers = []
     for node in proto.graph.node:
         if node.op_type != "BatchNormalization":
@@ -146,16 +154,70 @@ def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[BnLayer
         module = modules.get(node.name)
         wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
         if module is None or list(node.input[1:]) != wanted:
-            raise CheckError(
-                f"BN node {node.name} reads {list(node.input[1:])}, which is not one BatchNorm2d of the network"
-            )
-        layers.append(BnLayer(node.name, node.input[0], module.num_features, module.eps))
+            raise CheckError(f"BN node {node.name} reads {list(node.input[1:])}, which is not one BN of the network")
+        layers.append(Layer(node.name, node.name, node.input[0], module.num_features, module.eps))
     if sorted(layer.key for layer in layers) != sorted(modules):
         raise CheckError(
-            f"the network has {len(modules)} BatchNorm2d modules, but the graph has the {len(layers)} BN nodes "
+            f"the network has {len(modules)} BN modules, but the graph has the {len(layers)} BN nodes "
             f"{[layer.key for layer in layers]}"
         )
     return layers
+
+
+def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:
+    """What can be calibrated without BN: what enters the layer norms, or else what leaves the convolutions.
+
+    A layer norm's statistics are per feature of the last axis.
+    """
+    modules = dict(model.named_modules())
+    norms, convolutions = [], []
+    for node in onnx.load_from_string(serialised).graph.node:
+        weight = node.input[1] if len(node.input) > 1 else ""
+        module = modules.get(weight.removesuffix(".weight"))
+        if module is None or not weight.endswith(".weight"):
+            continue
+        key = weight.removesuffix(".weight")
+        if node.op_type == "LayerNormalization" and isinstance(module, nn.LayerNorm):
+            norms.append(Layer(key, node.name, node.input[0], module.weight.numel(), module.eps, axis=-1))
+        elif node.op_type == "Conv" and isinstance(module, nn.Conv2d):
+            convolutions.append(Layer(key, node.name, node.output[0], module.out_channels, 1e-5))
+    layers = norms or convolutions
+    if len({layer.key for layer in layers}) != len(layers):
+        raise CheckError("a module that is called twice has no one activation to calibrate")
+    return layers
+
+
+def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
+    """Folds every BN into the convolution before it, as exporters do by default; layers become its outputs."""
+    proto = onnx.load_from_string(serialised)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    readers = Counter(name for node in proto.graph.node for name in node.input)
+    folded = []
+    for layer in layers:
+        bn = next(node for node in proto.graph.node if node.name == layer.node)
+        conv = producers.get(bn.input[0])
+        if conv is None or conv.op_type != "Conv" or readers[bn.input[0]] != 1:
+            raise CheckError(f"BN {layer.key} follows no convolution of its own, so it cannot be folded")
+        weight, (gamma, beta, mean, variance) = conv.input[1], [numpy_helper.to_array(tensors[n]) for n in bn.input[1:]]
+        scale = gamma / np.sqrt(variance + np.float32(layer.eps))
+        shift = numpy_helper.to_array(tensors[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)
+        kernel = numpy_helper.to_array(tensors[weight])
+        kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+        tensors[weight].CopyFrom(numpy_helper.from_array(kernel, weight))
+        bias = f"{weight}_bias"
+        proto.graph.initializer.append(numpy_helper.from_array((shift - mean) * scale + beta, bias))
+        del conv.input[2:]
+        conv.input.append(bias)
+        conv.output[0] = bn.output[0]
+        proto.graph.node.remove(bn)
+        folded.append(replace(layer, node=conv.name, tensor=conv.output[0]))
+    used = {name for node in proto.graph.node for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString(deterministic=True), folded
 
 
 def _check_parameters(proto: onnx.ModelProto, parameters: dict[str, torch.Tensor]) -> None:
@@ -164,6 +226,6 @@ def _check_parameters(proto: onnx.ModelProto, parameters: dict[str, torch.Tensor
     for name, tensor in parameters.items():
         if name not in initializers:
             raise CheckError(f"parameter {name} is not among the graph's initialisers")
-        array = onnx.numpy_helper.to_array(initializers[name])
+        array = numpy_helper.to_array(initializers[name])
         if array.shape != tuple(tensor.shape) or array.tobytes() != tensor.contiguous().numpy().tobytes():
             raise CheckError(f"initialiser {name} differs from the parameter of that name")

@@ -88,9 +88,9 @@ def test_golden_probe_by_an_independent_route(name: str, options: dict):
     model = trained(name, options)
     serialised, layers = graph.to_onnx(model, (1, 28, 28))
     inputs, targets = golden.golden_input(None, None, (1, 28, 28), 10)
-    keys = [layer.key for layer in layers]
-    probe = golden.golden(model, keys, inputs, targets)
-    again = golden.golden(model, keys, inputs, targets)
+    statistics = bundle.bn_statistics(model, layers)
+    probe = golden.golden(model, layers, statistics, inputs, targets)
+    again = golden.golden(model, layers, statistics, inputs, targets)
     assert all(torch.equal(probe[key], again[key]) for key in probe)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -120,7 +120,7 @@ def test_golden_probe_by_an_independent_route(name: str, options: dict):
     direction = torch.nn.functional.normalize(probe["input_grad"].flatten(), dim=0).view_as(inputs).double()
     model, step = model.double(), 1e-5
     ahead, behind = (
-        golden.golden(model, keys, inputs.double() + sign * step * direction, targets)["loss"].item()
+        golden.golden(model, layers, statistics, inputs.double() + sign * step * direction, targets)["loss"].item()
         for sign in (1, -1)
     )
     slope = (ahead - behind) / (2 * step)

@@ -2,7 +2,9 @@
 //!
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
+mod calibrate;
 mod doctor;
+mod ops;
 mod progress;
 mod run;
 mod verify;
@@ -53,7 +55,9 @@ impl Global {
 #[derive(Subcommand)]
 enum Command {
     Doctor(doctor::Doctor),
+    Ops(ops::Ops),
     Verify(verify::Verify),
+    Calibrate(calibrate::Calibrate),
     /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
     Recover(run::Run),
     /// Recover as needed, then store the teachers' soft labels
@@ -78,6 +82,8 @@ pub enum Outcome {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Calibrate(command) => command.run(&cli.global),
+        Command::Ops(command) => command.run(&cli.global),
         Command::Recover(command) => command.run(&cli.global, Goal::Recover, true),
         Command::Relabel(command) => command.run(&cli.global, Goal::Relabel, true),
         Command::Validate(command) => command.run(&cli.global, Goal::Validate, true),

@@ -93,8 +93,8 @@ impl<'a> NodeReader<'a> {
     /// The element type named by an integer attribute.
     pub fn dtype(&self, name: &str) -> Result<Option<DType>, GraphError> {
         let Some(code) = self.int(name)? else { return Ok(None) };
-        let dtype = i32::try_from(code).ok().and_then(DType::from_onnx);
-        dtype.map(Some).ok_or_else(|| self.error(format!("element type {code} in `{name}` is not supported")))
+        let code = i32::try_from(code).unwrap_or(0);
+        DType::from_onnx(code).map(Some).ok_or_else(|| self.error(DType::refusal(code)))
     }
 
     /// Reads and drops an attribute that has no meaning in inference.

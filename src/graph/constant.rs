@@ -37,6 +37,32 @@ impl DType {
         Self::CODES.iter().find(|(c, _)| *c == code).map(|(_, t)| *t)
     }
 
+    /// What to say of a type that is not supported.
+    pub(super) fn refusal(code: i32) -> String {
+        const OTHERS: [(i32, &str); 16] = [
+            (4, "uint16"),
+            (8, "string"),
+            (12, "uint32"),
+            (13, "uint64"),
+            (14, "complex64"),
+            (15, "complex128"),
+            (17, "float8e4m3fn"),
+            (18, "float8e4m3fnuz"),
+            (19, "float8e5m2"),
+            (20, "float8e5m2fnuz"),
+            (21, "uint4"),
+            (22, "int4"),
+            (23, "float4e2m1"),
+            (24, "float8e8m0"),
+            (25, "uint2"),
+            (26, "int2"),
+        ];
+        match OTHERS.iter().find(|(c, _)| *c == code) {
+            Some((_, name)) => format!("element type {name} is not supported"),
+            None => format!("element type {code} is not supported"),
+        }
+    }
+
     /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
@@ -104,7 +130,7 @@ impl Constant {
         }
         let code = proto.data_type.unwrap_or(0);
         let Some(dtype) = DType::from_onnx(code) else {
-            return fail(format!("element type {code} is not supported"));
+            return fail(DType::refusal(code));
         };
         let Some((dims, count)) = checked_dims(&proto.dims) else {
             return fail(format!("impossible dims {:?}", proto.dims));

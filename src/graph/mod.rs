@@ -10,6 +10,7 @@ mod error;
 mod load;
 pub mod ops;
 pub mod proto;
+pub mod support;
 
 use std::collections::BTreeMap;
 
@@ -89,6 +90,21 @@ impl Graph {
     /// The node that makes `value`, if a node does.
     pub fn producer(&self, value: ValueId) -> Option<&Node> {
         self.nodes.iter().find(|n| n.outputs.contains(&Some(value)))
+    }
+
+    /// `LayerNormalization` nodes, in execution order.
+    pub fn layer_norms(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| matches!(n.op, Op::Norm(ops::Norm::Layer { .. })))
+    }
+
+    /// `Conv` nodes, in execution order.
+    pub fn convolutions(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| matches!(n.op, Op::Conv(_)))
+    }
+
+    /// How many convolutions have a bias, as they do after a `BatchNormalization` was folded into them.
+    pub fn biased_convolutions(&self) -> usize {
+        self.convolutions().filter(|n| n.inputs.get(2).is_some_and(Option::is_some)).count()
     }
 
     /// `BatchNormalization` nodes, in execution order.

@@ -41,8 +41,10 @@ pub enum RecoverError {
         "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
     )]
     Diverged { iteration: u32, loss: f64 },
-    #[error("teacher `{teacher}` has no BatchNorm statistics, so `recover.r_bn` must be 0")]
-    NoStatistics { teacher: String },
+    #[error(
+        "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
+    )]
+    NoStatistics { teacher: String, why: String },
 }
 
 /// One synthetic image: the `number`th of its class.
@@ -90,8 +92,8 @@ impl<'a> Recover<'a> {
     /// # Errors
     /// When the bundle's constants can't be brought to `device`, or the loss needs statistics that the bundle lacks.
     pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
-        if config.r_bn > 0.0 && bundle.layers.is_empty() {
-            return Err(RecoverError::NoStatistics { teacher: bundle.name().into() });
+        if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
+            return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
         let p = &bundle.manifest.preprocessing;
         Ok(Self {

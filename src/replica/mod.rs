@@ -13,9 +13,9 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use crate::graph::ops::Norm;
-use crate::graph::{Constant, DType, Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 
-pub use convert::{channels_last, to_array, to_tensor};
+pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
 pub use synthesis::{Evaluation, LayerTarget, Objective, channel_statistics};
@@ -46,30 +46,8 @@ pub struct Replica {
     constants: Vec<Option<Tensor>>,
     /// Per node: values that no later node reads.
     dying: Vec<Vec<ValueId>>,
-}
-
-/// The `tch` name of an element type.
-pub fn kind(dtype: DType) -> Kind {
-    match dtype {
-        DType::F32 => Kind::Float,
-        DType::F64 => Kind::Double,
-        DType::F16 => Kind::Half,
-        DType::BF16 => Kind::BFloat16,
-        DType::I64 => Kind::Int64,
-        DType::I32 => Kind::Int,
-        DType::I16 => Kind::Int16,
-        DType::I8 => Kind::Int8,
-        DType::U8 => Kind::Uint8,
-        DType::Bool => Kind::Bool,
-    }
-}
-
-pub(crate) fn tensor_of(constant: &Constant) -> Result<Tensor, tch::TchError> {
-    let dims: Vec<i64> = constant.dims.iter().map(|&d| d as i64).collect();
-    if constant.is_empty() {
-        return Tensor::f_zeros(dims, (kind(constant.dtype), Device::Cpu));
-    }
-    Tensor::f_from_data_size(&constant.bytes, &dims, kind(constant.dtype))
+    /// What float32 has become, if it was converted.
+    precision: Option<Kind>,
 }
 
 impl Replica {
@@ -88,14 +66,14 @@ impl Replica {
             constants[id] = Some(tensor);
         }
         let dying = last_uses(&graph);
-        Ok(Self { graph, constants, dying })
+        Ok(Self { graph, constants, dying, precision: None })
     }
 
     pub fn graph(&self) -> &Arc<Graph> {
         &self.graph
     }
 
-    /// Converts every floating-point constant, for instance to `Kind::Double` for central differences.
+    /// Converts every floating-point constant, and every float32 value of later runs: for instance to `Kind::Double`, to be free of rounding.
     ///
     /// # Errors
     /// When libtorch refuses the conversion.
@@ -107,6 +85,7 @@ impl Replica {
                     .map_err(|e| ReplicaError::Constant { name: self.graph.values[id].clone(), source: e })?;
             }
         }
+        self.precision = Some(kind);
         Ok(self)
     }
 
@@ -126,7 +105,9 @@ impl Replica {
         let mut values: Vec<Option<Tensor>> = Vec::new();
         values.resize_with(self.graph.values.len(), || None);
         for (input, tensor) in self.graph.inputs.iter().zip(inputs) {
-            let tensor = channels_last(tensor)
+            let tensor = self
+                .precise(tensor.shallow_clone())
+                .and_then(|t| channels_last(&t))
                 .map_err(|e| ReplicaError::Constant { name: self.graph.values[input.value].clone(), source: e })?;
             values[input.value] = Some(tensor);
         }
@@ -159,12 +140,21 @@ impl Replica {
             }
             _ => ops::run(&node.op, &args),
         };
-        result.map_err(|source| ReplicaError::Node {
+        let precise = |tensors: Vec<Tensor>| tensors.into_iter().map(|t| Ok(self.precise(t)?)).collect();
+        result.and_then(precise).map_err(|source| ReplicaError::Node {
             node: node.name.clone(),
             op: node.op_type.clone(),
             inputs: args.describe(),
             source,
         })
+    }
+
+    /// The tensor in the precision that was asked for, if it is float32.
+    fn precise(&self, tensor: Tensor) -> Result<Tensor, tch::TchError> {
+        match self.precision {
+            Some(kind) if tensor.kind() == Kind::Float => tensor.f_to_kind(kind),
+            _ => Ok(tensor),
+        }
     }
 }
 

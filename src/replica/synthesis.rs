@@ -10,12 +10,27 @@ use crate::graph::ValueId;
 
 /// What one layer's statistics ought to be.
 pub struct LayerTarget {
-    /// The activation `[N, C, …]` whose statistics count.
+    /// The activation whose statistics count.
     pub tap: ValueId,
+    /// Its axis of channels.
+    pub axis: i64,
     /// `[C]`.
     pub mean: Tensor,
     /// `[C]`.
     pub var: Tensor,
+    /// What each channel's differences of mean and variance weigh, `[C]` each; absent: 1.
+    pub weights: Option<(Tensor, Tensor)>,
+}
+
+impl LayerTarget {
+    /// ‖w_μ · (mean − target)‖₂ + ‖w_σ · (var − target)‖₂.
+    fn distance(&self, mean: &Tensor, var: &Tensor) -> Result<Tensor, tch::TchError> {
+        let (mut mean, mut var) = (mean.f_sub(&self.mean)?, var.f_sub(&self.var)?);
+        if let Some((of_mean, of_var)) = &self.weights {
+            (mean, var) = (mean.f_mul(of_mean)?, var.f_mul(of_var)?);
+        }
+        mean.f_norm()?.f_add(&var.f_norm()?)
+    }
 }
 
 /// The weights and targets of the loss. Layers are in execution order.
@@ -38,12 +53,16 @@ pub struct Evaluation {
     pub gradient: Tensor,
 }
 
-/// Mean and biased variance over all axes but the channels', each `[C]`.
+/// Mean and biased variance over all axes but `axis`, that of the channels (negative: from the end); each `[C]`.
 ///
 /// # Errors
-/// When `x` has fewer than two axes.
-pub fn channel_statistics(x: &Tensor) -> Result<(Tensor, Tensor), tch::TchError> {
-    let axes: Vec<i64> = (0..x.dim() as i64).filter(|&a| a != 1).collect();
+/// When `x` has no such axis, or no other.
+pub fn channel_statistics(x: &Tensor, axis: i64) -> Result<(Tensor, Tensor), tch::TchError> {
+    let rank = x.dim() as i64;
+    if rank < 2 || !(-rank..rank).contains(&axis) {
+        return Err(tch::TchError::Shape(format!("statistics along axis {axis} of {:?}", x.size())));
+    }
+    let axes: Vec<i64> = (0..rank).filter(|&a| a != axis.rem_euclid(rank)).collect();
     let (var, mean) = x.f_var_mean_dim(&axes[..], false, false)?;
     Ok((mean, var))
 }
@@ -77,8 +96,8 @@ impl Replica {
         let ce = logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?;
         let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
         for (i, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
-            let (mean, var) = channel_statistics(tap)?;
-            let distance = mean.f_sub(&layer.mean)?.f_norm()?.f_add(&var.f_sub(&layer.var)?.f_norm()?)?;
+            let (mean, var) = channel_statistics(tap, layer.axis)?;
+            let distance = layer.distance(&mean, &var)?;
             let weight = if i == 0 { objective.first_multiplier } else { 1.0 };
             bn = bn.f_add(&distance.f_mul_scalar(weight)?)?;
         }

@@ -1,5 +1,6 @@
 //! Reads a bundle directory: hashes, shapes, values. Nothing in it is trusted.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,13 +10,16 @@ use tch::{Device, Kind, Tensor};
 
 use super::error::BundleError;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
-use crate::graph::{Graph, Node, ValueId};
+use crate::graph::{Graph, ValueId};
 use crate::replica::{LayerTarget, Objective, Replica};
 
-const MANIFEST: &str = "manifest.yaml";
-const MODEL: &str = "model.onnx";
-const STATISTICS: &str = "bn_stats.safetensors";
-const GOLDEN: &str = "golden.safetensors";
+pub(super) const MANIFEST: &str = "manifest.yaml";
+pub(super) const MODEL: &str = "model.onnx";
+pub(super) const STATISTICS: &str = "bn_stats.safetensors";
+pub(super) const GOLDEN: &str = "golden.safetensors";
+/// What a calibrated layer's side tensors per class are called.
+pub(super) const CLASS_MEAN: &str = "class_mean";
+pub(super) const CLASS_VAR: &str = "class_var";
 /// A manifest is text for people; anything larger is not one.
 const LARGEST_MANIFEST: u64 = 16 << 20;
 
@@ -25,10 +29,50 @@ pub struct LayerStatistics {
     pub key: String,
     pub node: String,
     pub tap: ValueId,
+    /// The tap's axis of channels: 1, or −1 for the features of tokens.
+    pub axis: i64,
+    pub eps: f64,
     pub mean: Vec<f32>,
     pub var: Vec<f32>,
     pub weight: Vec<f32>,
     pub bias: Vec<f32>,
+    /// Per class, where they were calibrated so.
+    pub per_class: Option<ClassStatistics>,
+}
+
+/// A calibrated layer's statistics class by class, K · C values each, class by class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassStatistics {
+    pub mean: Vec<f32>,
+    pub var: Vec<f32>,
+}
+
+/// What a folded BatchNorm's input statistics are worth on its output, which is all that the graph still has.
+///
+/// With s = γ/√(σ² + ε) the output y has mean s·(mean_x − μ) + β and variance s²·var_x. So differences on the output, divided by s and s²,
+/// are those on the input. A channel with a vanishing s tells nothing of its input and weighs nothing.
+struct Unfolded {
+    mean: Vec<f32>,
+    var: Vec<f32>,
+    mean_weight: Vec<f32>,
+    var_weight: Vec<f32>,
+}
+
+/// Below this the output of a folded BatchNorm is taken as constant.
+const VANISHING_SCALE: f64 = 1e-6;
+
+impl LayerStatistics {
+    fn unfolded(&self) -> Unfolded {
+        let scale = |c: usize| f64::from(self.weight[c]) / (f64::from(self.var[c]) + self.eps).sqrt();
+        let per_channel = |f: &dyn Fn(f64, usize) -> f64| (0..self.mean.len()).map(|c| f(scale(c), c) as f32).collect();
+        let inverse = |s: f64| if s.abs() < VANISHING_SCALE { 0.0 } else { 1.0 / s.abs() };
+        Unfolded {
+            mean: self.bias.clone(),
+            var: per_channel(&|s, c| s * s * f64::from(self.var[c])),
+            mean_weight: per_channel(&|s, _| inverse(s)),
+            var_weight: per_channel(&|s, _| inverse(s) * inverse(s)),
+        }
+    }
 }
 
 /// The probe that PyTorch computed, as `docs/bundle.md` defines it.
@@ -89,6 +133,21 @@ impl Bundle {
         [p.channels, p.height, p.width]
     }
 
+    /// Why the bundle has no statistics to align with, for the user to act on; `None` where it has some.
+    pub fn without_statistics(&self) -> Option<String> {
+        if !self.layers.is_empty() {
+            return None;
+        }
+        let convolutions = self.graph.biased_convolutions();
+        Some(match self.graph.batch_norms().count() {
+            0 if convolutions > 0 && self.graph.layer_norms().count() == 0 => format!(
+                "its graph has no BatchNormalization, but {convolutions} convolutions with a bias: BatchNorm was folded into them, or there was none"
+            ),
+            0 => "its graph has no BatchNormalization".into(),
+            count => format!("its manifest lists none of the graph's {count} BatchNormalization nodes"),
+        })
+    }
+
     /// The graph as `tch` operations.
     ///
     /// # Errors
@@ -100,10 +159,16 @@ impl Bundle {
 
     /// The synthesis objective that aligns with this bundle's statistics.
     pub fn objective(&self, r_bn: f64, first_multiplier: f64, device: Device) -> Objective {
-        let target = |layer: &LayerStatistics| LayerTarget {
-            tap: layer.tap,
-            mean: Tensor::from_slice(&layer.mean).to_device(device),
-            var: Tensor::from_slice(&layer.var).to_device(device),
+        let tensor = |values: &[f32]| Tensor::from_slice(values).to_device(device);
+        let folded = self.manifest.statistics.kind == StatisticsKind::Folded;
+        let target = |layer: &LayerStatistics| {
+            let (tap, axis) = (layer.tap, layer.axis);
+            if !folded {
+                return LayerTarget { tap, axis, mean: tensor(&layer.mean), var: tensor(&layer.var), weights: None };
+            }
+            let found = layer.unfolded();
+            let weights = Some((tensor(&found.mean_weight), tensor(&found.var_weight)));
+            LayerTarget { tap, axis, mean: tensor(&found.mean), var: tensor(&found.var), weights }
         };
         Objective { layers: self.layers.iter().map(target).collect(), r_bn, first_multiplier }
     }
@@ -150,6 +215,9 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
     if m.role == Role::Student && m.init.is_empty() {
         return Err("a student needs `init`: how each parameter is drawn".into());
     }
+    if let Some(odd) = m.statistics.layers.iter().find(|l| ![1, -1].contains(&l.axis)) {
+        return Err(format!("`statistics`: layer `{}` has axis {}, neither 1 nor -1", odd.key, odd.axis));
+    }
     if (m.statistics.kind == StatisticsKind::None) != m.statistics.layers.is_empty() {
         return Err(
             "`statistics`: kind none goes with an empty list of layers, every other kind with a filled one".into()
@@ -158,7 +226,7 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
     Ok(())
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -214,36 +282,55 @@ fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<Lay
     let invalid = |what: String| BundleError::invalid(&path, what);
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|e| invalid(format!("not a readable safetensors file: {e}")))?;
-    let layers = manifest.statistics.layers.iter().map(|l| read_layer(l, &tensors, graph).map_err(invalid));
-    let layers: Vec<LayerStatistics> = layers.collect::<Result<_, _>>()?;
-    if tensors.len() != 4 * layers.len() {
-        return Err(invalid(format!(
-            "holds {} tensors, {} layers need {}",
-            tensors.len(),
-            layers.len(),
-            4 * layers.len()
-        )));
+    let from_graph = manifest.statistics.kind == StatisticsKind::BatchNorm;
+    if from_graph {
+        check_count(manifest.statistics.layers.len(), graph).map_err(invalid)?;
     }
-    if manifest.statistics.kind == StatisticsKind::BatchNorm {
+    let per_class = manifest.statistics.calibration.as_ref().is_some_and(|c| c.per_class);
+    let classes = per_class.then_some(manifest.classes.len());
+    let values: HashMap<&str, ValueId> =
+        graph.values.iter().enumerate().map(|(id, name)| (name.as_str(), id)).collect();
+    let layers = manifest.statistics.layers.iter().map(|l| read_layer(l, &tensors, &values, classes).map_err(invalid));
+    let layers: Vec<LayerStatistics> = layers.collect::<Result<_, _>>()?;
+    let needed = layers.len() * if per_class { 6 } else { 4 };
+    if tensors.len() != needed {
+        return Err(invalid(format!("holds {} tensors, {} layers need {needed}", tensors.len(), layers.len())));
+    }
+    if from_graph {
         check_against_graph(&layers, graph).map_err(invalid)?;
     }
     Ok(layers)
 }
 
-fn read_layer(layer: &Layer, tensors: &SafeTensors, graph: &Graph) -> Result<LayerStatistics, String> {
+/// `classes`: their number, where the layer has statistics of each.
+fn read_layer(
+    layer: &Layer,
+    tensors: &SafeTensors,
+    values: &HashMap<&str, ValueId>,
+    classes: Option<usize>,
+) -> Result<LayerStatistics, String> {
     let read = |part: &str| floats(tensors, &format!("{}.{part}", layer.key), &[layer.channels]);
-    let tap = graph
-        .value(&layer.tensor)
+    let tap = *values
+        .get(layer.tensor.as_str())
         .ok_or_else(|| format!("layer `{}`: the graph has no value `{}`", layer.key, layer.tensor))?;
     let found = LayerStatistics {
         key: layer.key.clone(),
         node: layer.node.clone(),
         tap,
+        axis: layer.axis,
+        eps: layer.eps,
         mean: read("running_mean")?,
         var: read("running_var")?,
         weight: read("weight")?,
         bias: read("bias")?,
+        per_class: classes.map(|classes| read_classes(layer, tensors, classes)).transpose()?,
     };
+    if !(layer.eps.is_finite() && layer.eps >= 0.0) {
+        return Err(format!("layer `{}`: eps is {}", layer.key, layer.eps));
+    }
+    if let Some(bad) = found.weight.iter().chain(&found.bias).find(|v| !v.is_finite()) {
+        return Err(format!("`{}.weight` or `{}.bias` contains {bad}", layer.key, layer.key));
+    }
     if let Some(c) = found.mean.iter().position(|v| !v.is_finite()) {
         return Err(format!("`{}.running_mean` is {} at channel {c}", layer.key, found.mean[c]));
     }
@@ -256,13 +343,36 @@ fn read_layer(layer: &Layer, tensors: &SafeTensors, graph: &Graph) -> Result<Lay
     Ok(found)
 }
 
+fn read_classes(layer: &Layer, tensors: &SafeTensors, classes: usize) -> Result<ClassStatistics, String> {
+    let read = |part: &str| {
+        let name = format!("{}.{part}", layer.key);
+        let values = floats(tensors, &name, &[classes, layer.channels])?;
+        match values.iter().find(|v| !v.is_finite()) {
+            Some(bad) => Err(format!("`{name}` contains {bad}")),
+            None => Ok(values),
+        }
+    };
+    Ok(ClassStatistics { mean: read(CLASS_MEAN)?, var: read(CLASS_VAR)? })
+}
+
+/// There are as many layers as the graph has BatchNorm nodes.
+fn check_count(layers: usize, graph: &Graph) -> Result<(), String> {
+    let nodes = graph.batch_norms().count();
+    if nodes == layers {
+        return Ok(());
+    }
+    let folded = if nodes == 0 && graph.biased_convolutions() > 0 {
+        ": BatchNorm was folded into the convolutions at export, which loses its statistics; export with BatchNorm kept, or declare `kind: none` \
+         and measure statistics with `scdd calibrate`"
+    } else {
+        ""
+    };
+    Err(format!("lists {layers} layers, the graph has {nodes} BatchNormalization nodes{folded}"))
+}
+
 /// Side tensors are a convenience, not a second truth: they must be what the graph itself holds.
 fn check_against_graph(layers: &[LayerStatistics], graph: &Graph) -> Result<(), String> {
-    let nodes: Vec<&Node> = graph.batch_norms().collect();
-    if nodes.len() != layers.len() {
-        return Err(format!("lists {} layers, the graph has {} BatchNormalization nodes", layers.len(), nodes.len()));
-    }
-    for (layer, node) in layers.iter().zip(nodes) {
+    for (layer, node) in layers.iter().zip(graph.batch_norms()) {
         if layer.node != node.name || node.inputs[0] != Some(layer.tap) {
             return Err(format!("layer `{}` does not match the graph's BatchNormalization `{}`", layer.key, node.name));
         }

@@ -69,10 +69,17 @@ pub struct Layer {
     pub key: String,
     /// The ONNX node that the layer is named after.
     pub node: String,
-    /// The ONNX value `[N, C, …]` whose statistics these are.
+    /// The ONNX value whose statistics these are.
     pub tensor: String,
     pub channels: usize,
     pub eps: f64,
+    /// The value's axis of channels: 1, or −1 for the features of tokens.
+    #[serde(default = "second_axis")]
+    pub axis: i64,
+}
+
+fn second_axis() -> i64 {
+    1
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +88,18 @@ pub struct Statistics {
     pub kind: StatisticsKind,
     /// In execution order.
     pub layers: Vec<Layer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+/// What `scdd calibrate` measured statistics on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    pub data: String,
+    pub images: usize,
+    /// Whether the side tensors hold every class's statistics too.
+    pub per_class: bool,
 }
 
 /// The weights with which the golden loss was computed.

@@ -1,12 +1,14 @@
 //! Pretrained networks on disk: the bundle, its verification, and ONNX Runtime sessions on it.
 
 mod bundle;
+mod calibrate;
 mod error;
 pub mod manifest;
 mod runtime;
 mod verify;
 
-pub use bundle::{Bundle, Golden, LayerStatistics};
+pub use bundle::{Bundle, ClassStatistics, Golden, LayerStatistics};
+pub use calibrate::Calibrator;
 pub use error::{BundleError, RuntimeError};
 pub use manifest::{Manifest, Role, StatisticsKind};
 pub use runtime::{Provider, Runtime, Session, SessionOptions};

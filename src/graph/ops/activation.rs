@@ -12,8 +12,10 @@ pub enum Activation {
     LeakyRelu {
         alpha: f64,
     },
-    /// Slope in input 1, broadcast to input 0.
-    PRelu,
+    /// Slope in input 1, broadcast to input 0, or before opset 7 one per channel.
+    PRelu {
+        per_channel: bool,
+    },
     Elu {
         alpha: f64,
     },
@@ -39,6 +41,15 @@ pub enum Activation {
     ThresholdedRelu {
         alpha: f64,
     },
+    /// 0 within ±`lambda`, beyond it shifted towards 0 by `bias`.
+    Shrink {
+        lambda: f64,
+        bias: f64,
+    },
+    /// x · sigmoid(alpha · x).
+    Swish {
+        alpha: f64,
+    },
     /// Bounds in the optional inputs 1 and 2.
     Clip,
     Softmax {
@@ -62,9 +73,9 @@ pub const OPS: &[OpSpec] = &[
         let alpha = r.float_or("alpha", 0.01)?.into();
         unary(r, Activation::LeakyRelu { alpha })
     }),
-    OpSpec::new("PRelu", 7, true, |r| {
+    OpSpec::new("PRelu", 6, true, |r| {
         r.expect_inputs(2, 2)?;
-        Ok(Op::Activation(Activation::PRelu))
+        Ok(Op::Activation(Activation::PRelu { per_channel: r.opset < 7 }))
     }),
     OpSpec::new("Elu", 1, true, |r| {
         let alpha = r.float_or("alpha", 1.0)?.into();
@@ -93,6 +104,15 @@ pub const OPS: &[OpSpec] = &[
     OpSpec::new("ThresholdedRelu", 10, true, |r| {
         let alpha = r.float_or("alpha", 1.0)?.into();
         unary(r, Activation::ThresholdedRelu { alpha })
+    }),
+    OpSpec::new("Shrink", 9, true, |r| {
+        let lambda = r.float_or("lambd", 0.5)?.into();
+        let bias = r.float_or("bias", 0.0)?.into();
+        unary(r, Activation::Shrink { lambda, bias })
+    }),
+    OpSpec::new("Swish", 24, true, |r| {
+        let alpha = r.float_or("alpha", 1.0)?.into();
+        unary(r, Activation::Swish { alpha })
     }),
     OpSpec::new("Clip", 6, true, read_clip),
     OpSpec::new("Softmax", 1, true, |r| read_softmax(r, false)),

@@ -26,21 +26,39 @@ pub struct Conv {
     pub kernel: Vec<i64>,
 }
 
-pub const OPS: &[OpSpec] = &[OpSpec::new("Conv", 1, true, read_conv)];
+/// The transpose of a convolution: input 0 `[N, C, spatial…]`, weight `[C, O/groups, kernel…]`, optional bias `[O]`; padding is taken off the result.
+/// <https://onnx.ai/onnx/operators/onnx__ConvTranspose.html>
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConvTranspose {
+    pub conv: Conv,
+    /// Added at the end of each axis; empty: 0.
+    pub output_padding: Vec<i64>,
+    /// Spatial; when given, padding follows from it.
+    pub output_shape: Option<Vec<i64>>,
+}
 
-fn read_conv(r: &mut NodeReader) -> Result<Op, GraphError> {
+pub const OPS: &[OpSpec] = &[
+    OpSpec::new("Conv", 1, true, |r| read_conv(r).map(Op::Conv)),
+    OpSpec::new("ConvTranspose", 1, true, |r| {
+        let output_padding = r.ints("output_padding")?.unwrap_or_default();
+        let output_shape = r.ints("output_shape")?;
+        Ok(Op::ConvTranspose(ConvTranspose { conv: read_conv(r)?, output_padding, output_shape }))
+    }),
+];
+
+fn read_conv(r: &NodeReader) -> Result<Conv, GraphError> {
     r.expect_inputs(2, 3)?;
     let groups = r.int_or("group", 1)?;
     if groups < 1 {
         return Err(r.error(format!("group is {groups}, less than 1")));
     }
-    Ok(Op::Conv(Conv {
+    Ok(Conv {
         kernel: positive(r, "kernel_shape")?,
         strides: positive(r, "strides")?,
         dilations: positive(r, "dilations")?,
         padding: read_padding(r)?,
         groups,
-    }))
+    })
 }
 
 /// A list of integers ≥ 1 (empty when the attribute is absent).

@@ -17,12 +17,27 @@ pub enum Unary {
     Tanh,
     Sin,
     Cos,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
     Sign,
     Floor,
     Ceil,
     Round,
     Not,
     Identity,
+    IsNaN,
+    /// Infinities of the signs that are asked for.
+    IsInf {
+        negative: bool,
+        positive: bool,
+    },
 }
 
 /// Two inputs, or for [`Sum`](Self::Sum), [`Mean`](Self::Mean), [`Min`](Self::Min) and [`Max`](Self::Max) one or more.
@@ -72,25 +87,40 @@ pub const OPS: &[OpSpec] = &[
     unary("Tanh", true, |r| one(r, Unary::Tanh)),
     unary("Sin", true, |r| one(r, Unary::Sin)),
     unary("Cos", true, |r| one(r, Unary::Cos)),
+    OpSpec::new("Tan", 7, true, |r| one(r, Unary::Tan)),
+    OpSpec::new("Asin", 7, true, |r| one(r, Unary::Asin)),
+    OpSpec::new("Acos", 7, true, |r| one(r, Unary::Acos)),
+    OpSpec::new("Atan", 7, true, |r| one(r, Unary::Atan)),
+    OpSpec::new("Sinh", 9, true, |r| one(r, Unary::Sinh)),
+    OpSpec::new("Cosh", 9, true, |r| one(r, Unary::Cosh)),
+    OpSpec::new("Asinh", 9, true, |r| one(r, Unary::Asinh)),
+    OpSpec::new("Acosh", 9, true, |r| one(r, Unary::Acosh)),
+    OpSpec::new("Atanh", 9, true, |r| one(r, Unary::Atanh)),
     unary("Sign", true, |r| one(r, Unary::Sign)),
     unary("Floor", true, |r| one(r, Unary::Floor)),
     unary("Ceil", true, |r| one(r, Unary::Ceil)),
     unary("Round", true, |r| one(r, Unary::Round)),
     OpSpec::new("Not", 1, false, |r| one(r, Unary::Not)),
     OpSpec::new("Identity", 1, true, |r| one(r, Unary::Identity)),
-    OpSpec::new("Add", 7, true, |r| two(r, Binary::Add)),
-    OpSpec::new("Sub", 7, true, |r| two(r, Binary::Sub)),
-    OpSpec::new("Mul", 7, true, |r| two(r, Binary::Mul)),
-    OpSpec::new("Div", 7, true, |r| two(r, Binary::Div)),
-    OpSpec::new("Pow", 7, true, |r| two(r, Binary::Pow)),
+    OpSpec::new("IsNaN", 9, false, |r| one(r, Unary::IsNaN)),
+    OpSpec::new("IsInf", 10, false, |r| {
+        let negative = r.flag_or("detect_negative", true)?;
+        let positive = r.flag_or("detect_positive", true)?;
+        one(r, Unary::IsInf { negative, positive })
+    }),
+    OpSpec::new("Add", 6, true, |r| two(r, Binary::Add)),
+    OpSpec::new("Sub", 6, true, |r| two(r, Binary::Sub)),
+    OpSpec::new("Mul", 6, true, |r| two(r, Binary::Mul)),
+    OpSpec::new("Div", 6, true, |r| two(r, Binary::Div)),
+    OpSpec::new("Pow", 6, true, |r| two(r, Binary::Pow)),
     OpSpec::new("Mod", 10, true, |r| {
         let fmod = r.flag_or("fmod", false)?;
         two(r, Binary::Mod { fmod })
     }),
-    OpSpec::new("Min", 8, true, |r| several(r, Binary::Min)),
-    OpSpec::new("Max", 8, true, |r| several(r, Binary::Max)),
-    OpSpec::new("Sum", 8, true, |r| several(r, Binary::Sum)),
-    OpSpec::new("Mean", 8, true, |r| several(r, Binary::Mean)),
+    OpSpec::new("Min", 6, true, |r| several(r, Binary::Min)),
+    OpSpec::new("Max", 6, true, |r| several(r, Binary::Max)),
+    OpSpec::new("Sum", 6, true, |r| several(r, Binary::Sum)),
+    OpSpec::new("Mean", 6, true, |r| several(r, Binary::Mean)),
     OpSpec::new("And", 7, false, |r| two(r, Binary::And)),
     OpSpec::new("Or", 7, false, |r| two(r, Binary::Or)),
     OpSpec::new("Xor", 7, false, |r| two(r, Binary::Xor)),
@@ -110,8 +140,12 @@ fn one(r: &NodeReader, op: Unary) -> Result<Op, GraphError> {
     Ok(Op::Unary(op))
 }
 
+/// Opset 6 broadcasts on request; without an axis that is what later opsets always do.
 fn two(r: &NodeReader, op: Binary) -> Result<Op, GraphError> {
     r.expect_inputs(2, 2)?;
+    if r.opset < 7 {
+        r.ignore("broadcast");
+    }
     Ok(Op::Binary(op))
 }
 

@@ -14,6 +14,16 @@ pub enum PadMode {
     Wrap,
 }
 
+/// What an update does to the element that it meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scatter {
+    Replace,
+    Add,
+    Multiply,
+    Max,
+    Min,
+}
+
 /// Operators on input 0's layout.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Layout {
@@ -61,14 +71,22 @@ pub enum Layout {
     GatherNd {
         batch_dims: i64,
     },
-    /// Indices in input 1, updates in input 2; without a reduction.
-    ScatterNd,
+    /// Indices in input 1, updates in input 2.
+    ScatterNd {
+        scatter: Scatter,
+    },
+    /// Indices along `axis` in input 1, updates in input 2.
+    ScatterElements {
+        axis: i64,
+        scatter: Scatter,
+    },
     DepthToSpace {
         block: i64,
         column_major: bool,
     },
     SpaceToDepth {
         block: i64,
+        column_major: bool,
     },
     Cast {
         to: DType,
@@ -118,25 +136,18 @@ pub const OPS: &[OpSpec] = &[
         let batch_dims = r.int_or("batch_dims", 0)?;
         two(r, Layout::GatherNd { batch_dims })
     }),
-    OpSpec::new("ScatterND", 11, true, |r| {
-        r.expect_inputs(3, 3)?;
-        match r.string_or("reduction", "none")?.as_str() {
-            "none" => Ok(Op::Layout(Layout::ScatterNd)),
-            other => Err(r.error(format!("reduction `{other}` is not supported"))),
-        }
+    OpSpec::new("ScatterND", 11, true, |r| Ok(Op::Layout(Layout::ScatterNd { scatter: read_scatter(r)? }))),
+    OpSpec::new("ScatterElements", 11, true, |r| {
+        let axis = r.int_or("axis", 0)?;
+        Ok(Op::Layout(Layout::ScatterElements { axis, scatter: read_scatter(r)? }))
     }),
     OpSpec::new("DepthToSpace", 1, true, |r| {
-        r.expect_inputs(1, 1)?;
-        let column_major = match r.string_or("mode", "DCR")?.as_str() {
-            "DCR" => false,
-            "CRD" => true,
-            other => return Err(r.error(format!("unknown mode `{other}`"))),
-        };
-        Ok(Op::Layout(Layout::DepthToSpace { block: read_block(r)?, column_major }))
+        let (block, column_major) = read_blocks(r)?;
+        Ok(Op::Layout(Layout::DepthToSpace { block, column_major }))
     }),
     OpSpec::new("SpaceToDepth", 1, true, |r| {
-        r.expect_inputs(1, 1)?;
-        Ok(Op::Layout(Layout::SpaceToDepth { block: read_block(r)? }))
+        let (block, column_major) = read_blocks(r)?;
+        Ok(Op::Layout(Layout::SpaceToDepth { block, column_major }))
     }),
     OpSpec::new("Cast", 6, true, |r| {
         r.expect_inputs(1, 1)?;
@@ -161,10 +172,29 @@ fn two(r: &NodeReader, op: Layout) -> Result<Op, GraphError> {
     Ok(Op::Layout(op))
 }
 
-fn read_block(r: &NodeReader) -> Result<i64, GraphError> {
+/// The block's side, and whether depth comes before the block's rows and columns.
+fn read_blocks(r: &NodeReader) -> Result<(i64, bool), GraphError> {
+    r.expect_inputs(1, 1)?;
+    let column_major = match r.string_or("mode", "DCR")?.as_str() {
+        "DCR" => false,
+        "CRD" => true,
+        other => return Err(r.error(format!("unknown mode `{other}`"))),
+    };
     match r.int_or("blocksize", 0)? {
-        block if block >= 1 => Ok(block),
-        block => Err(r.error(format!("blocksize is {block}, less than 1"))),
+        block @ 1..=4096 => Ok((block, column_major)),
+        block => Err(r.error(format!("blocksize is {block}, outside 1..=4096"))),
+    }
+}
+
+fn read_scatter(r: &NodeReader) -> Result<Scatter, GraphError> {
+    r.expect_inputs(3, 3)?;
+    match r.string_or("reduction", "none")?.as_str() {
+        "none" => Ok(Scatter::Replace),
+        "add" => Ok(Scatter::Add),
+        "mul" => Ok(Scatter::Multiply),
+        "max" => Ok(Scatter::Max),
+        "min" => Ok(Scatter::Min),
+        other => Err(r.error(format!("unknown reduction `{other}`"))),
     }
 }
 

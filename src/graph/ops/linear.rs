@@ -22,7 +22,7 @@ pub enum Linear {
 }
 
 pub const OPS: &[OpSpec] = &[
-    OpSpec::new("Gemm", 7, true, read_gemm),
+    OpSpec::new("Gemm", 6, true, read_gemm),
     OpSpec::new("MatMul", 1, true, |r| {
         r.expect_inputs(2, 2)?;
         Ok(Op::Linear(Linear::MatMul))
@@ -35,6 +35,9 @@ pub const OPS: &[OpSpec] = &[
 
 fn read_gemm(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(2, 3)?;
+    if r.opset < 7 {
+        r.ignore("broadcast");
+    }
     Ok(Op::Linear(Linear::Gemm {
         alpha: r.float_or("alpha", 1.0)?.into(),
         beta: r.float_or("beta", 1.0)?.into(),

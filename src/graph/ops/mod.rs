@@ -11,19 +11,21 @@ pub mod linear;
 pub mod norm;
 pub mod pool;
 pub mod reduce;
+pub mod resize;
 pub mod shape;
 
 use super::attrs::NodeReader;
 use super::error::GraphError;
 
 pub use activation::Activation;
-pub use conv::{Conv, Padding};
+pub use conv::{Conv, ConvTranspose, Padding};
 pub use elementwise::{Binary, Unary};
-pub use layout::{Layout, PadMode};
+pub use layout::{Layout, PadMode, Scatter};
 pub use linear::Linear;
 pub use norm::Norm;
 pub use pool::{Pool, PoolKind};
 pub use reduce::{Reduce, ReduceKind};
+pub use resize::{AspectPolicy, Coordinates, Kernel, Resize, Rounding};
 pub use shape::ShapeOp;
 
 /// A typed operator. Inputs are named by position in [`Node::inputs`](super::Node), as in the newest ONNX opset.
@@ -32,11 +34,13 @@ pub enum Op {
     Activation(Activation),
     Binary(Binary),
     Conv(Conv),
+    ConvTranspose(ConvTranspose),
     Layout(Layout),
     Linear(Linear),
     Norm(Norm),
     Pool(Pool),
     Reduce(Reduce),
+    Resize(Resize),
     Shape(ShapeOp),
     Unary(Unary),
 }
@@ -75,6 +79,7 @@ pub fn registry() -> impl Iterator<Item = &'static OpSpec> {
         norm::OPS,
         pool::OPS,
         reduce::OPS,
+        resize::OPS,
         shape::OPS,
     ]
     .into_iter()

@@ -12,7 +12,7 @@ pub enum Norm {
     Batch { epsilon: f64 },
     /// Inputs 1 and 2, each `[C]`: scale, bias. Statistics per image and channel.
     Instance { epsilon: f64 },
-    /// Inputs 1 and (optional) 2: scale, bias, of the shape from `axis` on.
+    /// Inputs 1 and (optional) 2: scale, bias, of the shape from `axis` on. Outputs 1 and 2: mean and inverse deviation.
     Layer { axis: i64, epsilon: f64 },
     /// Inputs 1 and 2: scale, bias, per channel, or per group before opset 21.
     Group { groups: i64, epsilon: f64, per_group: bool },
@@ -25,7 +25,7 @@ pub enum Norm {
 }
 
 pub const OPS: &[OpSpec] = &[
-    OpSpec::new("BatchNormalization", 7, true, read_batch),
+    OpSpec::new("BatchNormalization", 6, true, read_batch),
     OpSpec::new("InstanceNormalization", 6, true, |r| {
         r.expect_inputs(3, 3)?;
         Ok(Op::Norm(Norm::Instance { epsilon: r.float_or("epsilon", 1e-5)?.into() }))
@@ -51,8 +51,8 @@ pub const OPS: &[OpSpec] = &[
 fn read_batch(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(5, 5)?;
     r.ignore("momentum");
-    if r.int_or("training_mode", 0)? != 0 {
-        return Err(r.error("training_mode is 1; export the network in evaluation mode"));
+    if r.int_or("training_mode", 0)? != 0 || (r.opset < 7 && r.int_or("is_test", 0)? == 0) {
+        return Err(r.error("it is in training mode; export the network in evaluation mode"));
     }
     if r.opset < 9 && r.int_or("spatial", 1)? != 1 {
         return Err(r.error("per-activation statistics (spatial 0) are not supported"));
@@ -62,9 +62,6 @@ fn read_batch(r: &mut NodeReader) -> Result<Op, GraphError> {
 
 fn read_layer(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(2, 3)?;
-    if r.output_count() > 1 {
-        return Err(r.error("the outputs of mean and inverse deviation are not supported"));
-    }
     r.ignore("stash_type");
     Ok(Op::Norm(Norm::Layer { axis: r.int_or("axis", -1)?, epsilon: r.float_or("epsilon", 1e-5)?.into() }))
 }
@@ -83,8 +80,8 @@ fn read_group(r: &mut NodeReader) -> Result<Op, GraphError> {
 fn read_lrn(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(1, 1)?;
     let size = r.int_or("size", 0)?;
-    if size < 1 {
-        return Err(r.error(format!("size is {size}, less than 1")));
+    if !(1..=1 << 16).contains(&size) {
+        return Err(r.error(format!("size is {size}, outside 1..=65536")));
     }
     Ok(Op::Norm(Norm::Lrn {
         size,

@@ -33,6 +33,13 @@ pub enum Reduce {
         max: bool,
         axis: i64,
         keep_dims: bool,
+        /// Of equal elements the last one.
+        last: bool,
+    },
+    /// Running sums along the axis in input 1.
+    CumSum {
+        exclusive: bool,
+        reverse: bool,
     },
 }
 
@@ -49,6 +56,11 @@ pub const OPS: &[OpSpec] = &[
     OpSpec::new("ReduceSumSquare", 1, true, |r| read(r, ReduceKind::SumSquare, 18)),
     OpSpec::new("ArgMax", 1, false, |r| read_arg(r, true)),
     OpSpec::new("ArgMin", 1, false, |r| read_arg(r, false)),
+    OpSpec::new("CumSum", 11, true, |r| {
+        r.expect_inputs(2, 2)?;
+        let (exclusive, reverse) = (r.flag_or("exclusive", false)?, r.flag_or("reverse", false)?);
+        Ok(Op::Reduce(Reduce::CumSum { exclusive, reverse }))
+    }),
 ];
 
 fn read(r: &mut NodeReader, kind: ReduceKind, axes_input_since: i64) -> Result<Op, GraphError> {
@@ -67,8 +79,10 @@ fn read(r: &mut NodeReader, kind: ReduceKind, axes_input_since: i64) -> Result<O
 
 fn read_arg(r: &mut NodeReader, max: bool) -> Result<Op, GraphError> {
     r.expect_inputs(1, 1)?;
-    if r.flag_or("select_last_index", false)? {
-        return Err(r.error("select_last_index is not supported"));
-    }
-    Ok(Op::Reduce(Reduce::Arg { max, axis: r.int_or("axis", 0)?, keep_dims: r.flag_or("keepdims", true)? }))
+    Ok(Op::Reduce(Reduce::Arg {
+        max,
+        axis: r.int_or("axis", 0)?,
+        keep_dims: r.flag_or("keepdims", true)?,
+        last: r.flag_or("select_last_index", false)?,
+    }))
 }

@@ -13,7 +13,7 @@ pub fn run(op: Activation, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Activation::LeakyRelu { alpha } => {
             x.f_maximum(&x.f_zeros_like()?)?.f_add(&(x.f_minimum(&x.f_zeros_like()?)? * alpha))?
         }
-        Activation::PRelu => prelu(x, args.get(1)?)?,
+        Activation::PRelu { per_channel } => prelu(x, args.get(1)?, per_channel)?,
         Activation::Elu { alpha } => elu(x, alpha, 1.0)?,
         Activation::Selu { alpha, gamma } => elu(x, alpha, 1.0)?.f_mul_scalar(gamma)?,
         Activation::Celu { alpha } => elu(x, alpha, alpha)?,
@@ -25,6 +25,11 @@ pub fn run(op: Activation, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Activation::Softplus => x.f_logaddexp(&x.f_zeros_like()?)?,
         Activation::Softsign => x.f_div(&x.f_abs()?.f_add_scalar(1.0)?)?,
         Activation::ThresholdedRelu { alpha } => x.f_mul(&x.f_gt(alpha)?.f_to_kind(x.kind())?)?,
+        Activation::Shrink { lambda, bias } => {
+            let beyond = x.f_abs()?.f_gt(lambda)?.f_to_kind(x.kind())?;
+            x.f_sub(&x.f_sign()?.f_mul_scalar(bias)?)?.f_mul(&beyond)?.f_to_kind(x.kind())?
+        }
+        Activation::Swish { alpha } => x.f_mul(&x.f_mul_scalar(alpha)?.f_sigmoid()?)?,
         Activation::Clip => clip(x, args.opt(1), args.opt(2))?,
         Activation::Softmax { axis } => x.f_softmax(axis_of(axis, x.dim())?, None::<Kind>)?,
         Activation::LogSoftmax { axis } => x.f_log_softmax(axis_of(axis, x.dim())?, None::<Kind>)?,
@@ -34,9 +39,16 @@ pub fn run(op: Activation, args: &Args) -> Result<Vec<Tensor>, OpError> {
     Ok(vec![y])
 }
 
-fn prelu(x: &Tensor, slope: &Tensor) -> Result<Tensor, OpError> {
+fn prelu(x: &Tensor, slope: &Tensor, per_channel: bool) -> Result<Tensor, OpError> {
     let zero = x.f_zeros_like()?;
-    Ok(x.f_maximum(&zero)?.f_add(&x.f_minimum(&zero)?.f_mul(slope)?)?)
+    let slope = if per_channel {
+        let mut shape = vec![1; x.dim()];
+        *shape.get_mut(1).ok_or_else(|| OpError::Other("the input has no channels".into()))? = -1;
+        slope.f_reshape(shape)?
+    } else {
+        slope.shallow_clone()
+    };
+    Ok(x.f_maximum(&zero)?.f_add(&x.f_minimum(&zero)?.f_mul(&slope)?)?)
 }
 
 /// x where positive, else alpha · (exp(x / scale) − 1).

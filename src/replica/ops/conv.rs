@@ -4,26 +4,15 @@ use tch::Tensor;
 
 use super::super::convert::channels_last;
 use super::super::error::OpError;
-use super::Args;
-use crate::graph::ops::{Conv, Padding};
+use super::{Args, bounded};
+use crate::graph::ops::{Conv, ConvTranspose, Padding};
 
 pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
     let (x, weight) = (args.get(0)?, args.get(1)?);
-    if x.dim() < 3 || weight.dim() != x.dim() {
-        return Err(OpError::Other("input and weight need the same rank, 3 or more".into()));
-    }
-    let rank = x.dim() - 2;
-    let kernel = &weight.size()[2..];
-    if !op.kernel.is_empty() && op.kernel != kernel {
-        return Err(OpError::Other(format!(
-            "kernel_shape {:?} disagrees with the weight {:?}",
-            op.kernel,
-            weight.size()
-        )));
-    }
-    let strides = or_ones(&op.strides, rank)?;
-    let dilations = or_ones(&op.dilations, rank)?;
-    let pads = resolve(&op.padding, &x.size()[2..], kernel, &strides, &dilations)?;
+    let Window { kernel, strides, dilations } = window(op, x, weight)?;
+    let rank = kernel.len();
+    let pads = resolve(&op.padding, &x.size()[2..], &kernel, &strides, &dilations)?;
+    bounded_pads(x, &pads)?;
     let (x, padding) = if pads.iter().all(|(before, after)| before == after) {
         (x.shallow_clone(), pads.iter().map(|p| p.0).collect())
     } else {
@@ -33,6 +22,71 @@ pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
     let y = x.f_convolution(weight, args.opt(2), strides, padding, dilations, false, no_output_padding, op.groups)?;
     // One channel is channels-last and contiguous at once; libtorch then goes on contiguous, in which everything after is slower.
     if x.size()[1] == 1 { Ok(channels_last(&y)?) } else { Ok(y) }
+}
+
+/// The whole transposed convolution, then off with the padding.
+pub fn run_transpose(op: &ConvTranspose, args: &Args) -> Result<Tensor, OpError> {
+    let (x, weight) = (args.get(0)?, args.get(1)?);
+    let Window { kernel, strides, dilations } = window(&op.conv, x, weight)?;
+    let rank = kernel.len();
+    let sizes = &x.size()[2..];
+    let output_padding = if op.output_padding.is_empty() { vec![0; rank] } else { op.output_padding.clone() };
+    let wanted = match (&op.output_shape, &op.conv.padding) {
+        (Some(shape), _) if shape.len() == rank => Some(shape.clone()),
+        (Some(shape), _) => return Err(OpError::Other(format!("output_shape {shape:?} for {rank} spatial axes"))),
+        (None, Padding::Same { .. }) => Some(sizes.iter().zip(&strides).map(|(size, stride)| size * stride).collect()),
+        (None, Padding::Explicit(_)) => None,
+    };
+    let mut result = vec![x.size()[0], weight.size()[1].saturating_mul(op.conv.groups)];
+    result.extend((0..rank).map(|i| sizes[i].saturating_mul(strides[i]).saturating_add(kernel[i] * dilations[i])));
+    bounded(&result)?;
+    let whole = x.f_convolution(
+        weight,
+        args.opt(2),
+        &strides[..],
+        vec![0; rank],
+        &dilations[..],
+        true,
+        output_padding,
+        op.conv.groups,
+    )?;
+    let pads: Vec<(i64, i64)> = match wanted {
+        None => resolve(&op.conv.padding, sizes, &kernel, &strides, &dilations)?,
+        Some(wanted) => {
+            let upper = op.conv.padding == Padding::Same { upper: true };
+            let split = |(found, wanted): (&i64, i64)| {
+                let (total, missing) = ((found - wanted).max(0), (wanted - found).max(0));
+                let (small, large) = (total / 2, total - total / 2);
+                if upper { (small, large - missing) } else { (large, small - missing) }
+            };
+            whole.size()[2..].iter().zip(wanted).map(split).collect()
+        }
+    };
+    let crops: Vec<(i64, i64)> = pads.into_iter().map(|(before, after)| (-before, -after)).collect();
+    pad(&whole, &crops, 0.0)
+}
+
+/// A convolution's settings, one per spatial axis.
+struct Window {
+    kernel: Vec<i64>,
+    strides: Vec<i64>,
+    dilations: Vec<i64>,
+}
+
+fn window(op: &Conv, x: &Tensor, weight: &Tensor) -> Result<Window, OpError> {
+    if x.dim() < 3 || weight.dim() != x.dim() {
+        return Err(OpError::Other("input and weight need the same rank, 3 or more".into()));
+    }
+    let rank = x.dim() - 2;
+    let kernel = weight.size()[2..].to_vec();
+    if !op.kernel.is_empty() && op.kernel != kernel {
+        return Err(OpError::Other(format!(
+            "kernel_shape {:?} disagrees with the weight {:?}",
+            op.kernel,
+            weight.size()
+        )));
+    }
+    Ok(Window { kernel, strides: or_ones(&op.strides, rank)?, dilations: or_ones(&op.dilations, rank)? })
 }
 
 /// A per-axis setting; absent means 1 along every axis.
@@ -68,6 +122,16 @@ pub(super) fn resolve(
             Ok((0..sizes.len()).map(axis).collect())
         }
     }
+}
+
+/// Refuses padding that makes more of `x` than any network needs.
+pub(super) fn bounded_pads(x: &Tensor, pads: &[(i64, i64)]) -> Result<(), OpError> {
+    let mut shape = x.size();
+    let spatial = shape.len().saturating_sub(pads.len());
+    for (dim, (before, after)) in shape[spatial..].iter_mut().zip(pads) {
+        *dim = dim.saturating_add(*before).saturating_add(*after);
+    }
+    bounded(&shape)
 }
 
 /// Pads the last `pads.len()` axes with `value`.

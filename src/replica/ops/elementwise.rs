@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::super::error::OpError;
-use super::Args;
+use super::{Args, bounded};
 use crate::graph::ops::{Binary, Unary};
 
 pub fn run_unary(op: Unary, args: &Args) -> Result<Tensor, OpError> {
@@ -19,16 +19,31 @@ pub fn run_unary(op: Unary, args: &Args) -> Result<Tensor, OpError> {
         Unary::Tanh => x.f_tanh()?,
         Unary::Sin => x.f_sin()?,
         Unary::Cos => x.f_cos()?,
+        Unary::Tan => x.f_tan()?,
+        Unary::Asin => x.f_asin()?,
+        Unary::Acos => x.f_acos()?,
+        Unary::Atan => x.f_atan()?,
+        Unary::Sinh => x.f_sinh()?,
+        Unary::Cosh => x.f_cosh()?,
+        Unary::Asinh => x.f_asinh()?,
+        Unary::Acosh => x.f_acosh()?,
+        Unary::Atanh => x.f_atanh()?,
         Unary::Sign => x.f_sign()?,
         Unary::Floor => x.f_floor()?,
         Unary::Ceil => x.f_ceil()?,
         Unary::Round => x.f_round()?,
         Unary::Not => x.f_logical_not()?,
+        Unary::IsNaN => x.f_isnan()?,
+        Unary::IsInf { negative: true, positive: true } => x.f_isinf()?,
+        Unary::IsInf { negative: true, positive: false } => x.f_isneginf()?,
+        Unary::IsInf { negative: false, positive: true } => x.f_isposinf()?,
+        Unary::IsInf { negative: false, positive: false } => x.f_zeros_like()?.f_to_kind(Kind::Bool)?,
         Unary::Identity => x.shallow_clone(),
     })
 }
 
 pub fn run_binary(op: Binary, args: &Args) -> Result<Tensor, OpError> {
+    bounded(&broadcast(&args.all()?))?;
     match op {
         Binary::Min => fold(args, |a, b| a.f_minimum(b)),
         Binary::Max => fold(args, |a, b| a.f_maximum(b)),
@@ -40,6 +55,14 @@ pub fn run_binary(op: Binary, args: &Args) -> Result<Tensor, OpError> {
         Binary::Where => Ok(args.get(1)?.f_where_self(args.get(0)?, args.get(2)?)?),
         _ => two(op, args.get(0)?, args.get(1)?),
     }
+}
+
+/// The shape that all inputs broadcast to, where they do.
+fn broadcast(inputs: &[&Tensor]) -> Vec<i64> {
+    let sizes: Vec<Vec<i64>> = inputs.iter().map(|t| t.size()).collect();
+    let rank = sizes.iter().map(Vec::len).max().unwrap_or(0);
+    let dim = |size: &Vec<i64>, i: usize| (i + size.len()).checked_sub(rank).map_or(1, |j| size[j]);
+    (0..rank).map(|i| sizes.iter().map(|size| dim(size, i)).max().unwrap_or(1)).collect()
 }
 
 fn fold(args: &Args, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor, tch::TchError>) -> Result<Tensor, OpError> {

@@ -5,8 +5,8 @@ use tch::{Device, Kind, Tensor};
 use super::super::error::OpError;
 use super::super::kind;
 use super::conv::pad as pad_constant;
-use super::{Args, axis_of};
-use crate::graph::ops::{Layout, PadMode};
+use super::{Args, axis_of, bounded};
+use crate::graph::ops::{Layout, PadMode, Scatter};
 
 pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
     let x = args.get(0)?;
@@ -24,16 +24,21 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Layout::Slice => slice(x, args)?,
         Layout::Pad { mode } => pad(x, *mode, args)?,
         Layout::Expand => expand(x, &args.i64s(1)?)?,
-        Layout::Tile => x.f_repeat(args.i64s(1)?)?,
+        Layout::Tile => tile(x, args.i64s(1)?)?,
         Layout::Gather { axis } => gather(x, args.get(1)?, *axis)?,
         Layout::GatherElements { axis } => {
             let axis = axis_of(*axis, x.dim())?;
             x.f_gather(axis, &positive(args.get(1)?, x.size()[axis as usize], x.device())?, false)?
         }
         Layout::GatherNd { batch_dims } => gather_nd(x, args.get(1)?, *batch_dims)?,
-        Layout::ScatterNd => scatter_nd(x, args.get(1)?, args.get(2)?)?,
+        Layout::ScatterNd { scatter } => scatter_nd(x, args.get(1)?, args.get(2)?, *scatter)?,
+        Layout::ScatterElements { axis, scatter } => {
+            let axis = axis_of(*axis, x.dim())?;
+            let indices = positive(args.get(1)?, x.size()[axis as usize], x.device())?;
+            scatter_along(x, axis, &indices, args.get(2)?, *scatter)?
+        }
         Layout::DepthToSpace { block, column_major } => depth_to_space(x, *block, *column_major)?,
-        Layout::SpaceToDepth { block } => space_to_depth(x, *block)?,
+        Layout::SpaceToDepth { block, column_major } => space_to_depth(x, *block, *column_major)?,
         Layout::Cast { to } => x.f_to_kind(kind(*to))?,
         Layout::CastLike => x.f_to_kind(args.get(1)?.kind())?,
         Layout::Trilu { upper } => {
@@ -44,6 +49,15 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
     Ok(vec![y])
 }
 
+fn tile(x: &Tensor, repeats: Vec<i64>) -> Result<Tensor, OpError> {
+    if repeats.len() != x.dim() {
+        return Err(OpError::Other(format!("{} repeats for {} axes", repeats.len(), x.dim())));
+    }
+    let shape: Vec<i64> = x.size().iter().zip(&repeats).map(|(d, r)| d.saturating_mul(*r)).collect();
+    bounded(&shape)?;
+    Ok(x.f_repeat(repeats)?)
+}
+
 fn reshape(size: &[i64], mut shape: Vec<i64>, allow_zero: bool) -> Result<Vec<i64>, OpError> {
     for (i, dim) in shape.iter_mut().enumerate().filter(|(_, d)| **d == 0 && !allow_zero) {
         *dim = *size
@@ -52,7 +66,7 @@ fn reshape(size: &[i64], mut shape: Vec<i64>, allow_zero: bool) -> Result<Vec<i6
     }
     // libtorch can't infer a dim of an empty tensor.
     if size.contains(&0) {
-        let known: i64 = shape.iter().filter(|&&d| d > 0).product();
+        let known = shape.iter().filter(|&&d| d > 0).fold(1i64, |n, &d| n.saturating_mul(d));
         let total: i64 = size.iter().product();
         shape.iter_mut().filter(|d| **d == -1).for_each(|d| *d = if known == 0 { 0 } else { total / known });
     }
@@ -91,8 +105,8 @@ fn split(x: &Tensor, axis: i64, parts: Option<i64>, args: &Args) -> Result<Vec<T
         Some(sizes) => sizes,
         None => {
             let parts = parts.unwrap_or(args.outputs() as i64);
-            if parts < 1 {
-                return Err(OpError::Other("splits into no parts".into()));
+            if !(1..=size.max(1)).contains(&parts) && parts != args.outputs() as i64 {
+                return Err(OpError::Other(format!("splits {size} elements into {parts} parts")));
             }
             let each = (size + parts - 1) / parts;
             (0..parts).map(|i| each.min(size - i * each).max(0)).collect()
@@ -147,6 +161,9 @@ fn read_pads(x: &Tensor, args: &Args) -> Result<Vec<(i64, i64)>, OpError> {
 
 fn pad(x: &Tensor, mode: PadMode, args: &Args) -> Result<Tensor, OpError> {
     let pads = read_pads(x, args)?;
+    let padded =
+        x.size().into_iter().zip(&pads).map(|(d, (before, after))| d.saturating_add(*before).saturating_add(*after));
+    bounded(&padded.collect::<Vec<_>>())?;
     if mode == PadMode::Constant {
         let value = match args.opt(2) {
             Some(v) => f64::try_from(v.f_reshape([-1])?.f_get(0)?)?,
@@ -181,6 +198,7 @@ fn expand(x: &Tensor, shape: &[i64]) -> Result<Tensor, OpError> {
     let rank = size.len().max(shape.len());
     let dim = |dims: &[i64], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
     let target: Vec<i64> = (0..rank).map(|i| if dim(shape, i) == 1 { dim(&size, i) } else { dim(shape, i) }).collect();
+    bounded(&target)?;
     Ok(x.f_expand(target, false)?)
 }
 
@@ -217,9 +235,40 @@ fn gather_nd(x: &Tensor, indices: &Tensor, batch_dims: i64) -> Result<Tensor, Op
     Ok(Tensor::f_stack(&rows.collect::<Result<Vec<_>, _>>()?, 0)?)
 }
 
-fn scatter_nd(x: &Tensor, indices: &Tensor, updates: &Tensor) -> Result<Tensor, OpError> {
-    let parts = split_indices(indices, &x.size(), x.device())?;
-    Ok(x.f_index_put(&parts, updates, false)?)
+fn scatter_nd(x: &Tensor, indices: &Tensor, updates: &Tensor, scatter: Scatter) -> Result<Tensor, OpError> {
+    let size = x.size();
+    let parts = split_indices(indices, &size, x.device())?;
+    if matches!(scatter, Scatter::Replace | Scatter::Add) {
+        return Ok(x.f_index_put(&parts, updates, scatter == Scatter::Add)?);
+    }
+    // The rows that the indices name, scattered along one flat axis.
+    let (outer, inner) = size.split_at(parts.len());
+    let row: i64 = inner.iter().product();
+    let mut flat = Tensor::from(0i64).f_to_device(x.device())?;
+    for (part, &dim) in parts.iter().flatten().zip(outer) {
+        flat = flat.f_mul_scalar(dim)?.f_add(part)?;
+    }
+    let rows = x.f_reshape([outer.iter().product::<i64>(), row])?;
+    let updates = updates.f_reshape([-1, row])?;
+    let flat = flat.f_reshape([-1, 1])?.f_expand(updates.size(), false)?;
+    Ok(scatter_along(&rows, 0, &flat, &updates, scatter)?.f_reshape(size)?)
+}
+
+fn scatter_along(
+    x: &Tensor,
+    axis: i64,
+    indices: &Tensor,
+    updates: &Tensor,
+    scatter: Scatter,
+) -> Result<Tensor, OpError> {
+    let reduce = |how: &str| x.f_internal_scatter_reduce(axis, indices, updates, how, true);
+    Ok(match scatter {
+        Scatter::Replace => x.f_scatter(axis, indices, updates)?,
+        Scatter::Add => x.f_scatter_add(axis, indices, updates)?,
+        Scatter::Multiply => reduce("prod")?,
+        Scatter::Max => reduce("amax")?,
+        Scatter::Min => reduce("amin")?,
+    })
 }
 
 fn depth_to_space(x: &Tensor, block: i64, column_major: bool) -> Result<Tensor, OpError> {
@@ -233,8 +282,9 @@ fn depth_to_space(x: &Tensor, block: i64, column_major: bool) -> Result<Tensor, 
     Ok(x.f_reshape(shape)?.f_permute(perm)?.f_reshape([n, depth, h * block, w * block])?)
 }
 
-fn space_to_depth(x: &Tensor, block: i64) -> Result<Tensor, OpError> {
+fn space_to_depth(x: &Tensor, block: i64, column_major: bool) -> Result<Tensor, OpError> {
     let (n, c, h, w) = x.size4()?;
     let blocks = x.f_reshape([n, c, h / block, block, w / block, block])?;
-    Ok(blocks.f_permute([0, 3, 5, 1, 2, 4])?.f_reshape([n, c * block * block, h / block, w / block])?)
+    let perm = if column_major { [0, 1, 3, 5, 2, 4] } else { [0, 3, 5, 1, 2, 4] };
+    Ok(blocks.f_permute(perm)?.f_reshape([n, c * block * block, h / block, w / block])?)
 }

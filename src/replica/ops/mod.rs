@@ -8,6 +8,7 @@ mod linear;
 pub(super) mod norm;
 mod pool;
 mod reduce;
+mod resize;
 mod shape;
 
 use tch::{Device, Kind, Tensor};
@@ -77,17 +78,31 @@ fn axis_of(axis: i64, rank: usize) -> Result<i64, OpError> {
     Err(OpError::Other(format!("axis {axis} is outside the {rank} axes of the input")))
 }
 
+/// What one value may hold: far above any image network's need, far below what would exhaust memory.
+const MOST_ELEMENTS: i64 = 1 << 28;
+
+/// Refuses a shape that a file may claim but no image network needs.
+fn bounded(shape: &[i64]) -> Result<(), OpError> {
+    let count = shape.iter().try_fold(1i64, |n, &d| n.checked_mul(d).filter(|_| d >= 0));
+    match count {
+        Some(n) if n <= MOST_ELEMENTS => Ok(()),
+        _ => Err(OpError::Other(format!("asks for a tensor of shape {shape:?}"))),
+    }
+}
+
 /// Runs one operator in inference mode.
 pub fn run(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
     match op {
         Op::Activation(op) => activation::run(*op, args),
         Op::Binary(op) => elementwise::run_binary(*op, args).map(single),
         Op::Conv(op) => conv::run(op, args).map(single),
+        Op::ConvTranspose(op) => conv::run_transpose(op, args).map(single),
         Op::Layout(op) => layout::run(op, args),
         Op::Linear(op) => linear::run(op, args).map(single),
-        Op::Norm(op) => norm::run(*op, args).map(single),
+        Op::Norm(op) => norm::run(*op, args),
         Op::Pool(op) => pool::run(op, args).map(single),
         Op::Reduce(op) => reduce::run(*op, args).map(single),
+        Op::Resize(op) => resize::run(op, args).map(single),
         Op::Shape(op) => shape::run(op, args).map(single),
         Op::Unary(op) => elementwise::run_unary(*op, args).map(single),
     }

@@ -6,36 +6,45 @@ use super::super::error::OpError;
 use super::{Args, axis_of};
 use crate::graph::ops::Norm;
 
-pub fn run(op: Norm, args: &Args) -> Result<Tensor, OpError> {
+pub fn run(op: Norm, args: &Args) -> Result<Vec<Tensor>, OpError> {
     let x = args.get(0)?;
-    match op {
-        Norm::Batch { epsilon } => batch_norm(args, epsilon, None),
+    let y = match op {
+        Norm::Batch { epsilon } => batch_norm(args, epsilon, None)?,
         Norm::Instance { epsilon } => {
-            Ok(x.f_instance_norm(args.opt(1), args.opt(2), None, None, true, 0.0, epsilon, false)?)
+            x.f_instance_norm(args.opt(1), args.opt(2), None, None, true, 0.0, epsilon, false)?
         }
         Norm::Layer { axis, epsilon } => {
             let axis = axis_of(axis, x.dim())? as usize;
             let shape = x.size()[axis..].to_vec();
             let fit = |t: Option<&Tensor>| t.map(|t| t.f_broadcast_to(&shape[..])).transpose();
             let (scale, bias) = (fit(args.opt(1))?, fit(args.opt(2))?);
-            Ok(x.f_layer_norm(&shape[..], scale, bias, epsilon, false)?)
+            let y = x.f_layer_norm(&shape[..], scale, bias, epsilon, false)?;
+            return if args.outputs() > 1 { with_statistics(y, x, axis, epsilon) } else { Ok(vec![y]) };
         }
-        Norm::Group { groups, epsilon, per_group } => group_norm(args, groups, epsilon, per_group),
+        Norm::Group { groups, epsilon, per_group } => group_norm(args, groups, epsilon, per_group)?,
         Norm::Rms { axis, epsilon } => {
             let axis = axis_of(axis, x.dim())?;
             let axes: Vec<i64> = (axis..x.dim() as i64).collect();
             let square = x.f_square()?.f_mean_dim(&axes[..], true, None::<Kind>)?;
-            Ok(x.f_mul(&square.f_add_scalar(epsilon)?.f_rsqrt()?)?.f_mul(args.get(1)?)?)
+            x.f_mul(&square.f_add_scalar(epsilon)?.f_rsqrt()?)?.f_mul(args.get(1)?)?
         }
-        Norm::Lrn { size, alpha, beta, bias } => lrn(x, size, alpha, beta, bias),
+        Norm::Lrn { size, alpha, beta, bias } => lrn(x, size, alpha, beta, bias)?,
         Norm::Lp { axis, p } => {
             let axis = axis_of(axis, x.dim())?;
             let norm = x.f_norm_scalaropt_dim(p, [axis], true)?;
             // A vector of zeros stays one.
             let safe = norm.f_where_self(&norm.f_ne(0.0)?, &norm.f_ones_like()?)?;
-            Ok(x.f_div(&safe)?)
+            x.f_div(&safe)?
         }
-    }
+    };
+    Ok(vec![y])
+}
+
+/// `y`, and the mean and inverse deviation of `x` over the axes from `axis` on.
+fn with_statistics(y: Tensor, x: &Tensor, axis: usize, epsilon: f64) -> Result<Vec<Tensor>, OpError> {
+    let axes: Vec<i64> = (axis as i64..x.dim() as i64).collect();
+    let (var, mean) = x.f_var_mean_dim(&axes[..], false, true)?;
+    Ok(vec![y, mean, var.f_add_scalar(epsilon)?.f_rsqrt()?])
 }
 
 /// BatchNorm of `[N, C, …]`; with a momentum it uses the batch's statistics and updates the running ones in place.

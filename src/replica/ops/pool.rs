@@ -4,7 +4,8 @@ use tch::{Kind, Tensor};
 
 use super::super::error::OpError;
 use super::Args;
-use super::conv::{or_ones, pad, resolve};
+use super::bounded;
+use super::conv::{bounded_pads, or_ones, pad, resolve};
 use crate::graph::ops::{Padding, Pool, PoolKind};
 
 pub fn run(op: &Pool, args: &Args) -> Result<Tensor, OpError> {
@@ -52,6 +53,8 @@ impl Window {
         let strides = or_ones(strides, rank)?;
         let dilations = or_ones(dilations, rank)?;
         let pads = resolve(padding, sizes, &kernel, &strides, &dilations)?;
+        bounded_pads(x, &pads)?;
+        bounded(&kernel)?;
         let overhang = |i: usize| {
             let (before, after) = pads[i];
             let free = sizes[i] + before + after - (kernel[i] - 1) * dilations[i] - 1;

@@ -18,9 +18,22 @@ pub fn run(op: Reduce, args: &Args) -> Result<Tensor, OpError> {
             };
             reduce(kind, x, &axes, keep_dims)
         }
-        Reduce::Arg { max, axis, keep_dims } => {
+        Reduce::Arg { max, axis, keep_dims, last } => {
             let axis = axis_of(axis, x.dim())?;
-            Ok(if max { x.f_argmax(axis, keep_dims)? } else { x.f_argmin(axis, keep_dims)? })
+            let y = if last { x.f_flip([axis])? } else { x.shallow_clone() };
+            let index = if max { y.f_argmax(axis, keep_dims)? } else { y.f_argmin(axis, keep_dims)? };
+            Ok(if last { index.f_neg()?.f_add_scalar(x.size()[axis as usize] - 1)? } else { index })
+        }
+        Reduce::CumSum { exclusive, reverse } => {
+            let axis = args.i64s(1)?.first().copied().unwrap_or(0);
+            let axis = axis_of(axis, x.dim())?;
+            let turn = |t: &Tensor| if reverse { t.f_flip([axis]) } else { Ok(t.shallow_clone()) };
+            let y = turn(x)?;
+            let mut sums = y.f_cumsum(axis, x.kind())?;
+            if exclusive {
+                sums = sums.f_sub(&y)?;
+            }
+            Ok(turn(&sums)?)
         }
     }
 }
@@ -40,6 +53,15 @@ fn reduce(kind: ReduceKind, x: &Tensor, axes: &[i64], keep: bool) -> Result<Tens
             if x.is_floating_point() { total.f_div_scalar(count)? } else { total.f_div_scalar_mode(count, "trunc")? }
         }
         ReduceKind::Max | ReduceKind::Min if axes.is_empty() => x.shallow_clone(),
+        // Over no elements the result is the least (greatest) value that there is.
+        ReduceKind::Max | ReduceKind::Min if axes.iter().any(|&a| x.size()[a as usize] == 0) => {
+            let shape = x.f_to_kind(Kind::Double)?.f_sum_dim_intlist(axes, keep, Kind::Double)?;
+            let bound = if kind == ReduceKind::Max { f64::NEG_INFINITY } else { f64::INFINITY };
+            match x.kind() {
+                Kind::Bool => shape.f_full_like(f64::from(u8::from(bound > 0.0)))?.f_to_kind(Kind::Bool)?,
+                other => shape.f_full_like(bound)?.f_to_kind(other)?,
+            }
+        }
         ReduceKind::Max => extreme(x, |t| t.f_amax(axes, keep))?,
         ReduceKind::Min => extreme(x, |t| t.f_amin(axes, keep))?,
         ReduceKind::Prod => prod(x, axes, keep)?,

@@ -4,11 +4,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::super::error::OpError;
 use super::super::tensor_of;
-use super::Args;
+use super::{Args, MOST_ELEMENTS, bounded};
 use crate::graph::ops::ShapeOp;
-
-/// What a graph may ask to be filled: far above any image network's need, far below what would exhaust memory.
-const MOST_ELEMENTS: i64 = 1 << 30;
 
 pub fn run(op: &ShapeOp, args: &Args) -> Result<Tensor, OpError> {
     match op {
@@ -22,10 +19,7 @@ pub fn run(op: &ShapeOp, args: &Args) -> Result<Tensor, OpError> {
         ShapeOp::Size => Ok(Tensor::from(args.get(0)?.numel() as i64)),
         ShapeOp::ConstantOfShape { value } => {
             let shape = args.i64s(0)?;
-            let count = shape.iter().try_fold(1i64, |n, &d| n.checked_mul(d).filter(|_| d >= 0));
-            if count.is_none_or(|n| n > MOST_ELEMENTS) {
-                return Err(OpError::Other(format!("asks for a tensor of shape {shape:?}")));
-            }
+            bounded(&shape)?;
             Ok(tensor_of(value)?.f_reshape([] as [i64; 0])?.f_expand(shape, false)?.f_contiguous()?)
         }
         ShapeOp::Range => range(args),

@@ -1,0 +1,252 @@
+"""Every network of the list, exported and verified: `python -m exporters.networks [NAME …]` rewrites docs/networks.*.
+
+Weights are random, drawn once from a fixed seed, so nothing is downloaded; parameters that start out constant are drawn
+too; BN statistics are those of random images, then moved, so that no layer's loss vanishes. Each network becomes two
+bundles, with golden probes of one and of three images, which `scdd verify` judges; then they are deleted. Rows that
+docs/networks.json holds already are kept (the command resumes) unless their networks are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from . import bundle, golden, graph
+from .data import DatasetInfo
+from .errors import CheckError
+
+COMMAND = "python -m exporters.networks"
+CLASSES = 1000
+PROBES = (1, 3)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model of torchvision's or timm's own registry, and the side of its square images."""
+
+    source: str
+    model: str
+    size: int
+    folded: bool = False
+    """Whether BN is folded into the convolutions, as in graphs that were not exported for us."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}-{self.model}" + ("-folded" if self.folded else "")
+
+    def build(self) -> nn.Module:
+        torch.manual_seed(0)
+        if self.source == "torchvision":
+            options: dict[str, Any] = {}
+            if self.model in ("googlenet", "inception_v3"):
+                options = {"aux_logits": False, "init_weights": True}
+            return torchvision.models.get_model(self.model, weights=None, **options)
+        return timm.create_model(self.model, pretrained=False, num_classes=CLASSES)
+
+
+TORCHVISION = """
+resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 resnext50_32x4d regnet_y_400mf regnet_x_3_2gf densenet121
+mobilenet_v2 mobilenet_v3_large efficientnet_b0 efficientnet_v2_s mnasnet1_0 shufflenet_v2_x1_0 squeezenet1_1 googlenet
+inception_v3 vgg11_bn vgg16 alexnet convnext_tiny vit_b_16 swin_t swin_v2_t maxvit_t
+"""
+TIMM = """
+resnetv2_50 resnet50d seresnet50 res2net50_26w_4s resnest50d ecaresnet50d efficientnet_lite0 tf_efficientnet_b0
+mobilenetv3_large_100 ghostnet_100 hrnet_w18 dla34 regnety_008 repvgg_a0 convnextv2_atto vit_tiny_patch16_224
+deit_tiny_patch16_224 beit_base_patch16_224 mixer_s32_224 levit_128 poolformer_s12 coat_lite_tiny edgenext_xx_small
+mobilevit_xxs
+"""
+# Networks that take one size only are verified at that, the others at a small one.
+FIXED_SIZES = {
+    "vit_b_16": 224,
+    "swin_t": 224,
+    "swin_v2_t": 256,
+    "maxvit_t": 224,
+    "vit_tiny_patch16_224": 224,
+    "deit_tiny_patch16_224": 224,
+    "beit_base_patch16_224": 224,
+    "mixer_s32_224": 224,
+    "levit_128": 224,
+}
+NETWORKS = (
+    *(
+        Network(source, model, FIXED_SIZES.get(model, 128))
+        for source, models in (("torchvision", TORCHVISION), ("timm", TIMM))
+        for model in models.split()
+    ),
+    Network("torchvision", "resnet18", 128, folded=True),
+    Network("torchvision", "resnet50", 128, folded=True),
+)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="networks to verify again (default: those without a row)")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of networks.json and networks.md")
+    parser.add_argument("--work", type=Path, default=Path("runs/networks"), help="folder for the bundles")
+    parser.add_argument("--scdd", type=Path, default=Path("target/release/scdd"), help="the program that verifies")
+    parser.add_argument("--keep", action="store_true", help="keep the bundles")
+    parser.add_argument("--export-only", action="store_true", help="write the bundles and no row")
+    chosen = parser.parse_args(arguments)
+    rows = _read_rows(chosen.out / "networks.json")
+    unknown = set(chosen.names) - {network.name for network in NETWORKS}
+    if unknown:
+        parser.error(f"unknown networks: {', '.join(sorted(unknown))}")
+    for network in NETWORKS:
+        if network.name not in chosen.names if chosen.names else network.name in rows:
+            continue
+        folder = chosen.work / network.name
+        try:
+            kind = _export(network, folder)
+            row = {} if chosen.export_only else _verify(network, kind, folder, chosen.scdd)
+        except Exception as error:  # the row says why a network can't be had; the others go on
+            row = _row(network, note=f"{type(error).__name__}: {error}".splitlines()[0])
+        if row:
+            rows[network.name] = row
+            _write_rows(chosen.out, rows)
+        if not chosen.keep and not chosen.export_only:
+            shutil.rmtree(folder, ignore_errors=True)
+        print(f"{network.name}: {row or 'exported'}", flush=True)
+    return 0 if all(row["verified"] for row in rows.values()) else 1
+
+
+def _export(network: Network, folder: Path) -> str:
+    """Writes the bundles `folder/<images>`, one per golden probe, unless they are there; their kind of statistics."""
+    kind_file = folder / "kind"
+    if kind_file.is_file():
+        return kind_file.read_text()
+    shape = (3, network.size, network.size)
+    dataset = DatasetInfo(
+        "random", 3, network.size, tuple(map(str, range(CLASSES))), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, 0
+    )
+    model = network.build()
+    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+    _draw_constants(model)
+    _draw_statistics(model, images)
+    serialised, layers = graph.to_onnx(model, shape)
+    if network.folded:
+        tensors = bundle.bn_statistics(model, layers)
+        serialised, layers = graph.fold(serialised, layers)
+        statistics = bundle.Statistics("folded", layers, tensors)
+    elif layers:
+        statistics = bundle.Statistics("batch_norm", layers, bundle.bn_statistics(model, layers))
+    else:
+        layers = graph.activation_layers(serialised, model)
+        statistics = bundle.Statistics("calibrated", layers, bundle.calibrated_statistics(model, layers, images))
+    for count in PROBES:
+        writer = bundle.Writer(str(count), "teacher", dataset, network.model, {}, folder, replace=True)
+        probe = golden.golden_input(None, None, shape, CLASSES, count)
+        writer.publish(model, serialised, statistics, probe, {"source": {"package": network.source}})
+    kind_file.write_text(statistics.kind)
+    return statistics.kind
+
+
+@torch.no_grad()
+def _draw_constants(model: nn.Module) -> None:
+    """Draws the parameters that a fresh network holds constant: scales, shifts, branches that start as nothing."""
+    for name, parameter in model.named_parameters():
+        if parameter.numel() < 2 or parameter.min() < parameter.max():
+            continue
+        if name.endswith("weight") and parameter.dim() == 1:
+            parameter.uniform_(0.7, 1.3)
+        elif parameter.max() == 0:
+            parameter.normal_(0.0, 0.05)
+        else:  # the scale of a residual branch
+            parameter.uniform_(0.05, 0.15)
+
+
+@torch.no_grad()
+def _draw_statistics(model: nn.Module, images: torch.Tensor) -> None:
+    """BN statistics are those of `images`, then moved by a tenth or so."""
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    model.eval()
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        model(images)
+    model.eval()
+    for norm in norms:
+        deviation = norm.running_var.sqrt()
+        norm.running_mean += 0.1 * deviation * torch.randn_like(deviation)
+        norm.running_var *= torch.empty_like(deviation).uniform_(0.8, 1.3)
+        norm.momentum = 0.1
+
+
+def _verify(network: Network, kind: str, folder: Path, scdd: Path) -> dict[str, Any]:
+    bundles = [str(folder / str(count)) for count in PROBES]
+    done = subprocess.run([str(scdd), "verify", "--json", *bundles], capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise CheckError(done.stderr.strip() or f"scdd verify ended with {done.returncode}")
+    verdicts = json.loads(done.stdout)
+    checks = [check for verdict in verdicts for check in verdict["checks"]]
+
+    def worst(*words: str) -> float:
+        errors = [check["error"] for check in checks if any(word in check["name"] for word in words)]
+        return float(f"{max(float('nan') if e is None else e for e in errors):.2e}")
+
+    notes = [verdict["divergence"] for verdict in verdicts if verdict["divergence"]]
+    return _row(
+        network,
+        kind,
+        logits_error=worst("logits"),
+        taps_error=worst("statistics"),
+        gradient_error=worst("input gradient"),
+        verified=all(check["passed"] for check in checks),
+        note=notes[0] if notes else "",
+    )
+
+
+def _row(network: Network, statistics: str = "", **facts: Any) -> dict[str, Any]:
+    errors = dict.fromkeys(("logits_error", "taps_error", "gradient_error"))
+    about = {"name": network.name, "source": network.source, "model": network.model, "size": network.size}
+    return about | {"statistics": statistics, **errors, "verified": False} | facts
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    return {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["networks"]}
+
+
+def _write_rows(out: Path, rows: dict[str, dict[str, Any]]) -> None:
+    versions = {package.__name__: package.__version__ for package in (torch, torchvision, timm)}
+    ordered = [rows[network.name] for network in NETWORKS if network.name in rows]
+    document = {"command": COMMAND, "versions": versions, "networks": ordered}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "networks.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    verified = sum(row["verified"] for row in ordered)
+    lines = [
+        "# Networks",
+        "",
+        f"{verified} of {len(ordered)} networks verified, forward and backward. Random weights; opset {graph.OPSET}; "
+        "tch against PyTorch (golden probes of one and",
+        "of three images) and against ONNX Runtime (one and three images). Errors are the largest of all checks of "
+        "`scdd verify`: logits and layer",
+        f"statistics relative to the largest value, gradients in the L2 norm. Written by `{COMMAND}`.",
+        "",
+        "| network | source | size | statistics | logits | layer statistics | gradient | verified |",
+        "| --- | --- | --: | --- | --: | --: | --: | --- |",
+    ]
+    for row in ordered:
+        errors = [row[key] for key in ("logits_error", "taps_error", "gradient_error")]
+        shown = " | ".join("" if error is None else f"{error:.1e}" for error in errors)
+        verdict = "yes" if row["verified"] else f"no: {row.get('note', '')}"
+        lines.append(
+            f"| {row['model']} | {row['source']} | {row['size']} | {row['statistics']} | {shown} | {verdict} |"
+        )
+    (out / "networks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

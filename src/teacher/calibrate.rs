@@ -1,0 +1,274 @@
+//! Measures the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, and writes them as a new bundle.
+//!
+//! What is measured: what enters the layer normalisations, per feature of the last axis, or where there is none what leaves the convolutions,
+//! per channel; or the nodes that the user names, by the same rule.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ndarray::Array4;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use tch::{Device, Kind, Tensor};
+
+use super::bundle::{Bundle, CLASS_MEAN, CLASS_VAR, GOLDEN, MANIFEST, MODEL, STATISTICS, sha256};
+use super::error::BundleError;
+use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
+use crate::graph::ops::Norm;
+use crate::graph::{Graph, Node, Op, ValueId};
+use crate::replica::{LayerTarget, Mode, Objective, Replica, channel_statistics, to_tensor};
+
+/// No scale is folded into a calibrated activation; the field says so where BatchNorm has its ε.
+const EPSILON: f64 = 0.0;
+
+/// Mean and variance of a growing number of values, per channel, in double precision.
+#[derive(Debug)]
+struct Moments {
+    count: f64,
+    mean: Tensor,
+    /// Sum of squared deviations from the mean.
+    squares: Tensor,
+}
+
+impl Moments {
+    fn of(x: &Tensor, axis: i64) -> Result<Self, tch::TchError> {
+        let (mean, var) = channel_statistics(&x.f_to_kind(Kind::Double)?, axis)?;
+        let count = x.numel() as f64 / mean.numel().max(1) as f64;
+        Ok(Self { count, squares: var.f_mul_scalar(count)?, mean })
+    }
+
+    /// The moments of both together.
+    fn merge(&self, other: &Self) -> Result<Self, tch::TchError> {
+        let count = self.count + other.count;
+        let apart = other.mean.f_sub(&self.mean)?;
+        let mean = self.mean.f_add(&apart.f_mul_scalar(other.count / count)?)?;
+        let between = apart.f_square()?.f_mul_scalar(self.count * other.count / count)?;
+        Ok(Self { count, mean, squares: self.squares.f_add(&other.squares)?.f_add(&between)? })
+    }
+
+    fn share(&self) -> Self {
+        Self { count: self.count, mean: self.mean.shallow_clone(), squares: self.squares.shallow_clone() }
+    }
+
+    fn var(&self) -> Result<Tensor, tch::TchError> {
+        self.squares.f_div_scalar(self.count)
+    }
+}
+
+/// A calibration that collects images.
+pub struct Calibrator<'a> {
+    bundle: &'a Bundle,
+    replica: Replica,
+    layers: Vec<(Layer, ValueId)>,
+    /// Per class, per layer.
+    moments: Vec<Option<Vec<Moments>>>,
+    images: usize,
+}
+
+impl<'a> Calibrator<'a> {
+    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else all convolutions.
+    ///
+    /// # Errors
+    /// When the bundle has statistics of its own, or there is nothing to measure.
+    pub fn new(bundle: &'a Bundle, nodes: &[String]) -> Result<Self, BundleError> {
+        let refuse = |what: String| BundleError::invalid(&bundle.dir, what);
+        if matches!(bundle.manifest.statistics.kind, StatisticsKind::BatchNorm | StatisticsKind::Folded) {
+            return Err(refuse("has the statistics of its BatchNorm layers; there is nothing to calibrate".into()));
+        }
+        let layers = layers(&bundle.graph, nodes).map_err(refuse)?;
+        let classes = bundle.manifest.classes.len();
+        let moments = std::iter::repeat_with(|| None).take(classes).collect();
+        Ok(Self { bundle, replica: bundle.replica(Device::Cpu)?, layers, moments, images: 0 })
+    }
+
+    /// Measures normalised images `[N, C, H, W]` of one class.
+    ///
+    /// # Errors
+    /// When the network can't be run on them.
+    pub fn add(&mut self, class: usize, images: &Array4<f32>) -> Result<(), BundleError> {
+        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
+        let input = to_tensor(images.view()).map_err(failed)?;
+        let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
+        let run = tch::no_grad(|| self.replica.run(&[input], &taps, Mode::Eval))
+            .map_err(|source| BundleError::Replica { bundle: self.bundle.name().into(), source })?;
+        let found = run.taps.iter().zip(&self.layers).map(|(tap, (layer, _))| Moments::of(tap, layer.axis));
+        let found: Vec<Moments> = found.collect::<Result<_, _>>().map_err(failed)?;
+        let Some(slot) = self.moments.get_mut(class) else {
+            return Err(BundleError::invalid(&self.bundle.dir, format!("class {class} of the data is none of its")));
+        };
+        *slot = Some(match slot.take() {
+            None => found,
+            Some(old) => merge(&old, &found).map_err(failed)?,
+        });
+        self.images += images.shape()[0];
+        Ok(())
+    }
+
+    /// Writes the bundle `out`, which is named after its directory; it appears when it is complete.
+    ///
+    /// # Errors
+    /// When no images were added, a class lacks images where `per_class` asks for each, or `out` exists or can't be written.
+    pub fn write(self, out: &Path, data: &str, per_class: bool) -> Result<(), BundleError> {
+        let refuse = |what: String| BundleError::invalid(out, what);
+        if out.exists() {
+            return Err(refuse("exists already; choose another --out".into()));
+        }
+        if let Some(class) = self.moments.iter().position(Option::is_none).filter(|_| per_class) {
+            return Err(refuse(format!("no image of class `{}` was measured", self.bundle.manifest.classes[class])));
+        }
+        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
+        let classes: Vec<&Vec<Moments>> = self.moments.iter().flatten().collect();
+        let Some((first, others)) = classes.split_first() else {
+            return Err(refuse("no images were measured".into()));
+        };
+        let total = others.iter().try_fold(first.iter().map(Moments::share).collect(), |sum: Vec<_>, m| merge(&sum, m));
+        let total = total.map_err(failed)?;
+        let classes: &[&Vec<Moments>] = if per_class { &classes } else { &[] };
+        let statistics = self.side_tensors(&total, classes).map_err(failed)?;
+        let golden = self.golden(&total)?;
+        let calibration = Calibration { data: data.into(), images: self.images, per_class };
+        self.publish(out, calibration, &statistics, &golden)
+    }
+
+    fn side_tensors(
+        &self,
+        total: &[Moments],
+        classes: &[&Vec<Moments>],
+    ) -> Result<BTreeMap<String, Tensor>, tch::TchError> {
+        let mut tensors = BTreeMap::new();
+        for (i, ((layer, _), moments)) in self.layers.iter().zip(total).enumerate() {
+            let mut put = |part: &str, tensor: Tensor| tensors.insert(format!("{}.{part}", layer.key), tensor);
+            put("weight", moments.mean.f_ones_like()?);
+            put("bias", moments.mean.f_zeros_like()?);
+            put("running_mean", moments.mean.shallow_clone());
+            put("running_var", moments.var()?);
+            if !classes.is_empty() {
+                let means: Vec<&Tensor> = classes.iter().map(|class| &class[i].mean).collect();
+                let vars = classes.iter().map(|class| class[i].var()).collect::<Result<Vec<_>, _>>()?;
+                put(CLASS_MEAN, Tensor::f_stack(&means, 0)?);
+                put(CLASS_VAR, Tensor::f_stack(&vars, 0)?);
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// PyTorch's probe with the statistics, their loss and its gradient put in, as the replica computes them.
+    fn golden(&self, total: &[Moments]) -> Result<BTreeMap<String, Tensor>, BundleError> {
+        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
+        let broken = |source| BundleError::Replica { bundle: self.bundle.name().into(), source };
+        let (old, weights) = (&self.bundle.golden, self.bundle.manifest.golden);
+        let target = |((layer, tap), moments): (&(Layer, ValueId), &Moments)| {
+            let (mean, var) = (moments.mean.f_to_kind(Kind::Float)?, moments.var()?.f_to_kind(Kind::Float)?);
+            Ok(LayerTarget { tap: *tap, axis: layer.axis, mean, var, weights: None })
+        };
+        let objective = Objective {
+            layers: self.layers.iter().zip(total).map(target).collect::<Result<_, _>>().map_err(failed)?,
+            r_bn: weights.r_bn,
+            first_multiplier: weights.first_bn_multiplier,
+        };
+        let found = self.replica.evaluate(&old.input, &old.targets, &objective).map_err(broken)?;
+        let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
+        let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(&old.input), &taps, Mode::Eval));
+        let mut tensors = BTreeMap::from([
+            ("input".to_owned(), old.input.shallow_clone()),
+            ("targets".to_owned(), old.targets.shallow_clone()),
+            ("logits".to_owned(), old.logits.shallow_clone()),
+            ("ce".to_owned(), Tensor::from(old.ce)),
+            ("bn_loss".to_owned(), Tensor::from(found.bn)),
+            ("loss".to_owned(), Tensor::from(found.loss)),
+            ("input_grad".to_owned(), found.gradient),
+        ]);
+        for (tap, (layer, _)) in run.map_err(broken)?.taps.iter().zip(&self.layers) {
+            let (mean, var) = channel_statistics(tap, layer.axis).map_err(failed)?;
+            tensors.insert(format!("stats.{}.mean", layer.key), mean);
+            tensors.insert(format!("stats.{}.var", layer.key), var);
+        }
+        Ok(tensors)
+    }
+
+    fn publish(
+        &self,
+        out: &Path,
+        calibration: Calibration,
+        statistics: &BTreeMap<String, Tensor>,
+        golden: &BTreeMap<String, Tensor>,
+    ) -> Result<(), BundleError> {
+        let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
+        let files = [
+            (MODEL, self.bundle.model.clone()),
+            (STATISTICS, to_safetensors(statistics).map_err(failed)?),
+            (GOLDEN, to_safetensors(golden).map_err(failed)?),
+        ];
+        let mut manifest = self.bundle.manifest.clone();
+        manifest.name = name;
+        manifest.statistics.kind = StatisticsKind::Calibrated;
+        manifest.statistics.layers = self.layers.iter().map(|(layer, _)| layer.clone()).collect();
+        manifest.statistics.calibration = Some(calibration);
+        let entry = |bytes: &[u8]| FileEntry { sha256: sha256(bytes), bytes: bytes.len() as u64 };
+        manifest.files = files.iter().map(|(file, bytes)| ((*file).to_owned(), entry(bytes))).collect();
+        let text = serde_yaml::to_string(&manifest).map_err(|e| BundleError::invalid(out, e.to_string()))?;
+
+        let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).map_err(|e| BundleError::io(parent, e))?;
+        let aside = tempfile::Builder::new().prefix(".calibrate").tempdir_in(parent);
+        let aside = aside.map_err(|e| BundleError::io(parent, e))?;
+        let bundle = aside.path().join("bundle");
+        let write = |file: &str, bytes: &[u8]| std::fs::write(bundle.join(file), bytes);
+        std::fs::create_dir(&bundle)
+            .and_then(|()| files.iter().try_for_each(|(file, bytes)| write(file, bytes)))
+            .and_then(|()| write(MANIFEST, text.as_bytes()))
+            .and_then(|()| std::fs::rename(&bundle, out))
+            .map_err(|e| BundleError::io(out, e))
+    }
+}
+
+fn merge(a: &[Moments], b: &[Moments]) -> Result<Vec<Moments>, tch::TchError> {
+    a.iter().zip(b).map(|(a, b)| a.merge(b)).collect()
+}
+
+/// The layers to measure, and the values that are their taps.
+fn layers(graph: &Graph, nodes: &[String]) -> Result<Vec<(Layer, ValueId)>, String> {
+    let chosen: Vec<&Node> = if nodes.is_empty() {
+        let norms: Vec<&Node> = graph.layer_norms().collect();
+        if norms.is_empty() { graph.convolutions().collect() } else { norms }
+    } else {
+        let missing = |name: &String| format!("its graph has no node `{name}`");
+        nodes.iter().map(|name| graph.node(name).ok_or_else(|| missing(name))).collect::<Result<_, _>>()?
+    };
+    if chosen.is_empty() {
+        return Err("its graph has no layer normalisation and no convolution; name nodes to measure at".into());
+    }
+    chosen.into_iter().map(|node| layer_at(graph, node)).collect()
+}
+
+fn layer_at(graph: &Graph, node: &Node) -> Result<(Layer, ValueId), String> {
+    let is_norm = matches!(node.op, Op::Norm(Norm::Layer { .. }));
+    let (value, axis) = if is_norm { (node.inputs[0], -1) } else { (node.outputs[0], 1) };
+    let weight = node.inputs.get(1).copied().flatten().and_then(|id| graph.constants.get(&id));
+    let channels = weight.and_then(|w| if is_norm { w.dims.last() } else { w.dims.first() });
+    let (Some(tap), Some(&channels)) = (value, channels) else {
+        return Err(format!("node `{}` ({}) has no weight that tells its channels", node.name, node.op_type));
+    };
+    let (key, tensor) = (node.name.clone(), graph.values[tap].clone());
+    Ok((Layer { key: key.clone(), node: key, tensor, channels, eps: EPSILON, axis }, tap))
+}
+
+fn to_safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, tch::TchError> {
+    let bytes = |tensor: &Tensor| -> Result<(Dtype, Vec<usize>, Vec<u8>), tch::TchError> {
+        let shape = tensor.size().iter().map(|&d| d as usize).collect();
+        if tensor.kind() == Kind::Int64 {
+            let values = Vec::<i64>::try_from(&tensor.f_contiguous()?.f_reshape([-1])?)?;
+            return Ok((Dtype::I64, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+        }
+        let values =
+            Vec::<f32>::try_from(&tensor.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.f_reshape([-1])?)?;
+        Ok((Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+    };
+    let data = tensors.iter().map(|(name, t)| Ok((name, bytes(t)?))).collect::<Result<Vec<_>, tch::TchError>>()?;
+    let failed = |e: safetensors::SafeTensorError| tch::TchError::FileFormat(e.to_string());
+    let views = data.iter().map(|(name, (dtype, shape, bytes))| {
+        Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(failed)?))
+    });
+    safetensors::serialize(views.collect::<Result<Vec<_>, tch::TchError>>()?, None).map_err(failed)
+}
