@@ -30,10 +30,10 @@ fn the_quickstart_resolves_and_has_four_cells_in_order() {
     assert_eq!(cells.len(), 4);
     assert_eq!((cells[0].seed, cells[1].seed, cells[2].seed), (0, 1, 0));
     assert!(
-        cells[0].teacher.ends_with("resnet10-w16-supervised") && cells[2].teacher.ends_with("resnet10-w16-moco-v2")
+        cells[0].teacher.ends_with("resnet18-w16-supervised") && cells[2].teacher.ends_with("resnet18-w16-moco-v2")
     );
     assert!(cells.iter().all(|cell| cell.relabel_teacher == cell.teacher));
-    assert_eq!((experiment.recover.jitter, experiment.recover.iterations), (4, 300));
+    assert_eq!((experiment.recover.jitter, experiment.recover.iterations), (2, 200));
 }
 
 #[test]

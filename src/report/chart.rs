@@ -62,8 +62,12 @@ fn grid(svg: &mut String, x: &Axis, y: &Axis) {
 fn polyline(svg: &mut String, line: &Line, points: &[(f64, f64)], x: &Axis, y: &Axis) {
     let stride = points.len().div_ceil(POINTS).max(1);
     let kept = points.iter().enumerate().filter(|(i, _)| i % stride == 0 || i + 1 == points.len());
-    let coordinates: Vec<String> =
-        kept.map(|(_, point)| format!("{:.1},{:.1}", x.place(point.0), y.place(point.1))).collect();
+    let mut places: Vec<(f64, f64)> = kept.map(|(_, point)| (x.place(point.0), y.place(point.1))).collect();
+    if let [only] = places[..] {
+        // A line of one point would be invisible.
+        places = vec![(only.0 - 4.0, only.1), (only.0 + 4.0, only.1)];
+    }
+    let coordinates: Vec<String> = places.iter().map(|place| format!("{:.1},{:.1}", place.0, place.1)).collect();
     let faint = if line.faint { " faint" } else { "" };
     let class = format!("line c{}{faint}", line.colour % COLOURS);
     push(svg, format_args!("<polyline class=\"{class}\" points=\"{}\"/>", coordinates.join(" ")));
@@ -185,10 +189,18 @@ mod tests {
     }
 
     #[test]
+    fn a_single_point_is_drawn_as_a_dash() {
+        let line = Line { colour: 0, faint: false, points: vec![(80.0, 0.5)] };
+        let svg = line_chart("t", "x", "y", Scale::Linear, &[line]).unwrap();
+        let points = svg.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        assert_eq!(points.split(' ').count(), 2, "{points}");
+    }
+
+    #[test]
     fn charts_without_points_are_left_out_and_odd_points_are_skipped() {
         let chart = |points| line_chart("t", "x", "y", Scale::Log, &[Line { colour: 0, faint: false, points }]);
         assert_eq!(chart(vec![(0.0, f64::NAN), (1.0, -1.0)]), None);
         let svg = chart(vec![(0.0, 5.0), (1.0, 0.0)]).unwrap();
-        assert!(svg.contains("points=\"239.0,123.0\"") && !svg.contains("NaN"), "{svg}");
+        assert!(svg.contains("points=\"235.0,123.0 243.0,123.0\"") && !svg.contains("NaN"), "{svg}");
     }
 }
