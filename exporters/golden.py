@@ -77,7 +77,22 @@ def golden(
     *,
     folded: bool = False,
 ) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of `bn_stats.safetensors`.
+    """All tensors of `golden.safetensors`: those of `exact`, rounded to float32."""
+    tensors = exact(model, layers, statistics, inputs, targets, folded=folded)
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return tensors | {name: tensor.float().contiguous() for name, tensor in floats.items()}
+
+
+def exact(
+    model: nn.Module,
+    layers: list[Layer],
+    statistics: dict[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    folded: bool = False,
+) -> dict[str, Tensor]:
+    """The probe in float64; `statistics` are those of `bn_stats.safetensors`.
 
     Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
     Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
@@ -85,11 +100,11 @@ def golden(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        exact = copy.deepcopy(model).eval().double()
+        network = copy.deepcopy(model).eval().double()
         statistics = {name: tensor.double() for name, tensor in statistics.items()}
         inputs = inputs.double().requires_grad_(True)
-        with observe(exact, layers) as seen:
-            logits = exact(inputs)
+        with observe(network, layers) as seen:
+            logits = network(inputs)
         ce = F.cross_entropy(logits, targets)
         bn_loss = torch.zeros((), dtype=torch.float64)
         found = {}
@@ -117,5 +132,4 @@ def golden(
         "input_grad": gradient,
         **found,
     }
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    return tensors | {name: tensor.detach().float().contiguous() for name, tensor in floats.items()}
+    return {name: tensor.detach() for name, tensor in tensors.items()}
