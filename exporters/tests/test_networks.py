@@ -20,7 +20,6 @@ SCDD = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release/scdd"
         "torchvision-shufflenet_v2_x1_0",
         "torchvision-squeezenet1_1",
         "timm-mobilevit_xxs",
-        "timm-levit_128",
     ],
 )
 def test_network_verifies(name: str, tmp_path: Path):
