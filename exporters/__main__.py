@@ -20,6 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     probe = commands.add_parser("probe", help="fit a linear classifier on a frozen backbone")
     probe.add_argument("checkpoint", type=Path)
     probe.add_argument("--output", type=Path, help="merged checkpoint (default: probed.pt beside the backbone's)")
+    recalibrate = commands.add_parser("recalibrate", help="measure BN statistics on the clean training images")
+    recalibrate.add_argument("checkpoint", type=Path)
+    recalibrate.add_argument("--output", type=Path, help="(default: recalibrated.pt beside the checkpoint)")
+    zoo = commands.add_parser("zoo", help="pretrain, probe and export, except what is there already; resumes")
+    zoo.add_argument("configs", type=Path, nargs="+", metavar="config")
+    zoo.add_argument("--out", type=Path, required=True, help="folder of the bundles")
+    teachers = commands.add_parser("teachers", help="write the table of a folder's teachers")
+    teachers.add_argument("folder", type=Path)
+    teachers.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
     export = commands.add_parser("export", help="write a trained network as a bundle")
     export.add_argument("checkpoint", type=Path)
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
@@ -43,6 +52,18 @@ def main(arguments: list[str] | None = None) -> int:
             from .probe import probe as run
 
             print(run(chosen.checkpoint, chosen.data, chosen.output, say=say))
+        elif chosen.command == "recalibrate":
+            from .recalibrate import recalibrate as run
+
+            print(run(chosen.checkpoint, chosen.data, chosen.output, say=say))
+        elif chosen.command == "zoo":
+            from .zoo import zoo as run
+
+            run(chosen.configs, chosen.data, chosen.out, say=say)
+        elif chosen.command == "teachers":
+            from .zoo import teachers as run
+
+            run(chosen.folder, chosen.data, chosen.table, say=say)
         elif chosen.command == "export":
             from .bundle import export_teacher as run
 

@@ -19,7 +19,12 @@ FORMAT = "scdd-network-1"
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How the weights came about; goes into the bundle's manifest. `head` is joint, linear_probe or none."""
+    """How the weights came about; goes into the bundle's manifest.
+
+    `head` is joint, linear_probe or none; `probe` is the recipe of the linear probe whose accuracy is
+    `probe_accuracy`; `statistics` is training (BN statistics as the training left them) or recalibrated (measured on
+    clean training images).
+    """
 
     scheme: str
     dataset: str
@@ -29,6 +34,8 @@ class Pretraining:
     head: str
     probe_accuracy: float | None = None
     knn_accuracy: float | None = None
+    probe: str | None = None
+    statistics: str = "training"
 
 
 @dataclass(frozen=True)
