@@ -30,6 +30,7 @@ class SimClr(TwoViews):
         super().__init__(model, feature_dim, config)
         self.projector = SimCLRProjectionHead(feature_dim, config.hidden_dim, config.output_dim)
         self.criterion = NTXentLoss(config.temperature)
+        self.criterion.memory_bank.bank_ptr.zero_()  # lightly leaves it unset where there is no bank
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:
         one, other = (self.projector(self.encode(self.model, view)) for view in views)
