@@ -26,8 +26,11 @@ def golden_input(
     return inputs, targets
 
 
-def golden(model: nn.Module, bn_keys: list[str], inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`, on one CPU thread. `bn_keys` are the BN modules in execution order."""
+def golden(model: nn.Module, bn_keys: list[str], inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    """All tensors of `golden.safetensors`, on one CPU thread. `bn_keys` are the BN modules in execution order.
+
+    Without `targets` the network returns features, and the loss is the BN loss alone.
+    """
     modules = dict(model.named_modules())
     seen: dict[str, Tensor] = {}
     handles = [
@@ -39,7 +42,7 @@ def golden(model: nn.Module, bn_keys: list[str], inputs: Tensor, targets: Tensor
     try:
         inputs = inputs.clone().requires_grad_(True)
         logits = model.eval()(inputs)
-        ce = F.cross_entropy(logits, targets)
+        ce = torch.zeros(()) if targets is None else F.cross_entropy(logits, targets)
         bn_loss = torch.zeros(())
         statistics = {}
         for index, key in enumerate(bn_keys):
@@ -56,8 +59,7 @@ def golden(model: nn.Module, bn_keys: list[str], inputs: Tensor, targets: Tensor
             handle.remove()
     tensors = {
         "input": inputs,
-        "targets": targets,
-        "logits": logits,
+        **({"features": logits} if targets is None else {"targets": targets, "logits": logits}),
         "ce": ce,
         "bn_loss": bn_loss,
         "loss": loss,

@@ -28,7 +28,7 @@ from torch import nn
 from .errors import CheckError
 
 OPSET, IR_VERSION = 18, 10
-INPUT, OUTPUT = "input", "logits"
+INPUT, OUTPUT, FEATURES = "input", "logits", "features"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BnLayer:
     eps: float
 
 
-def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[BnLayer]]:
+def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT) -> tuple[bytes, list[BnLayer]]:
     """The serialised graph of `model` in evaluation mode for images `[batch, *shape]`, and its BN layers.
 
     Layers come in execution order. The same module gives the same bytes.
@@ -56,7 +56,7 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[
             optimize=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[output],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,

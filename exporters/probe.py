@@ -139,7 +139,7 @@ def probe(
     test = test or data.load(dataset.name, data_root, "test")
 
     model = checkpoint.network()
-    own_head = models.take_head(checkpoint.architecture, model) if checkpoint.pretraining.head == "joint" else None
+    own_head = models.take_head(checkpoint.architecture, model) if checkpoint.pretraining.head != "none" else None
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     measured = measure(model, train, test, dataset)
     if any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()):
@@ -153,7 +153,7 @@ def probe(
     output = output or path.with_name("probed.pt")
     pretraining = replace(
         checkpoint.pretraining,
-        head="joint" if own_head else "linear_probe",
+        head=checkpoint.pretraining.head if own_head else "linear_probe",
         probe_accuracy=measured.accuracy,
         knn_accuracy=measured.knn,
         probe=measured.probe.recipe,

@@ -58,7 +58,7 @@ def recalibrate(
         models.take_head(checkpoint.architecture, model)
     pretraining = replace(
         checkpoint.pretraining,
-        head="joint" if checkpoint.pretraining.head == "joint" else "none",
+        head="none" if checkpoint.pretraining.head == "linear_probe" else checkpoint.pretraining.head,
         probe_accuracy=None,
         knn_accuracy=None,
         probe=None,
