@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     teachers = commands.add_parser("teachers", help="write the table of a folder's teachers")
     teachers.add_argument("folder", type=Path)
     teachers.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
+    layouts = commands.add_parser("adapters", help="write the table of the layouts of community checkpoints")
+    layouts.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
     export = commands.add_parser("export", help="write a trained network as a bundle")
     export.add_argument("network", type=Path, nargs="?", help="what pretrain, probe or recalibrate wrote")
     export.add_argument("--checkpoint", type=Path, help="instead: a checkpoint of torchvision, timm, MoCo, DINO, …")
@@ -75,6 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .zoo import teachers as run
 
             run(chosen.folder, chosen.data, chosen.table, say=say)
+        elif chosen.command == "adapters":
+            from .adapters import write_table as run
+
+            run(chosen.table)
         elif chosen.command == "convert":
             from .convert import convert as run
 

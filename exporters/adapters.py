@@ -106,13 +106,12 @@ def adapt(
             dropped[f"{head_name}."] = 2
     elif inside["weight"] is not None and inside["weight"].ndim == 2:
         head, head_source = _linear(inside["weight"], inside["bias"]), "checkpoint"
-    elif layout.head is not None:
-        beside = _find(content, layout.heads) if layout.heads else tensors
-        beside = _unwrap_names(_tensors(beside)) if beside is not None else {}
-        if f"{layout.head}weight" in beside:
-            head = _linear(beside[f"{layout.head}weight"], beside.get(f"{layout.head}bias"))
-            head_source = "checkpoint"
-            dropped = {key: count for key, count in dropped.items() if not layout.head.startswith(key)}
+    elif layout.heads is not None and isinstance(beside := _find(content, layout.heads), dict):
+        head, head_source = _head_of_file(beside, path, _feature_dim(name, options)), "checkpoint"
+    elif layout.head is not None and f"{layout.head}weight" in tensors:
+        head = _linear(tensors[f"{layout.head}weight"], tensors.get(f"{layout.head}bias"))
+        head_source = "checkpoint"
+        dropped = {key: count for key, count in dropped.items() if not layout.head.startswith(key)}
     if head is not None and classes is not None and head.out_features != classes:
         raise InputError(
             f"{head_path or path}: the classifier has {head.out_features} classes, but the data set has {classes}; "
@@ -160,6 +159,42 @@ def read(path: Path) -> dict[str, Any]:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} is not a readable safetensors file: {error}") from error
     return load_checkpoint(path)
+
+
+def write_table(output: Path) -> None:
+    """The Markdown table of all layouts, `python -m exporters adapters --table FILE`."""
+    lines = [
+        "# Checkpoints of the community",
+        "",
+        f"Written by `python -m exporters adapters --table {output.as_posix()}` from `exporters/{TABLE.name}`, whose "
+        "rows are all there is to a layout. `export --checkpoint FILE` takes the first layout that fits; each is "
+        "tested on a file as the family writes it (`exporters/tests/layouts.py`). DataParallel's `module.` and "
+        "torch.compile's `_orig_mod.` are removed first; safetensors, half precision and torch's old file format are "
+        "read. Tensors under the prefix must be exactly the architecture's, or the file is refused; all others are "
+        "listed as dropped. Not read: DeepMind's BYOL (JAX pickles of networks that pad as TensorFlow's SAME does) and "
+        "the port of SimCLR v2 (a network of its own).",
+        "",
+        "| layout | family | scheme | tensors under | prefix | dropped | classifier | remarks |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for layout in layouts():
+        remarks = [layout.note] if layout.note else []
+        remarks += ["only with --scheme"] if not layout.auto else []
+        remarks += ["renamed to torchvision's names"] if layout.rename else []
+        remarks += [f"{key} {value}" for key in ("mean", "std") if (value := getattr(layout, key)) is not None]
+        remarks += ["3x3 stem with padding 2"] if layout.stem3 != "small" else []
+        cells = [
+            layout.name,
+            layout.family,
+            layout.scheme,
+            ", ".join(path or "top" for path in layout.unwrap),
+            layout.prefix,
+            ", ".join(name.replace("\\", "") + "*" for name in layout.drop),
+            layout.head or layout.heads or ("none" if layout.drop or layout.prefix else "the architecture's"),
+            "; ".join(remarks),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _choose(content: dict[str, Any], scheme: str, path: Path) -> tuple[Layout, str, dict[str, Tensor]]:

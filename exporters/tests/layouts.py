@@ -246,7 +246,9 @@ def dino_linear(head: State) -> dict[str, Any]:
 
 
 def vissl_heads(head: State) -> dict[str, Any]:
-    return {"classy_state_dict": {"base_model": {"model": {"heads": under("0.clf.0.", head)}}}}
+    features = head["weight"].shape[1]
+    norm = {"0.channel_bn.running_mean": torch.randn(features), "0.channel_bn.running_var": torch.rand(features) + 0.5}
+    return {"classy_state_dict": {"base_model": {"model": {"heads": under("0.clf.0.", head) | norm}}}}
 
 
 def bare(head: State) -> dict[str, Any]:
