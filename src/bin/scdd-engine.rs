@@ -1,8 +1,8 @@
-//! `scdd-engine` does what needs libtorch; `scdd` starts it. Everything is in the library's [`scdd::cli`].
+//! `scdd-engine` does the work; users start it as `scdd`. Everything is in the library's [`scdd::cli`].
 
 fn main() -> std::process::ExitCode {
     keep_freed_memory();
-    scdd::cli::engine()
+    scdd::cli::main()
 }
 
 /// libtorch asks for the same large buffers at every step. By default glibc gives each back to the system and gets it zeroed again: with a small

@@ -74,31 +74,8 @@ pub enum Outcome {
     CheckFailed,
 }
 
-/// `scdd`: checks the arguments, then becomes `scdd-engine` with the same ones.
-///
-/// Loading libtorch takes longer than many commands do, so the program that users start is not linked to it. And OpenMP, which libtorch brings,
-/// reads its settings before `main`: where other programs share the cores, its default of spinning while it waits for a descheduled thread
-/// makes small networks several times slower.
+/// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
-    Cli::parse();
-    let engine = std::env::current_exe().map(|scdd| scdd.with_file_name("scdd-engine"));
-    let failed = engine.and_then(|engine| {
-        let mut command = std::process::Command::new(&engine);
-        command.args(std::env::args_os().skip(1));
-        if std::env::var_os("OMP_WAIT_POLICY").is_none() {
-            command.env("OMP_WAIT_POLICY", "passive");
-        }
-        Err::<(), _>(std::os::unix::process::CommandExt::exec(&mut command))
-    });
-    eprintln!(
-        "error: cannot start scdd-engine, which belongs beside scdd: {}",
-        failed.err().map_or(String::new(), |e| e.to_string())
-    );
-    ExitCode::from(2)
-}
-
-/// `scdd-engine`: runs the command.
-pub fn engine() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Recover(command) => command.run(&cli.global, Goal::Recover, true),
