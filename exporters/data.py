@@ -85,7 +85,7 @@ def info(name: str) -> DatasetInfo:
 def load(name: str, root: Path, split: str) -> Split:
     """Split `train` or `test` of the data set `name`, whose files lie in `root/name`."""
     dataset = info(name)
-    if dataset is not FASHION_MNIST:
+    if dataset.name != FASHION_MNIST.name:
         return load_folder(root / name / split, dataset)
     prefix, count = {"train": ("train", dataset.train_images), "test": ("t10k", dataset.test_images)}[split]
     folder = root / name

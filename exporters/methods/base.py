@@ -62,7 +62,7 @@ def momentum_at(progress: float, start: float) -> float:
 
 
 def require(config: Any, *, positive: tuple[str, ...] = (), counts: tuple[str, ...] = (), shares: tuple[str, ...] = ()):
-    """Raises ValueError unless the named options are positive numbers, whole numbers from 1, or within 0..1."""
+    """Raises ValueError unless the named options are positive numbers, whole numbers from 1, or in 0..1 without 1."""
     for name in positive:
         if getattr(config, name) <= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be positive")
@@ -70,5 +70,5 @@ def require(config: Any, *, positive: tuple[str, ...] = (), counts: tuple[str, .
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
     for name in shares:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be in 0..1")
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 0 and below 1")

@@ -50,8 +50,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert "resumed after epoch 1 of 2" in said[0]
     one, other = load_checkpoint(whole.with_name("checkpoint.pt")), load_checkpoint(resumed.with_name("checkpoint.pt"))
     assert one["tensors"].keys() == other["tensors"].keys()
-    assert all(torch.equal(one["tensors"][name], other["tensors"][name]) for name in one["tensors"])
-    assert any("bank" in name for name in one["tensors"]) == (method == "moco_v2")
+    assert [name for name in one["tensors"] if not torch.equal(one["tensors"][name], other["tensors"][name])] == []
+    assert any(name.endswith("bank") and t.numel() for name, t in one["tensors"].items()) == (method == "moco_v2")
     log = [json.loads(line) for line in resumed.with_name("log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == [1, 2]
     checkpoint = Checkpoint.load(resumed)
@@ -126,6 +126,7 @@ def test_sgd_wins_where_it_is_better(monkeypatch):
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "supervised"])
 def test_methods_train_the_backbone_and_no_momentum_copy(method: str):
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = models.build("resnet10", {"width": 4, "channels": 1})
     head = models.take_head("resnet10", model)
@@ -133,13 +134,13 @@ def test_methods_train_the_backbone_and_no_momentum_copy(method: str):
     instance.train()
     frozen = {n: p.clone() for n, p in instance.named_parameters() if not p.requires_grad}
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(32, 1, 28, 28, generator=generator)
+    images = torch.rand(16, 1, 28, 28, generator=generator)
     optimizer = torch.optim.SGD([p for p in instance.parameters() if p.requires_grad], lr=0.1)
     losses = []
-    for step in range(12):
-        instance.before_step(step / 12)
+    for step in range(8):
+        instance.before_step(step / 8)
         views = instance.views(images, torch.Generator().manual_seed(step % 2))
-        loss = instance.loss(views, torch.zeros(32, dtype=torch.int64), generator)
+        loss = instance.loss(views, torch.zeros(16, dtype=torch.int64), generator)
         assert loss.shape == ()
         optimizer.zero_grad()
         loss.backward()
@@ -150,16 +151,17 @@ def test_methods_train_the_backbone_and_no_momentum_copy(method: str):
     parameters = dict(instance.named_parameters())
     assert all(parameters[name].grad is None for name in frozen)
     if method not in ("moco_v2", "dino"):  # their targets move: a filling queue, a centre
-        assert sum(losses[-4:]) < sum(losses[:4])
+        assert sum(losses[-2:]) < sum(losses[:2])
 
 
 def test_bfloat16_leaves_parameters_and_statistics_in_float32(write_config, tiny: Split, tmp_path: Path):
+    gentle = {"lr": 0.001}
     exact = Checkpoint.load(
-        pretrain.pretrain(write_config("simclr", epochs=1), tmp_path, train=tiny, test=tiny, say=quiet)
+        pretrain.pretrain(write_config(epochs=1, optimizer=gentle), tmp_path, train=tiny, test=tiny, say=quiet)
     )
     mixed = Checkpoint.load(
         pretrain.pretrain(
-            write_config("simclr", epochs=1, name="mixed", precision="bfloat16"),
+            write_config(epochs=1, optimizer=gentle, name="mixed", precision="bfloat16"),
             tmp_path, train=tiny, test=tiny, say=quiet,
         )
     )  # fmt: skip
