@@ -8,12 +8,17 @@ import pytest
 import torch
 import yaml
 
-from exporters import data
+from exporters import data, probe
 
 
 @pytest.fixture(autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _short_probe(monkeypatch):
+    monkeypatch.setattr(probe, "SGD_EPOCHS", 20)
 
 
 @pytest.fixture(scope="session")
