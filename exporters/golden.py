@@ -73,13 +73,14 @@ def golden(
     layers: list[Layer],
     statistics: dict[str, Tensor],
     inputs: Tensor,
-    targets: Tensor,
+    targets: Tensor | None,
     *,
     folded: bool = False,
 ) -> dict[str, Tensor]:
     """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of `bn_stats.safetensors`.
 
     Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
+    Without `targets` the network returns features, and the loss is the BN loss alone.
     Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
     """
     threads = torch.get_num_threads()
@@ -90,7 +91,7 @@ def golden(
         inputs = inputs.double().requires_grad_(True)
         with observe(exact, layers) as seen:
             logits = exact(inputs)
-        ce = F.cross_entropy(logits, targets)
+        ce = inputs.new_zeros(()) if targets is None else F.cross_entropy(logits, targets)
         bn_loss = torch.zeros((), dtype=torch.float64)
         found = {}
         for index, layer in enumerate(layers):
@@ -109,8 +110,7 @@ def golden(
         torch.set_num_threads(threads)
     tensors = {
         "input": inputs,
-        "targets": targets,
-        "logits": logits,
+        **({"features": logits} if targets is None else {"targets": targets, "logits": logits}),
         "ce": ce,
         "bn_loss": bn_loss,
         "loss": loss,

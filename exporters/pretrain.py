@@ -57,7 +57,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """`method` holds `name` and that method's own options; results are reproducible for a fixed number of `threads`."""
+    """`method` holds `name` and that method's own options; results are reproducible for a fixed number of `threads`.
+
+    `precision` is float32 or bfloat16, which runs the convolutions of the training in bfloat16: twice as fast on
+    processors that have such instructions. Parameters, BN statistics, heads and losses are float32 always.
+    """
 
     name: str
     dataset: str
@@ -68,6 +72,7 @@ class PretrainConfig:
     batch_size: int
     seed: int = 0
     threads: int = 1
+    precision: str = "float32"
     output: str = "runs/pretrain"
 
     def __post_init__(self) -> None:
@@ -76,6 +81,8 @@ class PretrainConfig:
         for name in ("epochs", "batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}; it must be float32 or bfloat16")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be in 0..2^31")
 
@@ -126,6 +133,7 @@ def pretrain(
     if method_class.trains_head:
         models.put_head(config.architecture.name, model, head)
     method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)
+    method.bfloat16 = config.precision == "bfloat16"
     loop = _Loop(config, dataset, method, train, test, say)
 
     folder = Path(config.output) / config.name
