@@ -130,7 +130,7 @@ struct Verifier<'a> {
 
 /// Allows ONNX Runtime what rounding did to the float32 replica.
 fn limit_by(rounding: f64) -> f64 {
-    (ROUNDING_SLACK * rounding).max(VALUES).min(MOST_ROUNDING)
+    (ROUNDING_SLACK * rounding).clamp(VALUES, MOST_ROUNDING)
 }
 
 /// A layer's `(mean, variance)`.
