@@ -16,7 +16,9 @@ fn main() {
     };
     let torch = format!("{site}/torch/lib");
     if !std::path::Path::new(&torch).is_dir() {
-        panic!("`{python}` has no torch at {torch}; run `make setup` and build with `make`, or activate the environment first");
+        panic!(
+            "`{python}` has no torch at {torch}; run `make setup` and build with `make`, or activate the environment first"
+        );
     }
     println!("cargo:rustc-env=SCDD_SITE_PACKAGES={site}");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{torch}");

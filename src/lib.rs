@@ -14,10 +14,16 @@
 //! Randomness is counter-based: see [`rng`].
 
 pub mod cli;
+pub mod config;
 pub mod data;
 pub mod graph;
 pub mod kernels;
+pub mod progress;
+pub mod recover;
 pub mod relabel;
 pub mod replica;
+pub mod report;
 pub mod rng;
+pub mod run;
 pub mod teacher;
+pub mod validate;

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
+mod progress;
+mod run;
 mod verify;
 
 use std::path::PathBuf;
@@ -9,6 +11,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::progress::Progress;
+use crate::run::Goal;
 use crate::teacher::{Runtime, RuntimeError};
 
 /// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
@@ -30,17 +34,34 @@ pub struct Global {
     /// ONNX Runtime's library, instead of ORT_DYLIB_PATH or the checkout's Python environment
     #[arg(long, global = true, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+    /// Report no progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
 }
 
 impl Global {
     fn runtime(&self) -> Result<Runtime, RuntimeError> {
         Runtime::open(self.onnxruntime.as_deref())
     }
+
+    fn progress(&self) -> Box<dyn Progress> {
+        progress::progress(self.quiet)
+    }
 }
 
 #[derive(Subcommand)]
 enum Command {
     Verify(verify::Verify),
+    /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
+    Recover(run::Run),
+    /// Recover as needed, then store the teachers' soft labels
+    Relabel(run::Run),
+    /// Recover and relabel as needed, then train and test the students
+    Validate(run::Run),
+    /// Write the report of a complete experiment again; makes nothing else
+    Report(run::Run),
+    /// Run a whole experiment: recover, relabel, validate, report; what is complete is not done again
+    Run(run::Run),
 }
 
 /// What a subcommand found.
@@ -55,6 +76,11 @@ pub enum Outcome {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Recover(command) => command.run(&cli.global, Goal::Recover, true),
+        Command::Relabel(command) => command.run(&cli.global, Goal::Relabel, true),
+        Command::Validate(command) => command.run(&cli.global, Goal::Validate, true),
+        Command::Report(command) => command.run(&cli.global, Goal::Report, false),
+        Command::Run(command) => command.run(&cli.global, Goal::Report, true),
         Command::Verify(command) => command.run(&cli.global),
     };
     match result {

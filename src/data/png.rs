@@ -16,45 +16,27 @@ pub fn file_name(number: usize) -> String {
     format!("{number:05}.png")
 }
 
-/// Writes `pixels` `[C, H, W]` to the file `path`: 8-bit gray for one channel, RGB for three.
-pub fn write_image(path: &Path, pixels: &[u8], channels: usize, height: usize, width: usize) -> Result<(), DataError> {
+/// The PNG file of `pixels` `[C, H, W]`: 8-bit gray for one channel, RGB for three.
+pub fn encode(pixels: &[u8], channels: usize, height: usize, width: usize) -> Result<Vec<u8>, DataError> {
+    let refuse = |message: String| Err(DataError::Mismatch(message));
     let color = match channels {
         1 => ExtendedColorType::L8,
         3 => ExtendedColorType::Rgb8,
-        _ => return Err(DataError::invalid(path, format!("{channels} channels"), "only 1 or 3 can be written as PNG")),
+        _ => return refuse(format!("an image of {channels} channels; only 1 or 3 can be written as PNG")),
     };
     let (Ok(rows), Ok(columns)) = (u32::try_from(height), u32::try_from(width)) else {
-        return Err(DataError::invalid(path, format!("{height}x{width} pixels"), "PNG cannot hold so large an image"));
+        return refuse(format!("{height}x{width} pixels; PNG cannot hold so large an image"));
     };
     if pixels.len() != channels * height * width {
-        let problem = format!("{} pixel values for {channels}x{height}x{width}", pixels.len());
-        return Err(DataError::invalid(path, problem, "pass one image [C, H, W]"));
+        return refuse(format!(
+            "{} pixel values for {channels}x{height}x{width}; pass one image [C, H, W]",
+            pixels.len()
+        ));
     }
-    image::save_buffer_with_format(path, &interleave(pixels, channels), columns, rows, color, ImageFormat::Png)
-        .map_err(|error| DataError::invalid(path, format!("cannot be written ({error})"), "check the disk"))
-}
-
-/// Writes `set` below `dir`, which must be empty or not exist: `<class directory>/<number within the class>.png`.
-pub fn write_set(dir: &Path, set: &Dataset) -> Result<(), DataError> {
-    std::fs::create_dir_all(dir).map_err(DataError::io(dir, "create"))?;
-    if !entries(dir)?.is_empty() {
-        return Err(DataError::invalid(dir, "is not empty", "remove it or choose another directory"));
-    }
-    let dirs: Vec<_> = (0..set.classes.len()).map(|class| dir.join(class_dir(class, &set.classes))).collect();
-    for class in &dirs {
-        std::fs::create_dir(class).map_err(DataError::io(class, "create"))?;
-    }
-    let mut written = vec![0; dirs.len()];
-    for (index, label) in set.labels.iter().enumerate() {
-        let class = *label as usize;
-        let (Some(pixels), Some(class_dir)) = (set.image(index), dirs.get(class)) else {
-            let message = format!("image {index} of {} has no pixels or no class; the set is malformed", set.name);
-            return Err(DataError::Mismatch(message));
-        };
-        write_image(&class_dir.join(file_name(written[class])), pixels, set.channels, set.height, set.width)?;
-        written[class] += 1;
-    }
-    Ok(())
+    let mut file = std::io::Cursor::new(Vec::new());
+    image::write_buffer_with_format(&mut file, &interleave(pixels, channels), columns, rows, color, ImageFormat::Png)
+        .map_err(|error| DataError::Mismatch(format!("an image cannot be written as PNG ({error})")))?;
+    Ok(file.into_inner())
 }
 
 /// Reads every PNG file of every directory in `dir`; sorted directories are the classes, in label order, under the directories' names.
@@ -172,27 +154,25 @@ mod tests {
         }
     }
 
+    /// Writes `set` below `dir` as recover does.
+    fn write_set(dir: &Path, set: &Dataset) {
+        for (index, label) in set.labels.iter().enumerate() {
+            let class = dir.join(class_dir(*label as usize, &set.classes));
+            fs::create_dir_all(&class).unwrap();
+            let image = encode(set.image(index).unwrap(), set.channels, set.height, set.width).unwrap();
+            fs::write(class.join(file_name(index)), image).unwrap();
+        }
+    }
+
     #[test]
     fn round_trip_is_lossless() {
         for channels in [1, 3] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("set");
-            write_set(&path, &set(channels)).unwrap();
+            write_set(&path, &set(channels));
             assert!(path.join("00_t-shirt-top/00001.png").is_file());
             let classes = ["00_t-shirt-top", "01_ankle-boot", "02_class"].map(String::from).to_vec();
             assert_eq!(read_set(&path).unwrap(), Dataset { classes, ..set(channels) });
-        }
-    }
-
-    #[test]
-    fn images_of_one_class_are_numbered_in_order() {
-        let dir = tempfile::tempdir().unwrap();
-        let mixed = Dataset { labels: vec![2, 0, 1, 2], ..set(1) };
-        write_set(dir.path(), &mixed).unwrap();
-        let read = read_set(dir.path()).unwrap();
-        assert_eq!(read.labels, [0, 1, 2, 2]);
-        for (to, from) in [1, 2, 0, 3].into_iter().enumerate() {
-            assert_eq!(read.image(to), mixed.image(from));
         }
     }
 
@@ -209,7 +189,7 @@ mod tests {
     /// Reads a written set after `spoil` has changed it.
     fn read_spoilt(spoil: impl Fn(&Path)) -> String {
         let dir = tempfile::tempdir().unwrap();
-        write_set(dir.path(), &set(1)).unwrap();
+        write_set(dir.path(), &set(1));
         spoil(dir.path());
         read_set(dir.path()).unwrap_err().to_string()
     }
@@ -219,20 +199,20 @@ mod tests {
         let other = |channels, height, width| {
             move |dir: &Path| {
                 let pixels = vec![0; channels * height * width];
-                write_image(&dir.join("01_ankle-boot/1.png"), &pixels, channels, height, width).unwrap();
+                fs::write(dir.join("01_ankle-boot/1.png"), encode(&pixels, channels, height, width).unwrap()).unwrap();
             }
         };
         let cases = [
             (read_spoilt(other(1, 3, 3)), "1.png: is 1x3x3, but the images before it are 1x2x3"),
             (read_spoilt(other(3, 2, 3)), "1.png: is 3x2x3, but the images before it are 1x2x3"),
-            (read_spoilt(|dir| fs::write(dir.join("02_class/00000.png"), "no").unwrap()), "is not a readable PNG"),
+            (read_spoilt(|dir| fs::write(dir.join("02_class/00003.png"), "no").unwrap()), "is not a readable PNG"),
             (
-                read_spoilt(|dir| fs::remove_file(dir.join("02_class/00000.png")).unwrap()),
+                read_spoilt(|dir| fs::remove_file(dir.join("02_class/00003.png")).unwrap()),
                 "02_class: holds no PNG file",
             ),
             (
                 read_spoilt(|dir| {
-                    let path = dir.join("02_class/00000.png");
+                    let path = dir.join("02_class/00003.png");
                     image::save_buffer(path, &[0; 24], 3, 2, ExtendedColorType::Rgba8).unwrap();
                 }),
                 "has the colour type Rgba8; convert it to 8-bit gray or RGB",
@@ -249,8 +229,7 @@ mod tests {
     fn truncated_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.png");
-        write_image(&path, &[1; 12], 3, 2, 2).unwrap();
-        let bytes = fs::read(&path).unwrap();
+        let bytes = encode(&[1; 12], 3, 2, 2).unwrap();
         for length in 0..bytes.len() - 12 {
             fs::write(&path, &bytes[..length]).unwrap();
             assert!(read_image(&path).is_err(), "{length} bytes");
@@ -258,16 +237,10 @@ mod tests {
     }
 
     #[test]
-    fn unwritable_sets_are_explained() {
-        let dir = tempfile::tempdir().unwrap();
-        let message = write_set(&dir.path().join("two"), &set(2)).unwrap_err().to_string();
-        assert!(message.contains("00000.png: 2 channels; only 1 or 3"), "{message}");
-        let message = write_set(dir.path(), &set(1)).unwrap_err().to_string();
-        assert!(message.contains("is not empty"), "{message}");
-        let message = write_image(&dir.path().join("a.png"), &[0; 5], 1, 2, 3).unwrap_err().to_string();
+    fn what_png_cannot_hold_is_explained() {
+        let message = encode(&[0; 12], 2, 2, 3).unwrap_err().to_string();
+        assert!(message.contains("2 channels; only 1 or 3"), "{message}");
+        let message = encode(&[0; 5], 1, 2, 3).unwrap_err().to_string();
         assert!(message.contains("5 pixel values for 1x2x3"), "{message}");
-        let beyond = Dataset { labels: vec![0, 0, 1, 3], ..set(1) };
-        let message = write_set(&dir.path().join("beyond"), &beyond).unwrap_err().to_string();
-        assert!(message.contains("image 3 of set has no pixels or no class"), "{message}");
     }
 }

@@ -86,7 +86,7 @@ pub fn for_pieces(channels: usize, rows: &mut [f32], beside: Option<&mut [f32]>,
 }
 
 /// Values per piece where no convolution says how to cut: what stays in a second-level cache together with its inputs.
-const PIECE: usize = 1 << 14;
+pub(super) const PIECE: usize = 1 << 14;
 
 /// What is done with a finished piece while it is in cache. Pieces come from several threads, in any order.
 pub type Epilogue<'a> = dyn Fn(Piece) + Sync + 'a;

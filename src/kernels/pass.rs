@@ -3,6 +3,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
+
+use super::conv::PIECE;
 use super::lanes::{Isa, Kernel, Lanes};
 
 /// An elementwise function.
@@ -166,6 +169,14 @@ impl Moments {
         let mut moments = Self { count: x.len() / channels, mean: vec![0.0; channels], squares: vec![0.0; channels] };
         isa.run(Sums { x, channels, moments: &mut moments });
         moments
+    }
+
+    /// As [`of`](Self::of), piece by piece in parallel.
+    pub fn of_all(isa: Isa, x: &[f32], channels: usize) -> Self {
+        let pixels = (PIECE / channels).max(1);
+        let gathered = Gathered::default();
+        x.par_chunks(pixels * channels).enumerate().for_each(|(i, part)| gathered.add(i, Self::of(isa, part, channels)));
+        gathered.total().unwrap_or_else(|| Self::of(isa, x, channels))
     }
 
     /// Of all pixels of both.

@@ -161,12 +161,10 @@ fn find_library(flag: Option<&Path>) -> Result<PathBuf, RuntimeError> {
 /// Directories that may hold `libonnxruntime.so*`: the checkout's environment in this directory or above, then the one built with.
 fn library_places() -> Vec<PathBuf> {
     let built_with = Path::new(env!("SCDD_SITE_PACKAGES"));
-    let tail: Option<PathBuf> = (|| {
-        let parts: Vec<_> = built_with.components().rev().take(3).collect();
-        (parts.len() == 3).then(|| parts.iter().rev().collect())
-    })();
+    // `lib/python3.x/site-packages`, whatever environment it is in.
+    let tail: PathBuf = built_with.components().rev().take(3).collect::<Vec<_>>().iter().rev().collect();
     let here = std::env::current_dir().unwrap_or_default();
-    let checkouts = here.ancestors().filter_map(|dir| tail.as_ref().map(|t| dir.join(".venv").join(t)));
+    let checkouts = here.ancestors().map(|dir| dir.join(".venv").join(&tail));
     checkouts
         .filter(|site| site.is_dir())
         .chain([built_with.to_path_buf()])

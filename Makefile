@@ -1,0 +1,69 @@
+# Two commands matter: `make demo` runs the main job, `make test` runs every test. Both install and build what they need, without root.
+
+# Where installed and built things go: the checkout, or with CI set a cache that outlives it.
+CACHE := $(if $(CI),$(HOME)/.cache/scdd)
+REQUIREMENTS := exporters/requirements.txt
+LOCK := $(shell sha256sum $(REQUIREMENTS) exporters/requirements-uv.txt | sha256sum | cut -c1-12)
+VENV := $(if $(CI),$(CACHE)/venv-$(LOCK),$(CURDIR)/.venv)
+TOOLS := $(if $(CI),$(CACHE)/tools-$(LOCK),$(CURDIR)/.venv-tools)
+UV := $(TOOLS)/bin/uv
+DATA := $(if $(CI),$(CACHE)/data,$(CURDIR)/data)
+
+# cargo and libtorch find each other through the Python environment.
+export VIRTUAL_ENV := $(VENV)
+export PATH := $(VENV)/bin:$(PATH)
+ifdef CI
+export CARGO_TARGET_DIR := $(CACHE)/target
+export SCDD_DATA := $(DATA)
+endif
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
+SCDD := $(TARGET)/release/scdd
+
+.PHONY: help setup data build demo test lint clean
+
+help:
+	@echo "make demo    install, build, and run configs/quickstart.yaml"
+	@echo "make test    install, build, and run every test"
+	@echo "make setup   the Python environment (.venv), which also brings libtorch and ONNX Runtime"
+	@echo "make data    Fashion-MNIST"
+	@echo "make build   the scdd program, target/release/scdd"
+	@echo "make lint    formatting and lints of Rust and Python, documentation"
+
+setup: $(VENV)/.installed-$(LOCK)
+
+$(UV): exporters/requirements-uv.txt
+	@command -v python3 > /dev/null || { echo "error: python3 is missing; install Python 3.11"; exit 2; }
+	@rm -rf $(TOOLS)
+	@env -u VIRTUAL_ENV python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --require-hashes --target $(TOOLS) -r exporters/requirements-uv.txt \
+	  || { env -u VIRTUAL_ENV python3 -m venv $(TOOLS) && $(TOOLS)/bin/pip install --quiet --require-hashes -r exporters/requirements-uv.txt; } \
+	  || { echo "error: uv can't be installed; install pip for Python 3 (on Debian: python3-pip) and run make again"; exit 2; }
+	@touch $(UV)
+
+$(VENV)/.installed-$(LOCK): $(REQUIREMENTS) | $(UV)
+	@test -x $(VENV)/bin/python || $(UV) venv --quiet --clear --no-python-downloads --python 3.11 $(VENV)
+	$(UV) pip sync --quiet --require-hashes --python $(VENV)/bin/python $(REQUIREMENTS)
+	@touch $@
+
+data: setup
+	@if [ -n "$$SCDD_DATA" ] && [ -z "$(CI)" ]; then echo "data: SCDD_DATA is $$SCDD_DATA"; \
+	else $(VENV)/bin/python -m exporters --data $(DATA) fetch; fi
+
+build: setup
+	cargo build --release --locked
+
+demo: build data
+	$(SCDD) run configs/quickstart.yaml
+
+test: setup data lint
+	cargo test --release --locked
+	$(VENV)/bin/python -m pytest -q exporters/tests
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps
+	$(VENV)/bin/ruff check exporters
+	$(VENV)/bin/ruff format --check exporters
+
+clean:
+	rm -rf runs target

@@ -1,0 +1,238 @@
+"""Bundles, as docs/bundle.md describes them: commands `export CHECKPOINT` and `export-student CONFIG.yaml`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+import yaml
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from . import __version__, data, golden, graph, models
+from .config import parse, read_yaml
+from .errors import CheckError, InputError
+from .files import sha256
+from .network import Checkpoint
+from .pretrain import ArchitectureConfig
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """An untrained network; `seed` is of the draw that the golden probe is computed with."""
+
+    name: str
+    dataset: str
+    architecture: ArchitectureConfig
+    seed: int = 0
+
+
+def export_teacher(
+    path: Path,
+    data_root: Path,
+    output: Path,
+    *,
+    name: str | None = None,
+    replace: bool = False,
+    test: data.Split | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Writes the network at `path` as the bundle `output/name`; accuracy is the written graph's, in ONNX Runtime."""
+    checkpoint = Checkpoint.load(path)
+    if checkpoint.pretraining.head == "none":
+        raise InputError(f"{path} has no classifier; run `python -m exporters probe {path}` first")
+    dataset = data.info(checkpoint.pretraining.dataset)
+    test = test or data.load(dataset.name, data_root, "test")
+    writer = _Writer(
+        name or checkpoint.name, "teacher", dataset, checkpoint.architecture, checkpoint.options, output, replace
+    )
+    return writer.write(
+        checkpoint.network(),
+        test,
+        {
+            "pretraining": asdict(checkpoint.pretraining),
+            "source": {"file": path.name, "sha256": sha256(path)},
+        },
+        say,
+    )
+
+
+def export_student(
+    path: Path, data_root: Path, output: Path, *, replace: bool = False, say: Callable[[str], None] = print
+) -> Path:
+    """Writes the untrained network that the configuration at `path` describes as the bundle `output/name`."""
+    config = parse(StudentConfig, read_yaml(path), str(path))
+    dataset = data.info(config.dataset)
+    options = models.resolve(
+        config.architecture.name,
+        config.architecture.options,
+        channels=dataset.channels,
+        size=dataset.size,
+        classes=len(dataset.classes),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = models.build(config.architecture.name, options).eval()
+    recipes = models.initialisation(model)
+    parameters = dict(model.named_parameters())
+    init = [
+        {"parameter": name, "shape": list(parameters[name].shape), "distribution": recipe}
+        for name, recipe in recipes.items()
+    ]
+    writer = _Writer(config.name, "student", dataset, config.architecture.name, options, output, replace)
+    return writer.write(model, data.load(dataset.name, data_root, "test"), {"init": init}, say)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    name: str
+    role: str
+    dataset: data.DatasetInfo
+    architecture: str
+    options: dict[str, Any]
+    output: Path
+    replace: bool
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise InputError(f"bundle name {self.name!r}: letters, digits, dots, dashes and underscores are allowed")
+        if (self.output / self.name).exists() and not self.replace:
+            raise InputError(f"{self.output / self.name} exists; choose another --out or --name, or give --replace")
+
+    def write(self, model: nn.Module, test: data.Split, facts: dict[str, Any], say: Callable[[str], None]) -> Path:
+        shape = (self.dataset.channels, self.dataset.size, self.dataset.size)
+        serialised, layers = graph.to_onnx(model, shape)
+        images = data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std)
+        inputs, targets = golden.golden_input(images, test.labels[:2], shape, len(self.dataset.classes))
+        probe = golden.golden(model, [layer.key for layer in layers], inputs, targets)
+        session = _session(serialised)
+        difference = compare_to_torch(session, model, shape)
+        files = {
+            "model.onnx": serialised,
+            "bn_stats.safetensors": to_safetensors(_bn_stats(model, [layer.key for layer in layers])),
+            "golden.safetensors": to_safetensors(probe),
+        }
+        if self.role == "teacher":
+            facts = facts | {"accuracy": self._accuracy(session, test)}
+        self.output.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=self.output, prefix=f".{self.name}."))
+        try:
+            for file, content in files.items():
+                (aside / file).write_bytes(content)
+            (aside / "manifest.yaml").write_text(self._manifest(layers, facts, aside, list(files)), encoding="utf-8")
+            for file in aside.iterdir():
+                file.chmod(0o644)
+            aside.chmod(0o755)
+            self._rename(aside)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
+        say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
+        return self.output / self.name
+
+    def _rename(self, aside: Path) -> None:
+        target = self.output / self.name
+        if target.exists():
+            old = Path(tempfile.mkdtemp(dir=self.output, prefix=f".{self.name}.old."))
+            os.replace(target, old / self.name)
+            os.replace(aside, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(aside, target)
+
+    def _accuracy(self, session: onnxruntime.InferenceSession, test: data.Split) -> dict[str, Any]:
+        right = 0
+        for images, labels in zip(test.images.split(500), test.labels.split(500), strict=True):
+            inputs = data.normalise(data.to_float(images), self.dataset.mean, self.dataset.std)
+            right += int((run(session, inputs).argmax(1) == labels.numpy()).sum())
+        return {"top1": right / len(test.labels), "split": "test", "images": len(test.labels)}
+
+    def _manifest(self, layers: list[graph.BnLayer], facts: dict[str, Any], folder: Path, files: list[str]) -> str:
+        manifest = {
+            "format": "scdd-bundle",
+            "version": 1,
+            "name": self.name,
+            "role": self.role,
+            "architecture": {"name": self.architecture, "options": self.options},
+            **{key: facts[key] for key in ("pretraining", "source") if key in facts},
+            "preprocessing": {
+                "channels": self.dataset.channels,
+                "height": self.dataset.size,
+                "width": self.dataset.size,
+                "mean": list(self.dataset.mean),
+                "std": list(self.dataset.std),
+                "interpolation": "bilinear",
+            },
+            "classes": list(self.dataset.classes),
+            **{key: facts[key] for key in ("accuracy",) if key in facts},
+            "onnx": {
+                "opset": graph.OPSET,
+                "ir_version": graph.IR_VERSION,
+                "input": graph.INPUT,
+                "output": graph.OUTPUT,
+            },
+            "statistics": {
+                "kind": "batch_norm" if layers else "none",
+                "layers": [{"key": layer.key, "node": layer.key, **asdict(layer)} for layer in layers],
+            },
+            "golden": {"r_bn": golden.R_BN, "first_bn_multiplier": golden.FIRST_BN_MULTIPLIER},
+            **{key: facts[key] for key in ("init",) if key in facts},
+            "versions": {
+                "python": platform.python_version(),
+                **{
+                    package: version(package)
+                    for package in ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
+                },
+                "exporters": __version__,
+            },
+            "files": {
+                file: {"sha256": sha256(folder / file), "bytes": (folder / file).stat().st_size} for file in files
+            },
+        }
+        return yaml.safe_dump(manifest, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+def _bn_stats(model: nn.Module, keys: list[str]) -> dict[str, Tensor]:
+    state = model.state_dict()
+    names = [f"{key}.{part}" for key in keys for part in ("running_mean", "running_var", "weight", "bias")]
+    return {name: state[name].contiguous() for name in names}
+
+
+def _session(serialised: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(serialised, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: onnxruntime.InferenceSession, inputs: Tensor) -> np.ndarray:
+    """Logits `[N, K]` for normalised images `[N, C, H, W]`."""
+    return session.run([graph.OUTPUT], {graph.INPUT: inputs.contiguous().numpy()})[0]
+
+
+@torch.no_grad()
+def compare_to_torch(session: onnxruntime.InferenceSession, model: nn.Module, shape: tuple[int, int, int]) -> float:
+    """The largest difference of logits at batch sizes 1 and 3; an error above TOLERANCE * max(1, max|logit|)."""
+    largest = 0.0
+    for count in (1, 3):
+        inputs = torch.randn(count, *shape, generator=torch.Generator().manual_seed(count))
+        wanted = model.eval()(inputs).numpy()
+        got = run(session, inputs)
+        difference = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
+            raise CheckError(f"ONNX Runtime and PyTorch differ by {difference:.3g} in the logits at batch size {count}")
+        largest = max(largest, difference)
+    return largest

@@ -1,0 +1,169 @@
+"""From a module to ONNX: BN kept as nodes named by their modules, parameters under their own names, nothing else.
+
+torch's own clean-up (`optimize=True`) folds every BN that follows a convolution, under the convolution's unchanged
+name; hence `optimize=False` and the passes here, all of them public names of onnxscript.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxscript.optimizer
+import onnxscript.rewriter
+import torch
+from onnxscript.rewriter.rules.common import (
+    materialize_reshape_shape_rule,
+    no_op_cast_rule,
+    no_op_expand_rule,
+    reshape_reshape_rule,
+    squeeze_reshape_1d_rule,
+)
+from torch import nn
+
+from .errors import CheckError
+
+OPSET, IR_VERSION = 18, 10
+INPUT, OUTPUT = "input", "logits"
+
+
+@dataclass(frozen=True)
+class BnLayer:
+    """One BN node: its name (the module's key), the value that enters it, and the module's facts."""
+
+    key: str
+    tensor: str
+    channels: int
+    eps: float
+
+
+def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[BnLayer]]:
+    """The serialised graph of `model` in evaluation mode for images `[batch, *shape]`, and its BN layers.
+
+    Layers come in execution order. The same module gives the same bytes.
+    """
+    model = model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(2, *shape),),
+            dynamo=True,
+            optimize=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise CheckError("torch.onnx.export returned nothing")
+    parameters = {name: tensor.detach() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    graph_model = program.model
+    _clean(graph_model, set(parameters))
+    _name_nodes(graph_model.graph, model)
+    _strip(graph_model)
+    proto = ir.to_proto(graph_model)
+    del proto.graph.value_info[:]
+    onnx.checker.check_model(proto, full_check=True)
+    layers = _batch_norm_layers(proto, model)
+    _check_parameters(proto, parameters)
+    return proto.SerializeToString(deterministic=True), layers
+
+
+def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
+    """Names the node that a leaf module became by that module; the nodes of a module that became several keep theirs.
+
+    The exporter leaves the path of modules in a node's metadata, the operator last.
+    """
+    leaves = {name for name, module in model.named_modules() if next(module.children(), None) is None}
+    nodes: dict[str, list[ir.Node]] = {}
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        if len(scopes) > 1 and scopes[-2] in leaves:
+            nodes.setdefault(scopes[-2], []).append(node)
+    for module, group in nodes.items():
+        if len(group) == 1:
+            group[0].name = module
+
+
+def _clean(model: ir.Model, parameters: set[str]) -> None:
+    """Folds what is constant except computations on parameters, then drops the zero biases that are no parameters."""
+
+    def should_fold(node: ir.Node) -> bool | None:
+        reads = any(value is not None and value.name in parameters for value in node.inputs)
+        return False if reads and node.op_type != "Shape" else None
+
+    for _ in range(2):
+        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=should_fold)
+        onnxscript.rewriter.rewrite(
+            model,
+            pattern_rewrite_rules=[
+                materialize_reshape_shape_rule,
+                no_op_cast_rule,
+                no_op_expand_rule,
+                reshape_reshape_rule,
+                squeeze_reshape_1d_rule,
+            ],
+        )
+    ir.passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for node in model.graph:
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) == 3 else None
+        if bias is not None and bias.name not in parameters and bias.const_value is not None:
+            if np.any(bias.const_value.numpy()):
+                raise CheckError(f"Conv {node.name} has the bias {bias.name}, which is no parameter of the network")
+            node.resize_inputs(2)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    ir.passes.common.RemoveUnusedOpsetsPass()(model)
+
+
+def _strip(model: ir.Model) -> None:
+    """Removes metadata and documentation, which hold stack traces with local paths."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.doc_string = model.graph.doc_string = None
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        values += node.outputs
+    for value in values:
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[BnLayer]:
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    layers = []
+    for node in proto.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        module = modules.get(node.name)
+        wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
+        if module is None or list(node.input[1:]) != wanted:
+            raise CheckError(
+                f"BN node {node.name} reads {list(node.input[1:])}, which is not one BatchNorm2d of the network"
+            )
+        layers.append(BnLayer(node.name, node.input[0], module.num_features, module.eps))
+    if sorted(layer.key for layer in layers) != sorted(modules):
+        raise CheckError(
+            f"the network has {len(modules)} BatchNorm2d modules, but the graph has the {len(layers)} BN nodes "
+            f"{[layer.key for layer in layers]}"
+        )
+    return layers
+
+
+def _check_parameters(proto: onnx.ModelProto, parameters: dict[str, torch.Tensor]) -> None:
+    """Every parameter and BN statistic of the network is an initialiser of the same name and bits."""
+    initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, tensor in parameters.items():
+        if name not in initializers:
+            raise CheckError(f"parameter {name} is not among the graph's initialisers")
+        array = onnx.numpy_helper.to_array(initializers[name])
+        if array.shape != tuple(tensor.shape) or array.tobytes() != tensor.contiguous().numpy().tobytes():
+            raise CheckError(f"initialiser {name} differs from the parameter of that name")

@@ -1,0 +1,195 @@
+"""Architectures, built by name and options.
+
+A network is an `nn.Module` from images `[N, channels, H, W]` to logits `[N, classes]`. Its classifier is one
+`nn.Linear`, found under the attribute that `Architecture.head` names; what enters it are the features that
+self-supervised methods train.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+
+from .config import KINDS
+from .errors import InputError
+
+
+class ResNet(TorchvisionResNet):
+    """torchvision's ResNet with a free base width and a stem for small images; same module names and initialisation.
+
+    `width` is the number of channels of the first stage (64 in the paper); the stages have 1, 2, 4 and 8 times as
+    many. Stem `small` is a 3x3 convolution of stride 1 without pooling, as usual on images of 28 to 64 pixels;
+    `imagenet` is the 7x7 stride 2 one with pooling.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: list[int],
+        width: int,
+        stem: str,
+        channels: int,
+        classes: int,
+    ) -> None:
+        nn.Module.__init__(self)
+        self._norm_layer = nn.BatchNorm2d
+        self.inplanes, self.dilation, self.groups, self.base_width = width, 1, 1, 64
+        if stem == "small":
+            self.conv1: nn.Module = nn.Conv2d(channels, width, 3, stride=1, padding=1, bias=False)
+            self.maxpool: nn.Module = nn.Identity()
+        elif stem == "imagenet":
+            self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            raise InputError(f"stem is {stem!r}; it must be 'small' or 'imagenet'")
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = self._make_layer(block, width, blocks[0])
+        self.layer2 = self._make_layer(block, width * 2, blocks[1], stride=2)
+        self.layer3 = self._make_layer(block, width * 4, blocks[2], stride=2)
+        self.layer4 = self._make_layer(block, width * 8, blocks[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width * 8 * block.expansion, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ConvNet(nn.Module):
+    """The ConvNet of the distillation literature: `depth` blocks, then a linear layer.
+
+    A block is a 3x3 convolution, a norm, ReLU and 2x2 average pooling.
+
+    Images of 28x28 are padded to 32x32 by the first convolution (padding 3), as the literature does for MNIST and
+    Fashion-MNIST.
+    """
+
+    def __init__(self, depth: int, width: int, norm: str, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        norms: dict[str, Callable[[int], nn.Module]] = {
+            "batch": nn.BatchNorm2d,
+            "instance": lambda features: nn.InstanceNorm2d(features, affine=True),
+        }
+        if norm not in norms:
+            raise InputError(f"norm is {norm!r}; it must be one of {', '.join(norms)}")
+        layers: list[nn.Module] = []
+        side, inputs = (32 if size == 28 else size), channels
+        for index in range(depth):
+            padding = 3 if index == 0 and size == 28 else 1
+            layers += [nn.Conv2d(inputs, width, 3, padding=padding), norms[norm](width), nn.ReLU(), nn.AvgPool2d(2)]
+            side, inputs = side // 2, width
+        if side < 1:
+            raise InputError(f"images of {size}x{size} are too small for {depth} poolings")
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width * side * side, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.features(images), 1))
+
+
+def _resnet(block: type[BasicBlock | Bottleneck], blocks: list[int]) -> Callable[..., nn.Module]:
+    def build(*, width: int = 64, stem: str = "small", channels: int = 3, classes: int = 10) -> nn.Module:
+        return ResNet(block, blocks, width, stem, channels, classes)
+
+    return build
+
+
+def _convnet(depth: int) -> Callable[..., nn.Module]:
+    def build(
+        *, width: int = 128, norm: str = "batch", channels: int = 3, size: int = 32, classes: int = 10
+    ) -> nn.Module:
+        return ConvNet(depth, width, norm, channels, size, classes)
+
+    return build
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registry entry: how to build the network, and the attribute that holds its classifier."""
+
+    build: Callable[..., nn.Module]
+    head: str
+
+    def options(self) -> dict[str, Any]:
+        """The options and their defaults."""
+        return {name: parameter.default for name, parameter in inspect.signature(self.build).parameters.items()}
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet10": Architecture(_resnet(BasicBlock, [1, 1, 1, 1]), "fc"),
+    "resnet18": Architecture(_resnet(BasicBlock, [2, 2, 2, 2]), "fc"),
+    "resnet34": Architecture(_resnet(BasicBlock, [3, 4, 6, 3]), "fc"),
+    "resnet50": Architecture(_resnet(Bottleneck, [3, 4, 6, 3]), "fc"),
+    "convnet3": Architecture(_convnet(3), "classifier"),
+}
+
+
+def architecture(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
+        raise InputError(f"architecture {name!r} is unknown; known are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def resolve(name: str, options: dict[str, Any], *, channels: int, size: int, classes: int) -> dict[str, Any]:
+    """All options of `name`: the given ones, the data set's channels, size and classes, and defaults for the rest."""
+    defaults = architecture(name).options()
+    given = {"channels": channels, "size": size, "classes": classes}
+    resolved = {**defaults, **{key: value for key, value in given.items() if key in defaults}}
+    for key, value in options.items():
+        if key not in defaults:
+            raise InputError(f"architecture {name} has no option {key!r}; it has {', '.join(defaults)}")
+        if not isinstance(value, type(defaults[key])) or isinstance(value, bool):
+            raise InputError(f"architecture {name}: option {key} is {value!r}; {KINDS[type(defaults[key])]} is wanted")
+        if isinstance(value, int) and value < 1:
+            raise InputError(f"architecture {name}: option {key} is {value}; it must be at least 1")
+        if key in given and value != given[key]:
+            raise InputError(f"architecture {name}: option {key} is {value}, but the data set has {given[key]}")
+        resolved[key] = value
+    return resolved
+
+
+def build(name: str, options: dict[str, Any]) -> nn.Module:
+    """A freshly initialised network (from torch's global generator); `options` as `resolve` returns them."""
+    return architecture(name).build(**options)
+
+
+def take_head(name: str, model: nn.Module) -> nn.Linear:
+    """Removes the classifier from `model`, which then returns features `[N, D]`, and returns that classifier."""
+    head = getattr(model, architecture(name).head)
+    setattr(model, architecture(name).head, nn.Identity())
+    return head
+
+
+def put_head(name: str, model: nn.Module, head: nn.Linear) -> None:
+    """The reverse of `take_head`."""
+    setattr(model, architecture(name).head, head)
+
+
+def initialisation(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The distribution that `build` draws each trainable parameter from, in the order of `named_parameters`.
+
+    torch's default for convolutions and linear layers, `kaiming_uniform(a=sqrt(5))`, is uniform within 1/sqrt(fan_in),
+    as is the bias.
+    """
+    recipes: dict[str, dict[str, Any]] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            key = f"{prefix}.{name}" if prefix else name
+            if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
+                recipes[key] = {"type": "constant", "value": 1.0 if name == "weight" else 0.0}
+            elif isinstance(module, nn.Conv2d) and isinstance(model, ResNet):
+                fan_out = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
+                recipes[key] = {"type": "normal", "std": math.sqrt(2 / fan_out)}
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                recipes[key] = {"type": "uniform", "bound": 1 / math.sqrt(module.weight[0].numel())}
+            else:
+                raise InputError(f"no initialisation is known for parameter {key} of a {type(module).__name__}")
+    return {name: recipes[name] for name, parameter in model.named_parameters() if parameter.requires_grad}

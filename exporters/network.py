@@ -1,0 +1,78 @@
+"""The checkpoint that passes between `pretrain`, `probe` and `export`: one network and what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import models
+from .config import parse
+from .errors import InputError
+from .files import load_checkpoint, save_checkpoint
+
+FORMAT = "scdd-network-1"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How the weights came about; goes into the bundle's manifest. `head` is joint, linear_probe or none."""
+
+    scheme: str
+    dataset: str
+    epochs: int
+    command: str
+    wall_seconds: float
+    head: str
+    probe_accuracy: float | None = None
+    knn_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`state` has torchvision's parameter names; the classifier is missing from it where `pretraining.head` is none."""
+
+    name: str
+    architecture: str
+    options: dict[str, Any]
+    pretraining: Pretraining
+    state: dict[str, Tensor] = field(repr=False)
+
+    def save(self, path: Path) -> None:
+        content = {
+            "format": FORMAT,
+            "name": self.name,
+            "architecture": self.architecture,
+            "options": self.options,
+            "pretraining": asdict(self.pretraining),
+            "state": {key: value.detach().contiguous() for key, value in self.state.items()},
+        }
+        save_checkpoint(path, content)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        content = load_checkpoint(path)
+        if content.pop("format", None) != FORMAT:
+            raise InputError(
+                f"{path} was not written by `python -m exporters pretrain` or `probe` (no format {FORMAT})"
+            )
+        if not isinstance(content.get("state"), dict):
+            raise InputError(f"{path}: state is missing")
+        return parse(cls, content, str(path))
+
+    def network(self) -> nn.Module:
+        """The network in evaluation mode; without a classifier in the checkpoint it returns features `[N, D]`."""
+        with torch.random.fork_rng():
+            model = models.build(self.architecture, self.options)
+        if self.pretraining.head == "none":
+            models.take_head(self.architecture, model)
+        try:
+            model.load_state_dict(self.state, strict=True)
+        except RuntimeError as error:
+            raise InputError(
+                f"checkpoint {self.name} does not fit architecture {self.architecture}: {error}"
+            ) from error
+        return model.eval()

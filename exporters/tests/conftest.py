@@ -1,0 +1,48 @@
+"""Tiny stand-ins for the real data, so that no test needs a file or a long training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from exporters import data
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> data.Split:
+    """200 images of Fashion-MNIST's shape: one fixed pattern per class under noise, so that they can be learnt."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randint(0, 256, (10, 1, 28, 28), generator=generator)
+    labels = torch.arange(200) % 10
+    noise = torch.randint(-40, 41, (200, 1, 28, 28), generator=generator)
+    return data.Split((patterns[labels] + noise).clamp(0, 255).to(torch.uint8), labels)
+
+
+@pytest.fixture
+def write_config(tmp_path: Path):
+    """Writes a pretraining configuration of a small network; `changes` are laid over it."""
+
+    def write(method: str = "supervised", /, **changes) -> Path:
+        config = {
+            "name": f"tiny-{method}",
+            "dataset": "fashion-mnist",
+            "architecture": {"name": "resnet10", "options": {"width": 4}},
+            "method": {"name": method} | ({"queue": 128, "hidden_dim": 16} if method == "moco_v2" else {}),
+            "optimizer": {"lr": 0.05},
+            "epochs": 2,
+            "batch_size": 50,
+            "output": str(tmp_path / "runs"),
+        }
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(config | changes), encoding="utf-8")
+        return path
+
+    return write

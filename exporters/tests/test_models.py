@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from exporters import models
+from exporters.errors import InputError
+
+
+def test_full_width_resnets_are_torchvisions():
+    for name in ("resnet18", "resnet34", "resnet50"):
+        ours = models.build(name, {"width": 64, "stem": "imagenet", "channels": 3, "classes": 1000})
+        theirs = getattr(torchvision.models, name)()
+        assert {k: v.shape for k, v in ours.state_dict().items()} == {
+            k: v.shape for k, v in theirs.state_dict().items()
+        }
+        theirs.load_state_dict(ours.state_dict())
+        images = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            assert torch.equal(ours.eval()(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        # 3x3 convolutions 16-32-64-128, two per block, 1x1 shortcuts, BN pairs, a linear layer
+        ("resnet10", {"width": 16, "stem": "small", "channels": 1, "classes": 10}, 308_538),
+        ("resnet18", {"width": 16, "stem": "small", "channels": 1, "classes": 10}, 701_178),
+        # 1·128·9+128 + 2·(128·128·9+128) + 3·2·128 + 2048·10+10
+        ("convnet3", {"width": 128, "norm": "batch", "channels": 1, "size": 28, "classes": 10}, 317_706),
+        # the literature's count for CIFAR-10
+        ("convnet3", {"width": 128, "norm": "instance", "channels": 3, "size": 32, "classes": 10}, 320_010),
+    ],
+)
+def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
+    model = models.build(name, options)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    side = options.get("size", 28)
+    images = torch.randn(3, options["channels"], side, side)
+    assert model(images).shape == (3, 10)
+    head = models.take_head(name, model)
+    assert model(images).shape == (3, head.in_features)
+    models.put_head(name, model, head)
+    assert model(images).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"width": 32}),
+        ("resnet50", {"width": 16, "stem": "imagenet"}),
+        ("convnet3", {"norm": "batch"}),
+        ("convnet3", {"norm": "instance", "size": 28, "channels": 1}),
+    ],
+)
+def test_initialisation_is_what_build_draws(name: str, options: dict):
+    model = models.build(name, options)
+    recipes = models.initialisation(model)
+    parameters = dict(model.named_parameters())
+    assert list(recipes) == list(parameters)
+    for key, recipe in recipes.items():
+        drawn = parameters[key].detach()
+        if recipe["type"] == "constant":
+            assert (drawn == recipe["value"]).all()
+        elif recipe["type"] == "uniform":
+            assert drawn.abs().max() <= recipe["bound"]
+            if drawn.numel() > 1000:
+                assert drawn.abs().max() > 0.98 * recipe["bound"]
+        elif drawn.numel() > 1000:
+            assert drawn.std().item() == pytest.approx(recipe["std"], rel=0.1)
+
+
+def test_options_are_checked():
+    facts = {"channels": 1, "size": 28, "classes": 10}
+    assert models.resolve("resnet18", {"width": 16}, **facts) == {
+        "width": 16, "stem": "small", "channels": 1, "classes": 10,
+    }  # fmt: skip
+    for name, options, message in (
+        ("resnet19", {}, "unknown"),
+        ("resnet18", {"widht": 16}, "no option 'widht'"),
+        ("resnet18", {"width": "16"}, "a whole number is wanted"),
+        ("resnet18", {"width": 0}, "at least 1"),
+        ("resnet18", {"classes": 100}, "the data set has 10"),
+    ):
+        with pytest.raises(InputError, match=message):
+            models.resolve(name, options, **facts)
+    with pytest.raises(InputError, match="stem"):
+        models.build("resnet18", {"stem": "tiny"})
+    with pytest.raises(InputError, match="norm"):
+        models.build("convnet3", {"norm": "layer"})
+    with pytest.raises(InputError, match="too small"):
+        models.build("convnet3", {"size": 4})

@@ -1,0 +1,186 @@
+//! Ranges and contradictions: what types alone cannot say about an experiment.
+
+use std::fmt;
+
+use serde_yaml::Value;
+
+use super::error::Fault;
+use super::model::{Baseline, Crop, Device, Experiment, Loss, Mix, RelabelTeachers};
+
+/// Numbers from `low` to `high`, each of which may itself be excluded.
+struct Range {
+    low: f64,
+    low_excluded: bool,
+    high: f64,
+    high_excluded: bool,
+}
+
+const fn closed(low: f64, high: f64) -> Range {
+    Range { low, low_excluded: false, high, high_excluded: false }
+}
+
+/// Above 0, at most `high`.
+const fn positive(high: f64) -> Range {
+    Range { low: 0.0, low_excluded: true, high, high_excluded: false }
+}
+
+const BELOW_ONE: Range = Range { low: 0.0, low_excluded: false, high: 1.0, high_excluded: true };
+const WEIGHT: Range = closed(0.0, 1e6);
+
+/// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
+const RANGES: [(&str, Range); 23] = [
+    ("ipc", closed(1.0, 10_000.0)),
+    ("recover.iterations", closed(1.0, 1e6)),
+    ("recover.batch_size", closed(1.0, 65_536.0)),
+    ("recover.learning_rate", positive(100.0)),
+    ("recover.betas", BELOW_ONE),
+    ("recover.r_bn", WEIGHT),
+    ("recover.first_bn_multiplier", WEIGHT),
+    ("recover.tv", WEIGHT),
+    ("recover.l2", WEIGHT),
+    ("recover.jitter", closed(0.0, 4096.0)),
+    ("recover.crop.scale", positive(1.0)),
+    ("recover.start_std", positive(100.0)),
+    ("relabel.epochs", closed(1.0, 100_000.0)),
+    ("relabel.batch_size", closed(1.0, 65_536.0)),
+    ("relabel.crop.scale", positive(1.0)),
+    ("relabel.mix.alpha", positive(100.0)),
+    ("validate.loss.temperature", positive(1000.0)),
+    ("validate.optimizer.learning_rate", positive(100.0)),
+    ("validate.optimizer.momentum", BELOW_ONE),
+    ("validate.optimizer.weight_decay", closed(0.0, 1.0)),
+    ("validate.schedule.floor", closed(0.0, 1.0)),
+    ("validate.schedule.smoothing", closed(1.0, 10.0)),
+    ("validate.evaluate_every", closed(1.0, 100_000.0)),
+];
+
+impl Range {
+    fn contains(&self, value: f64) -> bool {
+        let above = if self.low_excluded { value > self.low } else { value >= self.low };
+        let below = if self.high_excluded { value < self.high } else { value <= self.high };
+        above && below
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let low = if self.low_excluded { "above" } else { "at least" };
+        let high = if self.high_excluded { "below" } else { "at most" };
+        write!(formatter, "{low} {} and {high} {}", self.low, self.high)
+    }
+}
+
+/// The first thing that is wrong with `experiment`.
+pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
+    name(&experiment.name)?;
+    lists(experiment)?;
+    ranges(experiment)?;
+    crop("recover.crop", experiment.recover.crop)?;
+    crop("relabel.crop", experiment.relabel.crop)?;
+    terms_that_are_off(experiment)?;
+    hard_labels(experiment)
+}
+
+fn name(name: &str) -> Result<(), Fault> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
+        let allowed = "letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`";
+        return Err(Fault::new("name", format!("`{name}` cannot name a directory: allowed are {allowed}")));
+    }
+    Ok(())
+}
+
+/// Axes of the matrix must have values, and none twice.
+fn lists(experiment: &Experiment) -> Result<(), Fault> {
+    axis("teachers", &experiment.teachers)?;
+    axis("students", &experiment.students)?;
+    axis("ipc", &experiment.ipc)?;
+    axis("seeds", &experiment.seeds)?;
+    if let RelabelTeachers::List(teachers) = &experiment.relabel_teachers {
+        axis("relabel_teachers", teachers)?;
+    }
+    distinct("baselines", &experiment.baselines)
+}
+
+fn axis<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
+    if values.is_empty() {
+        return Err(Fault::new(path, "the list is empty; at least one value is needed"));
+    }
+    distinct(path, values)
+}
+
+fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
+    for (index, value) in values.iter().enumerate() {
+        if let Some(first) = values[..index].iter().position(|earlier| earlier == value) {
+            return Err(Fault::new(format!("{path}[{index}]"), format!("repeats {path}[{first}]")));
+        }
+    }
+    Ok(())
+}
+
+fn ranges(experiment: &Experiment) -> Result<(), Fault> {
+    let tree = serde_yaml::to_value(experiment).map_err(|error| Fault::new(".", error.to_string()))?;
+    for (path, range) in &RANGES {
+        let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
+        match value {
+            Value::Sequence(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    in_range(&format!("{path}[{index}]"), value, range)?;
+                }
+            }
+            value => in_range(path, value, range)?,
+        }
+    }
+    Ok(())
+}
+
+fn in_range(path: &str, value: &Value, range: &Range) -> Result<(), Fault> {
+    match value.as_f64() {
+        Some(number) if !range.contains(number) => {
+            Err(Fault::new(path, format!("{number} is out of range: must be {range}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn crop(path: &str, crop: Option<Crop>) -> Result<(), Fault> {
+    match crop {
+        Some(Crop { scale: [low, high] }) if low > high => {
+            Err(Fault::new(format!("{path}.scale"), format!("the smallest share, {low}, is above the largest, {high}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn terms_that_are_off(experiment: &Experiment) -> Result<(), Fault> {
+    let recover = &experiment.recover;
+    if recover.r_bn == 0.0 && recover.first_bn_multiplier != 1.0 {
+        let problem = "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 1";
+        return Err(Fault::new("recover.first_bn_multiplier", problem));
+    }
+    if experiment.relabel.fallback.is_some() && experiment.relabel.provider != Device::Cuda {
+        let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
+        return Err(Fault::new("relabel.fallback", problem));
+    }
+    Ok(())
+}
+
+/// Hard labels need no teacher and cannot describe mixed views.
+fn hard_labels(experiment: &Experiment) -> Result<(), Fault> {
+    if !matches!(experiment.validate.loss, Loss::Ce {}) {
+        return Ok(());
+    }
+    let contradiction = |path, problem: &str| {
+        Err(Fault::new(path, format!("{problem}, but validate.loss is `ce`, which trains on hard labels")))
+    };
+    if !matches!(experiment.relabel.mix, Mix::None {}) {
+        return contradiction("relabel.mix", "mixed views have no single class (set {type: none})");
+    }
+    if experiment.relabel_teachers != RelabelTeachers::Same {
+        return contradiction("relabel_teachers", "these teachers would give soft labels");
+    }
+    if experiment.baselines.contains(&Baseline::RandomRealSoft) {
+        return contradiction("baselines", "`random_real_soft` has soft labels");
+    }
+    Ok(())
+}

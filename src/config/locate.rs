@@ -1,0 +1,115 @@
+//! Finds the line of a YAML path in the text: a walk that stops with a deliberate error at the wanted key, whose location the parser adds.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::path::Segment;
+
+/// The line (from 1) where `path` stands in `text`, or the longest part of it that stands there.
+pub(super) fn line(text: &str, path: &[Segment]) -> Option<usize> {
+    (1..=path.len()).rev().find_map(|length| exact_line(text, &path[..length]))
+}
+
+fn exact_line(text: &str, path: &[Segment]) -> Option<usize> {
+    let outcome = Walk(path).deserialize(serde_yaml::Deserializer::from_str(text));
+    let error = outcome.err().filter(|error| error.to_string().contains(FOUND))?;
+    error.location().map(|location| location.line())
+}
+
+const FOUND: &str = "found the wanted key";
+
+/// Walks down `path`; what lies beside it is skipped.
+struct Walk<'a>(&'a [Segment]);
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.0 {
+            [] => Err(D::Error::custom(FOUND)),
+            _ => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a mapping or a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let [Segment::Key(wanted), rest @ ..] = self.0 else { return Err(A::Error::custom("not a list")) };
+        while let Some(matches) = map.next_key_seed(Key { wanted, last: rest.is_empty() })? {
+            if matches {
+                return map.next_value_seed(Walk(rest));
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
+        let [Segment::Index(wanted), rest @ ..] = self.0 else { return Err(A::Error::custom("not a mapping")) };
+        for _ in 0..*wanted {
+            sequence.next_element::<IgnoredAny>()?;
+        }
+        sequence.next_element_seed(Element(rest)).map(|_| ())
+    }
+}
+
+/// A list's wanted element: an error at its first event where the path ends here.
+struct Element<'a>(&'a [Segment]);
+
+impl<'de> DeserializeSeed<'de> for Element<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.0 {
+            [] => deserializer.deserialize_any(Stop),
+            rest => Walk(rest).deserialize(deserializer),
+        }
+    }
+}
+
+/// Accepts nothing, so fails at whatever scalar, list or mapping comes first.
+struct Stop;
+
+impl<'de> Visitor<'de> for Stop {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(FOUND)
+    }
+}
+
+/// Compares a mapping's key; an error at the wanted one where the path ends here.
+struct Key<'a> {
+    wanted: &'a str,
+    last: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = bool;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
+        match (key == self.wanted, self.last) {
+            (true, true) => Err(E::custom(FOUND)),
+            (matches, _) => Ok(matches),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The keys of an experiment, as types. Defaults are in `presets/default.yaml`, ranges in `check.rs`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A whole experiment with every key explicit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Names the experiment's directory and report: letters, digits, `.`, `_`, `-`; at most 100.
+    pub name: String,
+    /// The real data: test set of every validation, and source of the baselines' images.
+    pub data: DataConfig,
+    /// Teacher bundles that images are recovered from; directories relative to the working directory.
+    pub teachers: Vec<PathBuf>,
+    /// Teacher bundles that give the soft labels.
+    pub relabel_teachers: RelabelTeachers,
+    /// Student bundles.
+    pub students: Vec<PathBuf>,
+    /// Images per class, 1..=10000.
+    pub ipc: Vec<u32>,
+    /// Each seed repeats the whole chain: start noise, augmentation, student weights.
+    pub seeds: Vec<u64>,
+    /// How images are synthesised.
+    pub recover: RecoverConfig,
+    /// How they are labelled.
+    pub relabel: RelabelConfig,
+    /// How students are trained on them and tested.
+    pub validate: ValidateConfig,
+    /// Rows of real images that share all other settings.
+    pub baselines: Vec<Baseline>,
+    /// Where tensors of recover and validate live.
+    pub device: Device,
+}
+
+/// A labelled data set. Where its files lie is the machine's matter, not the experiment's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// Fashion-MNIST: 28×28 gray, 10 classes, 60,000 training and 10,000 test images.
+    FashionMnist {},
+}
+
+/// Which teachers label a teacher's images.
+///
+/// `same` is each teacher for its own images, as SRe2L does. A list is crossed with `teachers`: SC-DD's published ImageNet numbers
+/// recover from a self-supervised teacher and label with a supervised one, which only a full cross can tell apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RelabelTeachers {
+    /// The teacher that the images were recovered from.
+    Same,
+    /// Each of these, for the images of each teacher.
+    List(Vec<PathBuf>),
+}
+
+/// Image synthesis: cross entropy to the label + `r_bn` · BN statistics alignment + image priors, minimised by Adam with a cosine
+/// learning rate down to 0 (SRe2L, arXiv 2306.13092; SC-DD, arXiv 2404.07976).
+///
+/// All constants act on the normalised image, in the teacher's units.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverConfig {
+    /// Optimiser steps per batch, 1..=1000000. Published: 1000 (CIFAR), 4000 (SRe2L, ImageNet).
+    pub iterations: u32,
+    /// Images optimised together, over whose statistics the BN term is taken, 1..=65536. Published: 50 to 100.
+    pub batch_size: u32,
+    /// Adam's initial step size, above 0 and at most 100.
+    pub learning_rate: f64,
+    /// Adam's decay rates of first and second moment, each in 0..1. Published: `[0.5, 0.9]`.
+    pub betas: [f64; 2],
+    /// Weight of the BN statistics term, 0 (off) to 1e6; norms are not squared. Published: 0.005 to 1.
+    pub r_bn: f64,
+    /// Factor of the first BN layer within that term, 0 to 1e6; must be 1 where `r_bn` is 0. Published: 10.
+    pub first_bn_multiplier: f64,
+    /// Weight of the total variation prior, 0 (off) to 1e6.
+    pub tv: f64,
+    /// Weight of the image's L2 norm, 0 (off) to 1e6.
+    pub l2: f64,
+    /// Largest shift, in pixels either way with wrap-around, drawn per step, 0 (off) to 4096. Published: 4 (32 px), 32 (224 px).
+    pub jitter: u32,
+    /// Random resized crop per image and step; `null` is off.
+    pub crop: Option<Crop>,
+    /// Whether half of the images are mirrored at each step.
+    pub flip: bool,
+    /// Standard deviation of the normal noise that images start from, above 0 and at most 100. Published: 1.
+    pub start_std: f64,
+}
+
+/// Random resized crop: an area share drawn from `scale`, an aspect ratio from 3/4 to 4/3, resized to the network's input.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crop {
+    /// Smallest and largest share of the image's area, each above 0 and at most 1. Published: `[0.08, 1]`.
+    pub scale: [f64; 2],
+}
+
+/// Soft labels for augmented and mixed views (FKD, as SRe2L uses it). A student later replays these very views.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelabelConfig {
+    /// Passes over the synthetic images, and so the student's epochs, 1..=100000. Published: 300 to 1000.
+    pub epochs: u32,
+    /// Images per batch, within which partners are mixed, and so the student's batch, 1..=65536. Published: 50 to 1024.
+    pub batch_size: u32,
+    /// Random resized crop per image and epoch; `null` is off.
+    pub crop: Option<Crop>,
+    /// Whether each view is mirrored with probability 1/2.
+    pub flip: bool,
+    /// How pairs of views are mixed.
+    pub mix: Mix,
+    /// Number format of stored logits. Published: `f16`.
+    pub dtype: LabelDtype,
+    /// Where ONNX Runtime computes the logits.
+    pub provider: Device,
+    /// What happens where `provider: cuda` is not to be had; `null` with any other provider.
+    pub fallback: Option<Fallback>,
+}
+
+/// How pairs of views within a batch are mixed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Mix {
+    /// A box of the partner is pasted in; its area share is Beta(`alpha`, `alpha`), `alpha` above 0 and at most 100. Published: 1.
+    Cutmix {
+        /// Parameter of the Beta distribution.
+        alpha: f64,
+    },
+    /// Pixels are blended; the share is Beta(`alpha`, `alpha`), `alpha` above 0 and at most 100. Published: 0.8 (CIFAR).
+    Mixup {
+        /// Parameter of the Beta distribution.
+        alpha: f64,
+    },
+    /// Views stay as they are.
+    None {},
+}
+
+/// Number format of stored logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelDtype {
+    /// Half precision: 2 bytes per class and view.
+    F16,
+    /// Single precision: 4 bytes per class and view.
+    F32,
+}
+
+/// Where a computation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// The first CUDA device; an error without one, unless a fallback is configured.
+    Cuda,
+    /// CUDA where there is one, the processor elsewhere.
+    Auto,
+}
+
+/// What to do where CUDA was asked for and is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// Stop with an error.
+    Error,
+    /// Go on with the processor, and say so.
+    Cpu,
+}
+
+/// Student training on the stored views and labels, and its test. Epochs and batch are those of the relabelling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidateConfig {
+    /// What the student minimises, which also decides between soft and hard labels.
+    pub loss: Loss,
+    /// What minimises it.
+    pub optimizer: Optimizer,
+    /// How the learning rate falls, epoch by epoch.
+    pub schedule: Schedule,
+    /// Epochs between two passes over the test set, 1..=100000; the last epoch is always tested.
+    pub evaluate_every: u32,
+}
+
+/// The student's loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Loss {
+    /// KL divergence from the teacher's to the student's softened classes, batch mean, without the factor T² (as all published code).
+    Kl {
+        /// Softmax temperature of both sides, above 0 and at most 1000. Published: 20 (ImageNet), 30 (CIFAR).
+        temperature: f64,
+    },
+    /// Cross entropy to the images' own classes: hard labels, no teacher, no mixing.
+    Ce {},
+}
+
+/// The student's optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay, β = (0.9, 0.999).
+    Adamw {
+        /// Initial step size, above 0 and at most 100. Published: 0.001.
+        learning_rate: f64,
+        /// Decay of all parameters, 0..=1. Published: 0.01.
+        weight_decay: f64,
+    },
+    /// Stochastic gradient descent.
+    Sgd {
+        /// Initial step size, above 0 and at most 100. Published: 0.1 to 0.2.
+        learning_rate: f64,
+        /// Momentum, 0 (off) to below 1. Published: 0.875 to 0.9.
+        momentum: f64,
+        /// Decay of all parameters, 0..=1. Published: 3e-5 to 5e-4.
+        weight_decay: f64,
+    },
+}
+
+/// How the student's learning rate falls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Schedule {
+    /// In epoch t of T the rate is the initial one × (`floor` + (1 − `floor`) · ½ (1 + cos(π t / (`smoothing` · T)))).
+    Cosine {
+        /// Share of the initial rate that the full cosine ends at, 0..=1. Published: 0.
+        floor: f64,
+        /// How far the cosine is stretched beyond the last epoch, 1 (not at all) to 10. Published: 1; 2 (half-cosine; ζ of RD3,
+        /// arXiv 2509.19743); 3 (SC-DD's CIFAR code, whose schedule is longer than its training).
+        smoothing: f64,
+    },
+    /// The initial rate throughout.
+    Constant {},
+}
+
+/// Rows of real images under the same student, epochs and views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// Random training images, `ipc` per class, with the same teacher's soft labels.
+    RandomRealSoft,
+    /// The same images with their own classes as labels.
+    RandomRealHard,
+}
+
+/// One cell of the experiment's matrix: what one synthetic row of the results table is made of, for one seed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cell {
+    /// Bundle that the images are recovered from.
+    pub teacher: PathBuf,
+    /// Bundle that labels them.
+    pub relabel_teacher: PathBuf,
+    /// Images per class.
+    pub ipc: u32,
+    /// Bundle of the student.
+    pub student: PathBuf,
+    /// Seed of the whole chain.
+    pub seed: u64,
+}
+
+impl Experiment {
+    /// Every cell, in the order teacher, relabel teacher, IPC, student, seed (the last varies fastest).
+    pub fn cells(&self) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for teacher in &self.teachers {
+            for relabel_teacher in self.relabel_teachers.of(teacher) {
+                for &ipc in &self.ipc {
+                    for student in &self.students {
+                        for &seed in &self.seeds {
+                            let (teacher, relabel_teacher) = (teacher.clone(), relabel_teacher.clone());
+                            cells.push(Cell { teacher, relabel_teacher, ipc, student: student.clone(), seed });
+                        }
+                    }
+                }
+            }
+        }
+        cells
+    }
+}
+
+impl RelabelTeachers {
+    /// The bundles that label what was recovered from `teacher`.
+    pub fn of(&self, teacher: &Path) -> Vec<PathBuf> {
+        match self {
+            RelabelTeachers::Same => vec![teacher.to_path_buf()],
+            RelabelTeachers::List(teachers) => teachers.clone(),
+        }
+    }
+}
+
+impl Serialize for RelabelTeachers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            RelabelTeachers::Same => serializer.serialize_str("same"),
+            RelabelTeachers::List(teachers) => teachers.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RelabelTeachers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RelabelTeachersVisitor)
+    }
+}
+
+struct RelabelTeachersVisitor;
+
+impl<'de> Visitor<'de> for RelabelTeachersVisitor {
+    type Value = RelabelTeachers;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("`same`, a bundle directory, or a list of them")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<RelabelTeachers, E> {
+        Ok(match text {
+            "same" => RelabelTeachers::Same,
+            bundle => RelabelTeachers::List(vec![bundle.into()]),
+        })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<RelabelTeachers, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(sequence)).map(RelabelTeachers::List)
+    }
+}

@@ -1,0 +1,54 @@
+//! Published recipes by name, and the defaults, as YAML embedded in the program.
+
+use serde_yaml::{Mapping, Value};
+
+use super::error::{Fault, nearest};
+
+const PRESETS: [(&str, &str); 6] = [
+    ("default", include_str!("presets/default.yaml")),
+    ("sre2l-cifar100", include_str!("presets/sre2l-cifar100.yaml")),
+    ("sre2l-imagenet", include_str!("presets/sre2l-imagenet.yaml")),
+    ("scdd-cifar100", include_str!("presets/scdd-cifar100.yaml")),
+    ("scdd-imagenet", include_str!("presets/scdd-imagenet.yaml")),
+    ("cda-imagenet", include_str!("presets/cda-imagenet.yaml")),
+];
+
+/// The names of all presets. A preset has a section for each stage whose every term this program has.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// The defaults of all keys that have one.
+pub(super) fn defaults() -> Mapping {
+    parse("default", PRESETS[0].1).unwrap_or_default()
+}
+
+/// What the preset `name` sets for `stage`.
+pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
+    let path = format!("{stage}.preset");
+    let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
+        let known: Vec<&str> = names().collect();
+        let hint = nearest(name, &known).map_or(String::new(), |near| format!(" Did you mean `{near}`?"));
+        return Err(Fault::new(path, format!("there is no preset `{name}`; there are {}.{hint}", known.join(", "))));
+    };
+    let preset = parse(name, text)?;
+    match preset.get(stage) {
+        Some(Value::Mapping(section)) => Ok(section.clone()),
+        _ => {
+            let stages: Vec<&str> = preset.keys().filter_map(Value::as_str).collect();
+            Err(Fault::new(
+                path,
+                format!(
+                    "the preset `{name}` has no {stage} section, because that recipe has terms which no key can express; \
+                     it has {}",
+                    stages.join(" and ")
+                ),
+            ))
+        }
+    }
+}
+
+fn parse(name: &str, text: &str) -> Result<Mapping, Fault> {
+    serde_yaml::from_str(text)
+        .map_err(|error| Fault::new(".", format!("the built-in preset `{name}` is broken: {error}")))
+}

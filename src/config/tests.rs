@@ -1,0 +1,257 @@
+use std::path::Path;
+
+use super::*;
+
+const MINIMAL: &str = "\
+name: small
+data: fashion-mnist
+teachers: onnx/a
+students: onnx/s
+ipc: 10
+";
+
+fn parse(text: &str, overrides: &[&str]) -> Result<Experiment, ConfigError> {
+    let overrides: Vec<String> = overrides.iter().map(|one| one.to_string()).collect();
+    Experiment::from_yaml(text, Path::new("e.yaml"), &overrides)
+}
+
+fn with(lines: &str) -> Experiment {
+    parse(&format!("{MINIMAL}{lines}"), &[]).unwrap()
+}
+
+fn quickstart() -> Experiment {
+    Experiment::load(Path::new("configs/quickstart.yaml"), &[]).unwrap()
+}
+
+#[test]
+fn the_quickstart_resolves_and_has_four_cells_in_order() {
+    let experiment = quickstart();
+    let cells = experiment.cells();
+    assert_eq!(cells.len(), 4);
+    assert_eq!((cells[0].seed, cells[1].seed, cells[2].seed), (0, 1, 0));
+    assert!(
+        cells[0].teacher.ends_with("resnet10-w16-supervised") && cells[2].teacher.ends_with("resnet10-w16-moco-v2")
+    );
+    assert!(cells.iter().all(|cell| cell.relabel_teacher == cell.teacher));
+    assert_eq!((experiment.recover.jitter, experiment.recover.iterations), (4, 300));
+}
+
+#[test]
+fn a_resolved_experiment_resolves_to_itself() {
+    let cuda = with("relabel: {provider: cuda}\nrecover: {r_bn: 0}\nrelabel_teachers: [onnx/a, onnx/b]\n");
+    assert_eq!((cuda.relabel.fallback, cuda.recover.first_bn_multiplier), (Some(Fallback::Error), 1.0));
+    for experiment in [quickstart(), with(""), cuda] {
+        let yaml = experiment.to_yaml().unwrap();
+        let again = parse(&yaml, &[]).unwrap();
+        assert_eq!(again, experiment);
+        assert_eq!(again.to_yaml().unwrap(), yaml);
+    }
+}
+
+#[test]
+fn every_preset_resolves_in_each_of_its_sections() {
+    for name in preset_names() {
+        let has = |stage: &str| presets::section(name, stage).is_ok();
+        assert!(has("validate"), "{name}");
+        for stage in ["recover", "relabel", "validate"].into_iter().filter(|stage| has(stage)) {
+            with(&format!("{stage}: {{preset: {name}}}\n"));
+        }
+    }
+}
+
+#[test]
+fn keys_override_the_preset_and_equal_settings_are_equal() {
+    let experiment = with("recover: {preset: scdd-cifar100, r_bn: 0.5}\n");
+    assert_eq!((experiment.recover.r_bn, experiment.recover.learning_rate), (0.5, 0.4));
+    let spelled = with("recover: {preset: default, iterations: 1000, r_bn: 0.5, learning_rate: 0.4}\n");
+    assert_eq!(experiment.recover, spelled.recover);
+}
+
+#[test]
+fn another_type_replaces_the_whole_and_the_same_type_merges() {
+    let mixup = with("relabel: {mix: {type: mixup, alpha: 0.8}}\n");
+    assert_eq!(mixup.relabel.mix, Mix::Mixup { alpha: 0.8 });
+    let cutmix = with("relabel: {mix: {alpha: 0.5}}\n");
+    assert_eq!(cutmix.relabel.mix, Mix::Cutmix { alpha: 0.5 });
+    let none = with("relabel: {mix: {type: none}, crop: null}\n");
+    assert_eq!((none.relabel.mix, none.relabel.crop), (Mix::None {}, None));
+}
+
+#[test]
+fn a_list_of_relabel_teachers_is_crossed() {
+    let experiment = with("relabel_teachers: [onnx/a, onnx/b]\nseeds: [3, 4]\n");
+    let cells: Vec<(String, u64)> =
+        experiment.cells().iter().map(|cell| (cell.relabel_teacher.display().to_string(), cell.seed)).collect();
+    let expected = [("onnx/a", 3), ("onnx/a", 4), ("onnx/b", 3), ("onnx/b", 4)];
+    assert_eq!(cells, expected.map(|(teacher, seed)| (teacher.to_string(), seed)));
+}
+
+#[test]
+fn overrides_reach_into_lists_and_missing_sections() {
+    let overrides = [
+        "recover.iterations=5",
+        "ipc=[1, 10]",
+        "teachers=onnx/t",
+        "recover.crop={scale: [0.5, 1]}",
+        "recover.betas[0]=0.4",
+    ];
+    let text = format!("{MINIMAL}recover: {{betas: [0.5, 0.9]}}\n");
+    let experiment = parse(&text, &overrides).unwrap();
+    assert_eq!((experiment.recover.iterations, experiment.recover.betas), (5, [0.4, 0.9]));
+    assert_eq!(experiment.ipc, [1, 10]);
+    assert_eq!(experiment.teachers, [Path::new("onnx/t")]);
+    assert_eq!(experiment.recover.crop, Some(Crop { scale: [0.5, 1.0] }));
+}
+
+/// Lines appended to a valid file of five lines, and the error they give.
+const FAULTY: &[(&str, &str)] = &[
+    (
+        "recover:\n  jitter: 2\n  iteratons: 5",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std",
+    ),
+    (
+        "seed: 4",
+        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, recover, relabel, validate, baselines, device",
+    ),
+    (
+        "relabel:\n  mix:\n    type: mixup\n    alpa: 1",
+        "e.yaml, line 9: `relabel.mix.alpa`: unknown key; did you mean `alpha`? Known keys: alpha",
+    ),
+    (
+        "relabel: {mix: {type: none, alpha: 1}}",
+        "e.yaml, line 6: `relabel.mix.alpha`: unknown key; there is nothing to set here",
+    ),
+    ("relabel: {mix: {type: mixup}}", "e.yaml, line 6: `relabel.mix.alpha`: this key is missing and has no default"),
+    (
+        "relabel: {mix: {type: cutmux, alpha: 1}}",
+        "e.yaml, line 6: `relabel.mix.type`: unknown value `cutmux`; did you mean `cutmix`? Known values: cutmix, mixup, none",
+    ),
+    (
+        "validate:\n  optimizer:\n    type: sgd\n    learning_rate: 1",
+        "e.yaml, line 7: `validate.optimizer.momentum`: this key is missing and has no default",
+    ),
+    (
+        "recover: {crop: {scal: [0.1, 1]}}",
+        "e.yaml, line 6: `recover.crop.scal`: unknown key; did you mean `scale`? Known keys: scale",
+    ),
+    (
+        "recover: {crop: {scale: [0.5, 0.1]}}",
+        "e.yaml, line 6: `recover.crop.scale`: the smallest share, 0.5, is above the largest, 0.1",
+    ),
+    (
+        "recover:\n  betas:\n    - 0.5\n    - 1",
+        "e.yaml, line 9: `recover.betas[1]`: 1 is out of range: must be at least 0 and below 1",
+    ),
+    ("recover: {betas: [0.5]}", "e.yaml, line 6: `recover.betas`: invalid length 1, expected an array of length 2"),
+    (
+        "recover: {iterations: 0}",
+        "e.yaml, line 6: `recover.iterations`: 0 is out of range: must be at least 1 and at most 1000000",
+    ),
+    (
+        "recover: {iterations: -5}",
+        "e.yaml, line 6: `recover.iterations`: invalid value: integer `-5`, expected a whole number that is not negative",
+    ),
+    (
+        "recover: {learning_rate: .nan}",
+        "e.yaml, line 6: `recover.learning_rate`: NaN is out of range: must be above 0 and at most 100",
+    ),
+    (
+        "recover: {learning_rate: fast}",
+        "e.yaml, line 6: `recover.learning_rate`: invalid type: string \"fast\", expected a number",
+    ),
+    (
+        "recover: {r_bn: 0, first_bn_multiplier: 10}",
+        "e.yaml, line 6: `recover.first_bn_multiplier`: has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 1",
+    ),
+    (
+        "recover: {preset: sre2l-cifar10}",
+        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet. Did you mean `sre2l-cifar100`?",
+    ),
+    (
+        "recover: {preset: cda-imagenet}",
+        "e.yaml, line 6: `recover.preset`: the preset `cda-imagenet` has no recover section, because that recipe has terms which no key can express; it has relabel and validate",
+    ),
+    ("recover: {preset: 3}", "e.yaml, line 6: `recover.preset`: expected the name of a preset"),
+    ("recover: fast", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
+    (
+        "relabel: {provider: cpu, fallback: cpu}",
+        "e.yaml, line 6: `relabel.fallback`: has no effect, because relabel.provider is not `cuda`: leave it out",
+    ),
+    (
+        "validate: {loss: {type: ce}}\nrelabel: {flip: false}",
+        "e.yaml, line 7: `relabel.mix`: mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels",
+    ),
+    (
+        "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}",
+        "e.yaml: `baselines`: `random_real_soft` has soft labels, but validate.loss is `ce`, which trains on hard labels",
+    ),
+    ("device: gpu", "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto"),
+    ("seeds: []", "e.yaml, line 6: `seeds`: the list is empty; at least one value is needed"),
+    ("seeds:\n- 1\n- 2\n- 1", "e.yaml, line 9: `seeds[2]`: repeats seeds[0]"),
+    (
+        "seeds: two",
+        "e.yaml, line 6: `seeds[0]`: invalid type: string \"two\", expected a whole number that is not negative",
+    ),
+    (
+        "relabel_teachers: 7",
+        "e.yaml, line 6: `relabel_teachers`: invalid type: integer `7`, expected `same`, a bundle directory, or a list of them",
+    ),
+    (
+        "baselines: [random]",
+        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard",
+    ),
+    ("ipc: 3", "e.yaml: not a valid experiment file: duplicate entry with key \"ipc\""),
+    (
+        "recover: {",
+        "e.yaml: not a valid experiment file: did not find expected node content at line 7 column 1, while parsing a flow node",
+    ),
+];
+
+#[test]
+fn faulty_files_are_told_where_and_what() {
+    let said = |lines: &str| parse(&format!("{MINIMAL}{lines}\n"), &[]).unwrap_err().to_string();
+    let wrong: Vec<_> =
+        FAULTY.iter().map(|(lines, expected)| (said(lines), *expected)).filter(|(a, b)| a != b).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `--set` arguments for a valid file, and the error they give.
+const FAULTY_OVERRIDES: &[(&str, &str)] = &[
+    (
+        "recover.iteratons=5",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std",
+    ),
+    ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
+    ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),
+    ("=3", "--set =3: `` is not a path of keys"),
+    ("seeds[x]=3", "--set seeds[x]=3: `seeds[x]` is not a path of keys"),
+    ("seeds[1]=3", "--set seeds[1]=3: the file has no list with an element [1] there"),
+    (
+        "ipc.small=3",
+        "--set ipc.small=3: there are no keys where `small` should be set: the file has a plain value or a list there",
+    ),
+    (
+        "name=../up",
+        "--set name=../up: `name`: `../up` cannot name a directory: allowed are letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`",
+    ),
+];
+
+#[test]
+fn faulty_overrides_are_blamed() {
+    for (argument, expected) in FAULTY_OVERRIDES {
+        assert_eq!(&parse(MINIMAL, &[argument]).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn missing_keys_and_files_are_named() {
+    let error = |text: &str| parse(text, &[]).unwrap_err().to_string();
+    assert_eq!(error("name: x\n"), "e.yaml: `data`: this key is missing and has no default");
+    assert_eq!(error(""), "e.yaml: `name`: this key is missing and has no default");
+    assert_eq!(
+        error("- 1"),
+        "e.yaml: not a valid experiment file: expected keys such as `name` and `teachers` at the top"
+    );
+    let missing = Experiment::load(Path::new("no/such.yaml"), &[]).unwrap_err().to_string();
+    assert!(missing.starts_with("cannot read the experiment file no/such.yaml: "), "{missing}");
+}

@@ -1,0 +1,56 @@
+//! Image grids: some PNG files of an ImageFolder, inlined.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use super::ReportError;
+
+/// At most this many classes, and images of each, are shown.
+const CLASSES: usize = 20;
+const PER_CLASS: usize = 10;
+
+/// The images of one class.
+#[derive(Debug, Serialize)]
+pub(super) struct ClassRow {
+    pub class: String,
+    /// `data:` URIs.
+    pub images: Vec<String>,
+}
+
+/// The first images of the first classes in `folder`, and how many classes there are.
+pub(super) fn class_rows(folder: &Path, classes: &[String]) -> Result<(Vec<ClassRow>, usize), ReportError> {
+    let directories: Vec<PathBuf> = sorted(folder)?.into_iter().filter(|path| path.is_dir()).collect();
+    let named = directories.len() == classes.len();
+    let shown = directories.iter().take(CLASSES).enumerate();
+    let rows = shown.map(|(index, directory)| {
+        let class = if named { classes[index].clone() } else { file_name(directory) };
+        Ok(ClassRow { class, images: data_uris(directory)? })
+    });
+    Ok((rows.collect::<Result<_, ReportError>>()?, directories.len()))
+}
+
+fn data_uris(directory: &Path) -> Result<Vec<String>, ReportError> {
+    let is_png = |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
+    let files = sorted(directory)?.into_iter().filter(is_png).take(PER_CLASS);
+    let inline = |path: PathBuf| {
+        let bytes = fs::read(&path).map_err(|source| ReportError::Images { path, source })?;
+        Ok(format!("data:image/png;base64,{}", STANDARD.encode(bytes)))
+    };
+    files.map(inline).collect()
+}
+
+/// The directory's entries in the order of their names, as torchvision's ImageFolder numbers classes.
+fn sorted(directory: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let list = || fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let mut paths = list().map_err(|source| ReportError::Images { path: directory.to_path_buf(), source })?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,236 @@
+//! What an experiment found, as one self-contained HTML page, as JSON and CSV, and as a table for the terminal.
+//!
+//! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was made. Wall-clock times, which differ from
+//! run to run, are shown on the page and kept in `timing.json`; `results.json` and `results.csv` are free of them.
+
+mod chart;
+mod html;
+mod images;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::run::stage::{StageError, write_atomic};
+
+pub use summary::{Difference, Stat, Summary, summaries};
+pub use text::table;
+
+/// Why a report could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file could not be written.
+    #[error(transparent)]
+    Write(#[from] StageError),
+    /// An image folder could not be read.
+    #[error("cannot read the images in {}: {source}", path.display())]
+    Images {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The page's template failed.
+    #[error("cannot render the report: {0}")]
+    Template(#[from] minijinja::Error),
+    /// The results cannot be written as JSON or CSV.
+    #[error("cannot write the results as {format}: {message}")]
+    Format {
+        /// `JSON` or `CSV`.
+        format: &'static str,
+        /// What the writer said.
+        message: String,
+    },
+}
+
+/// Everything that a report shows. Names of networks are shown as they are given here.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// The experiment's name.
+    pub name: String,
+    /// The data set's name.
+    pub data: String,
+    /// Classes in logit order; names the rows of image grids.
+    pub classes: Vec<String>,
+    /// Images in the test set that every accuracy is measured on.
+    pub test_images: usize,
+    /// The resolved experiment, as YAML.
+    pub experiment: String,
+    /// One row per trained student.
+    pub rows: Vec<Row>,
+    /// How each batch of synthetic images was optimised.
+    pub recoveries: Vec<Recovery>,
+    /// Images to show.
+    pub grids: Vec<Grid>,
+}
+
+/// Where the training images of a student came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Recovered from a teacher.
+    Scdd,
+    /// Drawn from the real training set.
+    RandomReal,
+}
+
+impl Method {
+    /// Whether making the images read no real image (the teacher itself was trained on some).
+    pub fn data_free(self) -> bool {
+        self == Method::Scdd
+    }
+
+    /// The name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Method::Scdd => "distilled",
+            Method::RandomReal => "random real",
+        }
+    }
+}
+
+/// What a student was trained towards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Labels {
+    /// A teacher's outputs.
+    Soft,
+    /// The images' own classes.
+    Hard,
+}
+
+/// One trained student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Where its images came from.
+    pub method: Method,
+    /// The teacher that they were recovered from; `None` for real images.
+    pub teacher: Option<String>,
+    /// The teacher that labelled them; `None` with hard labels.
+    pub relabel_teacher: Option<String>,
+    /// The student network.
+    pub student: String,
+    /// Images per class.
+    pub ipc: u32,
+    /// Kind of labels.
+    pub labels: Labels,
+    /// Seed of the whole chain.
+    pub seed: u64,
+    /// Test accuracy after the last epoch, 0..=1.
+    pub last_accuracy: f64,
+    /// The highest test accuracy on the way, 0..=1: selected on the test set.
+    pub best_accuracy: f64,
+    /// What it cost.
+    #[serde(skip)]
+    pub seconds: Seconds,
+    /// How training went.
+    pub curve: Vec<TrainPoint>,
+}
+
+/// Wall-clock seconds per stage; `None` where a row has no such stage.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Seconds {
+    /// Recovering the images.
+    pub recover: Option<f64>,
+    /// Labelling them.
+    pub relabel: Option<f64>,
+    /// Training and testing the student.
+    pub validate: Option<f64>,
+}
+
+/// A student after one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TrainPoint {
+    /// Epochs done, from 1.
+    pub epoch: u32,
+    /// Mean training loss of that epoch.
+    pub train_loss: f64,
+    /// Test accuracy, 0..=1, where it was measured.
+    pub test_accuracy: Option<f64>,
+}
+
+/// The optimisation of one set of synthetic images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The teacher.
+    pub teacher: String,
+    /// Images per class.
+    pub ipc: u32,
+    /// Seed of the whole chain.
+    pub seed: u64,
+    /// The objective, averaged over batches.
+    pub curve: Vec<RecoverPoint>,
+}
+
+/// The objective at one step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RecoverPoint {
+    /// Optimiser steps done.
+    pub iteration: u32,
+    /// The weighted sum of all terms.
+    pub loss: f64,
+    /// Cross entropy to the label.
+    pub ce: f64,
+    /// BN statistics term, before its weight `r_bn`.
+    pub bn: f64,
+}
+
+/// An ImageFolder (a directory per class, PNG files in it) to show some images of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Grid {
+    /// Where the images came from.
+    pub method: Method,
+    /// The teacher that they were recovered from; `None` for real images.
+    pub teacher: Option<String>,
+    /// Images per class.
+    pub ipc: u32,
+    /// Seed of the whole chain.
+    pub seed: u64,
+    /// The directory; left out of `results.json`, which must not depend on where a run lies.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// Writes `report.html`, `results.json`, `results.csv` and `timing.json` into `directory`, each whole or not at all; returns the page's path.
+pub fn write(results: &Results, directory: &Path) -> Result<PathBuf, ReportError> {
+    let results = results.sorted();
+    let page = html::page(&results)?;
+    write_atomic(&directory.join("results.json"), &results_json(&results)?)?;
+    write_atomic(&directory.join("results.csv"), &text::csv(&results)?)?;
+    write_atomic(&directory.join("timing.json"), &timing_json(&results)?)?;
+    let path = directory.join("report.html");
+    write_atomic(&path, page.as_bytes())?;
+    Ok(path)
+}
+
+impl Results {
+    /// The same results in the order in which they are shown.
+    fn sorted(&self) -> Self {
+        let mut sorted = self.clone();
+        sorted.rows.sort_by(|a, b| summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed)));
+        sorted.recoveries.sort_by(|a, b| (&a.teacher, a.ipc, a.seed).cmp(&(&b.teacher, b.ipc, b.seed)));
+        sorted.grids.sort_by(|a, b| (a.ipc, a.method, &a.teacher, a.seed).cmp(&(b.ipc, b.method, &b.teacher, b.seed)));
+        sorted
+    }
+}
+
+fn results_json(results: &Results) -> Result<Vec<u8>, ReportError> {
+    json_file(&json!({"summaries": summaries(&results.rows), "results": results}))
+}
+
+fn timing_json(results: &Results) -> Result<Vec<u8>, ReportError> {
+    let row = |row: &Row| json!({"row": text::row_name(row), "seed": row.seed, "seconds": row.seconds});
+    json_file(&results.rows.iter().map(row).collect::<Vec<_>>())
+}
+
+fn json_file(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
+    let format = |error: serde_json::Error| ReportError::Format { format: "JSON", message: error.to_string() };
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(format)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

@@ -1,0 +1,179 @@
+use std::fs;
+
+use super::*;
+
+/// A grey square whose brightness tells its class and index.
+fn png(path: &Path, class: usize, index: usize) {
+    let pixel = |x: u32, y: u32| image::Luma([((class * 25) as u32 + x * y / 4 + index as u32 * 9) as u8]);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::GrayImage::from_fn(28, 28, pixel).save(path).unwrap();
+}
+
+fn folder(root: &Path, name: &str) -> PathBuf {
+    for class in 0..10 {
+        for index in 0..10 {
+            png(&root.join(format!("{name}/{class}/{index:05}.png")), class, index);
+        }
+    }
+    root.join(name)
+}
+
+fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Row {
+    let point = |epoch: u32| TrainPoint {
+        epoch,
+        train_loss: 2.0 / f64::from(epoch) * if relabel.is_some() { 0.01 } else { 1.0 },
+        test_accuracy: epoch.is_multiple_of(10).then(|| last * (1.0 - (-f64::from(epoch) / 40.0).exp())),
+    };
+    Row {
+        method: if teacher.is_some() { Method::Scdd } else { Method::RandomReal },
+        teacher: teacher.map(str::to_string),
+        relabel_teacher: relabel.map(str::to_string),
+        student: "convnet3-w128".to_string(),
+        ipc: 10,
+        labels: if relabel.is_some() { Labels::Soft } else { Labels::Hard },
+        seed,
+        last_accuracy: last,
+        best_accuracy: last + 0.01,
+        seconds: Seconds {
+            recover: teacher.map(|_| 64.2),
+            relabel: relabel.map(|_| 9.5),
+            validate: Some(31.0 + seed as f64),
+        },
+        curve: (1..=300).map(point).collect(),
+    }
+}
+
+fn sample(root: &Path) -> Results {
+    let (sup, moco) = ("resnet10-w16-supervised", "resnet10-w16-moco-v2");
+    let mut results = Results {
+        name: "quickstart".to_string(),
+        data: "Fashion-MNIST <test>".to_string(),
+        classes: [
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ]
+        .map(str::to_string)
+        .to_vec(),
+        test_images: 10_000,
+        experiment: "name: quickstart\nipc:\n- 10\n".to_string(),
+        ..Results::default()
+    };
+    for seed in [1, 0] {
+        let drift = seed as f64 * 0.006;
+        for (teacher, lift) in [(sup, 0.0), (moco, -0.04)] {
+            results.rows.push(row(Some(teacher), Some(teacher), seed, 0.741 + lift + drift));
+            results.rows.push(row(None, Some(teacher), seed, 0.812 + lift / 2.0 - drift));
+            let curve = (0..=300).step_by(5).map(|iteration| {
+                let bn = 180.0 * (-f64::from(iteration) / 70.0).exp() + 6.0 + drift * 100.0;
+                let ce = 3.0 * (-f64::from(iteration) / 25.0).exp() + 0.004;
+                RecoverPoint { iteration, loss: ce + 0.01 * bn, ce, bn }
+            });
+            results.recoveries.push(Recovery { teacher: teacher.to_string(), ipc: 10, seed, curve: curve.collect() });
+            let folder = folder(root, &format!("{teacher}-{seed}"));
+            results.grids.push(Grid {
+                method: Method::Scdd,
+                teacher: Some(teacher.to_string()),
+                ipc: 10,
+                seed,
+                folder,
+            });
+        }
+        results.rows.push(row(None, None, seed, 0.702 + drift));
+        let folder = folder(root, &format!("real-{seed}"));
+        results.grids.push(Grid { method: Method::RandomReal, teacher: None, ipc: 10, seed, folder });
+    }
+    results
+}
+
+#[test]
+fn summaries_are_over_seeds_and_differences_are_paired() {
+    let root = tempfile::tempdir().unwrap();
+    let all = summaries(&sample(root.path()).rows);
+    assert_eq!(all.len(), 5);
+    let moco = &all[0];
+    assert_eq!((moco.teacher.as_deref(), moco.seeds.as_slice()), (Some("resnet10-w16-moco-v2"), [0, 1].as_slice()));
+    assert!((moco.last.mean - 0.704).abs() < 1e-9 && (moco.last.std.unwrap() - 0.006 / 2f64.sqrt()).abs() < 1e-9);
+    let difference = moco.versus_random_real.unwrap();
+    assert_eq!(difference.seeds, 2);
+    assert!(
+        (difference.stat.mean + 0.085).abs() < 1e-9
+            && (difference.stat.std.unwrap() - 0.012 / 2f64.sqrt()).abs() < 1e-9
+    );
+    assert!(all[2..].iter().all(|baseline| !baseline.data_free && baseline.versus_random_real.is_none()));
+}
+
+#[test]
+fn a_single_seed_has_no_spread() {
+    let rows = [row(Some("t"), Some("t"), 0, 0.5), row(None, Some("t"), 1, 0.6)];
+    let all = summaries(&rows);
+    assert_eq!((all[0].last.std, all[0].versus_random_real), (None, None));
+}
+
+#[test]
+fn the_terminal_table_is_aligned() {
+    let root = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(table(&sample(root.path())));
+}
+
+#[test]
+fn the_report_is_self_contained_escaped_and_the_same_every_time() {
+    let root = tempfile::tempdir().unwrap();
+    let mut results = sample(root.path());
+    let out = root.path().join("out");
+    let page = fs::read_to_string(write(&results, &out).unwrap()).unwrap();
+    assert_eq!(page.matches("<img").count(), 6 * 100);
+    assert_eq!(page.matches("<figure").count(), 4);
+    assert!(page.contains("Fashion-MNIST &lt;test&gt;"));
+    for outside in ["http:", "https:", "src=\"/", "@import", "<script", "<link"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    results.rows.reverse();
+    results.grids.reverse();
+    results.recoveries.reverse();
+    let again = root.path().join("again");
+    write(&results, &again).unwrap();
+    for file in ["report.html", "results.json", "results.csv", "timing.json"] {
+        assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(again.join(file)).unwrap(), "{file}");
+    }
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
+}
+
+#[test]
+fn machine_files_hold_every_row_and_no_times() {
+    let root = tempfile::tempdir().unwrap();
+    write(&sample(root.path()), root.path()).unwrap();
+    let csv = fs::read_to_string(root.path().join("results.csv")).unwrap();
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 11);
+    assert_eq!(lines[1], "scdd,true,resnet10-w16-moco-v2,resnet10-w16-moco-v2,convnet3-w128,10,soft,0,0.701,0.711");
+    assert_eq!(lines[9], "random_real,false,,,convnet3-w128,10,hard,0,0.702,0.712");
+    let json = fs::read_to_string(root.path().join("results.json")).unwrap();
+    assert!(!json.contains("seconds") && !json.contains(&*root.path().to_string_lossy()));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["results"]["rows"].as_array().unwrap().len(), 10);
+    assert_eq!(json["summaries"][4]["labels"], "hard");
+}
+
+#[test]
+fn missing_images_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let mut results = sample(root.path());
+    results.grids[0].folder = root.path().join("nowhere");
+    let error = write(&results, &root.path().join("out")).unwrap_err().to_string();
+    assert!(error.starts_with("cannot read the images in ") && error.contains("nowhere"), "{error}");
+    assert!(!root.path().join("out").exists());
+}
+
+#[test]
+fn an_experiment_without_results_still_has_a_page() {
+    let root = tempfile::tempdir().unwrap();
+    write(&Results::default(), root.path()).unwrap();
+}

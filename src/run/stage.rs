@@ -1,0 +1,557 @@
+//! Content-addressed stage directories: a directory that exists under its final name is complete, and equal work is done once.
+//!
+//! ```text
+//! <root>/<stage>/<name>-<first 16 hex digits of the key>/           complete
+//! <root>/<stage>/<name>-<first 16 hex digits of the key>.partial/   being made, or left by a kill; continued by the next run
+//! <root>/.locks/                                                    one lock file per stage directory, never removed
+//! ```
+//!
+//! Each directory holds `stage.json`, the record that its key is the hash of, and when complete `timing.json`, the only file in it
+//! that two runs of the same work may differ in.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+const RECORD: &str = "stage.json";
+const TIMING: &str = "timing.json";
+/// Files and directories of this prefix are scratch: never part of a result, swept away on resume.
+const SCRATCH: &str = ".tmp-";
+
+/// Why a stage could not be run or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
+    Io {
+        /// What was tried: "write", "create", …
+        action: &'static str,
+        /// The file or directory it was tried on.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A complete directory has the right name but was made for something else, or was edited.
+    #[error("{} does not hold what its name says ({difference}): move it away, then run again", directory.display())]
+    Mismatch {
+        /// The directory.
+        directory: PathBuf,
+        /// The first difference between its record and the expected one.
+        difference: String,
+    },
+    /// A configuration that JSON cannot hold.
+    #[error("the configuration of the stage `{stage}` cannot be recorded: {source}")]
+    Record {
+        /// The stage's name.
+        stage: String,
+        /// What JSON said.
+        source: serde_json::Error,
+    },
+}
+
+/// What to do about an error of the file system, where that is clear.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space and run again: finished work is kept",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; choose a directory that can be written",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "; a file is where a directory should be",
+        _ => "",
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StageError {
+    let path = path.to_path_buf();
+    move |source| StageError::Io { action, path, source }
+}
+
+/// One unit of work: everything that its result depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    stage: String,
+    name: String,
+    record: Value,
+}
+
+impl Stage {
+    /// `stage` names the kind of work (`recover`), `version` changes whenever that code gives other results, `name` is for people and
+    /// must follow from the rest (equal work under another name is done again), `inputs` are the hashes of whatever is read.
+    pub fn new(
+        stage: &str,
+        version: u32,
+        name: &str,
+        config: &impl Serialize,
+        inputs: BTreeMap<String, String>,
+        seed: u64,
+    ) -> Result<Self, StageError> {
+        let config =
+            serde_json::to_value(config).map_err(|source| StageError::Record { stage: stage.to_string(), source })?;
+        let record = json!({"stage": stage, "version": version, "config": config, "inputs": inputs, "seed": seed});
+        Ok(Self { stage: plain(stage), name: plain(name), record: canonical(record) })
+    }
+
+    /// The stage's identity: BLAKE3 of its canonical JSON record, 64 hex digits. Later stages take it as the hash of this input.
+    pub fn key(&self) -> String {
+        blake3::hash(self.record.to_string().as_bytes()).to_hex().to_string()
+    }
+
+    /// The directory's name below `<root>/<stage>/`.
+    pub fn directory_name(&self) -> String {
+        format!("{}-{}", self.name, &self.key()[..16])
+    }
+
+    /// The bytes of `stage.json`: the record, and which program wrote it.
+    fn record_file(&self) -> Vec<u8> {
+        let mut record = self.record.clone();
+        record["scdd"] = env!("CARGO_PKG_VERSION").into();
+        format!("{record:#}\n").into_bytes()
+    }
+
+    /// How the record in `directory` differs from this stage's, or `None` where it is the same work.
+    fn difference(&self, directory: &Path) -> Option<String> {
+        let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
+        let Some(mut found) = fs::read_to_string(directory.join(RECORD)).ok().as_deref().and_then(parse) else {
+            return Some(format!("no readable {RECORD}"));
+        };
+        if let Value::Object(found) = &mut found {
+            found.remove("scdd");
+        }
+        // Both sides are parsed, so that a float rounds the same way on both.
+        let expected = parse(&self.record.to_string()).unwrap_or_default();
+        first_difference("", &found, &expected)
+    }
+}
+
+/// `name` as a file name: anything but letters, digits, `.`, `_` and `-` becomes `-`.
+fn plain(name: &str) -> String {
+    let keep = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    name.trim_start_matches('.').chars().take(100).map(keep).collect()
+}
+
+/// The same JSON with all keys sorted.
+fn canonical(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<String, Value> = map.into_iter().map(|(key, value)| (key, canonical(value))).collect();
+            Value::Object(Map::from_iter(sorted))
+        }
+        Value::Array(items) => items.into_iter().map(canonical).collect(),
+        scalar => scalar,
+    }
+}
+
+fn first_difference(path: &str, found: &Value, expected: &Value) -> Option<String> {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            let keys = found.keys().chain(expected.keys().filter(|key| !found.contains_key(*key)));
+            let value = |map: &Map<String, Value>, key: &String| map.get(key).cloned().unwrap_or_default();
+            keys.into_iter().find_map(|key| {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                first_difference(&path, &value(found, key), &value(expected, key))
+            })
+        }
+        _ if found == expected => None,
+        _ => Some(format!("{RECORD} has {path} = {found}, expected {expected}")),
+    }
+}
+
+/// Where stage directories live.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// A store below `root`, which is created when the first stage runs.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where the complete result of `stage` is, or will be.
+    pub fn path(&self, stage: &Stage) -> PathBuf {
+        self.root.join(&stage.stage).join(stage.directory_name())
+    }
+
+    /// The complete result of `stage`, if there is one; an error where its directory holds something else.
+    pub fn find(&self, stage: &Stage) -> Result<Option<PathBuf>, StageError> {
+        let directory = self.path(stage);
+        match directory.try_exists() {
+            Ok(false) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(None),
+            Err(source) => Err(StageError::Io { action: "look for", path: directory, source }),
+            Ok(true) => match stage.difference(&directory) {
+                None => Ok(Some(directory)),
+                Some(difference) => Err(StageError::Mismatch { directory, difference }),
+            },
+        }
+    }
+
+    /// The complete result of `stage`: the one that is there, or else what `work` makes.
+    ///
+    /// `work` finds in its directory whatever an interrupted run had committed there, and should keep it. Where another process is at
+    /// the same stage, this waits for it. After an error the directory stays for the next attempt, unless nothing was written.
+    pub fn run<E: From<StageError>>(
+        &self,
+        stage: &Stage,
+        work: impl FnOnce(&WorkDir) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        if let Some(directory) = self.find(stage)? {
+            return Ok(directory);
+        }
+        let _lock = self.lock(stage)?;
+        if let Some(directory) = self.find(stage)? {
+            return Ok(directory);
+        }
+        let started = Instant::now();
+        let partial = WorkDir::open(&self.path(stage), stage)?;
+        if let Err(error) = work(&partial) {
+            partial.remove_if_untouched();
+            return Err(error);
+        }
+        Ok(partial.commit(&self.path(stage), started.elapsed().as_secs_f64())?)
+    }
+
+    /// The stage's exclusive lock, held until the file is dropped (or its process dies).
+    fn lock(&self, stage: &Stage) -> Result<File, StageError> {
+        let directory = self.root.join(".locks");
+        create_directories(&directory)?;
+        let path = directory.join(format!("{}-{}", stage.stage, stage.directory_name()));
+        let file = File::create(&path).map_err(io_error("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                tracing::info!("waiting for another process at {}", self.path(stage).display())
+            }
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+        }
+        file.lock().map_err(io_error("lock", &path))?;
+        Ok(file)
+    }
+}
+
+/// The directory that a stage is being made in.
+#[derive(Debug)]
+pub struct WorkDir {
+    path: PathBuf,
+    resumed: bool,
+}
+
+impl WorkDir {
+    /// Continues the partial directory of `stage`, or starts it afresh.
+    fn open(complete: &Path, stage: &Stage) -> Result<Self, StageError> {
+        let mut path = complete.as_os_str().to_owned();
+        path.push(".partial");
+        let path = PathBuf::from(path);
+        let mut resumed = path.exists();
+        if resumed && stage.difference(&path).is_some() {
+            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+            resumed = false;
+        }
+        create_directories(&path)?;
+        sweep(&path)?;
+        write_atomic(&path.join(RECORD), &stage.record_file())?;
+        Ok(Self { path, resumed })
+    }
+
+    /// The directory itself. Whatever is written here directly must appear by a rename: after a kill, what is there counts as done.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether an interrupted run had begun this directory.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Whether `relative` was committed, by this run or an interrupted one.
+    pub fn has(&self, relative: impl AsRef<Path>) -> bool {
+        self.path.join(relative).exists()
+    }
+
+    /// Writes `relative` whole or not at all, creating directories on the way.
+    pub fn write(&self, relative: impl AsRef<Path>, bytes: &[u8]) -> Result<PathBuf, StageError> {
+        let path = self.path.join(relative);
+        write_atomic(&path, bytes)?;
+        Ok(path)
+    }
+
+    /// Leaves nothing behind where `work` failed before it wrote anything.
+    fn remove_if_untouched(&self) {
+        let only_record = fs::read_dir(&self.path)
+            .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == RECORD)));
+        if only_record {
+            // A directory that stays is continued by the next run, so failing here costs nothing.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    fn commit(self, complete: &Path, seconds: f64) -> Result<PathBuf, StageError> {
+        let timing = Timing { seconds, resumed: self.resumed };
+        self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes())?;
+        sync_tree(&self.path)?;
+        fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;
+        complete.parent().map_or(Ok(()), sync)?;
+        Ok(complete.to_path_buf())
+    }
+}
+
+/// How long a stage took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Wall-clock seconds of the run that completed it.
+    pub seconds: f64,
+    /// Whether that run continued an interrupted one, whose time is not in `seconds`.
+    pub resumed: bool,
+}
+
+impl Timing {
+    /// The timing of a complete stage directory, if it has one.
+    pub fn read(directory: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(directory.join(TIMING)).ok()?).ok()
+    }
+}
+
+/// Writes `path` whole or not at all: a temporary file beside it, synced to disk and renamed. Creates directories on the way.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_directories(directory)?;
+    let mut builder = tempfile::Builder::new();
+    readable_by_all(builder.prefix(SCRATCH));
+    let mut file = builder.tempfile_in(directory).map_err(io_error("write in", directory))?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io_error("write", path))?;
+    file.persist(path).map_err(|error| io_error("write", path)(error.error))?;
+    Ok(())
+}
+
+/// Results get the usual permissions of new files, not those of secrets that temporary files have.
+fn readable_by_all(builder: &mut tempfile::Builder) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+}
+
+fn create_directories(path: &Path) -> Result<(), StageError> {
+    fs::create_dir_all(path).map_err(io_error("create the directory", path))
+}
+
+/// Removes what a killed run had not committed.
+fn sweep(directory: &Path) -> Result<(), StageError> {
+    for (path, is_directory) in entries(directory)? {
+        let scratch = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH));
+        match (scratch, is_directory) {
+            (true, true) => fs::remove_dir_all(&path).map_err(io_error("remove", &path))?,
+            (true, false) => fs::remove_file(&path).map_err(io_error("remove", &path))?,
+            (false, true) => sweep(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Brings all files and directories below `directory` to disk, so that not even a power cut leaves a complete name with holes in it.
+fn sync_tree(directory: &Path) -> Result<(), StageError> {
+    for (path, is_directory) in entries(directory)? {
+        if is_directory { sync_tree(&path)? } else { sync(&path)? }
+    }
+    sync(directory)
+}
+
+fn sync(path: &Path) -> Result<(), StageError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))
+}
+
+/// The entries of a directory, and whether each is one itself (links are not followed).
+fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
+    let entry = |entry: fs::DirEntry| Ok((entry.path(), entry.file_type()?.is_dir()));
+    let list = || fs::read_dir(directory)?.map(|found| found.and_then(entry)).collect::<io::Result<Vec<_>>>();
+    list().map_err(io_error("read the directory", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn stage(iterations: u32) -> Stage {
+        let inputs = BTreeMap::from([("teacher".to_string(), "ab12".to_string())]);
+        Stage::new("recover", 1, "net a/ipc10", &json!({"r_bn": 0.1, "iterations": iterations}), inputs, 3).unwrap()
+    }
+
+    fn failure() -> StageError {
+        StageError::Mismatch { directory: "x".into(), difference: "stopped on purpose".into() }
+    }
+
+    fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        let list = entries(directory).unwrap().into_iter().filter(|(path, _)| name(path) != TIMING);
+        list.map(|(path, _)| (name(&path), fs::read(&path).unwrap())).collect()
+    }
+
+    #[test]
+    fn the_key_depends_on_content_and_not_on_the_order_of_keys() {
+        let other = |config: Value, seed| Stage::new("recover", 1, "n", &config, BTreeMap::new(), seed).unwrap().key();
+        assert_eq!(other(json!({"a": 1, "b": {"c": 1, "d": 2}}), 0), other(json!({"b": {"d": 2, "c": 1}, "a": 1}), 0));
+        assert_ne!(other(json!({"a": 1}), 0), other(json!({"a": 2}), 0));
+        assert_ne!(other(json!({"a": 1}), 0), other(json!({"a": 1}), 1));
+        assert_ne!(stage(5).key(), stage(6).key());
+        assert!(stage(5).directory_name().starts_with("net-a-ipc10-"));
+    }
+
+    #[test]
+    fn complete_work_is_not_done_again() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path().join("deep/store"));
+        assert_eq!(store.find(&stage(5)).unwrap(), None);
+        let make = |work: &WorkDir| work.write("images/0.png", b"x").map(|_| ());
+        let first = store.run(&stage(5), make).unwrap();
+        let second = store.run(&stage(5), |_| Err(failure())).unwrap();
+        assert_eq!((&first, Some(&first)), (&second, store.find(&stage(5)).unwrap().as_ref()));
+        assert_eq!(fs::read(first.join("images/0.png")).unwrap(), b"x");
+        let timing = Timing::read(&first).unwrap();
+        assert!(timing.seconds >= 0.0 && !timing.resumed);
+    }
+
+    #[test]
+    fn an_interrupted_stage_is_continued_and_ends_in_the_same_bytes() {
+        let (root, quiet) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::new(root.path());
+        let shards = |work: &WorkDir, upto: usize| {
+            let missing: Vec<usize> = (0..upto).filter(|i| !work.has(format!("shard-{i}"))).collect();
+            missing.iter().try_for_each(|i| work.write(format!("shard-{i}"), &[*i as u8]).map(|_| ()))?;
+            Ok::<_, StageError>(missing)
+        };
+        store.run(&stage(5), |work| shards(work, 2).and(Err(failure()))).unwrap_err();
+        let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
+        fs::write(partial.join(".tmp-torn"), b"half a shard").unwrap();
+
+        let mut made = Vec::new();
+        let work = |work: &WorkDir| {
+            assert!(work.resumed());
+            made = shards(work, 4)?;
+            Ok::<_, StageError>(())
+        };
+        let resumed = store.run(&stage(5), work).unwrap();
+        assert_eq!(made, [2, 3]);
+        assert!(Timing::read(&resumed).unwrap().resumed && !partial.exists());
+        let undisturbed = Store::new(quiet.path()).run(&stage(5), |work| shards(work, 4).map(|_| ())).unwrap();
+        assert_eq!(files(&resumed), files(&undisturbed));
+    }
+
+    #[test]
+    fn a_killed_process_keeps_what_it_committed_and_frees_its_lock() {
+        const ROOT: &str = "SCDD_TEST_STAGE_ROOT";
+        // The child: this very test, told by the variable to commit one shard and hang.
+        if let Some(root) = std::env::var_os(ROOT) {
+            let hang = |work: &WorkDir| -> Result<(), StageError> {
+                work.write("shard-0", b"0")?;
+                loop {
+                    std::thread::park();
+                }
+            };
+            Store::new(root).run(&stage(5), hang).unwrap();
+        }
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let this = "run::stage::tests::a_killed_process_keeps_what_it_committed_and_frees_its_lock";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let command = command.args(["--exact", this]).env(ROOT, root.path()).stdout(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let shard = PathBuf::from(format!("{}.partial/shard-0", store.path(&stage(5)).display()));
+        while !shard.exists() {
+            assert_eq!(child.try_wait().unwrap(), None, "the child ended before it was killed");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let work = |work: &WorkDir| {
+            assert!(work.resumed() && work.has("shard-0"));
+            work.write("shard-1", b"1").map(|_| ())
+        };
+        let names: Vec<String> = files(&store.run(&stage(5), work).unwrap()).into_keys().collect();
+        assert_eq!(names, ["shard-0", "shard-1", RECORD]);
+    }
+
+    #[test]
+    fn a_partial_of_other_work_is_discarded() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
+        write_atomic(&partial.join(RECORD), &stage(6).record_file()).unwrap();
+        write_atomic(&partial.join("shard-0"), b"old").unwrap();
+        let work = |work: &WorkDir| {
+            assert!(!work.has("shard-0") && !work.resumed());
+            Ok::<_, StageError>(())
+        };
+        store.run(&stage(5), work).unwrap();
+    }
+
+    #[test]
+    fn a_failure_before_anything_was_written_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        Store::new(root.path()).run(&stage(5), |_| Err(failure())).unwrap_err();
+        assert_eq!(fs::read_dir(root.path().join("recover")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_else_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let directory = store.path(&stage(5));
+        write_atomic(&directory.join(RECORD), &stage(6).record_file()).unwrap();
+        let error = store.run(&stage(5), |_| Err(failure())).unwrap_err().to_string();
+        assert!(error.contains("stage.json has config.iterations = 6, expected 5"), "{error}");
+        fs::remove_file(directory.join(RECORD)).unwrap();
+        let error = store.find(&stage(5)).unwrap_err().to_string();
+        assert!(error.contains("no readable stage.json"), "{error}");
+    }
+
+    #[test]
+    fn two_at_once_do_the_work_once() {
+        let root = tempfile::tempdir().unwrap();
+        let (count, barrier) = (AtomicUsize::new(0), Barrier::new(4));
+        let run = || {
+            barrier.wait();
+            Store::new(root.path()).run(&stage(5), |work| {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                work.write("done", b"").map(|_| ())
+            })
+        };
+        let paths: Vec<PathBuf> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+        });
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        assert!(paths.iter().all(|path| *path == paths[0]));
+    }
+
+    #[test]
+    fn an_unusable_root_is_a_clear_error() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let error = Store::new(file.join("store")).run(&stage(5), |_| Err(failure())).unwrap_err().to_string();
+        assert!(error.starts_with("cannot create the directory ") && error.ends_with("should be"), "{error}");
+        let error = write_atomic(&file.join("x"), b"").unwrap_err().to_string();
+        assert!(error.contains("a file is where a directory should be"), "{error}");
+        let full = io_error("write", Path::new("x"))(ErrorKind::StorageFull.into()).to_string();
+        assert!(full.ends_with("free some space and run again: finished work is kept"), "{full}");
+    }
+
+    #[test]
+    fn atomic_writes_replace_whole_files_and_leave_no_scratch() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b.json");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(files(path.parent().unwrap()), BTreeMap::from([("b.json".to_string(), b"two".to_vec())]));
+        write_atomic(&path.join("c"), b"").unwrap_err();
+    }
+}

@@ -1,0 +1,351 @@
+//! Validate: a fresh student learns from a small set of images and is tested on the real test set.
+//!
+//! The student's graph comes from its bundle, its weights from the run's seed. It sees the views that the relabelling stored and learns the
+//! teacher's answers (KL divergence at a temperature), or, with hard labels, the images' own classes on the same views unmixed.
+
+mod optimizer;
+
+use std::collections::BTreeMap;
+
+use ndarray::Array2;
+use rand::RngExt;
+use rand_distr::{Distribution as _, Normal};
+use safetensors::tensor::{Dtype as SafeDtype, TensorView};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Reduction, TchError, Tensor};
+
+use crate::config::{Loss, Schedule, ValidateConfig};
+use crate::data::{DataError, Dataset, Mix, Normalization};
+use crate::graph::Op;
+use crate::graph::ops::Norm;
+use crate::progress::Progress;
+use crate::relabel::see;
+use crate::relabel::store::{Store, StoreError};
+use crate::replica::{Mode, Replica, ReplicaError, to_tensor};
+use crate::rng;
+use crate::teacher::manifest::Distribution;
+use crate::teacher::{Bundle, BundleError};
+
+use optimizer::Optimizer;
+
+/// Test images that are run at once.
+const TEST_BATCH: usize = 500;
+
+/// Why a student could not be trained or tested.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidateError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("student `{student}`: {source}")]
+    Replica { student: String, source: ReplicaError },
+    #[error("student `{student}`: {what}")]
+    Student { student: String, what: String },
+    #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
+    Torch(#[from] TchError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the training loss is {loss} in epoch {epoch}: training has diverged; lower `validate.optimizer.learning_rate`"
+    )]
+    Diverged { epoch: u32, loss: f64 },
+}
+
+/// A student after one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: u32,
+    /// Mean over the epoch's batches.
+    pub loss: f64,
+    /// On the whole test set, 0..=1, where it was measured.
+    pub accuracy: Option<f64>,
+}
+
+/// How a training went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Test accuracy after the last epoch, 0..=1.
+    pub last: f64,
+    /// The highest test accuracy that was measured on the way: selected on the test set.
+    pub best: f64,
+    pub best_epoch: u32,
+    pub curve: Vec<Epoch>,
+}
+
+/// What a student learns from.
+pub struct Lesson<'a> {
+    /// The synthetic (or real) images.
+    pub images: &'a Dataset,
+    /// Views of them, and the teacher's answers.
+    pub labels: &'a Store,
+}
+
+/// A student with fresh weights.
+pub struct Student<'a> {
+    bundle: &'a Bundle,
+    replica: Replica,
+    parameters: Vec<(String, Tensor)>,
+    normalization: Normalization,
+    device: Device,
+}
+
+impl<'a> Student<'a> {
+    /// Draws weights as the bundle's `init` says, from `seed`.
+    ///
+    /// # Errors
+    /// When the bundle is no student, or its `init` does not match its graph.
+    pub fn new(bundle: &'a Bundle, seed: u64, device: Device) -> Result<Self, ValidateError> {
+        let replica = bundle.replica(device)?;
+        let fail = |what: String| ValidateError::Student { student: bundle.name().into(), what };
+        if bundle.manifest.init.is_empty() {
+            return Err(fail(
+                "the bundle says nothing of how parameters are drawn (`init`); export it with `role: student`".into(),
+            ));
+        }
+        let mut parameters = Vec::new();
+        for (index, init) in bundle.manifest.init.iter().enumerate() {
+            let mut parameter = replica
+                .constant(&init.parameter)
+                .ok_or_else(|| fail(format!("`init` names `{}`, which the graph lacks", init.parameter)))?;
+            let shape: Vec<i64> = init.shape.iter().map(|&d| d as i64).collect();
+            if parameter.size() != shape {
+                return Err(fail(format!(
+                    "`init` gives `{}` shape {shape:?}, the graph {:?}",
+                    init.parameter,
+                    parameter.size()
+                )));
+            }
+            let values = draw(init.distribution, parameter.numel(), seed, index as u64).map_err(fail)?;
+            tch::no_grad(|| parameter.f_copy_(&Tensor::from_slice(&values).f_reshape(shape)?))?;
+            parameters.push((init.parameter.clone(), parameter.f_set_requires_grad(true)?));
+        }
+        reset_batch_norms(&replica)?;
+        let p = &bundle.manifest.preprocessing;
+        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+        Ok(Self { bundle, replica, parameters, normalization, device })
+    }
+
+    /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says.
+    ///
+    /// # Errors
+    /// When student, images and labels do not fit each other, or the loss stops being a number.
+    pub fn train(
+        &mut self,
+        lesson: &Lesson,
+        test: &Dataset,
+        config: &ValidateConfig,
+        progress: &dyn Progress,
+    ) -> Result<Training, ValidateError> {
+        let epochs = lesson.labels.meta().epochs;
+        let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
+        let mut optimizer = Optimizer::new(tensors, config.optimizer)?;
+        progress.start(&format!("validate {}", self.bundle.name()), u64::from(epochs), "epoch");
+        let mut curve = Vec::new();
+        for epoch in 1..=epochs {
+            optimizer.scale_learning_rate(rate_factor(config.schedule, epoch - 1, epochs));
+            let loss = self.train_epoch(lesson, epoch - 1, config.loss, &mut optimizer)?;
+            if !loss.is_finite() {
+                return Err(ValidateError::Diverged { epoch, loss });
+            }
+            let is_tested = epoch == epochs || epoch % config.evaluate_every == 0;
+            let accuracy = if is_tested { Some(self.test(test)?) } else { None };
+            curve.push(Epoch { epoch, loss, accuracy });
+            let shown = curve
+                .iter()
+                .rev()
+                .find_map(|e| e.accuracy)
+                .map_or(String::new(), |a| format!(", test {:.1} %", 100.0 * a));
+            progress.at(u64::from(epoch), &format!("loss {loss:.3}{shown}"));
+        }
+        let training = summarise(curve);
+        progress.finish(&format!("test accuracy {:.2} %", 100.0 * training.last));
+        Ok(training)
+    }
+
+    fn train_epoch(
+        &self,
+        lesson: &Lesson,
+        epoch: u32,
+        loss: Loss,
+        optimizer: &mut Optimizer,
+    ) -> Result<f64, ValidateError> {
+        let batches = lesson.labels.meta().batches();
+        let mut total = 0.0;
+        for batch in 0..batches {
+            let labels = lesson.labels.get(epoch as usize, batch)?;
+            let mix = if matches!(loss, Loss::Ce {}) { &Mix::None } else { &labels.mix };
+            let images = see(lesson.images, &self.normalization, &labels.indices, &labels.views, mix, self.bundle)?;
+            let input = to_tensor(images.view())?.f_to_device(self.device)?;
+            let logits = self.run(&input, Mode::Train)?;
+            let value = match loss {
+                Loss::Kl { temperature } => kl(&logits, &self.to_device(&labels.logits)?, temperature)?,
+                Loss::Ce {} => {
+                    let own: Vec<i64> =
+                        labels.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
+                    let own = Tensor::f_from_slice(&own)?.f_to_device(self.device)?;
+                    logits.f_cross_entropy_loss::<Tensor>(&own, None, Reduction::Mean, -100, 0.0)?
+                }
+            };
+            optimizer.step(&value)?;
+            total += f64::try_from(value.f_detach()?.f_to_kind(Kind::Double)?)?;
+        }
+        Ok(total / batches as f64)
+    }
+
+    fn to_device(&self, logits: &Array2<f32>) -> Result<Tensor, TchError> {
+        to_tensor(logits.view())?.f_to_device(self.device)
+    }
+
+    fn run(&self, input: &Tensor, mode: Mode) -> Result<Tensor, ValidateError> {
+        let run = self.replica.run(std::slice::from_ref(input), &[], mode);
+        let mut run = run.map_err(|source| ValidateError::Replica { student: self.bundle.name().into(), source })?;
+        Ok(run.outputs.swap_remove(0))
+    }
+
+    /// The share of all of `test` that the student classifies right, 0..=1.
+    ///
+    /// # Errors
+    /// When the images do not fit the student.
+    pub fn test(&self, test: &Dataset) -> Result<f64, ValidateError> {
+        let _no_grad = tch::no_grad_guard();
+        let indices: Vec<usize> = (0..test.len()).collect();
+        let mut right = 0;
+        for chunk in indices.chunks(TEST_BATCH) {
+            let images = self.normalization.batch(test, chunk)?;
+            let logits = self.run(&to_tensor(images.view())?.f_to_device(self.device)?, Mode::Eval)?;
+            let found = Vec::<i64>::try_from(&logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
+            right += chunk.iter().zip(found).filter(|(i, class)| i64::from(test.labels[**i]) == *class).count();
+        }
+        Ok(right as f64 / test.len().max(1) as f64)
+    }
+
+    /// Parameters and running statistics as a safetensors file, named as in the graph.
+    ///
+    /// # Errors
+    /// When a tensor can't be copied.
+    pub fn checkpoint(&self) -> Result<Vec<u8>, ValidateError> {
+        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        let buffers = batch_norm_buffers(&self.replica);
+        let parameters = self.parameters.iter().map(|(name, t)| (name.clone(), t.shallow_clone()));
+        for (name, tensor) in parameters.chain(buffers) {
+            let array = crate::replica::to_array(&tensor)?;
+            tensors.insert(name, (array.shape().to_vec(), array.iter().flat_map(|v| v.to_le_bytes()).collect()));
+        }
+        let fail = |what: String| ValidateError::Student { student: self.bundle.name().into(), what };
+        let views = tensors.iter().map(|(name, (shape, bytes))| {
+            TensorView::new(SafeDtype::F32, shape.clone(), bytes)
+                .map(|view| (name, view))
+                .map_err(|e| fail(e.to_string()))
+        });
+        let views = views.collect::<Result<Vec<_>, _>>()?;
+        safetensors::serialize(views, None).map_err(|e| fail(e.to_string()))
+    }
+}
+
+/// Values of one parameter; `index` is its place in the bundle's list.
+fn draw(distribution: Distribution, count: usize, seed: u64, index: u64) -> Result<Vec<f32>, String> {
+    let mut stream = rng::stream(seed, "validate/init", index);
+    match distribution {
+        Distribution::Constant { value } => Ok(vec![value; count]),
+        Distribution::Uniform { bound } if bound > 0.0 && bound.is_finite() => {
+            Ok((0..count).map(|_| stream.random_range(-bound..=bound)).collect())
+        }
+        Distribution::Normal { std } => {
+            let normal = Normal::new(0.0, std).map_err(|e| format!("a normal distribution of std {std}: {e}"))?;
+            Ok((0..count).map(|_| normal.sample(&mut stream)).collect())
+        }
+        Distribution::Uniform { bound } => Err(format!("a uniform distribution of bound {bound}")),
+    }
+}
+
+/// Running mean and variance of every BatchNorm, by their names in the graph.
+fn batch_norm_buffers(replica: &Replica) -> Vec<(String, Tensor)> {
+    let graph = replica.graph();
+    let names = graph.nodes.iter().filter(|n| matches!(n.op, Op::Norm(Norm::Batch { .. })));
+    let names = names.flat_map(|node| node.inputs[3..5].iter().flatten()).map(|&id| graph.values[id].clone());
+    names.filter_map(|name| replica.constant(&name).map(|t| (name, t))).collect()
+}
+
+/// Fresh running statistics: mean 0 and variance 1, of which each node's inputs 3 and 4 are.
+fn reset_batch_norms(replica: &Replica) -> Result<(), TchError> {
+    for (i, (_, mut buffer)) in batch_norm_buffers(replica).into_iter().enumerate() {
+        let _ = buffer.f_fill_(if i % 2 == 0 { 0.0 } else { 1.0 })?;
+    }
+    Ok(())
+}
+
+/// KL(teacher ‖ student) of the softmax at `temperature`, mean over the batch, without the factor T².
+fn kl(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor, TchError> {
+    let soften = |t: &Tensor| t.f_div_scalar(temperature)?.f_log_softmax(-1, None::<Kind>);
+    let (student, teacher) = (soften(student)?, soften(teacher)?);
+    let batch = student.size()[0] as f64;
+    teacher.f_exp()?.f_mul(&teacher.f_sub(&student)?)?.f_sum(None::<Kind>)?.f_div_scalar(batch)
+}
+
+/// What the initial learning rate is multiplied by in epoch `epoch` (from 0) of `epochs`.
+fn rate_factor(schedule: Schedule, epoch: u32, epochs: u32) -> f64 {
+    match schedule {
+        Schedule::Constant {} => 1.0,
+        Schedule::Cosine { floor, smoothing } => {
+            let phase = f64::from(epoch) / (smoothing * f64::from(epochs));
+            floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos())
+        }
+    }
+}
+
+fn summarise(curve: Vec<Epoch>) -> Training {
+    let tested = || curve.iter().filter_map(|e| e.accuracy.map(|a| (e.epoch, a)));
+    let last = tested().next_back().map_or(0.0, |(_, a)| a);
+    let (best_epoch, best) = tested().fold((0, 0.0), |best, found| if found.1 > best.1 { found } else { best });
+    Training { last, best, best_epoch, curve }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kl_is_zero_for_equals_and_matches_its_definition() {
+        let a = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 3.0]).reshape([2, 2]);
+        let b = Tensor::from_slice(&[0.0f32, 1.0, 2.0, -1.0]).reshape([2, 2]);
+        assert!(f64::try_from(kl(&a, &a, 4.0).unwrap()).unwrap().abs() < 1e-7);
+        let softmax = |x: [f64; 2]| {
+            let e = x.map(|v| (v / 2.0).exp());
+            e.map(|v| v / (e[0] + e[1]))
+        };
+        let one = |p: [f64; 2], q: [f64; 2]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+        let expected =
+            (one(softmax([0.0, 1.0]), softmax([1.0, -2.0])) + one(softmax([2.0, -1.0]), softmax([0.5, 3.0]))) / 2.0;
+        assert!((f64::try_from(kl(&a, &b, 2.0).unwrap()).unwrap() - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_smoothed_cosine_ends_where_its_smoothing_says() {
+        let end = |smoothing| rate_factor(Schedule::Cosine { floor: 0.0, smoothing }, 1000, 1000);
+        assert!(end(1.0).abs() < 1e-12);
+        assert!((end(2.0) - 0.5).abs() < 1e-12);
+        assert!((end(3.0) - 0.75).abs() < 1e-12);
+        assert_eq!(rate_factor(Schedule::Cosine { floor: 0.1, smoothing: 1.0 }, 0, 10), 1.0);
+    }
+
+    #[test]
+    fn the_last_epoch_and_the_best_are_told_apart() {
+        let epoch = |epoch, accuracy| Epoch { epoch, loss: 1.0, accuracy };
+        let found = summarise(vec![epoch(1, Some(0.3)), epoch(2, None), epoch(3, Some(0.6)), epoch(4, Some(0.5))]);
+        assert_eq!((found.last, found.best, found.best_epoch), (0.5, 0.6, 3));
+    }
+
+    #[test]
+    fn draws_are_repeatable_and_bounded() {
+        let uniform = draw(Distribution::Uniform { bound: 0.1 }, 1000, 7, 3).unwrap();
+        assert_eq!(uniform, draw(Distribution::Uniform { bound: 0.1 }, 1000, 7, 3).unwrap());
+        assert!(uniform.iter().all(|v| v.abs() <= 0.1) && uniform.iter().any(|v| v.abs() > 0.09));
+        let normal = draw(Distribution::Normal { std: 2.0 }, 4000, 7, 3).unwrap();
+        let std = (normal.iter().map(|v| v * v).sum::<f32>() / 4000.0).sqrt();
+        assert!((std - 2.0).abs() < 0.1);
+        assert!(draw(Distribution::Normal { std: f32::NAN }, 1, 0, 0).is_err());
+        assert!(draw(Distribution::Uniform { bound: -1.0 }, 1, 0, 0).is_err());
+    }
+}
