@@ -80,10 +80,6 @@ impl Direct {
         Self { isa, inputs: outputs, outputs: inputs, stride: [1, 1], step: geometry.stride, phases }
     }
 
-    pub fn bytes(&self) -> usize {
-        self.phases.iter().map(|p| p.weights.bytes()).sum()
-    }
-
     /// Whether every output pixel sees just the input pixel in its place.
     fn is_pointwise(&self) -> bool {
         self.stride == [1, 1]

@@ -44,10 +44,6 @@ impl Packed {
     pub fn columns(&self) -> usize {
         self.columns
     }
-
-    pub fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
-    }
 }
 
 /// `c = a · b` for the `rows` rows of `a`, `lda` apart, into rows of `c`, `ldc` apart, each `b.columns()` long.

@@ -5,6 +5,7 @@
 
 mod aligned;
 pub mod conv;
+pub mod depthwise;
 pub mod direct;
 pub mod gemm;
 mod lanes;

@@ -161,7 +161,7 @@ pub struct Moments {
 }
 
 /// Pixels that are summed in single precision before the sum goes to double.
-const SINGLE: usize = 64;
+const SINGLE: usize = 16;
 
 impl Moments {
     /// Of `x`, whose rows are pixels of `channels` values.

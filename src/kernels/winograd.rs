@@ -28,10 +28,6 @@ impl Tile {
             Self::Four => 4,
         }
     }
-
-    fn inputs(self) -> usize {
-        self.outputs() + 2
-    }
 }
 
 /// Column `j`. A loop, as everywhere between vectors: the closures of `array::from_fn` would be compiled without the vector instructions.
@@ -158,10 +154,6 @@ impl Winograd {
         Self { isa, tile, inputs, outputs, pad, weights }
     }
 
-    pub fn bytes(&self) -> usize {
-        self.weights.iter().map(Packed::bytes).sum()
-    }
-
     /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every finished piece of `y` and what lies beside it.
     ///
     /// # Panics
@@ -203,20 +195,21 @@ fn transform_weights<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     [inputs, outputs]: [usize; 2],
     weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
 ) -> Vec<Packed> {
-    let transformed: Vec<[[f32; IN]; IN]> = (0..inputs * outputs)
-        .into_par_iter()
-        .map(|at| {
-            let (i, o) = (at / outputs, at % outputs);
+    // Row by row of inputs: [position][output] of one row stays in cache while the positions are told apart.
+    let mut transformed = vec![0.0f32; inputs * IN * IN * outputs];
+    transformed.par_chunks_exact_mut(IN * IN * outputs).enumerate().for_each(|(i, row)| {
+        for o in 0..outputs {
             let rows: [[f64; IN]; 3] =
                 std::array::from_fn(|y| F::weights(std::array::from_fn(|x| f64::from(weight(o, i, y, x)))));
-            let columns: [[f64; IN]; IN] = std::array::from_fn(|x| F::weights(rows.map(|row| row[x])));
-            std::array::from_fn(|y| std::array::from_fn(|x| columns[x][y] as f32))
-        })
-        .collect();
-    (0..IN * IN)
-        .into_par_iter()
-        .map(|p| Packed::new(isa, inputs, outputs, |i, o| transformed[i * outputs + o][p / IN][p % IN]))
-        .collect()
+            for x in 0..IN {
+                for (y, v) in F::weights(rows.map(|row| row[x])).into_iter().enumerate() {
+                    row[(y * IN + x) * outputs + o] = v as f32;
+                }
+            }
+        }
+    });
+    let at = |p: usize, i: usize, o: usize| transformed[(i * IN * IN + p) * outputs + o];
+    (0..IN * IN).into_par_iter().map(|p| Packed::new(isa, inputs, outputs, |i, o| at(p, i, o))).collect()
 }
 
 /// A tile's first output pixel.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::PlanOptions;
 use super::compile::Step;
@@ -25,8 +26,11 @@ pub struct Choice {
 const RUNS: usize = 3;
 
 /// Chooses and prepares the engines of all convolutions.
-pub fn choose(steps: &mut [Step], options: PlanOptions) -> Vec<Choice> {
-    let Some(isa) = options.kernels else { return Vec::new() };
+///
+/// # Errors
+/// When libtorch can't give a convolution's weights.
+pub fn choose(steps: &mut [Step], options: PlanOptions) -> Result<Vec<Choice>, TchError> {
+    let Some(isa) = options.kernels else { return Ok(Vec::new()) };
     let mut choices = Vec::new();
     let mut seen: HashMap<String, Vec<(Method, f64)>> = HashMap::new();
     for step in steps {
@@ -42,15 +46,18 @@ pub fn choose(steps: &mut [Step], options: PlanOptions) -> Vec<Choice> {
             };
             let fastest = measured.iter().min_by(|a, b| a.1.total_cmp(&b.1));
             let method = fastest.map_or(methods[0], |(method, _)| *method);
-            let engine = step.conv.engine(isa, method, direction);
+            let engine = step.conv.engine(isa, method, direction)?;
             match direction {
                 Direction::Forward => step.forward = engine,
                 Direction::Backward => step.backward = engine,
             }
             choices.push(Choice { node: step.name.clone(), direction, method, measured });
         }
+        if !step.forward.is_torch() && !step.backward.is_torch() {
+            step.conv.weight = Tensor::f_empty([0], (Kind::Float, Device::Cpu))?;
+        }
     }
-    choices
+    Ok(choices)
 }
 
 /// Convolutions that take the same time.
@@ -61,7 +68,7 @@ fn signature(conv: &Convolution, direction: Direction) -> String {
 /// Milliseconds of one run; a method that fails takes forever.
 fn measure(conv: &Convolution, isa: Isa, method: Method, direction: Direction) -> f64 {
     let pool = std::sync::Arc::new(Pool::default());
-    let engine = conv.engine(isa, method, direction);
+    let Ok(engine) = conv.engine(isa, method, direction) else { return f64::INFINITY };
     let [(from, channels_from), (to, channels_to)] = conv.ends(direction);
     // Halves: neither zero nor so small that arithmetic slows down.
     let filled = |len: usize| -> Fresh {

@@ -85,7 +85,12 @@ pub fn survey(replica: &Replica, input: &Tensor) -> Result<Vec<Option<Known>>, R
         let results = replica.run_node(node, &values, Mode::Eval)?;
         let is_fixed = |id: ValueId| known[id].as_ref().is_some_and(|k| k.fixed.is_some());
         let by_shape = matches!(node.op, Op::Shape(ShapeOp::Shape { .. } | ShapeOp::Size));
-        let fixed = by_shape || node.inputs.iter().flatten().all(|&id| is_fixed(id));
+        let inputs = match node.op {
+            // Its second input only names a type.
+            Op::Layout(Layout::CastLike) => &node.inputs[..1],
+            _ => &node.inputs[..],
+        };
+        let fixed = by_shape || inputs.iter().flatten().all(|&id| is_fixed(id));
         for (output, result) in node.outputs.iter().zip(results) {
             let Some(id) = *output else { continue };
             let keep = fixed.then(|| result.shallow_clone());
@@ -226,7 +231,6 @@ impl<'a> Compiler<'a> {
             to: extent(n, to_h, to_w),
             weight: weight.shallow_clone(),
             bias: bias.map(Tensor::shallow_clone),
-            weight_values: floats(&weight.f_reshape([-1])?)?,
             bias_values: bias.map(floats).transpose()?.unwrap_or_default(),
         };
         let name = node.name.clone();

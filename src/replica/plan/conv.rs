@@ -3,10 +3,11 @@
 use tch::{TchError, Tensor};
 
 use super::pass::PassStep;
-use super::value::Value;
+use super::statistics::floats;
 use crate::graph::ValueId;
 use crate::kernels::Isa;
 use crate::kernels::conv::{Epilogue, Extent, Geometry};
+use crate::kernels::depthwise::Depthwise;
 use crate::kernels::direct::Direct;
 use crate::kernels::winograd::{Tile, Winograd};
 
@@ -16,6 +17,7 @@ use crate::kernels::winograd::{Tile, Winograd};
 pub enum Method {
     Torch,
     Direct,
+    Depthwise,
     WinogradTwo,
     WinogradFour,
 }
@@ -24,6 +26,7 @@ pub enum Method {
 pub enum Engine {
     Torch,
     Direct(Direct),
+    Depthwise(Depthwise),
     Winograd(Winograd),
 }
 
@@ -56,10 +59,10 @@ pub struct Convolution {
     pub channels: [usize; 2],
     pub from: Extent,
     pub to: Extent,
+    /// `[O, I / groups, kernel…]`; emptied when no engine needs it any more.
     pub weight: Tensor,
     pub bias: Option<Tensor>,
-    /// `[O, I / groups, kernel…]` and `[O]`, for the kernels.
-    pub weight_values: Vec<f32>,
+    /// `[O]`, for the kernels.
     pub bias_values: Vec<f32>,
 }
 
@@ -68,29 +71,20 @@ impl Engine {
         matches!(self, Self::Torch)
     }
 
-    /// Bytes of prepared weights.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Torch => 0,
-            Self::Direct(direct) => direct.bytes(),
-            Self::Winograd(winograd) => winograd.bytes(),
-        }
-    }
-
-    /// Runs a kernel; `None` when libtorch is to do it.
+    /// Runs a kernel; nothing happens when libtorch is to do it.
     pub fn run(
         &self,
         x: (&[f32], Extent),
         y: (&mut [f32], Extent),
         beside: Option<&mut [f32]>,
         epilogue: &Epilogue,
-    ) -> Option<()> {
+    ) {
         match self {
-            Self::Torch => return None,
+            Self::Torch => {}
             Self::Direct(direct) => direct.run(x, y, beside, epilogue),
+            Self::Depthwise(depthwise) => depthwise.run(x, y, beside, epilogue),
             Self::Winograd(winograd) => winograd.run(x, y, beside, epilogue),
         }
-        Some(())
     }
 }
 
@@ -98,6 +92,10 @@ impl Convolution {
     /// What can compute `direction` on `isa`, the choice without measuring first.
     pub fn methods(&self, isa: Isa, direction: Direction) -> Vec<Method> {
         let g = &self.geometry;
+        let depthwise = self.groups > 1 && self.channels == [self.groups; 2];
+        if depthwise && isa != Isa::Portable {
+            return vec![Method::Depthwise, Method::Torch];
+        }
         if self.groups != 1 || isa == Isa::Portable {
             return vec![Method::Torch];
         }
@@ -113,25 +111,33 @@ impl Convolution {
     }
 
     /// Prepares the weights for `method`.
-    pub fn engine(&self, isa: Isa, method: Method, direction: Direction) -> Engine {
+    ///
+    /// # Errors
+    /// When libtorch can't give the weights.
+    pub fn engine(&self, isa: Isa, method: Method, direction: Direction) -> Result<Engine, TchError> {
         let [kernel_y, kernel_x] = self.geometry.kernel;
         let inputs = self.channels[0];
-        let values = &self.weight_values;
+        let values = &floats(&self.weight.f_reshape([-1])?)?;
         let weight =
             |o: usize, i: usize, y: usize, x: usize| values[((o * inputs + i) * kernel_y + y) * kernel_x + x];
         let tile = match method {
-            Method::Torch => return Engine::Torch,
+            Method::Torch => return Ok(Engine::Torch),
             Method::Direct => {
                 let direct = match direction {
                     Direction::Forward => Direct::forward(isa, self.channels, self.geometry, weight),
                     Direction::Backward => Direct::backward(isa, self.channels, self.geometry, weight),
                 };
-                return Engine::Direct(direct);
+                return Ok(Engine::Direct(direct));
+            }
+            Method::Depthwise => {
+                let weight = |c: usize, y: usize, x: usize| values[(c * kernel_y + y) * kernel_x + x];
+                let backward = direction == Direction::Backward;
+                return Ok(Engine::Depthwise(Depthwise::new(isa, inputs, self.geometry, backward, weight)));
             }
             Method::WinogradTwo => Tile::Two,
             Method::WinogradFour => Tile::Four,
         };
-        Engine::Winograd(match direction {
+        Ok(Engine::Winograd(match direction {
             Direction::Forward => Winograd::new(isa, tile, self.channels, self.geometry.pad, weight),
             Direction::Backward => {
                 // The gradient of a 3×3 convolution of stride 1 is the convolution with the turned kernel and the opposite padding.
@@ -139,7 +145,7 @@ impl Convolution {
                 let channels = [self.channels[1], self.channels[0]];
                 Winograd::new(isa, tile, channels, self.geometry.pad.map(|p| 2 - p), turned)
             }
-        })
+        }))
     }
 
     /// Input extent and channels, output extent and channels, in `direction`.
@@ -206,21 +212,7 @@ struct Settings {
     after: [i64; 2],
 }
 
-impl ConvStep {
-    pub fn engine(&self, direction: Direction) -> &Engine {
-        match direction {
-            Direction::Forward => &self.forward,
-            Direction::Backward => &self.backward,
-        }
-    }
-}
-
 /// The shape `[N, C, H, W]` of images.
 pub fn size(extent: Extent, channels: usize) -> [i64; 4] {
     [extent.n, channels, extent.h, extent.w].map(|v| v as i64)
-}
-
-/// A value that kernels read.
-pub fn images(value: &Value) -> Result<Value, TchError> {
-    value.channels_last()
 }

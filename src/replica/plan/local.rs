@@ -13,6 +13,8 @@ pub struct LocalStep {
     node: usize,
     /// The inputs that depend on the network's input, each once.
     pub reads: Vec<ValueId>,
+    /// The other inputs.
+    pub constants: Vec<ValueId>,
     pub writes: Vec<ValueId>,
 }
 
@@ -26,11 +28,11 @@ pub struct Kept {
 impl LocalStep {
     pub fn new(index: usize, node: &Node, known: &[Option<Known>]) -> Self {
         let depends = |id: &ValueId| known[*id].as_ref().is_some_and(|k| k.fixed.is_none());
-        let mut reads: Vec<ValueId> = node.inputs.iter().flatten().copied().filter(depends).collect();
+        let (mut reads, constants): (Vec<ValueId>, _) = node.inputs.iter().flatten().copied().partition(depends);
         reads.sort_unstable();
         reads.dedup();
         let writes = node.outputs.iter().flatten().copied().collect();
-        Self { name: node.name.clone(), node: index, reads, writes }
+        Self { name: node.name.clone(), node: index, reads, constants, writes }
     }
 
     /// `fixed` holds every value that does not depend on the network's input; `inputs` go with [`reads`](Self::reads).

@@ -14,6 +14,7 @@ mod pass;
 mod statistics;
 mod value;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
@@ -59,7 +60,7 @@ pub struct Plan {
     dying: Vec<Vec<ValueId>>,
     /// Per step, the earlier step whose pass goes backwards in this one's convolution.
     pulls: Vec<Option<usize>>,
-    /// Every value that does not depend on the input.
+    /// The values that do not depend on the input and that local steps read.
     fixed: Vec<Option<Tensor>>,
     layers: Vec<Layer>,
     r_bn: f64,
@@ -101,17 +102,23 @@ impl Plan {
             return Err(ReplicaError::Inputs { expected: 1, found: graph.inputs.len() });
         };
         let options = PlanOptions { kernels: options.kernels.filter(|_| options.device == Device::Cpu), ..options };
-        let replica = Replica::new(graph.clone(), options.device)?;
+        let mut replica = Replica::new(graph.clone(), options.device)?;
         let loss = |source| ReplicaError::Loss { source };
         let zeros = Tensor::f_zeros(shape, (Kind::Float, options.device)).map_err(loss)?;
         let known = survey(&replica, &zeros)?;
         let mut steps = compile::steps(&replica, &known, objective)?;
-        let choices = autotune::choose(&mut steps, options);
+        let choices = autotune::choose(&mut steps, options).map_err(loss)?;
         let logits = graph.outputs[0];
-        let mut plan = Self {
+        // From here on constants come from `fixed`, and only local steps read those; for the others the weights are prepared.
+        replica.constants.iter_mut().for_each(|t| *t = None);
+        let locals = steps.iter().filter_map(|s| if let Step::Local(local) = s { Some(local) } else { None });
+        let needed: HashSet<ValueId> = locals.flat_map(|local| local.constants.iter().copied()).collect();
+        let known = known.into_iter().enumerate();
+        let fixed = known.map(|(id, k)| k.filter(|_| needed.contains(&id)).and_then(|k| k.fixed)).collect();
+        Ok(Self {
             dying: last_uses(&steps, graph),
             pulls: pulls(&steps, logits),
-            fixed: known.into_iter().map(|k| k.and_then(|k| k.fixed)).collect(),
+            fixed,
             layers: statistics::layers(objective).map_err(loss)?,
             replica,
             options,
@@ -122,9 +129,7 @@ impl Plan {
             r_bn: objective.r_bn,
             pool: Arc::default(),
             choices,
-        };
-        plan.drop_unused();
-        Ok(plan)
+        })
     }
 
     /// The `[N, C, H, W]` that it was compiled for.
@@ -395,15 +400,6 @@ impl Plan {
         let pulled = Pulled { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? };
         send(pass, pulled, run);
         Ok(())
-    }
-
-    /// Constants that only the compiled form needs no more: nothing but local steps reads them.
-    fn drop_unused(&mut self) {
-        let local = self.steps.iter().filter(|s| matches!(s, Step::Local(_)));
-        let needed = local.count() > 0;
-        if !needed {
-            self.fixed.iter_mut().enumerate().filter(|(id, _)| *id != self.logits).for_each(|(_, t)| *t = None);
-        }
     }
 }
 
