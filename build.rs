@@ -20,6 +20,9 @@ fn main() {
             "`{python}` has no torch at {torch}; run `make setup` and build with `make`, or activate the environment first"
         );
     }
+    let version = std::fs::read_to_string(format!("{site}/torch/version.py")).unwrap_or_default();
+    let version = version.lines().find_map(|l| l.strip_prefix("__version__ = '")).unwrap_or("of unknown version'");
+    println!("cargo:rustc-env=SCDD_TORCH={}", version.trim_end_matches('\''));
     println!("cargo:rustc-env=SCDD_SITE_PACKAGES={site}");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{torch}");
 }

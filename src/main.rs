@@ -1,21 +1,24 @@
-//! The `scdd` program; everything is in the library's [`scdd::cli`].
+//! The `scdd` program: becomes `scdd-engine` with the same arguments, in an environment in which libtorch runs well.
+//!
+//! OpenMP, which libtorch brings, reads its settings before `main`. Its default of spinning while it waits for a thread that was descheduled makes
+//! small networks several times slower wherever other programs share the cores, so waiting threads are told to yield.
 
-fn main() -> std::process::ExitCode {
-    keep_freed_memory();
-    scdd::cli::main()
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let failure = match std::env::current_exe() {
+        Ok(scdd) => start(Command::new(scdd.with_file_name("scdd-engine"))),
+        Err(error) => error,
+    };
+    eprintln!("error: cannot start scdd-engine, which belongs beside scdd: {failure}");
+    ExitCode::from(2)
 }
 
-/// libtorch asks for the same large buffers at every step. By default glibc gives each back to the system and gets it zeroed again: with a small
-/// student a third of the processor's time.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn keep_freed_memory() {
-    // SAFETY: mallopt only changes the allocator's settings, and no other thread exists yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
-        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+/// Replaces this process; returns only where that fails.
+fn start(mut engine: Command) -> std::io::Error {
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        engine.env("OMP_WAIT_POLICY", "passive");
     }
+    engine.args(std::env::args_os().skip(1)).exec()
 }
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn keep_freed_memory() {}

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
+mod doctor;
 mod progress;
 mod run;
 mod verify;
@@ -17,7 +18,7 @@ use crate::teacher::{Runtime, RuntimeError};
 
 /// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "scdd", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -51,6 +52,7 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Doctor(doctor::Doctor),
     Verify(verify::Verify),
     /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
     Recover(run::Run),
@@ -72,7 +74,7 @@ pub enum Outcome {
     CheckFailed,
 }
 
-/// Runs the program with the process's arguments.
+/// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Report(command) => command.run(&cli.global, Goal::Report, false),
         Command::Run(command) => command.run(&cli.global, Goal::Report, true),
         Command::Verify(command) => command.run(&cli.global),
+        Command::Doctor(command) => command.run(&cli.global),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -70,11 +70,22 @@ const KNOWN: [Known; 4] = [
 impl Source {
     /// Finds `fashion-mnist`, `mnist`, `cifar-10` or `cifar-100`.
     ///
-    /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data set's directory or is it), then in `data/`
-    /// of the current directory and of each directory above it, then in `/usr/share/datasets`.
+    /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data set's directory or is it) and nowhere else;
+    /// without the variable in `data/` of the current directory and of each directory above it, then in `/usr/share/datasets`.
     pub fn find(name: &str) -> Result<Self, DataError> {
         let here = std::env::current_dir().map_err(DataError::io(Path::new("."), "resolve"))?;
         Self::find_from(name, std::env::var_os("SCDD_DATA").map(PathBuf::from).as_deref(), &here)
+    }
+
+    /// Where its files lie.
+    pub fn directory(&self) -> &Path {
+        match self {
+            Self::FashionMnist(dir)
+            | Self::Mnist(dir)
+            | Self::Cifar10(dir)
+            | Self::Cifar100(dir)
+            | Self::ImageFolder(dir) => dir,
+        }
     }
 
     fn find_from(name: &str, chosen: Option<&Path>, here: &Path) -> Result<Self, DataError> {
@@ -94,12 +105,10 @@ impl Known {
     /// The directories that may hold the data set, best first.
     fn candidates(&self, chosen: Option<&Path>, here: &Path) -> Vec<PathBuf> {
         let inside = |root: &Path| self.directories.iter().map(|dir| root.join(dir)).collect::<Vec<_>>();
-        let mut found = vec![];
         if let Some(chosen) = chosen {
-            found.extend(inside(chosen));
-            found.push(chosen.to_path_buf());
+            return [inside(chosen), vec![chosen.to_path_buf()]].concat();
         }
-        found.extend(here.ancestors().flat_map(|dir| inside(&dir.join("data"))));
+        let mut found: Vec<_> = here.ancestors().flat_map(|dir| inside(&dir.join("data"))).collect();
         found.extend(inside(Path::new(SYSTEM_DIR)));
         found
     }
@@ -200,14 +209,20 @@ mod tests {
             root.path().join(dir)
         };
 
-        let message = Source::find_from("mnist", Some(&root.path().join("x")), &here).unwrap_err().to_string();
-        for part in ["data set mnist not found", "/x/mnist, ", "/a/b/data/mnist, ", "`make data`", "SCDD_DATA"] {
+        let message = Source::find_from("mnist", None, &here).unwrap_err().to_string();
+        for part in ["data set mnist not found", "/a/b/data/mnist, ", "`make data`", "SCDD_DATA"] {
             assert!(message.contains(part), "{message:?} lacks {part:?}");
         }
         let above = put("data/mnist", "t10k-labels-idx1-ubyte.gz");
         assert_eq!(Source::find_from("mnist", None, &here).unwrap(), Source::Mnist(above));
         let own = put("a/b/data/mnist", "t10k-labels-idx1-ubyte");
         assert_eq!(Source::find_from("mnist", None, &here).unwrap(), Source::Mnist(own));
+        // A place that was named is the only one.
+        let message = Source::find_from("mnist", Some(&root.path().join("x")), &here).unwrap_err().to_string();
+        assert!(
+            message.contains("looked in") && message.contains("/x/mnist, ") && !message.contains("/a/b"),
+            "{message}"
+        );
         let itself = put("chosen", "test.bin");
         assert_eq!(Source::find_from("cifar-100", Some(&itself), &here).unwrap(), Source::Cifar100(itself.clone()));
         let inside = put("chosen/cifar-100-binary", "test.bin");

@@ -15,6 +15,17 @@ pub fn to_tensor<D: Dimension>(array: ArrayView<f32, D>) -> Result<Tensor, TchEr
     }
 }
 
+/// The same `[N, C, H, W]` values with the channels innermost in memory, the layout in which CPU convolutions are fastest; other ranks unchanged.
+///
+/// # Errors
+/// When libtorch can't copy the tensor.
+pub fn channels_last(tensor: &Tensor) -> Result<Tensor, TchError> {
+    if tensor.dim() != 4 {
+        return Ok(tensor.shallow_clone());
+    }
+    tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
+}
+
 /// The tensor's values as a float32 array of the same shape.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use tch::{Device, Kind, Tensor};
 use crate::graph::ops::Norm;
 use crate::graph::{Constant, DType, Graph, Node, Op, ValueId};
 
-pub use convert::{to_array, to_tensor};
+pub use convert::{channels_last, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
 pub use plan::{Plan, PlanOptions};
@@ -85,7 +85,7 @@ impl Replica {
         for (&id, constant) in &graph.constants {
             let place = if constant.dtype.is_float() { device } else { Device::Cpu };
             let tensor = tensor_of(constant)
-                .and_then(|t| t.f_to_device(place))
+                .and_then(|t| channels_last(&t.f_to_device(place)?))
                 .map_err(|e| ReplicaError::Constant { name: graph.values[id].clone(), source: e })?;
             constants[id] = Some(tensor);
         }
@@ -128,7 +128,9 @@ impl Replica {
         let mut values: Vec<Option<Tensor>> = Vec::new();
         values.resize_with(self.graph.values.len(), || None);
         for (input, tensor) in self.graph.inputs.iter().zip(inputs) {
-            values[input.value] = Some(tensor.shallow_clone());
+            let tensor = channels_last(tensor)
+                .map_err(|e| ReplicaError::Constant { name: self.graph.values[input.value].clone(), source: e })?;
+            values[input.value] = Some(tensor);
         }
         for (node, dying) in self.graph.nodes.iter().zip(&self.dying) {
             let results = self.run_node(node, &values, mode)?;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use ndarray::{Array2, Array4, ArrayD, IxDyn};
 use ort::ep;
 use ort::session::Session as OrtSession;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::TensorRef;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,16 @@ impl Runtime {
         ort::info()
     }
 
+    /// Whether sessions can use `provider`.
+    ///
+    /// # Errors
+    /// ONNX Runtime's reason why not.
+    pub fn has(&self, provider: Provider) -> Result<(), RuntimeError> {
+        let builder = OrtSession::builder(&self.environment);
+        let builder = builder.map_err(|e| RuntimeError::Load { path: self.path.clone(), what: e.to_string() })?;
+        with_provider(builder, provider).map(|_| ())
+    }
+
     /// A session on the ONNX bytes `model`; `name` is for error messages. `taps` become outputs after the model's own.
     ///
     /// # Errors
@@ -76,21 +86,27 @@ impl Runtime {
         options: SessionOptions,
     ) -> Result<Session, RuntimeError> {
         let fail = |what: String| RuntimeError::Session { model: name.into(), what };
-        let plain = |e: ort::Error<ort::session::builder::SessionBuilder>| fail(e.to_string());
-        let mut builder = OrtSession::builder(&self.environment)
+        let plain = |e: ort::Error<SessionBuilder>| fail(e.to_string());
+        let builder = OrtSession::builder(&self.environment)
             .map_err(|e| fail(e.to_string()))?
             .with_optimization_level(options.level())
             .map_err(plain)?
             .with_intra_threads(options.threads)
             .map_err(plain)?;
-        if options.provider == Provider::Cuda {
-            let cuda = ep::CUDA::default().build().error_on_failure();
-            builder =
-                builder.with_execution_providers([cuda]).map_err(|e| RuntimeError::NoCuda { what: e.to_string() })?;
-        }
+        let mut builder = with_provider(builder, options.provider)?;
         let bytes = if taps.is_empty() { model.to_vec() } else { with_outputs(model, taps) };
         let session = builder.commit_from_memory(&bytes).map_err(|e| fail(e.to_string()))?;
         Ok(Session { session, name: name.into() })
+    }
+}
+
+fn with_provider(builder: SessionBuilder, provider: Provider) -> Result<SessionBuilder, RuntimeError> {
+    match provider {
+        Provider::Cpu => Ok(builder),
+        Provider::Cuda => {
+            let cuda = ep::CUDA::default().build().error_on_failure();
+            builder.with_execution_providers([cuda]).map_err(|e| RuntimeError::NoCuda { what: e.to_string() })
+        }
     }
 }
 

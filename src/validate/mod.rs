@@ -28,8 +28,8 @@ use crate::teacher::{Bundle, BundleError};
 
 use optimizer::Optimizer;
 
-/// Test images that are run at once.
-const TEST_BATCH: usize = 500;
+/// Test images that are run at once: few enough that a layer's activations stay in the processor's caches.
+const TEST_BATCH: usize = 50;
 
 /// Why a student could not be trained or tested.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::super::convert::channels_last;
 use super::super::error::OpError;
 use super::Args;
 use crate::graph::ops::{Conv, Padding};
@@ -29,7 +30,9 @@ pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
         (pad(x, &pads, 0.0)?, vec![0; rank])
     };
     let no_output_padding = vec![0i64; rank];
-    Ok(x.f_convolution(weight, args.opt(2), strides, padding, dilations, false, no_output_padding, op.groups)?)
+    let y = x.f_convolution(weight, args.opt(2), strides, padding, dilations, false, no_output_padding, op.groups)?;
+    // One channel is channels-last and contiguous at once; libtorch then goes on contiguous, in which everything after is slower.
+    if x.size()[1] == 1 { Ok(channels_last(&y)?) } else { Ok(y) }
 }
 
 /// A per-axis setting; absent means 1 along every axis.

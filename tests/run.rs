@@ -1,0 +1,175 @@
+//! Whole experiments through the command line: complete, resumed after SIGKILL, refused.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{bundle, contents, copy_bundle, root, scdd, small_data, tiny_experiment};
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+
+const TEACHER: &str = "resnet18-w16-moco-v2";
+
+#[test]
+fn a_run_is_complete_and_a_second_one_does_nothing() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
+    let output = dir.path().join("runs");
+    let run = |command: &str| {
+        let mut scdd = scdd();
+        scdd.env("SCDD_DATA", data.path()).arg(command).arg(&experiment).arg("--output").arg(&output);
+        scdd
+    };
+    run("report").assert().code(2).stderr(contains("the experiment is not complete"));
+    let images = String::from_utf8(run("recover").assert().success().get_output().stdout.clone()).unwrap();
+    assert_eq!(images.lines().count(), 2, "one recovery, one set of real images: {images}");
+    run("run").assert().success().stdout(contains("distilled from resnet18-w16-moco-v2").and(contains("report: ")));
+
+    let html = fs::read_to_string(output.join("tiny/report.html")).unwrap();
+    assert!(html.contains("data:image/png;base64,") && html.contains("<svg"));
+    let results: serde_json::Value =
+        serde_json::from_slice(&fs::read(output.join("tiny/results.json")).unwrap()).unwrap();
+    assert_eq!(results["results"]["rows"].as_array().unwrap().len(), 3);
+    let recovered = fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
+    let classes: Vec<_> = fs::read_dir(recovered.join("images")).unwrap().collect();
+    assert_eq!(classes.len(), 10);
+
+    let before = contents(&output);
+    run("run").assert().success().stderr(contains("done in").not());
+    run("report").assert().success();
+    assert_eq!(before, contents(&output));
+}
+
+/// Starts the run, kills it after `delay`, and says whether it had finished by itself.
+fn killed(experiment: &Path, data: &Path, output: &Path, delay: Duration) -> bool {
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("scdd"))
+        .current_dir(root())
+        .env("SCDD_DATA", data)
+        .args(["run", "--quiet"])
+        .arg(experiment)
+        .arg("--output")
+        .arg(output)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while started.elapsed() < delay {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap(); // SIGKILL; scdd-engine has replaced scdd in the same process
+    child.wait().unwrap();
+    false
+}
+
+#[test]
+fn a_run_that_was_killed_again_and_again_leaves_the_same_bytes() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
+    let (calm, killed_often) = (dir.path().join("calm"), dir.path().join("killed"));
+    let started = Instant::now();
+    assert!(killed(&experiment, data.path(), &calm, Duration::from_secs(600)));
+    let whole = started.elapsed();
+    // Each attempt gets a little longer, so that kills fall into every stage and the last attempt is not killed.
+    let mut kills = 0;
+    while !killed(&experiment, data.path(), &killed_often, whole.mul_f64(0.25 + 0.1 * f64::from(kills))) {
+        kills += 1;
+    }
+    assert!(kills >= 2, "the run was killed {kills} times only");
+    let (expected, found) = (contents(&calm), contents(&killed_often));
+    let names = |files: &[(std::path::PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    for ((name, a), (_, b)) in found.iter().zip(&expected) {
+        assert!(a == b, "{} differs", name.display());
+    }
+}
+
+#[test]
+fn a_run_refuses_a_bundle_that_does_not_verify() {
+    use prost::Message;
+    let (data, dir, copy) = (small_data(50, 20), tempfile::tempdir().unwrap(), copy_bundle(TEACHER));
+    let mut model = scdd::graph::proto::ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
+    let weight = &mut model.graph.as_mut().unwrap().initializer;
+    let weight = weight.iter_mut().find(|t| t.name.as_deref() == Some("layer3.0.conv2.weight")).unwrap();
+    weight.raw_data.as_mut().unwrap()[..4].copy_from_slice(&0.5f32.to_le_bytes());
+    copy.replace("model.onnx", &model.encode_to_vec());
+    let experiment = tiny_experiment(dir.path(), &copy.path, "");
+    let output = dir.path().join("runs");
+    scdd()
+        .env("SCDD_DATA", data.path())
+        .arg("run")
+        .arg(&experiment)
+        .arg("--output")
+        .arg(&output)
+        .assert()
+        .code(2)
+        .stderr(contains("failed its verification: first diverging node: layer3.0.conv2 (Conv)"));
+    assert!(!output.join("stages/recover").exists());
+    let verdicts = fs::read_dir(output.join("stages/verify")).map(Iterator::count).unwrap_or(0);
+    assert!(verdicts <= 1, "only the student's verdict may be there");
+}
+
+/// What `scdd run` complains of; nothing may be left at `output`.
+fn refusal(experiment: &str, data: Option<&Path>, output: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("e.yaml"), experiment).unwrap();
+    fs::write(dir.path().join("a-file"), "").unwrap();
+    let mut command = scdd();
+    if let Some(data) = data {
+        command.env("SCDD_DATA", data);
+    }
+    let output = dir.path().join(output);
+    let assert = command.arg("run").arg(dir.path().join("e.yaml")).arg("--output").arg(&output).assert().code(2);
+    assert!(!output.is_dir(), "something was left behind");
+    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+}
+
+#[test]
+fn bad_experiments_are_explained_and_leave_nothing_behind() {
+    let plain = format!(
+        "name: x\ndata: fashion-mnist\nteachers: {}\nstudents: {}\nipc: 1\n",
+        bundle(TEACHER).display(),
+        bundle("resnet18-w16").display()
+    );
+    let small = small_data(20, 10);
+    let broken = small_data(20, 10);
+    fs::write(broken.path().join("fashion-mnist/t10k-images-idx3-ubyte"), "short").unwrap();
+    let nothing = tempfile::tempdir().unwrap();
+    let data = Some(small.path());
+    let cases = [
+        (refusal(&format!("{plain}recover: {{iteratons: 3}}\n"), data, "runs"), "did you mean `iterations`?"),
+        (
+            refusal(&plain.replace("resnet18-w16-moco-v2", "nothing"), data, "runs"),
+            "nothing/manifest.yaml: No such file",
+        ),
+        (refusal(&plain.replace("resnet18-w16-moco-v2", "convnet3-w128"), data, "runs"), "is a student bundle"),
+        (refusal(&plain, data, "a-file/runs"), "a file is where a directory should be"),
+        (refusal(&plain, Some(broken.path()), "runs"), "t10k-images-idx3-ubyte"),
+        (refusal(&plain, Some(nothing.path()), "runs"), "data set fashion-mnist not found; looked in"),
+        (refusal(&format!("{plain}device: cuda\n"), data, "runs"), "libtorch finds no CUDA device"),
+        (refusal("name: [\n", data, "runs"), "e.yaml"),
+    ];
+    for (message, expected) in cases {
+        assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn cuda_labels_without_cuda_are_an_error_or_the_configured_fallback() {
+    let (data, dir) = (small_data(50, 20), tempfile::tempdir().unwrap());
+    let relabel = |fallback: &str| {
+        let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+        let mut command = scdd();
+        command.env("SCDD_DATA", data.path()).arg("relabel").arg(&experiment);
+        command.args(["--set", "relabel.provider=cuda", "--set", &format!("relabel.fallback={fallback}")]);
+        command.arg("--output").arg(dir.path().join("runs")).assert()
+    };
+    relabel("error").code(2).stderr(contains("CUDA was asked for").and(contains("fallback: cpu")));
+    relabel("cpu").success().stderr(contains("soft labels are computed on the CPU"));
+}

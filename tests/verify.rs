@@ -1,0 +1,155 @@
+//! `scdd verify` through the command line: it passes on what ships, and names what is wrong with what was tampered with.
+
+mod common;
+
+use common::{Copied, bundle, copy_bundle, scdd};
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use prost::Message;
+use scdd::graph::proto::ModelProto;
+
+const TEACHER: &str = "resnet18-w16-supervised";
+
+#[test]
+fn every_shipped_bundle_verifies() {
+    let mut bundles: Vec<_> = std::fs::read_dir(bundle("")).unwrap().map(|e| e.unwrap().path()).collect();
+    bundles.sort();
+    assert!(bundles.len() >= 5);
+    let output = scdd().arg("verify").arg("--json").args(&bundles).assert().success();
+    let verdicts: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(verdicts.as_array().unwrap().len(), bundles.len());
+}
+
+/// A copy of the teacher whose initialiser `name` has `change` applied to its element `index`; manifest and hashes agree with it.
+fn with_weight(name: &str, index: usize, change: impl Fn(f32) -> f32) -> Copied {
+    let copy = copy_bundle(TEACHER);
+    let mut model = ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
+    let initializers = &mut model.graph.as_mut().unwrap().initializer;
+    let tensor = initializers.iter_mut().find(|t| t.name.as_deref() == Some(name)).unwrap();
+    let raw = tensor.raw_data.as_mut().unwrap();
+    let at = &mut raw[4 * index..4 * index + 4];
+    let value = change(f32::from_le_bytes(at.try_into().unwrap()));
+    at.copy_from_slice(&value.to_le_bytes());
+    copy.replace("model.onnx", &model.encode_to_vec());
+    copy
+}
+
+#[test]
+fn one_changed_weight_is_found_and_its_node_named() {
+    let cases = [
+        ("conv1.weight", "first diverging node: conv1 (Conv), the input of layer `bn1`"),
+        ("layer2.1.conv1.weight", "first diverging node: layer2.1.conv1 (Conv), the input of layer `layer2.1.bn1`"),
+        ("layer4.1.conv2.weight", "first diverging node: layer4.1.conv2 (Conv), the input of layer `layer4.1.bn2`"),
+        ("fc.weight", "diverges after layer `layer4.1.bn2`, at the latest at node fc (Gemm)"),
+    ];
+    for (weight, named) in cases {
+        let copy = with_weight(weight, 17, |w| w + 0.05);
+        scdd().arg("verify").arg(&copy.path).assert().code(1).stdout(contains(named).and(contains("NOT verified")));
+    }
+}
+
+#[test]
+fn side_tensors_that_differ_from_the_graph_are_refused() {
+    let copy = with_weight("layer1.0.bn1.running_mean", 3, |w| w + 1.0);
+    scdd()
+        .arg("verify")
+        .arg(&copy.path)
+        .assert()
+        .code(2)
+        .stderr(contains("`layer1.0.bn1.running_mean` differs from what node `layer1.0.bn1` of the graph holds"));
+}
+
+/// What `scdd verify` complains of after `spoil`.
+fn complaint(spoil: impl FnOnce(&Copied)) -> String {
+    let copy = copy_bundle(TEACHER);
+    spoil(&copy);
+    let output = scdd().arg("verify").arg(&copy.path).assert().code(2);
+    String::from_utf8(output.get_output().stderr.clone()).unwrap()
+}
+
+/// The side tensors with the first value of `name` replaced.
+fn with_side_value(copy: &Copied, name: &str, value: f32) {
+    let mut bytes = copy.read("bn_stats.safetensors");
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let index: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let at = 8 + header + index[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    copy.replace("bn_stats.safetensors", &bytes);
+}
+
+#[test]
+fn broken_bundles_are_explained() {
+    let cut = |file: &'static str, length: usize| {
+        move |copy: &Copied| {
+            let bytes = copy.read(file);
+            std::fs::write(copy.path.join(file), &bytes[..length]).unwrap();
+        }
+    };
+    let replaced = |file: &'static str, bytes: &'static [u8]| move |copy: &Copied| copy.replace(file, bytes);
+    let removed = |file: &'static str| move |copy: &Copied| std::fs::remove_file(copy.path.join(file)).unwrap();
+    let cases: Vec<(String, &str)> = vec![
+        (complaint(removed("model.onnx")), "model.onnx: No such file"),
+        (complaint(removed("manifest.yaml")), "manifest.yaml: No such file"),
+        (complaint(cut("model.onnx", 1000)), "model.onnx: has 1000 bytes, the manifest says"),
+        (complaint(cut("golden.safetensors", 5)), "golden.safetensors: has 5 bytes, the manifest says"),
+        (complaint(replaced("model.onnx", b"nonsense")), "model.onnx: not a readable ONNX file"),
+        (complaint(replaced("model.onnx", b"")), "model.onnx: the ONNX model holds no graph"),
+        (complaint(replaced("golden.safetensors", b"nonsense")), "golden.safetensors: not a readable safetensors file"),
+        (complaint(replaced("bn_stats.safetensors", b"")), "bn_stats.safetensors: not a readable safetensors file"),
+        (
+            complaint(|copy| {
+                let mut bytes = copy.read("model.onnx");
+                bytes[100_000] ^= 1;
+                std::fs::write(copy.path.join("model.onnx"), bytes).unwrap();
+            }),
+            "the file was changed or damaged",
+        ),
+        (
+            complaint(|copy| with_side_value(copy, "bn1.running_var", f32::NAN)),
+            "`bn1.running_var` is NaN at channel 0; a variance is finite and not negative",
+        ),
+        (
+            complaint(|copy| with_side_value(copy, "bn1.running_var", -1.0)),
+            "`bn1.running_var` is -1 at channel 0; a variance is finite and not negative",
+        ),
+        (
+            complaint(|copy| copy.edit_manifest(|m| m["preprocessing"]["channels"] = 3.into())),
+            "`preprocessing`: mean and std need 3 values each",
+        ),
+        (complaint(|copy| copy.edit_manifest(|m| m["version"] = 9.into())), "this program reads scdd-bundle version 1"),
+        (
+            complaint(|copy| copy.edit_manifest(|m| m["files"]["../../secret"] = m["files"]["model.onnx"].clone())),
+            "`files` names `../../secret`, which is no file of a bundle",
+        ),
+        (
+            complaint(|copy| copy.edit_manifest(|m| m["classes"] = vec!["a".to_owned(), "b".to_owned()].into())),
+            "golden.safetensors: `targets` contains class",
+        ),
+        (complaint(|copy| copy.edit_manifest(|m| m["rolle"] = "teacher".into())), "unknown field `rolle`"),
+    ];
+    for (message, expected) in cases {
+        assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn unsupported_operators_are_listed_with_their_nodes() {
+    let message = complaint(|copy| {
+        let mut model = ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
+        for node in model.graph.as_mut().unwrap().node.iter_mut().filter(|n| n.op_type.as_deref() == Some("Relu")) {
+            node.op_type = Some("Frobnicate".into());
+        }
+        copy.replace("model.onnx", &model.encode_to_vec());
+    });
+    assert!(message.contains("unsupported operators: Frobnicate ×17 (relu"), "{message}");
+}
+
+#[test]
+fn a_missing_onnx_runtime_is_explained() {
+    scdd()
+        .args(["verify", "--onnxruntime", "/nowhere/libonnxruntime.so"])
+        .arg(bundle(TEACHER))
+        .assert()
+        .code(2)
+        .stderr(contains("ONNX Runtime was not found; looked at: /nowhere/libonnxruntime.so"));
+}
