@@ -1,7 +1,7 @@
 //! One peer of `benches/peers.py`: evaluates the synthesis loss and its gradient for an ONNX model, once for every line on standard input, and
 //! answers each with the milliseconds it took. The objective aligns with the model's own running statistics.
 //!
-//! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> [--autotune]`; the first answer is one JSON line about itself.
+//! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images> [--autotune]`, the images as little-endian float32; the first answer is one JSON line about itself.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let [mode, model, shape, rest @ ..] = args.as_slice() else {
+    let [mode, model, shape, images, rest @ ..] = args.as_slice() else {
         println!("recover: a worker of benches/peers.py; nothing to do by itself");
         return Ok(());
     };
@@ -22,8 +22,8 @@ fn main() -> Result<()> {
     let shape: [i64; 4] = shape.try_into().ok().context("the shape has four numbers")?;
     let graph = Arc::new(Graph::load(&std::fs::read(model).with_context(|| model.clone())?)?);
     let objective = objective(&graph)?;
-    tch::manual_seed(1);
-    let input = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let images = std::fs::read(images).with_context(|| images.clone())?;
+    let input = Tensor::f_from_data_size(&images, &shape, Kind::Float)?;
     let targets = Tensor::arange(shape[0], (Kind::Int64, Device::Cpu)).remainder(10);
     let start = Instant::now();
     let options = PlanOptions { autotune: rest.iter().any(|a| a == "--autotune"), ..PlanOptions::default() };
@@ -38,7 +38,6 @@ fn main() -> Result<()> {
         "plan" | "torch" => {
             let kernels = options.kernels.filter(|_| mode == "plan");
             let plan = Plan::compile(&graph, &objective, shape, PlanOptions { kernels, ..options })?;
-            eprintln!("{}", serde_json::to_string(plan.choices())?);
             Box::new(move || {
                 let found = plan.evaluate(&input, &targets)?;
                 Ok((found.loss, found.gradient))
@@ -67,7 +66,11 @@ fn objective(graph: &Graph) -> Result<Objective> {
         Some(LayerTarget { tap: node.inputs[0]?, mean: part(3)?, var: part(4)? })
     };
     let layers = graph.batch_norms().map(layer).collect::<Option<Vec<_>>>();
-    Ok(Objective { layers: layers.context("a BatchNormalization without constants")?, r_bn: 0.01, first_multiplier: 10.0 })
+    Ok(Objective {
+        layers: layers.context("a BatchNormalization without constants")?,
+        r_bn: 0.01,
+        first_multiplier: 10.0,
+    })
 }
 
 /// The process's largest resident size so far, where the system tells.

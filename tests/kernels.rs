@@ -83,12 +83,19 @@ impl Case {
 fn case(depthwise: bool) -> impl Strategy<Value = Case> {
     let axis = || (1usize..12, 1usize..5, 1usize..4, 1usize..3, 0usize..4);
     let channels = prop::sample::select(vec![1usize, 3, 8, 16, 20, 48, 64, 96]);
-    (1usize..3, axis(), axis(), channels.clone(), channels).prop_filter_map("an impossible kernel", move |(n, y, x, i, o)| {
-        let geometry =
-            Geometry { kernel: [y.1, x.1], stride: [y.2, x.2], dilation: [y.3, x.3], pad: [y.4.min(y.1), x.4.min(x.1)] };
-        let case = Case { n, size: [y.0, x.0], channels: [i, if depthwise { i } else { o }], geometry, depthwise };
-        case.is_possible().then_some(case)
-    })
+    (1usize..3, axis(), axis(), channels.clone(), channels).prop_filter_map(
+        "an impossible kernel",
+        move |(n, y, x, i, o)| {
+            let geometry = Geometry {
+                kernel: [y.1, x.1],
+                stride: [y.2, x.2],
+                dilation: [y.3, x.3],
+                pad: [y.4.min(y.1), x.4.min(x.1)],
+            };
+            let case = Case { n, size: [y.0, x.0], channels: [i, if depthwise { i } else { o }], geometry, depthwise };
+            case.is_possible().then_some(case)
+        },
+    )
 }
 
 fn small_kernel() -> impl Strategy<Value = Case> {
@@ -279,7 +286,13 @@ fn reference(activation: Activation, p: f64) -> (f64, f64) {
             (p * slope, slope)
         }
         Activation::HardSwish => {
-            let slope = if p <= -3.0 { 0.0 } else if p > 3.0 { 1.0 } else { p / 3.0 + 0.5 };
+            let slope = if p <= -3.0 {
+                0.0
+            } else if p > 3.0 {
+                1.0
+            } else {
+                p / 3.0 + 0.5
+            };
             (p * (p + 3.0).clamp(0.0, 6.0) / 6.0, slope)
         }
     }

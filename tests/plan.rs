@@ -73,15 +73,23 @@ impl Net {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one per setting of the operator")]
-    fn conv_padded(&mut self, x: &Value, out: usize, k: i64, stride: i64, groups: usize, bias: bool, pads: [i64; 4]) -> Value {
+    fn conv_padded(
+        &mut self,
+        x: &Value,
+        out: usize,
+        k: i64,
+        stride: i64,
+        groups: usize,
+        bias: bool,
+        pads: [i64; 4],
+    ) -> Value {
         let fan = (x.1 / groups) as f32 * (k * k) as f32;
         let bound = (3.0 / fan).sqrt();
         let weight = self.constant(&[out, x.1 / groups, k as usize, k as usize], -bound, bound);
         let bias = bias.then(|| self.constant(&[out], -0.2, 0.2));
         let mut inputs = vec![x.0.as_str(), weight.as_str()];
         inputs.extend(bias.as_deref());
-        let attributes =
-            vec![ints("strides", &[stride, stride]), ints("pads", &pads), int("group", groups as i64)];
+        let attributes = vec![ints("strides", &[stride, stride]), ints("pads", &pads), int("group", groups as i64)];
         Value(self.node("Conv", &inputs, attributes), out)
     }
 
@@ -111,7 +119,8 @@ impl Net {
     }
 
     fn pool(&mut self, op: &str, x: &Value, k: i64, stride: i64, pad: i64) -> Value {
-        let attributes = vec![ints("kernel_shape", &[k, k]), ints("strides", &[stride, stride]), ints("pads", &[pad; 4])];
+        let attributes =
+            vec![ints("kernel_shape", &[k, k]), ints("strides", &[stride, stride]), ints("pads", &[pad; 4])];
         Value(self.node(op, &[&x.0], attributes), x.1)
     }
 
@@ -159,7 +168,8 @@ fn objective(graph: &Graph) -> Objective {
 
 fn every_option() -> Vec<PlanOptions> {
     let kernels = Isa::available().into_iter().map(Some).chain([None]);
-    let mut options: Vec<PlanOptions> = kernels.map(|kernels| PlanOptions { kernels, ..PlanOptions::default() }).collect();
+    let mut options: Vec<PlanOptions> =
+        kernels.map(|kernels| PlanOptions { kernels, ..PlanOptions::default() }).collect();
     options.push(PlanOptions { autotune: true, ..PlanOptions::default() });
     options
 }
@@ -176,9 +186,7 @@ fn agree(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets: &Te
             assert!(close(found.loss, wanted.loss), "{options:?}: loss {} {}", found.loss, wanted.loss);
             assert!(close(found.ce, wanted.ce), "{options:?}: ce {} {}", found.ce, wanted.ce);
             assert!(close(found.bn, wanted.bn), "{options:?}: bn {} {}", found.bn, wanted.bn);
-            let apart = |a: &Tensor, b: &Tensor| {
-                f64::try_from((a - b).norm() / b.norm().clamp_min(1e-12)).unwrap()
-            };
+            let apart = |a: &Tensor, b: &Tensor| f64::try_from((a - b).norm() / b.norm().clamp_min(1e-12)).unwrap();
             assert!(apart(&found.logits, &wanted.logits) < 1e-4, "{options:?}");
             assert_eq!(found.gradient.size(), shape);
             let error = apart(&found.gradient, &wanted.gradient);

@@ -175,7 +175,9 @@ impl Moments {
     pub fn of_all(isa: Isa, x: &[f32], channels: usize) -> Self {
         let pixels = (PIECE / channels).max(1);
         let gathered = Gathered::default();
-        x.par_chunks(pixels * channels).enumerate().for_each(|(i, part)| gathered.add(i, Self::of(isa, part, channels)));
+        x.par_chunks(pixels * channels)
+            .enumerate()
+            .for_each(|(i, part)| gathered.add(i, Self::of(isa, part, channels)));
         gathered.total().unwrap_or_else(|| Self::of(isa, x, channels))
     }
 

@@ -180,7 +180,11 @@ impl Winograd {
         starts.into_par_iter().zip(pieces).for_each(|(first, piece)| {
             let places: Vec<Place> = (first..(first + per_piece).min(tile_rows))
                 .flat_map(|row| (0..tiles_per_row).map(move |column| (row, column)))
-                .map(|(row, column)| Place { n: row / rows_per_image, y: row % rows_per_image * side, x: column * side })
+                .map(|(row, column)| Place {
+                    n: row / rows_per_image,
+                    y: row % rows_per_image * side,
+                    x: column * side,
+                })
                 .collect();
             let work =
                 Work { conv: self, x, from, y: &mut *piece.rows, to, first_pixel: piece.first_pixel, places: &places };

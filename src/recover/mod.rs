@@ -16,7 +16,7 @@ use tch::{Device, TchError, Tensor};
 use crate::config::RecoverConfig;
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
-use crate::replica::{Objective, Replica, ReplicaError, to_array, to_tensor};
+use crate::replica::{Objective, Plan, PlanOptions, ReplicaError, to_array, to_tensor};
 use crate::rng;
 use crate::teacher::{Bundle, BundleError};
 
@@ -80,7 +80,6 @@ pub struct Point {
 pub struct Recover<'a> {
     bundle: &'a Bundle,
     config: &'a RecoverConfig,
-    replica: Replica,
     objective: Objective,
     normalization: Normalization,
     device: Device,
@@ -97,7 +96,6 @@ impl<'a> Recover<'a> {
         Ok(Self {
             bundle,
             config,
-            replica: bundle.replica(device)?,
             objective: bundle.objective(config.r_bn, config.first_bn_multiplier, device),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
             device,
@@ -166,10 +164,11 @@ impl<'a> Recover<'a> {
         let mut seen = images.clone();
         let mut gradient = images.clone();
         let mut adam = Adam::new(images.raw_dim(), config.betas);
+        let plan = self.compile(images.dim())?;
         for iteration in 0..config.iterations {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.evaluate(&seen, &targets, iteration)?;
+            let (mut point, mut seen_gradient) = self.evaluate(&plan, &seen, &targets, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -182,8 +181,16 @@ impl<'a> Recover<'a> {
         Ok(images)
     }
 
+    /// The teacher compiled for batches of this shape.
+    fn compile(&self, (n, c, h, w): (usize, usize, usize, usize)) -> Result<Plan, RecoverError> {
+        let options = PlanOptions { device: self.device, ..PlanOptions::default() };
+        Plan::compile(&self.bundle.graph, &self.objective, [n, c, h, w].map(|d| d as i64), options)
+            .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })
+    }
+
     fn evaluate(
         &self,
+        plan: &Plan,
         seen: &Array4<f32>,
         targets: &Tensor,
         iteration: u32,
@@ -191,10 +198,8 @@ impl<'a> Recover<'a> {
         let teacher = || self.bundle.name().to_owned();
         let torch = |source| RecoverError::Torch { teacher: teacher(), source };
         let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
-        let found = self
-            .replica
-            .evaluate(&input, targets, &self.objective)
-            .map_err(|source| RecoverError::Replica { teacher: teacher(), source })?;
+        let found =
+            plan.evaluate(&input, targets).map_err(|source| RecoverError::Replica { teacher: teacher(), source })?;
         let gradient = to_array(&found.gradient).map_err(torch)?;
         let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
         Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))

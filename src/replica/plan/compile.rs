@@ -6,13 +6,13 @@ use tch::{Kind, Tensor};
 
 use super::super::ops::conv::{or_ones, resolve};
 use super::super::{Mode, Objective, Replica, ReplicaError};
-use super::conv::{Convolution, Engine, ConvStep};
+use super::conv::{ConvStep, Convolution, Engine};
 use super::local::LocalStep;
 use super::other::{Operator, OtherStep};
 use super::pass::{PassStep, is_image};
 use super::statistics::floats;
-use crate::graph::ops::{Binary, Layout, Linear, Norm, Pool, PoolKind, Reduce, ReduceKind, ShapeOp, Unary};
 use crate::graph::ops::{Activation as Function, Conv};
+use crate::graph::ops::{Binary, Layout, Linear, Norm, Pool, PoolKind, Reduce, ReduceKind, ShapeOp, Unary};
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::kernels::conv::{Extent, Geometry};
 use crate::kernels::pass::Activation;
@@ -47,13 +47,18 @@ impl Step {
 
     pub fn writes(&self) -> Vec<ValueId> {
         match self {
-            Self::Conv(step) => [Some(step.out), step.pass.as_ref().and_then(|p| p.out)].into_iter().flatten().collect(),
+            Self::Conv(step) => {
+                [Some(step.out), step.pass.as_ref().and_then(|p| p.out)].into_iter().flatten().collect()
+            }
             Self::Pass(step) => step.out.into_iter().collect(),
             Self::Other(step) => vec![step.out],
             Self::Local(step) => step.writes.clone(),
         }
     }
 }
+
+/// Scale and shift per channel.
+type Affine = (Vec<f32>, Vec<f32>);
 
 /// What is known of one value once the shape of the input is.
 pub struct Known {
@@ -70,7 +75,7 @@ pub fn survey(replica: &Replica, input: &Tensor) -> Result<Vec<Option<Known>>, R
     values.resize_with(graph.values.len(), || None);
     let mut known: Vec<Option<Known>> = Vec::new();
     known.resize_with(graph.values.len(), || None);
-    for (&id, _) in &graph.constants {
+    for &id in graph.constants.keys() {
         known[id] = replica.constants[id].as_ref().map(|t| Known {
             size: t.size(),
             kind: t.kind(),
@@ -251,7 +256,8 @@ impl<'a> Compiler<'a> {
             at = self.only_reader(node);
         }
         if let Some(next) = at
-            && let Some(residual) = self.residual(next, chain.last().map_or(x, |&i| output(&self.graph.nodes[i])), index)
+            && let Some(residual) =
+                self.residual(next, chain.last().map_or(x, |&i| output(&self.graph.nodes[i])), index)
         {
             pass.residual = Some(residual);
             if chain.is_empty() && self.made.get(&residual) > self.made.get(&x) {
@@ -321,7 +327,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// Scale and shift of a `BatchNormalization` whose parameters are constants.
-    fn batch_norm(&self, node: &Node) -> Result<Option<(Vec<f32>, Vec<f32>)>, super::OpError> {
+    fn batch_norm(&self, node: &Node) -> Result<Option<Affine>, super::OpError> {
         let Op::Norm(Norm::Batch { epsilon }) = node.op else { return Ok(None) };
         let part = |i: usize| node.inputs.get(i).and_then(|&id| self.fixed(id));
         let (Some(weight), Some(bias), Some(mean), Some(var)) = (part(1), part(2), part(3), part(4)) else {
@@ -382,7 +388,9 @@ impl<'a> Compiler<'a> {
         let mut inputs = Vec::new();
         for &id in reads.iter().flatten() {
             match self.known(id) {
-                Some(known) if known.fixed.is_none() && known.kind == Kind::Float => inputs.push((id, known.size.clone())),
+                Some(known) if known.fixed.is_none() && known.kind == Kind::Float => {
+                    inputs.push((id, known.size.clone()))
+                }
                 _ => return Ok(None),
             }
         }
@@ -409,7 +417,8 @@ impl<'a> Compiler<'a> {
                     return Ok(None);
                 }
                 let bias_id = node.inputs.get(2).copied().flatten();
-                let (Some(weight), bias) = (node.inputs.get(1).and_then(|&id| self.fixed(id)), self.fixed(bias_id)) else {
+                let (Some(weight), bias) = (node.inputs.get(1).and_then(|&id| self.fixed(id)), self.fixed(bias_id))
+                else {
                     return Ok(None);
                 };
                 if bias.is_some() != bias_id.is_some() || bias.is_some_and(|b| b.dim() != 1) {

@@ -72,13 +72,7 @@ impl Engine {
     }
 
     /// Runs a kernel; nothing happens when libtorch is to do it.
-    pub fn run(
-        &self,
-        x: (&[f32], Extent),
-        y: (&mut [f32], Extent),
-        beside: Option<&mut [f32]>,
-        epilogue: &Epilogue,
-    ) {
+    pub fn run(&self, x: (&[f32], Extent), y: (&mut [f32], Extent), beside: Option<&mut [f32]>, epilogue: &Epilogue) {
         match self {
             Self::Torch => {}
             Self::Direct(direct) => direct.run(x, y, beside, epilogue),
@@ -118,8 +112,7 @@ impl Convolution {
         let [kernel_y, kernel_x] = self.geometry.kernel;
         let inputs = self.channels[0];
         let values = &floats(&self.weight.f_reshape([-1])?)?;
-        let weight =
-            |o: usize, i: usize, y: usize, x: usize| values[((o * inputs + i) * kernel_y + y) * kernel_x + x];
+        let weight = |o: usize, i: usize, y: usize, x: usize| values[((o * inputs + i) * kernel_y + y) * kernel_x + x];
         let tile = match method {
             Method::Torch => return Ok(Engine::Torch),
             Method::Direct => {
@@ -185,8 +178,16 @@ impl Convolution {
             .collect();
         let pads = if symmetric { pad } else { [0, 0] };
         let none: Option<&Tensor> = None;
-        let full =
-            gradient.f_convolution(&self.weight, none, stride, pads, dilation, true, &unseen[..], self.groups as i64)?;
+        let full = gradient.f_convolution(
+            &self.weight,
+            none,
+            stride,
+            pads,
+            dilation,
+            true,
+            &unseen[..],
+            self.groups as i64,
+        )?;
         if symmetric {
             return Ok(full);
         }

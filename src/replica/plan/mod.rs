@@ -26,8 +26,8 @@ use crate::kernels::conv::Piece;
 use crate::kernels::pass::{Gathered, add_bias};
 pub use autotune::Choice;
 use compile::{Step, survey};
-pub use conv::{Direction, Method};
 use conv::{ConvStep, size};
+pub use conv::{Direction, Method};
 use pass::{PassStep, Pulled, Slope};
 use statistics::{Layer, Measured};
 use value::{Pool, Value};
@@ -98,7 +98,7 @@ impl Plan {
         options: PlanOptions,
     ) -> Result<Self, ReplicaError> {
         let _guard = tch::no_grad_guard();
-        let &[ref input] = graph.inputs.as_slice() else {
+        let [input] = graph.inputs.as_slice() else {
             return Err(ReplicaError::Inputs { expected: 1, found: graph.inputs.len() });
         };
         let options = PlanOptions { kernels: options.kernels.filter(|_| options.device == Device::Cpu), ..options };
@@ -202,8 +202,7 @@ impl Plan {
                 self.forward_pass(index, pass, kept, run).map_err(failed(&self.name_of(pass)))?;
             }
             Step::Other(other) => {
-                let inputs =
-                    other.inputs.iter().map(|(id, _)| self.read(run, *id)).collect::<Result<Vec<_>, _>>()?;
+                let inputs = other.inputs.iter().map(|(id, _)| self.read(run, *id)).collect::<Result<Vec<_>, _>>()?;
                 let (value, kept) = other.forward(&inputs).map_err(failed(&other.name))?;
                 run.values[other.out] = Some(value);
                 run.kept[index] = Some(Kept::Other(kept));

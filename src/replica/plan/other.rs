@@ -8,13 +8,28 @@ use crate::graph::ValueId;
 /// An operator with a written-out way back.
 pub enum Operator {
     /// Symmetric windows.
-    MaxPool { kernel: Vec<i64>, stride: Vec<i64>, pad: Vec<i64>, dilation: Vec<i64> },
-    AveragePool { kernel: Vec<i64>, stride: Vec<i64>, pad: Vec<i64>, count_include_pad: bool },
+    MaxPool {
+        kernel: Vec<i64>,
+        stride: Vec<i64>,
+        pad: Vec<i64>,
+        dilation: Vec<i64>,
+    },
+    AveragePool {
+        kernel: Vec<i64>,
+        stride: Vec<i64>,
+        pad: Vec<i64>,
+        count_include_pad: bool,
+    },
     /// The mean over both spatial axes, in whatever shape the output has.
     GlobalAverage,
     /// x · weightᵀ + bias, weight `[K, C]`.
-    Linear { weight: Tensor, bias: Option<Tensor> },
-    Concat { axis: i64 },
+    Linear {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
+    Concat {
+        axis: i64,
+    },
     /// Anything that only changes the shape.
     Reshape,
 }
@@ -42,19 +57,13 @@ impl OtherStep {
         Ok(match &self.operator {
             Operator::MaxPool { kernel, stride, pad, dilation } => {
                 let x = x.channels_last()?;
-                let (y, indices) = x.tensor().f_max_pool2d_with_indices(
-                    &kernel[..],
-                    &stride[..],
-                    &pad[..],
-                    &dilation[..],
-                    false,
-                )?;
+                let (y, indices) =
+                    x.tensor().f_max_pool2d_with_indices(&kernel[..], &stride[..], &pad[..], &dilation[..], false)?;
                 (y.into(), Kept::InputAndIndices(x, indices))
             }
             Operator::AveragePool { kernel, stride, pad, count_include_pad } => {
                 let x = x.channels_last()?;
-                let y =
-                    x.tensor().f_avg_pool2d(&kernel[..], &stride[..], &pad[..], false, *count_include_pad, None)?;
+                let y = x.tensor().f_avg_pool2d(&kernel[..], &stride[..], &pad[..], false, *count_include_pad, None)?;
                 (y.into(), Kept::Input(x))
             }
             Operator::GlobalAverage => {

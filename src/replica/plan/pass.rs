@@ -178,14 +178,10 @@ impl PassStep {
     }
 
     /// The way back as `tch` operations.
-    pub fn backward_torch(
-        &self,
-        kept: &Kept,
-        gradients: &[Value],
-        slope: Option<&Slope>,
-    ) -> Result<Pulled, TchError> {
+    pub fn backward_torch(&self, kept: &Kept, gradients: &[Value], slope: Option<&Slope>) -> Result<Pulled, TchError> {
         let x = kept.x.tensor();
-        let statistics = slope.map(|s| x.f_mul(&self.per_channel(&s.b, x)?)?.f_add(&self.per_channel(&s.a, x)?)).transpose()?;
+        let statistics =
+            slope.map(|s| x.f_mul(&self.per_channel(&s.b, x)?)?.f_add(&self.per_channel(&s.a, x)?)).transpose()?;
         let Some(gradient) = sum(gradients)? else {
             let x = statistics.map_or_else(|| x.f_zeros_like(), Ok)?;
             return Ok(Pulled { x: x.into(), residual: None });
