@@ -52,7 +52,9 @@ def build(architecture: str):
         from exporters import models
 
         width = 16 if architecture.endswith("w16") else 64
-        model = models.build("resnet18", {"width": width, "stem": "small", "channels": 3, "classes": 10})
+        model = models.build(
+            "resnet18", {"width": width, "stem": "small", "channels": 3, "classes": 10}
+        )
     elif architecture == "resnet50":
         import torchvision
 
@@ -98,13 +100,14 @@ def load(name: str):
     model = build(architecture).eval()
     model.load_state_dict(torch.load(BENCH / f"{architecture}.pt", weights_only=True))
     model.requires_grad_(False)
-    images = np.fromfile(BENCH / f"{name}.f32", dtype="<f4").reshape(batch, 3, side, side)
+    images = np.fromfile(BENCH / f"{name}.f32", dtype="<f4").reshape(
+        batch, 3, side, side
+    )
     return model, torch.from_numpy(images), torch.arange(batch) % 10
 
 
 def hooks(name: str):
     """The statistics in forward hooks, as the published recipes describe them: one contiguous copy per layer, channels first."""
-    import torch
     import torch.nn.functional as F
     from torch import nn
 
@@ -115,7 +118,9 @@ def hooks(name: str):
         x = inputs[0]
         mean = x.mean(dim=(0, 2, 3))
         var = x.permute(1, 0, 2, 3).contiguous().flatten(1).var(dim=1, unbiased=False)
-        distances.append((mean - module.running_mean).norm() + (var - module.running_var).norm())
+        distances.append(
+            (mean - module.running_mean).norm() + (var - module.running_var).norm()
+        )
 
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -145,7 +150,9 @@ def compiled(name: str):
 
     def hook(module, inputs, _output):
         var, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        distances.append((mean - module.running_mean).norm() + (var - module.running_var).norm())
+        distances.append(
+            (mean - module.running_mean).norm() + (var - module.running_var).norm()
+        )
 
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -179,11 +186,18 @@ def work(peer: str, name: str) -> None:
     """A peer: answers every line with the time of one evaluation."""
     evaluate = {"hooks": hooks, "compiled": compiled}[peer](name)
     loss, gradient = evaluate()
-    print(json.dumps({"loss": loss, "gradient_norm": gradient.norm().item()}), flush=True)
+    print(
+        json.dumps({"loss": loss, "gradient_norm": gradient.norm().item()}), flush=True
+    )
     for _line in sys.stdin:
         start = time.perf_counter()
         evaluate()
-        print(json.dumps({"ms": (time.perf_counter() - start) * 1e3, "peak_mib": peak_mib()}), flush=True)
+        print(
+            json.dumps(
+                {"ms": (time.perf_counter() - start) * 1e3, "peak_mib": peak_mib()}
+            ),
+            flush=True,
+        )
 
 
 def gemm_peak() -> float:
@@ -221,7 +235,9 @@ def multiplications(name: str) -> float:
 
 class Peer:
     def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
         self.about = self._answer()
 
     def _answer(self) -> dict:
@@ -243,13 +259,24 @@ class Peer:
 def measure(name: str, binary: str, rounds: int) -> list[dict]:
     prepare(name)
     architecture, side, batch = WORKS[name]
-    ours = [binary, "plan", str(BENCH / f"{architecture}.onnx"), f"{batch},3,{side},{side}", str(BENCH / f"{name}.f32")]
+    ours = [
+        binary,
+        "plan",
+        str(BENCH / f"{architecture}.onnx"),
+        f"{batch},3,{side},{side}",
+        str(BENCH / f"{name}.f32"),
+    ]
     python = [sys.executable, __file__, "worker"]
-    peers = {"ours": Peer([*ours, "--autotune"])} | {peer: Peer([*python, peer, name]) for peer in PEERS}
+    peers = {"ours": Peer([*ours, "--autotune"])} | {
+        peer: Peer([*python, peer, name]) for peer in PEERS
+    }
     losses = {peer: process.about["loss"] for peer, process in peers.items()}
     norms = {peer: process.about["gradient_norm"] for peer, process in peers.items()}
     for found in (losses, norms):
-        if any(abs(value - found["hooks"]) > 1e-3 * abs(found["hooks"]) for value in found.values()):
+        if any(
+            abs(value - found["hooks"]) > 1e-3 * abs(found["hooks"])
+            for value in found.values()
+        ):
             raise SystemExit(f"{name}: the peers do not compute the same: {found}")
     flops = multiplications(name)
     turns = {peer: [] for peer in [*peers, "gemm"]}
@@ -260,13 +287,20 @@ def measure(name: str, binary: str, rounds: int) -> list[dict]:
                 turns[peer].append(answer)
         if i >= 2:
             turns["gemm"].append({"ms": flops / gemm_peak() / 1e6})
-        print(name, i, {peer: round(found[-1]["ms"]) for peer, found in turns.items() if found}, file=sys.stderr)
+        print(
+            name,
+            i,
+            {peer: round(found[-1]["ms"]) for peer, found in turns.items() if found},
+            file=sys.stderr,
+        )
     for process in peers.values():
         process.close()
 
     def row(peer: str, title: str) -> dict:
         ms = {who: [turn["ms"] for turn in turns[who]] for who in ("ours", peer)}
-        pairs = [theirs / mine for mine, theirs in zip(ms["ours"], ms[peer], strict=True)]
+        pairs = [
+            theirs / mine for mine, theirs in zip(ms["ours"], ms[peer], strict=True)
+        ]
         return {
             "work": f"recover: {TITLES[name]}",
             "peer": title,
@@ -274,28 +308,61 @@ def measure(name: str, binary: str, rounds: int) -> list[dict]:
             "peer_ms": round(statistics.median(ms[peer]), 1),
             "ratio": round(statistics.median(pairs), 2),
             "ours_mib": round(turns["ours"][-1]["peak_mib"]),
-            "peer_mib": round(turns[peer][-1]["peak_mib"]) if "peak_mib" in turns[peer][-1] else None,
+            "peer_mib": round(turns[peer][-1]["peak_mib"])
+            if "peak_mib" in turns[peer][-1]
+            else None,
         }
 
     rows = [row(peer, title) for peer, title in PEERS.items()]
-    return [*rows, row("gemm", "its convolutions, computed directly, at the peak of matrix products")]
+    return [
+        *rows,
+        row(
+            "gemm",
+            "its convolutions, computed directly, at the peak of matrix products",
+        ),
+    ]
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| work | peer | ours, ms | peer, ms | peer / ours | ours, MiB | peer, MiB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| work | peer | ours, ms | peer, ms | peer / ours | ours, MiB | peer, MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         mib = "" if row["peer_mib"] is None else row["peer_mib"]
-        cells = [row["work"], row["peer"], row["ours_ms"], row["peer_ms"], row["ratio"], row["ours_mib"], mib]
+        cells = [
+            row["work"],
+            row["peer"],
+            row["ours_ms"],
+            row["peer_ms"],
+            row["ratio"],
+            row["ours_mib"],
+            mib,
+        ]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
 
 
 def build_ours() -> str:
     """The Rust peer, built; its path."""
-    command = ["cargo", "bench", "--bench", "recover", "--no-run", "--message-format", "json-render-diagnostics"]
-    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [
+        "cargo",
+        "bench",
+        "--bench",
+        "recover",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]
+    out = subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     artifacts = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    return next(a["executable"] for a in artifacts if a.get("target", {}).get("name") == "recover" and a.get("executable"))
+    return next(
+        a["executable"]
+        for a in artifacts
+        if a.get("target", {}).get("name") == "recover" and a.get("executable")
+    )
 
 
 def main() -> None:
@@ -313,7 +380,11 @@ def main() -> None:
         found = measure(name, binary, args.rounds)
         rows = [row for row in rows if row["work"] != found[0]["work"]] + found
         order = [f"recover: {title}" for title in TITLES.values()]
-        rows.sort(key=lambda row: order.index(row["work"]) if row["work"] in order else len(order))
+        rows.sort(
+            key=lambda row: (
+                order.index(row["work"]) if row["work"] in order else len(order)
+            )
+        )
         write(path, rows)
 
 
@@ -321,7 +392,10 @@ def write(path: Path, rows: list[dict]) -> None:
     import torch
 
     about = {"cores": os.cpu_count(), "machine": cpu(), "torch": torch.__version__}
-    path.write_text(json.dumps({"machine": about, "rows": rows}, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(
+        json.dumps({"machine": about, "rows": rows}, indent=2, ensure_ascii=False)
+        + "\n"
+    )
     path.with_suffix(".md").write_text(
         "# Benchmarks\n\n"
         "`make bench` runs this program and every peer in turns, on the same network, images and threads, and writes this table. A row is one\n"
@@ -333,7 +407,15 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def cpu() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.machine()
 
 

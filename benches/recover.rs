@@ -63,7 +63,7 @@ fn main() -> Result<()> {
 fn objective(graph: &Graph) -> Result<Objective> {
     let layer = |node: &Node| -> Option<LayerTarget> {
         let part = |i: usize| graph.constants.get(&node.inputs[i]?)?.f32s().map(|v| Tensor::from_slice(&v));
-        Some(LayerTarget { tap: node.inputs[0]?, mean: part(3)?, var: part(4)? })
+        Some(LayerTarget { tap: node.inputs[0]?, axis: 1, mean: part(3)?, var: part(4)?, weights: None })
     };
     let layers = graph.batch_norms().map(layer).collect::<Option<Vec<_>>>();
     Ok(Objective {

@@ -161,7 +161,7 @@ fn ints(name: &str, values: &[i64]) -> AttributeProto {
 fn objective(graph: &Graph) -> Objective {
     let layer = |node: &Node| {
         let part = |i: usize| Tensor::from_slice(&graph.constants[&node.inputs[i].unwrap()].f32s().unwrap());
-        LayerTarget { tap: node.inputs[0].unwrap(), mean: part(3), var: part(4) }
+        LayerTarget { tap: node.inputs[0].unwrap(), axis: 1, mean: part(3), var: part(4), weights: None }
     };
     Objective { layers: graph.batch_norms().map(layer).collect(), r_bn: 0.1, first_multiplier: 10.0 }
 }
@@ -328,7 +328,7 @@ fn statistics_of_any_activation() {
         let tap = graph.value(name).unwrap();
         let channels = if name == "x" { 3 } else { 16 };
         let filled = |v: f64| Tensor::full([channels], v, (Kind::Float, Device::Cpu));
-        LayerTarget { tap, mean: filled(0.1), var: filled(0.7) }
+        LayerTarget { tap, axis: 1, mean: filled(0.1), var: filled(0.7), weights: Some((filled(1.3), filled(0.6))) }
     };
     let objective = Objective { layers: taps.iter().map(layer).collect(), r_bn: 0.5, first_multiplier: 2.0 };
     let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));

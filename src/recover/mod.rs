@@ -16,7 +16,7 @@ use tch::{Device, TchError, Tensor};
 use crate::config::RecoverConfig;
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
-use crate::replica::{Objective, Plan, PlanOptions, Replica, ReplicaError, to_array, to_tensor};
+use crate::replica::{Objective, Replica, ReplicaError, to_array, to_tensor};
 use crate::rng;
 use crate::teacher::{Bundle, BundleError};
 
@@ -82,6 +82,7 @@ pub struct Point {
 pub struct Recover<'a> {
     bundle: &'a Bundle,
     config: &'a RecoverConfig,
+    replica: Replica,
     objective: Objective,
     normalization: Normalization,
     device: Device,
@@ -98,6 +99,7 @@ impl<'a> Recover<'a> {
         Ok(Self {
             bundle,
             config,
+            replica: bundle.replica(device)?,
             objective: bundle.objective(config.r_bn, config.first_bn_multiplier, device),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
             device,
@@ -166,11 +168,10 @@ impl<'a> Recover<'a> {
         let mut seen = images.clone();
         let mut gradient = images.clone();
         let mut adam = Adam::new(images.raw_dim(), config.betas);
-        let engine = self.compile(images.dim())?;
         for iteration in 0..config.iterations {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.evaluate(&engine, &seen, &targets, iteration)?;
+            let (mut point, mut seen_gradient) = self.evaluate(&seen, &targets, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -183,20 +184,8 @@ impl<'a> Recover<'a> {
         Ok(images)
     }
 
-    /// The teacher made ready for batches of this shape. Statistics along another axis than the channels' are the reference executor's alone.
-    fn compile(&self, (n, c, h, w): (usize, usize, usize, usize)) -> Result<Engine, RecoverError> {
-        if self.objective.layers.iter().any(|layer| layer.axis != 1) {
-            return Ok(Engine::Replica(self.bundle.replica(self.device)?));
-        }
-        let options = PlanOptions { device: self.device, ..PlanOptions::default() };
-        Plan::compile(&self.bundle.graph, &self.objective, [n, c, h, w].map(|d| d as i64), options)
-            .map(|plan| Engine::Plan(Box::new(plan)))
-            .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })
-    }
-
     fn evaluate(
         &self,
-        engine: &Engine,
         seen: &Array4<f32>,
         targets: &Tensor,
         iteration: u32,
@@ -204,21 +193,14 @@ impl<'a> Recover<'a> {
         let teacher = || self.bundle.name().to_owned();
         let torch = |source| RecoverError::Torch { teacher: teacher(), source };
         let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
-        let found = match engine {
-            Engine::Plan(plan) => plan.evaluate(&input, targets),
-            Engine::Replica(replica) => replica.evaluate(&input, targets, &self.objective),
-        };
-        let found = found.map_err(|source| RecoverError::Replica { teacher: teacher(), source })?;
+        let found = self
+            .replica
+            .evaluate(&input, targets, &self.objective)
+            .map_err(|source| RecoverError::Replica { teacher: teacher(), source })?;
         let gradient = to_array(&found.gradient).map_err(torch)?;
         let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
         Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
     }
-}
-
-/// What evaluates the synthesis loss.
-enum Engine {
-    Plan(Box<Plan>),
-    Replica(Replica),
 }
 
 /// Half a cosine from `initial` at step 0 to 0 at step `steps`.
