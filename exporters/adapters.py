@@ -142,10 +142,9 @@ def describe(adapted: Adapted, say: Callable[[str], None]) -> None:
     """Tells what became of the file's tensors."""
     where = f" under {adapted.unwrapped}" if adapted.unwrapped else ""
     say(f"layout {adapted.layout.name} ({adapted.layout.family}){where}; scheme {adapted.scheme}")
-    options = ", ".join(f"{key} {value}" for key, value in adapted.options.items())
-    say(f"mapped {adapted.mapped} tensors to {adapted.architecture} ({options}); missed none")
+    say(f"mapped {adapted.mapped} tensors to {_named(adapted.architecture, adapted.options)}; missed none")
     for prefix, count in adapted.dropped.items():
-        say(f"dropped {count} tensors {prefix}*")
+        say(f"dropped {count} tensors {prefix}*" if prefix.endswith(".") else f"dropped {prefix}")
     say({"none": "no classifier", "file": "classifier from --head"}.get(adapted.head_source, "classifier in the file"))
     for note in adapted.notes:
         say(f"note: {note}")
@@ -260,9 +259,9 @@ def _network_tensors(tensors: dict[str, Tensor], layout: Layout) -> tuple[dict[s
                     name = renamed
                     break
         if not key.startswith(layout.prefix) or any(re.match(pattern, name) for pattern in layout.drop):
-            start = key.split(".")[0] + "." if not key.startswith(layout.prefix) else (
-                layout.prefix + key.removeprefix(layout.prefix).split(".")[0] + "."
-            )  # fmt: skip
+            under = layout.prefix if key.startswith(layout.prefix) else ""
+            first, dot, _ = key.removeprefix(under).partition(".")
+            start = under + first + dot
             dropped[start] = dropped.get(start, 0) + 1
         else:
             network[name] = tensor.float() if tensor.is_floating_point() else tensor
@@ -348,8 +347,8 @@ def _fit(network: dict[str, Tensor], name: str, options: dict[str, Any], path: P
             if names
         ]  # fmt: skip
         fitting = recognise(network)
-        hint = f"; {fitting[0]} ({fitting[1]}) would fit" if fitting else "; no known architecture would fit"
-        raise InputError(f"{path} is no {name} ({options}): {'; '.join(reasons)}{hint}")
+        hint = f"; {_named(*fitting)} would fit" if fitting else "; no known architecture would fit"
+        raise InputError(f"{path} is no {_named(name, options)}: {'; '.join(reasons)}{hint}")
     state = {}
     for key in models.shapes(name, options):
         if key.endswith("num_batches_tracked"):
@@ -420,6 +419,10 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _shapes(tensors: dict[str, Tensor]) -> list[str]:
     return [f"{key} {list(tensor.shape)}" for key, tensor in tensors.items()]
+
+
+def _named(name: str, options: dict[str, Any]) -> str:
+    return f"{name} ({', '.join(f'{key} {value}' for key, value in options.items())})"
 
 
 def _some(names: list[str]) -> str:

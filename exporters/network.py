@@ -23,7 +23,7 @@ class Pretraining:
 
     `head` is joint, linear_probe, unknown or none; `probe` is the recipe of the linear probe whose accuracy is
     `probe_accuracy`; `statistics` is training (BN statistics as the training left them) or recalibrated (measured on
-    clean training images).
+    clean training images). `wall_seconds` include what other programs took of the machine, `cpu_seconds` don't.
     """
 
     scheme: str
@@ -36,6 +36,7 @@ class Pretraining:
     knn_accuracy: float | None = None
     probe: str | None = None
     statistics: str = "training"
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,7 @@ def pretrain(
                 epochs=loop.epoch,
                 command=f"python -m exporters pretrain {_shown(path)}",
                 wall_seconds=round(loop.wall_seconds, 1),
+                cpu_seconds=round(loop.cpu_seconds, 1),
                 head="joint" if method.trains_head else "none",
             ),
             state=method.model.state_dict(),
@@ -185,7 +186,7 @@ class _Loop:
         )
         self.steps_per_epoch = len(train.images) // config.batch_size
         self.epoch = 0
-        self.wall_seconds = 0.0
+        self.wall_seconds = self.cpu_seconds = 0.0
         self.history: list[dict[str, Any]] = []
 
     def resume(self, path: Path) -> None:
@@ -200,7 +201,8 @@ class _Loop:
             for name, tensor in self._tensors().items():
                 tensor.copy_(content["tensors"][name])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.epoch, self.wall_seconds, self.history = content["epoch"], content["wall_seconds"], content["history"]
+        self.epoch, self.history = content["epoch"], content["history"]
+        self.wall_seconds, self.cpu_seconds = content["wall_seconds"], content["cpu_seconds"]
         self.say(f"{self.config.name}: resumed after epoch {self.epoch} of {self.config.epochs}")
 
     def save(self, path: Path) -> None:
@@ -212,6 +214,7 @@ class _Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "epoch": self.epoch,
                 "wall_seconds": self.wall_seconds,
+                "cpu_seconds": self.cpu_seconds,
                 "history": self.history,
             },
         )
@@ -225,6 +228,7 @@ class _Loop:
         order = torch.randperm(len(self.train.images), generator=generator)
         self.method.train()
         started = shown = time.monotonic()
+        cpu_started = time.process_time()
         total = 0.0
         for step in range(self.steps_per_epoch):
             batch = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
@@ -245,6 +249,7 @@ class _Loop:
         self.epoch += 1
         seconds = time.monotonic() - started
         self.wall_seconds += seconds
+        self.cpu_seconds += time.process_time() - cpu_started
         self.history.append(entry | {"seconds": round(seconds, 2)})
         self.say(f"{self.config.name}: " + json.dumps(self.history[-1]))
 

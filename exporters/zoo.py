@@ -16,7 +16,7 @@ from .pretrain import pretrain, read_config
 from .probe import measure, probe
 from .recalibrate import recalibrate_network
 
-COLUMNS = ("teacher", "scheme", "parameters", "epochs", "minutes", "top-1", "linear probe", "k-NN", "MB")
+COLUMNS = ("teacher", "scheme", "parameters", "epochs", "wall min", "CPU min", "top-1", "linear probe", "k-NN", "MB")
 
 
 def zoo(configs: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print) -> None:
@@ -47,9 +47,11 @@ def teachers(folder: Path, data_root: Path, output: Path, *, say: Callable[[str]
     text = (
         f"# Teachers in {folder.as_posix()}\n\nWritten by `python -m exporters teachers {folder.as_posix()} "
         f"--table {output.as_posix()}` from the bundles' manifests. Accuracies are percentages on the whole test "
-        "set: top-1 of the bundle as exported, a linear probe and k-NN (k = 20) of the features. Minutes are wall "
-        "time of the pretraining on a busy machine. Random backbones are untrained, with BN statistics of the clean "
-        f"training images. The bundles have {total:.1f} MB together.\n\n" + "\n".join(lines) + "\n"
+        "set: top-1 of the bundle as exported, a linear probe and k-NN (k = 20) of the features. Wall minutes of the "
+        "pretraining include what other programs took of the machine. Random backbones are untrained, with BN "
+        f"statistics of the clean training images. The bundles have {total:.1f} MB together.\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
     output.write_text(text, encoding="utf-8")
     say(f"{output}: {len(manifests)} teachers")
@@ -67,7 +69,8 @@ def _row(manifest: dict[str, Any]) -> list[str]:
         pretraining["scheme"],
         f"{_parameters(manifest):,}",
         "" if pretraining["epochs"] is None else str(pretraining["epochs"]),
-        "" if pretraining["wall_seconds"] is None else f"{pretraining['wall_seconds'] / 60:.0f}",
+        _minutes(pretraining["wall_seconds"]),
+        _minutes(pretraining.get("cpu_seconds")),
         _percent(accuracy["top1"] if accuracy else None),
         _percent(pretraining["probe_accuracy"]),
         _percent(pretraining["knn_accuracy"]),
@@ -86,13 +89,17 @@ def _random_row(manifest: dict[str, Any], data_root: Path, say: Callable[[str], 
     recalibrate_network(model, train, dataset)
     measured = measure(model, train, test, dataset)
     say(f"random {name}: linear probe {measured.accuracy:.4f}, k-NN {measured.knn:.4f}")
-    row = [f"random {name}", "none", f"{_parameters(manifest):,}", "0", "0", ""]
+    row = [f"random {name}", "none", f"{_parameters(manifest):,}", "0", "", "", ""]
     return [*row, _percent(measured.accuracy), _percent(measured.knn), ""]
 
 
 def _parameters(manifest: dict[str, Any]) -> int:
     model = models.build(manifest["architecture"]["name"], manifest["architecture"]["options"])
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.0f}"
 
 
 def _percent(value: float | None) -> str:
