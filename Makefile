@@ -19,11 +19,12 @@ endif
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 SCDD := $(TARGET)/release/scdd
 
-.PHONY: help setup data build demo test lint clean
+.PHONY: help setup data build demo test bench lint clean
 
 help:
 	@echo "make demo    install, build, and run configs/quickstart.yaml"
 	@echo "make test    install, build, and run every test"
+	@echo "make bench   measure recover beside PyTorch; writes docs/benchmarks.md"
 	@echo "make setup   the Python environment (.venv), which also brings libtorch and ONNX Runtime"
 	@echo "make data    Fashion-MNIST"
 	@echo "make build   the scdd program, target/release/scdd"
@@ -53,6 +54,9 @@ build: setup
 
 demo: build data
 	$(SCDD) run configs/quickstart.yaml
+
+bench: setup
+	$(VENV)/bin/python benches/peers.py
 
 test: setup data lint
 	$(VENV)/bin/python -m exporters.conformance $(TARGET)/conformance

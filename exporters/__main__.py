@@ -7,6 +7,7 @@ import functools
 import sys
 from pathlib import Path
 
+from .config import parse_mapping
 from .errors import CheckError, InputError
 
 
@@ -20,9 +21,30 @@ def main(arguments: list[str] | None = None) -> int:
     probe = commands.add_parser("probe", help="fit a linear classifier on a frozen backbone")
     probe.add_argument("checkpoint", type=Path)
     probe.add_argument("--output", type=Path, help="merged checkpoint (default: probed.pt beside the backbone's)")
+    recalibrate = commands.add_parser("recalibrate", help="measure BN statistics on the clean training images")
+    recalibrate.add_argument("checkpoint", type=Path)
+    recalibrate.add_argument("--output", type=Path, help="(default: recalibrated.pt beside the checkpoint)")
+    zoo = commands.add_parser("zoo", help="pretrain, probe and export, except what is there already; resumes")
+    zoo.add_argument("configs", type=Path, nargs="+", metavar="config")
+    zoo.add_argument("--out", type=Path, required=True, help="folder of the bundles")
+    teachers = commands.add_parser("teachers", help="write the table of a folder's teachers")
+    teachers.add_argument("folder", type=Path)
+    teachers.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
+    layouts = commands.add_parser("adapters", help="write the table of the layouts of community checkpoints")
+    layouts.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
     export = commands.add_parser("export", help="write a trained network as a bundle")
-    export.add_argument("checkpoint", type=Path)
+    export.add_argument("network", type=Path, nargs="?", help="what pretrain, probe or recalibrate wrote")
+    export.add_argument("--checkpoint", type=Path, help="instead: a checkpoint of torchvision, timm, MoCo, DINO, …")
+    export.add_argument("--head", type=Path, help="file of its linear classifier, if that is separate")
+    export.add_argument("--scheme", default="auto", help="its layout (docs/adapters.md) or pretraining scheme")
+    export.add_argument("--arch", help="its architecture; recognised otherwise")
+    export.add_argument("--arch-options", default="{}", help="such as '{width: 64, stem: small}'")
+    export.add_argument("--dataset", default="imagenet", help="what it was trained on (default: imagenet)")
+    export.add_argument("--save-network", type=Path, help="also write it in the form that probe and recalibrate read")
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
+    convert = commands.add_parser("convert", help="copy the tensors out of a checkpoint that export refuses")
+    convert.add_argument("checkpoint", type=Path)
+    convert.add_argument("output", type=Path)
     student = commands.add_parser("export-student", help="write an untrained network as a bundle")
     student.add_argument("config", type=Path)
     for command in (export, student):
@@ -43,10 +65,49 @@ def main(arguments: list[str] | None = None) -> int:
             from .probe import probe as run
 
             print(run(chosen.checkpoint, chosen.data, chosen.output, say=say))
+        elif chosen.command == "recalibrate":
+            from .recalibrate import recalibrate as run
+
+            print(run(chosen.checkpoint, chosen.data, chosen.output, say=say))
+        elif chosen.command == "zoo":
+            from .zoo import zoo as run
+
+            run(chosen.configs, chosen.data, chosen.out, say=say)
+        elif chosen.command == "teachers":
+            from .zoo import teachers as run
+
+            run(chosen.folder, chosen.data, chosen.table, say=say)
+        elif chosen.command == "adapters":
+            from .adapters import write_table as run
+
+            run(chosen.table)
+        elif chosen.command == "convert":
+            from .convert import convert as run
+
+            run(chosen.checkpoint, chosen.output, say=say)
+        elif chosen.command == "export" and (chosen.network is None) == (chosen.checkpoint is None):
+            raise InputError("export wants either a network of pretrain, probe or recalibrate, or --checkpoint FILE")
+        elif chosen.command == "export" and chosen.checkpoint is not None:
+            from .community import export_community as run
+
+            run(
+                chosen.checkpoint,
+                chosen.data,
+                chosen.out,
+                head_path=chosen.head,
+                scheme=chosen.scheme,
+                architecture=chosen.arch,
+                options=parse_mapping(chosen.arch_options, "--arch-options"),
+                dataset_name=chosen.dataset,
+                name=chosen.name,
+                network=chosen.save_network,
+                replace=chosen.replace,
+                say=say,
+            )
         elif chosen.command == "export":
             from .bundle import export_teacher as run
 
-            run(chosen.checkpoint, chosen.data, chosen.out, name=chosen.name, replace=chosen.replace, say=say)
+            run(chosen.network, chosen.data, chosen.out, name=chosen.name, replace=chosen.replace, say=say)
         else:
             from .bundle import export_student as run
 

@@ -52,6 +52,7 @@ class SslView:
     `scale` and `ratio` are the crop's share of the area and its width to height; `brightness`, `contrast`,
     `saturation` are half-widths of the factor around 1 and `hue` is a half-width in turns, all applied together with
     probability `jitter`; `blur_sigma` is in pixels. Saturation, hue and grey do nothing to one-channel images.
+    `size` is the view's side in pixels, 0 for the image's.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
@@ -65,6 +66,7 @@ class SslView:
     grey: float = 0.2
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    size: int = 0
 
     def __post_init__(self) -> None:
         _probabilities(flip=self.flip, jitter=self.jitter, grey=self.grey, blur=self.blur)
@@ -77,11 +79,13 @@ class SslView:
         for name in ("brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in 0..1")
+        if self.size < 0:
+            raise ValueError("size must not be negative")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue is {self.hue}; it must be in 0..0.5")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        images = resized_crop(images, self.scale, self.ratio, self.flip, generator)
+        images = resized_crop(images, self.scale, self.ratio, self.flip, generator, self.size)
         images = self._jitter(images, generator)
         if self.blur > 0:
             images = gaussian_blur(images, self.blur, self.blur_sigma, generator)
@@ -106,12 +110,17 @@ class SslView:
 
 
 def resized_crop(
-    images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], flip: float, generator: Generator
+    images: Tensor,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    flip: float,
+    generator: Generator,
+    size: int = 0,
 ) -> Tensor:
-    """A random rectangle of each image, brought back to full size bilinearly, mirrored with probability `flip`.
+    """A random rectangle of each image, resampled bilinearly and mirrored with probability `flip`.
 
-    The rectangle lies inside the image; area and (logarithmically) ratio are uniform, sides longer than the image's
-    are cut.
+    The result has the images' size, or sides of `size` pixels if that is not 0. The rectangle lies inside the image;
+    area and (logarithmically) ratio are uniform, sides longer than the image's are cut.
     """
     count = len(images)
 
@@ -128,7 +137,8 @@ def resized_crop(
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = width * mirrored, centre_x
     theta[:, 1, 1], theta[:, 1, 2] = height, centre_y
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    wanted = [count, images.shape[1], size, size] if size else list(images.shape)
+    grid = F.affine_grid(theta, wanted, align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

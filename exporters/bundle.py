@@ -57,18 +57,30 @@ def export_teacher(
         raise InputError(f"{path} has no classifier; run `python -m exporters probe {path}` first")
     dataset = data.info(checkpoint.pretraining.dataset)
     test = test or data.load(dataset.name, data_root, "test")
+    source = {"file": path.name, "sha256": sha256(path)}
+    return write_teacher(checkpoint, dataset, test, source, output, name=name, replace=replace, say=say)
+
+
+def write_teacher(
+    checkpoint: Checkpoint,
+    dataset: data.DatasetInfo,
+    test: data.Split | None,
+    source: dict[str, Any],
+    output: Path,
+    *,
+    name: str | None,
+    replace: bool,
+    say: Callable[[str], None],
+) -> Path:
+    """Writes a network as the bundle `output/name`; without `test` its accuracy stays unmeasured.
+
+    Without a classifier the bundle's output are features: it serves for statistics only.
+    """
     writer = Writer(
         name or checkpoint.name, "teacher", dataset, checkpoint.architecture, checkpoint.options, output, replace
     )
-    return writer.write(
-        checkpoint.network(),
-        test,
-        {
-            "pretraining": asdict(checkpoint.pretraining),
-            "source": {"file": path.name, "sha256": sha256(path)},
-        },
-        say,
-    )
+    facts = {"pretraining": asdict(checkpoint.pretraining), "source": source}
+    return writer.write(checkpoint.network(), test, facts, say)
 
 
 def export_student(
@@ -122,14 +134,21 @@ class Writer:
         if (self.output / self.name).exists() and not self.replace:
             raise InputError(f"{self.output / self.name} exists; choose another --out or --name, or give --replace")
 
-    def write(self, model: nn.Module, test: data.Split, facts: dict[str, Any], say: Callable[[str], None]) -> Path:
+    def write(
+        self, model: nn.Module, test: data.Split | None, facts: dict[str, Any], say: Callable[[str], None]
+    ) -> Path:
         shape = (self.dataset.channels, self.dataset.size, self.dataset.size)
-        serialised, layers = graph.to_onnx(model, shape)
-        images = data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std)
-        probe = golden.golden_input(images, test.labels[:2], shape, len(self.dataset.classes))
+        headless = facts.get("pretraining", {}).get("head") == "none"
+        serialised, layers = graph.to_onnx(model, shape, graph.FEATURES if headless else graph.OUTPUT)
+        if headless and not layers:
+            raise InputError("a network without classifier and without BN layers has nothing that could teach")
+        images = data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std) if test else None
+        labels = test.labels[:2] if test else None
+        inputs, targets = golden.golden_input(images, labels, shape, len(self.dataset.classes))
+        probe = (inputs, None if headless else targets)
         session = session_of(serialised)
         difference = compare_to_torch(session, model, shape)
-        if self.role == "teacher":
+        if self.role == "teacher" and test and not headless:
             facts = facts | {"accuracy": self._accuracy(session, test)}
         statistics = Statistics("batch_norm" if layers else "none", layers, bn_statistics(model, layers))
         self.publish(model, serialised, statistics, probe, facts)
@@ -142,7 +161,7 @@ class Writer:
         model: nn.Module,
         serialised: bytes,
         statistics: Statistics,
-        probe: tuple[Tensor, Tensor],
+        probe: tuple[Tensor, Tensor | None],
         facts: dict[str, Any],
     ) -> None:
         """Writes the four files aside and renames their folder; `probe` are the golden inputs and targets."""
@@ -186,6 +205,7 @@ class Writer:
         return {"top1": right / len(test.labels), "split": "test", "images": len(test.labels)}
 
     def _manifest(self, statistics: Statistics, facts: dict[str, Any], folder: Path, files: list[str]) -> str:
+        headless = facts.get("pretraining", {}).get("head") == "none"
         manifest = {
             "format": "scdd-bundle",
             "version": 1,
@@ -201,13 +221,13 @@ class Writer:
                 "std": list(self.dataset.std),
                 "interpolation": "bilinear",
             },
-            "classes": list(self.dataset.classes),
+            "classes": [] if headless else list(self.dataset.classes),
             **{key: facts[key] for key in ("accuracy",) if key in facts},
             "onnx": {
                 "opset": graph.OPSET,
                 "ir_version": graph.IR_VERSION,
                 "input": graph.INPUT,
-                "output": graph.OUTPUT,
+                "output": graph.FEATURES if headless else graph.OUTPUT,
             },
             "statistics": {"kind": statistics.kind, "layers": [asdict(layer) for layer in statistics.layers]},
             "golden": {"r_bn": golden.R_BN, "first_bn_multiplier": golden.FIRST_BN_MULTIPLIER},
@@ -255,8 +275,8 @@ def session_of(serialised: bytes) -> onnxruntime.InferenceSession:
 
 
 def run(session: onnxruntime.InferenceSession, inputs: Tensor) -> np.ndarray:
-    """Logits `[N, K]` for normalised images `[N, C, H, W]`."""
-    return session.run([graph.OUTPUT], {graph.INPUT: inputs.contiguous().numpy()})[0]
+    """Logits `[N, K]`, or features `[N, D]`, for normalised images `[N, C, H, W]`."""
+    return session.run(None, {graph.INPUT: inputs.contiguous().numpy()})[0]
 
 
 @torch.no_grad()

@@ -30,6 +30,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """The mapping that `text` is in YAML."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: a mapping is wanted, not {text!r}")
+    return content
+
+
 def parse(cls: type[T], mapping: Any, where: str) -> T:
     """Builds the dataclass `cls` from `mapping`, which errors call `where` (such as `moco.yaml: optimizer`)."""
     if not isinstance(mapping, dict):

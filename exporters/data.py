@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import InputError
@@ -49,7 +51,29 @@ FASHION_MNIST = DatasetInfo(
     test_images=10_000,
 )  # fmt: skip
 
-DATASETS: dict[str, DatasetInfo] = {FASHION_MNIST.name: FASHION_MNIST}
+CIFAR_10 = DatasetInfo(
+    name="cifar-10",
+    channels=3,
+    size=32,
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    train_images=50_000,
+    test_images=10_000,
+)
+
+IMAGENET = DatasetInfo(
+    name="imagenet",
+    channels=3,
+    size=224,
+    classes=tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    train_images=1_281_167,
+    test_images=50_000,
+)
+
+DATASETS: dict[str, DatasetInfo] = {dataset.name: dataset for dataset in (FASHION_MNIST, CIFAR_10, IMAGENET)}
 
 
 def info(name: str) -> DatasetInfo:
@@ -61,6 +85,8 @@ def info(name: str) -> DatasetInfo:
 def load(name: str, root: Path, split: str) -> Split:
     """Split `train` or `test` of the data set `name`, whose files lie in `root/name`."""
     dataset = info(name)
+    if dataset.name != FASHION_MNIST.name:
+        return load_folder(root / name / split, dataset)
     prefix, count = {"train": ("train", dataset.train_images), "test": ("t10k", dataset.test_images)}[split]
     folder = root / name
     images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", (count, dataset.size, dataset.size))
@@ -70,6 +96,47 @@ def load(name: str, root: Path, split: str) -> Split:
             f"{folder}: label {int(labels.max())} in {split}, but {name} has {len(dataset.classes)} classes"
         )
     return Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+
+
+def load_folder(folder: Path, dataset: DatasetInfo, limit: int = 10_000) -> Split:
+    """At most `limit` images of `folder`, which holds one folder per class, in the order of the sorted names.
+
+    Each is scaled so that the shorter side has 8/7 of the data set's size (as it is where it has that size), and its
+    centre is cut out.
+    """
+    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if len(classes) != len(dataset.classes):
+        raise InputError(
+            f"{folder} must hold {len(dataset.classes)} folders of images, one per class of {dataset.name}, but has "
+            f"{len(classes)}"
+        )
+    files = [[path for path in sorted(each.iterdir()) if path.is_file()] for each in classes]
+    each = max(1, limit // len(classes))
+    images, labels = [], []
+    for label, paths in enumerate(files):
+        for path in paths[:each]:
+            images.append(torch.from_numpy(_read_image(path, dataset)))
+            labels.append(label)
+    if not images:
+        raise InputError(f"{folder} holds no images")
+    return Split(torch.stack(images), torch.tensor(labels))
+
+
+def _read_image(path: Path, dataset: DatasetInfo) -> np.ndarray:
+    """Bytes `[C, H, W]`."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if dataset.channels == 1 else "RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    size = dataset.size
+    if image.size != (size, size):
+        scale = size * 8 / 7 / min(image.size)
+        image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+        left, top = ((side - size) // 2 for side in image.size)
+        image = image.crop((left, top, left + size, top + size))
+    pixels = np.asarray(image, np.uint8).reshape(size, size, dataset.channels)
+    return pixels.transpose(2, 0, 1).copy()
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -44,7 +44,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0] if str(error) else "not a pickle"
-        raise InputError(f"{path} is refused: it holds more than tensors and plain values ({reason})") from error
+        raise InputError(
+            f"{path} is refused: it holds more than tensors and plain values ({reason}). "
+            f"`python -m exporters convert {path} CLEAN.pt` copies its tensors without running anything that is in it"
+        ) from error
     except Exception as error:  # damaged files make torch raise nearly anything
         raise InputError(f"{path} is not a readable torch checkpoint: {error}") from error
     if not isinstance(content, dict):

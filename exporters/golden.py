@@ -73,39 +73,25 @@ def golden(
     layers: list[Layer],
     statistics: dict[str, Tensor],
     inputs: Tensor,
-    targets: Tensor,
+    targets: Tensor | None,
     *,
     folded: bool = False,
 ) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`: those of `exact`, rounded to float32."""
-    tensors = exact(model, layers, statistics, inputs, targets, folded=folded)
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    return tensors | {name: tensor.float().contiguous() for name, tensor in floats.items()}
-
-
-def exact(
-    model: nn.Module,
-    layers: list[Layer],
-    statistics: dict[str, Tensor],
-    inputs: Tensor,
-    targets: Tensor,
-    *,
-    folded: bool = False,
-) -> dict[str, Tensor]:
-    """The probe in float64; `statistics` are those of `bn_stats.safetensors`.
+    """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of `bn_stats.safetensors`.
 
     Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
+    Without `targets` the network returns features, and the loss is the BN loss alone.
     Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        network = copy.deepcopy(model).eval().double()
+        exact = copy.deepcopy(model).eval().double()
         statistics = {name: tensor.double() for name, tensor in statistics.items()}
         inputs = inputs.double().requires_grad_(True)
-        with observe(network, layers) as seen:
-            logits = network(inputs)
-        ce = F.cross_entropy(logits, targets)
+        with observe(exact, layers) as seen:
+            logits = exact(inputs)
+        ce = inputs.new_zeros(()) if targets is None else F.cross_entropy(logits, targets)
         bn_loss = torch.zeros((), dtype=torch.float64)
         found = {}
         for index, layer in enumerate(layers):
@@ -124,12 +110,12 @@ def exact(
         torch.set_num_threads(threads)
     tensors = {
         "input": inputs,
-        "targets": targets,
-        "logits": logits,
+        **({"features": logits} if targets is None else {"targets": targets, "logits": logits}),
         "ce": ce,
         "bn_loss": bn_loss,
         "loss": loss,
         "input_grad": gradient,
         **found,
     }
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return tensors | {name: tensor.detach().float().contiguous() for name, tensor in floats.items()}

@@ -30,7 +30,7 @@ from torch import nn
 from .errors import CheckError
 
 OPSET, IR_VERSION = 18, 10
-INPUT, OUTPUT = "input", "logits"
+INPUT, OUTPUT, FEATURES = "input", "logits", "features"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Layer:
     axis: int = 1
 
 
-def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[Layer]]:
+def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT) -> tuple[bytes, list[Layer]]:
     """The serialised graph of `model` in evaluation mode for images `[batch, *shape]`, and its BN layers.
 
     Layers come in execution order; a network without BN has none. The same module gives the same bytes.
@@ -60,7 +60,7 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int]) -> tuple[bytes, list[
             optimize=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[output],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,

@@ -7,13 +7,16 @@ self-supervised methods train.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
@@ -27,7 +30,7 @@ class ResNet(TorchvisionResNet):
 
     `width` is the number of channels of the first stage (64 in the paper); the stages have 1, 2, 4 and 8 times as
     many. Stem `small` is a 3x3 convolution of stride 1 without pooling, as usual on images of 28 to 64 pixels;
-    `imagenet` is the 7x7 stride 2 one with pooling.
+    `imagenet` is the 7x7 stride 2 one with pooling; `small_pad2` is solo-learn's, `small` with two pixels of padding.
     """
 
     def __init__(
@@ -42,14 +45,15 @@ class ResNet(TorchvisionResNet):
         nn.Module.__init__(self)
         self._norm_layer = nn.BatchNorm2d
         self.inplanes, self.dilation, self.groups, self.base_width = width, 1, 1, 64
-        if stem == "small":
-            self.conv1: nn.Module = nn.Conv2d(channels, width, 3, stride=1, padding=1, bias=False)
+        if stem in ("small", "small_pad2"):
+            padding = 1 if stem == "small" else 2
+            self.conv1: nn.Module = nn.Conv2d(channels, width, 3, stride=1, padding=padding, bias=False)
             self.maxpool: nn.Module = nn.Identity()
         elif stem == "imagenet":
             self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            raise InputError(f"stem is {stem!r}; it must be 'small' or 'imagenet'")
+            raise InputError(f"stem is {stem!r}; it must be 'small', 'small_pad2' or 'imagenet'")
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = self._make_layer(block, width, blocks[0])
@@ -128,14 +132,82 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": Architecture(_resnet(BasicBlock, [2, 2, 2, 2]), "fc"),
     "resnet34": Architecture(_resnet(BasicBlock, [3, 4, 6, 3]), "fc"),
     "resnet50": Architecture(_resnet(Bottleneck, [3, 4, 6, 3]), "fc"),
+    "resnet101": Architecture(_resnet(Bottleneck, [3, 4, 23, 3]), "fc"),
+    "resnet152": Architecture(_resnet(Bottleneck, [3, 8, 36, 3]), "fc"),
     "convnet3": Architecture(_convnet(3), "classifier"),
 }
 
 
+RESNETS = tuple(name for name in ARCHITECTURES if name.startswith("resnet"))
+
+TORCHVISION_FAMILIES = {
+    "alexnet": "features.0.",
+    "convnext": "features.1.0.block.",
+    "densenet": "features.denseblock1.",
+    "efficientnet": "features.1.0.block.",
+    "mnasnet": "layers.0.",
+    "mobilenet_v2": "features.1.conv.",
+    "mobilenet_v3": "features.1.block.",
+    "regnet": "trunk_output.",
+    "resnext": "layer1.0.conv3.",
+    "shufflenet": "stage2.",
+    "squeezenet": "features.3.squeeze.",
+    "vgg": "features.0.",
+    "wide_resnet": "layer1.0.conv3.",
+}
+"""How the names of torchvision's networks begin, and how that of some tensor in them does."""
+
+
 def architecture(name: str) -> Architecture:
-    if name not in ARCHITECTURES:
-        raise InputError(f"architecture {name!r} is unknown; known are {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]
+    """The registry's entry, or one for `torchvision/NAME` and `timm/NAME`."""
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    library, _, model = name.partition("/")
+    if library == "torchvision" and model in torchvision.models.list_models(module=torchvision.models):
+        return _foreign(name)
+    if library == "timm" and timm.is_model(model):
+        return _foreign(name)
+    raise InputError(
+        f"architecture {name!r} is unknown; known are {', '.join(ARCHITECTURES)}, torchvision/NAME and timm/NAME"
+    )
+
+
+def torchvision_names(tensors: Iterable[str]) -> list[str]:
+    """Those of torchvision's classifiers, as `architecture` takes them, that may have `tensors`."""
+    tensors = list(tensors)
+    families = tuple(
+        family for family, start in TORCHVISION_FAMILIES.items() if any(tensor.startswith(start) for tensor in tensors)
+    )
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [f"torchvision/{name}" for name in names if name.startswith(families)]
+
+
+def _torchvision(model: str) -> Callable[..., nn.Module]:
+    def build(*, channels: int = 3, classes: int = 1000) -> nn.Module:
+        if channels != 3:
+            raise InputError(f"torchvision's {model} takes images of 3 channels, not {channels}")
+        return torchvision.models.get_model(model, weights=None, num_classes=classes)
+
+    return build
+
+
+def _timm(model: str) -> Callable[..., nn.Module]:
+    def build(*, channels: int = 3, classes: int = 1000) -> nn.Module:
+        return timm.create_model(model, pretrained=False, num_classes=classes, in_chans=channels)
+
+    return build
+
+
+@functools.cache
+def _foreign(name: str) -> Architecture:
+    """Such a network's classifier is its last linear layer."""
+    library, _, model = name.partition("/")
+    build = {"torchvision": _torchvision, "timm": _timm}[library](model)
+    with torch.device("meta"):
+        linear = [key for key, module in build().named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise InputError(f"architecture {name} has no linear classifier")
+    return Architecture(build, linear[-1])
 
 
 def resolve(name: str, options: dict[str, Any], *, channels: int, size: int, classes: int) -> dict[str, Any]:
@@ -163,14 +235,24 @@ def build(name: str, options: dict[str, Any]) -> nn.Module:
 
 def take_head(name: str, model: nn.Module) -> nn.Linear:
     """Removes the classifier from `model`, which then returns features `[N, D]`, and returns that classifier."""
-    head = getattr(model, architecture(name).head)
-    setattr(model, architecture(name).head, nn.Identity())
+    parent, _, last = architecture(name).head.rpartition(".")
+    holder = model.get_submodule(parent)
+    head = getattr(holder, last)
+    setattr(holder, last, nn.Identity())
     return head
 
 
 def put_head(name: str, model: nn.Module, head: nn.Linear) -> None:
     """The reverse of `take_head`."""
-    setattr(model, architecture(name).head, head)
+    parent, _, last = architecture(name).head.rpartition(".")
+    setattr(model.get_submodule(parent), last, head)
+
+
+def shapes(name: str, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of parameters and buffers, without building the network's tensors."""
+    with torch.device("meta"):
+        state = build(name, options).state_dict()
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def initialisation(model: nn.Module) -> dict[str, dict[str, Any]]:

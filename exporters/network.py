@@ -19,16 +19,24 @@ FORMAT = "scdd-network-1"
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How the weights came about; goes into the bundle's manifest. `head` is joint, linear_probe or none."""
+    """How the weights came about; goes into the bundle's manifest.
+
+    `head` is joint, linear_probe, unknown or none; `probe` is the recipe of the linear probe whose accuracy is
+    `probe_accuracy`; `statistics` is training (BN statistics as the training left them) or recalibrated (measured on
+    clean training images). `wall_seconds` include what other programs took of the machine, `cpu_seconds` don't.
+    """
 
     scheme: str
     dataset: str
-    epochs: int
+    epochs: int | None
     command: str
-    wall_seconds: float
+    wall_seconds: float | None
     head: str
     probe_accuracy: float | None = None
     knn_accuracy: float | None = None
+    probe: str | None = None
+    statistics: str = "training"
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)

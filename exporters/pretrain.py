@@ -57,7 +57,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """`method` holds `name` and that method's own options; results are reproducible for a fixed number of `threads`."""
+    """`method` holds `name` and that method's own options; results are reproducible for a fixed number of `threads`.
+
+    `precision` is float32 or bfloat16, which runs the convolutions of the training in bfloat16: twice as fast on
+    processors that have such instructions. Parameters, BN statistics, heads and losses are float32 always.
+    """
 
     name: str
     dataset: str
@@ -68,6 +72,7 @@ class PretrainConfig:
     batch_size: int
     seed: int = 0
     threads: int = 1
+    precision: str = "float32"
     output: str = "runs/pretrain"
 
     def __post_init__(self) -> None:
@@ -76,6 +81,8 @@ class PretrainConfig:
         for name in ("epochs", "batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}; it must be float32 or bfloat16")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be in 0..2^31")
 
@@ -126,6 +133,7 @@ def pretrain(
     if method_class.trains_head:
         models.put_head(config.architecture.name, model, head)
     method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)
+    method.bfloat16 = config.precision == "bfloat16"
     loop = _Loop(config, dataset, method, train, test, say)
 
     folder = Path(config.output) / config.name
@@ -145,6 +153,7 @@ def pretrain(
                 epochs=loop.epoch,
                 command=f"python -m exporters pretrain {_shown(path)}",
                 wall_seconds=round(loop.wall_seconds, 1),
+                cpu_seconds=round(loop.cpu_seconds, 1),
                 head="joint" if method.trains_head else "none",
             ),
             state=method.model.state_dict(),
@@ -177,7 +186,7 @@ class _Loop:
         )
         self.steps_per_epoch = len(train.images) // config.batch_size
         self.epoch = 0
-        self.wall_seconds = 0.0
+        self.wall_seconds = self.cpu_seconds = 0.0
         self.history: list[dict[str, Any]] = []
 
     def resume(self, path: Path) -> None:
@@ -192,7 +201,8 @@ class _Loop:
             for name, tensor in self._tensors().items():
                 tensor.copy_(content["tensors"][name])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.epoch, self.wall_seconds, self.history = content["epoch"], content["wall_seconds"], content["history"]
+        self.epoch, self.history = content["epoch"], content["history"]
+        self.wall_seconds, self.cpu_seconds = content["wall_seconds"], content["cpu_seconds"]
         self.say(f"{self.config.name}: resumed after epoch {self.epoch} of {self.config.epochs}")
 
     def save(self, path: Path) -> None:
@@ -204,6 +214,7 @@ class _Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "epoch": self.epoch,
                 "wall_seconds": self.wall_seconds,
+                "cpu_seconds": self.cpu_seconds,
                 "history": self.history,
             },
         )
@@ -217,6 +228,7 @@ class _Loop:
         order = torch.randperm(len(self.train.images), generator=generator)
         self.method.train()
         started = shown = time.monotonic()
+        cpu_started = time.process_time()
         total = 0.0
         for step in range(self.steps_per_epoch):
             batch = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
@@ -237,6 +249,7 @@ class _Loop:
         self.epoch += 1
         seconds = time.monotonic() - started
         self.wall_seconds += seconds
+        self.cpu_seconds += time.process_time() - cpu_started
         self.history.append(entry | {"seconds": round(seconds, 2)})
         self.say(f"{self.config.name}: " + json.dumps(self.history[-1]))
 

@@ -12,7 +12,7 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Generator, Tensor, nn
 
 from ..augment import SslView
-from .base import Method
+from .base import TwoViews, require
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,16 @@ class MocoV2Config:
     augmentation: SslView = field(default_factory=SslView)
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; it must be in 0..1")
-        for name in ("queue", "hidden_dim", "output_dim", "key_splits"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self,
+            positive=("temperature",),
+            shares=("momentum",),
+            counts=("queue", "hidden_dim", "output_dim", "key_splits"),
+        )
 
 
-class MocoV2(Method):
+class MocoV2(TwoViews):
     Config = MocoV2Config
-    trains_head = False
 
     def __init__(self, model: nn.Module, feature_dim: int, config: MocoV2Config) -> None:
         super().__init__(model, feature_dim, config)
@@ -55,18 +53,15 @@ class MocoV2(Method):
         deactivate_requires_grad(self.key_projector)
         self.criterion = NTXentLoss(config.temperature, memory_bank_size=(config.queue, config.output_dim))
 
-    def views(self, images: Tensor, generator: Generator) -> list[Tensor]:
-        return [self.config.augmentation(images, generator) for _ in range(2)]
-
     def before_step(self, progress: float) -> None:
         update_momentum(self.model, self.key_model, self.config.momentum)
         update_momentum(self.projector, self.key_projector, self.config.momentum)
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:
-        queries = self.projector(self.model(views[0]))
+        queries = self.projector(self.encode(self.model, views[0]))
         with torch.no_grad():
             order = torch.randperm(len(views[1]), generator=generator)
             parts = views[1][order].chunk(self.config.key_splits)
-            shuffled = torch.cat([self.key_projector(self.key_model(part)) for part in parts])
+            shuffled = torch.cat([self.key_projector(self.encode(self.key_model, part)) for part in parts])
             keys = torch.empty_like(shuffled).index_copy_(0, order, shuffled)
         return self.criterion(queries, keys)

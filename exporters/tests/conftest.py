@@ -8,12 +8,17 @@ import pytest
 import torch
 import yaml
 
-from exporters import data
+from exporters import data, probe
 
 
 @pytest.fixture(autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _short_probe(monkeypatch):
+    monkeypatch.setattr(probe, "SGD_EPOCHS", 20)
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +31,14 @@ def tiny() -> data.Split:
     return data.Split((patterns[labels] + noise).clamp(0, 255).to(torch.uint8), labels)
 
 
+SMALL = {
+    "moco_v2": {"queue": 128, "hidden_dim": 16},
+    "swav": {"prototypes": 16, "frozen": 0.3, "local_views": 1},
+    "dino": {"output_dim": 32, "frozen": 0.3, "local_views": 1},
+}
+"""Options that make a method small, and its special parts run."""
+
+
 @pytest.fixture
 def write_config(tmp_path: Path):
     """Writes a pretraining configuration of a small network; `changes` are laid over it."""
@@ -35,7 +48,7 @@ def write_config(tmp_path: Path):
             "name": f"tiny-{method}",
             "dataset": "fashion-mnist",
             "architecture": {"name": "resnet10", "options": {"width": 4}},
-            "method": {"name": method} | ({"queue": 128, "hidden_dim": 16} if method == "moco_v2" else {}),
+            "method": {"name": method} | SMALL.get(method, {}),
             "optimizer": {"lr": 0.05},
             "epochs": 2,
             "batch_size": 50,

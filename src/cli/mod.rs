@@ -20,7 +20,7 @@ use crate::teacher::{Runtime, RuntimeError};
 
 /// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
 #[derive(Parser)]
-#[command(name = "scdd", version, max_term_width = 100)]
+#[command(name = "scdd", bin_name = "scdd", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: Global,

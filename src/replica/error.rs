@@ -26,6 +26,10 @@ pub enum ReplicaError {
     Node { node: String, op: String, inputs: String, source: OpError },
     #[error("the synthesis loss can't be computed: {}", first_line(.source))]
     Loss { source: tch::TchError },
+    #[error("step `{step}` of the plan failed: {source}")]
+    Step { step: String, source: OpError },
+    #[error("the plan was compiled for inputs of shape {expected:?}, not {found:?}")]
+    Shape { expected: Vec<i64>, found: Vec<i64> },
     #[error("value `{value}` was never computed")]
     Missing { value: String },
 }

@@ -6,6 +6,7 @@
 mod convert;
 mod error;
 mod ops;
+pub mod plan;
 mod synthesis;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::graph::{Graph, Node, Op, ValueId};
 pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
+pub use plan::{Plan, PlanOptions};
 pub use synthesis::{Evaluation, LayerTarget, Objective, channel_statistics};
 
 /// How normalisation layers behave.

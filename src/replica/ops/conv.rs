@@ -90,7 +90,7 @@ fn window(op: &Conv, x: &Tensor, weight: &Tensor) -> Result<Window, OpError> {
 }
 
 /// A per-axis setting; absent means 1 along every axis.
-pub(super) fn or_ones(values: &[i64], rank: usize) -> Result<Vec<i64>, OpError> {
+pub fn or_ones(values: &[i64], rank: usize) -> Result<Vec<i64>, OpError> {
     match values.len() {
         0 => Ok(vec![1; rank]),
         n if n == rank => Ok(values.to_vec()),
@@ -99,7 +99,7 @@ pub(super) fn or_ones(values: &[i64], rank: usize) -> Result<Vec<i64>, OpError> 
 }
 
 /// Pixels to add before and after, per spatial axis.
-pub(super) fn resolve(
+pub fn resolve(
     padding: &Padding,
     sizes: &[i64],
     kernel: &[i64],

@@ -1,7 +1,7 @@
 //! The operators as `tch` calls, one file per family.
 
 mod activation;
-mod conv;
+pub(super) mod conv;
 mod elementwise;
 mod layout;
 mod linear;

@@ -1,0 +1,81 @@
+//! One peer of `benches/peers.py`: evaluates the synthesis loss and its gradient for an ONNX model, once for every line on standard input, and
+//! answers each with the milliseconds it took. The objective aligns with the model's own running statistics.
+//!
+//! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images> [--autotune]`, the images as little-endian float32; the first answer is one JSON line about itself.
+
+use std::io::BufRead;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use scdd::graph::{Graph, Node};
+use scdd::replica::{LayerTarget, Objective, Plan, PlanOptions, Replica};
+use tch::{Device, Kind, Tensor};
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let [mode, model, shape, images, rest @ ..] = args.as_slice() else {
+        println!("recover: a worker of benches/peers.py; nothing to do by itself");
+        return Ok(());
+    };
+    let shape: Vec<i64> = shape.split(',').map(str::parse).collect::<Result<_, _>>().context("the shape")?;
+    let shape: [i64; 4] = shape.try_into().ok().context("the shape has four numbers")?;
+    let graph = Arc::new(Graph::load(&std::fs::read(model).with_context(|| model.clone())?)?);
+    let objective = objective(&graph)?;
+    let images = std::fs::read(images).with_context(|| images.clone())?;
+    let input = Tensor::f_from_data_size(&images, &shape, Kind::Float)?;
+    let targets = Tensor::arange(shape[0], (Kind::Int64, Device::Cpu)).remainder(10);
+    let start = Instant::now();
+    let options = PlanOptions { autotune: rest.iter().any(|a| a == "--autotune"), ..PlanOptions::default() };
+    let evaluate: Box<dyn Fn() -> Result<(f64, Tensor)>> = match mode.as_str() {
+        "replica" => {
+            let replica = Replica::new(graph, Device::Cpu)?;
+            Box::new(move || {
+                let found = replica.evaluate(&input, &targets, &objective)?;
+                Ok((found.loss, found.gradient))
+            })
+        }
+        "plan" | "torch" => {
+            let kernels = options.kernels.filter(|_| mode == "plan");
+            let plan = Plan::compile(&graph, &objective, shape, PlanOptions { kernels, ..options })?;
+            Box::new(move || {
+                let found = plan.evaluate(&input, &targets)?;
+                Ok((found.loss, found.gradient))
+            })
+        }
+        other => bail!("unknown mode {other}"),
+    };
+    let compiled = start.elapsed().as_secs_f64() * 1e3;
+    let (loss, gradient) = evaluate()?;
+    let norm = f64::try_from(gradient.norm())?;
+    let about = serde_json::json!({ "mode": mode, "compile_ms": compiled, "loss": loss, "gradient_norm": norm });
+    println!("{about}");
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        let start = Instant::now();
+        let _ = evaluate()?;
+        println!("{}", serde_json::json!({ "ms": start.elapsed().as_secs_f64() * 1e3, "peak_mib": peak_mib() }));
+    }
+    Ok(())
+}
+
+/// Every `BatchNormalization`'s input is to have the running statistics.
+fn objective(graph: &Graph) -> Result<Objective> {
+    let layer = |node: &Node| -> Option<LayerTarget> {
+        let part = |i: usize| graph.constants.get(&node.inputs[i]?)?.f32s().map(|v| Tensor::from_slice(&v));
+        Some(LayerTarget { tap: node.inputs[0]?, axis: 1, mean: part(3)?, var: part(4)?, weights: None })
+    };
+    let layers = graph.batch_norms().map(layer).collect::<Option<Vec<_>>>();
+    Ok(Objective {
+        layers: layers.context("a BatchNormalization without constants")?,
+        r_bn: 0.01,
+        first_multiplier: 10.0,
+    })
+}
+
+/// The process's largest resident size so far, where the system tells.
+fn peak_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+}

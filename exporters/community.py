@@ -1,0 +1,104 @@
+"""Bundles of other people's checkpoints: `export --checkpoint FILE`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import adapters, data
+from .bundle import write_teacher
+from .errors import InputError
+from .files import sha256
+from .network import Checkpoint, Pretraining
+
+
+def export_community(
+    path: Path,
+    data_root: Path,
+    output: Path,
+    *,
+    head_path: Path | None = None,
+    scheme: str = "auto",
+    architecture: str | None = None,
+    options: dict[str, Any] | None = None,
+    dataset_name: str = "imagenet",
+    name: str | None = None,
+    network: Path | None = None,
+    replace: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Writes the checkpoint at `path` as the bundle `output/name` and tells what became of its tensors.
+
+    Accuracy is measured if the data set is there. `network` is a file to which the network is written for `probe` and
+    `recalibrate`.
+    """
+    dataset = data.info(dataset_name)
+    adapted = adapters.adapt(
+        path,
+        head_path=head_path,
+        scheme=scheme,
+        architecture=architecture,
+        options=options,
+        classes=len(dataset.classes),
+    )
+    adapters.describe(adapted, say)
+    if adapted.options.get("channels", 3) != dataset.channels:
+        raise InputError(
+            f"{path} takes images of {adapted.options.get('channels', 3)} channels, but those of {dataset.name} have "
+            f"{dataset.channels}; give another --dataset"
+        )
+    own = {key: tuple(value) for key in ("mean", "std") if (value := getattr(adapted.layout, key)) is not None}
+    if own and network is not None:
+        raise InputError(f"--network: layout {adapted.layout.name} has its own preprocessing, which it can't hold")
+    dataset = changed(dataset, **own)
+
+    head = {"none": "none"}.get(adapted.head_source, "joint" if adapted.scheme == "supervised" else "linear_probe")
+    if head != "none" and adapted.scheme == "unknown":
+        head = "unknown"
+    checkpoint = Checkpoint(
+        name=name or path.name.split(".")[0],
+        architecture=adapted.architecture,
+        options=adapted.options,
+        pretraining=Pretraining(
+            scheme=adapted.scheme,
+            dataset=dataset.name,
+            epochs=None,
+            command=f"python -m exporters export --checkpoint {path.name}",
+            wall_seconds=None,
+            head=head,
+        ),
+        state=adapted.state,
+    )
+    _check_size(checkpoint, dataset)
+    if network is not None:
+        checkpoint.save(network)
+    source = {"file": path.name, "sha256": sha256(path), "layout": adapted.layout.name}
+    if head_path is not None:
+        source |= {"head_file": head_path.name, "head_sha256": sha256(head_path)}
+    folder = write_teacher(
+        checkpoint, dataset, _test_split(dataset, data_root, say), source, output, name=name, replace=replace, say=say
+    )
+    if head == "none":
+        say("features only: usable for BN statistics; it can't label images, weigh a cross entropy or be measured")
+    return folder
+
+
+@torch.no_grad()
+def _check_size(checkpoint: Checkpoint, dataset: data.DatasetInfo) -> None:
+    size = dataset.size
+    try:
+        checkpoint.network()(torch.zeros(1, dataset.channels, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{checkpoint.architecture} can't take images of {size}x{size} ({reason})") from error
+
+
+def _test_split(dataset: data.DatasetInfo, root: Path, say: Callable[[str], None]) -> data.Split | None:
+    if not (root / dataset.name).exists():
+        say(f"accuracy not measured: {root / dataset.name} is not there, so class order and preprocessing are unproven")
+        return None
+    return data.load(dataset.name, root, "test")

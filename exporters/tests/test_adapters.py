@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+import yaml
+from torch import nn
+
+from exporters import adapters, community, convert, data, models
+from exporters.__main__ import main
+from exporters.data import IMAGENET, Split
+from exporters.errors import InputError
+from exporters.network import Checkpoint
+from exporters.tests import layouts
+
+OPTIONS = {"width": 4, "stem": "imagenet", "channels": 3, "classes": 7}
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def network(options: dict | None = None, name: str = "resnet18") -> nn.Module:
+    """A network no two tensors of which are equal."""
+    torch.manual_seed(0)
+    model = models.build(name, options or OPTIONS)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            module.num_batches_tracked.fill_(9)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return model.eval()
+
+
+def parts(model: nn.Module) -> tuple[layouts.State, layouts.State]:
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    head = {key.removeprefix("fc."): state.pop(key) for key in list(state) if key.startswith("fc.")}
+    return state, head
+
+
+def outputs(adapted: adapters.Adapted, images: torch.Tensor) -> torch.Tensor:
+    model = models.build(adapted.architecture, adapted.options)
+    if adapted.head_source == "none":
+        models.take_head(adapted.architecture, model)
+    model.load_state_dict(adapted.state, strict=True)
+    with torch.no_grad():
+        return model.eval()(images)
+
+
+def test_every_layout_of_the_table_is_tested():
+    table = adapters.layouts()
+    assert [layout.name for layout in table] == list(dict.fromkeys(layout.name for layout in table))
+    assert {layout.name for layout in table} == set(layouts.LAYOUTS)
+
+
+def test_the_committed_table_is_current(tmp_path: Path, monkeypatch):
+    committed = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    assert main(["adapters", "--table", "docs/adapters.md"]) == 0
+    assert Path("docs/adapters.md").read_text(encoding="utf-8") == committed
+
+
+@pytest.mark.parametrize("name", layouts.LAYOUTS)
+def test_layouts_are_recognised_and_fit_exactly(tmp_path: Path, name: str):
+    options = OPTIONS | ({"stem": "small_pad2"} if name.startswith("solo-learn") else {})
+    model = network(options)
+    backbone, head = parts(model)
+    path = tmp_path / "file.pth.tar"
+    torch.save(layouts.LAYOUTS[name](backbone, head), path)
+    if name in layouts.REFUSED:
+        with pytest.raises(InputError, match="python -m exporters convert"):
+            adapters.read(path)
+        path = convert.convert(path, tmp_path / "clean.pt", say=quiet)
+    layout = next(layout for layout in adapters.layouts() if layout.name == name)
+    adapted = adapters.adapt(path, scheme="auto" if layout.auto else name)
+
+    assert adapted.layout.name == name
+    assert adapted.architecture == "resnet18"
+    images = torch.randn(2, 3, 64, 64)
+    inside = name in layouts.HEAD_INSIDE
+    assert adapted.head_source == ("checkpoint" if inside else "none")
+    if not inside:
+        models.take_head("resnet18", model)
+    with torch.no_grad():
+        assert torch.equal(outputs(adapted, images), model(images))
+    told: list[str] = []
+    adapters.describe(adapted, told.append)
+    floats = sum(1 for key in adapted.state if not key.endswith("num_batches_tracked"))
+    assert f"mapped {floats} tensors to resnet18" in told[1]
+    for line in told:
+        assert "*" not in line or re.match(r"dropped \d+ tensors [\w.]+\*$", line)
+
+
+@pytest.mark.parametrize("name", layouts.HEADS)
+def test_separate_heads(tmp_path: Path, name: str):
+    model = network()
+    backbone, head = parts(model)
+    torch.save(layouts.swav(backbone, head), tmp_path / "backbone.pth")
+    content = layouts.HEADS[name](head)
+    torch.save(content, tmp_path / "head.pth")
+    adapted = adapters.adapt(tmp_path / "backbone.pth", head_path=tmp_path / "head.pth", classes=7)
+    assert adapted.head_source == "file"
+    images = torch.randn(2, 3, 64, 64)
+    models.take_head("resnet18", model)
+    with torch.no_grad():
+        features = model(images)
+        norm = {key.split("bn.")[1]: t for key, t in adapters._flatten(content).items() if "bn." in key}
+        if norm:
+            features = nn.functional.batch_norm(
+                features, norm["running_mean"], norm["running_var"], norm.get("weight"), norm.get("bias")
+            )
+        assert bool(norm) == (name in ("swav_linear_bn", "vissl_heads"))
+        wanted = nn.functional.linear(features, head["weight"], head["bias"])
+    assert torch.allclose(outputs(adapted, images), wanted, atol=1e-5)
+    with pytest.raises(InputError, match="has 7 classes, but the data set has 10"):
+        adapters.adapt(tmp_path / "backbone.pth", head_path=tmp_path / "head.pth", classes=10)
+    torch.save({"weight": torch.randn(7, 5)}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match="there are 0 such; 2-d weights are weight \\[7, 5\\]"):
+        adapters.adapt(tmp_path / "backbone.pth", head_path=tmp_path / "odd.pth")
+
+
+def test_wrappers_half_precision_and_old_files(tmp_path: Path):
+    model = network()
+    state = {f"module._orig_mod.{key}": value.half() for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "half.pth", _use_new_zipfile_serialization=False)
+    adapted = adapters.adapt(tmp_path / "half.pth", scheme="moco_v3")
+    assert adapted.scheme == "moco_v3"
+    assert adapted.notes == ["float16 tensors were converted to float32"]
+    assert torch.equal(adapted.state["conv1.weight"], model.conv1.weight.half().float())
+    safetensors.torch.save_file(dict(model.state_dict()), tmp_path / "model.safetensors")
+    adapted = adapters.adapt(tmp_path / "model.safetensors")
+    assert torch.equal(adapted.state["fc.bias"], model.fc.bias)
+    (tmp_path / "bad.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="not a readable safetensors"):
+        adapters.adapt(tmp_path / "bad.safetensors")
+
+
+def test_torchvision_and_timm_networks(tmp_path: Path):
+    torch.manual_seed(0)
+    model = torchvision.models.mobilenet_v2(num_classes=5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+    torch.save(model.state_dict(), tmp_path / "mobile.pth")
+    adapted = adapters.adapt(tmp_path / "mobile.pth", scheme="supervised")
+    assert (adapted.architecture, adapted.options) == ("torchvision/mobilenet_v2", {"classes": 5})
+    assert (adapted.scheme, adapted.head_source) == ("supervised", "checkpoint")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(outputs(adapted, images), model.eval()(images))
+
+    import timm
+
+    model = timm.create_model("resnet10t", num_classes=4)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+    torch.save({"state_dict_ema": model.state_dict(), "arch": "resnet10t"}, tmp_path / "timm.pth")
+    adapted = adapters.adapt(tmp_path / "timm.pth", architecture="timm/resnet10t")
+    assert adapted.unwrapped == "state_dict_ema"
+    with torch.no_grad():
+        assert torch.allclose(outputs(adapted, images), model.eval()(images), atol=1e-5)
+    with pytest.raises(InputError, match="give --arch"):
+        adapters.adapt(tmp_path / "timm.pth")
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path):
+    model = network()
+    state = model.state_dict()
+    path = tmp_path / "file.pth"
+
+    torch.save(state, path)
+    with pytest.raises(InputError) as error:
+        adapters.adapt(path, architecture="resnet34")
+    assert "missing: layer1.2.conv1.weight" in str(error.value)
+    assert "; resnet18 (width 4, stem imagenet, channels 3, classes 10) would fit" in str(error.value)
+    with pytest.raises(InputError, match=r"conv1.weight is \[4, 3, 7, 7\], not \[8, 3, 7, 7\]"):
+        adapters.adapt(path, architecture="resnet18", options={"width": 8})
+
+    torch.save({key: value for key, value in state.items() if key != "layer3.0.bn2.running_var"}, path)
+    with pytest.raises(InputError, match=r"missing: layer3\.0\.bn2\.running_var"):
+        adapters.adapt(path, architecture="resnet18")
+    torch.save(state | {"extra.weight": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match=r"not in the architecture: extra\.weight"):
+        adapters.adapt(path, architecture="resnet18")
+
+    fresh = dict(models.build("resnet18", OPTIONS).state_dict())
+    torch.save(fresh, path)
+    with pytest.raises(InputError, match=r"20 of 20 BN layers have the initial statistics 0 and 1 \(bn1, "):
+        adapters.adapt(path)
+    torch.save(state | {"bn1.running_var": -state["bn1.running_var"]}, path)
+    with pytest.raises(InputError, match="BN layer bn1 are not finite, or a variance is negative"):
+        adapters.adapt(path)
+
+    torch.save(layouts.moco_v2(*parts(model)), path)
+    with pytest.raises(InputError, match="layout of MoCo v2: moco_v2"):
+        adapters.adapt(path, scheme="byol")
+    with pytest.raises(InputError, match="does not have the layout swav"):
+        adapters.adapt(path, scheme="swav")
+    with pytest.raises(InputError, match="must be auto, a layout"):
+        adapters.adapt(path, scheme="mocov2")
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(InputError, match="holds no tensors where any known layout has them; its keys are epoch"):
+        adapters.adapt(path)
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_conversion_keeps_tensors_and_runs_nothing(tmp_path: Path, legacy: bool):
+    mark = tmp_path / "executed"
+    tensors = {"conv.weight": torch.randn(3, 2), "half": torch.randn(4).half(), "count": torch.tensor(3)}
+    meters = collections.defaultdict(list)
+    meters["loss"].append(1.0)
+    content = {
+        "hostile": Hostile(mark), "meters": meters, "state_dict": collections.OrderedDict(tensors), "epoch": 3,
+        "parameter": {"weight": nn.Parameter(torch.ones(2))},
+    }  # fmt: skip
+    torch.save(content, tmp_path / "file.pt", _use_new_zipfile_serialization=not legacy)
+    said: list[str] = []
+    clean = adapters.read(convert.convert(tmp_path / "file.pt", tmp_path / "clean.pt", say=said.append))
+    assert clean.keys() == {"state_dict", "parameter"}
+    assert all(torch.equal(clean["state_dict"][key], value) for key, value in tensors.items())
+    assert "posix.mkdir" in said[0]
+    assert not mark.exists()
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"weights": Hostile(mark)}))
+    for content in (b"rubbish", (tmp_path / "plain.pkl").read_bytes()):
+        (tmp_path / "bad.pt").write_bytes(content)
+        with pytest.raises(InputError):
+            convert.convert(tmp_path / "bad.pt", tmp_path / "clean2.pt", say=quiet)
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(InputError, match="a pickled module must be saved as its state_dict"):
+        convert.convert(tmp_path / "module.pt", tmp_path / "clean2.pt", say=quiet)
+    assert not mark.exists()
+
+
+GREY = {"width": 4, "stem": "small", "channels": 1, "classes": 10}
+
+
+def test_export_of_a_community_checkpoint(tmp_path: Path, tiny: Split, monkeypatch):
+    (tmp_path / "fashion-mnist").mkdir()
+    monkeypatch.setattr(data, "load", lambda *_: tiny)
+    model = network(GREY, "resnet10")
+    torch.save(layouts.mmselfsup(*parts(model)), tmp_path / "own.pth")
+    arguments = ["--data", str(tmp_path), "export", "--checkpoint", str(tmp_path / "own.pth"), "--out", str(tmp_path)]
+    assert main([*arguments, "--dataset", "fashion-mnist", "--scheme", "moco_v2"]) == 0
+    manifest = yaml.safe_load((tmp_path / "own" / "manifest.yaml").read_text())
+    assert manifest["pretraining"]["scheme"] == "moco_v2"
+    assert manifest["pretraining"]["head"] == "linear_probe"
+    assert manifest["accuracy"]["images"] == 200
+    assert manifest["source"]["layout"] == "mmselfsup"
+
+    assert main([*arguments, "--dataset", "cifar-10"]) == 2  # channels
+    assert main([*arguments, "--dataset", "imagenet"]) == 2  # classes
+    assert main([*arguments, "own.pt"]) == 2  # both kinds of input
+
+
+def test_features_only_bundle(tmp_path: Path, capsys):
+    model = network(GREY, "resnet10")
+    backbone, head = parts(model)
+    torch.save(layouts.moco_v3(backbone, head), tmp_path / "own.pth")
+    said: list[str] = []
+    folder = community.export_community(
+        tmp_path / "own.pth", tmp_path, tmp_path / "onnx", dataset_name="fashion-mnist", network=tmp_path / "own.pt",
+        say=said.append,
+    )  # fmt: skip
+    assert "features only" in said[-1]
+    assert any("accuracy not measured" in line for line in said)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert manifest["pretraining"]["head"] == "none"
+    assert manifest["classes"] == []
+    assert manifest["onnx"]["output"] == "features"
+    assert len(manifest["statistics"]["layers"]) == 12
+    assert "accuracy" not in manifest
+    probe = safetensors.torch.load_file(folder / "golden.safetensors")
+    assert not {"targets", "logits"} & set(probe)
+    models.take_head("resnet10", model)
+    with torch.no_grad():
+        assert torch.allclose(probe["features"], model(probe["input"]), atol=1e-5)
+    assert probe["ce"] == 0
+    assert probe["loss"].item() == pytest.approx(0.01 * probe["bn_loss"].item())
+    assert Checkpoint.load(tmp_path / "own.pt").pretraining.scheme == "moco_v3"
+
+
+def test_images_too_small_for_the_network(tmp_path: Path):
+    torch.manual_seed(0)
+    model = torchvision.models.alexnet(num_classes=10)
+    torch.save(model.state_dict(), tmp_path / "alex.pth")
+    with pytest.raises(InputError, match="can't take images of 32x32"):
+        community.export_community(
+            tmp_path / "alex.pth", tmp_path, tmp_path / "onnx", dataset_name="cifar-10", say=quiet
+        )
+
+
+def test_class_folders(tmp_path: Path, monkeypatch):
+    from PIL import Image
+
+    info = data.DatasetInfo("small", 3, 14, ("a", "b"), (0.0,) * 3, (1.0,) * 3, 2, 2)
+    for name, value in (("n01", 10), ("n02", 200)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (40, 20), value).save(tmp_path / name / "one.png")
+        Image.new("RGB", (14, 14), (value, 0, 0)).save(tmp_path / name / "two.png")
+    split = data.load_folder(tmp_path, info)
+    assert split.images.shape == (4, 3, 14, 14)
+    assert split.labels.tolist() == [0, 0, 1, 1]
+    assert split.images[:, 0, 0, 0].tolist() == [10, 10, 200, 200]
+    assert len(data.load_folder(tmp_path, info, limit=2).labels) == 2
+    with pytest.raises(InputError, match="must hold 1000 folders"):
+        data.load_folder(tmp_path, IMAGENET)
+    (tmp_path / "n01" / "one.png").write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="cannot read"):
+        data.load_folder(tmp_path, info)

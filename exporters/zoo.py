@@ -1,0 +1,106 @@
+"""Many teachers by one command: `zoo CONFIG...` makes their bundles, `teachers FOLDER` the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import data, models
+from .bundle import export_teacher
+from .config import read_yaml
+from .errors import InputError
+from .pretrain import pretrain, read_config
+from .probe import measure, probe
+from .recalibrate import recalibrate_network
+
+COLUMNS = ("teacher", "scheme", "parameters", "epochs", "wall min", "CPU min", "top-1", "linear probe", "k-NN", "MB")
+
+
+def zoo(configs: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print) -> None:
+    """Pretrains, probes and exports what each configuration describes, except where `output` has the bundle.
+
+    An interrupted training resumes.
+    """
+    for path in configs:
+        config, _, _ = read_config(path)
+        if (output / config.name).exists():
+            say(f"{config.name}: {output / config.name} exists, skipped")
+            continue
+        export_teacher(probe(pretrain(path, data_root, say=say), data_root, say=say), data_root, output, say=say)
+
+
+def teachers(folder: Path, data_root: Path, output: Path, *, say: Callable[[str], None] = print) -> None:
+    """Writes a Markdown table of the teachers' bundles in `folder`, and of random backbones of their architectures."""
+    manifests = [read_yaml(path) for path in sorted(folder.glob("*/manifest.yaml"))]
+    manifests = [manifest for manifest in manifests if manifest["role"] == "teacher"]
+    if not manifests:
+        raise InputError(f"{folder} holds no teacher's bundle")
+    rows = [_row(manifest) for manifest in sorted(manifests, key=_order)]
+    architectures = {repr(manifest["architecture"]): manifest for manifest in sorted(manifests, key=_order)}
+    rows += [_random_row(manifest, data_root, say) for manifest in architectures.values()]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    total = sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values()) / 1e6
+    text = (
+        f"# Teachers in {folder.as_posix()}\n\nWritten by `python -m exporters teachers {folder.as_posix()} "
+        f"--table {output.as_posix()}` from the bundles' manifests. Accuracies are percentages on the whole test "
+        "set: top-1 of the bundle as exported, a linear probe and k-NN (k = 20) of the features. Wall minutes of the "
+        "pretraining include what other programs took of the machine. Random backbones are untrained, with BN "
+        f"statistics of the clean training images. The bundles have {total:.1f} MB together.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+    output.write_text(text, encoding="utf-8")
+    say(f"{output}: {len(manifests)} teachers")
+
+
+def _order(manifest: dict[str, Any]) -> tuple[str, str]:
+    return manifest["architecture"]["name"], manifest["pretraining"]["scheme"]
+
+
+def _row(manifest: dict[str, Any]) -> list[str]:
+    pretraining = manifest["pretraining"]
+    accuracy = manifest.get("accuracy")
+    return [
+        manifest["name"],
+        pretraining["scheme"],
+        f"{_parameters(manifest):,}",
+        "" if pretraining["epochs"] is None else str(pretraining["epochs"]),
+        _minutes(pretraining["wall_seconds"]),
+        _minutes(pretraining.get("cpu_seconds")),
+        _percent(accuracy["top1"] if accuracy else None),
+        _percent(pretraining["probe_accuracy"]),
+        _percent(pretraining["knn_accuracy"]),
+        f"{sum(entry['bytes'] for entry in manifest['files'].values()) / 1e6:.1f}",
+    ]
+
+
+def _random_row(manifest: dict[str, Any], data_root: Path, say: Callable[[str], None]) -> list[str]:
+    name, options = manifest["architecture"]["name"], manifest["architecture"]["options"]
+    dataset = data.info(manifest["pretraining"]["dataset"])
+    train, test = (data.load(dataset.name, data_root, split) for split in ("train", "test"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = models.build(name, options)
+    models.take_head(name, model)
+    recalibrate_network(model, train, dataset)
+    measured = measure(model, train, test, dataset)
+    say(f"random {name}: linear probe {measured.accuracy:.4f}, k-NN {measured.knn:.4f}")
+    row = [f"random {name}", "none", f"{_parameters(manifest):,}", "0", "", "", ""]
+    return [*row, _percent(measured.accuracy), _percent(measured.knn), ""]
+
+
+def _parameters(manifest: dict[str, Any]) -> int:
+    model = models.build(manifest["architecture"]["name"], manifest["architecture"]["options"])
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.0f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,48 @@
+//! Memory that starts at a cache line, so that no vector load straddles two.
+
+use std::ops::{Deref, DerefMut};
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; Line::LEN]);
+
+impl Line {
+    const LEN: usize = 16;
+}
+
+/// A fixed number of `f32`s, the first at a multiple of 64 bytes.
+pub struct Aligned {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Aligned {
+    pub fn zeros(len: usize) -> Self {
+        Self { lines: vec![Line([0.0; Line::LEN]); len.div_ceil(Line::LEN)], len }
+    }
+
+    /// At least `len` values; what is there stays.
+    pub fn grow(&mut self, len: usize) -> &mut [f32] {
+        if self.len < len {
+            self.lines.resize(len.div_ceil(Line::LEN), Line([0.0; Line::LEN]));
+            self.len = len;
+        }
+        self
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: lines are arrays of f32 without padding, one after the other, and hold at least `len` of them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`, and the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}

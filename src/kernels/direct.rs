@@ -1,0 +1,218 @@
+//! Convolution of any kernel, stride, padding and dilation (one group) as matrix products.
+//!
+//! A block of output pixels gathers what its kernel sees into the rows of a matrix, in cache, and multiplies it with the packed weights. The
+//! same kernel runs backwards: the gradient of a strided convolution falls apart into as many small convolutions as the stride has phases, each
+//! with the taps that meet its pixels.
+
+use rayon::prelude::*;
+
+use super::aligned::Aligned;
+use super::conv::{Epilogue, Extent, Geometry, cut, with_scratch};
+use super::gemm::{Packed, multiply};
+use super::lanes::{Isa, Kernel, Lanes};
+
+/// Pixels that are gathered and multiplied at once.
+const BLOCK: usize = 48;
+
+/// Taps of one kernel row that lie side by side in the input: their pixels are copied in one go.
+struct Run {
+    y: isize,
+    x: isize,
+    len: usize,
+}
+
+/// The output pixels (offset + step · base); each sees the input around base · stride.
+struct Phase {
+    offset: [usize; 2],
+    runs: Vec<Run>,
+    weights: Packed,
+}
+
+/// A convolution (or its gradient with respect to the input) with its weights packed.
+pub struct Direct {
+    isa: Isa,
+    inputs: usize,
+    outputs: usize,
+    stride: [usize; 2],
+    step: [usize; 2],
+    phases: Vec<Phase>,
+}
+
+/// A tap: its offset in the input, and its place in the kernel.
+type Tap = ([isize; 2], [usize; 2]);
+
+impl Direct {
+    /// From `inputs` to `outputs` channels; `weight(o, i, y, x)` is the kernel from input channel `i` to output channel `o`.
+    pub fn forward(
+        isa: Isa,
+        [inputs, outputs]: [usize; 2],
+        geometry: Geometry,
+        weight: impl Fn(usize, usize, usize, usize) -> f32,
+    ) -> Self {
+        let offset = |axis: usize, k: usize| (k * geometry.dilation[axis]) as isize - geometry.pad[axis] as isize;
+        let taps = geometry.taps().map(|[y, x]| ([offset(0, y), offset(1, x)], [y, x])).collect();
+        let phases = vec![phase(isa, [inputs, outputs], [0, 0], taps, weight)];
+        Self { isa, inputs, outputs, stride: geometry.stride, step: [1, 1], phases }
+    }
+
+    /// The gradient of that convolution: from `outputs` channels back to `inputs`.
+    pub fn backward(
+        isa: Isa,
+        [inputs, outputs]: [usize; 2],
+        geometry: Geometry,
+        weight: impl Fn(usize, usize, usize, usize) -> f32,
+    ) -> Self {
+        let turned = |i: usize, o: usize, y: usize, x: usize| weight(o, i, y, x);
+        // Output pixel o meets input pixel o · stride − pad + k · dilation.
+        let offset = |axis: usize, at: usize, k: usize| {
+            let distance = (at + geometry.pad[axis]) as isize - (k * geometry.dilation[axis]) as isize;
+            let stride = geometry.stride[axis] as isize;
+            (distance.rem_euclid(stride) == 0).then_some(distance.div_euclid(stride))
+        };
+        let phases = (0..geometry.stride[0])
+            .flat_map(|y| (0..geometry.stride[1]).map(move |x| [y, x]))
+            .map(|at| {
+                let tap = |k: [usize; 2]| Some(([offset(0, at[0], k[0])?, offset(1, at[1], k[1])?], k));
+                let taps = geometry.taps().filter_map(tap).collect();
+                phase(isa, [outputs, inputs], at, taps, turned)
+            })
+            .collect();
+        Self { isa, inputs: outputs, outputs: inputs, stride: [1, 1], step: geometry.stride, phases }
+    }
+
+    /// Whether every output pixel sees just the input pixel in its place.
+    fn is_pointwise(&self) -> bool {
+        self.stride == [1, 1]
+            && matches!(self.phases.as_slice(), [p] if matches!(p.runs.as_slice(), [Run { y: 0, x: 0, len: 1 }]))
+    }
+
+    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every finished piece of `y` and what lies beside it.
+    ///
+    /// # Panics
+    /// When the slices' lengths disagree with the extents.
+    pub fn run(
+        &self,
+        (x, from): (&[f32], Extent),
+        (y, to): (&mut [f32], Extent),
+        beside: Option<&mut [f32]>,
+        epilogue: &Epilogue,
+    ) {
+        assert!(x.len() == from.pixels() * self.inputs && y.len() == to.pixels() * self.outputs && from.n == to.n);
+        let pixels = if self.is_pointwise() { 2 * BLOCK } else { BLOCK.div_ceil(to.w) * to.w * self.step[0] };
+        cut(std::iter::repeat(pixels), self.outputs, y, beside).into_par_iter().for_each(|piece| {
+            with_scratch(|scratch| {
+                self.isa.run(Work {
+                    conv: self,
+                    x,
+                    from,
+                    y: &mut *piece.rows,
+                    to,
+                    first_pixel: piece.first_pixel,
+                    scratch,
+                });
+            });
+            epilogue(piece);
+        });
+    }
+}
+
+fn phase(
+    isa: Isa,
+    [inputs, outputs]: [usize; 2],
+    offset: [usize; 2],
+    mut taps: Vec<Tap>,
+    weight: impl Fn(usize, usize, usize, usize) -> f32,
+) -> Phase {
+    taps.sort_unstable();
+    let mut runs: Vec<Run> = Vec::new();
+    for &([y, x], _) in &taps {
+        match runs.last_mut() {
+            Some(run) if run.y == y && run.x + run.len as isize == x => run.len += 1,
+            _ => runs.push(Run { y, x, len: 1 }),
+        }
+    }
+    let weights = Packed::new(isa, taps.len() * inputs, outputs, |row, o| {
+        let [y, x] = taps[row / inputs].1;
+        weight(o, row % inputs, y, x)
+    });
+    Phase { offset, runs, weights }
+}
+
+/// One piece.
+struct Work<'a> {
+    conv: &'a Direct,
+    x: &'a [f32],
+    from: Extent,
+    /// The piece's own pixels, from `first_pixel` on.
+    y: &'a mut [f32],
+    to: Extent,
+    first_pixel: usize,
+    scratch: &'a mut Aligned,
+}
+
+impl Kernel for Work<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let conv = self.conv;
+        let pixels = self.y.len() / conv.outputs;
+        if conv.is_pointwise() && conv.outputs == conv.phases[0].weights.columns() {
+            let x = &self.x[self.first_pixel * conv.inputs..];
+            multiply::<V>(x, conv.inputs, pixels, &conv.phases[0].weights, self.y, conv.outputs);
+            return;
+        }
+        for phase in &conv.phases {
+            let (k, columns) = (phase.weights.depth(), phase.weights.columns());
+            let (rows, products) = self.scratch.grow(BLOCK * (k + columns)).split_at_mut(BLOCK * k);
+            let mut block = [0; BLOCK];
+            let mut ours = (0..pixels).filter(|p| {
+                let (y, x) = ((self.first_pixel + p) / self.to.w % self.to.h, (self.first_pixel + p) % self.to.w);
+                [y % conv.step[0], x % conv.step[1]] == phase.offset
+            });
+            loop {
+                let mut count = 0;
+                for (place, pixel) in block.iter_mut().zip(&mut ours) {
+                    *place = pixel;
+                    count += 1;
+                }
+                if count == 0 {
+                    break;
+                }
+                for (pixel, row) in block[..count].iter().zip(rows.chunks_exact_mut(k.max(1))) {
+                    gather(conv, phase, self.x, self.from, self.to, self.first_pixel + pixel, row);
+                }
+                if k == 0 {
+                    products[..count * columns].fill(0.0);
+                }
+                multiply::<V>(rows, k, count, &phase.weights, products, columns);
+                for (pixel, product) in block[..count].iter().zip(products.chunks_exact(columns)) {
+                    self.y[pixel * conv.outputs..][..conv.outputs].copy_from_slice(&product[..conv.outputs]);
+                }
+            }
+        }
+    }
+}
+
+/// What one output pixel sees, tap by tap.
+fn gather(conv: &Direct, phase: &Phase, x: &[f32], from: Extent, to: Extent, pixel: usize, mut row: &mut [f32]) {
+    let (n, y, column) = (pixel / to.w / to.h, pixel / to.w % to.h, pixel % to.w);
+    let base = [y / conv.step[0] * conv.stride[0], column / conv.step[1] * conv.stride[1]].map(|b| b as isize);
+    let channels = conv.inputs;
+    for run in &phase.runs {
+        let (part, rest) = row.split_at_mut(run.len * channels);
+        row = rest;
+        let (y, first) = (base[0] + run.y, base[1] + run.x);
+        // Of the run's pixels, those from `before` to `end` are inside the image.
+        let before = (-first).clamp(0, run.len as isize) as usize;
+        let end = (from.w as isize - first).clamp(before as isize, run.len as isize) as usize;
+        if y < 0 || y >= from.h as isize || before == end {
+            part.fill(0.0);
+            continue;
+        }
+        let start = (n * from.h + y as usize) * from.w + (first + before as isize) as usize;
+        part[..before * channels].fill(0.0);
+        part[before * channels..end * channels].copy_from_slice(&x[start * channels..][..(end - before) * channels]);
+        part[end * channels..].fill(0.0);
+    }
+}

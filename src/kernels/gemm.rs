@@ -1,0 +1,159 @@
+//! Matrix product against a matrix that never changes: it is packed once into panels that the kernel reads front to back.
+
+use super::aligned::Aligned;
+use super::lanes::{Isa, Lanes};
+
+/// Rows of the register tile.
+const ROWS: usize = 6;
+/// Vectors per row of the register tile, and so per panel.
+const VECTORS: usize = 4;
+/// Rows of a panel that one sweep reads: with the rows of `a` beside it, what stays in the first-level cache.
+const DEPTH: usize = 256;
+
+/// A `[k, n]` matrix, cut into panels of columns; columns are padded with zeros to whole vectors.
+pub struct Packed {
+    k: usize,
+    columns: usize,
+    lanes: usize,
+    data: Aligned,
+}
+
+impl Packed {
+    /// Packs the matrix whose element in row `i`, column `j` is `at(i, j)`.
+    pub fn new(isa: Isa, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Self {
+        let lanes = isa.lanes();
+        let columns = n.next_multiple_of(lanes);
+        let mut data = Aligned::zeros(k * columns);
+        for first in (0..columns).step_by(VECTORS * lanes) {
+            let width = (columns - first).min(VECTORS * lanes);
+            let panel = &mut data[first * k..][..width * k];
+            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                let real = width.min(n.saturating_sub(first));
+                row[..real].iter_mut().enumerate().for_each(|(j, v)| *v = at(i, first + j));
+            }
+        }
+        Self { k, columns, lanes, data }
+    }
+
+    /// Rows.
+    pub fn depth(&self) -> usize {
+        self.k
+    }
+
+    /// Columns, the padding included.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+}
+
+/// `c = a · b` for the `rows` rows of `a`, `lda` apart, into rows of `c`, `ldc` apart, each `b.columns()` long.
+#[inline(always)]
+pub(super) fn multiply<V: Lanes>(a: &[f32], lda: usize, rows: usize, b: &Packed, c: &mut [f32], ldc: usize) {
+    for first in (0..b.columns).step_by(VECTORS * V::COUNT) {
+        multiply_panel::<V>(a, lda, rows, b, first, &mut c[first..], ldc);
+    }
+}
+
+/// As [`multiply`], only for the panel of `b` that starts at column `first`: at most [`panel_width`] columns, which go to the start of `c`'s rows.
+#[inline(always)]
+pub(super) fn multiply_panel<V: Lanes>(
+    a: &[f32],
+    lda: usize,
+    rows: usize,
+    b: &Packed,
+    first: usize,
+    c: &mut [f32],
+    ldc: usize,
+) {
+    if rows == 0 {
+        return;
+    }
+    assert!(b.lanes == V::COUNT && first.is_multiple_of(VECTORS * V::COUNT) && first < b.columns);
+    let width = (b.columns - first).min(VECTORS * V::COUNT);
+    assert!(lda >= b.k && ldc >= width && a.len() >= (rows - 1) * lda + b.k && c.len() >= (rows - 1) * ldc + width);
+    let panel = &b.data[first * b.k..][..width * b.k];
+    for depth in (0..b.k).step_by(DEPTH) {
+        let k = (b.k - depth).min(DEPTH);
+        let strip = Strip { k, lda, ldc, accumulate: depth > 0 };
+        // SAFETY: by the assertions above, rows of `a` hold b.k values, rows of `c` hold `width`, and so do the panel's b.k rows.
+        unsafe {
+            let (a, b, c) = (a.as_ptr().add(depth), panel.as_ptr().add(depth * width), c.as_mut_ptr());
+            match width / V::COUNT {
+                4 => strip.sweep::<V, 4>(rows, a, b, c),
+                3 => strip.sweep::<V, 3>(rows, a, b, c),
+                2 => strip.sweep::<V, 2>(rows, a, b, c),
+                _ => strip.sweep::<V, 1>(rows, a, b, c),
+            }
+        }
+    }
+}
+
+/// Columns of a whole panel.
+pub(super) fn panel_width(lanes: usize) -> usize {
+    VECTORS * lanes
+}
+
+/// What all register tiles of one panel share.
+#[derive(Clone, Copy)]
+struct Strip {
+    k: usize,
+    lda: usize,
+    ldc: usize,
+    accumulate: bool,
+}
+
+impl Strip {
+    /// All rows of `a` against one panel.
+    ///
+    /// # Safety
+    /// `rows` rows of k values at `a`, of N vectors at `c`, and k rows of N vectors at `b`.
+    #[inline(always)]
+    unsafe fn sweep<V: Lanes, const N: usize>(self, rows: usize, a: *const f32, b: *const f32, c: *mut f32) {
+        let whole = rows - rows % ROWS;
+        // SAFETY: every tile lies within the rows that the caller vouches for.
+        unsafe {
+            for row in (0..whole).step_by(ROWS) {
+                self.tile::<V, ROWS, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
+            }
+            let (a, c) = (a.add(whole * self.lda), c.add(whole * self.ldc));
+            match rows - whole {
+                0 => {}
+                1 => self.tile::<V, 1, N>(a, b, c),
+                2 => self.tile::<V, 2, N>(a, b, c),
+                3 => self.tile::<V, 3, N>(a, b, c),
+                4 => self.tile::<V, 4, N>(a, b, c),
+                _ => self.tile::<V, 5, N>(a, b, c),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`sweep`](Self::sweep), with M rows.
+    #[inline(always)]
+    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(self, a: *const f32, b: *const f32, c: *mut f32) {
+        // SAFETY: i < M, j < N and p < k keep every access within what the caller vouches for.
+        unsafe {
+            let mut sums = [[V::splat(0.0); N]; M];
+            for p in 0..self.k {
+                let row = b.add(p * N * V::COUNT);
+                let mut b = [V::splat(0.0); N];
+                for (j, b) in b.iter_mut().enumerate() {
+                    *b = V::load(row.add(j * V::COUNT));
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let a = V::splat(*a.add(i * self.lda + p));
+                    for (sum, b) in sums.iter_mut().zip(b) {
+                        *sum = a.mul_add(b, *sum);
+                    }
+                }
+            }
+            for (i, sums) in sums.into_iter().enumerate() {
+                for (j, sum) in sums.into_iter().enumerate() {
+                    let to = c.add(i * self.ldc + j * V::COUNT);
+                    let sum = if self.accumulate { sum.add(V::load(to)) } else { sum };
+                    sum.store(to);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! One vector type per instruction set, behind one trait: every kernel is written once and compiled for each.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256, __m512, _CMP_GT_OQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_div_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps,
+    _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_blend_ps,
+    _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+};
+
+/// A vector of `f32`s. Private to the kernels: a type other than `f32` is named only inside [`Isa::run`], on a machine that has it.
+pub(super) trait Lanes: Copy {
+    const COUNT: usize;
+
+    fn splat(value: f32) -> Self;
+    /// # Safety
+    /// `COUNT` values must be readable at `from`.
+    unsafe fn load(from: *const f32) -> Self;
+    /// # Safety
+    /// `COUNT` values must be writable at `to`.
+    unsafe fn store(self, to: *mut f32);
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
+    fn min(self, other: Self) -> Self;
+    fn max(self, other: Self) -> Self;
+    /// self · factor + addend, rounded once.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// Where `self > bound`: `yes`, elsewhere 0.
+    fn above(self, bound: Self, yes: Self) -> Self;
+
+    /// The first `COUNT` values of a slice.
+    #[inline(always)]
+    fn read(from: &[f32]) -> Self {
+        let from = &from[..Self::COUNT];
+        // SAFETY: the slice has COUNT values.
+        unsafe { Self::load(from.as_ptr()) }
+    }
+
+    /// Overwrites the first `COUNT` values of a slice.
+    #[inline(always)]
+    fn write(self, to: &mut [f32]) {
+        let to = &mut to[..Self::COUNT];
+        // SAFETY: the slice has COUNT values.
+        unsafe { self.store(to.as_mut_ptr()) }
+    }
+}
+
+impl Lanes for f32 {
+    const COUNT: usize = 1;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { *from }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { *to = self }
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self + other
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self - other
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self * other
+    }
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self / other
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        if self < other { self } else { other }
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        if self > other { self } else { other }
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // Not fused: without the instruction, fusing is a library call.
+        self * factor + addend
+    }
+    #[inline(always)]
+    fn above(self, bound: Self, yes: Self) -> Self {
+        if self > bound { yes } else { 0.0 }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! x86 {
+    ($vector:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
+     $fma:ident, |$a:ident, $bound:ident, $yes:ident| $above:expr) => {
+        // SAFETY of every block below: the type is only named on machines that have its instructions (see `Lanes`), and pointers
+        // carry the caller's promise.
+        impl Lanes for $vector {
+            const COUNT: usize = $count;
+
+            #[inline(always)]
+            fn splat(value: f32) -> Self {
+                // SAFETY: see above.
+                unsafe { $splat(value) }
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: see above.
+                unsafe { $load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: see above.
+                unsafe { $store(to, self) }
+            }
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $add(self, other) }
+            }
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $sub(self, other) }
+            }
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $mul(self, other) }
+            }
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $div(self, other) }
+            }
+            #[inline(always)]
+            fn min(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $min(self, other) }
+            }
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $max(self, other) }
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, addend: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $fma(self, factor, addend) }
+            }
+            #[inline(always)]
+            fn above(self, bound: Self, yes: Self) -> Self {
+                let ($a, $bound, $yes) = (self, bound, yes);
+                // SAFETY: see above.
+                unsafe { $above }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+x86!(
+    __m512,
+    16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_add_ps,
+    _mm512_sub_ps,
+    _mm512_mul_ps,
+    _mm512_div_ps,
+    _mm512_min_ps,
+    _mm512_max_ps,
+    _mm512_fmadd_ps,
+    |a, bound, yes| _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, bound), _mm512_set1_ps(0.0), yes)
+);
+
+#[cfg(target_arch = "x86_64")]
+x86!(
+    __m256,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_add_ps,
+    _mm256_sub_ps,
+    _mm256_mul_ps,
+    _mm256_div_ps,
+    _mm256_min_ps,
+    _mm256_max_ps,
+    _mm256_fmadd_ps,
+    |a, bound, yes| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, bound), yes)
+);
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512F.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// Whatever the compiler assumes.
+    Portable,
+}
+
+/// Work that is written for any [`Lanes`].
+pub(super) trait Kernel {
+    type Output;
+
+    fn run<V: Lanes>(self) -> Self::Output;
+}
+
+impl Isa {
+    /// The best one that this machine has.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// Every one that this machine has, best first.
+    pub fn available() -> Vec<Self> {
+        [Self::Avx512, Self::Avx2, Self::Portable].into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx2 => false,
+            Self::Portable => true,
+        }
+    }
+
+    /// Values per vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Avx512 => 16,
+            Self::Avx2 => 8,
+            Self::Portable => 1,
+        }
+    }
+
+    /// Runs `kernel` in code compiled for this instruction set.
+    ///
+    /// # Panics
+    /// When this machine lacks it.
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        assert!(self.is_available(), "this machine lacks {self:?}");
+        match self {
+            // SAFETY: the machine has the instructions, as just checked.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512(kernel) },
+            // SAFETY: the machine has the instructions, as just checked.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2(kernel) },
+            _ => kernel.run::<f32>(),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,fma")]
+fn avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<__m512>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<__m256>()
+}
