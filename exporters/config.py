@@ -52,7 +52,7 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
             meant = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(hints)}"
             raise InputError(f"{where}: unknown key {key!r}; {meant}")
     values = {}
-    for field in fields(cls):  # type: ignore[arg-type]
+    for field in fields(cls):
         if field.name in mapping:
             values[field.name] = _value(hints[field.name], mapping[field.name], f"{where}: {field.name}")
         elif field.default is MISSING and field.default_factory is MISSING:
@@ -66,7 +66,7 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
 def _value(hint: Any, value: Any, where: str) -> Any:
     origin = get_origin(hint)
     if is_dataclass(hint):
-        return parse(hint, value, where)  # type: ignore[arg-type]
+        return parse(hint, value, where)
     if origin in (Union, types.UnionType):
         return None if value is None else _value(next(a for a in get_args(hint) if a is not type(None)), value, where)
     if origin is tuple:
