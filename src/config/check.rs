@@ -8,11 +8,11 @@ use super::error::Fault;
 use super::model::{Baseline, Crop, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelTeachers};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
-struct Range {
-    low: f64,
-    low_excluded: bool,
-    high: f64,
-    high_excluded: bool,
+pub(super) struct Range {
+    pub low: f64,
+    pub low_excluded: bool,
+    pub high: f64,
+    pub high_excluded: bool,
 }
 
 const fn closed(low: f64, high: f64) -> Range {
@@ -30,7 +30,7 @@ const WEIGHT: Range = closed(0.0, 1e6);
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
 ///
 /// `recover`, `relabel` and `validate` stand for those of every method and protocol.
-const RANGES: [(&str, Range); 23] = [
+pub(super) const RANGES: [(&str, Range); 23] = [
     ("ipc", closed(1.0, 10_000.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),

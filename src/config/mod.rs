@@ -20,6 +20,7 @@ mod overrides;
 mod path;
 mod presets;
 mod resolve;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -29,3 +30,4 @@ pub use model::{
     RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, ValidateConfig,
 };
 pub use presets::names as preset_names;
+pub use schema::schema;

@@ -67,7 +67,8 @@ pub fn lines(experiment: &Experiment) -> Vec<Line<'_>> {
 }
 
 fn distilled(experiment: &Experiment) -> Vec<Line<'_>> {
-    let line = |cell: crate::config::Cell<'_>| Line {
+    let cells = experiment.cells().into_iter();
+    let lines = cells.map(|cell| Line {
         origin: Origin::Distilled { teacher: cell.teacher, method: cell.method },
         ipc: cell.ipc,
         seed: cell.seed,
@@ -75,8 +76,8 @@ fn distilled(experiment: &Experiment) -> Vec<Line<'_>> {
         labeller: cell.relabel_teacher,
         protocol: cell.protocol,
         student: cell.student,
-    };
-    experiment.cells().into_iter().map(line).collect()
+    });
+    lines.collect()
 }
 
 /// The baselines that the experiment lists and the protocol can have.

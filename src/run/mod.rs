@@ -215,7 +215,7 @@ fn make_row<'a>(
     Ok(made)
 }
 
-/// Every bundle that the experiment names, by the name it gives.
+/// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.
 type Bundles = BTreeMap<PathBuf, Bundle>;
 
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {

@@ -43,7 +43,7 @@ pub struct Images {
     /// Names the set in the directories of what is made from it.
     name: String,
     /// How many images, as far as the data has so many.
-    count: u64,
+    pub count: u64,
 }
 
 impl Images {

@@ -648,6 +648,31 @@ mod tests {
     }
 
     #[test]
+    fn states_are_told_apart_and_removal_spares_what_is_being_made() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        assert!(store.all().unwrap().is_empty());
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
+        let inside = |work: &WorkDir| {
+            work.write("shard-0", b"12345")?;
+            assert_eq!(store.state(&stage(5)).unwrap(), State::Running);
+            assert!(store.remove(work.path()).unwrap_err().to_string().starts_with("cannot lock "));
+            Err(failure())
+        };
+        store.run(&stage(5), inside).unwrap_err();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Interrupted);
+        let [(kind, partial)] = store.all().unwrap().try_into().unwrap();
+        assert_eq!((kind.as_str(), Store::final_name(&partial)), ("recover", store.path(&stage(5))));
+        let complete = store.run(&stage(5), |_| Ok::<_, StageError>(())).unwrap();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Complete);
+        assert_eq!(Stage::network_in(&complete).unwrap(), "ab12");
+        assert!(bytes_in(&complete).unwrap() > 5);
+        store.remove(&complete).unwrap();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
+        assert_eq!(entries(root.path()).unwrap().len(), 2, "only the locks and the kind's directory are left");
+    }
+
+    #[test]
     fn a_directory_that_holds_something_else_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(root.path());
