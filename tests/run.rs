@@ -149,6 +149,30 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
         .stderr(contains("there is nothing to recover from"));
 }
 
+/// A limit on the size of files stands for a full disk, which a test can't have: the student's weights are the first file above it.
+#[test]
+fn a_file_that_cannot_be_written_stops_the_run_which_then_goes_on() {
+    let (data, dir) = (small_data(50, 20), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
+    let output = dir.path().join("runs");
+    let mut limited = assert_cmd::Command::new("sh");
+    limited.current_dir(root()).env("SCDD_DATA", data.path()).args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\""]);
+    limited
+        .arg("sh")
+        .arg(assert_cmd::cargo::cargo_bin!("scdd"))
+        .arg("run")
+        .arg(&experiment)
+        .arg("--output")
+        .arg(&output);
+    limited.assert().code(2).stderr(contains("cannot write").and(contains("File too large")));
+    let complete = |stage: &str| {
+        let entries = fs::read_dir(output.join("stages").join(stage)).map(|d| d.flatten().collect()).unwrap_or(vec![]);
+        entries.iter().filter(|e| !e.file_name().to_string_lossy().ends_with(".partial")).count()
+    };
+    assert_eq!((complete("recover"), complete("validate")), (1, 0));
+    scdd().env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(&output).assert().success();
+}
+
 /// What `scdd run` complains of; nothing may be left at `output`.
 fn refusal(experiment: &str, data: Option<&Path>, output: &str) -> String {
     let dir = tempfile::tempdir().unwrap();

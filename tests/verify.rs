@@ -27,11 +27,15 @@ fn a_backbone_without_classifier_verifies_by_its_features() {
     for check in ["golden: features, tch", "golden: features, ONNX Runtime", "input gradient", "layer statistics"] {
         assert!(text.contains(check), "{text} lacks {check:?}");
     }
-    let edits: [(fn(&mut serde_yaml::Value), &str); 5] = [
+    type Edit = fn(&mut serde_yaml::Value);
+    let edits: [(Edit, &str); 5] = [
         (|m| m["role"] = "student".into(), "which can't be a student"),
         (|m| m["onnx"]["output"] = "logits".into(), "which has the output `features`"),
         (|m| m["statistics"] = serde_yaml::from_str("{kind: none, layers: []}").unwrap(), "which needs statistics"),
-        (|m| m["accuracy"] = serde_yaml::from_str("{top1: 1, split: test, images: 1}").unwrap(), "which has no accuracy"),
+        (
+            |m| m["accuracy"] = serde_yaml::from_str("{top1: 1, split: test, images: 1}").unwrap(),
+            "which has no accuracy",
+        ),
         (|m| m["classes"] = vec!["a".to_owned()].into(), "golden.safetensors: lacks tensor `targets`"),
     ];
     for (edit, expected) in edits {

@@ -41,9 +41,7 @@ pub enum RecoverError {
         "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
     )]
     Diverged { iteration: u32, loss: f64 },
-    #[error(
-        "there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics"
-    )]
+    #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
     NoLoss { why: String },
     #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"

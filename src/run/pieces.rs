@@ -150,7 +150,10 @@ impl<'a> Pieces<'a> {
     /// `ipc` images per class recovered from `teacher`.
     pub fn recover(&self, teacher: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
         self.remark(teacher.manifest.is_features_only().then(|| {
-            format!("`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone", teacher.name())
+            format!(
+                "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
+                teacher.name()
+            )
         }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         let config = json!({"recover": self.experiment.recover, "ipc": ipc});

@@ -248,7 +248,8 @@ impl Verifier<'_> {
         let golden = &self.bundle.golden;
         let weights = self.bundle.manifest.golden;
         let objective = self.bundle.objective(weights.r_bn, weights.first_bn_multiplier, Device::Cpu);
-        let found = replica.evaluate(&golden.input, golden.targets.as_ref(), &objective).map_err(|e| self.replica_error(e))?;
+        let found =
+            replica.evaluate(&golden.input, golden.targets.as_ref(), &objective).map_err(|e| self.replica_error(e))?;
         let output = self.array(&found.logits)?;
         let (gradient, cosine) = gradient_errors(&self.array(&found.gradient)?, &self.array(&golden.input_grad)?);
         let statistics = self.golden_statistics(replica)?.into_iter().fold(0.0, larger);
