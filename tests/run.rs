@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{bundle, contents, copy_bundle, root, scdd, small_data, tiny_experiment};
+use common::{bundle, contents, copy_bundle, features_only, root, scdd, small_data, tiny_experiment};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 
@@ -113,6 +113,40 @@ fn a_run_refuses_a_bundle_that_does_not_verify() {
     assert!(!output.join("stages/recover").exists());
     let verdicts = fs::read_dir(output.join("stages/verify")).map(Iterator::count).unwrap_or(0);
     assert!(verdicts <= 1, "only the student's verdict may be there");
+}
+
+#[test]
+fn a_backbone_without_classifier_gives_images_but_no_labels() {
+    let (data, dir) = (small_data(100, 50), tempfile::tempdir().unwrap());
+    let labeller = format!("relabel_teachers: {}\n", bundle(TEACHER).display());
+    let run = |command: &str, more: &str| {
+        let experiment = tiny_experiment(dir.path(), &features_only(), more);
+        let mut scdd = scdd();
+        scdd.env("SCDD_DATA", data.path()).arg(command).arg(experiment).arg("--output").arg(dir.path().join("runs"));
+        scdd.assert()
+    };
+    run("recover", "").code(2).stderr(contains("can't label images").and(contains("Probe one: ")));
+    run("run", &labeller)
+        .success()
+        .stdout(contains("distilled from features-only").and(contains("soft, by resnet18-w16-moco-v2")))
+        .stderr(contains("note: `features-only` has no classifier: cross entropy is off"));
+    let curve = fs::read_dir(dir.path().join("runs/stages/recover")).unwrap().next().unwrap().unwrap().path();
+    let curve = fs::read_to_string(curve.join("curves/batch-00000.jsonl")).unwrap();
+    let points: Vec<serde_json::Value> = curve.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(points.iter().all(|point| point["ce"] == 0.0) && points.len() == 3, "{curve}");
+    assert!(points[2]["bn"].as_f64() < points[0]["bn"].as_f64(), "{curve}");
+
+    let off = format!("{labeller}baselines: []\n");
+    let experiment = tiny_experiment(dir.path(), &features_only(), &off);
+    scdd()
+        .env("SCDD_DATA", data.path())
+        .arg("recover")
+        .arg(experiment)
+        .args(["--set", "recover.r_bn=0", "--output"])
+        .arg(dir.path().join("off"))
+        .assert()
+        .code(2)
+        .stderr(contains("there is nothing to recover from"));
 }
 
 /// A limit on the size of files stands for a full disk, which a test can't have: the student's weights are the first file above it.
@@ -231,7 +265,10 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let dry = json(&["run", "--dry-run", file]);
     let stages = dry["plan"]["stages"].as_array().unwrap();
     let count = |kind: &str| stages.iter().filter(|stage| stage["stage"] == kind).count();
-    assert_eq!([count("verify"), count("recover"), count("real"), count("relabel"), count("validate")], [2, 2, 1, 6, 9]);
+    assert_eq!(
+        [count("verify"), count("recover"), count("real"), count("relabel"), count("validate")],
+        [2, 2, 1, 6, 9]
+    );
     assert!(stages.iter().all(|stage| stage["state"] == "missing" && stage["seconds"].is_null()));
     assert!(!output.exists(), "a dry run leaves nothing");
     let recovery = stages.iter().find(|stage| stage["stage"] == "recover").unwrap();
@@ -240,9 +277,8 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let summaries = json(&["run", "--quiet", file])["summaries"].as_array().unwrap().clone();
     assert_eq!(summaries.len(), 9);
     let distilled = summaries.iter().filter(|summary| summary["data_free"] == true);
-    let mut rows: Vec<String> = distilled
-        .map(|s| format!("{} {} {}", s["method"], s["protocol"], s["labels"]).replace('"', ""))
-        .collect();
+    let mut rows: Vec<String> =
+        distilled.map(|s| format!("{} {} {}", s["method"], s["protocol"], s["labels"]).replace('"', "")).collect();
     rows.sort();
     let expected =
         ["few mixed hard", "few mixed soft", "few own hard", "fewer mixed hard", "fewer mixed soft", "fewer own hard"];
@@ -264,7 +300,8 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     assert_eq!((stages.len(), missing.len()), (20, 1 + 2 + 3));
     assert!(missing.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0), "{missing:#?}");
 
-    let status = String::from_utf8(scdd().args(["status", "--output", runs]).assert().success().get_output().stdout.clone());
+    let status =
+        String::from_utf8(scdd().args(["status", "--output", runs]).assert().success().get_output().stdout.clone());
     assert!(status.as_ref().unwrap().starts_with("matrix: 20 complete\n"), "{status:?}");
 
     // What only the longer variant needs goes, when it is not listed.
@@ -299,5 +336,7 @@ fn a_reader_that_goes_away_is_no_error() {
 fn the_schema_is_printed() {
     let schema = json(Path::new("."), &["schema"]);
     assert_eq!(schema["properties"]["methods"]["type"], "object");
-    assert!(schema["$defs"]["RecoverConfig"]["properties"]["r_bn"]["description"].as_str().unwrap().contains("Published"));
+    assert!(
+        schema["$defs"]["RecoverConfig"]["properties"]["r_bn"]["description"].as_str().unwrap().contains("Published")
+    );
 }

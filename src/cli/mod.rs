@@ -3,9 +3,9 @@
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
 mod calibrate;
+mod clean;
 mod doctor;
 mod ops;
-mod clean;
 mod progress;
 mod report;
 mod run;

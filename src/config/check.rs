@@ -5,7 +5,7 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelTeachers};
+use super::model::{Baseline, Crop, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelTeachers, Schedule};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
 pub(super) struct Range {
@@ -25,12 +25,14 @@ const fn positive(high: f64) -> Range {
 }
 
 const BELOW_ONE: Range = Range { low: 0.0, low_excluded: false, high: 1.0, high_excluded: true };
+/// Above 0 and below 1.
+const SHARE: Range = Range { low: 0.0, low_excluded: true, high: 1.0, high_excluded: true };
 const WEIGHT: Range = closed(0.0, 1e6);
 
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
 ///
 /// `recover`, `relabel` and `validate` stand for those of every method and protocol.
-pub(super) const RANGES: [(&str, Range); 23] = [
+pub(super) const RANGES: [(&str, Range); 27] = [
     ("ipc", closed(1.0, 10_000.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
@@ -48,11 +50,15 @@ pub(super) const RANGES: [(&str, Range); 23] = [
     ("relabel.crop.scale", positive(1.0)),
     ("relabel.mix.alpha", positive(100.0)),
     ("validate.loss.temperature", positive(1000.0)),
+    ("validate.loss.ce", WEIGHT),
     ("validate.optimizer.learning_rate", positive(100.0)),
     ("validate.optimizer.momentum", BELOW_ONE),
     ("validate.optimizer.weight_decay", closed(0.0, 1.0)),
     ("validate.schedule.floor", closed(0.0, 1.0)),
     ("validate.schedule.smoothing", closed(1.0, 10.0)),
+    ("validate.schedule.milestones", SHARE),
+    ("validate.schedule.factor", positive(1.0)),
+    ("validate.ema", BELOW_ONE),
     ("validate.evaluate_every", closed(1.0, 100_000.0)),
 ];
 
@@ -111,7 +117,7 @@ fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
         let problem = "mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels";
         return Err(Fault::new("relabel.mix", problem));
     }
-    Ok(())
+    milestones(&protocol.validate.schedule)
 }
 
 /// Names of methods and protocols are parts of YAML paths, of file names and of tables.
@@ -206,6 +212,21 @@ fn crop(path: &str, crop: Option<Crop>) -> Result<(), Fault> {
             Err(Fault::new(format!("{path}.scale"), format!("the smallest share, {low}, is above the largest, {high}")))
         }
         _ => Ok(()),
+    }
+}
+
+fn milestones(schedule: &Schedule) -> Result<(), Fault> {
+    let Schedule::Multistep { milestones, .. } = schedule else { return Ok(()) };
+    let path = "validate.schedule.milestones";
+    if milestones.is_empty() {
+        return Err(Fault::new(path, "the list is empty: give at least one, or the schedule `constant`"));
+    }
+    match milestones.windows(2).position(|pair| pair[0] >= pair[1]) {
+        Some(index) => Err(Fault::new(
+            format!("{path}[{}]", index + 1),
+            format!("{} does not come after {}: milestones ascend", milestones[index + 1], milestones[index]),
+        )),
+        None => Ok(()),
     }
 }
 

@@ -159,7 +159,9 @@ fn protocol(at: &str, user: Value, defaults: &Mapping) -> Result<Mapping, Fault>
     let mut user = match user {
         Value::Null => Mapping::new(),
         Value::Mapping(user) => user,
-        Value::String(_) => ["relabel", "validate"].map(|stage| (Value::from(stage), user.clone())).into_iter().collect(),
+        Value::String(_) => {
+            ["relabel", "validate"].map(|stage| (Value::from(stage), user.clone())).into_iter().collect()
+        }
         _ => return Err(Fault::new(at, "expected `relabel` and `validate` below this, or the name of a preset")),
     };
     for stage in ["relabel", "validate"] {
@@ -175,7 +177,9 @@ fn named(raw: &mut Mapping, key: &str, short: Option<&str>) -> Result<Option<Vec
     let entries = match raw.remove(key) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Mapping(entries)) => entries,
-        Some(_) => return Err(Fault::new(key, "expected names below this, each with settings or the name of a preset")),
+        Some(_) => {
+            return Err(Fault::new(key, "expected names below this, each with settings or the name of a preset"));
+        }
     };
     if let Some(short) = short {
         return Err(Fault::new(short, format!("is the short form of `{key}`, which the file has too: leave one out")));

@@ -44,7 +44,8 @@ pub fn schema() -> Value {
         json!({"anyOf": [{"enum": whole}, {"$ref": "#/$defs/Protocol"}, {"type": "null"}]});
     for key in LISTS {
         let list = &mut schema["properties"][key];
-        *list = json!({"description": list["description"], "anyOf": [list["items"].clone(), without(list, "description")]});
+        *list =
+            json!({"description": list["description"], "anyOf": [list["items"].clone(), without(list, "description")]});
     }
     let data = &mut schema["properties"]["data"];
     *data = json!({
@@ -195,7 +196,11 @@ mod tests {
             "device: gpu",
             "ipc: ten",
         ] {
-            let text = if lines.starts_with("ipc") { MINIMAL.replace("ipc: 10", lines) } else { format!("{MINIMAL}{lines}\n") };
+            let text = if lines.starts_with("ipc") {
+                MINIMAL.replace("ipc: 10", lines)
+            } else {
+                format!("{MINIMAL}{lines}\n")
+            };
             Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap_err();
             assert!(!problems(&text).is_empty(), "{lines}");
         }

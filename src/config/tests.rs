@@ -31,6 +31,12 @@ fn relabel(experiment: &Experiment) -> &RelabelConfig {
     &experiment.protocols[0].relabel
 }
 
+/// The single protocol's training.
+fn validate(experiment: &Experiment) -> &ValidateConfig {
+    assert_eq!(experiment.protocols.len(), 1);
+    &experiment.protocols[0].validate
+}
+
 fn quickstart() -> Experiment {
     Experiment::load(Path::new("configs/quickstart.yaml"), &[]).unwrap()
 }
@@ -53,7 +59,8 @@ fn the_quickstart_resolves_and_has_four_cells_in_order() {
 fn a_resolved_experiment_resolves_to_itself() {
     let cuda = with("relabel: {provider: cuda}\nrecover: {r_bn: 0}\nrelabel_teachers: [onnx/a, onnx/b]\n");
     assert_eq!((relabel(&cuda).fallback, recover(&cuda).first_bn_multiplier), (Some(Fallback::Error), 1.0));
-    let matrix = with("methods: {a: scdd-cifar100, b: {r_bn: 1}}\nprotocols: {x: sre2l-imagenet, y: }\nlabels: [soft, hard]\n");
+    let matrix =
+        with("methods: {a: scdd-cifar100, b: {r_bn: 1}}\nprotocols: {x: sre2l-imagenet, y: }\nlabels: [soft, hard]\n");
     for experiment in [quickstart(), with(""), cuda, matrix] {
         let yaml = experiment.to_yaml().unwrap();
         let again = parse(&yaml, &[]).unwrap();
@@ -89,6 +96,18 @@ fn another_type_replaces_the_whole_and_the_same_type_merges() {
     assert_eq!(relabel(&cutmix).mix, Mix::Cutmix { alpha: 0.5 });
     let none = with("relabel: {mix: {type: none}, crop: null}\n");
     assert_eq!((relabel(&none).mix, relabel(&none).crop), (Mix::None {}, None));
+}
+
+#[test]
+fn losses_and_schedules_resolve() {
+    let edc = with(
+        "validate: {loss: {type: mse_gt, ce: 0.025}, schedule: {type: multistep, milestones: [0.8, 0.9], factor: 0.5}, ema: 0.99}\n",
+    );
+    assert_eq!(validate(&edc).loss, Loss::MseGt { ce: 0.025 });
+    assert_eq!(validate(&edc).schedule, Schedule::Multistep { milestones: vec![0.8, 0.9], factor: 0.5 });
+    assert_eq!(validate(&edc).ema, 0.99);
+    let kl = with("validate: {loss: {temperature: 4}}\n");
+    assert_eq!(validate(&kl).loss, Loss::Kl { temperature: 4.0, ce: 0.0 });
 }
 
 #[test]
@@ -237,8 +256,14 @@ const FAULTY: &[(&str, &str)] = &[
         "methods: {a: cda-imagenet}",
         "e.yaml, line 6: `methods.a.preset`: the preset `cda-imagenet` has no recover section, because that recipe has terms which no key can express; it has relabel and validate",
     ),
-    ("methods: [a, b]", "e.yaml, line 6: `methods`: expected names below this, each with settings or the name of a preset"),
-    ("methods: {a.b: {}}", "e.yaml, line 6: `methods`: `a.b` is no name for one of them: allowed are letters, digits, `_` and `-`, at most 60 of them"),
+    (
+        "methods: [a, b]",
+        "e.yaml, line 6: `methods`: expected names below this, each with settings or the name of a preset",
+    ),
+    (
+        "methods: {a.b: {}}",
+        "e.yaml, line 6: `methods`: `a.b` is no name for one of them: allowed are letters, digits, `_` and `-`, at most 60 of them",
+    ),
     ("methods: {}", "e.yaml, line 6: `methods`: the list is empty; at least one value is needed"),
     (
         "methods: {a: {}}\nrecover: {r_bn: 1}",
@@ -273,6 +298,23 @@ const FAULTY: &[(&str, &str)] = &[
         "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}",
         "e.yaml: `baselines`: `random_real_soft` has soft labels, but validate.loss is `ce`, which trains on hard labels",
     ),
+    (
+        "validate: {loss: {type: mse_gt, ce: -1}}",
+        "e.yaml, line 6: `validate.loss.ce`: -1 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [0.8, 0.8], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones[1]`: 0.8 does not come after 0.8: milestones ascend",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones`: the list is empty: give at least one, or the schedule `constant`",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [1], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones[0]`: 1 is out of range: must be above 0 and below 1",
+    ),
+    ("validate:\n  ema: 1", "e.yaml, line 7: `validate.ema`: 1 is out of range: must be at least 0 and below 1"),
     ("device: gpu", "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto"),
     ("seeds: []", "e.yaml, line 6: `seeds`: the list is empty; at least one value is needed"),
     ("seeds:\n- 1\n- 2\n- 1", "e.yaml, line 9: `seeds[2]`: repeats seeds[0]"),

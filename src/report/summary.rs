@@ -105,7 +105,8 @@ fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
 
 /// Whether `other` is what `row` must beat to be worth anything: random real images under the same labels.
 fn is_baseline_of(other: &Row, row: &Row) -> bool {
-    let what = |row: &Row| (row.student.clone(), row.ipc, row.protocol.clone(), row.labels, row.relabel_teacher.clone());
+    let what =
+        |row: &Row| (row.student.clone(), row.ipc, row.protocol.clone(), row.labels, row.relabel_teacher.clone());
     other.method == RANDOM_REAL && row.method != RANDOM_REAL && what(other) == what(row)
 }
 

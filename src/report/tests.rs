@@ -85,7 +85,13 @@ fn sample(root: &Path) -> Results {
                 RecoverPoint { iteration, loss: ce + 0.01 * bn, ce, bn }
             });
             let method = "distilled".to_string();
-            results.recoveries.push(Recovery { method: method.clone(), teacher: teacher.to_string(), ipc: 10, seed, curve: curve.collect() });
+            results.recoveries.push(Recovery {
+                method: method.clone(),
+                teacher: teacher.to_string(),
+                ipc: 10,
+                seed,
+                curve: curve.collect(),
+            });
             let folder = folder(root, &format!("{teacher}-{seed}"));
             results.grids.push(Grid {
                 method,
@@ -173,7 +179,10 @@ fn machine_files_hold_every_row_and_no_times() {
     let csv = fs::read_to_string(root.path().join("results.csv")).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 11);
-    assert_eq!(lines[1], "distilled,true,resnet10-w16-moco-v2,resnet10-w16-moco-v2,convnet3-w128,10,soft,default,0,0.701,0.711,120000");
+    assert_eq!(
+        lines[1],
+        "distilled,true,resnet10-w16-moco-v2,resnet10-w16-moco-v2,convnet3-w128,10,soft,default,0,0.701,0.711,120000"
+    );
     assert_eq!(lines[9], "random_real,false,,,convnet3-w128,10,hard,default,0,0.702,0.712,");
     let json = fs::read_to_string(root.path().join("results.json")).unwrap();
     assert!(!json.contains("seconds") && !json.contains(&*root.path().to_string_lossy()));

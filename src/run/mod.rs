@@ -241,8 +241,12 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
                 test.name
             ));
         }
+        let labels = experiment.labellers().contains(&path.as_path());
+        if let Some(why) = bundle.without_classifier().filter(|_| labels) {
+            return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
+        }
         let classes = bundle.manifest.classes.len();
-        if classes != test.classes.len() {
+        if classes != test.classes.len() && !bundle.manifest.is_features_only() {
             return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
         }
         let is_student = experiment.students.contains(path);

@@ -9,11 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Means, RunError};
 use super::matrix::Choice;
 use super::plan::{Planned, Rates};
 use super::stage::{Stage, Store, WorkDir};
-use crate::config::{DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig};
+use super::{Means, RunError};
+use crate::config::{
+    DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig,
+};
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::{self, Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
@@ -137,7 +139,9 @@ impl<'a> Pieces<'a> {
     ) -> Result<PathBuf, RunError> {
         match &self.mode {
             Mode::Make { means, device } => self.store.run(stage, |dir| work(dir, means, *device)),
-            Mode::Find => self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) }),
+            Mode::Find => {
+                self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
+            }
             Mode::List => {
                 self.listed.borrow_mut().push(stage.clone());
                 Ok(self.store.path(stage))
@@ -179,14 +183,35 @@ impl<'a> Pieces<'a> {
 
     /// `ipc` images per class recovered from `teacher` as `config` says.
     pub fn recover(&self, teacher: &Bundle, config: &RecoverConfig, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        self.remark(teacher.manifest.is_features_only().then(|| {
+            format!(
+                "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
+                teacher.name()
+            )
+        }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         let identity = json!({"recover": config, "ipc": ipc});
-        let count = teacher.manifest.classes.len() as u64 * u64::from(ipc);
+        let classes = self.classes_of(teacher);
+        let count = classes.len() as u64 * u64::from(ipc);
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs([("teacher", &teacher.hash)]), seed)?
             .of_passes(2 * count * u64::from(config.iterations));
-        let directory = self
-            .obtain(&stage, |work, means, device| recover_into(work, means, device, teacher, config, ipc, seed))?;
+        let directory = self.obtain(&stage, |work, means, device| {
+            let recover = Recover::new(teacher, config, device)?;
+            let batches = recover::batches(classes.len() as u32, ipc, config.batch_size);
+            let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
+            means.progress.start(&label, u64::from(config.iterations) * batches.len() as u64, "it");
+            for (number, items) in batches.iter().enumerate() {
+                recover_batch(work, means, &recover, config, classes, (number, items), seed)?;
+            }
+            means.progress.finish("");
+            Ok(())
+        })?;
         Ok(Images { directory, key: stage.key(), name, count })
+    }
+
+    /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
+    fn classes_of<'b>(&'b self, teacher: &'b Bundle) -> &'b [String] {
+        if teacher.manifest.is_features_only() { &self.test.classes } else { &teacher.manifest.classes }
     }
 
     /// The objective of a recovery, step by step, averaged over its batches (weighted equally).
@@ -299,39 +324,34 @@ impl<'a> Pieces<'a> {
     }
 }
 
-fn recover_into(
+/// Recovers the batch `number` of `items`, unless an interrupted run had.
+fn recover_batch(
     work: &WorkDir,
     means: &Means,
-    device: tch::Device,
-    teacher: &Bundle,
+    recover: &Recover,
     config: &RecoverConfig,
-    ipc: u32,
+    classes: &[String],
+    (number, items): (usize, &[Item]),
     seed: u64,
 ) -> Result<(), RunError> {
-    let recover = Recover::new(teacher, config, device)?;
-    let batches = recover::batches(teacher.manifest.classes.len() as u32, ipc, config.batch_size);
     let steps = u64::from(config.iterations);
-    let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
-    means.progress.start(&label, steps * batches.len() as u64, "it");
-    for (number, items) in batches.iter().enumerate() {
-        let done = steps * number as u64;
-        let curve_file = curve_file(number);
-        if work.has(&curve_file) {
-            means.progress.at(done + steps, "");
-            continue;
-        }
-        let mut curve = String::new();
-        let images = recover.run(items, seed, &mut |point| {
-            means.progress.at(done + u64::from(point.iteration) + 1, &format!("loss {:.2}", point.loss));
-            curve.push_str(&json!(point).to_string());
-            curve.push('\n');
-        })?;
-        let pixels = recover.normalization().to_pixels(&images)?;
-        write_images(work, &teacher.manifest.classes, items, &pixels, teacher.image_shape())?;
-        // Written last: a batch whose curve is there is complete.
-        work.write(&curve_file, curve.as_bytes())?;
+    let done = steps * number as u64;
+    let curve_file = curve_file(number);
+    if work.has(&curve_file) {
+        means.progress.at(done + steps, "");
+        return Ok(());
     }
-    means.progress.finish("");
+    let mut curve = String::new();
+    let images = recover.run(items, seed, &mut |point| {
+        means.progress.at(done + u64::from(point.iteration) + 1, &format!("loss {:.2}", point.loss));
+        curve.push_str(&json!(point).to_string());
+        curve.push('\n');
+    })?;
+    let (_, channels, height, width) = images.dim();
+    let pixels = recover.normalization().to_pixels(&images)?;
+    write_images(work, classes, items, &pixels, [channels, height, width])?;
+    // Written last: a batch whose curve is there is complete.
+    work.write(&curve_file, curve.as_bytes())?;
     Ok(())
 }
 

@@ -60,7 +60,9 @@ impl Rates {
     pub fn read(store: &Store) -> Result<Self, StageError> {
         let mut rates = Self::default();
         for (kind, directory) in store.all()? {
-            let (Some(timing), Some(network)) = (Timing::read(&directory), Stage::network_in(&directory)) else { continue };
+            let (Some(timing), Some(network)) = (Timing::read(&directory), Stage::network_in(&directory)) else {
+                continue;
+            };
             if let Some(passes) = timing.passes.filter(|passes| *passes > 0 && !timing.resumed) {
                 let sum = rates.known.entry((kind, network)).or_default();
                 *sum = (sum.0 + timing.seconds, sum.1 + passes);
@@ -102,7 +104,8 @@ pub struct Unneeded {
 /// What of the stages below `output` none of `plans` needs, sorted; what another process is making is left out.
 pub fn unneeded(output: &Path, plans: &[Plan]) -> Result<Vec<Unneeded>, StageError> {
     let store = Store::new(super::stages_in(output));
-    let needed: Vec<&Path> = plans.iter().flat_map(|plan| &plan.stages).map(|stage| stage.directory.as_path()).collect();
+    let needed: Vec<&Path> =
+        plans.iter().flat_map(|plan| &plan.stages).map(|stage| stage.directory.as_path()).collect();
     let mut found = Vec::new();
     for (_, directory) in store.all()? {
         let complete = Store::final_name(&directory);

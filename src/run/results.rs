@@ -17,10 +17,11 @@ pub(super) fn collect(
     pieces: &Pieces,
     made: &[Made],
 ) -> Result<Results, RunError> {
+    let named = bundles.values().find(|b| !b.manifest.is_features_only());
     let mut results = Results {
         name: experiment.name.clone(),
         data: pieces.test().name.clone(),
-        classes: bundles.values().next().map(|b| b.manifest.classes.clone()).unwrap_or_default(),
+        classes: named.map(|b| b.manifest.classes.clone()).unwrap_or_default(),
         test_images: pieces.test().len(),
         experiment: resolved,
         ..Results::default()
@@ -68,7 +69,8 @@ fn note_images(results: &mut Results, bundles: &Bundles, pieces: &Pieces, made: 
     if results.grids.iter().any(|grid| grid.folder == folder) {
         return Ok(());
     }
-    let (method, teacher, ipc, seed) = (method(&made.line), teacher(&made.line, bundles), made.line.ipc, made.line.seed);
+    let (method, teacher, ipc, seed) =
+        (method(&made.line), teacher(&made.line, bundles), made.line.ipc, made.line.seed);
     if let Some(teacher) = teacher.clone() {
         let curve = pieces.recovery_curve(&made.images)?;
         results.recoveries.push(Recovery { method: method.clone(), teacher, ipc, seed, curve });

@@ -351,7 +351,8 @@ impl Store {
 
     /// The lock of the stage whose final name is `path`: `<kind>-<directory name>`.
     fn lock_path(&self, path: &Path) -> PathBuf {
-        let name = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+        let name =
+            |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
         self.root.join(LOCKS).join(format!("{}-{}", name(path.parent()), name(Some(path))))
     }
 }
