@@ -14,7 +14,7 @@ use super::stage::{Stage, Store, WorkDir};
 use crate::config::{DataConfig, Device, Experiment, Loss, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
-use crate::recover::{self, Item, Point, Recover};
+use crate::recover::{Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
 use crate::report::RecoverPoint;
 use crate::rng;
@@ -159,7 +159,7 @@ impl<'a> Pieces<'a> {
     fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
         let config = &self.experiment.recover;
         let recover = Recover::new(teacher, config, self.device)?;
-        let batches = recover::batches(teacher.manifest.classes.len() as u32, ipc, config.batch_size);
+        let batches = recover.batches(ipc, seed);
         let steps = u64::from(config.iterations);
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
         self.progress.start(&label, steps * batches.len() as u64, "it");
