@@ -44,6 +44,8 @@ pub enum RecoverError {
         "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
     )]
     Diverged { iteration: u32, loss: f64 },
+    #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
+    NoLoss { why: String },
     #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]
@@ -77,13 +79,17 @@ pub struct Recover<'a> {
 
 impl<'a> Recover<'a> {
     /// # Errors
-    /// When the bundle's constants can't be brought to `device`, or the loss needs statistics that the bundle lacks.
+    /// When the bundle's constants can't be brought to `device`, the loss needs statistics that the bundle lacks, or a features-only bundle is to
+    /// do without them.
     pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
         if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
         if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
             return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
+        }
+        if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
+            return Err(RecoverError::NoLoss { why });
         }
         let p = &bundle.manifest.preprocessing;
         Ok(Self {
@@ -96,8 +102,7 @@ impl<'a> Recover<'a> {
     }
 
     /// All images of a set of `ipc` per class, packed into batches.
-    pub fn batches(&self, ipc: u32, seed: u64) -> Vec<Vec<Item>> {
-        let classes = self.bundle.manifest.classes.len() as u32;
+    pub fn batches(&self, classes: u32, ipc: u32, seed: u64) -> Vec<Vec<Item>> {
         batch::pack(classes, ipc, self.config.batch_size, self.config.packing, seed)
     }
 
@@ -144,6 +149,7 @@ impl<'a> Recover<'a> {
     }
 
     /// The optimisation itself, from `start` `[N, C, H, W]` towards `targets` `[N]`, with the views that `views` gives for each step.
+    /// Without a classifier there is no cross entropy, and the targets go unused.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -156,8 +162,9 @@ impl<'a> Recover<'a> {
     ) -> Result<Array4<f32>, RecoverError> {
         let config = self.config;
         let objective = alignment::objective(self.bundle, config, targets, self.device).map_err(|e| self.torch(e))?;
-        let targets =
-            Tensor::from_slice(&targets.iter().map(|&t| i64::from(t)).collect::<Vec<_>>()).to_device(self.device);
+        let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
+        let targets = Tensor::from_slice(&targets).to_device(self.device);
+        let targets = (!self.bundle.manifest.is_features_only()).then_some(&targets);
         let priors = Priors { tv: config.tv, l2: config.l2 };
         let range = self.normalization.range();
         let mut images = start;
@@ -167,7 +174,7 @@ impl<'a> Recover<'a> {
         for iteration in 0..config.iterations {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.evaluate(&seen, &targets, &objective, iteration)?;
+            let (mut point, mut seen_gradient) = self.evaluate(&seen, targets, &objective, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -187,7 +194,7 @@ impl<'a> Recover<'a> {
     fn evaluate(
         &self,
         seen: &Array4<f32>,
-        targets: &Tensor,
+        targets: Option<&Tensor>,
         objective: &Objective,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {

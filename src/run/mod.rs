@@ -143,8 +143,12 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
                 test.name
             ));
         }
+        let labels = experiment.teachers.iter().any(|t| experiment.relabel_teachers.of(t).contains(path));
+        if let Some(why) = bundle.without_classifier().filter(|_| labels) {
+            return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
+        }
         let classes = bundle.manifest.classes.len();
-        if classes != test.classes.len() {
+        if classes != test.classes.len() && !bundle.manifest.is_features_only() {
             return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
         }
         let is_student = experiment.students.contains(path);
@@ -157,7 +161,8 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
 }
 
 fn empty_results(experiment: &Experiment, resolved: String, pieces: &Pieces, bundles: &Bundles) -> Results {
-    let classes = bundles.values().next().map(|b| b.manifest.classes.clone()).unwrap_or_default();
+    let named = bundles.values().find(|b| !b.manifest.is_features_only());
+    let classes = named.map(|b| b.manifest.classes.clone()).unwrap_or_default();
     Results {
         name: experiment.name.clone(),
         data: pieces.test().name.clone(),

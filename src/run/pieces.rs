@@ -149,6 +149,12 @@ impl<'a> Pieces<'a> {
 
     /// `ipc` images per class recovered from `teacher`.
     pub fn recover(&self, teacher: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        self.remark(teacher.manifest.is_features_only().then(|| {
+            format!(
+                "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
+                teacher.name()
+            )
+        }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         let config = json!({"recover": self.experiment.recover, "ipc": ipc});
         let stage = Stage::new("recover", RECOVER, &name, &config, inputs([("teacher", &teacher.hash)]), seed)?;
@@ -156,10 +162,16 @@ impl<'a> Pieces<'a> {
         Ok(Images { directory, key: stage.key(), name })
     }
 
+    /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
+    fn classes_of<'b>(&'b self, teacher: &'b Bundle) -> &'b [String] {
+        if teacher.manifest.is_features_only() { &self.test.classes } else { &teacher.manifest.classes }
+    }
+
     fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
         let config = &self.experiment.recover;
         let recover = Recover::new(teacher, config, self.device)?;
-        let batches = recover.batches(ipc, seed);
+        let classes = self.classes_of(teacher);
+        let batches = recover.batches(classes.len() as u32, ipc, seed);
         let steps = u64::from(config.iterations);
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
         self.progress.start(&label, steps * batches.len() as u64, "it");
@@ -177,7 +189,7 @@ impl<'a> Pieces<'a> {
                 curve.push('\n');
             })?;
             let pixels = recover.normalization().to_pixels(&images)?;
-            write_images(work, &teacher.manifest.classes, items, &pixels, teacher.image_shape())?;
+            write_images(work, classes, items, &pixels, teacher.image_shape())?;
             // Written last: a batch whose curve is there is complete.
             work.write(&curve_file, curve.as_bytes())?;
         }

@@ -322,7 +322,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     let mut builder = tempfile::Builder::new();
     readable_by_all(builder.prefix(SCRATCH));
     let mut file = builder.tempfile_in(directory).map_err(io_error("write in", directory))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io_error("write", path))?;
+    // Through the file itself: the wrapper's errors would name the scratch file.
+    let file_itself = file.as_file_mut();
+    file_itself.write_all(bytes).and_then(|()| file_itself.sync_all()).map_err(io_error("write", path))?;
     file.persist(path).map_err(|error| io_error("write", path)(error.error))?;
     Ok(())
 }
