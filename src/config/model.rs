@@ -215,6 +215,9 @@ pub struct ValidateConfig {
     pub optimizer: Optimizer,
     /// How the learning rate falls, epoch by epoch.
     pub schedule: Schedule,
+    /// Decay per step of the weights' exponential moving average, BN statistics included, which is what is tested and kept; 0 (off) to below 1.
+    /// Published: 0.99 (EDC, arXiv 2404.13733).
+    pub ema: f64,
     /// Epochs between two passes over the test set, 1..=100000; the last epoch is always tested.
     pub evaluate_every: u32,
 }
@@ -223,10 +226,19 @@ pub struct ValidateConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Loss {
-    /// KL divergence from the teacher's to the student's softened classes, batch mean, without the factor T² (as all published code).
+    /// KL divergence from the teacher's to the student's softened classes, batch mean, without the factor T² (as all published code), plus `ce` times
+    /// the cross entropy to the classes of the mixed images.
     Kl {
         /// Softmax temperature of both sides, above 0 and at most 1000. Published: 20 (ImageNet), 30 (CIFAR).
         temperature: f64,
+        /// Weight of the cross entropy, 0 (off) to 1e6. Published: 0.
+        ce: f64,
+    },
+    /// MSE-GT of G-VBSM (arXiv 2311.17950) and EDC (arXiv 2404.13733): mean squared difference of student's and teacher's logits, plus `ce` times the cross
+    /// entropy to the classes of the mixed images (both classes, by their shares; the published code takes the own image's alone).
+    MseGt {
+        /// Weight of the cross entropy, 0 (off) to 1e6. Published: 0.1 (ImageNet), 0.15 (CIFAR), 0.025 (EDC, CIFAR-10).
+        ce: f64,
     },
     /// Cross entropy to the images' own classes: hard labels, no teacher, no mixing.
     Ce {},
@@ -255,7 +267,7 @@ pub enum Optimizer {
 }
 
 /// How the student's learning rate falls.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// In epoch t of T the rate is the initial one × (`floor` + (1 − `floor`) · ½ (1 + cos(π t / (`smoothing` · T)))).
@@ -265,6 +277,13 @@ pub enum Schedule {
         /// How far the cosine is stretched beyond the last epoch, 1 (not at all) to 10. Published: 1; 2 (half-cosine; ζ of RD3,
         /// arXiv 2509.19743); 3 (SC-DD's CIFAR code, whose schedule is longer than its training).
         smoothing: f64,
+    },
+    /// The rate is multiplied by `factor` at each of the `milestones`.
+    Multistep {
+        /// Shares of all epochs, each above 0 and below 1, ascending. Published: `[0.8, 0.9, 0.95]` (EDC).
+        milestones: Vec<f64>,
+        /// Above 0 and at most 1. Published: 0.5 (EDC).
+        factor: f64,
     },
     /// The initial rate throughout.
     Constant {},
