@@ -26,8 +26,8 @@ mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, Cell, Crop, DataConfig, DataKind, Device, Experiment, Fallback, LabelDtype, Labels, Loss, Mix, Optimizer,
-    Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, ValidateConfig,
+    Baseline, BnDistance, Cell, Crop, DataConfig, DataKind, Device, Experiment, Fallback, LabelDtype, Labels, Loss,
+    Mix, Optimizer, Packing, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, ValidateConfig,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

@@ -18,7 +18,7 @@ const CONFIGS: [&str; 3] = ["RecoverConfig", "RelabelConfig", "ValidateConfig"];
 /// The schema, JSON Schema draft 2020-12.
 pub fn schema() -> Value {
     let mut schema = schemars::schema_for!(Experiment).to_value();
-    for (path, range) in &RANGES {
+    for (path, range) in RANGES {
         let section = SHORT.iter().position(|short| path.split('.').next() == Some(short));
         let (start, keys) = match section {
             Some(index) => (format!("/$defs/{}", CONFIGS[index]), path.split('.').skip(1).collect::<Vec<_>>()),
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn every_range_is_in_it() {
         let schema = schema();
-        for (path, _) in &RANGES {
+        for (path, _) in RANGES {
             let section = SHORT.iter().position(|short| path.split('.').next() == Some(short));
             let (start, skip) = section.map_or((String::new(), 0), |i| (format!("/$defs/{}", CONFIGS[i]), 1));
             let keys: Vec<&str> = path.split('.').skip(skip).collect();

@@ -17,7 +17,7 @@ use crate::config::{
     DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig,
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
-use crate::recover::{self, Item, Point, Recover};
+use crate::recover::{Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
 use crate::report::RecoverPoint;
 use crate::rng;
@@ -197,7 +197,7 @@ impl<'a> Pieces<'a> {
             .of_passes(2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
             let recover = Recover::new(teacher, config, device)?;
-            let batches = recover::batches(classes.len() as u32, ipc, config.batch_size);
+            let batches = recover.batches(classes.len() as u32, ipc, seed);
             let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
             means.progress.start(&label, u64::from(config.iterations) * batches.len() as u64, "it");
             for (number, items) in batches.iter().enumerate() {
