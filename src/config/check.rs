@@ -30,13 +30,15 @@ const SHARE: Range = Range { low: 0.0, low_excluded: true, high: 1.0, high_exclu
 const WEIGHT: Range = closed(0.0, 1e6);
 
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
-const RANGES: [(&str, Range); 31] = [
+const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
     ("recover.learning_rate", positive(100.0)),
     ("recover.betas", BELOW_ONE),
     ("recover.r_bn", WEIGHT),
+    ("recover.r_var", WEIGHT),
+    ("recover.class_share", closed(0.0, 1.0)),
     ("recover.first_bn_multiplier", WEIGHT),
     ("recover.tv", WEIGHT),
     ("recover.l2", WEIGHT),
@@ -136,7 +138,7 @@ fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
 
 fn ranges(experiment: &Experiment) -> Result<(), Fault> {
     let tree = serde_yaml::to_value(experiment).map_err(|error| Fault::new(".", error.to_string()))?;
-    for (path, range) in &RANGES {
+    for (path, range) in RANGES {
         let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
         match value {
             Value::Sequence(values) => {
@@ -178,9 +180,18 @@ fn stored_epochs(relabel: &RelabelConfig) -> Result<(), Fault> {
 
 fn terms_that_are_off(experiment: &Experiment) -> Result<(), Fault> {
     let recover = &experiment.recover;
-    if recover.r_bn == 0.0 && recover.first_bn_multiplier != 1.0 {
-        let problem = "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 1";
-        return Err(Fault::new("recover.first_bn_multiplier", problem));
+    let within = [
+        ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
+        ("r_var", recover.r_var, 1.0),
+        ("class_share", recover.class_share, 0.0),
+    ];
+    for (key, value, neutral) in within {
+        if recover.r_bn == 0.0 && value != neutral {
+            let problem = format!(
+                "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
+            );
+            return Err(Fault::new(format!("recover.{key}"), problem));
+        }
     }
     if experiment.relabel.fallback.is_some() && experiment.relabel.provider != Device::Cuda {
         let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";

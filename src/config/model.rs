@@ -67,14 +67,24 @@ pub struct RecoverConfig {
     pub iterations: u32,
     /// Images optimised together, over whose statistics the BN term is taken, 1..=65536. Published: 50 to 100.
     pub batch_size: u32,
+    /// Which images share a batch.
+    pub packing: Packing,
     /// Adam's initial step size, above 0 and at most 100.
     pub learning_rate: f64,
     /// Adam's decay rates of first and second moment, each in 0..1. Published: `[0.5, 0.9]`.
     pub betas: [f64; 2],
-    /// Weight of the BN statistics term, 0 (off) to 1e6; norms are not squared. Published: 0.005 to 1.
+    /// Weight of the BN statistics term, 0 (off) to 1e6. Published: 0.005 to 1.
     pub r_bn: f64,
+    /// What differences of variances weigh within that term beside those of means, 0 to 1e6; must be 1 where `r_bn` is 0. Published: 1;
+    /// 11 (CIFAR) and 2 (ImageNet) in DWA.
+    pub r_var: f64,
     /// Factor of the first BN layer within that term, 0 to 1e6; must be 1 where `r_bn` is 0. Published: 10.
     pub first_bn_multiplier: f64,
+    /// How a layer's differences become one number.
+    pub distance: BnDistance,
+    /// How much of the term aligns with the statistics of the batch's own classes, 0 (none) to 1 (all); the rest aligns with the network's
+    /// running statistics. Above 0 it needs a bundle with statistics of its classes. Published: 1 (LPLD, with `packing: class`), 0.5 (EDC).
+    pub class_share: f64,
     /// Weight of the total variation prior, 0 (off) to 1e6.
     pub tv: f64,
     /// Weight of the image's L2 norm, 0 (off) to 1e6.
@@ -87,6 +97,32 @@ pub struct RecoverConfig {
     pub flip: bool,
     /// Standard deviation of the normal noise that images start from, above 0 and at most 100. Published: 1.
     pub start_std: f64,
+}
+
+/// Which images share a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Every class once, in order, then every class again: as even as can be. With fewer images than classes a batch holds neighbours, as in
+    /// the published code.
+    Even,
+    /// All images in random order.
+    Shuffled,
+    /// Each batch is of one class (LPLD).
+    Class,
+}
+
+/// How a layer's differences of statistics, channel by channel, become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BnDistance {
+    /// The Euclidean norm (all published code).
+    Norm,
+    /// The square of the norm.
+    Squared,
+    /// The root mean square of differences in units of each channel's own deviation (means) or variance (variances), so that neither the scale
+    /// of a layer's activations nor its number of channels counts.
+    Normalised,
 }
 
 /// Random resized crop: an area share drawn from `scale`, an aspect ratio from 3/4 to 4/3, resized to the network's input.

@@ -45,7 +45,8 @@ mod tests {
             Ok::<_, String>(())
         });
         assert_eq!((result, last), (Err("made".into()), 6));
-        let refused = one_ahead((0..).map(Ok::<_, String>), |item| if item == 5 { Err("used".to_owned()) } else { Ok(()) });
+        let refused =
+            one_ahead((0..).map(Ok::<_, String>), |item| if item == 5 { Err("used".to_owned()) } else { Ok(()) });
         assert_eq!(refused, Err("used".into()));
     }
 }

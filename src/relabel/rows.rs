@@ -122,7 +122,9 @@ impl Rows {
         let (classes, numbers) = bytes.split_at(2 * k);
         let numbers: Vec<f32> = self.decode_numbers(numbers).collect();
         row.fill(f32::NAN);
-        for (class, &number) in classes.chunks_exact(2).map(|c| usize::from(u16::from_le_bytes([c[0], c[1]]))).zip(&numbers) {
+        for (class, &number) in
+            classes.chunks_exact(2).map(|c| usize::from(u16::from_le_bytes([c[0], c[1]]))).zip(&numbers)
+        {
             match row.get_mut(class) {
                 Some(logit) if logit.is_nan() => *logit = number,
                 Some(_) => return Err(format!("class {class} twice in a row")),
@@ -154,7 +156,8 @@ fn largest(row: &[f32], top: TopK) -> (Vec<usize>, Vec<f32>) {
     let (kept, others) = order.split_at(top.k as usize);
     let highest = f64::from(row[others[0]]);
     let temperature = f64::from(top.temperature);
-    let mean = others.iter().map(|&i| ((f64::from(row[i]) - highest) / temperature).exp()).sum::<f64>() / others.len() as f64;
+    let mean =
+        others.iter().map(|&i| ((f64::from(row[i]) - highest) / temperature).exp()).sum::<f64>() / others.len() as f64;
     let common = (highest + temperature * mean.ln()) as f32;
     (kept.to_vec(), kept.iter().map(|&i| row[i]).chain([common]).collect())
 }

@@ -228,13 +228,17 @@ impl Meta {
     /// What is wrong with the metadata, if anything.
     fn problem(&self) -> Option<String> {
         let canvas = self.canvas();
-        let sides = [self.source.height, self.source.width, canvas.height, canvas.width, self.input.height, self.input.width];
+        let sides =
+            [self.source.height, self.source.width, canvas.height, canvas.width, self.input.height, self.input.width];
         if [self.images, self.classes, self.epochs, self.batch_size].contains(&0) {
             return Some("no images, classes, epochs or batches: each must be at least 1".into());
         }
         if sides.iter().any(|side| !(1..=usize::from(u16::MAX)).contains(side)) {
             let border = if self.pad == 0 { String::new() } else { format!(" with a border of {}", self.pad) };
-            return Some(format!("images of {:?}{border} seen as {:?}: sides must be 1 to 65535", self.source, self.input));
+            return Some(format!(
+                "images of {:?}{border} seen as {:?}: sides must be 1 to 65535",
+                self.source, self.input
+            ));
         }
         if let Some(stored) = self.stored_epochs.filter(|stored| !(1..self.epochs).contains(stored)) {
             return Some(format!("{stored} stored epochs of {}: must be at least 1, and fewer than all", self.epochs));
@@ -306,7 +310,8 @@ impl Writer {
     }
 
     fn write_head(&mut self, json: &[u8]) -> Result<(), StoreError> {
-        let mut head = [MAGIC.as_slice(), &self.meta.version().to_le_bytes(), &(json.len() as u32).to_le_bytes(), json].concat();
+        let mut head =
+            [MAGIC.as_slice(), &self.meta.version().to_le_bytes(), &(json.len() as u32).to_le_bytes(), json].concat();
         head.resize(self.layout.index as usize, 0);
         self.write(&head)?;
         for place in 0..=self.places() {
@@ -702,7 +707,16 @@ mod tests {
         let sizes = (1usize..40, 1usize..40, 1usize..40, 1usize..40);
         let newer = (0u32..4, 0u16..5, 0u32..3);
         (1u32..12, 1u32..6, 1u32..4, 1u32..14, mixes, dtypes, sizes, newer).prop_map(
-            |(images, classes, epochs, batch_size, mix, dtype, (height, width, input_height, input_width), (k, pad, stored))| Meta {
+            |(
+                images,
+                classes,
+                epochs,
+                batch_size,
+                mix,
+                dtype,
+                (height, width, input_height, input_width),
+                (k, pad, stored),
+            )| Meta {
                 images,
                 classes,
                 epochs,

@@ -110,7 +110,10 @@ fn check_fit(bundles: &[(&Bundle, f64)]) -> Result<(), RelabelError> {
             () if other.manifest.classes != first.manifest.classes => "orders or names classes",
             () => continue,
         };
-        let what = format!("{what} in another way than `{}`; logits can be averaged only of teachers that agree", first.name());
+        let what = format!(
+            "{what} in another way than `{}`; logits can be averaged only of teachers that agree",
+            first.name()
+        );
         return Err(RelabelError::Teacher { teacher: other.name().into(), what });
     }
     Ok(())
@@ -120,7 +123,9 @@ fn replica(bundle: &Bundle, device: tch::Device) -> Result<Replica, RelabelError
     let fail = |what: String| RelabelError::Teacher { teacher: bundle.name().into(), what };
     let replica = bundle.replica(device).map_err(|e| fail(e.to_string()))?;
     if !replica.graph().nodes.iter().any(|node| matches!(node.op, Op::Norm(Norm::Batch { .. }))) {
-        return Err(fail("has no BatchNorm node, so `relabel.teacher_bn: batch` means nothing for it; use `running`".into()));
+        return Err(fail(
+            "has no BatchNorm node, so `relabel.teacher_bn: batch` means nothing for it; use `running`".into(),
+        ));
     }
     Ok(replica)
 }
@@ -146,5 +151,79 @@ fn open_session(
             Ok((open(Provider::Cpu)?, Some(remark)))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const NAMES: [&str; 2] = ["resnet18-w16-supervised", "resnet18-w16-moco-v2"];
+
+    fn bundle(name: &str) -> Bundle {
+        Bundle::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist").join(name)).unwrap()
+    }
+
+    fn config(teacher_bn: TeacherBn) -> RelabelConfig {
+        let text = format!(
+            "epochs: 1\nbatch_size: 8\ncrop: null\nflip: false\nmix: {{type: none}}\nteacher_bn: {}\ndtype: f32\ntop_k: null\n\
+             stored_epochs: null\nprovider: cpu\nfallback: null\n",
+            serde_yaml::to_string(&teacher_bn).unwrap()
+        );
+        serde_yaml::from_str(&text).unwrap()
+    }
+
+    fn images() -> Array4<f32> {
+        Array4::from_shape_fn((8, 1, 28, 28), |(n, _, y, x)| ((n * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0)
+    }
+
+    fn logits(bundles: &[(&Bundle, f64)], teacher_bn: TeacherBn) -> Array2<f32> {
+        let runtime = Runtime::open(None).unwrap();
+        let (mut teachers, remark) = Teachers::open(bundles, &runtime, &config(teacher_bn), tch::Device::Cpu).unwrap();
+        assert_eq!(remark, None);
+        let first = teachers.logits(&images()).unwrap();
+        assert_eq!(first, teachers.logits(&images()).unwrap(), "answering changed the teacher");
+        first
+    }
+
+    fn furthest(a: &Array2<f32>, b: &Array2<f32>) -> f32 {
+        assert_eq!(a.dim(), b.dim());
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    /// PyTorch's training mode normalises by the batch too, but also moves the running statistics.
+    #[test]
+    fn batch_statistics_are_those_of_training_mode() {
+        let bundle = bundle(NAMES[0]);
+        let found = logits(&[(&bundle, 1.0)], TeacherBn::Batch);
+        let replica = bundle.replica(tch::Device::Cpu).unwrap();
+        let input = to_tensor(images().view()).unwrap();
+        let trained = tch::no_grad(|| replica.run(&[input], &[], Mode::Train).unwrap());
+        let expected: Array2<f32> = to_array(&trained.outputs[0]).unwrap().into_dimensionality().unwrap();
+        assert!(furthest(&found, &expected) < 1e-4);
+        let running = logits(&[(&bundle, 1.0)], TeacherBn::Running);
+        assert!(furthest(&found, &running) > 0.1, "batch and running statistics gave the same");
+    }
+
+    #[test]
+    fn several_teachers_give_their_weighted_mean() {
+        let bundles = NAMES.map(bundle);
+        let [a, b] = [0, 1].map(|i| logits(&[(&bundles[i], 5.0)], TeacherBn::Running));
+        let found = logits(&[(&bundles[0], 3.0), (&bundles[1], 1.0)], TeacherBn::Running);
+        assert!(furthest(&found, &(a * 0.75 + b * 0.25)) < 1e-4);
+    }
+
+    #[test]
+    fn teachers_that_cannot_answer_together_are_refused() {
+        let (first, mut other) = (bundle(NAMES[0]), bundle(NAMES[1]));
+        let refusal = |bundles: &[(&Bundle, f64)]| check_fit(bundles).unwrap_err().to_string();
+        other.manifest.classes.swap(0, 1);
+        let message = refusal(&[(&first, 1.0), (&other, 1.0)]);
+        assert!(message.contains("teacher `resnet18-w16-moco-v2` orders or names classes in another way"), "{message}");
+        other.manifest.preprocessing.mean[0] += 0.1;
+        assert!(refusal(&[(&first, 1.0), (&other, 1.0)]).contains("preprocesses images"));
+        let message = replica(&bundle("convnet3-w128-in"), tch::Device::Cpu).err().unwrap().to_string();
+        assert!(message.contains("has no BatchNorm node"), "{message}");
     }
 }

@@ -14,7 +14,7 @@ use super::stage::{Stage, Store, WorkDir};
 use crate::config::{DataConfig, Device, Experiment, Loss, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
-use crate::recover::{self, Item, Point, Recover};
+use crate::recover::{Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
 use crate::report::RecoverPoint;
 use crate::rng;
@@ -171,7 +171,7 @@ impl<'a> Pieces<'a> {
         let config = &self.experiment.recover;
         let recover = Recover::new(teacher, config, self.device)?;
         let classes = self.classes_of(teacher);
-        let batches = recover::batches(classes.len() as u32, ipc, config.batch_size);
+        let batches = recover.batches(classes.len() as u32, ipc, seed);
         let steps = u64::from(config.iterations);
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
         self.progress.start(&label, steps * batches.len() as u64, "it");
