@@ -1,4 +1,4 @@
-"""Stores that the Rust writer made (`tests/labels.rs`), against their logits' formula and the formats' definitions in PyTorch."""
+"""Stores that the Rust writer made (`tests/labels.rs`), against their formula and the formats' definitions."""
 
 from __future__ import annotations
 
