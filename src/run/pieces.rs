@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::{Item, Point, Recover};
-use crate::relabel::{Relabel, open_session, store};
+use crate::relabel::{Relabel, Teachers, store};
 use crate::report::RecoverPoint;
 use crate::rng;
 use crate::teacher::{Bundle, verify};
@@ -261,14 +261,15 @@ impl<'a> Pieces<'a> {
         let name = format!("{}-by-{}", images.name, teacher.name());
         let inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
         let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
-            .of_passes(images.count * u64::from(config.epochs));
+            .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
         let key = stage.key();
-        let directory = self.obtain(&stage, |work, means, _| {
+        let directory = self.obtain(&stage, |work, means, device| {
             let set = png::read_set(&images.folder())?;
-            let (mut session, remark) = open_session(teacher, means.runtime, config)?;
+            let bundles = [(teacher, 1.0)];
+            let (mut teachers, remark) = Teachers::open(&bundles, means.runtime, config, device)?;
             self.remark(remark);
-            let relabel = Relabel { bundle: teacher, config, seed, key: &key };
-            Ok(relabel.run(&set, &mut session, &work.path().join(LABELS), means.progress)?)
+            let relabel = Relabel { bundles: &bundles, config, seed, key: &key };
+            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), means.progress)?)
         })?;
         Ok(Labelled { directory, key, teacher: teacher.name().into() })
     }
