@@ -16,6 +16,7 @@ use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
 use crate::recover::{Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
+use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
 use crate::rng;
 use crate::teacher::{Bundle, Runtime, verify};
@@ -23,7 +24,7 @@ use crate::validate::{Lesson, Student, Training};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
-const RECOVER: u32 = 1;
+const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const RELABEL: u32 = 1;
 const VALIDATE: u32 = 1;
@@ -169,7 +170,7 @@ impl<'a> Pieces<'a> {
 
     fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
         let config = &self.experiment.recover;
-        let recover = Recover::new(teacher, config, self.device)?;
+        let recover = Recover::new(teacher, config, PlanOptions { device: self.device, ..PlanOptions::default() })?;
         let classes = self.classes_of(teacher);
         let batches = recover.batches(classes.len() as u32, ipc, seed);
         let steps = u64::from(config.iterations);
