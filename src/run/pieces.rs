@@ -15,7 +15,7 @@ use crate::config::{DataConfig, Device, Experiment, Loss, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
 use crate::recover::{Item, Point, Recover};
-use crate::relabel::{Relabel, open_session, store};
+use crate::relabel::{Relabel, Teachers, store};
 use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
 use crate::rng;
@@ -251,10 +251,11 @@ impl<'a> Pieces<'a> {
         let key = stage.key();
         let directory = self.obtain(&stage, |work| {
             let set = png::read_set(&images.folder())?;
-            let (mut session, remark) = open_session(teacher, self.runtime, config)?;
+            let bundles = [(teacher, 1.0)];
+            let (mut teachers, remark) = Teachers::open(&bundles, self.runtime, config, self.device)?;
             self.remark(remark);
-            let relabel = Relabel { bundle: teacher, config, seed, key: &key };
-            Ok(relabel.run(&set, &mut session, &work.path().join(LABELS), self.progress)?)
+            let relabel = Relabel { bundles: &bundles, config, seed, key: &key };
+            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), self.progress)?)
         })?;
         Ok(Labelled { directory, key, teacher: teacher.name().into() })
     }

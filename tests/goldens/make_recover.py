@@ -18,12 +18,13 @@ import math
 import sys
 from pathlib import Path
 
-import onnx
 import torch
 import yaml
-from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
+
+import onnx
+from onnx import numpy_helper
 
 sys.path.insert(0, ".")
 from exporters.models import build
