@@ -24,7 +24,7 @@ SCDD := $(TARGET)/release/scdd
 help:
 	@echo "make demo    install, build, and run configs/quickstart.yaml"
 	@echo "make test    install, build, and run every test"
-	@echo "make bench   measure recover beside PyTorch; writes docs/benchmarks.md"
+	@echo "make bench   measure every stage beside PyTorch; writes docs/benchmarks.md"
 	@echo "make setup   the Python environment (.venv), which also brings libtorch and ONNX Runtime"
 	@echo "make data    Fashion-MNIST"
 	@echo "make build   the scdd program, target/release/scdd"

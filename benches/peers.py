@@ -1,10 +1,11 @@
-"""Recover beside what a user would run instead: PyTorch eager with forward hooks, and torch.compile.
+"""Every stage beside what a user would run instead: PyTorch eager and compiled, a bare ONNX Runtime session.
 
-    python benches/peers.py [--only resnet18-b50 ...] [--rounds 9]
+    python benches/peers.py [--only resnet18-b50 train-convnet3 ...] [--rounds 9]
 
-Every peer is a process of its own that evaluates the same loss and input gradient, for the same network, images and number of threads, once for
-every line that it reads. The peers of a row take turns within each round, so that whatever else the machine does hits all of them; a ratio is the
-median over the rounds. Networks, ONNX files and images go to target/bench, the table to docs/benchmarks.md and docs/benchmarks.json.
+Every peer is a process of its own that does the same work, for the same network, number of images and threads, once for every line that it reads:
+for recover the same loss and input gradient of the same images, which is checked. The peers of a row take turns within each round, so that
+whatever else the machine does hits all of them; a ratio is the median over the rounds. Networks, ONNX files and images go to target/bench,
+the table to docs/benchmarks.md and docs/benchmarks.json.
 """
 
 from __future__ import annotations
@@ -40,6 +41,37 @@ TITLES = {
     "efficientnet-lite0-b8": "EfficientNet-Lite0, 224×224, batch 8",
 }
 PEERS = {"hooks": "PyTorch eager, forward hooks", "compiled": "torch.compile"}
+# What the cost grows with: a work, and one that is so many times smaller.
+GROWTH = {"resnet18-b100": ("resnet18-b10", 10)}
+SMALL = {"resnet18-b10": ("resnet18", 32, 10)}
+
+# Name: (stage, teacher, student, images, batch), the networks shipped bundles.
+BUNDLES = ROOT / "onnx" / "fashion-mnist"
+STAGES = {
+    "relabel-resnet18-w16": (
+        "relabel",
+        "resnet18-w16-supervised",
+        "convnet3-w128",
+        500,
+        100,
+    ),
+    "train-convnet3": ("train", "resnet18-w16-supervised", "convnet3-w128", 500, 50),
+    "train-resnet18-w16": ("train", "resnet18-w16-supervised", "resnet18-w16", 500, 50),
+}
+STAGE_TITLES = {
+    "relabel-resnet18-w16": "relabel: quarter-width ResNet-18, 28×28, 500 images in batches of 100, augmented (the peers: not)",
+    "train-convnet3": "student training: ConvNet-3 of width 128, 28×28, 10 steps of 50 images, augmented (the peers: not)",
+    "train-resnet18-w16": "student training: quarter-width ResNet-18, 28×28, 10 steps of 50 images, augmented (the peers: not)",
+}
+STAGE_PEERS = {
+    "relabel": {
+        "label-eager": "PyTorch eager",
+        "label-compiled": "torch.compile",
+        "label-session": "a bare ONNX Runtime session",
+    },
+    "train": {"train-eager": "PyTorch eager", "train-compiled": "torch.compile"},
+}
+TEMPERATURE = 20.0
 
 
 def build(architecture: str):
@@ -76,7 +108,7 @@ def prepare(name: str) -> None:
 
     from exporters.graph import to_onnx
 
-    architecture, side, batch = WORKS[name]
+    architecture, side, batch = (WORKS | SMALL)[name]
     BENCH.mkdir(parents=True, exist_ok=True)
     state, onnx = BENCH / f"{architecture}.pt", BENCH / f"{architecture}.onnx"
     if not (state.exists() and onnx.exists()):
@@ -175,6 +207,84 @@ def compiled(name: str):
     return evaluate
 
 
+def shipped(bundle: str):
+    """The network of a shipped bundle with its weights, and the shape of its images."""
+    import torch
+    import yaml
+
+    import onnx
+    from exporters import models
+    from onnx import numpy_helper
+
+    manifest = yaml.safe_load((BUNDLES / bundle / "manifest.yaml").read_text())
+    architecture, shape = manifest["architecture"], manifest["preprocessing"]
+    model = models.build(architecture["name"], architecture["options"])
+    initializers = onnx.load(BUNDLES / bundle / "model.onnx").graph.initializer
+    weights = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in initializers}
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    assert all(key.endswith("num_batches_tracked") for key in missing), missing
+    return model, (shape["channels"], shape["height"], shape["width"])
+
+
+def label(name: str, how: str):
+    """The logits of all images, batch by batch."""
+    import torch
+
+    _stage, teacher, _student, count, size = STAGES[name]
+    model, shape = shipped(teacher)
+    model.eval().requires_grad_(False)
+    batches = torch.randn(count, *shape).split(size)
+    if how == "session":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(
+            BUNDLES / teacher / "model.onnx",
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        field = session.get_inputs()[0].name
+        return lambda: [session.run(None, {field: b.numpy()}) for b in batches]
+    if how == "compiled":
+        model = torch.compile(model.to(memory_format=torch.channels_last))
+        batches = [b.to(memory_format=torch.channels_last) for b in batches]
+    return torch.inference_mode()(lambda: [model(b) for b in batches])
+
+
+def train(name: str, how: str):
+    """One epoch of AdamW on soft labels: KL divergence at a temperature."""
+    import torch
+    import torch.nn.functional as F
+
+    _stage, _teacher, student, count, size = STAGES[name]
+    model, shape = shipped(student)
+    model.train()
+    images = torch.randn(count, *shape)
+    if how == "compiled":
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    labels = F.softmax(torch.randn(count, 10) / TEMPERATURE, dim=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def loss_of(x, y):
+        log = F.log_softmax(model(x) / TEMPERATURE, dim=1)
+        return F.kl_div(log, y, reduction="batchmean") * TEMPERATURE**2
+
+    if how == "compiled":
+        loss_of = torch.compile(loss_of)
+
+    def epoch():
+        for x, y in zip(images.split(size), labels.split(size), strict=True):
+            optimizer.zero_grad()
+            loss = loss_of(x, y)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return epoch
+
+
 def peak_mib() -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -184,20 +294,21 @@ def peak_mib() -> float:
 
 def work(peer: str, name: str) -> None:
     """A peer: answers every line with the time of one evaluation."""
-    evaluate = {"hooks": hooks, "compiled": compiled}[peer](name)
-    loss, gradient = evaluate()
-    print(
-        json.dumps({"loss": loss, "gradient_norm": gradient.norm().item()}), flush=True
-    )
+    if name in STAGES:
+        kind, how = peer.split("-")
+        turn = {"label": label, "train": train}[kind](name, how)
+        turn()
+        about = {}
+    else:
+        turn = {"hooks": hooks, "compiled": compiled}[peer](name)
+        loss, gradient = turn()
+        about = {"loss": loss, "gradient_norm": gradient.norm().item()}
+    print(json.dumps(about), flush=True)
     for _line in sys.stdin:
         start = time.perf_counter()
-        evaluate()
-        print(
-            json.dumps(
-                {"ms": (time.perf_counter() - start) * 1e3, "peak_mib": peak_mib()}
-            ),
-            flush=True,
-        )
+        turn()
+        ms = (time.perf_counter() - start) * 1e3
+        print(json.dumps({"ms": ms, "peak_mib": peak_mib()}), flush=True)
 
 
 def gemm_peak() -> float:
@@ -234,10 +345,13 @@ def multiplications(name: str) -> float:
 
 
 class Peer:
-    def __init__(self, command: list[str]) -> None:
+    """A worker; a turn of it is its work done `times` times."""
+
+    def __init__(self, command: list[str], times: int = 1) -> None:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
+        self.times = times
         self.about = self._answer()
 
     def _answer(self) -> dict:
@@ -246,81 +360,109 @@ class Peer:
             raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
         return json.loads(line)
 
-    def turn(self) -> dict:
+    def _once(self) -> dict:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return self._answer()
+
+    def turn(self) -> dict:
+        answers = [self._once() for _ in range(self.times)]
+        return answers[-1] | {"ms": sum(answer["ms"] for answer in answers)}
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
 
 
-def measure(name: str, binary: str, rounds: int) -> list[dict]:
-    prepare(name)
-    architecture, side, batch = WORKS[name]
-    ours = [
-        binary,
-        "plan",
-        str(BENCH / f"{architecture}.onnx"),
-        f"{batch},3,{side},{side}",
-        str(BENCH / f"{name}.f32"),
-    ]
-    python = [sys.executable, __file__, "worker"]
-    peers = {"ours": Peer([*ours, "--autotune"])} | {
-        peer: Peer([*python, peer, name]) for peer in PEERS
-    }
-    losses = {peer: process.about["loss"] for peer, process in peers.items()}
-    norms = {peer: process.about["gradient_norm"] for peer, process in peers.items()}
-    for found in (losses, norms):
-        if any(
-            abs(value - found["hooks"]) > 1e-3 * abs(found["hooks"])
-            for value in found.values()
-        ):
-            raise SystemExit(f"{name}: the peers do not compute the same: {found}")
-    flops = multiplications(name)
-    turns = {peer: [] for peer in [*peers, "gemm"]}
-    for i in range(rounds + 2):
-        for peer, process in peers.items():
-            answer = process.turn()
-            if i >= 2:
-                turns[peer].append(answer)
-        if i >= 2:
-            turns["gemm"].append({"ms": flops / gemm_peak() / 1e6})
-        print(
-            name,
-            i,
-            {peer: round(found[-1]["ms"]) for peer, found in turns.items() if found},
-            file=sys.stderr,
-        )
-    for process in peers.values():
-        process.close()
+class Gemm:
+    """The time that so many floating-point operations take at the peak of matrix products."""
 
-    def row(peer: str, title: str) -> dict:
-        ms = {who: [turn["ms"] for turn in turns[who]] for who in ("ours", peer)}
-        pairs = [
-            theirs / mine for mine, theirs in zip(ms["ours"], ms[peer], strict=True)
-        ]
+    def __init__(self, flops: float) -> None:
+        self.flops = flops
+
+    def turn(self) -> dict:
+        return {"ms": self.flops / gemm_peak() / 1e6}
+
+    def close(self) -> None:
+        pass
+
+
+def worker(peer: str, name: str) -> Peer:
+    return Peer([sys.executable, __file__, "worker", peer, name])
+
+
+def ours(binary: str, name: str, times: int = 1) -> Peer:
+    """The plan on a recover work, every convolution the fastest way."""
+    prepare(name)
+    architecture, side, batch = (WORKS | SMALL)[name]
+    model, images = BENCH / f"{architecture}.onnx", BENCH / f"{name}.f32"
+    shape = f"{batch},3,{side},{side}"
+    return Peer([binary, "plan", str(model), shape, str(images), "--autotune"], times)
+
+
+def measure_recover(name: str, binary: str, rounds: int) -> list[dict]:
+    peers = {"ours": ours(binary, name)} | {
+        title: worker(peer, name) for peer, title in PEERS.items()
+    }
+    check_agreement(name, [peer.about for peer in peers.values()])
+    title = "its convolutions, computed directly, at the peak of matrix products"
+    peers[title] = Gemm(multiplications(name))
+    if name in GROWTH:
+        small, times = GROWTH[name]
+        title = f"the same images, by ours in {times} batches"
+        peers[title] = ours(binary, small, times)
+    return take_turns(f"recover: {TITLES[name]}", peers, rounds)
+
+
+def check_agreement(name: str, abouts: list[dict]) -> None:
+    for key in ("loss", "gradient_norm"):
+        values = [about[key] for about in abouts]
+        if max(values) - min(values) > 1e-3 * abs(values[0]):
+            raise SystemExit(
+                f"{name}: the peers do not compute the same {key}: {values}"
+            )
+
+
+def measure_stage(name: str, binary: str, rounds: int) -> list[dict]:
+    stage, teacher, student, count, batch = STAGES[name]
+    bundles = [str(BUNDLES / teacher), str(BUNDLES / student)]
+    peers = {"ours": Peer([binary, stage, *bundles, str(count), str(batch)])} | {
+        title: worker(peer, name) for peer, title in STAGE_PEERS[stage].items()
+    }
+    return take_turns(STAGE_TITLES[name], peers, rounds)
+
+
+def take_turns(work: str, peers: dict[str, Peer | Gemm], rounds: int) -> list[dict]:
+    """The rows of a work: ours beside every other peer. Two more rounds, at the start, warm up."""
+    turns = {peer: [] for peer in peers}
+    for i in range(rounds + 2):
+        for title, peer in peers.items():
+            answer = peer.turn()
+            if i >= 2:
+                turns[title].append(answer)
+        shown = {
+            title: round(found[-1]["ms"]) for title, found in turns.items() if found
+        }
+        print(work, i, shown, file=sys.stderr)
+    for peer in peers.values():
+        peer.close()
+
+    def row(title: str) -> dict:
+        mine, theirs = ([turn["ms"] for turn in turns[t]] for t in ("ours", title))
+        mib = [turns[t][-1].get("peak_mib") for t in ("ours", title)]
         return {
-            "work": f"recover: {TITLES[name]}",
+            "work": work,
             "peer": title,
-            "ours_ms": round(statistics.median(ms["ours"]), 1),
-            "peer_ms": round(statistics.median(ms[peer]), 1),
-            "ratio": round(statistics.median(pairs), 2),
-            "ours_mib": round(turns["ours"][-1]["peak_mib"]),
-            "peer_mib": round(turns[peer][-1]["peak_mib"])
-            if "peak_mib" in turns[peer][-1]
-            else None,
+            "ours_ms": round(statistics.median(mine), 1),
+            "peer_ms": round(statistics.median(theirs), 1),
+            "ratio": round(
+                statistics.median(t / m for m, t in zip(mine, theirs, strict=True)), 2
+            ),
+            "ours_mib": mib[0] and round(mib[0]),
+            "peer_mib": mib[1] and round(mib[1]),
         }
 
-    rows = [row(peer, title) for peer, title in PEERS.items()]
-    return [
-        *rows,
-        row(
-            "gemm",
-            "its convolutions, computed directly, at the peak of matrix products",
-        ),
-    ]
+    return [row(title) for title in peers if title != "ours"]
 
 
 def table(rows: list[dict]) -> str:
@@ -343,48 +485,48 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def build_ours() -> str:
-    """The Rust peer, built; its path."""
-    command = [
-        "cargo",
-        "bench",
-        "--bench",
-        "recover",
-        "--no-run",
-        "--message-format",
-        "json-render-diagnostics",
-    ]
+def build_ours() -> dict[str, str]:
+    """The Rust peers, built; their paths by name."""
+    command = ["cargo", "bench", "--bench", "recover", "--bench", "stages", "--no-run"]
     out = subprocess.run(
-        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        [*command, "--message-format", "json-render-diagnostics"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     ).stdout
     artifacts = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    return next(
-        a["executable"]
+    return {
+        a["target"]["name"]: a["executable"]
         for a in artifacts
-        if a.get("target", {}).get("name") == "recover" and a.get("executable")
-    )
+        if a.get("executable") and a["target"]["kind"] == ["bench"]
+    }
 
 
 def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         return work(*sys.argv[2:4])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=list(WORKS), default=list(WORKS))
+    names = [*WORKS, *STAGES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--binary", help="the Rust peer, if it is built already")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs", help="the folder of the table"
+    )
     args = parser.parse_args()
-    binary = args.binary or build_ours()
-    path = ROOT / "docs" / "benchmarks.json"
+    binaries = build_ours()
+    path = args.out / "benchmarks.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    order = [f"recover: {title}" for title in TITLES.values()]
+    order += STAGE_TITLES.values()
     for name in args.only:
-        found = measure(name, binary, args.rounds)
+        if name in STAGES:
+            found = measure_stage(name, binaries["stages"], args.rounds)
+        else:
+            found = measure_recover(name, binaries["recover"], args.rounds)
         rows = [row for row in rows if row["work"] != found[0]["work"]] + found
-        order = [f"recover: {title}" for title in TITLES.values()]
-        rows.sort(
-            key=lambda row: (
-                order.index(row["work"]) if row["work"] in order else len(order)
-            )
-        )
+        known = [row for row in rows if row["work"] in order]
+        rows = sorted(known, key=lambda row: order.index(row["work"]))
         write(path, rows)
 
 
@@ -398,9 +540,9 @@ def write(path: Path, rows: list[dict]) -> None:
     )
     path.with_suffix(".md").write_text(
         "# Benchmarks\n\n"
-        "`make bench` runs this program and every peer in turns, on the same network, images and threads, and writes this table. A row is one\n"
-        "evaluation of the synthesis loss and its input gradient. Times and ratios are medians over the rounds; memory is the peak of the whole\n"
-        "process, runtime and compilation included.\n\n"
+        "`make bench` runs this program and every peer in turns, on the same network, number of images and threads, and writes this table. A row of\n"
+        "recover is one evaluation of the synthesis loss and its input gradient. Times and ratios are medians over the rounds; memory is the peak of\n"
+        "the whole process, runtime and compilation included.\n\n"
         f"Measured on {about['cores']} cores of {about['machine']}, PyTorch {about['torch']}.\n\n{table(rows)}\n"
     )
 

@@ -3,7 +3,8 @@
 //!
 //! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images> [--autotune]`, the images as little-endian float32; the first answer is one JSON line about itself.
 
-use std::io::BufRead;
+mod worker;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,14 +50,7 @@ fn main() -> Result<()> {
     let (loss, gradient) = evaluate()?;
     let norm = f64::try_from(gradient.norm())?;
     let about = serde_json::json!({ "mode": mode, "compile_ms": compiled, "loss": loss, "gradient_norm": norm });
-    println!("{about}");
-    for line in std::io::stdin().lock().lines() {
-        line?;
-        let start = Instant::now();
-        let _ = evaluate()?;
-        println!("{}", serde_json::json!({ "ms": start.elapsed().as_secs_f64() * 1e3, "peak_mib": peak_mib() }));
-    }
-    Ok(())
+    worker::serve(&about, || evaluate().map(drop))
 }
 
 /// Every `BatchNormalization`'s input is to have the running statistics.
@@ -72,11 +66,4 @@ fn objective(graph: &Graph) -> Result<Objective> {
         r_bn: 0.01,
         distance: Distance::Norm,
     })
-}
-
-/// The process's largest resident size so far, where the system tells.
-fn peak_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
 }

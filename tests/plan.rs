@@ -10,6 +10,7 @@ use scdd::graph::proto::{
 };
 use scdd::graph::{Graph, Node};
 use scdd::kernels::Isa;
+use scdd::replica::plan::{Choice, Method};
 use scdd::replica::{Distance, LayerTarget, Objective, Plan, PlanOptions, Replica};
 use scdd::teacher::Bundle;
 use tch::{Device, Kind, Tensor};
@@ -392,6 +393,32 @@ fn targets_can_be_exchanged() {
     assert!(!plan.retarget(&second).unwrap());
     second.layers.clear();
     assert!(!plan.retarget(&second).unwrap());
+}
+
+#[test]
+fn recorded_choices_are_followed() {
+    let (mut net, x) = Net::new(11);
+    let x = net.conv(&x, 16, 3, 1, 1, false);
+    let x = net.conv(&x, 16, 3, 1, 1, true);
+    let x = net.bn(&x);
+    let graph = net.finish(&x);
+    let objective = objective(&graph);
+    let options = PlanOptions { autotune: true, ..PlanOptions::default() };
+    let replay = |recorded: &[Choice], n| Plan::replay(&graph, &objective, [n, 3, 8, 8], options, recorded);
+    let mut recorded = replay(&[], 2).unwrap().choices().to_vec();
+    assert!(recorded.iter().all(|c| c.measured.len() != 1) && recorded.len() == 4);
+    for choice in &mut recorded {
+        (choice.method, choice.measured) = (Method::Torch, Vec::new());
+    }
+    let text = serde_json::to_string(&recorded).unwrap();
+    assert_eq!(replay(&serde_json::from_str::<Vec<_>>(&text).unwrap(), 5).unwrap().choices(), recorded);
+
+    recorded[1].method = Method::Depthwise;
+    let error = replay(&recorded, 2).err().unwrap().to_string();
+    let node = &recorded[1].node;
+    let expected =
+        format!("convolution `{node}` can't be computed as it was recorded: Depthwise is not possible on this machine");
+    assert_eq!(error, expected);
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         crop: None,
         flip: false,
         start_std: 1.0,
+        autotune: false,
     }
 }
 
@@ -59,7 +60,7 @@ fn every_engine() -> impl Iterator<Item = PlanOptions> {
 fn check(case: &str, config: &RecoverConfig) {
     fixture(|goldens, bundle| {
         every_engine()
-            .for_each(|options| follow(case, config, goldens, &Recover::new(bundle, config, options).unwrap()));
+            .for_each(|options| follow(case, config, goldens, &Recover::new(bundle, config, options, None).unwrap()));
     });
 }
 
@@ -126,7 +127,7 @@ fn batches_know_nothing_of_each_other() {
     fixture(|_, bundle| {
         let config = RecoverConfig { iterations: 2, ..config(0.0, 0.0) };
         let items = |range: std::ops::Range<u32>| range.map(|class| Item { class, number: 0 }).collect::<Vec<_>>();
-        let recover = Recover::new(bundle, &config, PlanOptions::default()).unwrap();
+        let recover = Recover::new(bundle, &config, PlanOptions::default(), None).unwrap();
         let run = |recover: &Recover, items: &[Item]| recover.run(items, 3, &mut |_| {}).unwrap();
         let alone = run(&recover, &items(4..6));
         run(&recover, &items(0..3));

@@ -43,6 +43,42 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     assert_eq!(before, contents(&output));
 }
 
+/// What was measured once is kept with the images, and an interrupted recovery goes on with it.
+#[test]
+fn measured_choices_are_kept_and_followed() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let output = dir.path().join("runs");
+    let recover = |autotune: bool| {
+        let mut scdd = scdd();
+        scdd.env("SCDD_DATA", data.path()).arg("recover").arg(&experiment).arg("--output").arg(&output);
+        let key = format!("recover.autotune={autotune}");
+        let found = scdd.args(["--set", &key]).assert().success().get_output().stdout.clone();
+        std::path::PathBuf::from(String::from_utf8(found).unwrap().trim())
+    };
+    let fixed = recover(false);
+    assert!(!fixed.join("kernels.json").exists());
+    let measured = recover(true);
+    assert_ne!(fixed, measured);
+
+    let mut choices: serde_json::Value =
+        serde_json::from_slice(&fs::read(measured.join("kernels.json")).unwrap()).unwrap();
+    let list = choices.as_array_mut().unwrap();
+    assert!(!list.is_empty() && list.iter().all(|c| c["measured"].is_array()));
+    list.iter_mut().for_each(|choice| choice["method"] = "torch".into());
+    let edited = serde_json::to_vec(&choices).unwrap();
+    let partial = measured.with_extension("partial");
+    fs::rename(&measured, &partial).unwrap();
+    fs::write(partial.join("kernels.json"), &edited).unwrap();
+    let images = contents(&partial.join("images"));
+    for curve in fs::read_dir(partial.join("curves")).unwrap() {
+        fs::remove_file(curve.unwrap().path()).unwrap();
+    }
+    assert_eq!(recover(true), measured);
+    assert_eq!(fs::read(measured.join("kernels.json")).unwrap(), edited);
+    assert_eq!(contents(&measured.join("images")).len(), images.len());
+}
+
 /// Starts the run, kills it after `delay`, and says whether it had finished by itself.
 fn killed(experiment: &Path, data: &Path, output: &Path, delay: Duration) -> bool {
     let mut child = Command::new(assert_cmd::cargo::cargo_bin!("scdd"))

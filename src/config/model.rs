@@ -144,6 +144,9 @@ pub struct RecoverConfig {
     pub flip: bool,
     /// Standard deviation of the normal noise that images start from, above 0 and at most 100. Published: 1.
     pub start_std: f64,
+    /// Whether every convolution is measured once, to compute it the way that is fastest on this machine. The choice is kept with the images, so that
+    /// an interrupted recovery goes on with it; another one may choose, and so round, otherwise. Off: fixed choices, the same images every time.
+    pub autotune: bool,
 }
 
 /// Which images share a batch.

@@ -19,7 +19,7 @@ use tch::{TchError, Tensor};
 use crate::config::RecoverConfig;
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
-use crate::replica::{Plan, PlanOptions, ReplicaError, to_array, to_tensor};
+use crate::replica::{Choice, Plan, PlanOptions, ReplicaError, to_array, to_tensor};
 use crate::teacher::{Bundle, BundleError};
 
 use adam::Adam;
@@ -80,12 +80,18 @@ pub struct Recover<'a> {
 }
 
 impl<'a> Recover<'a> {
-    /// `options` say where and how the teacher is computed.
+    /// `options` say where and how the teacher is computed; `recorded` are the [`choices`](Self::choices) of an interrupted recovery that this one goes
+    /// on with.
     ///
     /// # Errors
     /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
-    pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
+    pub fn new(
+        bundle: &'a Bundle,
+        config: &'a RecoverConfig,
+        options: PlanOptions,
+        recorded: Option<Vec<Choice>>,
+    ) -> Result<Self, RecoverError> {
         if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
@@ -99,7 +105,7 @@ impl<'a> Recover<'a> {
         Ok(Self {
             bundle,
             config,
-            engine: Engine::new(bundle.graph.clone(), options),
+            engine: Engine::new(bundle.graph.clone(), options, recorded),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
             options,
         })
@@ -108,6 +114,26 @@ impl<'a> Recover<'a> {
     /// All images of a set of `ipc` per class, packed into batches.
     pub fn batches(&self, classes: u32, ipc: u32, seed: u64) -> Vec<Vec<Item>> {
         batch::pack(classes, ipc, self.config.batch_size, self.config.packing, seed)
+    }
+
+    /// How each of the teacher's convolutions is computed in all batches, found out with that of `items` unless it was recorded.
+    ///
+    /// # Errors
+    /// When the teacher can't be compiled.
+    pub fn choices(&self, items: &[Item]) -> Result<Vec<Choice>, RecoverError> {
+        let classes: Vec<u32> = items.iter().map(|item| item.class).collect();
+        let plan = self.plan(&classes)?;
+        let choices = plan.choices().to_vec();
+        self.engine.keep(plan);
+        Ok(choices)
+    }
+
+    /// The teacher compiled for a batch of these `classes`, one per image.
+    fn plan(&self, classes: &[u32]) -> Result<Plan, RecoverError> {
+        let objective = alignment::objective(self.bundle, self.config, classes, self.options.device);
+        let [c, h, w] = self.bundle.image_shape();
+        let shape = [classes.len(), c, h, w].map(|d| d as i64);
+        self.engine.plan(&objective.map_err(|e| self.torch(e))?, shape).map_err(|e| self.replica(e))
     }
 
     pub fn normalization(&self) -> &Normalization {
@@ -165,10 +191,7 @@ impl<'a> Recover<'a> {
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
         let config = self.config;
-        let objective = alignment::objective(self.bundle, config, targets, self.options.device);
-        let objective = objective.map_err(|e| self.torch(e))?;
-        let (n, c, h, w) = start.dim();
-        let plan = self.engine.plan(&objective, [n, c, h, w].map(|d| d as i64)).map_err(|e| self.replica(e))?;
+        let plan = self.plan(targets)?;
         let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.options.device);
         let targets = (!self.bundle.manifest.is_features_only()).then_some(&targets);

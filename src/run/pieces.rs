@@ -34,6 +34,8 @@ const VALIDATE: u32 = 1;
 
 const FOLDER: &str = "images";
 const LABELS: &str = "labels.scdd";
+/// How convolutions are computed, where that was measured.
+const KERNELS: &str = "kernels.json";
 const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
 
@@ -197,8 +199,13 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs([("teacher", &teacher.hash)]), seed)?
             .of_passes(2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
-            let recover = Recover::new(teacher, config, PlanOptions { device, ..PlanOptions::default() })?;
+            let options = PlanOptions { device, autotune: config.autotune, ..PlanOptions::default() };
+            let recorded = if work.has(KERNELS) { Some(read_json(&work.path().join(KERNELS))?) } else { None };
+            let recover = Recover::new(teacher, config, options, recorded)?;
             let batches = recover.batches(classes.len() as u32, ipc, seed);
+            if let Some(first) = batches.first().filter(|_| config.autotune && !work.has(KERNELS)) {
+                write_json(work, KERNELS, &recover.choices(first)?)?;
+            }
             let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
             means.progress.start(&label, u64::from(config.iterations) * batches.len() as u64, "it");
             for (number, items) in batches.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! A convolution with frozen weights, forward and backward, each by the engine that was chosen for it.
 
+use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
 use super::pass::PassStep;
@@ -12,7 +13,7 @@ use crate::kernels::direct::Direct;
 use crate::kernels::winograd::{Tile, Winograd};
 
 /// How one direction of a convolution is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     Torch,
@@ -31,7 +32,7 @@ pub enum Engine {
 }
 
 /// Which way a convolution runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
     Forward,

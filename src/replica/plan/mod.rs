@@ -99,6 +99,20 @@ impl Plan {
         shape: impl Into<Vec<i64>>,
         options: PlanOptions,
     ) -> Result<Self, ReplicaError> {
+        Self::replay(graph, objective, shape, options, &[])
+    }
+
+    /// As [`compile`](Self::compile), with convolutions computed as another plan of the same graph recorded in its [`choices`](Self::choices).
+    ///
+    /// # Errors
+    /// Those of [`compile`](Self::compile), or a record that this machine can't follow.
+    pub fn replay(
+        graph: &Arc<Graph>,
+        objective: &Objective,
+        shape: impl Into<Vec<i64>>,
+        options: PlanOptions,
+        recorded: &[Choice],
+    ) -> Result<Self, ReplicaError> {
         let _guard = tch::no_grad_guard();
         let [input] = graph.inputs.as_slice() else {
             return Err(ReplicaError::Inputs { expected: 1, found: graph.inputs.len() });
@@ -110,7 +124,7 @@ impl Plan {
         let zeros = Tensor::f_zeros(&shape[..], (Kind::Float, options.device)).map_err(loss)?;
         let known = survey(&replica, &zeros)?;
         let mut steps = compile::steps(&replica, &known, objective)?;
-        let choices = autotune::choose(&mut steps, options).map_err(loss)?;
+        let choices = autotune::choose(&mut steps, options, recorded)?;
         let logits = graph.outputs[0];
         // From here on constants come from `fixed`, and only local steps read those; for the others the weights are prepared.
         replica.constants.iter_mut().for_each(|t| *t = None);

@@ -1,0 +1,77 @@
+//! One peer of `benches/peers.py`: relabels images, or trains a student on them, once for every line on standard input, and answers each with the
+//! milliseconds it took. Images are noise; everything else is as in a run: augmented views, CutMix, the label store.
+//!
+//! `stages <relabel|train> <teacher bundle> <student bundle> <images> <batch>`; the first answer is one JSON line about itself.
+
+mod worker;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use rand::RngExt;
+use scdd::config::{Experiment, Protocol};
+use scdd::data::Dataset;
+use scdd::progress::Silent;
+use scdd::relabel::store::Store;
+use scdd::relabel::{Relabel, Teachers};
+use scdd::rng;
+use scdd::teacher::{Bundle, Runtime};
+use scdd::validate::{Lesson, Student};
+use tch::Device;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let [work, teacher, student, count, batch] = args.as_slice() else {
+        println!("stages: a worker of benches/peers.py; nothing to do by itself");
+        return Ok(());
+    };
+    let (teacher, student) = (Bundle::load(Path::new(teacher))?, Bundle::load(Path::new(student))?);
+    let (images, protocol) = (noise(&teacher, count.parse()?, 0), protocol(batch)?);
+    let bundles = [(&teacher, 1.0)];
+    let (mut teachers, _) = Teachers::open(&bundles, &Runtime::open(None)?, &protocol.relabel, Device::Cpu)?;
+    let relabel = Relabel { bundles: &bundles, config: &protocol.relabel, seed: 0, key: "bench" };
+    let folder = tempfile::tempdir()?;
+    let labels = folder.path().join("labels.scdd");
+    relabel.run(&images, &mut teachers, &labels, &Silent)?;
+    let about = serde_json::json!({ "work": work, "images": count });
+    match work.as_str() {
+        "relabel" => {
+            let again = folder.path().join("again.scdd");
+            worker::serve(&about, || Ok(relabel.run(&images, &mut teachers, &again, &Silent)?))
+        }
+        "train" => {
+            let labels = Store::open(&labels)?;
+            let mut student = Student::new(&student, 0, Device::Cpu)?;
+            let test = noise(&teacher, 1, 1);
+            let lesson = Lesson { images: &images, labels: &labels };
+            let mut train = || student.train(&lesson, &test, &protocol.validate, &Silent);
+            train()?;
+            worker::serve(&about, || Ok(train().map(drop)?))
+        }
+        other => bail!("unknown work {other}"),
+    }
+}
+
+/// The default protocol, one epoch long.
+fn protocol(batch: &str) -> Result<Protocol> {
+    let text = format!(
+        "name: bench\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\nrelabel: {{epochs: 1, batch_size: {batch}}}\n"
+    );
+    let experiment = Experiment::from_yaml(&text, Path::new("bench.yaml"), &[])?;
+    experiment.protocols.into_values().next().context("the experiment has no protocol")
+}
+
+fn noise(bundle: &Bundle, count: usize, seed: u64) -> Dataset {
+    let [channels, height, width] = bundle.image_shape();
+    let mut stream = rng::stream(seed, "bench/noise", 0);
+    let classes = bundle.manifest.classes.clone();
+    Dataset {
+        name: "noise".into(),
+        images: (0..count * channels * height * width).map(|_| stream.random()).collect(),
+        labels: (0..count as u32).map(|i| i % classes.len() as u32).collect(),
+        channels,
+        height,
+        width,
+        classes,
+    }
+}
