@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ndarray::Array4;
 use safetensors::SafeTensors;
-use scdd::config::RecoverConfig;
+use scdd::config::{BnWeight, RecoverConfig};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::recover::Recover;
 use scdd::teacher::Bundle;
@@ -15,7 +15,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         batch_size: 8,
         learning_rate: 0.1,
         betas: [0.5, 0.9],
-        r_bn: 0.01,
+        r_bn: BnWeight::Fixed(0.01),
         first_bn_multiplier: 10.0,
         tv,
         l2,

@@ -3,7 +3,9 @@
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
 mod calibrate;
+mod data;
 mod doctor;
+mod inspect;
 mod ops;
 mod progress;
 mod run;
@@ -58,6 +60,7 @@ enum Command {
     Ops(ops::Ops),
     Verify(verify::Verify),
     Calibrate(calibrate::Calibrate),
+    Inspect(inspect::Inspect),
     /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
     Recover(run::Run),
     /// Recover as needed, then store the teachers' soft labels
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Calibrate(command) => command.run(&cli.global),
+        Command::Inspect(command) => command.run(&cli.global),
         Command::Ops(command) => command.run(&cli.global),
         Command::Recover(command) => command.run(&cli.global, Goal::Recover, true),
         Command::Relabel(command) => command.run(&cli.global, Goal::Relabel, true),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, Device, Experiment, Loss, Mix, RelabelTeachers};
+use super::model::{Baseline, BnWeight, Crop, Device, Experiment, Loss, Mix, RelabelTeachers};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
 struct Range {
@@ -154,7 +154,7 @@ fn crop(path: &str, crop: Option<Crop>) -> Result<(), Fault> {
 
 fn terms_that_are_off(experiment: &Experiment) -> Result<(), Fault> {
     let recover = &experiment.recover;
-    if recover.r_bn == 0.0 && recover.first_bn_multiplier != 1.0 {
+    if recover.r_bn == BnWeight::Fixed(0.0) && recover.first_bn_multiplier != 1.0 {
         let problem = "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 1";
         return Err(Fault::new("recover.first_bn_multiplier", problem));
     }

@@ -5,6 +5,7 @@
 //! Work is cut into batches that know nothing of each other, so that any of them can be made anywhere and in any order.
 
 mod adam;
+pub mod balance;
 mod prior;
 
 use ndarray::{Array4, Axis, Zip};
@@ -13,7 +14,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use tch::{Device, TchError, Tensor};
 
-use crate::config::RecoverConfig;
+use crate::config::{BnWeight, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
 use crate::replica::{Objective, Replica, ReplicaError, to_array, to_tensor};
@@ -43,6 +44,10 @@ pub enum RecoverError {
     Diverged { iteration: u32, loss: f64 },
     #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
     NoLoss { why: String },
+    #[error(
+        "`recover.r_bn: auto` balances cross entropy with the statistics of `{teacher}`, but {why}; give `recover.r_bn` a number"
+    )]
+    NoBalance { teacher: String, why: String },
     #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]
@@ -95,10 +100,14 @@ impl<'a> Recover<'a> {
     /// When the bundle's constants can't be brought to `device`, the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
     pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
-        if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
+        let r_bn = match config.r_bn {
+            BnWeight::Fixed(weight) => weight,
+            BnWeight::Auto => balance::auto(bundle, config, device)?.r_bn,
+        };
+        if let Some(why) = bundle.without_statistics().filter(|_| r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
-        if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
+        if let Some(why) = bundle.without_classifier().filter(|_| r_bn == 0.0) {
             return Err(RecoverError::NoLoss { why });
         }
         let p = &bundle.manifest.preprocessing;
@@ -106,7 +115,7 @@ impl<'a> Recover<'a> {
             bundle,
             config,
             replica: bundle.replica(device)?,
-            objective: bundle.objective(config.r_bn, config.first_bn_multiplier, device),
+            objective: bundle.objective(r_bn, config.first_bn_multiplier, device),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
             device,
         })

@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::RunError;
 use super::stage::{Stage, Store, WorkDir};
-use crate::config::{DataConfig, Device, Experiment, Loss, ValidateConfig};
+use crate::config::{BnWeight, DataConfig, Device, Experiment, Loss, RecoverConfig, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
+use crate::recover::balance::Auto;
 use crate::recover::{self, Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
 use crate::report::RecoverPoint;
@@ -23,6 +24,7 @@ use crate::validate::{Lesson, Student, Training};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
+const BALANCE: u32 = 1;
 const RECOVER: u32 = 1;
 const REAL: u32 = 1;
 const RELABEL: u32 = 1;
@@ -32,6 +34,7 @@ const FOLDER: &str = "images";
 const LABELS: &str = "labels.scdd";
 const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
+const AUTO: &str = "r_bn.json";
 
 /// A set of images that is complete on disk.
 pub struct Images {
@@ -156,10 +159,26 @@ impl<'a> Pieces<'a> {
             )
         }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
-        let config = json!({"recover": self.experiment.recover, "ipc": ipc});
+        let recover = self.balanced(teacher)?;
+        let config = json!({"recover": recover, "ipc": ipc});
         let stage = Stage::new("recover", RECOVER, &name, &config, inputs([("teacher", &teacher.hash)]), seed)?;
-        let directory = self.obtain(&stage, |work| self.recover_into(work, teacher, ipc, seed))?;
+        let directory = self.obtain(&stage, |work| self.recover_into(work, teacher, &recover, ipc, seed))?;
         Ok(Images { directory, key: stage.key(), name })
+    }
+
+    /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
+    fn balanced(&self, teacher: &Bundle) -> Result<RecoverConfig, RunError> {
+        let config = self.experiment.recover.clone();
+        if config.r_bn != BnWeight::Auto {
+            return Ok(config);
+        }
+        let inputs = inputs([("teacher", &teacher.hash)]);
+        let stage = Stage::new("balance", BALANCE, teacher.name(), &config, inputs, 0)?;
+        let directory = self
+            .obtain(&stage, |work| write_json(work, AUTO, &recover::balance::auto(teacher, &config, self.device)?))?;
+        let auto: Auto = read_json(&directory.join(AUTO))?;
+        self.remark(Some(format!("`recover.r_bn: auto` is, with {}, {auto}", teacher.name())));
+        Ok(RecoverConfig { r_bn: BnWeight::Fixed(auto.r_bn), ..config })
     }
 
     /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
@@ -167,8 +186,14 @@ impl<'a> Pieces<'a> {
         if teacher.manifest.is_features_only() { &self.test.classes } else { &teacher.manifest.classes }
     }
 
-    fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
-        let config = &self.experiment.recover;
+    fn recover_into(
+        &self,
+        work: &WorkDir,
+        teacher: &Bundle,
+        config: &RecoverConfig,
+        ipc: u32,
+        seed: u64,
+    ) -> Result<(), RunError> {
         let recover = Recover::new(teacher, config, self.device)?;
         let classes = self.classes_of(teacher);
         let batches = recover::batches(classes.len() as u32, ipc, config.batch_size);
