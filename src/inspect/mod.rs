@@ -18,7 +18,7 @@ use tch::Device;
 
 use crate::data::{DataError, Dataset, Normalization};
 use crate::recover::RecoverError;
-use crate::recover::balance::{Balance, Terms};
+use crate::recover::balance::{Balance, Terms, noise};
 use crate::report::ReportError;
 use crate::run::stage::write_atomic;
 use crate::teacher::{Bundle, LayerStatistics};
@@ -149,14 +149,15 @@ pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32) -> Result<I
         return Err(InspectError::NoStatistics { bundle: bundle.name().into(), why });
     }
     let balance = Balance::new(bundle, Device::Cpu)?;
-    let noise = balance.at_noise(images, START_STD, FIRST_MULTIPLIER)?;
-    let mut gradients = vec![Gradients::new("noise", images as usize, noise)];
+    let objective = bundle.objective(1.0, FIRST_MULTIPLIER, Device::Cpu);
+    let (start, targets) = noise(bundle, images, START_STD);
+    let mut gradients = vec![Gradients::new("noise", images as usize, balance.at(&start, &targets, &objective)?)];
     if let Some(set) = data {
         let p = &bundle.manifest.preprocessing;
         let chosen = in_turn(set, images as usize);
         let batch = Normalization::new(p.mean.clone(), p.std.clone())?.batch(set, &chosen)?;
         let targets: Vec<u32> = chosen.iter().map(|&i| set.labels[i]).collect();
-        let terms = balance.at(&batch, &targets, FIRST_MULTIPLIER)?;
+        let terms = balance.at(&batch, &targets, &objective)?;
         gradients.push(Gradients::new(&set.name, chosen.len(), terms));
     }
     let all = |of: fn(&LayerStatistics) -> &Vec<f32>| {

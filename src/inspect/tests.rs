@@ -37,25 +37,30 @@ fn classes_take_turns() {
     assert_eq!(in_turn(&set, 100).len(), 6);
 }
 
+fn terms_at(bundle: &Bundle, images: &ndarray::Array4<f32>, targets: &[u32]) -> Terms {
+    let objective = bundle.objective(1.0, FIRST_MULTIPLIER, Device::Cpu);
+    Balance::new(bundle, Device::Cpu).unwrap().at(images, targets, &objective).unwrap()
+}
+
 /// Against PyTorch: the golden probe of a features-only bundle has the BN loss's gradient alone, times its `r_bn`.
 #[test]
 fn losses_and_gradients_are_pytorchs() {
     let bundle = bundle("tests/goldens/features-only");
     let golden = &bundle.golden;
     let images = crate::replica::to_array(&golden.input).unwrap().into_dimensionality().unwrap();
-    let terms = Balance::new(&bundle, Device::Cpu).unwrap().at(&images, &[0; 4], FIRST_MULTIPLIER).unwrap();
+    let terms = terms_at(&bundle, &images, &[0; 4]);
     let (bn, norm) = (terms.bn.unwrap(), f64::try_from(golden.input_grad.norm()).unwrap());
     let r_bn = bundle.manifest.golden.r_bn;
     assert!((bn.loss - golden.bn_loss).abs() < 1e-4 * golden.bn_loss, "{bn:?}");
     assert!((bn.gradient_norm * r_bn - norm).abs() < 1e-3 * norm, "{bn:?} {norm}");
     assert_eq!(terms.ce, None);
 
-    let teacher = super::tests::bundle("onnx/fashion-mnist/resnet18-w16-supervised");
+    let teacher = self::bundle("onnx/fashion-mnist/resnet18-w16-supervised");
     let golden = &teacher.golden;
     let images = crate::replica::to_array(&golden.input).unwrap().into_dimensionality().unwrap();
     let targets = Vec::<i64>::try_from(golden.targets.as_ref().unwrap()).unwrap();
     let targets: Vec<u32> = targets.into_iter().map(|t| t as u32).collect();
-    let terms = Balance::new(&teacher, Device::Cpu).unwrap().at(&images, &targets, FIRST_MULTIPLIER).unwrap();
+    let terms = terms_at(&teacher, &images, &targets);
     assert!((terms.ce.unwrap().loss - golden.ce).abs() < 1e-4 * golden.ce);
     assert!((terms.bn.unwrap().loss - golden.bn_loss).abs() < 1e-4 * golden.bn_loss);
     // ‖a + b‖ lies between |‖a‖ − ‖b‖| and ‖a‖ + ‖b‖.

@@ -9,9 +9,9 @@ use std::fmt;
 use ndarray::Array4;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, TchError, Tensor};
 
-use super::RecoverError;
+use super::{RecoverError, alignment};
 use crate::config::RecoverConfig;
 use crate::replica::{Evaluation, Objective, Replica, to_tensor};
 use crate::rng;
@@ -56,8 +56,10 @@ pub struct Auto {
 /// # Errors
 /// When the teacher lacks a term, or one has no gradient.
 pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<Auto, RecoverError> {
-    let balance = Balance::new(bundle, device)?;
-    let terms = balance.at_noise(config.batch_size, config.start_std, config.first_bn_multiplier)?;
+    let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
+    let (images, targets) = noise(bundle, config.batch_size, config.start_std);
+    let objective = alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)?;
+    let terms = Balance::new(bundle, device)?.at(&images, &targets, &objective)?;
     let r_bn = terms.balance().ok_or_else(|| {
         let why = match terms {
             Terms { ce: None, .. } => "the teacher has no classifier",
@@ -96,47 +98,44 @@ impl<'a> Balance<'a> {
         Ok(Self { bundle, replica: bundle.replica(device)?, device })
     }
 
-    /// The terms at normalised `images` `[N, C, H, W]` of the classes `targets` `[N]`.
+    /// Cross entropy at normalised `images` `[N, C, H, W]` of the classes `targets` `[N]`, and the statistics term of `objective`, whose `r_bn` is 1.
     ///
     /// # Errors
     /// When the teacher can't be run.
-    pub fn at(&self, images: &Array4<f32>, targets: &[u32], first_multiplier: f64) -> Result<Terms, RecoverError> {
-        let teacher = || self.bundle.name().to_owned();
-        let torch = |source| RecoverError::Torch { teacher: teacher(), source };
-        let input = to_tensor(images.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
+    pub fn at(&self, images: &Array4<f32>, targets: &[u32], objective: &Objective) -> Result<Terms, RecoverError> {
+        let input = to_tensor(images.view()).and_then(|t| t.f_to_device(self.device)).map_err(|e| self.torch(e))?;
         let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.device);
         let term = |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
             let found = self.replica.evaluate(&input, targets, objective);
-            let found = found.map_err(|source| RecoverError::Replica { teacher: teacher(), source })?;
-            let norm = found.gradient.f_norm().and_then(|norm| f64::try_from(norm)).map_err(torch)?;
+            let found = found.map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
+            let norm = found.gradient.f_norm().and_then(|norm| f64::try_from(norm)).map_err(|e| self.torch(e))?;
             Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
         };
         let has_classifier = !self.bundle.manifest.is_features_only();
-        let ce = Objective { layers: Vec::new(), r_bn: 0.0, first_multiplier: 1.0 };
-        let bn = self.bundle.objective(1.0, first_multiplier, self.device);
+        let no_layers = Objective { layers: Vec::new(), r_bn: 0.0, distance: objective.distance };
         Ok(Terms {
-            ce: has_classifier.then(|| term(Some(&targets), &ce, |e| e.ce)).transpose()?,
-            bn: (!bn.layers.is_empty()).then(|| term(None, &bn, |e| e.bn)).transpose()?,
+            ce: has_classifier.then(|| term(Some(&targets), &no_layers, |e| e.ce)).transpose()?,
+            bn: (!objective.layers.is_empty()).then(|| term(None, objective, |e| e.bn)).transpose()?,
         })
     }
 
-    /// The terms where optimisation starts: at `count` images of normal noise with standard deviation `start_std`, of all classes in turn.
-    /// The noise is the same for every teacher and seed.
-    ///
-    /// # Errors
-    /// As [`at`](Self::at).
-    pub fn at_noise(&self, count: u32, start_std: f64, first_multiplier: f64) -> Result<Terms, RecoverError> {
-        let [channels, height, width] = self.bundle.image_shape();
-        let mut noise = Array4::zeros((count as usize, channels, height, width));
-        for (number, mut image) in noise.outer_iter_mut().enumerate() {
-            let mut stream = rng::stream(0, "recover/balance", number as u64);
-            image.mapv_inplace(|_: f32| start_std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
-        }
-        let classes = self.bundle.manifest.classes.len().max(1) as u32;
-        let targets: Vec<u32> = (0..count).map(|number| number % classes).collect();
-        self.at(&noise, &targets, first_multiplier)
+    fn torch(&self, source: TchError) -> RecoverError {
+        RecoverError::Torch { teacher: self.bundle.name().into(), source }
     }
+}
+
+/// Where optimisation starts: `count` images `[N, C, H, W]` of normal noise with standard deviation `start_std`, and their classes, which take
+/// turns. The noise is the same for every teacher and seed.
+pub fn noise(bundle: &Bundle, count: u32, start_std: f64) -> (Array4<f32>, Vec<u32>) {
+    let [channels, height, width] = bundle.image_shape();
+    let mut noise = Array4::zeros((count as usize, channels, height, width));
+    for (number, mut image) in noise.outer_iter_mut().enumerate() {
+        let mut stream = rng::stream(0, "recover/balance", number as u64);
+        image.mapv_inplace(|_: f32| start_std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
+    }
+    let classes = bundle.manifest.classes.len().max(1) as u32;
+    (noise, (0..count).map(|number| number % classes).collect())
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use super::stage::{Stage, Store, WorkDir};
 use crate::config::{BnWeight, DataConfig, Device, Experiment, Loss, RecoverConfig, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
-use crate::recover::balance::Auto;
-use crate::recover::{self, Item, Point, Recover};
+use crate::recover::balance::{self, Auto};
+use crate::recover::{Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
 use crate::report::RecoverPoint;
 use crate::rng;
@@ -174,8 +174,8 @@ impl<'a> Pieces<'a> {
         }
         let inputs = inputs([("teacher", &teacher.hash)]);
         let stage = Stage::new("balance", BALANCE, teacher.name(), &config, inputs, 0)?;
-        let directory = self
-            .obtain(&stage, |work| write_json(work, AUTO, &recover::balance::auto(teacher, &config, self.device)?))?;
+        let directory =
+            self.obtain(&stage, |work| write_json(work, AUTO, &balance::auto(teacher, &config, self.device)?))?;
         let auto: Auto = read_json(&directory.join(AUTO))?;
         self.remark(Some(format!("`recover.r_bn: auto` is, with {}, {auto}", teacher.name())));
         Ok(RecoverConfig { r_bn: BnWeight::Fixed(auto.r_bn), ..config })
@@ -196,7 +196,7 @@ impl<'a> Pieces<'a> {
     ) -> Result<(), RunError> {
         let recover = Recover::new(teacher, config, self.device)?;
         let classes = self.classes_of(teacher);
-        let batches = recover::batches(classes.len() as u32, ipc, config.batch_size);
+        let batches = recover.batches(classes.len() as u32, ipc, seed);
         let steps = u64::from(config.iterations);
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
         self.progress.start(&label, steps * batches.len() as u64, "it");
