@@ -6,6 +6,7 @@
 
 mod adam;
 mod alignment;
+pub mod balance;
 mod batch;
 mod engine;
 mod prior;
@@ -16,7 +17,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
-use crate::config::RecoverConfig;
+use crate::config::{BnWeight, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
 use crate::replica::{Choice, Plan, PlanOptions, ReplicaError, to_array, to_tensor};
@@ -49,6 +50,10 @@ pub enum RecoverError {
     #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
     NoLoss { why: String },
     #[error(
+        "`recover.r_bn: auto` balances cross entropy with the statistics of `{teacher}`, but {why}; give `recover.r_bn` a number"
+    )]
+    NoBalance { teacher: String, why: String },
+    #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]
     NoStatistics { teacher: String, why: String },
@@ -74,6 +79,7 @@ pub struct Point {
 pub struct Recover<'a> {
     bundle: &'a Bundle,
     config: &'a RecoverConfig,
+    r_bn: f64,
     engine: Engine,
     normalization: Normalization,
     options: PlanOptions,
@@ -92,19 +98,24 @@ impl<'a> Recover<'a> {
         options: PlanOptions,
         recorded: Option<Vec<Choice>>,
     ) -> Result<Self, RecoverError> {
-        if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
+        let r_bn = match config.r_bn {
+            BnWeight::Fixed(weight) => weight,
+            BnWeight::Auto => balance::auto(bundle, config, options.device)?.r_bn,
+        };
+        if let Some(why) = bundle.without_statistics().filter(|_| r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
         if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
             return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
         }
-        if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
+        if let Some(why) = bundle.without_classifier().filter(|_| r_bn == 0.0) {
             return Err(RecoverError::NoLoss { why });
         }
         let p = &bundle.manifest.preprocessing;
         Ok(Self {
             bundle,
             config,
+            r_bn,
             engine: Engine::new(bundle.graph.clone(), options, recorded),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
             options,
@@ -130,7 +141,7 @@ impl<'a> Recover<'a> {
 
     /// The teacher compiled for a batch of these `classes`, one per image.
     fn plan(&self, classes: &[u32]) -> Result<Plan, RecoverError> {
-        let objective = alignment::objective(self.bundle, self.config, classes, self.options.device);
+        let objective = alignment::objective(self.bundle, self.config, self.r_bn, classes, self.options.device);
         let [c, h, w] = self.bundle.image_shape();
         let shape = [classes.len(), c, h, w].map(|d| d as i64);
         self.engine.plan(&objective.map_err(|e| self.torch(e))?, shape).map_err(|e| self.replica(e))
