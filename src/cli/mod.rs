@@ -6,6 +6,7 @@ mod calibrate;
 mod clean;
 mod doctor;
 mod ops;
+mod export_set;
 mod progress;
 mod report;
 mod run;
@@ -73,6 +74,7 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Clean(clean::Clean),
+    ExportSet(export_set::ExportSet),
     Schema(schema::Schema),
 }
 
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Report(command) => command.run(&cli.global),
         Command::Run(command) => command.run(&cli.global, Goal::Report),
         Command::Status(command) => command.run(&cli.global),
+        Command::ExportSet(command) => command.run(&cli.global),
         Command::Clean(command) => command.run(&cli.global),
         Command::Schema(command) => command.run(),
         Command::Verify(command) => command.run(&cli.global),

@@ -57,11 +57,13 @@ fn reports(output: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// What each experiment, a YAML file or a report's directory, needs for its report.
 pub fn plans(experiments: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Plan>> {
-    let plan = |path: &PathBuf| {
-        let file = if path.is_dir() { path.join(RESOLVED) } else { path.clone() };
-        Ok(run::plan(&Experiment::load(&file, &[])?, output, Goal::Report)?)
-    };
-    experiments.iter().map(plan).collect()
+    experiments.iter().map(|path| Ok(run::plan(&load(path)?, output, Goal::Report)?)).collect()
+}
+
+/// An experiment by its YAML file or its report's directory.
+pub fn load(path: &Path) -> anyhow::Result<Experiment> {
+    let file = if path.is_dir() { path.join(RESOLVED) } else { path.to_path_buf() };
+    Ok(Experiment::load(&file, &[])?)
 }
 
 /// Such as `5 complete, 1 running`, of all stages or of one kind.

@@ -6,8 +6,8 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    Baseline, Crop, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule,
-    ViewCrop,
+    Baseline, Crop, DataConfig, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig,
+    RelabelTeachers, Schedule, ViewCrop,
 };
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
@@ -90,6 +90,7 @@ impl fmt::Display for Range {
 /// The first thing that is wrong with `experiment`.
 pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     name(&experiment.name)?;
+    data(&experiment.data)?;
     lists(experiment)?;
     ranges(experiment)?;
     for (name, method) in &experiment.methods {
@@ -158,6 +159,16 @@ fn name(name: &str) -> Result<(), Fault> {
     if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
         let allowed = "letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`";
         return Err(Fault::new("name", format!("`{name}` cannot name a directory: allowed are {allowed}")));
+    }
+    Ok(())
+}
+
+fn data(data: &DataConfig) -> Result<(), Fault> {
+    if data.kind.known_name().is_none() && data.path.is_none() {
+        return Err(Fault::new("data.path", "is missing: such files are found nowhere but where this key says"));
+    }
+    if data.class_map.is_some() && data.kind != DataKind::ImageFolder {
+        return Err(Fault::new("data.class_map", "has no effect, because data.type is not `image-folder`: leave it out"));
     }
     Ok(())
 }
@@ -274,6 +285,9 @@ fn hard_labels(experiment: &Experiment) -> Result<(), Fault> {
     }
     if experiment.baselines.contains(&Baseline::RandomRealSoft) {
         return contradiction("baselines", "`random_real_soft` has soft labels");
+    }
+    if experiment.baselines.contains(&Baseline::NearestMeanSoft) {
+        return contradiction("baselines", "`nearest_mean_soft` has soft labels");
     }
     Ok(())
 }

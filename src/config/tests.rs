@@ -405,6 +405,22 @@ const FAULTY_OVERRIDES: &[(&str, &str)] = &[
 ];
 
 #[test]
+fn data_needs_a_path_where_it_has_no_name() {
+    let error = |data: &str| parse(MINIMAL, &[&format!("data={data}")]).unwrap_err().to_string();
+    assert_eq!(
+        error("npz"),
+        "--set data=npz: `data.path`: is missing: such files are found nowhere but where this key says"
+    );
+    assert_eq!(
+        error("{type: mnist, class_map: m.yaml}"),
+        "--set data={type: mnist, class_map: m.yaml}: `data.class_map`: has no effect, because data.type is not `image-folder`: leave it out"
+    );
+    assert!(error("{type: cifar-11}").contains("unknown value `cifar-11`; did you mean `cifar-10`?"));
+    let folder = parse(MINIMAL, &["data={type: image-folder, path: x, class_map: m.yaml}"]).unwrap();
+    assert_eq!(folder.data.path.as_deref(), Some(Path::new("x")));
+}
+
+#[test]
 fn faulty_overrides_are_blamed() {
     for (argument, expected) in FAULTY_OVERRIDES {
         assert_eq!(&parse(MINIMAL, &[argument]).unwrap_err().to_string(), expected);

@@ -28,15 +28,22 @@ pub(super) fn collect(
     };
     for one in made {
         if let Some(student) = &one.student {
-            results.rows.push(row(bundles, pieces, one, student)?);
+            results.rows.push(row(experiment, bundles, pieces, one, student)?);
         }
         note_images(&mut results, bundles, pieces, one)?;
     }
     Ok(results)
 }
 
-fn row(bundles: &Bundles, pieces: &Pieces, made: &Made, student: &Path) -> Result<Row, RunError> {
+fn row(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    made: &Made,
+    student: &Path,
+) -> Result<Row, RunError> {
     let line = &made.line;
+    let protocol = &experiment.protocols[line.protocol];
     let training = pieces.training(student)?;
     let soft = made.labels.as_ref().filter(|_| line.labels == Labels::Soft);
     let distilled = matches!(line.origin, Origin::Distilled { .. });
@@ -49,6 +56,7 @@ fn row(bundles: &Bundles, pieces: &Pieces, made: &Made, student: &Path) -> Resul
         ipc: line.ipc,
         labels: line.labels,
         protocol: line.protocol.to_owned(),
+        augmented: protocol.is_augmented(),
         seed: line.seed,
         last_accuracy: training.last,
         best_accuracy: training.best,
