@@ -19,6 +19,7 @@ use crate::config::{
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::{Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
+use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
 use crate::rng;
 use crate::teacher::{Bundle, verify};
@@ -26,7 +27,7 @@ use crate::validate::{Lesson, Student, Training};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
-const RECOVER: u32 = 1;
+const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const RELABEL: u32 = 1;
 const VALIDATE: u32 = 1;
@@ -206,7 +207,7 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs([("teacher", &teacher.hash)]), seed)?
             .of_passes(2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
-            let recover = Recover::new(teacher, config, device)?;
+            let recover = Recover::new(teacher, config, PlanOptions { device, ..PlanOptions::default() })?;
             let batches = recover.batches(classes.len() as u32, ipc, seed);
             let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
             means.progress.start(&label, u64::from(config.iterations) * batches.len() as u64, "it");
