@@ -5,8 +5,8 @@
 mod calibrate;
 mod clean;
 mod doctor;
-mod ops;
 mod export_set;
+mod ops;
 mod progress;
 mod report;
 mod run;

@@ -35,7 +35,8 @@ impl Report {
             return print(global, &results, Some(&home));
         }
         let reports = self.experiments.iter().map(|one| self.read(one)).collect::<anyhow::Result<Vec<_>>>()?;
-        let name = self.to.as_deref().and_then(Path::file_name).map_or("comparison".into(), |name| name.to_string_lossy());
+        let name =
+            self.to.as_deref().and_then(Path::file_name).map_or("comparison".into(), |name| name.to_string_lossy());
         let merged = report::merge(&name, reports)?;
         if let Some(directory) = &self.to {
             report::write(&merged, directory)?;

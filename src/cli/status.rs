@@ -33,7 +33,7 @@ impl Status {
         for plan in &plans {
             let (seconds, passes) = plan.remaining();
             println!("{}: {}", plan.name, counts(plan, None));
-            for kind in ["verify", "recover", "real", "relabel", "validate"] {
+            for kind in ["verify", "recover", "real", "relabel", "validate", "whole"] {
                 if plan.stages.iter().any(|stage| stage.stage == kind) {
                     println!("  {kind:<9} {}", counts(plan, Some(kind)));
                 }

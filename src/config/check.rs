@@ -37,6 +37,8 @@ const WEIGHT: Range = closed(0.0, 1e6);
 /// `recover`, `relabel` and `validate` stand for those of every method and protocol.
 pub(super) const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
+    ("whole_real.epochs", closed(1.0, 10_000.0)),
+    ("whole_real.batch_size", closed(1.0, 65_536.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
     ("recover.learning_rate", positive(100.0)),
@@ -168,7 +170,10 @@ fn data(data: &DataConfig) -> Result<(), Fault> {
         return Err(Fault::new("data.path", "is missing: such files are found nowhere but where this key says"));
     }
     if data.class_map.is_some() && data.kind != DataKind::ImageFolder {
-        return Err(Fault::new("data.class_map", "has no effect, because data.type is not `image-folder`: leave it out"));
+        return Err(Fault::new(
+            "data.class_map",
+            "has no effect, because data.type is not `image-folder`: leave it out",
+        ));
     }
     Ok(())
 }
@@ -226,8 +231,10 @@ fn ranges(experiment: &Experiment) -> Result<(), Fault> {
 fn places(path: &str, experiment: &Experiment) -> Vec<String> {
     match path.split_once('.') {
         Some(("recover", key)) => experiment.methods.keys().map(|name| format!("methods.{name}.{key}")).collect(),
-        Some(_) => experiment.protocols.keys().map(|name| format!("protocols.{name}.{path}")).collect(),
-        None => vec![path.to_string()],
+        Some(("relabel" | "validate", _)) => {
+            experiment.protocols.keys().map(|name| format!("protocols.{name}.{path}")).collect()
+        }
+        _ => vec![path.to_string()],
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Experiment {
     pub labels: Vec<Labels>,
     /// Rows of real images that share all other settings.
     pub baselines: Vec<Baseline>,
+    /// A row of the whole real training set, the reference of hard label recovery; `null` (off) by default.
+    pub whole_real: Option<WholeReal>,
     /// Where tensors of recover and validate live.
     pub device: Device,
 }
@@ -417,6 +419,16 @@ pub enum Baseline {
     NearestMeanSoft,
     /// The same images with their own classes as labels.
     NearestMeanHard,
+}
+
+/// Students trained on the whole real training set with hard labels, through each protocol's crops and flips and with its optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WholeReal {
+    /// Passes over the training set, 1..=10000.
+    pub epochs: u32,
+    /// Images per batch, 1..=65536.
+    pub batch_size: u32,
 }
 
 /// One cell of the experiment's matrix: what one distilled row of the results table is made of, for one seed.

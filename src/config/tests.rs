@@ -199,7 +199,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "seed: 4",
-        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, protocols, labels, baselines, device, recover, relabel, validate",
+        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, protocols, labels, baselines, whole_real, device, recover, relabel, validate",
     ),
     (
         "relabel:\n  mix:\n    type: mixup\n    alpa: 1",
@@ -310,6 +310,10 @@ const FAULTY: &[(&str, &str)] = &[
         "protocols: {a: {recover: {}}}",
         "e.yaml, line 6: `protocols.a.recover`: unknown key; known keys: relabel, validate",
     ),
+    (
+        "whole_real:\n  epochs: 0\n  batch_size: 5",
+        "e.yaml, line 7: `whole_real.epochs`: 0 is out of range: must be at least 1 and at most 10000",
+    ),
     ("labels: [soft, soft]", "e.yaml, line 6: `labels[1]`: repeats labels[0]"),
     (
         "relabel: {provider: cpu, fallback: cpu}",
@@ -366,7 +370,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "baselines: [random]",
-        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard",
+        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard",
     ),
     ("ipc: 3", "e.yaml: not a valid experiment file: duplicate entry with key \"ipc\""),
     (

@@ -1,18 +1,16 @@
 //! NumPy archives: data sets in (`x_train` …, as Keras and MedMNIST write them), distilled sets out.
 
 use super::{DataError, Dataset, Split, dataset, png};
-use ndarray::{Array1, Array4, ArrayViewD, IxDyn};
-use ndarray_npy::{NpzWriter, ViewNpyExt, ViewableElement};
+use ndarray::{Array1, Array4, ArrayViewD, Axis, IxDyn};
+use ndarray_npy::{NpzWriter, ViewElement, ViewNpyExt};
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 use zip::ZipArchive;
 
 /// Names of training images, training labels, test images, test labels.
-const NAMES: [[&str; 4]; 2] = [
-    ["x_train", "y_train", "x_test", "y_test"],
-    ["train_images", "train_labels", "test_images", "test_labels"],
-];
+const NAMES: [[&str; 4]; 2] =
+    [["x_train", "y_train", "x_test", "y_test"], ["train_images", "train_labels", "test_images", "test_labels"]];
 const REMEDY: &str = "write uint8 images [N, H, W] or [N, H, W, C] and whole-number labels [N] with numpy.savez";
 /// More than any data set that fits in memory; an archive that unpacks to more is damaged or hostile.
 const MAX_BYTES: u64 = 1 << 36;
@@ -55,15 +53,13 @@ fn entry(path: &Path, archive: &mut ZipArchive<File>, name: &str) -> Result<Vec<
 fn images(path: &Path, name: &str, bytes: &[u8], count: usize) -> Result<(Vec<u8>, [usize; 3]), DataError> {
     let fail = |problem: String| DataError::invalid(path, format!("{name}: {problem}"), REMEDY);
     let array = ArrayViewD::<u8>::view_npy(bytes).map_err(|error| fail(error.to_string()))?;
-    let [n, height, width, channels] = match *array.shape() {
-        [n, height, width] => [n, height, width, 1],
-        [n, height, width, channels] => [n, height, width, channels],
-        _ => return Err(fail(format!("has the shape {:?}", array.shape()))),
+    let array = if array.ndim() == 3 { array.insert_axis(Axis(3)) } else { array };
+    let [n, height, width, channels] = *array.shape() else {
+        return Err(fail(format!("has the shape {:?}", array.shape())));
     };
     if n == 0 || n != count || channels == 0 || height == 0 || width == 0 {
         return Err(fail(format!("has the shape {:?} for {count} labels", array.shape())));
     }
-    let array = array.into_shape_with_order(IxDyn(&[n, height, width, channels])).map_err(|e| fail(e.to_string()))?;
     let planes = array.permuted_axes(IxDyn(&[0, 3, 1, 2]));
     Ok((planes.iter().copied().collect(), [channels, height, width]))
 }
@@ -89,14 +85,15 @@ fn labels(path: &Path, name: &str, bytes: &[u8]) -> Result<Vec<u32>, DataError> 
 }
 
 /// Shape and values, if the array is of type `T`.
-fn whole_numbers<T: ViewableElement + Copy + Into<i128>>(bytes: &[u8]) -> Option<(Vec<usize>, Vec<i128>)> {
+fn whole_numbers<T: ViewElement + Copy + Into<i128>>(bytes: &[u8]) -> Option<(Vec<usize>, Vec<i128>)> {
     let array = ArrayViewD::<T>::view_npy(bytes).ok()?;
     Some((array.shape().to_vec(), array.iter().map(|&value| value.into()).collect()))
 }
 
 /// The archive of `set`: `images` uint8 \[N, H, W, C\] and `labels` int64 \[N\].
 pub fn encode(set: &Dataset) -> Result<Vec<u8>, DataError> {
-    let fail = |error: String| DataError::Mismatch(format!("{} cannot be written as a NumPy archive ({error})", set.name));
+    let fail =
+        |error: String| DataError::Mismatch(format!("{} cannot be written as a NumPy archive ({error})", set.name));
     let shape = (set.len(), set.channels, set.height, set.width);
     let planes = Array4::from_shape_vec(shape, set.images.clone()).map_err(|error| fail(error.to_string()))?;
     let images = planes.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
@@ -117,9 +114,13 @@ mod tests {
     fn archive(names: [&str; 4], y: [i64; 3]) -> tempfile::NamedTempFile {
         let file = tempfile::Builder::new().suffix(".npz").tempfile().unwrap();
         let mut writer = NpzWriter::new_compressed(file.reopen().unwrap());
-        writer.add_array(names[0], &Array3::from_shape_fn((2, 2, 3), |(n, y, x)| (100 * n + 10 * y + x) as u8)).unwrap();
+        writer
+            .add_array(names[0], &Array3::from_shape_fn((2, 2, 3), |(n, y, x)| (100 * n + 10 * y + x) as u8))
+            .unwrap();
         writer.add_array(names[1], &Array1::from_vec(y[..2].to_vec())).unwrap();
-        writer.add_array(names[2], &Array4::from_shape_fn((1, 2, 3, 3), |(_, y, x, c)| (100 * c + 10 * y + x) as u8)).unwrap();
+        writer
+            .add_array(names[2], &Array4::from_shape_fn((1, 2, 3, 3), |(_, y, x, c)| (100 * c + 10 * y + x) as u8))
+            .unwrap();
         writer.add_array(names[3], &Array2::from_elem((1, 1), y[2] as u8)).unwrap();
         writer.finish().unwrap();
         file

@@ -65,7 +65,9 @@ fn labels(set: &DistilledSet, bundles: &Bundles) -> String {
     if set.labels.is_empty() {
         return "None: the images' classes are their labels.\n".to_string();
     }
-    let line = |(name, teacher, _): &(String, _, _)| format!("- `labels/{name}.scdd`: logits of {}\n", network(&bundles[teacher]));
+    let line = |(name, teacher, _): &(String, _, _)| {
+        format!("- `labels/{name}.scdd`: logits of {}\n", network(&bundles[teacher]))
+    };
     let files: String = set.labels.iter().map(line).collect();
     format!(
         "Each file holds the teacher's logits for augmented, mixed views of the images, with the views; image n of it is the n-th file in the order \

@@ -103,7 +103,12 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
                 Some(known) if merged.rows[known].curve == row.curve => {}
                 Some(known) => {
                     let (row, seed) = (text::row_name(&row), row.seed);
-                    return Err(CompareError::Conflict { first: owners[known].clone(), second: report.name, row, seed });
+                    return Err(CompareError::Conflict {
+                        first: owners[known].clone(),
+                        second: report.name,
+                        row,
+                        seed,
+                    });
                 }
             }
         }
@@ -168,7 +173,8 @@ mod tests {
     use crate::report::{summaries, write};
 
     fn report(root: &Path, name: &str, r_bn: f64) -> Results {
-        let experiment = format!("name: {name}\nmethods: {{distilled: {{r_bn: {r_bn}}}}}\nprotocols: {{default: {{}}}}\n");
+        let experiment =
+            format!("name: {name}\nmethods: {{distilled: {{r_bn: {r_bn}}}}}\nprotocols: {{default: {{}}}}\n");
         Results { name: name.into(), experiment, ..sample(root) }
     }
 

@@ -132,12 +132,7 @@ fn tables(results: &Results) -> Vec<Table> {
     blocks.map(|block| table(block, &comparisons, protocols, results.classes.len())).collect()
 }
 
-fn table(
-    block: &[(Summary, Vec<&Row>)],
-    comparisons: &[Comparison],
-    protocols: usize,
-    classes: usize,
-) -> Table {
+fn table(block: &[(Summary, Vec<&Row>)], comparisons: &[Comparison], protocols: usize, classes: usize) -> Table {
     let first = &block[0].0;
     let here = |c: &&Comparison| (&c.student, c.ipc, &c.protocol) == (&first.student, first.ipc, &first.protocol);
     let accuracies = || block.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.last_accuracy));

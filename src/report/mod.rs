@@ -4,8 +4,8 @@
 //! run to run, are shown on the page and kept in `timing.json`; `results.json` and `results.csv` are free of them.
 
 pub(crate) mod chart;
-pub(crate) mod html;
 mod compare;
+pub(crate) mod html;
 mod images;
 mod summary;
 #[cfg(test)]
@@ -20,8 +20,8 @@ use serde_json::json;
 pub use crate::config::Labels;
 use crate::run::stage::{StageError, Timing, write_atomic};
 
-pub use html::duration;
 pub use compare::{CompareError, merge, read};
+pub use html::duration;
 pub use summary::{Comparison, Difference, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
 pub use text::table;
 

@@ -168,7 +168,8 @@ fn distilled_rows_are_compared_with_each_other_and_ranked() {
     };
     let ranking = of("default");
     // Means: soft 0.744, random real soft 0.809, hard 0.6, whole 0.9.
-    let close = |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?} {expected}");
+    let close =
+        |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?} {expected}");
     close(Some(ranking.ior), -0.065);
     close(ranking.hlr, 0.3);
     close(ranking.lrs, ((-0.1825f64).exp() - (-1f64).exp()) / (1f64.exp() - (-1f64).exp()));

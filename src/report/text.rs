@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::summary::{Comparison, Difference, Stat, Summary, comparisons, summaries};
+use super::summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
 use super::{Labels, ReportError, Results, Row};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
@@ -88,7 +88,6 @@ const HEADINGS: [&str; 10] = [
 ];
 const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LRS", "ARS"];
 
-
 /// The accuracy table as plain text, one block per student and IPC, ending in its footnotes.
 pub fn table(results: &Results) -> String {
     let mut text = String::new();
@@ -105,17 +104,18 @@ pub fn table(results: &Results) -> String {
     text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
     text += &few_seeds(&all);
     text += "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
-    if all.iter().any(|summary| summary.ranking.is_some()) {
+    if text.contains(RANKING[3]) {
         text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
     }
     text += "* the highest of the tests during training: selected on the test set, so too good\n";
     text
 }
 
-/// DD-Ranking's scores of a block's rows, where there are any.
+/// DD-Ranking's scores of a block's rows, where there is more to say than the difference from random real images.
 fn rankings(block: &[Summary]) -> String {
     let mut lines = vec![RANKING.map(str::to_string)];
-    for (summary, ranking) in block.iter().filter_map(|summary| Some((summary, summary.ranking?))) {
+    let told = |ranking: &Ranking| ranking.hard.is_some() || ranking.ars.is_some();
+    for (summary, ranking) in block.iter().filter_map(|summary| Some((summary, summary.ranking.filter(told)?))) {
         lines.push([
             summary_images(summary),
             labels(summary),
@@ -132,8 +132,11 @@ fn rankings(block: &[Summary]) -> String {
 /// Distilled rows against each other.
 fn differences(results: &Results) -> String {
     let all = comparisons(&results.rows);
-    let line = |c: &Comparison| [format!("{} − ({})", c.rows[0], c.rows[1]), difference(&c.difference)];
-    let lines: Vec<[String; 2]> = all.iter().map(line).collect();
+    let line = |c: &Comparison| {
+        let block = format!("{}, ipc {}, {}", c.student, c.ipc, c.protocol);
+        [c.rows[0].clone(), format!("against {}", c.rows[1]), block, difference(&c.difference)]
+    };
+    let lines: Vec<[String; 4]> = all.iter().map(line).collect();
     match all.is_empty() {
         true => String::new(),
         false => format!("differences in points, seed by seed, with their 95 % interval\n{}\n", aligned(&lines)),

@@ -45,7 +45,7 @@ pub struct Line<'a> {
     pub student: &'a Path,
 }
 
-/// Every row: first the cells of the matrix, then the baselines under each protocol.
+/// Every row of distilled or chosen images: first the cells of the matrix, then the baselines under each protocol.
 pub fn lines(experiment: &Experiment) -> Vec<Line<'_>> {
     let mut lines = distilled(experiment);
     for (&ipc, &seed) in experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed))) {

@@ -116,9 +116,11 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
     let bundles = load_bundles(experiment)?;
     let pieces = prepare(experiment, &bundles, setting.output, mode)?;
     let made = make(experiment, &bundles, &pieces, setting.goal)?;
+    let whole = make_whole(experiment, &bundles, &pieces, setting.goal)?;
     let mut directories: BTreeSet<PathBuf> = made.iter().filter_map(|row| row.directory(setting.goal)).collect();
+    directories.extend(whole.iter().map(|row| row.directory.clone()));
     let resolved = experiment.to_yaml()?;
-    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &made)?;
+    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &made, &whole)?;
     if setting.goal == Goal::Report {
         let home = setting.output.join(&experiment.name);
         write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
@@ -191,6 +193,7 @@ pub fn plan(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, 
     let bundles = load_bundles(experiment)?;
     let pieces = prepare(experiment, &bundles, output, Mode::List)?;
     make(experiment, &bundles, &pieces, goal)?;
+    make_whole(experiment, &bundles, &pieces, goal)?;
     Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
 }
 
@@ -268,6 +271,33 @@ fn make_row<'a>(
     }
     made.labels = Some(labels);
     Ok(made)
+}
+
+/// A student trained on the whole real training set.
+struct Whole<'a> {
+    protocol: &'a str,
+    student: &'a Path,
+    seed: u64,
+    directory: PathBuf,
+    images: u64,
+}
+
+/// The rows of the whole training set, if the experiment asks for them and the goal is that far.
+fn make_whole<'a>(
+    experiment: &'a Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    goal: Goal,
+) -> Result<Vec<Whole<'a>>, RunError> {
+    let mut rows = Vec::new();
+    let Some(whole) = experiment.whole_real.filter(|_| goal >= Goal::Validate) else { return Ok(rows) };
+    for (name, protocol) in &experiment.protocols {
+        for (student, &seed) in experiment.students.iter().flat_map(|s| experiment.seeds.iter().map(move |n| (s, n))) {
+            let (directory, images) = pieces.whole(&bundles[student], protocol, whole, seed)?;
+            rows.push(Whole { protocol: name, student, seed, directory, images });
+        }
+    }
+    Ok(rows)
 }
 
 /// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.

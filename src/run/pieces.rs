@@ -14,7 +14,8 @@ use super::plan::{Planned, Rates};
 use super::stage::{Stage, Store, WorkDir};
 use super::{Means, RunError};
 use crate::config::{
-    DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig,
+    DataConfig, DataKind, Device, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig,
+    ValidateConfig, WholeReal,
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::{Item, Point, Recover};
@@ -30,6 +31,7 @@ const VERIFY: u32 = 1;
 const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const RELABEL: u32 = 1;
+const WHOLE: u32 = 1;
 const VALIDATE: u32 = 1;
 
 const FOLDER: &str = "images";
@@ -336,7 +338,51 @@ impl<'a> Pieces<'a> {
         })
     }
 
-    /// How the training in `directory`, which [`Pieces::validate`] gave, went.
+    /// A student trained on the whole real training set with hard labels; the stage's directory, and how many images that are.
+    pub fn whole(
+        &self,
+        student: &Bundle,
+        protocol: &Protocol,
+        whole: WholeReal,
+        seed: u64,
+    ) -> Result<(PathBuf, u64), RunError> {
+        let train = self.train()?;
+        let WholeReal { epochs, batch_size } = whole;
+        let views = RelabelConfig {
+            epochs,
+            batch_size,
+            mix: Mix::None {},
+            dtype: LabelDtype::F16,
+            top_k: None,
+            stored_epochs: None,
+            ..protocol.relabel.clone()
+        };
+        let config = ValidateConfig { loss: Loss::Ce {}, ..protocol.validate.clone() };
+        let name = format!("{}-whole-{}", train.name, student.name());
+        let RelabelConfig { crop, flip, .. } = &views;
+        let seen = json!({"epochs": epochs, "batch_size": batch_size, "crop": crop, "flip": flip});
+        let identity = json!({"views": seen, "validate": config});
+        let inputs = inputs([("data", &data_hash(train)), ("student", &student.hash), ("test", &self.test_hash)]);
+        let count = train.len() as u64;
+        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * self.test.len() as u64;
+        let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
+            .of_passes(3 * count * u64::from(epochs) + tests);
+        let key = stage.key();
+        let directory = self.obtain(&stage, |work, means, device| {
+            let path = work.scratch("views");
+            Relabel { bundles: &[(student, 1.0)], config: &views, seed, key: &key }.views(train, &path)?;
+            let labels = store::Store::open(&path).map_err(crate::relabel::RelabelError::from)?;
+            let mut fresh = Student::new(student, seed, device)?;
+            let lesson = Lesson { images: train, labels: &labels };
+            let training = fresh.train(&lesson, &self.test, &config, means.progress)?;
+            drop(labels);
+            work.discard(&path)?;
+            write_json(work, TRAINING, &training)
+        })?;
+        Ok((directory, count))
+    }
+
+    /// How the training in `directory`, which [`Pieces::validate`] or [`Pieces::whole`] gave, went.
     pub fn training(&self, directory: &Path) -> Result<Training, RunError> {
         read_json(&directory.join(TRAINING))
     }
