@@ -62,7 +62,7 @@ pub struct Summary {
     /// Seconds of recovering one image, mean over seeds. Kept out of `results.json`, as all times.
     #[serde(skip)]
     pub seconds_per_image: Option<f64>,
-    /// The most memory that any stage of any seed held, in bytes; the accelerator's own not included.
+    /// The peak of the process's resident memory during any stage of any seed, in bytes; the accelerator's own not included.
     #[serde(skip)]
     pub peak_bytes: Option<u64>,
     /// Last-epoch accuracy against random real images with the same kind of labels (soft ones by the same teacher), student, IPC and protocol.
