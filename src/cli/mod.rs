@@ -4,8 +4,10 @@
 
 mod calibrate;
 mod clean;
+mod data;
 mod doctor;
 mod export_set;
+mod inspect;
 mod ops;
 mod progress;
 mod report;
@@ -63,6 +65,7 @@ enum Command {
     Ops(ops::Ops),
     Verify(verify::Verify),
     Calibrate(calibrate::Calibrate),
+    Inspect(inspect::Inspect),
     /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
     Recover(run::Run),
     /// Recover as needed, then store the teachers' soft labels
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Calibrate(command) => command.run(&cli.global),
+        Command::Inspect(command) => command.run(&cli.global),
         Command::Ops(command) => command.run(&cli.global),
         Command::Recover(command) => command.run(&cli.global, Goal::Recover),
         Command::Relabel(command) => command.run(&cli.global, Goal::Relabel),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use indexmap::IndexSet;
 
 use super::run::{state, total};
 use super::{Global, Outcome};
@@ -33,10 +34,8 @@ impl Status {
         for plan in &plans {
             let (seconds, passes) = plan.remaining();
             println!("{}: {}", plan.name, counts(plan, None));
-            for kind in ["verify", "recover", "real", "relabel", "validate", "whole"] {
-                if plan.stages.iter().any(|stage| stage.stage == kind) {
-                    println!("  {kind:<9} {}", counts(plan, Some(kind)));
-                }
+            for kind in plan.stages.iter().map(|stage| &stage.stage).collect::<IndexSet<_>>() {
+                println!("  {kind:<9} {}", counts(plan, Some(kind)));
             }
             if plan.open().next().is_some() {
                 println!("  to do: {}", total(seconds, passes));
