@@ -19,6 +19,9 @@ pub struct Report {
     /// Where the stages are: in DIR/stages; the report goes to DIR/<experiment's name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     output: PathBuf,
+    /// Also write the tables as Markdown, with their charts as SVG files beside it
+    #[arg(long, value_name = "FILE.md")]
+    markdown: Option<PathBuf>,
 }
 
 impl Report {
@@ -26,6 +29,10 @@ impl Report {
         let experiment = Experiment::load(&self.experiment, &self.overrides)?;
         let finished = run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, means: None })?;
         let home = self.output.join(&experiment.name);
+        if let Some(path) = &self.markdown {
+            let command = format!("scdd report {} --markdown {}", self.experiment.display(), path.display());
+            report::write_markdown(&finished.results, path, &command)?;
+        }
         print(global, &finished.results, &home)
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod chart;
 pub(crate) mod html;
 mod images;
+mod markdown;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use crate::config::Labels;
 use crate::run::stage::{StageError, Timing, write_atomic};
 
 pub use html::duration;
+pub use markdown::write_markdown;
 pub use summary::{Difference, Stat, Summary, summaries};
 pub use text::table;
 

@@ -74,7 +74,8 @@ pub(super) fn row_name(row: &Row) -> String {
     format!("{} / {} / {} / ipc {} / {}", summary_images(summary), labels(summary), row.student, row.ipc, row.protocol)
 }
 
-const HEADINGS: [&str; 7] = ["images", "data-free", "labels", "seeds", "last epoch", "best*", "vs random real"];
+pub(super) const HEADINGS: [&str; 7] =
+    ["images", "data-free", "labels", "seeds", "last epoch", "best*", "vs random real"];
 
 /// The accuracy table as plain text, one block per student and IPC, ending in its footnotes.
 pub fn table(results: &Results) -> String {
@@ -87,8 +88,14 @@ pub fn table(results: &Results) -> String {
         text += &aligned(&lines);
         text.push('\n');
     }
+    text + &footnotes(&all)
+}
+
+/// How the table's figures are to be read, a line each.
+pub(super) fn footnotes(summaries: &[Summary]) -> String {
+    let mut text = String::new();
     text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
-    text += &few_seeds(&all);
+    text += &few_seeds(summaries);
     text += "* the highest of the tests during training: selected on the test set, so too good\n";
     text
 }
@@ -101,7 +108,7 @@ fn few_seeds(summaries: &[Summary]) -> String {
     }
 }
 
-fn cells(summary: &Summary) -> [String; 7] {
+pub(super) fn cells(summary: &Summary) -> [String; 7] {
     [
         summary_images(summary),
         if summary.data_free { "yes" } else { "no" }.to_string(),
