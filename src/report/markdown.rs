@@ -4,9 +4,14 @@ use std::path::Path;
 
 use super::chart::{Dots, dot_plot};
 use super::summary::{Summary, groups, summaries};
-use super::text::{HEADINGS, block_title, cells, footnotes, labels, protocols, summary_images};
+use super::text::{
+    BEST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images,
+};
 use super::{ReportError, Results};
 use crate::run::stage::write_atomic;
+
+/// Columns up to the difference from random real images.
+const COLUMNS: usize = 7;
 
 /// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table; `command` is what a reader can write them again with.
 ///
@@ -29,14 +34,16 @@ pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(
         text += &line(&HEADINGS.map(|_| "---".to_owned()));
         block.iter().for_each(|summary| text += &line(&cells(summary)));
     }
-    for note in footnotes(&all).lines() {
+    for note in [SPREAD_NOTE, &few_seeds(&all), BEST_NOTE].iter().flat_map(|note| note.lines()) {
         text += &format!("\n{}\n", note.replace('*', "\\*"));
     }
     Ok(write_atomic(path, text.as_bytes())?)
 }
 
-fn line<const N: usize>(cells: &[String; N]) -> String {
-    format!("| {} |\n", cells.each_ref().map(|cell| cell.replace('|', "\\|").replace('*', "\\*")).join(" | "))
+/// A table's line, without the columns of costs, which differ from run to run.
+fn line(cells: &[String]) -> String {
+    let cells = cells.iter().take(COLUMNS).map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
+    format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 
 /// The block's rows, best first.
