@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ndarray::Array4;
 use safetensors::SafeTensors;
-use scdd::config::{BnDistance, Packing, RecoverConfig};
+use scdd::config::{BnDistance, Packing, RecoverConfig, Start};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::recover::Recover;
 use scdd::teacher::Bundle;
@@ -26,7 +26,13 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         jitter: 4,
         crop: None,
         flip: false,
-        start_std: 1.0,
+        crop_curriculum: 0.0,
+        start: Start::Noise { std: 1.0 },
+        residual: None,
+        ema: 0.0,
+        rounds: 1,
+        committee: None,
+        compat: Vec::new(),
     }
 }
 

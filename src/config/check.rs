@@ -5,7 +5,7 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, Device, Experiment, Loss, Mix, RelabelTeachers, Schedule};
+use super::model::{Baseline, Crop, Device, Experiment, Loss, Mix, RecoverConfig, RelabelTeachers, Schedule, Turn};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
 struct Range {
@@ -32,7 +32,7 @@ const WEIGHT: Range = closed(0.0, 1e6);
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
 const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
-    ("recover.iterations", closed(1.0, 1e6)),
+    ("recover.iterations", closed(0.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
     ("recover.learning_rate", positive(100.0)),
     ("recover.betas", BELOW_ONE),
@@ -44,7 +44,18 @@ const RANGES: &[(&str, Range)] = &[
     ("recover.l2", WEIGHT),
     ("recover.jitter", closed(0.0, 4096.0)),
     ("recover.crop.scale", positive(1.0)),
-    ("recover.start_std", positive(100.0)),
+    ("recover.crop_curriculum", closed(0.0, 1.0)),
+    ("recover.start.std", positive(100.0)),
+    ("recover.start.mean_of", closed(1.0, 100_000.0)),
+    ("recover.start.images", closed(1.0, 100_000.0)),
+    ("recover.start.crops", closed(1.0, 100.0)),
+    ("recover.start.factor", closed(1.0, 16.0)),
+    ("recover.residual.budgets", closed(2.0, 1000.0)),
+    ("recover.residual.alpha", closed(0.0, 1.0)),
+    ("recover.residual.scales", positive(4.0)),
+    ("recover.ema", BELOW_ONE),
+    ("recover.rounds", closed(1.0, 1000.0)),
+    ("recover.committee.weights", positive(1e6)),
     ("relabel.epochs", closed(1.0, 100_000.0)),
     ("relabel.batch_size", closed(1.0, 65_536.0)),
     ("relabel.crop.scale", positive(1.0)),
@@ -87,6 +98,7 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     crop("relabel.crop", experiment.relabel.crop)?;
     terms_that_are_off(experiment)?;
     milestones(&experiment.validate.schedule)?;
+    recover_terms(&experiment.recover)?;
     hard_labels(experiment)
 }
 
@@ -196,6 +208,36 @@ fn milestones(schedule: &Schedule) -> Result<(), Fault> {
         )),
         None => Ok(()),
     }
+}
+
+/// Terms of the recovery that need each other.
+fn recover_terms(recover: &RecoverConfig) -> Result<(), Fault> {
+    if recover.crop_curriculum > 0.0 && recover.crop.is_none() {
+        let problem = "needs recover.crop, whose smallest share it leads to (or set 0)";
+        return Err(Fault::new("recover.crop_curriculum", problem));
+    }
+    if let Some(residual) = &recover.residual {
+        if recover.is_data_free() {
+            let problem = "blends images with what they start from, which is noise: set recover.start to `real` or `crops`, or leave it out";
+            return Err(Fault::new("recover.residual", problem));
+        }
+        let last = (residual.budgets as usize - 1).checked_rem(residual.scales.len()).map(|at| residual.scales[at]);
+        if last != Some(1.0) {
+            let problem = format!("the last of {} budgets must have the scale 1", residual.budgets);
+            return Err(Fault::new("recover.residual.scales", problem));
+        }
+    }
+    if let Some(committee) = &recover.committee {
+        axis("recover.committee.teachers", &committee.teachers)?;
+        let (weights, teachers) = (committee.weights.len(), committee.teachers.len() + 1);
+        if weights != 0 && (weights != teachers || committee.turn == Turn::RoundRobin) {
+            let problem = format!(
+                "{weights} weights; give one for each of the {teachers} teachers, the cell's own first, with `turn: all`, or none"
+            );
+            return Err(Fault::new("recover.committee.weights", problem));
+        }
+    }
+    distinct("recover.compat", &recover.compat)
 }
 
 /// Hard labels need no teacher and cannot describe mixed views.

@@ -24,7 +24,8 @@ mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, BnDistance, Cell, Crop, DataConfig, Device, Experiment, Fallback, LabelDtype, Loss, Mix, Optimizer,
-    Packing, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, ValidateConfig,
+    Baseline, BnDistance, Cell, Committee, Crop, DataConfig, Device, Difficulty, Experiment, Fallback, LabelDtype,
+    Loss, Mix, Optimizer, Packing, Quirk, RecoverConfig, RelabelConfig, RelabelTeachers, Residual, Schedule, Start,
+    Turn, ValidateConfig,
 };
 pub use presets::names as preset_names;

@@ -14,7 +14,7 @@ use super::stage::{Stage, Store, WorkDir};
 use crate::config::{DataConfig, Device, Experiment, Loss, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
-use crate::recover::{Item, Point, Recover};
+use crate::recover::{Batch, Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
 use crate::report::RecoverPoint;
 use crate::rng;
@@ -172,24 +172,27 @@ impl<'a> Pieces<'a> {
         let recover = Recover::new(teacher, config, self.device)?;
         let classes = self.classes_of(teacher);
         let batches = recover.batches(classes.len() as u32, ipc, seed);
-        let steps = u64::from(config.iterations);
+        let steps = |batch: &Batch| u64::from(recover.steps(batch));
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
-        self.progress.start(&label, steps * batches.len() as u64, "it");
-        for (number, items) in batches.iter().enumerate() {
-            let done = steps * number as u64;
+        self.progress.start(&label, batches.iter().map(steps).sum(), "it");
+        let mut done = 0;
+        for (number, batch) in batches.iter().enumerate() {
+            let before = done;
+            done += steps(batch);
             let curve_file = curve_file(number);
             if work.has(&curve_file) {
-                self.progress.at(done + steps, "");
+                self.progress.at(done, "");
                 continue;
             }
             let mut curve = String::new();
-            let images = recover.run(items, seed, &mut |point| {
-                self.progress.at(done + u64::from(point.iteration) + 1, &format!("loss {:.2}", point.loss));
+            let images = recover.run(batch, seed, &mut |point| {
+                let step = u64::from(point.iteration - batch.first) + 1;
+                self.progress.at(before + step, &format!("loss {:.2}", point.loss));
                 curve.push_str(&json!(point).to_string());
                 curve.push('\n');
             })?;
-            let pixels = recover.normalization().to_pixels(&images)?;
-            write_images(work, classes, items, &pixels, teacher.image_shape())?;
+            let pixels = recover.to_pixels(&images)?;
+            write_images(work, classes, &batch.items, &pixels, teacher.image_shape())?;
             // Written last: a batch whose curve is there is complete.
             work.write(&curve_file, curve.as_bytes())?;
         }

@@ -1,0 +1,138 @@
+//! The teachers of a recovery, and what they say of a batch: the loss and its gradient, of one in turn or of all together.
+
+use ndarray::Array4;
+use tch::{Device, TchError, Tensor};
+
+use super::{Point, RecoverError, alignment};
+use crate::config::{RecoverConfig, Turn};
+use crate::replica::{Objective, Replica, to_array, to_tensor};
+use crate::teacher::Bundle;
+
+/// One teacher, ready for synthesis.
+struct Member<'a> {
+    bundle: &'a Bundle,
+    replica: Replica,
+    /// What its loss weighs where all are asked.
+    weight: f64,
+}
+
+/// One or several teachers of the same images.
+pub struct Committee<'a> {
+    members: Vec<Member<'a>>,
+    config: &'a RecoverConfig,
+    turn: Turn,
+    device: Device,
+}
+
+/// What a batch is to become in the eyes of each teacher.
+pub struct Aim {
+    /// int64 `[N]`.
+    targets: Tensor,
+    /// Per teacher.
+    objectives: Vec<Objective>,
+}
+
+impl<'a> Committee<'a> {
+    /// `bundles` are the recovery's own teacher and those that `config.committee` names, in this order.
+    ///
+    /// # Errors
+    /// When a bundle's constants can't be brought to `device`, lacks what the loss needs, or does not fit the first one.
+    pub fn new(bundles: &[&'a Bundle], config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
+        let committee = config.committee.as_ref();
+        let weights = committee.map_or(&[][..], |c| &c.weights);
+        let weights: Vec<f64> = if weights.is_empty() { vec![1.0; bundles.len()] } else { weights.to_vec() };
+        let total: f64 = weights.iter().sum();
+        let member = |(bundle, weight): (&&'a Bundle, f64)| {
+            check(bundle, bundles[0], config)?;
+            Ok(Member { bundle, replica: bundle.replica(device)?, weight: weight / total })
+        };
+        let members = bundles.iter().zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
+        Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), device })
+    }
+
+    /// The aim of a batch of images of these `classes`.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn aim(&self, classes: &[u32]) -> Result<Aim, RecoverError> {
+        let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
+        let objective = |member: &Member| {
+            alignment::objective(member.bundle, self.config, classes, self.device).map_err(|e| member.torch(e))
+        };
+        Ok(Aim {
+            targets: Tensor::from_slice(&targets).to_device(self.device),
+            objectives: self.members.iter().map(objective).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The loss of `seen` `[N, C, H, W]` at step `iteration` and its gradient.
+    ///
+    /// # Errors
+    /// When a teacher can't be run.
+    pub fn evaluate(
+        &self,
+        seen: &Array4<f32>,
+        aim: &Aim,
+        iteration: u32,
+    ) -> Result<(Point, Array4<f32>), RecoverError> {
+        if self.turn == Turn::RoundRobin || self.members.len() == 1 {
+            let turn = iteration as usize % self.members.len();
+            return self.members[turn].evaluate(seen, aim, &aim.objectives[turn], iteration, self.device);
+        }
+        let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
+        let mut gradient = Array4::zeros(seen.raw_dim());
+        for (member, objective) in self.members.iter().zip(&aim.objectives) {
+            let (point, own) = member.evaluate(seen, aim, objective, iteration, self.device)?;
+            sum.loss += member.weight * point.loss;
+            sum.ce += member.weight * point.ce;
+            sum.bn += member.weight * point.bn;
+            gradient.scaled_add(member.weight as f32, &own);
+        }
+        Ok((sum, gradient))
+    }
+}
+
+impl Member<'_> {
+    fn torch(&self, source: TchError) -> RecoverError {
+        RecoverError::Torch { teacher: self.bundle.name().into(), source }
+    }
+
+    /// Without a classifier there is no cross entropy, and the targets go unused.
+    fn evaluate(
+        &self,
+        seen: &Array4<f32>,
+        aim: &Aim,
+        objective: &Objective,
+        iteration: u32,
+        device: Device,
+    ) -> Result<(Point, Array4<f32>), RecoverError> {
+        let torch = |source| self.torch(source);
+        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(device)).map_err(torch)?;
+        let targets = (!self.bundle.manifest.is_features_only()).then_some(&aim.targets);
+        let found = self
+            .replica
+            .evaluate(&input, targets, objective)
+            .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
+        let gradient = to_array(&found.gradient).map_err(torch)?;
+        let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
+        Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
+    }
+}
+
+/// The bundle has what the loss needs, and sees images as the `first` one does.
+fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig) -> Result<(), RecoverError> {
+    if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
+        return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
+    }
+    if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
+        return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
+    }
+    if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
+        return Err(RecoverError::NoLoss { why });
+    }
+    let (own, other) = (&bundle.manifest.preprocessing, &first.manifest.preprocessing);
+    if bundle.image_shape() != first.image_shape() || (&own.mean, &own.std) != (&other.mean, &other.std) {
+        return Err(RecoverError::Unlike { teacher: bundle.name().into(), first: first.name().into() });
+    }
+    Ok(())
+}
