@@ -102,8 +102,8 @@ pub struct RecoverConfig {
     pub start: Start,
     /// Blends images with their starts from time to time; `null` is off.
     pub residual: Option<Residual>,
-    /// Decay of the moving average of each image over its steps that is kept in place of the last step's, 0 (off) to below 1. Published: 0.9
-    /// (ImageNet) and 0.99 (CIFAR) in EDC.
+    /// Decay of the moving average of each image over its steps that is kept in place of the last step's, 0 (off) to below 1. (EDC takes such an
+    /// average, of 0.9 and 0.99, for a flatness term that is off in its published runs.)
     pub ema: f64,
     /// In how many rounds a class's images join, 1 (all at once) to 1000: the images of the last of R rounds get 1/R of the steps.
     /// Published: 8 of 500 steps each (DELT).
@@ -215,6 +215,8 @@ pub enum Packing {
     Even,
     /// All images in random order.
     Shuffled,
+    /// Class after class; a batch may hold several (EDC).
+    Ordered,
     /// Each batch is of one class (LPLD).
     Class,
 }

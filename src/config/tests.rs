@@ -52,11 +52,20 @@ fn a_resolved_experiment_resolves_to_itself() {
 fn every_preset_resolves_in_each_of_its_sections() {
     for name in preset_names() {
         let has = |stage: &str| presets::section(name, stage).is_ok();
-        assert!(has("validate"), "{name}");
+        assert!(has("recover") || has("relabel") || has("validate"), "{name}");
         for stage in ["recover", "relabel", "validate"].into_iter().filter(|stage| has(stage)) {
             with(&format!("{stage}: {{preset: {name}}}\n"));
         }
     }
+}
+
+#[test]
+fn official_is_what_the_presets_code_has() {
+    let quirks = |recover: &str| with(&format!("recover: {recover}\n")).recover.compat;
+    assert_eq!(quirks("{preset: scdd-cifar100}"), []);
+    let official = quirks("{preset: scdd-cifar100, compat: official}");
+    assert_eq!(official, [Quirk::SharedViews, Quirk::PositiveJitter, Quirk::TruncatedPixels]);
+    assert_eq!(quirks("{preset: scdd-cifar100, compat: [shared_views]}"), [Quirk::SharedViews]);
 }
 
 #[test]
@@ -156,9 +165,34 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     ("recover: {betas: [0.5]}", "e.yaml, line 6: `recover.betas`: invalid length 1, expected an array of length 2"),
     (
-        "recover: {iterations: 0}",
-        "e.yaml, line 6: `recover.iterations`: 0 is out of range: must be at least 1 and at most 1000000",
+        "recover: {iterations: 1000001}",
+        "e.yaml, line 6: `recover.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
     ),
+    (
+        "recover: {crop_curriculum: 1}",
+        "e.yaml, line 6: `recover.crop_curriculum`: needs recover.crop, whose smallest share it leads to (or set 0)",
+    ),
+    (
+        "recover: {residual: {budgets: 4, alpha: 0.5, scales: [1]}}",
+        "e.yaml, line 6: `recover.residual`: blends images with what they start from, which is noise: set recover.start to `real` or `crops`, or leave it out",
+    ),
+    (
+        "recover: {start: {type: real, mean_of: 1}, residual: {budgets: 3, alpha: 0.5, scales: [1, 0.5, 0.5]}}",
+        "e.yaml, line 6: `recover.residual.scales`: the last of 3 budgets must have the scale 1",
+    ),
+    (
+        "recover: {committee: {teachers: [a], turn: all, weights: [1]}}",
+        "e.yaml, line 6: `recover.committee.weights`: 1 weights; give one for each of the 2 teachers, the cell's own first, with `turn: all`, or none",
+    ),
+    (
+        "recover: {compat: official}",
+        "e.yaml, line 6: `recover.compat`: `official` needs a preset that knows the published code's quirks, in `recover.preset`; or list them by name",
+    ),
+    (
+        "recover: {compat: [shared_view]}",
+        "e.yaml, line 6: `recover.compat[0]`: unknown value `shared_view`; did you mean `shared_views`? Known values: shared_views, positive_jitter, truncated_pixels",
+    ),
+    ("recover: {class_share: 0.5, r_bn: 0}", "e.yaml, line 6: `recover.class_share`: has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 0"),
     (
         "recover: {iterations: -5}",
         "e.yaml, line 6: `recover.iterations`: invalid value: integer `-5`, expected a whole number that is not negative",

@@ -54,6 +54,9 @@ fn group(classes: u32, numbers: std::ops::Range<u32>, packing: Packing, seed: u6
     if packing == Packing::Class {
         return (0..classes).map(|class| of_class(class).collect()).collect();
     }
+    if packing == Packing::Ordered {
+        return vec![(0..classes).flat_map(of_class).collect()];
+    }
     let mut items: Vec<Item> =
         numbers.clone().flat_map(|number| (0..classes).map(move |class| Item { class, number })).collect();
     if packing == Packing::Shuffled {
@@ -101,6 +104,13 @@ mod tests {
         let found = packed("{batch_size: 3, packing: class}", 0);
         assert_eq!(sizes(&found), [3, 1, 3, 1, 3, 1]);
         assert!(found.iter().all(|batch| batch.items.iter().all(|item| item.class == batch.items[0].class)));
+    }
+
+    #[test]
+    fn ordered_batches_take_class_after_class() {
+        let found = packed("{batch_size: 5, packing: ordered}", 0);
+        assert_eq!(sizes(&found), [5, 5, 2]);
+        assert_eq!(found[0].items.iter().map(|item| item.class).collect::<Vec<_>>(), [0, 0, 0, 0, 1]);
     }
 
     #[test]
