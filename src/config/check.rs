@@ -5,14 +5,14 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, Device, Experiment, Loss, Mix, RecoverConfig, RelabelTeachers, Schedule, Turn};
+use super::model::{Baseline, Crop, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelTeachers, Schedule, Turn};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
-struct Range {
-    low: f64,
-    low_excluded: bool,
-    high: f64,
-    high_excluded: bool,
+pub(super) struct Range {
+    pub low: f64,
+    pub low_excluded: bool,
+    pub high: f64,
+    pub high_excluded: bool,
 }
 
 const fn closed(low: f64, high: f64) -> Range {
@@ -30,7 +30,9 @@ const SHARE: Range = Range { low: 0.0, low_excluded: true, high: 1.0, high_exclu
 const WEIGHT: Range = closed(0.0, 1e6);
 
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
-const RANGES: &[(&str, Range)] = &[
+///
+/// `recover`, `relabel` and `validate` stand for those of every method and protocol.
+pub(super) const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
     ("recover.iterations", closed(0.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
@@ -94,12 +96,60 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     name(&experiment.name)?;
     lists(experiment)?;
     ranges(experiment)?;
-    crop("recover.crop", experiment.recover.crop)?;
-    crop("relabel.crop", experiment.relabel.crop)?;
-    terms_that_are_off(experiment)?;
-    milestones(&experiment.validate.schedule)?;
-    recover_terms(&experiment.recover)?;
+    for (name, method) in &experiment.methods {
+        entry_name("methods", name)?;
+        check_method(method).map_err(|fault| fault.moved("recover", &format!("methods.{name}")))?;
+    }
+    for (name, protocol) in &experiment.protocols {
+        entry_name("protocols", name)?;
+        let at = |stage| format!("protocols.{name}.{stage}");
+        check_protocol(protocol)
+            .map_err(|fault| fault.moved("relabel", &at("relabel")).moved("validate", &at("validate")))?;
+    }
     hard_labels(experiment)
+}
+
+/// What is wrong with one method; its keys are called `recover.…`.
+fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
+    crop("recover.crop", recover.crop)?;
+    let within = [
+        ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
+        ("r_var", recover.r_var, 1.0),
+        ("class_share", recover.class_share, 0.0),
+    ];
+    for (key, value, neutral) in within {
+        if recover.r_bn == 0.0 && value != neutral {
+            let problem = format!(
+                "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
+            );
+            return Err(Fault::new(format!("recover.{key}"), problem));
+        }
+    }
+    recover_terms(recover)
+}
+
+/// What is wrong with one protocol; its keys are called `relabel.…` and `validate.…`.
+fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
+    crop("relabel.crop", protocol.relabel.crop)?;
+    if protocol.relabel.fallback.is_some() && protocol.relabel.provider != Device::Cuda {
+        let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
+        return Err(Fault::new("relabel.fallback", problem));
+    }
+    if protocol.is_hard() && !matches!(protocol.relabel.mix, Mix::None {}) {
+        let problem = "mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels";
+        return Err(Fault::new("relabel.mix", problem));
+    }
+    milestones(&protocol.validate.schedule)
+}
+
+/// Names of methods and protocols are parts of YAML paths, of file names and of tables.
+fn entry_name(axis: &str, name: &str) -> Result<(), Fault> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.is_empty() || name.len() > 60 || !name.chars().all(plain) {
+        let allowed = "letters, digits, `_` and `-`, at most 60 of them";
+        return Err(Fault::new(axis, format!("`{name}` is no name for one of them: allowed are {allowed}")));
+    }
+    Ok(())
 }
 
 fn name(name: &str) -> Result<(), Fault> {
@@ -117,6 +167,9 @@ fn lists(experiment: &Experiment) -> Result<(), Fault> {
     axis("students", &experiment.students)?;
     axis("ipc", &experiment.ipc)?;
     axis("seeds", &experiment.seeds)?;
+    axis("methods", &experiment.methods.keys().collect::<Vec<_>>())?;
+    axis("protocols", &experiment.protocols.keys().collect::<Vec<_>>())?;
+    axis("labels", &experiment.labels)?;
     if let RelabelTeachers::List(teachers) = &experiment.relabel_teachers {
         axis("relabel_teachers", teachers)?;
     }
@@ -142,17 +195,28 @@ fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
 fn ranges(experiment: &Experiment) -> Result<(), Fault> {
     let tree = serde_yaml::to_value(experiment).map_err(|error| Fault::new(".", error.to_string()))?;
     for (path, range) in RANGES {
-        let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
-        match value {
-            Value::Sequence(values) => {
-                for (index, value) in values.iter().enumerate() {
-                    in_range(&format!("{path}[{index}]"), value, range)?;
+        for path in places(path, experiment) {
+            let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
+            match value {
+                Value::Sequence(values) => {
+                    for (index, value) in values.iter().enumerate() {
+                        in_range(&format!("{path}[{index}]"), value, range)?;
+                    }
                 }
+                value => in_range(&path, value, range)?,
             }
-            value => in_range(path, value, range)?,
         }
     }
     Ok(())
+}
+
+/// Where a key of [`RANGES`] stands in the experiment: once, or once per method or protocol.
+fn places(path: &str, experiment: &Experiment) -> Vec<String> {
+    match path.split_once('.') {
+        Some(("recover", key)) => experiment.methods.keys().map(|name| format!("methods.{name}.{key}")).collect(),
+        Some(_) => experiment.protocols.keys().map(|name| format!("protocols.{name}.{path}")).collect(),
+        None => vec![path.to_string()],
+    }
 }
 
 fn in_range(path: &str, value: &Value, range: &Range) -> Result<(), Fault> {
@@ -171,28 +235,6 @@ fn crop(path: &str, crop: Option<Crop>) -> Result<(), Fault> {
         }
         _ => Ok(()),
     }
-}
-
-fn terms_that_are_off(experiment: &Experiment) -> Result<(), Fault> {
-    let recover = &experiment.recover;
-    let within = [
-        ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
-        ("r_var", recover.r_var, 1.0),
-        ("class_share", recover.class_share, 0.0),
-    ];
-    for (key, value, neutral) in within {
-        if recover.r_bn == 0.0 && value != neutral {
-            let problem = format!(
-                "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
-            );
-            return Err(Fault::new(format!("recover.{key}"), problem));
-        }
-    }
-    if experiment.relabel.fallback.is_some() && experiment.relabel.provider != Device::Cuda {
-        let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
-        return Err(Fault::new("relabel.fallback", problem));
-    }
-    Ok(())
 }
 
 fn milestones(schedule: &Schedule) -> Result<(), Fault> {
@@ -240,17 +282,14 @@ fn recover_terms(recover: &RecoverConfig) -> Result<(), Fault> {
     distinct("recover.compat", &recover.compat)
 }
 
-/// Hard labels need no teacher and cannot describe mixed views.
+/// Where no protocol has soft labels, nothing may ask for them.
 fn hard_labels(experiment: &Experiment) -> Result<(), Fault> {
-    if !matches!(experiment.validate.loss, Loss::Ce {}) {
+    if !experiment.protocols.values().all(Protocol::is_hard) {
         return Ok(());
     }
     let contradiction = |path, problem: &str| {
         Err(Fault::new(path, format!("{problem}, but validate.loss is `ce`, which trains on hard labels")))
     };
-    if !matches!(experiment.relabel.mix, Mix::None {}) {
-        return contradiction("relabel.mix", "mixed views have no single class (set {type: none})");
-    }
     if experiment.relabel_teachers != RelabelTeachers::Same {
         return contradiction("relabel_teachers", "these teachers would give soft labels");
     }

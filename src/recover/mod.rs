@@ -132,8 +132,8 @@ impl<'a> Recover<'a> {
     }
 
     /// How many steps the batch takes.
-    pub fn steps(&self, batch: &Batch) -> u32 {
-        self.config.iterations - batch.first
+    pub fn steps(&self, batch: &Batch) -> u64 {
+        u64::from(self.config.iterations - batch.first)
     }
 
     /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order.

@@ -8,7 +8,7 @@ use crate::config::Experiment;
 /// The default settings with some in YAML over them.
 pub fn config(settings: &str) -> RecoverConfig {
     let text = format!("name: x\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\nrecover: {settings}\n");
-    Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap().recover
+    Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap().methods[0].clone()
 }
 
 pub fn shipped(name: &str) -> Bundle {

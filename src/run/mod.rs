@@ -3,24 +3,30 @@
 //! Each piece is a [`stage`], a pure function of its configuration, the hashes of what it reads, and the seed; a rerun finds what is complete
 //! and continues what was interrupted. No stage starts on a bundle that was not verified in exactly the state in which it lies on disk.
 
+pub mod plan;
 pub mod stage;
 
+mod matrix;
+mod memory;
 mod pieces;
+mod results;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Baseline, Experiment};
+use crate::config::{Experiment, Labels};
 use crate::data::{DataError, Dataset};
 use crate::progress::Progress;
 use crate::recover::RecoverError;
 use crate::relabel::RelabelError;
-use crate::report::{self, Grid, Labels, Method, Recovery, ReportError, Results, Row, Seconds};
+use crate::report::{self, ReportError, Results};
 use crate::teacher::{Bundle, BundleError, Role, Runtime, RuntimeError};
 use crate::validate::ValidateError;
 
-use pieces::{Images, Pieces};
-use stage::{StageError, Timing, write_atomic};
+use matrix::{Line, Origin, lines};
+use pieces::{Images, Labelled, Mode, Pieces};
+use plan::Plan;
+use stage::{StageError, write_atomic};
 
 /// Why an experiment could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -78,54 +84,151 @@ pub struct Finished {
     pub remarks: Vec<String>,
 }
 
+/// What makes stages.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// Answers for the teachers.
+    pub runtime: &'a Runtime,
+    pub progress: &'a dyn Progress,
+}
+
 /// Where and how an experiment is run.
 pub struct Setting<'a> {
     /// Stages go to `output/stages`, the report to `output/<experiment's name>`.
     pub output: &'a Path,
     pub goal: Goal,
-    /// Whether missing stages are made. If not, the first one that is missing is an error.
-    pub make: bool,
-    pub runtime: &'a Runtime,
-    pub progress: &'a dyn Progress,
+    /// Makes missing stages; without it, the first one that is missing is an error.
+    pub means: Option<Means<'a>>,
 }
+
+/// The experiment with every key explicit, in its report's directory.
+pub const RESOLVED: &str = "experiment.yaml";
 
 /// Runs `experiment` as far as the setting's goal.
 ///
 /// # Errors
 /// The first thing that went wrong; everything that was finished before stays, and the next run goes on from there.
 pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunError> {
+    let mode = match setting.means {
+        Some(means) => Mode::make(means, experiment)?,
+        None => Mode::Find,
+    };
     let bundles = load_bundles(experiment)?;
-    let stages = setting.output.join("stages");
-    let pieces = Pieces::new(experiment, &stages, setting.make, setting.runtime, setting.progress)?;
-    check_fit(experiment, &bundles, pieces.test())?;
-    for bundle in bundles.values() {
-        pieces.verify(bundle)?;
-    }
+    let pieces = prepare(experiment, &bundles, setting.output, mode)?;
+    let made = make(experiment, &bundles, &pieces, setting.goal)?;
+    let mut directories: BTreeSet<PathBuf> = made.iter().filter_map(|row| row.directory(setting.goal)).collect();
     let resolved = experiment.to_yaml()?;
-    let results = empty_results(experiment, resolved.clone(), &pieces, &bundles);
-    let mut collected =
-        Collected { pieces: &pieces, bundles: &bundles, goal: setting.goal, results, directories: BTreeSet::new() };
-    collected.cells(experiment)?;
-    collected.baselines(experiment)?;
-    let Collected { results, mut directories, .. } = collected;
+    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &made)?;
     if setting.goal == Goal::Report {
         let home = setting.output.join(&experiment.name);
-        write_atomic(&home.join("experiment.yaml"), resolved.as_bytes())?;
+        write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
         report::write(&results, &home)?;
         directories = BTreeSet::from([home]);
     }
     Ok(Finished { directories: directories.into_iter().collect(), results, remarks: pieces.into_remarks() })
 }
 
+/// What [`run`] would do with stages below `output`; nothing is made.
+///
+/// # Errors
+/// When the experiment's bundles or data cannot be read or do not fit each other.
+pub fn plan(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
+    let bundles = load_bundles(experiment)?;
+    let pieces = prepare(experiment, &bundles, output, Mode::List)?;
+    make(experiment, &bundles, &pieces, goal)?;
+    Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
+}
+
+fn stages_in(output: &Path) -> PathBuf {
+    output.join("stages")
+}
+
+fn prepare<'a>(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    output: &Path,
+    mode: Mode<'a>,
+) -> Result<Pieces<'a>, RunError> {
+    let pieces = Pieces::new(experiment, &stages_in(output), mode)?;
+    check_fit(experiment, bundles, pieces.test())?;
+    for bundle in bundles.values() {
+        pieces.verify(bundle)?;
+    }
+    Ok(pieces)
+}
+
+/// One row's stages, as far as the goal asked for them.
+struct Made<'a> {
+    line: Line<'a>,
+    images: Images,
+    labels: Option<Labelled>,
+    /// The directory of the trained student.
+    student: Option<PathBuf>,
+}
+
+impl Made<'_> {
+    /// The directory that `goal` is about.
+    fn directory(&self, goal: Goal) -> Option<PathBuf> {
+        match goal {
+            Goal::Recover => Some(self.images.directory.clone()),
+            Goal::Relabel => self.labels.as_ref().map(|labels| labels.directory.clone()),
+            Goal::Validate | Goal::Report => self.student.clone(),
+        }
+    }
+}
+
+/// Takes every row of the experiment to `goal`.
+fn make<'a>(
+    experiment: &'a Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    goal: Goal,
+) -> Result<Vec<Made<'a>>, RunError> {
+    lines(experiment).into_iter().map(|line| make_row(experiment, bundles, pieces, goal, line)).collect()
+}
+
+fn make_row<'a>(
+    experiment: &'a Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    goal: Goal,
+    line: Line<'a>,
+) -> Result<Made<'a>, RunError> {
+    let images = match line.origin {
+        Origin::Distilled { teacher, method } => {
+            let config = &experiment.methods[method];
+            let others = config.committee.iter().flat_map(|committee| &committee.teachers);
+            let teachers: Vec<&Bundle> = [&bundles[teacher]].into_iter().chain(others.map(|t| &bundles[t])).collect();
+            pieces.recover(&teachers, config, line.ipc, line.seed)?
+        }
+        Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
+    };
+    let mut made = Made { line, images, labels: None, student: None };
+    if goal < Goal::Relabel {
+        return Ok(made);
+    }
+    let (line, protocol) = (&made.line, &experiment.protocols[made.line.protocol]);
+    let labels = pieces.relabel(&made.images, &bundles[line.labeller], &protocol.relabel, line.seed)?;
+    if goal >= Goal::Validate {
+        let hard = line.labels == Labels::Hard;
+        let student = &bundles[line.student];
+        made.student = Some(pieces.validate(&made.images, &labels, student, protocol, hard, line.seed)?);
+    }
+    made.labels = Some(labels);
+    Ok(made)
+}
+
+/// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.
 type Bundles = BTreeMap<PathBuf, Bundle>;
 
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
-    let relabel = experiment.teachers.iter().flat_map(|t| experiment.relabel_teachers.of(t));
-    let paths = experiment.teachers.iter().cloned().chain(relabel).chain(experiment.students.iter().cloned());
+    let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
     let mut bundles = Bundles::new();
-    for path in paths {
-        if !bundles.contains_key(&path) {
-            bundles.insert(path.clone(), Bundle::load(&path)?);
+    let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+    let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
+    for path in paths.chain(members).chain(experiment.labellers()) {
+        if !bundles.contains_key(path) {
+            bundles.insert(path.into(), Bundle::load(path)?);
         }
     }
     Ok(bundles)
@@ -143,7 +246,7 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
                 test.name
             ));
         }
-        let labels = experiment.teachers.iter().any(|t| experiment.relabel_teachers.of(t).contains(path));
+        let labels = experiment.labellers().contains(&path.as_path());
         if let Some(why) = bundle.without_classifier().filter(|_| labels) {
             return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
         }
@@ -158,160 +261,4 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
         }
     }
     Ok(())
-}
-
-fn empty_results(experiment: &Experiment, resolved: String, pieces: &Pieces, bundles: &Bundles) -> Results {
-    let named = bundles.values().find(|b| !b.manifest.is_features_only());
-    let classes = named.map(|b| b.manifest.classes.clone()).unwrap_or_default();
-    Results {
-        name: experiment.name.clone(),
-        data: pieces.test().name.clone(),
-        classes,
-        test_images: pieces.test().len(),
-        experiment: resolved,
-        ..Results::default()
-    }
-}
-
-/// Gathers the report's rows while the stages run.
-struct Collected<'a> {
-    pieces: &'a Pieces<'a>,
-    bundles: &'a Bundles,
-    goal: Goal,
-    results: Results,
-    /// Of the goal's stage.
-    directories: BTreeSet<PathBuf>,
-}
-
-impl<'a> Collected<'a> {
-    fn bundle(&self, path: &Path) -> Result<&'a Bundle, RunError> {
-        self.bundles.get(path).ok_or_else(|| RunError::Misfit { path: path.into(), what: "was not loaded".into() })
-    }
-
-    fn cells(&mut self, experiment: &Experiment) -> Result<(), RunError> {
-        for cell in experiment.cells() {
-            let teacher = self.bundle(&cell.teacher)?;
-            let images = self.pieces.recover(teacher, cell.ipc, cell.seed)?;
-            let name = teacher.name().to_owned();
-            self.directory(Goal::Recover, &images.directory);
-            self.note_recovery(&images, &name, cell.ipc, cell.seed)?;
-            let row = Row { teacher: Some(name), ..blank_row(Method::Scdd, cell.ipc, cell.seed) };
-            self.soft_row(row, &images, &cell.relabel_teacher, &cell.student)?;
-        }
-        Ok(())
-    }
-
-    /// Real images, under the labels of every relabel teacher and under their own.
-    fn baselines(&mut self, experiment: &Experiment) -> Result<(), RunError> {
-        let mut labellers: Vec<PathBuf> =
-            experiment.teachers.iter().flat_map(|t| experiment.relabel_teachers.of(t)).collect();
-        labellers.sort();
-        labellers.dedup();
-        for (&ipc, &seed) in experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed)))
-        {
-            if experiment.baselines.is_empty() {
-                continue;
-            }
-            let images = self.pieces.random_real(ipc, seed)?;
-            self.directory(Goal::Recover, &images.directory);
-            self.note_grid(Method::RandomReal, &images, None, ipc, seed);
-            for student in &experiment.students {
-                let row = || blank_row(Method::RandomReal, ipc, seed);
-                if experiment.baselines.contains(&Baseline::RandomRealSoft) {
-                    for labeller in &labellers {
-                        self.soft_row(row(), &images, labeller, student)?;
-                    }
-                }
-                if experiment.baselines.contains(&Baseline::RandomRealHard)
-                    && let Some(labeller) = labellers.first()
-                {
-                    self.hard_row(row(), &images, labeller, student)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn directory(&mut self, stage: Goal, directory: &Path) {
-        if stage == self.goal {
-            self.directories.insert(directory.into());
-        }
-    }
-
-    fn soft_row(&mut self, row: Row, images: &Images, labeller: &Path, student: &Path) -> Result<(), RunError> {
-        let relabel_teacher = Some(self.bundle(labeller)?.name().to_owned());
-        self.row(Row { relabel_teacher, labels: Labels::Soft, ..row }, images, labeller, student)
-    }
-
-    /// Hard labels need a relabelling only for its views, which are the same whichever teacher answered.
-    fn hard_row(&mut self, row: Row, images: &Images, labeller: &Path, student: &Path) -> Result<(), RunError> {
-        self.row(Row { labels: Labels::Hard, ..row }, images, labeller, student)
-    }
-
-    fn row(&mut self, row: Row, images: &Images, labeller: &Path, student: &Path) -> Result<(), RunError> {
-        if self.goal < Goal::Relabel {
-            return Ok(());
-        }
-        let labels = self.pieces.relabel(images, self.bundle(labeller)?, row.seed)?;
-        self.directory(Goal::Relabel, &labels.directory);
-        if self.goal < Goal::Validate {
-            return Ok(());
-        }
-        let student = self.bundle(student)?;
-        let is_hard = row.labels == Labels::Hard;
-        let (training, directory) = self.pieces.validate(images, &labels, student, is_hard, row.seed)?;
-        let student = student.name().to_owned();
-        self.directory(Goal::Validate, &directory);
-        let seconds = |dir: &Path| Timing::read(dir).map(|t| t.seconds);
-        let row = Row {
-            student,
-            last_accuracy: training.last,
-            best_accuracy: training.best,
-            seconds: Seconds {
-                recover: if row.method == Method::Scdd { seconds(&images.directory) } else { None },
-                relabel: if row.labels == Labels::Soft { seconds(&labels.directory) } else { None },
-                validate: seconds(&directory),
-            },
-            curve: training.curve.iter().map(train_point).collect(),
-            ..row
-        };
-        self.results.rows.push(row);
-        Ok(())
-    }
-
-    fn note_recovery(&mut self, images: &Images, teacher: &str, ipc: u32, seed: u64) -> Result<(), RunError> {
-        let known = |r: &Recovery| (r.teacher.as_str(), r.ipc, r.seed) == (teacher, ipc, seed);
-        if self.results.recoveries.iter().any(known) {
-            return Ok(());
-        }
-        let curve = self.pieces.recovery_curve(images)?;
-        self.results.recoveries.push(Recovery { teacher: teacher.into(), ipc, seed, curve });
-        self.note_grid(Method::Scdd, images, Some(teacher), ipc, seed);
-        Ok(())
-    }
-
-    fn note_grid(&mut self, method: Method, images: &Images, teacher: Option<&str>, ipc: u32, seed: u64) {
-        let folder = images.folder();
-        self.results.grids.push(Grid { method, teacher: teacher.map(Into::into), ipc, seed, folder });
-    }
-}
-
-fn blank_row(method: Method, ipc: u32, seed: u64) -> Row {
-    Row {
-        method,
-        teacher: None,
-        relabel_teacher: None,
-        student: String::new(),
-        ipc,
-        labels: Labels::Soft,
-        seed,
-        last_accuracy: 0.0,
-        best_accuracy: 0.0,
-        seconds: Seconds::default(),
-        curve: Vec::new(),
-    }
-}
-
-fn train_point(epoch: &crate::validate::Epoch) -> report::TrainPoint {
-    report::TrainPoint { epoch: epoch.epoch, train_loss: epoch.loss, test_accuracy: epoch.accuracy }
 }
