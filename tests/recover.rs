@@ -21,6 +21,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         first_bn_multiplier: 10.0,
         distance: BnDistance::Norm,
         class_share: 0.0,
+        r_patch: 0.0,
         tv,
         l2,
         jitter: 4,

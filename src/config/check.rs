@@ -41,6 +41,7 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("recover.r_bn", WEIGHT),
     ("recover.r_var", WEIGHT),
     ("recover.class_share", closed(0.0, 1.0)),
+    ("recover.r_patch", WEIGHT),
     ("recover.first_bn_multiplier", WEIGHT),
     ("recover.tv", WEIGHT),
     ("recover.l2", WEIGHT),
@@ -116,6 +117,7 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
         ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
         ("r_var", recover.r_var, 1.0),
         ("class_share", recover.class_share, 0.0),
+        ("r_patch", recover.r_patch, 0.0),
     ];
     for (key, value, neutral) in within {
         if recover.r_bn == 0.0 && value != neutral {

@@ -132,6 +132,9 @@ pub struct RecoverConfig {
     /// How much of the term aligns with the statistics of the batch's own classes, 0 (none) to 1 (all); the rest aligns with the network's
     /// running statistics. Above 0 it needs a bundle with statistics of its classes. Published: 1 (LPLD, with `packing: class`), 0.5 (EDC).
     pub class_share: f64,
+    /// What statistics of patches weigh within the term beside those of whole planes, 0 (off) to 1e6. Above 0 it needs a bundle with statistics of
+    /// patches. Published: 1 (G-VBSM, EDC, which take each patch's over all channels).
+    pub r_patch: f64,
     /// Weight of the total variation prior, 0 (off) to 1e6.
     pub tv: f64,
     /// Weight of the image's L2 norm, 0 (off) to 1e6.

@@ -6,7 +6,7 @@ use tch::{Device, TchError, Tensor};
 use super::{Point, RecoverError, alignment};
 use crate::config::{RecoverConfig, Turn};
 use crate::replica::{Objective, Replica, to_array, to_tensor};
-use crate::teacher::Bundle;
+use crate::teacher::{Bundle, LayerStatistics};
 
 /// One teacher, ready for synthesis.
 struct Member<'a> {
@@ -126,6 +126,12 @@ fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig) -> Result<(), 
     }
     if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
         return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
+    }
+    let missing = |layer: &LayerStatistics| {
+        layer.patches.as_ref().is_none_or(|patches| config.class_share > 0.0 && patches.per_class.is_none())
+    };
+    if config.r_patch > 0.0 && bundle.layers.iter().any(missing) {
+        return Err(RecoverError::NoPatchStatistics { teacher: bundle.name().into() });
     }
     if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
         return Err(RecoverError::NoLoss { why });

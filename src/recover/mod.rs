@@ -63,6 +63,11 @@ pub enum RecoverError {
     )]
     NoClassStatistics { teacher: String },
     #[error(
+        "teacher `{teacher}` has no statistics of patches (of its classes, where `recover.class_share` is above 0), which `recover.r_patch` above 0 \
+         aligns with: measure them with `scdd calibrate --patches 4` (and `--per-class`), or set it to 0"
+    )]
+    NoPatchStatistics { teacher: String },
+    #[error(
         "teacher `{teacher}` takes other images than `{first}` (size, mean or standard deviation of its preprocessing): they can't share a recovery"
     )]
     Unlike { teacher: String, first: String },
