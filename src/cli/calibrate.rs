@@ -52,7 +52,8 @@ impl Calibrate {
 
         let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        let mut calibrator = Calibrator::new(&bundle, &self.nodes, Detail { per_class: self.per_class, patches: self.patches })?;
+        let mut calibrator =
+            Calibrator::new(&bundle, &self.nodes, Detail { per_class: self.per_class, patches: self.patches })?;
         let classes = set.classes.len();
         let (mut measured, each) = (0, self.images.div_ceil(classes));
         for class in 0..classes {

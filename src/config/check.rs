@@ -5,7 +5,10 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelTeachers, Schedule, Turn};
+use super::model::{
+    Baseline, Crop, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, Turn,
+    ViewCrop,
+};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
 pub(super) struct Range {
@@ -62,7 +65,11 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("relabel.epochs", closed(1.0, 100_000.0)),
     ("relabel.batch_size", closed(1.0, 65_536.0)),
     ("relabel.crop.scale", positive(1.0)),
+    ("relabel.crop.pad", closed(1.0, 4096.0)),
     ("relabel.mix.alpha", positive(100.0)),
+    ("relabel.top_k.k", closed(1.0, 65_535.0)),
+    ("relabel.top_k.temperature", positive(1000.0)),
+    ("relabel.stored_epochs", closed(1.0, 100_000.0)),
     ("validate.loss.temperature", positive(1000.0)),
     ("validate.loss.ce", WEIGHT),
     ("validate.optimizer.learning_rate", positive(100.0)),
@@ -112,7 +119,9 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
 
 /// What is wrong with one method; its keys are called `recover.…`.
 fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
-    crop("recover.crop", recover.crop)?;
+    if let Some(Crop { scale }) = recover.crop {
+        ascending("recover.crop.scale", scale)?;
+    }
     let within = [
         ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
         ("r_var", recover.r_var, 1.0),
@@ -132,7 +141,10 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
 
 /// What is wrong with one protocol; its keys are called `relabel.…` and `validate.…`.
 fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
-    crop("relabel.crop", protocol.relabel.crop)?;
+    if let Some(ViewCrop::Resized { scale }) = protocol.relabel.crop {
+        ascending("relabel.crop.scale", scale)?;
+    }
+    stored_epochs(&protocol.relabel)?;
     if protocol.relabel.fallback.is_some() && protocol.relabel.provider != Device::Cuda {
         let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
         return Err(Fault::new("relabel.fallback", problem));
@@ -230,10 +242,18 @@ fn in_range(path: &str, value: &Value, range: &Range) -> Result<(), Fault> {
     }
 }
 
-fn crop(path: &str, crop: Option<Crop>) -> Result<(), Fault> {
-    match crop {
-        Some(Crop { scale: [low, high] }) if low > high => {
-            Err(Fault::new(format!("{path}.scale"), format!("the smallest share, {low}, is above the largest, {high}")))
+fn ascending(path: &str, [low, high]: [f64; 2]) -> Result<(), Fault> {
+    if low > high {
+        return Err(Fault::new(path, format!("the smallest share, {low}, is above the largest, {high}")));
+    }
+    Ok(())
+}
+
+fn stored_epochs(relabel: &RelabelConfig) -> Result<(), Fault> {
+    match relabel.stored_epochs {
+        Some(stored) if stored > relabel.epochs => {
+            let problem = format!("{stored} epochs are to be stored, but relabel.epochs is {}", relabel.epochs);
+            Err(Fault::new("relabel.stored_epochs", problem))
         }
         _ => Ok(()),
     }

@@ -28,7 +28,7 @@ pub use error::ConfigError;
 pub use model::{
     Baseline, BnDistance, Cell, Committee, Crop, DataConfig, DataKind, Device, Difficulty, Experiment, Fallback,
     LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol, Quirk, RecoverConfig, RelabelConfig, RelabelTeachers,
-    Residual, Schedule, Start, Turn, ValidateConfig,
+    Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

@@ -24,9 +24,18 @@ const PRESETS: &[(&str, &str)] = &[
     ("fadrm-imagenet", include_str!("presets/fadrm-imagenet.yaml")),
     ("lpld-imagenet", include_str!("presets/lpld-imagenet.yaml")),
     ("delt-imagenet", include_str!("presets/delt-imagenet.yaml")),
+    ("protocol-scdd", include_str!("presets/protocol-scdd.yaml")),
+    ("protocol-sre2l", include_str!("presets/protocol-sre2l.yaml")),
+    ("protocol-rded", include_str!("presets/protocol-rded.yaml")),
+    ("protocol-edc", include_str!("presets/protocol-edc.yaml")),
+    ("protocol-rd3", include_str!("presets/protocol-rd3.yaml")),
+    ("protocol-hard", include_str!("presets/protocol-hard.yaml")),
 ];
 
-/// The names of all presets. A preset has a section for each stage that its recipe says something of.
+/// In a preset, names the one that its relabel and validate sections are.
+const PROTOCOL: &str = "protocol";
+
+/// The names of all presets. A preset has a section for each stage that its recipe says something of; a protocol has none for recover.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
@@ -45,16 +54,14 @@ pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
         return Err(Fault::new(path, format!("there is no preset `{name}`; there are {}.{hint}", known.join(", "))));
     };
     let preset = parse(name, text)?;
-    match preset.get(stage) {
-        Some(Value::Mapping(section)) => Ok(section.clone()),
+    match (preset.get(stage), preset.get(PROTOCOL)) {
+        (Some(Value::Mapping(stage)), _) => Ok(stage.clone()),
+        (_, Some(Value::String(protocol))) => section(protocol, stage),
         _ => {
             let stages: Vec<&str> = preset.keys().filter_map(Value::as_str).collect();
             Err(Fault::new(
                 path,
-                format!(
-                    "the preset `{name}` has no {stage} section, because its recipe says nothing of it that a key could express; it has {}",
-                    stages.join(" and ")
-                ),
+                format!("the preset `{name}` has no {stage} section; it has {}", stages.join(" and ")),
             ))
         }
     }

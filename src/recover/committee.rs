@@ -1,17 +1,19 @@
 //! The teachers of a recovery, and what they say of a batch: the loss and its gradient, of one in turn or of all together.
 
 use ndarray::Array4;
-use tch::{Device, TchError, Tensor};
+use tch::{TchError, Tensor};
 
+use super::engine::Engine;
 use super::{Point, RecoverError, alignment};
 use crate::config::{RecoverConfig, Turn};
-use crate::replica::{Objective, Replica, to_array, to_tensor};
+use crate::replica::{Objective, Plan, PlanOptions, Replica, ReplicaError, to_array, to_tensor};
 use crate::teacher::{Bundle, LayerStatistics};
 
 /// One teacher, ready for synthesis.
 struct Member<'a> {
     bundle: &'a Bundle,
-    replica: Replica,
+    engine: Engine,
+    options: PlanOptions,
     /// What its loss weighs where all are asked.
     weight: f64,
 }
@@ -21,48 +23,60 @@ pub struct Committee<'a> {
     members: Vec<Member<'a>>,
     config: &'a RecoverConfig,
     turn: Turn,
-    device: Device,
+    options: PlanOptions,
 }
 
-/// What a batch is to become in the eyes of each teacher.
+/// What a batch is to become, and what tells each teacher how far it is from that.
 pub struct Aim {
     /// int64 `[N]`.
     targets: Tensor,
     /// Per teacher.
-    objectives: Vec<Objective>,
+    judges: Vec<Judge>,
+}
+
+enum Judge {
+    Plan(Plan),
+    /// For statistics that a plan does not take: those of patches.
+    Replica(Replica, Objective),
 }
 
 impl<'a> Committee<'a> {
     /// `bundles` are the recovery's own teacher and those that `config.committee` names, in this order.
     ///
     /// # Errors
-    /// When a bundle's constants can't be brought to `device`, lacks what the loss needs, or does not fit the first one.
-    pub fn new(bundles: &[&'a Bundle], config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
+    /// When a bundle lacks what the loss needs, or does not fit the first one.
+    pub fn new(bundles: &[&'a Bundle], config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
         let committee = config.committee.as_ref();
         let weights = committee.map_or(&[][..], |c| &c.weights);
         let weights: Vec<f64> = if weights.is_empty() { vec![1.0; bundles.len()] } else { weights.to_vec() };
         let total: f64 = weights.iter().sum();
         let member = |(bundle, weight): (&&'a Bundle, f64)| {
             check(bundle, bundles[0], config)?;
-            Ok(Member { bundle, replica: bundle.replica(device)?, weight: weight / total })
+            let engine = Engine::new(bundle.graph.clone(), options);
+            Ok(Member { bundle, engine, options, weight: weight / total })
         };
         let members = bundles.iter().zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
-        Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), device })
+        Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), options })
     }
 
-    /// The aim of a batch of images of these `classes`.
+    /// The aim of a batch of images of these `classes`, `[N, C, H, W]` of this `shape`.
     ///
     /// # Errors
     /// When libtorch fails.
-    pub fn aim(&self, classes: &[u32]) -> Result<Aim, RecoverError> {
+    pub fn aim(&self, classes: &[u32], shape: (usize, usize, usize, usize)) -> Result<Aim, RecoverError> {
         let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
-        let objective = |member: &Member| {
-            alignment::objective(member.bundle, self.config, classes, self.device).map_err(|e| member.torch(e))
-        };
-        Ok(Aim {
-            targets: Tensor::from_slice(&targets).to_device(self.device),
-            objectives: self.members.iter().map(objective).collect::<Result<_, _>>()?,
-        })
+        let targets = Tensor::from_slice(&targets).to_device(self.options.device);
+        let judges = self.members.iter().map(|member| member.judge(self.config, classes, shape));
+        Ok(Aim { targets, judges: judges.collect::<Result<_, _>>()? })
+    }
+
+    /// Keeps what can serve the next batch.
+    pub fn keep(&self, aim: Aim) {
+        for (member, judge) in self.members.iter().zip(aim.judges) {
+            if let Judge::Plan(plan) = judge {
+                member.engine.keep(plan);
+            }
+        }
     }
 
     /// The loss of `seen` `[N, C, H, W]` at step `iteration` and its gradient.
@@ -77,12 +91,12 @@ impl<'a> Committee<'a> {
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         if self.turn == Turn::RoundRobin || self.members.len() == 1 {
             let turn = iteration as usize % self.members.len();
-            return self.members[turn].evaluate(seen, aim, &aim.objectives[turn], iteration, self.device);
+            return self.members[turn].evaluate(seen, aim, &aim.judges[turn], iteration);
         }
         let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
         let mut gradient = Array4::zeros(seen.raw_dim());
-        for (member, objective) in self.members.iter().zip(&aim.objectives) {
-            let (point, own) = member.evaluate(seen, aim, objective, iteration, self.device)?;
+        for (member, judge) in self.members.iter().zip(&aim.judges) {
+            let (point, own) = member.evaluate(seen, aim, judge, iteration)?;
             sum.loss += member.weight * point.loss;
             sum.ce += member.weight * point.ce;
             sum.bn += member.weight * point.bn;
@@ -97,22 +111,41 @@ impl Member<'_> {
         RecoverError::Torch { teacher: self.bundle.name().into(), source }
     }
 
+    fn replica(&self, source: ReplicaError) -> RecoverError {
+        RecoverError::Replica { teacher: self.bundle.name().into(), source }
+    }
+
+    fn judge(
+        &self,
+        config: &RecoverConfig,
+        classes: &[u32],
+        (n, c, h, w): (usize, usize, usize, usize),
+    ) -> Result<Judge, RecoverError> {
+        let device = self.options.device;
+        let objective = alignment::objective(self.bundle, config, classes, device).map_err(|e| self.torch(e))?;
+        if objective.layers.iter().any(|layer| layer.patches > 1) {
+            return Ok(Judge::Replica(self.bundle.replica(device)?, objective));
+        }
+        let shape = [n, c, h, w].map(|d| d as i64);
+        Ok(Judge::Plan(self.engine.plan(&objective, shape).map_err(|e| self.replica(e))?))
+    }
+
     /// Without a classifier there is no cross entropy, and the targets go unused.
     fn evaluate(
         &self,
         seen: &Array4<f32>,
         aim: &Aim,
-        objective: &Objective,
+        judge: &Judge,
         iteration: u32,
-        device: Device,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let torch = |source| self.torch(source);
-        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(device)).map_err(torch)?;
+        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.options.device)).map_err(torch)?;
         let targets = (!self.bundle.manifest.is_features_only()).then_some(&aim.targets);
-        let found = self
-            .replica
-            .evaluate(&input, targets, objective)
-            .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
+        let found = match judge {
+            Judge::Plan(plan) => plan.evaluate(&input, targets),
+            Judge::Replica(replica, objective) => replica.evaluate(&input, targets, objective),
+        };
+        let found = found.map_err(|e| self.replica(e))?;
         let gradient = to_array(&found.gradient).map_err(torch)?;
         let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
         Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))

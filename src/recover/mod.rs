@@ -9,6 +9,7 @@ mod adam;
 mod alignment;
 mod batch;
 mod committee;
+mod engine;
 mod prior;
 mod start;
 mod views;
@@ -18,18 +19,18 @@ use std::ops::Range;
 use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tch::{Device, TchError};
+use tch::TchError;
 
 use crate::config::{Quirk, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Dataset, Normalization, Resample, Size};
-use crate::replica::ReplicaError;
+use crate::replica::{PlanOptions, ReplicaError};
 use crate::teacher::{Bundle, BundleError};
 
 use adam::Adam;
 pub use alignment::objective;
 pub use batch::{Batch, Item};
-use committee::{Aim, Committee};
+use committee::Committee;
 use prior::Priors;
 use start::{Starts, resize};
 
@@ -101,11 +102,13 @@ pub struct Recover<'a> {
 }
 
 impl<'a> Recover<'a> {
+    /// `options` say where and how the teacher is computed.
+    ///
     /// # Errors
-    /// When the bundle's constants can't be brought to `device`, the loss needs statistics that the bundle lacks, or a features-only bundle is to
+    /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
-    pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
-        Self::with_teachers(&[bundle], config, device)
+    pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
+        Self::with_teachers(&[bundle], config, options)
     }
 
     /// As [`new`](Self::new), with several teachers: the recovery's own and those of its committee. There must be one.
@@ -115,13 +118,13 @@ impl<'a> Recover<'a> {
     pub fn with_teachers(
         bundles: &[&'a Bundle],
         config: &'a RecoverConfig,
-        device: Device,
+        options: PlanOptions,
     ) -> Result<Self, RecoverError> {
-        let committee = Committee::new(bundles, config, device)?;
+        let committee = Committee::new(bundles, config, options)?;
         let first = bundles[0];
         let p = &first.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        let starts = Starts::new(first, normalization.clone(), &config.start, device);
+        let starts = Starts::new(first, normalization.clone(), &config.start, options.device);
         Ok(Self { config, committee, starts, normalization, size: Size { height: p.height, width: p.width } })
     }
 
@@ -164,7 +167,6 @@ impl<'a> Recover<'a> {
     pub fn run(&self, batch: &Batch, seed: u64, step: &mut dyn FnMut(Point)) -> Result<Array4<f32>, RecoverError> {
         let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
         let mut streams: Vec<ChaCha8Rng> = batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
-        let aim = self.committee.aim(&classes)?;
         let start = self.starts.images(&batch.items, seed)?;
         let mut images = start.clone();
         for (budget, steps) in self.budgets(batch.first).into_iter().enumerate() {
@@ -176,7 +178,7 @@ impl<'a> Recover<'a> {
             }
             let total = f64::from(self.config.iterations);
             let mut views = |i: u32| views::draw(self.config, &mut streams, size, f64::from(i) / total);
-            images = self.descend(images, &aim, steps, &mut views, step)?;
+            images = self.descend(images, &classes, steps, &mut views, step)?;
         }
         Ok(images)
     }
@@ -209,19 +211,23 @@ impl<'a> Recover<'a> {
         views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
-        self.descend(start, &self.committee.aim(targets)?, 0..self.config.iterations, views, step)
+        self.descend(start, targets, 0..self.config.iterations, views, step)
     }
 
     /// These `steps` of the schedule, with a fresh optimiser.
     fn descend(
         &self,
         start: Array4<f32>,
-        aim: &Aim,
+        classes: &[u32],
         steps: Range<u32>,
         views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
+        if steps.is_empty() {
+            return Ok(start);
+        }
         let config = self.config;
+        let aim = self.committee.aim(classes, start.dim())?;
         let priors = Priors { tv: config.tv, l2: config.l2 };
         let range = self.normalization.range();
         let mut images = start;
@@ -232,7 +238,7 @@ impl<'a> Recover<'a> {
         for iteration in steps {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, aim, iteration)?;
+            let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &aim, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -246,6 +252,7 @@ impl<'a> Recover<'a> {
             }
             step(point);
         }
+        self.committee.keep(aim);
         Ok(average.unwrap_or(images))
     }
 }

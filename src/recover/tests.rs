@@ -32,7 +32,7 @@ pub fn training_images() -> Dataset {
 /// The first batch of one image per class, recovered with these settings, and the losses of its steps.
 fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     let (config, data) = (config(settings), training_images());
-    let recover = Recover::with_teachers(teachers, &config, Device::Cpu).unwrap().with_data(&data);
+    let recover = Recover::with_teachers(teachers, &config, PlanOptions::default()).unwrap().with_data(&data);
     let mut losses = Vec::new();
     let images = recover.run(&recover.batches(10, 1, 0)[0], 0, &mut |point| losses.push(point.loss)).unwrap();
     (images, losses)
@@ -82,11 +82,12 @@ fn teachers_of_other_images_are_refused() {
     let (one, mut other) = (shipped("resnet18-w16-supervised"), shipped("resnet18-w16-moco-v2"));
     other.manifest.preprocessing.mean[0] += 0.1;
     let config = config("{committee: {teachers: [b], turn: all, weights: []}}");
-    let refused = Recover::with_teachers(&[&one, &other], &config, Device::Cpu).map(|_| ()).unwrap_err().to_string();
+    let refused =
+        Recover::with_teachers(&[&one, &other], &config, PlanOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("takes other images than `resnet18-w16-supervised`"), "{refused}");
     let config = self::config("{class_share: 0.5}");
     other.layers[3].per_class = None;
-    let refused = Recover::new(&other, &config, Device::Cpu).map(|_| ()).unwrap_err().to_string();
+    let refused = Recover::new(&other, &config, PlanOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("scdd calibrate --per-class"), "{refused}");
 }
 
@@ -133,7 +134,7 @@ fn the_residual_blends_with_the_start_and_the_average_lags_behind() {
 fn images_of_later_rounds_take_the_rest_of_the_schedule() {
     let teacher = shipped("resnet18-w16-supervised");
     let config = config("{iterations: 4, rounds: 2}");
-    let recover = Recover::new(&teacher, &config, Device::Cpu).unwrap();
+    let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
     let batches = recover.batches(10, 2, 0);
     assert_eq!(batches.iter().map(|batch| recover.steps(batch)).collect::<Vec<_>>(), [4, 2]);
     let mut steps = Vec::new();
@@ -150,7 +151,7 @@ fn truncation_keeps_the_level_below() {
     let images = Array4::from_shape_vec((1, 1, 1, 6), levels.map(normalised).to_vec()).unwrap();
     let pixels = |settings: &str| {
         let config = config(settings);
-        Recover::new(&teacher, &config, Device::Cpu).unwrap().to_pixels(&images).unwrap()
+        Recover::new(&teacher, &config, PlanOptions::default()).unwrap().to_pixels(&images).unwrap()
     };
     assert_eq!(pixels("{}"), [0, 1, 3, 4, 255, 255]);
     assert_eq!(pixels("{compat: [truncated_pixels]}"), [0, 0, 3, 3, 254, 255]);

@@ -18,7 +18,8 @@ use crate::config::{
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::{Batch, Item, Point, Recover};
-use crate::relabel::{Relabel, open_session, store};
+use crate::relabel::{Relabel, Teachers, store};
+use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
 use crate::rng;
 use crate::teacher::{Bundle, verify};
@@ -26,7 +27,7 @@ use crate::validate::{Lesson, Student, Training};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
-const RECOVER: u32 = 1;
+const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const RELABEL: u32 = 1;
 const VALIDATE: u32 = 1;
@@ -208,7 +209,8 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
-            let mut recover = Recover::with_teachers(teachers, config, device)?;
+            let options = PlanOptions { device, ..PlanOptions::default() };
+            let mut recover = Recover::with_teachers(teachers, config, options)?;
             if let Some(data) = data {
                 recover = recover.with_data(data);
             }
@@ -278,14 +280,15 @@ impl<'a> Pieces<'a> {
         let name = format!("{}-by-{}", images.name, teacher.name());
         let inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
         let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
-            .of_passes(images.count * u64::from(config.epochs));
+            .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
         let key = stage.key();
-        let directory = self.obtain(&stage, |work, means, _| {
+        let directory = self.obtain(&stage, |work, means, device| {
             let set = png::read_set(&images.folder())?;
-            let (mut session, remark) = open_session(teacher, means.runtime, config)?;
+            let bundles = [(teacher, 1.0)];
+            let (mut teachers, remark) = Teachers::open(&bundles, means.runtime, config, device)?;
             self.remark(remark);
-            let relabel = Relabel { bundle: teacher, config, seed, key: &key };
-            Ok(relabel.run(&set, &mut session, &work.path().join(LABELS), means.progress)?)
+            let relabel = Relabel { bundles: &bundles, config, seed, key: &key };
+            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), means.progress)?)
         })?;
         Ok(Labelled { directory, key, teacher: teacher.name().into() })
     }

@@ -13,13 +13,16 @@ use safetensors::tensor::TensorView;
 use tch::{Device, Kind, Tensor};
 
 use super::bundle::{
-    Bundle, CLASS_MEAN, CLASS_PATCH_MEAN, CLASS_PATCH_VAR, CLASS_VAR, GOLDEN, MANIFEST, MODEL, PATCH_MEAN, PATCH_VAR, STATISTICS, sha256,
+    Bundle, CLASS_MEAN, CLASS_PATCH_MEAN, CLASS_PATCH_VAR, CLASS_VAR, GOLDEN, MANIFEST, MODEL, PATCH_MEAN, PATCH_VAR,
+    STATISTICS, sha256,
 };
 use super::error::BundleError;
 use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
 use crate::graph::ops::Norm;
 use crate::graph::{Graph, Node, Op, ValueId};
-use crate::replica::{Distance, LayerTarget, Mode, Objective, Replica, channel_statistics, patch_statistics, to_tensor};
+use crate::replica::{
+    Distance, LayerTarget, Mode, Objective, Replica, channel_statistics, patch_statistics, to_tensor,
+};
 
 /// No scale is folded into a calibrated activation; the field says so where BatchNorm has its ε.
 const EPSILON: f64 = 0.0;
@@ -127,7 +130,8 @@ impl<'a> Calibrator<'a> {
             .map_err(|source| BundleError::Replica { bundle: self.bundle.name().into(), source })?;
         let found = run.taps.iter().zip(&self.layers).map(|(tap, (layer, _))| Moments::of(tap, layer.axis));
         let side = self.detail.patches.map(|side| side as i64);
-        let of_patches = side.into_iter().flat_map(|side| run.taps.iter().map(move |tap| Moments::of_patches(tap, side)));
+        let of_patches =
+            side.into_iter().flat_map(|side| run.taps.iter().map(move |tap| Moments::of_patches(tap, side)));
         let found: Vec<Moments> = found.chain(of_patches).collect::<Result<_, _>>().map_err(failed)?;
         let Some(slot) = self.moments.get_mut(class) else {
             return Err(BundleError::invalid(&self.bundle.dir, format!("class {class} of the data is none of its")));
