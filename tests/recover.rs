@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 use scdd::config::{BnDistance, Packing, RecoverConfig, Start};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::kernels::Isa;
-use scdd::recover::{Item, Recover};
+use scdd::recover::{Batch, Item, Recover};
 use scdd::replica::{Plan, PlanOptions};
 use scdd::teacher::Bundle;
 use tch::{Device, Kind, Tensor};
@@ -132,13 +132,16 @@ fn losses_and_gradients_are_those_of_double_precision() {
 fn batches_know_nothing_of_each_other() {
     fixture(|_, bundle| {
         let config = RecoverConfig { iterations: 2, ..config(0.0, 0.0) };
-        let items = |range: std::ops::Range<u32>| range.map(|class| Item { class, number: 0 }).collect::<Vec<_>>();
+        let batch = |range: std::ops::Range<u32>| {
+            let items = range.map(|class| Item { class, number: 0 }).collect();
+            Batch { items, first: 0 }
+        };
         let recover = Recover::new(bundle, &config, PlanOptions::default()).unwrap();
-        let run = |recover: &Recover, items: &[Item]| recover.run(items, 3, &mut |_| {}).unwrap();
-        let alone = run(&recover, &items(4..6));
-        run(&recover, &items(0..3));
-        assert_eq!(run(&recover, &items(4..6)), alone);
-        run(&recover, &items(0..2));
-        assert_eq!(run(&recover, &items(4..6)), alone);
+        let run = |recover: &Recover, batch: &Batch| recover.run(batch, 3, &mut |_| {}).unwrap();
+        let alone = run(&recover, &batch(4..6));
+        run(&recover, &batch(0..3));
+        assert_eq!(run(&recover, &batch(4..6)), alone);
+        run(&recover, &batch(0..2));
+        assert_eq!(run(&recover, &batch(4..6)), alone);
     });
 }

@@ -68,7 +68,8 @@ fn patches(
         let target = |mean: &[f32], var: &[f32], share: f64| {
             let (mean, var) = (tensor(mean)?, tensor(var)?);
             let multiplier = share * config.r_patch * of_layer;
-            Ok(LayerTarget { tap: layer.tap, axis: layer.axis, patches: side, mean, var, weights: None, multiplier })
+            let (tap, axis) = (layer.tap, layer.axis);
+            Ok::<_, TchError>(LayerTarget { tap, axis, patches: side, mean, var, weights: None, multiplier })
         };
         if config.class_share < 1.0 {
             targets.push(target(&patches.mean, &patches.var, 1.0 - config.class_share)?);
