@@ -41,21 +41,27 @@ enum Judge {
 }
 
 impl<'a> Committee<'a> {
-    /// `bundles` are the recovery's own teacher and those that `config.committee` names, in this order.
+    /// Of the recovery's own teacher, `bundle`, and those that `config.committee` names.
     ///
     /// # Errors
-    /// When a bundle lacks what the loss needs, or does not fit the first one.
-    pub fn new(bundles: &[&'a Bundle], config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
+    /// When a bundle lacks what the loss needs, or another one does not fit the first.
+    pub fn new(
+        bundle: &'a Bundle,
+        others: &[&'a Bundle],
+        config: &'a RecoverConfig,
+        options: PlanOptions,
+    ) -> Result<Self, RecoverError> {
         let committee = config.committee.as_ref();
         let weights = committee.map_or(&[][..], |c| &c.weights);
-        let weights: Vec<f64> = if weights.is_empty() { vec![1.0; bundles.len()] } else { weights.to_vec() };
+        let weights = if weights.is_empty() { vec![1.0; 1 + others.len()] } else { weights.to_vec() };
         let total: f64 = weights.iter().sum();
-        let member = |(bundle, weight): (&&'a Bundle, f64)| {
-            check(bundle, bundles[0], config)?;
-            let engine = Engine::new(bundle.graph.clone(), options);
-            Ok(Member { bundle, engine, options, weight: weight / total })
+        let member = |(member, weight): (&'a Bundle, f64)| {
+            check(member, bundle, config)?;
+            let engine = Engine::new(member.graph.clone(), options);
+            Ok(Member { bundle: member, engine, options, weight: weight / total })
         };
-        let members = bundles.iter().zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
+        let bundles = [bundle].into_iter().chain(others.iter().copied());
+        let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
         Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), options })
     }
 

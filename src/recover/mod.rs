@@ -108,23 +108,23 @@ impl<'a> Recover<'a> {
     /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
     pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
-        Self::with_teachers(&[bundle], config, options)
+        Self::with_committee(bundle, &[], config, options)
     }
 
-    /// As [`new`](Self::new), with several teachers: the recovery's own and those of its committee. There must be one.
+    /// As [`new`](Self::new), with the further teachers that `config.committee` names, in its order.
     ///
     /// # Errors
     /// As [`new`](Self::new), or when the teachers differ in the images that they take.
-    pub fn with_teachers(
-        bundles: &[&'a Bundle],
+    pub fn with_committee(
+        bundle: &'a Bundle,
+        others: &[&'a Bundle],
         config: &'a RecoverConfig,
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
-        let committee = Committee::new(bundles, config, options)?;
-        let first = bundles[0];
-        let p = &first.manifest.preprocessing;
+        let committee = Committee::new(bundle, others, config, options)?;
+        let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        let starts = Starts::new(first, normalization.clone(), &config.start, options.device);
+        let starts = Starts::new(bundle, normalization.clone(), &config.start, options.device);
         Ok(Self { config, committee, starts, normalization, size: Size { height: p.height, width: p.width } })
     }
 

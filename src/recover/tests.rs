@@ -32,7 +32,7 @@ pub fn training_images() -> Dataset {
 /// The first batch of one image per class, recovered with these settings, and the losses of its steps.
 fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     let (config, data) = (config(settings), training_images());
-    let recover = Recover::with_teachers(teachers, &config, PlanOptions::default()).unwrap().with_data(&data);
+    let recover = Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default()).unwrap().with_data(&data);
     let mut losses = Vec::new();
     let images = recover.run(&recover.batches(10, 1, 0)[0], 0, &mut |point| losses.push(point.loss)).unwrap();
     (images, losses)
@@ -83,7 +83,7 @@ fn teachers_of_other_images_are_refused() {
     other.manifest.preprocessing.mean[0] += 0.1;
     let config = config("{committee: {teachers: [b], turn: all, weights: []}}");
     let refused =
-        Recover::with_teachers(&[&one, &other], &config, PlanOptions::default()).map(|_| ()).unwrap_err().to_string();
+        Recover::with_committee(&one, &[&other], &config, PlanOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("takes other images than `resnet18-w16-supervised`"), "{refused}");
     let config = self::config("{class_share: 0.5}");
     other.layers[3].per_class = None;

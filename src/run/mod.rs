@@ -198,8 +198,8 @@ fn make_row<'a>(
         Origin::Distilled { teacher, method } => {
             let config = &experiment.methods[method];
             let others = config.committee.iter().flat_map(|committee| &committee.teachers);
-            let teachers: Vec<&Bundle> = [&bundles[teacher]].into_iter().chain(others.map(|t| &bundles[t])).collect();
-            pieces.recover(&teachers, config, line.ipc, line.seed)?
+            let others: Vec<&Bundle> = others.map(|path| &bundles[path]).collect();
+            pieces.recover(&bundles[teacher], &others, config, line.ipc, line.seed)?
         }
         Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
     };

@@ -182,15 +182,15 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// `ipc` images per class recovered as `config` says from `teachers`: the cell's own, which names the images, and those of its committee.
+    /// `ipc` images per class recovered as `config` says from `teacher`, and from the `others` that its committee names.
     pub fn recover(
         &self,
-        teachers: &[&Bundle],
+        teacher: &Bundle,
+        others: &[&Bundle],
         config: &RecoverConfig,
         ipc: u32,
         seed: u64,
     ) -> Result<Images, RunError> {
-        let teacher = teachers[0];
         self.remark(teacher.manifest.is_features_only().then(|| {
             format!(
                 "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
@@ -203,14 +203,13 @@ impl<'a> Pieces<'a> {
         let count = classes.len() as u64 * u64::from(ipc);
         let data = if config.is_data_free() { None } else { Some(self.train()?) };
         let mut inputs = inputs([("teacher", &teacher.hash)]);
-        inputs
-            .extend(teachers.iter().enumerate().skip(1).map(|(i, other)| (format!("teacher {i}"), other.hash.clone())));
+        inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
         inputs.extend(data.map(|data| ("data".to_owned(), data_hash(data))));
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
             let options = PlanOptions { device, ..PlanOptions::default() };
-            let mut recover = Recover::with_teachers(teachers, config, options)?;
+            let mut recover = Recover::with_committee(teacher, others, config, options)?;
             if let Some(data) = data {
                 recover = recover.with_data(data);
             }
