@@ -80,7 +80,8 @@ fn each(bundle: &Bundle, check: impl Fn(&str, &Objective, &Tensor, &Tensor, &Saf
     let input = floats(&goldens, "input");
     let targets = Tensor::from_slice(&CLASSES.map(i64::from));
     for (case, distance, r_var, share, r_patch) in CASES {
-        let objective = objective(bundle, &config(distance, r_var, share, r_patch), &CLASSES, Device::Cpu).unwrap();
+        let config = config(distance, r_var, share, r_patch);
+        let objective = objective(bundle, &config, 0.01, &CLASSES, Device::Cpu).unwrap();
         check(case, &objective, &input, &targets, &goldens);
     }
 }

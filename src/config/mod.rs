@@ -26,9 +26,9 @@ mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, BnDistance, Cell, Committee, Crop, DataConfig, DataKind, Device, Difficulty, Experiment, Fallback,
-    LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol, Quirk, RecoverConfig, RelabelConfig, RelabelTeachers,
-    Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop,
+    Baseline, BnDistance, BnWeight, Cell, Committee, Crop, DataConfig, DataKind, Device, Difficulty, Experiment,
+    Fallback, LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol, Quirk, RecoverConfig, RelabelConfig,
+    RelabelTeachers, Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

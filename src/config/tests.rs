@@ -42,6 +42,15 @@ fn quickstart() -> Experiment {
 }
 
 #[test]
+fn the_weight_of_the_statistics_is_a_number_or_auto() {
+    for (text, weight) in [("auto", BnWeight::Auto), ("0.5", BnWeight::Fixed(0.5)), ("2", BnWeight::Fixed(2.0))] {
+        let experiment = with(&format!("recover: {{r_bn: {text}}}\n"));
+        assert_eq!(recover(&experiment).r_bn, weight);
+        assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    }
+}
+
+#[test]
 fn the_quickstart_resolves_and_has_four_cells_in_order() {
     let experiment = quickstart();
     let cells = experiment.cells();
@@ -102,7 +111,7 @@ fn official_is_what_the_presets_code_has() {
 #[test]
 fn keys_override_the_preset_and_equal_settings_are_equal() {
     let experiment = with("recover: {preset: scdd-cifar100, r_bn: 0.5}\n");
-    assert_eq!((recover(&experiment).r_bn, recover(&experiment).learning_rate), (0.5, 0.4));
+    assert_eq!((recover(&experiment).r_bn, recover(&experiment).learning_rate), (BnWeight::Fixed(0.5), 0.4));
     let spelled = with("recover: {preset: default, iterations: 1000, r_bn: 0.5, learning_rate: 0.4}\n");
     assert_eq!(recover(&experiment), recover(&spelled));
 }
@@ -285,6 +294,14 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 6: `recover.learning_rate`: invalid type: string \"fast\", expected a number",
     ),
     (
+        "recover: {r_bn: automatic}",
+        "e.yaml, line 6: `recover.r_bn`: invalid value: string \"automatic\", expected a number or `auto`",
+    ),
+    (
+        "recover: {r_bn: -1}",
+        "e.yaml, line 6: `recover.r_bn`: -1 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
         "recover: {r_bn: 0, first_bn_multiplier: 10}",
         "e.yaml, line 6: `recover.first_bn_multiplier`: has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 1",
     ),
@@ -304,7 +321,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
-        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, flip, start_std",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iterations: 0",

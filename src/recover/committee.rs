@@ -4,14 +4,15 @@ use ndarray::Array4;
 use tch::{TchError, Tensor};
 
 use super::engine::Engine;
-use super::{Point, RecoverError, alignment};
-use crate::config::{RecoverConfig, Turn};
+use super::{Point, RecoverError, alignment, balance};
+use crate::config::{BnWeight, RecoverConfig, Turn};
 use crate::replica::{Objective, Plan, PlanOptions, Replica, ReplicaError, to_array, to_tensor};
 use crate::teacher::{Bundle, LayerStatistics};
 
 /// One teacher, ready for synthesis.
 struct Member<'a> {
     bundle: &'a Bundle,
+    r_bn: f64,
     engine: Engine,
     options: PlanOptions,
     /// What its loss weighs where all are asked.
@@ -56,9 +57,13 @@ impl<'a> Committee<'a> {
         let weights = if weights.is_empty() { vec![1.0; 1 + others.len()] } else { weights.to_vec() };
         let total: f64 = weights.iter().sum();
         let member = |(member, weight): (&'a Bundle, f64)| {
-            check(member, bundle, config)?;
+            let r_bn = match config.r_bn {
+                BnWeight::Fixed(weight) => weight,
+                BnWeight::Auto => balance::auto(member, config, options.device)?.r_bn,
+            };
+            check(member, bundle, config, r_bn)?;
             let engine = Engine::new(member.graph.clone(), options);
-            Ok(Member { bundle: member, engine, options, weight: weight / total })
+            Ok(Member { bundle: member, r_bn, engine, options, weight: weight / total })
         };
         let bundles = [bundle].into_iter().chain(others.iter().copied());
         let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
@@ -128,7 +133,8 @@ impl Member<'_> {
         (n, c, h, w): (usize, usize, usize, usize),
     ) -> Result<Judge, RecoverError> {
         let device = self.options.device;
-        let objective = alignment::objective(self.bundle, config, classes, device).map_err(|e| self.torch(e))?;
+        let objective =
+            alignment::objective(self.bundle, config, self.r_bn, classes, device).map_err(|e| self.torch(e))?;
         if objective.layers.iter().any(|layer| layer.patches > 1) {
             return Ok(Judge::Replica(self.bundle.replica(device)?, objective));
         }
@@ -159,8 +165,8 @@ impl Member<'_> {
 }
 
 /// The bundle has what the loss needs, and sees images as the `first` one does.
-fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig) -> Result<(), RecoverError> {
-    if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
+fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig, r_bn: f64) -> Result<(), RecoverError> {
+    if let Some(why) = bundle.without_statistics().filter(|_| r_bn > 0.0) {
         return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
     }
     if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
@@ -172,7 +178,7 @@ fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig) -> Result<(), 
     if config.r_patch > 0.0 && bundle.layers.iter().any(missing) {
         return Err(RecoverError::NoPatchStatistics { teacher: bundle.name().into() });
     }
-    if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
+    if let Some(why) = bundle.without_classifier().filter(|_| r_bn == 0.0) {
         return Err(RecoverError::NoLoss { why });
     }
     let (own, other) = (&bundle.manifest.preprocessing, &first.manifest.preprocessing);

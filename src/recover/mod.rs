@@ -7,6 +7,7 @@
 
 mod adam;
 mod alignment;
+pub mod balance;
 mod batch;
 mod committee;
 mod engine;
@@ -54,6 +55,10 @@ pub enum RecoverError {
     Diverged { iteration: u32, loss: f64 },
     #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
     NoLoss { why: String },
+    #[error(
+        "`recover.r_bn: auto` balances cross entropy with the statistics of `{teacher}`, but {why}; give `recover.r_bn` a number"
+    )]
+    NoBalance { teacher: String, why: String },
     #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]

@@ -32,7 +32,8 @@ pub fn training_images() -> Dataset {
 /// The first batch of one image per class, recovered with these settings, and the losses of its steps.
 fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     let (config, data) = (config(settings), training_images());
-    let recover = Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default()).unwrap().with_data(&data);
+    let recover =
+        Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default()).unwrap().with_data(&data);
     let mut losses = Vec::new();
     let images = recover.run(&recover.batches(10, 1, 0)[0], 0, &mut |point| losses.push(point.loss)).unwrap();
     (images, losses)
