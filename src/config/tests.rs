@@ -307,17 +307,17 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "recover: {preset: sre2l-cifar10}",
-        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard. Did you mean `sre2l-cifar100`?",
+        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-cifar100, cda-imagenet, dwa-cifar100, dwa-imagenet, g-vbsm-cifar10, g-vbsm-imagenet, edc-cifar10, edc-imagenet, rded-cifar100, rded-imagenet, fadrm-cifar100, fadrm-imagenet, lpld-imagenet, delt-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard. Did you mean `sre2l-cifar100`?",
     ),
     (
-        "recover: {preset: cda-imagenet}",
-        "e.yaml, line 6: `recover.preset`: the preset `cda-imagenet` has no recover section; it has relabel and validate",
+        "recover: {preset: protocol-rded}",
+        "e.yaml, line 6: `recover.preset`: the preset `protocol-rded` has no recover section; it has relabel and validate",
     ),
     ("recover: {preset: 3}", "e.yaml, line 6: `recover.preset`: expected the name of a preset"),
     ("recover: 7", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
     (
         "recover: fast",
-        "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard.",
+        "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-cifar100, cda-imagenet, dwa-cifar100, dwa-imagenet, g-vbsm-cifar10, g-vbsm-imagenet, edc-cifar10, edc-imagenet, rded-cifar100, rded-imagenet, fadrm-cifar100, fadrm-imagenet, lpld-imagenet, delt-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard.",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
@@ -332,8 +332,8 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 7: `methods.a.crop.scale`: the smallest share, 1, is above the largest, 0.5",
     ),
     (
-        "methods: {a: cda-imagenet}",
-        "e.yaml, line 6: `methods.a.preset`: the preset `cda-imagenet` has no recover section; it has relabel and validate",
+        "methods: {a: protocol-rded}",
+        "e.yaml, line 6: `methods.a.preset`: the preset `protocol-rded` has no recover section; it has relabel and validate",
     ),
     (
         "methods: [a, b]",

@@ -33,10 +33,12 @@ pub struct Batch {
 /// With several rounds (DELT's early-late optimisation, arXiv 2411.19946) a class's images join in that many equal parts, each when its share of the
 /// steps is over, so that later ones are optimised less. Images of different rounds share no batch.
 pub fn pack(classes: u32, ipc: u32, config: &RecoverConfig, seed: u64) -> Vec<Batch> {
-    let part = |total: u32, round: u32| (u64::from(total) * u64::from(round) / u64::from(config.rounds)) as u32;
+    let rounds = u64::from(config.rounds);
     let of_round = |round: u32| {
-        let first = part(config.iterations, round);
-        let groups = group(classes, part(ipc, round)..part(ipc, round + 1), config.packing, seed);
+        let first = (u64::from(config.iterations) * u64::from(round) / rounds) as u32;
+        // Fewer images than rounds join early rather than late.
+        let edge = |round: u32| (u64::from(ipc) * u64::from(round)).div_ceil(rounds) as u32;
+        let groups = group(classes, edge(round)..edge(round + 1), config.packing, seed);
         let size = config.batch_size.max(1) as usize;
         let batches: Vec<Batch> = groups
             .iter()
@@ -119,5 +121,7 @@ mod tests {
         assert_eq!(sizes(&found), [5, 1, 5, 1]);
         assert_eq!(found.iter().map(|batch| batch.first).collect::<Vec<_>>(), [0, 0, 50, 50]);
         assert!(found[2].items.iter().all(|item| item.number >= 2));
+        let single = pack(3, 1, &config("{rounds: 8}"), 0);
+        assert_eq!((single.len(), single[0].first), (1, 0));
     }
 }
