@@ -254,7 +254,10 @@ fn make_row<'a>(
 ) -> Result<Made<'a>, RunError> {
     let images = match line.origin {
         Origin::Distilled { teacher, method } => {
-            pieces.recover(&bundles[teacher], &experiment.methods[method], line.ipc, line.seed)?
+            let config = &experiment.methods[method];
+            let others = config.committee.iter().flat_map(|committee| &committee.teachers);
+            let others: Vec<&Bundle> = others.map(|path| &bundles[path]).collect();
+            pieces.recover(&bundles[teacher], &others, config, line.ipc, line.seed)?
         }
         Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
     };
@@ -318,7 +321,9 @@ fn answering<'a>(bundles: &'a Bundles, labeller: &Path, relabel: &RelabelConfig)
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
     let mut bundles = Bundles::new();
-    for path in paths.chain(experiment.labellers()).chain(experiment.ensembles()) {
+    let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+    let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
+    for path in paths.chain(members).chain(experiment.labellers()).chain(experiment.ensembles()) {
         if !bundles.contains_key(path) {
             bundles.insert(path.into(), Bundle::load(path)?);
         }
