@@ -4,9 +4,7 @@ use std::path::Path;
 
 use super::chart::{Dots, dot_plot};
 use super::summary::{Summary, groups, summaries};
-use super::text::{
-    BEST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images,
-};
+use super::text::{BEST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images};
 use super::{ReportError, Results};
 use crate::run::stage::write_atomic;
 

@@ -90,7 +90,8 @@ const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LR
 
 /// How the table's figures are to be read.
 pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
-pub(super) const BEST_NOTE: &str = "* the highest of the tests during training: selected on the test set, so too good\n";
+pub(super) const BEST_NOTE: &str =
+    "* the highest of the tests during training: selected on the test set, so too good\n";
 
 /// The accuracy table as plain text, one block per student and IPC, ending in its footnotes.
 pub fn table(results: &Results) -> String {
