@@ -37,46 +37,17 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     let classes: Vec<_> = fs::read_dir(recovered.join("images")).unwrap().collect();
     assert_eq!(classes.len(), 10);
 
+    let markdown = dir.path().join("docs/tiny.md");
+    run("report").arg("--markdown").arg(&markdown).assert().success();
+    let text = fs::read_to_string(&markdown).unwrap();
+    assert!(text.contains("| distilled from resnet18-w16-moco-v2 | yes |") && text.contains("](tiny-1.svg)"), "{text}");
+    let chart = fs::read_to_string(markdown.with_file_name("tiny-1.svg")).unwrap();
+    assert_eq!(chart.matches("<circle").count(), 3, "{chart}");
+
     let before = contents(&output);
     run("run").assert().success().stderr(contains("done in").not());
     run("report").assert().success();
     assert_eq!(before, contents(&output));
-}
-
-/// What was measured once is kept with the images, and an interrupted recovery goes on with it.
-#[test]
-fn measured_choices_are_kept_and_followed() {
-    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
-    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
-    let output = dir.path().join("runs");
-    let recover = |autotune: bool| {
-        let mut scdd = scdd();
-        scdd.env("SCDD_DATA", data.path()).arg("recover").arg(&experiment).arg("--output").arg(&output);
-        let key = format!("recover.autotune={autotune}");
-        let found = scdd.args(["--set", &key]).assert().success().get_output().stdout.clone();
-        std::path::PathBuf::from(String::from_utf8(found).unwrap().trim())
-    };
-    let fixed = recover(false);
-    assert!(!fixed.join("kernels.json").exists());
-    let measured = recover(true);
-    assert_ne!(fixed, measured);
-
-    let mut choices: serde_json::Value =
-        serde_json::from_slice(&fs::read(measured.join("kernels.json")).unwrap()).unwrap();
-    let list = choices.as_array_mut().unwrap();
-    assert!(!list.is_empty() && list.iter().all(|c| c["measured"].is_array()));
-    list.iter_mut().for_each(|choice| choice["method"] = "torch".into());
-    let edited = serde_json::to_vec(&choices).unwrap();
-    let partial = measured.with_extension("partial");
-    fs::rename(&measured, &partial).unwrap();
-    fs::write(partial.join("kernels.json"), &edited).unwrap();
-    let images = contents(&partial.join("images"));
-    for curve in fs::read_dir(partial.join("curves")).unwrap() {
-        fs::remove_file(curve.unwrap().path()).unwrap();
-    }
-    assert_eq!(recover(true), measured);
-    assert_eq!(fs::read(measured.join("kernels.json")).unwrap(), edited);
-    assert_eq!(contents(&measured.join("images")).len(), images.len());
 }
 
 /// Starts the run, kills it after `delay`, and says whether it had finished by itself.
@@ -493,6 +464,7 @@ fn stage_keys(dir: &Path, data: &str) -> Vec<String> {
 
 #[test]
 fn the_same_images_are_the_same_data_in_every_form() {
+    use scdd::data::dataset::FASHION_MNIST_CLASSES;
     use scdd::data::{Dataset, Source, Split, png};
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let idx = data.path().join("fashion-mnist");
@@ -532,6 +504,10 @@ fn the_same_images_are_the_same_data_in_every_form() {
     let first = fs::read_dir(dir.path().join("runs/stages/real")).unwrap().next().unwrap().unwrap().path();
     let real = png::read_set(&first.join("images")).unwrap();
     let train = Dataset::load(&source, Split::Train).unwrap();
+    let reversed: String = (0..10).map(|c| format!("c{c}: {:?}\n", FASHION_MNIST_CLASSES[9 - c])).collect();
+    fs::write(dir.path().join("map.yaml"), reversed).unwrap();
+    let mut command = scdd();
+    command.args(["run", "--dry-run"]).arg(&experiment).assert().code(2).stderr(contains("in another order than"));
     let label_of = |image: &[u8]| (0..train.len()).find(|&i| train.image(i) == Some(image)).map(|i| train.labels[i]);
     assert!((0..real.len()).all(|i| label_of(real.image(i).unwrap()) == Some(real.labels[i])));
 }

@@ -57,7 +57,7 @@ pub struct Auto {
 /// When the teacher lacks a term, or one has no gradient.
 pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<Auto, RecoverError> {
     let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
-    let (images, targets) = noise(bundle, config.batch_size, config.start_std);
+    let (images, targets) = noise(bundle, config.batch_size, config.noise_std());
     let objective = alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)?;
     let terms = Balance::new(bundle, device)?.at(&images, &targets, &objective)?;
     let r_bn = terms.balance().ok_or_else(|| {

@@ -19,8 +19,8 @@ use crate::graph::{Graph, Node, Op, ValueId};
 pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
-pub use plan::{Choice, Plan, PlanOptions};
-pub use synthesis::{Distance, Evaluation, LayerTarget, Objective, channel_statistics};
+pub use plan::{Plan, PlanOptions};
+pub use synthesis::{Distance, Evaluation, LayerTarget, Objective, channel_statistics, patch_statistics};
 
 /// How normalisation layers behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub(super) fn collect(
         if let Some(student) = &one.student {
             results.rows.push(row(experiment, bundles, pieces, one, student)?);
         }
-        note_images(&mut results, bundles, pieces, one)?;
+        note_images(&mut results, experiment, bundles, pieces, one)?;
     }
     for one in whole {
         results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?);
@@ -81,7 +81,7 @@ fn row(
     let distilled = matches!(line.origin, Origin::Distilled { .. });
     Ok(Row {
         method: method(line),
-        data_free: distilled,
+        data_free: is_data_free(line, experiment),
         teacher: teacher(line, bundles),
         relabel_teacher: soft.map(|_| bundles[line.labeller].name().to_owned()),
         student: bundles[line.student].name().to_owned(),
@@ -104,7 +104,13 @@ fn row(
 }
 
 /// The images' grid and, of distilled ones, how they were recovered; once.
-fn note_images(results: &mut Results, bundles: &Bundles, pieces: &Pieces, made: &Made) -> Result<(), RunError> {
+fn note_images(
+    results: &mut Results,
+    experiment: &Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    made: &Made,
+) -> Result<(), RunError> {
     let folder = made.images.folder();
     if results.grids.iter().any(|grid| grid.folder == folder) {
         return Ok(());
@@ -115,9 +121,17 @@ fn note_images(results: &mut Results, bundles: &Bundles, pieces: &Pieces, made: 
         let curve = pieces.recovery_curve(&made.images)?;
         results.recoveries.push(Recovery { method: method.clone(), teacher, ipc, seed, curve });
     }
-    let data_free = matches!(made.line.origin, Origin::Distilled { .. });
+    let data_free = is_data_free(&made.line, experiment);
     results.grids.push(Grid { method, data_free, teacher, ipc, seed, folder });
     Ok(())
+}
+
+/// Whether making the images read no real image.
+fn is_data_free(line: &Line, experiment: &Experiment) -> bool {
+    match line.origin {
+        Origin::Distilled { method, .. } => experiment.methods[method].is_data_free(),
+        Origin::Real(_) => false,
+    }
 }
 
 fn method(line: &Line) -> String {
