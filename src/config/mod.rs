@@ -28,7 +28,7 @@ pub use error::ConfigError;
 pub use model::{
     Baseline, BnDistance, BnWeight, Cell, Committee, Crop, DataConfig, DataKind, Device, Difficulty, Experiment,
     Fallback, LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol, Quirk, RecoverConfig, RelabelConfig,
-    RelabelTeachers, Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop,
+    RelabelTeachers, Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop, WholeReal,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

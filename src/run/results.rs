@@ -5,7 +5,7 @@ use std::path::Path;
 use super::matrix::{Line, Origin};
 use super::pieces::Pieces;
 use super::stage::Timing;
-use super::{Bundles, Made, RunError};
+use super::{Bundles, Made, RunError, Whole};
 use crate::config::{Experiment, Labels};
 use crate::report::{self, Cost, Grid, Recovery, Results, Row};
 
@@ -16,6 +16,7 @@ pub(super) fn collect(
     bundles: &Bundles,
     pieces: &Pieces,
     made: &[Made],
+    whole: &[Whole],
 ) -> Result<Results, RunError> {
     let named = bundles.values().find(|b| !b.manifest.is_features_only());
     let mut results = Results {
@@ -32,7 +33,38 @@ pub(super) fn collect(
         }
         note_images(&mut results, experiment, bundles, pieces, one)?;
     }
+    for one in whole {
+        results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?);
+    }
     Ok(results)
+}
+
+fn whole_row(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    whole: &Whole,
+    classes: usize,
+) -> Result<Row, RunError> {
+    let training = pieces.training(&whole.directory)?;
+    Ok(Row {
+        method: report::WHOLE_REAL.to_owned(),
+        data_free: false,
+        teacher: None,
+        relabel_teacher: None,
+        student: bundles[whole.student].name().to_owned(),
+        ipc: (whole.images / classes.max(1) as u64) as u32,
+        labels: Labels::Hard,
+        protocol: whole.protocol.to_owned(),
+        augmented: experiment.protocols[whole.protocol].is_augmented(),
+        seed: whole.seed,
+        last_accuracy: training.last,
+        best_accuracy: training.best,
+        images: whole.images,
+        label_bytes: None,
+        cost: Cost { validate: Timing::read(&whole.directory), ..Cost::default() },
+        curve: training.curve.iter().map(train_point).collect(),
+    })
 }
 
 fn row(
@@ -43,6 +75,7 @@ fn row(
     student: &Path,
 ) -> Result<Row, RunError> {
     let line = &made.line;
+    let protocol = &experiment.protocols[line.protocol];
     let training = pieces.training(student)?;
     let soft = made.labels.as_ref().filter(|_| line.labels == Labels::Soft);
     let distilled = matches!(line.origin, Origin::Distilled { .. });
@@ -55,6 +88,7 @@ fn row(
         ipc: line.ipc,
         labels: line.labels,
         protocol: line.protocol.to_owned(),
+        augmented: protocol.is_augmented(),
         seed: line.seed,
         last_accuracy: training.last,
         best_accuracy: training.best,
