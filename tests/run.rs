@@ -37,6 +37,13 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     let classes: Vec<_> = fs::read_dir(recovered.join("images")).unwrap().collect();
     assert_eq!(classes.len(), 10);
 
+    let markdown = dir.path().join("docs/tiny.md");
+    run("report").arg("--markdown").arg(&markdown).assert().success();
+    let text = fs::read_to_string(&markdown).unwrap();
+    assert!(text.contains("| distilled from resnet18-w16-moco-v2 | yes |") && text.contains("](tiny-1.svg)"), "{text}");
+    let chart = fs::read_to_string(markdown.with_file_name("tiny-1.svg")).unwrap();
+    assert_eq!(chart.matches("<circle").count(), 3, "{chart}");
+
     let before = contents(&output);
     run("run").assert().success().stderr(contains("done in").not());
     run("report").assert().success();

@@ -6,8 +6,8 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    Baseline, BnWeight, Crop, DataConfig, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig,
-    RelabelTeachers, Schedule, Turn, ViewCrop,
+    Baseline, BnWeight, Crop, DataConfig, DataKind, Device, EnsembleMember, Experiment, Mix, Protocol, RecoverConfig,
+    RelabelConfig, RelabelTeachers, Schedule, Turn, ViewCrop,
 };
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
@@ -148,6 +148,7 @@ fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
         ascending("relabel.crop.scale", scale)?;
     }
     stored_epochs(&protocol.relabel)?;
+    ensemble(&protocol.relabel.ensemble)?;
     if protocol.relabel.fallback.is_some() && protocol.relabel.provider != Device::Cuda {
         let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
         return Err(Fault::new("relabel.fallback", problem));
@@ -265,6 +266,18 @@ fn ascending(path: &str, [low, high]: [f64; 2]) -> Result<(), Fault> {
         return Err(Fault::new(path, format!("the smallest share, {low}, is above the largest, {high}")));
     }
     Ok(())
+}
+
+fn ensemble(members: &[EnsembleMember]) -> Result<(), Fault> {
+    distinct("relabel.ensemble", &members.iter().map(|member| &member.bundle).collect::<Vec<_>>())?;
+    let allowed = positive(1e6);
+    match members.iter().position(|member| !allowed.contains(member.weight)) {
+        Some(index) => Err(Fault::new(
+            format!("relabel.ensemble[{index}].weight"),
+            format!("{} is out of range: must be {allowed}", members[index].weight),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn stored_epochs(relabel: &RelabelConfig) -> Result<(), Fault> {

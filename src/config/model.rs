@@ -348,6 +348,8 @@ pub struct RelabelConfig {
     /// By which statistics the teacher's BatchNorm normalises. Published: `running`; `batch` in BSSL (CV-DD, SRe2L++), and by oversight in SRe2L's and
     /// SC-DD's CIFAR code.
     pub teacher_bn: TeacherBn,
+    /// Further teachers, whose logits are averaged with those of the labelling teacher. Published: none (SRe2L), 4 to 8 (G-VBSM, EDC).
+    pub ensemble: Vec<EnsembleMember>,
     /// Number format of stored logits. Published: `f16`.
     pub dtype: LabelDtype,
     /// Only the largest logits of each view are stored; `null`: all. Published: `null`.
@@ -375,6 +377,16 @@ pub enum ViewCrop {
         /// Width of the border in pixels, 1..=4096. Published: 4 (32 px).
         pad: u16,
     },
+}
+
+/// A teacher of an ensemble.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnsembleMember {
+    /// A teacher bundle; it must preprocess images and order classes as the labelling teacher does.
+    pub bundle: PathBuf,
+    /// Weight of its logits in the mean, above 0 and at most 1e6; that of the labelling teacher is 1, unless it is listed too.
+    pub weight: f64,
 }
 
 /// By which statistics a teacher's BatchNorm normalises.
@@ -601,6 +613,12 @@ impl Experiment {
         let labels = if protocol.is_hard() { &[Labels::Hard][..] } else { &self.labels };
         let count = |labels: Labels| if labels == Labels::Hard { 1 } else { teachers.len() };
         labels.iter().flat_map(|&l| teachers.iter().take(count(l)).map(move |&t| (l, t))).collect()
+    }
+
+    /// The bundles of all ensembles.
+    pub fn ensembles(&self) -> impl Iterator<Item = &Path> {
+        let members = self.protocols.values().flat_map(|protocol| &protocol.relabel.ensemble);
+        members.map(|member| member.bundle.as_path())
     }
 
     /// Every teacher that labels images, each once.

@@ -391,6 +391,14 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     ("relabel: {top_k: {k: 3}}", "e.yaml, line 6: `relabel.top_k.temperature`: this key is missing and has no default"),
     (
+        "relabel: {ensemble: [{bundle: a, weight: 1}, {bundle: b, weight: 0}]}",
+        "e.yaml, line 6: `relabel.ensemble[1].weight`: 0 is out of range: must be above 0 and at most 1000000",
+    ),
+    (
+        "relabel: {ensemble: [{bundle: a, weight: 1}, {bundle: a, weight: 2}]}",
+        "e.yaml, line 6: `relabel.ensemble[1]`: repeats relabel.ensemble[0]",
+    ),
+    (
         "relabel: {epochs: 20, stored_epochs: 21}",
         "e.yaml, line 6: `relabel.stored_epochs`: 21 epochs are to be stored, but relabel.epochs is 20",
     ),

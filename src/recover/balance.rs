@@ -109,7 +109,7 @@ impl<'a> Balance<'a> {
         let term = |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
             let found = self.replica.evaluate(&input, targets, objective);
             let found = found.map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
-            let norm = found.gradient.f_norm().and_then(|norm| f64::try_from(norm)).map_err(|e| self.torch(e))?;
+            let norm = found.gradient.f_norm().and_then(f64::try_from).map_err(|e| self.torch(e))?;
             Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
         };
         let has_classifier = !self.bundle.manifest.is_features_only();

@@ -14,7 +14,7 @@ mod results;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Experiment, Labels, RecoverConfig};
+use crate::config::{Experiment, Labels, RecoverConfig, RelabelConfig};
 use crate::data::{DataError, Dataset};
 use crate::progress::Progress;
 use crate::recover::RecoverError;
@@ -266,7 +266,12 @@ fn make_row<'a>(
         return Ok(made);
     }
     let (line, protocol) = (&made.line, &experiment.protocols[made.line.protocol]);
-    let labels = pieces.relabel(&made.images, &bundles[line.labeller], &protocol.relabel, line.seed)?;
+    let labels = pieces.relabel(
+        &made.images,
+        &answering(bundles, line.labeller, &protocol.relabel),
+        &protocol.relabel,
+        line.seed,
+    )?;
     if goal >= Goal::Validate {
         let hard = line.labels == Labels::Hard;
         let student = &bundles[line.student];
@@ -306,12 +311,19 @@ fn make_whole<'a>(
 /// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.
 pub type Bundles = BTreeMap<PathBuf, Bundle>;
 
+/// The teachers that label together with `labeller`, it first, and their weights.
+fn answering<'a>(bundles: &'a Bundles, labeller: &Path, relabel: &RelabelConfig) -> Vec<(&'a Bundle, f64)> {
+    let (own, others): (Vec<_>, Vec<_>) = relabel.ensemble.iter().partition(|member| member.bundle == labeller);
+    let first = (&bundles[labeller], own.first().map_or(1.0, |member| member.weight));
+    [first].into_iter().chain(others.iter().map(|member| (&bundles[&member.bundle], member.weight))).collect()
+}
+
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
     let mut bundles = Bundles::new();
     let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
     let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
-    for path in paths.chain(members).chain(experiment.labellers()) {
+    for path in paths.chain(members).chain(experiment.labellers()).chain(experiment.ensembles()) {
         if !bundles.contains_key(path) {
             bundles.insert(path.into(), Bundle::load(path)?);
         }
@@ -331,7 +343,8 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
                 test.name
             ));
         }
-        let labels = experiment.labellers().contains(&path.as_path());
+        let labels =
+            experiment.labellers().contains(&path.as_path()) || experiment.ensembles().any(|member| member == path);
         if let Some(why) = bundle.without_classifier().filter(|_| labels) {
             return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
         }

@@ -309,28 +309,30 @@ impl<'a> Pieces<'a> {
         Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count })
     }
 
-    /// The soft labels of `images` by `teacher`.
+    /// The soft labels of `images` by `teachers`, at least one, each with its weight in the mean.
     pub fn relabel(
         &self,
         images: &Images,
-        teacher: &Bundle,
+        teachers: &[(&Bundle, f64)],
         config: &RelabelConfig,
         seed: u64,
     ) -> Result<Labelled, RunError> {
-        let name = format!("{}-by-{}", images.name, teacher.name());
-        let inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
+        let (teacher, others) = (teachers[0].0, &teachers[1..]);
+        let together = if others.is_empty() { String::new() } else { format!("+{}", others.len()) };
+        let name = format!("{}-by-{}{together}", images.name, teacher.name());
+        let mut inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
+        inputs.extend((1..).zip(others).map(|(number, (other, _))| (format!("teacher {number}"), other.hash.clone())));
         let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
             .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
         let key = stage.key();
         let directory = self.obtain(&stage, |work, means, device| {
             let set = png::read_set(&images.folder())?;
-            let bundles = [(teacher, 1.0)];
-            let (mut teachers, remark) = Teachers::open(&bundles, means.runtime, config, device)?;
+            let (mut answering, remark) = Teachers::open(teachers, means.runtime, config, device)?;
             self.remark(remark);
-            let relabel = Relabel { bundles: &bundles, config, seed, key: &key };
-            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), means.progress)?)
+            let relabel = Relabel { bundles: teachers, config, seed, key: &key };
+            Ok(relabel.run(&set, &mut answering, &work.path().join(LABELS), means.progress)?)
         })?;
-        Ok(Labelled { directory, key, teacher: teacher.name().into() })
+        Ok(Labelled { directory, key, teacher: format!("{}{together}", teacher.name()) })
     }
 
     fn remark(&self, remark: Option<String>) {
