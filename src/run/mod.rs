@@ -352,6 +352,13 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
         if classes != test.classes.len() && !bundle.manifest.is_features_only() {
             return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
         }
+        if bundle.manifest.classes != test.classes && sorted(&bundle.manifest.classes) == sorted(&test.classes) {
+            return misfit(format!(
+                "numbers its classes in another order than {}: {}; an image folder gets the bundle's order from a `data.class_map`",
+                test.name,
+                bundle.manifest.classes.join(", ")
+            ));
+        }
         let is_student = experiment.students.contains(path);
         if is_student != (bundle.manifest.role == Role::Student) {
             let (part, role) = if is_student { ("student", "teacher") } else { ("teacher", "student") };
@@ -359,4 +366,10 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
         }
     }
     Ok(())
+}
+
+fn sorted(names: &[String]) -> Vec<&String> {
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort();
+    names
 }
