@@ -324,8 +324,8 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat",
     ),
     (
-        "methods:\n  a: {}\n  b:\n    iterations: 0",
-        "e.yaml, line 9: `methods.b.iterations`: 0 is out of range: must be at least 1 and at most 1000000",
+        "methods:\n  a: {}\n  b:\n    iterations: 1000001",
+        "e.yaml, line 9: `methods.b.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
     ),
     (
         "methods:\n  a: {crop: {scale: [1, 0.5]}}",
