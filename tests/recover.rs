@@ -23,6 +23,8 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         crop: None,
         flip: false,
         start_std: 1.0,
+        classes: None,
+        verifier: vec![],
     }
 }
 

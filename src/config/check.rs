@@ -5,7 +5,7 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, Device, Experiment, Loss, Mix, RelabelTeachers};
+use super::model::{Baseline, Crop, DataConfig, Device, Experiment, Loss, Mix, RelabelTeachers};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
 struct Range {
@@ -28,7 +28,7 @@ const BELOW_ONE: Range = Range { low: 0.0, low_excluded: false, high: 1.0, high_
 const WEIGHT: Range = closed(0.0, 1e6);
 
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
-const RANGES: [(&str, Range); 23] = [
+const RANGES: [(&str, Range); 24] = [
     ("ipc", closed(1.0, 10_000.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
@@ -41,6 +41,7 @@ const RANGES: [(&str, Range); 23] = [
     ("recover.jitter", closed(0.0, 4096.0)),
     ("recover.crop.scale", positive(1.0)),
     ("recover.start_std", positive(100.0)),
+    ("recover.classes", closed(0.0, 99_999.0)),
     ("relabel.epochs", closed(1.0, 100_000.0)),
     ("relabel.batch_size", closed(1.0, 65_536.0)),
     ("relabel.crop.scale", positive(1.0)),
@@ -78,6 +79,7 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     crop("recover.crop", experiment.recover.crop)?;
     crop("relabel.crop", experiment.relabel.crop)?;
     terms_that_are_off(experiment)?;
+    without_students(experiment)?;
     hard_labels(experiment)
 }
 
@@ -93,12 +95,20 @@ fn name(name: &str) -> Result<(), Fault> {
 /// Axes of the matrix must have values, and none twice.
 fn lists(experiment: &Experiment) -> Result<(), Fault> {
     axis("teachers", &experiment.teachers)?;
-    axis("students", &experiment.students)?;
+    if experiment.data == (DataConfig::None {}) {
+        distinct("students", &experiment.students)?;
+    } else {
+        axis("students", &experiment.students)?;
+    }
     axis("ipc", &experiment.ipc)?;
     axis("seeds", &experiment.seeds)?;
     if let RelabelTeachers::List(teachers) = &experiment.relabel_teachers {
         axis("relabel_teachers", teachers)?;
     }
+    if let Some(classes) = &experiment.recover.classes {
+        axis("recover.classes", classes)?;
+    }
+    distinct("recover.verifier", &experiment.recover.verifier)?;
     distinct("baselines", &experiment.baselines)
 }
 
@@ -161,6 +171,20 @@ fn terms_that_are_off(experiment: &Experiment) -> Result<(), Fault> {
     if experiment.relabel.fallback.is_some() && experiment.relabel.provider != Device::Cuda {
         let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
         return Err(Fault::new("relabel.fallback", problem));
+    }
+    Ok(())
+}
+
+/// Students are tested on real data, and learn every class that they can tell.
+fn without_students(experiment: &Experiment) -> Result<(), Fault> {
+    let (students, baselines) = (experiment.students.is_empty(), experiment.baselines.is_empty());
+    if experiment.data == (DataConfig::None {}) && !(students && baselines) {
+        let key = if students { "baselines" } else { "students" };
+        return Err(Fault::new(key, "needs real data, but `data` is `none`: leave it out, or name a data set"));
+    }
+    if experiment.recover.classes.is_some() && !students {
+        let problem = "students need images of every class: leave it out, or set `data: none` and no students";
+        return Err(Fault::new("recover.classes", problem));
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub struct Experiment {
     pub teachers: Vec<PathBuf>,
     /// Teacher bundles that give the soft labels.
     pub relabel_teachers: RelabelTeachers,
-    /// Student bundles.
+    /// Student bundles; none with `data: none`.
     pub students: Vec<PathBuf>,
     /// Images per class, 1..=10000.
     pub ipc: Vec<u32>,
@@ -42,6 +42,8 @@ pub struct Experiment {
 pub enum DataConfig {
     /// Fashion-MNIST: 28×28 gray, 10 classes, 60,000 training and 10,000 test images.
     FashionMnist {},
+    /// No real data: images are recovered, and no student is trained on them.
+    None {},
 }
 
 /// Which teachers label a teacher's images.
@@ -87,6 +89,19 @@ pub struct RecoverConfig {
     pub flip: bool,
     /// Standard deviation of the normal noise that images start from, above 0 and at most 100. Published: 1.
     pub start_std: f64,
+    /// Classes to recover images of, as indices of the teacher's, each below 100000; `null` is all, which students need.
+    pub classes: Option<Vec<u32>>,
+    /// Bundles that had no part in the synthesis and whose accuracy on the finished images is reported (SRe2L's code has one).
+    pub verifier: Vec<PathBuf>,
+}
+
+impl RecoverConfig {
+    /// The classes to recover, ascending, for a teacher that knows `count`.
+    pub fn classes(&self, count: u32) -> Vec<u32> {
+        let mut classes = self.classes.clone().unwrap_or_else(|| (0..count).collect());
+        classes.sort_unstable();
+        classes
+    }
 }
 
 /// Random resized crop: an area share drawn from `scale`, an aspect ratio from 3/4 to 4/3, resized to the network's input.

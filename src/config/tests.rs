@@ -78,6 +78,19 @@ fn another_type_replaces_the_whole_and_the_same_type_merges() {
 }
 
 #[test]
+fn without_real_data_there_are_neither_students_nor_baselines() {
+    let text = "name: x\ndata: none\nteachers: onnx/a\nipc: 1\nrecover: {classes: [7, 2], verifier: [onnx/b]}\n";
+    let experiment = parse(text, &[]).unwrap();
+    assert_eq!((experiment.students.len(), experiment.baselines.len(), experiment.cells().len()), (0, 0, 0));
+    assert_eq!((experiment.recover.classes(10), with("").recover.classes(3)), (vec![2, 7], vec![0, 1, 2]));
+    assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    for (key, line) in [("students", "students: onnx/s\n"), ("baselines", "baselines: random_real_soft\n")] {
+        let message = parse(&format!("{text}{line}"), &[]).unwrap_err().to_string();
+        assert_eq!(message, format!("e.yaml, line 6: `{key}`: needs real data, but `data` is `none`: leave it out, or name a data set"));
+    }
+}
+
+#[test]
 fn a_list_of_relabel_teachers_is_crossed() {
     let experiment = with("relabel_teachers: [onnx/a, onnx/b]\nseeds: [3, 4]\n");
     let cells: Vec<(String, u64)> =
@@ -107,7 +120,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std, classes, verifier",
     ),
     (
         "seed: 4",
@@ -185,6 +198,15 @@ const FAULTY: &[(&str, &str)] = &[
         "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}",
         "e.yaml: `baselines`: `random_real_soft` has soft labels, but validate.loss is `ce`, which trains on hard labels",
     ),
+    (
+        "recover: {classes: [3, 1, 3]}",
+        "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]",
+    ),
+    (
+        "recover: {classes: [3, 1]}",
+        "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
+    ),
+    ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
     ("device: gpu", "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto"),
     ("seeds: []", "e.yaml, line 6: `seeds`: the list is empty; at least one value is needed"),
     ("seeds:\n- 1\n- 2\n- 1", "e.yaml, line 9: `seeds[2]`: repeats seeds[0]"),
@@ -219,7 +241,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

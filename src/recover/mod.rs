@@ -6,6 +6,7 @@
 
 mod adam;
 mod prior;
+mod verifier;
 
 use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
@@ -18,10 +19,12 @@ use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
 use crate::replica::{Objective, Replica, ReplicaError, to_array, to_tensor};
 use crate::rng;
-use crate::teacher::{Bundle, BundleError};
+use crate::teacher::{Bundle, BundleError, RuntimeError};
 
 use adam::Adam;
 use prior::Priors;
+
+pub use verifier::{Accuracy, accuracy};
 
 /// torchvision's range of a random crop's width over height.
 pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
@@ -37,6 +40,8 @@ pub enum RecoverError {
     Torch { teacher: String, source: TchError },
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error(
         "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
     )]
@@ -62,8 +67,9 @@ impl Item {
 }
 
 /// All images of a set, packed into batches: every class once, then every class again, cut into pieces of `batch_size`.
-pub fn batches(classes: u32, ipc: u32, batch_size: u32) -> Vec<Vec<Item>> {
-    let items: Vec<Item> = (0..ipc).flat_map(|number| (0..classes).map(move |class| Item { class, number })).collect();
+pub fn batches(classes: &[u32], ipc: u32, batch_size: u32) -> Vec<Vec<Item>> {
+    let items: Vec<Item> =
+        (0..ipc).flat_map(|number| classes.iter().map(move |&class| Item { class, number })).collect();
     items.chunks(batch_size.max(1) as usize).map(<[Item]>::to_vec).collect()
 }
 
@@ -221,13 +227,14 @@ mod tests {
 
     #[test]
     fn batches_are_balanced_and_complete() {
-        let found = batches(3, 4, 5);
+        let found = batches(&[0, 1, 2], 4, 5);
         assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 2]);
         assert_eq!(found[0][3], Item { class: 0, number: 1 });
         let mut all: Vec<_> = found.concat().iter().map(|i| (i.class, i.number)).collect();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 12);
+        assert_eq!(batches(&[4, 7], 1, 5), [[Item { class: 4, number: 0 }, Item { class: 7, number: 0 }]]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::recover::Accuracy;
 use crate::run::stage::{StageError, write_atomic};
 
 pub use summary::{Difference, Stat, Summary, summaries};
@@ -165,6 +166,19 @@ pub struct Recovery {
     pub seed: u64,
     /// The objective, averaged over batches.
     pub curve: Vec<RecoverPoint>,
+    /// What networks that had no part in it see in the images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verified: Vec<Verified>,
+}
+
+/// A verifier's accuracy on a set of synthetic images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The network.
+    pub verifier: String,
+    /// How many images it puts into their classes.
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
 }
 
 /// The objective at one step.

@@ -1,7 +1,7 @@
 //! The results as plain text: a table for the terminal, and CSV.
 
 use super::summary::{Stat, Summary, summaries};
-use super::{Labels, ReportError, Results, Row};
+use super::{Labels, Recovery, ReportError, Results, Row, Verified};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
 pub(super) fn percent(stat: Stat) -> String {
@@ -60,9 +60,34 @@ pub fn table(results: &Results) -> String {
         text += &aligned(&lines);
         text.push('\n');
     }
-    text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, soft labels by the same teacher\n";
-    text += "* the highest of the tests during training: selected on the test set, so too good\n";
-    text
+    if !results.rows.is_empty() {
+        text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, soft labels by the same teacher\n";
+        text += "* the highest of the tests during training: selected on the test set, so too good\n";
+    }
+    text + &verifier_table(&results.recoveries)
+}
+
+/// What the verifiers see in each set of synthetic images; empty without verifiers.
+fn verifier_table(recoveries: &[Recovery]) -> String {
+    let found: Vec<_> = recoveries.iter().flat_map(verifier_cells).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    let headings = ["recovered from", "per class", "seed", "verifier", "images", "top-1", "top-5"];
+    let mut lines = vec![headings.map(str::to_string)];
+    lines.extend(found);
+    format!("\nrecovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
+}
+
+/// Teacher, images per class, seed, verifier, images, top-1 and top-5 in percent, per verifier.
+pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
+    let cells = |Verified { verifier, accuracy }: &Verified| {
+        let percent = |count: usize| format!("{:.1}", 100.0 * count as f64 / accuracy.images as f64);
+        let (teacher, ipc, seed) = (recovery.teacher.clone(), recovery.ipc.to_string(), recovery.seed.to_string());
+        let (top1, top5) = (percent(accuracy.top1), percent(accuracy.top5));
+        [teacher, ipc, seed, verifier.clone(), accuracy.images.to_string(), top1, top5]
+    };
+    recovery.verified.iter().map(cells).collect()
 }
 
 fn cells(summary: &Summary) -> [String; 7] {

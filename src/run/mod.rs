@@ -49,6 +49,8 @@ pub enum RunError {
     Misfit { path: PathBuf, what: String },
     #[error("{}: {what}; remove the directory and run again", path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error("this needs real data, but the experiment has `data: none`; name a data set")]
+    NoData,
     #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
     Incomplete { missing: PathBuf },
     #[error("CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device; use `device: cpu` or `auto`")]
@@ -105,6 +107,7 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
     let results = empty_results(experiment, resolved.clone(), &pieces, &bundles);
     let mut collected =
         Collected { pieces: &pieces, bundles: &bundles, goal: setting.goal, results, directories: BTreeSet::new() };
+    collected.recoveries(experiment)?;
     collected.cells(experiment)?;
     collected.baselines(experiment)?;
     let Collected { results, mut directories, .. } = collected;
@@ -122,6 +125,7 @@ type Bundles = BTreeMap<PathBuf, Bundle>;
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let relabel = experiment.teachers.iter().flat_map(|t| experiment.relabel_teachers.of(t));
     let paths = experiment.teachers.iter().cloned().chain(relabel).chain(experiment.students.iter().cloned());
+    let paths = paths.chain(experiment.recover.verifier.iter().cloned());
     let mut bundles = Bundles::new();
     for path in paths {
         if !bundles.contains_key(&path) {
@@ -132,37 +136,69 @@ fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
 }
 
 /// Networks must have the data's channels, size and classes, and the part that the experiment gives them.
-fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Result<(), RunError> {
+fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>) -> Result<(), RunError> {
     for (path, bundle) in bundles {
         let misfit = |what: String| Err(RunError::Misfit { path: path.clone(), what });
-        let data = [test.channels, test.height, test.width];
-        if bundle.image_shape() != data {
-            return misfit(format!(
-                "takes images of {:?} [channels, height, width], {} has {data:?}",
-                bundle.image_shape(),
-                test.name
-            ));
-        }
-        let classes = bundle.manifest.classes.len();
-        if classes != test.classes.len() {
-            return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
-        }
         let is_student = experiment.students.contains(path);
         if is_student != (bundle.manifest.role == Role::Student) {
             let (part, role) = if is_student { ("student", "teacher") } else { ("teacher", "student") };
             return misfit(format!("is a {role} bundle, the experiment names it as a {part}"));
+        }
+        let (shape, classes) = (bundle.image_shape(), bundle.manifest.classes.len());
+        if experiment.teachers.contains(path) {
+            check_teacher(experiment, bundles, bundle).or_else(misfit)?;
+        }
+        let only_verifies = experiment.recover.verifier.contains(path) && !takes_part(experiment, path);
+        let Some(test) = test.filter(|_| !only_verifies) else { continue };
+        let data = [test.channels, test.height, test.width];
+        if shape != data {
+            return misfit(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
+        }
+        if classes != test.classes.len() {
+            return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the network at `path` has a part in the distillation itself.
+fn takes_part(experiment: &Experiment, path: &PathBuf) -> bool {
+    let labels = |teacher: &PathBuf| experiment.relabel_teachers.of(teacher).contains(path);
+    experiment.teachers.contains(path) || experiment.students.contains(path) || experiment.teachers.iter().any(labels)
+}
+
+/// The teacher knows the classes that are to be recovered, and its verifiers know just as many.
+fn check_teacher(experiment: &Experiment, bundles: &Bundles, teacher: &Bundle) -> Result<(), String> {
+    let classes = teacher.manifest.classes.len();
+    let asked = experiment.recover.classes.iter().flatten();
+    if let Some(class) = asked.copied().find(|&class| class as usize >= classes) {
+        return Err(format!("has {classes} classes, `recover.classes` asks for class {class}"));
+    }
+    for path in &experiment.recover.verifier {
+        let Some(verifier) = bundles.get(path) else { continue };
+        let (own, its) = (teacher.image_shape()[0], verifier.image_shape()[0]);
+        let known = verifier.manifest.classes.len();
+        if (own, classes) != (its, known) {
+            return Err(format!(
+                "has {own} channels and {classes} classes, its verifier {} has {its} and {known}",
+                path.display()
+            ));
         }
     }
     Ok(())
 }
 
 fn empty_results(experiment: &Experiment, resolved: String, pieces: &Pieces, bundles: &Bundles) -> Results {
-    let classes = bundles.values().next().map(|b| b.manifest.classes.clone()).unwrap_or_default();
+    let mut classes = bundles.values().next().map(|b| b.manifest.classes.clone()).unwrap_or_default();
+    if let Some(chosen) = &experiment.recover.classes {
+        let kept = |index: usize| chosen.contains(&(index as u32));
+        classes = classes.into_iter().enumerate().filter(|(index, _)| kept(*index)).map(|(_, name)| name).collect();
+    }
     Results {
         name: experiment.name.clone(),
-        data: pieces.test().name.clone(),
+        data: pieces.test().map_or("no real data".into(), |test| test.name.clone()),
         classes,
-        test_images: pieces.test().len(),
+        test_images: pieces.test().map_or(0, Dataset::len),
         experiment: resolved,
         ..Results::default()
     }
@@ -183,13 +219,26 @@ impl<'a> Collected<'a> {
         self.bundles.get(path).ok_or_else(|| RunError::Misfit { path: path.into(), what: "was not loaded".into() })
     }
 
+    /// Every set of synthetic images, and what the verifiers see in it.
+    fn recoveries(&mut self, experiment: &Experiment) -> Result<(), RunError> {
+        for path in &experiment.teachers {
+            let teacher = self.bundle(path)?;
+            for (&ipc, &seed) in
+                experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed)))
+            {
+                let images = self.pieces.recover(teacher, ipc, seed)?;
+                self.directory(Goal::Recover, &images.directory);
+                self.note_recovery(experiment, &images, teacher, ipc, seed)?;
+            }
+        }
+        Ok(())
+    }
+
     fn cells(&mut self, experiment: &Experiment) -> Result<(), RunError> {
         for cell in experiment.cells() {
             let teacher = self.bundle(&cell.teacher)?;
             let images = self.pieces.recover(teacher, cell.ipc, cell.seed)?;
             let name = teacher.name().to_owned();
-            self.directory(Goal::Recover, &images.directory);
-            self.note_recovery(&images, &name, cell.ipc, cell.seed)?;
             let row = Row { teacher: Some(name), ..blank_row(Method::Scdd, cell.ipc, cell.seed) };
             self.soft_row(row, &images, &cell.relabel_teacher, &cell.student)?;
         }
@@ -274,14 +323,24 @@ impl<'a> Collected<'a> {
         Ok(())
     }
 
-    fn note_recovery(&mut self, images: &Images, teacher: &str, ipc: u32, seed: u64) -> Result<(), RunError> {
-        let known = |r: &Recovery| (r.teacher.as_str(), r.ipc, r.seed) == (teacher, ipc, seed);
-        if self.results.recoveries.iter().any(known) {
-            return Ok(());
-        }
+    fn note_recovery(
+        &mut self,
+        experiment: &Experiment,
+        images: &Images,
+        teacher: &Bundle,
+        ipc: u32,
+        seed: u64,
+    ) -> Result<(), RunError> {
         let curve = self.pieces.recovery_curve(images)?;
-        self.results.recoveries.push(Recovery { teacher: teacher.into(), ipc, seed, curve });
-        self.note_grid(Method::Scdd, images, Some(teacher), ipc, seed);
+        let verify = |path: &PathBuf| {
+            let verifier = self.bundle(path)?;
+            let accuracy = self.pieces.verifier(images, teacher, verifier, seed)?;
+            Ok(report::Verified { verifier: verifier.name().into(), accuracy })
+        };
+        let verified = experiment.recover.verifier.iter().map(verify).collect::<Result<_, RunError>>()?;
+        let name = teacher.name();
+        self.results.recoveries.push(Recovery { teacher: name.into(), ipc, seed, curve, verified });
+        self.note_grid(Method::Scdd, images, Some(name), ipc, seed);
         Ok(())
     }
 

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use super::RunError;
 use super::stage::{Stage, Store, WorkDir};
-use crate::config::{DataConfig, Device, Experiment, Loss, ValidateConfig};
+use crate::config::{DataConfig, Device, Experiment, Loss, RecoverConfig, ValidateConfig};
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
-use crate::recover::{self, Item, Point, Recover};
+use crate::recover::{self, Accuracy, Item, Point, Recover};
 use crate::relabel::{Relabel, open_session, store};
 use crate::report::RecoverPoint;
 use crate::rng;
@@ -25,6 +25,7 @@ use crate::validate::{Lesson, Student, Training};
 const VERIFY: u32 = 1;
 const RECOVER: u32 = 1;
 const REAL: u32 = 1;
+const VERIFIER: u32 = 1;
 const RELABEL: u32 = 1;
 const VALIDATE: u32 = 1;
 
@@ -32,6 +33,7 @@ const FOLDER: &str = "images";
 const LABELS: &str = "labels.scdd";
 const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
+const ACCURACY: &str = "accuracy.json";
 
 /// A set of images that is complete on disk.
 pub struct Images {
@@ -66,8 +68,8 @@ pub struct Pieces<'a> {
     /// Whether missing stages are made; else they are an error.
     make: bool,
     device: tch::Device,
-    source: Source,
-    test: Dataset,
+    /// The real data and its test set, unless the experiment has none.
+    real: Option<(Source, Dataset)>,
     /// Read only where a stage needs it.
     train: OnceCell<Dataset>,
     remarks: RefCell<Vec<String>>,
@@ -82,17 +84,19 @@ impl<'a> Pieces<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self, RunError> {
         let source = match experiment.data {
-            DataConfig::FashionMnist {} => Source::find("fashion-mnist")?,
+            DataConfig::FashionMnist {} => Some(Source::find("fashion-mnist")?),
+            DataConfig::None {} => None,
         };
-        let test = Dataset::load(&source, Split::Test)?;
+        let test = source.as_ref().map(|source| Dataset::load(source, Split::Test)).transpose()?;
+        let real = source.zip(test);
         let (train, remarks) = (OnceCell::new(), RefCell::default());
         let device = device(experiment.device)?;
-        Ok(Self { experiment, store: Store::new(root), runtime, progress, make, device, source, test, train, remarks })
+        Ok(Self { experiment, store: Store::new(root), runtime, progress, make, device, real, train, remarks })
     }
 
-    /// The real test set.
-    pub fn test(&self) -> &Dataset {
-        &self.test
+    /// The real test set, if there is real data.
+    pub fn test(&self) -> Option<&Dataset> {
+        self.real.as_ref().map(|(_, test)| test)
     }
 
     /// What the user ought to be told.
@@ -112,7 +116,8 @@ impl<'a> Pieces<'a> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = Dataset::load(&self.source, Split::Train)?;
+        let (source, _) = self.real.as_ref().ok_or(RunError::NoData)?;
+        let train = Dataset::load(source, Split::Train)?;
         Ok(self.train.get_or_init(|| train))
     }
 
@@ -150,7 +155,9 @@ impl<'a> Pieces<'a> {
     /// `ipc` images per class recovered from `teacher`.
     pub fn recover(&self, teacher: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
-        let config = json!({"recover": self.experiment.recover, "ipc": ipc});
+        // Who verifies the images afterwards changes nothing in them.
+        let recover = RecoverConfig { verifier: Vec::new(), ..self.experiment.recover.clone() };
+        let config = json!({"recover": recover, "ipc": ipc});
         let stage = Stage::new("recover", RECOVER, &name, &config, inputs([("teacher", &teacher.hash)]), seed)?;
         let directory = self.obtain(&stage, |work| self.recover_into(work, teacher, ipc, seed))?;
         Ok(Images { directory, key: stage.key(), name })
@@ -159,7 +166,8 @@ impl<'a> Pieces<'a> {
     fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
         let config = &self.experiment.recover;
         let recover = Recover::new(teacher, config, self.device)?;
-        let batches = recover::batches(teacher.manifest.classes.len() as u32, ipc, config.batch_size);
+        let classes = config.classes(teacher.manifest.classes.len() as u32);
+        let batches = recover::batches(&classes, ipc, config.batch_size);
         let steps = u64::from(config.iterations);
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
         self.progress.start(&label, steps * batches.len() as u64, "it");
@@ -183,6 +191,25 @@ impl<'a> Pieces<'a> {
         }
         self.progress.finish("");
         Ok(())
+    }
+
+    /// How many of the images recovered from `teacher` the network `verifier` puts into their classes.
+    pub fn verifier(
+        &self,
+        images: &Images,
+        teacher: &Bundle,
+        verifier: &Bundle,
+        seed: u64,
+    ) -> Result<Accuracy, RunError> {
+        let name = format!("{}-by-{}", images.name, verifier.name());
+        let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
+        let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?;
+        let directory = self.obtain(&stage, |work| {
+            let set = png::read_set(&images.folder())?;
+            let classes = self.experiment.recover.classes(teacher.manifest.classes.len() as u32);
+            write_json(work, ACCURACY, &recover::accuracy(verifier, self.runtime, &set, &classes)?)
+        })?;
+        read_json(&directory.join(ACCURACY))
     }
 
     /// The objective of a recovery, step by step, averaged over its batches (weighted equally).
@@ -268,9 +295,13 @@ impl<'a> Pieces<'a> {
         };
         let kind = if hard { "hard".into() } else { format!("by-{}", labels.teacher) };
         let name = format!("{}-{kind}-{}", images.name, student.name());
-        let test = Self::data_hash(&self.test);
-        let inputs =
-            inputs([("images", &images.key), ("labels", &labels.key), ("student", &student.hash), ("test", &test)]);
+        let test = self.test().ok_or(RunError::NoData)?;
+        let inputs = inputs([
+            ("images", &images.key),
+            ("labels", &labels.key),
+            ("student", &student.hash),
+            ("test", &Self::data_hash(test)),
+        ]);
         let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?;
         let directory = self.obtain(&stage, |work| {
             let set = png::read_set(&images.folder())?;
@@ -278,7 +309,7 @@ impl<'a> Pieces<'a> {
                 store::Store::open(&labels.directory.join(LABELS)).map_err(crate::relabel::RelabelError::from)?;
             let mut fresh = Student::new(student, seed, self.device)?;
             let lesson = Lesson { images: &set, labels: &labels };
-            let training = fresh.train(&lesson, &self.test, &config, self.progress)?;
+            let training = fresh.train(&lesson, test, &config, self.progress)?;
             work.write("student.safetensors", &fresh.checkpoint()?)?;
             write_json(work, TRAINING, &training)
         })?;
