@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{bundle, contents, copy_bundle, root, scdd, small_data, tiny_experiment};
+use common::{bundle, contents, copy_bundle, features_only, root, scdd, small_data, tiny_experiment};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 
@@ -113,6 +113,40 @@ fn a_run_refuses_a_bundle_that_does_not_verify() {
     assert!(!output.join("stages/recover").exists());
     let verdicts = fs::read_dir(output.join("stages/verify")).map(Iterator::count).unwrap_or(0);
     assert!(verdicts <= 1, "only the student's verdict may be there");
+}
+
+#[test]
+fn a_backbone_without_classifier_gives_images_but_no_labels() {
+    let (data, dir) = (small_data(100, 50), tempfile::tempdir().unwrap());
+    let labeller = format!("relabel_teachers: {}\n", bundle(TEACHER).display());
+    let run = |command: &str, more: &str| {
+        let experiment = tiny_experiment(dir.path(), &features_only(), more);
+        let mut scdd = scdd();
+        scdd.env("SCDD_DATA", data.path()).arg(command).arg(experiment).arg("--output").arg(dir.path().join("runs"));
+        scdd.assert()
+    };
+    run("recover", "").code(2).stderr(contains("can't label images").and(contains("Probe one: ")));
+    run("run", &labeller)
+        .success()
+        .stdout(contains("distilled from features-only").and(contains("soft, by resnet18-w16-moco-v2")))
+        .stderr(contains("note: `features-only` has no classifier: cross entropy is off"));
+    let curve = fs::read_dir(dir.path().join("runs/stages/recover")).unwrap().next().unwrap().unwrap().path();
+    let curve = fs::read_to_string(curve.join("curves/batch-00000.jsonl")).unwrap();
+    let points: Vec<serde_json::Value> = curve.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(points.iter().all(|point| point["ce"] == 0.0) && points.len() == 3, "{curve}");
+    assert!(points[2]["bn"].as_f64() < points[0]["bn"].as_f64(), "{curve}");
+
+    let off = format!("{labeller}baselines: []\n");
+    let experiment = tiny_experiment(dir.path(), &features_only(), &off);
+    scdd()
+        .env("SCDD_DATA", data.path())
+        .arg("recover")
+        .arg(experiment)
+        .args(["--set", "recover.r_bn=0", "--output"])
+        .arg(dir.path().join("off"))
+        .assert()
+        .code(2)
+        .stderr(contains("there is nothing to recover from"));
 }
 
 /// A limit on the size of files stands for a full disk, which a test can't have: the student's weights are the first file above it.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Copied, bundle, copy_bundle, scdd};
+use common::{Copied, bundle, copy_bundle, copy_of, features_only, scdd};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use prost::Message;
@@ -18,6 +18,31 @@ fn every_shipped_bundle_verifies() {
     let output = scdd().arg("verify").arg("--json").args(&bundles).assert().success();
     let verdicts: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(verdicts.as_array().unwrap().len(), bundles.len());
+}
+
+#[test]
+fn a_backbone_without_classifier_verifies_by_its_features() {
+    let output = scdd().arg("verify").arg(features_only()).assert().success();
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    for check in ["golden: features, tch", "golden: features, ONNX Runtime", "input gradient", "layer statistics"] {
+        assert!(text.contains(check), "{text} lacks {check:?}");
+    }
+    type Edit = fn(&mut serde_yaml::Value);
+    let edits: [(Edit, &str); 5] = [
+        (|m| m["role"] = "student".into(), "which can't be a student"),
+        (|m| m["onnx"]["output"] = "logits".into(), "which has the output `features`"),
+        (|m| m["statistics"] = serde_yaml::from_str("{kind: none, layers: []}").unwrap(), "which needs statistics"),
+        (
+            |m| m["accuracy"] = serde_yaml::from_str("{top1: 1, split: test, images: 1}").unwrap(),
+            "which has no accuracy",
+        ),
+        (|m| m["classes"] = vec!["a".to_owned()].into(), "golden.safetensors: lacks tensor `targets`"),
+    ];
+    for (edit, expected) in edits {
+        let copy = copy_of(&features_only());
+        copy.edit_manifest(edit);
+        scdd().arg("verify").arg(&copy.path).assert().code(2).stderr(contains(expected));
+    }
 }
 
 /// A copy of the teacher whose initialiser `name` has `change` applied to its element `index`; manifest and hashes agree with it.

@@ -46,6 +46,8 @@ pub enum RecoverError {
         "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
     )]
     Diverged { iteration: u32, loss: f64 },
+    #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
+    NoLoss { why: String },
     #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]
@@ -96,10 +98,14 @@ pub struct Recover<'a> {
 
 impl<'a> Recover<'a> {
     /// # Errors
-    /// When the bundle's constants can't be brought to `device`, or the loss needs statistics that the bundle lacks.
+    /// When the bundle's constants can't be brought to `device`, the loss needs statistics that the bundle lacks, or a features-only bundle is to
+    /// do without them.
     pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
         if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
+        }
+        if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
+            return Err(RecoverError::NoLoss { why });
         }
         let p = &bundle.manifest.preprocessing;
         Ok(Self {
@@ -155,6 +161,7 @@ impl<'a> Recover<'a> {
     }
 
     /// The optimisation itself, from `start` `[N, C, H, W]` towards `targets` `[N]`, with the views that `views` gives for each step.
+    /// Without a classifier there is no cross entropy, and the targets go unused.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -166,8 +173,9 @@ impl<'a> Recover<'a> {
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
         let config = self.config;
-        let targets =
-            Tensor::from_slice(&targets.iter().map(|&t| i64::from(t)).collect::<Vec<_>>()).to_device(self.device);
+        let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
+        let targets = Tensor::from_slice(&targets).to_device(self.device);
+        let targets = (!self.bundle.manifest.is_features_only()).then_some(&targets);
         let priors = Priors { tv: config.tv, l2: config.l2 };
         let range = self.normalization.range();
         let mut images = start;
@@ -177,7 +185,7 @@ impl<'a> Recover<'a> {
         for iteration in 0..config.iterations {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.evaluate(&seen, &targets, iteration)?;
+            let (mut point, mut seen_gradient) = self.evaluate(&seen, targets, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -193,7 +201,7 @@ impl<'a> Recover<'a> {
     fn evaluate(
         &self,
         seen: &Array4<f32>,
-        targets: &Tensor,
+        targets: Option<&Tensor>,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let teacher = || self.bundle.name().to_owned();

@@ -43,11 +43,11 @@ pub struct Objective {
 /// One evaluation of the loss.
 pub struct Evaluation {
     pub loss: f64,
-    /// Mean cross entropy over the batch.
+    /// Mean cross entropy over the batch; 0 without targets.
     pub ce: f64,
     /// The unweighted sum over layers, the first one's multiplier included.
     pub bn: f64,
-    /// `[N, K]`, detached.
+    /// `[N, K]`, or the features `[N, D]` of a network without classifier; detached.
     pub logits: Tensor,
     /// ∂loss/∂input, `[N, C, H, W]`.
     pub gradient: Tensor,
@@ -68,32 +68,35 @@ pub fn channel_statistics(x: &Tensor, axis: i64) -> Result<(Tensor, Tensor), tch
 }
 
 impl Replica {
-    /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient.
+    /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.
     ///
     /// # Errors
     /// Those of [`Replica::run`], or a graph without a `[N, K]` output.
-    pub fn evaluate(
+    pub fn evaluate<'t>(
         &self,
         input: &Tensor,
-        targets: &Tensor,
+        targets: impl Into<Option<&'t Tensor>>,
         objective: &Objective,
     ) -> Result<Evaluation, ReplicaError> {
         let input = input.detach().set_requires_grad(true);
         let taps: Vec<ValueId> = objective.layers.iter().map(|l| l.tap).collect();
         let run = self.run(std::slice::from_ref(&input), &taps, Mode::Eval)?;
-        self.differentiate(&input, targets, objective, &run.outputs[0], &run.taps)
+        self.differentiate(&input, targets.into(), objective, &run.outputs[0], &run.taps)
             .map_err(|source| ReplicaError::Loss { source })
     }
 
     fn differentiate(
         &self,
         input: &Tensor,
-        targets: &Tensor,
+        targets: Option<&Tensor>,
         objective: &Objective,
         logits: &Tensor,
         taps: &[Tensor],
     ) -> Result<Evaluation, tch::TchError> {
-        let ce = logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?;
+        let ce = match targets {
+            Some(targets) => logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?,
+            None => Tensor::f_zeros([], (input.kind(), input.device()))?,
+        };
         let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
         for (i, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
             let (mean, var) = channel_statistics(tap, layer.axis)?;

@@ -58,12 +58,13 @@ struct TableRow {
     seconds: String,
 }
 
+/// A chart with its legend: colours and what they stand for.
 #[derive(Serialize)]
-struct Figure {
-    title: String,
-    svg: String,
-    legend: Vec<(usize, String)>,
-    note: String,
+pub(crate) struct Figure {
+    pub title: String,
+    pub svg: String,
+    pub legend: Vec<(usize, String)>,
+    pub note: String,
 }
 
 #[derive(Serialize)]
@@ -91,9 +92,15 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
         other_grids,
         experiment: &results.experiment,
     };
+    Ok(environment()?.render_named_str("report.html", TEMPLATE, Serde(&page))?)
+}
+
+/// What every page of the program is rendered in: it includes `style.css`.
+pub(crate) fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    Ok(environment.render_named_str("report.html", TEMPLATE, Serde(&page))?)
+    environment.add_template("style.css", include_str!("style.css"))?;
+    Ok(environment)
 }
 
 fn tables(results: &Results) -> Vec<Table> {

@@ -146,7 +146,12 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>)
         }
         let (shape, classes) = (bundle.image_shape(), bundle.manifest.classes.len());
         if experiment.teachers.contains(path) {
-            check_teacher(experiment, bundles, bundle).or_else(misfit)?;
+            check_teacher(experiment, bundles, bundle, test).or_else(misfit)?;
+        }
+        let labels = experiment.teachers.iter().any(|t| experiment.relabel_teachers.of(t).contains(path));
+        let labels = labels && !experiment.students.is_empty();
+        if let Some(why) = bundle.without_classifier().filter(|_| labels) {
+            return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
         }
         let only_verifies = experiment.recover.verifier.contains(path) && !takes_part(experiment, path);
         let Some(test) = test.filter(|_| !only_verifies) else { continue };
@@ -154,7 +159,7 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>)
         if shape != data {
             return misfit(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
         }
-        if classes != test.classes.len() {
+        if classes != test.classes.len() && !bundle.manifest.is_features_only() {
             return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
         }
     }
@@ -168,8 +173,21 @@ fn takes_part(experiment: &Experiment, path: &PathBuf) -> bool {
 }
 
 /// The teacher knows the classes that are to be recovered, and its verifiers know just as many.
-fn check_teacher(experiment: &Experiment, bundles: &Bundles, teacher: &Bundle) -> Result<(), String> {
-    let classes = teacher.manifest.classes.len();
+fn check_teacher(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    teacher: &Bundle,
+    test: Option<&Dataset>,
+) -> Result<(), String> {
+    let features_only = teacher.manifest.is_features_only();
+    let classes = match test.filter(|_| features_only) {
+        Some(test) => test.classes.len(),
+        None if features_only => return Err("has no classifier, and `data: none` gives no classes either".into()),
+        None => teacher.manifest.classes.len(),
+    };
+    if features_only && !experiment.recover.verifier.is_empty() {
+        return Err("has no classifier, so its images belong to no class that a verifier could tell".into());
+    }
     let asked = experiment.recover.classes.iter().flatten();
     if let Some(class) = asked.copied().find(|&class| class as usize >= classes) {
         return Err(format!("has {classes} classes, `recover.classes` asks for class {class}"));
@@ -189,7 +207,8 @@ fn check_teacher(experiment: &Experiment, bundles: &Bundles, teacher: &Bundle) -
 }
 
 fn empty_results(experiment: &Experiment, resolved: String, pieces: &Pieces, bundles: &Bundles) -> Results {
-    let mut classes = bundles.values().next().map(|b| b.manifest.classes.clone()).unwrap_or_default();
+    let named = bundles.values().find(|b| !b.manifest.is_features_only());
+    let mut classes = named.map(|b| b.manifest.classes.clone()).unwrap_or_default();
     if let Some(chosen) = &experiment.recover.classes {
         let kept = |index: usize| chosen.contains(&(index as u32));
         classes = classes.into_iter().enumerate().filter(|(index, _)| kept(*index)).map(|(_, name)| name).collect();

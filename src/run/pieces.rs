@@ -154,6 +154,12 @@ impl<'a> Pieces<'a> {
 
     /// `ipc` images per class recovered from `teacher`.
     pub fn recover(&self, teacher: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        self.remark(teacher.manifest.is_features_only().then(|| {
+            format!(
+                "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
+                teacher.name()
+            )
+        }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         // Who verifies the images afterwards changes nothing in them.
         let recover = RecoverConfig { verifier: Vec::new(), ..self.experiment.recover.clone() };
@@ -163,11 +169,24 @@ impl<'a> Pieces<'a> {
         Ok(Images { directory, key: stage.key(), name })
     }
 
+    /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
+    fn classes_of<'b>(&'b self, teacher: &'b Bundle) -> &'b [String] {
+        match self.test().filter(|_| teacher.manifest.is_features_only()) {
+            Some(test) => &test.classes,
+            None => &teacher.manifest.classes,
+        }
+    }
+
+    /// The classes to recover from `teacher`, ascending.
+    fn chosen_classes(&self, teacher: &Bundle) -> Vec<u32> {
+        self.experiment.recover.classes(self.classes_of(teacher).len() as u32)
+    }
+
     fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
         let config = &self.experiment.recover;
         let recover = Recover::new(teacher, config, self.device)?;
-        let classes = config.classes(teacher.manifest.classes.len() as u32);
-        let batches = recover::batches(&classes, ipc, config.batch_size);
+        let classes = self.classes_of(teacher);
+        let batches = recover::batches(&self.chosen_classes(teacher), ipc, config.batch_size);
         let steps = u64::from(config.iterations);
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
         self.progress.start(&label, steps * batches.len() as u64, "it");
@@ -185,7 +204,7 @@ impl<'a> Pieces<'a> {
                 curve.push('\n');
             })?;
             let pixels = recover.normalization().to_pixels(&images)?;
-            write_images(work, &teacher.manifest.classes, items, &pixels, teacher.image_shape())?;
+            write_images(work, classes, items, &pixels, teacher.image_shape())?;
             // Written last: a batch whose curve is there is complete.
             work.write(&curve_file, curve.as_bytes())?;
         }
@@ -206,7 +225,7 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?;
         let directory = self.obtain(&stage, |work| {
             let set = png::read_set(&images.folder())?;
-            let classes = self.experiment.recover.classes(teacher.manifest.classes.len() as u32);
+            let classes = self.chosen_classes(teacher);
             write_json(work, ACCURACY, &recover::accuracy(verifier, self.runtime, &set, &classes)?)
         })?;
         read_json(&directory.join(ACCURACY))

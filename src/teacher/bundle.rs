@@ -20,6 +20,8 @@ pub(super) const GOLDEN: &str = "golden.safetensors";
 /// What a calibrated layer's side tensors per class are called.
 pub(super) const CLASS_MEAN: &str = "class_mean";
 pub(super) const CLASS_VAR: &str = "class_var";
+/// The output of a features-only bundle.
+const FEATURES: &str = "features";
 /// A manifest is text for people; anything larger is not one.
 const LARGEST_MANIFEST: u64 = 16 << 20;
 
@@ -80,10 +82,10 @@ impl LayerStatistics {
 pub struct Golden {
     /// `[N, C, H, W]`.
     pub input: Tensor,
-    /// int64 `[N]`.
-    pub targets: Tensor,
-    /// `[N, K]`.
-    pub logits: Tensor,
+    /// int64 `[N]`; none in a features-only bundle.
+    pub targets: Option<Tensor>,
+    /// `[N, K]` logits, or the features `[N, D]` of a features-only bundle.
+    pub output: Tensor,
     /// Per layer: mean and biased variance of its input, each `[C]`.
     pub statistics: Vec<(Tensor, Tensor)>,
     pub ce: f64,
@@ -131,6 +133,18 @@ impl Bundle {
     pub fn image_shape(&self) -> [usize; 3] {
         let p = &self.manifest.preprocessing;
         [p.channels, p.height, p.width]
+    }
+
+    /// Why the bundle can't weigh a cross entropy or label images, and what to do about it; `None` where it has a classifier.
+    pub fn without_classifier(&self) -> Option<String> {
+        let file = self.manifest.source.as_ref().and_then(|source| source["file"].as_str()).unwrap_or("FILE");
+        self.manifest.is_features_only().then(|| {
+            format!(
+                "`{}` is a features-only bundle, it has no classifier. Probe one: `python -m exporters export --checkpoint {file} --save-network \
+                 network.pt …`, then `probe network.pt`, and export the probed network",
+                self.name()
+            )
+        })
     }
 
     /// Why the bundle has no statistics to align with, for the user to act on; `None` where it has some.
@@ -209,8 +223,8 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
     if !p.mean.iter().all(|v| v.is_finite()) || !p.std.iter().all(|v| v.is_finite() && *v > 0.0) {
         return Err("`preprocessing`: mean must be finite and std positive".into());
     }
-    if m.classes.is_empty() {
-        return Err("`classes` is empty".into());
+    if m.is_features_only() {
+        check_features_only(m)?;
     }
     if m.role == Role::Student && m.init.is_empty() {
         return Err("a student needs `init`: how each parameter is drawn".into());
@@ -224,6 +238,18 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// What has no classes serves for its statistics alone.
+fn check_features_only(m: &Manifest) -> Result<(), String> {
+    let needs = |what: &str| Err(format!("`classes` is empty, so this is a features-only bundle, which {what}"));
+    match (m.role, m.onnx.output.as_str(), &m.accuracy, m.statistics.kind) {
+        (Role::Student, ..) => needs("can't be a student"),
+        (_, output, ..) if output != FEATURES => needs("has the output `features`"),
+        (_, _, Some(_), _) => needs("has no accuracy"),
+        (.., StatisticsKind::None) => needs("needs statistics"),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> String {
@@ -432,10 +458,16 @@ fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, Strin
         let part = |what: &str| tensor(&format!("stats.{}.{what}", layer.key), &[layer.channels]);
         Ok((part("mean")?, part("var")?))
     };
+    let (targets, output) = if manifest.is_features_only() {
+        let width = tensors.tensor(FEATURES).map_err(|_| "lacks tensor `features`")?.shape().last().copied();
+        (None, tensor(FEATURES, &[batch, width.unwrap_or(0)])?)
+    } else {
+        (Some(targets_of(tensors, batch, classes)?), tensor("logits", &[batch, classes])?)
+    };
     Ok(Golden {
         input: tensor("input", &image)?,
-        targets: targets_of(tensors, batch, classes)?,
-        logits: tensor("logits", &[batch, classes])?,
+        targets,
+        output,
         statistics: manifest.statistics.layers.iter().map(pair).collect::<Result<_, _>>()?,
         ce: scalar("ce")?,
         bn_loss: scalar("bn_loss")?,

@@ -75,6 +75,9 @@ impl<'a> Calibrator<'a> {
         if matches!(bundle.manifest.statistics.kind, StatisticsKind::BatchNorm | StatisticsKind::Folded) {
             return Err(refuse("has the statistics of its BatchNorm layers; there is nothing to calibrate".into()));
         }
+        if let Some(why) = bundle.without_classifier() {
+            return Err(refuse(why));
+        }
         let layers = layers(&bundle.graph, nodes).map_err(refuse)?;
         let classes = bundle.manifest.classes.len();
         let moments = std::iter::repeat_with(|| None).take(classes).collect();
@@ -166,18 +169,18 @@ impl<'a> Calibrator<'a> {
             r_bn: weights.r_bn,
             first_multiplier: weights.first_bn_multiplier,
         };
-        let found = self.replica.evaluate(&old.input, &old.targets, &objective).map_err(broken)?;
+        let found = self.replica.evaluate(&old.input, old.targets.as_ref(), &objective).map_err(broken)?;
         let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
         let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(&old.input), &taps, Mode::Eval));
         let mut tensors = BTreeMap::from([
             ("input".to_owned(), old.input.shallow_clone()),
-            ("targets".to_owned(), old.targets.shallow_clone()),
-            ("logits".to_owned(), old.logits.shallow_clone()),
+            ("logits".to_owned(), old.output.shallow_clone()),
             ("ce".to_owned(), Tensor::from(old.ce)),
             ("bn_loss".to_owned(), Tensor::from(found.bn)),
             ("loss".to_owned(), Tensor::from(found.loss)),
             ("input_grad".to_owned(), found.gradient),
         ]);
+        tensors.extend(old.targets.iter().map(|targets| ("targets".to_owned(), targets.shallow_clone())));
         for (tap, (layer, _)) in run.map_err(broken)?.taps.iter().zip(&self.layers) {
             let (mean, var) = channel_statistics(tap, layer.axis).map_err(failed)?;
             tensors.insert(format!("stats.{}.mean", layer.key), mean);

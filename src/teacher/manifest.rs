@@ -156,6 +156,7 @@ pub struct Manifest {
     #[serde(default)]
     pub source: Option<Value>,
     pub preprocessing: Preprocessing,
+    /// In logit order; empty in a features-only bundle.
     pub classes: Vec<String>,
     #[serde(default)]
     pub accuracy: Option<Accuracy>,
@@ -167,4 +168,11 @@ pub struct Manifest {
     #[serde(default)]
     pub versions: BTreeMap<String, Value>,
     pub files: BTreeMap<String, FileEntry>,
+}
+
+impl Manifest {
+    /// Whether the network gives features instead of logits: a backbone without classifier.
+    pub fn is_features_only(&self) -> bool {
+        self.classes.is_empty()
+    }
 }

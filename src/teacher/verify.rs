@@ -1,7 +1,7 @@
 //! Proves that a bundle's graph means the same in PyTorch (the golden probe), in ONNX Runtime and in its `tch` re-instantiation.
 //!
-//! What is compared: logits and every statistics layer's input on the golden probe and on fresh random images, the synthesis loss and its input
-//! gradient on the golden probe. Where something differs, the first diverging node is named.
+//! What is compared: the output (logits, or features without a classifier) and every statistics layer's input on the golden probe and on fresh
+//! random images, the synthesis loss and its input gradient on the golden probe. Where something differs, the first diverging node is named.
 //!
 //! Deep networks amplify float32's rounding, up to where a ReLU takes the other branch. So what disagrees in float32 is computed again in float64:
 //! there the probe must agree to the same limits, and ONNX Runtime, which stays in float32, must come about as near as the replica did.
@@ -20,7 +20,7 @@ use crate::graph::ValueId;
 use crate::replica::{Mode, Replica, ReplicaError, channel_statistics, to_array, to_tensor};
 use crate::rng;
 
-/// Largest relative difference of logits and statistics.
+/// Largest relative difference of outputs and statistics.
 const VALUES: f64 = 1e-4;
 /// Largest relative difference of the loss and of its gradient (in the L2 norm).
 const GRADIENT: f64 = 1e-3;
@@ -138,15 +138,15 @@ type Pair = (ArrayD<f32>, ArrayD<f32>);
 
 /// What one of the executors made of some images.
 struct Observed {
-    logits: ArrayD<f32>,
+    output: ArrayD<f32>,
     layers: Vec<Pair>,
 }
 
 impl Observed {
-    /// The largest relative difference of logits, and of layer statistics.
+    /// The largest relative difference of outputs, and of layer statistics.
     fn difference(&self, expected: &Self) -> (f64, f64) {
         let layers = self.layers.iter().zip(&expected.layers).map(|(a, b)| pair_error(a, b));
-        (relative(&self.logits, &expected.logits), layers.fold(0.0, larger))
+        (relative(&self.output, &expected.output), layers.fold(0.0, larger))
     }
 }
 
@@ -187,7 +187,7 @@ impl Verifier<'_> {
         Ok((self.array(&mean)?, self.array(&var)?))
     }
 
-    /// Logits and the inputs of the statistics layers, by the replica.
+    /// The output and the inputs of the statistics layers, by the replica.
     fn run_replica(
         &self,
         replica: &Replica,
@@ -215,47 +215,54 @@ impl Verifier<'_> {
         Ok((outputs.swap_remove(0), taps))
     }
 
+    /// What the network gives: `logits`, or `features` without a classifier.
+    fn output_name(&self) -> &'static str {
+        if self.bundle.manifest.is_features_only() { "features" } else { "logits" }
+    }
+
     fn taps(&self) -> Vec<ValueId> {
         self.bundle.layers.iter().map(|l| l.tap).collect()
     }
 
     fn golden(&self) -> Result<Vec<Check>, BundleError> {
         let golden = &self.bundle.golden;
-        let (mut checks, logits) = self.golden_by(&self.replica, "")?;
-        let expected = self.array(&golden.logits)?;
+        let (mut checks, output) = self.golden_by(&self.replica, "")?;
+        let expected = self.array(&golden.output)?;
         let mut limit = VALUES;
         if !all_passed(&checks) {
             checks = self.golden_by(self.exact()?, ", float64")?.0;
-            limit = limit_by(relative(&logits, &expected));
+            limit = limit_by(relative(&output, &expected));
         }
         let images = self
             .array(&golden.input)?
             .into_dimensionality()
             .map_err(|e| BundleError::invalid(&self.bundle.dir, e.to_string()))?;
-        let (onnx_logits, _) = self.run_onnx(&images, &[], true)?;
-        checks.insert(1, check("golden: logits, ONNX Runtime", relative(&onnx_logits, &expected), limit));
+        let (by_onnx, _) = self.run_onnx(&images, &[], true)?;
+        let name = format!("golden: {}, ONNX Runtime", self.output_name());
+        checks.insert(1, check(name, relative(&by_onnx, &expected), limit));
         Ok(checks)
     }
 
-    /// The checks of the golden probe that `replica` makes, and its logits.
+    /// The checks of the golden probe that `replica` makes, and its output.
     fn golden_by(&self, replica: &Replica, precision: &str) -> Result<(Vec<Check>, ArrayD<f32>), BundleError> {
         let golden = &self.bundle.golden;
         let weights = self.bundle.manifest.golden;
         let objective = self.bundle.objective(weights.r_bn, weights.first_bn_multiplier, Device::Cpu);
-        let found = replica.evaluate(&golden.input, &golden.targets, &objective).map_err(|e| self.replica_error(e))?;
-        let logits = self.array(&found.logits)?;
+        let found =
+            replica.evaluate(&golden.input, golden.targets.as_ref(), &objective).map_err(|e| self.replica_error(e))?;
+        let output = self.array(&found.logits)?;
         let (gradient, cosine) = gradient_errors(&self.array(&found.gradient)?, &self.array(&golden.input_grad)?);
         let statistics = self.golden_statistics(replica)?.into_iter().fold(0.0, larger);
         let loss = (found.loss - golden.loss).abs() / golden.loss.abs().max(1e-6);
         let one = |what: &str, error: f64, limit: f64| check(format!("golden: {what}{precision}"), error, limit);
         let checks = vec![
-            one("logits, tch", relative(&logits, &self.array(&golden.logits)?), VALUES),
+            one(&format!("{}, tch", self.output_name()), relative(&output, &self.array(&golden.output)?), VALUES),
             one("layer statistics, tch", statistics, VALUES),
             one("synthesis loss", loss, GRADIENT),
             one("input gradient", gradient, GRADIENT),
             one("input gradient, 1 - cosine", cosine, 1.0 - COSINE),
         ];
-        Ok((checks, logits))
+        Ok((checks, output))
     }
 
     /// Per layer, the larger relative difference of its input's mean and variance from the golden ones.
@@ -286,50 +293,51 @@ impl Verifier<'_> {
                 layer.key
             )));
         }
-        let (logits, _) = self.run_replica(self.exact()?, &self.bundle.golden.input, &[])?;
-        let golden = self.array(&self.bundle.golden.logits)?;
-        let (index, a, b) = worst(&logits, &golden);
+        let (output, _) = self.run_replica(self.exact()?, &self.bundle.golden.input, &[])?;
+        let golden = self.array(&self.bundle.golden.output)?;
+        let (index, a, b) = worst(&output, &golden);
         let after = self.bundle.layers.last().map_or("the input".into(), |l| format!("layer `{}`", l.key));
         Ok(Some(format!(
-            "diverges after {after}, at the latest at node {}: logit {index} is {a:e}, PyTorch's golden says {b:e}",
-            producer(graph.outputs[0])
+            "diverges after {after}, at the latest at node {}: {} {index} is {a:e}, PyTorch's golden says {b:e}",
+            producer(graph.outputs[0]),
+            self.output_name().trim_end_matches('s')
         )))
     }
 
     fn against_onnx_runtime(&self, images: &Array4<f32>) -> Result<Vec<Check>, BundleError> {
         let onnx = self.observed_by_onnx(images)?;
         let found = self.observed_by(&self.replica, images)?;
-        let (mut logits, mut statistics) = found.difference(&onnx);
+        let (mut output, mut statistics) = found.difference(&onnx);
         let (mut limits, mut precision) = ((VALUES, VALUES), "");
-        if logits.is_nan() || statistics.is_nan() || logits.max(statistics) > VALUES {
+        if output.is_nan() || statistics.is_nan() || output.max(statistics) > VALUES {
             let exact = self.observed_by(self.exact()?, images)?;
             let rounding = found.difference(&exact);
             limits = (limit_by(rounding.0), limit_by(rounding.1));
-            (logits, statistics) = onnx.difference(&exact);
+            (output, statistics) = onnx.difference(&exact);
             precision = ", float64";
         }
         let of = format!("random images, batch {}", images.shape()[0]);
         Ok(vec![
-            check(format!("{of}: logits, tch against ONNX Runtime{precision}"), logits, limits.0),
+            check(format!("{of}: {}, tch against ONNX Runtime{precision}", self.output_name()), output, limits.0),
             check(format!("{of}: layer statistics, tch against ONNX Runtime{precision}"), statistics, limits.1),
         ])
     }
 
     fn observed_by(&self, replica: &Replica, images: &Array4<f32>) -> Result<Observed, BundleError> {
         let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
-        let (logits, taps) = self.run_replica(replica, &input, &self.taps())?;
-        self.observed(logits, &taps)
+        let (output, taps) = self.run_replica(replica, &input, &self.taps())?;
+        self.observed(output, &taps)
     }
 
     fn observed_by_onnx(&self, images: &Array4<f32>) -> Result<Observed, BundleError> {
-        let (logits, taps) = self.run_onnx(images, &self.taps(), false)?;
+        let (output, taps) = self.run_onnx(images, &self.taps(), false)?;
         let taps = taps.iter().map(|tap| to_tensor(tap.view()).map_err(|e| self.torch(e)));
-        self.observed(logits, &taps.collect::<Result<Vec<_>, _>>()?)
+        self.observed(output, &taps.collect::<Result<Vec<_>, _>>()?)
     }
 
-    fn observed(&self, logits: ArrayD<f32>, taps: &[Tensor]) -> Result<Observed, BundleError> {
+    fn observed(&self, output: ArrayD<f32>, taps: &[Tensor]) -> Result<Observed, BundleError> {
         let layers = taps.iter().zip(&self.bundle.layers).map(|(tap, layer)| self.statistics_of(tap, layer));
-        Ok(Observed { logits, layers: layers.collect::<Result<_, _>>()? })
+        Ok(Observed { output, layers: layers.collect::<Result<_, _>>()? })
     }
 
     /// Walks every float value of the graph in order.

@@ -17,6 +17,11 @@ pub fn bundle(name: &str) -> PathBuf {
     root().join("onnx/fashion-mnist").join(name)
 }
 
+/// A backbone without classifier, as the exporter wrote it (`goldens/make_features.py`).
+pub fn features_only() -> PathBuf {
+    root().join("tests/goldens/features-only")
+}
+
 /// `scdd`, in the repository's root.
 pub fn scdd() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
@@ -49,10 +54,15 @@ pub struct Copied {
 }
 
 pub fn copy_bundle(name: &str) -> Copied {
+    copy_of(&bundle(name))
+}
+
+/// A copy of the bundle in `source`.
+pub fn copy_of(source: &Path) -> Copied {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(name);
+    let path = dir.path().join(source.file_name().unwrap());
     fs::create_dir(&path).unwrap();
-    for entry in fs::read_dir(bundle(name)).unwrap() {
+    for entry in fs::read_dir(source).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
     }

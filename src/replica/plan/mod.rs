@@ -142,11 +142,15 @@ impl Plan {
         &self.choices
     }
 
-    /// The loss of `input` for `targets` (int64 `[N]`) and its gradient.
+    /// The loss of `input` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.
     ///
     /// # Errors
     /// An input of another shape than the plan's, or what went wrong at which step.
-    pub fn evaluate(&self, input: &Tensor, targets: &Tensor) -> Result<Evaluation, ReplicaError> {
+    pub fn evaluate<'t>(
+        &self,
+        input: &Tensor,
+        targets: impl Into<Option<&'t Tensor>>,
+    ) -> Result<Evaluation, ReplicaError> {
         let _guard = tch::no_grad_guard();
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.to_vec(), found: input.size() });
@@ -161,7 +165,11 @@ impl Plan {
             }
         }
         let logits = self.read(&run, self.logits)?.tensor().copy();
-        let (ce, gradient) = cross_entropy(&logits, targets).map_err(loss)?;
+        let (ce, gradient) = match targets.into() {
+            Some(targets) => cross_entropy(&logits, targets),
+            None => logits.f_zeros_like().map(|zeros| (0.0, zeros)),
+        }
+        .map_err(loss)?;
         run.gradients[self.logits].push(gradient.into());
         let bn = self.align(&mut run).map_err(loss)?;
         run.values.clear();
