@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use scdd::graph::{Graph, Node};
-use scdd::replica::{LayerTarget, Objective, Plan, PlanOptions, Replica};
+use scdd::replica::{Distance, LayerTarget, Objective, Plan, PlanOptions, Replica};
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
@@ -61,15 +61,16 @@ fn main() -> Result<()> {
 
 /// Every `BatchNormalization`'s input is to have the running statistics.
 fn objective(graph: &Graph) -> Result<Objective> {
-    let layer = |node: &Node| -> Option<LayerTarget> {
+    let layer = |(i, node): (usize, &Node)| -> Option<LayerTarget> {
         let part = |i: usize| graph.constants.get(&node.inputs[i]?)?.f32s().map(|v| Tensor::from_slice(&v));
-        Some(LayerTarget { tap: node.inputs[0]?, axis: 1, mean: part(3)?, var: part(4)?, weights: None })
+        let multiplier = if i == 0 { 10.0 } else { 1.0 };
+        Some(LayerTarget { tap: node.inputs[0]?, axis: 1, mean: part(3)?, var: part(4)?, weights: None, multiplier })
     };
-    let layers = graph.batch_norms().map(layer).collect::<Option<Vec<_>>>();
+    let layers = graph.batch_norms().enumerate().map(layer).collect::<Option<Vec<_>>>();
     Ok(Objective {
         layers: layers.context("a BatchNormalization without constants")?,
         r_bn: 0.01,
-        first_multiplier: 10.0,
+        distance: Distance::Norm,
     })
 }
 

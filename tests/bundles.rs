@@ -131,13 +131,13 @@ fn calibration_measures_what_a_run_over_all_images_gives() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("calibrated");
     let parts: Vec<Array4<f32>> = (0..10).map(|class| images(3 + class, class as u64)).collect();
-    let mut calibrator = Calibrator::new(&bundle, &[]).unwrap();
+    let mut calibrator = Calibrator::new(&bundle, &[], true).unwrap();
     for (class, part) in parts.iter().enumerate() {
         let (head, tail) = part.view().split_at(ndarray::Axis(0), 2);
         calibrator.add(class, &head.to_owned()).unwrap();
         calibrator.add(class, &tail.to_owned()).unwrap();
     }
-    calibrator.write(&out, "noise", true).unwrap();
+    calibrator.write(&out, "noise").unwrap();
 
     let made = Bundle::load(&out).unwrap();
     assert_eq!(made.manifest.statistics.kind, StatisticsKind::Calibrated);
@@ -165,22 +165,52 @@ fn calibration_measures_what_a_run_over_all_images_gives() {
 }
 
 #[test]
+fn classes_are_measured_beside_the_statistics_of_batch_norm() {
+    let bundle = Bundle::load(&shipped("resnet18-w16-moco-v2")).unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("by-class");
+    let mut calibrator = Calibrator::new(&bundle, &[], true).unwrap();
+    let parts: Vec<Array4<f32>> = (0..10).map(|class| images(2, class)).collect();
+    parts.iter().enumerate().for_each(|(class, part)| calibrator.add(class, part).unwrap());
+    calibrator.write(&out, "noise").unwrap();
+
+    let made = Bundle::load(&out).unwrap();
+    assert_eq!(made.manifest.statistics.kind, StatisticsKind::BatchNorm);
+    assert_eq!(made.manifest.files["golden.safetensors"], bundle.manifest.files["golden.safetensors"]);
+    let tap = made.layers[7].tap;
+    let replica = made.replica(Device::Cpu).unwrap();
+    let run = replica.run(&[to_tensor(parts[3].view()).unwrap()], &[tap], Mode::Eval).unwrap();
+    let expected = Vec::<f32>::try_from(&run.taps[0].mean_dim(&[0i64, 2, 3][..], false, tch::Kind::Float)).unwrap();
+    for (own, layer) in bundle.layers.iter().zip(&made.layers) {
+        assert_eq!(
+            (&own.mean, &own.var, &own.weight, &own.bias),
+            (&layer.mean, &layer.var, &layer.weight, &layer.bias)
+        );
+    }
+    let found = &made.layers[7].per_class.as_ref().unwrap().mean[3 * expected.len()..4 * expected.len()];
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    assert!(verify(&made, &Runtime::open(None).unwrap()).unwrap().passed());
+}
+
+#[test]
 fn calibration_refuses_what_makes_no_sense() {
     let bundle = Bundle::load(&shipped("convnet3-w128-in")).unwrap();
     let message = |result: Result<(), scdd::teacher::BundleError>| result.expect_err("must be refused").to_string();
     let other = Bundle::load(&shipped("resnet18-w16-supervised")).unwrap();
-    let refused = Calibrator::new(&other, &[]).map(|_| ());
-    assert!(message(refused).contains("there is nothing to calibrate"));
-    let unknown = Calibrator::new(&bundle, &["nowhere".into()]).map(|_| ());
+    let refused = Calibrator::new(&other, &[], false).map(|_| ());
+    assert!(message(refused).contains("there is nothing to calibrate but those of its classes"));
+    let refused = Calibrator::new(&other, &["conv1".into()], true).map(|_| ());
+    assert!(message(refused).contains("no --node"));
+    let unknown = Calibrator::new(&bundle, &["nowhere".into()], false).map(|_| ());
     assert!(message(unknown).contains("its graph has no node `nowhere`"));
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("new");
-    let calibrator = Calibrator::new(&bundle, &[]).unwrap();
-    assert!(message(calibrator.write(&out, "noise", false)).contains("no images were measured"));
-    let mut calibrator = Calibrator::new(&bundle, &[]).unwrap();
+    let calibrator = Calibrator::new(&bundle, &[], false).unwrap();
+    assert!(message(calibrator.write(&out, "noise")).contains("no images were measured"));
+    let mut calibrator = Calibrator::new(&bundle, &[], true).unwrap();
     calibrator.add(3, &images(2, 0)).unwrap();
-    assert!(message(calibrator.write(&out, "noise", true)).contains("no image of class `T-shirt/top` was measured"));
-    let calibrator = Calibrator::new(&bundle, &[]).unwrap();
-    assert!(message(calibrator.write(parent.path(), "noise", false)).contains("exists already"));
+    assert!(message(calibrator.write(&out, "noise")).contains("no image of class `T-shirt/top` was measured"));
+    let calibrator = Calibrator::new(&bundle, &[], false).unwrap();
+    assert!(message(calibrator.write(parent.path(), "noise")).contains("exists already"));
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
 }

@@ -10,7 +10,7 @@ use scdd::graph::proto::{
 };
 use scdd::graph::{Graph, Node};
 use scdd::kernels::Isa;
-use scdd::replica::{LayerTarget, Objective, Plan, PlanOptions, Replica};
+use scdd::replica::{Distance, LayerTarget, Objective, Plan, PlanOptions, Replica};
 use scdd::teacher::Bundle;
 use tch::{Device, Kind, Tensor};
 
@@ -159,11 +159,12 @@ fn ints(name: &str, values: &[i64]) -> AttributeProto {
 
 /// Every BN's input is to have its running statistics.
 fn objective(graph: &Graph) -> Objective {
-    let layer = |node: &Node| {
+    let layer = |(i, node): (usize, &Node)| {
         let part = |i: usize| Tensor::from_slice(&graph.constants[&node.inputs[i].unwrap()].f32s().unwrap());
-        LayerTarget { tap: node.inputs[0].unwrap(), axis: 1, mean: part(3), var: part(4), weights: None }
+        let multiplier = if i == 0 { 10.0 } else { 1.0 };
+        LayerTarget { tap: node.inputs[0].unwrap(), axis: 1, mean: part(3), var: part(4), weights: None, multiplier }
     };
-    Objective { layers: graph.batch_norms().map(layer).collect(), r_bn: 0.1, first_multiplier: 10.0 }
+    Objective { layers: graph.batch_norms().enumerate().map(layer).collect(), r_bn: 0.1, distance: Distance::Norm }
 }
 
 fn every_option() -> Vec<PlanOptions> {
@@ -336,11 +337,16 @@ fn statistics_of_any_activation() {
         let tap = graph.value(name).unwrap();
         let channels = if name == "x" { 3 } else { 16 };
         let filled = |v: f64| Tensor::full([channels], v, (Kind::Float, Device::Cpu));
-        LayerTarget { tap, axis: 1, mean: filled(0.1), var: filled(0.7), weights: Some((filled(1.3), filled(0.6))) }
+        let weights = Some((filled(1.3), filled(0.6)));
+        LayerTarget { tap, axis: 1, mean: filled(0.1), var: filled(0.7), weights, multiplier: 2.0 }
     };
-    let objective = Objective { layers: taps.iter().map(layer).collect(), r_bn: 0.5, first_multiplier: 2.0 };
     let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
-    agree(&graph, &objective, &input, &Tensor::from_slice(&[1i64, 4]));
+    for distance in [Distance::Norm, Distance::Squared] {
+        // Two targets for each activation.
+        let layers = taps.iter().chain(&taps).map(layer).collect();
+        let objective = Objective { layers, r_bn: 0.5, distance };
+        agree(&graph, &objective, &input, &Tensor::from_slice(&[1i64, 4]));
+    }
 }
 
 #[test]

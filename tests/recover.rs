@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ndarray::Array4;
 use safetensors::SafeTensors;
-use scdd::config::RecoverConfig;
+use scdd::config::{BnDistance, Packing, RecoverConfig};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::recover::Recover;
 use scdd::teacher::Bundle;
@@ -13,10 +13,14 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
     RecoverConfig {
         iterations: 20,
         batch_size: 8,
+        packing: Packing::Even,
         learning_rate: 0.1,
         betas: [0.5, 0.9],
         r_bn: 0.01,
+        r_var: 1.0,
         first_bn_multiplier: 10.0,
+        distance: BnDistance::Norm,
+        class_share: 0.0,
         tv,
         l2,
         jitter: 4,

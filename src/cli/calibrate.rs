@@ -1,4 +1,4 @@
-//! `scdd calibrate`: statistics for a network without BatchNorm.
+//! `scdd calibrate`: statistics for a network without BatchNorm, and those of every class for any network.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::teacher::{Bundle, Calibrator, verify};
 /// How many images are run at once.
 const BATCH: usize = 64;
 
-/// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, and write them as a new bundle
+/// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, or with --per-class of any network class by class, and write them as a new bundle
 #[derive(clap::Args)]
 pub struct Calibrate {
     /// The bundle's directory
@@ -22,7 +22,7 @@ pub struct Calibrate {
     /// How many images, spread evenly over the classes
     #[arg(long, default_value_t = 1000)]
     images: usize,
-    /// Keep every class's statistics too
+    /// Keep every class's statistics too, for `recover.class_share`
     #[arg(long)]
     per_class: bool,
     /// Measure at these nodes; by default at all layer normalisations (their inputs), or else at all convolutions (their outputs)
@@ -49,7 +49,7 @@ impl Calibrate {
 
         let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        let mut calibrator = Calibrator::new(&bundle, &self.nodes)?;
+        let mut calibrator = Calibrator::new(&bundle, &self.nodes, self.per_class)?;
         let classes = set.classes.len();
         let (mut measured, each) = (0, self.images.div_ceil(classes));
         for class in 0..classes {
@@ -61,7 +61,7 @@ impl Calibrate {
             }
             measured += indices.len();
         }
-        calibrator.write(&out, &set.name, self.per_class)?;
+        calibrator.write(&out, &set.name)?;
         let written = Bundle::load(&out)?;
         let layers = written.layers.len();
         if global.json {

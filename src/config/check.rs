@@ -5,7 +5,7 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, DataConfig, Device, Experiment, Loss, Mix, RelabelTeachers};
+use super::model::{Baseline, Crop, DataConfig, Device, Experiment, Loss, Mix, RelabelTeachers, Schedule};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
 struct Range {
@@ -25,16 +25,20 @@ const fn positive(high: f64) -> Range {
 }
 
 const BELOW_ONE: Range = Range { low: 0.0, low_excluded: false, high: 1.0, high_excluded: true };
+/// Above 0 and below 1.
+const SHARE: Range = Range { low: 0.0, low_excluded: true, high: 1.0, high_excluded: true };
 const WEIGHT: Range = closed(0.0, 1e6);
 
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
-const RANGES: [(&str, Range); 24] = [
+const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
     ("recover.learning_rate", positive(100.0)),
     ("recover.betas", BELOW_ONE),
     ("recover.r_bn", WEIGHT),
+    ("recover.r_var", WEIGHT),
+    ("recover.class_share", closed(0.0, 1.0)),
     ("recover.first_bn_multiplier", WEIGHT),
     ("recover.tv", WEIGHT),
     ("recover.l2", WEIGHT),
@@ -47,11 +51,15 @@ const RANGES: [(&str, Range); 24] = [
     ("relabel.crop.scale", positive(1.0)),
     ("relabel.mix.alpha", positive(100.0)),
     ("validate.loss.temperature", positive(1000.0)),
+    ("validate.loss.ce", WEIGHT),
     ("validate.optimizer.learning_rate", positive(100.0)),
     ("validate.optimizer.momentum", BELOW_ONE),
     ("validate.optimizer.weight_decay", closed(0.0, 1.0)),
     ("validate.schedule.floor", closed(0.0, 1.0)),
     ("validate.schedule.smoothing", closed(1.0, 10.0)),
+    ("validate.schedule.milestones", SHARE),
+    ("validate.schedule.factor", positive(1.0)),
+    ("validate.ema", BELOW_ONE),
     ("validate.evaluate_every", closed(1.0, 100_000.0)),
 ];
 
@@ -80,6 +88,7 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     crop("relabel.crop", experiment.relabel.crop)?;
     terms_that_are_off(experiment)?;
     without_students(experiment)?;
+    milestones(&experiment.validate.schedule)?;
     hard_labels(experiment)
 }
 
@@ -130,7 +139,7 @@ fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
 
 fn ranges(experiment: &Experiment) -> Result<(), Fault> {
     let tree = serde_yaml::to_value(experiment).map_err(|error| Fault::new(".", error.to_string()))?;
-    for (path, range) in &RANGES {
+    for (path, range) in RANGES {
         let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
         match value {
             Value::Sequence(values) => {
@@ -164,9 +173,18 @@ fn crop(path: &str, crop: Option<Crop>) -> Result<(), Fault> {
 
 fn terms_that_are_off(experiment: &Experiment) -> Result<(), Fault> {
     let recover = &experiment.recover;
-    if recover.r_bn == 0.0 && recover.first_bn_multiplier != 1.0 {
-        let problem = "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 1";
-        return Err(Fault::new("recover.first_bn_multiplier", problem));
+    let within = [
+        ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
+        ("r_var", recover.r_var, 1.0),
+        ("class_share", recover.class_share, 0.0),
+    ];
+    for (key, value, neutral) in within {
+        if recover.r_bn == 0.0 && value != neutral {
+            let problem = format!(
+                "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
+            );
+            return Err(Fault::new(format!("recover.{key}"), problem));
+        }
     }
     if experiment.relabel.fallback.is_some() && experiment.relabel.provider != Device::Cuda {
         let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
@@ -187,6 +205,21 @@ fn without_students(experiment: &Experiment) -> Result<(), Fault> {
         return Err(Fault::new("recover.classes", problem));
     }
     Ok(())
+}
+
+fn milestones(schedule: &Schedule) -> Result<(), Fault> {
+    let Schedule::Multistep { milestones, .. } = schedule else { return Ok(()) };
+    let path = "validate.schedule.milestones";
+    if milestones.is_empty() {
+        return Err(Fault::new(path, "the list is empty: give at least one, or the schedule `constant`"));
+    }
+    match milestones.windows(2).position(|pair| pair[0] >= pair[1]) {
+        Some(index) => Err(Fault::new(
+            format!("{path}[{}]", index + 1),
+            format!("{} does not come after {}: milestones ascend", milestones[index + 1], milestones[index]),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Hard labels need no teacher and cannot describe mixed views.

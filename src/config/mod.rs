@@ -24,7 +24,7 @@ mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, Cell, Crop, DataConfig, Device, Experiment, Fallback, LabelDtype, Loss, Mix, Optimizer, RecoverConfig,
-    RelabelConfig, RelabelTeachers, Schedule, ValidateConfig,
+    Baseline, BnDistance, Cell, Crop, DataConfig, Device, Experiment, Fallback, LabelDtype, Loss, Mix, Optimizer,
+    Packing, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, ValidateConfig,
 };
 pub use presets::names as preset_names;

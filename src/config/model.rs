@@ -69,14 +69,24 @@ pub struct RecoverConfig {
     pub iterations: u32,
     /// Images optimised together, over whose statistics the BN term is taken, 1..=65536. Published: 50 to 100.
     pub batch_size: u32,
+    /// Which images share a batch.
+    pub packing: Packing,
     /// Adam's initial step size, above 0 and at most 100.
     pub learning_rate: f64,
     /// Adam's decay rates of first and second moment, each in 0..1. Published: `[0.5, 0.9]`.
     pub betas: [f64; 2],
-    /// Weight of the BN statistics term, 0 (off) to 1e6; norms are not squared. Published: 0.005 to 1.
+    /// Weight of the BN statistics term, 0 (off) to 1e6. Published: 0.005 to 1.
     pub r_bn: f64,
+    /// What differences of variances weigh within that term beside those of means, 0 to 1e6; must be 1 where `r_bn` is 0. Published: 1;
+    /// 11 (CIFAR) and 2 (ImageNet) in DWA.
+    pub r_var: f64,
     /// Factor of the first BN layer within that term, 0 to 1e6; must be 1 where `r_bn` is 0. Published: 10.
     pub first_bn_multiplier: f64,
+    /// How a layer's differences become one number.
+    pub distance: BnDistance,
+    /// How much of the term aligns with the statistics of the batch's own classes, 0 (none) to 1 (all); the rest aligns with the network's
+    /// running statistics. Above 0 it needs a bundle with statistics of its classes. Published: 1 (LPLD, with `packing: class`), 0.5 (EDC).
+    pub class_share: f64,
     /// Weight of the total variation prior, 0 (off) to 1e6.
     pub tv: f64,
     /// Weight of the image's L2 norm, 0 (off) to 1e6.
@@ -102,6 +112,32 @@ impl RecoverConfig {
         classes.sort_unstable();
         classes
     }
+}
+
+/// Which images share a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Every class once, in order, then every class again: as even as can be. With fewer images than classes a batch holds neighbours, as in
+    /// the published code.
+    Even,
+    /// All images in random order.
+    Shuffled,
+    /// Each batch is of one class (LPLD).
+    Class,
+}
+
+/// How a layer's differences of statistics, channel by channel, become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BnDistance {
+    /// The Euclidean norm (all published code).
+    Norm,
+    /// The square of the norm.
+    Squared,
+    /// The root mean square of differences in units of each channel's own deviation (means) or variance (variances), so that neither the scale
+    /// of a layer's activations nor its number of channels counts.
+    Normalised,
 }
 
 /// Random resized crop: an area share drawn from `scale`, an aspect ratio from 3/4 to 4/3, resized to the network's input.
@@ -194,6 +230,9 @@ pub struct ValidateConfig {
     pub optimizer: Optimizer,
     /// How the learning rate falls, epoch by epoch.
     pub schedule: Schedule,
+    /// Decay per step of the weights' exponential moving average, BN statistics included, which is what is tested and kept; 0 (off) to below 1.
+    /// Published: 0.99 (EDC, arXiv 2404.13733).
+    pub ema: f64,
     /// Epochs between two passes over the test set, 1..=100000; the last epoch is always tested.
     pub evaluate_every: u32,
 }
@@ -202,10 +241,19 @@ pub struct ValidateConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Loss {
-    /// KL divergence from the teacher's to the student's softened classes, batch mean, without the factor T² (as all published code).
+    /// KL divergence from the teacher's to the student's softened classes, batch mean, without the factor T² (as all published code), plus `ce` times
+    /// the cross entropy to the classes of the mixed images.
     Kl {
         /// Softmax temperature of both sides, above 0 and at most 1000. Published: 20 (ImageNet), 30 (CIFAR).
         temperature: f64,
+        /// Weight of the cross entropy, 0 (off) to 1e6. Published: 0.
+        ce: f64,
+    },
+    /// MSE-GT of G-VBSM (arXiv 2311.17950) and EDC (arXiv 2404.13733): mean squared difference of student's and teacher's logits, plus `ce` times the cross
+    /// entropy to the classes of the mixed images (both classes, by their shares; the published code takes the own image's alone).
+    MseGt {
+        /// Weight of the cross entropy, 0 (off) to 1e6. Published: 0.1 (ImageNet), 0.15 (CIFAR), 0.025 (EDC, CIFAR-10).
+        ce: f64,
     },
     /// Cross entropy to the images' own classes: hard labels, no teacher, no mixing.
     Ce {},
@@ -234,7 +282,7 @@ pub enum Optimizer {
 }
 
 /// How the student's learning rate falls.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// In epoch t of T the rate is the initial one × (`floor` + (1 − `floor`) · ½ (1 + cos(π t / (`smoothing` · T)))).
@@ -244,6 +292,13 @@ pub enum Schedule {
         /// How far the cosine is stretched beyond the last epoch, 1 (not at all) to 10. Published: 1; 2 (half-cosine; ζ of RD3,
         /// arXiv 2509.19743); 3 (SC-DD's CIFAR code, whose schedule is longer than its training).
         smoothing: f64,
+    },
+    /// The rate is multiplied by `factor` at each of the `milestones`.
+    Multistep {
+        /// Shares of all epochs, each above 0 and below 1, ascending. Published: `[0.8, 0.9, 0.95]` (EDC).
+        milestones: Vec<f64>,
+        /// Above 0 and at most 1. Published: 0.5 (EDC).
+        factor: f64,
     },
     /// The initial rate throughout.
     Constant {},

@@ -91,6 +91,18 @@ fn without_real_data_there_are_neither_students_nor_baselines() {
 }
 
 #[test]
+fn losses_and_schedules_resolve() {
+    let edc = with(
+        "validate: {loss: {type: mse_gt, ce: 0.025}, schedule: {type: multistep, milestones: [0.8, 0.9], factor: 0.5}, ema: 0.99}\n",
+    );
+    assert_eq!(edc.validate.loss, Loss::MseGt { ce: 0.025 });
+    assert_eq!(edc.validate.schedule, Schedule::Multistep { milestones: vec![0.8, 0.9], factor: 0.5 });
+    assert_eq!(edc.validate.ema, 0.99);
+    let kl = with("validate: {loss: {temperature: 4}}\n");
+    assert_eq!(kl.validate.loss, Loss::Kl { temperature: 4.0, ce: 0.0 });
+}
+
+#[test]
 fn a_list_of_relabel_teachers_is_crossed() {
     let experiment = with("relabel_teachers: [onnx/a, onnx/b]\nseeds: [3, 4]\n");
     let cells: Vec<(String, u64)> =
@@ -120,7 +132,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std, classes, verifier",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, tv, l2, jitter, crop, flip, start_std, classes, verifier",
     ),
     (
         "seed: 4",
@@ -207,6 +219,22 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
     ),
     ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
+        "validate: {loss: {type: mse_gt, ce: -1}}",
+        "e.yaml, line 6: `validate.loss.ce`: -1 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [0.8, 0.8], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones[1]`: 0.8 does not come after 0.8: milestones ascend",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones`: the list is empty: give at least one, or the schedule `constant`",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [1], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones[0]`: 1 is out of range: must be above 0 and below 1",
+    ),
+    ("validate:\n  ema: 1", "e.yaml, line 7: `validate.ema`: 1 is out of range: must be at least 0 and below 1"),
     ("device: gpu", "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto"),
     ("seeds: []", "e.yaml, line 6: `seeds`: the list is empty; at least one value is needed"),
     ("seeds:\n- 1\n- 2\n- 1", "e.yaml, line 9: `seeds[2]`: repeats seeds[0]"),
@@ -241,7 +269,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, learning_rate, betas, r_bn, first_bn_multiplier, tv, l2, jitter, crop, flip, start_std, classes, verifier",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, tv, l2, jitter, crop, flip, start_std, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

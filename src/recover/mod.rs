@@ -5,6 +5,8 @@
 //! Work is cut into batches that know nothing of each other, so that any of them can be made anywhere and in any order.
 
 mod adam;
+mod alignment;
+mod batch;
 mod prior;
 mod verifier;
 
@@ -18,12 +20,12 @@ use crate::config::RecoverConfig;
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
 use crate::replica::{Objective, Replica, ReplicaError, to_array, to_tensor};
-use crate::rng;
 use crate::teacher::{Bundle, BundleError, RuntimeError};
 
 use adam::Adam;
+pub use alignment::objective;
+pub use batch::Item;
 use prior::Priors;
-
 pub use verifier::{Accuracy, accuracy};
 
 /// torchvision's range of a random crop's width over height.
@@ -52,27 +54,11 @@ pub enum RecoverError {
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]
     NoStatistics { teacher: String, why: String },
-}
-
-/// One synthetic image: the `number`th of its class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item {
-    pub class: u32,
-    pub number: u32,
-}
-
-impl Item {
-    /// The item's random stream for `purpose`; the same whatever batch or process it is in.
-    fn stream(self, seed: u64, purpose: &str) -> ChaCha8Rng {
-        rng::stream(seed, purpose, u64::from(self.class) << 32 | u64::from(self.number))
-    }
-}
-
-/// All images of a set, packed into batches: every class once, then every class again, cut into pieces of `batch_size`.
-pub fn batches(classes: &[u32], ipc: u32, batch_size: u32) -> Vec<Vec<Item>> {
-    let items: Vec<Item> =
-        (0..ipc).flat_map(|number| classes.iter().map(move |&class| Item { class, number })).collect();
-    items.chunks(batch_size.max(1) as usize).map(<[Item]>::to_vec).collect()
+    #[error(
+        "teacher `{teacher}` has no statistics of its classes, which `recover.class_share` above 0 aligns with: measure them with \
+         `scdd calibrate --per-class`, or set it to 0"
+    )]
+    NoClassStatistics { teacher: String },
 }
 
 /// The loss at one step. `loss = ce + r_bn · bn + priors`.
@@ -91,7 +77,6 @@ pub struct Recover<'a> {
     bundle: &'a Bundle,
     config: &'a RecoverConfig,
     replica: Replica,
-    objective: Objective,
     normalization: Normalization,
     device: Device,
 }
@@ -104,6 +89,9 @@ impl<'a> Recover<'a> {
         if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
+        if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
+            return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
+        }
         if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
             return Err(RecoverError::NoLoss { why });
         }
@@ -112,10 +100,14 @@ impl<'a> Recover<'a> {
             bundle,
             config,
             replica: bundle.replica(device)?,
-            objective: bundle.objective(config.r_bn, config.first_bn_multiplier, device),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
             device,
         })
+    }
+
+    /// All images of a set of `ipc` per class of `classes`, packed into batches.
+    pub fn batches(&self, classes: &[u32], ipc: u32, seed: u64) -> Vec<Vec<Item>> {
+        batch::pack(classes, ipc, self.config.batch_size, self.config.packing, seed)
     }
 
     pub fn normalization(&self) -> &Normalization {
@@ -173,6 +165,7 @@ impl<'a> Recover<'a> {
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
         let config = self.config;
+        let objective = alignment::objective(self.bundle, config, targets, self.device).map_err(|e| self.torch(e))?;
         let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.device);
         let targets = (!self.bundle.manifest.is_features_only()).then_some(&targets);
@@ -185,7 +178,7 @@ impl<'a> Recover<'a> {
         for iteration in 0..config.iterations {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.evaluate(&seen, targets, iteration)?;
+            let (mut point, mut seen_gradient) = self.evaluate(&seen, targets, &objective, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -198,19 +191,23 @@ impl<'a> Recover<'a> {
         Ok(images)
     }
 
+    fn torch(&self, source: TchError) -> RecoverError {
+        RecoverError::Torch { teacher: self.bundle.name().into(), source }
+    }
+
     fn evaluate(
         &self,
         seen: &Array4<f32>,
         targets: Option<&Tensor>,
+        objective: &Objective,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
-        let teacher = || self.bundle.name().to_owned();
-        let torch = |source| RecoverError::Torch { teacher: teacher(), source };
+        let torch = |source| self.torch(source);
         let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
         let found = self
             .replica
-            .evaluate(&input, targets, &self.objective)
-            .map_err(|source| RecoverError::Replica { teacher: teacher(), source })?;
+            .evaluate(&input, targets, objective)
+            .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
         let gradient = to_array(&found.gradient).map_err(torch)?;
         let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
         Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
@@ -232,18 +229,6 @@ fn clip(images: &mut Array4<f32>, range: &[(f32, f32)]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn batches_are_balanced_and_complete() {
-        let found = batches(&[0, 1, 2], 4, 5);
-        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 2]);
-        assert_eq!(found[0][3], Item { class: 0, number: 1 });
-        let mut all: Vec<_> = found.concat().iter().map(|i| (i.class, i.number)).collect();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), 12);
-        assert_eq!(batches(&[4, 7], 1, 5), [[Item { class: 4, number: 0 }, Item { class: 7, number: 0 }]]);
-    }
 
     #[test]
     fn the_learning_rate_falls_from_its_start_to_zero() {

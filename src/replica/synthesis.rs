@@ -1,7 +1,7 @@
 //! The synthesis objective on the reference executor: cross entropy towards the targets plus BN-statistics alignment, and its input gradient.
 //!
 //! SC-DD (arXiv 2404.07976, section 3) and SRe2L: `CE + r_bn · Σ m_l (‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂)`, norms not squared, the batch variance biased,
-//! m_l = `first_multiplier` for the first layer and 1 for the others.
+//! m_l the layer's multiplier.
 
 use tch::{Kind, Tensor};
 
@@ -20,24 +20,38 @@ pub struct LayerTarget {
     pub var: Tensor,
     /// What each channel's differences of mean and variance weigh, `[C]` each; absent: 1.
     pub weights: Option<(Tensor, Tensor)>,
+    /// What the layer's distance weighs among those of the others.
+    pub multiplier: f64,
 }
 
 impl LayerTarget {
-    /// ‖w_μ · (mean − target)‖₂ + ‖w_σ · (var − target)‖₂.
-    fn distance(&self, mean: &Tensor, var: &Tensor) -> Result<Tensor, tch::TchError> {
+    /// The distance of w_μ · (mean − target) from 0, plus that of w_σ · (var − target).
+    fn distance(&self, mean: &Tensor, var: &Tensor, distance: Distance) -> Result<Tensor, tch::TchError> {
         let (mut mean, mut var) = (mean.f_sub(&self.mean)?, var.f_sub(&self.var)?);
         if let Some((of_mean, of_var)) = &self.weights {
             (mean, var) = (mean.f_mul(of_mean)?, var.f_mul(of_var)?);
         }
-        mean.f_norm()?.f_add(&var.f_norm()?)
+        match distance {
+            Distance::Norm => mean.f_norm()?.f_add(&var.f_norm()?),
+            Distance::Squared => mean.f_square()?.f_sum(None::<Kind>)?.f_add(&var.f_square()?.f_sum(None::<Kind>)?),
+        }
     }
 }
 
-/// The weights and targets of the loss. Layers are in execution order.
+/// How a layer's differences, channel by channel, become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distance {
+    /// Their Euclidean norm.
+    Norm,
+    /// The square of it.
+    Squared,
+}
+
+/// The weights and targets of the loss. Layers are in execution order; several may share an activation.
 pub struct Objective {
     pub layers: Vec<LayerTarget>,
     pub r_bn: f64,
-    pub first_multiplier: f64,
+    pub distance: Distance,
 }
 
 /// One evaluation of the loss.
@@ -45,7 +59,7 @@ pub struct Evaluation {
     pub loss: f64,
     /// Mean cross entropy over the batch; 0 without targets.
     pub ce: f64,
-    /// The unweighted sum over layers, the first one's multiplier included.
+    /// The sum over layers, their multipliers included, `r_bn` not.
     pub bn: f64,
     /// `[N, K]`, or the features `[N, D]` of a network without classifier; detached.
     pub logits: Tensor,
@@ -98,11 +112,10 @@ impl Replica {
             None => Tensor::f_zeros([], (input.kind(), input.device()))?,
         };
         let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
-        for (i, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
+        for (layer, tap) in objective.layers.iter().zip(taps) {
             let (mean, var) = channel_statistics(tap, layer.axis)?;
-            let distance = layer.distance(&mean, &var)?;
-            let weight = if i == 0 { objective.first_multiplier } else { 1.0 };
-            bn = bn.f_add(&distance.f_mul_scalar(weight)?)?;
+            let distance = layer.distance(&mean, &var, objective.distance)?;
+            bn = bn.f_add(&distance.f_mul_scalar(layer.multiplier)?)?;
         }
         let loss = ce.f_add(&bn.f_mul_scalar(objective.r_bn)?)?;
         let gradient = Tensor::f_run_backward(&[&loss], &[input], false, false)?.remove(0);

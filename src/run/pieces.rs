@@ -186,7 +186,7 @@ impl<'a> Pieces<'a> {
         let config = &self.experiment.recover;
         let recover = Recover::new(teacher, config, self.device)?;
         let classes = self.classes_of(teacher);
-        let batches = recover::batches(&self.chosen_classes(teacher), ipc, config.batch_size);
+        let batches = recover.batches(&self.chosen_classes(teacher), ipc, seed);
         let steps = u64::from(config.iterations);
         let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
         self.progress.start(&label, steps * batches.len() as u64, "it");

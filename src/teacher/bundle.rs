@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::error::BundleError;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
 use crate::graph::{Graph, ValueId};
-use crate::replica::{LayerTarget, Objective, Replica};
+use crate::replica::{Distance, LayerTarget, Objective, Replica};
 
 pub(super) const MANIFEST: &str = "manifest.yaml";
 pub(super) const MODEL: &str = "model.onnx";
@@ -125,6 +125,14 @@ impl Bundle {
         Ok(Self { dir: dir.into(), manifest, hash, model, graph: Arc::new(graph), layers, golden })
     }
 
+    /// One of the bundle's files, as it was when the bundle was loaded.
+    ///
+    /// # Errors
+    /// When it was changed since, or can't be read.
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, BundleError> {
+        read_file(&self.dir, name, &self.manifest)
+    }
+
     pub fn name(&self) -> &str {
         &self.manifest.name
     }
@@ -171,20 +179,23 @@ impl Bundle {
             .map_err(|source| BundleError::Replica { bundle: self.manifest.name.clone(), source })
     }
 
-    /// The synthesis objective that aligns with this bundle's statistics.
+    /// The synthesis objective that aligns with this bundle's statistics, as SC-DD states it.
     pub fn objective(&self, r_bn: f64, first_multiplier: f64, device: Device) -> Objective {
         let tensor = |values: &[f32]| Tensor::from_slice(values).to_device(device);
         let folded = self.manifest.statistics.kind == StatisticsKind::Folded;
-        let target = |layer: &LayerStatistics| {
+        let target = |(i, layer): (usize, &LayerStatistics)| {
             let (tap, axis) = (layer.tap, layer.axis);
+            let multiplier = if i == 0 { first_multiplier } else { 1.0 };
             if !folded {
-                return LayerTarget { tap, axis, mean: tensor(&layer.mean), var: tensor(&layer.var), weights: None };
+                let (mean, var) = (tensor(&layer.mean), tensor(&layer.var));
+                return LayerTarget { tap, axis, mean, var, weights: None, multiplier };
             }
             let found = layer.unfolded();
             let weights = Some((tensor(&found.mean_weight), tensor(&found.var_weight)));
-            LayerTarget { tap, axis, mean: tensor(&found.mean), var: tensor(&found.var), weights }
+            LayerTarget { tap, axis, mean: tensor(&found.mean), var: tensor(&found.var), weights, multiplier }
         };
-        Objective { layers: self.layers.iter().map(target).collect(), r_bn, first_multiplier }
+        let layers = self.layers.iter().enumerate().map(target).collect();
+        Objective { layers, r_bn, distance: Distance::Norm }
     }
 }
 

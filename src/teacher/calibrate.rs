@@ -1,6 +1,7 @@
-//! Measures the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, and writes them as a new bundle.
+//! Measures the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, and writes them as a new bundle. A network that
+//! has the statistics of its BatchNorm layers keeps them; of it those of every class are measured, at the same places.
 //!
-//! What is measured: what enters the layer normalisations, per feature of the last axis, or where there is none what leaves the convolutions,
+//! What is measured otherwise: what enters the layer normalisations, per feature of the last axis, or where there is none what leaves the convolutions,
 //! per channel; or the nodes that the user names, by the same rule.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use super::error::BundleError;
 use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
 use crate::graph::ops::Norm;
 use crate::graph::{Graph, Node, Op, ValueId};
-use crate::replica::{LayerTarget, Mode, Objective, Replica, channel_statistics, to_tensor};
+use crate::replica::{Distance, LayerTarget, Mode, Objective, Replica, channel_statistics, to_tensor};
 
 /// No scale is folded into a calibrated activation; the field says so where BatchNorm has its ε.
 const EPSILON: f64 = 0.0;
@@ -60,28 +61,40 @@ pub struct Calibrator<'a> {
     bundle: &'a Bundle,
     replica: Replica,
     layers: Vec<(Layer, ValueId)>,
+    per_class: bool,
     /// Per class, per layer.
     moments: Vec<Option<Vec<Moments>>>,
     images: usize,
 }
 
 impl<'a> Calibrator<'a> {
-    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else all convolutions.
+    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else all convolutions. `per_class` keeps the
+    /// statistics of every class too.
     ///
     /// # Errors
-    /// When the bundle has statistics of its own, or there is nothing to measure.
-    pub fn new(bundle: &'a Bundle, nodes: &[String]) -> Result<Self, BundleError> {
-        let refuse = |what: String| BundleError::invalid(&bundle.dir, what);
-        if matches!(bundle.manifest.statistics.kind, StatisticsKind::BatchNorm | StatisticsKind::Folded) {
-            return Err(refuse("has the statistics of its BatchNorm layers; there is nothing to calibrate".into()));
-        }
+    /// When the bundle has all that is asked for, or there is nothing to measure.
+    pub fn new(bundle: &'a Bundle, nodes: &[String], per_class: bool) -> Result<Self, BundleError> {
+        let refuse = |what: &str| BundleError::invalid(&bundle.dir, what);
         if let Some(why) = bundle.without_classifier() {
-            return Err(refuse(why));
+            return Err(refuse(&why));
         }
-        let layers = layers(&bundle.graph, nodes).map_err(refuse)?;
+        let layers = if !has_own_statistics(bundle) {
+            layers(&bundle.graph, nodes).map_err(|what| refuse(&what))?
+        } else if !nodes.is_empty() {
+            return Err(refuse(
+                "has the statistics of its BatchNorm layers, at which classes are measured too: no --node",
+            ));
+        } else if !per_class {
+            return Err(refuse(
+                "has the statistics of its BatchNorm layers; there is nothing to calibrate but those of its classes: --per-class",
+            ));
+        } else {
+            let taps = bundle.layers.iter().map(|layer| layer.tap);
+            bundle.manifest.statistics.layers.iter().cloned().zip(taps).collect()
+        };
         let classes = bundle.manifest.classes.len();
         let moments = std::iter::repeat_with(|| None).take(classes).collect();
-        Ok(Self { bundle, replica: bundle.replica(Device::Cpu)?, layers, moments, images: 0 })
+        Ok(Self { bundle, replica: bundle.replica(Device::Cpu)?, layers, per_class, moments, images: 0 })
     }
 
     /// Measures normalised images `[N, C, H, W]` of one class.
@@ -110,13 +123,13 @@ impl<'a> Calibrator<'a> {
     /// Writes the bundle `out`, which is named after its directory; it appears when it is complete.
     ///
     /// # Errors
-    /// When no images were added, a class lacks images where `per_class` asks for each, or `out` exists or can't be written.
-    pub fn write(self, out: &Path, data: &str, per_class: bool) -> Result<(), BundleError> {
+    /// When no images were added, a class lacks images where each class is asked for, or `out` exists or can't be written.
+    pub fn write(self, out: &Path, data: &str) -> Result<(), BundleError> {
         let refuse = |what: String| BundleError::invalid(out, what);
         if out.exists() {
             return Err(refuse("exists already; choose another --out".into()));
         }
-        if let Some(class) = self.moments.iter().position(Option::is_none).filter(|_| per_class) {
+        if let Some(class) = self.moments.iter().position(Option::is_none).filter(|_| self.per_class) {
             return Err(refuse(format!("no image of class `{}` was measured", self.bundle.manifest.classes[class])));
         }
         let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
@@ -126,11 +139,14 @@ impl<'a> Calibrator<'a> {
         };
         let total = others.iter().try_fold(first.iter().map(Moments::share).collect(), |sum: Vec<_>, m| merge(&sum, m));
         let total = total.map_err(failed)?;
-        let classes: &[&Vec<Moments>] = if per_class { &classes } else { &[] };
+        let classes: &[&Vec<Moments>] = if self.per_class { &classes } else { &[] };
         let statistics = self.side_tensors(&total, classes).map_err(failed)?;
-        let golden = self.golden(&total)?;
-        let calibration = Calibration { data: data.into(), images: self.images, per_class };
-        self.publish(out, calibration, &statistics, &golden)
+        let golden = match has_own_statistics(self.bundle) {
+            true => self.bundle.read(GOLDEN)?,
+            false => to_safetensors(&self.golden(&total)?).map_err(failed)?,
+        };
+        let calibration = Calibration { data: data.into(), images: self.images, per_class: self.per_class };
+        self.publish(out, calibration, &statistics, golden)
     }
 
     fn side_tensors(
@@ -141,10 +157,17 @@ impl<'a> Calibrator<'a> {
         let mut tensors = BTreeMap::new();
         for (i, ((layer, _), moments)) in self.layers.iter().zip(total).enumerate() {
             let mut put = |part: &str, tensor: Tensor| tensors.insert(format!("{}.{part}", layer.key), tensor);
-            put("weight", moments.mean.f_ones_like()?);
-            put("bias", moments.mean.f_zeros_like()?);
-            put("running_mean", moments.mean.shallow_clone());
-            put("running_var", moments.var()?);
+            if let Some(own) = self.bundle.layers.get(i).filter(|_| has_own_statistics(self.bundle)) {
+                put("weight", Tensor::f_from_slice(&own.weight)?);
+                put("bias", Tensor::f_from_slice(&own.bias)?);
+                put("running_mean", Tensor::f_from_slice(&own.mean)?);
+                put("running_var", Tensor::f_from_slice(&own.var)?);
+            } else {
+                put("weight", moments.mean.f_ones_like()?);
+                put("bias", moments.mean.f_zeros_like()?);
+                put("running_mean", moments.mean.shallow_clone());
+                put("running_var", moments.var()?);
+            }
             if !classes.is_empty() {
                 let means: Vec<&Tensor> = classes.iter().map(|class| &class[i].mean).collect();
                 let vars = classes.iter().map(|class| class[i].var()).collect::<Result<Vec<_>, _>>()?;
@@ -160,15 +183,14 @@ impl<'a> Calibrator<'a> {
         let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
         let broken = |source| BundleError::Replica { bundle: self.bundle.name().into(), source };
         let (old, weights) = (&self.bundle.golden, self.bundle.manifest.golden);
-        let target = |((layer, tap), moments): (&(Layer, ValueId), &Moments)| {
+        let target = |(i, ((layer, tap), moments)): (usize, (&(Layer, ValueId), &Moments))| {
             let (mean, var) = (moments.mean.f_to_kind(Kind::Float)?, moments.var()?.f_to_kind(Kind::Float)?);
-            Ok(LayerTarget { tap: *tap, axis: layer.axis, mean, var, weights: None })
+            let multiplier = if i == 0 { weights.first_bn_multiplier } else { 1.0 };
+            Ok(LayerTarget { tap: *tap, axis: layer.axis, mean, var, weights: None, multiplier })
         };
-        let objective = Objective {
-            layers: self.layers.iter().zip(total).map(target).collect::<Result<_, _>>().map_err(failed)?,
-            r_bn: weights.r_bn,
-            first_multiplier: weights.first_bn_multiplier,
-        };
+        let layers = self.layers.iter().zip(total).enumerate().map(target);
+        let layers = layers.collect::<Result<_, _>>().map_err(failed)?;
+        let objective = Objective { layers, r_bn: weights.r_bn, distance: Distance::Norm };
         let found = self.replica.evaluate(&old.input, old.targets.as_ref(), &objective).map_err(broken)?;
         let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
         let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(&old.input), &taps, Mode::Eval));
@@ -194,18 +216,20 @@ impl<'a> Calibrator<'a> {
         out: &Path,
         calibration: Calibration,
         statistics: &BTreeMap<String, Tensor>,
-        golden: &BTreeMap<String, Tensor>,
+        golden: Vec<u8>,
     ) -> Result<(), BundleError> {
         let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
         let files = [
             (MODEL, self.bundle.model.clone()),
             (STATISTICS, to_safetensors(statistics).map_err(failed)?),
-            (GOLDEN, to_safetensors(golden).map_err(failed)?),
+            (GOLDEN, golden),
         ];
         let mut manifest = self.bundle.manifest.clone();
         manifest.name = name;
-        manifest.statistics.kind = StatisticsKind::Calibrated;
+        if !has_own_statistics(self.bundle) {
+            manifest.statistics.kind = StatisticsKind::Calibrated;
+        }
         manifest.statistics.layers = self.layers.iter().map(|(layer, _)| layer.clone()).collect();
         manifest.statistics.calibration = Some(calibration);
         let entry = |bytes: &[u8]| FileEntry { sha256: sha256(bytes), bytes: bytes.len() as u64 };
@@ -224,6 +248,11 @@ impl<'a> Calibrator<'a> {
             .and_then(|()| std::fs::rename(&bundle, out))
             .map_err(|e| BundleError::io(out, e))
     }
+}
+
+/// Whether the bundle has the statistics of BatchNorm layers.
+fn has_own_statistics(bundle: &Bundle) -> bool {
+    matches!(bundle.manifest.statistics.kind, StatisticsKind::BatchNorm | StatisticsKind::Folded)
 }
 
 fn merge(a: &[Moments], b: &[Moments]) -> Result<Vec<Moments>, tch::TchError> {

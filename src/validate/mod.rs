@@ -1,18 +1,19 @@
 //! Validate: a fresh student learns from a small set of images and is tested on the real test set.
 //!
 //! The student's graph comes from its bundle, its weights from the run's seed. It sees the views that the relabelling stored and learns the
-//! teacher's answers (KL divergence at a temperature), or, with hard labels, the images' own classes on the same views unmixed.
+//! teacher's answers (KL divergence at a temperature, or their squared error), or, with hard labels, the images' own classes on the same views unmixed.
 
+mod ema;
+mod loss;
 mod optimizer;
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Normal};
 use safetensors::tensor::{Dtype as SafeDtype, TensorView};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Reduction, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::{Loss, Schedule, ValidateConfig};
 use crate::data::{DataError, Dataset, Mix, Normalization};
@@ -20,12 +21,14 @@ use crate::graph::Op;
 use crate::graph::ops::Norm;
 use crate::progress::Progress;
 use crate::relabel::see;
-use crate::relabel::store::{Store, StoreError};
+use crate::relabel::store::{LabelBatch, Store, StoreError};
 use crate::replica::{Mode, Replica, ReplicaError, to_tensor};
 use crate::rng;
 use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, BundleError};
 
+use ema::Average;
+use loss::Targets;
 use optimizer::Optimizer;
 
 /// Test images that are run at once: few enough that a layer's activations stay in the processor's caches.
@@ -141,16 +144,17 @@ impl<'a> Student<'a> {
         let epochs = lesson.labels.meta().epochs;
         let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
         let mut optimizer = Optimizer::new(tensors, config.optimizer)?;
+        let mut average = if config.ema > 0.0 { Some(Average::new(self.state(), config.ema)?) } else { None };
         progress.start(&format!("validate {}", self.bundle.name()), u64::from(epochs), "epoch");
         let mut curve = Vec::new();
         for epoch in 1..=epochs {
-            optimizer.scale_learning_rate(rate_factor(config.schedule, epoch - 1, epochs));
-            let loss = self.train_epoch(lesson, epoch - 1, config.loss, &mut optimizer)?;
+            optimizer.scale_learning_rate(rate_factor(&config.schedule, epoch - 1, epochs));
+            let loss = self.train_epoch(lesson, epoch - 1, config.loss, &mut optimizer, average.as_mut())?;
             if !loss.is_finite() {
                 return Err(ValidateError::Diverged { epoch, loss });
             }
             let is_tested = epoch == epochs || epoch % config.evaluate_every == 0;
-            let accuracy = if is_tested { Some(self.test(test)?) } else { None };
+            let accuracy = if is_tested { Some(self.test_average(test, average.as_mut())?) } else { None };
             curve.push(Epoch { epoch, loss, accuracy });
             let shown = curve
                 .iter()
@@ -158,6 +162,9 @@ impl<'a> Student<'a> {
                 .find_map(|e| e.accuracy)
                 .map_or(String::new(), |a| format!(", test {:.1} %", 100.0 * a));
             progress.at(u64::from(epoch), &format!("loss {loss:.3}{shown}"));
+        }
+        if let Some(average) = &mut average {
+            average.swap()?;
         }
         let training = summarise(curve);
         progress.finish(&format!("test accuracy {:.2} %", 100.0 * training.last));
@@ -170,32 +177,59 @@ impl<'a> Student<'a> {
         epoch: u32,
         loss: Loss,
         optimizer: &mut Optimizer,
+        mut average: Option<&mut Average>,
     ) -> Result<f64, ValidateError> {
         let batches = lesson.labels.meta().batches();
         let mut total = 0.0;
         for batch in 0..batches {
-            let labels = lesson.labels.get(epoch as usize, batch)?;
-            let mix = if matches!(loss, Loss::Ce {}) { &Mix::None } else { &labels.mix };
-            let images = see(lesson.images, &self.normalization, &labels.indices, &labels.views, mix, self.bundle)?;
+            let mut labels = lesson.labels.get(epoch as usize, batch)?;
+            if matches!(loss, Loss::Ce {}) {
+                labels.mix = Mix::None;
+            }
+            let LabelBatch { indices, views, mix, .. } = &labels;
+            let images = see(lesson.images, &self.normalization, indices, views, mix, self.bundle)?;
             let input = to_tensor(images.view())?.f_to_device(self.device)?;
             let logits = self.run(&input, Mode::Train)?;
-            let value = match loss {
-                Loss::Kl { temperature } => kl(&logits, &self.to_device(&labels.logits)?, temperature)?,
-                Loss::Ce {} => {
-                    let own: Vec<i64> =
-                        labels.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
-                    let own = Tensor::f_from_slice(&own)?.f_to_device(self.device)?;
-                    logits.f_cross_entropy_loss::<Tensor>(&own, None, Reduction::Mean, -100, 0.0)?
-                }
-            };
+            let value = self.targets(lesson, &labels)?.loss(&logits, loss)?;
             optimizer.step(&value)?;
+            if let Some(average) = &mut average {
+                average.update()?;
+            }
             total += f64::try_from(value.f_detach()?.f_to_kind(Kind::Double)?)?;
         }
         Ok(total / batches as f64)
     }
 
-    fn to_device(&self, logits: &Array2<f32>) -> Result<Tensor, TchError> {
-        to_tensor(logits.view())?.f_to_device(self.device)
+    fn targets(&self, lesson: &Lesson, labels: &LabelBatch) -> Result<Targets, TchError> {
+        let own: Vec<i64> = labels.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
+        let partner = match &labels.mix {
+            Mix::None => None,
+            Mix::CutMix { partner, .. } | Mix::MixUp { partner, .. } => {
+                let classes: Vec<i64> = partner.iter().map(|&i| own[i as usize]).collect();
+                Some(Tensor::f_from_slice(&classes)?.f_to_device(self.device)?)
+            }
+        };
+        Ok(Targets {
+            teacher: to_tensor(labels.logits.view())?.f_to_device(self.device)?,
+            own: Tensor::f_from_slice(&own)?.f_to_device(self.device)?,
+            partner,
+            share: labels.mix.lambda(lesson.labels.meta().input).into(),
+        })
+    }
+
+    /// Parameters and BN statistics, which share their storage with the student.
+    fn state(&self) -> Vec<Tensor> {
+        let parameters = self.parameters.iter().map(|(_, t)| t.shallow_clone());
+        parameters.chain(batch_norm_buffers(&self.replica).into_iter().map(|(_, t)| t)).collect()
+    }
+
+    /// As [`test`](Self::test), with the average in the weights' place where there is one.
+    fn test_average(&self, test: &Dataset, average: Option<&mut Average>) -> Result<f64, ValidateError> {
+        let Some(average) = average else { return self.test(test) };
+        average.swap()?;
+        let accuracy = self.test(test)?;
+        average.swap()?;
+        Ok(accuracy)
     }
 
     fn run(&self, input: &Tensor, mode: Mode) -> Result<Tensor, ValidateError> {
@@ -276,21 +310,17 @@ fn reset_batch_norms(replica: &Replica) -> Result<(), TchError> {
     Ok(())
 }
 
-/// KL(teacher ‖ student) of the softmax at `temperature`, mean over the batch, without the factor T².
-fn kl(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor, TchError> {
-    let soften = |t: &Tensor| t.f_div_scalar(temperature)?.f_log_softmax(-1, None::<Kind>);
-    let (student, teacher) = (soften(student)?, soften(teacher)?);
-    let batch = student.size()[0] as f64;
-    teacher.f_exp()?.f_mul(&teacher.f_sub(&student)?)?.f_sum(None::<Kind>)?.f_div_scalar(batch)
-}
-
 /// What the initial learning rate is multiplied by in epoch `epoch` (from 0) of `epochs`.
-fn rate_factor(schedule: Schedule, epoch: u32, epochs: u32) -> f64 {
-    match schedule {
+fn rate_factor(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
+    match *schedule {
         Schedule::Constant {} => 1.0,
         Schedule::Cosine { floor, smoothing } => {
             let phase = f64::from(epoch) / (smoothing * f64::from(epochs));
             floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos())
+        }
+        Schedule::Multistep { ref milestones, factor } => {
+            let passed = milestones.iter().filter(|&share| f64::from(epoch) >= (share * f64::from(epochs)).round());
+            factor.powi(passed.count() as i32)
         }
     }
 }
@@ -307,27 +337,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kl_is_zero_for_equals_and_matches_its_definition() {
-        let a = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 3.0]).reshape([2, 2]);
-        let b = Tensor::from_slice(&[0.0f32, 1.0, 2.0, -1.0]).reshape([2, 2]);
-        assert!(f64::try_from(kl(&a, &a, 4.0).unwrap()).unwrap().abs() < 1e-7);
-        let softmax = |x: [f64; 2]| {
-            let e = x.map(|v| (v / 2.0).exp());
-            e.map(|v| v / (e[0] + e[1]))
-        };
-        let one = |p: [f64; 2], q: [f64; 2]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
-        let expected =
-            (one(softmax([0.0, 1.0]), softmax([1.0, -2.0])) + one(softmax([2.0, -1.0]), softmax([0.5, 3.0]))) / 2.0;
-        assert!((f64::try_from(kl(&a, &b, 2.0).unwrap()).unwrap() - expected).abs() < 1e-6);
-    }
-
-    #[test]
     fn the_smoothed_cosine_ends_where_its_smoothing_says() {
-        let end = |smoothing| rate_factor(Schedule::Cosine { floor: 0.0, smoothing }, 1000, 1000);
+        let end = |smoothing| rate_factor(&Schedule::Cosine { floor: 0.0, smoothing }, 1000, 1000);
         assert!(end(1.0).abs() < 1e-12);
         assert!((end(2.0) - 0.5).abs() < 1e-12);
         assert!((end(3.0) - 0.75).abs() < 1e-12);
-        assert_eq!(rate_factor(Schedule::Cosine { floor: 0.1, smoothing: 1.0 }, 0, 10), 1.0);
+        assert_eq!(rate_factor(&Schedule::Cosine { floor: 0.1, smoothing: 1.0 }, 0, 10), 1.0);
+    }
+
+    /// `torch.optim.lr_scheduler.MultiStepLR(milestones=[800, 900, 950], gamma=0.5)` over 1000 epochs.
+    #[test]
+    fn milestones_are_shares_of_the_epochs() {
+        let schedule = Schedule::Multistep { milestones: vec![0.8, 0.9, 0.95], factor: 0.5 };
+        let cases =
+            [(0, 1.0), (799, 1.0), (800, 0.5), (899, 0.5), (900, 0.25), (949, 0.25), (950, 0.125), (999, 0.125)];
+        for (epoch, expected) in cases {
+            assert_eq!(rate_factor(&schedule, epoch, 1000), expected, "epoch {epoch}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::super::{Objective, channel_statistics};
+use super::super::{Distance, LayerTarget, Objective, channel_statistics};
 use crate::kernels::pass::Moments;
 
 /// One layer's share of the objective, in double precision.
@@ -12,6 +12,7 @@ pub struct Layer {
     /// What each channel's differences of mean and variance weigh; absent: 1.
     weights: Option<(Tensor, Tensor)>,
     multiplier: f64,
+    distance: Distance,
 }
 
 /// Mean and biased variance per channel, `[C]`, over `count` values each.
@@ -30,7 +31,7 @@ pub struct Alignment {
 }
 
 pub fn layers(objective: &Objective) -> Result<Vec<Layer>, TchError> {
-    let layer = |(i, target): (usize, &crate::replica::LayerTarget)| {
+    let layer = |target: &LayerTarget| {
         let double = |t: &Tensor| t.f_to_kind(Kind::Double);
         let weights = match &target.weights {
             Some((of_mean, of_var)) => Some((double(of_mean)?, double(of_var)?)),
@@ -40,10 +41,11 @@ pub fn layers(objective: &Objective) -> Result<Vec<Layer>, TchError> {
             mean: double(&target.mean)?,
             var: double(&target.var)?,
             weights,
-            multiplier: if i == 0 { objective.first_multiplier } else { 1.0 },
+            multiplier: target.multiplier,
+            distance: objective.distance,
         })
     };
-    objective.layers.iter().enumerate().map(layer).collect()
+    objective.layers.iter().map(layer).collect()
 }
 
 impl Measured {
@@ -61,25 +63,31 @@ impl Measured {
 }
 
 impl Layer {
-    /// ‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂, times the multiplier; its gradient also times `weight`.
+    /// The distances of μ from μ̂ and of σ² from σ̂², times the multiplier; their gradient also times `weight`.
     pub fn align(&self, measured: &Measured, weight: f64) -> Result<Alignment, TchError> {
         let (of_mean, of_var) = self.weights.as_ref().map_or((None, None), |(m, v)| (Some(m), Some(v)));
-        let (mean_cost, by_mean) = distance(&measured.mean.f_sub(&self.mean)?, of_mean)?;
-        let (var_cost, by_var) = distance(&measured.var.f_sub(&self.var)?, of_var)?;
+        let (mean_cost, by_mean) = self.distance(&measured.mean.f_sub(&self.mean)?, of_mean)?;
+        let (var_cost, by_var) = self.distance(&measured.var.f_sub(&self.var)?, of_var)?;
         let share = weight * self.multiplier / measured.count;
         let b = by_var.f_mul_scalar(2.0 * share)?;
         let a = by_mean.f_mul_scalar(share)?.f_sub(&b.f_mul(&measured.mean)?)?;
         Ok(Alignment { cost: mean_cost.f_add(&var_cost)?.f_mul_scalar(self.multiplier)?, a, b })
     }
-}
 
-/// The Euclidean norm of the (weighted) difference and its gradient, which is 0 where the norm is.
-fn distance(difference: &Tensor, weight: Option<&Tensor>) -> Result<(Tensor, Tensor), TchError> {
-    let weighted = |t: &Tensor| weight.map_or_else(|| Ok(t.shallow_clone()), |w| t.f_mul(w));
-    let scaled = weighted(difference)?;
-    let norm = scaled.f_norm()?;
-    let gradient = weighted(&scaled.f_div(&norm.f_clamp_min(f64::MIN_POSITIVE)?)?)?;
-    Ok((norm, gradient))
+    /// The distance of the (weighted) difference from 0 and its gradient, which is 0 where the distance is.
+    fn distance(&self, difference: &Tensor, weight: Option<&Tensor>) -> Result<(Tensor, Tensor), TchError> {
+        let weighted = |t: &Tensor| weight.map_or_else(|| Ok(t.shallow_clone()), |w| t.f_mul(w));
+        let scaled = weighted(difference)?;
+        let (cost, gradient) = match self.distance {
+            Distance::Norm => {
+                let norm = scaled.f_norm()?;
+                let gradient = scaled.f_div(&norm.f_clamp_min(f64::MIN_POSITIVE)?)?;
+                (norm, gradient)
+            }
+            Distance::Squared => (scaled.f_square()?.f_sum(None::<Kind>)?, scaled.f_mul_scalar(2.0)?),
+        };
+        Ok((cost, weighted(&gradient)?))
+    }
 }
 
 /// Per channel on the CPU, in the kernels' precision.
