@@ -86,7 +86,10 @@ fn without_real_data_there_are_neither_students_nor_baselines() {
     assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
     for (key, line) in [("students", "students: onnx/s\n"), ("baselines", "baselines: random_real_soft\n")] {
         let message = parse(&format!("{text}{line}"), &[]).unwrap_err().to_string();
-        assert_eq!(message, format!("e.yaml, line 6: `{key}`: needs real data, but `data` is `none`: leave it out, or name a data set"));
+        assert_eq!(
+            message,
+            format!("e.yaml, line 6: `{key}`: needs real data, but `data` is `none`: leave it out, or name a data set")
+        );
     }
 }
 
@@ -210,15 +213,13 @@ const FAULTY: &[(&str, &str)] = &[
         "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}",
         "e.yaml: `baselines`: `random_real_soft` has soft labels, but validate.loss is `ce`, which trains on hard labels",
     ),
-    (
-        "recover: {classes: [3, 1, 3]}",
-        "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]",
-    ),
+    ("recover: {classes: [3, 1, 3]}", "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]"),
     (
         "recover: {classes: [3, 1]}",
         "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
     ),
     ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
+    (
         "validate: {loss: {type: mse_gt, ce: -1}}",
         "e.yaml, line 6: `validate.loss.ce`: -1 is out of range: must be at least 0 and at most 1000000",
     ),

@@ -76,7 +76,13 @@ fn sample(root: &Path) -> Results {
                 let ce = 3.0 * (-f64::from(iteration) / 25.0).exp() + 0.004;
                 RecoverPoint { iteration, loss: ce + 0.01 * bn, ce, bn }
             });
-            results.recoveries.push(Recovery { teacher: teacher.to_string(), ipc: 10, seed, curve: curve.collect(), verified: vec![] });
+            results.recoveries.push(Recovery {
+                teacher: teacher.to_string(),
+                ipc: 10,
+                seed,
+                curve: curve.collect(),
+                verified: vec![],
+            });
             let folder = folder(root, &format!("{teacher}-{seed}"));
             results.grids.push(Grid {
                 method: Method::Scdd,
