@@ -349,6 +349,51 @@ fn statistics_of_any_activation() {
     }
 }
 
+/// Statistics of features that lie along the last axis, as those of tokens do, beside others of the same activation.
+#[test]
+fn statistics_along_any_axis() {
+    let (mut net, x) = Net::new(9);
+    let a = net.conv(&x, 16, 3, 1, 1, true);
+    let tokens = Value(net.node("Transpose", &[&a.0], vec![ints("perm", &[0, 2, 3, 1])]), 16);
+    let b = net.unary("Softplus", &tokens);
+    let back = Value(net.node("Transpose", &[&b.0], vec![ints("perm", &[0, 3, 1, 2])]), 16);
+    let b = net.conv(&back, 16, 1, 1, 1, false);
+    let taps = [(tokens.0, -1, 16), (a.0.clone(), 2, 8), (a.0, 1, 16), (back.0, -3, 16)];
+    let graph = net.finish(&b);
+    let layer = |(name, axis, channels): &(String, i64, i64)| {
+        let filled = |v: f64| Tensor::full([*channels], v, (Kind::Float, Device::Cpu));
+        let tap = graph.value(name).unwrap();
+        LayerTarget { tap, axis: *axis, mean: filled(0.1), var: filled(0.7), weights: None, multiplier: 1.5 }
+    };
+    let objective = Objective { layers: taps.iter().map(layer).collect(), r_bn: 0.5, distance: Distance::Norm };
+    let input = Tensor::randn([2, 3, 8, 10], (Kind::Float, Device::Cpu));
+    agree(&graph, &objective, &input, &Tensor::from_slice(&[1i64, 4]));
+}
+
+/// Another objective over the same activations takes the place of the first; one over others can't.
+#[test]
+fn targets_can_be_exchanged() {
+    let (mut net, x) = Net::new(10);
+    let y = net.conv(&x, 16, 3, 1, 1, false);
+    let y = net.bn(&y);
+    let graph = net.finish(&y);
+    let (first, mut second) = (objective(&graph), objective(&graph));
+    second.layers[0].mean = Tensor::full([16], 0.4, (Kind::Float, Device::Cpu));
+    second.r_bn = 0.3;
+    let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
+    let targets = Tensor::from_slice(&[1i64, 4]);
+    let loss = |plan: &Plan| plan.evaluate(&input, &targets).unwrap().loss;
+    let compiled = |objective| Plan::compile(&graph, objective, [2, 3, 8, 8], PlanOptions::default()).unwrap();
+    let mut plan = compiled(&first);
+    assert!(plan.retarget(&second).unwrap());
+    assert_eq!(loss(&plan), loss(&compiled(&second)));
+    assert_ne!(loss(&plan), loss(&compiled(&first)));
+    second.layers[0].tap = graph.inputs[0].value;
+    assert!(!plan.retarget(&second).unwrap());
+    second.layers.clear();
+    assert!(!plan.retarget(&second).unwrap());
+}
+
 #[test]
 fn another_shape_is_refused() {
     let (mut net, x) = Net::new(8);

@@ -5,7 +5,9 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::error::Fault;
-use super::model::{Baseline, Crop, DataConfig, Device, Experiment, Loss, Mix, RelabelTeachers, Schedule};
+use super::model::{
+    Baseline, Crop, DataConfig, Device, Experiment, Loss, Mix, RelabelConfig, RelabelTeachers, Schedule, ViewCrop,
+};
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
 struct Range {
@@ -49,7 +51,11 @@ const RANGES: &[(&str, Range)] = &[
     ("relabel.epochs", closed(1.0, 100_000.0)),
     ("relabel.batch_size", closed(1.0, 65_536.0)),
     ("relabel.crop.scale", positive(1.0)),
+    ("relabel.crop.pad", closed(1.0, 4096.0)),
     ("relabel.mix.alpha", positive(100.0)),
+    ("relabel.top_k.k", closed(1.0, 65_535.0)),
+    ("relabel.top_k.temperature", positive(1000.0)),
+    ("relabel.stored_epochs", closed(1.0, 100_000.0)),
     ("validate.loss.temperature", positive(1000.0)),
     ("validate.loss.ce", WEIGHT),
     ("validate.optimizer.learning_rate", positive(100.0)),
@@ -84,8 +90,13 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     name(&experiment.name)?;
     lists(experiment)?;
     ranges(experiment)?;
-    crop("recover.crop", experiment.recover.crop)?;
-    crop("relabel.crop", experiment.relabel.crop)?;
+    if let Some(Crop { scale }) = experiment.recover.crop {
+        ascending("recover.crop.scale", scale)?;
+    }
+    if let Some(ViewCrop::Resized { scale }) = experiment.relabel.crop {
+        ascending("relabel.crop.scale", scale)?;
+    }
+    stored_epochs(&experiment.relabel)?;
     terms_that_are_off(experiment)?;
     without_students(experiment)?;
     milestones(&experiment.validate.schedule)?;
@@ -162,10 +173,18 @@ fn in_range(path: &str, value: &Value, range: &Range) -> Result<(), Fault> {
     }
 }
 
-fn crop(path: &str, crop: Option<Crop>) -> Result<(), Fault> {
-    match crop {
-        Some(Crop { scale: [low, high] }) if low > high => {
-            Err(Fault::new(format!("{path}.scale"), format!("the smallest share, {low}, is above the largest, {high}")))
+fn ascending(path: &str, [low, high]: [f64; 2]) -> Result<(), Fault> {
+    if low > high {
+        return Err(Fault::new(path, format!("the smallest share, {low}, is above the largest, {high}")));
+    }
+    Ok(())
+}
+
+fn stored_epochs(relabel: &RelabelConfig) -> Result<(), Fault> {
+    match relabel.stored_epochs {
+        Some(stored) if stored > relabel.epochs => {
+            let problem = format!("{stored} epochs are to be stored, but relabel.epochs is {}", relabel.epochs);
+            Err(Fault::new("relabel.stored_epochs", problem))
         }
         _ => Ok(()),
     }

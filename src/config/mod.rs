@@ -25,6 +25,6 @@ mod tests;
 pub use error::ConfigError;
 pub use model::{
     Baseline, BnDistance, Cell, Crop, DataConfig, Device, Experiment, Fallback, LabelDtype, Loss, Mix, Optimizer,
-    Packing, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, ValidateConfig,
+    Packing, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, TopK, ValidateConfig, ViewCrop,
 };
 pub use presets::names as preset_names;

@@ -156,18 +156,62 @@ pub struct RelabelConfig {
     pub epochs: u32,
     /// Images per batch, within which partners are mixed, and so the student's batch, 1..=65536. Published: 50 to 1024.
     pub batch_size: u32,
-    /// Random resized crop per image and epoch; `null` is off.
-    pub crop: Option<Crop>,
+    /// How a view is cut out of its image, drawn per image and epoch; `null` is off.
+    pub crop: Option<ViewCrop>,
     /// Whether each view is mirrored with probability 1/2.
     pub flip: bool,
     /// How pairs of views are mixed.
     pub mix: Mix,
+    /// By which statistics the teacher's BatchNorm normalises. Published: `running`; `batch` in BSSL (CV-DD, SRe2L++), and by oversight in SRe2L's and
+    /// SC-DD's CIFAR code.
+    pub teacher_bn: TeacherBn,
     /// Number format of stored logits. Published: `f16`.
     pub dtype: LabelDtype,
+    /// Only the largest logits of each view are stored; `null`: all. Published: `null`.
+    pub top_k: Option<TopK>,
+    /// Epochs that are labelled and stored, 1 to `epochs`, which the student replays in turn until it has done `epochs`; `null`: all. Published: 1/10 to 1/40 of
+    /// all (LPLD, arXiv 2410.15919).
+    pub stored_epochs: Option<u32>,
     /// Where ONNX Runtime computes the logits.
     pub provider: Device,
     /// What happens where `provider: cuda` is not to be had; `null` with any other provider.
     pub fallback: Option<Fallback>,
+}
+
+/// How a view is cut out of its image.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ViewCrop {
+    /// Random resized crop: an area share drawn from `scale`, an aspect ratio from 3/4 to 4/3, resized to the network's input.
+    Resized {
+        /// Smallest and largest share of the image's area, each above 0 and at most 1. Published: `[0.08, 1]`.
+        scale: [f64; 2],
+    },
+    /// A box of the image's size out of the image with a border of black pixels.
+    Padded {
+        /// Width of the border in pixels, 1..=4096. Published: 4 (32 px).
+        pad: u16,
+    },
+}
+
+/// By which statistics a teacher's BatchNorm normalises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherBn {
+    /// Its running ones, as in a test.
+    Running,
+    /// Those of the batch of mixed views, as in training; nothing is updated. Computed through libtorch, on the experiment's `device`.
+    Batch,
+}
+
+/// The largest logits of a view; all other classes share what is left of the probability equally.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopK {
+    /// How many are stored, at least 1 and below the number of classes.
+    pub k: u32,
+    /// The softmax temperature at which the rest's probability is kept: that of `validate.loss`. Above 0 and at most 1000.
+    pub temperature: f64,
 }
 
 /// How pairs of views within a batch are mixed.
@@ -196,6 +240,8 @@ pub enum LabelDtype {
     F16,
     /// Single precision: 4 bytes per class and view.
     F32,
+    /// Steps between a view's smallest and largest logit: 1 byte per class and view, and 4 per view.
+    I8,
 }
 
 /// Where a computation runs.

@@ -4,16 +4,25 @@ use serde_yaml::{Mapping, Value};
 
 use super::error::{Fault, nearest};
 
-const PRESETS: [(&str, &str); 6] = [
+const PRESETS: &[(&str, &str)] = &[
     ("default", include_str!("presets/default.yaml")),
     ("sre2l-cifar100", include_str!("presets/sre2l-cifar100.yaml")),
     ("sre2l-imagenet", include_str!("presets/sre2l-imagenet.yaml")),
     ("scdd-cifar100", include_str!("presets/scdd-cifar100.yaml")),
     ("scdd-imagenet", include_str!("presets/scdd-imagenet.yaml")),
     ("cda-imagenet", include_str!("presets/cda-imagenet.yaml")),
+    ("protocol-scdd", include_str!("presets/protocol-scdd.yaml")),
+    ("protocol-sre2l", include_str!("presets/protocol-sre2l.yaml")),
+    ("protocol-rded", include_str!("presets/protocol-rded.yaml")),
+    ("protocol-edc", include_str!("presets/protocol-edc.yaml")),
+    ("protocol-rd3", include_str!("presets/protocol-rd3.yaml")),
+    ("protocol-hard", include_str!("presets/protocol-hard.yaml")),
 ];
 
-/// The names of all presets. A preset has a section for each stage whose every term this program has.
+/// In a preset, names the one that its relabel and validate sections are.
+const PROTOCOL: &str = "protocol";
+
+/// The names of all presets. A preset has a section for each stage whose every term this program has; a protocol has none for recover.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
@@ -32,17 +41,14 @@ pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
         return Err(Fault::new(path, format!("there is no preset `{name}`; there are {}.{hint}", known.join(", "))));
     };
     let preset = parse(name, text)?;
-    match preset.get(stage) {
-        Some(Value::Mapping(section)) => Ok(section.clone()),
+    match (preset.get(stage), preset.get(PROTOCOL)) {
+        (Some(Value::Mapping(stage)), _) => Ok(stage.clone()),
+        (_, Some(Value::String(protocol))) => section(protocol, stage),
         _ => {
             let stages: Vec<&str> = preset.keys().filter_map(Value::as_str).collect();
             Err(Fault::new(
                 path,
-                format!(
-                    "the preset `{name}` has no {stage} section, because that recipe has terms which no key can express; \
-                     it has {}",
-                    stages.join(" and ")
-                ),
+                format!("the preset `{name}` has no {stage} section; it has {}", stages.join(" and ")),
             ))
         }
     }

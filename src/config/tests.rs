@@ -52,10 +52,20 @@ fn a_resolved_experiment_resolves_to_itself() {
 fn every_preset_resolves_in_each_of_its_sections() {
     for name in preset_names() {
         let has = |stage: &str| presets::section(name, stage).is_ok();
-        assert!(has("validate"), "{name}");
-        for stage in ["recover", "relabel", "validate"].into_iter().filter(|stage| has(stage)) {
-            with(&format!("{stage}: {{preset: {name}}}\n"));
-        }
+        assert!(has("relabel") && has("validate"), "{name}");
+        let stages = ["recover", "relabel", "validate"].into_iter().filter(|stage| has(stage));
+        let sections: String = stages.map(|stage| format!("{stage}: {{preset: {name}}}\n")).collect();
+        with(&format!("{sections}baselines: [random_real_hard]\n"));
+    }
+}
+
+#[test]
+fn a_recipe_and_its_protocol_are_labelled_and_trained_alike() {
+    let of = |name: &str| with(&format!("relabel: {{preset: {name}}}\nvalidate: {{preset: {name}}}\n"));
+    for name in ["scdd", "sre2l"] {
+        let (recipe, protocol) = (of(&format!("{name}-cifar100")), of(&format!("protocol-{name}")));
+        assert_eq!((recipe.relabel, recipe.validate), (protocol.relabel.clone(), protocol.validate));
+        assert_eq!(protocol.relabel.crop, Some(ViewCrop::Padded { pad: 4 }));
     }
 }
 
@@ -103,6 +113,18 @@ fn losses_and_schedules_resolve() {
     assert_eq!(edc.validate.ema, 0.99);
     let kl = with("validate: {loss: {temperature: 4}}\n");
     assert_eq!(kl.validate.loss, Loss::Kl { temperature: 4.0, ce: 0.0 });
+}
+
+#[test]
+fn label_formats_resolve() {
+    let found = with(
+        "relabel: {crop: {type: padded, pad: 2}, dtype: i8, top_k: {k: 3, temperature: 20}, stored_epochs: 30, teacher_bn: batch}\n",
+    );
+    assert_eq!(found.relabel.crop, Some(ViewCrop::Padded { pad: 2 }));
+    assert_eq!((found.relabel.dtype, found.relabel.teacher_bn), (LabelDtype::I8, TeacherBn::Batch));
+    assert_eq!((found.relabel.top_k, found.relabel.stored_epochs), (Some(TopK { k: 3, temperature: 20.0 }), Some(30)));
+    let old = with("relabel: {crop: {scale: [0.5, 1]}}\n");
+    assert_eq!(old.relabel.crop, Some(ViewCrop::Resized { scale: [0.5, 1.0] }));
 }
 
 #[test]
@@ -193,11 +215,11 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "recover: {preset: sre2l-cifar10}",
-        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet. Did you mean `sre2l-cifar100`?",
+        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard. Did you mean `sre2l-cifar100`?",
     ),
     (
         "recover: {preset: cda-imagenet}",
-        "e.yaml, line 6: `recover.preset`: the preset `cda-imagenet` has no recover section, because that recipe has terms which no key can express; it has relabel and validate",
+        "e.yaml, line 6: `recover.preset`: the preset `cda-imagenet` has no recover section; it has relabel and validate",
     ),
     ("recover: {preset: 3}", "e.yaml, line 6: `recover.preset`: expected the name of a preset"),
     ("recover: fast", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
@@ -219,6 +241,19 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
     ),
     ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
+    (
+        "relabel: {crop: {type: padded, pad: 0}}",
+        "e.yaml, line 6: `relabel.crop.pad`: 0 is out of range: must be at least 1 and at most 4096",
+    ),
+    (
+        "relabel: {crop: {scale: [0.5, 0.1]}}",
+        "e.yaml, line 6: `relabel.crop.scale`: the smallest share, 0.5, is above the largest, 0.1",
+    ),
+    ("relabel: {top_k: {k: 3}}", "e.yaml, line 6: `relabel.top_k.temperature`: this key is missing and has no default"),
+    (
+        "relabel: {epochs: 20, stored_epochs: 21}",
+        "e.yaml, line 6: `relabel.stored_epochs`: 21 epochs are to be stored, but relabel.epochs is 20",
+    ),
     (
         "validate: {loss: {type: mse_gt, ce: -1}}",
         "e.yaml, line 6: `validate.loss.ce`: -1 is out of range: must be at least 0 and at most 1000000",

@@ -95,6 +95,11 @@ impl View {
         Self { flip: rng.random::<f32>() < probability, ..self }
     }
 
+    /// The same box, moved down and to the right by up to `limit` pixels each: a random crop of its size out of an image that is `limit` pixels larger.
+    pub fn shifted(self, rng: &mut impl Rng, limit: u16) -> Self {
+        Self { top: self.top + rng.random_range(0..=limit), left: self.left + rng.random_range(0..=limit), ..self }
+    }
+
     /// Checks that the box is not empty and lies inside an image of size `source`.
     pub fn check(&self, source: Size) -> Result<(), DataError> {
         let rows = usize::from(self.top) + usize::from(self.height);

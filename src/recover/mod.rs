@@ -7,6 +7,7 @@
 mod adam;
 mod alignment;
 mod batch;
+mod engine;
 mod prior;
 mod verifier;
 
@@ -14,17 +15,18 @@ use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
-use tch::{Device, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use crate::config::RecoverConfig;
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
-use crate::replica::{Objective, Replica, ReplicaError, to_array, to_tensor};
+use crate::replica::{Plan, PlanOptions, ReplicaError, to_array, to_tensor};
 use crate::teacher::{Bundle, BundleError, RuntimeError};
 
 use adam::Adam;
 pub use alignment::objective;
 pub use batch::Item;
+use engine::Engine;
 use prior::Priors;
 pub use verifier::{Accuracy, accuracy};
 
@@ -76,16 +78,18 @@ pub struct Point {
 pub struct Recover<'a> {
     bundle: &'a Bundle,
     config: &'a RecoverConfig,
-    replica: Replica,
+    engine: Engine,
     normalization: Normalization,
-    device: Device,
+    options: PlanOptions,
 }
 
 impl<'a> Recover<'a> {
+    /// `options` say where and how the teacher is computed.
+    ///
     /// # Errors
-    /// When the bundle's constants can't be brought to `device`, the loss needs statistics that the bundle lacks, or a features-only bundle is to
+    /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
-    pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, device: Device) -> Result<Self, RecoverError> {
+    pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
         if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
@@ -99,9 +103,9 @@ impl<'a> Recover<'a> {
         Ok(Self {
             bundle,
             config,
-            replica: bundle.replica(device)?,
+            engine: Engine::new(bundle.graph.clone(), options),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
-            device,
+            options,
         })
     }
 
@@ -165,9 +169,12 @@ impl<'a> Recover<'a> {
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
         let config = self.config;
-        let objective = alignment::objective(self.bundle, config, targets, self.device).map_err(|e| self.torch(e))?;
+        let objective = alignment::objective(self.bundle, config, targets, self.options.device);
+        let objective = objective.map_err(|e| self.torch(e))?;
+        let (n, c, h, w) = start.dim();
+        let plan = self.engine.plan(&objective, [n, c, h, w].map(|d| d as i64)).map_err(|e| self.replica(e))?;
         let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
-        let targets = Tensor::from_slice(&targets).to_device(self.device);
+        let targets = Tensor::from_slice(&targets).to_device(self.options.device);
         let targets = (!self.bundle.manifest.is_features_only()).then_some(&targets);
         let priors = Priors { tv: config.tv, l2: config.l2 };
         let range = self.normalization.range();
@@ -178,7 +185,7 @@ impl<'a> Recover<'a> {
         for iteration in 0..config.iterations {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.evaluate(&seen, targets, &objective, iteration)?;
+            let (mut point, mut seen_gradient) = self.evaluate(&plan, &seen, targets, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -188,7 +195,12 @@ impl<'a> Recover<'a> {
             clip(&mut images, &range);
             step(point);
         }
+        self.engine.keep(plan);
         Ok(images)
+    }
+
+    fn replica(&self, source: ReplicaError) -> RecoverError {
+        RecoverError::Replica { teacher: self.bundle.name().into(), source }
     }
 
     fn torch(&self, source: TchError) -> RecoverError {
@@ -197,17 +209,14 @@ impl<'a> Recover<'a> {
 
     fn evaluate(
         &self,
+        plan: &Plan,
         seen: &Array4<f32>,
         targets: Option<&Tensor>,
-        objective: &Objective,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let torch = |source| self.torch(source);
-        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
-        let found = self
-            .replica
-            .evaluate(&input, targets, objective)
-            .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
+        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.options.device)).map_err(torch)?;
+        let found = plan.evaluate(&input, targets).map_err(|e| self.replica(e))?;
         let gradient = to_array(&found.gradient).map_err(torch)?;
         let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
         Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))

@@ -3,15 +3,15 @@
 //! A relabelling visits the images for some epochs in batches; the store keeps, per batch, everything that a student needs to see exactly what
 //! the teacher saw (order, views, mix) and what the teacher said (logits).
 //!
-//! # Format, version 1
+//! # Format, version 2
 //!
-//! Everything is little-endian. `E` epochs of `B = ceil(images / batch_size)` batches; the last batch of an epoch may be smaller; `n` is a batch's
-//! size, `K` the number of classes.
+//! Everything is little-endian. `E` stored epochs of `B = ceil(images / batch_size)` batches; the last batch of an epoch may be smaller; `n` is a
+//! batch's size, `K` the number of classes.
 //!
 //! | bytes | holds |
 //! | --- | --- |
 //! | 8 | magic `SCDDSOFT` |
-//! | 4 | version, u32: 1 |
+//! | 4 | version, u32: 1 or 2 |
 //! | 4 | length `M` of the metadata, u32 |
 //! | M | metadata, JSON (below), padded with zeros to a multiple of 8 from the file's start |
 //! | 8 · (E·B + 1) | index, u64: where the record of batch `b` of epoch `e` starts, at place `e·B + b`; the last entry is where the last record ends |
@@ -27,21 +27,36 @@
 //! | 8 | the CutMix box, u16 × 4: top, left, height, width (else zeros), in pixels of the teacher's input |
 //! | 4n | the images' indices in batch order, u32 |
 //! | 4n | the partners' positions in the batch, u32: a permutation (without a mix: zeros) |
-//! | 8n | the views, u16 × 4 each: top, left, height, width, in pixels of the source image |
-//! | K·n · 2 or 4 | logits `[n, K]`, f16 or f32 |
+//! | 8n | the views, u16 × 4 each: top, left, height, width, in pixels of the source image, its border included |
+//! | R·n | the rows of logits (below), one per view |
 //! | n | flips, u8: 1 where the view is mirrored |
 //! | 0 … 7 | zeros, to a multiple of 8 |
+//!
+//! A row holds `V` numbers, the `K` logits; with `top_k` `V = k + 1`: the `k` largest logits, the largest first, then the one logit that all other
+//! classes have. That one gives each of them an equal share of the probability that they had together at the softmax temperature of `top_k`.
+//!
+//! | bytes | holds |
+//! | --- | --- |
+//! | 2k | with `top_k`: the classes of the `k` largest logits, u16 |
+//! | 4 | with `i8`: the number of code 0 and the step from one code to the next, f16 each |
+//! | V · 4, 2 or 1 | the numbers: f32, f16 or u8 codes (number = lowest + step · code) |
 //!
 //! The metadata, in this order (`source` and `input` are the sizes of the synthetic images and of the teacher's input):
 //!
 //! ```json
 //! {"images": 100, "classes": 10, "epochs": 300, "batch_size": 50,
 //!  "source": {"height": 28, "width": 28}, "input": {"height": 28, "width": 28},
-//!  "mix": "cut_mix", "dtype": "f16", "teacher_sha256": "64 hex digits", "config_hash": "any text"}
+//!  "mix": "cut_mix", "dtype": "f16", "teacher_sha256": "64 hex digits", "config_hash": "any text",
+//!  "top_k": {"k": 3, "temperature": 20.0}, "pad": 4, "stored_epochs": 30}
 //! ```
+//!
+//! Version 1 lacks the last line and `"dtype": "i8"`: all logits, images without a border, every epoch stored. A store that needs nothing of
+//! version 2 is written as version 1. `pad` is the width of the border of black pixels around a source image; of `epochs` only the first
+//! `stored_epochs` are in the file, and epoch `e` is epoch `e mod stored_epochs` of these.
 
+use super::rows::Rows;
+pub use super::rows::{Dtype, TopK};
 use crate::data::{Mix, Size, View};
-use half::f16;
 use memmap2::Mmap;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -51,7 +66,8 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 const MAGIC: &[u8; 8] = b"SCDDSOFT";
-const VERSION: u32 = 1;
+/// The newest version; older ones are read too.
+const VERSION: u32 = 2;
 /// Magic, version and the metadata's length.
 const PREFIX: usize = 16;
 const MAX_METADATA: usize = 1 << 20;
@@ -117,29 +133,19 @@ pub enum MixKind {
     MixUp,
 }
 
-/// How logits are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dtype {
-    /// Half precision, up to ±65504.
-    F16,
-    /// Single precision.
-    F32,
-}
-
 /// What a store is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Meta {
     /// Synthetic images, at least 1.
     pub images: u32,
     /// Classes, K, at least 1.
     pub classes: u32,
-    /// Epochs, at least 1.
+    /// Epochs that a student trains for, at least 1.
     pub epochs: u32,
     /// Images per batch, at least 1; the last batch of an epoch may have fewer.
     pub batch_size: u32,
-    /// The size of the synthetic images, which views are boxes of.
+    /// The size of the synthetic images, which views are boxes of, their border included.
     pub source: Size,
     /// The size of the teacher's input, which CutMix boxes lie in.
     pub input: Size,
@@ -151,6 +157,19 @@ pub struct Meta {
     pub teacher_sha256: String,
     /// What identifies the configuration that made the labels.
     pub config_hash: String,
+    /// The logits of each row that are stored one by one; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<TopK>,
+    /// Black pixels that were added at each side of an image before views were cut out of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pad: u16,
+    /// Epochs in the file, which are replayed in turn, 1 to below `epochs`; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_epochs: Option<u32>,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// One batch: what the teacher saw, and what it said.
@@ -162,7 +181,7 @@ pub struct LabelBatch {
     pub views: Vec<View>,
     /// How they were mixed after that.
     pub mix: Mix,
-    /// The teacher's logits `[n, K]`; rounded to half precision where the store is.
+    /// The teacher's logits `[n, K]`; read from a store, as its number format and `top_k` left them.
     pub logits: Array2<f32>,
 }
 
@@ -185,22 +204,51 @@ impl Meta {
         self.images.div_ceil(self.batch_size.max(1)) as usize
     }
 
+    /// Epochs that are in the file.
+    pub fn stored_epochs(&self) -> u32 {
+        self.stored_epochs.unwrap_or(self.epochs)
+    }
+
+    /// The size of what views are boxes of: an image with its border.
+    pub fn canvas(&self) -> Size {
+        let border = 2 * usize::from(self.pad);
+        Size { height: self.source.height + border, width: self.source.width + border }
+    }
+
+    fn rows(&self) -> Rows {
+        Rows { classes: self.classes as usize, dtype: self.dtype, top_k: self.top_k }
+    }
+
+    /// The oldest version that can hold this.
+    fn version(&self) -> u32 {
+        let is_old = self.dtype != Dtype::I8 && self.top_k.is_none() && self.pad == 0 && self.stored_epochs.is_none();
+        if is_old { 1 } else { VERSION }
+    }
+
     /// What is wrong with the metadata, if anything.
     fn problem(&self) -> Option<String> {
-        let sides = [self.source.height, self.source.width, self.input.height, self.input.width];
+        let canvas = self.canvas();
+        let sides =
+            [self.source.height, self.source.width, canvas.height, canvas.width, self.input.height, self.input.width];
         if [self.images, self.classes, self.epochs, self.batch_size].contains(&0) {
             return Some("no images, classes, epochs or batches: each must be at least 1".into());
         }
         if sides.iter().any(|side| !(1..=usize::from(u16::MAX)).contains(side)) {
-            return Some(format!("images of {:?} seen as {:?}: sides must be 1 to 65535", self.source, self.input));
+            let border = if self.pad == 0 { String::new() } else { format!(" with a border of {}", self.pad) };
+            return Some(format!(
+                "images of {:?}{border} seen as {:?}: sides must be 1 to 65535",
+                self.source, self.input
+            ));
         }
-        None
+        if let Some(stored) = self.stored_epochs.filter(|stored| !(1..self.epochs).contains(stored)) {
+            return Some(format!("{stored} stored epochs of {}: must be at least 1, and fewer than all", self.epochs));
+        }
+        self.rows().problem()
     }
 
     /// Bytes of the record of `size` images.
     fn record(&self, size: u64) -> Option<u64> {
-        let logits = u64::from(self.classes).checked_mul(self.dtype.bytes() as u64)?;
-        let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(logits.checked_add(17)?)?)?;
+        let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(self.rows().bytes() as u64 + 17)?)?;
         unpadded.checked_next_multiple_of(8)
     }
 
@@ -210,10 +258,10 @@ impl Meta {
         let last_batch = u64::from(self.images) - (batches - 1) * u64::from(self.batch_size);
         let (record, last_record) = (self.record(self.batch_size.into())?, self.record(last_batch)?);
         let index = ((PREFIX + length) as u64).next_multiple_of(8);
-        let entries = batches.checked_mul(self.epochs.into())?.checked_add(1)?;
+        let entries = batches.checked_mul(self.stored_epochs().into())?.checked_add(1)?;
         let records = index.checked_add(entries.checked_mul(8)?)?;
         let epoch = record.checked_mul(batches - 1)?.checked_add(last_record)?;
-        let end = records.checked_add(epoch.checked_mul(self.epochs.into())?)?;
+        let end = records.checked_add(epoch.checked_mul(self.stored_epochs().into())?)?;
         end.checked_add(CHECKSUM as u64)?;
         Some(Layout { batches, last_batch, record, last_record, index, records, end })
     }
@@ -229,15 +277,6 @@ impl Layout {
     /// Images in the batch at `place` in the index.
     fn batch_size(&self, place: u64, full: u32) -> usize {
         if place % self.batches + 1 == self.batches { self.last_batch as usize } else { full as usize }
-    }
-}
-
-impl Dtype {
-    fn bytes(self) -> usize {
-        match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
-        }
     }
 }
 
@@ -271,7 +310,8 @@ impl Writer {
     }
 
     fn write_head(&mut self, json: &[u8]) -> Result<(), StoreError> {
-        let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &(json.len() as u32).to_le_bytes(), json].concat();
+        let mut head =
+            [MAGIC.as_slice(), &self.meta.version().to_le_bytes(), &(json.len() as u32).to_le_bytes(), json].concat();
         head.resize(self.layout.index as usize, 0);
         self.write(&head)?;
         for place in 0..=self.places() {
@@ -298,23 +338,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it.
-    pub fn finish(mut self) -> Result<(), StoreError> {
+    /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it; says how many bytes it has.
+    pub fn finish(mut self) -> Result<u64, StoreError> {
         if self.next != self.places() {
             let problem = format!("{} batches where the metadata announces {}", self.next, self.places());
             return Err(StoreError::Unfit { path: self.path, problem });
         }
         let checksum = self.hasher.finalize();
         self.write(checksum.as_bytes())?;
-        let Self { path, file, .. } = self;
+        let Self { path, layout, file, .. } = self;
         let file = file.into_inner().map_err(|error| io_error(&path, "write", error.into_error()))?;
         file.as_file().sync_all().map_err(|source| io_error(&path, "flush to disk", source))?;
         file.persist(&path).map_err(|error| io_error(&path, "put the finished file there", error.error))?;
-        Ok(())
+        Ok(layout.end + CHECKSUM as u64)
     }
 
     fn places(&self) -> u64 {
-        self.layout.batches * u64::from(self.meta.epochs)
+        self.layout.batches * u64::from(self.meta.stored_epochs())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -380,7 +420,7 @@ impl Store {
         if epoch >= epochs || batch >= batches {
             return Err(StoreError::OutOfRange { epoch, batch, epochs, batches });
         }
-        let place = epoch * batches + batch;
+        let place = epoch % self.meta.stored_epochs() as usize * batches + batch;
         let size = if batch + 1 == batches { self.last_batch } else { self.meta.batch_size as usize };
         let record = &self.map[self.entry(place)..self.entry(place + 1)];
         let decoded = decode(record, size, &self.meta);
@@ -399,7 +439,7 @@ impl Store {
             let problem = "its contents do not match its checksum".into();
             return Err(StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN });
         }
-        for epoch in 0..self.meta.epochs as usize {
+        for epoch in 0..self.meta.stored_epochs() as usize {
             for batch in 0..self.batches {
                 self.get(epoch, batch)?;
             }
@@ -422,8 +462,8 @@ fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
         return Err((format!("ends after {} bytes", bytes.len()), RELABEL_AGAIN));
     }
     let version = read_u32(bytes, 8);
-    if version != VERSION {
-        let problem = format!("has the format version {version}, this program reads {VERSION}");
+    if !(1..=VERSION).contains(&version) {
+        let problem = format!("has the format version {version}, this program reads 1 to {VERSION}");
         return Err((problem, "relabel again with this program, or use the one that wrote it"));
     }
     let length = read_u32(bytes, 12) as usize;
@@ -434,6 +474,9 @@ fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
     if let Some(problem) = meta.problem() {
         return Err((format!("its metadata announces {problem}"), RELABEL_AGAIN));
     }
+    if meta.version() > version {
+        return Err((format!("its metadata says what version {version} lacks"), RELABEL_AGAIN));
+    }
     let layout = meta.layout(length).filter(|layout| layout.end + CHECKSUM as u64 == bytes.len() as u64);
     let layout =
         layout.ok_or_else(|| (format!("has {} bytes, not what its metadata announces", bytes.len()), RELABEL_AGAIN))?;
@@ -442,7 +485,7 @@ fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
 
 /// Checks the index of a file of the right length.
 fn check_index(bytes: &[u8], meta: &Meta, layout: &Layout) -> Result<(), String> {
-    let places = layout.batches * u64::from(meta.epochs);
+    let places = layout.batches * u64::from(meta.stored_epochs());
     let wrong = (0..=places).find(|place| read_u64(bytes, (layout.index + 8 * place) as usize) != layout.start(*place));
     wrong.map_or(Ok(()), |place| Err(format!("entry {place} of its index is wrong")))
 }
@@ -456,7 +499,7 @@ fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Result<(), Strin
         return Err(format!("image {index} of {}", meta.images));
     }
     for view in &batch.views {
-        view.check(meta.source).map_err(|error| error.to_string())?;
+        view.check(meta.canvas()).map_err(|error| error.to_string())?;
     }
     let kind = match batch.mix {
         Mix::None => MixKind::None,
@@ -494,47 +537,26 @@ fn encode(batch: &LabelBatch, meta: &Meta) -> Result<Vec<u8>, String> {
     }
     let sides = batch.views.iter().flat_map(|view| [view.top, view.left, view.height, view.width]);
     record.extend(sides.flat_map(u16::to_le_bytes));
-    encode_logits(&batch.logits, meta.dtype, &mut record)?;
+    meta.rows().encode(&batch.logits, &mut record)?;
     record.extend(batch.views.iter().map(|view| u8::from(view.flip)));
     record.resize(record.len().next_multiple_of(8), 0);
     Ok(record)
 }
 
-fn encode_logits(logits: &Array2<f32>, dtype: Dtype, record: &mut Vec<u8>) -> Result<(), String> {
-    for logit in logits {
-        match dtype {
-            Dtype::F32 => record.extend(logit.to_le_bytes()),
-            Dtype::F16 => {
-                let half = f16::from_f32(*logit);
-                if half.is_infinite() {
-                    return Err(format!("the logit {logit}, which f16 cannot hold; use f32"));
-                }
-                record.extend(half.to_le_bytes());
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The batch of `size` images in a `record` of the length that the metadata demands; its values are not checked yet.
 fn decode(record: &[u8], size: usize, meta: &Meta) -> Result<LabelBatch, String> {
-    let classes = meta.classes as usize;
     let (prefix, rest) = record.split_at(RECORD_PREFIX as usize);
     let (indices, rest) = rest.split_at(4 * size);
     let (partners, rest) = rest.split_at(4 * size);
     let (views, rest) = rest.split_at(8 * size);
-    let (logits, flips) = rest.split_at(classes * size * meta.dtype.bytes());
+    let (logits, flips) = rest.split_at(size * meta.rows().bytes());
 
     let mix = decode_mix(prefix, partners)?;
     if mix.lambda(meta.input).to_bits() != read_u32(prefix, 4) {
         return Err("its lambda does not belong to its mix".into());
     }
     let views: Result<_, _> = views.chunks_exact(8).zip(flips).map(|(sides, flip)| decode_view(sides, *flip)).collect();
-    let logits = match meta.dtype {
-        Dtype::F32 => logits.chunks_exact(4).map(|bytes| f32::from_bits(read_u32(bytes, 0))).collect(),
-        Dtype::F16 => logits.chunks_exact(2).map(|bytes| f16::from_bits(read_u16(bytes, 0)).to_f32()).collect(),
-    };
-    let logits = Array2::from_shape_vec((size, classes), logits).map_err(|error| error.to_string())?;
+    let logits = meta.rows().decode(logits)?;
     Ok(LabelBatch { indices: read_u32s(indices), views: views?, mix, logits })
 }
 
@@ -603,7 +625,16 @@ mod tests {
             dtype: Dtype::F16,
             teacher_sha256: "0123456789abcdef".repeat(4),
             config_hash: "c0ffee".into(),
+            top_k: None,
+            pad: 0,
+            stored_epochs: None,
         }
+    }
+
+    /// Everything of version 2 at once.
+    fn newest() -> Meta {
+        let top_k = Some(TopK { k: 1, temperature: 20.0 });
+        Meta { dtype: Dtype::I8, top_k, pad: 2, epochs: 5, stored_epochs: Some(2), ..meta() }
     }
 
     /// The batches of a store with this metadata, drawn from `seed`, in order.
@@ -615,13 +646,13 @@ mod tests {
             let chunks: Vec<_> = order.chunks(meta.batch_size as usize).map(<[u32]>::to_vec).collect();
             chunks.into_iter().map(move |indices| label_batch(&mut rng, meta, indices))
         };
-        (0..u64::from(meta.epochs)).flat_map(epoch_batches).collect()
+        (0..u64::from(meta.stored_epochs())).flat_map(epoch_batches).collect()
     }
 
     fn label_batch(rng: &mut impl rand::Rng, meta: &Meta, indices: Vec<u32>) -> LabelBatch {
         let count = indices.len();
         let mut view = || {
-            let view = View::random_resized_crop(rng, meta.source, (0.1, 1.0), (0.75, 1.25)).unwrap();
+            let view = View::random_resized_crop(rng, meta.canvas(), (0.1, 1.0), (0.75, 1.25)).unwrap();
             view.with_random_flip(rng, 0.5)
         };
         let views = (0..count).map(|_| view()).collect();
@@ -632,8 +663,14 @@ mod tests {
             MixKind::MixUp => Mix::mix_up(rng, count, 0.8).unwrap(),
         };
         let logits = Array2::from_shape_simple_fn((count, meta.classes as usize), || rng.random_range(-20.0f32..20.0));
-        let logits = logits.mapv(|logit| if meta.dtype == Dtype::F16 { f16::from_f32(logit).to_f32() } else { logit });
         LabelBatch { indices, views, mix, logits }
+    }
+
+    /// The batch as a store with this metadata gives it back.
+    fn rounded(meta: &Meta, batch: &LabelBatch) -> LabelBatch {
+        let mut rows = vec![];
+        meta.rows().encode(&batch.logits, &mut rows).unwrap();
+        LabelBatch { logits: meta.rows().decode(&rows).unwrap(), ..batch.clone() }
     }
 
     fn write(path: &Path, meta: &Meta, batches: &[LabelBatch]) {
@@ -644,12 +681,16 @@ mod tests {
         writer.finish().unwrap();
     }
 
-    /// The bytes of the store that `meta()` and seed 1 make.
-    fn small_file() -> Vec<u8> {
+    /// The bytes of the store that `meta` and seed 1 make.
+    fn file(meta: &Meta) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
-        write(&path, &meta(), &batches(&meta(), 1));
+        write(&path, meta, &batches(meta, 1));
         fs::read(path).unwrap()
+    }
+
+    fn small_file() -> Vec<u8> {
+        file(&meta())
     }
 
     /// What opening and fully reading these bytes says.
@@ -662,10 +703,20 @@ mod tests {
 
     fn any_meta() -> impl Strategy<Value = Meta> {
         let mixes = prop_oneof![Just(MixKind::None), Just(MixKind::CutMix), Just(MixKind::MixUp)];
-        let dtypes = prop_oneof![Just(Dtype::F16), Just(Dtype::F32)];
+        let dtypes = prop_oneof![Just(Dtype::F16), Just(Dtype::F32), Just(Dtype::I8)];
         let sizes = (1usize..40, 1usize..40, 1usize..40, 1usize..40);
-        (1u32..12, 1u32..6, 1u32..4, 1u32..14, mixes, dtypes, sizes).prop_map(
-            |(images, classes, epochs, batch_size, mix, dtype, (height, width, input_height, input_width))| Meta {
+        let newer = (0u32..4, 0u16..5, 0u32..3);
+        (1u32..12, 1u32..6, 1u32..4, 1u32..14, mixes, dtypes, sizes, newer).prop_map(
+            |(
+                images,
+                classes,
+                epochs,
+                batch_size,
+                mix,
+                dtype,
+                (height, width, input_height, input_width),
+                (k, pad, stored),
+            )| Meta {
                 images,
                 classes,
                 epochs,
@@ -674,6 +725,9 @@ mod tests {
                 dtype,
                 source: Size { height, width },
                 input: Size { height: input_height, width: input_width },
+                top_k: (1..classes).contains(&k).then_some(TopK { k, temperature: 4.0 }),
+                pad,
+                stored_epochs: (1..epochs).contains(&stored).then_some(stored),
                 ..meta()
             },
         )
@@ -691,9 +745,10 @@ mod tests {
             let store = Store::open(&path).unwrap();
             store.verify().unwrap();
             prop_assert_eq!(store.meta(), &meta);
-            prop_assert_eq!(batches.len(), meta.epochs as usize * meta.batches());
-            for (place, batch) in batches.iter().enumerate().rev() {
-                prop_assert_eq!(&store.get(place / meta.batches(), place % meta.batches()).unwrap(), batch);
+            prop_assert_eq!(batches.len(), meta.stored_epochs() as usize * meta.batches());
+            for place in (0..meta.epochs as usize * meta.batches()).rev() {
+                let expected = rounded(&meta, &batches[place % batches.len()]);
+                prop_assert_eq!(store.get(place / meta.batches(), place % meta.batches()).unwrap(), expected);
             }
         }
     }
@@ -746,12 +801,27 @@ mod tests {
 
     #[test]
     fn every_truncation_is_refused() {
-        let bytes = small_file();
-        read_bytes(&bytes).unwrap();
-        for length in 0..bytes.len() {
-            read_bytes(&bytes[..length]).unwrap_err();
+        for bytes in [file(&meta()), file(&newest())] {
+            read_bytes(&bytes).unwrap();
+            for length in 0..bytes.len() {
+                read_bytes(&bytes[..length]).unwrap_err();
+            }
+            read_bytes(&[bytes, vec![0]].concat()).unwrap_err();
         }
-        read_bytes(&[bytes, vec![0]].concat()).unwrap_err();
+    }
+
+    #[test]
+    fn only_what_needs_it_is_of_version_2() {
+        let version = |meta: Meta| read_u32(&file(&meta), 8);
+        assert_eq!(version(meta()), 1);
+        assert_eq!(version(Meta { dtype: Dtype::F32, ..meta() }), 1);
+        assert_eq!(version(Meta { dtype: Dtype::I8, ..meta() }), 2);
+        assert_eq!(version(Meta { top_k: Some(TopK { k: 2, temperature: 1.0 }), ..meta() }), 2);
+        assert_eq!(version(Meta { pad: 1, ..meta() }), 2);
+        assert_eq!(version(Meta { stored_epochs: Some(1), ..meta() }), 2);
+        let mut disguised = file(&newest());
+        disguised[8] = 1;
+        assert!(read_bytes(&disguised).unwrap_err().contains("its metadata says what version 1 lacks"));
     }
 
     /// Every byte, changed in two ways: verification fails, and reading without it never panics.
@@ -759,8 +829,8 @@ mod tests {
     fn every_changed_byte_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
-        let bytes = small_file();
-        for at in 0..bytes.len() {
+        let bytes = [file(&meta()), file(&newest())];
+        for (bytes, at) in bytes.iter().flat_map(|bytes| (0..bytes.len()).map(move |at| (bytes, at))) {
             for change in [1, 0xff] {
                 let mut changed = bytes.clone();
                 changed[at] ^= change;
@@ -802,7 +872,7 @@ mod tests {
         let (index, first) = (layout.index as usize, layout.records as usize);
         let cases = [
             (forge(put(0, b"X")), "is not a soft-label store; give the file that `scdd relabel` wrote"),
-            (forge(put(8, &[2])), "has the format version 2, this program reads 1"),
+            (forge(put(8, &[3])), "has the format version 3, this program reads 1 to 2"),
             (forge(put(12, &[255; 4])), "announces metadata of 4294967295 bytes"),
             (forge(put(16, b"!")), "its metadata is wrong"),
             (forge(with_metadata("\"images\":7", "\"images\":0")), "each must be at least 1"),
@@ -850,8 +920,18 @@ mod tests {
             let message = Writer::create(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
-        let message = Writer::create(&path, Meta { classes: 0, ..meta() }).err().unwrap().to_string();
-        assert!(message.contains("each must be at least 1"), "{message}");
+        let top_k = |k, temperature| Meta { top_k: Some(TopK { k, temperature }), ..meta() };
+        let cases = [
+            (Meta { classes: 0, ..meta() }, "each must be at least 1"),
+            (Meta { pad: 65_000, ..meta() }, "with a border of 65000 seen as"),
+            (Meta { stored_epochs: Some(2), ..meta() }, "2 stored epochs of 2: must be at least 1, and fewer than all"),
+            (top_k(3, 1.0), "the 3 largest of 3 logits: must be at least 1, and fewer than all"),
+            (top_k(1, 0.0), "a temperature of 0: must be above 0"),
+        ];
+        for (meta, expected) in cases {
+            let message = Writer::create(&path, meta).err().unwrap().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
     }
 
     #[test]

@@ -29,10 +29,9 @@ pub enum Mode {
     Eval,
     /// BatchNorm uses the batch's statistics and updates its running ones, with PyTorch's momentum of 0.1.
     Train,
+    /// BatchNorm uses the batch's statistics; nothing is updated.
+    Batch,
 }
-
-/// PyTorch's default for how fast running statistics follow the batches'.
-const BN_MOMENTUM: f64 = 0.1;
 
 /// What a run gave.
 pub struct Run {
@@ -137,8 +136,8 @@ impl Replica {
         let lookup = |id: &Option<ValueId>| id.and_then(|id| values[id].as_ref().or(self.constants[id].as_ref()));
         let args = Args::new(node.inputs.iter().map(lookup).collect(), node.outputs.len());
         let result = match (&node.op, mode) {
-            (Op::Norm(Norm::Batch { epsilon }), Mode::Train) => {
-                ops::norm::batch_norm(&args, *epsilon, Some(BN_MOMENTUM)).map(|t| vec![t])
+            (Op::Norm(Norm::Batch { epsilon }), Mode::Train | Mode::Batch) => {
+                ops::norm::batch_norm(&args, *epsilon, mode).map(|t| vec![t])
             }
             _ => ops::run(&node.op, &args),
         };

@@ -15,7 +15,8 @@ use crate::config::{DataConfig, Device, Experiment, Loss, RecoverConfig, Validat
 use crate::data::{Dataset, Source, Split, png};
 use crate::progress::Progress;
 use crate::recover::{self, Accuracy, Item, Point, Recover};
-use crate::relabel::{Relabel, open_session, store};
+use crate::relabel::{Relabel, Teachers, store};
+use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
 use crate::rng;
 use crate::teacher::{Bundle, Runtime, verify};
@@ -23,7 +24,7 @@ use crate::validate::{Lesson, Student, Training};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
-const RECOVER: u32 = 1;
+const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const VERIFIER: u32 = 1;
 const RELABEL: u32 = 1;
@@ -184,7 +185,7 @@ impl<'a> Pieces<'a> {
 
     fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
         let config = &self.experiment.recover;
-        let recover = Recover::new(teacher, config, self.device)?;
+        let recover = Recover::new(teacher, config, PlanOptions { device: self.device, ..PlanOptions::default() })?;
         let classes = self.classes_of(teacher);
         let batches = recover.batches(&self.chosen_classes(teacher), ipc, seed);
         let steps = u64::from(config.iterations);
@@ -284,10 +285,11 @@ impl<'a> Pieces<'a> {
         let key = stage.key();
         let directory = self.obtain(&stage, |work| {
             let set = png::read_set(&images.folder())?;
-            let (mut session, remark) = open_session(teacher, self.runtime, config)?;
+            let bundles = [(teacher, 1.0)];
+            let (mut teachers, remark) = Teachers::open(&bundles, self.runtime, config, self.device)?;
             self.remark(remark);
-            let relabel = Relabel { bundle: teacher, config, seed, key: &key };
-            Ok(relabel.run(&set, &mut session, &work.path().join(LABELS), self.progress)?)
+            let relabel = Relabel { bundles: &bundles, config, seed, key: &key };
+            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), self.progress)?)
         })?;
         Ok(Labelled { directory, key, teacher: teacher.name().into() })
     }

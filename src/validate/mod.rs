@@ -20,8 +20,8 @@ use crate::data::{DataError, Dataset, Mix, Normalization};
 use crate::graph::Op;
 use crate::graph::ops::Norm;
 use crate::progress::Progress;
-use crate::relabel::see;
 use crate::relabel::store::{LabelBatch, Store, StoreError};
+use crate::relabel::{Lens, one_ahead};
 use crate::replica::{Mode, Replica, ReplicaError, to_tensor};
 use crate::rng;
 use crate::teacher::manifest::Distribution;
@@ -180,14 +180,17 @@ impl<'a> Student<'a> {
         mut average: Option<&mut Average>,
     ) -> Result<f64, ValidateError> {
         let batches = lesson.labels.meta().batches();
-        let mut total = 0.0;
-        for batch in 0..batches {
+        let lens = Lens::new(self.bundle, lesson.labels.meta().pad)?;
+        let seen = (0..batches).map(|batch| {
             let mut labels = lesson.labels.get(epoch as usize, batch)?;
             if matches!(loss, Loss::Ce {}) {
                 labels.mix = Mix::None;
             }
-            let LabelBatch { indices, views, mix, .. } = &labels;
-            let images = see(lesson.images, &self.normalization, indices, views, mix, self.bundle)?;
+            let images = lens.see(lesson.images, &labels.indices, &labels.views, &labels.mix)?;
+            Ok::<_, ValidateError>((images, labels))
+        });
+        let mut total = 0.0;
+        one_ahead(seen, |(images, labels)| {
             let input = to_tensor(images.view())?.f_to_device(self.device)?;
             let logits = self.run(&input, Mode::Train)?;
             let value = self.targets(lesson, &labels)?.loss(&logits, loss)?;
@@ -196,7 +199,8 @@ impl<'a> Student<'a> {
                 average.update()?;
             }
             total += f64::try_from(value.f_detach()?.f_to_kind(Kind::Double)?)?;
-        }
+            Ok::<_, ValidateError>(())
+        })?;
         Ok(total / batches as f64)
     }
 

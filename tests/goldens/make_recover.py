@@ -1,29 +1,38 @@
-"""Writes recover.safetensors beside itself: 20 steps of synthesis by plain PyTorch, for tests/recover.rs.
+"""Writes recover.safetensors beside itself: ten steps of synthesis by plain PyTorch in double precision, for tests/recover.rs.
 
 Run from the repository's root. The network is the shipped supervised teacher, rebuilt as an `nn.Module` with the weights out of its ONNX
 file; the loss is computed with forward hooks and autograd, the shifts with `torch.roll`, the steps with `torch.optim.Adam`. Two cases: SC-DD's
-loss alone (`plain`), and with total variation and L2 (`priors`). Per case: `<case>.losses` [20], `<case>.images` [N, C, H, W] after the last
-step; for both: `start` [N, C, H, W], `targets` int64 [N], `shifts` int32 [20, N, 2].
+loss alone (`plain`), and with total variation and L2 (`priors`). Per case: `<case>.losses` [10], `<case>.images` [N, C, H, W] after the last
+step; of the first case also the shifted images that the teacher sees at every step and their gradients, `points` and `gradients`
+[10, N, C, H, W]. For both: `start` [N, C, H, W], `targets` int64 [N], `shifts` int32 [10, N, 2].
+
+Steps of synthesis can be ill-conditioned: the gradient jumps where an activation crosses zero, and Adam makes whole steps of the signs of the
+tiniest gradients. From most starts PyTorch's own single precision soon leaves its double precision, by percents of the loss. The start here is the
+first from which it does not, disturbed by a few times its rounding too: from there every correct implementation goes the same way.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from pathlib import Path
 
-import onnx
 import torch
 import yaml
-from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
+
+import onnx
+from onnx import numpy_helper
 
 sys.path.insert(0, ".")
 from exporters.models import build
 
 BUNDLE = Path("onnx/fashion-mnist/resnet18-w16-supervised")
-STEPS, IMAGES, RATE, R_BN, FIRST, TV, L2 = 20, 8, 0.1, 0.01, 10.0, 1e-3, 1e-2
+STEPS, IMAGES, RATE, R_BN, FIRST, TV, L2 = 10, 4, 0.1, 0.01, 10.0, 1e-3, 1e-2
+# Single precision's relative rounding a few times over, and how far it may lead: of the loss, and of any pixel.
+DISTURBANCE, LOSS, PIXEL = 1e-6, 1e-5, 1e-3
 
 
 def teacher(manifest: dict) -> torch.nn.Module:
@@ -54,7 +63,7 @@ def synthesise(network, start, targets, shifts, low, high, with_priors):
     hooks = [m.register_forward_pre_hook(hook) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     x = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([x], lr=RATE, betas=(0.5, 0.9))
-    losses = []
+    losses, points, gradients = [], [], []
     for step in range(STEPS):
         adam.param_groups[0]["lr"] = 0.5 * RATE * (1 + math.cos(math.pi * step / STEPS))
         terms.clear()
@@ -63,32 +72,64 @@ def synthesise(network, start, targets, shifts, low, high, with_priors):
         loss = loss + R_BN * (FIRST * terms[0] + sum(terms[1:]))
         if with_priors:
             loss = loss + priors(seen)
+        seen.retain_grad()
         adam.zero_grad()
         loss.backward()
+        points.append(seen.detach())
+        gradients.append(seen.grad)
         adam.step()
         with torch.no_grad():
             x.clamp_(low, high)
         losses.append(loss.detach())
     for h in hooks:
         h.remove()
-    return torch.stack(losses), x.detach()
+    return torch.stack(losses), x.detach(), torch.stack(points), torch.stack(gradients)
 
 
-def main() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    manifest = yaml.safe_load((BUNDLE / "manifest.yaml").read_text())
+def is_well_conditioned(run, network, start, expected) -> bool:
+    """Whether `run` in single precision ends where double precision does, from `start` itself and from disturbed starts."""
+    losses, images, *_ = expected
+    for attempt in range(4):
+        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(attempt))
+        found_losses, found_images, *_ = run(network, start * (1 + (attempt > 0) * DISTURBANCE * noise))
+        if ((found_losses / losses - 1).abs() > LOSS).any() or ((found_images - images).abs() > PIXEL).any():
+            return False
+    return True
+
+
+def cases(network, manifest: dict, seed: int) -> dict | None:
     p = manifest["preprocessing"]
     low, high = (0 - p["mean"][0]) / p["std"][0], (1 - p["mean"][0]) / p["std"][0]
-    network = teacher(manifest)
+    torch.manual_seed(seed)
     start = torch.randn(IMAGES, p["channels"], p["height"], p["width"])
     targets = torch.arange(IMAGES) % len(manifest["classes"])
     shifts = torch.randint(-4, 5, (STEPS, IMAGES, 2), dtype=torch.int32)
     tensors = {"start": start, "targets": targets, "shifts": shifts}
+    double = copy.deepcopy(network).double()
     for case, with_priors in [("plain", False), ("priors", True)]:
-        losses, images = synthesise(network, start, targets, shifts, low, high, with_priors)
-        tensors[f"{case}.losses"], tensors[f"{case}.images"] = losses, images
-    save_file(tensors, Path(__file__).with_name("recover.safetensors"))
+
+        def run(network, start, with_priors=with_priors):
+            return synthesise(network, start, targets, shifts, low, high, with_priors)
+
+        expected = run(double, start.double())
+        if not is_well_conditioned(run, network, start, expected):
+            return None
+        tensors[f"{case}.losses"], tensors[f"{case}.images"] = expected[:2]
+        if case == "plain":
+            tensors["points"], tensors["gradients"] = expected[2:]
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    manifest = yaml.safe_load((BUNDLE / "manifest.yaml").read_text())
+    network = teacher(manifest)
+    for seed in range(1000):
+        if tensors := cases(network, manifest, seed):
+            print(f"the start of seed {seed} is well-conditioned")
+            save_file(tensors, Path(__file__).with_name("recover.safetensors"))
+            return
+    raise SystemExit("no start is well-conditioned")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::super::Mode;
 use super::super::error::OpError;
 use super::{Args, axis_of};
 use crate::graph::ops::Norm;
@@ -9,7 +10,7 @@ use crate::graph::ops::Norm;
 pub fn run(op: Norm, args: &Args) -> Result<Vec<Tensor>, OpError> {
     let x = args.get(0)?;
     let y = match op {
-        Norm::Batch { epsilon } => batch_norm(args, epsilon, None)?,
+        Norm::Batch { epsilon } => batch_norm(args, epsilon, Mode::Eval)?,
         Norm::Instance { epsilon } => {
             x.f_instance_norm(args.opt(1), args.opt(2), None, None, true, 0.0, epsilon, false)?
         }
@@ -47,22 +48,16 @@ fn with_statistics(y: Tensor, x: &Tensor, axis: usize, epsilon: f64) -> Result<V
     Ok(vec![y, mean, var.f_add_scalar(epsilon)?.f_rsqrt()?])
 }
 
-/// BatchNorm of `[N, C, …]`; with a momentum it uses the batch's statistics and updates the running ones in place.
-pub fn batch_norm(args: &Args, epsilon: f64, momentum: Option<f64>) -> Result<Tensor, OpError> {
+/// PyTorch's default for how fast running statistics follow the batches'.
+const BN_MOMENTUM: f64 = 0.1;
+
+/// BatchNorm of `[N, C, …]`, by running statistics or by the batch's.
+pub fn batch_norm(args: &Args, epsilon: f64, mode: Mode) -> Result<Tensor, OpError> {
     let x = args.get(0)?;
-    let training = momentum.is_some();
     let (scale, bias, mean, var) = (args.get(1)?, args.get(2)?, args.get(3)?, args.get(4)?);
-    let y = x.f_batch_norm(
-        Some(scale),
-        Some(bias),
-        Some(mean),
-        Some(var),
-        training,
-        momentum.unwrap_or(0.0),
-        epsilon,
-        true,
-    )?;
-    Ok(y)
+    let running = (mode != Mode::Batch).then_some((mean, var)).unzip();
+    let training = mode != Mode::Eval;
+    Ok(x.f_batch_norm(Some(scale), Some(bias), running.0, running.1, training, BN_MOMENTUM, epsilon, true)?)
 }
 
 fn group_norm(args: &Args, groups: i64, epsilon: f64, per_group: bool) -> Result<Tensor, OpError> {

@@ -132,8 +132,8 @@ struct Compiler<'a> {
     pinned: Vec<bool>,
     /// The step that makes a value.
     made: HashMap<ValueId, usize>,
-    /// Per value, the layers of the objective that want its statistics and are not yet served.
-    layers: HashMap<ValueId, Vec<usize>>,
+    /// Per value and axis of channels, the layers of the objective that want its statistics and are not yet served.
+    layers: HashMap<(ValueId, usize), Vec<usize>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -143,11 +143,13 @@ impl<'a> Compiler<'a> {
             node.inputs.iter().flatten().for_each(|&id| readers[id].push(index));
         }
         let mut pinned = vec![false; graph.values.len()];
-        let mut layers: HashMap<ValueId, Vec<usize>> = HashMap::new();
+        let mut layers: HashMap<_, Vec<usize>> = HashMap::new();
         graph.outputs.iter().for_each(|&id| pinned[id] = true);
         for (index, layer) in objective.layers.iter().enumerate() {
             pinned[layer.tap] = true;
-            layers.entry(layer.tap).or_default().push(index);
+            let rank = known[layer.tap].as_ref().map_or(0, |k| k.size.len() as i64);
+            let axis = if layer.axis < 0 { layer.axis + rank } else { layer.axis };
+            layers.entry((layer.tap, axis as usize)).or_default().push(index);
         }
         Self {
             graph,
@@ -247,7 +249,7 @@ impl<'a> Compiler<'a> {
         let node = &self.graph.nodes[index];
         let Some(x) = node.inputs.first().copied().flatten() else { return Ok(None) };
         let Some(size) = self.image(x) else { return Ok(None) };
-        let mut pass = PassStep::measuring(x, size.to_vec(), Vec::new());
+        let mut pass = PassStep::measuring(x, size.to_vec(), 1, Vec::new());
         let mut chain = Vec::new();
         let mut at = Some(index);
         if let Some((scale, shift)) = self.batch_norm(node)? {
@@ -276,7 +278,7 @@ impl<'a> Compiler<'a> {
         let Some(&last) = chain.last() else { return Ok(None) };
         chain.iter().for_each(|&i| self.taken[i] = true);
         pass.out = Some(output(&self.graph.nodes[last]));
-        pass.layers = self.layers.remove(&pass.x).unwrap_or_default();
+        pass.layers = self.layers.remove(&(pass.x, 1)).unwrap_or_default();
         Ok(Some(pass))
     }
 
@@ -289,7 +291,7 @@ impl<'a> Compiler<'a> {
             (None, _) => true,
             _ => false,
         };
-        let fits = pass.residual.is_none_or(early);
+        let fits = pass.axis == 1 && pass.residual.is_none_or(early);
         if let Some(index) = place
             && fits
             && let Step::Conv(conv) = &mut self.steps[index]
@@ -309,9 +311,9 @@ impl<'a> Compiler<'a> {
     fn measure_the_rest(&mut self) {
         let mut rest: Vec<_> = self.layers.drain().collect();
         rest.sort_unstable();
-        for (tap, layers) in rest {
+        for ((tap, axis), layers) in rest {
             let size = self.known(tap).map(|k| k.size.clone()).unwrap_or_default();
-            self.place(PassStep::measuring(tap, size, layers));
+            self.place(PassStep::measuring(tap, size, axis, layers));
         }
     }
 

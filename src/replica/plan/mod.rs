@@ -52,7 +52,7 @@ impl Default for PlanOptions {
 pub struct Plan {
     replica: Replica,
     options: PlanOptions,
-    shape: [i64; 4],
+    shape: Vec<i64>,
     input: ValueId,
     logits: ValueId,
     steps: Vec<Step>,
@@ -62,6 +62,8 @@ pub struct Plan {
     pulls: Vec<Option<usize>>,
     /// The values that do not depend on the input and that local steps read.
     fixed: Vec<Option<Tensor>>,
+    /// The activations that the layers of the objective look at.
+    taps: Vec<(ValueId, i64)>,
     layers: Vec<Layer>,
     r_bn: f64,
     pool: Arc<Pool>,
@@ -87,14 +89,14 @@ struct Run {
 }
 
 impl Plan {
-    /// Compiles `graph` for `objective` and inputs of `shape` `[N, C, H, W]`.
+    /// Compiles `graph` for `objective` and inputs of `shape`, `[N, C, H, W]` for images.
     ///
     /// # Errors
     /// Those of [`Replica::run`], or a graph that has not one input.
     pub fn compile(
         graph: &Arc<Graph>,
         objective: &Objective,
-        shape: [i64; 4],
+        shape: impl Into<Vec<i64>>,
         options: PlanOptions,
     ) -> Result<Self, ReplicaError> {
         let _guard = tch::no_grad_guard();
@@ -104,7 +106,8 @@ impl Plan {
         let options = PlanOptions { kernels: options.kernels.filter(|_| options.device == Device::Cpu), ..options };
         let mut replica = Replica::new(graph.clone(), options.device)?;
         let loss = |source| ReplicaError::Loss { source };
-        let zeros = Tensor::f_zeros(shape, (Kind::Float, options.device)).map_err(loss)?;
+        let shape = shape.into();
+        let zeros = Tensor::f_zeros(&shape[..], (Kind::Float, options.device)).map_err(loss)?;
         let known = survey(&replica, &zeros)?;
         let mut steps = compile::steps(&replica, &known, objective)?;
         let choices = autotune::choose(&mut steps, options).map_err(loss)?;
@@ -119,6 +122,7 @@ impl Plan {
             dying: last_uses(&steps, graph),
             pulls: pulls(&steps, logits),
             fixed,
+            taps: taps(objective),
             layers: statistics::layers(objective).map_err(loss)?,
             replica,
             options,
@@ -132,9 +136,22 @@ impl Plan {
         })
     }
 
-    /// The `[N, C, H, W]` that it was compiled for.
-    pub fn shape(&self) -> [i64; 4] {
-        self.shape
+    /// Of the inputs that it was compiled for.
+    pub fn shape(&self) -> &[i64] {
+        &self.shape
+    }
+
+    /// Takes over the targets and weights of another objective, if it looks at the same activations; else nothing happens, and the answer is `false`.
+    ///
+    /// # Errors
+    /// When libtorch can't convert the targets.
+    pub fn retarget(&mut self, objective: &Objective) -> Result<bool, ReplicaError> {
+        let same = taps(objective) == self.taps;
+        if same {
+            self.layers = statistics::layers(objective).map_err(|source| ReplicaError::Loss { source })?;
+            self.r_bn = objective.r_bn;
+        }
+        Ok(same)
     }
 
     /// How each convolution is computed.
@@ -153,7 +170,7 @@ impl Plan {
     ) -> Result<Evaluation, ReplicaError> {
         let _guard = tch::no_grad_guard();
         if input.size() != self.shape {
-            return Err(ReplicaError::Shape { expected: self.shape.to_vec(), found: input.size() });
+            return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
         }
         let loss = |source| ReplicaError::Loss { source };
         let mut run = Run::new(self);
@@ -408,6 +425,11 @@ impl Plan {
         send(pass, pulled, run);
         Ok(())
     }
+}
+
+/// The activations that an objective looks at, with their axes of channels.
+fn taps(objective: &Objective) -> Vec<(ValueId, i64)> {
+    objective.layers.iter().map(|layer| (layer.tap, layer.axis)).collect()
 }
 
 /// Passes on what a pass sends back.

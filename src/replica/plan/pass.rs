@@ -20,8 +20,10 @@ pub struct PassStep {
     pub residual: Option<ValueId>,
     /// `None`: only the statistics are wanted.
     pub out: Option<ValueId>,
-    /// `[N, C, …]` of `x`.
+    /// Of `x`: `[N, C, …]`, or with its channels along another axis where the step only measures.
     pub size: Vec<i64>,
+    /// The axis of channels.
+    pub axis: usize,
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
     pub activation: Activation,
@@ -48,14 +50,15 @@ pub struct Slope {
 }
 
 impl PassStep {
-    /// A step that only measures `x`.
-    pub fn measuring(x: ValueId, size: Vec<i64>, layers: Vec<usize>) -> Self {
-        let channels = size.get(1).map_or(0, |&c| c as usize);
+    /// A step that only measures `x` along `axis`.
+    pub fn measuring(x: ValueId, size: Vec<i64>, axis: usize, layers: Vec<usize>) -> Self {
+        let channels = size.get(axis).map_or(0, |&c| c as usize);
         Self {
             x,
             residual: None,
             out: None,
             size,
+            axis,
             scale: vec![1.0; channels],
             shift: vec![0.0; channels],
             activation: Activation::Identity,
@@ -69,7 +72,7 @@ impl PassStep {
 
     /// `[N, C, H, W]`, which the kernels want.
     pub fn image_size(&self) -> Option<[i64; 4]> {
-        <[i64; 4]>::try_from(self.size.as_slice()).ok()
+        <[i64; 4]>::try_from(self.size.as_slice()).ok().filter(|_| self.axis == 1)
     }
 
     fn pass(&self) -> Pass<'_> {
@@ -163,7 +166,7 @@ impl PassStep {
     /// The step as `tch` operations, on any device.
     pub fn forward_torch(&self, kept: &Kept) -> Result<(Option<Value>, Option<Measured>), TchError> {
         let x = kept.x.tensor();
-        let measured = if self.layers.is_empty() { None } else { Some(Measured::of_tensor(x)?) };
+        let measured = if self.layers.is_empty() { None } else { Some(Measured::of_tensor(x, self.axis)?) };
         if self.out.is_none() {
             return Ok((None, measured));
         }
@@ -212,7 +215,7 @@ impl PassStep {
 
     /// `[C]` so that it broadcasts over `x`, in its type and on its device.
     fn per_channel(&self, values: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
-        let shape: Vec<i64> = (0..x.dim()).map(|axis| if axis == 1 { -1 } else { 1 }).collect();
+        let shape: Vec<i64> = (0..x.dim()).map(|axis| if axis == self.axis { -1 } else { 1 }).collect();
         values.f_to_device(x.device())?.f_to_kind(x.kind())?.f_reshape(shape)
     }
 }

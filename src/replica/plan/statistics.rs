@@ -55,8 +55,8 @@ impl Measured {
         Self { mean: Tensor::from_slice(&moments.mean), var: Tensor::from_slice(&var), count }
     }
 
-    pub fn of_tensor(x: &Tensor) -> Result<Self, TchError> {
-        let (mean, var) = channel_statistics(x, 1)?;
+    pub fn of_tensor(x: &Tensor, axis: usize) -> Result<Self, TchError> {
+        let (mean, var) = channel_statistics(x, axis as i64)?;
         let count = x.numel() as f64 / mean.numel() as f64;
         Ok(Self { mean: mean.f_to_kind(Kind::Double)?, var: var.f_to_kind(Kind::Double)?, count })
     }

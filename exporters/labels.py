@@ -1,0 +1,140 @@
+"""Reads the soft labels that `scdd relabel` stored (`labels.scdd`), so that any PyTorch student can replay them.
+
+The format is described in `src/relabel/store.rs`; the file is mapped, so that a batch costs no more than its own bytes.
+
+    store = LabelStore(path)
+    for epoch in range(store.epochs):
+        for number in range(store.batches):
+            batch = store.batch(epoch, number)
+            views = replay(images[batch.indices], batch, store)  # images: float [N, C, H, W], 0..1
+            logits = student((views - mean) / std)  # against batch.logits, the teacher's
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+MAGIC = b"SCDDSOFT"
+VERSIONS = (1, 2)
+MIXES = ("none", "cutmix", "mixup")
+NUMBERS = {"f32": "<f4", "f16": "<f2", "i8": "u1"}
+CHECKSUM = 32
+
+
+@dataclass(frozen=True)
+class LabelBatch:
+    """What the teacher saw of `n` images, and what it said.
+
+    `indices` are the images, int64 `[n]`; `views` their boxes (top, left, height, width) in the image with its border,
+    `[n, 4]`; `flips` whether the view is mirrored, `[n]`. Then each view is mixed with that at `partners` `[n]`:
+    `mix` is none, cutmix (the pixels inside `box`: top, left, height, width) or mixup (1 - `share` of the partner).
+    `logits` are the teacher's, float32 `[n, K]`, as exact as the store's format.
+    """
+
+    indices: np.ndarray
+    views: np.ndarray
+    flips: np.ndarray
+    mix: str
+    share: float
+    box: tuple[int, int, int, int]
+    partners: np.ndarray
+    logits: np.ndarray
+
+
+class LabelStore:
+    """Soft labels: `epochs` epochs of `batches` batches; `meta` is everything that the file says of itself."""
+
+    def __init__(self, path: Path | str) -> None:
+        try:
+            self.bytes = np.memmap(path, mode="r")
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}") from error
+        head = self.bytes[:16].tobytes()
+        version, length = np.frombuffer(head[8:].ljust(8, b"\0"), "<u4")
+        if head[:8] != MAGIC or version not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
+            raise InputError(f"{path} is not a soft-label store of version {known}, as `scdd relabel` writes it")
+        try:
+            self.meta = json.loads(self.bytes[16 : 16 + length].tobytes())
+        except ValueError as error:
+            raise InputError(f"{path}: its metadata is damaged ({error}); relabel again") from error
+        self.epochs, self.classes = self.meta["epochs"], self.meta["classes"]
+        self.stored_epochs = self.meta.get("stored_epochs", self.epochs)
+        self.batches = -(-self.meta["images"] // self.meta["batch_size"])
+        self.pad = self.meta.get("pad", 0)
+        start = -(-(16 + int(length)) // 8) * 8
+        places = self.stored_epochs * self.batches + 1
+        self.index = self.bytes[start : start + 8 * places].view("<u8")
+        if len(self.index) != places or self.index[-1] + CHECKSUM != len(self.bytes):
+            raise InputError(f"{path} has {len(self.bytes)} bytes, not what its metadata announces; relabel again")
+        self.row = self._row()
+
+    def _row(self) -> np.dtype:
+        top_k, kind = self.meta.get("top_k"), self.meta["dtype"]
+        k = top_k["k"] if top_k else 0
+        fields = [("classes", "<u2", (k,))] if top_k else []
+        fields += [("low", "<f2"), ("step", "<f2")] if kind == "i8" else []
+        return np.dtype([*fields, ("numbers", NUMBERS[kind], (k + 1 if top_k else self.classes,))])
+
+    def batch(self, epoch: int, number: int) -> LabelBatch:
+        """Batch `number` of epoch `epoch`, both from 0, in any order."""
+        if not (0 <= epoch < self.epochs and 0 <= number < self.batches):
+            raise IndexError(
+                f"batch {number} of epoch {epoch}: there are {self.epochs} epochs of {self.batches} batches"
+            )
+        place = epoch % self.stored_epochs * self.batches + number
+        record = self.bytes[self.index[place] : self.index[place + 1]]
+        last = number == self.batches - 1
+        n = self.meta["images"] - number * self.meta["batch_size"] if last else self.meta["batch_size"]
+        sizes = np.cumsum([16, 4 * n, 4 * n, 8 * n, n * self.row.itemsize, n])
+        head, indices, partners, views, rows, flips = np.split(record, sizes)[:6]
+        return LabelBatch(
+            indices=indices.view("<u4").astype(np.int64),
+            views=views.view("<u2").reshape(n, 4).astype(np.int64),
+            flips=flips != 0,
+            mix=MIXES[head[:4].view("<u4")[0]],
+            share=float(head[4:8].view("<f4")[0]),
+            box=tuple(head[8:].view("<u2").tolist()),
+            partners=partners.view("<u4").astype(np.int64),
+            logits=self._logits(rows.view(self.row)),
+        )
+
+    def _logits(self, rows: np.ndarray) -> np.ndarray:
+        numbers = rows["numbers"].astype(np.float32)
+        if "step" in self.row.names:
+            low, step = (rows[name].astype(np.float32)[:, None] for name in ("low", "step"))
+            numbers = low + step * numbers
+        if "classes" not in self.row.names:
+            return numbers
+        logits = np.repeat(numbers[:, -1:], self.classes, axis=1)
+        np.put_along_axis(logits, rows["classes"].astype(np.int64), numbers[:, :-1], axis=1)
+        return logits
+
+
+def replay(images: Tensor, batch: LabelBatch, store: LabelStore) -> Tensor:
+    """What the teacher saw: `[n, C, h, w]` of the batch's images `[n, C, H, W]`, with values in 0..1 (black is 0)."""
+    size = (store.meta["input"]["height"], store.meta["input"]["width"])
+    views = []
+    for image, (top, left, height, width), flip in zip(images, batch.views, batch.flips, strict=True):
+        box = F.pad(image, (store.pad,) * 4)[None, :, top : top + height, left : left + width]
+        view = F.interpolate(box, size, mode="bilinear", align_corners=False, antialias=False)
+        views.append(view.flip(3) if flip else view)
+    seen = torch.cat(views)
+    if batch.mix == "mixup":
+        return batch.share * seen + (1 - batch.share) * seen[batch.partners]
+    if batch.mix == "cutmix":
+        top, left, height, width = batch.box
+        inside = (..., slice(top, top + height), slice(left, left + width))
+        mixed = seen.clone()
+        mixed[inside] = seen[batch.partners][inside]
+        return mixed
+    return seen
