@@ -42,7 +42,7 @@ fn teacher() -> Bundle {
 
 fn config(distance: BnDistance, r_var: f64, class_share: f64) -> RecoverConfig {
     let text = "name: x\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\n";
-    let recover = Experiment::from_yaml(text, Path::new("e.yaml"), &[]).unwrap().recover;
+    let recover = Experiment::from_yaml(text, Path::new("e.yaml"), &[]).unwrap().methods[0].clone();
     RecoverConfig { distance, r_var, class_share, ..recover }
 }
 

@@ -232,6 +232,115 @@ fn cuda_labels_without_cuda_are_an_error_or_the_configured_fallback() {
     relabel("cpu").success().stderr(contains("soft labels are computed on the CPU"));
 }
 
+/// A matrix of two methods under a soft and a hard protocol, with both kinds of labels.
+const MATRIX: &str = "methods:\n  few: {iterations: 2, batch_size: 20}\n  fewer: {iterations: 1, batch_size: 20}\n\
+    protocols:\n  mixed: {relabel: {epochs: 2, batch_size: 20}, validate: {evaluate_every: 2}}\n\
+    \x20 own: {relabel: {epochs: 2, batch_size: 20, mix: {type: none}}, validate: {loss: {type: ce}, evaluate_every: 2}}\n\
+    labels: [soft, hard]\n";
+
+/// What `scdd` with `arguments` prints as JSON.
+fn json(data: &Path, arguments: &[&str]) -> serde_json::Value {
+    let output = scdd().env("SCDD_DATA", data).args(arguments).arg("--json").assert().success().get_output().clone();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let file = dir.path().join("matrix.yaml");
+    let head = format!(
+        "name: matrix\ndata: {{type: fashion-mnist, path: {}}}\nteachers: {}\nstudents: {}\nipc: 2\nseeds: [3]\n",
+        data.path().display(),
+        bundle(TEACHER).display(),
+        bundle("resnet18-w16").display()
+    );
+    fs::write(&file, format!("{head}{MATRIX}")).unwrap();
+    let output = dir.path().join("runs");
+    let (file, runs) = (file.to_str().unwrap(), output.to_str().unwrap());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let json = |arguments: &[&str]| json(elsewhere.path(), &[arguments, &["--output", runs]].concat());
+
+    // 2 bundles; 2 recoveries and 1 set of real images, each relabelled under 2 protocols; of each set a student learns soft labels and
+    // hard ones under the first protocol, hard ones under the second.
+    let dry = json(&["run", "--dry-run", file]);
+    let stages = dry["plan"]["stages"].as_array().unwrap();
+    let count = |kind: &str| stages.iter().filter(|stage| stage["stage"] == kind).count();
+    assert_eq!(
+        [count("verify"), count("recover"), count("real"), count("relabel"), count("validate")],
+        [2, 2, 1, 6, 9]
+    );
+    assert!(stages.iter().all(|stage| stage["state"] == "missing" && stage["seconds"].is_null()));
+    assert!(!output.exists(), "a dry run leaves nothing");
+    let recovery = stages.iter().find(|stage| stage["stage"] == "recover").unwrap();
+    assert_eq!(recovery["passes"], 2 * 20 * 2);
+
+    let summaries = json(&["run", "--quiet", file])["summaries"].as_array().unwrap().clone();
+    assert_eq!(summaries.len(), 9);
+    let distilled = summaries.iter().filter(|summary| summary["data_free"] == true);
+    let mut rows: Vec<String> =
+        distilled.map(|s| format!("{} {} {}", s["method"], s["protocol"], s["labels"]).replace('"', "")).collect();
+    rows.sort();
+    let expected =
+        ["few mixed hard", "few mixed soft", "few own hard", "fewer mixed hard", "fewer mixed soft", "fewer own hard"];
+    assert_eq!(rows, expected);
+    let planned: Vec<_> = stages.iter().map(|stage| stage["directory"].as_str().unwrap()).collect();
+    assert!(planned.iter().all(|directory| Path::new(directory).join("timing.json").is_file()));
+
+    // The resolved file beside the report is the same experiment.
+    let resolved = output.join("matrix/experiment.yaml");
+    let before = contents(&output);
+    json(&["run", "--quiet", resolved.to_str().unwrap()]);
+    assert_eq!(contents(&output), before);
+
+    // A longer variant shares what does not change, and its cost is known from what was timed.
+    let longer = ["run", "--dry-run", file, "--set", "methods.few.iterations=4", "--set", "name=longer"];
+    let dry = json(&longer);
+    let stages = dry["plan"]["stages"].as_array().unwrap();
+    let missing: Vec<_> = stages.iter().filter(|stage| stage["state"] == "missing").collect();
+    assert_eq!((stages.len(), missing.len()), (20, 1 + 2 + 3));
+    assert!(missing.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0), "{missing:#?}");
+
+    let status =
+        String::from_utf8(scdd().args(["status", "--output", runs]).assert().success().get_output().stdout.clone());
+    assert!(status.as_ref().unwrap().starts_with("matrix: 20 complete\n"), "{status:?}");
+
+    // What only the longer variant needs goes, when it is not listed.
+    json(&[&["run", "--quiet"][..], &longer[2..]].concat());
+    let listed = json(&["clean", file]);
+    assert_eq!((listed["stages"].as_array().unwrap().len(), listed["removed"].as_bool()), (6, Some(false)));
+    json(&["clean", file, "--yes"]);
+    assert_eq!(json(&["clean", file])["stages"].as_array().unwrap().len(), 0);
+    let kept: Vec<_> = contents(&output).into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
+    let stages_before: Vec<_> = before.into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
+    let names = |files: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<_> {
+        files.iter().map(|(path, _)| path.clone()).filter(|path| !path.starts_with("stages/.locks")).collect()
+    };
+    assert_eq!(names(&kept), names(&stages_before));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("scdd"))
+        .current_dir(root())
+        .arg("ops")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn the_schema_is_printed() {
+    let schema = json(Path::new("."), &["schema"]);
+    assert_eq!(schema["properties"]["methods"]["type"], "object");
+    assert!(
+        schema["$defs"]["RecoverConfig"]["properties"]["r_bn"]["description"].as_str().unwrap().contains("Published")
+    );
+}
+
 #[test]
 fn without_real_data_images_of_chosen_classes_are_recovered_and_verified() {
     let dir = tempfile::tempdir().unwrap();

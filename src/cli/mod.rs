@@ -3,10 +3,14 @@
 //! Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
 mod calibrate;
+mod clean;
 mod doctor;
 mod ops;
 mod progress;
+mod report;
 mod run;
+mod schema;
+mod status;
 mod verify;
 
 use std::path::PathBuf;
@@ -64,10 +68,12 @@ enum Command {
     Relabel(run::Run),
     /// Recover and relabel as needed, then train and test the students
     Validate(run::Run),
-    /// Write the report of a complete experiment again; makes nothing else
-    Report(run::Run),
+    Report(report::Report),
     /// Run a whole experiment: recover, relabel, validate, report; what is complete is not done again
     Run(run::Run),
+    Status(status::Status),
+    Clean(clean::Clean),
+    Schema(schema::Schema),
 }
 
 /// What a subcommand found.
@@ -84,11 +90,14 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Calibrate(command) => command.run(&cli.global),
         Command::Ops(command) => command.run(&cli.global),
-        Command::Recover(command) => command.run(&cli.global, Goal::Recover, true),
-        Command::Relabel(command) => command.run(&cli.global, Goal::Relabel, true),
-        Command::Validate(command) => command.run(&cli.global, Goal::Validate, true),
-        Command::Report(command) => command.run(&cli.global, Goal::Report, false),
-        Command::Run(command) => command.run(&cli.global, Goal::Report, true),
+        Command::Recover(command) => command.run(&cli.global, Goal::Recover),
+        Command::Relabel(command) => command.run(&cli.global, Goal::Relabel),
+        Command::Validate(command) => command.run(&cli.global, Goal::Validate),
+        Command::Report(command) => command.run(&cli.global),
+        Command::Run(command) => command.run(&cli.global, Goal::Report),
+        Command::Status(command) => command.run(&cli.global),
+        Command::Clean(command) => command.run(&cli.global),
+        Command::Schema(command) => command.run(),
         Command::Verify(command) => command.run(&cli.global),
         Command::Doctor(command) => command.run(&cli.global),
     };

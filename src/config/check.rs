@@ -6,15 +6,16 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    Baseline, Crop, DataConfig, Device, Experiment, Loss, Mix, RelabelConfig, RelabelTeachers, Schedule, ViewCrop,
+    Baseline, Crop, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers,
+    Schedule, ViewCrop,
 };
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
-struct Range {
-    low: f64,
-    low_excluded: bool,
-    high: f64,
-    high_excluded: bool,
+pub(super) struct Range {
+    pub low: f64,
+    pub low_excluded: bool,
+    pub high: f64,
+    pub high_excluded: bool,
 }
 
 const fn closed(low: f64, high: f64) -> Range {
@@ -32,7 +33,9 @@ const SHARE: Range = Range { low: 0.0, low_excluded: true, high: 1.0, high_exclu
 const WEIGHT: Range = closed(0.0, 1e6);
 
 /// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
-const RANGES: &[(&str, Range)] = &[
+///
+/// `recover`, `relabel` and `validate` stand for those of every method and protocol.
+pub(super) const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
@@ -90,17 +93,86 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     name(&experiment.name)?;
     lists(experiment)?;
     ranges(experiment)?;
-    if let Some(Crop { scale }) = experiment.recover.crop {
+    for (name, method) in &experiment.methods {
+        entry_name("methods", name)?;
+        check_method(method).map_err(|fault| fault.moved("recover", &format!("methods.{name}")))?;
+    }
+    for (name, protocol) in &experiment.protocols {
+        entry_name("protocols", name)?;
+        let at = |stage| format!("protocols.{name}.{stage}");
+        check_protocol(protocol)
+            .map_err(|fault| fault.moved("relabel", &at("relabel")).moved("validate", &at("validate")))?;
+    }
+    without_students(experiment)?;
+    hard_labels(experiment)
+}
+
+/// Students are tested on real data, and learn every class that they can tell.
+fn without_students(experiment: &Experiment) -> Result<(), Fault> {
+    let (students, baselines) = (experiment.students.is_empty(), experiment.baselines.is_empty());
+    if experiment.data.kind == DataKind::None && !(students && baselines) {
+        let key = if students { "baselines" } else { "students" };
+        return Err(Fault::new(key, "needs real data, but `data` is `none`: leave it out, or name a data set"));
+    }
+    match experiment.methods.iter().find(|(_, method)| method.classes.is_some()) {
+        Some((name, _)) if !students => {
+            let problem = "students need images of every class: leave it out, or set `data: none` and no students";
+            Err(Fault::new(format!("methods.{name}.classes"), problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong with one method; its keys are called `recover.…`.
+fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
+    if let Some(Crop { scale }) = recover.crop {
         ascending("recover.crop.scale", scale)?;
     }
-    if let Some(ViewCrop::Resized { scale }) = experiment.relabel.crop {
+    if let Some(classes) = &recover.classes {
+        axis("recover.classes", classes)?;
+    }
+    distinct("recover.verifier", &recover.verifier)?;
+    let within = [
+        ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
+        ("r_var", recover.r_var, 1.0),
+        ("class_share", recover.class_share, 0.0),
+    ];
+    for (key, value, neutral) in within {
+        if recover.r_bn == 0.0 && value != neutral {
+            let problem = format!(
+                "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
+            );
+            return Err(Fault::new(format!("recover.{key}"), problem));
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with one protocol; its keys are called `relabel.…` and `validate.…`.
+fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
+    if let Some(ViewCrop::Resized { scale }) = protocol.relabel.crop {
         ascending("relabel.crop.scale", scale)?;
     }
-    stored_epochs(&experiment.relabel)?;
-    terms_that_are_off(experiment)?;
-    without_students(experiment)?;
-    milestones(&experiment.validate.schedule)?;
-    hard_labels(experiment)
+    stored_epochs(&protocol.relabel)?;
+    if protocol.relabel.fallback.is_some() && protocol.relabel.provider != Device::Cuda {
+        let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
+        return Err(Fault::new("relabel.fallback", problem));
+    }
+    if protocol.is_hard() && !matches!(protocol.relabel.mix, Mix::None {}) {
+        let problem = "mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels";
+        return Err(Fault::new("relabel.mix", problem));
+    }
+    milestones(&protocol.validate.schedule)
+}
+
+/// Names of methods and protocols are parts of YAML paths, of file names and of tables.
+fn entry_name(axis: &str, name: &str) -> Result<(), Fault> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.is_empty() || name.len() > 60 || !name.chars().all(plain) {
+        let allowed = "letters, digits, `_` and `-`, at most 60 of them";
+        return Err(Fault::new(axis, format!("`{name}` is no name for one of them: allowed are {allowed}")));
+    }
+    Ok(())
 }
 
 fn name(name: &str) -> Result<(), Fault> {
@@ -115,20 +187,19 @@ fn name(name: &str) -> Result<(), Fault> {
 /// Axes of the matrix must have values, and none twice.
 fn lists(experiment: &Experiment) -> Result<(), Fault> {
     axis("teachers", &experiment.teachers)?;
-    if experiment.data == (DataConfig::None {}) {
+    if experiment.data.kind == DataKind::None {
         distinct("students", &experiment.students)?;
     } else {
         axis("students", &experiment.students)?;
     }
     axis("ipc", &experiment.ipc)?;
     axis("seeds", &experiment.seeds)?;
+    axis("methods", &experiment.methods.keys().collect::<Vec<_>>())?;
+    axis("protocols", &experiment.protocols.keys().collect::<Vec<_>>())?;
+    axis("labels", &experiment.labels)?;
     if let RelabelTeachers::List(teachers) = &experiment.relabel_teachers {
         axis("relabel_teachers", teachers)?;
     }
-    if let Some(classes) = &experiment.recover.classes {
-        axis("recover.classes", classes)?;
-    }
-    distinct("recover.verifier", &experiment.recover.verifier)?;
     distinct("baselines", &experiment.baselines)
 }
 
@@ -151,17 +222,28 @@ fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
 fn ranges(experiment: &Experiment) -> Result<(), Fault> {
     let tree = serde_yaml::to_value(experiment).map_err(|error| Fault::new(".", error.to_string()))?;
     for (path, range) in RANGES {
-        let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
-        match value {
-            Value::Sequence(values) => {
-                for (index, value) in values.iter().enumerate() {
-                    in_range(&format!("{path}[{index}]"), value, range)?;
+        for path in places(path, experiment) {
+            let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
+            match value {
+                Value::Sequence(values) => {
+                    for (index, value) in values.iter().enumerate() {
+                        in_range(&format!("{path}[{index}]"), value, range)?;
+                    }
                 }
+                value => in_range(&path, value, range)?,
             }
-            value => in_range(path, value, range)?,
         }
     }
     Ok(())
+}
+
+/// Where a key of [`RANGES`] stands in the experiment: once, or once per method or protocol.
+fn places(path: &str, experiment: &Experiment) -> Vec<String> {
+    match path.split_once('.') {
+        Some(("recover", key)) => experiment.methods.keys().map(|name| format!("methods.{name}.{key}")).collect(),
+        Some(_) => experiment.protocols.keys().map(|name| format!("protocols.{name}.{path}")).collect(),
+        None => vec![path.to_string()],
+    }
 }
 
 fn in_range(path: &str, value: &Value, range: &Range) -> Result<(), Fault> {
@@ -190,42 +272,6 @@ fn stored_epochs(relabel: &RelabelConfig) -> Result<(), Fault> {
     }
 }
 
-fn terms_that_are_off(experiment: &Experiment) -> Result<(), Fault> {
-    let recover = &experiment.recover;
-    let within = [
-        ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
-        ("r_var", recover.r_var, 1.0),
-        ("class_share", recover.class_share, 0.0),
-    ];
-    for (key, value, neutral) in within {
-        if recover.r_bn == 0.0 && value != neutral {
-            let problem = format!(
-                "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
-            );
-            return Err(Fault::new(format!("recover.{key}"), problem));
-        }
-    }
-    if experiment.relabel.fallback.is_some() && experiment.relabel.provider != Device::Cuda {
-        let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
-        return Err(Fault::new("relabel.fallback", problem));
-    }
-    Ok(())
-}
-
-/// Students are tested on real data, and learn every class that they can tell.
-fn without_students(experiment: &Experiment) -> Result<(), Fault> {
-    let (students, baselines) = (experiment.students.is_empty(), experiment.baselines.is_empty());
-    if experiment.data == (DataConfig::None {}) && !(students && baselines) {
-        let key = if students { "baselines" } else { "students" };
-        return Err(Fault::new(key, "needs real data, but `data` is `none`: leave it out, or name a data set"));
-    }
-    if experiment.recover.classes.is_some() && !students {
-        let problem = "students need images of every class: leave it out, or set `data: none` and no students";
-        return Err(Fault::new("recover.classes", problem));
-    }
-    Ok(())
-}
-
 fn milestones(schedule: &Schedule) -> Result<(), Fault> {
     let Schedule::Multistep { milestones, .. } = schedule else { return Ok(()) };
     let path = "validate.schedule.milestones";
@@ -241,17 +287,14 @@ fn milestones(schedule: &Schedule) -> Result<(), Fault> {
     }
 }
 
-/// Hard labels need no teacher and cannot describe mixed views.
+/// Where no protocol has soft labels, nothing may ask for them.
 fn hard_labels(experiment: &Experiment) -> Result<(), Fault> {
-    if !matches!(experiment.validate.loss, Loss::Ce {}) {
+    if !experiment.protocols.values().all(Protocol::is_hard) {
         return Ok(());
     }
     let contradiction = |path, problem: &str| {
         Err(Fault::new(path, format!("{problem}, but validate.loss is `ce`, which trains on hard labels")))
     };
-    if !matches!(experiment.relabel.mix, Mix::None {}) {
-        return contradiction("relabel.mix", "mixed views have no single class (set {type: none})");
-    }
     if experiment.relabel_teachers != RelabelTeachers::Same {
         return contradiction("relabel_teachers", "these teachers would give soft labels");
     }

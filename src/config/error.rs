@@ -54,12 +54,24 @@ impl Fault {
         Self { path: path.into(), problem: problem.into() }
     }
 
-    /// What serde said about `path`, in the words of an experiment file.
-    pub fn from_serde(path: &str, message: &str) -> Self {
+    /// The same fault where `from` lies at `to`.
+    pub fn moved(self, from: &str, to: &str) -> Self {
+        match self.path.strip_prefix(from) {
+            Some(rest) if rest.is_empty() || rest.starts_with(['.', '[']) => {
+                Self { path: format!("{to}{rest}"), problem: self.problem }
+            }
+            _ => self,
+        }
+    }
+
+    /// What serde said about `path`, in the words of an experiment file, whose top knows the keys `short` too.
+    pub fn from_serde(path: &str, message: &str, short: &[&'static str]) -> Self {
         let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         match names.split_first() {
             Some((name, known)) if message.starts_with("unknown field") => {
-                Self::new(join(path, name), unknown("key", "", name, known))
+                let path = join(path, name);
+                let short = if path == *name { short } else { &[] };
+                Self::new(path, unknown("key", "", name, &[known, short].concat()))
             }
             Some((name, known)) if message.starts_with("unknown variant") => {
                 Self::new(path, unknown("value", &format!(" `{name}`"), name, known))

@@ -4,7 +4,8 @@
 //! From raw to resolved, in the order of [`Experiment::load`]:
 //!
 //! 1. the file is parsed, then `--set path=value` overrides are written into the raw tree;
-//! 2. short forms are spelled out (one value where a list is possible, `data: fashion-mnist`);
+//! 2. short forms are spelled out (one value where a list is possible, `data: fashion-mnist`, `recover:` for a single method, `relabel:` and
+//!    `validate:` for a single protocol);
 //! 3. each stage is merged key by key over its `preset:`, and that over `presets/default.yaml`, where every default is written down;
 //! 4. the tree is read into typed structs that know every key, and ranges and contradictions are checked.
 //!
@@ -19,12 +20,15 @@ mod overrides;
 mod path;
 mod presets;
 mod resolve;
+mod schema;
 #[cfg(test)]
 mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, BnDistance, Cell, Crop, DataConfig, Device, Experiment, Fallback, LabelDtype, Loss, Mix, Optimizer,
-    Packing, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, TopK, ValidateConfig, ViewCrop,
+    Baseline, BnDistance, Cell, Crop, DataConfig, DataKind, Device, Experiment, Fallback, LabelDtype, Labels, Loss,
+    Mix, Optimizer, Packing, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, TopK,
+    ValidateConfig, ViewCrop,
 };
 pub use presets::names as preset_names;
+pub use schema::schema;

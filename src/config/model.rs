@@ -3,11 +3,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A whole experiment with every key explicit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
     /// Names the experiment's directory and report: letters, digits, `.`, `_`, `-`; at most 100.
@@ -24,26 +26,71 @@ pub struct Experiment {
     pub ipc: Vec<u32>,
     /// Each seed repeats the whole chain: start noise, augmentation, student weights.
     pub seeds: Vec<u64>,
-    /// How images are synthesised.
-    pub recover: RecoverConfig,
-    /// How they are labelled.
-    pub relabel: RelabelConfig,
-    /// How students are trained on them and tested.
-    pub validate: ValidateConfig,
+    /// Ways to synthesise images, by the names that their rows get: letters, digits, `_`, `-`, at most 60.
+    ///
+    /// `recover:` in place of it is a single method, named after its preset where nothing beside that is set, else `distilled`.
+    pub methods: IndexMap<String, RecoverConfig>,
+    /// Ways to label images and to train students on them, by name as `methods` are.
+    ///
+    /// `relabel:` and `validate:` in place of it are a single protocol, named after the preset that both of them are, else `default`.
+    pub protocols: IndexMap<String, Protocol>,
+    /// What students learn from distilled images: each value is a row of its own.
+    pub labels: Vec<Labels>,
     /// Rows of real images that share all other settings.
     pub baselines: Vec<Baseline>,
     /// Where tensors of recover and validate live.
     pub device: Device,
 }
 
-/// A labelled data set. Where its files lie is the machine's matter, not the experiment's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum DataConfig {
-    /// Fashion-MNIST: 28×28 gray, 10 classes, 60,000 training and 10,000 test images.
-    FashionMnist {},
+/// How images are labelled, and how students are trained on them and tested.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Protocol {
+    /// How images are labelled.
+    pub relabel: RelabelConfig,
+    /// How students are trained on them and tested.
+    pub validate: ValidateConfig,
+}
+
+/// What a student is trained towards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Labels {
+    /// A teacher's outputs.
+    Soft,
+    /// The images' own classes, through the same views, unmixed.
+    Hard,
+}
+
+/// A labelled data set, its test set and its training set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: DataKind,
+    /// Where it lies. A data set that is known by name is otherwise found through `SCDD_DATA`, else in `data/` here or in a directory above:
+    /// that is the machine's matter, not the experiment's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+/// A data set known by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataKind {
+    /// Fashion-MNIST, four IDX files: 28×28 gray, 10 classes, 60,000 training and 10,000 test images.
+    FashionMnist,
+    /// MNIST, four IDX files: 28×28 gray, 10 classes, 60,000 training and 10,000 test images.
+    Mnist,
+    /// CIFAR-10, binary version: 32×32 RGB, 10 classes, 50,000 training and 10,000 test images.
+    #[serde(rename = "cifar-10")]
+    Cifar10,
+    /// CIFAR-100, binary version, fine labels: 32×32 RGB, 100 classes, 50,000 training and 10,000 test images.
+    #[serde(rename = "cifar-100")]
+    Cifar100,
     /// No real data: images are recovered, and no student is trained on them.
-    None {},
+    None,
 }
 
 /// Which teachers label a teacher's images.
@@ -62,7 +109,7 @@ pub enum RelabelTeachers {
 /// learning rate down to 0 (SRe2L, arXiv 2306.13092; SC-DD, arXiv 2404.07976).
 ///
 /// All constants act on the normalised image, in the teacher's units.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecoverConfig {
     /// Optimiser steps per batch, 1..=1000000. Published: 1000 (CIFAR), 4000 (SRe2L, ImageNet).
@@ -115,7 +162,7 @@ impl RecoverConfig {
 }
 
 /// Which images share a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
     /// Every class once, in order, then every class again: as even as can be. With fewer images than classes a batch holds neighbours, as in
@@ -128,7 +175,7 @@ pub enum Packing {
 }
 
 /// How a layer's differences of statistics, channel by channel, become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BnDistance {
     /// The Euclidean norm (all published code).
@@ -141,7 +188,7 @@ pub enum BnDistance {
 }
 
 /// Random resized crop: an area share drawn from `scale`, an aspect ratio from 3/4 to 4/3, resized to the network's input.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Crop {
     /// Smallest and largest share of the image's area, each above 0 and at most 1. Published: `[0.08, 1]`.
@@ -149,7 +196,7 @@ pub struct Crop {
 }
 
 /// Soft labels for augmented and mixed views (FKD, as SRe2L uses it). A student later replays these very views.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RelabelConfig {
     /// Passes over the synthetic images, and so the student's epochs, 1..=100000. Published: 300 to 1000.
@@ -179,7 +226,7 @@ pub struct RelabelConfig {
 }
 
 /// How a view is cut out of its image.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ViewCrop {
     /// Random resized crop: an area share drawn from `scale`, an aspect ratio from 3/4 to 4/3, resized to the network's input.
@@ -195,7 +242,7 @@ pub enum ViewCrop {
 }
 
 /// By which statistics a teacher's BatchNorm normalises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TeacherBn {
     /// Its running ones, as in a test.
@@ -205,7 +252,7 @@ pub enum TeacherBn {
 }
 
 /// The largest logits of a view; all other classes share what is left of the probability equally.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TopK {
     /// How many are stored, at least 1 and below the number of classes.
@@ -215,7 +262,7 @@ pub struct TopK {
 }
 
 /// How pairs of views within a batch are mixed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Mix {
     /// A box of the partner is pasted in; its area share is Beta(`alpha`, `alpha`), `alpha` above 0 and at most 100. Published: 1.
@@ -233,7 +280,7 @@ pub enum Mix {
 }
 
 /// Number format of stored logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelDtype {
     /// Half precision: 2 bytes per class and view.
@@ -245,7 +292,7 @@ pub enum LabelDtype {
 }
 
 /// Where a computation runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
     /// The processor.
@@ -257,7 +304,7 @@ pub enum Device {
 }
 
 /// What to do where CUDA was asked for and is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
     /// Stop with an error.
@@ -267,7 +314,7 @@ pub enum Fallback {
 }
 
 /// Student training on the stored views and labels, and its test. Epochs and batch are those of the relabelling.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ValidateConfig {
     /// What the student minimises, which also decides between soft and hard labels.
@@ -284,7 +331,7 @@ pub struct ValidateConfig {
 }
 
 /// The student's loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Loss {
     /// KL divergence from the teacher's to the student's softened classes, batch mean, without the factor T² (as all published code), plus `ce` times
@@ -306,7 +353,7 @@ pub enum Loss {
 }
 
 /// The student's optimiser.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// Adam with decoupled weight decay, β = (0.9, 0.999).
@@ -328,7 +375,7 @@ pub enum Optimizer {
 }
 
 /// How the student's learning rate falls.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// In epoch t of T the rate is the initial one × (`floor` + (1 − `floor`) · ½ (1 + cos(π t / (`smoothing` · T)))).
@@ -351,7 +398,7 @@ pub enum Schedule {
 }
 
 /// Rows of real images under the same student, epochs and views.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Baseline {
     /// Random training images, `ipc` per class, with the same teacher's soft labels.
@@ -360,48 +407,92 @@ pub enum Baseline {
     RandomRealHard,
 }
 
-/// One cell of the experiment's matrix: what one synthetic row of the results table is made of, for one seed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Cell {
+/// One cell of the experiment's matrix: what one distilled row of the results table is made of, for one seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell<'a> {
     /// Bundle that the images are recovered from.
-    pub teacher: PathBuf,
-    /// Bundle that labels them.
-    pub relabel_teacher: PathBuf,
+    pub teacher: &'a Path,
+    /// Bundle that labels them; with hard labels only their views are used, which do not depend on it.
+    pub relabel_teacher: &'a Path,
+    /// Name of the method.
+    pub method: &'a str,
     /// Images per class.
     pub ipc: u32,
     /// Bundle of the student.
-    pub student: PathBuf,
+    pub student: &'a Path,
+    /// Name of the protocol.
+    pub protocol: &'a str,
+    /// What the student learns.
+    pub labels: Labels,
     /// Seed of the whole chain.
     pub seed: u64,
 }
 
 impl Experiment {
-    /// Every cell, in the order teacher, relabel teacher, IPC, student, seed (the last varies fastest).
-    pub fn cells(&self) -> Vec<Cell> {
+    /// Every cell, in the order teacher, method, IPC, protocol, labels, relabel teacher, student, seed (the last varies fastest).
+    pub fn cells(&self) -> Vec<Cell<'_>> {
         let mut cells = Vec::new();
-        for teacher in &self.teachers {
-            for relabel_teacher in self.relabel_teachers.of(teacher) {
-                for &ipc in &self.ipc {
-                    for student in &self.students {
-                        for &seed in &self.seeds {
-                            let (teacher, relabel_teacher) = (teacher.clone(), relabel_teacher.clone());
-                            cells.push(Cell { teacher, relabel_teacher, ipc, student: student.clone(), seed });
-                        }
+        for (teacher, method) in self.teachers.iter().flat_map(|t| self.methods.keys().map(move |m| (t, m))) {
+            for (&ipc, (name, protocol)) in self.ipc.iter().flat_map(|i| self.protocols.iter().map(move |p| (i, p))) {
+                for (labels, relabel_teacher) in self.labellings(protocol, teacher) {
+                    for (student, &seed) in self.students.iter().flat_map(|s| self.seeds.iter().map(move |n| (s, n))) {
+                        let protocol = name;
+                        cells.push(Cell { teacher, relabel_teacher, method, ipc, student, protocol, labels, seed });
                     }
                 }
             }
         }
         cells
     }
+
+    /// Soft labels by each teacher of `teacher`'s images, and hard labels once, as far as the experiment and the protocol ask for them.
+    fn labellings<'a>(&'a self, protocol: &Protocol, teacher: &'a Path) -> Vec<(Labels, &'a Path)> {
+        let teachers = self.relabel_teachers.of(teacher);
+        let labels = if protocol.is_hard() { &[Labels::Hard][..] } else { &self.labels };
+        let count = |labels: Labels| if labels == Labels::Hard { 1 } else { teachers.len() };
+        labels.iter().flat_map(|&l| teachers.iter().take(count(l)).map(move |&t| (l, t))).collect()
+    }
+
+    /// Every teacher that labels images, each once.
+    pub fn labellers(&self) -> Vec<&Path> {
+        let mut labellers: Vec<&Path> = self.teachers.iter().flat_map(|t| self.relabel_teachers.of(t)).collect();
+        labellers.sort();
+        labellers.dedup();
+        labellers
+    }
+}
+
+impl Protocol {
+    /// Whether students learn the images' own classes, whatever a teacher says.
+    pub fn is_hard(&self) -> bool {
+        matches!(self.validate.loss, Loss::Ce {})
+    }
 }
 
 impl RelabelTeachers {
     /// The bundles that label what was recovered from `teacher`.
-    pub fn of(&self, teacher: &Path) -> Vec<PathBuf> {
+    pub fn of<'a>(&'a self, teacher: &'a Path) -> Vec<&'a Path> {
         match self {
-            RelabelTeachers::Same => vec![teacher.to_path_buf()],
-            RelabelTeachers::List(teachers) => teachers.clone(),
+            RelabelTeachers::Same => vec![teacher],
+            RelabelTeachers::List(teachers) => teachers.iter().map(PathBuf::as_path).collect(),
         }
+    }
+}
+
+impl JsonSchema for RelabelTeachers {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RelabelTeachers".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "Bundles that label the images of each teacher; `same` is each teacher for its own.",
+            "anyOf": [
+                {"const": "same"},
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+            ],
+        })
     }
 }
 

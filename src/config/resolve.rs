@@ -10,8 +10,10 @@ use super::model::{Device, Experiment, Fallback};
 use super::overrides::Override;
 use super::{check, locate, path, presets};
 
-const STAGES: [&str; 3] = ["recover", "relabel", "validate"];
-const LISTS: [&str; 5] = ["teachers", "students", "ipc", "seeds", "baselines"];
+/// Keys that may have one value in place of a list of one.
+pub(super) const LISTS: [&str; 6] = ["teachers", "students", "ipc", "seeds", "labels", "baselines"];
+/// Short forms of `methods` and `protocols`.
+pub(super) const SHORT: [&str; 3] = ["recover", "relabel", "validate"];
 
 impl Experiment {
     /// Reads, overrides (`recover.iterations=5`), resolves and checks the experiment file at `path`.
@@ -63,17 +65,24 @@ fn blame(fault: Fault, text: &str, file: &Path, overrides: &[Override]) -> Confi
 fn resolve(mut raw: Mapping) -> Result<Experiment, Fault> {
     spell_out(&mut raw);
     let mut resolved = presets::defaults();
-    for stage in STAGES {
-        let section = stage_section(stage, raw.remove(stage), resolved.remove(stage))?;
-        resolved.insert(stage.into(), Value::Mapping(section));
+    let mut defaults = Mapping::new();
+    for stage in SHORT {
+        defaults.insert(stage.into(), resolved.remove(stage).unwrap_or_default());
     }
+    let (methods, method_form) = methods(&mut raw, &defaults)?;
+    let (protocols, protocol_form) = protocols(&mut raw, &defaults)?;
     resolved.extend(raw);
-    let mut experiment: Experiment = serde_path_to_error::deserialize(Value::Mapping(resolved)).map_err(|error| {
-        let inner = error.inner().to_string();
-        Fault::from_serde(&error.path().to_string(), &inner)
-    })?;
-    if experiment.relabel.provider == Device::Cuda {
-        experiment.relabel.fallback.get_or_insert(Fallback::Error);
+    resolved.insert("methods".into(), Value::Mapping(methods));
+    resolved.insert("protocols".into(), Value::Mapping(protocols));
+    let as_written = |fault: Fault| method_form.iter().chain(&protocol_form).fold(fault, Form::shorten);
+    typed(resolved).map_err(as_written)
+}
+
+fn typed(resolved: Mapping) -> Result<Experiment, Fault> {
+    let mut experiment: Experiment = serde_path_to_error::deserialize(Value::Mapping(resolved))
+        .map_err(|error| Fault::from_serde(&error.path().to_string(), &error.inner().to_string(), &SHORT))?;
+    for protocol in experiment.protocols.values_mut().filter(|p| p.relabel.provider == Device::Cuda) {
+        protocol.relabel.fallback.get_or_insert(Fallback::Error);
     }
     check::check(&experiment)?;
     Ok(experiment)
@@ -96,15 +105,116 @@ fn spell_out(raw: &mut Mapping) {
     }
 }
 
+/// A short form that the file uses: faults at `long` are told as `short`, which is where the user wrote it.
+struct Form {
+    long: String,
+    short: &'static str,
+}
+
+impl Form {
+    fn shorten(fault: Fault, form: &Self) -> Fault {
+        fault.moved(&form.long, form.short)
+    }
+}
+
+/// Every method with all keys.
+fn methods(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<Form>), Fault> {
+    let short = raw.remove("recover");
+    if let Some(named) = named(raw, "methods", short.is_some().then_some("recover"))? {
+        let resolve = |(name, user): (String, Value)| {
+            let at = format!("methods.{name}");
+            let section = stage_section("recover", Some(user), defaults).map_err(|f| f.moved("recover", &at))?;
+            Ok((Value::from(name), Value::Mapping(section)))
+        };
+        return Ok((named.into_iter().map(resolve).collect::<Result<_, _>>()?, Vec::new()));
+    }
+    let name = preset_alone(short.as_ref()).unwrap_or("distilled").to_string();
+    let form = Form { long: format!("methods.{name}"), short: "recover" };
+    let section = stage_section("recover", short, defaults)?;
+    Ok((Mapping::from_iter([(name.into(), Value::Mapping(section))]), vec![form]))
+}
+
+/// Every protocol with all keys.
+fn protocols(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<Form>), Fault> {
+    let (relabel, validate) = (raw.remove("relabel"), raw.remove("validate"));
+    let short = if relabel.is_some() { Some("relabel") } else { validate.is_some().then_some("validate") };
+    if let Some(named) = named(raw, "protocols", short)? {
+        let resolve = |(name, user): (String, Value)| {
+            let section = protocol(&format!("protocols.{name}"), user, defaults)?;
+            Ok((Value::from(name), Value::Mapping(section)))
+        };
+        return Ok((named.into_iter().map(resolve).collect::<Result<_, _>>()?, Vec::new()));
+    }
+    let presets = (preset_alone(relabel.as_ref()), preset_alone(validate.as_ref()));
+    let name = match presets {
+        (Some(relabel), Some(validate)) if relabel == validate => relabel.to_string(),
+        _ => "default".to_string(),
+    };
+    let form = |short| Form { long: format!("protocols.{name}.{short}"), short };
+    let forms = vec![form("relabel"), form("validate")];
+    let sections = Mapping::from_iter([
+        ("relabel".into(), Value::Mapping(stage_section("relabel", relabel, defaults)?)),
+        ("validate".into(), Value::Mapping(stage_section("validate", validate, defaults)?)),
+    ]);
+    Ok((Mapping::from_iter([(name.into(), Value::Mapping(sections))]), forms))
+}
+
+/// One protocol: the name of a preset that has both sections, or the two sections.
+fn protocol(at: &str, user: Value, defaults: &Mapping) -> Result<Mapping, Fault> {
+    let mut user = match user {
+        Value::Null => Mapping::new(),
+        Value::Mapping(user) => user,
+        Value::String(_) => {
+            ["relabel", "validate"].map(|stage| (Value::from(stage), user.clone())).into_iter().collect()
+        }
+        _ => return Err(Fault::new(at, "expected `relabel` and `validate` below this, or the name of a preset")),
+    };
+    for stage in ["relabel", "validate"] {
+        let section = stage_section(stage, user.remove(stage), defaults)
+            .map_err(|fault| fault.moved(stage, &format!("{at}.{stage}")))?;
+        user.insert(stage.into(), Value::Mapping(section));
+    }
+    Ok(user)
+}
+
+/// The named entries of `key`, if the file has it; `short` is its short form where the file has that.
+fn named(raw: &mut Mapping, key: &str, short: Option<&str>) -> Result<Option<Vec<(String, Value)>>, Fault> {
+    let entries = match raw.remove(key) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Mapping(entries)) => entries,
+        Some(_) => {
+            return Err(Fault::new(key, "expected names below this, each with settings or the name of a preset"));
+        }
+    };
+    if let Some(short) = short {
+        return Err(Fault::new(short, format!("is the short form of `{key}`, which the file has too: leave one out")));
+    }
+    let entry = |(name, value): (Value, Value)| match name {
+        Value::String(name) => Ok((name, value)),
+        _ => Err(Fault::new(key, "every name must be text: put it in quotes")),
+    };
+    entries.into_iter().map(entry).collect::<Result<_, _>>().map(Some)
+}
+
+/// The preset that a stage's section names and adds nothing to.
+fn preset_alone(section: Option<&Value>) -> Option<&str> {
+    match section? {
+        Value::String(name) => Some(name),
+        Value::Mapping(keys) if keys.len() == 1 => keys.get("preset")?.as_str(),
+        _ => None,
+    }
+}
+
 /// The stage's keys: the user's over the preset's over the defaults.
-fn stage_section(stage: &str, user: Option<Value>, defaults: Option<Value>) -> Result<Mapping, Fault> {
+fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result<Mapping, Fault> {
     let mut user = match user {
         Some(Value::Mapping(user)) => user,
         None | Some(Value::Null) => Mapping::new(),
+        Some(Value::String(name)) => Mapping::from_iter([("preset".into(), name.into())]),
         Some(_) => return Err(Fault::new(stage, "expected keys such as `preset: scdd-cifar100` below this")),
     };
-    let mut section = match defaults {
-        Some(Value::Mapping(defaults)) => defaults,
+    let mut section = match defaults.get(stage) {
+        Some(Value::Mapping(defaults)) => defaults.clone(),
         _ => Mapping::new(),
     };
     match user.remove("preset") {

@@ -19,6 +19,24 @@ fn with(lines: &str) -> Experiment {
     parse(&format!("{MINIMAL}{lines}"), &[]).unwrap()
 }
 
+/// The single method's settings.
+fn recover(experiment: &Experiment) -> &RecoverConfig {
+    assert_eq!(experiment.methods.len(), 1);
+    &experiment.methods[0]
+}
+
+/// The single protocol's settings.
+fn relabel(experiment: &Experiment) -> &RelabelConfig {
+    assert_eq!(experiment.protocols.len(), 1);
+    &experiment.protocols[0].relabel
+}
+
+/// The single protocol's training.
+fn validate(experiment: &Experiment) -> &ValidateConfig {
+    assert_eq!(experiment.protocols.len(), 1);
+    &experiment.protocols[0].validate
+}
+
 fn quickstart() -> Experiment {
     Experiment::load(Path::new("configs/quickstart.yaml"), &[]).unwrap()
 }
@@ -33,14 +51,17 @@ fn the_quickstart_resolves_and_has_four_cells_in_order() {
         cells[0].teacher.ends_with("resnet18-w16-supervised") && cells[2].teacher.ends_with("resnet18-w16-moco-v2")
     );
     assert!(cells.iter().all(|cell| cell.relabel_teacher == cell.teacher));
-    assert_eq!((experiment.recover.jitter, experiment.recover.iterations), (2, 200));
+    assert_eq!((recover(&experiment).jitter, recover(&experiment).iterations), (2, 200));
+    assert_eq!((cells[0].method, cells[0].protocol, cells[0].labels), ("distilled", "default", Labels::Soft));
 }
 
 #[test]
 fn a_resolved_experiment_resolves_to_itself() {
     let cuda = with("relabel: {provider: cuda}\nrecover: {r_bn: 0}\nrelabel_teachers: [onnx/a, onnx/b]\n");
-    assert_eq!((cuda.relabel.fallback, cuda.recover.first_bn_multiplier), (Some(Fallback::Error), 1.0));
-    for experiment in [quickstart(), with(""), cuda] {
+    assert_eq!((relabel(&cuda).fallback, recover(&cuda).first_bn_multiplier), (Some(Fallback::Error), 1.0));
+    let matrix =
+        with("methods: {a: scdd-cifar100, b: {r_bn: 1}}\nprotocols: {x: sre2l-imagenet, y: }\nlabels: [soft, hard]\n");
+    for experiment in [quickstart(), with(""), cuda, matrix] {
         let yaml = experiment.to_yaml().unwrap();
         let again = parse(&yaml, &[]).unwrap();
         assert_eq!(again, experiment);
@@ -64,27 +85,27 @@ fn a_recipe_and_its_protocol_are_labelled_and_trained_alike() {
     let of = |name: &str| with(&format!("relabel: {{preset: {name}}}\nvalidate: {{preset: {name}}}\n"));
     for name in ["scdd", "sre2l"] {
         let (recipe, protocol) = (of(&format!("{name}-cifar100")), of(&format!("protocol-{name}")));
-        assert_eq!((recipe.relabel, recipe.validate), (protocol.relabel.clone(), protocol.validate));
-        assert_eq!(protocol.relabel.crop, Some(ViewCrop::Padded { pad: 4 }));
+        assert_eq!(recipe.protocols[0], protocol.protocols[0]);
+        assert_eq!(relabel(&protocol).crop, Some(ViewCrop::Padded { pad: 4 }));
     }
 }
 
 #[test]
 fn keys_override_the_preset_and_equal_settings_are_equal() {
     let experiment = with("recover: {preset: scdd-cifar100, r_bn: 0.5}\n");
-    assert_eq!((experiment.recover.r_bn, experiment.recover.learning_rate), (0.5, 0.4));
+    assert_eq!((recover(&experiment).r_bn, recover(&experiment).learning_rate), (0.5, 0.4));
     let spelled = with("recover: {preset: default, iterations: 1000, r_bn: 0.5, learning_rate: 0.4}\n");
-    assert_eq!(experiment.recover, spelled.recover);
+    assert_eq!(recover(&experiment), recover(&spelled));
 }
 
 #[test]
 fn another_type_replaces_the_whole_and_the_same_type_merges() {
     let mixup = with("relabel: {mix: {type: mixup, alpha: 0.8}}\n");
-    assert_eq!(mixup.relabel.mix, Mix::Mixup { alpha: 0.8 });
+    assert_eq!(relabel(&mixup).mix, Mix::Mixup { alpha: 0.8 });
     let cutmix = with("relabel: {mix: {alpha: 0.5}}\n");
-    assert_eq!(cutmix.relabel.mix, Mix::Cutmix { alpha: 0.5 });
+    assert_eq!(relabel(&cutmix).mix, Mix::Cutmix { alpha: 0.5 });
     let none = with("relabel: {mix: {type: none}, crop: null}\n");
-    assert_eq!((none.relabel.mix, none.relabel.crop), (Mix::None {}, None));
+    assert_eq!((relabel(&none).mix, relabel(&none).crop), (Mix::None {}, None));
 }
 
 #[test]
@@ -92,7 +113,8 @@ fn without_real_data_there_are_neither_students_nor_baselines() {
     let text = "name: x\ndata: none\nteachers: onnx/a\nipc: 1\nrecover: {classes: [7, 2], verifier: [onnx/b]}\n";
     let experiment = parse(text, &[]).unwrap();
     assert_eq!((experiment.students.len(), experiment.baselines.len(), experiment.cells().len()), (0, 0, 0));
-    assert_eq!((experiment.recover.classes(10), with("").recover.classes(3)), (vec![2, 7], vec![0, 1, 2]));
+    let classes = |experiment: &Experiment, count| experiment.methods["distilled"].classes(count);
+    assert_eq!((classes(&experiment, 10), classes(&with(""), 3)), (vec![2, 7], vec![0, 1, 2]));
     assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
     for (key, line) in [("students", "students: onnx/s\n"), ("baselines", "baselines: random_real_soft\n")] {
         let message = parse(&format!("{text}{line}"), &[]).unwrap_err().to_string();
@@ -108,11 +130,11 @@ fn losses_and_schedules_resolve() {
     let edc = with(
         "validate: {loss: {type: mse_gt, ce: 0.025}, schedule: {type: multistep, milestones: [0.8, 0.9], factor: 0.5}, ema: 0.99}\n",
     );
-    assert_eq!(edc.validate.loss, Loss::MseGt { ce: 0.025 });
-    assert_eq!(edc.validate.schedule, Schedule::Multistep { milestones: vec![0.8, 0.9], factor: 0.5 });
-    assert_eq!(edc.validate.ema, 0.99);
+    assert_eq!(validate(&edc).loss, Loss::MseGt { ce: 0.025 });
+    assert_eq!(validate(&edc).schedule, Schedule::Multistep { milestones: vec![0.8, 0.9], factor: 0.5 });
+    assert_eq!(validate(&edc).ema, 0.99);
     let kl = with("validate: {loss: {temperature: 4}}\n");
-    assert_eq!(kl.validate.loss, Loss::Kl { temperature: 4.0, ce: 0.0 });
+    assert_eq!(validate(&kl).loss, Loss::Kl { temperature: 4.0, ce: 0.0 });
 }
 
 #[test]
@@ -120,11 +142,14 @@ fn label_formats_resolve() {
     let found = with(
         "relabel: {crop: {type: padded, pad: 2}, dtype: i8, top_k: {k: 3, temperature: 20}, stored_epochs: 30, teacher_bn: batch}\n",
     );
-    assert_eq!(found.relabel.crop, Some(ViewCrop::Padded { pad: 2 }));
-    assert_eq!((found.relabel.dtype, found.relabel.teacher_bn), (LabelDtype::I8, TeacherBn::Batch));
-    assert_eq!((found.relabel.top_k, found.relabel.stored_epochs), (Some(TopK { k: 3, temperature: 20.0 }), Some(30)));
+    assert_eq!(relabel(&found).crop, Some(ViewCrop::Padded { pad: 2 }));
+    assert_eq!((relabel(&found).dtype, relabel(&found).teacher_bn), (LabelDtype::I8, TeacherBn::Batch));
+    assert_eq!(
+        (relabel(&found).top_k, relabel(&found).stored_epochs),
+        (Some(TopK { k: 3, temperature: 20.0 }), Some(30))
+    );
     let old = with("relabel: {crop: {scale: [0.5, 1]}}\n");
-    assert_eq!(old.relabel.crop, Some(ViewCrop::Resized { scale: [0.5, 1.0] }));
+    assert_eq!(relabel(&old).crop, Some(ViewCrop::Resized { scale: [0.5, 1.0] }));
 }
 
 #[test]
@@ -134,6 +159,36 @@ fn a_list_of_relabel_teachers_is_crossed() {
         experiment.cells().iter().map(|cell| (cell.relabel_teacher.display().to_string(), cell.seed)).collect();
     let expected = [("onnx/a", 3), ("onnx/a", 4), ("onnx/b", 3), ("onnx/b", 4)];
     assert_eq!(cells, expected.map(|(teacher, seed)| (teacher.to_string(), seed)));
+}
+
+#[test]
+fn every_axis_is_crossed_and_hard_labels_need_one_labeller() {
+    let text = "teachers: [onnx/a, onnx/b]\nrelabel_teachers: [onnx/a, onnx/b]\nmethods: {x: scdd-cifar100, y: {r_bn: 1}}\n\
+                protocols: {soft: sre2l-imagenet, hard: {relabel: {mix: {type: none}}, validate: {loss: {type: ce}}}}\n\
+                labels: [soft, hard]\nseeds: [3, 4]\n";
+    let experiment = parse(&MINIMAL.replace("teachers: onnx/a\n", text), &["ipc=[1, 10]"]).unwrap();
+    let cells = experiment.cells();
+    // 2 teachers × 2 methods × 2 IPC × (soft protocol: 2 labellers + 1 hard; hard protocol: 1) × 1 student × 2 seeds.
+    assert_eq!(cells.len(), 2 * 2 * 2 * (2 + 1 + 1) * 2);
+    let hard: Vec<_> = cells.iter().filter(|cell| cell.labels == Labels::Hard).collect();
+    assert!(hard.len() == 32 && hard.iter().all(|cell| cell.relabel_teacher == Path::new("onnx/a")));
+    for (index, cell) in cells.iter().enumerate() {
+        assert!(!cells[..index].contains(cell), "{cell:?} twice");
+    }
+}
+
+#[test]
+fn short_forms_are_named_after_their_preset_alone() {
+    let names = |lines: &str| {
+        let experiment = with(lines);
+        (experiment.methods.keys().next().unwrap().clone(), experiment.protocols.keys().next().unwrap().clone())
+    };
+    let pair = |method: &str, protocol: &str| (method.to_string(), protocol.to_string());
+    assert_eq!(names(""), pair("distilled", "default"));
+    let presets = "recover: sre2l-cifar100\nrelabel: {preset: sre2l-imagenet}\nvalidate: sre2l-imagenet\n";
+    assert_eq!(names(presets), pair("sre2l-cifar100", "sre2l-imagenet"));
+    let adapted = "recover: {preset: sre2l-cifar100, r_bn: 1}\nrelabel: sre2l-imagenet\n";
+    assert_eq!(names(adapted), pair("distilled", "default"));
 }
 
 #[test]
@@ -147,10 +202,10 @@ fn overrides_reach_into_lists_and_missing_sections() {
     ];
     let text = format!("{MINIMAL}recover: {{betas: [0.5, 0.9]}}\n");
     let experiment = parse(&text, &overrides).unwrap();
-    assert_eq!((experiment.recover.iterations, experiment.recover.betas), (5, [0.4, 0.9]));
+    assert_eq!((recover(&experiment).iterations, recover(&experiment).betas), (5, [0.4, 0.9]));
     assert_eq!(experiment.ipc, [1, 10]);
     assert_eq!(experiment.teachers, [Path::new("onnx/t")]);
-    assert_eq!(experiment.recover.crop, Some(Crop { scale: [0.5, 1.0] }));
+    assert_eq!(recover(&experiment).crop, Some(Crop { scale: [0.5, 1.0] }));
 }
 
 /// Lines appended to a valid file of five lines, and the error they give.
@@ -161,7 +216,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "seed: 4",
-        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, recover, relabel, validate, baselines, device",
+        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, protocols, labels, baselines, device, recover, relabel, validate",
     ),
     (
         "relabel:\n  mix:\n    type: mixup\n    alpa: 1",
@@ -222,7 +277,57 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 6: `recover.preset`: the preset `cda-imagenet` has no recover section; it has relabel and validate",
     ),
     ("recover: {preset: 3}", "e.yaml, line 6: `recover.preset`: expected the name of a preset"),
-    ("recover: fast", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
+    ("recover: 7", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
+    (
+        "recover: fast",
+        "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard.",
+    ),
+    (
+        "methods:\n  a: {}\n  b:\n    iteratons: 5",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, tv, l2, jitter, crop, flip, start_std",
+    ),
+    (
+        "methods:\n  a: {}\n  b:\n    iterations: 0",
+        "e.yaml, line 9: `methods.b.iterations`: 0 is out of range: must be at least 1 and at most 1000000",
+    ),
+    (
+        "methods:\n  a: {crop: {scale: [1, 0.5]}}",
+        "e.yaml, line 7: `methods.a.crop.scale`: the smallest share, 1, is above the largest, 0.5",
+    ),
+    (
+        "methods: {a: cda-imagenet}",
+        "e.yaml, line 6: `methods.a.preset`: the preset `cda-imagenet` has no recover section; it has relabel and validate",
+    ),
+    (
+        "methods: [a, b]",
+        "e.yaml, line 6: `methods`: expected names below this, each with settings or the name of a preset",
+    ),
+    (
+        "methods: {a.b: {}}",
+        "e.yaml, line 6: `methods`: `a.b` is no name for one of them: allowed are letters, digits, `_` and `-`, at most 60 of them",
+    ),
+    ("methods: {}", "e.yaml, line 6: `methods`: the list is empty; at least one value is needed"),
+    (
+        "methods: {a: {}}\nrecover: {r_bn: 1}",
+        "e.yaml, line 7: `recover`: is the short form of `methods`, which the file has too: leave one out",
+    ),
+    (
+        "validate: {loss: {type: ce}}\nprotocols: {}",
+        "e.yaml, line 6: `validate`: is the short form of `protocols`, which the file has too: leave one out",
+    ),
+    (
+        "protocols:\n  long:\n    relabel: {epochs: 0}",
+        "e.yaml, line 8: `protocols.long.relabel.epochs`: 0 is out of range: must be at least 1 and at most 100000",
+    ),
+    (
+        "protocols:\n  hard:\n    validate: {loss: {type: ce}}",
+        "e.yaml, line 7: `protocols.hard.relabel.mix`: mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels",
+    ),
+    (
+        "protocols: {a: {recover: {}}}",
+        "e.yaml, line 6: `protocols.a.recover`: unknown key; known keys: relabel, validate",
+    ),
+    ("labels: [soft, soft]", "e.yaml, line 6: `labels[1]`: repeats labels[0]"),
     (
         "relabel: {provider: cpu, fallback: cpu}",
         "e.yaml, line 6: `relabel.fallback`: has no effect, because relabel.provider is not `cuda`: leave it out",

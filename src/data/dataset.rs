@@ -77,6 +77,11 @@ impl Source {
         Self::find_from(name, std::env::var_os("SCDD_DATA").map(PathBuf::from).as_deref(), &here)
     }
 
+    /// As [`Source::find`], in `directory` alone.
+    pub fn find_at(name: &str, directory: &Path) -> Result<Self, DataError> {
+        Self::find_from(name, Some(directory), directory)
+    }
+
     /// Where its files lie.
     pub fn directory(&self) -> &Path {
         match self {

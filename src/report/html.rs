@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::chart::{COLOURS, Line, Scale, line_chart, strip};
 use super::images::{ClassRow, class_rows};
 use super::summary::{Summary, groups, stat, summaries};
-use super::text::{images, labels, percent, signed_percent, verifier_cells};
+use super::text::{block_title, difference, images, labels, percent, protocols, summary_images, verifier_cells};
 use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint};
 
 const TEMPLATE: &str = include_str!("template.html");
@@ -35,7 +35,7 @@ struct Page<'a> {
 /// One student at one IPC: its rows and how they trained.
 #[derive(Serialize)]
 struct Table {
-    student: String,
+    title: String,
     ipc: u32,
     has_real: bool,
     real_images: String,
@@ -105,19 +105,20 @@ pub(crate) fn environment() -> Result<Environment<'static>, minijinja::Error> {
 
 fn tables(results: &Results) -> Vec<Table> {
     let summaries = summaries(&results.rows);
+    let protocols = protocols(&summaries);
     let pairs: Vec<(Summary, Vec<&Row>)> = summaries.into_iter().zip(groups(&results.rows)).collect();
-    let blocks = pairs.chunk_by(|(a, _), (b, _)| (&a.student, a.ipc) == (&b.student, b.ipc));
-    blocks.map(|block| table(block, results.classes.len())).collect()
+    let blocks = pairs.chunk_by(|(a, _), (b, _)| a.same_block(b));
+    blocks.map(|block| table(block, protocols, results.classes.len())).collect()
 }
 
-fn table(block: &[(Summary, Vec<&Row>)], classes: usize) -> Table {
+fn table(block: &[(Summary, Vec<&Row>)], protocols: usize, classes: usize) -> Table {
     let accuracies = || block.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.last_accuracy));
     // Whole tenths around all seeds, so that strips within a table compare.
     let low = (accuracies().fold(1.0, f64::min) * 10.0).floor() / 10.0;
     let high = ((accuracies().fold(0.0, f64::max) * 10.0).ceil() / 10.0).max(low + 0.1);
     let row = |(colour, (summary, rows)): (usize, &(Summary, Vec<&Row>))| table_row(colour, summary, rows, low, high);
     Table {
-        student: block[0].0.student.clone(),
+        title: block_title(&block[0].0, protocols),
         ipc: block[0].0.ipc,
         has_real: block.iter().any(|(summary, _)| !summary.data_free),
         real_images: thousands(block[0].0.ipc as usize * classes),
@@ -131,13 +132,13 @@ fn table_row(colour: usize, summary: &Summary, rows: &[&Row], low: f64, high: f6
     let values: Vec<f64> = rows.iter().map(|row| row.last_accuracy).collect();
     TableRow {
         colour: colour % COLOURS,
-        images: images(summary),
+        images: summary_images(summary),
         data_free: summary.data_free,
         labels: labels(summary),
         seeds: summary.seeds.len().to_string(),
         last: percent(summary.last),
         best: percent(summary.best),
-        difference: summary.versus_random_real.map(|difference| signed_percent(difference.stat)),
+        difference: summary.versus_random_real.as_ref().map(difference),
         strip: strip(&values, summary.last.mean, low, high, colour),
         seconds: seconds(rows),
     }
@@ -148,9 +149,9 @@ type SecondsOf = fn(&Row) -> Option<f64>;
 /// Mean seconds per seed and stage.
 fn seconds(rows: &[&Row]) -> String {
     let stages: [(&str, SecondsOf); 3] = [
-        ("images", |row| row.seconds.recover),
-        ("labels", |row| row.seconds.relabel),
-        ("student", |row| row.seconds.validate),
+        ("images", |row| row.cost.recover.map(|timing| timing.seconds)),
+        ("labels", |row| row.cost.relabel.map(|timing| timing.seconds)),
+        ("student", |row| row.cost.validate.map(|timing| timing.seconds)),
     ];
     let part = |(name, of): (&str, SecondsOf)| {
         let values: Vec<f64> = rows.iter().filter_map(|row| of(row)).collect();
@@ -159,7 +160,8 @@ fn seconds(rows: &[&Row]) -> String {
     stages.into_iter().filter_map(part).collect::<Vec<_>>().join(" · ")
 }
 
-fn duration(seconds: f64) -> String {
+/// Seconds for people, such as `9.5 s`, `12 min`, `3.4 h`.
+pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 600.0 => format!("{s:.0} s"),
@@ -172,7 +174,7 @@ fn training_figures(block: &[(Summary, Vec<&Row>)]) -> Vec<Figure> {
     let names = block
         .iter()
         .enumerate()
-        .map(|(colour, (summary, _))| (colour % COLOURS, format!("{}; {}", images(summary), labels(summary))));
+        .map(|(colour, (summary, _))| (colour % COLOURS, format!("{}; {}", summary_images(summary), labels(summary))));
     let legend: Vec<(usize, String)> = names.collect();
     let lines = |of: PointOf| -> Vec<Line> {
         let line = |(colour, (_, rows)): (usize, &(Summary, Vec<&Row>))| Line {
@@ -215,7 +217,7 @@ fn mean_curve(rows: &[&Row], of: PointOf) -> Vec<(f64, f64)> {
 }
 
 fn recoveries(recoveries: &[Recovery]) -> Vec<Figure> {
-    let same = |a: &Recovery, b: &Recovery| (&a.teacher, a.ipc) == (&b.teacher, b.ipc);
+    let same = |a: &Recovery, b: &Recovery| (&a.method, &a.teacher, a.ipc) == (&b.method, &b.teacher, b.ipc);
     recoveries.chunk_by(same).filter_map(recovery_figure).collect()
 }
 
@@ -235,7 +237,8 @@ fn recovery_figure(seeds: &[Recovery]) -> Option<Figure> {
     // Pale lines first, so that the first seed lies on top.
     let lines: Vec<Line> =
         (0..seeds.len()).rev().flat_map(|seed| (0..3).map(move |colour| line(colour, seed))).collect();
-    let title = format!("Recovering from {}, {} per class", seeds[0].teacher, seeds[0].ipc);
+    let first = &seeds[0];
+    let title = format!("{}, {} per class", images(&first.method, Some(&first.teacher)), first.ipc);
     let svg = line_chart(&title, "iteration", "loss (log scale)", Scale::Log, &lines)?;
     let legend = terms.iter().enumerate().map(|(colour, (name, _))| (colour, name.to_string())).collect();
     let note = match seeds.len() {
@@ -247,19 +250,17 @@ fn recovery_figure(seeds: &[Recovery]) -> Option<Figure> {
 
 fn grids(results: &Results) -> Result<Vec<GridView>, ReportError> {
     let first_seed = |grid: &Grid| {
-        let same = |other: &&Grid| (other.method, &other.teacher, other.ipc) == (grid.method, &grid.teacher, grid.ipc);
+        let same =
+            |other: &&Grid| (&other.method, &other.teacher, other.ipc) == (&grid.method, &grid.teacher, grid.ipc);
         results.grids.iter().filter(same).all(|other| grid.seed <= other.seed)
     };
     let view = |grid: &Grid| {
         let (rows, classes) = class_rows(&grid.folder, &results.classes)?;
         let shown = rows.first().map_or(0, |row| row.images.len());
-        let source = match &grid.teacher {
-            Some(teacher) => format!("Distilled from {teacher}"),
-            None => "Random real images".to_string(),
-        };
+        let source = images(&grid.method, grid.teacher.as_deref());
         Ok(GridView {
             title: format!("{source}, {} per class, seed {}", grid.ipc, grid.seed),
-            data_free: grid.method.data_free(),
+            data_free: grid.data_free,
             open: first_seed(grid),
             note: truncation(rows.len(), classes, shown, grid.ipc),
             rows,

@@ -16,9 +16,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use crate::config::Labels;
 use crate::recover::Accuracy;
-use crate::run::stage::{StageError, write_atomic};
+use crate::run::stage::{StageError, Timing, write_atomic};
 
+pub use html::duration;
 pub use summary::{Difference, Stat, Summary, summaries};
 pub use text::table;
 
@@ -70,46 +72,13 @@ pub struct Results {
     pub grids: Vec<Grid>,
 }
 
-/// Where the training images of a student came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// Recovered from a teacher.
-    Scdd,
-    /// Drawn from the real training set.
-    RandomReal,
-}
-
-impl Method {
-    /// Whether making the images read no real image (the teacher itself was trained on some).
-    pub fn data_free(self) -> bool {
-        self == Method::Scdd
-    }
-
-    /// The name for people.
-    pub fn title(self) -> &'static str {
-        match self {
-            Method::Scdd => "distilled",
-            Method::RandomReal => "random real",
-        }
-    }
-}
-
-/// What a student was trained towards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Labels {
-    /// A teacher's outputs.
-    Soft,
-    /// The images' own classes.
-    Hard,
-}
-
 /// One trained student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Where its images came from.
-    pub method: Method,
+    /// How its images were made: a method of the experiment, or a choice of real images such as `random_real`.
+    pub method: String,
+    /// Whether making the images read no real image (the teacher itself was trained on some).
+    pub data_free: bool,
     /// The teacher that they were recovered from; `None` for real images.
     pub teacher: Option<String>,
     /// The teacher that labelled them; `None` with hard labels.
@@ -120,28 +89,34 @@ pub struct Row {
     pub ipc: u32,
     /// Kind of labels.
     pub labels: Labels,
+    /// How they were labelled and the student trained.
+    pub protocol: String,
     /// Seed of the whole chain.
     pub seed: u64,
     /// Test accuracy after the last epoch, 0..=1.
     pub last_accuracy: f64,
     /// The highest test accuracy on the way, 0..=1: selected on the test set.
     pub best_accuracy: f64,
+    /// Images that the student learned from.
+    pub images: u64,
+    /// Size of the stored soft labels; `None` with hard labels.
+    pub label_bytes: Option<u64>,
     /// What it cost.
     #[serde(skip)]
-    pub seconds: Seconds,
+    pub cost: Cost,
     /// How training went.
     pub curve: Vec<TrainPoint>,
 }
 
-/// Wall-clock seconds per stage; `None` where a row has no such stage.
+/// Time and memory per stage; `None` where a row has no such stage.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Seconds {
+pub struct Cost {
     /// Recovering the images.
-    pub recover: Option<f64>,
+    pub recover: Option<Timing>,
     /// Labelling them.
-    pub relabel: Option<f64>,
+    pub relabel: Option<Timing>,
     /// Training and testing the student.
-    pub validate: Option<f64>,
+    pub validate: Option<Timing>,
 }
 
 /// A student after one epoch.
@@ -158,6 +133,8 @@ pub struct TrainPoint {
 /// The optimisation of one set of synthetic images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recovery {
+    /// The method.
+    pub method: String,
     /// The teacher.
     pub teacher: String,
     /// Images per class.
@@ -197,8 +174,10 @@ pub struct RecoverPoint {
 /// An ImageFolder (a directory per class, PNG files in it) to show some images of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
-    /// Where the images came from.
-    pub method: Method,
+    /// How the images were made, as in [`Row`].
+    pub method: String,
+    /// Whether that read no real image.
+    pub data_free: bool,
     /// The teacher that they were recovered from; `None` for real images.
     pub teacher: Option<String>,
     /// Images per class.
@@ -227,8 +206,9 @@ impl Results {
     fn sorted(&self) -> Self {
         let mut sorted = self.clone();
         sorted.rows.sort_by(|a, b| summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed)));
-        sorted.recoveries.sort_by(|a, b| (&a.teacher, a.ipc, a.seed).cmp(&(&b.teacher, b.ipc, b.seed)));
-        sorted.grids.sort_by(|a, b| (a.ipc, a.method, &a.teacher, a.seed).cmp(&(b.ipc, b.method, &b.teacher, b.seed)));
+        sorted.recoveries.sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
+        let real = |grid: &Grid| grid.teacher.is_none();
+        sorted.grids.sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));
         sorted
     }
 }
@@ -238,7 +218,7 @@ fn results_json(results: &Results) -> Result<Vec<u8>, ReportError> {
 }
 
 fn timing_json(results: &Results) -> Result<Vec<u8>, ReportError> {
-    let row = |row: &Row| json!({"row": text::row_name(row), "seed": row.seed, "seconds": row.seconds});
+    let row = |row: &Row| json!({"row": text::row_name(row), "seed": row.seed, "cost": row.cost});
     json_file(&results.rows.iter().map(row).collect::<Vec<_>>())
 }
 

@@ -1,8 +1,9 @@
 //! Rows of equal settings, summarised over their seeds.
 
 use serde::Serialize;
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::{Labels, Method, Row};
+use super::{Labels, Row};
 
 /// Mean and spread of one number over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -13,13 +14,18 @@ pub struct Stat {
     pub std: Option<f64>,
 }
 
-/// A summary's accuracy minus the baseline's, seed by seed.
+/// The choice of real images that every row is compared with.
+pub(super) const RANDOM_REAL: &str = "random_real";
+
+/// A summary's accuracy minus another's, seed by seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
     /// Mean and spread of the paired differences.
     pub stat: Stat,
     /// Number of seeds that both have.
     pub seeds: usize,
+    /// The 95 % confidence interval of the mean, by Student's t for paired differences; `None` for a single seed.
+    pub interval: Option<[f64; 2]>,
 }
 
 /// All seeds of one combination of images, labels and student.
@@ -29,8 +35,10 @@ pub struct Summary {
     pub student: String,
     /// Images per class.
     pub ipc: u32,
-    /// Where the images came from.
-    pub method: Method,
+    /// How the student was trained.
+    pub protocol: String,
+    /// How the images were made, as in [`Row`].
+    pub method: String,
     /// Whether making the images read no real image.
     pub data_free: bool,
     /// Kind of labels.
@@ -45,13 +53,21 @@ pub struct Summary {
     pub last: Stat,
     /// Highest accuracy on the way, selected on the test set.
     pub best: Stat,
-    /// Last-epoch accuracy against random real images with soft labels of the same teacher, for the same student and IPC.
+    /// Last-epoch accuracy against random real images with the same kind of labels (soft ones by the same teacher), student, IPC and protocol.
     pub versus_random_real: Option<Difference>,
+}
+
+impl Summary {
+    /// Whether both belong into one table: the same student, IPC and protocol.
+    pub(super) fn same_block(&self, other: &Self) -> bool {
+        (&self.student, self.ipc, &self.protocol) == (&other.student, other.ipc, &other.protocol)
+    }
 }
 
 /// What rows are sorted and grouped by.
 pub(super) fn row_key(row: &Row) -> impl Ord {
-    (row.student.clone(), row.ipc, row.method, row.labels, row.teacher.clone(), row.relabel_teacher.clone())
+    let block = (row.student.clone(), row.ipc, row.protocol.clone());
+    (block, row.teacher.is_none(), row.method.clone(), row.labels, row.teacher.clone(), row.relabel_teacher.clone())
 }
 
 /// The groups of rows that differ in nothing but the seed, in the order of the table.
@@ -74,8 +90,9 @@ fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
     Summary {
         student: row.student.clone(),
         ipc: row.ipc,
-        method: row.method,
-        data_free: row.method.data_free(),
+        protocol: row.protocol.clone(),
+        method: row.method.clone(),
+        data_free: row.data_free,
         labels: row.labels,
         teacher: row.teacher.clone(),
         relabel_teacher: row.relabel_teacher.clone(),
@@ -86,10 +103,11 @@ fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
     }
 }
 
-/// Whether `other` is what distilled images must beat to be worth anything: real ones under the same labels.
+/// Whether `other` is what `row` must beat to be worth anything: random real images under the same labels.
 fn is_baseline_of(other: &Row, row: &Row) -> bool {
-    let same = (&other.student, other.ipc, &other.relabel_teacher) == (&row.student, row.ipc, &row.relabel_teacher);
-    same && other.method == Method::RandomReal && other.labels == Labels::Soft && row.method != Method::RandomReal
+    let what =
+        |row: &Row| (row.student.clone(), row.ipc, row.protocol.clone(), row.labels, row.relabel_teacher.clone());
+    other.method == RANDOM_REAL && row.method != RANDOM_REAL && what(other) == what(row)
 }
 
 fn difference(group: &[&Row], baseline: &[&Row]) -> Option<Difference> {
@@ -98,7 +116,17 @@ fn difference(group: &[&Row], baseline: &[&Row]) -> Option<Difference> {
         Some(row.last_accuracy - partner.last_accuracy)
     };
     let differences: Vec<f64> = group.iter().filter_map(pair).collect();
-    (!differences.is_empty()).then(|| Difference { stat: stat(&differences), seeds: differences.len() })
+    (!differences.is_empty()).then(|| {
+        let (stat, seeds) = (stat(&differences), differences.len());
+        Difference { stat, seeds, interval: interval(stat, seeds) }
+    })
+}
+
+/// mean ± t · std / √n with the 97.5 % quantile t of Student's distribution with n − 1 degrees of freedom.
+fn interval(stat: Stat, seeds: usize) -> Option<[f64; 2]> {
+    let distribution = StudentsT::new(0.0, 1.0, seeds as f64 - 1.0).ok()?;
+    let reach = distribution.inverse_cdf(0.975) * stat.std? / (seeds as f64).sqrt();
+    Some([stat.mean - reach, stat.mean + reach])
 }
 
 /// Mean and sample standard deviation of at least one number.

@@ -18,6 +18,10 @@ fn folder(root: &Path, name: &str) -> PathBuf {
     root.join(name)
 }
 
+fn timing(seconds: f64) -> Timing {
+    Timing { seconds, resumed: false, passes: Some(1000), peak_bytes: Some(300 << 20) }
+}
+
 fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Row {
     let point = |epoch: u32| TrainPoint {
         epoch,
@@ -25,19 +29,23 @@ fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Ro
         test_accuracy: epoch.is_multiple_of(10).then(|| last * (1.0 - (-f64::from(epoch) / 40.0).exp())),
     };
     Row {
-        method: if teacher.is_some() { Method::Scdd } else { Method::RandomReal },
+        method: if teacher.is_some() { "distilled" } else { "random_real" }.to_string(),
+        data_free: teacher.is_some(),
         teacher: teacher.map(str::to_string),
         relabel_teacher: relabel.map(str::to_string),
         student: "convnet3-w128".to_string(),
         ipc: 10,
         labels: if relabel.is_some() { Labels::Soft } else { Labels::Hard },
+        protocol: "default".to_string(),
         seed,
         last_accuracy: last,
         best_accuracy: last + 0.01,
-        seconds: Seconds {
-            recover: teacher.map(|_| 64.2),
-            relabel: relabel.map(|_| 9.5),
-            validate: Some(31.0 + seed as f64),
+        images: 100,
+        label_bytes: relabel.map(|_| 120_000),
+        cost: Cost {
+            recover: teacher.map(|_| timing(64.2)),
+            relabel: relabel.map(|_| timing(9.5)),
+            validate: Some(timing(31.0 + seed as f64)),
         },
         curve: (1..=300).map(point).collect(),
     }
@@ -76,7 +84,9 @@ fn sample(root: &Path) -> Results {
                 let ce = 3.0 * (-f64::from(iteration) / 25.0).exp() + 0.004;
                 RecoverPoint { iteration, loss: ce + 0.01 * bn, ce, bn }
             });
+            let method = "distilled".to_string();
             results.recoveries.push(Recovery {
+                method: method.clone(),
                 teacher: teacher.to_string(),
                 ipc: 10,
                 seed,
@@ -85,7 +95,8 @@ fn sample(root: &Path) -> Results {
             });
             let folder = folder(root, &format!("{teacher}-{seed}"));
             results.grids.push(Grid {
-                method: Method::Scdd,
+                method,
+                data_free: true,
                 teacher: Some(teacher.to_string()),
                 ipc: 10,
                 seed,
@@ -94,7 +105,14 @@ fn sample(root: &Path) -> Results {
         }
         results.rows.push(row(None, None, seed, 0.702 + drift));
         let folder = folder(root, &format!("real-{seed}"));
-        results.grids.push(Grid { method: Method::RandomReal, teacher: None, ipc: 10, seed, folder });
+        results.grids.push(Grid {
+            method: "random_real".to_string(),
+            data_free: false,
+            teacher: None,
+            ipc: 10,
+            seed,
+            folder,
+        });
     }
     results
 }
@@ -113,6 +131,9 @@ fn summaries_are_over_seeds_and_differences_are_paired() {
         (difference.stat.mean + 0.085).abs() < 1e-9
             && (difference.stat.std.unwrap() - 0.012 / 2f64.sqrt()).abs() < 1e-9
     );
+    // scipy.stats.t.interval(0.95, 1, -0.085, 0.006): with two seeds the interval is 12.7 standard errors wide on each side.
+    let [low, high] = difference.interval.unwrap();
+    assert!((low + 0.161237).abs() < 1e-6 && (high + 0.008763).abs() < 1e-6, "{low} {high}");
     assert!(all[2..].iter().all(|baseline| !baseline.data_free && baseline.versus_random_real.is_none()));
 }
 
@@ -159,8 +180,11 @@ fn machine_files_hold_every_row_and_no_times() {
     let csv = fs::read_to_string(root.path().join("results.csv")).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 11);
-    assert_eq!(lines[1], "scdd,true,resnet10-w16-moco-v2,resnet10-w16-moco-v2,convnet3-w128,10,soft,0,0.701,0.711");
-    assert_eq!(lines[9], "random_real,false,,,convnet3-w128,10,hard,0,0.702,0.712");
+    assert_eq!(
+        lines[1],
+        "distilled,true,resnet10-w16-moco-v2,resnet10-w16-moco-v2,convnet3-w128,10,soft,default,0,0.701,0.711,120000"
+    );
+    assert_eq!(lines[9], "random_real,false,,,convnet3-w128,10,hard,default,0,0.702,0.712,");
     let json = fs::read_to_string(root.path().join("results.json")).unwrap();
     assert!(!json.contains("seconds") && !json.contains(&*root.path().to_string_lossy()));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -1,6 +1,8 @@
 //! The results as plain text: a table for the terminal, and CSV.
 
-use super::summary::{Stat, Summary, summaries};
+use std::collections::BTreeSet;
+
+use super::summary::{Difference, Stat, Summary, summaries};
 use super::{Labels, Recovery, ReportError, Results, Row, Verified};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
@@ -11,23 +13,48 @@ pub(super) fn percent(stat: Stat) -> String {
     }
 }
 
-/// As [`percent`], with its sign.
-pub(super) fn signed_percent(stat: Stat) -> String {
-    let size = percent(Stat { mean: stat.mean.abs(), ..stat });
-    let sign = match stat.mean {
-        mean if mean > 0.0 => "+",
-        mean if mean < 0.0 => "−",
-        _ => "",
-    };
-    format!("{sign}{size}")
+/// Points with one decimal and a sign, with the interval where there is one, such as `−8.5 [−13.7, −3.3]`.
+pub(super) fn difference(difference: &Difference) -> String {
+    let mean = signed(difference.stat.mean);
+    match difference.interval {
+        Some([low, high]) => format!("{mean} [{}, {}]", signed(low), signed(high)),
+        None => mean,
+    }
 }
 
-/// The images of a summary, such as `distilled from resnet10`.
-pub(super) fn images(summary: &Summary) -> String {
-    match &summary.teacher {
-        Some(teacher) => format!("{} from {teacher}", summary.method.title()),
-        None => summary.method.title().to_string(),
+/// A fraction as points with one decimal and its sign.
+fn signed(value: f64) -> String {
+    let size = format!("{:.1}", 100.0 * value.abs());
+    match value {
+        _ if size == "0.0" => size,
+        value if value > 0.0 => format!("+{size}"),
+        _ => format!("−{size}"),
     }
+}
+
+/// Images by how they were made, such as `distilled from resnet10` or `random real`.
+pub(super) fn images(method: &str, teacher: Option<&str>) -> String {
+    match teacher {
+        Some(teacher) => format!("{method} from {teacher}"),
+        None => method.replace('_', " "),
+    }
+}
+
+/// The images of a summary.
+pub(super) fn summary_images(summary: &Summary) -> String {
+    images(&summary.method, summary.teacher.as_deref())
+}
+
+/// What a block of the table has in common, such as `convnet3, 10 images per class`; its protocol where that is not the only one.
+pub(super) fn block_title(summary: &Summary, protocols: usize) -> String {
+    let plural = if summary.ipc == 1 { "" } else { "s" };
+    let protocol = if protocols > 1 { format!(", protocol {}", summary.protocol) } else { String::new() };
+    format!("{}, {} image{plural} per class{protocol}", summary.student, summary.ipc)
+}
+
+/// How many protocols there are.
+pub(super) fn protocols(summaries: &[Summary]) -> usize {
+    summaries.iter().map(|summary| &summary.protocol).collect::<BTreeSet<_>>().len()
 }
 
 /// The labels of a summary, such as `soft, by resnet10` or, where that also gave the images, `soft, by the same`.
@@ -44,7 +71,7 @@ pub(super) fn labels(summary: &Summary) -> String {
 pub(super) fn row_name(row: &Row) -> String {
     // One row always gives one summary.
     let summary = &summaries(std::slice::from_ref(row))[0];
-    format!("{} / {} / {} / ipc {}", images(summary), labels(summary), row.student, row.ipc)
+    format!("{} / {} / {} / ipc {} / {}", summary_images(summary), labels(summary), row.student, row.ipc, row.protocol)
 }
 
 const HEADINGS: [&str; 7] = ["images", "data-free", "labels", "seeds", "last epoch", "best*", "vs random real"];
@@ -53,15 +80,16 @@ const HEADINGS: [&str; 7] = ["images", "data-free", "labels", "seeds", "last epo
 pub fn table(results: &Results) -> String {
     let mut text = String::new();
     let all = summaries(&results.rows);
-    for block in all.chunk_by(|a, b| (&a.student, a.ipc) == (&b.student, b.ipc)) {
-        text += &format!("{}, {} images per class, test accuracy in %\n", block[0].student, block[0].ipc);
+    for block in all.chunk_by(Summary::same_block) {
+        text += &format!("{}, test accuracy in %\n", block_title(&block[0], protocols(&all)));
         let mut lines = vec![HEADINGS.map(str::to_string)];
         lines.extend(block.iter().map(cells));
         text += &aligned(&lines);
         text.push('\n');
     }
-    if !results.rows.is_empty() {
-        text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, soft labels by the same teacher\n";
+    if !all.is_empty() {
+        text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
+        text += &few_seeds(&all);
         text += "* the highest of the tests during training: selected on the test set, so too good\n";
     }
     text + &verifier_table(&results.recoveries)
@@ -73,32 +101,41 @@ fn verifier_table(recoveries: &[Recovery]) -> String {
     if found.is_empty() {
         return String::new();
     }
-    let headings = ["recovered from", "per class", "seed", "verifier", "images", "top-1", "top-5"];
+    let headings = ["set", "per class", "seed", "verifier", "images", "top-1", "top-5"];
     let mut lines = vec![headings.map(str::to_string)];
     lines.extend(found);
-    format!("\nrecovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
+    format!("recovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
 }
 
-/// Teacher, images per class, seed, verifier, images, top-1 and top-5 in percent, per verifier.
+/// What images, how many per class, seed, verifier, how many in all, top-1 and top-5 in percent, per verifier.
 pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
     let cells = |Verified { verifier, accuracy }: &Verified| {
         let percent = |count: usize| format!("{:.1}", 100.0 * count as f64 / accuracy.images as f64);
-        let (teacher, ipc, seed) = (recovery.teacher.clone(), recovery.ipc.to_string(), recovery.seed.to_string());
+        let images = images(&recovery.method, Some(&recovery.teacher));
+        let (ipc, seed) = (recovery.ipc.to_string(), recovery.seed.to_string());
         let (top1, top5) = (percent(accuracy.top1), percent(accuracy.top5));
-        [teacher, ipc, seed, verifier.clone(), accuracy.images.to_string(), top1, top5]
+        [images, ipc, seed, verifier.clone(), accuracy.images.to_string(), top1, top5]
     };
     recovery.verified.iter().map(cells).collect()
 }
 
+/// A warning where rows have fewer seeds than their intervals deserve.
+fn few_seeds(summaries: &[Summary]) -> String {
+    match summaries.iter().map(|summary| summary.seeds.len()).min() {
+        Some(fewest @ ..5) => format!("fewer than five seeds ({fewest}): deviations and intervals are rough guesses\n"),
+        _ => String::new(),
+    }
+}
+
 fn cells(summary: &Summary) -> [String; 7] {
     [
-        images(summary),
+        summary_images(summary),
         if summary.data_free { "yes" } else { "no" }.to_string(),
         labels(summary),
         summary.seeds.len().to_string(),
         percent(summary.last),
         percent(summary.best),
-        summary.versus_random_real.map_or("–".to_string(), |difference| signed_percent(difference.stat)),
+        summary.versus_random_real.as_ref().map_or("–".to_string(), difference),
     ]
 }
 
@@ -125,15 +162,17 @@ pub(super) fn csv(results: &Results) -> Result<Vec<u8>, ReportError> {
         "student",
         "ipc",
         "labels",
+        "protocol",
         "seed",
         "last_accuracy",
         "best_accuracy",
+        "label_bytes",
     ];
     writer.write_record(head).map_err(|error| format(error.to_string()))?;
     for row in &results.rows {
         let record = (
-            (row.method, row.method.data_free(), &row.teacher, &row.relabel_teacher, &row.student, row.ipc, row.labels),
-            (row.seed, row.last_accuracy, row.best_accuracy),
+            (&row.method, row.data_free, &row.teacher, &row.relabel_teacher, &row.student, row.ipc, row.labels),
+            (&row.protocol, row.seed, row.last_accuracy, row.best_accuracy, row.label_bytes),
         );
         writer.serialize(record).map_err(|error| format(error.to_string()))?;
     }

@@ -9,17 +9,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::RunError;
+use super::matrix::Choice;
+use super::plan::{Planned, Rates};
 use super::stage::{Stage, Store, WorkDir};
-use crate::config::{DataConfig, Device, Experiment, Loss, RecoverConfig, ValidateConfig};
-use crate::data::{Dataset, Source, Split, png};
-use crate::progress::Progress;
+use super::{Means, RunError};
+use crate::config::{
+    DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig,
+};
+use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::{self, Accuracy, Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
 use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
 use crate::rng;
-use crate::teacher::{Bundle, Runtime, verify};
+use crate::teacher::{Bundle, verify};
 use crate::validate::{Lesson, Student, Training};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
@@ -44,6 +47,8 @@ pub struct Images {
     key: String,
     /// Names the set in the directories of what is made from it.
     name: String,
+    /// How many images, as far as the data has so many.
+    pub count: u64,
 }
 
 impl Images {
@@ -60,44 +65,70 @@ pub struct Labelled {
     teacher: String,
 }
 
-/// Runs stages for one experiment.
+impl Labelled {
+    /// Bytes of the label store.
+    pub fn bytes(&self) -> Option<u64> {
+        Some(std::fs::metadata(self.directory.join(LABELS)).ok()?.len())
+    }
+}
+
+/// What happens to a stage that is not complete.
+pub enum Mode<'a> {
+    /// It is made.
+    Make { means: Means<'a>, device: tch::Device },
+    /// It is an error.
+    Find,
+    /// It is listed, as is every other; directories that stages are given then need not exist.
+    List,
+}
+
+impl<'a> Mode<'a> {
+    /// Makes stages by `means`, on the experiment's device.
+    pub fn make(means: Means<'a>, experiment: &Experiment) -> Result<Self, RunError> {
+        Ok(Mode::Make { means, device: device(experiment.device)? })
+    }
+}
+
+/// The real data: where it lies, its test set, and that set's hash.
+struct Real {
+    source: Source,
+    test: Dataset,
+    test_hash: String,
+}
+
+impl Real {
+    fn load(source: Source) -> Result<Self, RunError> {
+        let test = Dataset::load(&source, Split::Test)?;
+        Ok(Self { source, test_hash: data_hash(&test), test })
+    }
+}
+
+/// Makes or finds the stages of one experiment.
 pub struct Pieces<'a> {
-    experiment: &'a Experiment,
     store: Store,
-    runtime: &'a Runtime,
-    progress: &'a dyn Progress,
-    /// Whether missing stages are made; else they are an error.
-    make: bool,
-    device: tch::Device,
-    /// The real data and its test set, unless the experiment has none.
-    real: Option<(Source, Dataset)>,
+    mode: Mode<'a>,
+    /// `None` where the experiment has no real data.
+    real: Option<Real>,
     /// Read only where a stage needs it.
     train: OnceCell<Dataset>,
     remarks: RefCell<Vec<String>>,
+    listed: RefCell<Vec<Stage>>,
 }
 
 impl<'a> Pieces<'a> {
-    pub fn new(
-        experiment: &'a Experiment,
-        root: &Path,
-        make: bool,
-        runtime: &'a Runtime,
-        progress: &'a dyn Progress,
-    ) -> Result<Self, RunError> {
-        let source = match experiment.data {
-            DataConfig::FashionMnist {} => Some(Source::find("fashion-mnist")?),
-            DataConfig::None {} => None,
-        };
-        let test = source.as_ref().map(|source| Dataset::load(source, Split::Test)).transpose()?;
-        let real = source.zip(test);
-        let (train, remarks) = (OnceCell::new(), RefCell::default());
-        let device = device(experiment.device)?;
-        Ok(Self { experiment, store: Store::new(root), runtime, progress, make, device, real, train, remarks })
+    pub fn new(experiment: &Experiment, root: &Path, mode: Mode<'a>) -> Result<Self, RunError> {
+        let real = source(&experiment.data)?.map(Real::load).transpose()?;
+        let (train, remarks, listed) = (OnceCell::new(), RefCell::default(), RefCell::default());
+        Ok(Self { store: Store::new(root), mode, real, train, remarks, listed })
     }
 
     /// The real test set, if there is real data.
     pub fn test(&self) -> Option<&Dataset> {
-        self.real.as_ref().map(|(_, test)| test)
+        self.real.as_ref().map(|real| &real.test)
+    }
+
+    fn real_data(&self) -> Result<&Real, RunError> {
+        self.real.as_ref().ok_or(RunError::NoData)
     }
 
     /// What the user ought to be told.
@@ -105,46 +136,61 @@ impl<'a> Pieces<'a> {
         self.remarks.into_inner()
     }
 
-    /// The directory of `stage`, made by `work` unless it is complete.
-    fn obtain(&self, stage: &Stage, work: impl FnOnce(&WorkDir) -> Result<(), RunError>) -> Result<PathBuf, RunError> {
-        if self.make {
-            return self.store.run(stage, work);
+    /// Every stage that was asked for, once, in that order, as far as nothing is made.
+    pub fn into_plan(self) -> Result<Vec<Planned>, RunError> {
+        let rates = Rates::read(&self.store)?;
+        let mut planned: Vec<Planned> = Vec::new();
+        for stage in self.listed.into_inner() {
+            let stage = rates.plan(&self.store, &stage)?;
+            if planned.iter().all(|known| known.directory != stage.directory) {
+                planned.push(stage);
+            }
         }
-        self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
+        Ok(planned)
+    }
+
+    /// The directory of `stage`, made by `work` unless it is complete.
+    fn obtain(
+        &self,
+        stage: &Stage,
+        work: impl FnOnce(&WorkDir, &Means, tch::Device) -> Result<(), RunError>,
+    ) -> Result<PathBuf, RunError> {
+        match &self.mode {
+            Mode::Make { means, device } => self.store.run(stage, |dir| work(dir, means, *device)),
+            Mode::Find => {
+                self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
+            }
+            Mode::List => {
+                self.listed.borrow_mut().push(stage.clone());
+                Ok(self.store.path(stage))
+            }
+        }
     }
 
     fn train(&self) -> Result<&Dataset, RunError> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let (source, _) = self.real.as_ref().ok_or(RunError::NoData)?;
-        let train = Dataset::load(source, Split::Train)?;
+        let train = Dataset::load(&self.real_data()?.source, Split::Train)?;
         Ok(self.train.get_or_init(|| train))
-    }
-
-    /// Identifies the real data by its content.
-    fn data_hash(set: &Dataset) -> String {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&set.images);
-        set.labels.iter().for_each(|label| {
-            hasher.update(&label.to_le_bytes());
-        });
-        hasher.finalize().to_hex().to_string()
     }
 
     /// Verifies `bundle` in the state in which it was loaded, unless that was done before.
     pub fn verify(&self, bundle: &Bundle) -> Result<(), RunError> {
         let inputs = inputs([("bundle", &bundle.hash)]);
-        let stage = Stage::new("verify", VERIFY, bundle.name(), &json!({}), inputs, 0)?;
-        let directory = self.obtain(&stage, |work| {
-            self.progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
-            let verdict = verify(bundle, self.runtime)?;
+        let stage = Stage::new("verify", VERIFY, bundle.name(), &json!({}), inputs, 0)?.of_passes(1);
+        let directory = self.obtain(&stage, |work, means, _| {
+            means.progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
+            let verdict = verify(bundle, means.runtime)?;
             if !verdict.passed() {
                 return Err(RunError::Unverified { bundle: bundle.name().into(), divergence: verdict.divergence });
             }
-            self.progress.finish("passed");
+            means.progress.finish("passed");
             write_json(work, VERDICT, &verdict)
         })?;
+        if matches!(self.mode, Mode::List) {
+            return Ok(());
+        }
         // A verdict that someone edited is not one.
         let verdict: serde_json::Value = read_json(&directory.join(VERDICT))?;
         if verdict["hash"] != json!(bundle.hash) {
@@ -153,8 +199,8 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// `ipc` images per class recovered from `teacher`.
-    pub fn recover(&self, teacher: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
+    /// `ipc` images per class recovered from `teacher` as `config` says.
+    pub fn recover(&self, teacher: &Bundle, config: &RecoverConfig, ipc: u32, seed: u64) -> Result<Images, RunError> {
         self.remark(teacher.manifest.is_features_only().then(|| {
             format!(
                 "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
@@ -163,11 +209,24 @@ impl<'a> Pieces<'a> {
         }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         // Who verifies the images afterwards changes nothing in them.
-        let recover = RecoverConfig { verifier: Vec::new(), ..self.experiment.recover.clone() };
-        let config = json!({"recover": recover, "ipc": ipc});
-        let stage = Stage::new("recover", RECOVER, &name, &config, inputs([("teacher", &teacher.hash)]), seed)?;
-        let directory = self.obtain(&stage, |work| self.recover_into(work, teacher, ipc, seed))?;
-        Ok(Images { directory, key: stage.key(), name })
+        let unverified = RecoverConfig { verifier: Vec::new(), ..config.clone() };
+        let identity = json!({"recover": unverified, "ipc": ipc});
+        let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, config));
+        let count = chosen.len() as u64 * u64::from(ipc);
+        let stage = Stage::new("recover", RECOVER, &name, &identity, inputs([("teacher", &teacher.hash)]), seed)?
+            .of_passes(2 * count * u64::from(config.iterations));
+        let directory = self.obtain(&stage, |work, means, device| {
+            let recover = Recover::new(teacher, config, PlanOptions { device, ..PlanOptions::default() })?;
+            let batches = recover.batches(&chosen, ipc, seed);
+            let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
+            means.progress.start(&label, u64::from(config.iterations) * batches.len() as u64, "it");
+            for (number, items) in batches.iter().enumerate() {
+                recover_batch(work, means, &recover, config, classes, (number, items), seed)?;
+            }
+            means.progress.finish("");
+            Ok(())
+        })?;
+        Ok(Images { directory, key: stage.key(), name, count })
     }
 
     /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
@@ -179,56 +238,31 @@ impl<'a> Pieces<'a> {
     }
 
     /// The classes to recover from `teacher`, ascending.
-    fn chosen_classes(&self, teacher: &Bundle) -> Vec<u32> {
-        self.experiment.recover.classes(self.classes_of(teacher).len() as u32)
+    fn chosen_classes(&self, teacher: &Bundle, config: &RecoverConfig) -> Vec<u32> {
+        config.classes(self.classes_of(teacher).len() as u32)
     }
 
-    fn recover_into(&self, work: &WorkDir, teacher: &Bundle, ipc: u32, seed: u64) -> Result<(), RunError> {
-        let config = &self.experiment.recover;
-        let recover = Recover::new(teacher, config, PlanOptions { device: self.device, ..PlanOptions::default() })?;
-        let classes = self.classes_of(teacher);
-        let batches = recover.batches(&self.chosen_classes(teacher), ipc, seed);
-        let steps = u64::from(config.iterations);
-        let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
-        self.progress.start(&label, steps * batches.len() as u64, "it");
-        for (number, items) in batches.iter().enumerate() {
-            let done = steps * number as u64;
-            let curve_file = curve_file(number);
-            if work.has(&curve_file) {
-                self.progress.at(done + steps, "");
-                continue;
-            }
-            let mut curve = String::new();
-            let images = recover.run(items, seed, &mut |point| {
-                self.progress.at(done + u64::from(point.iteration) + 1, &format!("loss {:.2}", point.loss));
-                curve.push_str(&json!(point).to_string());
-                curve.push('\n');
-            })?;
-            let pixels = recover.normalization().to_pixels(&images)?;
-            write_images(work, classes, items, &pixels, teacher.image_shape())?;
-            // Written last: a batch whose curve is there is complete.
-            work.write(&curve_file, curve.as_bytes())?;
-        }
-        self.progress.finish("");
-        Ok(())
-    }
-
-    /// How many of the images recovered from `teacher` the network `verifier` puts into their classes.
+    /// How many of the images that `method` recovered from `teacher` the network `verifier` puts into their classes; the stage's directory.
     pub fn verifier(
         &self,
         images: &Images,
         teacher: &Bundle,
+        method: &RecoverConfig,
         verifier: &Bundle,
         seed: u64,
-    ) -> Result<Accuracy, RunError> {
+    ) -> Result<PathBuf, RunError> {
         let name = format!("{}-by-{}", images.name, verifier.name());
         let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
-        let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?;
-        let directory = self.obtain(&stage, |work| {
+        let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?.of_passes(images.count);
+        self.obtain(&stage, |work, means, _| {
             let set = png::read_set(&images.folder())?;
-            let classes = self.chosen_classes(teacher);
-            write_json(work, ACCURACY, &recover::accuracy(verifier, self.runtime, &set, &classes)?)
-        })?;
+            let classes = self.chosen_classes(teacher, method);
+            write_json(work, ACCURACY, &recover::accuracy(verifier, means.runtime, &set, &classes)?)
+        })
+    }
+
+    /// What [`Pieces::verifier`] left in `directory`.
+    pub fn accuracy(&self, directory: &Path) -> Result<Accuracy, RunError> {
         read_json(&directory.join(ACCURACY))
     }
 
@@ -254,42 +288,40 @@ impl<'a> Pieces<'a> {
         Ok(sums.into_iter().map(mean).collect())
     }
 
-    /// `ipc` random training images per class.
-    pub fn random_real(&self, ipc: u32, seed: u64) -> Result<Images, RunError> {
+    /// `ipc` real training images per class.
+    pub fn real(&self, choice: Choice, ipc: u32, seed: u64) -> Result<Images, RunError> {
         let train = self.train()?;
         let name = format!("{}-ipc{ipc}-seed{seed}", train.name);
-        let hash = Self::data_hash(train);
-        let stage = Stage::new("real", REAL, &name, &json!({"ipc": ipc}), inputs([("data", &hash)]), seed)?;
-        let directory = self.obtain(&stage, |work| {
-            let mut items = Vec::new();
-            let mut pixels = Vec::new();
-            for class in 0..train.classes.len() as u32 {
-                let mut own: Vec<usize> = (0..train.len()).filter(|&i| train.labels[i] == class).collect();
-                own.shuffle(&mut rng::stream(seed, "real/choice", class.into()));
-                for (number, index) in own.into_iter().take(ipc as usize).enumerate() {
-                    items.push(Item { class, number: number as u32 });
-                    pixels.extend_from_slice(train.image(index).unwrap_or_default());
-                }
-            }
+        let count = train.classes.len() as u64 * u64::from(ipc);
+        let stage = Stage::new("real", REAL, &name, &json!({"ipc": ipc}), inputs([("data", &data_hash(train))]), seed)?;
+        let directory = self.obtain(&stage, |work, _, _| {
+            let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
+            let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
             write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])
         })?;
-        Ok(Images { directory, key: stage.key(), name: format!("real-{name}") })
+        Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count })
     }
 
     /// The soft labels of `images` by `teacher`.
-    pub fn relabel(&self, images: &Images, teacher: &Bundle, seed: u64) -> Result<Labelled, RunError> {
-        let config = &self.experiment.relabel;
+    pub fn relabel(
+        &self,
+        images: &Images,
+        teacher: &Bundle,
+        config: &RelabelConfig,
+        seed: u64,
+    ) -> Result<Labelled, RunError> {
         let name = format!("{}-by-{}", images.name, teacher.name());
         let inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
-        let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?;
+        let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
+            .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
         let key = stage.key();
-        let directory = self.obtain(&stage, |work| {
+        let directory = self.obtain(&stage, |work, means, device| {
             let set = png::read_set(&images.folder())?;
             let bundles = [(teacher, 1.0)];
-            let (mut teachers, remark) = Teachers::open(&bundles, self.runtime, config, self.device)?;
+            let (mut teachers, remark) = Teachers::open(&bundles, means.runtime, config, device)?;
             self.remark(remark);
             let relabel = Relabel { bundles: &bundles, config, seed, key: &key };
-            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), self.progress)?)
+            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), means.progress)?)
         })?;
         Ok(Labelled { directory, key, teacher: teacher.name().into() })
     }
@@ -301,41 +333,116 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// A student trained on `images`; gives how it went, and the stage's directory.
+    /// A student trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so; the stage's directory.
     pub fn validate(
         &self,
         images: &Images,
         labels: &Labelled,
         student: &Bundle,
+        protocol: &Protocol,
         hard: bool,
         seed: u64,
-    ) -> Result<(Training, PathBuf), RunError> {
+    ) -> Result<PathBuf, RunError> {
         let config = ValidateConfig {
-            loss: if hard { Loss::Ce {} } else { self.experiment.validate.loss },
-            ..self.experiment.validate.clone()
+            loss: if hard { Loss::Ce {} } else { protocol.validate.loss },
+            ..protocol.validate.clone()
         };
         let kind = if hard { "hard".into() } else { format!("by-{}", labels.teacher) };
         let name = format!("{}-{kind}-{}", images.name, student.name());
-        let test = self.test().ok_or(RunError::NoData)?;
-        let inputs = inputs([
-            ("images", &images.key),
-            ("labels", &labels.key),
-            ("student", &student.hash),
-            ("test", &Self::data_hash(test)),
-        ]);
-        let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?;
-        let directory = self.obtain(&stage, |work| {
+        let Real { test, test_hash, .. } = self.real_data()?;
+        let inputs =
+            inputs([("images", &images.key), ("labels", &labels.key), ("student", &student.hash), ("test", test_hash)]);
+        let epochs = protocol.relabel.epochs;
+        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
+        let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?
+            .of_passes(3 * images.count * u64::from(epochs) + tests);
+        self.obtain(&stage, |work, means, device| {
             let set = png::read_set(&images.folder())?;
             let labels =
                 store::Store::open(&labels.directory.join(LABELS)).map_err(crate::relabel::RelabelError::from)?;
-            let mut fresh = Student::new(student, seed, self.device)?;
+            let mut fresh = Student::new(student, seed, device)?;
             let lesson = Lesson { images: &set, labels: &labels };
-            let training = fresh.train(&lesson, test, &config, self.progress)?;
+            let training = fresh.train(&lesson, test, &config, means.progress)?;
             work.write("student.safetensors", &fresh.checkpoint()?)?;
             write_json(work, TRAINING, &training)
-        })?;
-        Ok((read_json(&directory.join(TRAINING))?, directory))
+        })
     }
+
+    /// How the training in `directory`, which [`Pieces::validate`] gave, went.
+    pub fn training(&self, directory: &Path) -> Result<Training, RunError> {
+        read_json(&directory.join(TRAINING))
+    }
+}
+
+/// Recovers the batch `number` of `items`, unless an interrupted run had.
+fn recover_batch(
+    work: &WorkDir,
+    means: &Means,
+    recover: &Recover,
+    config: &RecoverConfig,
+    classes: &[String],
+    (number, items): (usize, &[Item]),
+    seed: u64,
+) -> Result<(), RunError> {
+    let steps = u64::from(config.iterations);
+    let done = steps * number as u64;
+    let curve_file = curve_file(number);
+    if work.has(&curve_file) {
+        means.progress.at(done + steps, "");
+        return Ok(());
+    }
+    let mut curve = String::new();
+    let images = recover.run(items, seed, &mut |point| {
+        means.progress.at(done + u64::from(point.iteration) + 1, &format!("loss {:.2}", point.loss));
+        curve.push_str(&json!(point).to_string());
+        curve.push('\n');
+    })?;
+    let (_, channels, height, width) = images.dim();
+    let pixels = recover.normalization().to_pixels(&images)?;
+    write_images(work, classes, items, &pixels, [channels, height, width])?;
+    // Written last: a batch whose curve is there is complete.
+    work.write(&curve_file, curve.as_bytes())?;
+    Ok(())
+}
+
+/// The training images that `choice` takes, as items of the new set and indices of the old one.
+fn chosen(train: &Dataset, choice: Choice, ipc: u32, seed: u64) -> Vec<(Item, usize)> {
+    let mut chosen = Vec::new();
+    for class in 0..train.classes.len() as u32 {
+        let mut own: Vec<usize> = (0..train.len()).filter(|&i| train.labels[i] == class).collect();
+        match choice {
+            Choice::Random => own.shuffle(&mut rng::stream(seed, "real/choice", class.into())),
+        }
+        let items = (0..ipc).map(|number| Item { class, number });
+        chosen.extend(items.zip(own));
+    }
+    chosen
+}
+
+/// Identifies real data by its content.
+fn data_hash(set: &Dataset) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&set.images);
+    set.labels.iter().for_each(|label| {
+        hasher.update(&label.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Where the experiment's data lies.
+fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
+    let name = match data.kind {
+        DataKind::None => return Ok(None),
+        DataKind::FashionMnist => "fashion-mnist",
+        DataKind::Mnist => "mnist",
+        DataKind::Cifar10 => "cifar-10",
+        DataKind::Cifar100 => "cifar-100",
+    };
+    let found = match &data.path {
+        Some(path) => Source::find_at(name, path),
+        None => Source::find(name),
+    };
+    found.map(Some)
 }
 
 fn device(device: Device) -> Result<tch::Device, RunError> {

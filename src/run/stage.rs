@@ -18,8 +18,12 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::memory;
+
 const RECORD: &str = "stage.json";
 const TIMING: &str = "timing.json";
+const LOCKS: &str = ".locks";
+const PARTIAL: &str = ".partial";
 /// Files and directories of this prefix are scratch: never part of a result, swept away on resume.
 const SCRATCH: &str = ".tmp-";
 
@@ -75,6 +79,21 @@ pub struct Stage {
     stage: String,
     name: String,
     record: Value,
+    passes: u64,
+}
+
+/// How far a stage is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its result is there.
+    Complete,
+    /// A process is making it.
+    Running,
+    /// It was begun; the next run goes on from there.
+    Interrupted,
+    /// Nothing of it is there.
+    Missing,
 }
 
 impl Stage {
@@ -91,7 +110,32 @@ impl Stage {
         let config =
             serde_json::to_value(config).map_err(|source| StageError::Record { stage: stage.to_string(), source })?;
         let record = json!({"stage": stage, "version": version, "config": config, "inputs": inputs, "seed": seed});
-        Ok(Self { stage: plain(stage), name: plain(name), record: canonical(record) })
+        Ok(Self { stage: plain(stage), name: plain(name), record: canonical(record), passes: 0 })
+    }
+
+    /// The same stage, whose work is worth `passes` images through its network; no part of its identity.
+    pub fn of_passes(self, passes: u64) -> Self {
+        Self { passes, ..self }
+    }
+
+    /// The kind of work.
+    pub fn kind(&self) -> &str {
+        &self.stage
+    }
+
+    /// What its work is worth, in images through its network.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// The hash of the network that does the work.
+    pub fn network(&self) -> Option<String> {
+        network_of(&self.record)
+    }
+
+    /// As [`Stage::network`], of the stage that `directory` holds.
+    pub fn network_in(directory: &Path) -> Option<String> {
+        network_of(&serde_json::from_slice(&fs::read(directory.join(RECORD)).ok()?).ok()?)
     }
 
     /// The stage's identity: BLAKE3 of its canonical JSON record, 64 hex digits. Later stages take it as the hash of this input.
@@ -124,6 +168,12 @@ impl Stage {
         let expected = parse(&self.record.to_string()).unwrap_or_default();
         first_difference("", &found, &expected)
     }
+}
+
+/// The student trains where there is one; else the teacher works.
+fn network_of(record: &Value) -> Option<String> {
+    let inputs = &record["inputs"];
+    ["student", "teacher", "bundle"].iter().find_map(|input| Some(inputs.get(input)?.as_str()?.to_string()))
 }
 
 /// `name` as a file name: anything but letters, digits, `.`, `_` and `-` becomes `-`.
@@ -207,19 +257,86 @@ impl Store {
             return Ok(directory);
         }
         let started = Instant::now();
+        memory::reset_peak();
         let partial = WorkDir::open(&self.path(stage), stage)?;
         if let Err(error) = work(&partial) {
             partial.remove_if_untouched();
             return Err(error);
         }
-        Ok(partial.commit(&self.path(stage), started.elapsed().as_secs_f64())?)
+        let timing = Timing {
+            seconds: started.elapsed().as_secs_f64(),
+            resumed: partial.resumed,
+            passes: Some(stage.passes),
+            peak_bytes: memory::peak(),
+        };
+        Ok(partial.commit(&self.path(stage), timing)?)
+    }
+
+    /// How far `stage` is; an error where its directory holds something else.
+    pub fn state(&self, stage: &Stage) -> Result<State, StageError> {
+        let path = self.path(stage);
+        Ok(match self.find(stage)? {
+            Some(_) => State::Complete,
+            None if self.is_being_made(&path)? => State::Running,
+            None if partial_name(&path).exists() => State::Interrupted,
+            None => State::Missing,
+        })
+    }
+
+    /// Whether some process holds the lock of the stage whose final name is `path`.
+    pub fn is_being_made(&self, path: &Path) -> Result<bool, StageError> {
+        let path = self.lock_path(path);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
+            Err(error) => return Err(io_error("open", &path)(error)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
+        }
+    }
+
+    /// Every stage directory, complete or partial, with its kind; sorted.
+    pub fn all(&self) -> Result<Vec<(String, PathBuf)>, StageError> {
+        let mut found = Vec::new();
+        if !self.root.is_dir() {
+            return Ok(found);
+        }
+        for (kind, _) in entries(&self.root)?.into_iter().filter(|(path, is_dir)| *is_dir && !path.ends_with(LOCKS)) {
+            let name = kind.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let stages = entries(&kind)?.into_iter().filter(|(path, is_dir)| *is_dir && path.join(RECORD).is_file());
+            found.extend(stages.map(|(path, _)| (name.clone(), path)));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The name that `directory` of [`Store::all`] has, or would have, when complete.
+    pub fn final_name(directory: &Path) -> PathBuf {
+        match directory.to_str().and_then(|name| name.strip_suffix(PARTIAL)) {
+            Some(name) => PathBuf::from(name),
+            None => directory.to_path_buf(),
+        }
+    }
+
+    /// Removes `directory` of [`Store::all`] unless a process is at it; a kill on the way leaves no part of it under its name.
+    pub fn remove(&self, directory: &Path) -> Result<(), StageError> {
+        let path = self.lock_path(&Self::final_name(directory));
+        create_directories(&self.root.join(LOCKS))?;
+        let lock = File::create(&path).map_err(io_error("create", &path))?;
+        lock.try_lock().map_err(|error| io_error("lock", &path)(error.into()))?;
+        let mut scratch = tempfile::Builder::new();
+        let scratch = scratch.prefix(SCRATCH).tempdir_in(&self.root).map_err(io_error("write in", &self.root))?;
+        fs::rename(directory, scratch.path().join("removed")).map_err(io_error("move away", directory))?;
+        scratch.close().map_err(io_error("remove", directory))
     }
 
     /// The stage's exclusive lock, held until the file is dropped (or its process dies).
     fn lock(&self, stage: &Stage) -> Result<File, StageError> {
-        let directory = self.root.join(".locks");
-        create_directories(&directory)?;
-        let path = directory.join(format!("{}-{}", stage.stage, stage.directory_name()));
+        create_directories(&self.root.join(LOCKS))?;
+        let path = self.lock_path(&self.path(stage));
         let file = File::create(&path).map_err(io_error("create", &path))?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -230,6 +347,13 @@ impl Store {
         }
         file.lock().map_err(io_error("lock", &path))?;
         Ok(file)
+    }
+
+    /// The lock of the stage whose final name is `path`: `<kind>-<directory name>`.
+    fn lock_path(&self, path: &Path) -> PathBuf {
+        let name =
+            |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+        self.root.join(LOCKS).join(format!("{}-{}", name(path.parent()), name(Some(path))))
     }
 }
 
@@ -243,9 +367,7 @@ pub struct WorkDir {
 impl WorkDir {
     /// Continues the partial directory of `stage`, or starts it afresh.
     fn open(complete: &Path, stage: &Stage) -> Result<Self, StageError> {
-        let mut path = complete.as_os_str().to_owned();
-        path.push(".partial");
-        let path = PathBuf::from(path);
+        let path = partial_name(complete);
         let mut resumed = path.exists();
         if resumed && stage.difference(&path).is_some() {
             fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
@@ -289,8 +411,7 @@ impl WorkDir {
         }
     }
 
-    fn commit(self, complete: &Path, seconds: f64) -> Result<PathBuf, StageError> {
-        let timing = Timing { seconds, resumed: self.resumed };
+    fn commit(self, complete: &Path, timing: Timing) -> Result<PathBuf, StageError> {
         self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes())?;
         sync_tree(&self.path)?;
         fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;
@@ -299,13 +420,19 @@ impl WorkDir {
     }
 }
 
-/// How long a stage took.
+/// What a stage cost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// Wall-clock seconds of the run that completed it.
     pub seconds: f64,
     /// Whether that run continued an interrupted one, whose time is not in `seconds`.
     pub resumed: bool,
+    /// What the whole work is worth, in images through its network.
+    #[serde(default)]
+    pub passes: Option<u64>,
+    /// The most resident memory of that run during the stage, in bytes, where the system tells.
+    #[serde(default)]
+    pub peak_bytes: Option<u64>,
 }
 
 impl Timing {
@@ -340,6 +467,26 @@ fn readable_by_all(builder: &mut tempfile::Builder) {
 
 fn create_directories(path: &Path) -> Result<(), StageError> {
     fs::create_dir_all(path).map_err(io_error("create the directory", path))
+}
+
+/// Where the stage whose final name is `complete` is made.
+fn partial_name(complete: &Path) -> PathBuf {
+    let mut path = complete.as_os_str().to_owned();
+    path.push(PARTIAL);
+    path.into()
+}
+
+/// The size of all files below `directory`, in bytes.
+pub fn bytes_in(directory: &Path) -> Result<u64, StageError> {
+    let mut sum = 0;
+    for (path, is_directory) in entries(directory)? {
+        sum += if is_directory {
+            bytes_in(&path)?
+        } else {
+            fs::symlink_metadata(&path).map_err(io_error("look at", &path))?.len()
+        };
+    }
+    Ok(sum)
 }
 
 /// Removes what a killed run had not committed.
@@ -499,6 +646,31 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         Store::new(root.path()).run(&stage(5), |_| Err(failure())).unwrap_err();
         assert_eq!(fs::read_dir(root.path().join("recover")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn states_are_told_apart_and_removal_spares_what_is_being_made() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        assert!(store.all().unwrap().is_empty());
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
+        let inside = |work: &WorkDir| {
+            work.write("shard-0", b"12345")?;
+            assert_eq!(store.state(&stage(5)).unwrap(), State::Running);
+            assert!(store.remove(work.path()).unwrap_err().to_string().starts_with("cannot lock "));
+            Err(failure())
+        };
+        store.run(&stage(5), inside).unwrap_err();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Interrupted);
+        let [(kind, partial)] = store.all().unwrap().try_into().unwrap();
+        assert_eq!((kind.as_str(), Store::final_name(&partial)), ("recover", store.path(&stage(5))));
+        let complete = store.run(&stage(5), |_| Ok::<_, StageError>(())).unwrap();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Complete);
+        assert_eq!(Stage::network_in(&complete).unwrap(), "ab12");
+        assert!(bytes_in(&complete).unwrap() > 5);
+        store.remove(&complete).unwrap();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
+        assert_eq!(entries(root.path()).unwrap().len(), 2, "only the locks and the kind's directory are left");
     }
 
     #[test]

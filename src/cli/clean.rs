@@ -1,0 +1,46 @@
+//! `scdd clean`: removes stages that no experiment needs.
+
+use std::path::PathBuf;
+
+use super::status::plans;
+use super::{Global, Outcome};
+use crate::run::plan::{remove, unneeded};
+
+/// List the stages that none of the given experiments needs; with --yes, remove them
+#[derive(clap::Args)]
+pub struct Clean {
+    /// The experiments to keep: their YAML files, or directories of reports
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    experiments: Vec<PathBuf>,
+    /// Where the stages are: in DIR/stages
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    output: PathBuf,
+    /// Remove what is listed
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Clean {
+    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let found = unneeded(&self.output, &plans(&self.experiments, &self.output)?)?;
+        if self.yes {
+            found.iter().try_for_each(|stage| remove(&self.output, stage))?;
+        }
+        if global.json {
+            println!("{}", serde_json::to_string_pretty(&serde_json::json!({"removed": self.yes, "stages": found}))?);
+            return Ok(Outcome::Done);
+        }
+        found.iter().for_each(|stage| println!("{:>10}  {}", megabytes(stage.bytes), stage.directory.display()));
+        let (count, sum) = (found.len(), megabytes(found.iter().map(|stage| stage.bytes).sum()));
+        match (count, self.yes) {
+            (0, _) => println!("every stage is needed"),
+            (_, true) => println!("removed {count} stages, {sum}"),
+            (_, false) => println!("{count} stages, {sum}, can go: the same command with --yes removes them"),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}

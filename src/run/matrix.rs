@@ -1,0 +1,120 @@
+//! The rows of an experiment: what each trained student learned from, before anything is read or made.
+
+use std::path::Path;
+
+use crate::config::{Baseline, Experiment, Labels, Protocol};
+
+/// Where a row's images come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// Recovered from a teacher by one of the experiment's methods.
+    Distilled { teacher: &'a Path, method: &'a str },
+    /// Chosen from the real training set.
+    Real(Choice),
+}
+
+/// How real images are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// At random, anew for each seed.
+    Random,
+}
+
+impl Choice {
+    /// What rows of it are called.
+    pub fn method(self) -> &'static str {
+        match self {
+            Choice::Random => "random_real",
+        }
+    }
+}
+
+/// One set of synthetic images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Set<'a> {
+    pub teacher: &'a Path,
+    pub method: &'a str,
+    pub ipc: u32,
+    pub seed: u64,
+}
+
+/// Every set of synthetic images, whether or not a student learns from it.
+pub fn sets(experiment: &Experiment) -> Vec<Set<'_>> {
+    let mut sets = Vec::new();
+    for teacher in &experiment.teachers {
+        for method in experiment.methods.keys() {
+            for &ipc in &experiment.ipc {
+                sets.extend(experiment.seeds.iter().map(|&seed| Set { teacher, method, ipc, seed }));
+            }
+        }
+    }
+    sets
+}
+
+/// One row of the results, for one seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line<'a> {
+    pub origin: Origin<'a>,
+    pub ipc: u32,
+    pub seed: u64,
+    pub labels: Labels,
+    /// The bundle that labels the images; with hard labels only its views count, which are the same whichever teacher answers.
+    pub labeller: &'a Path,
+    pub protocol: &'a str,
+    pub student: &'a Path,
+}
+
+/// Every row: first the cells of the matrix, then the baselines under each protocol.
+pub fn lines(experiment: &Experiment) -> Vec<Line<'_>> {
+    let mut lines = distilled(experiment);
+    for (&ipc, &seed) in experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed))) {
+        for (name, protocol) in &experiment.protocols {
+            for student in &experiment.students {
+                for &(choice, labels) in &asked(experiment, protocol) {
+                    let line = |labeller| Line {
+                        origin: Origin::Real(choice),
+                        ipc,
+                        seed,
+                        labels,
+                        labeller,
+                        protocol: name,
+                        student,
+                    };
+                    lines.extend(labellers(experiment, labels).into_iter().map(line));
+                }
+            }
+        }
+    }
+    lines
+}
+
+fn distilled(experiment: &Experiment) -> Vec<Line<'_>> {
+    let cells = experiment.cells().into_iter();
+    let lines = cells.map(|cell| Line {
+        origin: Origin::Distilled { teacher: cell.teacher, method: cell.method },
+        ipc: cell.ipc,
+        seed: cell.seed,
+        labels: cell.labels,
+        labeller: cell.relabel_teacher,
+        protocol: cell.protocol,
+        student: cell.student,
+    });
+    lines.collect()
+}
+
+/// The baselines that the experiment lists and the protocol can have.
+fn asked(experiment: &Experiment, protocol: &Protocol) -> Vec<(Choice, Labels)> {
+    let kind = |baseline: &Baseline| match baseline {
+        Baseline::RandomRealSoft => (Choice::Random, Labels::Soft),
+        Baseline::RandomRealHard => (Choice::Random, Labels::Hard),
+    };
+    experiment.baselines.iter().map(kind).filter(|(_, labels)| *labels == Labels::Hard || !protocol.is_hard()).collect()
+}
+
+fn labellers(experiment: &Experiment, labels: Labels) -> Vec<&Path> {
+    let all = experiment.labellers();
+    match labels {
+        Labels::Soft => all,
+        Labels::Hard => all.into_iter().take(1).collect(),
+    }
+}

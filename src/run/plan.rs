@@ -1,0 +1,123 @@
+//! What a run would do: every stage that an experiment needs, whether it is there, and what it will cost.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::stage::{Stage, StageError, State, Store, Timing, bytes_in};
+
+/// One stage of an experiment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Planned {
+    /// The kind of work: `verify`, `recover`, `real`, `relabel`, `validate`.
+    pub stage: String,
+    /// Where its result is, or will be.
+    pub directory: PathBuf,
+    pub state: State,
+    /// Images through a network, forward; a backward pass counts as much again, twice as much where weights are trained. 0 without a network.
+    pub passes: u64,
+    /// Expected seconds, from finished stages of the same kind with the same network, else with any; `None` where there is none.
+    /// What an interrupted stage has already done is not subtracted.
+    pub seconds: Option<f64>,
+}
+
+/// Every stage of an experiment, once, in the order in which they are made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// The experiment's name.
+    pub name: String,
+    pub stages: Vec<Planned>,
+}
+
+impl Plan {
+    /// How many stages are in `state`.
+    pub fn count(&self, state: State) -> usize {
+        self.stages.iter().filter(|stage| stage.state == state).count()
+    }
+
+    /// The stages that a run would make.
+    pub fn open(&self) -> impl Iterator<Item = &Planned> {
+        self.stages.iter().filter(|stage| stage.state != State::Complete)
+    }
+
+    /// Expected seconds of all open stages that can be estimated, and the passes of those that cannot.
+    pub fn remaining(&self) -> (f64, u64) {
+        let seconds = self.open().filter_map(|stage| stage.seconds).sum();
+        (seconds, self.open().filter(|stage| stage.seconds.is_none()).map(|stage| stage.passes).sum())
+    }
+}
+
+/// Seconds per pass, as finished stages took them.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    /// By kind and network: seconds and passes.
+    known: BTreeMap<(String, String), (f64, u64)>,
+}
+
+impl Rates {
+    /// Learns from every complete stage of `store` that was made in one go.
+    pub fn read(store: &Store) -> Result<Self, StageError> {
+        let mut rates = Self::default();
+        for (kind, directory) in store.all()? {
+            let (Some(timing), Some(network)) = (Timing::read(&directory), Stage::network_in(&directory)) else {
+                continue;
+            };
+            if let Some(passes) = timing.passes.filter(|passes| *passes > 0 && !timing.resumed) {
+                let sum = rates.known.entry((kind, network)).or_default();
+                *sum = (sum.0 + timing.seconds, sum.1 + passes);
+            }
+        }
+        Ok(rates)
+    }
+
+    fn seconds(&self, stage: &Stage) -> Option<f64> {
+        let own = stage.network().and_then(|network| self.known.get(&(stage.kind().to_string(), network)).copied());
+        let of_kind = || {
+            let all = self.known.iter().filter(|((kind, _), _)| kind == stage.kind()).map(|(_, sum)| *sum);
+            all.reduce(|a, b| (a.0 + b.0, a.1 + b.1))
+        };
+        own.or_else(of_kind).map(|(seconds, passes)| seconds / passes as f64 * stage.passes() as f64)
+    }
+
+    /// What is known of `stage` without making it.
+    pub fn plan(&self, store: &Store, stage: &Stage) -> Result<Planned, StageError> {
+        let state = store.state(stage)?;
+        let open = state != State::Complete;
+        Ok(Planned {
+            stage: stage.kind().to_string(),
+            directory: store.path(stage),
+            state,
+            passes: stage.passes(),
+            seconds: if open { self.seconds(stage) } else { None },
+        })
+    }
+}
+
+/// A directory of the store that no given plan needs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Unneeded {
+    pub directory: PathBuf,
+    pub bytes: u64,
+}
+
+/// What of the stages below `output` none of `plans` needs, sorted; what another process is making is left out.
+pub fn unneeded(output: &Path, plans: &[Plan]) -> Result<Vec<Unneeded>, StageError> {
+    let store = Store::new(super::stages_in(output));
+    let needed: Vec<&Path> =
+        plans.iter().flat_map(|plan| &plan.stages).map(|stage| stage.directory.as_path()).collect();
+    let mut found = Vec::new();
+    for (_, directory) in store.all()? {
+        let complete = Store::final_name(&directory);
+        if !needed.contains(&complete.as_path()) && !store.is_being_made(&complete)? {
+            found.push(Unneeded { bytes: bytes_in(&directory)?, directory });
+        }
+    }
+    found.sort_by(|a, b| a.directory.cmp(&b.directory));
+    Ok(found)
+}
+
+/// Removes a stage's directory; never leaves a part of it under its name.
+pub fn remove(output: &Path, unneeded: &Unneeded) -> Result<(), StageError> {
+    Store::new(super::stages_in(output)).remove(&unneeded.directory)
+}
