@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--dataset", default="imagenet", help="what it was trained on (default: imagenet)")
     export.add_argument("--save-network", type=Path, help="also write it in the form that probe and recalibrate read")
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
+    unpack = commands.add_parser("unpack", help="write a bundle's network as probe, recalibrate and export read it")
+    unpack.add_argument("bundle", type=Path)
+    unpack.add_argument("output", type=Path)
     convert = commands.add_parser("convert", help="copy the tensors out of a checkpoint that export refuses")
     convert.add_argument("checkpoint", type=Path)
     convert.add_argument("output", type=Path)
@@ -86,6 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .efficientnet_lite import export_efficientnet_lite as run
 
             run(chosen.data, chosen.out, replace=chosen.replace, say=say)
+        elif chosen.command == "unpack":
+            from .unpack import unpack as run
+
+            run(chosen.bundle, chosen.output, say=say)
         elif chosen.command == "convert":
             from .convert import convert as run
 

@@ -64,7 +64,7 @@ fn each(bundle: &Bundle, check: impl Fn(&str, &Objective, &Tensor, &Tensor, &Saf
     let input = floats(&goldens, "input");
     let targets = Tensor::from_slice(&CLASSES.map(i64::from));
     for (case, distance, r_var, share) in CASES {
-        let objective = objective(bundle, &config(distance, r_var, share), &CLASSES, Device::Cpu).unwrap();
+        let objective = objective(bundle, &config(distance, r_var, share), 0.01, &CLASSES, Device::Cpu).unwrap();
         check(case, &objective, &input, &targets, &goldens);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ndarray::Array4;
 use safetensors::SafeTensors;
-use scdd::config::{BnDistance, Packing, RecoverConfig};
+use scdd::config::{BnDistance, BnWeight, Packing, RecoverConfig};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::kernels::Isa;
 use scdd::recover::{Item, Recover};
@@ -20,7 +20,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         packing: Packing::Even,
         learning_rate: 0.1,
         betas: [0.5, 0.9],
-        r_bn: 0.01,
+        r_bn: BnWeight::Fixed(0.01),
         r_var: 1.0,
         first_bn_multiplier: 10.0,
         distance: BnDistance::Norm,

@@ -123,7 +123,7 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
         let experiment = tiny_experiment(dir.path(), &features_only(), more);
         let mut scdd = scdd();
         scdd.env("SCDD_DATA", data.path()).arg(command).arg(experiment).arg("--output").arg(dir.path().join("runs"));
-        scdd.assert()
+        scdd.args(["--set", "recover.iterations=30", "--set", "recover.crop=null"]).assert()
     };
     run("recover", "").code(2).stderr(contains("can't label images").and(contains("Probe one: ")));
     run("run", &labeller)
@@ -133,8 +133,8 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
     let curve = fs::read_dir(dir.path().join("runs/stages/recover")).unwrap().next().unwrap().unwrap().path();
     let curve = fs::read_to_string(curve.join("curves/batch-00000.jsonl")).unwrap();
     let points: Vec<serde_json::Value> = curve.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(points.iter().all(|point| point["ce"] == 0.0) && points.len() == 3, "{curve}");
-    assert!(points[2]["bn"].as_f64() < points[0]["bn"].as_f64(), "{curve}");
+    assert!(points.iter().all(|point| point["ce"] == 0.0) && points.len() == 30, "{curve}");
+    assert!(points[29]["bn"].as_f64() < points[0]["bn"].as_f64(), "{curve}");
 
     let off = format!("{labeller}baselines: []\n");
     let experiment = tiny_experiment(dir.path(), &features_only(), &off);
@@ -147,6 +147,16 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
         .assert()
         .code(2)
         .stderr(contains("there is nothing to recover from"));
+    let experiment = tiny_experiment(dir.path(), &features_only(), &off);
+    scdd()
+        .env("SCDD_DATA", data.path())
+        .arg("recover")
+        .arg(experiment)
+        .args(["--set", "recover.r_bn=auto", "--output"])
+        .arg(dir.path().join("off"))
+        .assert()
+        .code(2)
+        .stderr(contains("but the teacher has no classifier; give `recover.r_bn` a number"));
 }
 
 /// A limit on the size of files stands for a full disk, which a test can't have: the student's weights are the first file above it.
@@ -171,6 +181,27 @@ fn a_file_that_cannot_be_written_stops_the_run_which_then_goes_on() {
     };
     assert_eq!((complete("recover"), complete("validate")), (1, 0));
     scdd().env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(&output).assert().success();
+}
+
+#[test]
+fn the_balance_of_the_loss_terms_is_measured_once_and_recorded() {
+    let (data, dir) = (small_data(50, 20), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let recover = |teacher: &Path, r_bn: &str| {
+        let mut scdd = scdd();
+        scdd.env("SCDD_DATA", data.path()).arg("recover").arg(&experiment);
+        scdd.args(["--set", &format!("recover.r_bn={r_bn}"), "--set", &format!("teachers={}", teacher.display())]);
+        scdd.arg("--output").arg(dir.path().join("runs")).assert()
+    };
+    let first = recover(&bundle(TEACHER), "auto").success().stderr(contains("`recover.r_bn: auto` is, with resnet18"));
+    let directory = String::from_utf8(first.get_output().stdout.clone()).unwrap();
+    let record = fs::read(Path::new(directory.trim()).join("stage.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let weight = record["config"]["recover"]["r_bn"].as_f64().unwrap();
+    assert!(weight > 0.0, "{record}");
+    // The number that is recorded names the same work.
+    let again = recover(&bundle(TEACHER), &weight.to_string()).success().stderr(contains("done in").not());
+    assert_eq!(String::from_utf8(again.get_output().stdout.clone()).unwrap(), directory);
 }
 
 /// What `scdd run` complains of; nothing may be left at `output`.

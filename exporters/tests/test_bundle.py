@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from exporters import bundle, data, golden, graph, models
+from exporters.__main__ import main
 from exporters.data import Split
 from exporters.errors import CheckError, InputError
 from exporters.files import sha256
@@ -168,6 +169,30 @@ def test_teacher_bundle(tmp_path: Path, tiny: Split):
     bundle.export_teacher(source, tmp_path, tmp_path / "onnx", replace=True, test=tiny, say=said.append)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["tiny"]
+
+
+def test_a_bundle_unpacks_into_the_network_it_was_made_of(tmp_path: Path, tiny: Split):
+    name, options = NETWORKS[0]
+    pretraining = Pretraining("moco_v2", "fashion-mnist", 3, "python -m exporters pretrain x.yaml", 9.5, "linear_probe")
+    Checkpoint("tiny", name, options, pretraining, trained(name, options).state_dict()).save(tmp_path / "model.pt")
+    folder = bundle.export_teacher(tmp_path / "model.pt", tmp_path, tmp_path / "onnx", test=tiny, say=lambda _: None)
+    assert main(["unpack", str(folder), str(tmp_path / "again.pt")]) == 0
+    first, again = Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "again.pt")
+    assert (again.name, again.architecture, again.options) == (first.name, name, options)
+    assert again.pretraining == pretraining
+    assert again.state.keys() == first.state.keys()
+    assert all(torch.equal(again.state[key], first.state[key]) for key in first.state if "batches" not in key)
+    exported = bundle.export_teacher(tmp_path / "again.pt", tmp_path, tmp_path / "new", test=tiny, say=lambda _: None)
+    assert all(
+        (exported / file).read_bytes() == (folder / file).read_bytes()
+        for file in ("model.onnx", "bn_stats.safetensors", "golden.safetensors")
+    )
+
+    (folder / "model.onnx").write_bytes(b"changed")
+    assert main(["unpack", str(folder), str(tmp_path / "bad.pt")]) == 2
+    (folder / "manifest.yaml").write_text("role: student")
+    assert main(["unpack", str(folder), str(tmp_path / "bad.pt")]) == 2
+    assert not (tmp_path / "bad.pt").exists()
 
 
 def test_student_bundle(tmp_path: Path, monkeypatch, tiny: Split):

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 
+use super::data::{check_fit, training_images};
 use super::{Global, Outcome};
-use crate::data::{Dataset, Normalization, Source, Split};
+use crate::data::Normalization;
 use crate::teacher::{Bundle, Calibrator, verify};
 
 /// How many images are run at once.
@@ -42,9 +43,7 @@ impl Calibrate {
             let name = self.bundle.file_name().unwrap_or(bundle.name().as_ref());
             self.bundle.with_file_name(format!("{}-calibrated", name.to_string_lossy()))
         });
-        let directory = PathBuf::from(&self.data);
-        let source = if directory.is_dir() { Source::ImageFolder(directory) } else { Source::find(&self.data)? };
-        let set = Dataset::load(&source, Split::Train)?;
+        let set = training_images(&self.data)?;
         check_fit(&bundle, &set)?;
 
         let p = &bundle.manifest.preprocessing;
@@ -71,19 +70,4 @@ impl Calibrate {
         }
         Ok(Outcome::Done)
     }
-}
-
-/// The data's images and classes are the bundle's.
-fn check_fit(bundle: &Bundle, set: &Dataset) -> anyhow::Result<()> {
-    let found = [set.channels, set.height, set.width];
-    let wanted = bundle.image_shape();
-    ensure!(
-        found == wanted,
-        "the images of {} are {found:?} (channels, height, width), `{}` takes {wanted:?}",
-        set.name,
-        bundle.name()
-    );
-    let (classes, known) = (set.classes.len(), bundle.manifest.classes.len());
-    ensure!(classes <= known, "{} has {classes} classes, `{}` knows {known}", set.name, bundle.name());
-    Ok(())
 }

@@ -4,7 +4,9 @@
 
 mod calibrate;
 mod clean;
+mod data;
 mod doctor;
+mod inspect;
 mod ops;
 mod progress;
 mod report;
@@ -62,6 +64,7 @@ enum Command {
     Ops(ops::Ops),
     Verify(verify::Verify),
     Calibrate(calibrate::Calibrate),
+    Inspect(inspect::Inspect),
     /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
     Recover(run::Run),
     /// Recover as needed, then store the teachers' soft labels
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Calibrate(command) => command.run(&cli.global),
+        Command::Inspect(command) => command.run(&cli.global),
         Command::Ops(command) => command.run(&cli.global),
         Command::Recover(command) => command.run(&cli.global, Goal::Recover),
         Command::Relabel(command) => command.run(&cli.global, Goal::Relabel),

@@ -6,8 +6,8 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    Baseline, Crop, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers,
-    Schedule, ViewCrop,
+    Baseline, BnWeight, Crop, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig,
+    RelabelTeachers, Schedule, ViewCrop,
 };
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
@@ -138,7 +138,7 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
         ("class_share", recover.class_share, 0.0),
     ];
     for (key, value, neutral) in within {
-        if recover.r_bn == 0.0 && value != neutral {
+        if recover.r_bn == BnWeight::Fixed(0.0) && value != neutral {
             let problem = format!(
                 "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
             );

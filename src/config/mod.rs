@@ -26,8 +26,8 @@ mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, BnDistance, Cell, Crop, DataConfig, DataKind, Device, Experiment, Fallback, LabelDtype, Labels, Loss,
-    Mix, Optimizer, Packing, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, TopK,
+    Baseline, BnDistance, BnWeight, Cell, Crop, DataConfig, DataKind, Device, Experiment, Fallback, LabelDtype, Labels,
+    Loss, Mix, Optimizer, Packing, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, TopK,
     ValidateConfig, ViewCrop,
 };
 pub use presets::names as preset_names;

@@ -122,8 +122,8 @@ pub struct RecoverConfig {
     pub learning_rate: f64,
     /// Adam's decay rates of first and second moment, each in 0..1. Published: `[0.5, 0.9]`.
     pub betas: [f64; 2],
-    /// Weight of the BN statistics term, 0 (off) to 1e6. Published: 0.005 to 1.
-    pub r_bn: f64,
+    /// Weight of the BN statistics term, 0 (off) to 1e6, or `auto`. Published: 0.005 to 1.
+    pub r_bn: BnWeight,
     /// What differences of variances weigh within that term beside those of means, 0 to 1e6; must be 1 where `r_bn` is 0. Published: 1;
     /// 11 (CIFAR) and 2 (ImageNet) in DWA.
     pub r_var: f64,
@@ -159,6 +159,15 @@ impl RecoverConfig {
         classes.sort_unstable();
         classes
     }
+}
+
+/// How much the BN statistics term weighs beside cross entropy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BnWeight {
+    /// For each teacher the weight at which both terms' gradients are of equal norm where optimisation starts, at noise.
+    Auto,
+    /// For all teachers the same.
+    Fixed(f64),
 }
 
 /// Which images share a batch.
@@ -476,6 +485,64 @@ impl RelabelTeachers {
             RelabelTeachers::Same => vec![teacher],
             RelabelTeachers::List(teachers) => teachers.iter().map(PathBuf::as_path).collect(),
         }
+    }
+}
+
+impl Serialize for BnWeight {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            BnWeight::Auto => serializer.serialize_str("auto"),
+            BnWeight::Fixed(weight) => serializer.serialize_f64(*weight),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BnWeight {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BnWeightVisitor)
+    }
+}
+
+struct BnWeightVisitor;
+
+impl Visitor<'_> for BnWeightVisitor {
+    type Value = BnWeight;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a number or `auto`")
+    }
+
+    fn visit_f64<E: Error>(self, weight: f64) -> Result<BnWeight, E> {
+        Ok(BnWeight::Fixed(weight))
+    }
+
+    fn visit_i64<E: Error>(self, weight: i64) -> Result<BnWeight, E> {
+        Ok(BnWeight::Fixed(weight as f64))
+    }
+
+    fn visit_u64<E: Error>(self, weight: u64) -> Result<BnWeight, E> {
+        Ok(BnWeight::Fixed(weight as f64))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<BnWeight, E> {
+        match text {
+            "auto" => Ok(BnWeight::Auto),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+        }
+    }
+}
+
+impl JsonSchema for BnWeight {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "BnWeight".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": ["number", "string"], "pattern": "^auto$"})
+    }
+
+    fn inline_schema() -> bool {
+        true
     }
 }
 

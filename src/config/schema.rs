@@ -166,7 +166,7 @@ mod tests {
             "",
             "recover: scdd-cifar100\nrelabel: {mix: {alpha: 0.5}}\nvalidate:\n",
             "recover: {preset: scdd-cifar100, crop: {scale: [0.5, 1]}}\nseeds: 3\nlabels: hard\n",
-            "methods: {a: sre2l-cifar100, b: {r_bn: 1}}\nprotocols: {long: sre2l-imagenet, short: {relabel: {epochs: 2}}}\n",
+            "methods: {a: sre2l-cifar100, b: {r_bn: 1}, c: {r_bn: auto}}\nprotocols: {long: sre2l-imagenet, short: {relabel: {epochs: 2}}}\n",
             "relabel_teachers: [a, b]\nbaselines: random_real_soft\ndevice: cpu\n",
         ] {
             let text = format!("{MINIMAL}{lines}");
@@ -183,6 +183,8 @@ mod tests {
             "recover: {iterations: 0}",
             "recover: {learning_rate: 0}",
             "recover: {learning_rate: fast}",
+            "recover: {r_bn: automatic}",
+            "recover: {r_bn: -1}",
             "recover: {betas: [0.5]}",
             "recover: {betas: [0.5, 1]}",
             "recover: {crop: {scale: [0.5, 1.5]}}",

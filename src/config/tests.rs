@@ -42,6 +42,15 @@ fn quickstart() -> Experiment {
 }
 
 #[test]
+fn the_weight_of_the_statistics_is_a_number_or_auto() {
+    for (text, weight) in [("auto", BnWeight::Auto), ("0.5", BnWeight::Fixed(0.5)), ("2", BnWeight::Fixed(2.0))] {
+        let experiment = with(&format!("recover: {{r_bn: {text}}}\n"));
+        assert_eq!(recover(&experiment).r_bn, weight);
+        assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    }
+}
+
+#[test]
 fn the_quickstart_resolves_and_has_four_cells_in_order() {
     let experiment = quickstart();
     let cells = experiment.cells();
@@ -93,7 +102,7 @@ fn a_recipe_and_its_protocol_are_labelled_and_trained_alike() {
 #[test]
 fn keys_override_the_preset_and_equal_settings_are_equal() {
     let experiment = with("recover: {preset: scdd-cifar100, r_bn: 0.5}\n");
-    assert_eq!((recover(&experiment).r_bn, recover(&experiment).learning_rate), (0.5, 0.4));
+    assert_eq!((recover(&experiment).r_bn, recover(&experiment).learning_rate), (BnWeight::Fixed(0.5), 0.4));
     let spelled = with("recover: {preset: default, iterations: 1000, r_bn: 0.5, learning_rate: 0.4}\n");
     assert_eq!(recover(&experiment), recover(&spelled));
 }
@@ -263,6 +272,14 @@ const FAULTY: &[(&str, &str)] = &[
     (
         "recover: {learning_rate: fast}",
         "e.yaml, line 6: `recover.learning_rate`: invalid type: string \"fast\", expected a number",
+    ),
+    (
+        "recover: {r_bn: automatic}",
+        "e.yaml, line 6: `recover.r_bn`: invalid value: string \"automatic\", expected a number or `auto`",
+    ),
+    (
+        "recover: {r_bn: -1}",
+        "e.yaml, line 6: `recover.r_bn`: -1 is out of range: must be at least 0 and at most 1000000",
     ),
     (
         "recover: {r_bn: 0, first_bn_multiplier: 10}",

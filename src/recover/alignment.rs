@@ -15,17 +15,18 @@ use crate::teacher::{Bundle, ClassStatistics};
 /// What part of a layer's mean variance is added to every channel's before it divides, so that dead channels do not rule.
 const VARIANCE_FLOOR: f64 = 1e-3;
 
-/// The objective of a batch of these `classes`, one per image, with `bundle` as the teacher. What of them the bundle does not know is left out.
+/// The objective of a batch of these `classes`, one per image, with `bundle` as the teacher and the term's weight `r_bn`. What of the classes the bundle does not know is left out.
 ///
 /// # Errors
 /// When libtorch can't bring the targets to `device`.
 pub fn objective(
     bundle: &Bundle,
     config: &RecoverConfig,
+    r_bn: f64,
     classes: &[u32],
     device: Device,
 ) -> Result<Objective, TchError> {
-    let mut objective = bundle.objective(config.r_bn, config.first_bn_multiplier, device);
+    let mut objective = bundle.objective(r_bn, config.first_bn_multiplier, device);
     if config.class_share > 0.0 {
         let of_classes = objective.layers.iter().zip(&bundle.layers).filter_map(|(global, layer)| {
             let (mean, var) = mixture(layer.per_class.as_ref()?, layer.mean.len(), classes);

@@ -6,6 +6,7 @@
 
 mod adam;
 mod alignment;
+pub mod balance;
 mod batch;
 mod engine;
 mod prior;
@@ -17,7 +18,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
-use crate::config::RecoverConfig;
+use crate::config::{BnWeight, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
 use crate::replica::{Plan, PlanOptions, ReplicaError, to_array, to_tensor};
@@ -53,6 +54,10 @@ pub enum RecoverError {
     #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
     NoLoss { why: String },
     #[error(
+        "`recover.r_bn: auto` balances cross entropy with the statistics of `{teacher}`, but {why}; give `recover.r_bn` a number"
+    )]
+    NoBalance { teacher: String, why: String },
+    #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]
     NoStatistics { teacher: String, why: String },
@@ -78,6 +83,7 @@ pub struct Point {
 pub struct Recover<'a> {
     bundle: &'a Bundle,
     config: &'a RecoverConfig,
+    r_bn: f64,
     engine: Engine,
     normalization: Normalization,
     options: PlanOptions,
@@ -90,19 +96,24 @@ impl<'a> Recover<'a> {
     /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
     pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
-        if let Some(why) = bundle.without_statistics().filter(|_| config.r_bn > 0.0) {
+        let r_bn = match config.r_bn {
+            BnWeight::Fixed(weight) => weight,
+            BnWeight::Auto => balance::auto(bundle, config, options.device)?.r_bn,
+        };
+        if let Some(why) = bundle.without_statistics().filter(|_| r_bn > 0.0) {
             return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
         }
         if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
             return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
         }
-        if let Some(why) = bundle.without_classifier().filter(|_| config.r_bn == 0.0) {
+        if let Some(why) = bundle.without_classifier().filter(|_| r_bn == 0.0) {
             return Err(RecoverError::NoLoss { why });
         }
         let p = &bundle.manifest.preprocessing;
         Ok(Self {
             bundle,
             config,
+            r_bn,
             engine: Engine::new(bundle.graph.clone(), options),
             normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
             options,
@@ -169,7 +180,7 @@ impl<'a> Recover<'a> {
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
         let config = self.config;
-        let objective = alignment::objective(self.bundle, config, targets, self.options.device);
+        let objective = alignment::objective(self.bundle, config, self.r_bn, targets, self.options.device);
         let objective = objective.map_err(|e| self.torch(e))?;
         let (n, c, h, w) = start.dim();
         let plan = self.engine.plan(&objective, [n, c, h, w].map(|d| d as i64)).map_err(|e| self.replica(e))?;

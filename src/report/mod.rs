@@ -222,7 +222,8 @@ fn timing_json(results: &Results) -> Result<Vec<u8>, ReportError> {
     json_file(&results.rows.iter().map(row).collect::<Vec<_>>())
 }
 
-fn json_file(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
+/// `value` as indented JSON with a newline at its end.
+pub(crate) fn json_file(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
     let format = |error: serde_json::Error| ReportError::Format { format: "JSON", message: error.to_string() };
     let mut bytes = serde_json::to_vec_pretty(value).map_err(format)?;
     bytes.push(b'\n');

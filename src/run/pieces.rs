@@ -14,9 +14,10 @@ use super::plan::{Planned, Rates};
 use super::stage::{Stage, Store, WorkDir};
 use super::{Means, RunError};
 use crate::config::{
-    DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig,
+    BnWeight, DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig,
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
+use crate::recover::balance::{self, Auto};
 use crate::recover::{self, Accuracy, Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
 use crate::replica::PlanOptions;
@@ -27,6 +28,7 @@ use crate::validate::{Lesson, Student, Training};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
+const BALANCE: u32 = 1;
 const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const VERIFIER: u32 = 1;
@@ -38,6 +40,7 @@ const LABELS: &str = "labels.scdd";
 const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
 const ACCURACY: &str = "accuracy.json";
+const AUTO: &str = "r_bn.json";
 
 /// A set of images that is complete on disk.
 pub struct Images {
@@ -209,8 +212,9 @@ impl<'a> Pieces<'a> {
         }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         // Who verifies the images afterwards changes nothing in them.
-        let unverified = RecoverConfig { verifier: Vec::new(), ..config.clone() };
-        let identity = json!({"recover": unverified, "ipc": ipc});
+        let config = RecoverConfig { verifier: Vec::new(), ..config.clone() };
+        let config = &self.balanced(teacher, &config)?;
+        let identity = json!({"recover": config, "ipc": ipc});
         let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, config));
         let count = chosen.len() as u64 * u64::from(ipc);
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs([("teacher", &teacher.hash)]), seed)?
@@ -227,6 +231,24 @@ impl<'a> Pieces<'a> {
             Ok(())
         })?;
         Ok(Images { directory, key: stage.key(), name, count })
+    }
+
+    /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
+    fn balanced(&self, teacher: &Bundle, config: &RecoverConfig) -> Result<RecoverConfig, RunError> {
+        if config.r_bn != BnWeight::Auto {
+            return Ok(config.clone());
+        }
+        let stage = Stage::new("balance", BALANCE, teacher.name(), config, inputs([("teacher", &teacher.hash)]), 0)?
+            .of_passes(4 * u64::from(config.batch_size));
+        let directory =
+            self.obtain(&stage, |work, _, device| write_json(work, AUTO, &balance::auto(teacher, config, device)?))?;
+        let file = directory.join(AUTO);
+        if matches!(self.mode, Mode::List) && !file.exists() {
+            return Ok(config.clone());
+        }
+        let auto: Auto = read_json(&file)?;
+        self.remark(Some(format!("`recover.r_bn: auto` is, with {}, {auto}", teacher.name())));
+        Ok(RecoverConfig { r_bn: BnWeight::Fixed(auto.r_bn), ..config.clone() })
     }
 
     /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.

@@ -1,0 +1,30 @@
+//! Images that a command measures on, named on the command line.
+
+use std::path::Path;
+
+use anyhow::ensure;
+
+use crate::data::{Dataset, Source, Split};
+use crate::teacher::Bundle;
+
+/// The training images of a data set that is called `data`, or of the image folder that lies there.
+pub fn training_images(data: &str) -> anyhow::Result<Dataset> {
+    let folder = Path::new(data);
+    let source = if folder.is_dir() { Source::ImageFolder(folder.into()) } else { Source::find(data)? };
+    Ok(Dataset::load(&source, Split::Train)?)
+}
+
+/// The data's images are the bundle's, and the bundle knows their classes if it has a classifier.
+pub fn check_fit(bundle: &Bundle, set: &Dataset) -> anyhow::Result<()> {
+    let (found, wanted) = ([set.channels, set.height, set.width], bundle.image_shape());
+    ensure!(
+        found == wanted,
+        "the images of {} are {found:?} (channels, height, width), `{}` takes {wanted:?}",
+        set.name,
+        bundle.name()
+    );
+    let (classes, known) = (set.classes.len(), bundle.manifest.classes.len());
+    let fits = classes <= known || bundle.manifest.is_features_only();
+    ensure!(fits, "{} has {classes} classes, `{}` knows {known}", set.name, bundle.name());
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! How hard cross entropy and BN statistics alignment pull at the images, one against the other.
+//!
+//! The scales of both depend on the teacher: self-supervised networks have other activations than supervised ones, and a probed classifier other
+//! logits than a trained one. So one `r_bn` for all teachers compares weightings rather than teachers. `r_bn: auto` gives each teacher the weight
+//! at which both terms have gradients of equal norm when optimisation starts.
+
+use std::fmt;
+
+use ndarray::Array4;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+use tch::{Device, TchError, Tensor};
+
+use super::{RecoverError, alignment};
+use crate::config::RecoverConfig;
+use crate::replica::{Evaluation, Objective, Replica, to_tensor};
+use crate::rng;
+use crate::teacher::Bundle;
+
+/// A term of the loss, unweighted, at some images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    pub loss: f64,
+    /// L2 norm of the gradient with respect to the normalised images `[N, C, H, W]`.
+    pub gradient_norm: f64,
+}
+
+/// Both terms at the same images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Mean cross entropy; none without a classifier.
+    pub ce: Option<Term>,
+    /// Σ over layers, the first one's multiplier included; none without statistics.
+    pub bn: Option<Term>,
+}
+
+impl Terms {
+    /// The `r_bn` at which both gradients are of equal norm, to three significant digits, so that rounding in the last bits of a float does not
+    /// make another experiment of it. None where a term is missing or has no gradient.
+    pub fn balance(&self) -> Option<f64> {
+        let ratio = self.ce?.gradient_norm / self.bn?.gradient_norm;
+        let rounded = format!("{ratio:.2e}").parse().ok()?;
+        (f64::is_finite(rounded) && rounded > 0.0).then_some(rounded)
+    }
+}
+
+/// What `r_bn: auto` is for one teacher, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Auto {
+    pub r_bn: f64,
+    pub terms: Terms,
+}
+
+/// The weight that `r_bn: auto` stands for with this teacher.
+///
+/// # Errors
+/// When the teacher lacks a term, or one has no gradient.
+pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<Auto, RecoverError> {
+    let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
+    let (images, targets) = noise(bundle, config.batch_size, config.start_std);
+    let objective = alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)?;
+    let terms = Balance::new(bundle, device)?.at(&images, &targets, &objective)?;
+    let r_bn = terms.balance().ok_or_else(|| {
+        let why = match terms {
+            Terms { ce: None, .. } => "the teacher has no classifier",
+            Terms { bn: None, .. } => "it has none",
+            _ => "one of the two has no gradient, or a boundless one, at the noise where optimisation starts",
+        };
+        RecoverError::NoBalance { teacher: bundle.name().into(), why: why.into() }
+    })?;
+    Ok(Auto { r_bn, terms })
+}
+
+impl fmt::Display for Auto {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let norm = |term: Option<Term>| term.map_or(0.0, |t| t.gradient_norm);
+        write!(
+            formatter,
+            "{}: at the start noise the gradient of cross entropy has norm {:.3e}, that of the BN statistics term {:.3e}",
+            self.r_bn,
+            norm(self.terms.ce),
+            norm(self.terms.bn)
+        )
+    }
+}
+
+/// Evaluates both terms of one teacher.
+pub struct Balance<'a> {
+    bundle: &'a Bundle,
+    replica: Replica,
+    device: Device,
+}
+
+impl<'a> Balance<'a> {
+    /// # Errors
+    /// When the bundle's constants can't be brought to `device`.
+    pub fn new(bundle: &'a Bundle, device: Device) -> Result<Self, RecoverError> {
+        Ok(Self { bundle, replica: bundle.replica(device)?, device })
+    }
+
+    /// Cross entropy at normalised `images` `[N, C, H, W]` of the classes `targets` `[N]`, and the statistics term of `objective`, whose `r_bn` is 1.
+    ///
+    /// # Errors
+    /// When the teacher can't be run.
+    pub fn at(&self, images: &Array4<f32>, targets: &[u32], objective: &Objective) -> Result<Terms, RecoverError> {
+        let input = to_tensor(images.view()).and_then(|t| t.f_to_device(self.device)).map_err(|e| self.torch(e))?;
+        let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
+        let targets = Tensor::from_slice(&targets).to_device(self.device);
+        let term = |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
+            let found = self.replica.evaluate(&input, targets, objective);
+            let found = found.map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
+            let norm = found.gradient.f_norm().and_then(|norm| f64::try_from(norm)).map_err(|e| self.torch(e))?;
+            Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
+        };
+        let has_classifier = !self.bundle.manifest.is_features_only();
+        let no_layers = Objective { layers: Vec::new(), r_bn: 0.0, distance: objective.distance };
+        Ok(Terms {
+            ce: has_classifier.then(|| term(Some(&targets), &no_layers, |e| e.ce)).transpose()?,
+            bn: (!objective.layers.is_empty()).then(|| term(None, objective, |e| e.bn)).transpose()?,
+        })
+    }
+
+    fn torch(&self, source: TchError) -> RecoverError {
+        RecoverError::Torch { teacher: self.bundle.name().into(), source }
+    }
+}
+
+/// Where optimisation starts: `count` images `[N, C, H, W]` of normal noise with standard deviation `start_std`, and their classes, which take
+/// turns. The noise is the same for every teacher and seed.
+pub fn noise(bundle: &Bundle, count: u32, start_std: f64) -> (Array4<f32>, Vec<u32>) {
+    let [channels, height, width] = bundle.image_shape();
+    let mut noise = Array4::zeros((count as usize, channels, height, width));
+    for (number, mut image) in noise.outer_iter_mut().enumerate() {
+        let mut stream = rng::stream(0, "recover/balance", number as u64);
+        image.mapv_inplace(|_: f32| start_std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
+    }
+    let classes = bundle.manifest.classes.len().max(1) as u32;
+    (noise, (0..count).map(|number| number % classes).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_balance_is_the_ratio_of_the_norms() {
+        let term = |gradient_norm| Some(Term { loss: 1.0, gradient_norm });
+        let balance = |ce, bn| Terms { ce, bn }.balance();
+        assert_eq!(balance(term(0.012_345_6), term(2.0)), Some(0.00617));
+        assert_eq!(balance(term(1.0), term(0.0)), None);
+        assert_eq!(balance(term(0.0), term(1.0)), None);
+        assert_eq!(balance(None, term(1.0)), None);
+        assert_eq!(balance(term(1.0), None), None);
+    }
+}
