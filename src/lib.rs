@@ -8,7 +8,7 @@
 //! 4. [`teacher`]: the bundle on disk, its verification, the ONNX Runtime session.
 //! 5. [`recover`], [`relabel`], [`validate`]: the three stages of a distillation.
 //! 6. [`config`], [`run`], [`report`]: an experiment, its resumable execution, what it found.
-//! 7. [`inspect`]: what teachers' statistics hold, side by side.
+//! 7. [`inspect`]: what teachers' statistics hold, side by side; [`export`]: distilled sets in the forms that others read.
 //! 8. [`cli`]: one file per subcommand; the only module that prints.
 //!
 //! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the bundle says everywhere else.
@@ -17,6 +17,7 @@
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod export;
 pub mod graph;
 pub mod inspect;
 pub mod kernels;

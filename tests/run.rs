@@ -412,3 +412,131 @@ fn without_real_data_images_of_chosen_classes_are_recovered_and_verified() {
     assert_eq!(fs::read_dir(output.join("stages/recover")).unwrap().count(), 1);
     assert_eq!(fs::read_dir(output.join("stages/verifier")).unwrap().count(), 2);
 }
+
+#[test]
+fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let more = "labels: [soft, hard]\nwhole_real: {epochs: 1, batch_size: 50}\n\
+                baselines: [random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard]\n";
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), more);
+    let output = dir.path().join("runs");
+    let (file, runs) = (experiment.to_str().unwrap(), output.to_str().unwrap());
+    let scdd = |arguments: &[&str]| {
+        let mut command = scdd();
+        command.env("SCDD_DATA", data.path()).args(arguments).args(["--output", runs]);
+        command
+    };
+    let table = scdd(&["run", "--quiet", file]).assert().success().get_output().stdout.clone();
+    let table = String::from_utf8(table).unwrap();
+    for expected in
+        ["nearest mean", "whole real", "HLR", "fewer than five seeds (1)", "resnet18-w16, 20 images per class"]
+    {
+        assert!(table.contains(expected), "{expected:?} is not in {table}");
+    }
+    scdd(&["run", "--quiet", file, "--set", "name=other", "--set", "recover.iterations=2"]).assert().success();
+
+    let both = [output.join("tiny"), output.join("other")].map(|path| path.to_str().unwrap().to_string());
+    let to = dir.path().join("compared");
+    let report = scdd(&["report", &both[0], &both[1], "--to", to.to_str().unwrap(), "--json"]).assert().success();
+    let report: serde_json::Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    let mut methods: Vec<String> =
+        report["summaries"].as_array().unwrap().iter().map(|s| s["method"].to_string()).collect();
+    methods.sort();
+    methods.dedup();
+    let expected = ["distilled (other)", "distilled (tiny)", "nearest_mean", "random_real", "whole_real"];
+    assert_eq!(methods, expected.map(|method| format!("\"{method}\"")));
+    let soft = report["summaries"].as_array().unwrap().iter().find(|s| s["data_free"] == true && s["labels"] == "soft");
+    let ranking = &soft.unwrap()["ranking"];
+    assert!(ranking["lrs"].as_f64().unwrap() > 0.0 && ranking["ars"].is_null(), "{ranking}");
+    assert_eq!(report["comparisons"].as_array().unwrap().len(), 2, "soft rows, hard rows");
+    assert!(report["costs"][0]["seconds_per_image"].as_f64().unwrap() > 0.0);
+    assert!(fs::read_to_string(to.join("report.html")).unwrap().contains("distilled (tiny) from"));
+    scdd(&["report", &both[0], dir.path().to_str().unwrap()]).assert().code(2).stderr(contains("results.json"));
+
+    for (format, expected) in [
+        ("imagefolder", "images/00_t-shirt-top/00000.png"),
+        ("npz", "images.npz"),
+        ("huggingface", "train/metadata.jsonl"),
+    ] {
+        let to = dir.path().join(format);
+        let arguments = ["export-set", &both[0], "--as", format, "--to", to.to_str().unwrap()];
+        scdd(&arguments).assert().success().stdout(contains("distilled-from-resnet18-w16-moco-v2-ipc2-seed3"));
+        let set = to.join("distilled-from-resnet18-w16-moco-v2-ipc2-seed3");
+        assert!(set.join(expected).is_file(), "{expected}");
+        let card = fs::read_to_string(set.join("README.md")).unwrap();
+        for part in ["fashion-mnist", "| teacher | resnet18-w16-moco-v2 (SHA-256 `", "## Licence", "iterations: 3"] {
+            assert!(card.contains(part), "{part:?} is not in {card}");
+        }
+        let labels = set.join("labels/default-by-resnet18-w16-moco-v2.scdd");
+        let stored = scdd::relabel::store::Store::open(&labels).unwrap();
+        assert_eq!(stored.meta().images, 20);
+        scdd(&arguments).assert().code(2).stderr(contains("is there already"));
+    }
+    let metadata = fs::read_to_string(
+        dir.path().join("huggingface/distilled-from-resnet18-w16-moco-v2-ipc2-seed3/train/metadata.jsonl"),
+    );
+    let lines: Vec<serde_json::Value> =
+        metadata.unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (lines.len(), lines[19]["label"].as_u64(), lines[0]["class"].as_str()),
+        (20, Some(9), Some("T-shirt/top"))
+    );
+    let npz = fs::File::open(dir.path().join("npz/distilled-from-resnet18-w16-moco-v2-ipc2-seed3/images.npz")).unwrap();
+    let images: ndarray::Array4<u8> = ndarray_npy::NpzReader::new(npz).unwrap().by_name("images").unwrap();
+    assert_eq!(images.dim(), (20, 28, 28, 1));
+}
+
+/// The stages of the tiny experiment on `data`, without the names that they have for people.
+fn stage_keys(dir: &Path, data: &str) -> Vec<String> {
+    let experiment = tiny_experiment(dir, &bundle(TEACHER), "baselines: [random_real_hard]\n");
+    let text = fs::read_to_string(&experiment).unwrap().replace("data: fashion-mnist", data);
+    fs::write(&experiment, text).unwrap();
+    let plan = json(Path::new("."), &["run", "--dry-run", experiment.to_str().unwrap()]);
+    let stages = plan["plan"]["stages"].as_array().unwrap().iter();
+    stages.map(|s| s["directory"].as_str().unwrap().rsplit('-').next().unwrap().to_string()).collect()
+}
+
+#[test]
+fn the_same_images_are_the_same_data_in_every_form() {
+    use scdd::data::{Dataset, Source, Split, png};
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let idx = data.path().join("fashion-mnist");
+    let source = Source::find_at("fashion-mnist", data.path()).unwrap();
+    let mut npz = ndarray_npy::NpzWriter::new_compressed(fs::File::create(dir.path().join("set.npz")).unwrap());
+    for (split, images, labels) in [(Split::Train, "x_train", "y_train"), (Split::Test, "x_test", "y_test")] {
+        let set = Dataset::load(&source, split).unwrap();
+        let shape = (set.len(), set.height, set.width);
+        npz.add_array(images, &ndarray::Array3::from_shape_vec(shape, set.images.clone()).unwrap()).unwrap();
+        npz.add_array(labels, &ndarray::Array1::from_vec(set.labels.clone())).unwrap();
+        let folder = dir.path().join("folder").join(if split == Split::Train { "train" } else { "test" });
+        for (index, &label) in set.labels.iter().enumerate() {
+            // Directories whose names sort the other way round, which the class map puts right.
+            let class = folder.join(format!("c{}", 9 - label));
+            fs::create_dir_all(&class).unwrap();
+            let image = png::encode(set.image(index).unwrap(), 1, 28, 28).unwrap();
+            fs::write(class.join(png::file_name(index)), image).unwrap();
+        }
+    }
+    npz.finish().unwrap();
+    let map: String = (0..10).map(|class| format!("c{}: class {class}\n", 9 - class)).collect();
+    fs::write(dir.path().join("map.yaml"), map).unwrap();
+
+    let keys = |data: String| stage_keys(dir.path(), &data);
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let known = keys(format!("data: {{type: fashion-mnist, path: {}}}", data.path().display()));
+    assert_eq!(keys(format!("data: {{type: idx, path: {}}}", idx.display())), known);
+    assert_eq!(keys(format!("data: {{type: npz, path: {}}}", path("set.npz"))), known);
+
+    // Folders are read class by class, so the data's order, and thus its hash, is another; what a student learns is not wrong for it.
+    let folder = format!("data: {{type: image-folder, path: {}, class_map: {}}}", path("folder"), path("map.yaml"));
+    assert_ne!(keys(folder.clone()), known);
+    let experiment = dir.path().join("tiny.yaml");
+    let mut command = scdd();
+    command.arg("validate").arg(&experiment).arg("--output").arg(dir.path().join("runs")).arg("--quiet");
+    command.assert().success();
+    let first = fs::read_dir(dir.path().join("runs/stages/real")).unwrap().next().unwrap().unwrap().path();
+    let real = png::read_set(&first.join("images")).unwrap();
+    let train = Dataset::load(&source, Split::Train).unwrap();
+    let label_of = |image: &[u8]| (0..train.len()).find(|&i| train.image(i) == Some(image)).map(|i| train.labels[i]);
+    assert!((0..real.len()).all(|i| label_of(real.image(i).unwrap()) == Some(real.labels[i])));
+}

@@ -6,6 +6,7 @@ mod calibrate;
 mod clean;
 mod data;
 mod doctor;
+mod export_set;
 mod inspect;
 mod ops;
 mod progress;
@@ -76,6 +77,7 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Clean(clean::Clean),
+    ExportSet(export_set::ExportSet),
     Schema(schema::Schema),
 }
 
@@ -100,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Report(command) => command.run(&cli.global),
         Command::Run(command) => command.run(&cli.global, Goal::Report),
         Command::Status(command) => command.run(&cli.global),
+        Command::ExportSet(command) => command.run(&cli.global),
         Command::Clean(command) => command.run(&cli.global),
         Command::Schema(command) => command.run(),
         Command::Verify(command) => command.run(&cli.global),

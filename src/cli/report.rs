@@ -1,42 +1,84 @@
-//! `scdd report`: the report of a complete experiment, written again.
+//! `scdd report`: the report of a complete experiment, written again, or several of them in one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
 
 use super::{Global, Outcome};
 use crate::config::Experiment;
-use crate::report;
+use crate::report::{self, Results};
 use crate::run::{self, Goal, Setting};
 
-/// Write the report of a complete experiment again; makes nothing else
+/// Write the report of a complete experiment again, or compare several; makes nothing else
 #[derive(clap::Args)]
 pub struct Report {
-    /// The experiment's YAML file
-    #[arg(value_name = "EXPERIMENT.yaml")]
-    experiment: PathBuf,
-    /// Override a key, for example --set name=other
+    /// Experiment files, or directories of reports
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    experiments: Vec<PathBuf>,
+    /// Override a key in every experiment file, for example --set name=other
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where the stages are: in DIR/stages; the report goes to DIR/<experiment's name>
+    /// Where the stages are: in DIR/stages; the report of one experiment goes to DIR/<experiment's name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     output: PathBuf,
+    /// Write the comparison's page and tables into this directory, which gives it its name
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
 }
 
 impl Report {
     pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let experiment = Experiment::load(&self.experiment, &self.overrides)?;
+        if let ([experiment], None) = (self.experiments.as_slice(), &self.to)
+            && !experiment.is_dir()
+        {
+            let (results, home) = self.rewrite(experiment)?;
+            return print(global, &results, Some(&home));
+        }
+        let reports = self.experiments.iter().map(|one| self.read(one)).collect::<anyhow::Result<Vec<_>>>()?;
+        let name =
+            self.to.as_deref().and_then(Path::file_name).map_or("comparison".into(), |name| name.to_string_lossy());
+        let merged = report::merge(&name, reports)?;
+        if let Some(directory) = &self.to {
+            report::write(&merged, directory)?;
+        }
+        print(global, &merged, self.to.as_deref())
+    }
+
+    /// The report's directory as it lies, or what the stages of an experiment file say.
+    fn read(&self, experiment: &Path) -> anyhow::Result<Results> {
+        if !experiment.is_dir() {
+            return Ok(self.rewrite(experiment)?.0);
+        }
+        ensure!(self.overrides.is_empty(), "--set is for experiment files, {} is a report", experiment.display());
+        Ok(report::read(experiment)?)
+    }
+
+    /// The report of one experiment, and its directory.
+    fn rewrite(&self, experiment: &Path) -> anyhow::Result<(Results, PathBuf)> {
+        let experiment = Experiment::load(experiment, &self.overrides)?;
         let finished = run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, means: None })?;
-        let home = self.output.join(&experiment.name);
-        print(global, &finished.results, &home)
+        Ok((finished.results, self.output.join(&experiment.name)))
     }
 }
 
 /// The table, and where the page is.
-pub fn print(global: &Global, results: &report::Results, home: &std::path::Path) -> anyhow::Result<Outcome> {
+pub fn print(global: &Global, results: &Results, home: Option<&Path>) -> anyhow::Result<Outcome> {
     if global.json {
-        let found = serde_json::json!({"directories": [home], "summaries": report::summaries(&results.rows)});
+        let summaries = report::summaries(&results.rows);
+        let costs = summaries.iter().map(|summary| {
+            serde_json::json!({"seconds_per_image": summary.seconds_per_image, "peak_bytes": summary.peak_bytes})
+        });
+        let found = serde_json::json!({
+            "directories": home.into_iter().collect::<Vec<_>>(),
+            "costs": costs.collect::<Vec<_>>(),
+            "comparisons": report::comparisons(&results.rows),
+            "summaries": summaries,
+        });
         println!("{}", serde_json::to_string_pretty(&found)?);
-    } else {
-        println!("{}", report::table(results));
+        return Ok(Outcome::Done);
+    }
+    println!("{}", report::table(results));
+    if let Some(home) = home {
         println!("report: {}", home.join("report.html").display());
     }
     Ok(Outcome::Done)

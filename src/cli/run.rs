@@ -40,7 +40,7 @@ impl Run {
             eprintln!("note: {remark}");
         }
         if goal == Goal::Report {
-            return super::report::print(global, &finished.results, &self.output.join(&experiment.name));
+            return super::report::print(global, &finished.results, Some(&self.output.join(&experiment.name)));
         }
         if global.json {
             let summaries = report::summaries(&finished.results.rows);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use indexmap::IndexSet;
 
 use super::run::{state, total};
 use super::{Global, Outcome};
@@ -33,10 +34,8 @@ impl Status {
         for plan in &plans {
             let (seconds, passes) = plan.remaining();
             println!("{}: {}", plan.name, counts(plan, None));
-            for kind in ["verify", "recover", "real", "relabel", "validate"] {
-                if plan.stages.iter().any(|stage| stage.stage == kind) {
-                    println!("  {kind:<9} {}", counts(plan, Some(kind)));
-                }
+            for kind in plan.stages.iter().map(|stage| &stage.stage).collect::<IndexSet<_>>() {
+                println!("  {kind:<9} {}", counts(plan, Some(kind)));
             }
             if plan.open().next().is_some() {
                 println!("  to do: {}", total(seconds, passes));
@@ -57,11 +56,13 @@ fn reports(output: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// What each experiment, a YAML file or a report's directory, needs for its report.
 pub fn plans(experiments: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Plan>> {
-    let plan = |path: &PathBuf| {
-        let file = if path.is_dir() { path.join(RESOLVED) } else { path.clone() };
-        Ok(run::plan(&Experiment::load(&file, &[])?, output, Goal::Report)?)
-    };
-    experiments.iter().map(plan).collect()
+    experiments.iter().map(|path| Ok(run::plan(&load(path)?, output, Goal::Report)?)).collect()
+}
+
+/// An experiment by its YAML file or its report's directory.
+pub fn load(path: &Path) -> anyhow::Result<Experiment> {
+    let file = if path.is_dir() { path.join(RESOLVED) } else { path.to_path_buf() };
+    Ok(Experiment::load(&file, &[])?)
 }
 
 /// Such as `5 complete, 1 running`, of all stages or of one kind.

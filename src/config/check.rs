@@ -6,7 +6,7 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    Baseline, BnWeight, Crop, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig,
+    Baseline, BnWeight, Crop, DataConfig, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig,
     RelabelTeachers, Schedule, ViewCrop,
 };
 
@@ -37,6 +37,8 @@ const WEIGHT: Range = closed(0.0, 1e6);
 /// `recover`, `relabel` and `validate` stand for those of every method and protocol.
 pub(super) const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
+    ("whole_real.epochs", closed(1.0, 10_000.0)),
+    ("whole_real.batch_size", closed(1.0, 65_536.0)),
     ("recover.iterations", closed(1.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
     ("recover.learning_rate", positive(100.0)),
@@ -91,6 +93,7 @@ impl fmt::Display for Range {
 /// The first thing that is wrong with `experiment`.
 pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     name(&experiment.name)?;
+    data(&experiment.data)?;
     lists(experiment)?;
     ranges(experiment)?;
     for (name, method) in &experiment.methods {
@@ -184,6 +187,20 @@ fn name(name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+fn data(data: &DataConfig) -> Result<(), Fault> {
+    let needs_path = data.kind.known_name().is_none() && data.kind != DataKind::None;
+    if needs_path && data.path.is_none() {
+        return Err(Fault::new("data.path", "is missing: such files are found nowhere but where this key says"));
+    }
+    if data.class_map.is_some() && data.kind != DataKind::ImageFolder {
+        return Err(Fault::new(
+            "data.class_map",
+            "has no effect, because data.type is not `image-folder`: leave it out",
+        ));
+    }
+    Ok(())
+}
+
 /// Axes of the matrix must have values, and none twice.
 fn lists(experiment: &Experiment) -> Result<(), Fault> {
     axis("teachers", &experiment.teachers)?;
@@ -241,8 +258,10 @@ fn ranges(experiment: &Experiment) -> Result<(), Fault> {
 fn places(path: &str, experiment: &Experiment) -> Vec<String> {
     match path.split_once('.') {
         Some(("recover", key)) => experiment.methods.keys().map(|name| format!("methods.{name}.{key}")).collect(),
-        Some(_) => experiment.protocols.keys().map(|name| format!("protocols.{name}.{path}")).collect(),
-        None => vec![path.to_string()],
+        Some(("relabel" | "validate", _)) => {
+            experiment.protocols.keys().map(|name| format!("protocols.{name}.{path}")).collect()
+        }
+        _ => vec![path.to_string()],
     }
 }
 
@@ -300,6 +319,9 @@ fn hard_labels(experiment: &Experiment) -> Result<(), Fault> {
     }
     if experiment.baselines.contains(&Baseline::RandomRealSoft) {
         return contradiction("baselines", "`random_real_soft` has soft labels");
+    }
+    if experiment.baselines.contains(&Baseline::NearestMeanSoft) {
+        return contradiction("baselines", "`nearest_mean_soft` has soft labels");
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ pub use error::ConfigError;
 pub use model::{
     Baseline, BnDistance, BnWeight, Cell, Crop, DataConfig, DataKind, Device, Experiment, Fallback, LabelDtype, Labels,
     Loss, Mix, Optimizer, Packing, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, TopK,
-    ValidateConfig, ViewCrop,
+    ValidateConfig, ViewCrop, WholeReal,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

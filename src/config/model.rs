@@ -38,6 +38,8 @@ pub struct Experiment {
     pub labels: Vec<Labels>,
     /// Rows of real images that share all other settings.
     pub baselines: Vec<Baseline>,
+    /// A row of the whole real training set, the reference of hard label recovery; `null` (off) by default.
+    pub whole_real: Option<WholeReal>,
     /// Where tensors of recover and validate live.
     pub device: Device,
 }
@@ -73,9 +75,13 @@ pub struct DataConfig {
     /// that is the machine's matter, not the experiment's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// For an image folder: a YAML or JSON file that maps directories to class names, in label order; directories that it leaves out are not
+    /// read. By default every directory is a class of its own name, in the order of names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_map: Option<PathBuf>,
 }
 
-/// A data set known by name.
+/// A data set known by name, or a form of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataKind {
@@ -89,8 +95,27 @@ pub enum DataKind {
     /// CIFAR-100, binary version, fine labels: 32×32 RGB, 100 classes, 50,000 training and 10,000 test images.
     #[serde(rename = "cifar-100")]
     Cifar100,
+    /// Four IDX files named as MNIST's are, in the directory `path`; a line of its `classes.txt`, if there is one, names a class.
+    Idx,
+    /// PNG files in `train/<class>/` and `test/<class>/` of the directory `path`, all of one size.
+    ImageFolder,
+    /// A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images \[N, H, W\] or \[N, H, W, C\].
+    Npz,
     /// No real data: images are recovered, and no student is trained on them.
     None,
+}
+
+impl DataKind {
+    /// The name under which the data set is found, if it is a known one.
+    pub fn known_name(self) -> Option<&'static str> {
+        match self {
+            DataKind::FashionMnist => Some("fashion-mnist"),
+            DataKind::Mnist => Some("mnist"),
+            DataKind::Cifar10 => Some("cifar-10"),
+            DataKind::Cifar100 => Some("cifar-100"),
+            DataKind::Idx | DataKind::ImageFolder | DataKind::Npz | DataKind::None => None,
+        }
+    }
 }
 
 /// Which teachers label a teacher's images.
@@ -414,6 +439,20 @@ pub enum Baseline {
     RandomRealSoft,
     /// The same images with their own classes as labels.
     RandomRealHard,
+    /// The `ipc` training images of each class that lie nearest to the class's mean image, with the same teacher's soft labels.
+    NearestMeanSoft,
+    /// The same images with their own classes as labels.
+    NearestMeanHard,
+}
+
+/// Students trained on the whole real training set with hard labels, through each protocol's crops and flips and with its optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WholeReal {
+    /// Passes over the training set, 1..=10000.
+    pub epochs: u32,
+    /// Images per batch, 1..=65536.
+    pub batch_size: u32,
 }
 
 /// One cell of the experiment's matrix: what one distilled row of the results table is made of, for one seed.
@@ -471,10 +510,26 @@ impl Experiment {
     }
 }
 
+impl Baseline {
+    /// What its students learn.
+    pub fn labels(self) -> Labels {
+        match self {
+            Baseline::RandomRealSoft | Baseline::NearestMeanSoft => Labels::Soft,
+            Baseline::RandomRealHard | Baseline::NearestMeanHard => Labels::Hard,
+        }
+    }
+}
+
 impl Protocol {
     /// Whether students learn the images' own classes, whatever a teacher says.
     pub fn is_hard(&self) -> bool {
         matches!(self.validate.loss, Loss::Ce {})
+    }
+
+    /// Whether students see cropped, mirrored or mixed images.
+    pub fn is_augmented(&self) -> bool {
+        let RelabelConfig { crop, flip, mix, .. } = &self.relabel;
+        crop.is_some() || *flip || !matches!(mix, Mix::None {})
     }
 }
 

@@ -22,7 +22,7 @@ pub fn schema() -> Value {
         let section = SHORT.iter().position(|short| path.split('.').next() == Some(short));
         let (start, keys) = match section {
             Some(index) => (format!("/$defs/{}", CONFIGS[index]), path.split('.').skip(1).collect::<Vec<_>>()),
-            None => (String::new(), vec![*path]),
+            None => (String::new(), path.split('.').collect()),
         };
         for pointer in find(&schema, start, &keys) {
             limit(&mut schema, &pointer, range);

@@ -225,7 +225,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "seed: 4",
-        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, protocols, labels, baselines, device, recover, relabel, validate",
+        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, protocols, labels, baselines, whole_real, device, recover, relabel, validate",
     ),
     (
         "relabel:\n  mix:\n    type: mixup\n    alpa: 1",
@@ -344,6 +344,10 @@ const FAULTY: &[(&str, &str)] = &[
         "protocols: {a: {recover: {}}}",
         "e.yaml, line 6: `protocols.a.recover`: unknown key; known keys: relabel, validate",
     ),
+    (
+        "whole_real:\n  epochs: 0\n  batch_size: 5",
+        "e.yaml, line 7: `whole_real.epochs`: 0 is out of range: must be at least 1 and at most 10000",
+    ),
     ("labels: [soft, soft]", "e.yaml, line 6: `labels[1]`: repeats labels[0]"),
     (
         "relabel: {provider: cpu, fallback: cpu}",
@@ -406,7 +410,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "baselines: [random]",
-        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard",
+        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard",
     ),
     ("ipc: 3", "e.yaml: not a valid experiment file: duplicate entry with key \"ipc\""),
     (
@@ -443,6 +447,22 @@ const FAULTY_OVERRIDES: &[(&str, &str)] = &[
         "--set name=../up: `name`: `../up` cannot name a directory: allowed are letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`",
     ),
 ];
+
+#[test]
+fn data_needs_a_path_where_it_has_no_name() {
+    let error = |data: &str| parse(MINIMAL, &[&format!("data={data}")]).unwrap_err().to_string();
+    assert_eq!(
+        error("npz"),
+        "--set data=npz: `data.path`: is missing: such files are found nowhere but where this key says"
+    );
+    assert_eq!(
+        error("{type: mnist, class_map: m.yaml}"),
+        "--set data={type: mnist, class_map: m.yaml}: `data.class_map`: has no effect, because data.type is not `image-folder`: leave it out"
+    );
+    assert!(error("{type: cifar-11}").contains("unknown value `cifar-11`; did you mean `cifar-10`?"));
+    let folder = parse(MINIMAL, &["data={type: image-folder, path: x, class_map: m.yaml}"]).unwrap();
+    assert_eq!(folder.data.path.as_deref(), Some(Path::new("x")));
+}
 
 #[test]
 fn faulty_overrides_are_blamed() {

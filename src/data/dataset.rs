@@ -1,7 +1,7 @@
 //! A labelled data set in memory, and where it is found on disk.
 
 use super::cifar::{self, Variant};
-use super::{DataError, Size, idx, png};
+use super::{DataError, Size, idx, npz, png};
 use std::path::{Path, PathBuf};
 
 /// The classes of Fashion-MNIST, in label order.
@@ -20,6 +20,16 @@ pub enum Split {
     Test,
 }
 
+impl Split {
+    /// The part's directory in an image folder.
+    fn directory(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Test => "test",
+        }
+    }
+}
+
 /// A data set on disk: its kind, and the directory that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -31,8 +41,19 @@ pub enum Source {
     Cifar10(PathBuf),
     /// CIFAR-100, binary version, fine labels.
     Cifar100(PathBuf),
+    /// Four IDX files named as MNIST's are, of any classes.
+    Idx(PathBuf),
     /// PNG files `train/<class>/*.png` and `test/<class>/*.png`.
     ImageFolder(PathBuf),
+    /// The same, with a file that says which directories are which classes.
+    MappedFolder {
+        /// Where the files lie.
+        directory: PathBuf,
+        /// YAML or JSON: directory → class name, in label order.
+        map: PathBuf,
+    },
+    /// A NumPy archive.
+    Npz(PathBuf),
 }
 
 /// A data set that is found by its name.
@@ -89,7 +110,10 @@ impl Source {
             | Self::Mnist(dir)
             | Self::Cifar10(dir)
             | Self::Cifar100(dir)
-            | Self::ImageFolder(dir) => dir,
+            | Self::Idx(dir)
+            | Self::ImageFolder(dir)
+            | Self::MappedFolder { directory: dir, .. } => dir,
+            Self::Npz(file) => file.parent().unwrap_or(file),
         }
     }
 
@@ -146,10 +170,12 @@ impl Dataset {
             Source::Mnist(dir) => load_idx("mnist", dir, split, &MNIST_CLASSES),
             Source::Cifar10(dir) => load_cifar("cifar-10", dir, split, Variant::Cifar10),
             Source::Cifar100(dir) => load_cifar("cifar-100", dir, split, Variant::Cifar100),
-            Source::ImageFolder(dir) => png::read_set(&dir.join(match split {
-                Split::Train => "train",
-                Split::Test => "test",
-            })),
+            Source::Idx(dir) => load_unnamed_idx(dir, split),
+            Source::ImageFolder(dir) => png::read_set(&dir.join(split.directory())),
+            Source::MappedFolder { directory, map } => {
+                png::read_mapped(&directory.join(split.directory()), &png::read_class_map(map)?)
+            }
+            Source::Npz(file) => npz::load(file, split),
         }
     }
 
@@ -180,6 +206,21 @@ fn load_idx(name: &str, dir: &Path, split: Split, classes: &[&str]) -> Result<Da
     let idx::Idx { images, labels, height, width } = idx::load(dir, split, classes.len())?;
     let classes = classes.iter().map(|class| class.to_string()).collect();
     Ok(Dataset { name: name.into(), images, labels, channels: 1, height, width, classes })
+}
+
+/// A set called as its directory, whose classes are the lines of `classes.txt`, else numbers up to the highest label of both splits.
+fn load_unnamed_idx(dir: &Path, split: Split) -> Result<Dataset, DataError> {
+    let names = dir.join("classes.txt");
+    let classes: Vec<String> = if names.is_file() {
+        let text = std::fs::read_to_string(&names).map_err(DataError::io(&names, "read the class names"))?;
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+    } else {
+        let highest = idx::highest_label(dir, Split::Train)?.max(idx::highest_label(dir, Split::Test)?);
+        (0..=highest).map(|class| class.to_string()).collect()
+    };
+    let name = png::display_name(dir);
+    let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
+    load_idx(&name, dir, split, &classes)
 }
 
 fn load_cifar(name: &str, dir: &Path, split: Split, variant: Variant) -> Result<Dataset, DataError> {
@@ -258,6 +299,25 @@ mod tests {
         assert_eq!(set.image(1).unwrap(), [6, 7, 8, 9, 10, 11]);
         assert!(set.image(2).is_none() && set.image(usize::MAX).is_none());
         assert_eq!((set.len(), set.is_empty(), set.size()), (2, false, Size { height: 2, width: 3 }));
+    }
+
+    #[test]
+    fn idx_files_of_any_classes_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for (prefix, labels) in [("train", [0u8, 3]), ("t10k", [1, 2])] {
+            let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[5, 6]].concat();
+            fs::write(dir.path().join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
+            let labels = [&[0, 0, 8, 1, 0, 0, 0, 2][..], &labels].concat();
+            fs::write(dir.path().join(format!("{prefix}-labels-idx1-ubyte")), labels).unwrap();
+        }
+        let source = Source::Idx(dir.path().into());
+        let test = Dataset::load(&source, Split::Test).unwrap();
+        assert_eq!((test.labels.as_slice(), test.classes.join(" ")), ([1, 2].as_slice(), "0 1 2 3".to_string()));
+        fs::write(dir.path().join("classes.txt"), "a\nb\nc\n\nd\n").unwrap();
+        assert_eq!(Dataset::load(&source, Split::Train).unwrap().classes, ["a", "b", "c", "d"]);
+        fs::write(dir.path().join("classes.txt"), "a\nb\n").unwrap();
+        let message = Dataset::load(&source, Split::Train).unwrap_err().to_string();
+        assert!(message.contains("label 3 of image 1, but there are 2 classes"), "{message}");
     }
 
     /// The data set is not part of the repository: `make data` fetches it, and without it there is nothing to check here.

@@ -18,14 +18,23 @@ pub(super) struct Idx {
     pub width: usize,
 }
 
-/// Reads the image and the label file of `split` in `dir`; labels must lie below `classes`.
-pub(super) fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
-    let prefix = match split {
+fn prefix(split: Split) -> &'static str {
+    match split {
         Split::Train => "train",
         Split::Test => "t10k",
-    };
-    let image_path = find(dir, &format!("{prefix}-images-idx3-ubyte"))?;
-    let label_path = find(dir, &format!("{prefix}-labels-idx1-ubyte"))?;
+    }
+}
+
+/// The highest label of `split` in `dir`.
+pub(super) fn highest_label(dir: &Path, split: Split) -> Result<u8, DataError> {
+    let (_, labels) = read::<1>(&find(dir, &format!("{}-labels-idx1-ubyte", prefix(split)))?)?;
+    Ok(labels.into_iter().max().unwrap_or(0))
+}
+
+/// Reads the image and the label file of `split` in `dir`; labels must lie below `classes`.
+pub(super) fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
+    let image_path = find(dir, &format!("{}-images-idx3-ubyte", prefix(split)))?;
+    let label_path = find(dir, &format!("{}-labels-idx1-ubyte", prefix(split)))?;
     let ([count, height, width], images) = read::<3>(&image_path)?;
     let ([label_count], labels) = read::<1>(&label_path)?;
     if count != label_count {

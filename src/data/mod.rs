@@ -4,6 +4,7 @@
 //! - [`normalize`]: pixels to network input and back;
 //! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
 //! - [`mix`]: CutMix and MixUp within a batch;
+//! - [`npz`]: NumPy archives;
 //! - [`png`]: image folders, the form in which distilled sets are kept.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
@@ -11,6 +12,7 @@
 pub mod dataset;
 pub mod mix;
 pub mod normalize;
+pub mod npz;
 pub mod png;
 pub mod view;
 

@@ -43,7 +43,38 @@ pub fn encode(pixels: &[u8], channels: usize, height: usize, width: usize) -> Re
 ///
 /// All images must have the size and the channels of the first.
 pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
-    let class_dirs: Vec<_> = entries(dir)?.into_iter().filter(|path| path.is_dir()).collect();
+    let class_dirs = entries(dir)?.into_iter().filter(|path| path.is_dir());
+    read_classes(dir, class_dirs.map(|path| (display_name(&path), path)).collect())
+}
+
+/// As [`read_set`], of the directories that `map` names, which are the classes in its order.
+pub fn read_mapped(dir: &Path, map: &[(String, String)]) -> Result<Dataset, DataError> {
+    if let Some((missing, _)) = map.iter().find(|(name, _)| !dir.join(name).is_dir()) {
+        let problem = format!("has no directory {missing}, which the class map names");
+        return Err(DataError::invalid(dir, problem, "correct the map, or put the images there"));
+    }
+    read_classes(dir, map.iter().map(|(name, class)| (class.clone(), dir.join(name))).collect())
+}
+
+/// The directories and class names of a YAML or JSON mapping, in its order.
+pub fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataError> {
+    let text = std::fs::read_to_string(path).map_err(DataError::io(path, "read the class map"))?;
+    let remedy = "write one line `directory: class name` per class, in label order";
+    let refuse = |why: String| DataError::invalid(path, format!("is no map of texts to texts ({why})"), remedy);
+    // A mapping, unlike a map of strings, refuses a key that comes twice.
+    let tree: serde_yaml::Mapping = serde_yaml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    let entries: Option<Vec<(String, String)>> =
+        tree.iter().map(|(name, class)| Some((name.as_str()?.to_string(), class.as_str()?.to_string()))).collect();
+    let map = entries.ok_or_else(|| refuse("something in it is not text; put it in quotes".into()))?;
+    let outside = |name: &String| name.is_empty() || name.contains(['/', '\\']) || name == "..";
+    if let Some((name, _)) = map.iter().find(|(name, _)| outside(name)) {
+        return Err(DataError::invalid(path, format!("names {name:?}, which is no directory's name"), remedy));
+    }
+    Ok(map)
+}
+
+/// The PNG files of each directory, whose class has the name beside it.
+fn read_classes(dir: &Path, class_dirs: Vec<(String, PathBuf)>) -> Result<Dataset, DataError> {
     let mut set = Dataset {
         name: display_name(dir),
         images: vec![],
@@ -51,9 +82,9 @@ pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
         channels: 0,
         height: 0,
         width: 0,
-        classes: class_dirs.iter().map(|path| display_name(path)).collect(),
+        classes: class_dirs.iter().map(|(class, _)| class.clone()).collect(),
     };
-    for (label, class_dir) in (0..).zip(&class_dirs) {
+    for (label, (_, class_dir)) in (0..).zip(&class_dirs) {
         let before = set.len();
         for path in entries(class_dir)?.iter().filter(|path| is_png(path)) {
             push_image(&mut set, path, label)?;
@@ -104,7 +135,7 @@ fn read_image(path: &Path) -> Result<(usize, usize, usize, Vec<u8>), DataError> 
 }
 
 /// The entries of `dir`, sorted by name.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let listing = std::fs::read_dir(dir).map_err(DataError::io(dir, "list"))?;
     let paths: Result<Vec<_>, _> = listing.map(|entry| entry.map(|entry| entry.path())).collect();
     let mut paths = paths.map_err(DataError::io(dir, "list"))?;
@@ -112,11 +143,13 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
-fn is_png(path: &Path) -> bool {
+/// Whether the name is that of a PNG file.
+pub(crate) fn is_png(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
 }
 
-fn display_name(path: &Path) -> String {
+/// The last part of `path`, which names what lies there.
+pub(super) fn display_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
@@ -173,6 +206,29 @@ mod tests {
             assert!(path.join("00_t-shirt-top/00001.png").is_file());
             let classes = ["00_t-shirt-top", "01_ankle-boot", "02_class"].map(String::from).to_vec();
             assert_eq!(read_set(&path).unwrap(), Dataset { classes, ..set(channels) });
+        }
+    }
+
+    #[test]
+    fn a_class_map_names_orders_and_chooses_classes() {
+        let dir = tempfile::tempdir().unwrap();
+        write_set(&dir.path().join("set"), &set(1));
+        let read = |text: &str| {
+            fs::write(dir.path().join("map.yaml"), text).unwrap();
+            read_mapped(&dir.path().join("set"), &read_class_map(&dir.path().join("map.yaml"))?)
+        };
+        let chosen = read("02_class: last\n00_t-shirt-top: first\n").unwrap();
+        assert_eq!((chosen.classes, chosen.labels), (vec!["last".to_string(), "first".to_string()], vec![0, 1, 1]));
+        assert_eq!(chosen.images, [&set(1).images[18..], &set(1).images[..12]].concat());
+        for (text, expected) in [
+            ("03_coat: coat", "has no directory 03_coat, which the class map names"),
+            ("../x: x", "names \"../x\", which is no directory's name"),
+            ("[a, b]", "is no map of texts to texts"),
+            ("a: x\na: y", "is no map of texts to texts"),
+            ("{}", "holds no class directory"),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
     }
 

@@ -11,6 +11,7 @@ mod teachers;
 
 use std::path::Path;
 
+use ndarray::Array2;
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::{LabelDtype, Mix as MixConfig, RelabelConfig, ViewCrop};
@@ -80,6 +81,24 @@ impl Relabel<'_> {
         }
         let bytes = writer.finish()?;
         progress.finish(&format!("{:.2} MB of labels", bytes as f64 / 1e6));
+        Ok(())
+    }
+
+    /// Writes a store of the views of `set` alone, whose logits are zeros: enough for students that learn the images' own classes.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn views(&self, set: &Dataset, path: &Path) -> Result<(), RelabelError> {
+        let meta = self.meta(set);
+        let views = Views { config: self.config, seed: self.seed, meta: &meta };
+        let mut writer = Writer::create(path, meta.clone())?;
+        for epoch in 0..meta.stored_epochs() {
+            for (indices, views, mix) in views.epoch(epoch)? {
+                let logits = Array2::zeros((indices.len(), meta.classes as usize));
+                writer.append(&LabelBatch { indices, views, mix, logits })?;
+            }
+        }
+        writer.finish()?;
         Ok(())
     }
 

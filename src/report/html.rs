@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use super::chart::{COLOURS, Line, Scale, line_chart, strip};
 use super::images::{ClassRow, class_rows};
-use super::summary::{Summary, groups, stat, summaries};
-use super::text::{block_title, difference, images, labels, percent, protocols, summary_images, verifier_cells};
+use super::summary::{Comparison, Summary, comparisons, groups, stat, summaries};
+use super::text::{
+    block_title, difference, images, labels, percent, protocols, score, size, summary_images, verifier_cells,
+};
 use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint};
 
 const TEMPLATE: &str = include_str!("template.html");
@@ -41,6 +43,8 @@ struct Table {
     real_images: String,
     scale: String,
     rows: Vec<TableRow>,
+    rankings: Vec<RankingRow>,
+    comparisons: Vec<ComparisonRow>,
     figures: Vec<Figure>,
 }
 
@@ -55,7 +59,27 @@ struct TableRow {
     best: String,
     difference: Option<String>,
     strip: String,
-    seconds: String,
+    cost: String,
+}
+
+/// DD-Ranking's scores of one row.
+#[derive(Serialize)]
+struct RankingRow {
+    images: String,
+    labels: String,
+    hard: String,
+    hlr: String,
+    ior: String,
+    lrs: String,
+    ars: String,
+}
+
+/// Two rows against each other.
+#[derive(Serialize)]
+struct ComparisonRow {
+    first: String,
+    second: String,
+    difference: String,
 }
 
 /// A chart with its legend: colours and what they stand for.
@@ -108,10 +132,13 @@ fn tables(results: &Results) -> Vec<Table> {
     let protocols = protocols(&summaries);
     let pairs: Vec<(Summary, Vec<&Row>)> = summaries.into_iter().zip(groups(&results.rows)).collect();
     let blocks = pairs.chunk_by(|(a, _), (b, _)| a.same_block(b));
-    blocks.map(|block| table(block, protocols, results.classes.len())).collect()
+    let comparisons = comparisons(&results.rows);
+    blocks.map(|block| table(block, &comparisons, protocols, results.classes.len())).collect()
 }
 
-fn table(block: &[(Summary, Vec<&Row>)], protocols: usize, classes: usize) -> Table {
+fn table(block: &[(Summary, Vec<&Row>)], comparisons: &[Comparison], protocols: usize, classes: usize) -> Table {
+    let first = &block[0].0;
+    let here = |c: &&Comparison| (&c.student, c.ipc, &c.protocol) == (&first.student, first.ipc, &first.protocol);
     let accuracies = || block.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.last_accuracy));
     // Whole tenths around all seeds, so that strips within a table compare.
     let low = (accuracies().fold(1.0, f64::min) * 10.0).floor() / 10.0;
@@ -124,6 +151,8 @@ fn table(block: &[(Summary, Vec<&Row>)], protocols: usize, classes: usize) -> Ta
         real_images: thousands(block[0].0.ipc as usize * classes),
         scale: format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high),
         rows: block.iter().enumerate().map(row).collect(),
+        rankings: block.iter().filter_map(|(summary, _)| ranking_row(summary)).collect(),
+        comparisons: comparisons.iter().filter(here).map(comparison_row).collect(),
         figures: training_figures(block),
     }
 }
@@ -140,8 +169,34 @@ fn table_row(colour: usize, summary: &Summary, rows: &[&Row], low: f64, high: f6
         best: percent(summary.best),
         difference: summary.versus_random_real.as_ref().map(difference),
         strip: strip(&values, summary.last.mean, low, high, colour),
-        seconds: seconds(rows),
+        cost: cost(summary, rows),
     }
+}
+
+fn ranking_row(summary: &Summary) -> Option<RankingRow> {
+    let ranking = summary.ranking?;
+    Some(RankingRow {
+        images: summary_images(summary),
+        labels: labels(summary),
+        hard: ranking.hard.map_or("–".to_string(), percent),
+        hlr: score(ranking.hlr),
+        ior: score(Some(ranking.ior)),
+        lrs: score(ranking.lrs),
+        ars: score(ranking.ars),
+    })
+}
+
+fn comparison_row(comparison: &Comparison) -> ComparisonRow {
+    let [first, second] = comparison.rows.clone();
+    ComparisonRow { first, second, difference: difference(&comparison.difference) }
+}
+
+/// Time per stage, memory and label size.
+fn cost(summary: &Summary, rows: &[&Row]) -> String {
+    let memory = summary.peak_bytes.map(|bytes| format!("memory {}", size(bytes)));
+    let labels = summary.label_bytes.map(|bytes| format!("stored labels {}", size(bytes)));
+    let parts = [Some(seconds(rows)).filter(|text| !text.is_empty()), memory, labels];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
 type SecondsOf = fn(&Row) -> Option<f64>;

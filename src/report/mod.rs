@@ -4,6 +4,7 @@
 //! run to run, are shown on the page and kept in `timing.json`; `results.json` and `results.csv` are free of them.
 
 pub(crate) mod chart;
+mod compare;
 pub(crate) mod html;
 mod images;
 mod summary;
@@ -20,8 +21,9 @@ pub use crate::config::Labels;
 use crate::recover::Accuracy;
 use crate::run::stage::{StageError, Timing, write_atomic};
 
+pub use compare::{CompareError, merge, read};
 pub use html::duration;
-pub use summary::{Difference, Stat, Summary, summaries};
+pub use summary::{Comparison, Difference, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
 pub use text::table;
 
 /// Why a report could not be made.
@@ -91,6 +93,8 @@ pub struct Row {
     pub labels: Labels,
     /// How they were labelled and the student trained.
     pub protocol: String,
+    /// Whether that shows students cropped, mirrored or mixed images.
+    pub augmented: bool,
     /// Seed of the whole chain.
     pub seed: u64,
     /// Test accuracy after the last epoch, 0..=1.
@@ -108,6 +112,13 @@ pub struct Row {
     pub curve: Vec<TrainPoint>,
 }
 
+impl Row {
+    /// Seconds that recovering took, per image; too few where the recovery was interrupted. `None` for real images.
+    pub fn seconds_per_image(&self) -> Option<f64> {
+        Some(self.cost.recover?.seconds / self.images.max(1) as f64)
+    }
+}
+
 /// Time and memory per stage; `None` where a row has no such stage.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cost {
@@ -117,6 +128,13 @@ pub struct Cost {
     pub relabel: Option<Timing>,
     /// Training and testing the student.
     pub validate: Option<Timing>,
+}
+
+impl Cost {
+    /// The stages that there are.
+    pub fn stages(&self) -> impl Iterator<Item = Timing> {
+        [self.recover, self.relabel, self.validate].into_iter().flatten()
+    }
 }
 
 /// A student after one epoch.
@@ -214,11 +232,12 @@ impl Results {
 }
 
 fn results_json(results: &Results) -> Result<Vec<u8>, ReportError> {
-    json_file(&json!({"summaries": summaries(&results.rows), "results": results}))
+    let (summaries, comparisons) = (summaries(&results.rows), comparisons(&results.rows));
+    json_file(&json!({"summaries": summaries, "comparisons": comparisons, "results": results}))
 }
 
 fn timing_json(results: &Results) -> Result<Vec<u8>, ReportError> {
-    let row = |row: &Row| json!({"row": text::row_name(row), "seed": row.seed, "cost": row.cost});
+    let row = |row: &Row| json!({"row": text::row_name(row), "seed": row.seed, "seconds_per_image": row.seconds_per_image(), "cost": row.cost});
     json_file(&results.rows.iter().map(row).collect::<Vec<_>>())
 }
 

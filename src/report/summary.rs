@@ -3,7 +3,7 @@
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::{Labels, Row};
+use super::{Labels, Row, text};
 
 /// Mean and spread of one number over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -16,6 +16,8 @@ pub struct Stat {
 
 /// The choice of real images that every row is compared with.
 pub(super) const RANDOM_REAL: &str = "random_real";
+/// The whole real training set.
+pub const WHOLE_REAL: &str = "whole_real";
 
 /// A summary's accuracy minus another's, seed by seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -53,8 +55,50 @@ pub struct Summary {
     pub last: Stat,
     /// Highest accuracy on the way, selected on the test set.
     pub best: Stat,
+    /// Size of the stored soft labels, mean over seeds; `None` with hard labels.
+    pub label_bytes: Option<u64>,
+    /// Whether students saw cropped, mirrored or mixed images.
+    pub augmented: bool,
+    /// Seconds of recovering one image, mean over seeds. Kept out of `results.json`, as all times.
+    #[serde(skip)]
+    pub seconds_per_image: Option<f64>,
+    /// The peak of the process's resident memory during any stage of any seed, in bytes; the accelerator's own not included.
+    #[serde(skip)]
+    pub peak_bytes: Option<u64>,
     /// Last-epoch accuracy against random real images with the same kind of labels (soft ones by the same teacher), student, IPC and protocol.
     pub versus_random_real: Option<Difference>,
+    /// Scores of DD-Ranking, for distilled images with soft labels that have random real ones beside them.
+    pub ranking: Option<Ranking>,
+}
+
+/// How much of a row's accuracy the images deserve, by DD-Ranking (arXiv 2505.13300); accuracies and their differences are fractions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ranking {
+    /// Accuracy of the same images with hard labels.
+    pub hard: Option<Stat>,
+    /// Hard label recovery: accuracy of the whole real training set minus that of the images, both with hard labels. Lower is better.
+    pub hlr: Option<f64>,
+    /// Improvement over random: accuracy minus that of random real images under the same labels.
+    pub ior: f64,
+    /// Label-robust score, 0..=1: of the mean of IOR and −HLR.
+    pub lrs: Option<f64>,
+    /// Augmentation-robust score, 0..=1: of the mean of IOR with augmentation and IOR under a protocol without.
+    pub ars: Option<f64>,
+}
+
+/// Two rows of one table, seed by seed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The student network.
+    pub student: String,
+    /// Images per class.
+    pub ipc: u32,
+    /// How the student was trained.
+    pub protocol: String,
+    /// Images and labels of both rows, as the table says them.
+    pub rows: [String; 2],
+    /// Last-epoch accuracy of the first minus that of the second.
+    pub difference: Difference,
 }
 
 impl Summary {
@@ -80,7 +124,56 @@ pub(super) fn groups(rows: &[Row]) -> Vec<Vec<&Row>> {
 /// One summary per group of rows that differ in nothing but the seed, in the order of the table.
 pub fn summaries(rows: &[Row]) -> Vec<Summary> {
     let groups = groups(rows);
-    groups.iter().map(|group| summarise(group, &groups)).collect()
+    let mut summaries: Vec<Summary> = groups.iter().map(|group| summarise(group, &groups)).collect();
+    let rankings: Vec<Option<Ranking>> = summaries.iter().map(|summary| ranking(summary, &summaries)).collect();
+    summaries.iter_mut().zip(rankings).for_each(|(summary, ranking)| summary.ranking = ranking);
+    summaries
+}
+
+/// Every two rows of distilled images that one table holds with the same kind of labels and at least one common seed.
+pub fn comparisons(rows: &[Row]) -> Vec<Comparison> {
+    let (groups, summaries) = (groups(rows), summaries(rows));
+    let distilled: Vec<usize> = (0..groups.len()).filter(|&i| summaries[i].teacher.is_some()).collect();
+    let pairs = distilled.iter().enumerate().flat_map(|(n, &a)| distilled[n + 1..].iter().map(move |&b| (a, b)));
+    let compare = |(a, b): (usize, usize)| {
+        let (first, second) = (&summaries[a], &summaries[b]);
+        let comparable = first.same_block(second) && first.labels == second.labels;
+        let difference = difference(&groups[a], &groups[b]).filter(|_| comparable)?;
+        let name = |summary: &Summary| format!("{}; {}", text::summary_images(summary), text::labels(summary));
+        let Summary { student, ipc, protocol, .. } = first.clone();
+        Some(Comparison { student, ipc, protocol, rows: [name(first), name(second)], difference })
+    };
+    pairs.filter_map(compare).collect()
+}
+
+fn ranking(summary: &Summary, all: &[Summary]) -> Option<Ranking> {
+    let ior_of = |summary: &Summary| Some(summary.versus_random_real?.stat.mean);
+    if summary.teacher.is_none() || summary.labels != Labels::Soft {
+        return None;
+    }
+    let images = |s: &Summary| (s.student.clone(), s.method.clone(), s.ipc, s.teacher.clone());
+    let same_images = || all.iter().filter(|other| images(other) == images(summary));
+    let hard = same_images().find(|o| o.protocol == summary.protocol && o.labels == Labels::Hard).map(|o| o.last);
+    let is_whole = |other: &&Summary| {
+        other.method == WHOLE_REAL && (&other.student, &other.protocol) == (&summary.student, &summary.protocol)
+    };
+    let hlr = all.iter().find(is_whole).zip(hard).map(|(whole, hard)| whole.last.mean - hard.mean);
+    let ior = ior_of(summary)?;
+    let soft_by_the_same = |o: &&Summary| o.labels == Labels::Soft && o.relabel_teacher == summary.relabel_teacher;
+    let plain = same_images().filter(soft_by_the_same).find(|other| summary.augmented && !other.augmented);
+    Some(Ranking {
+        hard,
+        hlr,
+        ior,
+        lrs: hlr.map(|hlr| score(0.5 * ior - 0.5 * hlr)),
+        ars: plain.and_then(ior_of).map(|plain| score(0.5 * ior + 0.5 * plain)),
+    })
+}
+
+/// DD-Ranking's map of −1..=1 onto 0..=1.
+fn score(value: f64) -> f64 {
+    let least = (-1f64).exp();
+    (value.exp() - least) / (1f64.exp() - least)
 }
 
 fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
@@ -99,7 +192,12 @@ fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
         seeds: group.iter().map(|row| row.seed).collect(),
         last: stat(&numbers(|row| row.last_accuracy)),
         best: stat(&numbers(|row| row.best_accuracy)),
+        label_bytes: mean(group.iter().filter_map(|row| row.label_bytes.map(|bytes| bytes as f64))).map(|b| b as u64),
+        augmented: row.augmented,
+        seconds_per_image: mean(group.iter().filter_map(|row| row.seconds_per_image())),
+        peak_bytes: group.iter().flat_map(|row| row.cost.stages()).filter_map(|timing| timing.peak_bytes).max(),
         versus_random_real: baseline.and_then(|baseline| difference(group, baseline)),
+        ranking: None,
     }
 }
 
@@ -127,6 +225,11 @@ fn interval(stat: Stat, seeds: usize) -> Option<[f64; 2]> {
     let distribution = StudentsT::new(0.0, 1.0, seeds as f64 - 1.0).ok()?;
     let reach = distribution.inverse_cdf(0.975) * stat.std? / (seeds as f64).sqrt();
     Some([stat.mean - reach, stat.mean + reach])
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| stat(&values).mean)
 }
 
 /// Mean and sample standard deviation of at least one number.

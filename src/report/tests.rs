@@ -37,6 +37,7 @@ fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Ro
         ipc: 10,
         labels: if relabel.is_some() { Labels::Soft } else { Labels::Hard },
         protocol: "default".to_string(),
+        augmented: true,
         seed,
         last_accuracy: last,
         best_accuracy: last + 0.01,
@@ -51,7 +52,7 @@ fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Ro
     }
 }
 
-fn sample(root: &Path) -> Results {
+pub(super) fn sample(root: &Path) -> Results {
     let (sup, moco) = ("resnet10-w16-supervised", "resnet10-w16-moco-v2");
     let mut results = Results {
         name: "quickstart".to_string(),
@@ -135,6 +136,47 @@ fn summaries_are_over_seeds_and_differences_are_paired() {
     let [low, high] = difference.interval.unwrap();
     assert!((low + 0.161237).abs() < 1e-6 && (high + 0.008763).abs() < 1e-6, "{low} {high}");
     assert!(all[2..].iter().all(|baseline| !baseline.data_free && baseline.versus_random_real.is_none()));
+}
+
+#[test]
+fn distilled_rows_are_compared_with_each_other_and_ranked() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rows = sample(root.path()).rows;
+    let [comparison] = comparisons(&rows).try_into().unwrap();
+    assert!(comparison.rows[0].contains("moco") && comparison.rows[1].contains("supervised"));
+    assert!((comparison.difference.stat.mean + 0.04).abs() < 1e-9 && comparison.difference.seeds == 2);
+
+    let sup = Some("resnet10-w16-supervised");
+    let with = |labels, protocol: &str, augmented, last, template: Row| Row {
+        labels,
+        relabel_teacher: template.relabel_teacher.filter(|_| labels == Labels::Soft),
+        protocol: protocol.to_string(),
+        augmented,
+        last_accuracy: last,
+        ..template
+    };
+    for seed in [0, 1] {
+        // The same images with hard labels, and under a protocol without augmentation beside random real ones; the whole training set.
+        rows.push(with(Labels::Hard, "default", true, 0.6, row(sup, sup, seed, 0.0)));
+        rows.push(with(Labels::Soft, "plain", false, 0.70, row(sup, sup, seed, 0.0)));
+        rows.push(with(Labels::Soft, "plain", false, 0.65, row(None, sup, seed, 0.0)));
+        rows.push(Row { method: WHOLE_REAL.to_string(), ipc: 6000, ..row(None, None, seed, 0.9) });
+    }
+    let all = summaries(&rows);
+    let of = |protocol: &str| {
+        let supervised = |s: &&Summary| s.teacher.as_deref() == sup && s.labels == Labels::Soft;
+        all.iter().filter(supervised).find(|s| s.protocol == protocol).unwrap().ranking.unwrap()
+    };
+    let ranking = of("default");
+    // Means: soft 0.744, random real soft 0.809, hard 0.6, whole 0.9.
+    let close =
+        |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?} {expected}");
+    close(Some(ranking.ior), -0.065);
+    close(ranking.hlr, 0.3);
+    close(ranking.lrs, ((-0.1825f64).exp() - (-1f64).exp()) / (1f64.exp() - (-1f64).exp()));
+    close(ranking.ars, ((-0.0075f64).exp() - (-1f64).exp()) / (1f64.exp() - (-1f64).exp()));
+    assert_eq!(ranking.hard.unwrap().mean, 0.6);
+    assert_eq!((of("plain").hard, of("plain").hlr, of("plain").ars), (None, None, None));
 }
 
 #[test]

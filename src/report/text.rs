@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::summary::{Difference, Stat, Summary, summaries};
+use super::summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
 use super::{Labels, Recovery, ReportError, Results, Row, Verified};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
@@ -74,7 +74,19 @@ pub(super) fn row_name(row: &Row) -> String {
     format!("{} / {} / {} / ipc {} / {}", summary_images(summary), labels(summary), row.student, row.ipc, row.protocol)
 }
 
-const HEADINGS: [&str; 7] = ["images", "data-free", "labels", "seeds", "last epoch", "best*", "vs random real"];
+const HEADINGS: [&str; 10] = [
+    "images",
+    "data-free",
+    "labels",
+    "seeds",
+    "last epoch",
+    "best*",
+    "vs random real",
+    "s/image",
+    "memory",
+    "label size",
+];
+const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LRS", "ARS"];
 
 /// The accuracy table as plain text, one block per student and IPC, ending in its footnotes.
 pub fn table(results: &Results) -> String {
@@ -85,11 +97,17 @@ pub fn table(results: &Results) -> String {
         let mut lines = vec![HEADINGS.map(str::to_string)];
         lines.extend(block.iter().map(cells));
         text += &aligned(&lines);
+        text += &rankings(block);
         text.push('\n');
     }
     if !all.is_empty() {
+        text += &differences(results);
         text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
         text += &few_seeds(&all);
+        text += "s/image: recovering; memory: the process's peak during any of the stages; label size: stored soft labels\n";
+        if text.contains(RANKING[3]) {
+            text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
+        }
         text += "* the highest of the tests during training: selected on the test set, so too good\n";
     }
     text + &verifier_table(&results.recoveries)
@@ -119,6 +137,38 @@ pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
     recovery.verified.iter().map(cells).collect()
 }
 
+/// DD-Ranking's scores of a block's rows, where there is more to say than the difference from random real images.
+fn rankings(block: &[Summary]) -> String {
+    let mut lines = vec![RANKING.map(str::to_string)];
+    let told = |ranking: &Ranking| ranking.hard.is_some() || ranking.ars.is_some();
+    for (summary, ranking) in block.iter().filter_map(|summary| Some((summary, summary.ranking.filter(told)?))) {
+        lines.push([
+            summary_images(summary),
+            labels(summary),
+            ranking.hard.map_or("–".to_string(), percent),
+            score(ranking.hlr),
+            score(Some(ranking.ior)),
+            score(ranking.lrs),
+            score(ranking.ars),
+        ]);
+    }
+    if lines.len() == 1 { String::new() } else { format!("\n{}", aligned(&lines)) }
+}
+
+/// Distilled rows against each other.
+fn differences(results: &Results) -> String {
+    let all = comparisons(&results.rows);
+    let line = |c: &Comparison| {
+        let block = format!("{}, ipc {}, {}", c.student, c.ipc, c.protocol);
+        [c.rows[0].clone(), format!("against {}", c.rows[1]), block, difference(&c.difference)]
+    };
+    let lines: Vec<[String; 4]> = all.iter().map(line).collect();
+    match all.is_empty() {
+        true => String::new(),
+        false => format!("differences in points, seed by seed, with their 95 % interval\n{}\n", aligned(&lines)),
+    }
+}
+
 /// A warning where rows have fewer seeds than their intervals deserve.
 fn few_seeds(summaries: &[Summary]) -> String {
     match summaries.iter().map(|summary| summary.seeds.len()).min() {
@@ -127,7 +177,7 @@ fn few_seeds(summaries: &[Summary]) -> String {
     }
 }
 
-fn cells(summary: &Summary) -> [String; 7] {
+fn cells(summary: &Summary) -> [String; 10] {
     [
         summary_images(summary),
         if summary.data_free { "yes" } else { "no" }.to_string(),
@@ -136,6 +186,9 @@ fn cells(summary: &Summary) -> [String; 7] {
         percent(summary.last),
         percent(summary.best),
         summary.versus_random_real.as_ref().map_or("–".to_string(), difference),
+        summary.seconds_per_image.map_or("–".to_string(), |seconds| format!("{seconds:.2}")),
+        summary.peak_bytes.map_or("–".to_string(), size),
+        summary.label_bytes.map_or("–".to_string(), size),
     ]
 }
 
@@ -148,6 +201,20 @@ pub(crate) fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
         format!("{}\n", padded.join("  ").trim_end())
     };
     lines.iter().map(line).collect()
+}
+
+/// A fraction with three decimals, or a dash.
+pub(super) fn score(value: Option<f64>) -> String {
+    value.map_or("–".to_string(), |value| format!("{value:.3}").replace('-', "−"))
+}
+
+/// Bytes for people, such as `1.2 MB`.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b < 1e6 => format!("{:.1} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.2} GB", b / 1e9),
+    }
 }
 
 /// One line per trained student.

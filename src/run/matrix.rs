@@ -18,6 +18,8 @@ pub enum Origin<'a> {
 pub enum Choice {
     /// At random, anew for each seed.
     Random,
+    /// Those nearest to the mean image of their class, the same for every seed.
+    NearestMean,
 }
 
 impl Choice {
@@ -25,6 +27,7 @@ impl Choice {
     pub fn method(self) -> &'static str {
         match self {
             Choice::Random => "random_real",
+            Choice::NearestMean => "nearest_mean",
         }
     }
 }
@@ -64,7 +67,7 @@ pub struct Line<'a> {
     pub student: &'a Path,
 }
 
-/// Every row: first the cells of the matrix, then the baselines under each protocol.
+/// Every row of distilled or chosen images: first the cells of the matrix, then the baselines under each protocol.
 pub fn lines(experiment: &Experiment) -> Vec<Line<'_>> {
     let mut lines = distilled(experiment);
     for (&ipc, &seed) in experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed))) {
@@ -105,8 +108,8 @@ fn distilled(experiment: &Experiment) -> Vec<Line<'_>> {
 /// The baselines that the experiment lists and the protocol can have.
 fn asked(experiment: &Experiment, protocol: &Protocol) -> Vec<(Choice, Labels)> {
     let kind = |baseline: &Baseline| match baseline {
-        Baseline::RandomRealSoft => (Choice::Random, Labels::Soft),
-        Baseline::RandomRealHard => (Choice::Random, Labels::Hard),
+        Baseline::RandomRealSoft | Baseline::RandomRealHard => (Choice::Random, baseline.labels()),
+        Baseline::NearestMeanSoft | Baseline::NearestMeanHard => (Choice::NearestMean, baseline.labels()),
     };
     experiment.baselines.iter().map(kind).filter(|(_, labels)| *labels == Labels::Hard || !protocol.is_hard()).collect()
 }

@@ -14,7 +14,7 @@ mod results;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Experiment, Labels};
+use crate::config::{Experiment, Labels, RecoverConfig};
 use crate::data::{DataError, Dataset};
 use crate::progress::Progress;
 use crate::recover::RecoverError;
@@ -119,12 +119,14 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
     let pieces = prepare(experiment, &bundles, setting.output, mode)?;
     let recovered = recover(experiment, &bundles, &pieces)?;
     let made = make(experiment, &bundles, &pieces, setting.goal)?;
+    let whole = make_whole(experiment, &bundles, &pieces, setting.goal)?;
     let mut directories: BTreeSet<PathBuf> = made.iter().filter_map(|row| row.directory(setting.goal)).collect();
     if setting.goal == Goal::Recover {
         directories.extend(recovered.iter().map(|one| one.images.directory.clone()));
     }
+    directories.extend(whole.iter().map(|row| row.directory.clone()));
     let resolved = experiment.to_yaml()?;
-    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &recovered, &made)?;
+    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &recovered, &made, &whole)?;
     if setting.goal == Goal::Report {
         let home = setting.output.join(&experiment.name);
         write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
@@ -132,6 +134,61 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
         directories = BTreeSet::from([home]);
     }
     Ok(Finished { directories: directories.into_iter().collect(), results, remarks: pieces.into_remarks() })
+}
+
+/// A distilled set of images with its soft labels, complete on disk.
+pub struct DistilledSet {
+    /// Names it among the experiment's sets.
+    pub name: String,
+    /// The method's name in the experiment, and its settings.
+    pub method: (String, RecoverConfig),
+    /// The bundle that the images were recovered from, as the experiment names it.
+    pub teacher: PathBuf,
+    /// Images per class.
+    pub ipc: u32,
+    pub seed: u64,
+    /// The ImageFolder.
+    pub folder: PathBuf,
+    /// Identifies how it was made: the hash of configuration, teacher and seed.
+    pub key: String,
+    /// The stores of soft labels: name, labelling bundle, file.
+    pub labels: Vec<(String, PathBuf, PathBuf)>,
+}
+
+/// Every distilled set of `experiment`, each once, and the bundles that they came from.
+///
+/// # Errors
+/// When one of them, or of its labels, is not complete below `output`.
+pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
+    let bundles = load_bundles(experiment)?;
+    let pieces = prepare(experiment, &bundles, output, Mode::Find)?;
+    let mut sets: Vec<DistilledSet> = Vec::new();
+    for made in make(experiment, &bundles, &pieces, Goal::Relabel)? {
+        let Origin::Distilled { teacher, method } = made.line.origin else { continue };
+        let folder = made.images.folder();
+        let known = sets.iter().position(|set| set.folder == folder).unwrap_or_else(|| {
+            let (ipc, seed) = (made.line.ipc, made.line.seed);
+            sets.push(DistilledSet {
+                name: format!("{method}-from-{}-ipc{ipc}-seed{seed}", bundles[teacher].name()),
+                method: (method.to_owned(), experiment.methods[method].clone()),
+                teacher: teacher.to_owned(),
+                ipc,
+                seed,
+                folder,
+                key: made.images.key().to_owned(),
+                labels: Vec::new(),
+            });
+            sets.len() - 1
+        });
+        if let Some(labels) = made.labels.as_ref().filter(|_| made.line.labels == Labels::Soft) {
+            let name = format!("{}-by-{}", made.line.protocol, bundles[made.line.labeller].name());
+            let entry = (name, made.line.labeller.to_owned(), labels.file());
+            if !sets[known].labels.contains(&entry) {
+                sets[known].labels.push(entry);
+            }
+        }
+    }
+    Ok((sets, bundles))
 }
 
 /// What [`run`] would do with stages below `output`; nothing is made.
@@ -143,6 +200,7 @@ pub fn plan(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, 
     let pieces = prepare(experiment, &bundles, output, Mode::List)?;
     recover(experiment, &bundles, &pieces)?;
     make(experiment, &bundles, &pieces, goal)?;
+    make_whole(experiment, &bundles, &pieces, goal)?;
     Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
 }
 
@@ -243,8 +301,35 @@ fn make_row<'a>(
     Ok(made)
 }
 
+/// A student trained on the whole real training set.
+struct Whole<'a> {
+    protocol: &'a str,
+    student: &'a Path,
+    seed: u64,
+    directory: PathBuf,
+    images: u64,
+}
+
+/// The rows of the whole training set, if the experiment asks for them and the goal is that far.
+fn make_whole<'a>(
+    experiment: &'a Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    goal: Goal,
+) -> Result<Vec<Whole<'a>>, RunError> {
+    let mut rows = Vec::new();
+    let Some(whole) = experiment.whole_real.filter(|_| goal >= Goal::Validate) else { return Ok(rows) };
+    for (name, protocol) in &experiment.protocols {
+        for (student, &seed) in experiment.students.iter().flat_map(|s| experiment.seeds.iter().map(move |n| (s, n))) {
+            let (directory, images) = pieces.whole(&bundles[student], protocol, whole, seed)?;
+            rows.push(Whole { protocol: name, student, seed, directory, images });
+        }
+    }
+    Ok(rows)
+}
+
 /// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.
-type Bundles = BTreeMap<PathBuf, Bundle>;
+pub type Bundles = BTreeMap<PathBuf, Bundle>;
 
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);

@@ -14,7 +14,8 @@ use super::plan::{Planned, Rates};
 use super::stage::{Stage, Store, WorkDir};
 use super::{Means, RunError};
 use crate::config::{
-    BnWeight, DataConfig, DataKind, Device, Experiment, Loss, Protocol, RecoverConfig, RelabelConfig, ValidateConfig,
+    BnWeight, DataConfig, DataKind, Device, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig,
+    ValidateConfig, WholeReal,
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::balance::{self, Auto};
@@ -33,6 +34,7 @@ const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const VERIFIER: u32 = 1;
 const RELABEL: u32 = 1;
+const WHOLE: u32 = 1;
 const VALIDATE: u32 = 1;
 
 const FOLDER: &str = "images";
@@ -59,6 +61,11 @@ impl Images {
     pub fn folder(&self) -> PathBuf {
         self.directory.join(FOLDER)
     }
+
+    /// Identifies how it was made.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
 }
 
 /// A complete relabelling.
@@ -69,9 +76,14 @@ pub struct Labelled {
 }
 
 impl Labelled {
+    /// The label store.
+    pub fn file(&self) -> PathBuf {
+        self.directory.join(LABELS)
+    }
+
     /// Bytes of the label store.
     pub fn bytes(&self) -> Option<u64> {
-        Some(std::fs::metadata(self.directory.join(LABELS)).ok()?.len())
+        Some(std::fs::metadata(self.file()).ok()?.len())
     }
 }
 
@@ -313,9 +325,15 @@ impl<'a> Pieces<'a> {
     /// `ipc` real training images per class.
     pub fn real(&self, choice: Choice, ipc: u32, seed: u64) -> Result<Images, RunError> {
         let train = self.train()?;
-        let name = format!("{}-ipc{ipc}-seed{seed}", train.name);
+        let (name, identity, seed) = match choice {
+            Choice::Random => (format!("{}-ipc{ipc}-seed{seed}", train.name), json!({"ipc": ipc}), seed),
+            Choice::NearestMean => {
+                let name = format!("{}-nearest-mean-ipc{ipc}", train.name);
+                (name, json!({"ipc": ipc, "choice": choice.method()}), 0)
+            }
+        };
         let count = train.classes.len() as u64 * u64::from(ipc);
-        let stage = Stage::new("real", REAL, &name, &json!({"ipc": ipc}), inputs([("data", &data_hash(train))]), seed)?;
+        let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", &data_hash(train))]), seed)?;
         let directory = self.obtain(&stage, |work, _, _| {
             let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
             let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
@@ -390,7 +408,52 @@ impl<'a> Pieces<'a> {
         })
     }
 
-    /// How the training in `directory`, which [`Pieces::validate`] gave, went.
+    /// A student trained on the whole real training set with hard labels; the stage's directory, and how many images that are.
+    pub fn whole(
+        &self,
+        student: &Bundle,
+        protocol: &Protocol,
+        whole: WholeReal,
+        seed: u64,
+    ) -> Result<(PathBuf, u64), RunError> {
+        let train = self.train()?;
+        let WholeReal { epochs, batch_size } = whole;
+        let views = RelabelConfig {
+            epochs,
+            batch_size,
+            mix: Mix::None {},
+            dtype: LabelDtype::F16,
+            top_k: None,
+            stored_epochs: None,
+            ..protocol.relabel.clone()
+        };
+        let config = ValidateConfig { loss: Loss::Ce {}, ..protocol.validate.clone() };
+        let name = format!("{}-whole-{}", train.name, student.name());
+        let RelabelConfig { crop, flip, .. } = &views;
+        let seen = json!({"epochs": epochs, "batch_size": batch_size, "crop": crop, "flip": flip});
+        let identity = json!({"views": seen, "validate": config});
+        let Real { test, test_hash, .. } = self.real_data()?;
+        let inputs = inputs([("data", &data_hash(train)), ("student", &student.hash), ("test", test_hash)]);
+        let count = train.len() as u64;
+        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
+        let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
+            .of_passes(3 * count * u64::from(epochs) + tests);
+        let key = stage.key();
+        let directory = self.obtain(&stage, |work, means, device| {
+            let path = work.scratch("views");
+            Relabel { bundles: &[(student, 1.0)], config: &views, seed, key: &key }.views(train, &path)?;
+            let labels = store::Store::open(&path).map_err(crate::relabel::RelabelError::from)?;
+            let mut fresh = Student::new(student, seed, device)?;
+            let lesson = Lesson { images: train, labels: &labels };
+            let training = fresh.train(&lesson, test, &config, means.progress)?;
+            drop(labels);
+            work.discard(&path)?;
+            write_json(work, TRAINING, &training)
+        })?;
+        Ok((directory, count))
+    }
+
+    /// How the training in `directory`, which [`Pieces::validate`] or [`Pieces::whole`] gave, went.
     pub fn training(&self, directory: &Path) -> Result<Training, RunError> {
         read_json(&directory.join(TRAINING))
     }
@@ -434,11 +497,25 @@ fn chosen(train: &Dataset, choice: Choice, ipc: u32, seed: u64) -> Vec<(Item, us
         let mut own: Vec<usize> = (0..train.len()).filter(|&i| train.labels[i] == class).collect();
         match choice {
             Choice::Random => own.shuffle(&mut rng::stream(seed, "real/choice", class.into())),
+            Choice::NearestMean => sort_by_distance_to_mean(train, &mut own),
         }
         let items = (0..ipc).map(|number| Item { class, number });
         chosen.extend(items.zip(own));
     }
     chosen
+}
+
+/// Sorts images of one class by the Euclidean distance of their pixels to the mean image; of equals the first of the data set comes first.
+fn sort_by_distance_to_mean(train: &Dataset, own: &mut [usize]) {
+    let pixels = |index: usize| train.image(index).unwrap_or_default().iter().map(|&pixel| f64::from(pixel));
+    let mut mean = vec![0.0; train.channels * train.height * train.width];
+    for &index in own.iter() {
+        mean.iter_mut().zip(pixels(index)).for_each(|(sum, pixel)| *sum += pixel / own.len() as f64);
+    }
+    let distance = |index: usize| pixels(index).zip(&mean).map(|(pixel, mean)| (pixel - mean).powi(2)).sum::<f64>();
+    let mut sorted: Vec<(f64, usize)> = own.iter().map(|&index| (distance(index), index)).collect();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    own.iter_mut().zip(sorted).for_each(|(place, (_, index))| *place = index);
 }
 
 /// Identifies real data by its content.
@@ -453,16 +530,18 @@ fn data_hash(set: &Dataset) -> String {
 
 /// Where the experiment's data lies.
 fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
-    let name = match data.kind {
-        DataKind::None => return Ok(None),
-        DataKind::FashionMnist => "fashion-mnist",
-        DataKind::Mnist => "mnist",
-        DataKind::Cifar10 => "cifar-10",
-        DataKind::Cifar100 => "cifar-100",
-    };
-    let found = match &data.path {
-        Some(path) => Source::find_at(name, path),
-        None => Source::find(name),
+    let unset = || DataError::Mismatch("the experiment's data has no path: set `data.path`".into());
+    let found = match (data.kind, data.kind.known_name(), &data.path) {
+        (DataKind::None, ..) => return Ok(None),
+        (_, Some(name), Some(path)) => Source::find_at(name, path),
+        (_, Some(name), None) => Source::find(name),
+        (_, None, None) => Err(unset()),
+        (DataKind::Npz, _, Some(path)) => Ok(Source::Npz(path.clone())),
+        (DataKind::ImageFolder, _, Some(path)) => match &data.class_map {
+            Some(map) => Ok(Source::MappedFolder { directory: path.clone(), map: map.clone() }),
+            None => Ok(Source::ImageFolder(path.clone())),
+        },
+        (_, None, Some(path)) => Ok(Source::Idx(path.clone())),
     };
     found.map(Some)
 }
@@ -514,4 +593,32 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RunError> {
     let damaged = |what: String| RunError::Damaged { path: path.into(), what };
     let text = std::fs::read_to_string(path).map_err(|e| damaged(e.to_string()))?;
     serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_images_are_chosen_by_class() {
+        // One pixel each: class 0 has 0, 10, 20, 90 (mean 30), class 1 has 5, 7 (mean 6).
+        let train = Dataset {
+            name: "x".into(),
+            images: vec![0, 5, 10, 20, 7, 90],
+            labels: vec![0, 1, 0, 0, 1, 0],
+            channels: 1,
+            height: 1,
+            width: 1,
+            classes: vec!["a".into(), "b".into()],
+        };
+        let nearest: Vec<(u32, u32, usize)> = chosen(&train, Choice::NearestMean, 3, 9)
+            .into_iter()
+            .map(|(item, index)| (item.class, item.number, index))
+            .collect();
+        assert_eq!(nearest, [(0, 0, 3), (0, 1, 2), (0, 2, 0), (1, 0, 1), (1, 1, 4)]);
+        let random = |seed| chosen(&train, Choice::Random, 2, seed);
+        assert_eq!(random(1), random(1));
+        assert!((2..20).any(|seed| random(seed) != random(1)));
+        assert!(random(1).iter().all(|(item, index)| train.labels[*index] == item.class));
+    }
 }

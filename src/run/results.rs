@@ -5,7 +5,7 @@ use std::path::Path;
 use super::matrix::{Line, Origin, Set};
 use super::pieces::Pieces;
 use super::stage::Timing;
-use super::{Bundles, Made, Recovered, RunError};
+use super::{Bundles, Made, Recovered, RunError, Whole};
 use crate::config::{Experiment, Labels, RecoverConfig};
 use crate::data::Dataset;
 use crate::report::{self, Cost, Grid, Recovery, Results, Row, Verified};
@@ -18,6 +18,7 @@ pub(super) fn collect(
     pieces: &Pieces,
     recovered: &[Recovered],
     made: &[Made],
+    whole: &[Whole],
 ) -> Result<Results, RunError> {
     let mut results = Results {
         name: experiment.name.clone(),
@@ -32,15 +33,53 @@ pub(super) fn collect(
     }
     for one in made {
         if let Some(student) = &one.student {
-            results.rows.push(row(bundles, pieces, one, student)?);
+            results.rows.push(row(experiment, bundles, pieces, one, student)?);
         }
         note_real(&mut results, one);
+    }
+    for one in whole {
+        results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?);
     }
     Ok(results)
 }
 
-fn row(bundles: &Bundles, pieces: &Pieces, made: &Made, student: &Path) -> Result<Row, RunError> {
+fn whole_row(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    whole: &Whole,
+    classes: usize,
+) -> Result<Row, RunError> {
+    let training = pieces.training(&whole.directory)?;
+    Ok(Row {
+        method: report::WHOLE_REAL.to_owned(),
+        data_free: false,
+        teacher: None,
+        relabel_teacher: None,
+        student: bundles[whole.student].name().to_owned(),
+        ipc: (whole.images / classes.max(1) as u64) as u32,
+        labels: Labels::Hard,
+        protocol: whole.protocol.to_owned(),
+        augmented: experiment.protocols[whole.protocol].is_augmented(),
+        seed: whole.seed,
+        last_accuracy: training.last,
+        best_accuracy: training.best,
+        images: whole.images,
+        label_bytes: None,
+        cost: Cost { validate: Timing::read(&whole.directory), ..Cost::default() },
+        curve: training.curve.iter().map(train_point).collect(),
+    })
+}
+
+fn row(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    made: &Made,
+    student: &Path,
+) -> Result<Row, RunError> {
     let line = &made.line;
+    let protocol = &experiment.protocols[line.protocol];
     let training = pieces.training(student)?;
     let soft = made.labels.as_ref().filter(|_| line.labels == Labels::Soft);
     let distilled = matches!(line.origin, Origin::Distilled { .. });
@@ -53,6 +92,7 @@ fn row(bundles: &Bundles, pieces: &Pieces, made: &Made, student: &Path) -> Resul
         ipc: line.ipc,
         labels: line.labels,
         protocol: line.protocol.to_owned(),
+        augmented: protocol.is_augmented(),
         seed: line.seed,
         last_accuracy: training.last,
         best_accuracy: training.best,

@@ -401,6 +401,16 @@ impl WorkDir {
         Ok(path)
     }
 
+    /// A path for a file that is no part of the result: swept away on resume, to be [discarded](Self::discard) before the end.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{SCRATCH}{name}"))
+    }
+
+    /// Removes a scratch file.
+    pub fn discard(&self, scratch: &Path) -> Result<(), StageError> {
+        fs::remove_file(scratch).map_err(io_error("remove", scratch))
+    }
+
     /// Leaves nothing behind where `work` failed before it wrote anything.
     fn remove_if_untouched(&self) {
         let only_record = fs::read_dir(&self.path)

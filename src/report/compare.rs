@@ -1,0 +1,221 @@
+//! Reports of several experiments in one.
+//!
+//! Rows that are the same in two experiments appear once. A method or a protocol that has one name but different settings in two of them gets the
+//! experiment's name added, so that only what is the same is ever averaged or compared as such.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::{Cost, Results, Row, text};
+
+/// Why reports cannot be shown together.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A file of a report is missing or cannot be read.
+    #[error("{}: {problem}; `scdd report EXPERIMENT.yaml` writes it anew", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Accuracies on different data.
+    #[error("`{first}` is on {first_data}, `{second}` on {second_data}: their accuracies do not compare")]
+    Data {
+        /// An experiment.
+        first: String,
+        /// Its test set.
+        first_data: String,
+        /// Another one.
+        second: String,
+        /// Its test set.
+        second_data: String,
+    },
+    /// Rows that everything says are the same, but are not.
+    #[error(
+        "`{first}` and `{second}` both have the row `{row}` of seed {seed}, with different results: networks of the same name differ; rename one"
+    )]
+    Conflict {
+        /// An experiment.
+        first: String,
+        /// Another one.
+        second: String,
+        /// The row.
+        row: String,
+        /// Its seed.
+        seed: u64,
+    },
+}
+
+/// The report in `directory`, as [`write`](super::write) left it; without image grids.
+pub fn read(directory: &Path) -> Result<Results, CompareError> {
+    #[derive(Deserialize)]
+    struct File {
+        results: Results,
+    }
+    #[derive(Deserialize)]
+    struct Timed {
+        cost: Cost,
+    }
+    let mut results = json::<File>(&directory.join("results.json"))?.results;
+    let timing = directory.join("timing.json");
+    let costs: Vec<Timed> = json(&timing)?;
+    if costs.len() != results.rows.len() {
+        let problem = format!("has {} rows, results.json has {}", costs.len(), results.rows.len());
+        return Err(CompareError::Read { path: timing, problem });
+    }
+    results.rows.iter_mut().zip(costs).for_each(|(row, timed)| row.cost = timed.cost);
+    results.grids.clear();
+    Ok(results)
+}
+
+fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
+    let fail = |problem: String| CompareError::Read { path: path.to_path_buf(), problem };
+    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|error| fail(format!("is not a report's file: {error}")))
+}
+
+/// All of `reports` as one, called `name`.
+pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareError> {
+    let Some(first) = reports.first().cloned() else { return Ok(Results::default()) };
+    if let Some(other) = reports.iter().find(|other| what(other) != what(&first)) {
+        return Err(CompareError::Data {
+            first: first.name.clone(),
+            first_data: what(&first),
+            second: other.name.clone(),
+            second_data: what(other),
+        });
+    }
+    tell_apart(&mut reports);
+    let mut merged = Results { name: name.to_string(), rows: Vec::new(), recoveries: Vec::new(), ..first };
+    merged.experiment = reports.iter().map(|report| format!("# {}\n{}", report.name, report.experiment)).collect();
+    let mut owners: Vec<String> = Vec::new();
+    for report in reports {
+        for row in report.rows {
+            match merged.rows.iter().position(|known| is_same_row(known, &row)) {
+                None => {
+                    merged.rows.push(row);
+                    owners.push(report.name.clone());
+                }
+                Some(known) if merged.rows[known].curve == row.curve => {}
+                Some(known) => {
+                    let (row, seed) = (text::row_name(&row), row.seed);
+                    return Err(CompareError::Conflict {
+                        first: owners[known].clone(),
+                        second: report.name,
+                        row,
+                        seed,
+                    });
+                }
+            }
+        }
+        for recovery in report.recoveries {
+            if !merged.recoveries.contains(&recovery) {
+                merged.recoveries.push(recovery);
+            }
+        }
+    }
+    Ok(merged)
+}
+
+/// The test set, in words.
+fn what(results: &Results) -> String {
+    format!("{} ({} test images, {} classes)", results.data, results.test_images, results.classes.len())
+}
+
+fn is_same_row(a: &Row, b: &Row) -> bool {
+    super::summary::row_key(a) == super::summary::row_key(b) && a.seed == b.seed
+}
+
+/// Adds the experiment's name to methods and protocols that mean different things in different experiments.
+fn tell_apart(reports: &mut [Results]) {
+    let settings: Vec<Value> =
+        reports.iter().map(|report| serde_yaml::from_str(&report.experiment).unwrap_or_default()).collect();
+    let mut meanings: BTreeMap<(&str, String), Vec<Value>> = BTreeMap::new();
+    for (axis, name, meaning) in settings.iter().flat_map(entries) {
+        let known = meanings.entry((axis, name)).or_default();
+        if !known.contains(&meaning) {
+            known.push(meaning);
+        }
+    }
+    let ambiguous = |axis, name: &str| meanings.get(&(axis, name.to_string())).is_some_and(|known| known.len() > 1);
+    for report in reports {
+        let renamed = |axis, name: &str| match ambiguous(axis, name) {
+            true => format!("{name} ({})", report.name),
+            false => name.to_string(),
+        };
+        for row in &mut report.rows {
+            row.method = renamed("methods", &row.method);
+            row.protocol = renamed("protocols", &row.protocol);
+        }
+        for recovery in &mut report.recoveries {
+            recovery.method = renamed("methods", &recovery.method);
+        }
+    }
+}
+
+/// Every method and protocol of a resolved experiment with its settings.
+fn entries(settings: &Value) -> Vec<(&'static str, String, Value)> {
+    let of = |axis: &'static str| {
+        let entries = settings.get(axis).and_then(Value::as_mapping).into_iter().flatten();
+        entries.filter_map(move |(name, value)| Some((axis, name.as_str()?.to_string(), value.clone())))
+    };
+    of("methods").chain(of("protocols")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::sample;
+    use crate::report::{summaries, write};
+
+    fn report(root: &Path, name: &str, r_bn: f64) -> Results {
+        let experiment =
+            format!("name: {name}\nmethods: {{distilled: {{r_bn: {r_bn}}}}}\nprotocols: {{default: {{}}}}\n");
+        Results { name: name.into(), experiment, ..sample(root) }
+    }
+
+    #[test]
+    fn what_was_written_is_read_with_its_costs() {
+        let root = tempfile::tempdir().unwrap();
+        let results = report(root.path(), "a", 1.0);
+        write(&results, &root.path().join("out")).unwrap();
+        let found = read(&root.path().join("out")).unwrap();
+        assert_eq!(found.rows, results.sorted().rows);
+        assert!(found.rows[0].cost.recover.is_some() && found.grids.is_empty());
+        std::fs::write(root.path().join("out/timing.json"), "[]").unwrap();
+        let message = read(&root.path().join("out")).unwrap_err().to_string();
+        assert!(message.contains("has 0 rows, results.json has 10"), "{message}");
+        let message = read(root.path()).unwrap_err().to_string();
+        assert!(message.contains("results.json") && message.contains("scdd report"), "{message}");
+    }
+
+    #[test]
+    fn equal_rows_appear_once_and_equal_names_of_different_settings_are_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (report(root.path(), "a", 1.0), report(root.path(), "b", 2.0));
+        let same = merge("all", vec![a.clone(), a.clone()]).unwrap();
+        assert_eq!((same.rows.len(), same.recoveries.len()), (10, 4));
+        let both = merge("all", vec![a.clone(), b]).unwrap();
+        let methods: Vec<String> = summaries(&both.rows).into_iter().map(|summary| summary.method).collect();
+        let expected = ["distilled (a)", "distilled (a)", "distilled (b)", "distilled (b)"];
+        assert_eq!(methods[..4], expected);
+        assert_eq!(methods[4..], ["random_real"; 3], "the real images are the same in both");
+    }
+
+    #[test]
+    fn what_does_not_compare_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let a = report(root.path(), "a", 1.0);
+        let mut b = Results { name: "b".into(), ..a.clone() };
+        b.rows[0].curve[0].train_loss += 1.0;
+        let message = merge("all", vec![a.clone(), b.clone()]).unwrap_err().to_string();
+        assert!(message.starts_with("`a` and `b` both have the row `distilled from resnet10"), "{message}");
+        b.test_images = 5;
+        let message = merge("all", vec![a, b]).unwrap_err().to_string();
+        assert!(message.contains("(5 test images, 10 classes): their accuracies do not compare"), "{message}");
+    }
+}
