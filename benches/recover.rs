@@ -64,7 +64,8 @@ fn objective(graph: &Graph) -> Result<Objective> {
     let layer = |(i, node): (usize, &Node)| -> Option<LayerTarget> {
         let part = |i: usize| graph.constants.get(&node.inputs[i]?)?.f32s().map(|v| Tensor::from_slice(&v));
         let multiplier = if i == 0 { 10.0 } else { 1.0 };
-        Some(LayerTarget { tap: node.inputs[0]?, axis: 1, mean: part(3)?, var: part(4)?, weights: None, multiplier })
+        let (tap, mean, var) = (node.inputs[0]?, part(3)?, part(4)?);
+        Some(LayerTarget { tap, axis: 1, patches: 1, mean, var, weights: None, multiplier })
     };
     let layers = graph.batch_norms().enumerate().map(layer).collect::<Option<Vec<_>>>();
     Ok(Objective {

@@ -29,6 +29,8 @@ from .pretrain import ArchitectureConfig
 
 TOLERANCE = 1e-4
 PARTS = ("running_mean", "running_var", "weight", "bias")
+CLASS_IMAGES = 500
+"""How many training images of each class its statistics are measured on."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,21 @@ def export_teacher(
     name: str | None = None,
     replace: bool = False,
     test: data.Split | None = None,
+    train: data.Split | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes the network at `path` as the bundle `output/name`; accuracy is the written graph's, in ONNX Runtime."""
+    """Writes the network at `path` as the bundle `output/name`; accuracy is the written graph's, in ONNX Runtime.
+
+    The statistics of classes are measured on `train`; both splits are read from `data_root` where `test` is not given.
+    """
     checkpoint = Checkpoint.load(path)
     if checkpoint.pretraining.head == "none":
         raise InputError(f"{path} has no classifier; run `python -m exporters probe {path}` first")
     dataset = data.info(checkpoint.pretraining.dataset)
-    test = test or data.load(dataset.name, data_root, "test")
+    if test is None:
+        test, train = (data.load(dataset.name, data_root, split) for split in ("test", "train"))
     source = {"file": path.name, "sha256": sha256(path)}
-    return write_teacher(checkpoint, dataset, test, source, output, name=name, replace=replace, say=say)
+    return write_teacher(checkpoint, dataset, test, source, output, train=train, name=name, replace=replace, say=say)
 
 
 def write_teacher(
@@ -68,11 +75,13 @@ def write_teacher(
     source: dict[str, Any],
     output: Path,
     *,
+    train: data.Split | None = None,
     name: str | None,
     replace: bool,
     say: Callable[[str], None],
 ) -> Path:
-    """Writes a network as the bundle `output/name`; without `test` its accuracy stays unmeasured.
+    """Writes a network as the bundle `output/name`; without `test` its accuracy stays unmeasured, without `train` the
+    statistics of classes.
 
     Without a classifier the bundle's output are features: it serves for statistics only.
     """
@@ -80,7 +89,7 @@ def write_teacher(
         name or checkpoint.name, "teacher", dataset, checkpoint.architecture, checkpoint.options, output, replace
     )
     facts = {"pretraining": asdict(checkpoint.pretraining), "source": source}
-    return writer.write(checkpoint.network(), test, facts, say)
+    return writer.write(checkpoint.network(), test, facts, say, train)
 
 
 def export_student(
@@ -116,6 +125,7 @@ class Statistics:
     kind: str
     layers: list[graph.Layer]
     tensors: dict[str, Tensor]
+    calibration: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,12 @@ class Writer:
             raise InputError(f"{self.output / self.name} exists; choose another --out or --name, or give --replace")
 
     def write(
-        self, model: nn.Module, test: data.Split | None, facts: dict[str, Any], say: Callable[[str], None]
+        self,
+        model: nn.Module,
+        test: data.Split | None,
+        facts: dict[str, Any],
+        say: Callable[[str], None],
+        train: data.Split | None = None,
     ) -> Path:
         shape = (self.dataset.channels, self.dataset.size, self.dataset.size)
         headless = facts.get("pretraining", {}).get("head") == "none"
@@ -150,7 +165,12 @@ class Writer:
         difference = compare_to_torch(session, model, shape)
         if self.role == "teacher" and test and not headless:
             facts = facts | {"accuracy": self._accuracy(session, test)}
-        statistics = Statistics("batch_norm" if layers else "none", layers, bn_statistics(model, layers))
+        tensors, calibration = bn_statistics(model, layers), None
+        if train and layers and not headless:
+            of_classes, measured = class_statistics(model, layers, train, self.dataset)
+            tensors |= of_classes
+            calibration = {"data": self.dataset.name, "images": measured, "per_class": True}
+        statistics = Statistics("batch_norm" if layers else "none", layers, tensors, calibration)
         self.publish(model, serialised, statistics, probe, facts)
         accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
         say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
@@ -229,7 +249,11 @@ class Writer:
                 "input": graph.INPUT,
                 "output": graph.FEATURES if headless else graph.OUTPUT,
             },
-            "statistics": {"kind": statistics.kind, "layers": [asdict(layer) for layer in statistics.layers]},
+            "statistics": {
+                "kind": statistics.kind,
+                "layers": [asdict(layer) for layer in statistics.layers],
+                **({"calibration": statistics.calibration} if statistics.calibration else {}),
+            },
             "golden": {"r_bn": golden.R_BN, "first_bn_multiplier": golden.FIRST_BN_MULTIPLIER},
             **{key: facts[key] for key in ("init",) if key in facts},
             "versions": {
@@ -252,6 +276,31 @@ def bn_statistics(model: nn.Module, layers: list[graph.Layer]) -> dict[str, Tens
     state = model.state_dict()
     names = [f"{layer.key}.{part}" for layer in layers for part in PARTS]
     return {name: state[name].contiguous() for name in names}
+
+
+@torch.no_grad()
+def class_statistics(
+    model: nn.Module, layers: list[graph.Layer], train: data.Split, dataset: data.DatasetInfo, batch_size: int = 100
+) -> tuple[dict[str, Tensor], int]:
+    """`<key>.class_mean` and `<key>.class_var` `[K, C]` of the first images of each class, and how many that were."""
+    found: dict[str, list[Tensor]] = {}
+    measured = 0
+    for label, name in enumerate(dataset.classes):
+        chosen = train.images[train.labels == label][:CLASS_IMAGES]
+        if not len(chosen):
+            raise InputError(f"no training image of class {name!r} to measure its statistics on")
+        measured += len(chosen)
+        sums = {layer.key: torch.zeros(2, layer.channels, dtype=torch.float64) for layer in layers}
+        for images in chosen.split(batch_size):
+            with golden.observe(model, layers) as seen:
+                model.eval()(data.normalise(data.to_float(images), dataset.mean, dataset.std))
+            for layer in layers:
+                mean, variance = golden.channel_statistics(seen[layer.key].double(), layer)
+                sums[layer.key] += torch.stack([mean, variance + mean.square()]) * len(images) / len(chosen)
+        for key, (mean, square) in sums.items():
+            found.setdefault(f"{key}.class_mean", []).append(mean)
+            found.setdefault(f"{key}.class_var", []).append((square - mean.square()).clamp_min(0))
+    return {name: torch.stack(values).float() for name, values in found.items()}, measured
 
 
 @torch.no_grad()

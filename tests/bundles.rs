@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array4;
 use scdd::replica::{Mode, to_array, to_tensor};
-use scdd::teacher::{Bundle, Calibrator, Runtime, StatisticsKind, verify};
+use scdd::teacher::{Bundle, Calibrator, Detail, Runtime, StatisticsKind, verify};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
@@ -117,6 +117,8 @@ fn a_folded_graph_is_told_to_be_calibrated() {
     assert!(message.contains("BatchNorm was folded into the convolutions at export"), "{message}");
 }
 
+const BY_CLASS: Detail = Detail { per_class: true, patches: None };
+
 fn images(count: usize, seed: u64) -> Array4<f32> {
     tch::manual_seed(seed as i64);
     let values = to_array(&Tensor::randn([count as i64, 1, 28, 28], (tch::Kind::Float, Device::Cpu))).unwrap();
@@ -131,7 +133,7 @@ fn calibration_measures_what_a_run_over_all_images_gives() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("calibrated");
     let parts: Vec<Array4<f32>> = (0..10).map(|class| images(3 + class, class as u64)).collect();
-    let mut calibrator = Calibrator::new(&bundle, &[], true).unwrap();
+    let mut calibrator = Calibrator::new(&bundle, &[], BY_CLASS).unwrap();
     for (class, part) in parts.iter().enumerate() {
         let (head, tail) = part.view().split_at(ndarray::Axis(0), 2);
         calibrator.add(class, &head.to_owned()).unwrap();
@@ -169,7 +171,7 @@ fn classes_are_measured_beside_the_statistics_of_batch_norm() {
     let bundle = Bundle::load(&shipped("resnet18-w16-moco-v2")).unwrap();
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("by-class");
-    let mut calibrator = Calibrator::new(&bundle, &[], true).unwrap();
+    let mut calibrator = Calibrator::new(&bundle, &[], Detail { patches: Some(2), ..BY_CLASS }).unwrap();
     let parts: Vec<Array4<f32>> = (0..10).map(|class| images(2, class)).collect();
     parts.iter().enumerate().for_each(|(class, part)| calibrator.add(class, part).unwrap());
     calibrator.write(&out, "noise").unwrap();
@@ -189,6 +191,25 @@ fn classes_are_measured_beside_the_statistics_of_batch_norm() {
     }
     let found = &made.layers[7].per_class.as_ref().unwrap().mean[3 * expected.len()..4 * expected.len()];
     assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    // The upper right quarter of class 3, channel 5, and the same of all images.
+    let patches = made.layers[7].patches.as_ref().unwrap();
+    let quarter = |x: &Tensor| {
+        let side = x.size()[3] / 2;
+        let quarter = x.select(1, 5).narrow(1, 0, side).narrow(2, side, side);
+        [f64::try_from(quarter.mean(tch::Kind::Double)).unwrap(), f64::try_from(quarter.var(false)).unwrap()]
+    };
+    let channels = made.layers[7].mean.len();
+    let close = |a: f32, b: f64| assert!((f64::from(a) - b).abs() < 1e-4 * b.abs().max(1.0), "{a} {b}");
+    let of_class = patches.per_class.as_ref().unwrap();
+    let expected = quarter(&run.taps[0]);
+    close(of_class.mean[(3 * channels + 5) * 4 + 1], expected[0]);
+    close(of_class.var[(3 * channels + 5) * 4 + 1], expected[1]);
+    let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+    let all = ndarray::concatenate(ndarray::Axis(0), &views).unwrap();
+    let run = replica.run(&[to_tensor(all.view()).unwrap()], &[tap], Mode::Eval).unwrap();
+    let expected = quarter(&run.taps[0]);
+    close(patches.mean[5 * 4 + 1], expected[0]);
+    close(patches.var[5 * 4 + 1], expected[1]);
     assert!(verify(&made, &Runtime::open(None).unwrap()).unwrap().passed());
 }
 
@@ -197,20 +218,20 @@ fn calibration_refuses_what_makes_no_sense() {
     let bundle = Bundle::load(&shipped("convnet3-w128-in")).unwrap();
     let message = |result: Result<(), scdd::teacher::BundleError>| result.expect_err("must be refused").to_string();
     let other = Bundle::load(&shipped("resnet18-w16-supervised")).unwrap();
-    let refused = Calibrator::new(&other, &[], false).map(|_| ());
+    let refused = Calibrator::new(&other, &[], Detail::default()).map(|_| ());
     assert!(message(refused).contains("there is nothing to calibrate but those of its classes"));
-    let refused = Calibrator::new(&other, &["conv1".into()], true).map(|_| ());
+    let refused = Calibrator::new(&other, &["conv1".into()], BY_CLASS).map(|_| ());
     assert!(message(refused).contains("no --node"));
-    let unknown = Calibrator::new(&bundle, &["nowhere".into()], false).map(|_| ());
+    let unknown = Calibrator::new(&bundle, &["nowhere".into()], Detail::default()).map(|_| ());
     assert!(message(unknown).contains("its graph has no node `nowhere`"));
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("new");
-    let calibrator = Calibrator::new(&bundle, &[], false).unwrap();
+    let calibrator = Calibrator::new(&bundle, &[], Detail::default()).unwrap();
     assert!(message(calibrator.write(&out, "noise")).contains("no images were measured"));
-    let mut calibrator = Calibrator::new(&bundle, &[], true).unwrap();
+    let mut calibrator = Calibrator::new(&bundle, &[], BY_CLASS).unwrap();
     calibrator.add(3, &images(2, 0)).unwrap();
     assert!(message(calibrator.write(&out, "noise")).contains("no image of class `T-shirt/top` was measured"));
-    let calibrator = Calibrator::new(&bundle, &[], false).unwrap();
+    let calibrator = Calibrator::new(&bundle, &[], Detail::default()).unwrap();
     assert!(message(calibrator.write(parent.path(), "noise")).contains("exists already"));
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
 }

@@ -163,6 +163,10 @@ fn protocols_run() {
         .success()
         .stderr(contains("MB of labels"));
     run(&["relabel.teacher_bn=batch", "validate.loss.ce=0.1"]).success();
+    let other = format!("relabel.ensemble=[{{bundle: {}, weight: 0.5}}]", bundle("resnet18-w16-moco-v2").display());
+    run(&[&other, "relabel.dtype=f32"])
+        .success()
+        .stderr(contains("relabel with resnet18-w16-supervised + resnet18-w16-moco-v2"));
     run(&["relabel.top_k={k: 10, temperature: 20}"]).code(2).stderr(
         contains("the 10 largest of 10 logits: must be at least 1, and fewer than all").and(contains("panicked").not()),
     );

@@ -162,7 +162,8 @@ fn objective(graph: &Graph) -> Objective {
     let layer = |(i, node): (usize, &Node)| {
         let part = |i: usize| Tensor::from_slice(&graph.constants[&node.inputs[i].unwrap()].f32s().unwrap());
         let multiplier = if i == 0 { 10.0 } else { 1.0 };
-        LayerTarget { tap: node.inputs[0].unwrap(), axis: 1, mean: part(3), var: part(4), weights: None, multiplier }
+        let (mean, var) = (part(3), part(4));
+        LayerTarget { tap: node.inputs[0].unwrap(), axis: 1, patches: 1, mean, var, weights: None, multiplier }
     };
     Objective { layers: graph.batch_norms().enumerate().map(layer).collect(), r_bn: 0.1, distance: Distance::Norm }
 }
@@ -338,7 +339,7 @@ fn statistics_of_any_activation() {
         let channels = if name == "x" { 3 } else { 16 };
         let filled = |v: f64| Tensor::full([channels], v, (Kind::Float, Device::Cpu));
         let weights = Some((filled(1.3), filled(0.6)));
-        LayerTarget { tap, axis: 1, mean: filled(0.1), var: filled(0.7), weights, multiplier: 2.0 }
+        LayerTarget { tap, axis: 1, patches: 1, mean: filled(0.1), var: filled(0.7), weights, multiplier: 2.0 }
     };
     let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
     for distance in [Distance::Norm, Distance::Squared] {
@@ -363,7 +364,15 @@ fn statistics_along_any_axis() {
     let layer = |(name, axis, channels): &(String, i64, i64)| {
         let filled = |v: f64| Tensor::full([*channels], v, (Kind::Float, Device::Cpu));
         let tap = graph.value(name).unwrap();
-        LayerTarget { tap, axis: *axis, mean: filled(0.1), var: filled(0.7), weights: None, multiplier: 1.5 }
+        LayerTarget {
+            tap,
+            axis: *axis,
+            patches: 1,
+            mean: filled(0.1),
+            var: filled(0.7),
+            weights: None,
+            multiplier: 1.5,
+        }
     };
     let objective = Objective { layers: taps.iter().map(layer).collect(), r_bn: 0.5, distance: Distance::Norm };
     let input = Tensor::randn([2, 3, 8, 10], (Kind::Float, Device::Cpu));

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use ndarray::Array4;
 use safetensors::SafeTensors;
-use scdd::config::{BnDistance, BnWeight, Packing, RecoverConfig};
+use scdd::config::{BnDistance, BnWeight, Packing, RecoverConfig, Start};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::kernels::Isa;
-use scdd::recover::{Item, Recover};
+use scdd::recover::{Batch, Item, Recover};
 use scdd::replica::{Plan, PlanOptions};
 use scdd::teacher::Bundle;
 use tch::{Device, Kind, Tensor};
@@ -25,12 +25,19 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         first_bn_multiplier: 10.0,
         distance: BnDistance::Norm,
         class_share: 0.0,
+        r_patch: 0.0,
         tv,
         l2,
         jitter: 4,
         crop: None,
         flip: false,
-        start_std: 1.0,
+        crop_curriculum: 0.0,
+        start: Start::Noise { std: 1.0 },
+        residual: None,
+        ema: 0.0,
+        rounds: 1,
+        committee: None,
+        compat: Vec::new(),
         classes: None,
         verifier: vec![],
     }
@@ -127,13 +134,16 @@ fn losses_and_gradients_are_those_of_double_precision() {
 fn batches_know_nothing_of_each_other() {
     fixture(|_, bundle| {
         let config = RecoverConfig { iterations: 2, ..config(0.0, 0.0) };
-        let items = |range: std::ops::Range<u32>| range.map(|class| Item { class, number: 0 }).collect::<Vec<_>>();
+        let batch = |range: std::ops::Range<u32>| {
+            let items = range.map(|class| Item { class, number: 0 }).collect();
+            Batch { items, first: 0 }
+        };
         let recover = Recover::new(bundle, &config, PlanOptions::default()).unwrap();
-        let run = |recover: &Recover, items: &[Item]| recover.run(items, 3, &mut |_| {}).unwrap();
-        let alone = run(&recover, &items(4..6));
-        run(&recover, &items(0..3));
-        assert_eq!(run(&recover, &items(4..6)), alone);
-        run(&recover, &items(0..2));
-        assert_eq!(run(&recover, &items(4..6)), alone);
+        let run = |recover: &Recover, batch: &Batch| recover.run(batch, 3, &mut |_| {}).unwrap();
+        let alone = run(&recover, &batch(4..6));
+        run(&recover, &batch(0..3));
+        assert_eq!(run(&recover, &batch(4..6)), alone);
+        run(&recover, &batch(0..2));
+        assert_eq!(run(&recover, &batch(4..6)), alone);
     });
 }

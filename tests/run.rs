@@ -37,6 +37,13 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     let classes: Vec<_> = fs::read_dir(recovered.join("images")).unwrap().collect();
     assert_eq!(classes.len(), 10);
 
+    let markdown = dir.path().join("docs/tiny.md");
+    run("report").arg("--markdown").arg(&markdown).assert().success();
+    let text = fs::read_to_string(&markdown).unwrap();
+    assert!(text.contains("| distilled from resnet18-w16-moco-v2 | yes |") && text.contains("](tiny-1.svg)"), "{text}");
+    let chart = fs::read_to_string(markdown.with_file_name("tiny-1.svg")).unwrap();
+    assert_eq!(chart.matches("<circle").count(), 3, "{chart}");
+
     let before = contents(&output);
     run("run").assert().success().stderr(contains("done in").not());
     run("report").assert().success();
@@ -498,6 +505,7 @@ fn stage_keys(dir: &Path, data: &str) -> Vec<String> {
 
 #[test]
 fn the_same_images_are_the_same_data_in_every_form() {
+    use scdd::data::dataset::FASHION_MNIST_CLASSES;
     use scdd::data::{Dataset, Source, Split, png};
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let idx = data.path().join("fashion-mnist");
@@ -537,6 +545,10 @@ fn the_same_images_are_the_same_data_in_every_form() {
     let first = fs::read_dir(dir.path().join("runs/stages/real")).unwrap().next().unwrap().unwrap().path();
     let real = png::read_set(&first.join("images")).unwrap();
     let train = Dataset::load(&source, Split::Train).unwrap();
+    let reversed: String = (0..10).map(|c| format!("c{c}: {:?}\n", FASHION_MNIST_CLASSES[9 - c])).collect();
+    fs::write(dir.path().join("map.yaml"), reversed).unwrap();
+    let mut command = scdd();
+    command.args(["run", "--dry-run"]).arg(&experiment).assert().code(2).stderr(contains("in another order than"));
     let label_of = |image: &[u8]| (0..train.len()).find(|&i| train.image(i) == Some(image)).map(|i| train.labels[i]);
     assert!((0..real.len()).all(|i| label_of(real.image(i).unwrap()) == Some(real.labels[i])));
 }

@@ -128,6 +128,26 @@ def test_golden_probe_by_an_independent_route(name: str, options: dict):
     assert slope == pytest.approx(probe["input_grad"].norm().item(), rel=1e-2)
 
 
+def test_statistics_of_classes(tmp_path: Path, tiny: Split):
+    name, options = NETWORKS[0]
+    pretraining = Pretraining("supervised", "fashion-mnist", 1, "python -m exporters pretrain x.yaml", 1.5, "joint")
+    model = trained(name, options)
+    Checkpoint("tiny", name, options, pretraining, model.state_dict()).save(tmp_path / "model.pt")
+    folder = bundle.export_teacher(tmp_path / "model.pt", tmp_path, tmp_path, test=tiny, train=tiny, say=lambda _: None)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert manifest["statistics"]["calibration"] == {"data": "fashion-mnist", "images": 200, "per_class": True}
+    found = load_file(folder / "bn_stats.safetensors")
+    layers = [graph.Layer(**layer) for layer in manifest["statistics"]["layers"]]
+    own = tiny.images[tiny.labels == 3]
+    with torch.no_grad(), golden.observe(model, layers) as seen:
+        model(data.normalise(data.to_float(own), data.FASHION_MNIST.mean, data.FASHION_MNIST.std))
+    for layer in layers:
+        values = seen[layer.key].double().transpose(0, 1).flatten(1)
+        assert found[f"{layer.key}.class_mean"].shape == (10, layer.channels)
+        assert torch.allclose(found[f"{layer.key}.class_mean"][3].double(), values.mean(1), atol=1e-5)
+        assert torch.allclose(found[f"{layer.key}.class_var"][3].double(), values.var(1, correction=0), rtol=1e-4)
+
+
 def test_teacher_bundle(tmp_path: Path, tiny: Split):
     name, options = NETWORKS[0]
     pretraining = Pretraining("supervised", "fashion-mnist", 1, "python -m exporters pretrain x.yaml", 1.5, "joint")

@@ -1,4 +1,4 @@
-//! `scdd calibrate`: statistics for a network without BatchNorm, and those of every class for any network.
+//! `scdd calibrate`: statistics for a network without BatchNorm, and those of classes and patches for any network.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,12 @@ use anyhow::ensure;
 use super::data::{check_fit, training_images};
 use super::{Global, Outcome};
 use crate::data::Normalization;
-use crate::teacher::{Bundle, Calibrator, verify};
+use crate::teacher::{Bundle, Calibrator, Detail, verify};
 
 /// How many images are run at once.
 const BATCH: usize = 64;
 
-/// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, or with --per-class of any network class by class, and write them as a new bundle
+/// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, or of any network class by class (--per-class) or patch by patch (--patches), and write them as a new bundle
 #[derive(clap::Args)]
 pub struct Calibrate {
     /// The bundle's directory
@@ -26,6 +26,9 @@ pub struct Calibrate {
     /// Keep every class's statistics too, for `recover.class_share`
     #[arg(long)]
     per_class: bool,
+    /// Keep the statistics of patches too, this many per side, for `recover.r_patch`
+    #[arg(long, value_name = "N", value_parser = side)]
+    patches: Option<usize>,
     /// Measure at these nodes; by default at all layer normalisations (their inputs), or else at all convolutions (their outputs)
     #[arg(long = "node", value_name = "NAME")]
     nodes: Vec<String>,
@@ -48,7 +51,8 @@ impl Calibrate {
 
         let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        let mut calibrator = Calibrator::new(&bundle, &self.nodes, self.per_class)?;
+        let mut calibrator =
+            Calibrator::new(&bundle, &self.nodes, Detail { per_class: self.per_class, patches: self.patches })?;
         let classes = set.classes.len();
         let (mut measured, each) = (0, self.images.div_ceil(classes));
         for class in 0..classes {
@@ -70,4 +74,8 @@ impl Calibrate {
         }
         Ok(Outcome::Done)
     }
+}
+
+fn side(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (2..=64).contains(n)).ok_or_else(|| "a whole number from 2 to 64".into())
 }

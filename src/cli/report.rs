@@ -24,6 +24,9 @@ pub struct Report {
     /// Write the comparison's page and tables into this directory, which gives it its name
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+    /// Also write the table as Markdown, with its charts as SVG files beside it
+    #[arg(long, value_name = "FILE.md")]
+    markdown: Option<PathBuf>,
 }
 
 impl Report {
@@ -32,6 +35,7 @@ impl Report {
             && !experiment.is_dir()
         {
             let (results, home) = self.rewrite(experiment)?;
+            self.write_markdown(&results)?;
             return print(global, &results, Some(&home));
         }
         let reports = self.experiments.iter().map(|one| self.read(one)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -41,7 +45,15 @@ impl Report {
         if let Some(directory) = &self.to {
             report::write(&merged, directory)?;
         }
+        self.write_markdown(&merged)?;
         print(global, &merged, self.to.as_deref())
+    }
+
+    fn write_markdown(&self, results: &Results) -> anyhow::Result<()> {
+        let Some(path) = &self.markdown else { return Ok(()) };
+        let experiments: Vec<String> = self.experiments.iter().map(|one| one.display().to_string()).collect();
+        let command = format!("scdd report {} --markdown {}", experiments.join(" "), path.display());
+        Ok(report::write_markdown(results, path, &command)?)
     }
 
     /// The report's directory as it lies, or what the stages of an experiment file say.

@@ -6,8 +6,8 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    Baseline, BnWeight, Crop, DataConfig, DataKind, Device, Experiment, Mix, Protocol, RecoverConfig, RelabelConfig,
-    RelabelTeachers, Schedule, ViewCrop,
+    Baseline, BnWeight, Crop, DataConfig, DataKind, Device, EnsembleMember, Experiment, Mix, Protocol, RecoverConfig,
+    RelabelConfig, RelabelTeachers, Schedule, Turn, ViewCrop,
 };
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
@@ -39,20 +39,32 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("ipc", closed(1.0, 10_000.0)),
     ("whole_real.epochs", closed(1.0, 10_000.0)),
     ("whole_real.batch_size", closed(1.0, 65_536.0)),
-    ("recover.iterations", closed(1.0, 1e6)),
+    ("recover.iterations", closed(0.0, 1e6)),
     ("recover.batch_size", closed(1.0, 65_536.0)),
     ("recover.learning_rate", positive(100.0)),
     ("recover.betas", BELOW_ONE),
     ("recover.r_bn", WEIGHT),
     ("recover.r_var", WEIGHT),
     ("recover.class_share", closed(0.0, 1.0)),
+    ("recover.r_patch", WEIGHT),
     ("recover.first_bn_multiplier", WEIGHT),
     ("recover.tv", WEIGHT),
     ("recover.l2", WEIGHT),
     ("recover.jitter", closed(0.0, 4096.0)),
     ("recover.crop.scale", positive(1.0)),
-    ("recover.start_std", positive(100.0)),
     ("recover.classes", closed(0.0, 99_999.0)),
+    ("recover.crop_curriculum", closed(0.0, 1.0)),
+    ("recover.start.std", positive(100.0)),
+    ("recover.start.mean_of", closed(1.0, 100_000.0)),
+    ("recover.start.images", closed(1.0, 100_000.0)),
+    ("recover.start.crops", closed(1.0, 100.0)),
+    ("recover.start.factor", closed(1.0, 16.0)),
+    ("recover.residual.budgets", closed(2.0, 1000.0)),
+    ("recover.residual.alpha", closed(0.0, 1.0)),
+    ("recover.residual.scales", positive(4.0)),
+    ("recover.ema", BELOW_ONE),
+    ("recover.rounds", closed(1.0, 1000.0)),
+    ("recover.committee.weights", positive(1e6)),
     ("relabel.epochs", closed(1.0, 100_000.0)),
     ("relabel.batch_size", closed(1.0, 65_536.0)),
     ("relabel.crop.scale", positive(1.0)),
@@ -139,6 +151,7 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
         ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
         ("r_var", recover.r_var, 1.0),
         ("class_share", recover.class_share, 0.0),
+        ("r_patch", recover.r_patch, 0.0),
     ];
     for (key, value, neutral) in within {
         if recover.r_bn == BnWeight::Fixed(0.0) && value != neutral {
@@ -148,7 +161,7 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
             return Err(Fault::new(format!("recover.{key}"), problem));
         }
     }
-    Ok(())
+    recover_terms(recover)
 }
 
 /// What is wrong with one protocol; its keys are called `relabel.…` and `validate.…`.
@@ -157,6 +170,7 @@ fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
         ascending("relabel.crop.scale", scale)?;
     }
     stored_epochs(&protocol.relabel)?;
+    ensemble(&protocol.relabel.ensemble)?;
     if protocol.relabel.fallback.is_some() && protocol.relabel.provider != Device::Cuda {
         let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
         return Err(Fault::new("relabel.fallback", problem));
@@ -281,6 +295,18 @@ fn ascending(path: &str, [low, high]: [f64; 2]) -> Result<(), Fault> {
     Ok(())
 }
 
+fn ensemble(members: &[EnsembleMember]) -> Result<(), Fault> {
+    distinct("relabel.ensemble", &members.iter().map(|member| &member.bundle).collect::<Vec<_>>())?;
+    let allowed = positive(1e6);
+    match members.iter().position(|member| !allowed.contains(member.weight)) {
+        Some(index) => Err(Fault::new(
+            format!("relabel.ensemble[{index}].weight"),
+            format!("{} is out of range: must be {allowed}", members[index].weight),
+        )),
+        None => Ok(()),
+    }
+}
+
 fn stored_epochs(relabel: &RelabelConfig) -> Result<(), Fault> {
     match relabel.stored_epochs {
         Some(stored) if stored > relabel.epochs => {
@@ -304,6 +330,36 @@ fn milestones(schedule: &Schedule) -> Result<(), Fault> {
         )),
         None => Ok(()),
     }
+}
+
+/// Terms of the recovery that need each other.
+fn recover_terms(recover: &RecoverConfig) -> Result<(), Fault> {
+    if recover.crop_curriculum > 0.0 && recover.crop.is_none() {
+        let problem = "needs recover.crop, whose smallest share it leads to (or set 0)";
+        return Err(Fault::new("recover.crop_curriculum", problem));
+    }
+    if let Some(residual) = &recover.residual {
+        if recover.is_data_free() {
+            let problem = "blends images with what they start from, which is noise: set recover.start to `real` or `crops`, or leave it out";
+            return Err(Fault::new("recover.residual", problem));
+        }
+        let last = (residual.budgets as usize - 1).checked_rem(residual.scales.len()).map(|at| residual.scales[at]);
+        if last != Some(1.0) {
+            let problem = format!("the last of {} budgets must have the scale 1", residual.budgets);
+            return Err(Fault::new("recover.residual.scales", problem));
+        }
+    }
+    if let Some(committee) = &recover.committee {
+        axis("recover.committee.teachers", &committee.teachers)?;
+        let (weights, teachers) = (committee.weights.len(), committee.teachers.len() + 1);
+        if weights != 0 && (weights != teachers || committee.turn == Turn::RoundRobin) {
+            let problem = format!(
+                "{weights} weights; give one for each of the {teachers} teachers, the cell's own first, with `turn: all`, or none"
+            );
+            return Err(Fault::new("recover.committee.weights", problem));
+        }
+    }
+    distinct("recover.compat", &recover.compat)
 }
 
 /// Where no protocol has soft labels, nothing may ask for them.

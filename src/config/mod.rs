@@ -26,9 +26,10 @@ mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, BnDistance, BnWeight, Cell, Crop, DataConfig, DataKind, Device, Experiment, Fallback, LabelDtype, Labels,
-    Loss, Mix, Optimizer, Packing, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, TopK,
-    ValidateConfig, ViewCrop, WholeReal,
+    Baseline, BnDistance, BnWeight, Cell, Committee, Crop, DataConfig, DataKind, Device, Difficulty, EnsembleMember,
+    Experiment, Fallback, LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol, Quirk, RecoverConfig,
+    RelabelConfig, RelabelTeachers, Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop,
+    WholeReal,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

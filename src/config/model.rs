@@ -137,7 +137,7 @@ pub enum RelabelTeachers {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecoverConfig {
-    /// Optimiser steps per batch, 1..=1000000. Published: 1000 (CIFAR), 4000 (SRe2L, ImageNet).
+    /// Optimiser steps per batch, 0 (images stay as they start) to 1000000. Published: 1000 (CIFAR), 4000 (SRe2L, ImageNet), 0 (RDED).
     pub iterations: u32,
     /// Images optimised together, over whose statistics the BN term is taken, 1..=65536. Published: 50 to 100.
     pub batch_size: u32,
@@ -159,6 +159,9 @@ pub struct RecoverConfig {
     /// How much of the term aligns with the statistics of the batch's own classes, 0 (none) to 1 (all); the rest aligns with the network's
     /// running statistics. Above 0 it needs a bundle with statistics of its classes. Published: 1 (LPLD, with `packing: class`), 0.5 (EDC).
     pub class_share: f64,
+    /// What statistics of patches weigh within the term beside those of whole planes, 0 (off) to 1e6. Above 0 it needs a bundle with statistics of
+    /// patches. Published: 1 (G-VBSM, EDC, which take each patch's over all channels).
+    pub r_patch: f64,
     /// Weight of the total variation prior, 0 (off) to 1e6.
     pub tv: f64,
     /// Weight of the image's L2 norm, 0 (off) to 1e6.
@@ -167,10 +170,25 @@ pub struct RecoverConfig {
     pub jitter: u32,
     /// Random resized crop per image and step; `null` is off.
     pub crop: Option<Crop>,
+    /// Share of the steps, 0 (off) to 1, during which the smallest crop falls from the whole image to `crop`'s smallest, along half a cosine;
+    /// needs `crop`. Published: 1 (CDA).
+    pub crop_curriculum: f64,
     /// Whether half of the images are mirrored at each step.
     pub flip: bool,
-    /// Standard deviation of the normal noise that images start from, above 0 and at most 100. Published: 1.
-    pub start_std: f64,
+    /// What images start from.
+    pub start: Start,
+    /// Blends images with their starts from time to time; `null` is off.
+    pub residual: Option<Residual>,
+    /// Decay of the moving average of each image over its steps that is kept in place of the last step's, 0 (off) to below 1. (EDC takes such an
+    /// average, of 0.9 and 0.99, for a flatness term that is off in its published runs.)
+    pub ema: f64,
+    /// In how many rounds a class's images join, 1 (all at once) to 1000: the images of the last of R rounds get 1/R of the steps.
+    /// Published: 8 of 500 steps each (DELT).
+    pub rounds: u32,
+    /// Further teachers of the same images; `null` is none.
+    pub committee: Option<Committee>,
+    /// Quirks of the published code that change results, each by name; or `official`, which is what the named preset's code has.
+    pub compat: Vec<Quirk>,
     /// Classes to recover images of, as indices of the teacher's, each below 100000; `null` is all, which students need.
     pub classes: Option<Vec<u32>>,
     /// Bundles that had no part in the synthesis and whose accuracy on the finished images is reported (SRe2L's code has one).
@@ -184,6 +202,101 @@ impl RecoverConfig {
         classes.sort_unstable();
         classes
     }
+
+    /// Whether images come out of the network alone, and no training image is read.
+    pub fn is_data_free(&self) -> bool {
+        matches!(self.start, Start::Noise { .. })
+    }
+
+    /// The standard deviation of the noise that images start from; 1 where they start from none.
+    pub fn noise_std(&self) -> f64 {
+        if let Start::Noise { std } = self.start { std } else { 1.0 }
+    }
+}
+
+/// What images start from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Start {
+    /// Normal noise.
+    Noise {
+        /// Its standard deviation, above 0 and at most 100. Published: 1.
+        std: f64,
+    },
+    /// Random training images of the class. Reads the real data.
+    Real {
+        /// The mean of how many images each starts from, 1 to 100000. Published: 1 (DWA).
+        mean_of: u32,
+    },
+    /// Crops of training images that the teacher recognises (RDED, arXiv 2312.03526). Reads the real data.
+    Crops {
+        /// How many images of the class are looked at, 1 to 100000. Published: 300.
+        images: u32,
+        /// How many crops of each are scored by the teacher's cross entropy, 1 to 100; the best one stays. Published: 5.
+        crops: u32,
+        /// Crops per row and column of each start, 1 to 16. Published: 1 (CIFAR), 2 (ImageNet).
+        factor: u32,
+        /// Which of the images' best crops come first.
+        difficulty: Difficulty,
+    },
+}
+
+/// Which crops are taken first, by the teacher's cross entropy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Difficulty {
+    /// Those of the lowest (RDED).
+    Low,
+    /// Those around the median (DELT, CV-DD, FADRM).
+    Medium,
+}
+
+/// FADRM's residual blend (arXiv 2506.24125): the steps are cut into equal budgets, each at its own size of image; between two of them the images are
+/// resized and blended with their starts, and the optimiser begins afresh while the learning rate goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Residual {
+    /// How many budgets, 2 to 1000. Published: 4.
+    pub budgets: u32,
+    /// What stays of the image in each blend, 0 to 1; the rest is the start's. Published: 0.5.
+    pub alpha: f64,
+    /// Sides of the images relative to the network's input, each above 0 and at most 4, budget by budget and then from the first again; the last
+    /// budget's must be 1. The network must take images of any size. Published: `[1]` (CIFAR), `[0.893, 1]` (ImageNet, 200 of 224 pixels).
+    pub scales: Vec<f64>,
+}
+
+/// Further teachers of the same images. All must have the preprocessing of the cell's own teacher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Committee {
+    /// Bundles beside the cell's own teacher, which is always the first.
+    pub teachers: Vec<PathBuf>,
+    /// Which teacher judges a step. Published: `round_robin` (G-VBSM, EDC, FADRM+).
+    pub turn: Turn,
+    /// What each teacher's loss weighs with `turn: all`, the cell's own first, each above 0 and at most 1e6; empty is all equal.
+    pub weights: Vec<f64>,
+}
+
+/// Which teacher judges a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Turn {
+    /// One after the other, step by step.
+    RoundRobin,
+    /// All at each step: their losses' weighted mean.
+    All,
+}
+
+/// What published code does differently from what its paper suggests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quirk {
+    /// One crop, flip and shift for the whole batch.
+    SharedViews,
+    /// Shifts are never negative.
+    PositiveJitter,
+    /// Pixels are cut off, not rounded, when images are saved: half a level too dark.
+    TruncatedPixels,
 }
 
 /// How much the BN statistics term weighs beside cross entropy.
@@ -204,6 +317,8 @@ pub enum Packing {
     Even,
     /// All images in random order.
     Shuffled,
+    /// Class after class; a batch may hold several (EDC).
+    Ordered,
     /// Each batch is of one class (LPLD).
     Class,
 }
@@ -246,6 +361,8 @@ pub struct RelabelConfig {
     /// By which statistics the teacher's BatchNorm normalises. Published: `running`; `batch` in BSSL (CV-DD, SRe2L++), and by oversight in SRe2L's and
     /// SC-DD's CIFAR code.
     pub teacher_bn: TeacherBn,
+    /// Further teachers, whose logits are averaged with those of the labelling teacher. Published: none (SRe2L), 4 to 8 (G-VBSM, EDC).
+    pub ensemble: Vec<EnsembleMember>,
     /// Number format of stored logits. Published: `f16`.
     pub dtype: LabelDtype,
     /// Only the largest logits of each view are stored; `null`: all. Published: `null`.
@@ -273,6 +390,16 @@ pub enum ViewCrop {
         /// Width of the border in pixels, 1..=4096. Published: 4 (32 px).
         pad: u16,
     },
+}
+
+/// A teacher of an ensemble.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnsembleMember {
+    /// A teacher bundle; it must preprocess images and order classes as the labelling teacher does.
+    pub bundle: PathBuf,
+    /// Weight of its logits in the mean, above 0 and at most 1e6; that of the labelling teacher is 1, unless it is listed too.
+    pub weight: f64,
 }
 
 /// By which statistics a teacher's BatchNorm normalises.
@@ -499,6 +626,12 @@ impl Experiment {
         let labels = if protocol.is_hard() { &[Labels::Hard][..] } else { &self.labels };
         let count = |labels: Labels| if labels == Labels::Hard { 1 } else { teachers.len() };
         labels.iter().flat_map(|&l| teachers.iter().take(count(l)).map(move |&t| (l, t))).collect()
+    }
+
+    /// The bundles of all ensembles.
+    pub fn ensembles(&self) -> impl Iterator<Item = &Path> {
+        let members = self.protocols.values().flat_map(|protocol| &protocol.relabel.ensemble);
+        members.map(|member| member.bundle.as_path())
     }
 
     /// Every teacher that labels images, each once.

@@ -10,7 +10,20 @@ const PRESETS: &[(&str, &str)] = &[
     ("sre2l-imagenet", include_str!("presets/sre2l-imagenet.yaml")),
     ("scdd-cifar100", include_str!("presets/scdd-cifar100.yaml")),
     ("scdd-imagenet", include_str!("presets/scdd-imagenet.yaml")),
+    ("cda-cifar100", include_str!("presets/cda-cifar100.yaml")),
     ("cda-imagenet", include_str!("presets/cda-imagenet.yaml")),
+    ("dwa-cifar100", include_str!("presets/dwa-cifar100.yaml")),
+    ("dwa-imagenet", include_str!("presets/dwa-imagenet.yaml")),
+    ("g-vbsm-cifar10", include_str!("presets/g-vbsm-cifar10.yaml")),
+    ("g-vbsm-imagenet", include_str!("presets/g-vbsm-imagenet.yaml")),
+    ("edc-cifar10", include_str!("presets/edc-cifar10.yaml")),
+    ("edc-imagenet", include_str!("presets/edc-imagenet.yaml")),
+    ("rded-cifar100", include_str!("presets/rded-cifar100.yaml")),
+    ("rded-imagenet", include_str!("presets/rded-imagenet.yaml")),
+    ("fadrm-cifar100", include_str!("presets/fadrm-cifar100.yaml")),
+    ("fadrm-imagenet", include_str!("presets/fadrm-imagenet.yaml")),
+    ("lpld-imagenet", include_str!("presets/lpld-imagenet.yaml")),
+    ("delt-imagenet", include_str!("presets/delt-imagenet.yaml")),
     ("protocol-scdd", include_str!("presets/protocol-scdd.yaml")),
     ("protocol-sre2l", include_str!("presets/protocol-sre2l.yaml")),
     ("protocol-rded", include_str!("presets/protocol-rded.yaml")),
@@ -22,7 +35,7 @@ const PRESETS: &[(&str, &str)] = &[
 /// In a preset, names the one that its relabel and validate sections are.
 const PROTOCOL: &str = "protocol";
 
-/// The names of all presets. A preset has a section for each stage whose every term this program has; a protocol has none for recover.
+/// The names of all presets. A preset has a section for each stage that its recipe says something of; a protocol has none for recover.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
@@ -52,6 +65,20 @@ pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
             ))
         }
     }
+}
+
+/// Puts the published code's quirks, which a preset lists as `official`, in the place of `compat: official`.
+pub(super) fn spell_out_quirks(section: &mut Mapping) -> Result<(), Fault> {
+    let official = section.remove("official");
+    if section.get("compat").and_then(Value::as_str) != Some("official") {
+        return Ok(());
+    }
+    let Some(official) = official else {
+        let problem = "`official` needs a preset that knows the published code's quirks, in `recover.preset`; or list them by name";
+        return Err(Fault::new("recover.compat", problem));
+    };
+    section.insert("compat".into(), official);
+    Ok(())
 }
 
 fn parse(name: &str, text: &str) -> Result<Mapping, Fault> {

@@ -224,6 +224,7 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
     }
     let keeps_multiplier = user.contains_key("first_bn_multiplier");
     merge(&mut section, user);
+    presets::spell_out_quirks(&mut section)?;
     if !keeps_multiplier && section.get("r_bn").and_then(Value::as_f64) == Some(0.0) {
         section.insert("first_bn_multiplier".into(), 1.0.into());
     }

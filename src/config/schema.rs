@@ -35,6 +35,12 @@ pub fn schema() -> Value {
         add_presets_and_defaults(&mut schema["$defs"][config], stage);
         schema["properties"][stage] = section(stage, config);
     }
+    let compat = &mut schema["$defs"]["RecoverConfig"]["properties"]["compat"];
+    *compat = json!({
+        "description": compat["description"],
+        "default": compat["default"],
+        "anyOf": [{"const": "official"}, without(&without(compat, "description"), "default")],
+    });
     schema["properties"]["methods"]["additionalProperties"] = section("recover", "RecoverConfig");
     let protocol = &mut schema["$defs"]["Protocol"]["properties"];
     protocol["relabel"] = section("relabel", "RelabelConfig");
@@ -168,6 +174,7 @@ mod tests {
             "recover: {preset: scdd-cifar100, crop: {scale: [0.5, 1]}}\nseeds: 3\nlabels: hard\n",
             "methods: {a: sre2l-cifar100, b: {r_bn: 1}, c: {r_bn: auto}}\nprotocols: {long: sre2l-imagenet, short: {relabel: {epochs: 2}}}\n",
             "relabel_teachers: [a, b]\nbaselines: random_real_soft\ndevice: cpu\n",
+            "recover: {preset: scdd-cifar100, compat: official, start: {type: crops, images: 300, crops: 5, factor: 2, difficulty: low}}\n",
         ] {
             let text = format!("{MINIMAL}{lines}");
             Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap();
@@ -180,7 +187,7 @@ mod tests {
         for lines in [
             "seed: 4",
             "recover: {iteratons: 5}",
-            "recover: {iterations: 0}",
+            "recover: {iterations: 1000001}",
             "recover: {learning_rate: 0}",
             "recover: {learning_rate: fast}",
             "recover: {r_bn: automatic}",

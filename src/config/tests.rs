@@ -82,7 +82,7 @@ fn a_resolved_experiment_resolves_to_itself() {
 fn every_preset_resolves_in_each_of_its_sections() {
     for name in preset_names() {
         let has = |stage: &str| presets::section(name, stage).is_ok();
-        assert!(has("relabel") && has("validate"), "{name}");
+        assert!(has("recover") || (has("relabel") && has("validate")), "{name}");
         let stages = ["recover", "relabel", "validate"].into_iter().filter(|stage| has(stage));
         let sections: String = stages.map(|stage| format!("{stage}: {{preset: {name}}}\n")).collect();
         with(&format!("{sections}baselines: [random_real_hard]\n"));
@@ -97,6 +97,15 @@ fn a_recipe_and_its_protocol_are_labelled_and_trained_alike() {
         assert_eq!(recipe.protocols[0], protocol.protocols[0]);
         assert_eq!(relabel(&protocol).crop, Some(ViewCrop::Padded { pad: 4 }));
     }
+}
+
+#[test]
+fn official_is_what_the_presets_code_has() {
+    let quirks = |recover: &str| with(&format!("recover: {recover}\n")).methods[0].compat.clone();
+    assert_eq!(quirks("{preset: scdd-cifar100}"), []);
+    let official = quirks("{preset: scdd-cifar100, compat: official}");
+    assert_eq!(official, [Quirk::SharedViews, Quirk::PositiveJitter, Quirk::TruncatedPixels]);
+    assert_eq!(quirks("{preset: scdd-cifar100, compat: [shared_views]}"), [Quirk::SharedViews]);
 }
 
 #[test]
@@ -221,7 +230,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, tv, l2, jitter, crop, flip, start_std, classes, verifier",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     (
         "seed: 4",
@@ -258,8 +267,36 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     ("recover: {betas: [0.5]}", "e.yaml, line 6: `recover.betas`: invalid length 1, expected an array of length 2"),
     (
-        "recover: {iterations: 0}",
-        "e.yaml, line 6: `recover.iterations`: 0 is out of range: must be at least 1 and at most 1000000",
+        "recover: {iterations: 1000001}",
+        "e.yaml, line 6: `recover.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
+        "recover: {crop_curriculum: 1}",
+        "e.yaml, line 6: `recover.crop_curriculum`: needs recover.crop, whose smallest share it leads to (or set 0)",
+    ),
+    (
+        "recover: {residual: {budgets: 4, alpha: 0.5, scales: [1]}}",
+        "e.yaml, line 6: `recover.residual`: blends images with what they start from, which is noise: set recover.start to `real` or `crops`, or leave it out",
+    ),
+    (
+        "recover: {start: {type: real, mean_of: 1}, residual: {budgets: 3, alpha: 0.5, scales: [1, 0.5, 0.5]}}",
+        "e.yaml, line 6: `recover.residual.scales`: the last of 3 budgets must have the scale 1",
+    ),
+    (
+        "recover: {committee: {teachers: [a], turn: all, weights: [1]}}",
+        "e.yaml, line 6: `recover.committee.weights`: 1 weights; give one for each of the 2 teachers, the cell's own first, with `turn: all`, or none",
+    ),
+    (
+        "recover: {compat: official}",
+        "e.yaml, line 6: `recover.compat`: `official` needs a preset that knows the published code's quirks, in `recover.preset`; or list them by name",
+    ),
+    (
+        "recover: {compat: [shared_view]}",
+        "e.yaml, line 6: `recover.compat[0]`: unknown value `shared_view`; did you mean `shared_views`? Known values: shared_views, positive_jitter, truncated_pixels",
+    ),
+    (
+        "recover: {class_share: 0.5, r_bn: 0}",
+        "e.yaml, line 6: `recover.class_share`: has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 0",
     ),
     (
         "recover: {iterations: -5}",
@@ -287,33 +324,33 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "recover: {preset: sre2l-cifar10}",
-        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard. Did you mean `sre2l-cifar100`?",
+        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-cifar100, cda-imagenet, dwa-cifar100, dwa-imagenet, g-vbsm-cifar10, g-vbsm-imagenet, edc-cifar10, edc-imagenet, rded-cifar100, rded-imagenet, fadrm-cifar100, fadrm-imagenet, lpld-imagenet, delt-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard. Did you mean `sre2l-cifar100`?",
     ),
     (
-        "recover: {preset: cda-imagenet}",
-        "e.yaml, line 6: `recover.preset`: the preset `cda-imagenet` has no recover section; it has relabel and validate",
+        "recover: {preset: protocol-rded}",
+        "e.yaml, line 6: `recover.preset`: the preset `protocol-rded` has no recover section; it has relabel and validate",
     ),
     ("recover: {preset: 3}", "e.yaml, line 6: `recover.preset`: expected the name of a preset"),
     ("recover: 7", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
     (
         "recover: fast",
-        "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard.",
+        "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-cifar100, cda-imagenet, dwa-cifar100, dwa-imagenet, g-vbsm-cifar10, g-vbsm-imagenet, edc-cifar10, edc-imagenet, rded-cifar100, rded-imagenet, fadrm-cifar100, fadrm-imagenet, lpld-imagenet, delt-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard.",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
-        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, tv, l2, jitter, crop, flip, start_std",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat",
     ),
     (
-        "methods:\n  a: {}\n  b:\n    iterations: 0",
-        "e.yaml, line 9: `methods.b.iterations`: 0 is out of range: must be at least 1 and at most 1000000",
+        "methods:\n  a: {}\n  b:\n    iterations: 1000001",
+        "e.yaml, line 9: `methods.b.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
     ),
     (
         "methods:\n  a: {crop: {scale: [1, 0.5]}}",
         "e.yaml, line 7: `methods.a.crop.scale`: the smallest share, 1, is above the largest, 0.5",
     ),
     (
-        "methods: {a: cda-imagenet}",
-        "e.yaml, line 6: `methods.a.preset`: the preset `cda-imagenet` has no recover section; it has relabel and validate",
+        "methods: {a: protocol-rded}",
+        "e.yaml, line 6: `methods.a.preset`: the preset `protocol-rded` has no recover section; it has relabel and validate",
     ),
     (
         "methods: [a, b]",
@@ -377,6 +414,14 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     ("relabel: {top_k: {k: 3}}", "e.yaml, line 6: `relabel.top_k.temperature`: this key is missing and has no default"),
     (
+        "relabel: {ensemble: [{bundle: a, weight: 1}, {bundle: b, weight: 0}]}",
+        "e.yaml, line 6: `relabel.ensemble[1].weight`: 0 is out of range: must be above 0 and at most 1000000",
+    ),
+    (
+        "relabel: {ensemble: [{bundle: a, weight: 1}, {bundle: a, weight: 2}]}",
+        "e.yaml, line 6: `relabel.ensemble[1]`: repeats relabel.ensemble[0]",
+    ),
+    (
         "relabel: {epochs: 20, stored_epochs: 21}",
         "e.yaml, line 6: `relabel.stored_epochs`: 21 epochs are to be stored, but relabel.epochs is 20",
     ),
@@ -431,7 +476,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, tv, l2, jitter, crop, flip, start_std, classes, verifier",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

@@ -2,7 +2,7 @@
 //!
 //! With μ̂, σ̂² what a layer ought to have, its distance is d(μ − μ̂) + r_var · d(σ² − σ̂²). `r_var` is DWA's (arXiv 2409.17612). Statistics of
 //! classes are LPLD's (arXiv 2410.15919) for batches of one class; for mixed batches they are those of the mixture, and `class_share` weighs both
-//! distances as EDC does (arXiv 2404.13733).
+//! distances as EDC does (arXiv 2404.13733). Statistics of patches are G-VBSM's (arXiv 2311.17950), but of each channel.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +40,9 @@ pub fn objective(
         objective.layers.retain(|layer| layer.multiplier > 0.0);
         objective.layers.extend(of_classes);
     }
+    if config.r_patch > 0.0 {
+        objective.layers.extend(patches(bundle, config, classes, device)?);
+    }
     if config.distance == BnDistance::Squared {
         objective.distance = Distance::Squared;
     }
@@ -47,6 +50,37 @@ pub fn objective(
         layer.weights = weights(layer, config)?;
     }
     Ok(objective)
+}
+
+/// The targets of the patches, of all classes and of the batch's own.
+fn patches(
+    bundle: &Bundle,
+    config: &RecoverConfig,
+    classes: &[u32],
+    device: Device,
+) -> Result<Vec<LayerTarget>, TchError> {
+    let mut targets = Vec::new();
+    for (i, layer) in bundle.layers.iter().enumerate() {
+        let Some(patches) = &layer.patches else { continue };
+        let side = patches.side as i64;
+        let size = [layer.mean.len() as i64, side, side];
+        let tensor = |values: &[f32]| Tensor::f_from_slice(values)?.f_reshape(size)?.f_to_device(device);
+        let of_layer = if i == 0 { config.first_bn_multiplier } else { 1.0 };
+        let target = |mean: &[f32], var: &[f32], share: f64| {
+            let (mean, var) = (tensor(mean)?, tensor(var)?);
+            let multiplier = share * config.r_patch * of_layer;
+            let (tap, axis) = (layer.tap, layer.axis);
+            Ok::<_, TchError>(LayerTarget { tap, axis, patches: side, mean, var, weights: None, multiplier })
+        };
+        if config.class_share < 1.0 {
+            targets.push(target(&patches.mean, &patches.var, 1.0 - config.class_share)?);
+        }
+        if let Some(of_classes) = patches.per_class.as_ref().filter(|_| config.class_share > 0.0) {
+            let (mean, var) = mixture(of_classes, patches.mean.len(), classes);
+            targets.push(target(&mean, &var, config.class_share)?);
+        }
+    }
+    Ok(targets)
 }
 
 fn share(layer: &LayerTarget) -> LayerTarget {

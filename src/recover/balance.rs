@@ -57,7 +57,7 @@ pub struct Auto {
 /// When the teacher lacks a term, or one has no gradient.
 pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<Auto, RecoverError> {
     let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
-    let (images, targets) = noise(bundle, config.batch_size, config.start_std);
+    let (images, targets) = noise(bundle, config.batch_size, config.noise_std());
     let objective = alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)?;
     let terms = Balance::new(bundle, device)?.at(&images, &targets, &objective)?;
     let r_bn = terms.balance().ok_or_else(|| {
@@ -109,7 +109,7 @@ impl<'a> Balance<'a> {
         let term = |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
             let found = self.replica.evaluate(&input, targets, objective);
             let found = found.map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
-            let norm = found.gradient.f_norm().and_then(|norm| f64::try_from(norm)).map_err(|e| self.torch(e))?;
+            let norm = found.gradient.f_norm().and_then(f64::try_from).map_err(|e| self.torch(e))?;
             Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
         };
         let has_classifier = !self.bundle.manifest.is_features_only();

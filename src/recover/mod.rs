@@ -1,34 +1,40 @@
 //! Recover: images optimised until the teacher sees in them what it learned.
 //!
 //! SC-DD (arXiv 2404.07976) as published and coded: Adam on the normalised image, cosine learning rate to 0, the loss of
-//! [`crate::replica::Objective`] plus optional image priors, each step seen through random views, each step clipped to valid pixels.
+//! [`crate::replica::Objective`] plus optional image priors, each step seen through random views, each step clipped to valid pixels. What other
+//! recipes add is a term of its own each: `start` of the images, their `views`, `alignment` of statistics, a `committee` of teachers.
 //! Work is cut into batches that know nothing of each other, so that any of them can be made anywhere and in any order.
 
 mod adam;
 mod alignment;
 pub mod balance;
 mod batch;
+mod committee;
 mod engine;
 mod prior;
+mod start;
 mod verifier;
+mod views;
+
+use std::ops::Range;
 
 use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
-use tch::{TchError, Tensor};
+use tch::TchError;
 
-use crate::config::{BnWeight, RecoverConfig};
+use crate::config::{Quirk, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
-use crate::data::{DataError, Normalization, Resample, Shift, Size, View};
-use crate::replica::{Plan, PlanOptions, ReplicaError, to_array, to_tensor};
+use crate::data::{DataError, Dataset, Normalization, Resample, Size};
+use crate::replica::{PlanOptions, ReplicaError};
 use crate::teacher::{Bundle, BundleError, RuntimeError};
 
 use adam::Adam;
 pub use alignment::objective;
-pub use batch::Item;
-use engine::Engine;
+pub use batch::{Batch, Item};
+use committee::Committee;
 use prior::Priors;
+use start::{Starts, resize};
 pub use verifier::{Accuracy, accuracy};
 
 /// torchvision's range of a random crop's width over height.
@@ -66,6 +72,21 @@ pub enum RecoverError {
          `scdd calibrate --per-class`, or set it to 0"
     )]
     NoClassStatistics { teacher: String },
+    #[error(
+        "teacher `{teacher}` has no statistics of patches (of its classes, where `recover.class_share` is above 0), which `recover.r_patch` above 0 \
+         aligns with: measure them with `scdd calibrate --patches 4` (and `--per-class`), or set it to 0"
+    )]
+    NoPatchStatistics { teacher: String },
+    #[error(
+        "teacher `{teacher}` takes other images than `{first}` (size, mean or standard deviation of its preprocessing): they can't share a recovery"
+    )]
+    Unlike { teacher: String, first: String },
+    #[error("`recover.start` asks for real images, and there are none")]
+    NoData,
+    #[error(
+        "class {class} has {found} images to start from, {needed} are needed: lower `ipc` or the numbers in `recover.start`"
+    )]
+    TooFewImages { class: u32, found: usize, needed: usize },
 }
 
 /// The loss at one step. `loss = ce + r_bn · bn + priors`.
@@ -79,14 +100,14 @@ pub struct Point {
     pub bn: f64,
 }
 
-/// A teacher made ready for synthesis.
+/// Teachers made ready for synthesis.
 pub struct Recover<'a> {
-    bundle: &'a Bundle,
     config: &'a RecoverConfig,
-    r_bn: f64,
-    engine: Engine,
+    committee: Committee<'a>,
+    starts: Starts<'a>,
     normalization: Normalization,
-    options: PlanOptions,
+    /// Of the teachers' images.
+    size: Size,
 }
 
 impl<'a> Recover<'a> {
@@ -96,75 +117,95 @@ impl<'a> Recover<'a> {
     /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
     pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
-        let r_bn = match config.r_bn {
-            BnWeight::Fixed(weight) => weight,
-            BnWeight::Auto => balance::auto(bundle, config, options.device)?.r_bn,
-        };
-        if let Some(why) = bundle.without_statistics().filter(|_| r_bn > 0.0) {
-            return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
-        }
-        if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
-            return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
-        }
-        if let Some(why) = bundle.without_classifier().filter(|_| r_bn == 0.0) {
-            return Err(RecoverError::NoLoss { why });
-        }
+        Self::with_committee(bundle, &[], config, options)
+    }
+
+    /// As [`new`](Self::new), with the further teachers that `config.committee` names, in its order.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), or when the teachers differ in the images that they take.
+    pub fn with_committee(
+        bundle: &'a Bundle,
+        others: &[&'a Bundle],
+        config: &'a RecoverConfig,
+        options: PlanOptions,
+    ) -> Result<Self, RecoverError> {
+        let committee = Committee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
-        Ok(Self {
-            bundle,
-            config,
-            r_bn,
-            engine: Engine::new(bundle.graph.clone(), options),
-            normalization: Normalization::new(p.mean.clone(), p.std.clone())?,
-            options,
-        })
+        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+        let starts = Starts::new(bundle, normalization.clone(), &config.start, options.device);
+        Ok(Self { config, committee, starts, normalization, size: Size { height: p.height, width: p.width } })
+    }
+
+    /// With the training images that `config.start` may ask for.
+    pub fn with_data(mut self, data: &'a Dataset) -> Self {
+        self.starts = self.starts.with_data(data);
+        self
     }
 
     /// All images of a set of `ipc` per class of `classes`, packed into batches.
-    pub fn batches(&self, classes: &[u32], ipc: u32, seed: u64) -> Vec<Vec<Item>> {
-        batch::pack(classes, ipc, self.config.batch_size, self.config.packing, seed)
+    pub fn batches(&self, classes: &[u32], ipc: u32, seed: u64) -> Vec<Batch> {
+        batch::pack(classes, ipc, self.config, seed)
     }
 
-    pub fn normalization(&self) -> &Normalization {
-        &self.normalization
+    /// How many steps the batch takes.
+    pub fn steps(&self, batch: &Batch) -> u64 {
+        u64::from(self.config.iterations - batch.first)
     }
 
-    /// Optimises one batch from noise; gives the images `[N, C, H, W]`, normalised, and the loss of every step.
+    /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order.
     ///
     /// # Errors
-    /// When the teacher can't be run, or the loss stops being a number.
-    pub fn run(&self, items: &[Item], seed: u64, step: &mut dyn FnMut(Point)) -> Result<Array4<f32>, RecoverError> {
-        let [channels, height, width] = self.bundle.image_shape();
-        let size = Size { height, width };
-        let mut start = Array4::zeros((items.len(), channels, height, width));
-        for (mut image, item) in start.axis_iter_mut(Axis(0)).zip(items) {
-            let mut stream = item.stream(seed, "recover/start");
-            let std = self.config.start_std as f32;
-            image.mapv_inplace(|_: f32| std * Distribution::<f32>::sample(&StandardNormal, &mut stream));
+    /// When they have diverged.
+    pub fn to_pixels(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
+        if !self.config.compat.contains(&Quirk::TruncatedPixels) {
+            return self.normalization.to_pixels(images);
         }
-        let targets: Vec<u32> = items.iter().map(|item| item.class).collect();
-        let mut streams: Vec<ChaCha8Rng> = items.iter().map(|item| item.stream(seed, "recover/views")).collect();
-        let mut views = |_: u32| streams.iter_mut().map(|stream| self.draw_view(stream, size)).collect();
-        self.optimise(start, &targets, &mut views, step)
+        // Rounding half a level lower cuts off.
+        let mut lower = images.clone();
+        for (mut plane, (low, high)) in lower.axis_iter_mut(Axis(1)).zip(self.normalization.range()) {
+            plane -= 0.5 * (high - low) / 255.0;
+        }
+        self.normalization.to_pixels(&lower)
     }
 
-    /// Crop, flip, then shift, as the published code does.
-    fn draw_view(&self, stream: &mut ChaCha8Rng, size: Size) -> Result<Resample, DataError> {
-        let mut view = match self.config.crop {
-            Some(crop) => {
-                let scale = (crop.scale[0] as f32, crop.scale[1] as f32);
-                View::random_resized_crop(stream, size, scale, CROP_RATIO)?
+    /// Optimises one batch; gives the images `[N, C, H, W]`, normalised, and the loss of every step.
+    ///
+    /// # Errors
+    /// When a teacher can't be run, the loss stops being a number, or there are too few real images to start from.
+    pub fn run(&self, batch: &Batch, seed: u64, step: &mut dyn FnMut(Point)) -> Result<Array4<f32>, RecoverError> {
+        let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
+        let mut streams: Vec<ChaCha8Rng> = batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
+        let start = self.starts.images(&batch.items, seed)?;
+        let mut images = start.clone();
+        for (budget, steps) in self.budgets(batch.first).into_iter().enumerate() {
+            let size = self.size_of(budget);
+            images = resize(&images, size)?;
+            if let Some(residual) = self.config.residual.as_ref().filter(|_| budget > 0) {
+                let alpha = residual.alpha as f32;
+                Zip::from(&mut images).and(&resize(&start, size)?).for_each(|x, s| *x = alpha * *x + (1.0 - alpha) * s);
             }
-            None => View::full(size)?,
-        };
-        if self.config.flip {
-            view = view.with_random_flip(stream, 0.5);
+            let total = f64::from(self.config.iterations);
+            let mut views = |i: u32| views::draw(self.config, &mut streams, size, f64::from(i) / total);
+            images = self.descend(images, &classes, steps, &mut views, step)?;
         }
-        let map = Resample::new(&view, size, size)?;
-        if self.config.jitter == 0 {
-            return Ok(map);
-        }
-        Ok(map.roll_output(Shift::random(stream, self.config.jitter.min(u32::from(u16::MAX)) as u16)))
+        Ok(images)
+    }
+
+    /// The steps from `first` on, in as many equal parts as there are budgets.
+    fn budgets(&self, first: u32) -> Vec<Range<u32>> {
+        let count = u64::from(self.config.residual.as_ref().map_or(1, |residual| residual.budgets));
+        let steps = u64::from(self.config.iterations - first);
+        let edge = |i: u64| first + (steps * i / count) as u32;
+        (0..count).map(|i| edge(i)..edge(i + 1)).collect()
+    }
+
+    /// The size of the images in this budget.
+    fn size_of(&self, budget: usize) -> Size {
+        let Some(residual) = &self.config.residual else { return self.size };
+        let scale = residual.scales[budget % residual.scales.len()];
+        let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
+        Size { height: side(self.size.height), width: side(self.size.width) }
     }
 
     /// The optimisation itself, from `start` `[N, C, H, W]` towards `targets` `[N]`, with the views that `views` gives for each step.
@@ -179,24 +220,34 @@ impl<'a> Recover<'a> {
         views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
+        self.descend(start, targets, 0..self.config.iterations, views, step)
+    }
+
+    /// These `steps` of the schedule, with a fresh optimiser.
+    fn descend(
+        &self,
+        start: Array4<f32>,
+        classes: &[u32],
+        steps: Range<u32>,
+        views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
+        step: &mut dyn FnMut(Point),
+    ) -> Result<Array4<f32>, RecoverError> {
+        if steps.is_empty() {
+            return Ok(start);
+        }
         let config = self.config;
-        let objective = alignment::objective(self.bundle, config, self.r_bn, targets, self.options.device);
-        let objective = objective.map_err(|e| self.torch(e))?;
-        let (n, c, h, w) = start.dim();
-        let plan = self.engine.plan(&objective, [n, c, h, w].map(|d| d as i64)).map_err(|e| self.replica(e))?;
-        let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
-        let targets = Tensor::from_slice(&targets).to_device(self.options.device);
-        let targets = (!self.bundle.manifest.is_features_only()).then_some(&targets);
+        let aim = self.committee.aim(classes, start.dim())?;
         let priors = Priors { tv: config.tv, l2: config.l2 };
         let range = self.normalization.range();
         let mut images = start;
+        let mut average = (config.ema > 0.0).then(|| images.clone());
         let mut seen = images.clone();
         let mut gradient = images.clone();
         let mut adam = Adam::new(images.raw_dim(), config.betas);
-        for iteration in 0..config.iterations {
+        for iteration in steps {
             let maps = views(iteration)?;
             apply_batch(&maps, &images, &mut seen)?;
-            let (mut point, mut seen_gradient) = self.evaluate(&plan, &seen, targets, iteration)?;
+            let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &aim, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -204,33 +255,14 @@ impl<'a> Recover<'a> {
             adjoint_batch(&maps, &seen_gradient, &mut gradient)?;
             adam.step(&mut images, &gradient, cosine(config.learning_rate, iteration, config.iterations));
             clip(&mut images, &range);
+            if let Some(average) = &mut average {
+                let keep = config.ema as f32;
+                Zip::from(average).and(&images).for_each(|a, x| *a = keep * *a + (1.0 - keep) * x);
+            }
             step(point);
         }
-        self.engine.keep(plan);
-        Ok(images)
-    }
-
-    fn replica(&self, source: ReplicaError) -> RecoverError {
-        RecoverError::Replica { teacher: self.bundle.name().into(), source }
-    }
-
-    fn torch(&self, source: TchError) -> RecoverError {
-        RecoverError::Torch { teacher: self.bundle.name().into(), source }
-    }
-
-    fn evaluate(
-        &self,
-        plan: &Plan,
-        seen: &Array4<f32>,
-        targets: Option<&Tensor>,
-        iteration: u32,
-    ) -> Result<(Point, Array4<f32>), RecoverError> {
-        let torch = |source| self.torch(source);
-        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.options.device)).map_err(torch)?;
-        let found = plan.evaluate(&input, targets).map_err(|e| self.replica(e))?;
-        let gradient = to_array(&found.gradient).map_err(torch)?;
-        let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
-        Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
+        self.committee.keep(aim);
+        Ok(average.unwrap_or(images))
     }
 }
 
@@ -247,20 +279,4 @@ fn clip(images: &mut Array4<f32>, range: &[(f32, f32)]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_learning_rate_falls_from_its_start_to_zero() {
-        assert_eq!(cosine(0.4, 0, 100), 0.4);
-        assert!((cosine(0.4, 50, 100) - 0.2).abs() < 1e-12);
-        assert!(cosine(0.4, 99, 100) > 0.0 && cosine(0.4, 99, 100) < 1e-3);
-    }
-
-    #[test]
-    fn clipping_is_per_channel() {
-        let mut images = Array4::from_shape_fn((1, 2, 1, 2), |(_, c, _, x)| (c as f32 + 1.0) * (x as f32 * 4.0 - 2.0));
-        clip(&mut images, &[(-1.0, 1.0), (-3.0, 2.0)]);
-        assert_eq!(images.as_slice(), Some(&[-1.0, 1.0, -3.0, 2.0][..]));
-    }
-}
+mod tests;

@@ -167,7 +167,7 @@ mod tests {
 
     fn config(teacher_bn: TeacherBn) -> RelabelConfig {
         let text = format!(
-            "epochs: 1\nbatch_size: 8\ncrop: null\nflip: false\nmix: {{type: none}}\nteacher_bn: {}\ndtype: f32\ntop_k: null\n\
+            "epochs: 1\nbatch_size: 8\ncrop: null\nflip: false\nmix: {{type: none}}\nteacher_bn: {}\nensemble: []\ndtype: f32\ntop_k: null\n\
              stored_epochs: null\nprovider: cpu\nfallback: null\n",
             serde_yaml::to_string(&teacher_bn).unwrap()
         );

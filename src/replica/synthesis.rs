@@ -14,11 +14,13 @@ pub struct LayerTarget {
     pub tap: ValueId,
     /// Its axis of channels.
     pub axis: i64,
-    /// `[C]`.
+    /// Into how many patches per side an activation `[N, C, H, W]` is cut, each with statistics of its own; 1: none.
+    pub patches: i64,
+    /// `[C]`, or of patches `[C, patches, patches]`.
     pub mean: Tensor,
-    /// `[C]`.
+    /// As `mean`.
     pub var: Tensor,
-    /// What each channel's differences of mean and variance weigh, `[C]` each; absent: 1.
+    /// What each channel's differences of mean and variance weigh, as `mean` each; absent: 1.
     pub weights: Option<(Tensor, Tensor)>,
     /// What the layer's distance weighs among those of the others.
     pub multiplier: f64,
@@ -81,6 +83,23 @@ pub fn channel_statistics(x: &Tensor, axis: i64) -> Result<(Tensor, Tensor), tch
     Ok((mean, var))
 }
 
+/// Mean and biased variance of every channel in each of `patches`² parts of the plane, over the images; each `[C, patches, patches]`. Where the
+/// plane's sides can't be divided, neighbouring patches overlap by a pixel, as PyTorch's adaptive pooling has it.
+///
+/// # Errors
+/// When `x` is no `[N, C, H, W]`.
+pub fn patch_statistics(x: &Tensor, patches: i64) -> Result<(Tensor, Tensor), tch::TchError> {
+    if x.dim() != 4 {
+        return Err(tch::TchError::Shape(format!("statistics of patches of {:?}", x.size())));
+    }
+    // Around the channel's mean, so that squares do not cancel.
+    let centre = x.detach().f_mean_dim(&[0i64, 2, 3][..], true, None::<Kind>)?;
+    let pooled = |t: &Tensor| t.f_adaptive_avg_pool2d([patches, patches])?.f_mean_dim(&[0i64][..], false, None::<Kind>);
+    let around = x.f_sub(&centre)?;
+    let (first, second) = (pooled(&around)?, pooled(&around.f_square()?)?);
+    Ok((first.f_add(&centre.f_squeeze_dim(0)?)?, second.f_sub(&first.f_square()?)?))
+}
+
 impl Replica {
     /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.
     ///
@@ -113,7 +132,10 @@ impl Replica {
         };
         let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
         for (layer, tap) in objective.layers.iter().zip(taps) {
-            let (mean, var) = channel_statistics(tap, layer.axis)?;
+            let (mean, var) = match layer.patches {
+                1 => channel_statistics(tap, layer.axis)?,
+                patches => patch_statistics(tap, patches)?,
+            };
             let distance = layer.distance(&mean, &var, objective.distance)?;
             bn = bn.f_add(&distance.f_mul_scalar(layer.multiplier)?)?;
         }

@@ -73,6 +73,72 @@ fn polyline(svg: &mut String, line: &Line, points: &[(f64, f64)], x: &Axis, y: &
     push(svg, format_args!("<polyline class=\"{class}\" points=\"{}\"/>", coordinates.join(" ")));
 }
 
+/// One row of a [`dot_plot`].
+pub(super) struct Dots {
+    pub label: String,
+    /// Drawn as circles instead of discs.
+    pub hollow: bool,
+    pub values: Vec<f64>,
+    pub mean: f64,
+}
+
+/// Colours of a chart that stands alone, in a file.
+const STYLE: &str = "<style>text{font:12px system-ui,sans-serif;fill:#1d2126}.soft{fill:#5c6570}.grid{stroke:#d5d9de;fill:none}\
+.dot{stroke:#2563c9;fill:#2563c9;fill-opacity:.45}.hollow{stroke:#d9480f;fill:none}.mean{stroke-width:2;fill:none}.mean.dot{stroke:#2563c9}\
+.page{fill:#fff}@media (prefers-color-scheme:dark){text{fill:#e4e7eb}.soft{fill:#9aa4af}.grid{stroke:#3a414a}.page{fill:#14171a}\
+.dot{stroke:#74a7ff;fill:#74a7ff}.mean.dot{stroke:#74a7ff}.hollow{stroke:#ff8f5c}}</style>";
+
+/// Width of a [`dot_plot`], where its values begin, and the height of a row.
+const PLOT: (f64, f64, f64) = (960.0, 500.0, 20.0);
+
+/// A file of its own: each row's values as dots on a common axis, with a bar at their mean.
+pub(super) fn dot_plot(title: &str, x_label: &str, rows: &[Dots]) -> String {
+    let (width, left, step) = PLOT;
+    let bottom = 16.0 + step * rows.len() as f64;
+    let height = bottom + 44.0;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">{STYLE}<rect class=\"page\" width=\"100%\" height=\"100%\"/>",
+        escape(title)
+    );
+    let values = rows.iter().flat_map(|row| row.values.iter().copied());
+    if let Some(x) = Axis::new(values, Scale::Linear, left, width - 24.0) {
+        for (value, text) in x.ticks() {
+            let at = x.place(value);
+            push(&mut svg, format_args!("<path class=\"grid\" d=\"M{at:.1} 8V{bottom}\"/>"));
+            push(
+                &mut svg,
+                format_args!(
+                    "<text class=\"soft\" x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
+                    bottom + 16.0
+                ),
+            );
+        }
+        for (index, row) in rows.iter().enumerate() {
+            let y = 20.0 + step * index as f64;
+            let class = if row.hollow { "hollow" } else { "dot" };
+            label(&mut svg, left - 14.0, y + 4.0, "end", &row.label);
+            for value in &row.values {
+                push(
+                    &mut svg,
+                    format_args!("<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{y}\" r=\"4\"/>", x.place(*value)),
+                );
+            }
+            let mean = x.place(row.mean);
+            push(&mut svg, format_args!("<path class=\"mean {class}\" d=\"M{mean:.1} {}V{}\"/>", y - 8.0, y + 8.0));
+        }
+    }
+    push(
+        &mut svg,
+        format_args!(
+            "<text class=\"soft\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text></svg>\n",
+            width - 24.0,
+            height - 8.0,
+            escape(x_label)
+        ),
+    );
+    svg
+}
+
 /// Dots of single seeds and a bar at their mean, on a scale from `low` to `high` (accuracies, 0..=1).
 pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, colour: usize) -> String {
     let place = |value: f64| 4.0 + 112.0 * ((value - low) / (high - low)).clamp(0.0, 1.0);

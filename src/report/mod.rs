@@ -7,6 +7,7 @@ pub(crate) mod chart;
 mod compare;
 pub(crate) mod html;
 mod images;
+mod markdown;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::run::stage::{StageError, Timing, write_atomic};
 
 pub use compare::{CompareError, merge, read};
 pub use html::duration;
+pub use markdown::write_markdown;
 pub use summary::{Comparison, Difference, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
 pub use text::table;
 

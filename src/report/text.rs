@@ -74,7 +74,7 @@ pub(super) fn row_name(row: &Row) -> String {
     format!("{} / {} / {} / ipc {} / {}", summary_images(summary), labels(summary), row.student, row.ipc, row.protocol)
 }
 
-const HEADINGS: [&str; 10] = [
+pub(super) const HEADINGS: [&str; 10] = [
     "images",
     "data-free",
     "labels",
@@ -87,6 +87,11 @@ const HEADINGS: [&str; 10] = [
     "label size",
 ];
 const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LRS", "ARS"];
+
+/// How the table's figures are to be read.
+pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
+pub(super) const BEST_NOTE: &str =
+    "* the highest of the tests during training: selected on the test set, so too good\n";
 
 /// The accuracy table as plain text, one block per student and IPC, ending in its footnotes.
 pub fn table(results: &Results) -> String {
@@ -102,13 +107,13 @@ pub fn table(results: &Results) -> String {
     }
     if !all.is_empty() {
         text += &differences(results);
-        text += "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
+        text += SPREAD_NOTE;
         text += &few_seeds(&all);
         text += "s/image: recovering; memory: the process's peak during any of the stages; label size: stored soft labels\n";
         if text.contains(RANKING[3]) {
             text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
         }
-        text += "* the highest of the tests during training: selected on the test set, so too good\n";
+        text += BEST_NOTE;
     }
     text + &verifier_table(&results.recoveries)
 }
@@ -170,14 +175,14 @@ fn differences(results: &Results) -> String {
 }
 
 /// A warning where rows have fewer seeds than their intervals deserve.
-fn few_seeds(summaries: &[Summary]) -> String {
+pub(super) fn few_seeds(summaries: &[Summary]) -> String {
     match summaries.iter().map(|summary| summary.seeds.len()).min() {
         Some(fewest @ ..5) => format!("fewer than five seeds ({fewest}): deviations and intervals are rough guesses\n"),
         _ => String::new(),
     }
 }
 
-fn cells(summary: &Summary) -> [String; 10] {
+pub(super) fn cells(summary: &Summary) -> [String; 10] {
     [
         summary_images(summary),
         if summary.data_free { "yes" } else { "no" }.to_string(),

@@ -14,7 +14,7 @@ mod results;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Experiment, Labels, RecoverConfig};
+use crate::config::{Experiment, Labels, RecoverConfig, RelabelConfig};
 use crate::data::{DataError, Dataset};
 use crate::progress::Progress;
 use crate::recover::RecoverError;
@@ -233,7 +233,7 @@ struct Recovered<'a> {
 fn recover<'a>(experiment: &'a Experiment, bundles: &Bundles, pieces: &Pieces) -> Result<Vec<Recovered<'a>>, RunError> {
     let recover = |set: Set<'a>| {
         let (teacher, method) = (&bundles[set.teacher], &experiment.methods[set.method]);
-        let images = pieces.recover(teacher, method, set.ipc, set.seed)?;
+        let images = recover_set(experiment, bundles, pieces, set)?;
         let verify = |path: &'a PathBuf| {
             Ok((path.as_path(), pieces.verifier(&images, teacher, method, &bundles[path], set.seed)?))
         };
@@ -241,6 +241,13 @@ fn recover<'a>(experiment: &'a Experiment, bundles: &Bundles, pieces: &Pieces) -
         Ok(Recovered { set, images, verified })
     };
     matrix::sets(experiment).into_iter().map(recover).collect()
+}
+
+fn recover_set(experiment: &Experiment, bundles: &Bundles, pieces: &Pieces, set: Set) -> Result<Images, RunError> {
+    let method = &experiment.methods[set.method];
+    let others = method.committee.iter().flat_map(|committee| &committee.teachers);
+    let others: Vec<&Bundle> = others.map(|path| &bundles[path]).collect();
+    pieces.recover(&bundles[set.teacher], &others, method, set.ipc, set.seed)
 }
 
 /// One row's stages, as far as the goal asked for them.
@@ -282,7 +289,7 @@ fn make_row<'a>(
 ) -> Result<Made<'a>, RunError> {
     let images = match line.origin {
         Origin::Distilled { teacher, method } => {
-            pieces.recover(&bundles[teacher], &experiment.methods[method], line.ipc, line.seed)?
+            recover_set(experiment, bundles, pieces, Set { teacher, method, ipc: line.ipc, seed: line.seed })?
         }
         Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
     };
@@ -291,7 +298,12 @@ fn make_row<'a>(
         return Ok(made);
     }
     let (line, protocol) = (&made.line, &experiment.protocols[made.line.protocol]);
-    let labels = pieces.relabel(&made.images, &bundles[line.labeller], &protocol.relabel, line.seed)?;
+    let labels = pieces.relabel(
+        &made.images,
+        &answering(bundles, line.labeller, &protocol.relabel),
+        &protocol.relabel,
+        line.seed,
+    )?;
     if goal >= Goal::Validate {
         let hard = line.labels == Labels::Hard;
         let student = &bundles[line.student];
@@ -331,11 +343,21 @@ fn make_whole<'a>(
 /// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.
 pub type Bundles = BTreeMap<PathBuf, Bundle>;
 
+/// The teachers that label together with `labeller`, it first, and their weights.
+fn answering<'a>(bundles: &'a Bundles, labeller: &Path, relabel: &RelabelConfig) -> Vec<(&'a Bundle, f64)> {
+    let (own, others): (Vec<_>, Vec<_>) = relabel.ensemble.iter().partition(|member| member.bundle == labeller);
+    let first = (&bundles[labeller], own.first().map_or(1.0, |member| member.weight));
+    [first].into_iter().chain(others.iter().map(|member| (&bundles[&member.bundle], member.weight))).collect()
+}
+
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
     let mut bundles = Bundles::new();
+    let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+    let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
     let verifiers = experiment.methods.values().flat_map(|method| &method.verifier).map(PathBuf::as_path);
-    for path in paths.chain(experiment.labellers()).chain(verifiers) {
+    let labellers = experiment.labellers().into_iter().chain(experiment.ensembles());
+    for path in paths.chain(members).chain(labellers).chain(verifiers) {
         if !bundles.contains_key(path) {
             bundles.insert(path.into(), Bundle::load(path)?);
         }
@@ -352,15 +374,18 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>)
             let (part, role) = if is_student { ("student", "teacher") } else { ("teacher", "student") };
             return misfit(format!("is a {role} bundle, the experiment names it as a {part}"));
         }
-        let (is_teacher, labels) =
-            (experiment.teachers.contains(path), experiment.labellers().contains(&path.as_path()));
+        let is_teacher = experiment.teachers.contains(path);
+        let labels =
+            experiment.labellers().contains(&path.as_path()) || experiment.ensembles().any(|member| member == path);
+        let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+        let helps = committees.flat_map(|committee| &committee.teachers).any(|member| member == path);
         if is_teacher {
             check_teacher(experiment, bundles, bundle, test).or_else(misfit)?;
         }
         if let Some(why) = bundle.without_classifier().filter(|_| labels && !experiment.students.is_empty()) {
             return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
         }
-        let Some(test) = test.filter(|_| is_student || is_teacher || labels) else { continue };
+        let Some(test) = test.filter(|_| is_student || is_teacher || labels || helps) else { continue };
         let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
         if shape != data {
             return misfit(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
@@ -368,6 +393,13 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>)
         let classes = bundle.manifest.classes.len();
         if classes != test.classes.len() && !bundle.manifest.is_features_only() {
             return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
+        }
+        if bundle.manifest.classes != test.classes && sorted(&bundle.manifest.classes) == sorted(&test.classes) {
+            return misfit(format!(
+                "numbers its classes in another order than {}: {}; an image folder gets the bundle's order from a `data.class_map`",
+                test.name,
+                bundle.manifest.classes.join(", ")
+            ));
         }
     }
     Ok(())
@@ -405,4 +437,10 @@ fn check_teacher(
         }
     }
     Ok(())
+}
+
+fn sorted(names: &[String]) -> Vec<&String> {
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort();
+    names
 }

@@ -19,7 +19,7 @@ use crate::config::{
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::balance::{self, Auto};
-use crate::recover::{self, Accuracy, Item, Point, Recover};
+use crate::recover::{self, Accuracy, Batch, Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
 use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
@@ -214,8 +214,15 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// `ipc` images per class recovered from `teacher` as `config` says.
-    pub fn recover(&self, teacher: &Bundle, config: &RecoverConfig, ipc: u32, seed: u64) -> Result<Images, RunError> {
+    /// `ipc` images per class recovered as `config` says from `teacher`, and from the `others` that its committee names.
+    pub fn recover(
+        &self,
+        teacher: &Bundle,
+        others: &[&Bundle],
+        config: &RecoverConfig,
+        ipc: u32,
+        seed: u64,
+    ) -> Result<Images, RunError> {
         self.remark(teacher.manifest.is_features_only().then(|| {
             format!(
                 "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
@@ -229,15 +236,25 @@ impl<'a> Pieces<'a> {
         let identity = json!({"recover": config, "ipc": ipc});
         let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, config));
         let count = chosen.len() as u64 * u64::from(ipc);
-        let stage = Stage::new("recover", RECOVER, &name, &identity, inputs([("teacher", &teacher.hash)]), seed)?
+        let data = if config.is_data_free() { None } else { Some(self.train()?) };
+        let mut inputs = inputs([("teacher", &teacher.hash)]);
+        inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
+        inputs.extend(data.map(|data| ("data".to_owned(), data_hash(data))));
+        let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
-            let recover = Recover::new(teacher, config, PlanOptions { device, ..PlanOptions::default() })?;
+            let options = PlanOptions { device, ..PlanOptions::default() };
+            let mut recover = Recover::with_committee(teacher, others, config, options)?;
+            if let Some(data) = data {
+                recover = recover.with_data(data);
+            }
             let batches = recover.batches(&chosen, ipc, seed);
             let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
-            means.progress.start(&label, u64::from(config.iterations) * batches.len() as u64, "it");
-            for (number, items) in batches.iter().enumerate() {
-                recover_batch(work, means, &recover, config, classes, (number, items), seed)?;
+            means.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
+            let mut done = 0;
+            for (number, batch) in batches.iter().enumerate() {
+                recover_batch(work, means, &recover, classes, (number, batch), done, seed)?;
+                done += recover.steps(batch);
             }
             means.progress.finish("");
             Ok(())
@@ -247,7 +264,8 @@ impl<'a> Pieces<'a> {
 
     /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
     fn balanced(&self, teacher: &Bundle, config: &RecoverConfig) -> Result<RecoverConfig, RunError> {
-        if config.r_bn != BnWeight::Auto {
+        // Each teacher of a committee has its own.
+        if config.r_bn != BnWeight::Auto || config.committee.is_some() {
             return Ok(config.clone());
         }
         let stage = Stage::new("balance", BALANCE, teacher.name(), config, inputs([("teacher", &teacher.hash)]), 0)?
@@ -342,28 +360,30 @@ impl<'a> Pieces<'a> {
         Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count })
     }
 
-    /// The soft labels of `images` by `teacher`.
+    /// The soft labels of `images` by `teachers`, at least one, each with its weight in the mean.
     pub fn relabel(
         &self,
         images: &Images,
-        teacher: &Bundle,
+        teachers: &[(&Bundle, f64)],
         config: &RelabelConfig,
         seed: u64,
     ) -> Result<Labelled, RunError> {
-        let name = format!("{}-by-{}", images.name, teacher.name());
-        let inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
+        let (teacher, others) = (teachers[0].0, &teachers[1..]);
+        let together = if others.is_empty() { String::new() } else { format!("+{}", others.len()) };
+        let name = format!("{}-by-{}{together}", images.name, teacher.name());
+        let mut inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
+        inputs.extend((1..).zip(others).map(|(number, (other, _))| (format!("teacher {number}"), other.hash.clone())));
         let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
             .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
         let key = stage.key();
         let directory = self.obtain(&stage, |work, means, device| {
             let set = png::read_set(&images.folder())?;
-            let bundles = [(teacher, 1.0)];
-            let (mut teachers, remark) = Teachers::open(&bundles, means.runtime, config, device)?;
+            let (mut answering, remark) = Teachers::open(teachers, means.runtime, config, device)?;
             self.remark(remark);
-            let relabel = Relabel { bundles: &bundles, config, seed, key: &key };
-            Ok(relabel.run(&set, &mut teachers, &work.path().join(LABELS), means.progress)?)
+            let relabel = Relabel { bundles: teachers, config, seed, key: &key };
+            Ok(relabel.run(&set, &mut answering, &work.path().join(LABELS), means.progress)?)
         })?;
-        Ok(Labelled { directory, key, teacher: teacher.name().into() })
+        Ok(Labelled { directory, key, teacher: format!("{}{together}", teacher.name()) })
     }
 
     fn remark(&self, remark: Option<String>) {
@@ -459,32 +479,31 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// Recovers the batch `number` of `items`, unless an interrupted run had.
+/// Recovers the `batch` of this `number`, before which `done` steps are done, unless an interrupted run had.
 fn recover_batch(
     work: &WorkDir,
     means: &Means,
     recover: &Recover,
-    config: &RecoverConfig,
     classes: &[String],
-    (number, items): (usize, &[Item]),
+    (number, batch): (usize, &Batch),
+    done: u64,
     seed: u64,
 ) -> Result<(), RunError> {
-    let steps = u64::from(config.iterations);
-    let done = steps * number as u64;
     let curve_file = curve_file(number);
     if work.has(&curve_file) {
-        means.progress.at(done + steps, "");
+        means.progress.at(done + recover.steps(batch), "");
         return Ok(());
     }
     let mut curve = String::new();
-    let images = recover.run(items, seed, &mut |point| {
-        means.progress.at(done + u64::from(point.iteration) + 1, &format!("loss {:.2}", point.loss));
+    let images = recover.run(batch, seed, &mut |point| {
+        let step = u64::from(point.iteration - batch.first) + 1;
+        means.progress.at(done + step, &format!("loss {:.2}", point.loss));
         curve.push_str(&json!(point).to_string());
         curve.push('\n');
     })?;
     let (_, channels, height, width) = images.dim();
-    let pixels = recover.normalization().to_pixels(&images)?;
-    write_images(work, classes, items, &pixels, [channels, height, width])?;
+    let pixels = recover.to_pixels(&images)?;
+    write_images(work, classes, &batch.items, &pixels, [channels, height, width])?;
     // Written last: a batch whose curve is there is complete.
     work.write(&curve_file, curve.as_bytes())?;
     Ok(())

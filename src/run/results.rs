@@ -29,7 +29,7 @@ pub(super) fn collect(
         ..Results::default()
     };
     for one in recovered {
-        note_recovery(&mut results, bundles, pieces, one)?;
+        note_recovery(&mut results, experiment, bundles, pieces, one)?;
     }
     for one in made {
         if let Some(student) = &one.student {
@@ -85,7 +85,7 @@ fn row(
     let distilled = matches!(line.origin, Origin::Distilled { .. });
     Ok(Row {
         method: method(line),
-        data_free: distilled,
+        data_free: is_data_free(line, experiment),
         teacher: teacher(line, bundles),
         relabel_teacher: soft.map(|_| bundles[line.labeller].name().to_owned()),
         student: bundles[line.student].name().to_owned(),
@@ -121,6 +121,7 @@ fn classes(experiment: &Experiment, bundles: &Bundles) -> Vec<String> {
 /// How a set of images was recovered, what its verifiers see in it, and its grid.
 fn note_recovery(
     results: &mut Results,
+    experiment: &Experiment,
     bundles: &Bundles,
     pieces: &Pieces,
     recovered: &Recovered,
@@ -133,8 +134,8 @@ fn note_recovery(
     });
     let verified = verified.collect::<Result<_, RunError>>()?;
     results.recoveries.push(Recovery { method: method.clone(), teacher: teacher.clone(), ipc, seed, curve, verified });
-    let folder = recovered.images.folder();
-    results.grids.push(Grid { method, data_free: true, teacher: Some(teacher), ipc, seed, folder });
+    let (folder, data_free) = (recovered.images.folder(), experiment.methods[&method].is_data_free());
+    results.grids.push(Grid { method, data_free, teacher: Some(teacher), ipc, seed, folder });
     Ok(())
 }
 
@@ -144,6 +145,14 @@ fn note_real(results: &mut Results, made: &Made) {
     if matches!(line.origin, Origin::Real(_)) && results.grids.iter().all(|grid| grid.folder != folder) {
         let (method, ipc, seed) = (method(line), line.ipc, line.seed);
         results.grids.push(Grid { method, data_free: false, teacher: None, ipc, seed, folder });
+    }
+}
+
+/// Whether making the images read no real image.
+fn is_data_free(line: &Line, experiment: &Experiment) -> bool {
+    match line.origin {
+        Origin::Distilled { method, .. } => experiment.methods[method].is_data_free(),
+        Origin::Real(_) => false,
     }
 }
 

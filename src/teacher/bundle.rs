@@ -20,6 +20,11 @@ pub(super) const GOLDEN: &str = "golden.safetensors";
 /// What a calibrated layer's side tensors per class are called.
 pub(super) const CLASS_MEAN: &str = "class_mean";
 pub(super) const CLASS_VAR: &str = "class_var";
+/// And per patch.
+pub(super) const PATCH_MEAN: &str = "patch_mean";
+pub(super) const PATCH_VAR: &str = "patch_var";
+pub(super) const CLASS_PATCH_MEAN: &str = "class_patch_mean";
+pub(super) const CLASS_PATCH_VAR: &str = "class_patch_var";
 /// The output of a features-only bundle.
 const FEATURES: &str = "features";
 /// A manifest is text for people; anything larger is not one.
@@ -40,6 +45,8 @@ pub struct LayerStatistics {
     pub bias: Vec<f32>,
     /// Per class, where they were calibrated so.
     pub per_class: Option<ClassStatistics>,
+    /// Per patch of the plane, where they were calibrated so.
+    pub patches: Option<PatchStatistics>,
 }
 
 /// A calibrated layer's statistics class by class, K · C values each, class by class.
@@ -47,6 +54,17 @@ pub struct LayerStatistics {
 pub struct ClassStatistics {
     pub mean: Vec<f32>,
     pub var: Vec<f32>,
+}
+
+/// A calibrated layer's statistics patch by patch, for each channel row by row: C · side² values each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PatchStatistics {
+    /// How many patches the plane has per side.
+    pub side: usize,
+    pub mean: Vec<f32>,
+    pub var: Vec<f32>,
+    /// Per class, K · C · side² values each.
+    pub per_class: Option<ClassStatistics>,
 }
 
 /// What a folded BatchNorm's input statistics are worth on its output, which is all that the graph still has.
@@ -188,11 +206,12 @@ impl Bundle {
             let multiplier = if i == 0 { first_multiplier } else { 1.0 };
             if !folded {
                 let (mean, var) = (tensor(&layer.mean), tensor(&layer.var));
-                return LayerTarget { tap, axis, mean, var, weights: None, multiplier };
+                return LayerTarget { tap, axis, patches: 1, mean, var, weights: None, multiplier };
             }
             let found = layer.unfolded();
             let weights = Some((tensor(&found.mean_weight), tensor(&found.var_weight)));
-            LayerTarget { tap, axis, mean: tensor(&found.mean), var: tensor(&found.var), weights, multiplier }
+            let (mean, var) = (tensor(&found.mean), tensor(&found.var));
+            LayerTarget { tap, axis, patches: 1, mean, var, weights, multiplier }
         };
         let layers = self.layers.iter().enumerate().map(target).collect();
         Objective { layers, r_bn, distance: Distance::Norm }
@@ -323,13 +342,15 @@ fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<Lay
     if from_graph {
         check_count(manifest.statistics.layers.len(), graph).map_err(invalid)?;
     }
-    let per_class = manifest.statistics.calibration.as_ref().is_some_and(|c| c.per_class);
-    let classes = per_class.then_some(manifest.classes.len());
+    let calibration = manifest.statistics.calibration.as_ref();
+    let classes = calibration.filter(|c| c.per_class).map(|_| manifest.classes.len());
+    let patches = calibration.and_then(|c| c.patches);
     let values: HashMap<&str, ValueId> =
         graph.values.iter().enumerate().map(|(id, name)| (name.as_str(), id)).collect();
-    let layers = manifest.statistics.layers.iter().map(|l| read_layer(l, &tensors, &values, classes).map_err(invalid));
-    let layers: Vec<LayerStatistics> = layers.collect::<Result<_, _>>()?;
-    let needed = layers.len() * if per_class { 6 } else { 4 };
+    let read = |l: &Layer| read_layer(l, &tensors, &values, classes, patches).map_err(invalid);
+    let layers: Vec<LayerStatistics> = manifest.statistics.layers.iter().map(read).collect::<Result<_, _>>()?;
+    let calibrated = (1 + usize::from(classes.is_some())) * (1 + usize::from(patches.is_some())) - 1;
+    let needed = layers.len() * (4 + 2 * calibrated);
     if tensors.len() != needed {
         return Err(invalid(format!("holds {} tensors, {} layers need {needed}", tensors.len(), layers.len())));
     }
@@ -339,12 +360,13 @@ fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<Lay
     Ok(layers)
 }
 
-/// `classes`: their number, where the layer has statistics of each.
+/// `classes`: their number, where the layer has statistics of each; `patches`: how many per side, where it has statistics of those.
 fn read_layer(
     layer: &Layer,
     tensors: &SafeTensors,
     values: &HashMap<&str, ValueId>,
     classes: Option<usize>,
+    patches: Option<usize>,
 ) -> Result<LayerStatistics, String> {
     let read = |part: &str| floats(tensors, &format!("{}.{part}", layer.key), &[layer.channels]);
     let tap = *values
@@ -361,6 +383,7 @@ fn read_layer(
         weight: read("weight")?,
         bias: read("bias")?,
         per_class: classes.map(|classes| read_classes(layer, tensors, classes)).transpose()?,
+        patches: patches.map(|side| read_patches(layer, tensors, side, classes)).transpose()?,
     };
     if !(layer.eps.is_finite() && layer.eps >= 0.0) {
         return Err(format!("layer `{}`: eps is {}", layer.key, layer.eps));
@@ -381,15 +404,42 @@ fn read_layer(
 }
 
 fn read_classes(layer: &Layer, tensors: &SafeTensors, classes: usize) -> Result<ClassStatistics, String> {
-    let read = |part: &str| {
+    let (mean, var) = calibrated(layer, tensors, [CLASS_MEAN, CLASS_VAR], &[classes, layer.channels])?;
+    Ok(ClassStatistics { mean, var })
+}
+
+fn read_patches(
+    layer: &Layer,
+    tensors: &SafeTensors,
+    side: usize,
+    classes: Option<usize>,
+) -> Result<PatchStatistics, String> {
+    let shape = [layer.channels, side, side];
+    let (mean, var) = calibrated(layer, tensors, [PATCH_MEAN, PATCH_VAR], &shape)?;
+    let of_classes = |classes: usize| {
+        let shape = [classes, layer.channels, side, side];
+        let (mean, var) = calibrated(layer, tensors, [CLASS_PATCH_MEAN, CLASS_PATCH_VAR], &shape)?;
+        Ok::<_, String>(ClassStatistics { mean, var })
+    };
+    Ok(PatchStatistics { side, mean, var, per_class: classes.map(of_classes).transpose()? })
+}
+
+/// Means and variances that were calibrated.
+fn calibrated(
+    layer: &Layer,
+    tensors: &SafeTensors,
+    parts: [&str; 2],
+    shape: &[usize],
+) -> Result<(Vec<f32>, Vec<f32>), String> {
+    let read = |part: &str, lowest: f32| {
         let name = format!("{}.{part}", layer.key);
-        let values = floats(tensors, &name, &[classes, layer.channels])?;
-        match values.iter().find(|v| !v.is_finite()) {
+        let values = floats(tensors, &name, shape)?;
+        match values.iter().find(|v| !(v.is_finite() && **v >= lowest)) {
             Some(bad) => Err(format!("`{name}` contains {bad}")),
             None => Ok(values),
         }
     };
-    Ok(ClassStatistics { mean: read(CLASS_MEAN)?, var: read(CLASS_VAR)? })
+    Ok((read(parts[0], f32::MIN)?, read(parts[1], 0.0)?))
 }
 
 /// There are as many layers as the graph has BatchNorm nodes.

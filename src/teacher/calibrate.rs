@@ -1,5 +1,5 @@
 //! Measures the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, and writes them as a new bundle. A network that
-//! has the statistics of its BatchNorm layers keeps them; of it those of every class are measured, at the same places.
+//! has the statistics of its BatchNorm layers keeps them; of it those of every class or patch are measured, at the same places.
 //!
 //! What is measured otherwise: what enters the layer normalisations, per feature of the last axis, or where there is none what leaves the convolutions,
 //! per channel; or the nodes that the user names, by the same rule.
@@ -12,17 +12,22 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tch::{Device, Kind, Tensor};
 
-use super::bundle::{Bundle, CLASS_MEAN, CLASS_VAR, GOLDEN, MANIFEST, MODEL, STATISTICS, sha256};
+use super::bundle::{
+    Bundle, CLASS_MEAN, CLASS_PATCH_MEAN, CLASS_PATCH_VAR, CLASS_VAR, GOLDEN, MANIFEST, MODEL, PATCH_MEAN, PATCH_VAR,
+    STATISTICS, sha256,
+};
 use super::error::BundleError;
 use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
 use crate::graph::ops::Norm;
 use crate::graph::{Graph, Node, Op, ValueId};
-use crate::replica::{Distance, LayerTarget, Mode, Objective, Replica, channel_statistics, to_tensor};
+use crate::replica::{
+    Distance, LayerTarget, Mode, Objective, Replica, channel_statistics, patch_statistics, to_tensor,
+};
 
 /// No scale is folded into a calibrated activation; the field says so where BatchNorm has its ε.
 const EPSILON: f64 = 0.0;
 
-/// Mean and variance of a growing number of values, per channel, in double precision.
+/// Mean and variance of a growing number of values, per channel (and patch), in double precision.
 #[derive(Debug)]
 struct Moments {
     count: f64,
@@ -36,6 +41,13 @@ impl Moments {
         let (mean, var) = channel_statistics(&x.f_to_kind(Kind::Double)?, axis)?;
         let count = x.numel() as f64 / mean.numel().max(1) as f64;
         Ok(Self { count, squares: var.f_mul_scalar(count)?, mean })
+    }
+
+    /// Of each patch; the count is of images.
+    fn of_patches(x: &Tensor, patches: i64) -> Result<Self, tch::TchError> {
+        let (mean, var) = patch_statistics(&x.f_to_kind(Kind::Double)?, patches)?;
+        let count = *x.size().first().unwrap_or(&0) as f64;
+        Ok(Self { count, squares: var.f_clamp_min(0.0)?.f_mul_scalar(count)?, mean })
     }
 
     /// The moments of both together.
@@ -56,24 +68,32 @@ impl Moments {
     }
 }
 
+/// What is kept beside the statistics of all images.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Detail {
+    /// Those of every class.
+    pub per_class: bool,
+    /// Those of every patch, of this many per side.
+    pub patches: Option<usize>,
+}
+
 /// A calibration that collects images.
 pub struct Calibrator<'a> {
     bundle: &'a Bundle,
     replica: Replica,
     layers: Vec<(Layer, ValueId)>,
-    per_class: bool,
-    /// Per class, per layer.
+    detail: Detail,
+    /// Per class: per layer, then per layer those of its patches.
     moments: Vec<Option<Vec<Moments>>>,
     images: usize,
 }
 
 impl<'a> Calibrator<'a> {
-    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else all convolutions. `per_class` keeps the
-    /// statistics of every class too.
+    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else all convolutions.
     ///
     /// # Errors
     /// When the bundle has all that is asked for, or there is nothing to measure.
-    pub fn new(bundle: &'a Bundle, nodes: &[String], per_class: bool) -> Result<Self, BundleError> {
+    pub fn new(bundle: &'a Bundle, nodes: &[String], detail: Detail) -> Result<Self, BundleError> {
         let refuse = |what: &str| BundleError::invalid(&bundle.dir, what);
         if let Some(why) = bundle.without_classifier() {
             return Err(refuse(&why));
@@ -84,9 +104,10 @@ impl<'a> Calibrator<'a> {
             return Err(refuse(
                 "has the statistics of its BatchNorm layers, at which classes are measured too: no --node",
             ));
-        } else if !per_class {
+        } else if !detail.per_class && detail.patches.is_none() {
             return Err(refuse(
-                "has the statistics of its BatchNorm layers; there is nothing to calibrate but those of its classes: --per-class",
+                "has the statistics of its BatchNorm layers; there is nothing to calibrate but those of its classes (--per-class) and of patches \
+                 (--patches)",
             ));
         } else {
             let taps = bundle.layers.iter().map(|layer| layer.tap);
@@ -94,7 +115,7 @@ impl<'a> Calibrator<'a> {
         };
         let classes = bundle.manifest.classes.len();
         let moments = std::iter::repeat_with(|| None).take(classes).collect();
-        Ok(Self { bundle, replica: bundle.replica(Device::Cpu)?, layers, per_class, moments, images: 0 })
+        Ok(Self { bundle, replica: bundle.replica(Device::Cpu)?, layers, detail, moments, images: 0 })
     }
 
     /// Measures normalised images `[N, C, H, W]` of one class.
@@ -108,7 +129,10 @@ impl<'a> Calibrator<'a> {
         let run = tch::no_grad(|| self.replica.run(&[input], &taps, Mode::Eval))
             .map_err(|source| BundleError::Replica { bundle: self.bundle.name().into(), source })?;
         let found = run.taps.iter().zip(&self.layers).map(|(tap, (layer, _))| Moments::of(tap, layer.axis));
-        let found: Vec<Moments> = found.collect::<Result<_, _>>().map_err(failed)?;
+        let side = self.detail.patches.map(|side| side as i64);
+        let of_patches =
+            side.into_iter().flat_map(|side| run.taps.iter().map(move |tap| Moments::of_patches(tap, side)));
+        let found: Vec<Moments> = found.chain(of_patches).collect::<Result<_, _>>().map_err(failed)?;
         let Some(slot) = self.moments.get_mut(class) else {
             return Err(BundleError::invalid(&self.bundle.dir, format!("class {class} of the data is none of its")));
         };
@@ -129,7 +153,7 @@ impl<'a> Calibrator<'a> {
         if out.exists() {
             return Err(refuse("exists already; choose another --out".into()));
         }
-        if let Some(class) = self.moments.iter().position(Option::is_none).filter(|_| self.per_class) {
+        if let Some(class) = self.moments.iter().position(Option::is_none).filter(|_| self.detail.per_class) {
             return Err(refuse(format!("no image of class `{}` was measured", self.bundle.manifest.classes[class])));
         }
         let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
@@ -139,13 +163,14 @@ impl<'a> Calibrator<'a> {
         };
         let total = others.iter().try_fold(first.iter().map(Moments::share).collect(), |sum: Vec<_>, m| merge(&sum, m));
         let total = total.map_err(failed)?;
-        let classes: &[&Vec<Moments>] = if self.per_class { &classes } else { &[] };
+        let classes: &[&Vec<Moments>] = if self.detail.per_class { &classes } else { &[] };
         let statistics = self.side_tensors(&total, classes).map_err(failed)?;
         let golden = match has_own_statistics(self.bundle) {
             true => self.bundle.read(GOLDEN)?,
             false => to_safetensors(&self.golden(&total)?).map_err(failed)?,
         };
-        let calibration = Calibration { data: data.into(), images: self.images, per_class: self.per_class };
+        let Detail { per_class, patches } = self.detail;
+        let calibration = Calibration { data: data.into(), images: self.images, per_class, patches };
         self.publish(out, calibration, &statistics, golden)
     }
 
@@ -169,10 +194,17 @@ impl<'a> Calibrator<'a> {
                 put("running_var", moments.var()?);
             }
             if !classes.is_empty() {
-                let means: Vec<&Tensor> = classes.iter().map(|class| &class[i].mean).collect();
-                let vars = classes.iter().map(|class| class[i].var()).collect::<Result<Vec<_>, _>>()?;
-                put(CLASS_MEAN, Tensor::f_stack(&means, 0)?);
-                put(CLASS_VAR, Tensor::f_stack(&vars, 0)?);
+                let (mean, var) = stacked(classes, i)?;
+                put(CLASS_MEAN, mean);
+                put(CLASS_VAR, var);
+            }
+            let Some(patches) = total.get(self.layers.len() + i) else { continue };
+            put(PATCH_MEAN, patches.mean.shallow_clone());
+            put(PATCH_VAR, patches.var()?);
+            if !classes.is_empty() {
+                let (mean, var) = stacked(classes, self.layers.len() + i)?;
+                put(CLASS_PATCH_MEAN, mean);
+                put(CLASS_PATCH_VAR, var);
             }
         }
         Ok(tensors)
@@ -186,7 +218,7 @@ impl<'a> Calibrator<'a> {
         let target = |(i, ((layer, tap), moments)): (usize, (&(Layer, ValueId), &Moments))| {
             let (mean, var) = (moments.mean.f_to_kind(Kind::Float)?, moments.var()?.f_to_kind(Kind::Float)?);
             let multiplier = if i == 0 { weights.first_bn_multiplier } else { 1.0 };
-            Ok(LayerTarget { tap: *tap, axis: layer.axis, mean, var, weights: None, multiplier })
+            Ok(LayerTarget { tap: *tap, axis: layer.axis, patches: 1, mean, var, weights: None, multiplier })
         };
         let layers = self.layers.iter().zip(total).enumerate().map(target);
         let layers = layers.collect::<Result<_, _>>().map_err(failed)?;
@@ -253,6 +285,13 @@ impl<'a> Calibrator<'a> {
 /// Whether the bundle has the statistics of BatchNorm layers.
 fn has_own_statistics(bundle: &Bundle) -> bool {
     matches!(bundle.manifest.statistics.kind, StatisticsKind::BatchNorm | StatisticsKind::Folded)
+}
+
+/// The classes' means and variances at `index`, class by class.
+fn stacked(classes: &[&Vec<Moments>], index: usize) -> Result<(Tensor, Tensor), tch::TchError> {
+    let means: Vec<&Tensor> = classes.iter().map(|class| &class[index].mean).collect();
+    let vars = classes.iter().map(|class| class[index].var()).collect::<Result<Vec<_>, _>>()?;
+    Ok((Tensor::f_stack(&means, 0)?, Tensor::f_stack(&vars, 0)?))
 }
 
 fn merge(a: &[Moments], b: &[Moments]) -> Result<Vec<Moments>, tch::TchError> {

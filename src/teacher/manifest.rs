@@ -100,6 +100,9 @@ pub struct Calibration {
     pub images: usize,
     /// Whether the side tensors hold every class's statistics too.
     pub per_class: bool,
+    /// Into how many patches per side the plane was cut, where the side tensors hold each patch's statistics too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches: Option<usize>,
 }
 
 /// The weights with which the golden loss was computed.

@@ -7,8 +7,8 @@ pub mod manifest;
 mod runtime;
 mod verify;
 
-pub use bundle::{Bundle, ClassStatistics, Golden, LayerStatistics};
-pub use calibrate::Calibrator;
+pub use bundle::{Bundle, ClassStatistics, Golden, LayerStatistics, PatchStatistics};
+pub use calibrate::{Calibrator, Detail};
 pub use error::{BundleError, RuntimeError};
 pub use manifest::{Manifest, Role, StatisticsKind};
 pub use runtime::{Provider, Runtime, Session, SessionOptions};

@@ -1,0 +1,251 @@
+//! What images start from: noise, real training images, or the crops of them that the teacher recognises (RDED, arXiv 2312.03526).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use ndarray::{Array3, Array4, Axis, s};
+use rand::seq::SliceRandom;
+use rand_distr::{Distribution, StandardNormal};
+use tch::{Device, Kind, Tensor};
+
+use super::{Item, RecoverError};
+use crate::config::{Difficulty, Start};
+use crate::data::view::apply_batch;
+use crate::data::{Dataset, Normalization, Resample, Size, View};
+use crate::replica::{Mode, Replica, to_array, to_tensor};
+use crate::rng;
+use crate::teacher::Bundle;
+
+/// RDED's crops: torchvision's default range of area shares, square.
+const CROP_SCALE: (f32, f32) = (0.08, 1.0);
+const CROP_RATIO: (f32, f32) = (1.0, 1.0);
+/// How many crops are scored at once.
+const BATCH: usize = 100;
+
+/// Makes starting images.
+pub struct Starts<'a> {
+    bundle: &'a Bundle,
+    normalization: Normalization,
+    start: &'a Start,
+    data: Option<&'a Dataset>,
+    device: Device,
+    /// Per seed and class, its best crops `[M, C, h, w]`, best first.
+    crops: RefCell<BTreeMap<(u64, u32), Array4<f32>>>,
+}
+
+impl<'a> Starts<'a> {
+    pub fn new(bundle: &'a Bundle, normalization: Normalization, start: &'a Start, device: Device) -> Self {
+        Self { bundle, normalization, start, data: None, device, crops: RefCell::default() }
+    }
+
+    /// With real images to start from.
+    pub fn with_data(mut self, data: &'a Dataset) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    /// The images `[N, C, H, W]`, normalised, that `items` start from; each depends on nothing but itself and the seed.
+    ///
+    /// # Errors
+    /// When real images are needed and there are none, or too few of a class.
+    pub fn images(&self, items: &[Item], seed: u64) -> Result<Array4<f32>, RecoverError> {
+        let [channels, height, width] = self.bundle.image_shape();
+        let mut images = Array4::zeros((items.len(), channels, height, width));
+        for (mut image, &item) in images.axis_iter_mut(Axis(0)).zip(items) {
+            match *self.start {
+                Start::Noise { std } => {
+                    let mut stream = item.stream(seed, "recover/start");
+                    image.mapv_inplace(|_: f32| std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
+                }
+                Start::Real { mean_of } => image.assign(&self.mean(item, seed, mean_of)?),
+                Start::Crops { factor, .. } => image.assign(&self.tiles(item, seed, factor)?),
+            }
+        }
+        Ok(images)
+    }
+
+    /// The training images of `class`, in the seed's order.
+    fn of_class(&self, class: u32, seed: u64) -> Result<(&'a Dataset, Vec<usize>), RecoverError> {
+        let data = self.data.ok_or(RecoverError::NoData)?;
+        let mut own: Vec<usize> = (0..data.len()).filter(|&i| data.labels[i] == class).collect();
+        own.shuffle(&mut rng::stream(seed, "recover/real", class.into()));
+        Ok((data, own))
+    }
+
+    fn enough(class: u32, found: usize, needed: usize) -> Result<(), RecoverError> {
+        if found < needed { Err(RecoverError::TooFewImages { class, found, needed }) } else { Ok(()) }
+    }
+
+    /// The mean of `count` training images that no other item starts from.
+    fn mean(&self, item: Item, seed: u64, count: u32) -> Result<Array3<f32>, RecoverError> {
+        let (data, own) = self.of_class(item.class, seed)?;
+        let (from, count) = (item.number as usize * count as usize, count as usize);
+        Self::enough(item.class, own.len(), from + count)?;
+        let batch = self.normalization.batch(data, &own[from..from + count])?;
+        Ok(batch.sum_axis(Axis(0)) / count as f32)
+    }
+
+    /// `factor`² crops side by side.
+    fn tiles(&self, item: Item, seed: u64, factor: u32) -> Result<Array3<f32>, RecoverError> {
+        let key = (seed, item.class);
+        if !self.crops.borrow().contains_key(&key) {
+            let made = self.best_crops(item.class, seed)?;
+            self.crops.borrow_mut().insert(key, made);
+        }
+        let [channels, height, width] = self.bundle.image_shape();
+        let crops = self.crops.borrow();
+        let crops = &crops[&key];
+        let (factor, first) = (factor as usize, item.number as usize * (factor * factor) as usize);
+        Self::enough(item.class, crops.len_of(Axis(0)), first + factor * factor)?;
+        let mut image = Array3::zeros((channels, height, width));
+        let edge = |i: usize, side: usize| i * side / factor;
+        for tile in 0..factor * factor {
+            let (row, column) = (tile / factor, tile % factor);
+            let (top, left) = (edge(row, height), edge(column, width));
+            let size = Size { height: edge(row + 1, height) - top, width: edge(column + 1, width) - left };
+            let crop = crops.slice(s![first + tile..=first + tile, .., .., ..]).to_owned();
+            let mut place = image.slice_mut(s![.., top..top + size.height, left..left + size.width]);
+            place.assign(&resize(&crop, size)?.index_axis(Axis(0), 0));
+        }
+        Ok(image)
+    }
+
+    /// Of each of some training images the crop that the teacher recognises best; by difficulty, the most useful first.
+    fn best_crops(&self, class: u32, seed: u64) -> Result<Array4<f32>, RecoverError> {
+        let Start::Crops { images, crops, factor, difficulty } = *self.start else { return Err(RecoverError::NoData) };
+        let (data, own) = self.of_class(class, seed)?;
+        let own = &own[..own.len().min(images as usize)];
+        let [channels, height, width] = self.bundle.image_shape();
+        let size = Size { height: height / factor as usize, width: width / factor as usize };
+        let replica = self.bundle.replica(self.device)?;
+        let mut best = Array4::zeros((own.len(), channels, size.height, size.width));
+        let mut losses = vec![f64::INFINITY; own.len()];
+        let mut stream = rng::stream(seed, "recover/crops", class.into());
+        for _ in 0..crops {
+            for (from, part) in own.chunks(BATCH).enumerate() {
+                let whole = self.normalization.batch(data, part)?;
+                let map = |_: &usize| {
+                    let view = View::random_resized_crop(&mut stream, data.size(), CROP_SCALE, CROP_RATIO)?;
+                    Resample::new(&view, data.size(), size)
+                };
+                let maps = part.iter().map(map).collect::<Result<Vec<_>, _>>()?;
+                let mut crop = Array4::zeros((part.len(), channels, size.height, size.width));
+                apply_batch(&maps, &whole, &mut crop)?;
+                for (i, loss) in self.losses(&replica, &crop, class)?.into_iter().enumerate() {
+                    let image = from * BATCH + i;
+                    if loss < losses[image] {
+                        losses[image] = loss;
+                        best.index_axis_mut(Axis(0), image).assign(&crop.index_axis(Axis(0), i));
+                    }
+                }
+            }
+        }
+        let mut order: Vec<usize> = (0..own.len()).collect();
+        order.sort_by(|&a, &b| losses[a].total_cmp(&losses[b]));
+        if difficulty == Difficulty::Medium {
+            order = from_the_middle(&order);
+        }
+        Ok(best.select(Axis(0), &order))
+    }
+
+    /// The teacher's cross entropy of each crop, padded to the size of an image.
+    fn losses(&self, replica: &Replica, crops: &Array4<f32>, class: u32) -> Result<Vec<f64>, RecoverError> {
+        let (count, channels, height, width) = crops.dim();
+        let [_, full_height, full_width] = self.bundle.image_shape();
+        let mut padded = Array4::zeros((count, channels, full_height, full_width));
+        let (top, left) = ((full_height - height) / 2, (full_width - width) / 2);
+        padded.slice_mut(s![.., .., top..top + height, left..left + width]).assign(crops);
+        let teacher = || self.bundle.name().to_owned();
+        let torch = |source| RecoverError::Torch { teacher: teacher(), source };
+        let input = to_tensor(padded.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
+        let run = tch::no_grad(|| replica.run(&[input], &[], Mode::Eval))
+            .map_err(|source| RecoverError::Replica { teacher: teacher(), source })?;
+        let targets = Tensor::full([count as i64], i64::from(class), (Kind::Int64, self.device));
+        let losses = run.outputs[0]
+            .f_cross_entropy_loss::<Tensor>(&targets, None, tch::Reduction::None, -100, 0.0)
+            .and_then(|t| to_array(&t));
+        Ok(losses.map_err(torch)?.iter().map(|&loss| f64::from(loss)).collect())
+    }
+}
+
+/// The middle of `ranked`, then what is next to it on either side, and so on outwards.
+fn from_the_middle(ranked: &[usize]) -> Vec<usize> {
+    let (below, above) = ranked.split_at(ranked.len() / 2);
+    let (mut below, mut above) = (below.iter().rev(), above.iter());
+    std::iter::from_fn(|| Some([above.next(), below.next()])).take(ranked.len()).flatten().flatten().copied().collect()
+}
+
+/// `images` `[N, C, H, W]` at another size, bilinearly.
+///
+/// # Errors
+/// When a side is 0 or beyond 65535.
+pub fn resize(images: &Array4<f32>, size: Size) -> Result<Array4<f32>, RecoverError> {
+    let (count, channels, height, width) = images.dim();
+    let source = Size { height, width };
+    if source == size {
+        return Ok(images.clone());
+    }
+    let map = Resample::new(&View::full(source)?, source, size)?;
+    let mut out = Array4::zeros((count, channels, size.height, size.width));
+    apply_batch(&vec![map; count], images, &mut out)?;
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recover::tests::{config, shipped, training_images};
+
+    fn starts<'a>(bundle: &'a Bundle, start: &'a Start, data: &'a Dataset) -> Starts<'a> {
+        let p = &bundle.manifest.preprocessing;
+        let normalization = Normalization::new(p.mean.clone(), p.std.clone()).unwrap();
+        Starts::new(bundle, normalization, start, Device::Cpu).with_data(data)
+    }
+
+    #[test]
+    fn real_starts_use_every_image_of_the_class_once() {
+        let (bundle, data) = (shipped("resnet18-w16-supervised"), training_images());
+        let start = Start::Real { mean_of: 2 };
+        let starts = starts(&bundle, &start, &data);
+        let item = |number| Item { class: 3, number };
+        let images = starts.images(&[item(0), item(1)], 7).unwrap();
+        let own: Vec<usize> = (0..4).map(|i| i * 10 + 3).collect();
+        let all = starts.normalization.batch(&data, &own).unwrap();
+        let (found, expected) = (images.mean_axis(Axis(0)).unwrap(), all.mean_axis(Axis(0)).unwrap());
+        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert_eq!(starts.images(&[item(1)], 7).unwrap().index_axis(Axis(0), 0), images.index_axis(Axis(0), 1));
+        let error = starts.images(&[item(2)], 7).unwrap_err().to_string();
+        assert!(error.contains("class 3 has 4 images to start from, 6 are needed"), "{error}");
+    }
+
+    #[test]
+    fn crops_are_ranked_by_the_teachers_loss() {
+        let (bundle, data) = (shipped("resnet18-w16-supervised"), training_images());
+        let of = |difficulty: &str| {
+            config(&format!("{{start: {{type: crops, images: 4, crops: 3, factor: 2, difficulty: {difficulty}}}}}"))
+                .start
+        };
+        let (low, medium) = (of("low"), of("medium"));
+        let replica = bundle.replica(Device::Cpu).unwrap();
+        let starts_low = starts(&bundle, &low, &data);
+        let crops = starts_low.best_crops(5, 1).unwrap();
+        assert_eq!(crops.dim(), (4, 1, 14, 14));
+        let losses = starts_low.losses(&replica, &crops, 5).unwrap();
+        assert!(losses.is_sorted(), "{losses:?}");
+        let one_crop = Start::Crops { images: 4, crops: 1, factor: 2, difficulty: Difficulty::Low };
+        let worse = starts(&bundle, &one_crop, &data);
+        let worse = worse.losses(&replica, &worse.best_crops(5, 1).unwrap(), 5).unwrap();
+        assert!(worse.iter().zip(&losses).all(|(one, best)| one >= best), "{worse:?} {losses:?}");
+        let image = starts_low.images(&[Item { class: 5, number: 0 }], 1).unwrap();
+        assert_eq!(image.slice(s![0, .., ..14, 14..]), crops.index_axis(Axis(0), 1));
+        let starts_medium = starts(&bundle, &medium, &data);
+        assert_eq!(starts_medium.best_crops(5, 1).unwrap().index_axis(Axis(0), 0), crops.index_axis(Axis(0), 2));
+    }
+
+    #[test]
+    fn medium_difficulty_starts_in_the_middle() {
+        assert_eq!(from_the_middle(&[0, 1, 2, 3, 4]), [2, 1, 3, 0, 4]);
+        assert_eq!(from_the_middle(&[5, 6]), [6, 5]);
+        assert_eq!(from_the_middle(&[]), [] as [usize; 0]);
+    }
+}
