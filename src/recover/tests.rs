@@ -35,7 +35,9 @@ fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     let recover =
         Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default()).unwrap().with_data(&data);
     let mut losses = Vec::new();
-    let images = recover.run(&recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0], 0, &mut |point| losses.push(point.loss)).unwrap();
+    let images = recover
+        .run(&recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0], 0, &mut |point| losses.push(point.loss))
+        .unwrap();
     (images, losses)
 }
 
