@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("output", type=Path)
     student = commands.add_parser("export-student", help="write an untrained network as a bundle")
     student.add_argument("config", type=Path)
-    for command in (export, student):
+    lite = commands.add_parser("efficientnet-lite", help="fetch EfficientNet-Lite0 to -Lite2 and write them as bundles")
+    for command in (export, student, lite):
         command.add_argument("--out", type=Path, required=True, help="folder in which the bundle's folder is made")
         command.add_argument("--replace", action="store_true", help="replace a bundle of that name")
     chosen = parser.parse_args(arguments)
@@ -84,6 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .adapters import write_table as run
 
             run(chosen.table)
+        elif chosen.command == "efficientnet-lite":
+            from .efficientnet_lite import export_efficientnet_lite as run
+
+            run(chosen.data, chosen.out, replace=chosen.replace, say=say)
         elif chosen.command == "unpack":
             from .unpack import unpack as run
 

@@ -38,6 +38,8 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         rounds: 1,
         committee: None,
         compat: Vec::new(),
+        classes: None,
+        verifier: vec![],
     }
 }
 

@@ -380,6 +380,47 @@ fn the_schema_is_printed() {
 }
 
 #[test]
+fn without_real_data_images_of_chosen_classes_are_recovered_and_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let (experiment, output) = (dir.path().join("e.yaml"), dir.path().join("runs"));
+    let text = |verifier: &str| {
+        format!(
+            "name: e\ndata: none\nteachers: {}\nipc: 2\nrecover: {{iterations: 2, classes: [7, 2], verifier: [{}]}}\n",
+            bundle(TEACHER).display(),
+            bundle(verifier).display()
+        )
+    };
+    let run = |verifier: &str| {
+        fs::write(&experiment, text(verifier)).unwrap();
+        scdd().env("SCDD_DATA", dir.path()).arg("run").arg(&experiment).arg("--output").arg(&output).assert()
+    };
+    run("resnet18-w16").code(2).stderr(contains("is a student bundle"));
+    run("resnet18-w16-supervised").success().stdout(contains("recovered images that a verifier puts into"));
+    let recovered = fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
+    let mut classes: Vec<_> =
+        fs::read_dir(recovered.join("images")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    classes.sort();
+    assert_eq!(classes, ["02_pullover", "07_sneaker"]);
+
+    let results = fs::read(output.join("e/results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
+    let verified = &results["results"]["recoveries"][0]["verified"];
+    let accuracy: serde_json::Value = serde_json::from_slice(
+        &fs::read(
+            fs::read_dir(output.join("stages/verifier")).unwrap().next().unwrap().unwrap().path().join("accuracy.json"),
+        )
+        .unwrap(),
+    )
+    .unwrap();
+    assert_eq!((&verified[0]["top1"], &verified[0]["images"]), (&accuracy["top1"], &serde_json::json!(4)));
+    assert!(fs::read_to_string(output.join("e/report.html")).unwrap().contains("What other networks see"));
+    // Another verifier needs no other images.
+    run(TEACHER).success();
+    assert_eq!(fs::read_dir(output.join("stages/recover")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(output.join("stages/verifier")).unwrap().count(), 2);
+}
+
+#[test]
 fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let more = "labels: [soft, hard]\nwhole_real: {epochs: 1, batch_size: 50}\n\

@@ -52,6 +52,7 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("recover.l2", WEIGHT),
     ("recover.jitter", closed(0.0, 4096.0)),
     ("recover.crop.scale", positive(1.0)),
+    ("recover.classes", closed(0.0, 99_999.0)),
     ("recover.crop_curriculum", closed(0.0, 1.0)),
     ("recover.start.std", positive(100.0)),
     ("recover.start.mean_of", closed(1.0, 100_000.0)),
@@ -117,7 +118,24 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
         check_protocol(protocol)
             .map_err(|fault| fault.moved("relabel", &at("relabel")).moved("validate", &at("validate")))?;
     }
+    without_students(experiment)?;
     hard_labels(experiment)
+}
+
+/// Students are tested on real data, and learn every class that they can tell.
+fn without_students(experiment: &Experiment) -> Result<(), Fault> {
+    let (students, baselines) = (experiment.students.is_empty(), experiment.baselines.is_empty());
+    if experiment.data.kind == DataKind::None && !(students && baselines) {
+        let key = if students { "baselines" } else { "students" };
+        return Err(Fault::new(key, "needs real data, but `data` is `none`: leave it out, or name a data set"));
+    }
+    match experiment.methods.iter().find(|(_, method)| method.classes.is_some()) {
+        Some((name, _)) if !students => {
+            let problem = "students need images of every class: leave it out, or set `data: none` and no students";
+            Err(Fault::new(format!("methods.{name}.classes"), problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is wrong with one method; its keys are called `recover.…`.
@@ -125,6 +143,10 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
     if let Some(Crop { scale }) = recover.crop {
         ascending("recover.crop.scale", scale)?;
     }
+    if let Some(classes) = &recover.classes {
+        axis("recover.classes", classes)?;
+    }
+    distinct("recover.verifier", &recover.verifier)?;
     let within = [
         ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
         ("r_var", recover.r_var, 1.0),
@@ -180,7 +202,8 @@ fn name(name: &str) -> Result<(), Fault> {
 }
 
 fn data(data: &DataConfig) -> Result<(), Fault> {
-    if data.kind.known_name().is_none() && data.path.is_none() {
+    let needs_path = data.kind.known_name().is_none() && data.kind != DataKind::None;
+    if needs_path && data.path.is_none() {
         return Err(Fault::new("data.path", "is missing: such files are found nowhere but where this key says"));
     }
     if data.class_map.is_some() && data.kind != DataKind::ImageFolder {
@@ -195,7 +218,11 @@ fn data(data: &DataConfig) -> Result<(), Fault> {
 /// Axes of the matrix must have values, and none twice.
 fn lists(experiment: &Experiment) -> Result<(), Fault> {
     axis("teachers", &experiment.teachers)?;
-    axis("students", &experiment.students)?;
+    if experiment.data.kind == DataKind::None {
+        distinct("students", &experiment.students)?;
+    } else {
+        axis("students", &experiment.students)?;
+    }
     axis("ipc", &experiment.ipc)?;
     axis("seeds", &experiment.seeds)?;
     axis("methods", &experiment.methods.keys().collect::<Vec<_>>())?;

@@ -20,7 +20,7 @@ pub struct Experiment {
     pub teachers: Vec<PathBuf>,
     /// Teacher bundles that give the soft labels.
     pub relabel_teachers: RelabelTeachers,
-    /// Student bundles.
+    /// Student bundles; none with `data: none`.
     pub students: Vec<PathBuf>,
     /// Images per class, 1..=10000.
     pub ipc: Vec<u32>,
@@ -101,6 +101,8 @@ pub enum DataKind {
     ImageFolder,
     /// A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images \[N, H, W\] or \[N, H, W, C\].
     Npz,
+    /// No real data: images are recovered, and no student is trained on them.
+    None,
 }
 
 impl DataKind {
@@ -111,7 +113,7 @@ impl DataKind {
             DataKind::Mnist => Some("mnist"),
             DataKind::Cifar10 => Some("cifar-10"),
             DataKind::Cifar100 => Some("cifar-100"),
-            DataKind::Idx | DataKind::ImageFolder | DataKind::Npz => None,
+            DataKind::Idx | DataKind::ImageFolder | DataKind::Npz | DataKind::None => None,
         }
     }
 }
@@ -187,9 +189,20 @@ pub struct RecoverConfig {
     pub committee: Option<Committee>,
     /// Quirks of the published code that change results, each by name; or `official`, which is what the named preset's code has.
     pub compat: Vec<Quirk>,
+    /// Classes to recover images of, as indices of the teacher's, each below 100000; `null` is all, which students need.
+    pub classes: Option<Vec<u32>>,
+    /// Bundles that had no part in the synthesis and whose accuracy on the finished images is reported (SRe2L's code has one).
+    pub verifier: Vec<PathBuf>,
 }
 
 impl RecoverConfig {
+    /// The classes to recover, ascending, for a teacher that knows `count`.
+    pub fn classes(&self, count: u32) -> Vec<u32> {
+        let mut classes = self.classes.clone().unwrap_or_else(|| (0..count).collect());
+        classes.sort_unstable();
+        classes
+    }
+
     /// Whether images come out of the network alone, and no training image is read.
     pub fn is_data_free(&self) -> bool {
         matches!(self.start, Start::Noise { .. })

@@ -88,7 +88,7 @@ fn typed(resolved: Mapping) -> Result<Experiment, Fault> {
     Ok(experiment)
 }
 
-/// Turns one value into a list of one, and `data: x` into `data: {type: x}`.
+/// Turns one value into a list of one, and `data: x` into `data: {type: x}`; without real data, students and baselines are none.
 fn spell_out(raw: &mut Mapping) {
     for key in LISTS {
         if let Some(value) = raw.get_mut(key).filter(|value| !value.is_sequence() && !value.is_null()) {
@@ -97,6 +97,11 @@ fn spell_out(raw: &mut Mapping) {
     }
     if let Some(data) = raw.get_mut("data").filter(|data| data.is_string()) {
         *data = Value::Mapping(Mapping::from_iter([("type".into(), data.clone())]));
+    }
+    if raw.get("data").is_some_and(|data| data.get("type") == Some(&"none".into())) {
+        for key in ["students", "baselines"] {
+            raw.entry(key.into()).or_insert_with(|| Value::Sequence(Vec::new()));
+        }
     }
 }
 

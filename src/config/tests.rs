@@ -127,6 +127,23 @@ fn another_type_replaces_the_whole_and_the_same_type_merges() {
 }
 
 #[test]
+fn without_real_data_there_are_neither_students_nor_baselines() {
+    let text = "name: x\ndata: none\nteachers: onnx/a\nipc: 1\nrecover: {classes: [7, 2], verifier: [onnx/b]}\n";
+    let experiment = parse(text, &[]).unwrap();
+    assert_eq!((experiment.students.len(), experiment.baselines.len(), experiment.cells().len()), (0, 0, 0));
+    let classes = |experiment: &Experiment, count| experiment.methods["distilled"].classes(count);
+    assert_eq!((classes(&experiment, 10), classes(&with(""), 3)), (vec![2, 7], vec![0, 1, 2]));
+    assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    for (key, line) in [("students", "students: onnx/s\n"), ("baselines", "baselines: random_real_soft\n")] {
+        let message = parse(&format!("{text}{line}"), &[]).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            format!("e.yaml, line 6: `{key}`: needs real data, but `data` is `none`: leave it out, or name a data set")
+        );
+    }
+}
+
+#[test]
 fn losses_and_schedules_resolve() {
     let edc = with(
         "validate: {loss: {type: mse_gt, ce: 0.025}, schedule: {type: multistep, milestones: [0.8, 0.9], factor: 0.5}, ema: 0.99}\n",
@@ -213,7 +230,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     (
         "seed: 4",
@@ -381,6 +398,12 @@ const FAULTY: &[(&str, &str)] = &[
         "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}",
         "e.yaml: `baselines`: `random_real_soft` has soft labels, but validate.loss is `ce`, which trains on hard labels",
     ),
+    ("recover: {classes: [3, 1, 3]}", "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]"),
+    (
+        "recover: {classes: [3, 1]}",
+        "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
+    ),
+    ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
     (
         "relabel: {crop: {type: padded, pad: 0}}",
         "e.yaml, line 6: `relabel.crop.pad`: 0 is out of range: must be at least 1 and at most 4096",
@@ -453,7 +476,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

@@ -28,11 +28,11 @@ pub struct Batch {
     pub first: u32,
 }
 
-/// All images of a set in batches.
+/// `ipc` images of each of `classes` in batches.
 ///
 /// With several rounds (DELT's early-late optimisation, arXiv 2411.19946) a class's images join in that many equal parts, each when its share of the
 /// steps is over, so that later ones are optimised less. Images of different rounds share no batch.
-pub fn pack(classes: u32, ipc: u32, config: &RecoverConfig, seed: u64) -> Vec<Batch> {
+pub fn pack(classes: &[u32], ipc: u32, config: &RecoverConfig, seed: u64) -> Vec<Batch> {
     let rounds = u64::from(config.rounds);
     let of_round = |round: u32| {
         let first = (u64::from(config.iterations) * u64::from(round) / rounds) as u32;
@@ -51,16 +51,16 @@ pub fn pack(classes: u32, ipc: u32, config: &RecoverConfig, seed: u64) -> Vec<Ba
 }
 
 /// The images of these `numbers`, in groups that share no batch.
-fn group(classes: u32, numbers: std::ops::Range<u32>, packing: Packing, seed: u64) -> Vec<Vec<Item>> {
+fn group(classes: &[u32], numbers: std::ops::Range<u32>, packing: Packing, seed: u64) -> Vec<Vec<Item>> {
     let of_class = |class: u32| numbers.clone().map(move |number| Item { class, number });
     if packing == Packing::Class {
-        return (0..classes).map(|class| of_class(class).collect()).collect();
+        return classes.iter().map(|&class| of_class(class).collect()).collect();
     }
     if packing == Packing::Ordered {
-        return vec![(0..classes).flat_map(of_class).collect()];
+        return vec![classes.iter().copied().flat_map(of_class).collect()];
     }
     let mut items: Vec<Item> =
-        numbers.clone().flat_map(|number| (0..classes).map(move |class| Item { class, number })).collect();
+        numbers.clone().flat_map(|number| classes.iter().map(move |&class| Item { class, number })).collect();
     if packing == Packing::Shuffled {
         items.shuffle(&mut rng::stream(seed, "recover/packing", numbers.start.into()));
     }
@@ -73,7 +73,7 @@ mod tests {
     use crate::recover::tests::config;
 
     fn packed(settings: &str, seed: u64) -> Vec<Batch> {
-        let batches = pack(3, 4, &config(settings), seed);
+        let batches = pack(&[0, 1, 2], 4, &config(settings), seed);
         let mut all: Vec<_> = batches.iter().flat_map(|b| &b.items).map(|i| (i.class, i.number)).collect();
         all.sort_unstable();
         let complete: Vec<_> = (0..3).flat_map(|class| (0..4).map(move |number| (class, number))).collect();
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(sizes(&found), [5, 1, 5, 1]);
         assert_eq!(found.iter().map(|batch| batch.first).collect::<Vec<_>>(), [0, 0, 50, 50]);
         assert!(found[2].items.iter().all(|item| item.number >= 2));
-        let single = pack(3, 1, &config("{rounds: 8}"), 0);
+        let single = pack(&[0, 1, 2], 1, &config("{rounds: 8}"), 0);
         assert_eq!((single.len(), single[0].first), (1, 0));
     }
 }

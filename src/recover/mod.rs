@@ -13,6 +13,7 @@ mod committee;
 mod engine;
 mod prior;
 mod start;
+mod verifier;
 mod views;
 
 use std::ops::Range;
@@ -26,7 +27,7 @@ use crate::config::{Quirk, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Dataset, Normalization, Resample, Size};
 use crate::replica::{PlanOptions, ReplicaError};
-use crate::teacher::{Bundle, BundleError};
+use crate::teacher::{Bundle, BundleError, RuntimeError};
 
 use adam::Adam;
 pub use alignment::objective;
@@ -34,6 +35,7 @@ pub use batch::{Batch, Item};
 use committee::Committee;
 use prior::Priors;
 use start::{Starts, resize};
+pub use verifier::{Accuracy, accuracy};
 
 /// torchvision's range of a random crop's width over height.
 pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
@@ -49,6 +51,8 @@ pub enum RecoverError {
     Torch { teacher: String, source: TchError },
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error(
         "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
     )]
@@ -139,8 +143,8 @@ impl<'a> Recover<'a> {
         self
     }
 
-    /// All images of a set of `ipc` per class, packed into batches.
-    pub fn batches(&self, classes: u32, ipc: u32, seed: u64) -> Vec<Batch> {
+    /// All images of a set of `ipc` per class of `classes`, packed into batches.
+    pub fn batches(&self, classes: &[u32], ipc: u32, seed: u64) -> Vec<Batch> {
         batch::pack(classes, ipc, self.config, seed)
     }
 

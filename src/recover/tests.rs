@@ -35,7 +35,9 @@ fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     let recover =
         Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default()).unwrap().with_data(&data);
     let mut losses = Vec::new();
-    let images = recover.run(&recover.batches(10, 1, 0)[0], 0, &mut |point| losses.push(point.loss)).unwrap();
+    let images = recover
+        .run(&recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0], 0, &mut |point| losses.push(point.loss))
+        .unwrap();
     (images, losses)
 }
 
@@ -136,7 +138,7 @@ fn images_of_later_rounds_take_the_rest_of_the_schedule() {
     let teacher = shipped("resnet18-w16-supervised");
     let config = config("{iterations: 4, rounds: 2}");
     let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
-    let batches = recover.batches(10, 2, 0);
+    let batches = recover.batches(&(0..10).collect::<Vec<_>>(), 2, 0);
     assert_eq!(batches.iter().map(|batch| recover.steps(batch)).collect::<Vec<_>>(), [4, 2]);
     let mut steps = Vec::new();
     recover.run(&batches[1], 0, &mut |point| steps.push(point.iteration)).unwrap();

@@ -10,7 +10,9 @@ use serde::Serialize;
 use super::chart::{COLOURS, Line, Scale, line_chart, strip};
 use super::images::{ClassRow, class_rows};
 use super::summary::{Comparison, Summary, comparisons, groups, stat, summaries};
-use super::text::{block_title, difference, images, labels, percent, protocols, score, size, summary_images};
+use super::text::{
+    block_title, difference, images, labels, percent, protocols, score, size, summary_images, verifier_cells,
+};
 use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint};
 
 const TEMPLATE: &str = include_str!("template.html");
@@ -25,6 +27,7 @@ struct Page<'a> {
     fewest_seeds: usize,
     tables: Vec<Table>,
     recoveries: Vec<Figure>,
+    verified: Vec<[String; 7]>,
     /// The first seed's images are shown, the others' can be unfolded.
     first_grids: Vec<GridView>,
     other_grids: Vec<GridView>,
@@ -108,6 +111,7 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
         fewest_seeds: groups(&results.rows).iter().map(Vec::len).min().unwrap_or(0),
         tables: tables(results),
         recoveries: recoveries(&results.recoveries),
+        verified: results.recoveries.iter().flat_map(verifier_cells).collect(),
         first_grids,
         other_grids,
         experiment: &results.experiment,

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use crate::config::Labels;
+use crate::recover::Accuracy;
 use crate::run::stage::{StageError, Timing, write_atomic};
 
 pub use compare::{CompareError, merge, read};
@@ -162,6 +163,19 @@ pub struct Recovery {
     pub seed: u64,
     /// The objective, averaged over batches.
     pub curve: Vec<RecoverPoint>,
+    /// What networks that had no part in it see in the images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verified: Vec<Verified>,
+}
+
+/// A verifier's accuracy on a set of synthetic images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The network.
+    pub verifier: String,
+    /// How many images it puts into their classes.
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
 }
 
 /// The objective at one step.

@@ -92,6 +92,7 @@ pub(super) fn sample(root: &Path) -> Results {
                 ipc: 10,
                 seed,
                 curve: curve.collect(),
+                verified: vec![],
             });
             let folder = folder(root, &format!("{teacher}-{seed}"));
             results.grids.push(Grid {

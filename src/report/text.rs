@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
-use super::{Labels, ReportError, Results, Row};
+use super::{Labels, Recovery, ReportError, Results, Row, Verified};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
 pub(super) fn percent(stat: Stat) -> String {
@@ -105,16 +105,41 @@ pub fn table(results: &Results) -> String {
         text += &rankings(block);
         text.push('\n');
     }
-    text += &differences(results);
-    text += SPREAD_NOTE;
-    text += &few_seeds(&all);
-    text +=
-        "s/image: recovering; memory: the process's peak during any of the stages; label size: stored soft labels\n";
-    if text.contains(RANKING[3]) {
-        text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
+    if !all.is_empty() {
+        text += &differences(results);
+        text += SPREAD_NOTE;
+        text += &few_seeds(&all);
+        text += "s/image: recovering; memory: the process's peak during any of the stages; label size: stored soft labels\n";
+        if text.contains(RANKING[3]) {
+            text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
+        }
+        text += BEST_NOTE;
     }
-    text += BEST_NOTE;
-    text
+    text + &verifier_table(&results.recoveries)
+}
+
+/// What the verifiers see in each set of synthetic images; empty without verifiers.
+fn verifier_table(recoveries: &[Recovery]) -> String {
+    let found: Vec<_> = recoveries.iter().flat_map(verifier_cells).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    let headings = ["set", "per class", "seed", "verifier", "images", "top-1", "top-5"];
+    let mut lines = vec![headings.map(str::to_string)];
+    lines.extend(found);
+    format!("recovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
+}
+
+/// What images, how many per class, seed, verifier, how many in all, top-1 and top-5 in percent, per verifier.
+pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
+    let cells = |Verified { verifier, accuracy }: &Verified| {
+        let percent = |count: usize| format!("{:.1}", 100.0 * count as f64 / accuracy.images as f64);
+        let images = images(&recovery.method, Some(&recovery.teacher));
+        let (ipc, seed) = (recovery.ipc.to_string(), recovery.seed.to_string());
+        let (top1, top5) = (percent(accuracy.top1), percent(accuracy.top5));
+        [images, ipc, seed, verifier.clone(), accuracy.images.to_string(), top1, top5]
+    };
+    recovery.verified.iter().map(cells).collect()
 }
 
 /// DD-Ranking's scores of a block's rows, where there is more to say than the difference from random real images.

@@ -32,6 +32,28 @@ impl Choice {
     }
 }
 
+/// One set of synthetic images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Set<'a> {
+    pub teacher: &'a Path,
+    pub method: &'a str,
+    pub ipc: u32,
+    pub seed: u64,
+}
+
+/// Every set of synthetic images, whether or not a student learns from it.
+pub fn sets(experiment: &Experiment) -> Vec<Set<'_>> {
+    let mut sets = Vec::new();
+    for teacher in &experiment.teachers {
+        for method in experiment.methods.keys() {
+            for &ipc in &experiment.ipc {
+                sets.extend(experiment.seeds.iter().map(|&seed| Set { teacher, method, ipc, seed }));
+            }
+        }
+    }
+    sets
+}
+
 /// One row of the results, for one seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {

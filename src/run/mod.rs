@@ -23,7 +23,7 @@ use crate::report::{self, ReportError, Results};
 use crate::teacher::{Bundle, BundleError, Role, Runtime, RuntimeError};
 use crate::validate::ValidateError;
 
-use matrix::{Line, Origin, lines};
+use matrix::{Line, Origin, Set, lines};
 use pieces::{Images, Labelled, Mode, Pieces};
 use plan::Plan;
 use stage::{StageError, write_atomic};
@@ -55,6 +55,8 @@ pub enum RunError {
     Misfit { path: PathBuf, what: String },
     #[error("{}: {what}; remove the directory and run again", path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error("this needs real data, but the experiment has `data: none`; name a data set")]
+    NoData,
     #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
     Incomplete { missing: PathBuf },
     #[error("CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device; use `device: cpu` or `auto`")]
@@ -115,12 +117,16 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
     };
     let bundles = load_bundles(experiment)?;
     let pieces = prepare(experiment, &bundles, setting.output, mode)?;
+    let recovered = recover(experiment, &bundles, &pieces)?;
     let made = make(experiment, &bundles, &pieces, setting.goal)?;
     let whole = make_whole(experiment, &bundles, &pieces, setting.goal)?;
     let mut directories: BTreeSet<PathBuf> = made.iter().filter_map(|row| row.directory(setting.goal)).collect();
+    if setting.goal == Goal::Recover {
+        directories.extend(recovered.iter().map(|one| one.images.directory.clone()));
+    }
     directories.extend(whole.iter().map(|row| row.directory.clone()));
     let resolved = experiment.to_yaml()?;
-    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &made, &whole)?;
+    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &recovered, &made, &whole)?;
     if setting.goal == Goal::Report {
         let home = setting.output.join(&experiment.name);
         write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
@@ -192,6 +198,7 @@ pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<Dis
 pub fn plan(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
     let bundles = load_bundles(experiment)?;
     let pieces = prepare(experiment, &bundles, output, Mode::List)?;
+    recover(experiment, &bundles, &pieces)?;
     make(experiment, &bundles, &pieces, goal)?;
     make_whole(experiment, &bundles, &pieces, goal)?;
     Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
@@ -213,6 +220,34 @@ fn prepare<'a>(
         pieces.verify(bundle)?;
     }
     Ok(pieces)
+}
+
+/// One set of synthetic images, and by verifier the directory of what it sees in them.
+struct Recovered<'a> {
+    set: Set<'a>,
+    images: Images,
+    verified: Vec<(&'a Path, PathBuf)>,
+}
+
+/// Makes every set of synthetic images and has it verified.
+fn recover<'a>(experiment: &'a Experiment, bundles: &Bundles, pieces: &Pieces) -> Result<Vec<Recovered<'a>>, RunError> {
+    let recover = |set: Set<'a>| {
+        let (teacher, method) = (&bundles[set.teacher], &experiment.methods[set.method]);
+        let images = recover_set(experiment, bundles, pieces, set)?;
+        let verify = |path: &'a PathBuf| {
+            Ok((path.as_path(), pieces.verifier(&images, teacher, method, &bundles[path], set.seed)?))
+        };
+        let verified = method.verifier.iter().map(verify).collect::<Result<_, RunError>>()?;
+        Ok(Recovered { set, images, verified })
+    };
+    matrix::sets(experiment).into_iter().map(recover).collect()
+}
+
+fn recover_set(experiment: &Experiment, bundles: &Bundles, pieces: &Pieces, set: Set) -> Result<Images, RunError> {
+    let method = &experiment.methods[set.method];
+    let others = method.committee.iter().flat_map(|committee| &committee.teachers);
+    let others: Vec<&Bundle> = others.map(|path| &bundles[path]).collect();
+    pieces.recover(&bundles[set.teacher], &others, method, set.ipc, set.seed)
 }
 
 /// One row's stages, as far as the goal asked for them.
@@ -254,10 +289,7 @@ fn make_row<'a>(
 ) -> Result<Made<'a>, RunError> {
     let images = match line.origin {
         Origin::Distilled { teacher, method } => {
-            let config = &experiment.methods[method];
-            let others = config.committee.iter().flat_map(|committee| &committee.teachers);
-            let others: Vec<&Bundle> = others.map(|path| &bundles[path]).collect();
-            pieces.recover(&bundles[teacher], &others, config, line.ipc, line.seed)?
+            recover_set(experiment, bundles, pieces, Set { teacher, method, ipc: line.ipc, seed: line.seed })?
         }
         Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
     };
@@ -323,7 +355,9 @@ fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let mut bundles = Bundles::new();
     let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
     let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
-    for path in paths.chain(members).chain(experiment.labellers()).chain(experiment.ensembles()) {
+    let verifiers = experiment.methods.values().flat_map(|method| &method.verifier).map(PathBuf::as_path);
+    let labellers = experiment.labellers().into_iter().chain(experiment.ensembles());
+    for path in paths.chain(members).chain(labellers).chain(verifiers) {
         if !bundles.contains_key(path) {
             bundles.insert(path.into(), Bundle::load(path)?);
         }
@@ -332,21 +366,29 @@ fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
 }
 
 /// Networks must have the data's channels, size and classes, and the part that the experiment gives them.
-fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Result<(), RunError> {
+fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>) -> Result<(), RunError> {
     for (path, bundle) in bundles {
         let misfit = |what: String| Err(RunError::Misfit { path: path.clone(), what });
-        let data = [test.channels, test.height, test.width];
-        if bundle.image_shape() != data {
-            return misfit(format!(
-                "takes images of {:?} [channels, height, width], {} has {data:?}",
-                bundle.image_shape(),
-                test.name
-            ));
+        let is_student = experiment.students.contains(path);
+        if is_student != (bundle.manifest.role == Role::Student) {
+            let (part, role) = if is_student { ("student", "teacher") } else { ("teacher", "student") };
+            return misfit(format!("is a {role} bundle, the experiment names it as a {part}"));
         }
+        let is_teacher = experiment.teachers.contains(path);
         let labels =
             experiment.labellers().contains(&path.as_path()) || experiment.ensembles().any(|member| member == path);
-        if let Some(why) = bundle.without_classifier().filter(|_| labels) {
+        let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+        let helps = committees.flat_map(|committee| &committee.teachers).any(|member| member == path);
+        if is_teacher {
+            check_teacher(experiment, bundles, bundle, test).or_else(misfit)?;
+        }
+        if let Some(why) = bundle.without_classifier().filter(|_| labels && !experiment.students.is_empty()) {
             return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
+        }
+        let Some(test) = test.filter(|_| is_student || is_teacher || labels || helps) else { continue };
+        let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
+        if shape != data {
+            return misfit(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
         }
         let classes = bundle.manifest.classes.len();
         if classes != test.classes.len() && !bundle.manifest.is_features_only() {
@@ -359,10 +401,39 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: &Dataset) -> Resu
                 bundle.manifest.classes.join(", ")
             ));
         }
-        let is_student = experiment.students.contains(path);
-        if is_student != (bundle.manifest.role == Role::Student) {
-            let (part, role) = if is_student { ("student", "teacher") } else { ("teacher", "student") };
-            return misfit(format!("is a {role} bundle, the experiment names it as a {part}"));
+    }
+    Ok(())
+}
+
+/// The teacher knows the classes that are to be recovered, and the verifiers know just as many.
+fn check_teacher(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    teacher: &Bundle,
+    test: Option<&Dataset>,
+) -> Result<(), String> {
+    let features_only = teacher.manifest.is_features_only();
+    let classes = match test.filter(|_| features_only) {
+        Some(test) => test.classes.len(),
+        None if features_only => return Err("has no classifier, and `data: none` gives no classes either".into()),
+        None => teacher.manifest.classes.len(),
+    };
+    for (name, method) in &experiment.methods {
+        if let Some(class) = method.classes.iter().flatten().find(|class| **class as usize >= classes) {
+            return Err(format!("has {classes} classes, method `{name}` asks for class {class}"));
+        }
+        if features_only && !method.verifier.is_empty() {
+            return Err("has no classifier, so its images belong to no class that a verifier could tell".into());
+        }
+        for path in &method.verifier {
+            let (own, verifier) = (teacher.image_shape()[0], &bundles[path]);
+            let (its, known) = (verifier.image_shape()[0], verifier.manifest.classes.len());
+            if (own, classes) != (its, known) {
+                let path = path.display();
+                return Err(format!(
+                    "has {own} channels and {classes} classes, its verifier {path} has {its} and {known}"
+                ));
+            }
         }
     }
     Ok(())

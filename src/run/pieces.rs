@@ -19,7 +19,7 @@ use crate::config::{
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::balance::{self, Auto};
-use crate::recover::{Batch, Item, Point, Recover};
+use crate::recover::{self, Accuracy, Batch, Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
 use crate::replica::PlanOptions;
 use crate::report::RecoverPoint;
@@ -32,6 +32,7 @@ const VERIFY: u32 = 1;
 const BALANCE: u32 = 1;
 const RECOVER: u32 = 2;
 const REAL: u32 = 1;
+const VERIFIER: u32 = 1;
 const RELABEL: u32 = 1;
 const WHOLE: u32 = 1;
 const VALIDATE: u32 = 1;
@@ -40,6 +41,7 @@ const FOLDER: &str = "images";
 const LABELS: &str = "labels.scdd";
 const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
+const ACCURACY: &str = "accuracy.json";
 const AUTO: &str = "r_bn.json";
 
 /// A set of images that is complete on disk.
@@ -102,13 +104,26 @@ impl<'a> Mode<'a> {
     }
 }
 
+/// The real data: where it lies, its test set, and that set's hash.
+struct Real {
+    source: Source,
+    test: Dataset,
+    test_hash: String,
+}
+
+impl Real {
+    fn load(source: Source) -> Result<Self, RunError> {
+        let test = Dataset::load(&source, Split::Test)?;
+        Ok(Self { source, test_hash: data_hash(&test), test })
+    }
+}
+
 /// Makes or finds the stages of one experiment.
 pub struct Pieces<'a> {
     store: Store,
     mode: Mode<'a>,
-    source: Source,
-    test: Dataset,
-    test_hash: String,
+    /// `None` where the experiment has no real data.
+    real: Option<Real>,
     /// Read only where a stage needs it.
     train: OnceCell<Dataset>,
     remarks: RefCell<Vec<String>>,
@@ -117,16 +132,18 @@ pub struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     pub fn new(experiment: &Experiment, root: &Path, mode: Mode<'a>) -> Result<Self, RunError> {
-        let source = source(&experiment.data)?;
-        let test = Dataset::load(&source, Split::Test)?;
-        let test_hash = data_hash(&test);
+        let real = source(&experiment.data)?.map(Real::load).transpose()?;
         let (train, remarks, listed) = (OnceCell::new(), RefCell::default(), RefCell::default());
-        Ok(Self { store: Store::new(root), mode, source, test, test_hash, train, remarks, listed })
+        Ok(Self { store: Store::new(root), mode, real, train, remarks, listed })
     }
 
-    /// The real test set.
-    pub fn test(&self) -> &Dataset {
-        &self.test
+    /// The real test set, if there is real data.
+    pub fn test(&self) -> Option<&Dataset> {
+        self.real.as_ref().map(|real| &real.test)
+    }
+
+    fn real_data(&self) -> Result<&Real, RunError> {
+        self.real.as_ref().ok_or(RunError::NoData)
     }
 
     /// What the user ought to be told.
@@ -169,7 +186,7 @@ impl<'a> Pieces<'a> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = Dataset::load(&self.source, Split::Train)?;
+        let train = Dataset::load(&self.real_data()?.source, Split::Train)?;
         Ok(self.train.get_or_init(|| train))
     }
 
@@ -213,10 +230,12 @@ impl<'a> Pieces<'a> {
             )
         }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
-        let config = &self.balanced(teacher, config)?;
+        // Who verifies the images afterwards changes nothing in them.
+        let config = RecoverConfig { verifier: Vec::new(), ..config.clone() };
+        let config = &self.balanced(teacher, &config)?;
         let identity = json!({"recover": config, "ipc": ipc});
-        let classes = self.classes_of(teacher);
-        let count = classes.len() as u64 * u64::from(ipc);
+        let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, config));
+        let count = chosen.len() as u64 * u64::from(ipc);
         let data = if config.is_data_free() { None } else { Some(self.train()?) };
         let mut inputs = inputs([("teacher", &teacher.hash)]);
         inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
@@ -229,7 +248,7 @@ impl<'a> Pieces<'a> {
             if let Some(data) = data {
                 recover = recover.with_data(data);
             }
-            let batches = recover.batches(classes.len() as u32, ipc, seed);
+            let batches = recover.batches(&chosen, ipc, seed);
             let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
             means.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
             let mut done = 0;
@@ -264,7 +283,39 @@ impl<'a> Pieces<'a> {
 
     /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
     fn classes_of<'b>(&'b self, teacher: &'b Bundle) -> &'b [String] {
-        if teacher.manifest.is_features_only() { &self.test.classes } else { &teacher.manifest.classes }
+        match self.test().filter(|_| teacher.manifest.is_features_only()) {
+            Some(test) => &test.classes,
+            None => &teacher.manifest.classes,
+        }
+    }
+
+    /// The classes to recover from `teacher`, ascending.
+    fn chosen_classes(&self, teacher: &Bundle, config: &RecoverConfig) -> Vec<u32> {
+        config.classes(self.classes_of(teacher).len() as u32)
+    }
+
+    /// How many of the images that `method` recovered from `teacher` the network `verifier` puts into their classes; the stage's directory.
+    pub fn verifier(
+        &self,
+        images: &Images,
+        teacher: &Bundle,
+        method: &RecoverConfig,
+        verifier: &Bundle,
+        seed: u64,
+    ) -> Result<PathBuf, RunError> {
+        let name = format!("{}-by-{}", images.name, verifier.name());
+        let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
+        let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?.of_passes(images.count);
+        self.obtain(&stage, |work, means, _| {
+            let set = png::read_set(&images.folder())?;
+            let classes = self.chosen_classes(teacher, method);
+            write_json(work, ACCURACY, &recover::accuracy(verifier, means.runtime, &set, &classes)?)
+        })
+    }
+
+    /// What [`Pieces::verifier`] left in `directory`.
+    pub fn accuracy(&self, directory: &Path) -> Result<Accuracy, RunError> {
+        read_json(&directory.join(ACCURACY))
     }
 
     /// The objective of a recovery, step by step, averaged over its batches (weighted equally).
@@ -358,14 +409,11 @@ impl<'a> Pieces<'a> {
         };
         let kind = if hard { "hard".into() } else { format!("by-{}", labels.teacher) };
         let name = format!("{}-{kind}-{}", images.name, student.name());
-        let inputs = inputs([
-            ("images", &images.key),
-            ("labels", &labels.key),
-            ("student", &student.hash),
-            ("test", &self.test_hash),
-        ]);
+        let Real { test, test_hash, .. } = self.real_data()?;
+        let inputs =
+            inputs([("images", &images.key), ("labels", &labels.key), ("student", &student.hash), ("test", test_hash)]);
         let epochs = protocol.relabel.epochs;
-        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * self.test.len() as u64;
+        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?
             .of_passes(3 * images.count * u64::from(epochs) + tests);
         self.obtain(&stage, |work, means, device| {
@@ -374,7 +422,7 @@ impl<'a> Pieces<'a> {
                 store::Store::open(&labels.directory.join(LABELS)).map_err(crate::relabel::RelabelError::from)?;
             let mut fresh = Student::new(student, seed, device)?;
             let lesson = Lesson { images: &set, labels: &labels };
-            let training = fresh.train(&lesson, &self.test, &config, means.progress)?;
+            let training = fresh.train(&lesson, test, &config, means.progress)?;
             work.write("student.safetensors", &fresh.checkpoint()?)?;
             write_json(work, TRAINING, &training)
         })
@@ -404,9 +452,10 @@ impl<'a> Pieces<'a> {
         let RelabelConfig { crop, flip, .. } = &views;
         let seen = json!({"epochs": epochs, "batch_size": batch_size, "crop": crop, "flip": flip});
         let identity = json!({"views": seen, "validate": config});
-        let inputs = inputs([("data", &data_hash(train)), ("student", &student.hash), ("test", &self.test_hash)]);
+        let Real { test, test_hash, .. } = self.real_data()?;
+        let inputs = inputs([("data", &data_hash(train)), ("student", &student.hash), ("test", test_hash)]);
         let count = train.len() as u64;
-        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * self.test.len() as u64;
+        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
             .of_passes(3 * count * u64::from(epochs) + tests);
         let key = stage.key();
@@ -416,7 +465,7 @@ impl<'a> Pieces<'a> {
             let labels = store::Store::open(&path).map_err(crate::relabel::RelabelError::from)?;
             let mut fresh = Student::new(student, seed, device)?;
             let lesson = Lesson { images: train, labels: &labels };
-            let training = fresh.train(&lesson, &self.test, &config, means.progress)?;
+            let training = fresh.train(&lesson, test, &config, means.progress)?;
             drop(labels);
             work.discard(&path)?;
             write_json(work, TRAINING, &training)
@@ -499,9 +548,10 @@ fn data_hash(set: &Dataset) -> String {
 }
 
 /// Where the experiment's data lies.
-fn source(data: &DataConfig) -> Result<Source, DataError> {
+fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
     let unset = || DataError::Mismatch("the experiment's data has no path: set `data.path`".into());
-    match (data.kind, data.kind.known_name(), &data.path) {
+    let found = match (data.kind, data.kind.known_name(), &data.path) {
+        (DataKind::None, ..) => return Ok(None),
         (_, Some(name), Some(path)) => Source::find_at(name, path),
         (_, Some(name), None) => Source::find(name),
         (_, None, None) => Err(unset()),
@@ -511,7 +561,8 @@ fn source(data: &DataConfig) -> Result<Source, DataError> {
             None => Ok(Source::ImageFolder(path.clone())),
         },
         (_, None, Some(path)) => Ok(Source::Idx(path.clone())),
-    }
+    };
+    found.map(Some)
 }
 
 fn device(device: Device) -> Result<tch::Device, RunError> {

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::matrix::{Line, Origin};
+use super::matrix::{Line, Origin, Set};
 use super::pieces::Pieces;
 use super::stage::Timing;
-use super::{Bundles, Made, RunError, Whole};
-use crate::config::{Experiment, Labels};
-use crate::report::{self, Cost, Grid, Recovery, Results, Row};
+use super::{Bundles, Made, Recovered, RunError, Whole};
+use crate::config::{Experiment, Labels, RecoverConfig};
+use crate::data::Dataset;
+use crate::report::{self, Cost, Grid, Recovery, Results, Row, Verified};
 
 /// Everything that the report shows of `made`; rows only where students were trained.
 pub(super) fn collect(
@@ -15,23 +16,26 @@ pub(super) fn collect(
     resolved: String,
     bundles: &Bundles,
     pieces: &Pieces,
+    recovered: &[Recovered],
     made: &[Made],
     whole: &[Whole],
 ) -> Result<Results, RunError> {
-    let named = bundles.values().find(|b| !b.manifest.is_features_only());
     let mut results = Results {
         name: experiment.name.clone(),
-        data: pieces.test().name.clone(),
-        classes: named.map(|b| b.manifest.classes.clone()).unwrap_or_default(),
-        test_images: pieces.test().len(),
+        data: pieces.test().map_or("no real data".into(), |test| test.name.clone()),
+        classes: classes(experiment, bundles),
+        test_images: pieces.test().map_or(0, Dataset::len),
         experiment: resolved,
         ..Results::default()
     };
+    for one in recovered {
+        note_recovery(&mut results, experiment, bundles, pieces, one)?;
+    }
     for one in made {
         if let Some(student) = &one.student {
             results.rows.push(row(experiment, bundles, pieces, one, student)?);
         }
-        note_images(&mut results, experiment, bundles, pieces, one)?;
+        note_real(&mut results, one);
     }
     for one in whole {
         results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?);
@@ -103,27 +107,45 @@ fn row(
     })
 }
 
-/// The images' grid and, of distilled ones, how they were recovered; once.
-fn note_images(
+/// Names of the classes that images are of: some network's, as far as the methods recover them.
+fn classes(experiment: &Experiment, bundles: &Bundles) -> Vec<String> {
+    let named = bundles.values().find(|b| !b.manifest.is_features_only());
+    let all = named.map(|b| b.manifest.classes.clone()).unwrap_or_default();
+    let recovered = |class: usize| {
+        let has = |method: &RecoverConfig| method.classes.as_ref().is_none_or(|some| some.contains(&(class as u32)));
+        experiment.methods.values().any(has)
+    };
+    all.into_iter().enumerate().filter(|(class, _)| recovered(*class)).map(|(_, name)| name).collect()
+}
+
+/// How a set of images was recovered, what its verifiers see in it, and its grid.
+fn note_recovery(
     results: &mut Results,
     experiment: &Experiment,
     bundles: &Bundles,
     pieces: &Pieces,
-    made: &Made,
+    recovered: &Recovered,
 ) -> Result<(), RunError> {
-    let folder = made.images.folder();
-    if results.grids.iter().any(|grid| grid.folder == folder) {
-        return Ok(());
-    }
-    let (method, teacher, ipc, seed) =
-        (method(&made.line), teacher(&made.line, bundles), made.line.ipc, made.line.seed);
-    if let Some(teacher) = teacher.clone() {
-        let curve = pieces.recovery_curve(&made.images)?;
-        results.recoveries.push(Recovery { method: method.clone(), teacher, ipc, seed, curve });
-    }
-    let data_free = is_data_free(&made.line, experiment);
-    results.grids.push(Grid { method, data_free, teacher, ipc, seed, folder });
+    let Set { teacher, method, ipc, seed } = recovered.set;
+    let (teacher, method) = (bundles[teacher].name().to_owned(), method.to_owned());
+    let curve = pieces.recovery_curve(&recovered.images)?;
+    let verified = recovered.verified.iter().map(|(verifier, directory)| {
+        Ok(Verified { verifier: bundles[*verifier].name().into(), accuracy: pieces.accuracy(directory)? })
+    });
+    let verified = verified.collect::<Result<_, RunError>>()?;
+    results.recoveries.push(Recovery { method: method.clone(), teacher: teacher.clone(), ipc, seed, curve, verified });
+    let (folder, data_free) = (recovered.images.folder(), experiment.methods[&method].is_data_free());
+    results.grids.push(Grid { method, data_free, teacher: Some(teacher), ipc, seed, folder });
     Ok(())
+}
+
+/// The grid of a row's real images, once.
+fn note_real(results: &mut Results, made: &Made) {
+    let (line, folder) = (&made.line, made.images.folder());
+    if matches!(line.origin, Origin::Real(_)) && results.grids.iter().all(|grid| grid.folder != folder) {
+        let (method, ipc, seed) = (method(line), line.ipc, line.seed);
+        results.grids.push(Grid { method, data_free: false, teacher: None, ipc, seed, folder });
+    }
 }
 
 /// Whether making the images read no real image.
