@@ -23,7 +23,7 @@ pub(super) fn card(
     Ok(format!(
         "---\npretty_name: {title:?}\ntask_categories: [image-classification]\ntags: [dataset-distillation]\nlicense: other\n---\n\
          # {title}\n\n\
-         {count} synthetic images, {height}×{width}, {channels} channel{}, {} classes ({classes}), made by `scdd` {}. {}\n\n\
+         {count} images, {height}×{width}, {channels} channel{}, {} classes ({classes}), made by `scdd` {}. {}\n\n\
          | | |\n| --- | --- |\n\
          | method | {method} |\n\
          | teacher | {} |\n\
@@ -33,8 +33,7 @@ pub(super) fn card(
          ## Soft labels\n\n{}\n\
          ## Settings\n\n```yaml\n{settings}```\n\n\
          ## Licence\n\n\
-         The images were optimised through a network that was trained on real images, and may show features of them. Use them under the licence of {data} \
-         and of the teacher's weights; whether anything more is allowed has not been settled.\n",
+         {} Use them under the licence of {data} and of the teacher's weights; whether anything more is allowed has not been settled.\n",
         if *channels == 1 { "" } else { "s" },
         images.classes.len(),
         env!("CARGO_PKG_VERSION"),
@@ -44,7 +43,17 @@ pub(super) fn card(
         set.seed,
         set.key,
         labels(set, bundles),
+        origin(set),
     ))
+}
+
+/// What of the real images may be in these.
+fn origin(set: &DistilledSet) -> &'static str {
+    if set.method.1.is_data_free() {
+        "The images were optimised from noise through a network that was trained on real images, and may show features of them."
+    } else {
+        "The images started from real images of the training set, and contain parts of them."
+    }
 }
 
 fn layout(format: Format) -> &'static str {
