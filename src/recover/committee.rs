@@ -36,7 +36,7 @@ pub struct Aim {
 }
 
 enum Judge {
-    Plan(Plan),
+    Plan(Box<Plan>),
     /// For statistics that a plan does not take: those of patches.
     Replica(Replica, Objective),
 }
@@ -85,7 +85,7 @@ impl<'a> Committee<'a> {
     pub fn keep(&self, aim: Aim) {
         for (member, judge) in self.members.iter().zip(aim.judges) {
             if let Judge::Plan(plan) = judge {
-                member.engine.keep(plan);
+                member.engine.keep(*plan);
             }
         }
     }
@@ -139,7 +139,7 @@ impl Member<'_> {
             return Ok(Judge::Replica(self.bundle.replica(device)?, objective));
         }
         let shape = [n, c, h, w].map(|d| d as i64);
-        Ok(Judge::Plan(self.engine.plan(&objective, shape).map_err(|e| self.replica(e))?))
+        Ok(Judge::Plan(Box::new(self.engine.plan(&objective, shape).map_err(|e| self.replica(e))?)))
     }
 
     /// Without a classifier there is no cross entropy, and the targets go unused.
