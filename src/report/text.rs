@@ -109,7 +109,7 @@ pub fn table(results: &Results) -> String {
         text += &differences(results);
         text += SPREAD_NOTE;
         text += &few_seeds(&all);
-        text += "s/image: recovering; memory: the process's peak during any of the stages; label size: stored soft labels\n";
+        text += "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
         if text.contains(RANKING[3]) {
             text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
         }
