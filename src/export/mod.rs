@@ -38,7 +38,7 @@ pub enum ExportError {
 pub enum Format {
     /// `images/<class>/<number>.png`, which torchvision's ImageFolder reads
     Imagefolder,
-    /// `images.npz`: `images` uint8 [N, H, W, C], `labels` int64 [N]
+    /// `images.npz`: `images` uint8 \[N, H, W, C\], `labels` int64 \[N\]
     Npz,
     /// `train/<class>/<number>.png` with `train/metadata.jsonl`, which the Hugging Face datasets library reads as `imagefolder`
     Huggingface,
