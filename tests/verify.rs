@@ -6,6 +6,7 @@ use common::{Copied, bundle, copy_bundle, copy_of, features_only, scdd};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use prost::Message;
+use safetensors::SafeTensors;
 use scdd::graph::proto::ModelProto;
 
 const TEACHER: &str = "resnet18-w16-supervised";
@@ -102,6 +103,15 @@ fn with_side_value(copy: &Copied, name: &str, value: f32) {
     copy.replace("bn_stats.safetensors", &bytes);
 }
 
+/// Leaves the network's own statistics alone in the side tensors.
+fn without_class_statistics(copy: &Copied) {
+    let bytes = copy.read("bn_stats.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let own = tensors.iter().filter(|(name, _)| !name.contains(".class_"));
+    copy.replace("bn_stats.safetensors", &safetensors::serialize(own, None).unwrap());
+    copy.edit_manifest(|m| m["statistics"]["calibration"]["per_class"] = false.into());
+}
+
 #[test]
 fn broken_bundles_are_explained() {
     let cut = |file: &'static str, length: usize| {
@@ -148,6 +158,13 @@ fn broken_bundles_are_explained() {
         ),
         (
             complaint(|copy| copy.edit_manifest(|m| m["classes"] = vec!["a".to_owned(), "b".to_owned()].into())),
+            "bn_stats.safetensors: `bn1.class_mean` is F32 [10, 16], expected F32 [2, 16]",
+        ),
+        (
+            complaint(|copy| {
+                without_class_statistics(copy);
+                copy.edit_manifest(|m| m["classes"] = vec!["a".to_owned(), "b".to_owned()].into());
+            }),
             "golden.safetensors: `targets` contains class",
         ),
         (complaint(|copy| copy.edit_manifest(|m| m["rolle"] = "teacher".into())), "unknown field `rolle`"),
