@@ -55,7 +55,8 @@ def scdd(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def recover(folder: Path, teacher: Path, **keys: Any) -> subprocess.CompletedProcess[str]:
     # The statistics of networks with random weights are those of unit noise: images start far from it.
-    recipe = {"iterations": 30, "learning_rate": 0.1, "jitter": 2, "r_bn": 1, "start": {"type": "noise", "std": 0.2}} | keys
+    start = {"type": "noise", "std": 0.2}
+    recipe = {"iterations": 30, "learning_rate": 0.1, "jitter": 2, "r_bn": 1, "start": start} | keys
     experiment = {"name": "e", "data": "none", "teachers": str(teacher), "ipc": 1, "recover": recipe}
     path = folder / "e.yaml"
     path.write_text(yaml.safe_dump(experiment))
