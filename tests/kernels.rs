@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use scdd::kernels::conv::{Epilogue, Extent, Geometry, for_pieces};
 use scdd::kernels::depthwise::Depthwise;
 use scdd::kernels::direct::Direct;
-use scdd::kernels::pass::{Activation, Backward, Moments, Pass};
+use scdd::kernels::gradient::sum_pixels;
+use scdd::kernels::pass::{Activation, Backward, GradientSums, Moments, Pass, Pulling};
+use scdd::kernels::pool;
 use scdd::kernels::winograd::{Tile, Winograd};
 use scdd::kernels::{Aligned, Isa};
 
@@ -197,6 +199,124 @@ proptest! {
                 &|x, y, beside, epilogue| backward.run(x, y, beside, epilogue),
                 5e-6,
             );
+        }
+    }
+
+    #[test]
+    fn gradients_of_weights(case in prop_oneof![case(false), small_kernel()], more in 1usize..3) {
+        // More images than one part or group of tiles holds.
+        let case = Case { n: case.n * more * 9, ..case };
+        let (from, to) = case.ends();
+        let [inputs, outputs] = case.channels;
+        let [height, width] = case.geometry.kernel;
+        let (x, dy) = (values(from.pixels() * inputs, 1), values(to.pixels() * outputs, 2));
+        let mut wanted = vec![0f64; case.weight_len()];
+        case.multiplications(|at_y, at_x, at_w| {
+            // From [O, I, y, x] to [y, x, I, O].
+            let (o, rest) = (at_w / (inputs * height * width), at_w % (inputs * height * width));
+            let (i, tap) = (rest / (height * width), rest % (height * width));
+            wanted[(tap * inputs + i) * outputs + o] += f64::from(x[at_x]) * f64::from(dy[at_y]);
+        });
+        let mut scratch = Aligned::zeros(0);
+        for isa in Isa::available() {
+            let mut found = vec![f32::NAN; wanted.len()];
+            let direct = Direct::forward(isa, case.channels, case.geometry, |_, _, _, _| 0.0);
+            direct.weight_gradient((&x, from), (&dy, to), &mut scratch, &mut found);
+            prop_assert!(relative(&found, &wanted) < 2e-6);
+            let g = &case.geometry;
+            let small = g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.pad.iter().all(|&p| p <= 2);
+            for tile in [Tile::Two, Tile::Four].into_iter().filter(|_| small && Winograd::accepts(isa, inputs, outputs)) {
+                let mut found = vec![f32::NAN; wanted.len()];
+                let winograd = Winograd::blank(isa, tile, case.channels, g.pad);
+                winograd.weight_gradient((&x, from), (&dy, to), &mut scratch, &mut found);
+                let error = relative(&found, &wanted);
+                prop_assert!(error < 5e-6, "{:?} {:?}: {:e}", isa, tile, error);
+            }
+        }
+    }
+
+    #[test]
+    fn weights_can_be_set_again(case in small_kernel()) {
+        let [inputs, outputs] = case.channels;
+        let kernel = values(9 * inputs * outputs, 3);
+        let at = |o: usize, i: usize, y: usize, x: usize| kernel[((y * 3 + x) * inputs + i) * outputs + o];
+        let (from, to) = case.ends();
+        let x = values(from.pixels() * inputs, 1);
+        let isas = Isa::available().into_iter().filter(|&isa| Winograd::accepts(isa, inputs, outputs));
+        for (isa, tile) in isas.flat_map(|isa| [(isa, Tile::Two), (isa, Tile::Four)]) {
+            let run = |winograd: &Winograd| {
+                let mut y = vec![f32::NAN; to.pixels() * outputs];
+                winograd.run((&x, from), (&mut y, to), None, &|_| {});
+                y
+            };
+            let wanted: Vec<f64> =
+                run(&Winograd::new(isa, tile, case.channels, case.geometry.pad, at)).into_iter().map(f64::from).collect();
+            let mut again = Winograd::blank(isa, tile, case.channels, case.geometry.pad);
+            again.set(&values(kernel.len(), 4));
+            again.set(&kernel);
+            prop_assert!(relative(&run(&again), &wanted) < 2e-6);
+        }
+    }
+
+    #[test]
+    fn averages_and_their_way_back(
+        width in 2usize..9,
+        channels in prop::sample::select(vec![1usize, 5, 16, 40, 64]),
+    ) {
+        let rows = values(2 * width * channels, 1);
+        let half = width / 2;
+        let gradient = values(half * channels, 2);
+        let at = |y: usize, x: usize, c: usize| (y * width + x) * channels + c;
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; half * channels];
+            pool::average(isa, &rows, width, channels, &mut out);
+            let mut back = vec![f32::NAN; rows.len()];
+            pool::spread(isa, &gradient, width, channels, &mut back);
+            for (x, c) in (0..half).flat_map(|x| (0..channels).map(move |c| (x, c))) {
+                let four = [(0, 2 * x), (0, 2 * x + 1), (1, 2 * x), (1, 2 * x + 1)].map(|(y, x)| at(y, x, c));
+                let mean = four.iter().map(|&i| rows[i]).sum::<f32>() / 4.0;
+                prop_assert!((out[x * channels + c] - mean).abs() < 1e-6);
+                prop_assert!(four.iter().all(|&i| back[i] == gradient[x * channels + c] / 4.0));
+            }
+            if width % 2 == 1 {
+                prop_assert!((0..2).all(|y| (0..channels).all(|c| back[at(y, width - 1, c)] == 0.0)));
+            }
+        }
+    }
+
+    #[test]
+    fn sums_that_batch_statistics_need(
+        pixels in 1usize..200,
+        channels in prop::sample::select(vec![1usize, 5, 16, 40, 64, 100]),
+        with_residual: bool,
+    ) {
+        let len = pixels * channels;
+        let (x, residual, gradient) = (values(len, 1), values(len, 2), values(len, 3));
+        let [scale, shift, centre] = [5, 6, 7].map(|seed| values(channels, seed));
+        let residual = with_residual.then_some(residual.as_slice());
+        let activation = Activation::Clamp { low: 0.0, high: f32::INFINITY };
+        let (mut sums, mut products) = (vec![0f64; channels], vec![0f64; channels]);
+        for i in 0..len {
+            let c = i % channels;
+            // In single precision, so that no rounding moves a value over the kink.
+            let p = x[i].mul_add(scale[c], shift[c]) + residual.map_or(0.0, |r| r[i]);
+            let g = f64::from(gradient[i]) * reference(activation, f64::from(p)).1;
+            sums[c] += g;
+            products[c] += g * (f64::from(x[i]) - f64::from(centre[c]));
+        }
+        let pass = Pass { scale: &scale, shift: &shift, activation };
+        for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Portable) {
+            let mut found = GradientSums::zeros(channels);
+            pass.sum_gradients(isa, Pulling { x: &x, residual, gradient: &gradient, centre: &centre }, &mut found);
+            for (found, wanted) in [(&found.gradient, &sums), (&found.product, &products)] {
+                let apart = found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0.0, f64::max);
+                prop_assert!(apart < 1e-5, "{apart:e}");
+            }
+            let whole = sum_pixels(isa, &gradient, channels);
+            let wanted: Vec<f64> = (0..channels)
+                .map(|c| gradient.iter().skip(c).step_by(channels).map(|&g| f64::from(g)).sum())
+                .collect();
+            prop_assert!(whole.iter().zip(&wanted).all(|(f, w)| (f64::from(*f) - w).abs() < 1e-4));
         }
     }
 

@@ -12,7 +12,7 @@ use super::gemm::{Packed, multiply};
 use super::lanes::{Isa, Kernel, Lanes};
 
 /// Pixels that are gathered and multiplied at once.
-const BLOCK: usize = 48;
+pub(super) const BLOCK: usize = 48;
 
 /// Taps of one kernel row that lie side by side in the input: their pixels are copied in one go.
 struct Run {
@@ -22,20 +22,20 @@ struct Run {
 }
 
 /// The output pixels (offset + step · base); each sees the input around base · stride.
-struct Phase {
+pub(super) struct Phase {
     offset: [usize; 2],
     runs: Vec<Run>,
-    weights: Packed,
+    pub weights: Packed,
 }
 
 /// A convolution (or its gradient with respect to the input) with its weights packed.
 pub struct Direct {
-    isa: Isa,
-    inputs: usize,
-    outputs: usize,
+    pub(super) isa: Isa,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
     stride: [usize; 2],
     step: [usize; 2],
-    phases: Vec<Phase>,
+    pub(super) phases: Vec<Phase>,
 }
 
 /// A tap: its offset in the input, and its place in the kernel.
@@ -195,7 +195,7 @@ impl Kernel for Work<'_> {
 }
 
 /// What one output pixel sees, tap by tap.
-fn gather(conv: &Direct, phase: &Phase, x: &[f32], from: Extent, to: Extent, pixel: usize, mut row: &mut [f32]) {
+pub(super) fn gather(conv: &Direct, phase: &Phase, x: &[f32], from: Extent, to: Extent, pixel: usize, mut row: &mut [f32]) {
     let (n, y, column) = (pixel / to.w / to.h, pixel / to.w % to.h, pixel % to.w);
     let base = [y / conv.step[0] * conv.stride[0], column / conv.step[1] * conv.stride[1]].map(|b| b as isize);
     let channels = conv.inputs;

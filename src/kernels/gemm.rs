@@ -1,4 +1,5 @@
-//! Matrix product against a matrix that never changes: it is packed once into panels that the kernel reads front to back.
+//! Matrix products: against a matrix that is packed once into panels, which the kernel reads front to back; and sums of outer products, as the
+//! gradients of weights are.
 
 use super::aligned::Aligned;
 use super::lanes::{Isa, Lanes};
@@ -33,6 +34,18 @@ impl Packed {
             }
         }
         Self { k, columns, lanes, data }
+    }
+
+    /// The panels: first column, columns, and their values row by row.
+    pub(super) fn panels_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut [f32])> {
+        let (k, columns, most) = (self.k, self.columns, VECTORS * self.lanes);
+        let widths = (0..columns).step_by(most).map(move |first| (first, (columns - first).min(most)));
+        let mut rest = &mut self.data[..k * columns];
+        widths.map(move |(first, width)| {
+            let (panel, after) = std::mem::take(&mut rest).split_at_mut(k * width);
+            rest = after;
+            (first, width, panel)
+        })
     }
 
     /// Rows.
@@ -152,6 +165,103 @@ impl Strip {
                     let to = c.add(i * self.ldc + j * V::COUNT);
                     let sum = if self.accumulate { sum.add(V::load(to)) } else { sum };
                     sum.store(to);
+                }
+            }
+        }
+    }
+}
+
+/// `c += aᵀ · b`: for each of `depth` rows of `a` and of `b`, the outer product of `m` values of the one and `n` of the other. Rows of `a` are `lda`
+/// apart, those of `b` `ldb`, those of `c`, of which there are `m`, `n`.
+#[inline(always)]
+pub(super) fn add_outer<V: Lanes>(
+    (a, lda, m): (&[f32], usize, usize),
+    (b, ldb, n): (&[f32], usize, usize),
+    depth: usize,
+    c: &mut [f32],
+) {
+    if depth == 0 || m == 0 || n == 0 {
+        return;
+    }
+    assert!(lda >= m && ldb >= n && a.len() >= (depth - 1) * lda + m && b.len() >= (depth - 1) * ldb + n);
+    assert!(c.len() >= m * n);
+    let outer = Outer { lda, ldb, ldc: n, depth };
+    // SAFETY: by the assertions above, `depth` rows of `a` hold m values, those of `b` n, and so do m rows of `c`; a sweep over `width` columns from
+    // `first` on stays below n.
+    unsafe {
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+        let mut first = 0;
+        while first + VECTORS * V::COUNT <= n {
+            outer.sweep::<V, VECTORS>(m, a, b.add(first), c.add(first));
+            first += VECTORS * V::COUNT;
+        }
+        while first + V::COUNT <= n {
+            outer.sweep::<V, 1>(m, a, b.add(first), c.add(first));
+            first += V::COUNT;
+        }
+        while first < n {
+            outer.sweep::<f32, 1>(m, a, b.add(first), c.add(first));
+            first += 1;
+        }
+    }
+}
+
+/// What all register tiles of a sum of outer products share.
+#[derive(Clone, Copy)]
+struct Outer {
+    lda: usize,
+    ldb: usize,
+    ldc: usize,
+    depth: usize,
+}
+
+impl Outer {
+    /// # Safety
+    /// `depth` rows of m values at `a` and of N vectors at `b`, and m rows of N vectors at `c`.
+    #[inline(always)]
+    unsafe fn sweep<V: Lanes, const N: usize>(self, m: usize, a: *const f32, b: *const f32, c: *mut f32) {
+        let whole = m - m % ROWS;
+        // SAFETY: every tile lies within the m values that the caller vouches for.
+        unsafe {
+            for i in (0..whole).step_by(ROWS) {
+                self.tile::<V, ROWS, N>(a.add(i), b, c.add(i * self.ldc));
+            }
+            let (a, c) = (a.add(whole), c.add(whole * self.ldc));
+            match m - whole {
+                0 => {}
+                1 => self.tile::<V, 1, N>(a, b, c),
+                2 => self.tile::<V, 2, N>(a, b, c),
+                3 => self.tile::<V, 3, N>(a, b, c),
+                4 => self.tile::<V, 4, N>(a, b, c),
+                _ => self.tile::<V, 5, N>(a, b, c),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`sweep`](Self::sweep), with M values.
+    #[inline(always)]
+    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(self, a: *const f32, b: *const f32, c: *mut f32) {
+        // SAFETY: i < M, j < N and p < depth keep every access within what the caller vouches for.
+        unsafe {
+            let mut sums = [[V::splat(0.0); N]; M];
+            for p in 0..self.depth {
+                let (a, row) = (a.add(p * self.lda), b.add(p * self.ldb));
+                let mut b = [V::splat(0.0); N];
+                for (j, b) in b.iter_mut().enumerate() {
+                    *b = V::load(row.add(j * V::COUNT));
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let a = V::splat(*a.add(i));
+                    for (sum, b) in sums.iter_mut().zip(b) {
+                        *sum = a.mul_add(b, *sum);
+                    }
+                }
+            }
+            for (i, sums) in sums.into_iter().enumerate() {
+                for (j, sum) in sums.into_iter().enumerate() {
+                    let to = c.add(i * self.ldc + j * V::COUNT);
+                    sum.add(V::load(to)).store(to);
                 }
             }
         }

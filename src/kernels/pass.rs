@@ -287,6 +287,103 @@ impl Pass<'_> {
     }
 }
 
+/// Per channel, what BatchNorm's own gradient is made of: the sums of the gradient of `scale · x + shift`, and of it times `x`'s distance from a centre.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GradientSums {
+    pub gradient: Vec<f64>,
+    pub product: Vec<f64>,
+}
+
+impl GradientSums {
+    pub fn zeros(channels: usize) -> Self {
+        Self { gradient: vec![0.0; channels], product: vec![0.0; channels] }
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        self.gradient.iter_mut().zip(&other.gradient).for_each(|(sum, v)| *sum += v);
+        self.product.iter_mut().zip(&other.product).for_each(|(sum, v)| *sum += v);
+    }
+}
+
+/// What [`Pass::sum_gradients`] reads.
+#[derive(Clone, Copy)]
+pub struct Pulling<'a> {
+    pub x: &'a [f32],
+    pub residual: Option<&'a [f32]>,
+    /// Of the result.
+    pub gradient: &'a [f32],
+    /// Per channel, what `x` is measured from.
+    pub centre: &'a [f32],
+}
+
+impl Pass<'_> {
+    /// Adds the sums over all pixels to `sums`.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn sum_gradients(&self, isa: Isa, work: Pulling, sums: &mut GradientSums) {
+        let (len, channels) = (work.gradient.len(), self.scale.len());
+        assert!(work.x.len() == len && work.residual.is_none_or(|r| r.len() == len) && len.is_multiple_of(channels));
+        assert!(self.shift.len() == channels && work.centre.len() == channels);
+        assert!(sums.gradient.len() == channels && sums.product.len() == channels);
+        isa.run(Summing { pass: self, work, sums });
+    }
+}
+
+struct Summing<'a, 'w> {
+    pass: &'a Pass<'a>,
+    work: Pulling<'w>,
+    sums: &'a mut GradientSums,
+}
+
+impl Kernel for Summing<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        with_function!(self.pass.activation, |function| sweep::<V>(&mut With { work: self, function }));
+    }
+}
+
+impl<F: Function> Columns for With<Summing<'_, '_>, F> {
+    fn channels(&self) -> usize {
+        self.work.pass.scale.len()
+    }
+
+    #[inline(always)]
+    fn columns<V: Lanes, const N: usize>(&mut self, first: usize) {
+        let Self { work: Summing { pass, work, sums }, function } = self;
+        let channels = pass.scale.len();
+        let scale = vectors::<V, N>(&pass.scale[first..]);
+        let shift = vectors::<V, N>(&pass.shift[first..]);
+        let centre = vectors::<V, N>(&work.centre[first..]);
+        for block in (first..work.x.len()).step_by(SINGLE * channels) {
+            let mut partial = [[V::splat(0.0); 2]; N];
+            for at in (block..work.x.len().min(block + SINGLE * channels)).step_by(channels) {
+                for (j, partial) in partial.iter_mut().enumerate() {
+                    let here = at + j * V::COUNT..at + (j + 1) * V::COUNT;
+                    let x = V::read(&work.x[here.clone()]);
+                    let mut p = x.mul_add(scale[j], shift[j]);
+                    if let Some(residual) = work.residual {
+                        p = p.add(V::read(&residual[here.clone()]));
+                    }
+                    let gradient = function.pull(p, V::read(&work.gradient[here]));
+                    partial[0] = partial[0].add(gradient);
+                    partial[1] = gradient.mul_add(x.sub(centre[j]), partial[1]);
+                }
+            }
+            let mut lanes = [0.0f32; 16];
+            for (j, [gradient, product]) in partial.into_iter().enumerate() {
+                for (part, sums) in [(gradient, &mut sums.gradient), (product, &mut sums.product)] {
+                    part.write(&mut lanes);
+                    let sums = &mut sums[first + j * V::COUNT..][..V::COUNT];
+                    sums.iter_mut().zip(&lanes).for_each(|(sum, v)| *sum += f64::from(*v));
+                }
+            }
+        }
+    }
+}
+
 /// What the way back through a [`Pass`] reads and writes.
 pub struct Backward<'a> {
     pub x: &'a [f32],

@@ -41,14 +41,24 @@ fn column<V: Lanes, const ROWS: usize, const COLUMNS: usize>(rows: &[[V; COLUMNS
 }
 
 /// One dimension of the algorithm: `IN` inputs make `OUT` outputs.
-trait Filter<const IN: usize, const OUT: usize> {
+pub(super) trait Filter<const IN: usize, const OUT: usize> {
     fn weights(g: [f64; 3]) -> [f64; IN];
     fn input<V: Lanes>(d: [V; IN]) -> [V; IN];
     fn output<V: Lanes>(m: [V; IN]) -> [V; OUT];
+    /// The transpose of `output`, which gradients go through.
+    fn spread<V: Lanes>(y: [V; OUT]) -> [V; IN];
+
+    /// Per position of the tile, the factors with which its weight is made of the kernel's nine.
+    fn factors() -> Vec<[f32; 9]> {
+        let unit = |k: usize| Self::weights(std::array::from_fn(|i| if i == k { 1.0 } else { 0.0 }));
+        let parts: [[f64; IN]; 3] = [unit(0), unit(1), unit(2)];
+        let factor = |p: usize, k: usize| (parts[k / 3][p / IN] * parts[k % 3][p % IN]) as f32;
+        (0..IN * IN).map(|p| std::array::from_fn(|k| factor(p, k))).collect()
+    }
 }
 
 /// F(2, 3) at the points 0, ±1, ∞.
-struct Two;
+pub(super) struct Two;
 
 impl Filter<4, 2> for Two {
     fn weights([g0, g1, g2]: [f64; 3]) -> [f64; 4] {
@@ -64,10 +74,15 @@ impl Filter<4, 2> for Two {
     fn output<V: Lanes>([m0, m1, m2, m3]: [V; 4]) -> [V; 2] {
         [m0.add(m1).add(m2), m1.sub(m2).add(m3)]
     }
+
+    #[inline(always)]
+    fn spread<V: Lanes>([y0, y1]: [V; 2]) -> [V; 4] {
+        [y0, y0.add(y1), y0.sub(y1), y1]
+    }
 }
 
 /// F(4, 3) at the points 0, ±A, ±B, ∞.
-struct Four;
+pub(super) struct Four;
 
 impl Four {
     const A: f64 = std::f64::consts::FRAC_1_SQRT_2;
@@ -115,16 +130,25 @@ impl Filter<6, 4> for Four {
             difference_b.mul_add(V::splat(B[2]), difference_a.mul_add(V::splat(A[2]), m5)),
         ]
     }
+
+    #[inline(always)]
+    fn spread<V: Lanes>([y0, y1, y2, y3]: [V; 4]) -> [V; 6] {
+        const A: [f32; 3] = [Four::A as f32, (Four::A * Four::A) as f32, (Four::A * Four::A * Four::A) as f32];
+        const B: [f32; 3] = [Four::B as f32, (Four::B * Four::B) as f32, (Four::B * Four::B * Four::B) as f32];
+        let (even_a, odd_a) = (y2.mul_add(V::splat(A[1]), y0), y3.mul_add(V::splat(A[2]), y1.mul(V::splat(A[0]))));
+        let (even_b, odd_b) = (y2.mul_add(V::splat(B[1]), y0), y3.mul_add(V::splat(B[2]), y1.mul(V::splat(B[0]))));
+        [y0, even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), y3]
+    }
 }
 
 /// A 3×3 convolution of stride 1 with its weights transformed.
 pub struct Winograd {
-    isa: Isa,
-    tile: Tile,
-    inputs: usize,
-    outputs: usize,
+    pub(super) isa: Isa,
+    pub(super) tile: Tile,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
     /// Zeros before the first row and column.
-    pad: [usize; 2],
+    pub(super) pad: [usize; 2],
     /// Per position in the tile, `[inputs, outputs]`.
     weights: Vec<Packed>,
 }
@@ -152,6 +176,29 @@ impl Winograd {
             Tile::Four => transform_weights::<Four, 6, 4>(isa, [inputs, outputs], weight),
         };
         Self { isa, tile, inputs, outputs, pad, weights }
+    }
+
+    /// As [`new`](Self::new) with weights of zero, for weights that are set over and over again.
+    ///
+    /// # Panics
+    /// Unless [`accepts`](Self::accepts).
+    pub fn blank(isa: Isa, tile: Tile, channels: [usize; 2], pad: [usize; 2]) -> Self {
+        Self::new(isa, tile, channels, pad, |_, _, _, _| 0.0)
+    }
+
+    /// Exchanges the weights for `kernel`, `[3, 3, inputs, outputs]`; they are transformed in single precision.
+    ///
+    /// # Panics
+    /// When `kernel` has another length.
+    pub fn set(&mut self, kernel: &[f32]) {
+        assert!(kernel.len() == 9 * self.inputs * self.outputs);
+        let factors = match self.tile {
+            Tile::Two => <Two as Filter<4, 2>>::factors(),
+            Tile::Four => <Four as Filter<6, 4>>::factors(),
+        };
+        let (isa, columns) = (self.isa, self.outputs);
+        let work = self.weights.par_iter_mut().zip(factors);
+        work.for_each(|(packed, factors)| isa.run(Transform { packed, kernel, columns, factors }));
     }
 
     /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every finished piece of `y` and what lies beside it.
@@ -216,12 +263,41 @@ fn transform_weights<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     (0..IN * IN).into_par_iter().map(|p| Packed::new(isa, inputs, outputs, |i, o| at(p, i, o))).collect()
 }
 
+/// One position's weights out of a kernel `[3, 3, depth, columns]`.
+struct Transform<'a> {
+    packed: &'a mut Packed,
+    kernel: &'a [f32],
+    columns: usize,
+    factors: [f32; 9],
+}
+
+impl Kernel for Transform<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let tap = self.packed.depth() * self.columns;
+        for (first, width, panel) in self.packed.panels_mut() {
+            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                for (j, to) in row.chunks_exact_mut(V::COUNT).enumerate() {
+                    let at = i * self.columns + first + j * V::COUNT;
+                    let mut sum = V::splat(0.0);
+                    for (k, factor) in self.factors.into_iter().enumerate() {
+                        sum = V::read(&self.kernel[k * tap + at..]).mul_add(V::splat(factor), sum);
+                    }
+                    sum.write(to);
+                }
+            }
+        }
+    }
+}
+
 /// A tile's first output pixel.
 #[derive(Clone, Copy)]
-struct Place {
-    n: usize,
-    y: usize,
-    x: usize,
+pub(super) struct Place {
+    pub n: usize,
+    pub y: usize,
+    pub x: usize,
 }
 
 /// One piece.
@@ -258,8 +334,6 @@ impl Work<'_> {
     fn filter<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(&mut self, scratch: &mut Aligned) {
         let conv = self.conv;
         let tiles = self.places.len();
-        // An odd number of cache lines between positions keeps them from falling into the same cache sets.
-        let plane = |values: usize| (values.div_ceil(16) | 1) * 16;
         let width = panel_width(V::COUNT).min(conv.outputs);
         let (from_plane, to_plane) = (plane(tiles * conv.inputs), plane(tiles * width));
         let scratch = scratch.grow(IN * IN * (from_plane + to_plane) + conv.inputs);
@@ -268,7 +342,8 @@ impl Work<'_> {
         let zeros = &mut zeros[..conv.inputs];
         zeros.fill(0.0);
         for (t, place) in self.places.iter().enumerate() {
-            self.transform_input::<V, F, IN, OUT>(*place, &mut transformed[t * conv.inputs..], from_plane, zeros);
+            let tile = Tiled { x: self.x, extent: self.from, channels: conv.inputs, place: *place, pad: conv.pad };
+            tile.transform::<V, IN, IN>(F::input, &mut transformed[t * conv.inputs..], from_plane, zeros);
         }
         for first in (0..conv.outputs).step_by(width) {
             let width = width.min(conv.outputs - first);
@@ -279,50 +354,6 @@ impl Work<'_> {
             }
             for (t, place) in self.places.iter().enumerate() {
                 self.transform_output::<V, F, IN, OUT>(*place, &products[t * width..], to_plane, first..first + width);
-            }
-        }
-    }
-
-    /// Bᵀ d B of one tile, all channels; position p goes to `to[p · plane..]`.
-    #[inline(always)]
-    fn transform_input<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
-        &self,
-        place: Place,
-        to: &mut [f32],
-        plane: usize,
-        zeros: &[f32],
-    ) {
-        let channels = self.conv.inputs;
-        let pixel = |i: usize, j: usize| -> &[f32] {
-            let (y, x) = ((place.y + i).wrapping_sub(self.conv.pad[0]), (place.x + j).wrapping_sub(self.conv.pad[1]));
-            if y < self.from.h && x < self.from.w {
-                &self.x[((place.n * self.from.h + y) * self.from.w + x) * channels..][..channels]
-            } else {
-                zeros
-            }
-        };
-        let mut pixels = [[zeros; IN]; IN];
-        for (i, row) in pixels.iter_mut().enumerate() {
-            for (j, at) in row.iter_mut().enumerate() {
-                *at = pixel(i, j);
-            }
-        }
-        assert!(to.len() >= (IN * IN - 1) * plane + channels && channels.is_multiple_of(V::COUNT));
-        for c in (0..channels).step_by(V::COUNT) {
-            let mut rows = [[V::splat(0.0); IN]; IN];
-            for (row, pixels) in rows.iter_mut().zip(&pixels) {
-                for (v, pixel) in row.iter_mut().zip(pixels) {
-                    // SAFETY: every pixel has `channels` values, of which V::COUNT begin at c.
-                    *v = unsafe { V::load(pixel.as_ptr().add(c)) };
-                }
-                *row = F::input(*row);
-            }
-            for j in 0..IN {
-                let column = F::input(column(&rows, j));
-                for (i, v) in column.into_iter().enumerate() {
-                    // SAFETY: by the assertion above, the last position has `channels` values too.
-                    unsafe { v.store(to.as_mut_ptr().add((i * IN + j) * plane + c)) }
-                }
             }
         }
     }
@@ -354,6 +385,68 @@ impl Work<'_> {
                 for (i, v) in column.into_iter().enumerate().take(height) {
                     let pixel = (place.n * self.to.h + place.y + i) * self.to.w + place.x + j;
                     v.write(&mut self.y[(pixel - self.first_pixel) * channels + c..]);
+                }
+            }
+        }
+    }
+}
+
+/// Values from one tile position to the next: an odd number of cache lines keeps them from falling into the same cache sets.
+pub(super) fn plane(values: usize) -> usize {
+    (values.div_ceil(16) | 1) * 16
+}
+
+/// The pixels of one tile.
+pub(super) struct Tiled<'a> {
+    pub x: &'a [f32],
+    pub extent: Extent,
+    pub channels: usize,
+    pub place: Place,
+    /// How far the tile begins before its place.
+    pub pad: [usize; 2],
+}
+
+impl Tiled<'_> {
+    /// A transform of `FROM` by `FROM` pixels (zeros outside the image) along both axes, all channels; position p goes to `to[p · plane..]`.
+    ///
+    /// # Panics
+    /// When there are no whole vectors of channels, or fewer than `channels` zeros.
+    #[inline(always)]
+    pub fn transform<V: Lanes, const FROM: usize, const TO: usize>(
+        &self,
+        along: impl Fn([V; FROM]) -> [V; TO],
+        to: &mut [f32],
+        plane: usize,
+        zeros: &[f32],
+    ) {
+        let (channels, extent) = (self.channels, self.extent);
+        let mut pixels = [[zeros; FROM]; FROM];
+        for (i, row) in pixels.iter_mut().enumerate() {
+            for (j, at) in row.iter_mut().enumerate() {
+                let y = (self.place.y + i).wrapping_sub(self.pad[0]);
+                let x = (self.place.x + j).wrapping_sub(self.pad[1]);
+                if y < extent.h && x < extent.w {
+                    *at = &self.x[((self.place.n * extent.h + y) * extent.w + x) * channels..][..channels];
+                }
+            }
+        }
+        assert!(zeros.len() >= channels && channels.is_multiple_of(V::COUNT));
+        assert!(to.len() >= (TO * TO - 1) * plane + channels);
+        for c in (0..channels).step_by(V::COUNT) {
+            let mut rows = [[V::splat(0.0); TO]; FROM];
+            for (row, pixels) in rows.iter_mut().zip(&pixels) {
+                let mut values = [V::splat(0.0); FROM];
+                for (v, pixel) in values.iter_mut().zip(pixels) {
+                    // SAFETY: every pixel has `channels` values, of which V::COUNT begin at c.
+                    *v = unsafe { V::load(pixel.as_ptr().add(c)) };
+                }
+                *row = along(values);
+            }
+            for j in 0..TO {
+                let column = along(column(&rows, j));
+                for (i, v) in column.into_iter().enumerate() {
+                    // SAFETY: by the assertion above, the last position has `channels` values too.
+                    unsafe { v.store(to.as_mut_ptr().add((i * TO + j) * plane + c)) }
                 }
             }
         }

@@ -8,6 +8,7 @@ mod error;
 mod ops;
 pub mod plan;
 mod synthesis;
+pub mod train;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
 pub use plan::{Plan, PlanOptions};
+pub use train::TrainPlan;
 pub use synthesis::{Distance, Evaluation, LayerTarget, Objective, channel_statistics, patch_statistics};
 
 /// How normalisation layers behave.
@@ -93,6 +95,23 @@ impl Replica {
     /// The tensor of the constant called `name`; it shares its storage, so that a trainer can write to it.
     pub fn constant(&self, name: &str) -> Option<Tensor> {
         self.graph.value(name).and_then(|id| self.constants[id].as_ref()).map(Tensor::shallow_clone)
+    }
+
+    /// Puts `tensor`, of the same shape, in the place of the constant called `name`; without such a constant nothing happens.
+    pub fn set_constant(&mut self, name: &str, tensor: Tensor) {
+        if let Some(constant) = self.graph.value(name).and_then(|id| self.constants[id].as_mut()) {
+            *constant = tensor;
+        }
+    }
+
+    /// The same graph with the same constants: who writes to those of one writes to those of the other.
+    fn share(&self) -> Self {
+        Self {
+            graph: self.graph.clone(),
+            constants: self.constants.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect(),
+            dying: self.dying.clone(),
+            precision: self.precision,
+        }
     }
 
     /// Runs the graph. `inputs` are in the order of the graph's inputs, images as `[N, C, H, W]`; `taps` are values to be handed out too.

@@ -22,7 +22,7 @@ use crate::graph::ops::Norm;
 use crate::progress::Progress;
 use crate::relabel::store::{LabelBatch, Store, StoreError};
 use crate::relabel::{Lens, one_ahead};
-use crate::replica::{Mode, Replica, ReplicaError, to_tensor};
+use crate::replica::{Mode, Replica, ReplicaError, TrainPlan, to_tensor};
 use crate::rng;
 use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, BundleError};
@@ -90,6 +90,8 @@ pub struct Student<'a> {
     bundle: &'a Bundle,
     replica: Replica,
     parameters: Vec<(String, Tensor)>,
+    /// One for each shape of a batch; none where the replica trains and tests by itself.
+    plans: Vec<TrainPlan>,
     normalization: Normalization,
     device: Device,
 }
@@ -100,7 +102,7 @@ impl<'a> Student<'a> {
     /// # Errors
     /// When the bundle is no student, or its `init` does not match its graph.
     pub fn new(bundle: &'a Bundle, seed: u64, device: Device) -> Result<Self, ValidateError> {
-        let replica = bundle.replica(device)?;
+        let mut replica = bundle.replica(device)?;
         let fail = |what: String| ValidateError::Student { student: bundle.name().into(), what };
         if bundle.manifest.init.is_empty() {
             return Err(fail(
@@ -109,7 +111,7 @@ impl<'a> Student<'a> {
         }
         let mut parameters = Vec::new();
         for (index, init) in bundle.manifest.init.iter().enumerate() {
-            let mut parameter = replica
+            let parameter = replica
                 .constant(&init.parameter)
                 .ok_or_else(|| fail(format!("`init` names `{}`, which the graph lacks", init.parameter)))?;
             let shape: Vec<i64> = init.shape.iter().map(|&d| d as i64).collect();
@@ -121,13 +123,15 @@ impl<'a> Student<'a> {
                 )));
             }
             let values = draw(init.distribution, parameter.numel(), seed, index as u64).map_err(fail)?;
-            tch::no_grad(|| parameter.f_copy_(&Tensor::from_slice(&values).f_reshape(shape)?))?;
-            parameters.push((init.parameter.clone(), parameter.f_set_requires_grad(true)?));
+            let drawn = outputs_last(&Tensor::f_from_slice(&values)?.f_reshape(shape)?)?.f_to_device(device)?;
+            let parameter = drawn.f_set_requires_grad(true)?;
+            replica.set_constant(&init.parameter, parameter.shallow_clone());
+            parameters.push((init.parameter.clone(), parameter));
         }
         reset_batch_norms(&replica)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        Ok(Self { bundle, replica, parameters, normalization, device })
+        Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device })
     }
 
     /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says.
@@ -172,7 +176,7 @@ impl<'a> Student<'a> {
     }
 
     fn train_epoch(
-        &self,
+        &mut self,
         lesson: &Lesson,
         epoch: u32,
         loss: Loss,
@@ -192,9 +196,9 @@ impl<'a> Student<'a> {
         let mut total = 0.0;
         one_ahead(seen, |(images, labels)| {
             let input = to_tensor(images.view())?.f_to_device(self.device)?;
-            let logits = self.run(&input, Mode::Train)?;
-            let value = self.targets(lesson, &labels)?.loss(&logits, loss)?;
-            optimizer.step(&value)?;
+            let targets = self.targets(lesson, &labels)?;
+            let (value, gradients) = self.gradients(&input, &targets, loss)?;
+            optimizer.step(&gradients)?;
             if let Some(average) = &mut average {
                 average.update()?;
             }
@@ -202,6 +206,40 @@ impl<'a> Student<'a> {
             Ok::<_, ValidateError>(())
         })?;
         Ok(total / batches as f64)
+    }
+
+    /// The loss of one batch, and the parameters' gradients.
+    fn gradients(
+        &mut self,
+        input: &Tensor,
+        targets: &Targets,
+        loss: Loss,
+    ) -> Result<(Tensor, Vec<Tensor>), ValidateError> {
+        let Some(index) = self.plan(&input.size())? else {
+            let value = targets.loss(&self.run(input, Mode::Train)?, loss)?;
+            let parameters: Vec<&Tensor> = self.parameters.iter().map(|(_, t)| t).collect();
+            let gradients = Tensor::f_run_backward(&[&value], &parameters, false, false)?;
+            return Ok((value, gradients));
+        };
+        let plan = &mut self.plans[index];
+        plan.load()?;
+        let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
+        let (logits, tape) = plan.forward(input, Mode::Train).map_err(failed)?;
+        let logits = logits.f_set_requires_grad(true)?;
+        let value = targets.loss(&logits, loss)?;
+        let gradient = Tensor::f_run_backward(&[&value], &[&logits], false, false)?.swap_remove(0);
+        Ok((value, plan.backward(tape, gradient).map_err(failed)?))
+    }
+
+    /// Where in `plans` the one for inputs of `shape` is, made now if need be.
+    fn plan(&mut self, shape: &[i64]) -> Result<Option<usize>, ValidateError> {
+        if let Some(index) = self.plans.iter().position(|plan| plan.shape() == shape) {
+            return Ok(Some(index));
+        }
+        let names: Vec<String> = self.parameters.iter().map(|(name, _)| name.clone()).collect();
+        let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
+        self.plans.extend(TrainPlan::compile(&self.replica, &names, shape).map_err(failed)?);
+        Ok(self.plans.iter().position(|plan| plan.shape() == shape))
     }
 
     fn targets(&self, lesson: &Lesson, labels: &LabelBatch) -> Result<Targets, TchError> {
@@ -228,7 +266,7 @@ impl<'a> Student<'a> {
     }
 
     /// As [`test`](Self::test), with the average in the weights' place where there is one.
-    fn test_average(&self, test: &Dataset, average: Option<&mut Average>) -> Result<f64, ValidateError> {
+    fn test_average(&mut self, test: &Dataset, average: Option<&mut Average>) -> Result<f64, ValidateError> {
         let Some(average) = average else { return self.test(test) };
         average.swap()?;
         let accuracy = self.test(test)?;
@@ -246,17 +284,29 @@ impl<'a> Student<'a> {
     ///
     /// # Errors
     /// When the images do not fit the student.
-    pub fn test(&self, test: &Dataset) -> Result<f64, ValidateError> {
+    pub fn test(&mut self, test: &Dataset) -> Result<f64, ValidateError> {
         let _no_grad = tch::no_grad_guard();
+        self.plans.iter_mut().try_for_each(TrainPlan::load)?;
         let indices: Vec<usize> = (0..test.len()).collect();
         let mut right = 0;
         for chunk in indices.chunks(TEST_BATCH) {
             let images = self.normalization.batch(test, chunk)?;
-            let logits = self.run(&to_tensor(images.view())?.f_to_device(self.device)?, Mode::Eval)?;
+            let logits = self.logits(&to_tensor(images.view())?.f_to_device(self.device)?)?;
             let found = Vec::<i64>::try_from(&logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
             right += chunk.iter().zip(found).filter(|(i, class)| i64::from(test.labels[**i]) == *class).count();
         }
         Ok(right as f64 / test.len().max(1) as f64)
+    }
+
+    /// In evaluation mode, by the parameters that the plans have loaded.
+    fn logits(&mut self, input: &Tensor) -> Result<Tensor, ValidateError> {
+        let known = self.plans.len();
+        let Some(index) = self.plan(&input.size())? else { return self.run(input, Mode::Eval) };
+        if index >= known {
+            self.plans[index].load()?;
+        }
+        let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
+        Ok(self.plans[index].forward(input, Mode::Eval).map_err(failed)?.0)
     }
 
     /// Parameters and running statistics as a safetensors file, named as in the graph.
@@ -280,6 +330,14 @@ impl<'a> Student<'a> {
         let views = views.collect::<Result<Vec<_>, _>>()?;
         safetensors::serialize(views, None).map_err(|e| fail(e.to_string()))
     }
+}
+
+/// The same `[O, I, …]` values with the outputs innermost in memory, as the training plan's kernels read and write them; other ranks unchanged.
+fn outputs_last(tensor: &Tensor) -> Result<Tensor, TchError> {
+    if tensor.dim() != 4 {
+        return Ok(tensor.shallow_clone());
+    }
+    tensor.f_permute([2, 3, 1, 0])?.f_contiguous()?.f_permute([3, 2, 0, 1])
 }
 
 /// Values of one parameter; `index` is its place in the bundle's list.

@@ -32,12 +32,11 @@ impl Optimizer {
         self.factor = factor;
     }
 
-    /// One step down the gradient of `loss`.
+    /// One step down `gradients`, one for each parameter.
     ///
     /// # Errors
     /// When libtorch fails.
-    pub fn step(&mut self, loss: &Tensor) -> Result<(), TchError> {
-        let gradients = Tensor::f_run_backward(&[loss], &self.parameters, false, false)?;
+    pub fn step(&mut self, gradients: &[Tensor]) -> Result<(), TchError> {
         let _no_grad = tch::no_grad_guard();
         self.steps += 1;
         for (i, gradient) in gradients.iter().enumerate() {
@@ -84,7 +83,8 @@ mod tests {
         let mut optimizer = Optimizer::new(vec![x.shallow_clone()], config).unwrap();
         for factor in [1.0, 0.5, 0.25] {
             optimizer.scale_learning_rate(factor);
-            optimizer.step(&x.square().sum(tch::Kind::Float)).unwrap();
+            let loss = x.square().sum(tch::Kind::Float);
+            optimizer.step(&Tensor::run_backward(&[loss], &[&x], false, false)).unwrap();
         }
         let found = Vec::<f32>::try_from(&x.detach()).unwrap();
         assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} against {expected:?}");

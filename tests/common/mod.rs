@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test target uses its own part")]
 
+pub mod net;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

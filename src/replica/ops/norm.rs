@@ -49,7 +49,7 @@ fn with_statistics(y: Tensor, x: &Tensor, axis: usize, epsilon: f64) -> Result<V
 }
 
 /// PyTorch's default for how fast running statistics follow the batches'.
-const BN_MOMENTUM: f64 = 0.1;
+pub const BN_MOMENTUM: f64 = 0.1;
 
 /// BatchNorm of `[N, C, …]`, by running statistics or by the batch's.
 pub fn batch_norm(args: &Args, epsilon: f64, mode: Mode) -> Result<Tensor, OpError> {

@@ -68,8 +68,8 @@ pub struct Known {
     pub fixed: Option<Tensor>,
 }
 
-/// Runs the graph once on zeros.
-pub fn survey(replica: &Replica, input: &Tensor) -> Result<Vec<Option<Known>>, ReplicaError> {
+/// Runs the graph once on zeros. `live` are constants that change between runs: nothing that depends on them is fixed.
+pub fn survey(replica: &Replica, input: &Tensor, live: &[ValueId]) -> Result<Vec<Option<Known>>, ReplicaError> {
     let graph = replica.graph();
     let mut values: Vec<Option<Tensor>> = Vec::new();
     values.resize_with(graph.values.len(), || None);
@@ -79,7 +79,7 @@ pub fn survey(replica: &Replica, input: &Tensor) -> Result<Vec<Option<Known>>, R
         known[id] = replica.constants[id].as_ref().map(|t| Known {
             size: t.size(),
             kind: t.kind(),
-            fixed: Some(t.shallow_clone()),
+            fixed: (!live.contains(&id)).then(|| t.shallow_clone()),
         });
     }
     for id in graph.inputs.iter().map(|i| i.value) {
@@ -120,12 +120,13 @@ pub fn steps(replica: &Replica, known: &[Option<Known>], objective: &Objective) 
     Ok(compiler.steps)
 }
 
-struct Compiler<'a> {
+/// Finds what can be fused.
+pub struct Compiler<'a> {
     graph: &'a Graph,
     known: &'a [Option<Known>],
     steps: Vec<Step>,
     /// Per node, whether an earlier step took it in.
-    taken: Vec<bool>,
+    pub taken: Vec<bool>,
     /// Per value, the nodes that read it; a node that reads it twice counts twice.
     readers: Vec<Vec<usize>>,
     /// Per value, whether it must exist as such: an output, or an activation of the objective.
@@ -137,7 +138,7 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(graph: &'a Graph, known: &'a [Option<Known>], objective: &Objective) -> Self {
+    pub fn new(graph: &'a Graph, known: &'a [Option<Known>], objective: &Objective) -> Self {
         let mut readers = vec![Vec::new(); graph.values.len()];
         for (index, node) in graph.nodes.iter().enumerate() {
             node.inputs.iter().flatten().for_each(|&id| readers[id].push(index));
@@ -170,7 +171,7 @@ impl<'a> Compiler<'a> {
         self.steps.push(step);
     }
 
-    fn known(&self, id: ValueId) -> Option<&'a Known> {
+    pub fn known(&self, id: ValueId) -> Option<&'a Known> {
         self.known[id].as_ref()
     }
 
@@ -179,16 +180,21 @@ impl<'a> Compiler<'a> {
     }
 
     /// A value that depends on the input and is a float32 `[N, C, H, W]`.
-    fn image(&self, id: ValueId) -> Option<[i64; 4]> {
+    pub fn image(&self, id: ValueId) -> Option<[i64; 4]> {
         let known = self.known(id)?;
         let image = known.fixed.is_none() && is_image(&known.size, known.kind);
         if image { <[i64; 4]>::try_from(known.size.as_slice()).ok() } else { None }
     }
 
+    /// Whether node `index` is still to be computed: it depends on the input, and no step took it in.
+    pub fn is_open(&self, index: usize) -> bool {
+        let outputs = self.graph.nodes[index].outputs.iter().flatten();
+        !self.taken[index] && outputs.into_iter().any(|&id| self.known(id).is_some_and(|k| k.fixed.is_none()))
+    }
+
     fn add(&mut self, index: usize) -> Result<(), super::OpError> {
         let node = &self.graph.nodes[index];
-        let depends = node.outputs.iter().flatten().any(|&id| self.known(id).is_some_and(|k| k.fixed.is_none()));
-        if self.taken[index] || !depends {
+        if !self.is_open(index) {
             return Ok(());
         }
         if let Some(step) = self.convolution(node)? {
@@ -204,17 +210,34 @@ impl<'a> Compiler<'a> {
     }
 
     fn convolution(&self, node: &Node) -> Result<Option<ConvStep>, super::OpError> {
-        let (Op::Conv(op), &[Some(x), Some(weight), ..], &[Some(out)]) =
-            (&node.op, node.inputs.as_slice(), node.outputs.as_slice())
+        let (&[Some(x), Some(weight), ..], &[Some(out)]) = (node.inputs.as_slice(), node.outputs.as_slice()) else {
+            return Ok(None);
+        };
+        let bias_id = node.inputs.get(2).copied().flatten();
+        let (Some(weight), bias) = (self.fixed(Some(weight)), self.fixed(bias_id)) else { return Ok(None) };
+        if bias.is_some() != bias_id.is_some() {
+            return Ok(None);
+        }
+        let Some(conv) = self.convolution_with(node, weight, bias)? else { return Ok(None) };
+        let name = node.name.clone();
+        Ok(Some(ConvStep { name, x, out, conv, forward: Engine::Torch, backward: Engine::Torch, pass: None }))
+    }
+
+    /// The two-dimensional convolution that `node` is, if it is one, with the given weights.
+    pub fn convolution_with(
+        &self,
+        node: &Node,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Option<Convolution>, super::OpError> {
+        let (Op::Conv(op), &[Some(x), ..], &[Some(out)]) = (&node.op, node.inputs.as_slice(), node.outputs.as_slice())
         else {
             return Ok(None);
         };
         let (Some([n, channels, h, w]), Some([_, outputs, to_h, to_w])) = (self.image(x), self.image(out)) else {
             return Ok(None);
         };
-        let bias_id = node.inputs.get(2).copied().flatten();
-        let (Some(weight), bias) = (self.fixed(Some(weight)), self.fixed(bias_id)) else { return Ok(None) };
-        if bias.is_some() != bias_id.is_some() || weight.kind() != Kind::Float {
+        if weight.kind() != Kind::Float {
             return Ok(None);
         }
         let kernel = weight.size()[2..].to_vec();
@@ -229,7 +252,7 @@ impl<'a> Compiler<'a> {
             pad: [pads[0].0 as usize, pads[1].0 as usize],
         };
         let extent = |n: i64, h: i64, w: i64| Extent { n: n as usize, h: h as usize, w: w as usize };
-        let conv = Convolution {
+        Ok(Some(Convolution {
             geometry,
             pad_after: [pads[0].1 as usize, pads[1].1 as usize],
             groups: *groups as usize,
@@ -239,9 +262,7 @@ impl<'a> Compiler<'a> {
             weight: weight.shallow_clone(),
             bias: bias.map(Tensor::shallow_clone),
             bias_values: bias.map(floats).transpose()?.unwrap_or_default(),
-        };
-        let name = node.name.clone();
-        Ok(Some(ConvStep { name, x, out, conv, forward: Engine::Torch, backward: Engine::Torch, pass: None }))
+        }))
     }
 
     /// The longest chain BN → Add → activation (each optional) that starts at node `index`. What lies inside it has no other reader.
@@ -318,7 +339,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The one node that reads what `node` makes, unless the value is wanted for itself.
-    fn only_reader(&self, node: &Node) -> Option<usize> {
+    pub fn only_reader(&self, node: &Node) -> Option<usize> {
         match node.outputs.as_slice() {
             &[Some(id)] if !self.pinned[id] => match self.readers[id].as_slice() {
                 &[reader] if !self.taken[reader] => Some(reader),
@@ -342,7 +363,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The other operand when node `index` adds `x` to something of its shape that exists before node `before`.
-    fn residual(&self, index: usize, x: ValueId, before: usize) -> Option<ValueId> {
+    pub fn residual(&self, index: usize, x: ValueId, before: usize) -> Option<ValueId> {
         let node = &self.graph.nodes[index];
         let &[Some(a), Some(b)] = node.inputs.as_slice() else { return None };
         if !matches!(node.op, Op::Binary(Binary::Add | Binary::Sum)) || self.image(a)? != self.image(b)? {
@@ -353,7 +374,7 @@ impl<'a> Compiler<'a> {
         exists.then_some(other)
     }
 
-    fn activation(&self, node: &Node) -> Result<Option<Activation>, super::OpError> {
+    pub fn activation(&self, node: &Node) -> Result<Option<Activation>, super::OpError> {
         let x = node.inputs.first().copied().flatten();
         if x.and_then(|x| self.image(x)).is_none() || node.outputs.len() != 1 {
             return Ok(None);
@@ -444,12 +465,12 @@ impl<'a> Compiler<'a> {
 }
 
 /// What a node of one output makes. A node of a chain has one, or it would not be in it.
-fn output(node: &Node) -> ValueId {
+pub fn output(node: &Node) -> ValueId {
     node.outputs.iter().flatten().copied().next().unwrap_or_default()
 }
 
 /// Windows that libtorch pools as they are; the replica knows the others.
-fn window(pool: &Pool, h: i64, w: i64) -> Option<Operator> {
+pub fn window(pool: &Pool, h: i64, w: i64) -> Option<Operator> {
     let Pool::Window { kind, kernel, strides, dilations, padding, ceil } = pool else { return None };
     let (stride, dilation) = (or_ones(strides, 2).ok()?, or_ones(dilations, 2).ok()?);
     let kernel = or_ones(kernel, 2).ok()?;

@@ -41,6 +41,7 @@ impl LocalStep {
         replica: &Replica,
         fixed: &[Option<Tensor>],
         inputs: Vec<Value>,
+        mode: Mode,
     ) -> Result<(Vec<Value>, Kept), ReplicaError> {
         let node = &replica.graph().nodes[self.node];
         let mut values: Vec<Option<Tensor>> = fixed.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect();
@@ -52,7 +53,7 @@ impl LocalStep {
         for (&id, leaf) in self.reads.iter().zip(&leaves) {
             values[id] = Some(leaf.shallow_clone());
         }
-        let outputs = tch::with_grad(|| replica.run_node(node, &values, Mode::Eval))?;
+        let outputs = tch::with_grad(|| replica.run_node(node, &values, mode))?;
         let made = node.outputs.iter().zip(outputs).filter(|(id, _)| id.is_some());
         let outputs: Vec<Tensor> = made.map(|(_, tensor)| tensor).collect();
         let results = outputs.iter().map(|t| Value::view_of(&inputs, t.detach())).collect();

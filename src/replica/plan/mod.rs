@@ -6,26 +6,26 @@
 //! memory when its last reader, forward or backward, is done, so that the second evaluation allocates next to nothing.
 
 mod autotune;
-mod compile;
-mod conv;
-mod local;
-mod other;
-mod pass;
-mod statistics;
-mod value;
+pub(super) mod compile;
+pub(super) mod conv;
+pub(super) mod local;
+pub(super) mod other;
+pub(super) mod pass;
+pub(super) mod statistics;
+pub(super) mod value;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{Evaluation, Objective, OpError, Replica, ReplicaError};
+use super::{Evaluation, Mode, Objective, OpError, Replica, ReplicaError};
 use crate::graph::{Graph, ValueId};
 use crate::kernels::Isa;
 use crate::kernels::conv::Piece;
 use crate::kernels::pass::{Gathered, add_bias};
 pub use autotune::Choice;
-use compile::{Step, survey};
+use compile::{Known, Step, survey};
 use conv::{ConvStep, size};
 pub use conv::{Direction, Method};
 use pass::{PassStep, Pulled, Slope};
@@ -122,7 +122,7 @@ impl Plan {
         let loss = |source| ReplicaError::Loss { source };
         let shape = shape.into();
         let zeros = Tensor::f_zeros(&shape[..], (Kind::Float, options.device)).map_err(loss)?;
-        let known = survey(&replica, &zeros)?;
+        let known = survey(&replica, &zeros, &[])?;
         let mut steps = compile::steps(&replica, &known, objective)?;
         let choices = autotune::choose(&mut steps, options, recorded)?;
         let logits = graph.outputs[0];
@@ -130,8 +130,7 @@ impl Plan {
         replica.constants.iter_mut().for_each(|t| *t = None);
         let locals = steps.iter().filter_map(|s| if let Step::Local(local) = s { Some(local) } else { None });
         let needed: HashSet<ValueId> = locals.flat_map(|local| local.constants.iter().copied()).collect();
-        let known = known.into_iter().enumerate();
-        let fixed = known.map(|(id, k)| k.filter(|_| needed.contains(&id)).and_then(|k| k.fixed)).collect();
+        let fixed = fixed_values(known, &needed);
         Ok(Self {
             dying: last_uses(&steps, graph),
             pulls: pulls(&steps, logits),
@@ -248,7 +247,7 @@ impl Plan {
             }
             Step::Local(local) => {
                 let inputs = local.reads.iter().map(|&id| self.read(run, id)).collect::<Result<Vec<_>, _>>()?;
-                let (values, kept) = local.forward(&self.replica, &self.fixed, inputs)?;
+                let (values, kept) = local.forward(&self.replica, &self.fixed, inputs, Mode::Eval)?;
                 for (&id, value) in local.writes.iter().zip(values) {
                     run.values[id] = Some(value);
                 }
@@ -439,6 +438,12 @@ impl Plan {
         send(pass, pulled, run);
         Ok(())
     }
+}
+
+/// Those of the values that do not depend on the input and that `needed` names.
+pub(super) fn fixed_values(known: Vec<Option<Known>>, needed: &HashSet<ValueId>) -> Vec<Option<Tensor>> {
+    let known = known.into_iter().enumerate();
+    known.map(|(id, k)| k.filter(|_| needed.contains(&id)).and_then(|k| k.fixed)).collect()
 }
 
 /// The activations that an objective looks at, with their axes of channels.
