@@ -195,7 +195,15 @@ impl Kernel for Work<'_> {
 }
 
 /// What one output pixel sees, tap by tap.
-pub(super) fn gather(conv: &Direct, phase: &Phase, x: &[f32], from: Extent, to: Extent, pixel: usize, mut row: &mut [f32]) {
+pub(super) fn gather(
+    conv: &Direct,
+    phase: &Phase,
+    x: &[f32],
+    from: Extent,
+    to: Extent,
+    pixel: usize,
+    mut row: &mut [f32],
+) {
     let (n, y, column) = (pixel / to.w / to.h, pixel / to.w % to.h, pixel % to.w);
     let base = [y / conv.step[0] * conv.stride[0], column / conv.step[1] * conv.stride[1]].map(|b| b as isize);
     let channels = conv.inputs;

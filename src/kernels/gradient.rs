@@ -3,6 +3,8 @@
 //! Weights and their gradients are `[kernel y, kernel x, inputs, outputs]`, so that vectors of output channels lie side by side. Sums run over a
 //! fixed number of parts, whatever the number of threads, so their rounding never changes.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
@@ -10,7 +12,7 @@ use super::conv::Extent;
 use super::direct::{BLOCK, Direct, gather};
 use super::gemm::add_outer;
 use super::lanes::{Isa, Kernel, Lanes};
-use super::winograd::{Filter, Four, Place, Tile, Tiled, Two, Winograd, plane};
+use super::winograd::{Filter, Four, Input, Place, Spread, Tile, Tiled, Two, Winograd, plane};
 
 /// Tiles whose transforms lie together: the depth of one matrix product.
 const GROUP: usize = 32;
@@ -64,7 +66,8 @@ fn tiled_gradient<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     let zeros = vec![0.0; inputs.max(outputs)];
     for places in places.chunks(GROUP * GROUPS) {
         transformed.par_chunks_exact_mut(group).zip(places.par_chunks(GROUP)).for_each(|(to, places)| {
-            let work = Transforms::<'_, F, IN, OUT> { conv, x, dy, places, planes, zeros: &zeros, to, filter: std::marker::PhantomData };
+            let work =
+                Transforms::<'_, F, IN, OUT> { conv, x, dy, places, planes, zeros: &zeros, to, filter: PhantomData };
             conv.isa.run(work);
         });
         sums.par_chunks_exact_mut(product).enumerate().for_each(|(p, sums)| {
@@ -91,7 +94,7 @@ struct Transforms<'a, F, const IN: usize, const OUT: usize> {
     planes: [usize; 2],
     zeros: &'a [f32],
     to: &'a mut [f32],
-    filter: std::marker::PhantomData<F>,
+    filter: PhantomData<F>,
 }
 
 impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Transforms<'_, F, IN, OUT> {
@@ -103,9 +106,9 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Transform
         let (x, dy) = self.to.split_at_mut(IN * IN * self.planes[0]);
         for (t, &place) in self.places.iter().enumerate() {
             let seen = Tiled { x: self.x.0, extent: self.x.1, channels: conv.inputs, place, pad: conv.pad };
-            seen.transform::<V, IN, IN>(F::input, &mut x[t * conv.inputs..], self.planes[0], self.zeros);
+            seen.transform::<V, Input<F, OUT>, IN, IN>(&mut x[t * conv.inputs..], self.planes[0], self.zeros);
             let made = Tiled { x: self.dy.0, extent: self.dy.1, channels: conv.outputs, place, pad: [0, 0] };
-            made.transform::<V, OUT, IN>(F::spread, &mut dy[t * conv.outputs..], self.planes[1], self.zeros);
+            made.transform::<V, Spread<F>, OUT, IN>(&mut dy[t * conv.outputs..], self.planes[1], self.zeros);
         }
     }
 }
@@ -173,7 +176,9 @@ impl Direct {
         scratch: &mut Aligned,
         gradient: &mut [f32],
     ) {
-        let [phase] = self.phases.as_slice() else { panic!("only a forward convolution has a gradient of its weights") };
+        let [phase] = self.phases.as_slice() else {
+            panic!("only a forward convolution has a gradient of its weights")
+        };
         let (k, outputs) = (phase.weights.depth(), self.outputs);
         assert!(x.len() == from.pixels() * self.inputs && dy.len() == to.pixels() * outputs && from.n == to.n);
         assert!(gradient.len() == k * outputs);

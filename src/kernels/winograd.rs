@@ -4,6 +4,8 @@
 //! Weights are transformed once. A run cuts the output into pieces of whole tile rows; a piece's tiles are transformed, multiplied (one matrix
 //! product per tile position) and transformed back while they are in cache, then handed to the caller's epilogue.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
@@ -54,6 +56,31 @@ pub(super) trait Filter<const IN: usize, const OUT: usize> {
         let parts: [[f64; IN]; 3] = [unit(0), unit(1), unit(2)];
         let factor = |p: usize, k: usize| (parts[k / 3][p / IN] * parts[k % 3][p % IN]) as f32;
         (0..IN * IN).map(|p| std::array::from_fn(|k| factor(p, k))).collect()
+    }
+}
+
+/// A linear map of `FROM` vectors to `TO`. A type, not a closure, which would be compiled without the vector instructions.
+pub(super) trait Along<const FROM: usize, const TO: usize> {
+    fn apply<V: Lanes>(values: [V; FROM]) -> [V; TO];
+}
+
+/// [`Filter::input`] of `F`.
+pub(super) struct Input<F, const OUT: usize>(PhantomData<F>);
+
+impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Along<IN, IN> for Input<F, OUT> {
+    #[inline(always)]
+    fn apply<V: Lanes>(values: [V; IN]) -> [V; IN] {
+        F::input(values)
+    }
+}
+
+/// [`Filter::spread`] of `F`.
+pub(super) struct Spread<F>(PhantomData<F>);
+
+impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Along<OUT, IN> for Spread<F> {
+    #[inline(always)]
+    fn apply<V: Lanes>(values: [V; OUT]) -> [V; IN] {
+        F::spread(values)
     }
 }
 
@@ -343,7 +370,7 @@ impl Work<'_> {
         zeros.fill(0.0);
         for (t, place) in self.places.iter().enumerate() {
             let tile = Tiled { x: self.x, extent: self.from, channels: conv.inputs, place: *place, pad: conv.pad };
-            tile.transform::<V, IN, IN>(F::input, &mut transformed[t * conv.inputs..], from_plane, zeros);
+            tile.transform::<V, Input<F, OUT>, IN, IN>(&mut transformed[t * conv.inputs..], from_plane, zeros);
         }
         for first in (0..conv.outputs).step_by(width) {
             let width = width.min(conv.outputs - first);
@@ -407,14 +434,13 @@ pub(super) struct Tiled<'a> {
 }
 
 impl Tiled<'_> {
-    /// A transform of `FROM` by `FROM` pixels (zeros outside the image) along both axes, all channels; position p goes to `to[p · plane..]`.
+    /// `A` of `FROM` by `FROM` pixels (zeros outside the image) along both axes, all channels; position p goes to `to[p · plane..]`.
     ///
     /// # Panics
     /// When there are no whole vectors of channels, or fewer than `channels` zeros.
     #[inline(always)]
-    pub fn transform<V: Lanes, const FROM: usize, const TO: usize>(
+    pub fn transform<V: Lanes, A: Along<FROM, TO>, const FROM: usize, const TO: usize>(
         &self,
-        along: impl Fn([V; FROM]) -> [V; TO],
         to: &mut [f32],
         plane: usize,
         zeros: &[f32],
@@ -440,10 +466,10 @@ impl Tiled<'_> {
                     // SAFETY: every pixel has `channels` values, of which V::COUNT begin at c.
                     *v = unsafe { V::load(pixel.as_ptr().add(c)) };
                 }
-                *row = along(values);
+                *row = A::apply(values);
             }
             for j in 0..TO {
-                let column = along(column(&rows, j));
+                let column = A::apply(column(&rows, j));
                 for (i, v) in column.into_iter().enumerate() {
                     // SAFETY: by the assertion above, the last position has `channels` values too.
                     unsafe { v.store(to.as_mut_ptr().add((i * TO + j) * plane + c)) }

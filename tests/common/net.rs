@@ -153,13 +153,24 @@ pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
 /// What networks are made of.
 #[derive(Debug, Clone, Copy)]
 pub enum Block {
-    Plain { width: usize, kernel: i64, stride: i64 },
-    Residual { projected: bool },
+    Plain {
+        width: usize,
+        kernel: i64,
+        stride: i64,
+    },
+    Residual {
+        projected: bool,
+    },
     PreActivation,
     Dense,
-    Depthwise { kernel: i64, stride: i64 },
+    Depthwise {
+        kernel: i64,
+        stride: i64,
+    },
     Gate,
-    Pool { max: bool },
+    Pool {
+        max: bool,
+    },
     /// Activation and 2×2 average.
     Halve,
     Biased,

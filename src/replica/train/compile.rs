@@ -60,12 +60,7 @@ pub fn steps(isa: Isa, replica: &Replica, known: &[Option<Known>]) -> Result<Vec
     Ok(steps)
 }
 
-fn convolution(
-    isa: Isa,
-    replica: &Replica,
-    compiler: &Compiler,
-    index: usize,
-) -> Result<Option<ConvStep>, OpError> {
+fn convolution(isa: Isa, replica: &Replica, compiler: &Compiler, index: usize) -> Result<Option<ConvStep>, OpError> {
     let node = &replica.graph().nodes[index];
     let (&[Some(x), Some(weight), ..], &[Some(out)]) = (node.inputs.as_slice(), node.outputs.as_slice()) else {
         return Ok(None);
@@ -77,9 +72,9 @@ fn convolution(
     };
     let conv = compiler.convolution_with(node, values, bias.and_then(constant))?;
     let is_first = replica.graph().inputs.iter().any(|input| input.value == x);
-    Ok(conv.filter(|conv| conv.groups == 1).map(|conv| {
-        ConvStep::new(isa, node.name.clone(), [x, out], weight, bias, &conv, is_first)
-    }))
+    Ok(conv
+        .filter(|conv| conv.groups == 1)
+        .map(|conv| ConvStep::new(isa, node.name.clone(), [x, out], weight, bias, &conv, is_first)))
 }
 
 /// The longest chain BN → Add → activation → 2×2 average that starts at node `index`; all after the first are optional. What lies inside it has no other

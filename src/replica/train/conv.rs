@@ -68,7 +68,8 @@ impl ConvStep {
             (Engine::Winograd(forward), Engine::Winograd(backward))
         } else {
             let none = |_: usize, _: usize, _: usize, _: usize| 0.0;
-            let (forward, backward) = (Direct::forward(isa, channels, geometry, none), Direct::backward(isa, channels, geometry, none));
+            let (forward, backward) =
+                (Direct::forward(isa, channels, geometry, none), Direct::backward(isa, channels, geometry, none));
             (Engine::Direct(forward), Engine::Direct(backward))
         };
         Self {

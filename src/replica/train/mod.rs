@@ -90,7 +90,8 @@ impl TrainPlan {
             return Ok(None);
         }
         let _guard = tch::no_grad_guard();
-        let zeros = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|source| ReplicaError::Loss { source })?;
+        let zeros =
+            Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|source| ReplicaError::Loss { source })?;
         let known = survey(replica, &zeros, &ids)?;
         let steps = compile::steps(isa, replica, &known)?;
         let locals = steps.iter().filter_map(|s| if let Step::Local(local) = s { Some(local) } else { None });

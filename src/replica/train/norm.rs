@@ -61,14 +61,7 @@ struct Affine {
 
 impl NormStep {
     /// BatchNorm alone.
-    pub fn new(
-        name: String,
-        x: ValueId,
-        out: ValueId,
-        constants: [ValueId; 4],
-        size: [i64; 4],
-        epsilon: f64,
-    ) -> Self {
+    pub fn new(name: String, x: ValueId, out: ValueId, constants: [ValueId; 4], size: [i64; 4], epsilon: f64) -> Self {
         Self {
             name,
             x,
