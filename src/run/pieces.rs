@@ -34,8 +34,8 @@ const RECOVER: u32 = 2;
 const REAL: u32 = 1;
 const VERIFIER: u32 = 1;
 const RELABEL: u32 = 1;
-const WHOLE: u32 = 1;
-const VALIDATE: u32 = 1;
+const WHOLE: u32 = 2;
+const VALIDATE: u32 = 2;
 
 const FOLDER: &str = "images";
 const LABELS: &str = "labels.scdd";

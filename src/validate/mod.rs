@@ -145,6 +145,11 @@ impl<'a> Student<'a> {
         config: &ValidateConfig,
         progress: &dyn Progress,
     ) -> Result<Training, ValidateError> {
+        let [channels, height, width] = self.bundle.image_shape().map(|d| d as i64);
+        let meta = lesson.labels.meta();
+        let batch = i64::from(meta.batch_size.min(meta.images));
+        // What a plan leaves to libtorch is too little for several threads, whose number would show in its rounding.
+        let _one_thread = self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
         let epochs = lesson.labels.meta().epochs;
         let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
         let mut optimizer = Optimizer::new(tensors, config.optimizer)?;
@@ -329,6 +334,23 @@ impl<'a> Student<'a> {
         });
         let views = views.collect::<Result<Vec<_>, _>>()?;
         safetensors::serialize(views, None).map_err(|e| fail(e.to_string()))
+    }
+}
+
+/// libtorch's number of threads in this thread; the former one returns when this is dropped.
+struct TorchThreads(i32);
+
+impl TorchThreads {
+    fn set(threads: i32) -> Self {
+        let former = tch::get_num_threads();
+        tch::set_num_threads(threads);
+        Self(former)
+    }
+}
+
+impl Drop for TorchThreads {
+    fn drop(&mut self) {
+        tch::set_num_threads(self.0);
     }
 }
 
