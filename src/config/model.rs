@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use schemars::JsonSchema;
 use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -570,6 +570,10 @@ pub enum Baseline {
     NearestMeanSoft,
     /// The same images with their own classes as labels.
     NearestMeanHard,
+    /// RDED's crops (preset `rded-cifar100`), not optimised: of training images, those that the labelling teacher recognises best, with its soft labels.
+    RdedCropsSoft,
+    /// Such crops with their own classes as labels, chosen by the first of the labelling teachers.
+    RdedCropsHard,
 }
 
 /// Students trained on the whole real training set with hard labels, through each protocol's crops and flips and with its optimiser.
@@ -634,12 +638,10 @@ impl Experiment {
         members.map(|member| member.bundle.as_path())
     }
 
-    /// Every teacher that labels images, each once.
+    /// Every teacher that labels images, each once, in the order of the file.
     pub fn labellers(&self) -> Vec<&Path> {
-        let mut labellers: Vec<&Path> = self.teachers.iter().flat_map(|t| self.relabel_teachers.of(t)).collect();
-        labellers.sort();
-        labellers.dedup();
-        labellers
+        let all: IndexSet<&Path> = self.teachers.iter().flat_map(|t| self.relabel_teachers.of(t)).collect();
+        all.into_iter().collect()
     }
 }
 
@@ -647,8 +649,8 @@ impl Baseline {
     /// What its students learn.
     pub fn labels(self) -> Labels {
         match self {
-            Baseline::RandomRealSoft | Baseline::NearestMeanSoft => Labels::Soft,
-            Baseline::RandomRealHard | Baseline::NearestMeanHard => Labels::Hard,
+            Baseline::RandomRealSoft | Baseline::NearestMeanSoft | Baseline::RdedCropsSoft => Labels::Soft,
+            Baseline::RandomRealHard | Baseline::NearestMeanHard | Baseline::RdedCropsHard => Labels::Hard,
         }
     }
 }

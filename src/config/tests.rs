@@ -127,6 +127,21 @@ fn another_type_replaces_the_whole_and_the_same_type_merges() {
 }
 
 #[test]
+fn every_baseline_is_there_unless_no_protocol_has_its_labels() {
+    let soft = with("");
+    assert_eq!(soft.baselines.len(), 6);
+    let hard = with("protocols: {own: protocol-hard}\n");
+    assert_eq!(hard.baselines, [Baseline::RandomRealHard, Baseline::NearestMeanHard, Baseline::RdedCropsHard]);
+    assert_eq!(with("protocols: {own: protocol-hard, soft: }\n").baselines, soft.baselines);
+}
+
+#[test]
+fn labellers_stand_in_the_order_of_the_file() {
+    let experiment = with("relabel_teachers: [onnx/z, onnx/b, onnx/a]\n");
+    assert_eq!(experiment.labellers(), ["onnx/z", "onnx/b", "onnx/a"].map(Path::new));
+}
+
+#[test]
 fn without_real_data_there_are_neither_students_nor_baselines() {
     let text = "name: x\ndata: none\nteachers: onnx/a\nipc: 1\nrecover: {classes: [7, 2], verifier: [onnx/b]}\n";
     let experiment = parse(text, &[]).unwrap();
@@ -395,8 +410,12 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 7: `relabel.mix`: mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels",
     ),
     (
-        "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}",
-        "e.yaml: `baselines`: `random_real_soft` has soft labels, but validate.loss is `ce`, which trains on hard labels",
+        "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}\nbaselines: [random_real_hard, rded_crops_soft]",
+        "e.yaml, line 8: `baselines[1]`: this baseline has soft labels, but validate.loss is `ce`, which trains on hard labels",
+    ),
+    (
+        "methods: {whole_real: scdd-cifar100}",
+        "e.yaml, line 6: `methods.whole_real`: is what the rows of a baseline are called: choose another name",
     ),
     ("recover: {classes: [3, 1, 3]}", "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]"),
     (
@@ -455,7 +474,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "baselines: [random]",
-        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard",
+        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard, rded_crops_soft, rded_crops_hard",
     ),
     ("ipc: 3", "e.yaml: not a valid experiment file: duplicate entry with key \"ipc\""),
     (

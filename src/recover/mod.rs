@@ -84,7 +84,8 @@ pub enum RecoverError {
     #[error("`recover.start` asks for real images, and there are none")]
     NoData,
     #[error(
-        "class {class} has {found} images to start from, {needed} are needed: lower `ipc` or the numbers in `recover.start`"
+        "class {class} has {found} images to start from, {needed} are needed: lower `ipc` or the numbers in `recover.start`, or leave the \
+         `rded_crops_…` out of `baselines`"
     )]
     TooFewImages { class: u32, found: usize, needed: usize },
 }

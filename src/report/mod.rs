@@ -25,7 +25,7 @@ use crate::run::stage::{StageError, Timing, write_atomic};
 pub use compare::{CompareError, merge, read};
 pub use html::duration;
 pub use markdown::write_markdown;
-pub use summary::{Comparison, Difference, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
+pub use summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
 pub use text::table;
 
 /// Why a report could not be made.
@@ -83,7 +83,7 @@ pub struct Row {
     pub method: String,
     /// Whether making the images read no real image (the teacher itself was trained on some).
     pub data_free: bool,
-    /// The teacher that they were recovered from; `None` for real images.
+    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
     pub teacher: Option<String>,
     /// The teacher that labelled them; `None` with hard labels.
     pub relabel_teacher: Option<String>,
@@ -115,7 +115,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Seconds that recovering took, per image; too few where the recovery was interrupted. `None` for real images.
+    /// Seconds that recovering (or choosing crops) took, per image; too few where that was interrupted. `None` for whole real images.
     pub fn seconds_per_image(&self) -> Option<f64> {
         Some(self.cost.recover?.seconds / self.images.max(1) as f64)
     }
@@ -198,7 +198,7 @@ pub struct Grid {
     pub method: String,
     /// Whether that read no real image.
     pub data_free: bool,
-    /// The teacher that they were recovered from; `None` for real images.
+    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
     pub teacher: Option<String>,
     /// Images per class.
     pub ipc: u32,
@@ -227,7 +227,7 @@ impl Results {
         let mut sorted = self.clone();
         sorted.rows.sort_by(|a, b| summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed)));
         sorted.recoveries.sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
-        let real = |grid: &Grid| grid.teacher.is_none();
+        let real = |grid: &Grid| grid.teacher.is_none() || grid.method == RDED_CROPS;
         sorted.grids.sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));
         sorted
     }

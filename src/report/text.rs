@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
+use super::summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, comparisons, summaries};
 use super::{Labels, Recovery, ReportError, Results, Row, Verified};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
@@ -35,6 +35,7 @@ fn signed(value: f64) -> String {
 /// Images by how they were made, such as `distilled from resnet10` or `random real`.
 pub(super) fn images(method: &str, teacher: Option<&str>) -> String {
     match teacher {
+        Some(teacher) if method == RDED_CROPS => format!("RDED crops chosen by {teacher}"),
         Some(teacher) => format!("{method} from {teacher}"),
         None => method.replace('_', " "),
     }

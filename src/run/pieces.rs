@@ -15,7 +15,7 @@ use super::stage::{Stage, Store, WorkDir};
 use super::{Means, RunError};
 use crate::config::{
     BnWeight, DataConfig, DataKind, Device, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig,
-    ValidateConfig, WholeReal,
+    Start, ValidateConfig, WholeReal,
 };
 use crate::data::{DataError, Dataset, Source, Split, png};
 use crate::recover::balance::{self, Auto};
@@ -43,6 +43,8 @@ const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
 const ACCURACY: &str = "accuracy.json";
 const AUTO: &str = "r_bn.json";
+/// The preset of the baseline of crops.
+const CROPS: &str = "rded-cifar100";
 
 /// A set of images that is complete on disk.
 pub struct Images {
@@ -240,8 +242,12 @@ impl<'a> Pieces<'a> {
         let mut inputs = inputs([("teacher", &teacher.hash)]);
         inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
         inputs.extend(data.map(|data| ("data".to_owned(), data_hash(data))));
+        let scored = match config.start {
+            Start::Crops { images, crops, .. } => chosen.len() as u64 * u64::from(images) * u64::from(crops),
+            Start::Noise { .. } | Start::Real { .. } => 0,
+        };
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
-            .of_passes(2 * count * u64::from(config.iterations));
+            .of_passes(scored + 2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
             let options = PlanOptions { device, ..PlanOptions::default() };
             let mut recover = Recover::with_committee(teacher, others, config, options)?;
@@ -260,6 +266,15 @@ impl<'a> Pieces<'a> {
             Ok(())
         })?;
         Ok(Images { directory, key: stage.key(), name, count })
+    }
+
+    /// `ipc` crops of training images per class, those that `judge` recognises best: RDED as published for small images, which optimises nothing.
+    pub fn crops(&self, judge: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        let mut config = RecoverConfig::of_preset(CROPS)?;
+        if let Start::Crops { images, .. } = &mut config.start {
+            *images = (*images).max(ipc);
+        }
+        self.recover(judge, &[], &config, ipc, seed)
     }
 
     /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
