@@ -460,6 +460,20 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     assert!(fs::read_to_string(to.join("report.html")).unwrap().contains("distilled (tiny) from"));
     scdd(&["report", &both[0], dir.path().to_str().unwrap()]).assert().code(2).stderr(contains("results.json"));
 
+    // A snapshot stands for the report that it was taken of.
+    let [part, whole, markdown] =
+        ["tiny.json", "results.json", "results.md"].map(|name| dir.path().join("docs").join(name));
+    let [part, whole, markdown] = [&part, &whole, &markdown].map(|path| path.to_str().unwrap());
+    scdd(&["report", file, "--snapshot", part]).assert().success();
+    let arguments = ["report", part, &both[1], "--json", "--markdown", markdown, "--snapshot", whole];
+    let again = scdd(&arguments).assert().success();
+    let again: serde_json::Value = serde_json::from_slice(&again.get_output().stdout).unwrap();
+    assert_eq!((&again["summaries"], &again["costs"]), (&report["summaries"], &report["costs"]));
+    let table: serde_json::Value = serde_json::from_slice(&fs::read(whole).unwrap()).unwrap();
+    assert_eq!(table["rows"].as_array().unwrap().len(), report["summaries"].as_array().unwrap().len());
+    assert!(fs::read_to_string(markdown).unwrap().contains("| s/image | memory | label size |"));
+    scdd(&["report", part, "--set", "name=x"]).assert().code(2).stderr(contains("--set is for experiment files"));
+
     for (format, expected) in [
         ("imagefolder", "images/00_t-shirt-top/00000.png"),
         ("npz", "images.npz"),

@@ -1,13 +1,14 @@
 //! What an experiment found, as one self-contained HTML page, as JSON and CSV, and as a table for the terminal.
 //!
 //! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was made. Wall-clock times, which differ from
-//! run to run, are shown on the page and kept in `timing.json`; `results.json` and `results.csv` are free of them.
+//! run to run, are shown on the page and kept in `timing.json`, and in snapshots for the repository; `results.json` and `results.csv` are free of them.
 
 pub(crate) mod chart;
 mod compare;
 pub(crate) mod html;
 mod images;
 mod markdown;
+mod snapshot;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::run::stage::{StageError, Timing, write_atomic};
 pub use compare::{CompareError, merge, read};
 pub use html::duration;
 pub use markdown::write_markdown;
+pub use snapshot::write_snapshot;
 pub use summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
 pub use text::table;
 
@@ -69,6 +71,7 @@ pub struct Results {
     /// The resolved experiment, as YAML.
     pub experiment: String,
     /// One row per trained student.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
     /// How each batch of synthetic images was optimised.
     pub recoveries: Vec<Recovery>,
@@ -111,6 +114,7 @@ pub struct Row {
     #[serde(skip)]
     pub cost: Cost,
     /// How training went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<TrainPoint>,
 }
 
@@ -162,6 +166,7 @@ pub struct Recovery {
     /// Seed of the whole chain.
     pub seed: u64,
     /// The objective, averaged over batches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<RecoverPoint>,
     /// What networks that had no part in it see in the images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

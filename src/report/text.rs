@@ -91,6 +91,8 @@ const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LR
 
 /// How the table's figures are to be read.
 pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
+pub(super) const COST_NOTE: &str =
+    "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
 pub(super) const BEST_NOTE: &str =
     "* the highest of the tests during training: selected on the test set, so too good\n";
 
@@ -110,7 +112,7 @@ pub fn table(results: &Results) -> String {
         text += &differences(results);
         text += SPREAD_NOTE;
         text += &few_seeds(&all);
-        text += "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
+        text += COST_NOTE;
         if text.contains(RANKING[3]) {
             text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
         }
