@@ -119,7 +119,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Seconds that recovering (or choosing crops) took, per image; too few where that was interrupted. `None` for whole real images.
+    /// Seconds that recovering (or choosing crops) took, per image. `None` for whole real images.
     pub fn seconds_per_image(&self) -> Option<f64> {
         Some(self.cost.recover?.seconds / self.images.max(1) as f64)
     }

@@ -519,8 +519,8 @@ fn recover_batch(
     let (_, channels, height, width) = images.dim();
     let pixels = recover.to_pixels(&images)?;
     write_images(work, classes, &batch.items, &pixels, [channels, height, width])?;
-    // Written last: a batch whose curve is there is complete.
-    work.write(&curve_file, curve.as_bytes())?;
+    // A batch whose curve is there is complete.
+    work.write_last_of_part(&curve_file, curve.as_bytes())?;
     Ok(())
 }
 
