@@ -48,6 +48,9 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("recover.class_share", closed(0.0, 1.0)),
     ("recover.r_patch", WEIGHT),
     ("recover.first_bn_multiplier", WEIGHT),
+    ("recover.statistics_momentum", BELOW_ONE),
+    ("recover.weight_adjustment.steps", closed(1.0, 1000.0)),
+    ("recover.weight_adjustment.rho", positive(1000.0)),
     ("recover.tv", WEIGHT),
     ("recover.l2", WEIGHT),
     ("recover.jitter", closed(0.0, 4096.0)),
@@ -152,6 +155,7 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
         ("r_var", recover.r_var, 1.0),
         ("class_share", recover.class_share, 0.0),
         ("r_patch", recover.r_patch, 0.0),
+        ("statistics_momentum", recover.statistics_momentum, 0.0),
     ];
     for (key, value, neutral) in within {
         if recover.r_bn == BnWeight::Fixed(0.0) && value != neutral {

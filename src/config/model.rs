@@ -163,6 +163,11 @@ pub struct RecoverConfig {
     /// patches. Published: 1 (G-VBSM, EDC, which take each patch's over all channels).
     pub r_patch: f64,
     /// Weight of the total variation prior, 0 (off) to 1e6.
+    /// What a moving average of the batch's statistics keeps of itself at each step, 0 (off) to below 1. The term compares the average, which starts at 0
+    /// with each batch, in place of the step's own statistics; gradients are as if it were these. Published: 0.8 (G-VBSM, EDC).
+    pub statistics_momentum: f64,
+    /// Moves the teacher's weights before each batch; `null` is off.
+    pub weight_adjustment: Option<WeightAdjustment>,
     pub tv: f64,
     /// Weight of the image's L2 norm, 0 (off) to 1e6.
     pub l2: f64,
@@ -266,6 +271,17 @@ pub struct Residual {
 }
 
 /// Further teachers of the same images. All must have the preprocessing of the cell's own teacher.
+/// DWA's directed weight adjustment (arXiv 2409.17612): the teacher of a batch has its weights moved up the gradient of the cross entropy of the batch's
+/// first view, in steps of `rho` / `steps` each, so that batches differ. Its statistics stay.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightAdjustment {
+    /// How many steps, 1 to 1000. Published: 12 (CIFAR), 15 (ImageNet).
+    pub steps: u32,
+    /// How far they go together, as the Euclidean norm over all weights, above 0 and at most 1000. Published: 0.015.
+    pub rho: f64,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Committee {
@@ -298,6 +314,8 @@ pub enum Quirk {
     /// Pixels are cut off, not rounded, when images are saved: half a level too dark.
     TruncatedPixels,
 }
+    /// Images are saved as JPEG files of quality 75, with colours at half the resolution. Kept is what is read from them.
+    JpegFiles,
 
 /// How much the BN statistics term weighs beside cross entropy.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -160,13 +160,13 @@ fn slug(name: &str) -> String {
 }
 
 /// `[C, H, W]` to `[H, W, C]`.
-fn interleave(pixels: &[u8], channels: usize) -> Vec<u8> {
+pub(super) fn interleave(pixels: &[u8], channels: usize) -> Vec<u8> {
     let plane = pixels.len() / channels;
     (0..plane).flat_map(|position| (0..channels).map(move |channel| pixels[channel * plane + position])).collect()
 }
 
 /// `[H, W, C]` to `[C, H, W]`.
-fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
+pub(super) fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
     (0..channels).flat_map(|channel| pixels.iter().skip(channel).step_by(channels).copied()).collect()
 }
 
