@@ -97,7 +97,8 @@ pub enum DataKind {
     Cifar100,
     /// Four IDX files named as MNIST's are, in the directory `path`; a line of its `classes.txt`, if there is one, names a class.
     Idx,
-    /// PNG files in `train/<class>/` and `test/<class>/` of the directory `path`, all of one size.
+    /// PNG or JPEG files in `train/<class>/` and `test/<class>/` of the directory `path`. Those of another size or other colours than the first
+    /// teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.
     ImageFolder,
     /// A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images \[N, H, W\] or \[N, H, W, C\].
     Npz,
@@ -162,12 +163,12 @@ pub struct RecoverConfig {
     /// What statistics of patches weigh within the term beside those of whole planes, 0 (off) to 1e6. Above 0 it needs a bundle with statistics of
     /// patches. Published: 1 (G-VBSM, EDC, which take each patch's over all channels).
     pub r_patch: f64,
-    /// Weight of the total variation prior, 0 (off) to 1e6.
     /// What a moving average of the batch's statistics keeps of itself at each step, 0 (off) to below 1. The term compares the average, which starts at 0
     /// with each batch, in place of the step's own statistics; gradients are as if it were these. Published: 0.8 (G-VBSM, EDC).
     pub statistics_momentum: f64,
     /// Moves the teacher's weights before each batch; `null` is off.
     pub weight_adjustment: Option<WeightAdjustment>,
+    /// Weight of the total variation prior, 0 (off) to 1e6.
     pub tv: f64,
     /// Weight of the image's L2 norm, 0 (off) to 1e6.
     pub l2: f64,
@@ -270,7 +271,6 @@ pub struct Residual {
     pub scales: Vec<f64>,
 }
 
-/// Further teachers of the same images. All must have the preprocessing of the cell's own teacher.
 /// DWA's directed weight adjustment (arXiv 2409.17612): the teacher of a batch has its weights moved up the gradient of the cross entropy of the batch's
 /// first view, in steps of `rho` / `steps` each, so that batches differ. Its statistics stay.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -282,6 +282,7 @@ pub struct WeightAdjustment {
     pub rho: f64,
 }
 
+/// Further teachers of the same images. All must have the preprocessing of the cell's own teacher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Committee {
@@ -313,9 +314,9 @@ pub enum Quirk {
     PositiveJitter,
     /// Pixels are cut off, not rounded, when images are saved: half a level too dark.
     TruncatedPixels,
-}
     /// Images are saved as JPEG files of quality 75, with colours at half the resolution. Kept is what is read from them.
     JpegFiles,
+}
 
 /// How much the BN statistics term weighs beside cross entropy.
 #[derive(Debug, Clone, Copy, PartialEq)]

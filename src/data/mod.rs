@@ -26,6 +26,7 @@ pub use dataset::{Dataset, Source, Split};
 pub use error::DataError;
 pub use mix::Mix;
 pub use normalize::Normalization;
+pub use png::Fit;
 pub use view::{Resample, Shift, Size, View};
 
 use ndarray::Array4;

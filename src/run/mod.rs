@@ -216,7 +216,8 @@ fn prepare<'a>(
     output: &Path,
     mode: Mode<'a>,
 ) -> Result<Pieces<'a>, RunError> {
-    let pieces = Pieces::new(experiment, &stages_in(output), mode)?;
+    let shape = bundles[&experiment.teachers[0]].image_shape();
+    let pieces = Pieces::new(experiment, shape, &stages_in(output), mode)?;
     check_fit(experiment, bundles, pieces.test())?;
     for bundle in bundles.values() {
         pieces.verify(bundle)?;

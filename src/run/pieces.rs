@@ -17,7 +17,7 @@ use crate::config::{
     BnWeight, DataConfig, DataKind, Device, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig,
     Start, ValidateConfig, WholeReal,
 };
-use crate::data::{DataError, Dataset, Source, Split, png};
+use crate::data::{DataError, Dataset, Fit, Source, Split, png};
 use crate::recover::balance::{self, Auto};
 use crate::recover::{self, Accuracy, Batch, Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
@@ -109,14 +109,16 @@ impl<'a> Mode<'a> {
 /// The real data: where it lies, its test set, and that set's hash.
 struct Real {
     source: Source,
+    /// Of the networks' images.
+    fit: Fit,
     test: Dataset,
     test_hash: String,
 }
 
 impl Real {
-    fn load(source: Source) -> Result<Self, RunError> {
-        let test = Dataset::load(&source, Split::Test)?;
-        Ok(Self { source, test_hash: data_hash(&test), test })
+    fn load(source: Source, fit: Fit) -> Result<Self, RunError> {
+        let test = Dataset::load_as(&source, Split::Test, fit)?;
+        Ok(Self { source, fit, test_hash: data_hash(&test), test })
     }
 }
 
@@ -133,8 +135,9 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    pub fn new(experiment: &Experiment, root: &Path, mode: Mode<'a>) -> Result<Self, RunError> {
-        let real = source(&experiment.data)?.map(Real::load).transpose()?;
+    /// Of `experiment`, whose networks take images of this `shape`; stages go below `root`.
+    pub fn new(experiment: &Experiment, shape: [usize; 3], root: &Path, mode: Mode<'a>) -> Result<Self, RunError> {
+        let real = source(&experiment.data)?.map(|source| Real::load(source, Fit::To(shape))).transpose()?;
         let (train, remarks, listed) = (OnceCell::new(), RefCell::default(), RefCell::default());
         Ok(Self { store: Store::new(root), mode, real, train, remarks, listed })
     }
@@ -188,7 +191,8 @@ impl<'a> Pieces<'a> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = Dataset::load(&self.real_data()?.source, Split::Train)?;
+        let Real { source, fit, .. } = self.real_data()?;
+        let train = Dataset::load_as(source, Split::Train, *fit)?;
         Ok(self.train.get_or_init(|| train))
     }
 
