@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use scdd::graph::{Graph, Node};
-use scdd::replica::{Distance, LayerTarget, Objective, Plan, PlanOptions, Replica};
+use scdd::replica::{Distance, LayerTarget, Momentum, Objective, Plan, PlanOptions, Replica};
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
@@ -66,5 +66,6 @@ fn objective(graph: &Graph) -> Result<Objective> {
         layers: layers.context("a BatchNormalization without constants")?,
         r_bn: 0.01,
         distance: Distance::Norm,
+        momentum: Momentum::default(),
     })
 }

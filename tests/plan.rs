@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use scdd::graph::{Graph, Node};
 use scdd::kernels::Isa;
 use scdd::replica::plan::{Choice, Method};
-use scdd::replica::{Distance, LayerTarget, Objective, Plan, PlanOptions, Replica};
+use scdd::replica::{Distance, LayerTarget, Momentum, Objective, Plan, PlanOptions, Replica};
 use scdd::teacher::Bundle;
 use tch::{Device, Kind, Tensor};
 
@@ -24,7 +24,12 @@ fn objective(graph: &Graph) -> Objective {
         let (mean, var) = (part(3), part(4));
         LayerTarget { tap: node.inputs[0].unwrap(), axis: 1, patches: 1, mean, var, weights: None, multiplier }
     };
-    Objective { layers: graph.batch_norms().enumerate().map(layer).collect(), r_bn: 0.1, distance: Distance::Norm }
+    Objective {
+        layers: graph.batch_norms().enumerate().map(layer).collect(),
+        r_bn: 0.1,
+        distance: Distance::Norm,
+        momentum: Momentum::default(),
+    }
 }
 
 fn every_option() -> Vec<PlanOptions> {
@@ -204,7 +209,7 @@ fn statistics_of_any_activation() {
     for distance in [Distance::Norm, Distance::Squared] {
         // Two targets for each activation.
         let layers = taps.iter().chain(&taps).map(layer).collect();
-        let objective = Objective { layers, r_bn: 0.5, distance };
+        let objective = Objective { layers, r_bn: 0.5, distance, momentum: Momentum::default() };
         agree(&graph, &objective, &input, &Tensor::from_slice(&[1i64, 4]));
     }
 }
@@ -233,9 +238,61 @@ fn statistics_along_any_axis() {
             multiplier: 1.5,
         }
     };
-    let objective = Objective { layers: taps.iter().map(layer).collect(), r_bn: 0.5, distance: Distance::Norm };
+    let objective = Objective {
+        layers: taps.iter().map(layer).collect(),
+        r_bn: 0.5,
+        distance: Distance::Norm,
+        momentum: Momentum::default(),
+    };
     let input = Tensor::randn([2, 3, 8, 10], (Kind::Float, Device::Cpu));
     agree(&graph, &objective, &input, &Tensor::from_slice(&[1i64, 4]));
+}
+
+/// Statistics that are averaged over evaluations, whose gradients are those of each evaluation's own; a new objective begins afresh.
+#[test]
+fn averaged_statistics_agree_step_by_step() {
+    let (mut net, x) = Net::new(11);
+    let y = net.conv(&x, 16, 3, 1, 1, false);
+    let y = net.bn(&y);
+    let graph = net.finish(&y);
+    let averaged = |decay| Objective { momentum: Momentum::new(decay), ..objective(&graph) };
+    let inputs: Vec<Tensor> = (0..3).map(|_| Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu))).collect();
+    let targets = Tensor::from_slice(&[1i64, 4]);
+    let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
+    let plain = averaged(0.0);
+    for options in every_option() {
+        let reference = averaged(0.8);
+        let mut plan = Plan::compile(&graph, &averaged(0.8), [2, 3, 8, 8], options).unwrap();
+        for (step, input) in inputs.iter().enumerate() {
+            let found = plan.evaluate(input, &targets).unwrap();
+            let expected = replica.evaluate(input, &targets, &reference).unwrap();
+            assert!((found.bn - expected.bn).abs() < 1e-5 * expected.bn, "step {step}: {} {}", found.bn, expected.bn);
+            let off = f64::try_from((&found.gradient - &expected.gradient).norm()).unwrap();
+            let size = f64::try_from(expected.gradient.norm()).unwrap();
+            assert!(off < 1e-5 * size, "step {step}: {off} of {size}");
+            assert_ne!(replica.evaluate(input, &targets, &plain).unwrap().bn, expected.bn);
+        }
+        plan.retarget(&averaged(0.8)).unwrap();
+        let first = plan.evaluate(&inputs[0], &targets).unwrap().bn;
+        let again = replica.evaluate(&inputs[0], &targets, &averaged(0.8)).unwrap().bn;
+        assert!((first - again).abs() < 1e-5 * again);
+    }
+}
+
+#[test]
+fn an_average_starts_at_zero_and_approaches_what_it_sees() {
+    let (mean, var) = (Tensor::from_slice(&[2.0f64, -1.0]), Tensor::from_slice(&[3.0f64, 0.5]));
+    let momentum = Momentum::new(0.8);
+    for step in 1..=4 {
+        let (of_mean, of_var) = momentum.blend(5, &mean, &var).unwrap().unwrap();
+        let share = 1.0 - 0.8f64.powi(step);
+        assert!((of_mean - &mean * share).abs().max().double_value(&[]) < 1e-12);
+        assert!((of_var - &var * share).abs().max().double_value(&[]) < 1e-12);
+    }
+    // Each layer has its own.
+    let (of_mean, _) = momentum.blend(6, &mean, &var).unwrap().unwrap();
+    assert!((of_mean.double_value(&[0]) - 0.4).abs() < 1e-12);
+    assert!(Momentum::default().blend(0, &mean, &var).unwrap().is_none());
 }
 
 /// Another objective over the same activations takes the place of the first; one over others can't.

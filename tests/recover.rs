@@ -26,6 +26,8 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         distance: BnDistance::Norm,
         class_share: 0.0,
         r_patch: 0.0,
+        statistics_momentum: 0.0,
+        weight_adjustment: None,
         tv,
         l2,
         jitter: 4,

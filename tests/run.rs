@@ -25,14 +25,14 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     };
     run("report").assert().code(2).stderr(contains("the experiment is not complete"));
     let images = String::from_utf8(run("recover").assert().success().get_output().stdout.clone()).unwrap();
-    assert_eq!(images.lines().count(), 2, "one recovery, one set of real images: {images}");
+    assert_eq!(images.lines().count(), 4, "one recovery; random images, those nearest to the mean, crops: {images}");
     run("run").assert().success().stdout(contains("distilled from resnet18-w16-moco-v2").and(contains("report: ")));
 
     let html = fs::read_to_string(output.join("tiny/report.html")).unwrap();
     assert!(html.contains("data:image/png;base64,") && html.contains("<svg"));
     let results: serde_json::Value =
         serde_json::from_slice(&fs::read(output.join("tiny/results.json")).unwrap()).unwrap();
-    assert_eq!(results["results"]["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(results["results"]["rows"].as_array().unwrap().len(), 7);
     let recovered = fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
     let classes: Vec<_> = fs::read_dir(recovered.join("images")).unwrap().collect();
     assert_eq!(classes.len(), 10);
@@ -42,7 +42,7 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     let text = fs::read_to_string(&markdown).unwrap();
     assert!(text.contains("| distilled from resnet18-w16-moco-v2 | yes |") && text.contains("](tiny-1.svg)"), "{text}");
     let chart = fs::read_to_string(markdown.with_file_name("tiny-1.svg")).unwrap();
-    assert_eq!(chart.matches("<circle").count(), 3, "{chart}");
+    assert_eq!(chart.matches("<circle").count(), 7, "{chart}");
 
     let before = contents(&output);
     run("run").assert().success().stderr(contains("done in").not());
@@ -137,7 +137,10 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
         .success()
         .stdout(contains("distilled from features-only").and(contains("soft, by resnet18-w16-moco-v2")))
         .stderr(contains("note: `features-only` has no classifier: cross entropy is off"));
-    let curve = fs::read_dir(dir.path().join("runs/stages/recover")).unwrap().next().unwrap().unwrap().path();
+    let mut recovered =
+        fs::read_dir(dir.path().join("runs/stages/recover")).unwrap().map(|entry| entry.unwrap().path());
+    let own = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("features-only");
+    let curve = recovered.find(own).unwrap();
     let curve = fs::read_to_string(curve.join("curves/batch-00000.jsonl")).unwrap();
     let points: Vec<serde_json::Value> = curve.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(points.iter().all(|point| point["ce"] == 0.0) && points.len() == 30, "{curve}");
@@ -274,7 +277,7 @@ fn cuda_labels_without_cuda_are_an_error_or_the_configured_fallback() {
 const MATRIX: &str = "methods:\n  few: {iterations: 2, batch_size: 20}\n  fewer: {iterations: 1, batch_size: 20}\n\
     protocols:\n  mixed: {relabel: {epochs: 2, batch_size: 20}, validate: {evaluate_every: 2}}\n\
     \x20 own: {relabel: {epochs: 2, batch_size: 20, mix: {type: none}}, validate: {loss: {type: ce}, evaluate_every: 2}}\n\
-    labels: [soft, hard]\n";
+    labels: [soft, hard]\nbaselines: [random_real_soft, random_real_hard]\n";
 
 /// What `scdd` with `arguments` prints as JSON.
 fn json(data: &Path, arguments: &[&str]) -> serde_json::Value {
@@ -460,6 +463,20 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     assert!(fs::read_to_string(to.join("report.html")).unwrap().contains("distilled (tiny) from"));
     scdd(&["report", &both[0], dir.path().to_str().unwrap()]).assert().code(2).stderr(contains("results.json"));
 
+    // A snapshot stands for the report that it was taken of.
+    let [part, whole, markdown] =
+        ["tiny.json", "results.json", "results.md"].map(|name| dir.path().join("docs").join(name));
+    let [part, whole, markdown] = [&part, &whole, &markdown].map(|path| path.to_str().unwrap());
+    scdd(&["report", file, "--snapshot", part]).assert().success();
+    let arguments = ["report", part, &both[1], "--json", "--markdown", markdown, "--snapshot", whole];
+    let again = scdd(&arguments).assert().success();
+    let again: serde_json::Value = serde_json::from_slice(&again.get_output().stdout).unwrap();
+    assert_eq!((&again["summaries"], &again["costs"]), (&report["summaries"], &report["costs"]));
+    let table: serde_json::Value = serde_json::from_slice(&fs::read(whole).unwrap()).unwrap();
+    assert_eq!(table["rows"].as_array().unwrap().len(), report["summaries"].as_array().unwrap().len());
+    assert!(fs::read_to_string(markdown).unwrap().contains("| s/image | memory | label size |"));
+    scdd(&["report", part, "--set", "name=x"]).assert().code(2).stderr(contains("--set is for experiment files"));
+
     for (format, expected) in [
         ("imagefolder", "images/00_t-shirt-top/00000.png"),
         ("npz", "images.npz"),
@@ -491,6 +508,42 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     let npz = fs::File::open(dir.path().join("npz/distilled-from-resnet18-w16-moco-v2-ipc2-seed3/images.npz")).unwrap();
     let images: ndarray::Array4<u8> = ndarray_npy::NpzReader::new(npz).unwrap().by_name("images").unwrap();
     assert_eq!(images.dim(), (20, 28, 28, 1));
+}
+
+#[test]
+fn crops_are_chosen_by_each_labelling_teacher_and_anew_for_each_seed() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let (first, second) = ("resnet18-w16-supervised", TEACHER);
+    let more = format!(
+        "relabel_teachers: [{}, {}]\nbaselines: [rded_crops_soft, rded_crops_hard]\n",
+        bundle(first).display(),
+        bundle(second).display()
+    );
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), &more);
+    let output = dir.path().join("runs");
+    let (file, runs) = (experiment.to_str().unwrap(), output.to_str().unwrap());
+    let found = json(data.path(), &["run", "--quiet", file, "--set", "seeds=[3, 4]", "--output", runs]);
+    let rows = found["summaries"].as_array().unwrap().iter().filter(|summary| summary["method"] == "rded_crops");
+    let rows: Vec<[&str; 3]> = rows
+        .map(|row| ["labels", "teacher", "relabel_teacher"].map(|key| row[key].as_str().unwrap_or("none")))
+        .collect();
+    assert_eq!(rows, [["soft", second, second], ["soft", first, first], ["hard", first, "none"]]);
+
+    let crops = |teacher: &str, seed: u64| {
+        let of = |path: &Path| -> serde_json::Value {
+            serde_json::from_slice(&fs::read(path.join("stage.json")).unwrap()).unwrap()
+        };
+        let sets = fs::read_dir(output.join("stages/recover")).unwrap().map(|entry| entry.unwrap().path());
+        let mut sets = sets.filter(|path| of(path)["config"]["recover"]["iterations"] == 0 && of(path)["seed"] == seed);
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().starts_with(teacher);
+        contents(&sets.find(|path| name(path)).unwrap().join("images"))
+    };
+    assert_ne!(crops(first, 3), crops(second, 3));
+    assert_ne!(crops(first, 3), crops(first, 4));
+    // A method of RDED's by the same teacher is the same work.
+    let plan = json(data.path(), &["run", "--dry-run", file, "--set", "recover=rded-cifar100", "--output", runs]);
+    let stages = plan["plan"]["stages"].as_array().unwrap();
+    assert!(stages.iter().filter(|stage| stage["stage"] == "recover").all(|stage| stage["state"] == "complete"));
 }
 
 /// The stages of the tiny experiment on `data`, without the names that they have for people.

@@ -46,7 +46,7 @@ impl Calibrate {
             let name = self.bundle.file_name().unwrap_or(bundle.name().as_ref());
             self.bundle.with_file_name(format!("{}-calibrated", name.to_string_lossy()))
         });
-        let set = training_images(&self.data)?;
+        let set = training_images(&self.data, &bundle)?;
         check_fit(&bundle, &set)?;
 
         let p = &bundle.manifest.preprocessing;

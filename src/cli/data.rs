@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::ensure;
 
-use crate::data::{Dataset, Source, Split};
+use crate::data::{Dataset, Fit, Source, Split};
 use crate::teacher::Bundle;
 
-/// The training images of a data set that is called `data`, or of the image folder that lies there.
-pub fn training_images(data: &str) -> anyhow::Result<Dataset> {
+/// The training images of a data set that is called `data`, or of the image folder that lies there, fitted to `bundle`.
+pub fn training_images(data: &str, bundle: &Bundle) -> anyhow::Result<Dataset> {
     let folder = Path::new(data);
     let source = if folder.is_dir() { Source::ImageFolder(folder.into()) } else { Source::find(data)? };
-    Ok(Dataset::load(&source, Split::Train)?)
+    Ok(Dataset::load_as(&source, Split::Train, Fit::To(bundle.image_shape()))?)
 }
 
 /// The data's images are the bundle's, and the bundle knows their classes if it has a classifier.

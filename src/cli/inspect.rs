@@ -26,16 +26,17 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let data = self.data.as_deref().map(training_images).transpose()?;
+        let bundles = self.bundles.iter().map(|dir| Bundle::load(dir)).collect::<Result<Vec<_>, _>>()?;
+        let named = self.data.as_deref().zip(bundles.first());
+        let data = named.map(|(data, first)| training_images(data, first)).transpose()?;
         let progress = global.progress();
         progress.start("inspect", self.bundles.len() as u64, "bundle");
         let mut teachers = Vec::new();
-        for dir in &self.bundles {
-            let bundle = Bundle::load(dir)?;
+        for bundle in &bundles {
             if let Some(set) = &data {
-                check_fit(&bundle, set)?;
+                check_fit(bundle, set)?;
             }
-            teachers.push(inspect(&bundle, data.as_ref(), self.images)?);
+            teachers.push(inspect(bundle, data.as_ref(), self.images)?);
             progress.at(teachers.len() as u64, bundle.name());
         }
         progress.finish("");

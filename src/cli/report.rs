@@ -12,7 +12,7 @@ use crate::run::{self, Goal, Setting};
 /// Write the report of a complete experiment again, or compare several; makes nothing else
 #[derive(clap::Args)]
 pub struct Report {
-    /// Experiment files, or directories of reports
+    /// Experiment files, directories of reports, or snapshots (.json)
     #[arg(required = true, value_name = "EXPERIMENT")]
     experiments: Vec<PathBuf>,
     /// Override a key in every experiment file, for example --set name=other
@@ -27,15 +27,18 @@ pub struct Report {
     /// Also write the table as Markdown, with its charts as SVG files beside it
     #[arg(long, value_name = "FILE.md")]
     markdown: Option<PathBuf>,
+    /// Also write the table with its costs, and all that this command needs to show it again, as one small file
+    #[arg(long, value_name = "FILE.json")]
+    snapshot: Option<PathBuf>,
 }
 
 impl Report {
     pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         if let ([experiment], None) = (self.experiments.as_slice(), &self.to)
-            && !experiment.is_dir()
+            && !is_report(experiment)
         {
             let (results, home) = self.rewrite(experiment)?;
-            self.write_markdown(&results)?;
+            self.write_for_repository(&results)?;
             return print(global, &results, Some(&home));
         }
         let reports = self.experiments.iter().map(|one| self.read(one)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -45,20 +48,23 @@ impl Report {
         if let Some(directory) = &self.to {
             report::write(&merged, directory)?;
         }
-        self.write_markdown(&merged)?;
+        self.write_for_repository(&merged)?;
         print(global, &merged, self.to.as_deref())
     }
 
-    fn write_markdown(&self, results: &Results) -> anyhow::Result<()> {
+    fn write_for_repository(&self, results: &Results) -> anyhow::Result<()> {
+        if let Some(path) = &self.snapshot {
+            report::write_snapshot(results, path)?;
+        }
         let Some(path) = &self.markdown else { return Ok(()) };
         let experiments: Vec<String> = self.experiments.iter().map(|one| one.display().to_string()).collect();
         let command = format!("scdd report {} --markdown {}", experiments.join(" "), path.display());
         Ok(report::write_markdown(results, path, &command)?)
     }
 
-    /// The report's directory as it lies, or what the stages of an experiment file say.
+    /// The report as it lies, or what the stages of an experiment file say.
     fn read(&self, experiment: &Path) -> anyhow::Result<Results> {
-        if !experiment.is_dir() {
+        if !is_report(experiment) {
             return Ok(self.rewrite(experiment)?.0);
         }
         ensure!(self.overrides.is_empty(), "--set is for experiment files, {} is a report", experiment.display());
@@ -71,6 +77,11 @@ impl Report {
         let finished = run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, means: None })?;
         Ok((finished.results, self.output.join(&experiment.name)))
     }
+}
+
+/// Whether `path` is a report that is to be read, not an experiment whose stages are.
+fn is_report(path: &Path) -> bool {
+    path.is_dir() || path.extension().is_some_and(|extension| extension == "json")
 }
 
 /// The table, and where the page is.

@@ -6,7 +6,7 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    Baseline, BnWeight, Crop, DataConfig, DataKind, Device, EnsembleMember, Experiment, Mix, Protocol, RecoverConfig,
+    BnWeight, Crop, DataConfig, DataKind, Device, EnsembleMember, Experiment, Labels, Mix, Protocol, RecoverConfig,
     RelabelConfig, RelabelTeachers, Schedule, Turn, ViewCrop,
 };
 
@@ -48,6 +48,9 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("recover.class_share", closed(0.0, 1.0)),
     ("recover.r_patch", WEIGHT),
     ("recover.first_bn_multiplier", WEIGHT),
+    ("recover.statistics_momentum", BELOW_ONE),
+    ("recover.weight_adjustment.steps", closed(1.0, 1000.0)),
+    ("recover.weight_adjustment.rho", positive(1000.0)),
     ("recover.tv", WEIGHT),
     ("recover.l2", WEIGHT),
     ("recover.jitter", closed(0.0, 4096.0)),
@@ -152,6 +155,7 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
         ("r_var", recover.r_var, 1.0),
         ("class_share", recover.class_share, 0.0),
         ("r_patch", recover.r_patch, 0.0),
+        ("statistics_momentum", recover.statistics_momentum, 0.0),
     ];
     for (key, value, neutral) in within {
         if recover.r_bn == BnWeight::Fixed(0.0) && value != neutral {
@@ -182,12 +186,21 @@ fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
     milestones(&protocol.validate.schedule)
 }
 
+/// What rows of real images are called.
+const BASELINES: [&str; 4] = ["random_real", "nearest_mean", "rded_crops", "whole_real"];
+
 /// Names of methods and protocols are parts of YAML paths, of file names and of tables.
 fn entry_name(axis: &str, name: &str) -> Result<(), Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.is_empty() || name.len() > 60 || !name.chars().all(plain) {
         let allowed = "letters, digits, `_` and `-`, at most 60 of them";
         return Err(Fault::new(axis, format!("`{name}` is no name for one of them: allowed are {allowed}")));
+    }
+    if axis == "methods" && BASELINES.contains(&name) {
+        return Err(Fault::new(
+            format!("{axis}.{name}"),
+            "is what the rows of a baseline are called: choose another name",
+        ));
     }
     Ok(())
 }
@@ -367,17 +380,14 @@ fn hard_labels(experiment: &Experiment) -> Result<(), Fault> {
     if !experiment.protocols.values().all(Protocol::is_hard) {
         return Ok(());
     }
-    let contradiction = |path, problem: &str| {
+    let contradiction = |path: &str, problem: &str| {
         Err(Fault::new(path, format!("{problem}, but validate.loss is `ce`, which trains on hard labels")))
     };
     if experiment.relabel_teachers != RelabelTeachers::Same {
         return contradiction("relabel_teachers", "these teachers would give soft labels");
     }
-    if experiment.baselines.contains(&Baseline::RandomRealSoft) {
-        return contradiction("baselines", "`random_real_soft` has soft labels");
+    match experiment.baselines.iter().position(|baseline| baseline.labels() == Labels::Soft) {
+        Some(index) => contradiction(&format!("baselines[{index}]"), "this baseline has soft labels"),
+        None => Ok(()),
     }
-    if experiment.baselines.contains(&Baseline::NearestMeanSoft) {
-        return contradiction("baselines", "`nearest_mean_soft` has soft labels");
-    }
-    Ok(())
 }

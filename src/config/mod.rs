@@ -29,7 +29,7 @@ pub use model::{
     Baseline, BnDistance, BnWeight, Cell, Committee, Crop, DataConfig, DataKind, Device, Difficulty, EnsembleMember,
     Experiment, Fallback, LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol, Quirk, RecoverConfig,
     RelabelConfig, RelabelTeachers, Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop,
-    WholeReal,
+    WeightAdjustment, WholeReal,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

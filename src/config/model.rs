@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use schemars::JsonSchema;
 use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -97,7 +97,8 @@ pub enum DataKind {
     Cifar100,
     /// Four IDX files named as MNIST's are, in the directory `path`; a line of its `classes.txt`, if there is one, names a class.
     Idx,
-    /// PNG files in `train/<class>/` and `test/<class>/` of the directory `path`, all of one size.
+    /// PNG or JPEG files in `train/<class>/` and `test/<class>/` of the directory `path`. Those of another size or other colours than the first
+    /// teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.
     ImageFolder,
     /// A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images \[N, H, W\] or \[N, H, W, C\].
     Npz,
@@ -162,6 +163,11 @@ pub struct RecoverConfig {
     /// What statistics of patches weigh within the term beside those of whole planes, 0 (off) to 1e6. Above 0 it needs a bundle with statistics of
     /// patches. Published: 1 (G-VBSM, EDC, which take each patch's over all channels).
     pub r_patch: f64,
+    /// What a moving average of the batch's statistics keeps of itself at each step, 0 (off) to below 1. The term compares the average, which starts at 0
+    /// with each batch, in place of the step's own statistics; gradients are as if it were these. Published: 0.8 (G-VBSM, EDC).
+    pub statistics_momentum: f64,
+    /// Moves the teacher's weights before each batch; `null` is off.
+    pub weight_adjustment: Option<WeightAdjustment>,
     /// Weight of the total variation prior, 0 (off) to 1e6.
     pub tv: f64,
     /// Weight of the image's L2 norm, 0 (off) to 1e6.
@@ -265,6 +271,17 @@ pub struct Residual {
     pub scales: Vec<f64>,
 }
 
+/// DWA's directed weight adjustment (arXiv 2409.17612): the teacher of a batch has its weights moved up the gradient of the cross entropy of the batch's
+/// first view, in steps of `rho` / `steps` each, so that batches differ. Its statistics stay.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightAdjustment {
+    /// How many steps, 1 to 1000. Published: 12 (CIFAR), 15 (ImageNet).
+    pub steps: u32,
+    /// How far they go together, as the Euclidean norm over all weights, above 0 and at most 1000. Published: 0.015.
+    pub rho: f64,
+}
+
 /// Further teachers of the same images. All must have the preprocessing of the cell's own teacher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -297,6 +314,8 @@ pub enum Quirk {
     PositiveJitter,
     /// Pixels are cut off, not rounded, when images are saved: half a level too dark.
     TruncatedPixels,
+    /// Images are saved as JPEG files of quality 75, with colours at half the resolution. Kept is what is read from them.
+    JpegFiles,
 }
 
 /// How much the BN statistics term weighs beside cross entropy.
@@ -570,6 +589,10 @@ pub enum Baseline {
     NearestMeanSoft,
     /// The same images with their own classes as labels.
     NearestMeanHard,
+    /// RDED's crops (preset `rded-cifar100`), not optimised: of training images, those that the labelling teacher recognises best, with its soft labels.
+    RdedCropsSoft,
+    /// Such crops with their own classes as labels, chosen by the first of the labelling teachers.
+    RdedCropsHard,
 }
 
 /// Students trained on the whole real training set with hard labels, through each protocol's crops and flips and with its optimiser.
@@ -634,12 +657,10 @@ impl Experiment {
         members.map(|member| member.bundle.as_path())
     }
 
-    /// Every teacher that labels images, each once.
+    /// Every teacher that labels images, each once, in the order of the file.
     pub fn labellers(&self) -> Vec<&Path> {
-        let mut labellers: Vec<&Path> = self.teachers.iter().flat_map(|t| self.relabel_teachers.of(t)).collect();
-        labellers.sort();
-        labellers.dedup();
-        labellers
+        let all: IndexSet<&Path> = self.teachers.iter().flat_map(|t| self.relabel_teachers.of(t)).collect();
+        all.into_iter().collect()
     }
 }
 
@@ -647,8 +668,8 @@ impl Baseline {
     /// What its students learn.
     pub fn labels(self) -> Labels {
         match self {
-            Baseline::RandomRealSoft | Baseline::NearestMeanSoft => Labels::Soft,
-            Baseline::RandomRealHard | Baseline::NearestMeanHard => Labels::Hard,
+            Baseline::RandomRealSoft | Baseline::NearestMeanSoft | Baseline::RdedCropsSoft => Labels::Soft,
+            Baseline::RandomRealHard | Baseline::NearestMeanHard | Baseline::RdedCropsHard => Labels::Hard,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_yaml::{Mapping, Value};
 
 use super::error::{ConfigError, Fault};
-use super::model::{Device, Experiment, Fallback};
+use super::model::{Device, Experiment, Fallback, Labels, Protocol, RecoverConfig};
 use super::overrides::Override;
 use super::{check, locate, path, presets};
 
@@ -62,27 +62,48 @@ fn blame(fault: Fault, text: &str, file: &Path, overrides: &[Override]) -> Confi
     ConfigError::Invalid { place, path: fault.path, problem: fault.problem }
 }
 
+impl RecoverConfig {
+    /// The recovery of the preset `name`, with nothing overridden.
+    ///
+    /// # Errors
+    /// When there is no such preset, or it has no recovery.
+    pub fn of_preset(name: &str) -> Result<Self, ConfigError> {
+        let invalid = |Fault { path, problem }| ConfigError::Invalid { place: name.to_owned(), path, problem };
+        let defaults = stage_defaults(&mut presets::defaults());
+        let section = stage_section("recover", Some(name.into()), &defaults).map_err(invalid)?;
+        serde_path_to_error::deserialize(Value::Mapping(section))
+            .map_err(|error| invalid(Fault::from_serde(&error.path().to_string(), &error.inner().to_string(), &[])))
+    }
+}
+
 fn resolve(mut raw: Mapping) -> Result<Experiment, Fault> {
     spell_out(&mut raw);
     let mut resolved = presets::defaults();
-    let mut defaults = Mapping::new();
-    for stage in SHORT {
-        defaults.insert(stage.into(), resolved.remove(stage).unwrap_or_default());
-    }
+    let defaults = stage_defaults(&mut resolved);
     let (methods, method_form) = methods(&mut raw, &defaults)?;
     let (protocols, protocol_form) = protocols(&mut raw, &defaults)?;
+    let chose_baselines = raw.contains_key("baselines");
     resolved.extend(raw);
     resolved.insert("methods".into(), Value::Mapping(methods));
     resolved.insert("protocols".into(), Value::Mapping(protocols));
     let as_written = |fault: Fault| method_form.iter().chain(&protocol_form).fold(fault, Form::shorten);
-    typed(resolved).map_err(as_written)
+    typed(resolved, chose_baselines).map_err(as_written)
 }
 
-fn typed(resolved: Mapping) -> Result<Experiment, Fault> {
+/// Takes the stages' sections out of the defaults.
+fn stage_defaults(defaults: &mut Mapping) -> Mapping {
+    SHORT.iter().map(|stage| (Value::from(*stage), defaults.remove(stage).unwrap_or_default())).collect()
+}
+
+/// The checked experiment; of the default baselines it keeps those that some protocol can have.
+fn typed(resolved: Mapping, chose_baselines: bool) -> Result<Experiment, Fault> {
     let mut experiment: Experiment = serde_path_to_error::deserialize(Value::Mapping(resolved))
         .map_err(|error| Fault::from_serde(&error.path().to_string(), &error.inner().to_string(), &SHORT))?;
     for protocol in experiment.protocols.values_mut().filter(|p| p.relabel.provider == Device::Cuda) {
         protocol.relabel.fallback.get_or_insert(Fallback::Error);
+    }
+    if !chose_baselines && experiment.protocols.values().all(Protocol::is_hard) {
+        experiment.baselines.retain(|baseline| baseline.labels() == Labels::Hard);
     }
     check::check(&experiment)?;
     Ok(experiment)

@@ -104,7 +104,7 @@ fn official_is_what_the_presets_code_has() {
     let quirks = |recover: &str| with(&format!("recover: {recover}\n")).methods[0].compat.clone();
     assert_eq!(quirks("{preset: scdd-cifar100}"), []);
     let official = quirks("{preset: scdd-cifar100, compat: official}");
-    assert_eq!(official, [Quirk::SharedViews, Quirk::PositiveJitter, Quirk::TruncatedPixels]);
+    assert_eq!(official, [Quirk::SharedViews, Quirk::PositiveJitter, Quirk::TruncatedPixels, Quirk::JpegFiles]);
     assert_eq!(quirks("{preset: scdd-cifar100, compat: [shared_views]}"), [Quirk::SharedViews]);
 }
 
@@ -124,6 +124,21 @@ fn another_type_replaces_the_whole_and_the_same_type_merges() {
     assert_eq!(relabel(&cutmix).mix, Mix::Cutmix { alpha: 0.5 });
     let none = with("relabel: {mix: {type: none}, crop: null}\n");
     assert_eq!((relabel(&none).mix, relabel(&none).crop), (Mix::None {}, None));
+}
+
+#[test]
+fn every_baseline_is_there_unless_no_protocol_has_its_labels() {
+    let soft = with("");
+    assert_eq!(soft.baselines.len(), 6);
+    let hard = with("protocols: {own: protocol-hard}\n");
+    assert_eq!(hard.baselines, [Baseline::RandomRealHard, Baseline::NearestMeanHard, Baseline::RdedCropsHard]);
+    assert_eq!(with("protocols: {own: protocol-hard, soft: }\n").baselines, soft.baselines);
+}
+
+#[test]
+fn labellers_stand_in_the_order_of_the_file() {
+    let experiment = with("relabel_teachers: [onnx/z, onnx/b, onnx/a]\n");
+    assert_eq!(experiment.labellers(), ["onnx/z", "onnx/b", "onnx/a"].map(Path::new));
 }
 
 #[test]
@@ -230,7 +245,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     (
         "seed: 4",
@@ -338,7 +353,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
-        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iterations: 1000001",
@@ -395,8 +410,12 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 7: `relabel.mix`: mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels",
     ),
     (
-        "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}",
-        "e.yaml: `baselines`: `random_real_soft` has soft labels, but validate.loss is `ce`, which trains on hard labels",
+        "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}\nbaselines: [random_real_hard, rded_crops_soft]",
+        "e.yaml, line 8: `baselines[1]`: this baseline has soft labels, but validate.loss is `ce`, which trains on hard labels",
+    ),
+    (
+        "methods: {whole_real: scdd-cifar100}",
+        "e.yaml, line 6: `methods.whole_real`: is what the rows of a baseline are called: choose another name",
     ),
     ("recover: {classes: [3, 1, 3]}", "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]"),
     (
@@ -455,7 +474,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "baselines: [random]",
-        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard",
+        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard, rded_crops_soft, rded_crops_hard",
     ),
     ("ipc: 3", "e.yaml: not a valid experiment file: duplicate entry with key \"ipc\""),
     (
@@ -476,7 +495,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

@@ -1,7 +1,7 @@
 //! A labelled data set in memory, and where it is found on disk.
 
 use super::cifar::{self, Variant};
-use super::{DataError, Size, idx, npz, png};
+use super::{DataError, Fit, Size, idx, npz, png};
 use std::path::{Path, PathBuf};
 
 /// The classes of Fashion-MNIST, in label order.
@@ -43,7 +43,7 @@ pub enum Source {
     Cifar100(PathBuf),
     /// Four IDX files named as MNIST's are, of any classes.
     Idx(PathBuf),
-    /// PNG files `train/<class>/*.png` and `test/<class>/*.png`.
+    /// Image files in `train/<class>/` and `test/<class>/`.
     ImageFolder(PathBuf),
     /// The same, with a file that says which directories are which classes.
     MappedFolder {
@@ -163,17 +163,22 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads one split of `source` into memory.
+    /// Reads one split of `source` into memory, as it is.
     pub fn load(source: &Source, split: Split) -> Result<Self, DataError> {
+        Self::load_as(source, split, Fit::Exact)
+    }
+
+    /// As [`load`](Self::load), with images of a folder that become what `fit` says; those of other sources stay as they are.
+    pub fn load_as(source: &Source, split: Split, fit: Fit) -> Result<Self, DataError> {
         match source {
             Source::FashionMnist(dir) => load_idx("fashion-mnist", dir, split, &FASHION_MNIST_CLASSES),
             Source::Mnist(dir) => load_idx("mnist", dir, split, &MNIST_CLASSES),
             Source::Cifar10(dir) => load_cifar("cifar-10", dir, split, Variant::Cifar10),
             Source::Cifar100(dir) => load_cifar("cifar-100", dir, split, Variant::Cifar100),
             Source::Idx(dir) => load_unnamed_idx(dir, split),
-            Source::ImageFolder(dir) => png::read_set(&dir.join(split.directory())),
+            Source::ImageFolder(dir) => png::read_folder(&dir.join(split.directory()), fit),
             Source::MappedFolder { directory, map } => {
-                png::read_mapped(&directory.join(split.directory()), &png::read_class_map(map)?)
+                png::read_mapped(&directory.join(split.directory()), &png::read_class_map(map)?, fit)
             }
             Source::Npz(file) => npz::load(file, split),
         }

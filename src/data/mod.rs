@@ -4,12 +4,14 @@
 //! - [`normalize`]: pixels to network input and back;
 //! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
 //! - [`mix`]: CutMix and MixUp within a batch;
+//! - [`jpeg`]: what JPEG leaves of an image;
 //! - [`npz`]: NumPy archives;
 //! - [`png`]: image folders, the form in which distilled sets are kept.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
 
 pub mod dataset;
+pub mod jpeg;
 pub mod mix;
 pub mod normalize;
 pub mod npz;
@@ -24,6 +26,7 @@ pub use dataset::{Dataset, Source, Split};
 pub use error::DataError;
 pub use mix::Mix;
 pub use normalize::Normalization;
+pub use png::Fit;
 pub use view::{Resample, Shift, Size, View};
 
 use ndarray::Array4;

@@ -1,8 +1,22 @@
-//! Image folders: one directory per class, one PNG per image. Distilled sets are kept in this form, and torchvision's `ImageFolder` reads it as is.
+//! Image folders: one directory per class, one file per image. Distilled sets are kept in this form, as PNG, and torchvision's `ImageFolder` reads it as is.
+//! Folders of real images may hold JPEG files too, and images of any size, which are [fitted](Fit) to the networks.
 
 use super::{DataError, Dataset};
-use image::{DynamicImage, ExtendedColorType, ImageFormat, ImageReader};
+use image::imageops::{self, FilterType};
+use image::{DynamicImage, ExtendedColorType, GrayImage, ImageBuffer, ImageFormat, ImageReader, Luma, Pixel, RgbImage};
 use std::path::{Path, PathBuf};
+
+type Image<P> = ImageBuffer<P, Vec<u8>>;
+
+/// What images of a folder become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// They stay as they are: all PNG, of the size and the channels of the first.
+    Exact,
+    /// PNG or JPEG of any size and colours, brought to `[channels, height, width]` as the exporters do it: scaled bilinearly so that it is covered with
+    /// 8/7 of its size, of which the centre stays. An image of that very size is not scaled.
+    To([usize; 3]),
+}
 
 /// The directory of class `index` of a set: `03_dress` for class `Dress` of ten. Sorted names are in class order.
 pub fn class_dir(index: usize, classes: &[String]) -> String {
@@ -39,21 +53,24 @@ pub fn encode(pixels: &[u8], channels: usize, height: usize, width: usize) -> Re
     Ok(file.into_inner())
 }
 
-/// Reads every PNG file of every directory in `dir`; sorted directories are the classes, in label order, under the directories' names.
-///
-/// All images must have the size and the channels of the first.
+/// A set of images as recover writes it: [`read_folder`] of PNG files that are alike.
 pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
-    let class_dirs = entries(dir)?.into_iter().filter(|path| path.is_dir());
-    read_classes(dir, class_dirs.map(|path| (display_name(&path), path)).collect())
+    read_folder(dir, Fit::Exact)
 }
 
-/// As [`read_set`], of the directories that `map` names, which are the classes in its order.
-pub fn read_mapped(dir: &Path, map: &[(String, String)]) -> Result<Dataset, DataError> {
+/// Reads every image of every directory in `dir`; sorted directories are the classes, in label order, under the directories' names.
+pub fn read_folder(dir: &Path, fit: Fit) -> Result<Dataset, DataError> {
+    let class_dirs = entries(dir)?.into_iter().filter(|path| path.is_dir());
+    read_classes(dir, class_dirs.map(|path| (display_name(&path), path)).collect(), fit)
+}
+
+/// As [`read_folder`], of the directories that `map` names, which are the classes in its order.
+pub fn read_mapped(dir: &Path, map: &[(String, String)], fit: Fit) -> Result<Dataset, DataError> {
     if let Some((missing, _)) = map.iter().find(|(name, _)| !dir.join(name).is_dir()) {
         let problem = format!("has no directory {missing}, which the class map names");
         return Err(DataError::invalid(dir, problem, "correct the map, or put the images there"));
     }
-    read_classes(dir, map.iter().map(|(name, class)| (class.clone(), dir.join(name))).collect())
+    read_classes(dir, map.iter().map(|(name, class)| (class.clone(), dir.join(name))).collect(), fit)
 }
 
 /// The directories and class names of a YAML or JSON mapping, in its order.
@@ -73,8 +90,16 @@ pub fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataError> {
     Ok(map)
 }
 
-/// The PNG files of each directory, whose class has the name beside it.
-fn read_classes(dir: &Path, class_dirs: Vec<(String, PathBuf)>) -> Result<Dataset, DataError> {
+/// The images of each directory, whose class has the name beside it.
+fn read_classes(dir: &Path, class_dirs: Vec<(String, PathBuf)>, fit: Fit) -> Result<Dataset, DataError> {
+    let (is_image, kinds): (fn(&Path) -> bool, _) = match fit {
+        Fit::Exact => (is_png, "holds no PNG file"),
+        Fit::To([1 | 3, ..]) => (|path| is_png(path) || is_jpeg(path), "holds no PNG or JPEG file"),
+        Fit::To([channels, ..]) => {
+            let problem = format!("holds images, which can't become {channels} channels");
+            return Err(DataError::invalid(dir, problem, "networks of 1 or 3 channels can see them"));
+        }
+    };
     let mut set = Dataset {
         name: display_name(dir),
         images: vec![],
@@ -86,22 +111,28 @@ fn read_classes(dir: &Path, class_dirs: Vec<(String, PathBuf)>) -> Result<Datase
     };
     for (label, (_, class_dir)) in (0..).zip(&class_dirs) {
         let before = set.len();
-        for path in entries(class_dir)?.iter().filter(|path| is_png(path)) {
-            push_image(&mut set, path, label)?;
+        for path in entries(class_dir)?.iter().filter(|path| is_image(path)) {
+            push_image(&mut set, path, label, fit)?;
         }
         if set.len() == before {
-            return Err(DataError::invalid(class_dir, "holds no PNG file", "every class needs an image"));
+            return Err(DataError::invalid(class_dir, kinds, "every class needs an image"));
         }
     }
     if set.is_empty() {
-        let remedy = "give a directory with one directory of PNG files per class";
+        let remedy = "give a directory with one directory of images per class";
         return Err(DataError::invalid(dir, "holds no class directory", remedy));
     }
     Ok(set)
 }
 
-fn push_image(set: &mut Dataset, path: &Path, label: u32) -> Result<(), DataError> {
-    let (channels, height, width, pixels) = read_image(path)?;
+fn push_image(set: &mut Dataset, path: &Path, label: u32, fit: Fit) -> Result<(), DataError> {
+    let (channels, height, width, pixels) = match fit {
+        Fit::Exact => read_image(path)?,
+        Fit::To([channels, height, width]) => {
+            let pixels = fitted(decoded(path)?, [channels, height, width]);
+            (channels, height, width, pixels)
+        }
+    };
     if set.is_empty() {
         (set.channels, set.height, set.width) = (channels, height, width);
     }
@@ -116,13 +147,50 @@ fn push_image(set: &mut Dataset, path: &Path, label: u32) -> Result<(), DataErro
     Ok(())
 }
 
+/// The image of a PNG or JPEG file.
+fn decoded(path: &Path) -> Result<DynamicImage, DataError> {
+    let mut reader = ImageReader::open(path).map_err(DataError::io(path, "open"))?;
+    let (format, kind) = if is_jpeg(path) { (ImageFormat::Jpeg, "JPEG") } else { (ImageFormat::Png, "PNG") };
+    reader.set_format(format);
+    reader.decode().map_err(|error| {
+        DataError::invalid(path, format!("is not a readable {kind} ({error})"), "replace or remove the file")
+    })
+}
+
+/// The pixels `[C, H, W]` of `image` in this shape, of one channel or three.
+fn fitted(image: DynamicImage, [channels, height, width]: [usize; 3]) -> Vec<u8> {
+    if channels != 1 {
+        return planes(&covering(image.into_rgb8(), height, width).into_raw(), 3);
+    }
+    let gray = if image.color().has_color() { to_gray(&image.into_rgb8()) } else { image.into_luma8() };
+    covering(gray, height, width).into_raw()
+}
+
+/// Scaled and cut to `height` × `width`.
+fn covering<P: Pixel<Subpixel = u8> + 'static>(image: Image<P>, height: usize, width: usize) -> Image<P> {
+    let (rows, columns) = (height as u32, width as u32);
+    if (image.height(), image.width()) == (rows, columns) {
+        return image;
+    }
+    let scale =
+        f64::max(height as f64 / f64::from(image.height()), width as f64 / f64::from(image.width())) * 8.0 / 7.0;
+    let scaled = |side: u32, least: u32| ((f64::from(side) * scale).round_ties_even() as u32).max(least);
+    let (tall, wide) = (scaled(image.height(), rows), scaled(image.width(), columns));
+    let image = imageops::resize(&image, wide, tall, FilterType::Triangle);
+    imageops::crop_imm(&image, (wide - columns) / 2, (tall - rows) / 2, columns, rows).to_image()
+}
+
+/// By ITU-R 601, in Pillow's arithmetic.
+fn to_gray(image: &RgbImage) -> GrayImage {
+    let luma = |[red, green, blue]: [u8; 3]| {
+        ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+    };
+    GrayImage::from_fn(image.width(), image.height(), |x, y| Luma([luma(image.get_pixel(x, y).0)]))
+}
+
 /// Channels, height, width and pixels `[C, H, W]`.
 fn read_image(path: &Path) -> Result<(usize, usize, usize, Vec<u8>), DataError> {
-    let mut reader = ImageReader::open(path).map_err(DataError::io(path, "open"))?;
-    reader.set_format(ImageFormat::Png);
-    let image = reader.decode().map_err(|error| {
-        DataError::invalid(path, format!("is not a readable PNG ({error})"), "replace or remove the file")
-    })?;
+    let image = decoded(path)?;
     let (height, width) = (image.height() as usize, image.width() as usize);
     match image {
         DynamicImage::ImageLuma8(gray) => Ok((1, height, width, gray.into_raw())),
@@ -148,6 +216,11 @@ pub(crate) fn is_png(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
 }
 
+/// Whether the name is that of a JPEG file.
+fn is_jpeg(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| ["jpg", "jpeg"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+}
+
 /// The last part of `path`, which names what lies there.
 pub(super) fn display_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
@@ -160,13 +233,13 @@ fn slug(name: &str) -> String {
 }
 
 /// `[C, H, W]` to `[H, W, C]`.
-fn interleave(pixels: &[u8], channels: usize) -> Vec<u8> {
+pub(super) fn interleave(pixels: &[u8], channels: usize) -> Vec<u8> {
     let plane = pixels.len() / channels;
     (0..plane).flat_map(|position| (0..channels).map(move |channel| pixels[channel * plane + position])).collect()
 }
 
 /// `[H, W, C]` to `[C, H, W]`.
-fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
+pub(super) fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
     (0..channels).flat_map(|channel| pixels.iter().skip(channel).step_by(channels).copied()).collect()
 }
 
@@ -215,7 +288,7 @@ mod tests {
         write_set(&dir.path().join("set"), &set(1));
         let read = |text: &str| {
             fs::write(dir.path().join("map.yaml"), text).unwrap();
-            read_mapped(&dir.path().join("set"), &read_class_map(&dir.path().join("map.yaml"))?)
+            read_mapped(&dir.path().join("set"), &read_class_map(&dir.path().join("map.yaml"))?, Fit::Exact)
         };
         let chosen = read("02_class: last\n00_t-shirt-top: first\n").unwrap();
         assert_eq!((chosen.classes, chosen.labels), (vec!["last".to_string(), "first".to_string()], vec![0, 1, 1]));
@@ -279,6 +352,29 @@ mod tests {
         for (message, expected) in cases {
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
+    }
+
+    /// `tests/goldens/make_folder.py` writes the files; the exporters read them.
+    #[test]
+    fn other_sizes_and_kinds_of_files_are_fitted_as_the_exporters_do() {
+        let goldens = Path::new("tests/goldens/folder");
+        let bytes = fs::read(goldens.join("expected.safetensors")).unwrap();
+        let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (name, shape) in [("gray", [1, 28, 28]), ("rgb", [3, 24, 24])] {
+            let set = read_folder(goldens, Fit::To(shape)).unwrap();
+            assert_eq!((set.classes.len(), [set.channels, set.height, set.width]), (2, shape));
+            let expected = expected.tensor(name).unwrap();
+            assert_eq!(expected.shape(), [&[set.len()][..], &shape[..]].concat());
+            let off: Vec<u8> = set.images.iter().zip(expected.data()).map(|(a, b)| a.abs_diff(*b)).collect();
+            assert!(off.iter().all(|&off| off <= 2), "{name}: {:?} levels", off.iter().max());
+            assert!(off.iter().map(|&off| f64::from(off)).sum::<f64>() / (off.len() as f64) < 0.3, "{name}");
+        }
+        let message = read_folder(goldens, Fit::To([2, 28, 28])).unwrap_err().to_string();
+        assert!(message.contains("can't become 2 channels"), "{message}");
+        let alike = |pixels: &[u8]| {
+            fitted(DynamicImage::ImageLuma8(image::GrayImage::from_raw(3, 2, pixels.to_vec()).unwrap()), [1, 2, 3])
+        };
+        assert_eq!(alike(&[1, 2, 3, 4, 5, 255]), [1, 2, 3, 4, 5, 255]);
     }
 
     #[test]

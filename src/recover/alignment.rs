@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::{BnDistance, RecoverConfig};
-use crate::replica::{Distance, LayerTarget, Objective};
+use crate::replica::{Distance, LayerTarget, Momentum, Objective};
 use crate::teacher::{Bundle, ClassStatistics};
 
 /// What part of a layer's mean variance is added to every channel's before it divides, so that dead channels do not rule.
@@ -46,6 +46,7 @@ pub fn objective(
     if config.distance == BnDistance::Squared {
         objective.distance = Distance::Squared;
     }
+    objective.momentum = Momentum::new(config.statistics_momentum);
     for layer in &mut objective.layers {
         layer.weights = weights(layer, config)?;
     }

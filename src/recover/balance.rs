@@ -13,7 +13,7 @@ use tch::{Device, TchError, Tensor};
 
 use super::{RecoverError, alignment};
 use crate::config::RecoverConfig;
-use crate::replica::{Evaluation, Objective, Replica, to_tensor};
+use crate::replica::{Evaluation, Momentum, Objective, Replica, to_tensor};
 use crate::rng;
 use crate::teacher::Bundle;
 
@@ -58,7 +58,10 @@ pub struct Auto {
 pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<Auto, RecoverError> {
     let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
     let (images, targets) = noise(bundle, config.batch_size, config.noise_std());
-    let objective = alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)?;
+    // Of one step: an average over steps is but a share of it in the beginning.
+    let momentum = Momentum::default();
+    let objective =
+        Objective { momentum, ..alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)? };
     let terms = Balance::new(bundle, device)?.at(&images, &targets, &objective)?;
     let r_bn = terms.balance().ok_or_else(|| {
         let why = match terms {
@@ -113,7 +116,8 @@ impl<'a> Balance<'a> {
             Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
         };
         let has_classifier = !self.bundle.manifest.is_features_only();
-        let no_layers = Objective { layers: Vec::new(), r_bn: 0.0, distance: objective.distance };
+        let no_layers =
+            Objective { layers: Vec::new(), r_bn: 0.0, distance: objective.distance, momentum: Momentum::default() };
         Ok(Terms {
             ce: has_classifier.then(|| term(Some(&targets), &no_layers, |e| e.ce)).transpose()?,
             bn: (!objective.layers.is_empty()).then(|| term(None, objective, |e| e.bn)).transpose()?,

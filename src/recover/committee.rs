@@ -3,6 +3,7 @@
 use ndarray::Array4;
 use tch::{TchError, Tensor};
 
+use super::adjust::adjusted;
 use super::engine::Engine;
 use super::{Point, RecoverError, alignment, balance};
 use crate::config::{BnWeight, RecoverConfig, Turn};
@@ -70,19 +71,23 @@ impl<'a> Committee<'a> {
         Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), options })
     }
 
-    /// The aim of a batch of images of these `classes`, `[N, C, H, W]` of this `shape`.
+    /// The aim of a batch of images of these `classes`, whose first view is `seen` `[N, C, H, W]`.
     ///
     /// # Errors
-    /// When libtorch fails.
-    pub fn aim(&self, classes: &[u32], shape: (usize, usize, usize, usize)) -> Result<Aim, RecoverError> {
+    /// When a teacher can't be run, or libtorch fails.
+    pub fn aim(&self, classes: &[u32], seen: &Array4<f32>) -> Result<Aim, RecoverError> {
         let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.options.device);
-        let judges = self.members.iter().map(|member| member.judge(self.config, classes, shape));
-        Ok(Aim { targets, judges: judges.collect::<Result<_, _>>()? })
+        let judges = self.members.iter().map(|member| member.judge(self.config, classes, seen, &targets));
+        let judges = judges.collect::<Result<_, _>>()?;
+        Ok(Aim { targets, judges })
     }
 
-    /// Keeps what can serve the next batch.
+    /// Keeps what can serve the next batch, unless that has other weights.
     pub fn keep(&self, aim: Aim) {
+        if self.config.weight_adjustment.is_some() {
+            return;
+        }
         for (member, judge) in self.members.iter().zip(aim.judges) {
             if let Judge::Plan(plan) = judge {
                 member.engine.keep(*plan);
@@ -130,17 +135,26 @@ impl Member<'_> {
         &self,
         config: &RecoverConfig,
         classes: &[u32],
-        (n, c, h, w): (usize, usize, usize, usize),
+        seen: &Array4<f32>,
+        targets: &Tensor,
     ) -> Result<Judge, RecoverError> {
         let device = self.options.device;
+        let graph = match config.weight_adjustment {
+            Some(adjustment) => adjusted(self.bundle, adjustment, seen, targets, device)?,
+            None => self.bundle.graph.clone(),
+        };
         let objective =
             alignment::objective(self.bundle, config, self.r_bn, classes, device).map_err(|e| self.torch(e))?;
         if objective.layers.iter().any(|layer| layer.patches > 1) {
-            return Ok(Judge::Replica(self.bundle.replica(device)?, objective));
+            return Ok(Judge::Replica(Replica::new(graph, device).map_err(|e| self.replica(e))?, objective));
         }
+        let (n, c, h, w) = seen.dim();
         let shape = [n, c, h, w].map(|d| d as i64);
-        let plan = self.engine.plan(&objective, shape).map_err(|e| self.replica(e))?;
-        Ok(Judge::Plan(Box::new(plan)))
+        let plan = match config.weight_adjustment {
+            Some(_) => Plan::compile(&graph, &objective, shape, self.options),
+            None => self.engine.plan(&objective, shape),
+        };
+        Ok(Judge::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))
     }
 
     /// Without a classifier there is no cross entropy, and the targets go unused.
@@ -178,6 +192,9 @@ fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig, r_bn: f64) -> 
     };
     if config.r_patch > 0.0 && bundle.layers.iter().any(missing) {
         return Err(RecoverError::NoPatchStatistics { teacher: bundle.name().into() });
+    }
+    if let Some(why) = bundle.without_classifier().filter(|_| config.weight_adjustment.is_some()) {
+        return Err(RecoverError::NoAdjustment { teacher: bundle.name().into(), why });
     }
     if let Some(why) = bundle.without_classifier().filter(|_| r_bn == 0.0) {
         return Err(RecoverError::NoLoss { why });

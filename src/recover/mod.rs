@@ -6,6 +6,7 @@
 //! Work is cut into batches that know nothing of each other, so that any of them can be made anywhere and in any order.
 
 mod adam;
+mod adjust;
 mod alignment;
 pub mod balance;
 mod batch;
@@ -25,7 +26,7 @@ use tch::TchError;
 
 use crate::config::{Quirk, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
-use crate::data::{DataError, Dataset, Normalization, Resample, Size};
+use crate::data::{DataError, Dataset, Normalization, Resample, Size, jpeg};
 use crate::replica::{PlanOptions, ReplicaError};
 use crate::teacher::{Bundle, BundleError, RuntimeError};
 
@@ -63,6 +64,8 @@ pub enum RecoverError {
         "`recover.r_bn: auto` balances cross entropy with the statistics of `{teacher}`, but {why}; give `recover.r_bn` a number"
     )]
     NoBalance { teacher: String, why: String },
+    #[error("`recover.weight_adjustment` climbs the cross entropy of teacher `{teacher}`, but {why}; leave it out")]
+    NoAdjustment { teacher: String, why: String },
     #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
     )]
@@ -84,7 +87,8 @@ pub enum RecoverError {
     #[error("`recover.start` asks for real images, and there are none")]
     NoData,
     #[error(
-        "class {class} has {found} images to start from, {needed} are needed: lower `ipc` or the numbers in `recover.start`"
+        "class {class} has {found} images to start from, {needed} are needed: lower `ipc` or the numbers in `recover.start`, or leave the \
+         `rded_crops_…` out of `baselines`"
     )]
     TooFewImages { class: u32, found: usize, needed: usize },
 }
@@ -153,11 +157,25 @@ impl<'a> Recover<'a> {
         u64::from(self.config.iterations - batch.first)
     }
 
-    /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order.
+    /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order; with the quirks of files that the configuration asks for.
     ///
     /// # Errors
     /// When they have diverged.
     pub fn to_pixels(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
+        let pixels = self.quantised(images)?;
+        if !self.config.compat.contains(&Quirk::JpegFiles) {
+            return Ok(pixels);
+        }
+        let (_, channels, height, width) = images.dim();
+        let files = pixels.chunks_exact(channels * height * width);
+        Ok(files
+            .map(|image| jpeg::recompressed(image, channels, height, width))
+            .collect::<Result<Vec<_>, _>>()?
+            .concat())
+    }
+
+    /// Rounded, or cut off.
+    fn quantised(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
         if !self.config.compat.contains(&Quirk::TruncatedPixels) {
             return self.normalization.to_pixels(images);
         }
@@ -236,7 +254,6 @@ impl<'a> Recover<'a> {
             return Ok(start);
         }
         let config = self.config;
-        let aim = self.committee.aim(classes, start.dim())?;
         let priors = Priors { tv: config.tv, l2: config.l2 };
         let range = self.normalization.range();
         let mut images = start;
@@ -244,9 +261,14 @@ impl<'a> Recover<'a> {
         let mut seen = images.clone();
         let mut gradient = images.clone();
         let mut adam = Adam::new(images.raw_dim(), config.betas);
-        for iteration in steps {
-            let maps = views(iteration)?;
-            apply_batch(&maps, &images, &mut seen)?;
+        let mut maps = views(steps.start)?;
+        apply_batch(&maps, &images, &mut seen)?;
+        let aim = self.committee.aim(classes, &seen)?;
+        for iteration in steps.clone() {
+            if iteration > steps.start {
+                maps = views(iteration)?;
+                apply_batch(&maps, &images, &mut seen)?;
+            }
             let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &aim, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {

@@ -159,3 +159,60 @@ fn truncation_keeps_the_level_below() {
     assert_eq!(pixels("{}"), [0, 1, 3, 4, 255, 255]);
     assert_eq!(pixels("{compat: [truncated_pixels]}"), [0, 0, 3, 3, 254, 255]);
 }
+
+#[test]
+fn jpeg_is_what_a_file_keeps() {
+    let teacher = shipped("resnet18-w16-supervised");
+    let data = training_images();
+    let p = &teacher.manifest.preprocessing;
+    let images = Normalization::new(p.mean.clone(), p.std.clone()).unwrap().batch(&data, &[3, 17]).unwrap();
+    let pixels = |settings: &str| {
+        let config = config(settings);
+        Recover::new(&teacher, &config, PlanOptions::default()).unwrap().to_pixels(&images).unwrap()
+    };
+    let (plain, jpeg) = (pixels("{}"), pixels("{compat: [jpeg_files]}"));
+    assert_ne!(plain, jpeg);
+    let kept: Vec<u8> = plain.chunks(784).flat_map(|image| jpeg::recompressed(image, 1, 28, 28).unwrap()).collect();
+    assert_eq!(jpeg, kept);
+}
+
+#[test]
+fn an_adjusted_teacher_likes_the_start_less_and_each_batch_has_its_own() {
+    let teacher = shipped("resnet18-w16-supervised");
+    let of = |settings: &str| recovered(&format!("{{iterations: 2, r_bn: 0, jitter: 1, {settings}}}"), &[&teacher]).1;
+    let (plain, adjusted) = (of(""), of("weight_adjustment: {steps: 3, rho: 0.1}"));
+    assert!(adjusted[0] > plain[0] + 0.01, "{adjusted:?} {plain:?}");
+
+    let (config, data) = (config("{iterations: 1, weight_adjustment: {steps: 3, rho: 0.1}}"), training_images());
+    let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap().with_data(&data);
+    let batch = |numbers: std::ops::Range<u32>| Batch {
+        items: numbers.map(|number| Item { class: number % 10, number }).collect(),
+        first: 0,
+    };
+    let run = |batch: &Batch| recover.run(batch, 0, &mut |_| {}).unwrap();
+    // What came before leaves no trace.
+    let first = run(&batch(0..10));
+    run(&batch(10..20));
+    assert_eq!(run(&batch(0..10)), first);
+}
+
+#[test]
+fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
+    let teacher = shipped("resnet18-w16-supervised");
+    let first = |settings: &str| {
+        let config = config(&format!("{{iterations: 1, jitter: 0, distance: squared, {settings}}}"));
+        let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
+        let batch = recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0).remove(0);
+        let mut bn = Vec::new();
+        recover.run(&batch, 0, &mut |point| bn.push(point.bn)).unwrap();
+        bn[0]
+    };
+    // An average that is almost all of its own past is still at 0, and so as far off as the targets are long.
+    let objective = objective(&teacher, &config("{distance: squared}"), 0.01, &[0], tch::Device::Cpu).unwrap();
+    let length = |t: &tch::Tensor| f64::try_from(t.square().sum(tch::Kind::Double)).unwrap();
+    let targets = objective.layers.iter().map(|layer| layer.multiplier * (length(&layer.mean) + length(&layer.var)));
+    let expected: f64 = targets.sum();
+    let found = first("statistics_momentum: 0.999999");
+    assert!((found - expected).abs() < 1e-3 * expected, "{found} {expected}");
+    assert!((first("statistics_momentum: 0") - expected).abs() > 1e-2 * expected);
+}

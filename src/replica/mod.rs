@@ -21,7 +21,7 @@ pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
 pub use plan::{Plan, PlanOptions};
-pub use synthesis::{Distance, Evaluation, LayerTarget, Objective, channel_statistics, patch_statistics};
+pub use synthesis::{Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
 pub use train::TrainPlan;
 
 /// How normalisation layers behave.

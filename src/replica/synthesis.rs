@@ -3,7 +3,10 @@
 //! SC-DD (arXiv 2404.07976, section 3) and SRe2L: `CE + r_bn · Σ m_l (‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂)`, norms not squared, the batch variance biased,
 //! m_l the layer's multiplier.
 
-use tch::{Kind, Tensor};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use tch::{Kind, TchError, Tensor};
 
 use super::{Mode, Replica, ReplicaError};
 use crate::graph::ValueId;
@@ -49,11 +52,54 @@ pub enum Distance {
     Squared,
 }
 
+/// A moving average of each layer's statistics, from step to step, which is compared with the target in place of the step's own (G-VBSM, arXiv
+/// 2311.17950). It starts at 0, and gradients pass through it as if it were the step's own, as in the published code.
+#[derive(Default)]
+pub struct Momentum {
+    decay: f64,
+    /// By layer, mean and variance.
+    averages: RefCell<BTreeMap<usize, (Tensor, Tensor)>>,
+}
+
+impl Momentum {
+    /// An average that keeps the share `decay` of itself at each step; with 0 it is the step's own statistics.
+    pub fn new(decay: f64) -> Self {
+        Self { decay, averages: RefCell::default() }
+    }
+
+    /// The same, with nothing averaged yet.
+    pub fn fresh(&self) -> Self {
+        Self::new(self.decay)
+    }
+
+    /// What the layer of this `index` is compared by at a step whose statistics are `mean` and `var`, without gradients; `None` is those themselves.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn blend(&self, index: usize, mean: &Tensor, var: &Tensor) -> Result<Option<(Tensor, Tensor)>, TchError> {
+        if self.decay == 0.0 {
+            return Ok(None);
+        }
+        let mut averages = self.averages.borrow_mut();
+        let last = averages.remove(&index);
+        let next = |last: Option<&Tensor>, step: &Tensor| {
+            let step = step.f_detach()?.f_mul_scalar(1.0 - self.decay)?;
+            last.map_or_else(|| Ok(step.shallow_clone()), |last| last.f_mul_scalar(self.decay)?.f_add(&step))
+        };
+        let mean = next(last.as_ref().map(|(mean, _)| mean), mean)?;
+        let var = next(last.as_ref().map(|(_, var)| var), var)?;
+        averages.insert(index, (mean.shallow_clone(), var.shallow_clone()));
+        Ok(Some((mean, var)))
+    }
+}
+
 /// The weights and targets of the loss. Layers are in execution order; several may share an activation.
 pub struct Objective {
     pub layers: Vec<LayerTarget>,
     pub r_bn: f64,
     pub distance: Distance,
+    /// Whether statistics are averaged over evaluations.
+    pub momentum: Momentum,
 }
 
 /// One evaluation of the loss.
@@ -131,11 +177,16 @@ impl Replica {
             None => Tensor::f_zeros([], (input.kind(), input.device()))?,
         };
         let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
-        for (layer, tap) in objective.layers.iter().zip(taps) {
-            let (mean, var) = match layer.patches {
+        for (index, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
+            let (mut mean, mut var) = match layer.patches {
                 1 => channel_statistics(tap, layer.axis)?,
                 patches => patch_statistics(tap, patches)?,
             };
+            if let Some((of_mean, of_var)) = objective.momentum.blend(index, &mean, &var)? {
+                // The average's value with the step's gradient.
+                let through = |average: Tensor, step: &Tensor| average.f_add(&step.f_sub(&step.f_detach()?)?);
+                (mean, var) = (through(of_mean, &mean)?, through(of_var, &var)?);
+            }
             let distance = layer.distance(&mean, &var, objective.distance)?;
             bn = bn.f_add(&distance.f_mul_scalar(layer.multiplier)?)?;
         }

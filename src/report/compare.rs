@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_yaml::Value;
 
+use super::snapshot::read_snapshot;
 use super::{Cost, Results, Row, text};
 
 /// Why reports cannot be shown together.
@@ -50,8 +51,15 @@ pub enum CompareError {
     },
 }
 
-/// The report in `directory`, as [`write`](super::write) left it; without image grids.
-pub fn read(directory: &Path) -> Result<Results, CompareError> {
+/// A report: the directory that [`write`](super::write) left, or a [snapshot](super::write_snapshot); without image grids.
+///
+/// # Errors
+/// When a file is missing or no report's.
+pub fn read(path: &Path) -> Result<Results, CompareError> {
+    if path.is_dir() { read_directory(path) } else { read_snapshot(path) }
+}
+
+fn read_directory(directory: &Path) -> Result<Results, CompareError> {
     #[derive(Deserialize)]
     struct File {
         results: Results,
@@ -72,7 +80,8 @@ pub fn read(directory: &Path) -> Result<Results, CompareError> {
     Ok(results)
 }
 
-fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
+/// What the JSON file at `path` holds.
+pub(super) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
     let fail = |problem: String| CompareError::Read { path: path.to_path_buf(), problem };
     let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| fail(format!("is not a report's file: {error}")))
@@ -91,7 +100,7 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
     }
     tell_apart(&mut reports);
     let mut merged = Results { name: name.to_string(), rows: Vec::new(), recoveries: Vec::new(), ..first };
-    merged.experiment = reports.iter().map(|report| format!("# {}\n{}", report.name, report.experiment)).collect();
+    merged.experiment = reports.iter().map(|report| format!("---\n# {}\n{}", report.name, report.experiment)).collect();
     let mut owners: Vec<String> = Vec::new();
     for report in reports {
         for row in report.rows {
@@ -100,7 +109,13 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
                     merged.rows.push(row);
                     owners.push(report.name.clone());
                 }
-                Some(known) if merged.rows[known].curve == row.curve => {}
+                Some(known) if has_same_result(&merged.rows[known], &row) => {
+                    // A snapshot has no curves.
+                    let known = &mut merged.rows[known];
+                    if known.curve.is_empty() {
+                        known.curve = row.curve;
+                    }
+                }
                 Some(known) => {
                     let (row, seed) = (text::row_name(&row), row.seed);
                     return Err(CompareError::Conflict {
@@ -130,10 +145,16 @@ fn is_same_row(a: &Row, b: &Row) -> bool {
     super::summary::row_key(a) == super::summary::row_key(b) && a.seed == b.seed
 }
 
+fn has_same_result(a: &Row, b: &Row) -> bool {
+    let accuracy = |row: &Row| (row.last_accuracy, row.best_accuracy);
+    accuracy(a) == accuracy(b) && (a.curve == b.curve || a.curve.is_empty() || b.curve.is_empty())
+}
+
 /// Adds the experiment's name to methods and protocols that mean different things in different experiments.
 fn tell_apart(reports: &mut [Results]) {
-    let settings: Vec<Value> =
-        reports.iter().map(|report| serde_yaml::from_str(&report.experiment).unwrap_or_default()).collect();
+    // A report that was itself merged has one document for each of its parts.
+    let documents = reports.iter().flat_map(|report| serde_yaml::Deserializer::from_str(&report.experiment));
+    let settings: Vec<Value> = documents.map(|document| Value::deserialize(document).unwrap_or_default()).collect();
     let mut meanings: BTreeMap<(&str, String), Vec<Value>> = BTreeMap::new();
     for (axis, name, meaning) in settings.iter().flat_map(entries) {
         let known = meanings.entry((axis, name)).or_default();

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use super::chart::{Dots, dot_plot};
 use super::summary::{Summary, groups, summaries};
-use super::text::{BEST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images};
+use super::text::{
+    BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images,
+};
 use super::{ReportError, Results};
 use crate::run::stage::write_atomic;
-
-/// Columns up to the difference from random real images.
-const COLUMNS: usize = 7;
 
 /// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table; `command` is what a reader can write them again with.
 ///
@@ -32,15 +31,14 @@ pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(
         text += &line(&HEADINGS.map(|_| "---".to_owned()));
         block.iter().for_each(|summary| text += &line(&cells(summary)));
     }
-    for note in [SPREAD_NOTE, &few_seeds(&all), BEST_NOTE].iter().flat_map(|note| note.lines()) {
+    for note in [SPREAD_NOTE, &few_seeds(&all), COST_NOTE, BEST_NOTE].iter().flat_map(|note| note.lines()) {
         text += &format!("\n{}\n", note.replace('*', "\\*"));
     }
     Ok(write_atomic(path, text.as_bytes())?)
 }
 
-/// A table's line, without the columns of costs, which differ from run to run.
 fn line(cells: &[String]) -> String {
-    let cells = cells.iter().take(COLUMNS).map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
+    let cells = cells.iter().map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
     format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 

@@ -1,13 +1,14 @@
 //! What an experiment found, as one self-contained HTML page, as JSON and CSV, and as a table for the terminal.
 //!
 //! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was made. Wall-clock times, which differ from
-//! run to run, are shown on the page and kept in `timing.json`; `results.json` and `results.csv` are free of them.
+//! run to run, are shown on the page and kept in `timing.json`, and in snapshots for the repository; `results.json` and `results.csv` are free of them.
 
 pub(crate) mod chart;
 mod compare;
 pub(crate) mod html;
 mod images;
 mod markdown;
+mod snapshot;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,8 @@ use crate::run::stage::{StageError, Timing, write_atomic};
 pub use compare::{CompareError, merge, read};
 pub use html::duration;
 pub use markdown::write_markdown;
-pub use summary::{Comparison, Difference, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
+pub use snapshot::write_snapshot;
+pub use summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
 pub use text::table;
 
 /// Why a report could not be made.
@@ -69,6 +71,7 @@ pub struct Results {
     /// The resolved experiment, as YAML.
     pub experiment: String,
     /// One row per trained student.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
     /// How each batch of synthetic images was optimised.
     pub recoveries: Vec<Recovery>,
@@ -83,7 +86,7 @@ pub struct Row {
     pub method: String,
     /// Whether making the images read no real image (the teacher itself was trained on some).
     pub data_free: bool,
-    /// The teacher that they were recovered from; `None` for real images.
+    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
     pub teacher: Option<String>,
     /// The teacher that labelled them; `None` with hard labels.
     pub relabel_teacher: Option<String>,
@@ -111,11 +114,12 @@ pub struct Row {
     #[serde(skip)]
     pub cost: Cost,
     /// How training went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<TrainPoint>,
 }
 
 impl Row {
-    /// Seconds that recovering took, per image; too few where the recovery was interrupted. `None` for real images.
+    /// Seconds that recovering (or choosing crops) took, per image. `None` for whole real images.
     pub fn seconds_per_image(&self) -> Option<f64> {
         Some(self.cost.recover?.seconds / self.images.max(1) as f64)
     }
@@ -162,6 +166,7 @@ pub struct Recovery {
     /// Seed of the whole chain.
     pub seed: u64,
     /// The objective, averaged over batches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<RecoverPoint>,
     /// What networks that had no part in it see in the images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -198,7 +203,7 @@ pub struct Grid {
     pub method: String,
     /// Whether that read no real image.
     pub data_free: bool,
-    /// The teacher that they were recovered from; `None` for real images.
+    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
     pub teacher: Option<String>,
     /// Images per class.
     pub ipc: u32,
@@ -227,7 +232,7 @@ impl Results {
         let mut sorted = self.clone();
         sorted.rows.sort_by(|a, b| summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed)));
         sorted.recoveries.sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
-        let real = |grid: &Grid| grid.teacher.is_none();
+        let real = |grid: &Grid| grid.teacher.is_none() || grid.method == RDED_CROPS;
         sorted.grids.sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));
         sorted
     }

@@ -16,6 +16,8 @@ pub struct Stat {
 
 /// The choice of real images that every row is compared with.
 pub(super) const RANDOM_REAL: &str = "random_real";
+/// RDED's crops of training images, which a teacher chose.
+pub const RDED_CROPS: &str = "rded_crops";
 /// The whole real training set.
 pub const WHOLE_REAL: &str = "whole_real";
 
@@ -45,7 +47,7 @@ pub struct Summary {
     pub data_free: bool,
     /// Kind of labels.
     pub labels: Labels,
-    /// The teacher that the images were recovered from.
+    /// The teacher that the images were recovered from, or that chose them.
     pub teacher: Option<String>,
     /// The teacher that labelled them.
     pub relabel_teacher: Option<String>,
@@ -111,7 +113,8 @@ impl Summary {
 /// What rows are sorted and grouped by.
 pub(super) fn row_key(row: &Row) -> impl Ord {
     let block = (row.student.clone(), row.ipc, row.protocol.clone());
-    (block, row.teacher.is_none(), row.method.clone(), row.labels, row.teacher.clone(), row.relabel_teacher.clone())
+    let is_baseline = row.teacher.is_none() || row.method == RDED_CROPS;
+    (block, is_baseline, row.method.clone(), row.labels, row.teacher.clone(), row.relabel_teacher.clone())
 }
 
 /// The groups of rows that differ in nothing but the seed, in the order of the table.
@@ -130,7 +133,7 @@ pub fn summaries(rows: &[Row]) -> Vec<Summary> {
     summaries
 }
 
-/// Every two rows of distilled images that one table holds with the same kind of labels and at least one common seed.
+/// Every two rows of images that a teacher made or chose which one table holds with the same kind of labels and at least one common seed.
 pub fn comparisons(rows: &[Row]) -> Vec<Comparison> {
     let (groups, summaries) = (groups(rows), summaries(rows));
     let distilled: Vec<usize> = (0..groups.len()).filter(|&i| summaries[i].teacher.is_some()).collect();

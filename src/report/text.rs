@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
+use super::summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, comparisons, summaries};
 use super::{Labels, Recovery, ReportError, Results, Row, Verified};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
@@ -35,6 +35,7 @@ fn signed(value: f64) -> String {
 /// Images by how they were made, such as `distilled from resnet10` or `random real`.
 pub(super) fn images(method: &str, teacher: Option<&str>) -> String {
     match teacher {
+        Some(teacher) if method == RDED_CROPS => format!("RDED crops chosen by {teacher}"),
         Some(teacher) => format!("{method} from {teacher}"),
         None => method.replace('_', " "),
     }
@@ -90,6 +91,8 @@ const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LR
 
 /// How the table's figures are to be read.
 pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
+pub(super) const COST_NOTE: &str =
+    "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
 pub(super) const BEST_NOTE: &str =
     "* the highest of the tests during training: selected on the test set, so too good\n";
 
@@ -109,7 +112,7 @@ pub fn table(results: &Results) -> String {
         text += &differences(results);
         text += SPREAD_NOTE;
         text += &few_seeds(&all);
-        text += "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
+        text += COST_NOTE;
         if text.contains(RANKING[3]) {
             text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
         }

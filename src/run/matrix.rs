@@ -11,6 +11,8 @@ pub enum Origin<'a> {
     Distilled { teacher: &'a Path, method: &'a str },
     /// Chosen from the real training set.
     Real(Choice),
+    /// RDED's crops of training images, those that the row's labeller recognises best.
+    Crops,
 }
 
 /// How real images are chosen.
@@ -62,6 +64,7 @@ pub struct Line<'a> {
     pub seed: u64,
     pub labels: Labels,
     /// The bundle that labels the images; with hard labels only its views count, which are the same whichever teacher answers.
+    /// It also chooses RDED's crops.
     pub labeller: &'a Path,
     pub protocol: &'a str,
     pub student: &'a Path,
@@ -73,16 +76,8 @@ pub fn lines(experiment: &Experiment) -> Vec<Line<'_>> {
     for (&ipc, &seed) in experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed))) {
         for (name, protocol) in &experiment.protocols {
             for student in &experiment.students {
-                for &(choice, labels) in &asked(experiment, protocol) {
-                    let line = |labeller| Line {
-                        origin: Origin::Real(choice),
-                        ipc,
-                        seed,
-                        labels,
-                        labeller,
-                        protocol: name,
-                        student,
-                    };
+                for &(origin, labels) in &asked(experiment, protocol) {
+                    let line = |labeller| Line { origin, ipc, seed, labels, labeller, protocol: name, student };
                     lines.extend(labellers(experiment, labels).into_iter().map(line));
                 }
             }
@@ -106,12 +101,14 @@ fn distilled(experiment: &Experiment) -> Vec<Line<'_>> {
 }
 
 /// The baselines that the experiment lists and the protocol can have.
-fn asked(experiment: &Experiment, protocol: &Protocol) -> Vec<(Choice, Labels)> {
-    let kind = |baseline: &Baseline| match baseline {
-        Baseline::RandomRealSoft | Baseline::RandomRealHard => (Choice::Random, baseline.labels()),
-        Baseline::NearestMeanSoft | Baseline::NearestMeanHard => (Choice::NearestMean, baseline.labels()),
+fn asked<'a>(experiment: &'a Experiment, protocol: &Protocol) -> Vec<(Origin<'a>, Labels)> {
+    let origin = |baseline: &Baseline| match baseline {
+        Baseline::RandomRealSoft | Baseline::RandomRealHard => Origin::Real(Choice::Random),
+        Baseline::NearestMeanSoft | Baseline::NearestMeanHard => Origin::Real(Choice::NearestMean),
+        Baseline::RdedCropsSoft | Baseline::RdedCropsHard => Origin::Crops,
     };
-    experiment.baselines.iter().map(kind).filter(|(_, labels)| *labels == Labels::Hard || !protocol.is_hard()).collect()
+    let all = experiment.baselines.iter().map(|baseline| (origin(baseline), baseline.labels()));
+    all.filter(|(_, labels)| *labels == Labels::Hard || !protocol.is_hard()).collect()
 }
 
 fn labellers(experiment: &Experiment, labels: Labels) -> Vec<&Path> {

@@ -14,7 +14,7 @@ mod results;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Experiment, Labels, RecoverConfig, RelabelConfig};
+use crate::config::{ConfigError, Experiment, Labels, RecoverConfig, RelabelConfig};
 use crate::data::{DataError, Dataset};
 use crate::progress::Progress;
 use crate::recover::RecoverError;
@@ -33,6 +33,8 @@ use stage::{StageError, write_atomic};
 pub enum RunError {
     #[error("the resolved experiment can't be written as YAML: {0}")]
     Yaml(#[from] serde_yaml::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
     #[error(transparent)]
@@ -214,7 +216,8 @@ fn prepare<'a>(
     output: &Path,
     mode: Mode<'a>,
 ) -> Result<Pieces<'a>, RunError> {
-    let pieces = Pieces::new(experiment, &stages_in(output), mode)?;
+    let shape = bundles[&experiment.teachers[0]].image_shape();
+    let pieces = Pieces::new(experiment, shape, &stages_in(output), mode)?;
     check_fit(experiment, bundles, pieces.test())?;
     for bundle in bundles.values() {
         pieces.verify(bundle)?;
@@ -292,6 +295,7 @@ fn make_row<'a>(
             recover_set(experiment, bundles, pieces, Set { teacher, method, ipc: line.ipc, seed: line.seed })?
         }
         Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
+        Origin::Crops => pieces.crops(&bundles[line.labeller], line.ipc, line.seed)?,
     };
     let mut made = Made { line, images, labels: None, student: None };
     if goal < Goal::Relabel {

@@ -15,9 +15,9 @@ use super::stage::{Stage, Store, WorkDir};
 use super::{Means, RunError};
 use crate::config::{
     BnWeight, DataConfig, DataKind, Device, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig,
-    ValidateConfig, WholeReal,
+    Start, ValidateConfig, WholeReal,
 };
-use crate::data::{DataError, Dataset, Source, Split, png};
+use crate::data::{DataError, Dataset, Fit, Source, Split, png};
 use crate::recover::balance::{self, Auto};
 use crate::recover::{self, Accuracy, Batch, Item, Point, Recover};
 use crate::relabel::{Relabel, Teachers, store};
@@ -43,6 +43,8 @@ const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
 const ACCURACY: &str = "accuracy.json";
 const AUTO: &str = "r_bn.json";
+/// The preset of the baseline of crops.
+const CROPS: &str = "rded-cifar100";
 
 /// A set of images that is complete on disk.
 pub struct Images {
@@ -107,14 +109,16 @@ impl<'a> Mode<'a> {
 /// The real data: where it lies, its test set, and that set's hash.
 struct Real {
     source: Source,
+    /// Of the networks' images.
+    fit: Fit,
     test: Dataset,
     test_hash: String,
 }
 
 impl Real {
-    fn load(source: Source) -> Result<Self, RunError> {
-        let test = Dataset::load(&source, Split::Test)?;
-        Ok(Self { source, test_hash: data_hash(&test), test })
+    fn load(source: Source, fit: Fit) -> Result<Self, RunError> {
+        let test = Dataset::load_as(&source, Split::Test, fit)?;
+        Ok(Self { source, fit, test_hash: data_hash(&test), test })
     }
 }
 
@@ -131,8 +135,9 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    pub fn new(experiment: &Experiment, root: &Path, mode: Mode<'a>) -> Result<Self, RunError> {
-        let real = source(&experiment.data)?.map(Real::load).transpose()?;
+    /// Of `experiment`, whose networks take images of this `shape`; stages go below `root`.
+    pub fn new(experiment: &Experiment, shape: [usize; 3], root: &Path, mode: Mode<'a>) -> Result<Self, RunError> {
+        let real = source(&experiment.data)?.map(|source| Real::load(source, Fit::To(shape))).transpose()?;
         let (train, remarks, listed) = (OnceCell::new(), RefCell::default(), RefCell::default());
         Ok(Self { store: Store::new(root), mode, real, train, remarks, listed })
     }
@@ -186,7 +191,8 @@ impl<'a> Pieces<'a> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = Dataset::load(&self.real_data()?.source, Split::Train)?;
+        let Real { source, fit, .. } = self.real_data()?;
+        let train = Dataset::load_as(source, Split::Train, *fit)?;
         Ok(self.train.get_or_init(|| train))
     }
 
@@ -240,8 +246,12 @@ impl<'a> Pieces<'a> {
         let mut inputs = inputs([("teacher", &teacher.hash)]);
         inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
         inputs.extend(data.map(|data| ("data".to_owned(), data_hash(data))));
+        let scored = match config.start {
+            Start::Crops { images, crops, .. } => chosen.len() as u64 * u64::from(images) * u64::from(crops),
+            Start::Noise { .. } | Start::Real { .. } => 0,
+        };
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
-            .of_passes(2 * count * u64::from(config.iterations));
+            .of_passes(scored + 2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
             let options = PlanOptions { device, ..PlanOptions::default() };
             let mut recover = Recover::with_committee(teacher, others, config, options)?;
@@ -260,6 +270,15 @@ impl<'a> Pieces<'a> {
             Ok(())
         })?;
         Ok(Images { directory, key: stage.key(), name, count })
+    }
+
+    /// `ipc` crops of training images per class, those that `judge` recognises best: RDED as published for small images, which optimises nothing.
+    pub fn crops(&self, judge: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        let mut config = RecoverConfig::of_preset(CROPS)?;
+        if let Start::Crops { images, .. } = &mut config.start {
+            *images = (*images).max(ipc);
+        }
+        self.recover(judge, &[], &config, ipc, seed)
     }
 
     /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
@@ -504,8 +523,8 @@ fn recover_batch(
     let (_, channels, height, width) = images.dim();
     let pixels = recover.to_pixels(&images)?;
     write_images(work, classes, &batch.items, &pixels, [channels, height, width])?;
-    // Written last: a batch whose curve is there is complete.
-    work.write(&curve_file, curve.as_bytes())?;
+    // A batch whose curve is there is complete.
+    work.write_last_of_part(&curve_file, curve.as_bytes())?;
     Ok(())
 }
 

@@ -56,14 +56,14 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// Learns from every complete stage of `store` that was made in one go.
+    /// Learns from every complete stage of `store`.
     pub fn read(store: &Store) -> Result<Self, StageError> {
         let mut rates = Self::default();
         for (kind, directory) in store.all()? {
             let (Some(timing), Some(network)) = (Timing::read(&directory), Stage::network_in(&directory)) else {
                 continue;
             };
-            if let Some(passes) = timing.passes.filter(|passes| *passes > 0 && !timing.resumed) {
+            if let Some(passes) = timing.passes.filter(|passes| *passes > 0) {
                 let sum = rates.known.entry((kind, network)).or_default();
                 *sum = (sum.0 + timing.seconds, sum.1 + passes);
             }

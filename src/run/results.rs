@@ -35,7 +35,7 @@ pub(super) fn collect(
         if let Some(student) = &one.student {
             results.rows.push(row(experiment, bundles, pieces, one, student)?);
         }
-        note_real(&mut results, one);
+        note_baseline(&mut results, bundles, one);
     }
     for one in whole {
         results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?);
@@ -82,7 +82,7 @@ fn row(
     let protocol = &experiment.protocols[line.protocol];
     let training = pieces.training(student)?;
     let soft = made.labels.as_ref().filter(|_| line.labels == Labels::Soft);
-    let distilled = matches!(line.origin, Origin::Distilled { .. });
+    let made_by_network = !matches!(line.origin, Origin::Real(_));
     Ok(Row {
         method: method(line),
         data_free: is_data_free(line, experiment),
@@ -99,7 +99,7 @@ fn row(
         images: made.images.count,
         label_bytes: soft.and_then(|labels| labels.bytes()),
         cost: Cost {
-            recover: if distilled { Timing::read(&made.images.directory) } else { None },
+            recover: if made_by_network { Timing::read(&made.images.directory) } else { None },
             relabel: soft.and_then(|labels| Timing::read(&labels.directory)),
             validate: Timing::read(student),
         },
@@ -139,12 +139,13 @@ fn note_recovery(
     Ok(())
 }
 
-/// The grid of a row's real images, once.
-fn note_real(results: &mut Results, made: &Made) {
+/// The grid of a baseline's images, once.
+fn note_baseline(results: &mut Results, bundles: &Bundles, made: &Made) {
     let (line, folder) = (&made.line, made.images.folder());
-    if matches!(line.origin, Origin::Real(_)) && results.grids.iter().all(|grid| grid.folder != folder) {
-        let (method, ipc, seed) = (method(line), line.ipc, line.seed);
-        results.grids.push(Grid { method, data_free: false, teacher: None, ipc, seed, folder });
+    let is_baseline = !matches!(line.origin, Origin::Distilled { .. });
+    if is_baseline && results.grids.iter().all(|grid| grid.folder != folder) {
+        let (method, teacher, ipc, seed) = (method(line), teacher(line, bundles), line.ipc, line.seed);
+        results.grids.push(Grid { method, data_free: false, teacher, ipc, seed, folder });
     }
 }
 
@@ -152,7 +153,7 @@ fn note_real(results: &mut Results, made: &Made) {
 fn is_data_free(line: &Line, experiment: &Experiment) -> bool {
     match line.origin {
         Origin::Distilled { method, .. } => experiment.methods[method].is_data_free(),
-        Origin::Real(_) => false,
+        Origin::Real(_) | Origin::Crops => false,
     }
 }
 
@@ -160,13 +161,15 @@ fn method(line: &Line) -> String {
     match line.origin {
         Origin::Distilled { method, .. } => method.to_owned(),
         Origin::Real(choice) => choice.method().to_owned(),
+        Origin::Crops => report::RDED_CROPS.to_owned(),
     }
 }
 
-/// The name of the teacher that the images were recovered from.
+/// The name of the teacher that the images were recovered from, or that chose them.
 fn teacher(line: &Line, bundles: &Bundles) -> Option<String> {
     match line.origin {
         Origin::Distilled { teacher, .. } => Some(bundles[teacher].name().to_owned()),
+        Origin::Crops => Some(bundles[line.labeller].name().to_owned()),
         Origin::Real(_) => None,
     }
 }

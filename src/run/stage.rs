@@ -256,20 +256,13 @@ impl Store {
         if let Some(directory) = self.find(stage)? {
             return Ok(directory);
         }
-        let started = Instant::now();
         memory::reset_peak();
         let partial = WorkDir::open(&self.path(stage), stage)?;
         if let Err(error) = work(&partial) {
             partial.remove_if_untouched();
             return Err(error);
         }
-        let timing = Timing {
-            seconds: started.elapsed().as_secs_f64(),
-            resumed: partial.resumed,
-            passes: Some(stage.passes),
-            peak_bytes: memory::peak(),
-        };
-        Ok(partial.commit(&self.path(stage), timing)?)
+        Ok(partial.commit(&self.path(stage))?)
     }
 
     /// How far `stage` is; an error where its directory holds something else.
@@ -362,6 +355,10 @@ impl Store {
 pub struct WorkDir {
     path: PathBuf,
     resumed: bool,
+    passes: u64,
+    started: Instant,
+    /// What interrupted runs spent on the parts that they completed.
+    before: Option<Timing>,
 }
 
 impl WorkDir {
@@ -376,7 +373,8 @@ impl WorkDir {
         create_directories(&path)?;
         sweep(&path)?;
         write_atomic(&path.join(RECORD), &stage.record_file())?;
-        Ok(Self { path, resumed })
+        let before = Timing::read(&path);
+        Ok(Self { path, resumed, passes: stage.passes, started: Instant::now(), before })
     }
 
     /// The directory itself. Whatever is written here directly must appear by a rename: after a kill, what is there counts as done.
@@ -401,6 +399,25 @@ impl WorkDir {
         Ok(path)
     }
 
+    /// As [`write`](Self::write), of a file that completes a part of the work, which no later run does again: so its time is kept.
+    pub fn write_last_of_part(&self, relative: impl AsRef<Path>, bytes: &[u8]) -> Result<PathBuf, StageError> {
+        let path = self.write(relative, bytes)?;
+        self.write_timing()?;
+        Ok(path)
+    }
+
+    /// What the work has cost until now.
+    fn write_timing(&self) -> Result<(), StageError> {
+        let (seconds, peak) = self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
+        let timing = Timing {
+            seconds: seconds + self.started.elapsed().as_secs_f64(),
+            resumed: self.resumed,
+            passes: Some(self.passes),
+            peak_bytes: peak.max(memory::peak()),
+        };
+        self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
+    }
+
     /// A path for a file that is no part of the result: swept away on resume, to be [discarded](Self::discard) before the end.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.path.join(format!("{SCRATCH}{name}"))
@@ -421,8 +438,8 @@ impl WorkDir {
         }
     }
 
-    fn commit(self, complete: &Path, timing: Timing) -> Result<PathBuf, StageError> {
-        self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes())?;
+    fn commit(self, complete: &Path) -> Result<PathBuf, StageError> {
+        self.write_timing()?;
         sync_tree(&self.path)?;
         fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;
         complete.parent().map_or(Ok(()), sync)?;
@@ -433,14 +450,14 @@ impl WorkDir {
 /// What a stage cost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Wall-clock seconds of the run that completed it.
+    /// Wall-clock seconds that it took; of interrupted runs those until the last part that they completed, as what came after was done again.
     pub seconds: f64,
-    /// Whether that run continued an interrupted one, whose time is not in `seconds`.
+    /// Whether the run that completed it continued an interrupted one.
     pub resumed: bool,
     /// What the whole work is worth, in images through its network.
     #[serde(default)]
     pub passes: Option<u64>,
-    /// The most resident memory of that run during the stage, in bytes, where the system tells.
+    /// The most resident memory of its runs during the stage, in bytes, where the system tells.
     #[serde(default)]
     pub peak_bytes: Option<u64>,
 }
@@ -583,12 +600,16 @@ mod tests {
         let store = Store::new(root.path());
         let shards = |work: &WorkDir, upto: usize| {
             let missing: Vec<usize> = (0..upto).filter(|i| !work.has(format!("shard-{i}"))).collect();
-            missing.iter().try_for_each(|i| work.write(format!("shard-{i}"), &[*i as u8]).map(|_| ()))?;
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let write = |i: &usize| work.write_last_of_part(format!("shard-{i}"), &[*i as u8]).map(|_| ());
+            missing.iter().try_for_each(write)?;
             Ok::<_, StageError>(missing)
         };
         store.run(&stage(5), |work| shards(work, 2).and(Err(failure()))).unwrap_err();
         let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
         fs::write(partial.join(".tmp-torn"), b"half a shard").unwrap();
+        let before = Timing::read(&partial).unwrap().seconds;
+        assert!(before >= 0.02, "{before}");
 
         let mut made = Vec::new();
         let work = |work: &WorkDir| {
@@ -596,9 +617,13 @@ mod tests {
             made = shards(work, 4)?;
             Ok::<_, StageError>(())
         };
+        let started = Instant::now();
         let resumed = store.run(&stage(5), work).unwrap();
+        let elapsed = started.elapsed().as_secs_f64();
         assert_eq!(made, [2, 3]);
-        assert!(Timing::read(&resumed).unwrap().resumed && !partial.exists());
+        let timing = Timing::read(&resumed).unwrap();
+        assert!(timing.resumed && !partial.exists());
+        assert!((before + 0.02..=before + elapsed).contains(&timing.seconds), "{before} {elapsed} {timing:?}");
         let undisturbed = Store::new(quiet.path()).run(&stage(5), |work| shards(work, 4).map(|_| ())).unwrap();
         assert_eq!(files(&resumed), files(&undisturbed));
     }

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::error::BundleError;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
 use crate::graph::{Graph, ValueId};
-use crate::replica::{Distance, LayerTarget, Objective, Replica};
+use crate::replica::{Distance, LayerTarget, Momentum, Objective, Replica};
 
 pub(super) const MANIFEST: &str = "manifest.yaml";
 pub(super) const MODEL: &str = "model.onnx";
@@ -214,7 +214,7 @@ impl Bundle {
             LayerTarget { tap, axis, patches: 1, mean, var, weights, multiplier }
         };
         let layers = self.layers.iter().enumerate().map(target).collect();
-        Objective { layers, r_bn, distance: Distance::Norm }
+        Objective { layers, r_bn, distance: Distance::Norm, momentum: Momentum::default() }
     }
 }
 

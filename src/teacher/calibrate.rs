@@ -21,7 +21,7 @@ use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
 use crate::graph::ops::Norm;
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::replica::{
-    Distance, LayerTarget, Mode, Objective, Replica, channel_statistics, patch_statistics, to_tensor,
+    Distance, LayerTarget, Mode, Momentum, Objective, Replica, channel_statistics, patch_statistics, to_tensor,
 };
 
 /// No scale is folded into a calibrated activation; the field says so where BatchNorm has its ε.
@@ -222,7 +222,8 @@ impl<'a> Calibrator<'a> {
         };
         let layers = self.layers.iter().zip(total).enumerate().map(target);
         let layers = layers.collect::<Result<_, _>>().map_err(failed)?;
-        let objective = Objective { layers, r_bn: weights.r_bn, distance: Distance::Norm };
+        let objective =
+            Objective { layers, r_bn: weights.r_bn, distance: Distance::Norm, momentum: Momentum::default() };
         let found = self.replica.evaluate(&old.input, old.targets.as_ref(), &objective).map_err(broken)?;
         let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
         let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(&old.input), &taps, Mode::Eval));

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{Evaluation, Mode, Objective, OpError, Replica, ReplicaError};
+use super::{Evaluation, Mode, Momentum, Objective, OpError, Replica, ReplicaError};
 use crate::graph::{Graph, ValueId};
 use crate::kernels::Isa;
 use crate::kernels::conv::Piece;
@@ -65,6 +65,7 @@ pub struct Plan {
     /// The activations that the layers of the objective look at.
     taps: Vec<(ValueId, i64)>,
     layers: Vec<Layer>,
+    momentum: Momentum,
     r_bn: f64,
     pool: Arc<Pool>,
     choices: Vec<Choice>,
@@ -137,6 +138,7 @@ impl Plan {
             fixed,
             taps: taps(objective),
             layers: statistics::layers(objective).map_err(loss)?,
+            momentum: objective.momentum.fresh(),
             replica,
             options,
             shape,
@@ -154,7 +156,7 @@ impl Plan {
         &self.shape
     }
 
-    /// Takes over the targets and weights of another objective, if it looks at the same activations; else nothing happens, and the answer is `false`.
+    /// Takes over the targets and weights of another objective, forgetting averaged statistics, if it looks at the same activations; else nothing happens, and the answer is `false`.
     ///
     /// # Errors
     /// When libtorch can't convert the targets.
@@ -162,6 +164,7 @@ impl Plan {
         let same = taps(objective) == self.taps;
         if same {
             self.layers = statistics::layers(objective).map_err(|source| ReplicaError::Loss { source })?;
+            self.momentum = objective.momentum.fresh();
             self.r_bn = objective.r_bn;
         }
         Ok(same)
@@ -336,7 +339,7 @@ impl Plan {
         for (index, step) in self.steps.iter().enumerate() {
             let (Some(pass), Some(measured)) = (step.pass(), run.measured[index].take()) else { continue };
             for &layer in &pass.layers {
-                let found = self.layers[layer].align(&measured, self.r_bn)?;
+                let found = self.layers[layer].align(&measured, self.r_bn, (&self.momentum, layer))?;
                 costs.push(found.cost);
                 run.slopes[index] = Some(match run.slopes[index].take() {
                     Some(Slope { a, b }) => Slope { a: a.f_add(&found.a)?, b: b.f_add(&found.b)? },

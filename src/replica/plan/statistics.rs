@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::super::{Distance, LayerTarget, Objective, channel_statistics};
+use super::super::{Distance, LayerTarget, Momentum, Objective, channel_statistics};
 use crate::kernels::pass::Moments;
 
 /// One layer's share of the objective, in double precision.
@@ -63,11 +63,19 @@ impl Measured {
 }
 
 impl Layer {
-    /// The distances of μ from μ̂ and of σ² from σ̂², times the multiplier; their gradient also times `weight`.
-    pub fn align(&self, measured: &Measured, weight: f64) -> Result<Alignment, TchError> {
+    /// The distances of μ from μ̂ and of σ² from σ̂², times the multiplier; their gradient also times `weight`. The layer is the objective's of this
+    /// `index`, by which `momentum` knows it.
+    pub fn align(
+        &self,
+        measured: &Measured,
+        weight: f64,
+        (momentum, index): (&Momentum, usize),
+    ) -> Result<Alignment, TchError> {
         let (of_mean, of_var) = self.weights.as_ref().map_or((None, None), |(m, v)| (Some(m), Some(v)));
-        let (mean_cost, by_mean) = self.distance(&measured.mean.f_sub(&self.mean)?, of_mean)?;
-        let (var_cost, by_var) = self.distance(&measured.var.f_sub(&self.var)?, of_var)?;
+        let blend = momentum.blend(index, &measured.mean, &measured.var)?;
+        let (mean, var) = blend.as_ref().map_or((&measured.mean, &measured.var), |(mean, var)| (mean, var));
+        let (mean_cost, by_mean) = self.distance(&mean.f_sub(&self.mean)?, of_mean)?;
+        let (var_cost, by_var) = self.distance(&var.f_sub(&self.var)?, of_var)?;
         let share = weight * self.multiplier / measured.count;
         let b = by_var.f_mul_scalar(2.0 * share)?;
         let a = by_mean.f_mul_scalar(share)?.f_sub(&b.f_mul(&measured.mean)?)?;

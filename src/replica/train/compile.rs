@@ -3,7 +3,7 @@
 use super::super::plan::compile::{Compiler, Known, output, window};
 use super::super::plan::local::LocalStep;
 use super::super::plan::other::Operator;
-use super::super::{Distance, Objective, OpError, Replica, ReplicaError};
+use super::super::{Distance, Momentum, Objective, OpError, Replica, ReplicaError};
 use super::conv::ConvStep;
 use super::norm::NormStep;
 use crate::graph::ops::Norm;
@@ -38,7 +38,8 @@ impl Step {
 /// Turns the graph into steps.
 pub fn steps(isa: Isa, replica: &Replica, known: &[Option<Known>]) -> Result<Vec<Step>, ReplicaError> {
     let graph = replica.graph();
-    let objective = Objective { layers: Vec::new(), r_bn: 0.0, distance: Distance::Norm };
+    let objective =
+        Objective { layers: Vec::new(), r_bn: 0.0, distance: Distance::Norm, momentum: Momentum::default() };
     let mut compiler = Compiler::new(graph, known, &objective);
     let mut steps = Vec::new();
     for index in 0..graph.nodes.len() {
