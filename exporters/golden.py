@@ -105,7 +105,8 @@ def golden(
 
     Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
     Without `targets` the network returns features, and the loss is the BN loss alone.
-    Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
+    Where BN is `folded`, `model` is `graph.folded_module`: its layers are what left the BN, as the statistics here are,
+    while the loss is of what would have entered it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -121,13 +122,14 @@ def golden(
         for index, layer in enumerate(layers):
             key = layer.key
             mean, variance = channel_statistics(seen[key], layer)
+            found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
             target_mean, target_variance = statistics[f"{key}.running_mean"], statistics[f"{key}.running_var"]
-            weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
-            bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
             if folded:
                 scale = statistics[f"{key}.weight"] / (target_variance + layer.eps).sqrt()
-                mean, variance = (mean - target_mean) * scale + statistics[f"{key}.bias"], variance * scale.square()
-            found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
+                mean = (mean - statistics[f"{key}.bias"]) / scale + target_mean
+                variance = variance / scale.square()
+            weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
+            bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
         loss = ce + R_BN * bn_loss
         (gradient,) = torch.autograd.grad(loss, inputs)
     finally:
