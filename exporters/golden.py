@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,30 @@ def observe(model: nn.Module, layers: list[Layer]) -> Iterator[dict[str, Tensor]
             handle.remove()
 
 
+@contextmanager
+def _in_rows(model: nn.Module) -> Iterator[None]:
+    """Lays out what enters batch norms, and what flows back into those run within the context, row by row.
+
+    For a batch of one, PyTorch 2.13's CPU kernel takes a tensor whose channels lie innermost (as after a transpose from
+    or into tokens) for one that lies in rows, and gives a wrong gradient without a word.
+    """
+
+    def lay_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        return inputs[0].contiguous()
+
+    def lay_gradient(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        output.register_hook(Tensor.contiguous)
+
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    handles = [norm.register_forward_pre_hook(lay_input) for norm in norms]
+    handles += [norm.register_forward_hook(lay_gradient) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def channel_statistics(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel, each `[C]`.
 
@@ -81,7 +105,8 @@ def golden(
 
     Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
     Without `targets` the network returns features, and the loss is the BN loss alone.
-    Where the graph's BN is `folded`, the model's is not: the loss is taken before it, the statistics after it.
+    Where BN is `folded`, `model` is `graph.folded_module`: its layers are what left the BN, as the statistics here are,
+    while the loss is of what would have entered it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,7 +114,7 @@ def golden(
         exact = copy.deepcopy(model).eval().double()
         statistics = {name: tensor.double() for name, tensor in statistics.items()}
         inputs = inputs.double().requires_grad_(True)
-        with observe(exact, layers) as seen:
+        with observe(exact, layers) as seen, _in_rows(exact) if inputs.shape[0] == 1 else nullcontext():
             logits = exact(inputs)
         ce = inputs.new_zeros(()) if targets is None else F.cross_entropy(logits, targets)
         bn_loss = torch.zeros((), dtype=torch.float64)
@@ -97,13 +122,14 @@ def golden(
         for index, layer in enumerate(layers):
             key = layer.key
             mean, variance = channel_statistics(seen[key], layer)
+            found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
             target_mean, target_variance = statistics[f"{key}.running_mean"], statistics[f"{key}.running_var"]
-            weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
-            bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
             if folded:
                 scale = statistics[f"{key}.weight"] / (target_variance + layer.eps).sqrt()
-                mean, variance = (mean - target_mean) * scale + statistics[f"{key}.bias"], variance * scale.square()
-            found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
+                mean = (mean - statistics[f"{key}.bias"]) / scale + target_mean
+                variance = variance / scale.square()
+            weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
+            bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
         loss = ce + R_BN * bn_loss
         (gradient,) = torch.autograd.grad(loss, inputs)
     finally:

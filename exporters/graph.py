@@ -7,9 +7,11 @@ name; hence `optimize=False` and the passes here, all of them public names of on
 from __future__ import annotations
 
 import ast
+import copy
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +28,7 @@ from onnxscript.rewriter.rules.common import (
     squeeze_reshape_1d_rule,
 )
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import CheckError
 
@@ -51,7 +54,8 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT)
     Layers come in execution order; a network without BN has none. The same module gives the same bytes.
     """
     model = model.eval()
-    with warnings.catch_warnings():
+    # What the fused kernels return lies in memory as no decomposition returns it, and views recorded on it fail later.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
@@ -220,12 +224,42 @@ def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
     return proto.SerializeToString(deterministic=True), folded
 
 
+def folded_module(model: nn.Module, serialised: bytes, layers: list[Layer]) -> nn.Module:
+    """A copy of `model` with the convolutions of `fold`'s graph and nothing where its BN was.
+
+    Its weights are the graph's to the bit: folding rounds them, which can take a ReLU of a deep network to the other
+    side.
+    """
+    proto = onnx.load_from_string(serialised)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = {node.name: node for node in proto.graph.node}
+    model = copy.deepcopy(model)
+    for layer in layers:
+        if type(model.get_submodule(layer.key)) is not nn.BatchNorm2d:
+            raise CheckError(f"{layer.key} is more than a BN, so nothing can stand in its place")
+        _, weight, bias = nodes[layer.node].input
+        convolution = model.get_submodule(weight.removesuffix(".weight"))
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            value = torch.from_numpy(numpy_helper.to_array(tensors[tensor]).copy())
+            convolution.register_parameter(name, nn.Parameter(value))
+        model.set_submodule(layer.key, nn.Identity())
+    return model
+
+
 def _check_parameters(proto: onnx.ModelProto, parameters: dict[str, torch.Tensor]) -> None:
-    """Every parameter and BN statistic of the network is an initialiser of the same name and bits."""
+    """Every parameter and BN statistic of the network is an initialiser of the same name and bits.
+
+    What modules share has several names, of which the graph needs one.
+    """
     initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    shared: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in parameters.items():
-        if name not in initializers:
-            raise CheckError(f"parameter {name} is not among the graph's initialisers")
-        array = numpy_helper.to_array(initializers[name])
-        if array.shape != tuple(tensor.shape) or array.tobytes() != tensor.contiguous().numpy().tobytes():
-            raise CheckError(f"initialiser {name} differs from the parameter of that name")
+        shared.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), []).append(name)
+    for names in shared.values():
+        present = [name for name in names if name in initializers]
+        if not present:
+            raise CheckError(f"parameter {' = '.join(names)} is not among the graph's initialisers")
+        for name in present:
+            array, tensor = numpy_helper.to_array(initializers[name]), parameters[name]
+            if array.shape != tuple(tensor.shape) or array.tobytes() != tensor.contiguous().numpy().tobytes():
+                raise CheckError(f"initialiser {name} differs from the parameter of that name")

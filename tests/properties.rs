@@ -102,6 +102,33 @@ fn assert_gradient(replica: &Replica, inputs: &[Tensor]) -> Result<(), TestCaseE
     Ok(())
 }
 
+/// As `values`, with the channels innermost and the batch's stride that a transpose from tokens leaves.
+fn from_tokens(tensor: &Tensor) -> Tensor {
+    tensor.flatten(2, 3).transpose(1, 2).contiguous().transpose(1, 2).view_as(tensor)
+}
+
+#[test]
+fn batch_norm_of_one_image_in_any_layout() {
+    let replica = one_node("BatchNormalization", 5, vec![]);
+    let shape = [1, 4, 3, 5];
+    let (image, cotangent) = (values(&shape, 1), values(&shape, 2));
+    let parameters: Vec<Tensor> = (3..7).map(|seed| values(&[4], seed).abs()).collect();
+    let factor = &parameters[0] / (&parameters[3] + 1e-5).sqrt();
+    let expected = flat(&(&cotangent * factor.reshape([1, 4, 1, 1])));
+    for (x, w) in [
+        (image.copy(), cotangent.copy()),
+        (image.copy(), from_tokens(&cotangent)),
+        (from_tokens(&image), cotangent.copy()),
+        (from_tokens(&image), from_tokens(&cotangent)),
+    ] {
+        let x = x.set_requires_grad(true);
+        let mut inputs = vec![x.shallow_clone()];
+        inputs.extend(parameters.iter().map(Tensor::shallow_clone));
+        let gradient = Tensor::run_backward(&[(run(&replica, &inputs) * w).sum(Kind::Double)], &[x], false, false);
+        assert_equal(&gradient[0], &shape, &expected).unwrap();
+    }
+}
+
 /// Settings of a window that slides over two spatial axes.
 #[derive(Debug, Clone)]
 struct Window {

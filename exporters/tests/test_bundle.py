@@ -128,6 +128,36 @@ def test_golden_probe_by_an_independent_route(name: str, options: dict):
     assert slope == pytest.approx(probe["input_grad"].norm().item(), rel=1e-2)
 
 
+class Tokens(nn.Module):
+    """A batch norm whose output becomes tokens, and one whose input was tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.middle, self.after = nn.BatchNorm2d(6), nn.Linear(6, 6), nn.BatchNorm2d(6)
+        self.last = nn.Linear(6 * 28, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.before(x).flatten(2).transpose(1, 2).contiguous()
+        image = self.middle(tokens).transpose(1, 2).view_as(x)
+        return self.last(self.after(image).sin().flatten(1))
+
+
+def test_golden_gradient_of_one_image_of_tokens():
+    """Two equal images have the loss of one and half of its gradient each, however a batch of one lies in memory."""
+    torch.manual_seed(0)
+    model = Tokens()
+    norms = {"before": model.before, "after": model.after}
+    for norm in norms.values():
+        norm.running_var.uniform_(0.5, 2)
+    layers = [graph.Layer(key, key, key, norm.num_features, norm.eps) for key, norm in norms.items()]
+    statistics = bundle.bn_statistics(model, layers)
+    inputs, targets = golden.golden_input(None, None, (6, 4, 7), 5, 1)
+    one = golden.golden(model, layers, statistics, inputs, targets)
+    two = golden.golden(model, layers, statistics, inputs.repeat(2, 1, 1, 1), targets.repeat(2))
+    assert one["loss"].item() == pytest.approx(two["loss"].item(), rel=1e-6)
+    assert torch.allclose(one["input_grad"], two["input_grad"].sum(0, keepdim=True), rtol=1e-5, atol=1e-8)
+
+
 def test_statistics_of_classes(tmp_path: Path, tiny: Split):
     name, options = NETWORKS[0]
     pretraining = Pretraining("supervised", "fashion-mnist", 1, "python -m exporters pretrain x.yaml", 1.5, "joint")

@@ -40,6 +40,7 @@ def write(folder: Path, name: str, model: nn.Module, kind: str) -> Path:
     tensors = bundle.bn_statistics(model, layers)
     if name.startswith("folded"):
         serialised, layers = graph.fold(serialised, layers)
+        model = graph.folded_module(model, serialised, layers)
     if kind == "none":
         layers, tensors = [], {}
     writer = bundle.Writer(name, "teacher", data.FASHION_MNIST, "test", {}, folder, replace=False)

@@ -57,7 +57,15 @@ pub fn batch_norm(args: &Args, epsilon: f64, mode: Mode) -> Result<Tensor, OpErr
     let (scale, bias, mean, var) = (args.get(1)?, args.get(2)?, args.get(3)?, args.get(4)?);
     let running = (mode != Mode::Batch).then_some((mean, var)).unzip();
     let training = mode != Mode::Eval;
-    Ok(x.f_batch_norm(Some(scale), Some(bias), running.0, running.1, training, BN_MOMENTUM, epsilon, true)?)
+    let normalise = |x: &Tensor| {
+        x.f_batch_norm(Some(scale), Some(bias), running.0, running.1, training, BN_MOMENTUM, epsilon, true)
+    };
+    if let &[1, _, _, _] = &x.size()[..] {
+        // As an image, libtorch 2.13's backward on the CPU misreads a gradient whose batch of one was transposed into tokens: it takes channels
+        // that lie innermost for rows, and gives a wrong gradient without a word. As a row of pixels it does not.
+        return Ok(normalise(&x.f_flatten(2, 3)?)?.f_view_as(x)?);
+    }
+    Ok(normalise(x)?)
 }
 
 fn group_norm(args: &Args, groups: i64, epsilon: f64, per_group: bool) -> Result<Tensor, OpError> {
