@@ -10,6 +10,7 @@ mod matrix;
 mod memory;
 mod pieces;
 mod results;
+mod students;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,10 @@ pub enum RunError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    #[error("{} has changed while the run was on; run again", .bundle.display())]
+    Changed { bundle: PathBuf },
+    #[error("can't start threads for students: {why}")]
+    Threads { why: String },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
@@ -273,14 +278,30 @@ impl Made<'_> {
     }
 }
 
-/// Takes every row of the experiment to `goal`.
+/// Takes every row of the experiment to `goal`: images and labels one after the other, then the students.
 fn make<'a>(
     experiment: &'a Experiment,
     bundles: &Bundles,
     pieces: &Pieces,
     goal: Goal,
 ) -> Result<Vec<Made<'a>>, RunError> {
-    lines(experiment).into_iter().map(|line| make_row(experiment, bundles, pieces, goal, line)).collect()
+    let rows = lines(experiment).into_iter().map(|line| make_row(experiment, bundles, pieces, goal, line));
+    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+    if goal < Goal::Validate {
+        return Ok(rows);
+    }
+    let job = |row: &Made| {
+        let (line, protocol) = (&row.line, &experiment.protocols[row.line.protocol]);
+        let (hard, student) = (line.labels == Labels::Hard, &bundles[line.student]);
+        let labels = row.labels.as_ref();
+        labels.map(|labels| pieces.student(&row.images, labels, student, protocol, hard, line.seed)).transpose()
+    };
+    let jobs = || rows.iter().filter_map(|row| job(row).transpose());
+    pieces.validate_all(jobs().collect::<Result<_, _>>()?)?;
+    let students = jobs().zip(&rows).map(|(job, row)| pieces.validate(&job?, &bundles[row.line.student]));
+    let students = students.collect::<Result<Vec<_>, _>>()?;
+    rows.iter_mut().zip(students).for_each(|(row, student)| row.student = Some(student));
+    Ok(rows)
 }
 
 fn make_row<'a>(
@@ -308,11 +329,6 @@ fn make_row<'a>(
         &protocol.relabel,
         line.seed,
     )?;
-    if goal >= Goal::Validate {
-        let hard = line.labels == Labels::Hard;
-        let student = &bundles[line.student];
-        made.student = Some(pieces.validate(&made.images, &labels, student, protocol, hard, line.seed)?);
-    }
     made.labels = Some(labels);
     Ok(made)
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::matrix::Choice;
 use super::plan::{Planned, Rates};
 use super::stage::{Stage, Store, WorkDir};
+use super::students::{self, Job};
 use super::{Means, RunError};
 use crate::config::{
     BnWeight, DataConfig, DataKind, Device, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig,
@@ -39,7 +40,7 @@ const VALIDATE: u32 = 2;
 
 const FOLDER: &str = "images";
 const LABELS: &str = "labels.scdd";
-const TRAINING: &str = "training.json";
+pub(super) const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
 const ACCURACY: &str = "accuracy.json";
 const AUTO: &str = "r_bn.json";
@@ -412,8 +413,8 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// A student trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so; the stage's directory.
-    pub fn validate(
+    /// A student to be trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so.
+    pub fn student(
         &self,
         images: &Images,
         labels: &Labelled,
@@ -421,7 +422,7 @@ impl<'a> Pieces<'a> {
         protocol: &Protocol,
         hard: bool,
         seed: u64,
-    ) -> Result<PathBuf, RunError> {
+    ) -> Result<Job, RunError> {
         let config = ValidateConfig {
             loss: if hard { Loss::Ce {} } else { protocol.validate.loss },
             ..protocol.validate.clone()
@@ -435,16 +436,25 @@ impl<'a> Pieces<'a> {
         let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?
             .of_passes(3 * images.count * u64::from(epochs) + tests);
-        self.obtain(&stage, |work, means, device| {
-            let set = png::read_set(&images.folder())?;
-            let labels =
-                store::Store::open(&labels.directory.join(LABELS)).map_err(crate::relabel::RelabelError::from)?;
-            let mut fresh = Student::new(student, seed, device)?;
-            let lesson = Lesson { images: &set, labels: &labels };
-            let training = fresh.train(&lesson, test, &config, means.progress)?;
-            work.write("student.safetensors", &fresh.checkpoint()?)?;
-            write_json(work, TRAINING, &training)
-        })
+        let (images, labels) = (images.folder(), labels.file());
+        let student = (student.dir.clone(), student.hash.clone());
+        Ok(Job { stage, images, labels, epochs, student, config, seed })
+    }
+
+    /// Trains `job`'s student, which `bundle` is; the stage's directory.
+    pub fn validate(&self, job: &Job, bundle: &Bundle) -> Result<PathBuf, RunError> {
+        let test = &self.real_data()?.test;
+        self.obtain(&job.stage, |work, means, device| job.run(work, bundle, test, device, means.progress))
+    }
+
+    /// Trains the students of all `jobs`, several at once where that is faster.
+    pub fn validate_all(&self, jobs: Vec<Job>) -> Result<(), RunError> {
+        match &self.mode {
+            Mode::Make { means, device: tch::Device::Cpu } => {
+                students::train_all(&self.store, jobs, &self.real_data()?.test, means.progress)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A student trained on the whole real training set with hard labels; the stage's directory, and how many images that are.
@@ -620,7 +630,7 @@ fn write_images(
     Ok(())
 }
 
-fn write_json(work: &WorkDir, file: &str, value: &impl Serialize) -> Result<(), RunError> {
+pub(super) fn write_json(work: &WorkDir, file: &str, value: &impl Serialize) -> Result<(), RunError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| RunError::Damaged { path: work.path().join(file), what: e.to_string() })?;
     work.write(file, format!("{text}\n").as_bytes())?;
