@@ -311,6 +311,7 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
         [2, 2, 1, 6, 9]
     );
     assert!(stages.iter().all(|stage| stage["state"] == "missing" && stage["seconds"].is_null()));
+    assert_eq!(dry["seconds"].to_string(), "0.0");
     assert!(!output.exists(), "a dry run leaves nothing");
     let recovery = stages.iter().find(|stage| stage["stage"] == "recover").unwrap();
     assert_eq!(recovery["passes"], 2 * 20 * 2);

@@ -43,7 +43,8 @@ impl Plan {
 
     /// Expected seconds of all open stages that can be estimated, and the passes of those that cannot.
     pub fn remaining(&self) -> (f64, u64) {
-        let seconds = self.open().filter_map(|stage| stage.seconds).sum();
+        // Not `sum`, which is −0 of nothing.
+        let seconds = self.open().filter_map(|stage| stage.seconds).fold(0.0, |sum, seconds| sum + seconds);
         (seconds, self.open().filter(|stage| stage.seconds.is_none()).map(|stage| stage.passes).sum())
     }
 }
