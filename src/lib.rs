@@ -3,7 +3,7 @@
 //! What to read first, from the bottom up:
 //!
 //! 1. [`graph`]: ONNX bytes become a typed graph; knows nothing of tensor libraries.
-//! 2. [`replica`]: the same graph as `tch` operations, under autograd; and compiled for synthesis, on the CPU with our own [`kernels`].
+//! 2. [`replica`]: the same graph as `tch` operations, under autograd; and compiled, for synthesis and for training, on the CPU with our own [`kernels`].
 //! 3. [`data`]: data sets, augmentation views, mixing, images on disk.
 //! 4. [`teacher`]: the bundle on disk, its verification, the ONNX Runtime session.
 //! 5. [`recover`], [`relabel`], [`validate`]: the three stages of a distillation.

@@ -8,7 +8,8 @@ step; of the first case also the shifted images that the teacher sees at every s
 
 Steps of synthesis can be ill-conditioned: the gradient jumps where an activation crosses zero, and Adam makes whole steps of the signs of the
 tiniest gradients. From most starts PyTorch's own single precision soon leaves its double precision, by percents of the loss. The start here is the
-first from which it does not, disturbed by a few times its rounding too: from there every correct implementation goes the same way.
+first from which it does not, and from which double precision does not leave its own way either when every step's gradient is disturbed by a few times what
+the rounding of single precision makes of it on any processor: from there every correct implementation goes the same way.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from exporters.models import build
 
 BUNDLE = Path("onnx/fashion-mnist/resnet18-w16-supervised")
 STEPS, IMAGES, RATE, R_BN, FIRST, TV, L2 = 10, 4, 0.1, 0.01, 10.0, 1e-3, 1e-2
-# Single precision's relative rounding a few times over, and how far it may lead: of the loss, and of any pixel.
-DISTURBANCE, LOSS, PIXEL = 1e-6, 1e-5, 1e-3
+# A disturbance of each gradient (relative, in the L2 norm), how many are tried, and how far they may lead: of the loss, of a pixel, and which share
+# of the pixels further than that. The test allows several times as much.
+DISTURBANCE, ATTEMPTS, LOSS, PIXEL, SHARE = 3e-6, 12, 2e-5, 1e-3, 1e-3
 
 
 def teacher(manifest: dict) -> torch.nn.Module:
@@ -51,7 +53,7 @@ def priors(x: torch.Tensor) -> torch.Tensor:
     return TV * sum(d.norm() for d in (right, down, diagonal, other)) + L2 * x.flatten(1).norm(dim=1).mean()
 
 
-def synthesise(network, start, targets, shifts, low, high, with_priors):
+def synthesise(network, start, targets, shifts, low, high, with_priors, disturbed=None):
     terms = []
 
     def hook(module, inputs):
@@ -77,6 +79,9 @@ def synthesise(network, start, targets, shifts, low, high, with_priors):
         loss.backward()
         points.append(seen.detach())
         gradients.append(seen.grad)
+        if disturbed is not None:
+            noise = torch.randn(x.shape, generator=disturbed, dtype=x.dtype)
+            x.grad += DISTURBANCE * x.grad.norm() / noise.norm() * noise
         adam.step()
         with torch.no_grad():
             x.clamp_(low, high)
@@ -86,15 +91,16 @@ def synthesise(network, start, targets, shifts, low, high, with_priors):
     return torch.stack(losses), x.detach(), torch.stack(points), torch.stack(gradients)
 
 
-def is_well_conditioned(run, network, start, expected) -> bool:
-    """Whether `run` in single precision ends where double precision does, from `start` itself and from disturbed starts."""
+def is_well_conditioned(run, single, double, start, expected) -> bool:
+    """Whether `run` ends where `expected` does: in single precision, and in double precision with disturbed gradients."""
     losses, images, *_ = expected
-    for attempt in range(4):
-        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(attempt))
-        found_losses, found_images, *_ = run(network, start * (1 + (attempt > 0) * DISTURBANCE * noise))
-        if ((found_losses / losses - 1).abs() > LOSS).any() or ((found_images - images).abs() > PIXEL).any():
-            return False
-    return True
+
+    def agrees(found) -> bool:
+        off = ((found[1] - images).abs() > PIXEL).double().mean()
+        return ((found[0] / losses - 1).abs() <= LOSS).all() and off <= SHARE
+
+    disturbances = (torch.Generator().manual_seed(attempt) for attempt in range(ATTEMPTS))
+    return agrees(run(single, start)) and all(agrees(run(double, start.double(), d)) for d in disturbances)
 
 
 def cases(network, manifest: dict, seed: int) -> dict | None:
@@ -108,11 +114,11 @@ def cases(network, manifest: dict, seed: int) -> dict | None:
     double = copy.deepcopy(network).double()
     for case, with_priors in [("plain", False), ("priors", True)]:
 
-        def run(network, start, with_priors=with_priors):
-            return synthesise(network, start, targets, shifts, low, high, with_priors)
+        def run(network, start, disturbed=None, with_priors=with_priors):
+            return synthesise(network, start, targets, shifts, low, high, with_priors, disturbed)
 
         expected = run(double, start.double())
-        if not is_well_conditioned(run, network, start, expected):
+        if not is_well_conditioned(run, network, double, start, expected):
             return None
         tensors[f"{case}.losses"], tensors[f"{case}.images"] = expected[:2]
         if case == "plain":
