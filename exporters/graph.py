@@ -158,7 +158,10 @@ def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
         module = modules.get(node.name)
         wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
         if module is None or list(node.input[1:]) != wanted:
-            raise CheckError(f"BN node {node.name} reads {list(node.input[1:])}, which is not one BN of the network")
+            raise CheckError(
+                f"BN node {node.name} reads {list(node.input[1:])}, which is not one BN of the network; "
+                "one over weights (standardised convolutions) would have to be computed into them before"
+            )
         layers.append(Layer(node.name, node.name, node.input[0], module.num_features, module.eps))
     if sorted(layer.key for layer in layers) != sorted(modules):
         raise CheckError(

@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-/// An operator that the registry lacks, with every node that uses it.
+/// Something that a file asks for and that is not supported, with every node that asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnsupportedOp {
-    /// `Conv`, or `com.microsoft::FusedConv` outside the default domain.
-    pub op: String,
+pub struct Gap {
+    /// `Conv`, or `com.microsoft::FusedConv` outside the default domain; of a known operator, what of it is not supported.
+    pub what: String,
     pub nodes: Vec<String>,
 }
 
-impl fmt::Display for UnsupportedOp {
+impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
-        write!(f, "{} ×{} ({}", self.op, self.nodes.len(), self.nodes[..self.nodes.len().min(SHOWN)].join(", "))?;
+        write!(f, "{} ×{} ({}", self.what, self.nodes.len(), self.nodes[..self.nodes.len().min(SHOWN)].join(", "))?;
         if self.nodes.len() > SHOWN {
             write!(f, ", …")?;
         }
@@ -21,8 +21,13 @@ impl fmt::Display for UnsupportedOp {
     }
 }
 
-fn list(ops: &[UnsupportedOp]) -> String {
-    ops.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+fn list(operators: &[Gap], uses: &[Gap]) -> String {
+    let part = |title: &str, gaps: &[Gap]| {
+        let gaps: Vec<String> = gaps.iter().map(ToString::to_string).collect();
+        (!gaps.is_empty()).then(|| format!("{title}: {}", gaps.join("; ")))
+    };
+    let parts = [part("unsupported operators", operators), part("unsupported of known operators", uses)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Why ONNX bytes did not become a [`Graph`](super::Graph).
@@ -32,8 +37,9 @@ pub enum GraphError {
     Decode(#[from] prost::DecodeError),
     #[error("the ONNX model {0}")]
     Model(String),
-    #[error("unsupported operators: {}", list(.0))]
-    UnsupportedOps(Vec<UnsupportedOp>),
+    /// Everything that is not supported: operators that the registry lacks, and nodes of known operators that can't be read.
+    #[error("{}", list(.operators, .uses))]
+    Unsupported { operators: Vec<Gap>, uses: Vec<Gap> },
     #[error("node `{node}` ({op}): {what}")]
     Node { node: String, op: String, what: String },
     #[error("tensor `{name}`: {what}")]

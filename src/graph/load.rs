@@ -6,8 +6,8 @@ use prost::Message;
 
 use super::attrs::NodeReader;
 use super::constant::{Constant, DType};
-use super::error::{GraphError, UnsupportedOp};
-use super::ops::{self, OpSpec};
+use super::error::{Gap, GraphError};
+use super::ops::{self, Op, OpSpec};
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::{Graph, Input, Node, ValueId};
 
@@ -23,12 +23,12 @@ pub(super) fn load(bytes: &[u8]) -> Result<Graph, GraphError> {
         return fail("has sparse initialisers, which are not supported");
     }
     let opset = default_opset(&model);
-    check_operators(&graph.node)?;
+    let nodes = read_nodes(&graph.node, opset)?;
     let mut builder = Builder::new(opset, warnings(&model, opset));
     builder.add_initializers(graph)?;
     builder.add_inputs(&graph.input)?;
-    for (position, node) in graph.node.iter().enumerate() {
-        builder.add_node(node, position)?;
+    for (proto, node) in graph.node.iter().zip(nodes) {
+        builder.add_node(proto, node)?;
     }
     builder.finish(graph)
 }
@@ -70,22 +70,91 @@ fn is_constant(node: &NodeProto) -> bool {
     node.op_type.as_deref() == Some("Constant") && is_default(node.domain.as_deref().unwrap_or(""))
 }
 
-/// Reports every unsupported operator at once.
-fn check_operators(nodes: &[NodeProto]) -> Result<(), GraphError> {
-    let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (position, node) in nodes.iter().enumerate() {
-        if is_constant(node) || spec_of(node).is_some() {
-            continue;
+/// A node by itself, before its place in the graph is known.
+struct ReadNode {
+    name: String,
+    content: Content,
+}
+
+enum Content {
+    Constant(Constant),
+    /// With the attributes that became inputs.
+    Op(Op, Vec<(usize, Constant)>),
+}
+
+fn is_known(node: &NodeProto) -> bool {
+    is_constant(node) || spec_of(node).is_some()
+}
+
+/// Reads every node, or reports at once everything that is not supported.
+fn read_nodes(nodes: &[NodeProto], opset: i64) -> Result<Vec<ReadNode>, GraphError> {
+    let mut gaps = Gaps::default();
+    gaps.add_operators(nodes);
+    let mut read = Vec::with_capacity(nodes.len());
+    for (position, node) in nodes.iter().enumerate().filter(|(_, node)| is_known(node)) {
+        let name = node_name(node, position);
+        match read_node(node, &name, opset) {
+            Ok(content) => read.push(ReadNode { name, content }),
+            Err(error) => gaps.errors.push(error),
         }
-        let op = node.op_type.as_deref().unwrap_or("?");
-        let domain = node.domain.as_deref().unwrap_or("");
-        let key = if is_default(domain) { op.into() } else { format!("{domain}::{op}") };
-        missing.entry(key).or_default().push(node_name(node, position));
     }
-    if missing.is_empty() {
-        return Ok(());
+    gaps.report().map_or(Ok(read), Err)
+}
+
+fn read_node(proto: &NodeProto, name: &str, opset: i64) -> Result<Content, GraphError> {
+    let mut reader = NodeReader::new(proto, name.into(), opset);
+    check_attributes(&proto.attribute).map_err(|what| reader.error(what))?;
+    let Some(spec) = spec_of(proto) else {
+        let constant = read_constant(&reader)?;
+        reader.finish()?;
+        return Ok(Content::Constant(constant));
+    };
+    if opset < spec.since {
+        return Err(reader.error(format!("is read from opset {} on, the model uses {opset}", spec.since)));
     }
-    Err(GraphError::UnsupportedOps(missing.into_iter().map(|(op, nodes)| UnsupportedOp { op, nodes }).collect()))
+    let op = (spec.read)(&mut reader)?;
+    Ok(Content::Op(op, reader.finish()?))
+}
+
+/// What of a graph is not supported.
+#[derive(Default)]
+struct Gaps {
+    /// Nodes by the operator that the registry lacks.
+    operators: BTreeMap<String, Vec<String>>,
+    /// Nodes of known operators that can't be read.
+    errors: Vec<GraphError>,
+}
+
+impl Gaps {
+    /// Operators that the registry lacks, and those within their subgraphs.
+    fn add_operators(&mut self, nodes: &[NodeProto]) {
+        for (position, node) in nodes.iter().enumerate().filter(|(_, node)| !is_known(node)) {
+            let op = node.op_type.as_deref().unwrap_or("?");
+            let domain = node.domain.as_deref().unwrap_or("");
+            let key = if is_default(domain) { op.into() } else { format!("{domain}::{op}") };
+            self.operators.entry(key).or_default().push(node_name(node, position));
+            node.attribute.iter().filter_map(|a| a.g.as_ref()).for_each(|graph| self.add_operators(&graph.node));
+        }
+    }
+
+    /// The error that says it all; one node's own where nothing else is wrong.
+    fn report(mut self) -> Option<GraphError> {
+        if self.operators.is_empty() && self.errors.len() < 2 {
+            return self.errors.pop();
+        }
+        let mut uses: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for error in self.errors {
+            let (what, node) = match error {
+                GraphError::Node { node, op, what } => (format!("{op}: {what}"), node),
+                GraphError::Tensor { name, what } => (format!("tensor: {what}"), name),
+                other => (other.to_string(), "the model".into()),
+            };
+            uses.entry(what).or_default().push(node);
+        }
+        let list =
+            |gaps: BTreeMap<String, Vec<String>>| gaps.into_iter().map(|(what, nodes)| Gap { what, nodes }).collect();
+        Some(GraphError::Unsupported { operators: list(self.operators), uses: list(uses) })
+    }
 }
 
 struct Builder {
@@ -145,21 +214,13 @@ impl Builder {
         Ok(())
     }
 
-    fn add_node(&mut self, proto: &NodeProto, position: usize) -> Result<(), GraphError> {
-        let name = node_name(proto, position);
+    fn add_node(&mut self, proto: &NodeProto, node: ReadNode) -> Result<(), GraphError> {
+        let ReadNode { name, content } = node;
         let op_type = proto.op_type.clone().unwrap_or_default();
-        let fail = |what: String| GraphError::Node { node: name.clone(), op: op_type.clone(), what };
-        check_attributes(&proto.attribute).map_err(fail)?;
-        let mut reader = NodeReader::new(proto, name.clone(), self.graph.opset);
-        if is_constant(proto) {
-            return self.add_constant_node(proto, reader);
-        }
-        let spec = spec_of(proto).ok_or_else(|| fail("is not supported".into()))?;
-        if self.graph.opset < spec.since {
-            return Err(fail(format!("is read from opset {} on, the model uses {}", spec.since, self.graph.opset)));
-        }
-        let op = (spec.read)(&mut reader)?;
-        let injected = reader.finish()?;
+        let (op, injected) = match content {
+            Content::Constant(constant) => return self.add_constant(proto, name, constant),
+            Content::Op(op, injected) => (op, injected),
+        };
         let mut inputs = self.resolve_inputs(proto, &name, &op_type)?;
         for (index, constant) in injected {
             let id = self.define_constant(&format!("{name}/input{index}"), constant)?;
@@ -167,6 +228,9 @@ impl Builder {
             inputs[index] = Some(id);
         }
         let outputs = self.define_outputs(proto)?;
+        if outputs.is_empty() {
+            return Err(GraphError::Node { node: name, op: op_type, what: "has no output".into() });
+        }
         self.graph.nodes.push(Node { name, op_type, op, inputs, outputs });
         Ok(())
     }
@@ -188,12 +252,11 @@ impl Builder {
         proto.output.iter().map(|o| if o.is_empty() { Ok(None) } else { self.define(o).map(Some) }).collect()
     }
 
-    fn add_constant_node(&mut self, proto: &NodeProto, reader: NodeReader) -> Result<(), GraphError> {
-        let constant = read_constant(&reader)?;
+    fn add_constant(&mut self, proto: &NodeProto, node: String, constant: Constant) -> Result<(), GraphError> {
         let [output] = proto.output.as_slice() else {
-            return Err(reader.error(format!("has {} outputs, not one", proto.output.len())));
+            let what = format!("has {} outputs, not one", proto.output.len());
+            return Err(GraphError::Node { node, op: "Constant".into(), what });
         };
-        reader.finish()?;
         self.define_constant(output, constant)?;
         Ok(())
     }
@@ -320,6 +383,41 @@ mod tests {
     }
 
     #[test]
+    fn what_known_operators_lack_and_what_subgraphs_hold_comes_with_it() {
+        let float = |name: &str| AttributeProto { name: Some(name.into()), r#type: Some(1), ..Default::default() };
+        let relu = |name: &str, i: &str, o: &str| NodeProto {
+            attribute: vec![float("alpha")],
+            ..node("Relu", name, &[i], &[o])
+        };
+        let body = GraphProto { node: vec![node("Foo", "inner", &["x"], &["u"])], ..Default::default() };
+        let branch =
+            AttributeProto { name: Some("then_branch".into()), g: Some(body), r#type: Some(5), ..Default::default() };
+        let choice = NodeProto { attribute: vec![branch], ..node("If", "choice", &["x"], &["w"]) };
+        let mut sigmoid = node("Sigmoid", "s", &["w"], &["v"]);
+        sigmoid.attribute.push(float("beta"));
+        let m = model(vec![relu("a", "x", "y"), relu("b", "y", "z"), choice, sigmoid.clone()], vec![], "v");
+        assert_eq!(
+            error(&m),
+            "unsupported operators: Foo ×1 (inner); If ×1 (choice); unsupported of known operators: \
+             Relu: unsupported attributes at opset 18: alpha ×2 (a, b); Sigmoid: unsupported attributes at opset 18: beta ×1 (s)"
+        );
+        let m = model(vec![relu("a", "x", "w"), sigmoid], vec![], "v");
+        assert!(error(&m).starts_with("unsupported of known operators: Relu: "), "{}", error(&m));
+    }
+
+    #[test]
+    fn newer_stamps_load_with_a_warning() {
+        let mut m = model(vec![node("Relu", "r", &["x"], &["y"])], vec![], "y");
+        assert_eq!(load(&m.encode_to_vec()).unwrap().warnings, [""; 0]);
+        m.opset_import[0].version = Some(NEWEST_OPSET + 1);
+        m.ir_version = Some(NEWEST_IR + 1);
+        let warnings = load(&m.encode_to_vec()).unwrap().warnings;
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].starts_with("opset 29 is newer than 28"), "{warnings:?}");
+        assert!(warnings[1].starts_with("IR version 15 is newer than 14"), "{warnings:?}");
+    }
+
+    #[test]
     fn malformed_graphs_are_refused_by_name() {
         let relu = |name: &str, i: &str, o: &str| node("Relu", name, &[i], &[o]);
         let mut subgraph = relu("r", "x", "y");
@@ -344,6 +442,7 @@ mod tests {
                 model(vec![node("Relu", "r", &[], &["y"])], vec![], "y"),
                 "node `r` (Relu): 0 inputs where 1 are expected",
             ),
+            (model(vec![node("Relu", "r", &["x"], &[])], vec![], "x"), "node `r` (Relu): has no output"),
             (model(vec![subgraph], vec![], "y"), "node `r` (Relu): attribute `body` holds a subgraph"),
             (model(vec![unread], vec![], "y"), "node `r` (Relu): unsupported attributes at opset 18: alpha"),
         ];

@@ -1,7 +1,7 @@
 //! ONNX bytes become a typed graph.
 //!
 //! Loading checks everything that can be checked without running the graph: the bytes decode, sizes agree with the data, every value has one
-//! producer that comes before its readers, every operator is known, every attribute was understood. All unsupported operators are reported in one
+//! producer that comes before its readers, every operator is known, every attribute was understood. All that is not supported is reported in one
 //! message. What executes the graph is elsewhere; this module knows nothing of tensor libraries.
 
 mod attrs;
@@ -15,7 +15,7 @@ pub mod support;
 use std::collections::BTreeMap;
 
 pub use constant::{Constant, DType};
-pub use error::{GraphError, UnsupportedOp};
+pub use error::{Gap, GraphError};
 pub use ops::Op;
 
 /// A value of the graph: an input, a constant or a node's output. Indexes [`Graph::values`].
