@@ -18,7 +18,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         iterations: 10,
         batch_size: 4,
         packing: Packing::Even,
-        learning_rate: 0.1,
+        learning_rate: 0.02,
         betas: [0.5, 0.9],
         r_bn: BnWeight::Fixed(0.01),
         r_var: 1.0,
@@ -95,7 +95,7 @@ fn follow(case: &str, config: &RecoverConfig, goldens: &SafeTensors, recover: &R
         assert!(error < 1e-4, "{case}, step {step}: loss {found} against {expected}");
     }
     let expected = floats(goldens, &format!("{case}.images"));
-    let off = images.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 2e-3).count();
+    let off = images.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 4e-4).count();
     // Adam divides by the gradient's own size: where that is next to nothing, rounding decides the direction of a step.
     assert!(off * 200 < expected.len(), "{case}: {off} of {} pixels differ", expected.len());
 }
@@ -116,7 +116,7 @@ fn losses_and_gradients_are_those_of_double_precision() {
         let objective = bundle.objective(0.01, 10.0, Device::Cpu);
         let targets = Tensor::arange(4, (Kind::Int64, Device::Cpu));
         let tensor = |name: &str| Tensor::from_slice(&floats(goldens, name)).reshape([10, 4, 1, 28, 28]);
-        let (points, gradients, losses) = (tensor("points"), tensor("gradients"), floats(goldens, "plain.losses"));
+        let (points, gradients, losses) = (tensor("points"), tensor("gradients"), floats(goldens, "points.losses"));
         for options in every_engine() {
             let plan = Plan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options).unwrap();
             for (step, expected) in losses.iter().enumerate() {

@@ -3,13 +3,14 @@
 Run from the repository's root. The network is the shipped supervised teacher, rebuilt as an `nn.Module` with the weights out of its ONNX
 file; the loss is computed with forward hooks and autograd, the shifts with `torch.roll`, the steps with `torch.optim.Adam`. Two cases: SC-DD's
 loss alone (`plain`), and with total variation and L2 (`priors`). Per case: `<case>.losses` [10], `<case>.images` [N, C, H, W] after the last
-step; of the first case also the shifted images that the teacher sees at every step and their gradients, `points` and `gradients`
-[10, N, C, H, W]. For both: `start` [N, C, H, W], `targets` int64 [N], `shifts` int32 [10, N, 2].
+step. Of SC-DD's loss alone also ten batches as the teacher sees them at the ten steps, their losses and gradients: `points`, `gradients`
+[10, N, C, H, W] and `points.losses` [10]. For both: `start` [N, C, H, W], `targets` int64 [N], `shifts` int32 [10, N, 2].
 
 Steps of synthesis can be ill-conditioned: the gradient jumps where an activation crosses zero, and Adam makes whole steps of the signs of the
 tiniest gradients. From most starts PyTorch's own single precision soon leaves its double precision, by percents of the loss. The start here is the
 first from which it does not, and from which double precision does not leave its own way either when every step's gradient is disturbed by a few times what
-the rounding of single precision makes of it on any processor: from there every correct implementation goes the same way.
+the rounding of single precision makes of it on any processor: from there every correct implementation goes the same way. At the published rate of 0.1 there
+is hardly such a start.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ sys.path.insert(0, ".")
 from exporters.models import build
 
 BUNDLE = Path("onnx/fashion-mnist/resnet18-w16-supervised")
-STEPS, IMAGES, RATE, R_BN, FIRST, TV, L2 = 10, 4, 0.1, 0.01, 10.0, 1e-3, 1e-2
-# A disturbance of each gradient (relative, in the L2 norm), how many are tried, and how far they may lead: of the loss, of a pixel, and which share
-# of the pixels further than that. The test allows several times as much.
-DISTURBANCE, ATTEMPTS, LOSS, PIXEL, SHARE = 3e-6, 12, 2e-5, 1e-3, 1e-3
+STEPS, IMAGES, RATE, R_BN, FIRST, TV, L2 = 10, 4, 0.02, 0.01, 10.0, 1e-3, 1e-2
+# A disturbance of each gradient (relative, in the L2 norm) or of an image's pixels, how many are tried, and how far they may lead: of the loss, of a
+# pixel, which share of the pixels further than that, and of a gradient. The test allows several times as much of the first three.
+DISTURBANCE, ATTEMPTS, LOSS, PIXEL, SHARE, GRADIENT = 3e-6, 12, 2e-5, 1e-4, 1e-3, 2e-5
 
 
 def teacher(manifest: dict) -> torch.nn.Module:
@@ -103,13 +104,57 @@ def is_well_conditioned(run, single, double, start, expected) -> bool:
     return agrees(run(single, start)) and all(agrees(run(double, start.double(), d)) for d in disturbances)
 
 
-def cases(network, manifest: dict, seed: int) -> dict | None:
+def is_smooth(network, targets, point, gradient) -> bool:
+    """Whether no activation is so near to zero at `point` [N, C, H, W] that a disturbance moves it across."""
+    terms = []
+
+    def hook(module, inputs):
+        x = inputs[0]
+        terms.append((x.mean((0, 2, 3)) - module.running_mean).norm())
+        terms.append((x.var((0, 2, 3), unbiased=False) - module.running_var).norm())
+
+    hooks = [m.register_forward_pre_hook(hook) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    smooth = True
+    for attempt in range(ATTEMPTS):
+        terms.clear()
+        noise = torch.randn(point.shape, generator=torch.Generator().manual_seed(attempt), dtype=point.dtype)
+        x = (point * (1 + DISTURBANCE * noise)).requires_grad_(True)
+        loss = cross_entropy(network(x), targets) + R_BN * (FIRST * sum(terms[:2]) + sum(terms[2:]))
+        (found,) = torch.autograd.grad(loss, x)
+        smooth = smooth and bool((found - gradient).norm() <= GRADIENT * gradient.norm())
+    for h in hooks:
+        h.remove()
+    return smooth
+
+
+def smooth_points(network, manifest: dict) -> dict:
+    """For every step the first point of any start's way at which the gradient is smooth."""
+    double = copy.deepcopy(network).double()
+    found = {}
+    seed = 0
+    while len(found) < STEPS:
+        start, targets, shifts, low, high = setting(manifest, seed)
+        losses, _, points, gradients = synthesise(double, start.double(), targets, shifts, low, high, False)
+        for step in set(range(STEPS)) - set(found):
+            if is_smooth(double, targets, points[step], gradients[step]):
+                found[step] = (losses[step], points[step], gradients[step])
+        seed += 1
+    names = ("points.losses", "points", "gradients")
+    return {name: torch.stack([found[step][i] for step in range(STEPS)]).float() for i, name in enumerate(names)}
+
+
+def setting(manifest: dict, seed: int) -> tuple:
+    """Start, targets, shifts, and the range of pixels."""
     p = manifest["preprocessing"]
     low, high = (0 - p["mean"][0]) / p["std"][0], (1 - p["mean"][0]) / p["std"][0]
     torch.manual_seed(seed)
     start = torch.randn(IMAGES, p["channels"], p["height"], p["width"])
     targets = torch.arange(IMAGES) % len(manifest["classes"])
-    shifts = torch.randint(-4, 5, (STEPS, IMAGES, 2), dtype=torch.int32)
+    return start, targets, torch.randint(-4, 5, (STEPS, IMAGES, 2), dtype=torch.int32), low, high
+
+
+def cases(network, manifest: dict, seed: int) -> dict | None:
+    start, targets, shifts, low, high = setting(manifest, seed)
     tensors = {"start": start, "targets": targets, "shifts": shifts}
     double = copy.deepcopy(network).double()
     for case, with_priors in [("plain", False), ("priors", True)]:
@@ -121,8 +166,6 @@ def cases(network, manifest: dict, seed: int) -> dict | None:
         if not is_well_conditioned(run, network, double, start, expected):
             return None
         tensors[f"{case}.losses"], tensors[f"{case}.images"] = expected[:2]
-        if case == "plain":
-            tensors["points"], tensors["gradients"] = expected[2:]
     return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
@@ -133,6 +176,7 @@ def main() -> None:
     for seed in range(1000):
         if tensors := cases(network, manifest, seed):
             print(f"the start of seed {seed} is well-conditioned")
+            tensors |= smooth_points(network, manifest)
             save_file(tensors, Path(__file__).with_name("recover.safetensors"))
             return
     raise SystemExit("no start is well-conditioned")
