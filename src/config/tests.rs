@@ -307,7 +307,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "recover: {compat: [shared_view]}",
-        "e.yaml, line 6: `recover.compat[0]`: unknown value `shared_view`; did you mean `shared_views`? Known values: shared_views, positive_jitter, truncated_pixels",
+        "e.yaml, line 6: `recover.compat[0]`: unknown value `shared_view`; did you mean `shared_views`? Known values: shared_views, positive_jitter, truncated_pixels, jpeg_files",
     ),
     (
         "recover: {class_share: 0.5, r_bn: 0}",

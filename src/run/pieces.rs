@@ -449,9 +449,9 @@ impl<'a> Pieces<'a> {
 
     /// Trains the students of all `jobs`, several at once where that is faster.
     pub fn validate_all(&self, jobs: Vec<Job>) -> Result<(), RunError> {
-        match &self.mode {
-            Mode::Make { means, device: tch::Device::Cpu } => {
-                students::train_all(&self.store, jobs, &self.real_data()?.test, means.progress)
+        match (&self.mode, &self.real) {
+            (Mode::Make { means, device: tch::Device::Cpu }, Some(real)) => {
+                students::train_all(&self.store, jobs, &real.test, means.progress)
             }
             _ => Ok(()),
         }
