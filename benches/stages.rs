@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let (images, protocol) = (noise(&teacher, count.parse()?, 0), protocol(batch)?);
     let bundles = [(&teacher, 1.0)];
     let (mut teachers, _) = Teachers::open(&bundles, &Runtime::open(None)?, &protocol.relabel, Device::Cpu)?;
-    let relabel = Relabel { bundles: &bundles, config: &protocol.relabel, seed: 0, key: "bench" };
+    let relabel = Relabel { bundles: &bundles, config: &protocol.relabel, formation: 1, seed: 0, key: "bench" };
     let folder = tempfile::tempdir()?;
     let labels = folder.path().join("labels.scdd");
     relabel.run(&images, &mut teachers, &labels, &Silent)?;

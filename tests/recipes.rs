@@ -99,3 +99,28 @@ fn the_published_codes_quirks_and_a_committee_change_the_images() {
     let images: Vec<Vec<u8>> = found.iter().map(first).collect();
     assert!(images[0] != images[1] && images[1] != images[2] && images[0] != images[2]);
 }
+
+#[test]
+fn views_of_mosaics_made_of_clusters_show_one_small_image_each() {
+    let (data, dir) = (small_data(400, 20), tempfile::tempdir().unwrap());
+    let file = dir.path().join("mosaics.yaml");
+    let yaml = format!(
+        "name: mosaics\ndata: fashion-mnist\nteachers: {}\nstudents: {}\nipc: 2\nbaselines: []\n\
+         recover: {{iterations: 3, formation: 2, start: {{type: clusters, images: 30}}}}\n\
+         relabel: {{epochs: 6, crop: {{type: resized, scale: [0.5, 1]}}}}\n",
+        bundle(TEACHER).display(),
+        bundle("resnet18-w16").display(),
+    );
+    fs::write(&file, yaml).unwrap();
+    let mut command = scdd();
+    command.env("SCDD_DATA", data.path()).arg("relabel").arg(&file).arg("--output").arg(dir.path().join("runs"));
+    let output = command.assert().success().get_output().stdout.clone();
+    let labels = std::path::Path::new(String::from_utf8(output).unwrap().trim()).join("labels.scdd");
+    let store = scdd::relabel::store::Store::open(&labels).unwrap();
+    let views: Vec<_> = (0..6).flat_map(|epoch| store.get(epoch, 0).unwrap().views).collect();
+    let cell = |from: u16, length: u16| (from / 14, (from + length - 1) / 14);
+    assert!(views.iter().all(|v| cell(v.top, v.height).0 == cell(v.top, v.height).1));
+    assert!(views.iter().all(|v| cell(v.left, v.width).0 == cell(v.left, v.width).1));
+    let cells: std::collections::BTreeSet<_> = views.iter().map(|v| (v.top / 14, v.left / 14)).collect();
+    assert_eq!(cells.len(), 4);
+}

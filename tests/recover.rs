@@ -35,6 +35,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         flip: false,
         crop_curriculum: 0.0,
         start: Start::Noise { std: 1.0 },
+        formation: 1,
         residual: None,
         ema: 0.0,
         rounds: 1,
@@ -138,7 +139,7 @@ fn batches_know_nothing_of_each_other() {
         let config = RecoverConfig { iterations: 2, ..config(0.0, 0.0) };
         let batch = |range: std::ops::Range<u32>| {
             let items = range.map(|class| Item { class, number: 0 }).collect();
-            Batch { items, first: 0 }
+            Batch { items, ipc: 1, first: 0 }
         };
         let recover = Recover::new(bundle, &config, PlanOptions::default()).unwrap();
         let run = |recover: &Recover, batch: &Batch| recover.run(batch, 3, &mut |_| {}).unwrap();

@@ -62,6 +62,7 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("recover.start.images", closed(1.0, 100_000.0)),
     ("recover.start.crops", closed(1.0, 100.0)),
     ("recover.start.factor", closed(1.0, 16.0)),
+    ("recover.formation", closed(1.0, 16.0)),
     ("recover.residual.budgets", closed(2.0, 1000.0)),
     ("recover.residual.alpha", closed(0.0, 1.0)),
     ("recover.residual.scales", positive(4.0)),
@@ -122,6 +123,7 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
             .map_err(|fault| fault.moved("relabel", &at("relabel")).moved("validate", &at("validate")))?;
     }
     without_students(experiment)?;
+    formations(experiment)?;
     hard_labels(experiment)
 }
 
@@ -141,6 +143,21 @@ fn without_students(experiment: &Experiment) -> Result<(), Fault> {
     }
 }
 
+/// The small images of a mosaic have no border that could be black.
+fn formations(experiment: &Experiment) -> Result<(), Fault> {
+    let padded = |protocol: &Protocol| matches!(protocol.relabel.crop, Some(ViewCrop::Padded { .. }));
+    let mosaic = experiment.methods.iter().find(|(_, method)| method.formation > 1);
+    match (mosaic, experiment.protocols.iter().find(|(_, protocol)| padded(protocol))) {
+        (Some((method, _)), Some((protocol, _))) => Err(Fault::new(
+            format!("protocols.{protocol}.relabel.crop"),
+            format!(
+                "pads whole images, but those of methods.{method} are mosaics (formation above 1): set {{type: resized, scale: [0.5, 1]}}"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// What is wrong with one method; its keys are called `recover.…`.
 fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
     if let Some(Crop { scale }) = recover.crop {
@@ -150,6 +167,10 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
         axis("recover.classes", classes)?;
     }
     distinct("recover.verifier", &recover.verifier)?;
+    if recover.formation > 1 && !recover.verifier.is_empty() {
+        let problem = "judges whole images, but these are mosaics (recover.formation is above 1): leave it out";
+        return Err(Fault::new("recover.verifier", problem));
+    }
     let within = [
         ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
         ("r_var", recover.r_var, 1.0),
@@ -353,7 +374,7 @@ fn recover_terms(recover: &RecoverConfig) -> Result<(), Fault> {
     }
     if let Some(residual) = &recover.residual {
         if recover.is_data_free() {
-            let problem = "blends images with what they start from, which is noise: set recover.start to `real` or `crops`, or leave it out";
+            let problem = "blends images with what they start from, which is noise: set recover.start to `real`, `clusters` or `crops`, or leave it out";
             return Err(Fault::new("recover.residual", problem));
         }
         let last = (residual.budgets as usize - 1).checked_rem(residual.scales.len()).map(|at| residual.scales[at]);

@@ -183,6 +183,9 @@ pub struct RecoverConfig {
     pub flip: bool,
     /// What images start from.
     pub start: Start,
+    /// How many small images per row and column each image is a mosaic of, 1 (a plain image) to 16; a view, of the teacher as of the student, is of
+    /// one of them, at the network's size (the multi-formation of IDC, arXiv 2205.14959, whose factor is 2 or 3).
+    pub formation: u16,
     /// Blends images with their starts from time to time; `null` is off.
     pub residual: Option<Residual>,
     /// Decay of the moving average of each image over its steps that is kept in place of the last step's, 0 (off) to below 1. (EDC takes such an
@@ -233,6 +236,12 @@ pub enum Start {
     Real {
         /// The mean of how many images each starts from, 1 to 100000. Published: 1 (DWA).
         mean_of: u32,
+    },
+    /// The training images nearest to the centres of clusters of their class, as many as are needed: k-means of the features that the teacher's
+    /// classifier reads. Reads the real data.
+    Clusters {
+        /// How many images of the class, chosen at random, are clustered, 1 to 100000.
+        images: u32,
     },
     /// Crops of training images that the teacher recognises (RDED, arXiv 2312.03526). Reads the real data.
     Crops {

@@ -245,7 +245,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     (
         "seed: 4",
@@ -291,7 +291,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "recover: {residual: {budgets: 4, alpha: 0.5, scales: [1]}}",
-        "e.yaml, line 6: `recover.residual`: blends images with what they start from, which is noise: set recover.start to `real` or `crops`, or leave it out",
+        "e.yaml, line 6: `recover.residual`: blends images with what they start from, which is noise: set recover.start to `real`, `clusters` or `crops`, or leave it out",
     ),
     (
         "recover: {start: {type: real, mean_of: 1}, residual: {budgets: 3, alpha: 0.5, scales: [1, 0.5, 0.5]}}",
@@ -353,7 +353,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
-        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iterations: 1000001",
@@ -423,6 +423,18 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
     ),
     ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
+    (
+        "recover: {formation: 2}\nrelabel: {crop: {type: padded, pad: 2}}",
+        "e.yaml, line 7: `relabel.crop`: pads whole images, but those of methods.distilled are mosaics (formation above 1): set {type: resized, scale: [0.5, 1]}",
+    ),
+    (
+        "recover: {formation: 2, verifier: [a]}",
+        "e.yaml, line 6: `recover.verifier`: judges whole images, but these are mosaics (recover.formation is above 1): leave it out",
+    ),
+    (
+        "recover: {formation: 17}",
+        "e.yaml, line 6: `recover.formation`: 17 is out of range: must be at least 1 and at most 16",
+    ),
     (
         "relabel: {crop: {type: padded, pad: 0}}",
         "e.yaml, line 6: `relabel.crop.pad`: 0 is out of range: must be at least 1 and at most 4096",
@@ -495,7 +507,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, residual, ema, rounds, committee, compat, classes, verifier",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, compat, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

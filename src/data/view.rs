@@ -90,6 +90,36 @@ impl View {
         Self { top: (rows - height) / 2, left: (columns - width) / 2, height, width, flip: false }
     }
 
+    /// A random one of the image's `grid` × `grid` cells; a grid of one cell is the whole image, and draws nothing.
+    pub fn random_cell(rng: &mut impl Rng, source: Size, grid: u16) -> Result<Self, DataError> {
+        if grid == 1 {
+            return Self::full(source);
+        }
+        let (row, column) = (rng.random_range(0..grid), rng.random_range(0..grid));
+        Self::cell(source, grid, row, column)
+    }
+
+    /// The cell in this row and column of the image's `grid` × `grid` cells, whose edges are the exact ones rounded down.
+    pub fn cell(source: Size, grid: u16, row: u16, column: u16) -> Result<Self, DataError> {
+        let (rows, columns) = sides(source)?;
+        let edge = |i: u16, side: u16| (u32::from(i) * u32::from(side) / u32::from(grid)) as u16;
+        let (top, left) = (edge(row, rows), edge(column, columns));
+        let view =
+            Self { top, left, height: edge(row + 1, rows) - top, width: edge(column + 1, columns) - left, flip: false };
+        view.check(source)?;
+        Ok(view)
+    }
+
+    /// The box's size.
+    pub fn size(&self) -> Size {
+        Size { height: self.height.into(), width: self.width.into() }
+    }
+
+    /// The same box, which lies in what `outer` cuts out, as a box of the image that `outer` is cut out of.
+    pub fn inside(self, outer: &Self) -> Self {
+        Self { top: self.top + outer.top, left: self.left + outer.left, ..self }
+    }
+
     /// The same box, mirrored with `probability` (0..=1).
     pub fn with_random_flip(self, rng: &mut impl Rng, probability: f32) -> Self {
         Self { flip: rng.random::<f32>() < probability, ..self }
@@ -454,6 +484,27 @@ mod tests {
 
     fn size(height: usize, width: usize) -> Size {
         Size { height, width }
+    }
+
+    #[test]
+    fn cells_tile_the_image_and_boxes_of_a_cell_lie_within_it() {
+        let (source, mut rng) = (size(28, 31), stream(1, "test", 0));
+        assert_eq!(View::random_cell(&mut rng, source, 1).unwrap(), View::full(source).unwrap());
+        let mut covered = vec![0; 28 * 31];
+        for (row, column) in (0..9).map(|i| (i / 3, i % 3)) {
+            let cell = View::cell(source, 3, row, column).unwrap();
+            for y in cell.top..cell.top + cell.height {
+                (cell.left..cell.left + cell.width).for_each(|x| covered[usize::from(y) * 31 + usize::from(x)] += 1);
+            }
+            let inner = View { top: 2, left: 1, height: 3, width: 4, flip: true };
+            let outer = inner.inside(&cell);
+            assert_eq!(
+                (outer.top - cell.top, outer.left - cell.left, outer.size(), outer.flip),
+                (2, 1, size(3, 4), true)
+            );
+        }
+        assert!(covered.iter().all(|&times| times == 1));
+        assert!(View::cell(size(2, 2), 3, 0, 0).is_err());
     }
 
     fn floats(tensors: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f32>) {

@@ -24,6 +24,8 @@ impl Item {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     pub items: Vec<Item>,
+    /// How many images of each class the whole set has.
+    pub ipc: u32,
     /// The step of the whole schedule at which they join; 0 but for DELT's later rounds.
     pub first: u32,
 }
@@ -43,7 +45,7 @@ pub fn pack(classes: &[u32], ipc: u32, config: &RecoverConfig, seed: u64) -> Vec
         let batches: Vec<Batch> = groups
             .iter()
             .flat_map(|group| group.chunks(size))
-            .map(|items| Batch { items: items.to_vec(), first })
+            .map(|items| Batch { items: items.to_vec(), ipc, first })
             .collect();
         batches
     };

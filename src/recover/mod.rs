@@ -10,6 +10,7 @@ mod adjust;
 mod alignment;
 pub mod balance;
 mod batch;
+mod clusters;
 mod committee;
 mod engine;
 mod prior;
@@ -137,7 +138,7 @@ impl<'a> Recover<'a> {
         let committee = Committee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        let starts = Starts::new(bundle, normalization.clone(), &config.start, options.device);
+        let starts = Starts::new(bundle, normalization.clone(), config, options.device);
         Ok(Self { config, committee, starts, normalization, size: Size { height: p.height, width: p.width } })
     }
 
@@ -194,7 +195,7 @@ impl<'a> Recover<'a> {
     pub fn run(&self, batch: &Batch, seed: u64, step: &mut dyn FnMut(Point)) -> Result<Array4<f32>, RecoverError> {
         let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
         let mut streams: Vec<ChaCha8Rng> = batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
-        let start = self.starts.images(&batch.items, seed)?;
+        let start = self.starts.images(batch, seed)?;
         let mut images = start.clone();
         for (budget, steps) in self.budgets(batch.first).into_iter().enumerate() {
             let size = self.size_of(budget);

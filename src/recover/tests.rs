@@ -187,6 +187,7 @@ fn an_adjusted_teacher_likes_the_start_less_and_each_batch_has_its_own() {
     let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap().with_data(&data);
     let batch = |numbers: std::ops::Range<u32>| Batch {
         items: numbers.map(|number| Item { class: number % 10, number }).collect(),
+        ipc: 2,
         first: 0,
     };
     let run = |batch: &Batch| recover.run(batch, 0, &mut |_| {}).unwrap();

@@ -26,12 +26,14 @@ pub fn draw(
 }
 
 fn draw_one(config: &RecoverConfig, stream: &mut ChaCha8Rng, size: Size, progress: f64) -> Result<Resample, DataError> {
+    let cell = View::random_cell(stream, size, config.formation)?;
     let mut view = match config.crop {
         Some(crop) => {
             let low = smallest(crop.scale[0], config.crop_curriculum, progress);
-            View::random_resized_crop(stream, size, (low as f32, crop.scale[1].max(low) as f32), CROP_RATIO)?
+            let scale = (low as f32, crop.scale[1].max(low) as f32);
+            View::random_resized_crop(stream, cell.size(), scale, CROP_RATIO)?.inside(&cell)
         }
-        None => View::full(size)?,
+        None => cell,
     };
     if config.flip {
         view = view.with_random_flip(stream, 0.5);

@@ -45,6 +45,8 @@ pub struct Relabel<'a> {
     /// With their weights in the mean, as [`Teachers::open`] takes them; at least one.
     pub bundles: &'a [(&'a Bundle, f64)],
     pub config: &'a RelabelConfig,
+    /// How many small images per row and column each image is a mosaic of (`recover.formation`); a view is of one of them.
+    pub formation: u16,
     pub seed: u64,
     /// Identifies configuration and inputs in the store.
     pub key: &'a str,
@@ -65,7 +67,7 @@ impl Relabel<'_> {
         let meta = self.meta(set);
         let names: Vec<&str> = self.bundles.iter().map(|(bundle, _)| bundle.name()).collect();
         progress.start(&format!("relabel with {}", names.join(" + ")), u64::from(meta.stored_epochs()), "epoch");
-        let views = Views { config: self.config, seed: self.seed, meta: &meta };
+        let views = self.views_of(&meta);
         let lens = Lens::new(self.bundles[0].0, meta.pad)?;
         let mut writer = Writer::create(path, meta.clone())?;
         for epoch in 0..meta.stored_epochs() {
@@ -90,7 +92,7 @@ impl Relabel<'_> {
     /// When the disk refuses.
     pub fn views(&self, set: &Dataset, path: &Path) -> Result<(), RelabelError> {
         let meta = self.meta(set);
-        let views = Views { config: self.config, seed: self.seed, meta: &meta };
+        let views = self.views_of(&meta);
         let mut writer = Writer::create(path, meta.clone())?;
         for epoch in 0..meta.stored_epochs() {
             for (indices, views, mix) in views.epoch(epoch)? {
@@ -100,6 +102,10 @@ impl Relabel<'_> {
         }
         writer.finish()?;
         Ok(())
+    }
+
+    fn views_of<'a>(&'a self, meta: &'a Meta) -> Views<'a> {
+        Views { config: self.config, formation: self.formation, seed: self.seed, meta }
     }
 
     fn meta(&self, set: &Dataset) -> Meta {
@@ -138,6 +144,7 @@ impl Relabel<'_> {
 /// Draws order, views and mix of every epoch.
 struct Views<'a> {
     config: &'a RelabelConfig,
+    formation: u16,
     seed: u64,
     meta: &'a Meta,
 }
@@ -165,13 +172,14 @@ impl Views<'_> {
     }
 
     fn view(&self, stream: &mut ChaCha8Rng) -> Result<View, DataError> {
-        let source = self.meta.source;
+        let cell = View::random_cell(stream, self.meta.source, self.formation)?;
         let view = match self.config.crop {
             Some(ViewCrop::Resized { scale: [low, high] }) => {
-                View::random_resized_crop(stream, source, (low as f32, high as f32), CROP_RATIO)?
+                let scale = (low as f32, high as f32);
+                View::random_resized_crop(stream, cell.size(), scale, CROP_RATIO)?.inside(&cell)
             }
-            Some(ViewCrop::Padded { pad }) => View::full(source)?.shifted(stream, 2 * pad),
-            None => View::full(source)?,
+            Some(ViewCrop::Padded { pad }) => cell.shifted(stream, 2 * pad),
+            None => cell,
         };
         Ok(if self.config.flip { view.with_random_flip(stream, 0.5) } else { view })
     }

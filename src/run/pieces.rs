@@ -57,6 +57,8 @@ pub struct Images {
     name: String,
     /// How many images, as far as the data has so many.
     pub count: u64,
+    /// How many small images per row and column each is a mosaic of.
+    formation: u16,
 }
 
 impl Images {
@@ -249,6 +251,7 @@ impl<'a> Pieces<'a> {
         inputs.extend(data.map(|data| ("data".to_owned(), data_hash(data))));
         let scored = match config.start {
             Start::Crops { images, crops, .. } => chosen.len() as u64 * u64::from(images) * u64::from(crops),
+            Start::Clusters { images } => chosen.len() as u64 * u64::from(images),
             Start::Noise { .. } | Start::Real { .. } => 0,
         };
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
@@ -270,7 +273,7 @@ impl<'a> Pieces<'a> {
             means.progress.finish("");
             Ok(())
         })?;
-        Ok(Images { directory, key: stage.key(), name, count })
+        Ok(Images { directory, key: stage.key(), name, count, formation: config.formation })
     }
 
     /// `ipc` crops of training images per class, those that `judge` recognises best: RDED as published for small images, which optimises nothing.
@@ -377,7 +380,7 @@ impl<'a> Pieces<'a> {
             let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
             write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])
         })?;
-        Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count })
+        Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count, formation: 1 })
     }
 
     /// The soft labels of `images` by `teachers`, at least one, each with its weight in the mean.
@@ -400,7 +403,7 @@ impl<'a> Pieces<'a> {
             let set = png::read_set(&images.folder())?;
             let (mut answering, remark) = Teachers::open(teachers, means.runtime, config, device)?;
             self.remark(remark);
-            let relabel = Relabel { bundles: teachers, config, seed, key: &key };
+            let relabel = Relabel { bundles: teachers, config, formation: images.formation, seed, key: &key };
             Ok(relabel.run(&set, &mut answering, &work.path().join(LABELS), means.progress)?)
         })?;
         Ok(Labelled { directory, key, teacher: format!("{}{together}", teacher.name()) })
@@ -490,7 +493,8 @@ impl<'a> Pieces<'a> {
         let key = stage.key();
         let directory = self.obtain(&stage, |work, means, device| {
             let path = work.scratch("views");
-            Relabel { bundles: &[(student, 1.0)], config: &views, seed, key: &key }.views(train, &path)?;
+            Relabel { bundles: &[(student, 1.0)], config: &views, formation: 1, seed, key: &key }
+                .views(train, &path)?;
             let labels = store::Store::open(&path).map_err(crate::relabel::RelabelError::from)?;
             let mut fresh = Student::new(student, seed, device)?;
             let lesson = Lesson { images: train, labels: &labels };
