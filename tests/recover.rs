@@ -40,6 +40,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         ema: 0.0,
         rounds: 1,
         committee: None,
+        autotune: false,
         compat: Vec::new(),
         classes: None,
         verifier: vec![],

@@ -196,6 +196,9 @@ pub struct RecoverConfig {
     pub rounds: u32,
     /// Further teachers of the same images; `null` is none.
     pub committee: Option<Committee>,
+    /// Measures at the start how each convolution is computed fastest on this CPU, instead of a fixed choice. What was chosen is recorded beside the images
+    /// (`engines.json`) and kept by a run that goes on; another run may choose otherwise, and round otherwise.
+    pub autotune: bool,
     /// Quirks of the published code that change results, each by name; or `official`, which is what the named preset's code has.
     pub compat: Vec<Quirk>,
     /// Classes to recover images of, as indices of the teacher's, each below 100000; `null` is all, which students need.

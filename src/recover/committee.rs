@@ -4,7 +4,7 @@ use ndarray::Array4;
 use tch::{TchError, Tensor};
 
 use super::adjust::adjusted;
-use super::engine::Engine;
+use super::engine::{Choices, Engine};
 use super::{Point, RecoverError, alignment, balance};
 use crate::config::{BnWeight, RecoverConfig, Turn};
 use crate::replica::{Objective, Plan, PlanOptions, Replica, ReplicaError, to_array, to_tensor};
@@ -69,6 +69,18 @@ impl<'a> Committee<'a> {
         let bundles = [bundle].into_iter().chain(others.iter().copied());
         let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
         Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), options })
+    }
+
+    /// How each teacher's convolutions are computed.
+    pub fn choices(&self) -> Vec<Choices> {
+        self.members.iter().map(|member| member.engine.choices()).collect()
+    }
+
+    /// Computes as another run's [`choices`](Self::choices) say.
+    pub fn follow(&self, choices: Vec<Choices>) {
+        for (member, choices) in self.members.iter().zip(choices) {
+            member.engine.follow(choices);
+        }
     }
 
     /// The aim of a batch of images of these `classes`, whose first view is `seen` `[N, C, H, W]`.
@@ -151,7 +163,7 @@ impl Member<'_> {
         let (n, c, h, w) = seen.dim();
         let shape = [n, c, h, w].map(|d| d as i64);
         let plan = match config.weight_adjustment {
-            Some(_) => Plan::compile(&graph, &objective, shape, self.options),
+            Some(_) => self.engine.compile(&graph, &objective, shape),
             None => self.engine.plan(&objective, shape),
         };
         Ok(Judge::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))

@@ -35,6 +35,7 @@ use adam::Adam;
 pub use alignment::objective;
 pub use batch::{Batch, Item};
 use committee::Committee;
+pub use engine::Choices;
 use prior::Priors;
 use start::{Starts, resize};
 pub use verifier::{Accuracy, accuracy};
@@ -135,6 +136,7 @@ impl<'a> Recover<'a> {
         config: &'a RecoverConfig,
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
+        let options = PlanOptions { autotune: config.autotune, ..options };
         let committee = Committee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
@@ -151,6 +153,16 @@ impl<'a> Recover<'a> {
     /// All images of a set of `ipc` per class of `classes`, packed into batches.
     pub fn batches(&self, classes: &[u32], ipc: u32, seed: u64) -> Vec<Batch> {
         batch::pack(classes, ipc, self.config, seed)
+    }
+
+    /// How each teacher's convolutions have been computed so far, where that was measured.
+    pub fn measured(&self) -> Option<Vec<Choices>> {
+        self.config.autotune.then(|| self.committee.choices())
+    }
+
+    /// Computes as another run [`measured`](Self::measured), which gives its bytes; what they do not cover is chosen anew.
+    pub fn follow(&self, choices: Vec<Choices>) {
+        self.committee.follow(choices);
     }
 
     /// How many steps the batch takes.

@@ -44,6 +44,7 @@ pub(super) const TRAINING: &str = "training.json";
 const VERDICT: &str = "verdict.json";
 const ACCURACY: &str = "accuracy.json";
 const AUTO: &str = "r_bn.json";
+const ENGINES: &str = "engines.json";
 /// The preset of the baseline of crops.
 const CROPS: &str = "rded-cifar100";
 
@@ -261,6 +262,9 @@ impl<'a> Pieces<'a> {
             let mut recover = Recover::with_committee(teacher, others, config, options)?;
             if let Some(data) = data {
                 recover = recover.with_data(data);
+            }
+            if work.has(ENGINES) {
+                recover.follow(read_json(&work.path().join(ENGINES))?);
             }
             let batches = recover.batches(&chosen, ipc, seed);
             let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
@@ -534,6 +538,9 @@ fn recover_batch(
         curve.push_str(&json!(point).to_string());
         curve.push('\n');
     })?;
+    if let Some(choices) = recover.measured() {
+        write_json(work, ENGINES, &choices)?;
+    }
     let (_, channels, height, width) = images.dim();
     let pixels = recover.to_pixels(&images)?;
     write_images(work, classes, &batch.items, &pixels, [channels, height, width])?;
