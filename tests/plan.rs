@@ -346,6 +346,25 @@ fn recorded_choices_are_followed() {
 }
 
 #[test]
+fn convolutions_in_bfloat16_change_the_gradient_by_their_rounding() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist/resnet18-w16-supervised");
+    let bundle = Bundle::load(&root).unwrap();
+    let objective = bundle.objective(0.1, 10.0, Device::Cpu);
+    tch::manual_seed(7);
+    let input = Tensor::randn([10, 1, 28, 28], (Kind::Float, Device::Cpu));
+    let targets = Tensor::arange(10, (Kind::Int64, Device::Cpu));
+    let run = |bf16| {
+        let options = PlanOptions { kernels: None, bf16, ..PlanOptions::default() };
+        Plan::compile(&bundle.graph, &objective, [10, 1, 28, 28], options).unwrap().evaluate(&input, &targets).unwrap()
+    };
+    let (full, half) = (run(false), run(true));
+    let apart = f64::try_from((&full.gradient - &half.gradient).norm() / full.gradient.norm()).unwrap();
+    assert!((1e-4..0.1).contains(&apart), "{apart:e}");
+    assert!((full.loss - half.loss).abs() < 0.02 * full.loss, "{} {}", full.loss, half.loss);
+    assert_eq!(half.gradient.kind(), Kind::Float);
+}
+
+#[test]
 fn another_shape_is_refused() {
     let (mut net, x) = Net::new(8);
     let x = net.conv(&x, 4, 3, 1, 1, false);

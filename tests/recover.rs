@@ -41,6 +41,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         rounds: 1,
         committee: None,
         autotune: false,
+        bf16: false,
         compat: Vec::new(),
         classes: None,
         verifier: vec![],

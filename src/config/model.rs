@@ -199,6 +199,8 @@ pub struct RecoverConfig {
     /// Measures at the start how each convolution is computed fastest on this CPU, instead of a fixed choice. What was chosen is recorded beside the images
     /// (`engines.json`) and kept by a run that goes on; another run may choose otherwise, and round otherwise.
     pub autotune: bool,
+    /// Convolutions in bfloat16 on a GPU, sums and statistics in float32; has no effect on the CPU.
+    pub bf16: bool,
     /// Quirks of the published code that change results, each by name; or `official`, which is what the named preset's code has.
     pub compat: Vec<Quirk>,
     /// Classes to recover images of, as indices of the teacher's, each below 100000; `null` is all, which students need.

@@ -136,7 +136,7 @@ impl<'a> Recover<'a> {
         config: &'a RecoverConfig,
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
-        let options = PlanOptions { autotune: config.autotune, ..options };
+        let options = PlanOptions { autotune: config.autotune, bf16: config.bf16, ..options };
         let committee = Committee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;

@@ -258,6 +258,10 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(scored + 2 * count * u64::from(config.iterations));
         let directory = self.obtain(&stage, |work, means, device| {
+            self.remark(
+                (config.bf16 && device == tch::Device::Cpu)
+                    .then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()),
+            );
             let options = PlanOptions { device, ..PlanOptions::default() };
             let mut recover = Recover::with_committee(teacher, others, config, options)?;
             if let Some(data) = data {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::super::ops::conv::{or_ones, resolve};
 use super::super::{Mode, Objective, Replica, ReplicaError};
@@ -488,4 +488,17 @@ pub fn window(pool: &Pool, h: i64, w: i64) -> Option<Operator> {
         }
         PoolKind::Average { .. } => None,
     }
+}
+
+/// Lets libtorch compute every convolution in bfloat16.
+///
+/// # Errors
+/// When libtorch can't convert the weights.
+pub fn to_bfloat16(steps: &mut [Step]) -> Result<(), TchError> {
+    for step in steps {
+        let Step::Conv(step) = step else { continue };
+        step.conv.weight = step.conv.weight.f_to_kind(Kind::BFloat16)?;
+        step.conv.bias = step.conv.bias.take().map(|bias| bias.f_to_kind(Kind::BFloat16)).transpose()?;
+    }
+    Ok(())
 }

@@ -154,14 +154,15 @@ impl Convolution {
     /// By libtorch, bias included.
     pub fn forward_torch(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let Settings { stride, dilation, pad, after } = self.settings();
-        let padded;
+        let kind = x.kind();
+        let x = x.f_to_kind(self.weight.kind())?;
         let (x, pad) = if pad == after {
             (x, pad)
         } else {
-            padded = x.f_pad([pad[1], after[1], pad[0], after[0]], "constant", 0.0)?;
-            (&padded, [0, 0])
+            (x.f_pad([pad[1], after[1], pad[0], after[0]], "constant", 0.0)?, [0, 0])
         };
-        x.f_convolution(&self.weight, self.bias.as_ref(), stride, pad, dilation, false, [0, 0], self.groups as i64)
+        let groups = self.groups as i64;
+        x.f_convolution(&self.weight, self.bias.as_ref(), stride, pad, dilation, false, [0, 0], groups)?.f_to_kind(kind)
     }
 
     /// The gradient with respect to the input, by libtorch.
@@ -179,6 +180,8 @@ impl Convolution {
             .collect();
         let pads = if symmetric { pad } else { [0, 0] };
         let none: Option<&Tensor> = None;
+        let kind = gradient.kind();
+        let gradient = gradient.f_to_kind(self.weight.kind())?;
         let full = gradient.f_convolution(
             &self.weight,
             none,
@@ -189,6 +192,7 @@ impl Convolution {
             &unseen[..],
             self.groups as i64,
         )?;
+        let full = full.f_to_kind(kind)?;
         if symmetric {
             return Ok(full);
         }

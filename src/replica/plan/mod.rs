@@ -40,11 +40,14 @@ pub struct PlanOptions {
     pub kernels: Option<Isa>,
     /// Measures what is fastest for every convolution; without, the choice is fixed.
     pub autotune: bool,
+    /// Convolutions that libtorch computes take bfloat16 and sum in float32, as a GPU's tensor cores do; all else stays float32. The kernels have no such
+    /// precision.
+    pub bf16: bool,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, kernels: Some(Isa::best()), autotune: false }
+        Self { device: Device::Cpu, kernels: Some(Isa::best()), autotune: false, bf16: false }
     }
 }
 
@@ -125,6 +128,9 @@ impl Plan {
         let zeros = Tensor::f_zeros(&shape[..], (Kind::Float, options.device)).map_err(loss)?;
         let known = survey(&replica, &zeros, &[])?;
         let mut steps = compile::steps(&replica, &known, objective)?;
+        if options.bf16 && options.kernels.is_none() {
+            compile::to_bfloat16(&mut steps).map_err(loss)?;
+        }
         let choices = autotune::choose(&mut steps, options, recorded)?;
         let logits = graph.outputs[0];
         // From here on constants come from `fixed`, and only local steps read those; for the others the weights are prepared.
