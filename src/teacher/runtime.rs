@@ -92,6 +92,9 @@ impl Runtime {
             .with_optimization_level(options.level())
             .map_err(plain)?
             .with_intra_threads(options.threads)
+            .map_err(plain)?
+            // Threads that spin while they wait take the cores from other sessions (of an ensemble) and other programs.
+            .with_intra_op_spinning(false)
             .map_err(plain)?;
         let mut builder = with_provider(builder, options.provider)?;
         let bytes = if taps.is_empty() { model.to_vec() } else { with_outputs(model, taps) };
