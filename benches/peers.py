@@ -52,14 +52,14 @@ STAGES = {
         "relabel",
         "resnet18-w16-supervised",
         "convnet3-w128",
-        500,
+        4000,
         100,
     ),
     "train-convnet3": ("train", "resnet18-w16-supervised", "convnet3-w128", 500, 50),
     "train-resnet18-w16": ("train", "resnet18-w16-supervised", "resnet18-w16", 500, 50),
 }
 STAGE_TITLES = {
-    "relabel-resnet18-w16": "relabel: quarter-width ResNet-18, 28×28, 500 images in batches of 100, augmented (the peers: not)",
+    "relabel-resnet18-w16": "relabel: quarter-width ResNet-18, 28×28, 4,000 images in batches of 100, augmented (the peers: not)",
     "train-convnet3": "student training: ConvNet-3 of width 128, 28×28, 10 steps of 50 images, augmented (the peers: not)",
     "train-resnet18-w16": "student training: quarter-width ResNet-18, 28×28, 10 steps of 50 images, augmented (the peers: not)",
 }

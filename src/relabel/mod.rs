@@ -70,17 +70,23 @@ impl Relabel<'_> {
         let views = self.views_of(&meta);
         let lens = Lens::new(self.bundles[0].0, meta.pad)?;
         let mut writer = Writer::create(path, meta.clone())?;
-        for epoch in 0..meta.stored_epochs() {
-            let seen = views.epoch(epoch)?.into_iter().map(|(indices, views, mix)| {
-                let images = lens.see(set, &indices, &views, &mix)?;
-                Ok::<_, DataError>((images, indices, views, mix))
-            });
-            one_ahead(seen, |(images, indices, views, mix)| {
-                let logits = teachers.logits(&images)?;
-                Ok::<_, RelabelError>(writer.append(&LabelBatch { indices, views, mix, logits })?)
-            })?;
-            progress.at(u64::from(epoch) + 1, "");
-        }
+        let batches = (0..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {
+            Ok(batches) => batches.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        });
+        let seen = batches.map(|batch: Result<BatchViews, DataError>| {
+            let (indices, views, mix) = batch?;
+            let images = lens.see(set, &indices, &views, &mix)?;
+            Ok::<_, DataError>((images, indices, views, mix))
+        });
+        let mut done = 0;
+        one_ahead(seen, |(images, indices, views, mix)| {
+            let logits = teachers.logits(&images)?;
+            writer.append(&LabelBatch { indices, views, mix, logits })?;
+            done += 1;
+            progress.at(done / meta.batches() as u64, "");
+            Ok::<_, RelabelError>(())
+        })?;
         let bytes = writer.finish()?;
         progress.finish(&format!("{:.2} MB of labels", bytes as f64 / 1e6));
         Ok(())
