@@ -11,6 +11,11 @@ from .config import parse_mapping
 from .errors import CheckError, InputError
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    return tuple(map(float, text.split(",")))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m exporters", description="Pretrain, probe and export networks.")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
@@ -42,6 +47,20 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--dataset", default="imagenet", help="what it was trained on (default: imagenet)")
     export.add_argument("--save-network", type=Path, help="also write it in the form that probe and recalibrate read")
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
+    imported = commands.add_parser("import", help="write an ONNX file that others exported as a bundle")
+    imported.add_argument("file", type=Path)
+    imported.add_argument("--dataset", default="imagenet", help="what it was trained on (default: imagenet)")
+    imported.add_argument("--size", type=int, help="the images' height and width (default: the graph's)")
+    imported.add_argument(
+        "--mean", type=numbers, help="of pixels in 0..1, such as 0.485,0.456,0.406 (default: the data set's)"
+    )
+    imported.add_argument("--std", type=numbers, help="likewise")
+    imported.add_argument(
+        "--classes", type=Path, help="file of the classes' names, one a line (default: the data set's)"
+    )
+    imported.add_argument("--scheme", default="unknown", help="its pretraining: supervised, moco_v2, …")
+    imported.add_argument("--output", help="the value that holds the logits, where the graph has several outputs")
+    imported.add_argument("--name", help="the bundle's name (default: the file's)")
     unpack = commands.add_parser("unpack", help="write a bundle's network as probe, recalibrate and export read it")
     unpack.add_argument("bundle", type=Path)
     unpack.add_argument("output", type=Path)
@@ -51,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     student = commands.add_parser("export-student", help="write an untrained network as a bundle")
     student.add_argument("config", type=Path)
     lite = commands.add_parser("efficientnet-lite", help="fetch EfficientNet-Lite0 to -Lite2 and write them as bundles")
-    for command in (export, student, lite):
+    for command in (export, imported, student, lite):
         command.add_argument("--out", type=Path, required=True, help="folder in which the bundle's folder is made")
         command.add_argument("--replace", action="store_true", help="replace a bundle of that name")
     chosen = parser.parse_args(arguments)
@@ -97,6 +116,24 @@ def main(arguments: list[str] | None = None) -> int:
             from .convert import convert as run
 
             run(chosen.checkpoint, chosen.output, say=say)
+        elif chosen.command == "import":
+            from .importer import import_onnx as run
+
+            run(
+                chosen.file,
+                chosen.data,
+                chosen.out,
+                dataset_name=chosen.dataset,
+                size=chosen.size,
+                mean=chosen.mean,
+                std=chosen.std,
+                classes_path=chosen.classes,
+                scheme=chosen.scheme,
+                output_value=chosen.output,
+                name=chosen.name,
+                replace=chosen.replace,
+                say=say,
+            )
         elif chosen.command == "export" and (chosen.network is None) == (chosen.checkpoint is None):
             raise InputError("export wants either a network of pretrain, probe or recalibrate, or --checkpoint FILE")
         elif chosen.command == "export" and chosen.checkpoint is not None:

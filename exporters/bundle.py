@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 import yaml
@@ -164,40 +165,33 @@ class Writer:
         session = session_of(serialised)
         difference = compare_to_torch(session, model, shape)
         if self.role == "teacher" and test and not headless:
-            facts = facts | {"accuracy": self._accuracy(session, test)}
+            facts = facts | {"accuracy": self.accuracy(session, test)}
         tensors, calibration = bn_statistics(model, layers), None
         if train and layers and not headless:
             of_classes, measured = class_statistics(model, layers, train, self.dataset)
             tensors |= of_classes
             calibration = {"data": self.dataset.name, "images": measured, "per_class": True}
         statistics = Statistics("batch_norm" if layers else "none", layers, tensors, calibration)
-        self.publish(model, serialised, statistics, probe, facts)
+        self.publish(serialised, statistics, golden.golden(model, layers, tensors, *probe), facts)
         accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
         say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
         return self.output / self.name
 
     def publish(
-        self,
-        model: nn.Module,
-        serialised: bytes,
-        statistics: Statistics,
-        probe: tuple[Tensor, Tensor | None],
-        facts: dict[str, Any],
+        self, serialised: bytes, statistics: Statistics, probe: dict[str, Tensor], facts: dict[str, Any]
     ) -> None:
-        """Writes the four files aside and renames their folder; `probe` are the golden inputs and targets."""
+        """Writes the four files aside and renames their folder; `probe` is what `golden.safetensors` holds."""
         files = {
             "model.onnx": serialised,
             "bn_stats.safetensors": to_safetensors(statistics.tensors),
-            "golden.safetensors": to_safetensors(
-                golden.golden(model, statistics.layers, statistics.tensors, *probe, folded=statistics.kind == "folded")
-            ),
+            "golden.safetensors": to_safetensors(probe),
         }
         self.output.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=self.output, prefix=f".{self.name}."))
         try:
             for file, content in files.items():
                 (aside / file).write_bytes(content)
-            manifest = self._manifest(statistics, facts, aside, list(files))
+            manifest = self._manifest(onnx.load_from_string(serialised), statistics, facts, aside, list(files))
             (aside / "manifest.yaml").write_text(manifest, encoding="utf-8")
             for file in aside.iterdir():
                 file.chmod(0o644)
@@ -217,14 +211,16 @@ class Writer:
         else:
             os.replace(aside, target)
 
-    def _accuracy(self, session: onnxruntime.InferenceSession, test: data.Split) -> dict[str, Any]:
+    def accuracy(self, session: onnxruntime.InferenceSession, test: data.Split) -> dict[str, Any]:
         right = 0
         for images, labels in zip(test.images.split(500), test.labels.split(500), strict=True):
             inputs = data.normalise(data.to_float(images), self.dataset.mean, self.dataset.std)
             right += int((run(session, inputs).argmax(1) == labels.numpy()).sum())
         return {"top1": right / len(test.labels), "split": "test", "images": len(test.labels)}
 
-    def _manifest(self, statistics: Statistics, facts: dict[str, Any], folder: Path, files: list[str]) -> str:
+    def _manifest(
+        self, proto: onnx.ModelProto, statistics: Statistics, facts: dict[str, Any], folder: Path, files: list[str]
+    ) -> str:
         headless = facts.get("pretraining", {}).get("head") == "none"
         manifest = {
             "format": "scdd-bundle",
@@ -244,8 +240,8 @@ class Writer:
             "classes": [] if headless else list(self.dataset.classes),
             **{key: facts[key] for key in ("accuracy",) if key in facts},
             "onnx": {
-                "opset": graph.OPSET,
-                "ir_version": graph.IR_VERSION,
+                "opset": next(stamp.version for stamp in proto.opset_import if stamp.domain in ("", "ai.onnx")),
+                "ir_version": proto.ir_version,
                 "input": graph.INPUT,
                 "output": graph.FEATURES if headless else graph.OUTPUT,
             },
@@ -320,6 +316,7 @@ def calibrated_statistics(model: nn.Module, layers: list[graph.Layer], images: T
 def session_of(serialised: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
     return onnxruntime.InferenceSession(serialised, options, providers=["CPUExecutionProvider"])
 
 

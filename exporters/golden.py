@@ -1,4 +1,7 @@
-"""The fixed probe of a bundle: what PyTorch computes, for every loader to reproduce. Definitions: docs/bundle.md."""
+"""The fixed probe of a bundle: what PyTorch computes, for every loader to reproduce. Definitions: docs/bundle.md.
+
+The probe of a graph that has no PyTorch module is made in reference.py.
+"""
 
 from __future__ import annotations
 
@@ -116,32 +119,47 @@ def golden(
         inputs = inputs.double().requires_grad_(True)
         with observe(exact, layers) as seen, _in_rows(exact) if inputs.shape[0] == 1 else nullcontext():
             logits = exact(inputs)
-        ce = inputs.new_zeros(()) if targets is None else F.cross_entropy(logits, targets)
-        bn_loss = torch.zeros((), dtype=torch.float64)
-        found = {}
-        for index, layer in enumerate(layers):
-            key = layer.key
-            mean, variance = channel_statistics(seen[key], layer)
-            found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
-            target_mean, target_variance = statistics[f"{key}.running_mean"], statistics[f"{key}.running_var"]
-            if folded:
-                scale = statistics[f"{key}.weight"] / (target_variance + layer.eps).sqrt()
-                mean = (mean - statistics[f"{key}.bias"]) / scale + target_mean
-                variance = variance / scale.square()
-            weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
-            bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
-        loss = ce + R_BN * bn_loss
-        (gradient,) = torch.autograd.grad(loss, inputs)
+        found = objective(logits, targets, seen, layers, statistics, folded=folded)
+        (gradient,) = torch.autograd.grad(found["loss"], inputs)
     finally:
         torch.set_num_threads(threads)
-    tensors = {
-        "input": inputs,
+    return in_float32({"input": inputs, **found, "input_grad": gradient})
+
+
+def objective(
+    logits: Tensor,
+    targets: Tensor | None,
+    seen: dict[str, Tensor],
+    layers: list[Layer],
+    statistics: dict[str, Tensor],
+    *,
+    folded: bool = False,
+) -> dict[str, Tensor]:
+    """What the probe has of a network's output and of its layers' activations `seen`: statistics and losses."""
+    ce = logits.new_zeros(()) if targets is None else F.cross_entropy(logits, targets)
+    bn_loss = torch.zeros((), dtype=torch.float64)
+    found = {}
+    for index, layer in enumerate(layers):
+        key = layer.key
+        mean, variance = channel_statistics(seen[key], layer)
+        found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
+        target_mean, target_variance = statistics[f"{key}.running_mean"], statistics[f"{key}.running_var"]
+        if folded:
+            scale = statistics[f"{key}.weight"] / (target_variance + layer.eps).sqrt()
+            mean = (mean - statistics[f"{key}.bias"]) / scale + target_mean
+            variance = variance / scale.square()
+        weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
+        bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
+    return {
         **({"features": logits} if targets is None else {"targets": targets, "logits": logits}),
         "ce": ce,
         "bn_loss": bn_loss,
-        "loss": loss,
-        "input_grad": gradient,
+        "loss": ce + R_BN * bn_loss,
         **found,
     }
+
+
+def in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the file holds them: what is computed in float64 is stored in float32."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     return tensors | {name: tensor.detach().float().contiguous() for name, tensor in floats.items()}

@@ -151,18 +151,21 @@ def _strip(model: ir.Model) -> None:
 def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
     modules = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
-    layers = []
+    layers, odd = [], []
     for node in proto.graph.node:
         if node.op_type != "BatchNormalization":
             continue
         module = modules.get(node.name)
         wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
         if module is None or list(node.input[1:]) != wanted:
-            raise CheckError(
-                f"BN node {node.name} reads {list(node.input[1:])}, which is not one BN of the network; "
-                "one over weights (standardised convolutions) would have to be computed into them before"
-            )
+            odd.append(f"{node.name} reads {list(node.input[1:])}")
+            continue
         layers.append(Layer(node.name, node.name, node.input[0], module.num_features, module.eps))
+    if odd:
+        raise CheckError(
+            f"{len(odd)} BN nodes are no BN of the network: {'; '.join(odd)}; "
+            "one over weights (standardised convolutions) would have to be computed into them before"
+        )
     if sorted(layer.key for layer in layers) != sorted(modules):
         raise CheckError(
             f"the network has {len(modules)} BN modules, but the graph has the {len(layers)} BN nodes "
@@ -200,12 +203,13 @@ def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     producers = {name: node for node in proto.graph.node for name in node.output}
     readers = Counter(name for node in proto.graph.node for name in node.input)
-    folded = []
+    folded, odd = [], []
     for layer in layers:
         bn = next(node for node in proto.graph.node if node.name == layer.node)
         conv = producers.get(bn.input[0])
         if conv is None or conv.op_type != "Conv" or readers[bn.input[0]] != 1:
-            raise CheckError(f"BN {layer.key} follows no convolution of its own, so it cannot be folded")
+            odd.append(layer.key)
+            continue
         weight, (gamma, beta, mean, variance) = conv.input[1], [numpy_helper.to_array(tensors[n]) for n in bn.input[1:]]
         scale = gamma / np.sqrt(variance + np.float32(layer.eps))
         shift = numpy_helper.to_array(tensors[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)
@@ -219,6 +223,8 @@ def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
         conv.output[0] = bn.output[0]
         proto.graph.node.remove(bn)
         folded.append(replace(layer, node=conv.name, tensor=conv.output[0]))
+    if odd:
+        raise CheckError(f"BN {', '.join(odd)}: no convolution of its own before it, so it cannot be folded")
     used = {name for node in proto.graph.node for name in node.input}
     kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
     del proto.graph.initializer[:]

@@ -156,8 +156,9 @@ def _export(network: Network, folder: Path) -> str:
         statistics = bundle.Statistics("calibrated", layers, bundle.calibrated_statistics(model, layers, images))
     for count in PROBES:
         writer = bundle.Writer(str(count), "teacher", dataset, network.model, {}, folder, replace=True)
-        probe = golden.golden_input(None, None, shape, CLASSES, count)
-        writer.publish(model, serialised, statistics, probe, {"source": {"package": network.source}})
+        inputs, targets = golden.golden_input(None, None, shape, CLASSES, count)
+        probe = golden.golden(model, layers, statistics.tensors, inputs, targets, folded=network.folded)
+        writer.publish(serialised, statistics, probe, {"source": {"package": network.source}})
     kind_file.write_text(statistics.kind)
     return statistics.kind
 

@@ -6,7 +6,9 @@ use common::{Copied, bundle, copy_bundle, copy_of, features_only, scdd};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use prost::Message;
-use safetensors::SafeTensors;
+use rand::RngExt;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use scdd::graph::proto::ModelProto;
 
 const TEACHER: &str = "resnet18-w16-supervised";
@@ -72,6 +74,41 @@ fn one_changed_weight_is_found_and_its_node_named() {
         let copy = with_weight(weight, 17, |w| w + 0.05);
         scdd().arg("verify").arg(&copy.path).assert().code(1).stdout(contains(named).and(contains("NOT verified")));
     }
+}
+
+/// The teacher's golden probe with its gradient's products with `count` random directions in place of the gradient, each changed by `change`.
+fn with_slopes(copy: &Copied, count: usize, change: impl Fn(f64) -> f64) {
+    let bytes = copy.read("golden.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let whole = tensors.tensor("input_grad").unwrap();
+    let gradient: Vec<f64> =
+        whole.data().as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+    let mut stream = scdd::rng::stream(0, "test", 0);
+    let directions: Vec<i8> = (0..count * gradient.len()).map(|_| if stream.random() { 1 } else { -1 }).collect();
+    let slope = |row: &[i8]| row.iter().zip(&gradient).map(|(d, g)| f64::from(*d) * g).sum::<f64>();
+    let slopes: Vec<u8> =
+        directions.chunks(gradient.len()).flat_map(|row| (change(slope(row)) as f32).to_le_bytes()).collect();
+    let signs: Vec<u8> = directions.iter().map(|d| d.cast_unsigned()).collect();
+    let shape = [&[count], whole.shape()].concat();
+    let mut kept: Vec<(&str, TensorView)> = tensors.iter().filter(|(name, _)| *name != "input_grad").collect();
+    kept.push(("directions", TensorView::new(Dtype::I8, shape, &signs).unwrap()));
+    kept.push(("slopes", TensorView::new(Dtype::F32, vec![count], &slopes).unwrap()));
+    copy.replace("golden.safetensors", &safetensors::serialize(kept, None).unwrap());
+}
+
+#[test]
+fn a_gradient_known_in_some_directions_is_checked_there() {
+    let copy = copy_bundle(TEACHER);
+    with_slopes(&copy, 8, |slope| slope);
+    scdd().arg("verify").arg(&copy.path).assert().success().stdout(contains("input gradient in 8 directions"));
+    let copy = copy_bundle(TEACHER);
+    with_slopes(&copy, 8, |slope| 1.01 * slope);
+    scdd().arg("verify").arg(&copy.path).assert().code(1).stdout(contains("FAILED golden: input gradient in 8"));
+    let message = complaint(|copy| with_slopes(copy, 3, |slope| slope));
+    assert!(
+        message.contains("`directions` is I8 [3, 4, 1, 28, 28], expected I8 [4 to 64] of [4, 1, 28, 28]"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -290,6 +290,24 @@ def test_a_bn_module_that_runs_twice_is_refused():
         graph.to_onnx(Twice(), (1, 28, 28))
 
 
+def test_every_bn_that_is_none_of_the_network_is_named():
+    model = trained(*NETWORKS[0])
+    proto = onnx.load_from_string(graph.to_onnx(model, (1, 28, 28))[0])
+    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    norms[1].input[3], norms[4].name = "computed", "other"
+    named = rf"^2 BN nodes are no BN of the network: {norms[1].name} reads .*; other reads "
+    with pytest.raises(CheckError, match=named):
+        graph._batch_norm_layers(proto, model)
+
+
+def test_every_bn_that_cannot_be_folded_is_named():
+    model = nn.Sequential(
+        nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2), nn.Flatten()
+    )
+    with pytest.raises(CheckError, match=r"^BN 0, 4: no convolution of its own before it"):
+        graph.fold(*graph.to_onnx(model, (1, 28, 28)))
+
+
 def test_a_backbone_without_classifier_is_refused(tmp_path: Path):
     name, options = NETWORKS[0]
     model = trained(name, options)

@@ -44,8 +44,9 @@ def write(folder: Path, name: str, model: nn.Module, kind: str) -> Path:
     if kind == "none":
         layers, tensors = [], {}
     writer = bundle.Writer(name, "teacher", data.FASHION_MNIST, "test", {}, folder, replace=False)
-    probe = golden.golden_input(None, None, SHAPE, 10)
-    writer.publish(model, serialised, bundle.Statistics(kind, layers, tensors), probe, {})
+    inputs, targets = golden.golden_input(None, None, SHAPE, 10)
+    probe = golden.golden(model, layers, tensors, inputs, targets, folded=kind == "folded")
+    writer.publish(serialised, bundle.Statistics(kind, layers, tensors), probe, {})
     return folder / name
 
 

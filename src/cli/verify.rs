@@ -1,11 +1,11 @@
-//! `scdd verify`: does a bundle mean the same in PyTorch, ONNX Runtime and tch?
+//! `scdd verify`: does a bundle mean the same to its golden probe, ONNX Runtime and tch?
 
 use std::path::PathBuf;
 
 use super::{Global, Outcome};
 use crate::teacher::{Bundle, Verification, verify};
 
-/// Check bundles: hashes, operators, side tensors, and tch against ONNX Runtime and PyTorch's golden probe, forward and backward
+/// Check bundles: hashes, operators, side tensors, and tch against ONNX Runtime and the golden probe, forward and backward
 #[derive(clap::Args)]
 pub struct Verify {
     /// Bundle directories

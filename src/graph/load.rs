@@ -8,7 +8,7 @@ use super::attrs::NodeReader;
 use super::constant::{Constant, DType};
 use super::error::{Gap, GraphError};
 use super::ops::{self, Op, OpSpec};
-use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use super::{Graph, Input, Node, ValueId};
 
 /// The newest stamps that were tried; newer ones load with a warning.
@@ -23,9 +23,16 @@ pub(super) fn load(bytes: &[u8]) -> Result<Graph, GraphError> {
         return fail("has sparse initialisers, which are not supported");
     }
     let opset = default_opset(&model);
-    let nodes = read_nodes(&graph.node, opset)?;
+    let mut gaps = Gaps::default();
+    let nodes = read_nodes(&graph.node, opset, &mut gaps);
+    let initializers = read_initializers(&graph.initializer, &mut gaps);
+    if let Some(error) = gaps.report() {
+        return Err(error);
+    }
     let mut builder = Builder::new(opset, warnings(&model, opset));
-    builder.add_initializers(graph)?;
+    for (name, constant) in initializers {
+        builder.define_constant(name, constant)?;
+    }
     builder.add_inputs(&graph.input)?;
     for (proto, node) in graph.node.iter().zip(nodes) {
         builder.add_node(proto, node)?;
@@ -86,9 +93,20 @@ fn is_known(node: &NodeProto) -> bool {
     is_constant(node) || spec_of(node).is_some()
 }
 
-/// Reads every node, or reports at once everything that is not supported.
-fn read_nodes(nodes: &[NodeProto], opset: i64) -> Result<Vec<ReadNode>, GraphError> {
-    let mut gaps = Gaps::default();
+/// Initialisers with their names; those that can't be read are gaps.
+fn read_initializers<'a>(tensors: &'a [TensorProto], gaps: &mut Gaps) -> Vec<(&'a str, Constant)> {
+    let mut read = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        match Constant::read(tensor) {
+            Ok(constant) => read.push((tensor.name.as_deref().unwrap_or(""), constant)),
+            Err(error) => gaps.errors.push(error),
+        }
+    }
+    read
+}
+
+/// Nodes; what of them is not supported is a gap.
+fn read_nodes(nodes: &[NodeProto], opset: i64, gaps: &mut Gaps) -> Vec<ReadNode> {
     gaps.add_operators(nodes);
     let mut read = Vec::with_capacity(nodes.len());
     for (position, node) in nodes.iter().enumerate().filter(|(_, node)| is_known(node)) {
@@ -98,7 +116,7 @@ fn read_nodes(nodes: &[NodeProto], opset: i64) -> Result<Vec<ReadNode>, GraphErr
             Err(error) => gaps.errors.push(error),
         }
     }
-    gaps.report().map_or(Ok(read), Err)
+    read
 }
 
 fn read_node(proto: &NodeProto, name: &str, opset: i64) -> Result<Content, GraphError> {
@@ -121,7 +139,7 @@ fn read_node(proto: &NodeProto, name: &str, opset: i64) -> Result<Content, Graph
 struct Gaps {
     /// Nodes by the operator that the registry lacks.
     operators: BTreeMap<String, Vec<String>>,
-    /// Nodes of known operators that can't be read.
+    /// Nodes of known operators, and initialisers, that can't be read.
     errors: Vec<GraphError>,
 }
 
@@ -137,7 +155,7 @@ impl Gaps {
         }
     }
 
-    /// The error that says it all; one node's own where nothing else is wrong.
+    /// The error that says it all; one node's or initialiser's own where nothing else is wrong.
     fn report(mut self) -> Option<GraphError> {
         if self.operators.is_empty() && self.errors.len() < 2 {
             return self.errors.pop();
@@ -190,14 +208,6 @@ impl Builder {
         let id = self.define(name)?;
         self.graph.constants.insert(id, constant);
         Ok(id)
-    }
-
-    fn add_initializers(&mut self, graph: &GraphProto) -> Result<(), GraphError> {
-        for proto in &graph.initializer {
-            let name = proto.name.as_deref().unwrap_or("");
-            self.define_constant(name, Constant::read(proto)?)?;
-        }
-        Ok(())
     }
 
     /// Inputs, except those that old files list for their initialisers.
@@ -403,6 +413,16 @@ mod tests {
         );
         let m = model(vec![relu("a", "x", "w"), sigmoid], vec![], "v");
         assert!(error(&m).starts_with("unsupported of known operators: Relu: "), "{}", error(&m));
+    }
+
+    #[test]
+    fn initialisers_that_cannot_be_read_come_with_the_rest() {
+        let text = |name: &str| TensorProto { name: Some(name.into()), data_type: Some(8), ..Default::default() };
+        let m = model(vec![node("Foo", "a", &["x"], &["y"])], vec![text("v"), text("w")], "y");
+        assert_eq!(
+            error(&m),
+            "unsupported operators: Foo ×1 (a); unsupported of known operators: tensor: element type string is not supported ×2 (v, w)"
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Reads a bundle directory: hashes, shapes, values. Nothing in it is trusted.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -27,6 +29,8 @@ pub(super) const CLASS_PATCH_MEAN: &str = "class_patch_mean";
 pub(super) const CLASS_PATCH_VAR: &str = "class_patch_var";
 /// The output of a features-only bundle.
 const FEATURES: &str = "features";
+/// How many directions tell a gradient: with fewer, a wrong one could pass by chance.
+const DIRECTIONS: RangeInclusive<usize> = 4..=64;
 /// A manifest is text for people; anything larger is not one.
 const LARGEST_MANIFEST: u64 = 16 << 20;
 
@@ -95,7 +99,7 @@ impl LayerStatistics {
     }
 }
 
-/// The probe that PyTorch computed, as `docs/bundle.md` defines it.
+/// The probe that an independent implementation computed, as `docs/bundle.md` defines it.
 #[derive(Debug)]
 pub struct Golden {
     /// `[N, C, H, W]`.
@@ -109,8 +113,46 @@ pub struct Golden {
     pub ce: f64,
     pub bn_loss: f64,
     pub loss: f64,
+    pub input_grad: InputGradient,
+}
+
+/// The gradient of the probe's loss, as far as the probe has it.
+#[derive(Debug)]
+pub enum InputGradient {
     /// `[N, C, H, W]`.
-    pub input_grad: Tensor,
+    Whole(Tensor),
+    /// Its products with random directions, which tell as much of a difference: their mean square is that of the whole.
+    Along {
+        /// int8 `[D, N, C, H, W]` of ±1.
+        directions: Tensor,
+        /// `[D]`.
+        slopes: Tensor,
+    },
+}
+
+impl InputGradient {
+    /// `gradient` `[N, C, H, W]` in the form of this one, and this one.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn beside(&self, gradient: &Tensor) -> Result<(Tensor, Tensor), tch::TchError> {
+        match self {
+            Self::Whole(own) => Ok((gradient.shallow_clone(), own.shallow_clone())),
+            Self::Along { directions, slopes } => {
+                let rows = directions.f_flatten(1, -1)?.f_to_kind(Kind::Double)?;
+                let along = rows.f_mv(&gradient.f_to_kind(Kind::Double)?.f_flatten(0, -1)?)?;
+                Ok((along, slopes.shallow_clone()))
+            }
+        }
+    }
+
+    /// What `scdd verify` calls it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Whole(_) => "input gradient".into(),
+            Self::Along { slopes, .. } => format!("input gradient in {} directions", slopes.numel()),
+        }
+    }
 }
 
 /// A network as it lies on disk, checked in everything that can be checked without running it.
@@ -533,8 +575,34 @@ fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, Strin
         ce: scalar("ce")?,
         bn_loss: scalar("bn_loss")?,
         loss: scalar("loss")?,
-        input_grad: tensor("input_grad", &image)?,
+        input_grad: match tensors.tensor("directions") {
+            Ok(view) => InputGradient::Along {
+                directions: directions_of(&view, &image)?,
+                slopes: tensor("slopes", &view.shape()[..1])?,
+            },
+            Err(_) => InputGradient::Whole(tensor("input_grad", &image)?),
+        },
     })
+}
+
+/// Directions `[D, N, C, H, W]` for images of shape `image`.
+fn directions_of(view: &TensorView, image: &[usize]) -> Result<Tensor, String> {
+    let count = view.shape().first().copied().unwrap_or(0);
+    if view.dtype() != Dtype::I8 || view.shape().get(1..) != Some(image) || !DIRECTIONS.contains(&count) {
+        return Err(format!(
+            "`directions` is {:?} {:?}, expected I8 [{} to {}] of {image:?}",
+            view.dtype(),
+            view.shape(),
+            DIRECTIONS.start(),
+            DIRECTIONS.end()
+        ));
+    }
+    let values: Vec<i8> = view.data().iter().map(|&byte| byte.cast_signed()).collect();
+    if let Some(bad) = values.iter().find(|value| value.abs_diff(0) != 1) {
+        return Err(format!("`directions` contains {bad}, neither 1 nor -1"));
+    }
+    let dims: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+    Ok(Tensor::from_slice(&values).reshape(dims))
 }
 
 fn targets_of(tensors: &SafeTensors, batch: usize, classes: usize) -> Result<Tensor, String> {

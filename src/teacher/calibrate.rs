@@ -210,7 +210,7 @@ impl<'a> Calibrator<'a> {
         Ok(tensors)
     }
 
-    /// PyTorch's probe with the statistics, their loss and its gradient put in, as the replica computes them.
+    /// The old probe with the statistics, their loss and its gradient put in, as the replica computes them.
     fn golden(&self, total: &[Moments]) -> Result<BTreeMap<String, Tensor>, BundleError> {
         let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
         let broken = |source| BundleError::Replica { bundle: self.bundle.name().into(), source };

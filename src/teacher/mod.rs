@@ -7,7 +7,7 @@ pub mod manifest;
 mod runtime;
 mod verify;
 
-pub use bundle::{Bundle, ClassStatistics, Golden, LayerStatistics, PatchStatistics};
+pub use bundle::{Bundle, ClassStatistics, Golden, InputGradient, LayerStatistics, PatchStatistics};
 pub use calibrate::{Calibrator, Detail};
 pub use error::{BundleError, RuntimeError};
 pub use manifest::{Manifest, Role, StatisticsKind};

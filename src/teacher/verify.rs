@@ -1,4 +1,5 @@
-//! Proves that a bundle's graph means the same in PyTorch (the golden probe), in ONNX Runtime and in its `tch` re-instantiation.
+//! Proves that a bundle's graph means the same to whoever computed its golden probe (PyTorch, or ONNX's reference evaluator), in ONNX Runtime and
+//! in its `tch` re-instantiation.
 //!
 //! What is compared: the output (logits, or features without a classifier) and every statistics layer's input on the golden probe and on fresh
 //! random images, the synthesis loss and its input gradient on the golden probe. Where something differs, the first diverging node is named.
@@ -251,7 +252,9 @@ impl Verifier<'_> {
         let found =
             replica.evaluate(&golden.input, golden.targets.as_ref(), &objective).map_err(|e| self.replica_error(e))?;
         let output = self.array(&found.logits)?;
-        let (gradient, cosine) = gradient_errors(&self.array(&found.gradient)?, &self.array(&golden.input_grad)?);
+        let (gradient, expected) = golden.input_grad.beside(&found.gradient).map_err(|e| self.torch(e))?;
+        let (gradient, cosine) = gradient_errors(&self.array(&gradient)?, &self.array(&expected)?);
+        let of = golden.input_grad.name();
         let statistics = self.golden_statistics(replica)?.into_iter().fold(0.0, larger);
         let loss = (found.loss - golden.loss).abs() / golden.loss.abs().max(1e-6);
         let one = |what: &str, error: f64, limit: f64| check(format!("golden: {what}{precision}"), error, limit);
@@ -259,8 +262,8 @@ impl Verifier<'_> {
             one(&format!("{}, tch", self.output_name()), relative(&output, &self.array(&golden.output)?), VALUES),
             one("layer statistics, tch", statistics, VALUES),
             one("synthesis loss", loss, GRADIENT),
-            one("input gradient", gradient, GRADIENT),
-            one("input gradient, 1 - cosine", cosine, 1.0 - COSINE),
+            one(&of, gradient, GRADIENT),
+            one(&format!("{of}, 1 - cosine"), cosine, 1.0 - COSINE),
         ];
         Ok((checks, output))
     }
@@ -288,7 +291,7 @@ impl Verifier<'_> {
             let found = self.statistics_of(&taps[0], layer)?.0;
             let (channel, a, b) = worst(&found, &golden);
             return Ok(Some(format!(
-                "first diverging node: {}, the input of layer `{}`: mean of channel {channel} is {a:e}, PyTorch's golden says {b:e}",
+                "first diverging node: {}, the input of layer `{}`: mean of channel {channel} is {a:e}, the golden probe says {b:e}",
                 producer(layer.tap),
                 layer.key
             )));
@@ -298,7 +301,7 @@ impl Verifier<'_> {
         let (index, a, b) = worst(&output, &golden);
         let after = self.bundle.layers.last().map_or("the input".into(), |l| format!("layer `{}`", l.key));
         Ok(Some(format!(
-            "diverges after {after}, at the latest at node {}: {} {index} is {a:e}, PyTorch's golden says {b:e}",
+            "diverges after {after}, at the latest at node {}: {} {index} is {a:e}, the golden probe says {b:e}",
             producer(graph.outputs[0]),
             self.output_name().trim_end_matches('s')
         )))

@@ -1,0 +1,293 @@
+"""Graphs that others exported: from an ONNX file to what a bundle's `model.onnx` must be. What they compute stays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.version_converter
+import torch
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+
+from .errors import InputError
+from .files import sha256
+from .graph import INPUT, IR_VERSION, OUTPUT, Layer
+
+OLDEST_OPSET, CONVERTED_OPSET = 7, 13
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+PARTS = ("weight", "bias", "running_mean", "running_var")
+"""What a BN node reads after its input, in its order."""
+
+
+def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The checked model with everything that it keeps in other files, and the manifest's `source`."""
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except DecodeError as error:
+        raise InputError(f"{path} is not a readable ONNX file: {error}") from error
+    entries = (entry for tensor in proto.graph.initializer for entry in tensor.external_data)
+    files = sorted({entry.value for entry in entries if entry.key == "location"})
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        onnx.checker.check_model(proto)
+        if proto.functions:
+            proto = onnx.inliner.inline_local_functions(proto)
+        if opset(proto) < OLDEST_OPSET:
+            proto = onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
+    except Exception as error:  # onnx raises nearly anything, also of its own making
+        raise InputError(f"{path} is no valid ONNX model: {str(error).strip().splitlines()[0]}") from error
+    source: dict[str, Any] = {"file": path.name, "sha256": sha256(path)}
+    if files:
+        source["data"] = [{"file": file, "sha256": sha256(path.parent / file)} for file in files]
+    return proto, source
+
+
+def opset(proto: onnx.ModelProto) -> int:
+    return next((stamp.version for stamp in proto.opset_import if stamp.domain in ("", "ai.onnx")), 1)
+
+
+def image_input(proto: onnx.ModelProto) -> tuple[str, list[int | None]]:
+    """The name and the dimensions `[N, C, H, W]` of the only input, `None` where one is left open."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise InputError(f"the graph has the inputs {[value.name for value in inputs]}; one is wanted, of images")
+    found = inputs[0].type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in found.shape.dim]
+    shape = "x".join("?" if dim is None else str(dim) for dim in dims)
+    if found.elem_type != TensorProto.FLOAT or len(dims) != 4:
+        kind = TensorProto.DataType.Name(found.elem_type)
+        raise InputError(f"input {inputs[0].name} is {kind} [{shape}]; wanted are images, FLOAT [N, C, H, W]")
+    if dims[3] in (1, 3) and dims[1] not in (1, 3):
+        raise InputError(
+            f"input {inputs[0].name} is [{shape}], with the channels last; export the network with [N, C, H, W]"
+        )
+    return inputs[0].name, dims
+
+
+def choose_output(proto: onnx.ModelProto, name: str | None) -> str:
+    """Makes the value `name`, or else the only output, the one output, and removes what it does not need."""
+    made = {value for node in proto.graph.node for value in node.output}
+    outputs = [value.name for value in proto.graph.output]
+    if name is None and len(outputs) != 1:
+        raise InputError(f"the graph has the outputs {', '.join(outputs)}; say with --output which are the logits")
+    if name is not None and name not in made:
+        raise InputError(f"--output: the graph has no value {name!r}; its outputs are {', '.join(outputs)}")
+    chosen = name or outputs[0]
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info(chosen, TensorProto.FLOAT, None))
+    prune(proto)
+    return chosen
+
+
+def prune(proto: onnx.ModelProto) -> None:
+    """Removes nodes and initialisers that no output needs, and initialisers from the inputs."""
+    needed = {value.name for value in proto.graph.output}
+    kept = []
+    for node in reversed(proto.graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(_reads(node))
+    initializers = [tensor for tensor in proto.graph.initializer if tensor.name in needed]
+    names = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in names]
+    _refill(proto.graph.node, reversed(kept))
+    _refill(proto.graph.initializer, initializers)
+    _refill(proto.graph.input, inputs)
+
+
+def _refill(field: Any, messages: Iterable[Any]) -> None:
+    """Puts `messages` in place of all that a repeated field holds."""
+    copies = list(messages)
+    del field[:]
+    field.extend(copies)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads, also from within its subgraphs."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            names |= _reads(inner)
+    return names
+
+
+def cut_softmax(proto: onnx.ModelProto) -> bool:
+    """Takes a softmax over the classes off the graph's end, so that the output are logits; whether there was one."""
+    chosen = proto.graph.output[0]
+    last = next(node for node in proto.graph.node if chosen.name in node.output)
+    axis = next((attribute.i for attribute in last.attribute if attribute.name == "axis"), 1)
+    if last.op_type != "Softmax" or axis not in (1, -1):
+        return False
+    chosen.name = last.input[0]
+    prune(proto)
+    return True
+
+
+def flatten_output(proto: onnx.ModelProto) -> None:
+    """Brings the output `[N, K, 1, 1]` to `[N, K]`."""
+    chosen = proto.graph.output[0]
+    flat = _fresh(proto, f"{chosen.name}_flat")
+    proto.graph.node.append(helper.make_node("Flatten", [chosen.name], [flat], name=flat, axis=1))
+    chosen.name = flat
+
+
+def fold_constants(proto: onnx.ModelProto) -> None:
+    """Computes what does not depend on the image, such as weights that pass through other nodes, into initialisers."""
+    varies = {proto.graph.input[0].name}
+    constant, rest = [], []
+    for node in proto.graph.node:
+        if varies.intersection(_reads(node)) or node.op_type in RANDOM:
+            varies.update(node.output)
+            rest.append(node)
+        else:
+            constant.append(node)
+    made = {name for node in constant for name in node.output if name}
+    wanted = sorted(made & ({name for node in rest for name in _reads(node)} | {proto.graph.output[0].name}))
+    if not wanted:
+        return
+    part = onnx.ModelProto()
+    part.CopyFrom(proto)
+    del part.graph.input[:]
+    _refill(part.graph.node, constant)
+    _refill(part.graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted])
+    try:
+        values = ReferenceEvaluator(part).run(None, {})
+    except Exception as error:  # whatever numpy makes of an operator that is not fully implemented
+        raise InputError(f"what does not depend on the image can't be computed beforehand: {error}") from error
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in zip(wanted, values, strict=True)
+    )
+    _refill(proto.graph.node, rest)
+    prune(proto)
+
+
+def free_batch(proto: onnx.ModelProto, batch: int | None, shape: tuple[int, int, int]) -> None:
+    """Makes the input `[batch, *shape]` follow any batch, and so the reshapes to constants that begin with `batch`."""
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if batch is None or node.op_type != "Reshape" or node.input[1] not in constants:
+            continue
+        wanted = numpy_helper.to_array(constants[node.input[1]]).copy()
+        if wanted.size and wanted[0] == batch and 0 not in wanted:
+            wanted[0] = 0 if -1 in wanted else -1
+            _refill(node.attribute, [attribute for attribute in node.attribute if attribute.name != "allowzero"])
+            node.input[1] = _fresh(proto, f"{node.output[0]}_shape")
+            proto.graph.initializer.append(numpy_helper.from_array(wanted, node.input[1]))
+    name = proto.graph.input[0].name
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
+    prune(proto)
+
+
+def name_nodes(proto: onnx.ModelProto) -> None:
+    """Gives every node a name of its own; one that it has alone stays."""
+    names = Counter(node.name for node in proto.graph.node)
+    taken = {name for name, count in names.items() if count == 1 and name}
+    for index, node in enumerate(proto.graph.node):
+        if node.name not in taken:
+            node.name = next(name for name in _variants(f"{node.op_type}_{index}") if name not in taken)
+            taken.add(node.name)
+
+
+def tidy(proto: onnx.ModelProto, classes: int) -> None:
+    """Gives the input and the output their names, and removes what only informs."""
+    _rename(proto, proto.graph.input[0].name, INPUT)
+    _rename(proto, proto.graph.output[0].name, OUTPUT)
+    _refill(proto.graph.output, [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])])
+    del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
+    for message in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer):
+        message.doc_string = ""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    proto.ir_version = max(proto.ir_version, IR_VERSION)
+
+
+def _rename(proto: onnx.ModelProto, old: str, new: str) -> None:
+    """Renames a value; another one of that name makes room."""
+    if old == new:
+        return
+    if new in _values(proto):
+        _rename(proto, new, _fresh(proto, new))
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        value.name = new if value.name == old else value.name
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+
+
+def _values(proto: onnx.ModelProto) -> set[str]:
+    names = {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
+    return names.union(*(node.output for node in proto.graph.node))
+
+
+def _fresh(proto: onnx.ModelProto, name: str) -> str:
+    """`name`, or one like it that no value has."""
+    taken = _values(proto)
+    return next(variant for variant in _variants(name) if variant not in taken)
+
+
+def _variants(name: str) -> Iterable[str]:
+    yield name
+    for number in range(1, 1_000_000):
+        yield f"{name}_{number}"
+
+
+def batch_norms(proto: onnx.ModelProto) -> tuple[list[Layer], dict[str, Tensor]]:
+    """The BN layers in execution order and their side tensors; an error names every BN that can't be one."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    layers, tensors, odd = [], {}, []
+    for node in proto.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        if reason := _oddity(node, constants):
+            odd.append(f"{node.name} {reason}")
+            continue
+        eps = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
+        layers.append(Layer(node.name, node.name, node.input[0], constants[node.input[1]].size, float(eps)))
+        for part, name in zip(PARTS, node.input[1:], strict=True):
+            tensors[f"{node.name}.{part}"] = torch.from_numpy(constants[name].copy())
+    if odd:
+        raise InputError(
+            f"{len(odd)} BN nodes are of no use: {'; '.join(odd)}. Export the network in evaluation mode, in float32"
+        )
+    return layers, tensors
+
+
+def _oddity(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> str | None:
+    """Why a BN node has no statistics that could be side tensors; `None` where it has."""
+    if sum(map(bool, node.output)) > 1 or any(each.name == "training_mode" and each.i for each in node.attribute):
+        return "is in training mode: it normalises by the batch's own statistics"
+    computed = [part for part, name in zip(PARTS, node.input[1:], strict=True) if name not in constants]
+    if computed:
+        return f"computes its {', '.join(computed)} from the image"
+    values = dict(zip(PARTS, (constants[name] for name in node.input[1:]), strict=True))
+    for part, value in values.items():
+        if value.dtype != np.float32:
+            return f"holds its {part} in {value.dtype}"
+        if not np.isfinite(value).all():
+            return f"holds a {part} that is not finite"
+    return "holds a negative running_var" if (values["running_var"] < 0).any() else None
+
+
+def unlearnt(layers: list[Layer], tensors: dict[str, Tensor]) -> list[str]:
+    """The BN layers whose statistics are mean 0 and variance 1, as before any training."""
+
+    def is_fresh(key: str) -> bool:
+        mean, variance = tensors[f"{key}.running_mean"], tensors[f"{key}.running_var"]
+        return bool((mean == 0).all() and (variance == 1).all())
+
+    return [layer.key for layer in layers if is_fresh(layer.key)]
+
+
+def biased_convolutions(proto: onnx.ModelProto) -> int:
+    return sum(node.op_type == "Conv" and len(node.input) > 2 and bool(node.input[2]) for node in proto.graph.node)

@@ -1,0 +1,181 @@
+"""The golden probe of a graph that has no PyTorch module: by ONNX's own reference evaluator, in float64.
+
+The evaluator knows no gradients. What the probe has instead are slopes of the loss along random directions, which
+central differences give to six digits. Any difference of gradients shows in them: along random signs d, the mean of
+(difference · d)² is the difference's squared length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_average_pool, op_conv, op_max_pool
+from torch import Tensor
+
+from . import golden
+from .errors import CheckError
+from .graph import INPUT, OUTPUT, Layer
+
+DIRECTIONS = 8
+STEPS = (1e-8, 1e-7, 1e-9, 1e-6)
+"""Small beside the distance to the nearest kink of a ReLU, large beside float64's rounding."""
+SLOPE_TOLERANCE = 1e-4
+
+
+def golden_probe(
+    proto: onnx.ModelProto, layers: list[Layer], statistics: dict[str, Tensor], inputs: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    """All tensors of `golden.safetensors`, with `directions` and `slopes` where PyTorch's probe has `input_grad`."""
+    evaluate = evaluator(proto, layers)
+    statistics = {name: tensor.double() for name, tensor in statistics.items()}
+    exact = inputs.double()
+
+    def objective(images: Tensor) -> dict[str, Tensor]:
+        logits, seen = evaluate(images)
+        return golden.objective(logits, targets, seen, layers, statistics)
+
+    def slope(direction: Tensor, step: float) -> Tensor:
+        ahead, behind = (objective(exact + sign * step * direction)["loss"] for sign in (1, -1))
+        return (ahead - behind) / (2 * step)
+
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.randint(0, 2, (DIRECTIONS, *inputs.shape), generator=generator, dtype=torch.int8) * 2 - 1
+    step = _steady_step(lambda step: slope(directions[0].double(), step))
+    slopes = torch.stack([slope(direction.double(), step) for direction in directions])
+    return golden.in_float32({"input": exact, **objective(exact), "directions": directions, "slopes": slopes})
+
+
+def _steady_step(slope: Callable[[float], Tensor]) -> float:
+    """The step for central differences: the first whose double gives the same slope."""
+    found = []
+    for step in STEPS:
+        once, twice = float(slope(step)), float(slope(2 * step))
+        if once and abs(once - twice) <= SLOPE_TOLERANCE * abs(once):
+            return step
+        found.append(f"{once:.7g} and {twice:.7g} at {step:.0e}")
+    raise CheckError(
+        f"the loss has no steady slope along random directions ({', '.join(found)}): it jumps, it does not depend on "
+        "the image, or an operator of the graph computes in less than float64 in ONNX's reference evaluator"
+    )
+
+
+def evaluator(proto: onnx.ModelProto, layers: list[Layer]) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+    """Runs the graph on float64 images `[N, C, H, W]`: logits `[N, K]`, and the activations of `layers` by key."""
+    try:
+        session = ReferenceEvaluator(in_float64(proto), new_ops=OPERATORS)
+    except Exception as error:  # an operator that it lacks is no error of a kind of its own
+        raise CheckError(f"ONNX's reference evaluator can't run the graph: {error}") from error
+    wanted = [OUTPUT, *(layer.tensor for layer in layers)]
+
+    def evaluate(images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        try:
+            logits, *seen = session.run(wanted, {INPUT: images.numpy()})
+        except Exception as error:  # whatever numpy makes of an operator that is not fully implemented
+            raise CheckError(f"ONNX's reference evaluator fails on the graph: {error}") from error
+        if logits.dtype != np.float64:
+            raise CheckError(f"ONNX's reference evaluator computes the graph's logits in {logits.dtype}, not float64")
+        activations = {layer.key: torch.from_numpy(value) for layer, value in zip(layers, seen, strict=True)}
+        return torch.from_numpy(logits), activations
+
+    return evaluate
+
+
+def in_float64(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model in which everything that was float32 is float64."""
+    exact = onnx.ModelProto()
+    exact.CopyFrom(proto)
+    del exact.graph.value_info[:]
+    for tensor in exact.graph.initializer:
+        _widen(tensor)
+    for value in (*exact.graph.input, *exact.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for attribute in (attribute for node in exact.graph.node for attribute in node.attribute):
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            _widen(attribute.t)
+        elif attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.DOUBLE
+    return exact
+
+
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+class BatchNormalization(OpRun):
+    """In evaluation mode, which the evaluator itself takes for training mode before opset 14."""
+
+    def _run(self, x, scale, bias, mean, var, epsilon=None, **_: Any):
+        scale, bias, mean, var = (part.reshape(-1, *[1] * (x.ndim - 2)) for part in (scale, bias, mean, var))
+        return ((x - mean) / np.sqrt(var + epsilon) * scale + bias,)
+
+
+class Conv(op_conv.Conv):
+    """By PyTorch's convolution, ten times as fast."""
+
+    def _run(self, x, w, b=None, **attributes: Any):
+        if not _is_plain(x, attributes):
+            return super()._run(x, w, b, **attributes)
+        top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
+        strides, dilations, groups = (attributes.get(name) or 1 for name in ("strides", "dilations", "group"))
+        x, w, b = (
+            None if array is None else torch.from_numpy(np.require(array, requirements="CW")) for array in (x, w, b)
+        )
+        padded = F.pad(x, (left, right, top, bottom))
+        return (F.conv2d(padded, w, b, strides, 0, dilations, groups).numpy(),)
+
+
+class MaxPool(op_max_pool.MaxPool):
+    """By whole planes instead of pixel by pixel, hundreds of times as fast."""
+
+    def _run(self, x, **attributes: Any):
+        if not _is_plain(x, attributes) or len(self.output) > 1:
+            return super()._run(x, **attributes)
+        return (_pool(np.maximum, x, -np.inf, attributes),)
+
+
+class AveragePool(op_average_pool.AveragePool_19):
+    """By whole planes instead of pixel by pixel, hundreds of times as fast."""
+
+    def _run(self, x, **attributes: Any):
+        if not _is_plain(x, attributes):
+            return super()._run(x, **attributes)
+        counted = np.ones((1, 1, *x.shape[2:]))
+        border = 1 if attributes.get("count_include_pad") else 0
+        return (_pool(np.add, x, 0, attributes) / _pool(np.add, counted, border, attributes),)
+
+
+OPERATORS: list[type[OpRun]] = [BatchNormalization, Conv, MaxPool, AveragePool]
+"""What the evaluator does wrong or slowly, done here."""
+
+
+def _is_plain(x: np.ndarray, attributes: dict[str, Any]) -> bool:
+    """Whether the operator works on images, and its attributes say outright where its windows lie."""
+    return x.ndim == 4 and attributes.get("auto_pad") in (None, "NOTSET") and not attributes.get("ceil_mode")
+
+
+def _pool(combine: np.ufunc, x: np.ndarray, border: float, attributes: dict[str, Any]) -> np.ndarray:
+    """What `combine` makes of each window of `x` `[N, C, H, W]`, which is padded with `border`."""
+    top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
+    (down, across), (dy, dx) = (attributes.get(name) or (1, 1) for name in ("strides", "dilations"))
+    height, width = attributes["kernel_shape"]
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=border)
+    rows, columns = x.shape[2] - (height - 1) * dy, x.shape[3] - (width - 1) * dx
+    shifted = (
+        x[:, :, i * dy : i * dy + rows : down, j * dx : j * dx + columns : across]
+        for i in range(height)
+        for j in range(width)
+    )
+    result = next(shifted).copy()
+    for part in shifted:
+        combine(result, part, out=result)
+    return result

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from safetensors.torch import load_file
+from torch import nn
+
+from exporters import data, foreign, golden, graph, importer, reference
+from exporters.__main__ import main
+from exporters.errors import CheckError, InputError
+
+from .test_bundle import trained
+from .test_recover import recover, scdd
+
+RESNET = ("resnet10", {"width": 4, "stem": "small", "channels": 1, "classes": 10})
+SHAPE = (1, 28, 28)
+
+
+def scrambled(serialised: bytes) -> onnx.ModelProto:
+    """The graph with names that say nothing, as other exporters give them."""
+    proto = onnx.load_from_string(serialised)
+    numbers = iter(random.Random(0).sample(range(10**6), 10_000))
+    names = {"": ""}
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        value.name = names.setdefault(value.name, f"v{next(numbers)}")
+    for node in proto.graph.node:
+        node.name = f"n{next(numbers)}"
+        node.input[:] = [names[name] for name in node.input]
+        node.output[:] = [names.setdefault(name, f"v{next(numbers)}") for name in node.output]
+    return proto
+
+
+def kept() -> tuple[nn.Module, onnx.ModelProto]:
+    model = trained(*RESNET)
+    return model, scrambled(graph.to_onnx(model, SHAPE)[0])
+
+
+def folded() -> onnx.ModelProto:
+    return scrambled(graph.fold(*graph.to_onnx(trained(*RESNET), SHAPE))[0])
+
+
+def bring(folder: Path, proto: onnx.ModelProto, **options) -> tuple[Path, list[str]]:
+    """The bundle of the graph, and what was said."""
+    onnx.save(proto, folder / "raw.onnx")
+    said: list[str] = []
+    options = {"dataset_name": "fashion-mnist", "replace": True} | options
+    return importer.import_onnx(folder / "raw.onnx", folder / "data", folder / "out", say=said.append, **options), said
+
+
+def test_bn_nodes_become_statistics_and_the_probe_is_pytorchs(tmp_path: Path):
+    model, proto = kept()
+    folder, _ = bring(tmp_path, proto)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    sides, probe = load_file(folder / "bn_stats.safetensors"), load_file(folder / "golden.safetensors")
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    layers = [graph.Layer(**layer) for layer in manifest["statistics"]["layers"]]
+    assert manifest["statistics"]["kind"] == "batch_norm"
+    assert len(layers) == len(norms)
+    assert manifest["pretraining"]["scheme"] == "unknown"
+    assert "accuracy" not in manifest
+    for layer, norm in zip(layers, norms, strict=True):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            assert torch.equal(sides[f"{layer.key}.{part}"], getattr(norm, part))
+
+    _, own = graph.to_onnx(model, SHAPE)
+    parts = ("weight", "bias", "running_mean", "running_var")
+    statistics = {f"{layer.key}.{part}": model.state_dict()[f"{layer.key}.{part}"] for layer in own for part in parts}
+    wanted = golden.golden(model, own, statistics, probe["input"], probe["targets"])
+    for name in ("logits", "ce", "bn_loss", "loss"):
+        torch.testing.assert_close(probe[name], wanted[name], rtol=1e-6, atol=1e-6)
+    for layer, mine in zip(layers, own, strict=True):
+        torch.testing.assert_close(probe[f"stats.{layer.key}.var"], wanted[f"stats.{mine.key}.var"])
+    slopes = (probe["directions"].double() * wanted["input_grad"].double()).flatten(1).sum(1)
+    torch.testing.assert_close(probe["slopes"].double(), slopes, rtol=1e-5, atol=1e-6 * float(slopes.norm()))
+
+
+def test_a_folded_graph_is_brought_without_statistics_and_says_so(tmp_path: Path):
+    folder, said = bring(tmp_path, folded(), name="folded")
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert manifest["statistics"] == {"kind": "none", "layers": []}
+    assert "convolutions with a bias: BN was folded into them" in said[-1]
+    assert "scdd calibrate" in said[-1]
+
+
+def test_accuracy_is_measured_where_the_data_are(tmp_path: Path, monkeypatch, tiny: data.Split):
+    (tmp_path / "data/fashion-mnist").mkdir(parents=True)
+    monkeypatch.setattr(data, "load", lambda *_: tiny)
+    folder, _ = bring(tmp_path, kept()[1])
+    assert yaml.safe_load((folder / "manifest.yaml").read_text())["accuracy"]["images"] == len(tiny.labels)
+
+
+def network(nodes: list[onnx.NodeProto], inputs=("x",), batch: int | str = 1, opset: int = 13, **weights):
+    """A graph of `nodes` from 3x8x8 images to the value y."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, 8, 8]) for name in inputs]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, "classes"])
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    body = helper.make_graph(nodes, "g", values, [output], initializers)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def small(classes: int, folder: Path) -> dict:
+    """Options for images and classes of no known data set."""
+    (folder / "classes.txt").write_text("".join(f"class {index}\n" for index in range(classes)))
+    return {"dataset_name": "own", "mean": (0.5,), "std": (0.25,), "classes_path": folder / "classes.txt"}
+
+
+def test_what_zoo_graphs_do_at_their_ends_is_undone(tmp_path: Path):
+    """A fixed batch in reshapes (a channel shuffle, a flattening), a softmax at the end, weights behind other nodes."""
+    node = helper.make_node
+    nodes = [
+        node("Constant", [], ["shuffled"], value=numpy_helper.from_array(np.array([1, 2, 3, 6, 6]))),
+        node("Identity", ["w"], ["w1"]),
+        node("Conv", ["x", "w1", "b"], ["c"], kernel_shape=[3, 3]),
+        node("Reshape", ["c", "shuffled"], ["d"], allowzero=1),
+        node("Transpose", ["d"], ["e"], perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["e", "flat"], ["f"]),
+        node("MatMul", ["f", "input"], ["g"]),
+        node("Softmax", ["g"], ["y"]),
+    ]
+    proto = network(nodes, opset=14, w=drawn(6, 3, 3, 3), b=drawn(6), flat=np.array([1, -1]), input=drawn(216, 5))
+    folder, said = bring(tmp_path, proto, **small(5, tmp_path))
+    written = onnx.load(folder / "model.onnx")
+    assert [each.op_type for each in written.graph.node] == ["Conv", "Reshape", "Transpose", "Reshape", "MatMul"]
+    assert written.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert said[0].startswith("took the softmax off")
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert manifest["classes"] == [f"class {index}" for index in range(5)]
+    assert manifest["preprocessing"]["mean"] == [0.5] * 3
+    assert manifest["preprocessing"]["height"] == 8
+
+
+def pooled(*nodes: onnx.NodeProto, **weights) -> onnx.ModelProto:
+    """`nodes` from x to h, then logits of three classes."""
+    rest = [helper.make_node("GlobalAveragePool", ["h"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
+    return network([*nodes, *rest], batch="n", **weights)
+
+
+def batch_norm(name: str, x: str, y: str, *parts: str, **attributes) -> onnx.NodeProto:
+    return helper.make_node("BatchNormalization", [x, *(parts or ("s", "b", "m", "v"))], [y], name=name, **attributes)
+
+
+ONES = {"s": np.ones(3, np.float32), "b": drawn(3), "m": np.zeros(3, np.float32), "v": np.ones(3, np.float32)}
+
+
+def test_every_odd_bn_is_named(tmp_path: Path):
+    mean = helper.make_node("ReduceMean", ["x"], ["of_image"], axes=[0, 2, 3], keepdims=0)
+    proto = pooled(
+        mean,
+        batch_norm("one", "x", "h1"),
+        batch_norm("two", "h1", "h2", "s", "b", "of_image", "v"),
+        batch_norm("three", "h2", "h3", "s", "b", "m", "negative"),
+        batch_norm("four", "h3", "h", "nan", "b", "m", "v"),
+        negative=-np.ones(3, np.float32),
+        nan=np.full(3, np.nan, np.float32),
+        **ONES,
+    )
+    proto.graph.node[2].attribute.append(helper.make_attribute("momentum", 0.5))
+    with pytest.raises(InputError) as error:
+        bring(tmp_path, proto, **small(3, tmp_path))
+    assert str(error.value).endswith(
+        "3 BN nodes are of no use: two computes its running_mean from the image; three holds a negative running_var; "
+        "four holds a weight that is not finite. Export the network in evaluation mode, in float32"
+    )
+
+
+def test_bn_in_training_mode_is_refused():
+    node = batch_norm("bn", "x", "y", training_mode=1)
+    node.output.extend(["mean", "var"])
+    with pytest.raises(InputError, match="bn is in training mode"):
+        foreign.batch_norms(network([node], opset=15, **ONES))
+
+
+def test_bn_layers_of_an_untrained_network_are_all_named(tmp_path: Path):
+    weights = ONES | {"c": drawn(3)}
+    nodes = [batch_norm("", "x", "h1"), batch_norm("", "h1", "h2", "s", "b", "c", "v"), batch_norm("two", "h2", "h")]
+    folder, said = bring(tmp_path, pooled(*nodes, **weights), **small(3, tmp_path))
+    assert "2 of 3 BN layers have the statistics of an untrained network" in said[-1]
+    keys = [layer["key"] for layer in yaml.safe_load((folder / "manifest.yaml").read_text())["statistics"]["layers"]]
+    assert keys == ["BatchNormalization_0", "BatchNormalization_1", "two"]
+    assert said[-1].endswith("BatchNormalization_0, two")
+
+
+def test_data_in_other_files_are_put_in_or_missed(tmp_path: Path):
+    _, proto = kept()
+    onnx.save(proto, tmp_path / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    out = tmp_path / "out"
+    importer.import_onnx(tmp_path / "big.onnx", tmp_path, out, dataset_name="fashion-mnist", say=lambda _: None)
+    source = yaml.safe_load((out / "big/manifest.yaml").read_text())["source"]
+    assert [each["file"] for each in source["data"]] == ["big.data"]
+    (tmp_path / "big.data").unlink()
+    with pytest.raises(InputError, match=r"big\.onnx is no valid.*big\.data"):
+        foreign.read(tmp_path / "big.onnx")
+
+
+def relu(**options) -> onnx.ModelProto:
+    return network([helper.make_node("Relu", ["x"], ["y"])], **options)
+
+
+def channels_last() -> onnx.ModelProto:
+    proto = pooled(helper.make_node("Relu", ["x"], ["h"]))
+    for dim, size in zip(proto.graph.input[0].type.tensor_type.shape.dim[1:], (8, 8, 3), strict=True):
+        dim.dim_value = size
+    return proto
+
+
+def two_outputs() -> onnx.ModelProto:
+    proto = pooled(helper.make_node("Relu", ["x"], ["h"]))
+    proto.graph.output.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, ["n", 3, 8, 8]))
+    return proto
+
+
+def baked_batch() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Tile", ["row", "times"], ["rows"]),
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Concat", ["f", "rows"], ["y"], axis=1),
+    ]
+    return network(nodes, batch=1, row=drawn(1, 1), times=np.array([1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda: relu(inputs=("x", "z")), {}, r"inputs \['x', 'z'\]; one is wanted"),
+        (channels_last, {}, r"\[\?x8x8x3\], with the channels last"),
+        (two_outputs, {}, "the outputs y, h; say with --output"),
+        (two_outputs, {"output_value": "q"}, "no value 'q'; its outputs are y, h"),
+        (two_outputs, {"output_value": "h"}, "the output is of 2x3x8x8, not logits"),
+        (baked_batch, {"classes": 4}, "ONNX Runtime can't run the graph on 2x3x8x8"),
+        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"classes": 7}, "has 3 logits, but own has 7 classes"),
+        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"size": 9}, "takes images of 8x8, not of 9x9"),
+        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"std": (1, 1)}, "--std has 2 values"),
+        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"mean": None}, "'own' is unknown; known are"),
+        (
+            lambda: pooled(helper.make_node("Relu", ["x"], ["h"])),
+            {"dataset_name": "fashion-mnist"},
+            "images of 3 channels, but those of fashion-mnist have 1",
+        ),
+    ],
+)
+def test_graphs_that_cannot_be_brought_are_explained(tmp_path: Path, make: Callable, options: dict, message: str):
+    known = small(options.pop("classes", 3), tmp_path)
+    with pytest.raises(InputError, match=message):
+        bring(tmp_path, make(), **known | options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_files_are_explained(tmp_path: Path, capsys):
+    (tmp_path / "broken.onnx").write_bytes(b"\xff" * 100)
+    for name, reason in (("broken.onnx", "is not a readable ONNX file"), ("none.onnx", "does not exist")):
+        assert main(["import", str(tmp_path / name), "--out", str(tmp_path)]) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_a_loss_without_a_slope_is_an_error(tmp_path: Path):
+    with pytest.raises(CheckError, match="no steady slope"):
+        bring(tmp_path, pooled(helper.make_node("Floor", ["x"], ["h"])), **small(3, tmp_path))
+
+
+WINDOWS = [
+    {"kernel_shape": [3, 3], "pads": [0, 0, 1, 1], "strides": [2, 2]},
+    {"kernel_shape": [3, 2], "pads": [1, 0, 1, 1]},
+    {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "dilations": [2, 2]},
+]
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "weights", "opset"),
+    [
+        *(("MaxPool", window, (), 19) for window in WINDOWS),
+        *(("AveragePool", window, (), 19) for window in WINDOWS),
+        ("AveragePool", WINDOWS[1] | {"count_include_pad": 1}, (), 11),
+        ("Conv", {}, ((8, 6, 3, 3), (8,)), 11),
+        ("Conv", {"pads": [0, 1, 2, 1], "strides": [2, 1]}, ((8, 6, 3, 3),), 11),
+        ("Conv", {"auto_pad": "SAME_LOWER", "strides": [2, 2]}, ((8, 6, 3, 3), (8,)), 11),
+        ("Conv", {"group": 3, "dilations": [2, 2]}, ((9, 2, 3, 3), (9,)), 11),
+        *(("BatchNormalization", {"epsilon": 0.1}, ((6,),) * 4, opset) for opset in (7, 9, 14, 15)),
+    ],
+)
+def test_operators_that_are_made_faster_compute_what_onnx_runtime_does(operator, attributes, weights, opset):
+    arrays = [drawn(2, 6, 11, 12), *(np.abs(drawn(*shape)) for shape in weights)]
+    names = [f"i{index}" for index in range(len(arrays))]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+        for name, array in zip(names, arrays, strict=True)
+    ]
+    body = helper.make_graph(
+        [helper.make_node(operator, names, ["y"], **attributes)],
+        "g",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, dict(zip(names, arrays, strict=True)))
+    exact = ReferenceEvaluator(reference.in_float64(proto), new_ops=reference.OPERATORS)
+    (found,) = exact.run(None, {name: array.astype(np.float64) for name, array in zip(names, arrays, strict=True)})
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_brought_bundles_verify_and_recover_after_calibration(tmp_path: Path):
+    for proto, name in ((kept()[1], "kept"), (folded(), "folded")):
+        folder, _ = bring(tmp_path, proto, name=name)
+        verdict = scdd("verify", folder)
+        assert verdict.returncode == 0, verdict.stdout
+        assert "input gradient in 8 directions" in verdict.stdout
+    refused = recover(tmp_path, tmp_path / "out/folded")
+    assert refused.returncode == 2
+    assert "scdd calibrate" in refused.stderr
+    measured = scdd("calibrate", tmp_path / "out/folded", "--data", "fashion-mnist", "--images", 40)
+    assert measured.returncode == 0, measured.stderr
+    for name in ("kept", "folded-calibrated"):
+        done = recover(tmp_path, tmp_path / "out" / name)
+        assert done.returncode == 0, done.stderr
