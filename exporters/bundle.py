@@ -29,6 +29,8 @@ from .network import Checkpoint
 from .pretrain import ArchitectureConfig
 
 TOLERANCE = 1e-4
+IMPORTED = "imported"
+"""The architecture of a graph that others exported."""
 PARTS = ("running_mean", "running_var", "weight", "bias")
 CLASS_IMAGES = 500
 """How many training images of each class its statistics are measured on."""

@@ -46,7 +46,7 @@ def import_onnx(
     proto, source = foreign.read(path)
     value, (batch, channels, *sides) = foreign.image_input(proto)
     dataset = _dataset(dataset_name, channels, sides, size, mean, std, classes_path)
-    writer = bundle.Writer(name or path.stem, "teacher", dataset, "imported", {}, output, replace)
+    writer = bundle.Writer(name or path.stem, "teacher", dataset, bundle.IMPORTED, {}, output, replace)
     shape = (dataset.channels, dataset.size, dataset.size)
     inputs, targets = golden.golden_input(None, None, shape, len(dataset.classes), PROBE_IMAGES)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import data, models
-from .bundle import export_teacher
+from .bundle import IMPORTED, export_teacher
 from .config import read_yaml
 from .errors import InputError
 from .pretrain import pretrain, read_config
@@ -39,7 +39,8 @@ def teachers(folder: Path, data_root: Path, output: Path, *, say: Callable[[str]
     if not manifests:
         raise InputError(f"{folder} holds no teacher's bundle")
     rows = [_row(manifest) for manifest in sorted(manifests, key=_order)]
-    architectures = {repr(manifest["architecture"]): manifest for manifest in sorted(manifests, key=_order)}
+    buildable = [manifest for manifest in sorted(manifests, key=_order) if _is_buildable(manifest)]
+    architectures = {repr(manifest["architecture"]): manifest for manifest in buildable}
     rows += [_random_row(manifest, data_root, say) for manifest in architectures.values()]
     lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
@@ -67,7 +68,7 @@ def _row(manifest: dict[str, Any]) -> list[str]:
     return [
         manifest["name"],
         pretraining["scheme"],
-        f"{_parameters(manifest):,}",
+        f"{_parameters(manifest):,}" if _is_buildable(manifest) else "",
         "" if pretraining["epochs"] is None else str(pretraining["epochs"]),
         _minutes(pretraining["wall_seconds"]),
         _minutes(pretraining.get("cpu_seconds")),
@@ -91,6 +92,11 @@ def _random_row(manifest: dict[str, Any], data_root: Path, say: Callable[[str], 
     say(f"random {name}: linear probe {measured.accuracy:.4f}, k-NN {measured.knn:.4f}")
     row = [f"random {name}", "none", f"{_parameters(manifest):,}", "0", "", "", ""]
     return [*row, _percent(measured.accuracy), _percent(measured.knn), ""]
+
+
+def _is_buildable(manifest: dict[str, Any]) -> bool:
+    """Imported graphs have no builder here."""
+    return manifest["architecture"]["name"] != IMPORTED
 
 
 def _parameters(manifest: dict[str, Any]) -> int:
