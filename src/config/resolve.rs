@@ -28,7 +28,10 @@ impl Experiment {
             |error: serde_yaml::Error| ConfigError::Syntax { file: file.to_path_buf(), message: error.to_string() };
         let overrides = overrides.iter().map(|argument| Override::parse(argument)).collect::<Result<Vec<_>, _>>()?;
         let mut root: Value = serde_yaml::from_str(text).map_err(syntax)?;
-        root.apply_merge().map_err(syntax)?;
+        // Each pass takes in one more level of mappings that are merged from others.
+        while has_merge(&root) {
+            root.apply_merge().map_err(syntax)?;
+        }
         for one in &overrides {
             one.apply(&mut root)?;
         }
@@ -46,6 +49,16 @@ impl Experiment {
     /// The experiment as YAML with every key explicit, which resolves to this very experiment.
     pub fn to_yaml(&self) -> Result<String, serde_yaml::Error> {
         serde_yaml::to_string(self)
+    }
+}
+
+/// Whether there is a merge key (`<<`) anywhere.
+fn has_merge(value: &Value) -> bool {
+    match value {
+        Value::Mapping(mapping) => mapping.contains_key("<<") || mapping.values().any(has_merge),
+        Value::Sequence(values) => values.iter().any(has_merge),
+        Value::Tagged(tagged) => has_merge(&tagged.value),
+        _ => false,
     }
 }
 

@@ -117,6 +117,15 @@ fn keys_override_the_preset_and_equal_settings_are_equal() {
 }
 
 #[test]
+fn merged_mappings_may_be_merged_themselves() {
+    let found = with(
+        "protocols:\n  a: {relabel: &a {epochs: 7, flip: false}}\n  b: {relabel: &b {<<: *a, epochs: 8}}\n  c: {relabel: {<<: *b, batch_size: 9}}\n",
+    );
+    let RelabelConfig { epochs, flip, batch_size, .. } = &found.protocols["c"].relabel;
+    assert_eq!((*epochs, *flip, *batch_size), (8, false, 9));
+}
+
+#[test]
 fn another_type_replaces_the_whole_and_the_same_type_merges() {
     let mixup = with("relabel: {mix: {type: mixup, alpha: 0.8}}\n");
     assert_eq!(relabel(&mixup).mix, Mix::Mixup { alpha: 0.8 });
