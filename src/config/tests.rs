@@ -60,7 +60,7 @@ fn the_quickstart_resolves_and_has_four_cells_in_order() {
         cells[0].teacher.ends_with("resnet18-w16-supervised") && cells[2].teacher.ends_with("resnet18-w16-moco-v2")
     );
     assert!(cells.iter().all(|cell| cell.relabel_teacher == cell.teacher));
-    assert_eq!((recover(&experiment).jitter, recover(&experiment).iterations), (2, 200));
+    assert_eq!((recover(&experiment).jitter, recover(&experiment).iterations), (2, 300));
     assert_eq!((cells[0].method, cells[0].protocol, cells[0].labels), ("distilled", "default", Labels::Soft));
 }
 
