@@ -28,10 +28,7 @@ impl Experiment {
             |error: serde_yaml::Error| ConfigError::Syntax { file: file.to_path_buf(), message: error.to_string() };
         let overrides = overrides.iter().map(|argument| Override::parse(argument)).collect::<Result<Vec<_>, _>>()?;
         let mut root: Value = serde_yaml::from_str(text).map_err(syntax)?;
-        // Each pass takes in one more level of mappings that are merged from others.
-        while has_merge(&root) {
-            root.apply_merge().map_err(syntax)?;
-        }
+        expand_merges(&mut root).map_err(syntax)?;
         for one in &overrides {
             one.apply(&mut root)?;
         }
@@ -50,6 +47,18 @@ impl Experiment {
     pub fn to_yaml(&self) -> Result<String, serde_yaml::Error> {
         serde_yaml::to_string(self)
     }
+}
+
+/// Puts what merge keys (`<<`) name in their places.
+///
+/// # Errors
+/// When one names something else than mappings.
+pub(super) fn expand_merges(root: &mut Value) -> Result<(), serde_yaml::Error> {
+    // Each pass takes in one more level of mappings that are merged from others.
+    while has_merge(root) {
+        root.apply_merge()?;
+    }
+    Ok(())
 }
 
 /// Whether there is a merge key (`<<`) anywhere.
