@@ -40,6 +40,20 @@ fn every_option() -> Vec<PlanOptions> {
     options
 }
 
+/// How far the gradient goes when the input is disturbed in the fifth and the fourth digit: more than rounding where an activation is about to change
+/// sign, which another order of sums may do as well.
+fn kinks(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets: Option<&Tensor>, wanted: &Tensor) -> f64 {
+    let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
+    let noise = input.randn_like();
+    // What one sign does not carry across zero, the other does.
+    let distance = |scale: f64| {
+        let disturbed = input + scale * &noise;
+        let found = replica.evaluate(&disturbed, targets, objective).unwrap().gradient;
+        f64::try_from((found - wanted).norm() / wanted.norm().clamp_min(1e-12)).unwrap()
+    };
+    [1e-5, -1e-5, 1e-4, -1e-4].into_iter().map(distance).fold(0.0, f64::max)
+}
+
 /// Twice with every option: the second evaluation runs in the first one's memory.
 fn agree<'t>(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets: impl Into<Option<&'t Tensor>>) {
     let targets = targets.into();
@@ -57,7 +71,8 @@ fn agree<'t>(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets:
             assert!(apart(&found.logits, &wanted.logits) < 1e-4, "{options:?}");
             assert_eq!(found.gradient.size(), shape);
             let error = apart(&found.gradient, &wanted.gradient);
-            assert!(error < GRADIENT, "{options:?}: gradient {error:e}");
+            let allowed = || GRADIENT.max(2.0 * kinks(graph, objective, input, targets, &wanted.gradient));
+            assert!(error < GRADIENT || error < allowed(), "{options:?}: gradient {error:e}");
         }
     }
 }
