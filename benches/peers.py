@@ -545,8 +545,7 @@ def write(path: Path, rows: list[dict]) -> None:
         "`make bench` runs this program and every peer in turns, on the same network, number of images and threads, and writes this table. A row of\n"
         "recover is one evaluation of the synthesis loss and its input gradient. Times and ratios are medians over the rounds; memory is the peak of\n"
         "the whole process, runtime and compilation included.\n\n"
-        f"Measured on {about['cores']} cores of {about['machine']}, PyTorch {about['torch']}.\n\n{table(rows)}\n\n"
-        f"{(Path(__file__).parent / 'reading.md').read_text()}"
+        f"Measured on {about['cores']} cores of {about['machine']}, PyTorch {about['torch']}.\n\n{table(rows)}\n"
     )
 
 

@@ -67,12 +67,14 @@ impl<'a> Starts<'a> {
                     image.mapv_inplace(|_: f32| std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
                 }
                 Start::Real { mean_of } => {
-                    image.assign(&self.mosaic(item, |number| self.mean(Item { number, ..item }, seed, mean_of))?);
+                    let part = |number| self.mean(Item { number, ..item }, seed, mean_of);
+                    image.assign(&self.mosaic(item, self.formation, part)?);
                 }
                 Start::Clusters { images } => {
                     let count = batch.ipc as usize * usize::from(self.formation).pow(2);
                     let chosen = self.of_clusters(item.class, seed, images, count)?;
-                    image.assign(&self.mosaic(item, |number| self.real(&chosen[number as usize..][..1]))?);
+                    let part = |number: u32| self.real(&chosen[number as usize..][..1]);
+                    image.assign(&self.mosaic(item, self.formation, part)?);
                 }
                 Start::Crops { factor, .. } => image.assign(&self.tiles(item, seed, factor)?),
             }
@@ -138,15 +140,16 @@ impl<'a> Starts<'a> {
         Ok(Array2::from_shape_vec((indices.len(), features), parts).unwrap_or_default())
     }
 
-    /// The item's part of the class's images, as many as make one image, side by side.
+    /// The item's part of the class's images, `grid`² of them side by side; `part` gives them by their number within the class.
     fn mosaic(
         &self,
         item: Item,
+        grid: u16,
         part: impl Fn(u32) -> Result<Array3<f32>, RecoverError>,
     ) -> Result<Array3<f32>, RecoverError> {
         let [channels, height, width] = self.bundle.image_shape();
         let mut image = Array3::zeros((channels, height, width));
-        let (grid, source) = (self.formation, Size { height, width });
+        let source = Size { height, width };
         for number in 0..u32::from(grid).pow(2) {
             let (row, column) = (number as u16 / grid, number as u16 % grid);
             let cell = View::cell(source, grid, row, column)?;
@@ -167,22 +170,11 @@ impl<'a> Starts<'a> {
             let made = self.best_crops(item.class, seed)?;
             self.crops.borrow_mut().insert(key, made);
         }
-        let [channels, height, width] = self.bundle.image_shape();
-        let crops = self.crops.borrow();
-        let crops = &crops[&key];
-        let (factor, first) = (factor as usize, item.number as usize * (factor * factor) as usize);
-        Self::enough(item.class, crops.len_of(Axis(0)), first + factor * factor)?;
-        let mut image = Array3::zeros((channels, height, width));
-        let edge = |i: usize, side: usize| i * side / factor;
-        for tile in 0..factor * factor {
-            let (row, column) = (tile / factor, tile % factor);
-            let (top, left) = (edge(row, height), edge(column, width));
-            let size = Size { height: edge(row + 1, height) - top, width: edge(column + 1, width) - left };
-            let crop = crops.slice(s![first + tile..=first + tile, .., .., ..]).to_owned();
-            let mut place = image.slice_mut(s![.., top..top + size.height, left..left + size.width]);
-            place.assign(&resize(&crop, size)?.index_axis(Axis(0), 0));
-        }
-        Ok(image)
+        let crops = &self.crops.borrow()[&key];
+        let needed = (item.number as usize + 1) * (factor * factor) as usize;
+        Self::enough(item.class, crops.len_of(Axis(0)), needed)?;
+        // The configuration keeps `factor` to 16.
+        self.mosaic(item, factor as u16, |number| Ok(crops.index_axis(Axis(0), number as usize).to_owned()))
     }
 
     /// Of each of some training images the crop that the teacher recognises best; by difficulty, the most useful first.
@@ -343,13 +335,9 @@ mod tests {
         let settings = config("{start: {type: clusters, images: 100}}");
         let starts = starts(&bundle, &settings, &data);
         let features = starts.features(&data, &[0, 5]).unwrap();
-        let constant = |name: &str| {
-            let graph = bundle.replica(Device::Cpu).unwrap().graph().clone();
-            bundle.replica(Device::Cpu).unwrap().constant(name).or_else(|| panic!("{:?}", graph.values))
-        };
-        let (weight, bias) = (constant("fc.weight").unwrap(), constant("fc.bias").unwrap());
-        let logits = to_tensor(features.view()).unwrap().matmul(&weight.tr()) + bias;
         let replica = bundle.replica(Device::Cpu).unwrap();
+        let (weight, bias) = (replica.constant("fc.weight").unwrap(), replica.constant("fc.bias").unwrap());
+        let logits = to_tensor(features.view()).unwrap().matmul(&weight.tr()) + bias;
         let expected = starts.look(&replica, &starts.normalization.batch(&data, &[0, 5]).unwrap(), &[]).unwrap();
         assert!((logits - &expected.outputs[0]).abs().max().double_value(&[]) < 1e-4);
     }
