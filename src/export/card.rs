@@ -13,17 +13,17 @@ pub(super) fn card(
     data: &str,
     format: Format,
 ) -> Result<String, ExportError> {
-    let (method, settings) = &set.method;
+    let (method, recipe) = &set.method;
     let teacher = &bundles[&set.teacher];
     let count = images.len();
     let Dataset { height, width, channels, .. } = images;
     let classes = images.classes.join(", ");
-    let settings = serde_yaml::to_string(settings)?;
+    let settings = serde_yaml::to_string(recipe)?;
     let title = format!("{data}, distilled: {} image{} per class", set.ipc, if set.ipc == 1 { "" } else { "s" });
     Ok(format!(
         "---\npretty_name: {title:?}\ntask_categories: [image-classification]\ntags: [dataset-distillation]\nlicense: other\n---\n\
          # {title}\n\n\
-         {count} images, {height}×{width}, {channels} channel{}, {} classes ({classes}), made by `scdd` {}. {}\n\n\
+         {count} images, {height}×{width}, {channels} channel{}, {} classes ({classes}), made by `scdd` {}. {}{}\n\n\
          | | |\n| --- | --- |\n\
          | method | {method} |\n\
          | teacher | {} |\n\
@@ -38,6 +38,7 @@ pub(super) fn card(
         images.classes.len(),
         env!("CARGO_PKG_VERSION"),
         layout(format),
+        mosaic(recipe.formation),
         network(teacher),
         set.ipc,
         set.seed,
@@ -53,6 +54,14 @@ fn origin(set: &DistilledSet) -> &'static str {
         "The images were optimised from noise through a network that was trained on real images, and may show features of them."
     } else {
         "The images started from real images of the training set, and contain parts of them."
+    }
+}
+
+/// How to look at images that hold several.
+fn mosaic(formation: u16) -> String {
+    match formation {
+        1 => String::new(),
+        grid => format!(" Each is a mosaic of {grid} × {grid} small images, to be shown one at a time at full size."),
     }
 }
 
@@ -82,4 +91,15 @@ fn labels(set: &DistilledSet, bundles: &Bundles) -> String {
         "Each file holds the teacher's logits for augmented, mixed views of the images, with the views; image n of it is the n-th file in the order \
          of sorted class directories and names.\n\n{files}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mosaic;
+
+    #[test]
+    fn only_mosaics_are_called_so() {
+        assert_eq!(mosaic(1), "");
+        assert!(mosaic(2).contains("mosaic of 2 × 2 small images"));
+    }
 }
