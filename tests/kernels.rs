@@ -199,6 +199,14 @@ proptest! {
                 &|x, y, beside, epilogue| backward.run(x, y, beside, epilogue),
                 5e-6,
             );
+            let turned = forward.turned();
+            check(
+                &case,
+                &weight,
+                &|x, y, beside, epilogue| turned.turned().run(x, y, beside, epilogue),
+                &|x, y, beside, epilogue| turned.run(x, y, beside, epilogue),
+                5e-6,
+            );
         }
     }
 
@@ -435,4 +443,41 @@ fn pieces_cover_everything_once_and_memory_is_aligned() {
     assert!(rows.as_ptr().addr().is_multiple_of(64));
     for_pieces(7, &mut rows, None, &|piece| piece.rows.iter_mut().for_each(|v| *v += 1.0));
     assert!(rows.iter().all(|&v| v == 1.0));
+}
+
+/// Weights beyond a cache are gone through in another order, and for the way back they are turned: neither changes a bit.
+#[test]
+fn wide_convolutions_are_the_narrow_ones_side_by_side() {
+    let (inputs, outputs, parts) = (512, 288, 2);
+    // More tiles than one group of pieces has.
+    let extent = Extent { n: 63, h: 8, w: 7 };
+    let weight = values(9 * inputs * outputs, 3);
+    let at = |o: usize, i: usize, y: usize, x: usize| weight[((o * inputs + i) * 3 + y) * 3 + x];
+    let run = |conv: &Winograd, x: &[f32], channels: usize| {
+        let mut y = vec![f32::NAN; extent.pixels() * channels];
+        conv.run((x, extent), (&mut y, extent), None, &|_| {});
+        y
+    };
+    let part_of = |rows: &[f32], channels: usize, part: std::ops::Range<usize>| -> Vec<f32> {
+        rows.chunks_exact(channels).flat_map(|row| row[part.clone()].to_vec()).collect()
+    };
+    for isa in Isa::available().into_iter().filter(|&isa| Winograd::accepts(isa, inputs, outputs)) {
+        let forth = Winograd::new(isa, Tile::Four, [inputs, outputs], [1, 1], at);
+        assert!(forth.is_wide());
+        let x = values(extent.pixels() * inputs, 1);
+        let y = run(&forth, &x, outputs);
+        let width = outputs / parts;
+        for first in (0..outputs).step_by(width) {
+            let narrow = Winograd::new(isa, Tile::Four, [inputs, width], [1, 1], |o, i, y, x| at(first + o, i, y, x));
+            assert!(!narrow.is_wide());
+            assert!(run(&narrow, &x, width) == part_of(&y, outputs, first..first + width), "{isa:?}: forward");
+        }
+        let back = run(&forth.turned(), &y, inputs);
+        let width = inputs / parts;
+        for first in (0..inputs).step_by(width) {
+            let turned = |o: usize, i: usize, y: usize, x: usize| at(i, first + o, 2 - y, 2 - x);
+            let narrow = Winograd::new(isa, Tile::Four, [outputs, width], [1, 1], turned);
+            assert!(run(&narrow, &y, width) == part_of(&back, inputs, first..first + width), "{isa:?}: backward");
+        }
+    }
 }

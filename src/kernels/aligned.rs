@@ -10,7 +10,8 @@ impl Line {
     const LEN: usize = 16;
 }
 
-/// A fixed number of `f32`s, the first at a multiple of 64 bytes.
+/// `f32`s in a row, the first at a multiple of 64 bytes.
+#[derive(Clone, Default)]
 pub struct Aligned {
     lines: Vec<Line>,
     len: usize,

@@ -1,6 +1,8 @@
 //! Matrix products: against a matrix that is packed once into panels, which the kernel reads front to back; and sums of outer products, as the
 //! gradients of weights are.
 
+use std::ops::Range;
+
 use super::aligned::Aligned;
 use super::lanes::{Isa, Lanes};
 
@@ -12,6 +14,7 @@ const VECTORS: usize = 4;
 const DEPTH: usize = 256;
 
 /// A `[k, n]` matrix, cut into panels of columns; columns are padded with zeros to whole vectors.
+#[derive(Clone)]
 pub struct Packed {
     k: usize,
     columns: usize,
@@ -48,6 +51,33 @@ impl Packed {
         })
     }
 
+    /// The panel that starts at column `first`.
+    ///
+    /// # Panics
+    /// Unless a panel starts there.
+    pub(super) fn panel(&self, first: usize) -> Panel<'_> {
+        let most = VECTORS * self.lanes;
+        assert!(first.is_multiple_of(most) && first < self.columns);
+        let width = (self.columns - first).min(most);
+        Panel { values: &self.data[first * self.k..][..width * self.k], width }
+    }
+
+    /// Writes `factor` times the transpose of `rows`: for every column, as many values as there are rows.
+    #[inline(always)]
+    pub(super) fn transpose(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
+        let count = rows.len();
+        let mut columns = to.chunks_exact_mut(count);
+        for first in (0..self.columns).step_by(VECTORS * self.lanes) {
+            let panel = self.panel(first);
+            let values = &panel.values[rows.start * panel.width..rows.end * panel.width];
+            for (column, to) in columns.by_ref().take(panel.width).enumerate() {
+                for (value, row) in to.iter_mut().zip(values.chunks_exact(panel.width)) {
+                    *value = factor * row[column];
+                }
+            }
+        }
+    }
+
     /// Rows.
     pub fn depth(&self) -> usize {
         self.k
@@ -59,38 +89,44 @@ impl Packed {
     }
 }
 
+/// Some columns of a matrix, row by row.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    pub values: &'a [f32],
+    /// Columns: one to four whole vectors.
+    pub width: usize,
+}
+
 /// `c = a · b` for the `rows` rows of `a`, `lda` apart, into rows of `c`, `ldc` apart, each `b.columns()` long.
 #[inline(always)]
 pub(super) fn multiply<V: Lanes>(a: &[f32], lda: usize, rows: usize, b: &Packed, c: &mut [f32], ldc: usize) {
     for first in (0..b.columns).step_by(VECTORS * V::COUNT) {
-        multiply_panel::<V>(a, lda, rows, b, first, &mut c[first..], ldc);
+        multiply_panel::<V>(a, lda, rows, b.panel(first), &mut c[first..], ldc);
     }
 }
 
-/// As [`multiply`], only for the panel of `b` that starts at column `first`: at most [`panel_width`] columns, which go to the start of `c`'s rows.
+/// As [`multiply`], only for one panel of `b`, whose columns go to the start of `c`'s rows.
 #[inline(always)]
 pub(super) fn multiply_panel<V: Lanes>(
     a: &[f32],
     lda: usize,
     rows: usize,
-    b: &Packed,
-    first: usize,
+    Panel { values, width }: Panel,
     c: &mut [f32],
     ldc: usize,
 ) {
     if rows == 0 {
         return;
     }
-    assert!(b.lanes == V::COUNT && first.is_multiple_of(VECTORS * V::COUNT) && first < b.columns);
-    let width = (b.columns - first).min(VECTORS * V::COUNT);
-    assert!(lda >= b.k && ldc >= width && a.len() >= (rows - 1) * lda + b.k && c.len() >= (rows - 1) * ldc + width);
-    let panel = &b.data[first * b.k..][..width * b.k];
-    for depth in (0..b.k).step_by(DEPTH) {
-        let k = (b.k - depth).min(DEPTH);
+    assert!(width.is_multiple_of(V::COUNT) && (1..=VECTORS).contains(&(width / V::COUNT)));
+    let whole = values.len() / width;
+    assert!(lda >= whole && ldc >= width && a.len() >= (rows - 1) * lda + whole && c.len() >= (rows - 1) * ldc + width);
+    for depth in (0..whole).step_by(DEPTH) {
+        let k = (whole - depth).min(DEPTH);
         let strip = Strip { k, lda, ldc, accumulate: depth > 0 };
-        // SAFETY: by the assertions above, rows of `a` hold b.k values, rows of `c` hold `width`, and so do the panel's b.k rows.
+        // SAFETY: by the assertions above, rows of `a` hold a value for each row of the panel, and rows of `c` hold `width`.
         unsafe {
-            let (a, b, c) = (a.as_ptr().add(depth), panel.as_ptr().add(depth * width), c.as_mut_ptr());
+            let (a, b, c) = (a.as_ptr().add(depth), values.as_ptr().add(depth * width), c.as_mut_ptr());
             match width / V::COUNT {
                 4 => strip.sweep::<V, 4>(rows, a, b, c),
                 3 => strip.sweep::<V, 3>(rows, a, b, c),

@@ -12,6 +12,7 @@ pub mod gradient;
 mod lanes;
 pub mod pass;
 pub mod pool;
+mod wide;
 pub mod winograd;
 
 pub use aligned::Aligned;

@@ -2,19 +2,25 @@
 //! outputs.
 //!
 //! Weights are transformed once. A run cuts the output into pieces of whole tile rows; a piece's tiles are transformed, multiplied (one matrix
-//! product per tile position) and transformed back while they are in cache, then handed to the caller's epilogue.
+//! product per tile position) and transformed back while they are in cache, then handed to the caller's epilogue. Where weights are larger than
+//! that cache, the order is that of [`wide`].
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::conv::{Epilogue, Extent, cut, with_scratch};
+use super::conv::{Epilogue, Extent, Piece, cut, with_scratch};
 use super::gemm::{Packed, multiply_panel, panel_width};
 use super::lanes::{Isa, Kernel, Lanes};
+use super::wide;
 
 /// Tiles that are multiplied at once: enough for the product to run at full speed, few enough to stay in cache.
 const TILES_PER_PIECE: usize = 24;
+
+/// Bytes of weights from which on the order of [`wide`] is faster.
+const WIDE: usize = 16 << 20;
 
 /// Outputs per tile side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +55,9 @@ pub(super) trait Filter<const IN: usize, const OUT: usize> {
     fn output<V: Lanes>(m: [V; IN]) -> [V; OUT];
     /// The transpose of `output`, which gradients go through.
     fn spread<V: Lanes>(y: [V; OUT]) -> [V; IN];
+    /// Where among [`weights`](Self::weights) those of the turned kernel (g2, g1, g0) lie, and their factors. A kernel turned is a polynomial with
+    /// its coefficients reversed, p² g(1/p), so this takes points of which the reciprocals are points too.
+    const TURNED: [(usize, f32); IN];
 
     /// Per position of the tile, the factors with which its weight is made of the kernel's nine.
     fn factors() -> Vec<[f32; 9]> {
@@ -88,6 +97,8 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Along<OUT, IN> for S
 pub(super) struct Two;
 
 impl Filter<4, 2> for Two {
+    const TURNED: [(usize, f32); 4] = [(3, 1.0), (1, 1.0), (2, 1.0), (0, 1.0)];
+
     fn weights([g0, g1, g2]: [f64; 3]) -> [f64; 4] {
         [g0, (g0 + g1 + g2) / 2.0, (g0 - g1 + g2) / 2.0, g2]
     }
@@ -117,6 +128,9 @@ impl Four {
 }
 
 impl Filter<6, 4> for Four {
+    // By A² = ½ and B² = 2.
+    const TURNED: [(usize, f32); 6] = [(5, 1.0), (3, -2.0), (4, -2.0), (1, -0.5), (2, -0.5), (0, 1.0)];
+
     fn weights([g0, g1, g2]: [f64; 3]) -> [f64; 6] {
         let (a, b) = (Self::A, Self::B);
         let at = |p: f64, other: f64| (g0 + p * g1 + p * p * g2) / (2.0 * p * p * (p * p - other * other));
@@ -171,13 +185,14 @@ impl Filter<6, 4> for Four {
 /// A 3×3 convolution of stride 1 with its weights transformed.
 pub struct Winograd {
     pub(super) isa: Isa,
-    pub(super) tile: Tile,
+    pub tile: Tile,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     /// Zeros before the first row and column.
     pub(super) pad: [usize; 2],
-    /// Per position in the tile, `[inputs, outputs]`.
-    weights: Vec<Packed>,
+    /// Per position in the tile, `[inputs, outputs]`, or if turned those of the convolution that was turned, `[outputs, inputs]`.
+    pub(super) weights: Arc<Vec<Packed>>,
+    pub(super) turned: bool,
 }
 
 impl Winograd {
@@ -202,7 +217,7 @@ impl Winograd {
             Tile::Two => transform_weights::<Two, 4, 2>(isa, [inputs, outputs], weight),
             Tile::Four => transform_weights::<Four, 6, 4>(isa, [inputs, outputs], weight),
         };
-        Self { isa, tile, inputs, outputs, pad, weights }
+        Self { isa, tile, inputs, outputs, pad, weights: Arc::new(weights), turned: false }
     }
 
     /// As [`new`](Self::new) with weights of zero, for weights that are set over and over again.
@@ -213,18 +228,39 @@ impl Winograd {
         Self::new(isa, tile, channels, pad, |_, _, _, _| 0.0)
     }
 
+    /// The way back of gradients, with the same weights in memory: the convolution by the kernel turned by 180°, from the output's channels to the
+    /// input's, with the opposite padding.
+    pub fn turned(&self) -> Self {
+        let pad = self.pad.map(|p| 2 - p);
+        Self {
+            inputs: self.outputs,
+            outputs: self.inputs,
+            pad,
+            weights: self.weights.clone(),
+            turned: !self.turned,
+            ..*self
+        }
+    }
+
+    /// Whether weights outweigh the pixels that they are for, so that they had better be in memory once.
+    pub fn is_wide(&self) -> bool {
+        self.turned
+            || self.weights.iter().map(|packed| packed.depth() * packed.columns() * size_of::<f32>()).sum::<usize>()
+                > WIDE
+    }
+
     /// Exchanges the weights for `kernel`, `[3, 3, inputs, outputs]`; they are transformed in single precision.
     ///
     /// # Panics
-    /// When `kernel` has another length.
+    /// When `kernel` has another length, or this is [`turned`](Self::turned).
     pub fn set(&mut self, kernel: &[f32]) {
-        assert!(kernel.len() == 9 * self.inputs * self.outputs);
+        assert!(kernel.len() == 9 * self.inputs * self.outputs && !self.turned);
         let factors = match self.tile {
             Tile::Two => <Two as Filter<4, 2>>::factors(),
             Tile::Four => <Four as Filter<6, 4>>::factors(),
         };
         let (isa, columns) = (self.isa, self.outputs);
-        let work = self.weights.par_iter_mut().zip(factors);
+        let work = Arc::make_mut(&mut self.weights).par_iter_mut().zip(factors);
         work.for_each(|(packed, factors)| isa.run(Transform { packed, kernel, columns, factors }));
     }
 
@@ -251,20 +287,29 @@ impl Winograd {
         let ends = starts[1..].iter().copied().chain([tile_rows]);
         let lengths = starts.iter().zip(ends).map(|(&first, last)| (image_row(last) - image_row(first)) * to.w);
         let pieces = cut(lengths, self.outputs, y, beside);
+        let place = |row: usize, column: usize| Place {
+            n: row / rows_per_image,
+            y: row % rows_per_image * side,
+            x: column * side,
+        };
+        let places = |first: usize| -> Vec<Place> {
+            let rows = first..(first + per_piece).min(tile_rows);
+            rows.flat_map(|row| (0..tiles_per_row).map(move |column| place(row, column))).collect()
+        };
+        if self.is_wide() {
+            let places: Vec<_> = starts.into_iter().map(places).collect();
+            return wide::run(self, (x, from), to, (pieces, &places), epilogue);
+        }
         starts.into_par_iter().zip(pieces).for_each(|(first, piece)| {
-            let places: Vec<Place> = (first..(first + per_piece).min(tile_rows))
-                .flat_map(|row| (0..tiles_per_row).map(move |column| (row, column)))
-                .map(|(row, column)| Place {
-                    n: row / rows_per_image,
-                    y: row % rows_per_image * side,
-                    x: column * side,
-                })
-                .collect();
-            let work =
-                Work { conv: self, x, from, y: &mut *piece.rows, to, first_pixel: piece.first_pixel, places: &places };
-            with_scratch(|scratch| self.isa.run(Scratched { work, scratch }));
-            epilogue(piece);
+            self.run_piece((x, from), to, &places(first), piece, epilogue);
         });
+    }
+
+    fn run_piece(&self, (x, from): (&[f32], Extent), to: Extent, places: &[Place], piece: Piece, epilogue: &Epilogue) {
+        let made = Made { y: &mut *piece.rows, to, first_pixel: piece.first_pixel, channels: self.outputs };
+        let work = Work { conv: self, x, from, made, places };
+        with_scratch(|scratch| self.isa.run(Scratched { work, scratch }));
+        epilogue(piece);
     }
 }
 
@@ -332,10 +377,7 @@ struct Work<'a> {
     conv: &'a Winograd,
     x: &'a [f32],
     from: Extent,
-    /// The piece's own pixels, from `first_pixel` on.
-    y: &'a mut [f32],
-    to: Extent,
-    first_pixel: usize,
+    made: Made<'a>,
     places: &'a [Place],
 }
 
@@ -377,24 +419,35 @@ impl Work<'_> {
             for (p, weights) in conv.weights.iter().enumerate() {
                 let a = &transformed[p * from_plane..][..tiles * conv.inputs];
                 let c = &mut products[p * to_plane..][..tiles * width];
-                multiply_panel::<V>(a, conv.inputs, tiles, weights, first, c, width);
+                multiply_panel::<V>(a, conv.inputs, tiles, weights.panel(first), c, width);
             }
             for (t, place) in self.places.iter().enumerate() {
-                self.transform_output::<V, F, IN, OUT>(*place, &products[t * width..], to_plane, first..first + width);
+                self.made.transform::<V, F, IN, OUT>(*place, &products[t * width..], to_plane, first..first + width);
             }
         }
     }
+}
 
+/// Where outputs go.
+pub(super) struct Made<'a> {
+    /// Pixels from `first_pixel` on, of `channels` values each.
+    pub y: &'a mut [f32],
+    pub to: Extent,
+    pub first_pixel: usize,
+    pub channels: usize,
+}
+
+impl Made<'_> {
     /// Aᵀ m A of one tile into the output's channels `range`; position p comes from `from[p · plane..]`.
     #[inline(always)]
-    fn transform_output<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
+    pub fn transform<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
         &mut self,
         place: Place,
         from: &[f32],
         plane: usize,
         range: std::ops::Range<usize>,
     ) {
-        let channels = self.conv.outputs;
+        let channels = self.channels;
         assert!(from.len() >= (IN * IN - 1) * plane + range.len() && range.end <= channels);
         let (height, width) = (OUT.min(self.to.h - place.y), OUT.min(self.to.w - place.x));
         for (at, c) in range.step_by(V::COUNT).enumerate() {

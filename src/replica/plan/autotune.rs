@@ -53,10 +53,13 @@ pub fn choose(steps: &mut [Step], options: PlanOptions, recorded: &[Choice]) -> 
                 Vec::new()
             };
             let method = known.or_else(|| fastest(&measured)).unwrap_or(methods[0]);
-            let engine = step.conv.engine(isa, method, direction).map_err(loss)?;
             match direction {
-                Direction::Forward => step.forward = engine,
-                Direction::Backward => step.backward = engine,
+                Direction::Forward => step.forward = step.conv.engine(isa, method, direction).map_err(loss)?,
+                Direction::Backward => {
+                    let turned =
+                        step.forward.turned(method).map_or_else(|| step.conv.engine(isa, method, direction), Ok);
+                    step.backward = turned.map_err(loss)?;
+                }
             }
             choices.push(Choice { node: step.name.clone(), direction, method, measured });
         }

@@ -72,6 +72,16 @@ impl Engine {
         matches!(self, Self::Torch)
     }
 
+    /// The way back by `method` out of this way forth, where their weights had better be in memory once.
+    pub fn turned(&self, method: Method) -> Option<Self> {
+        let fits =
+            |tile| matches!((tile, method), (Tile::Two, Method::WinogradTwo) | (Tile::Four, Method::WinogradFour));
+        match self {
+            Self::Winograd(forth) if forth.is_wide() && fits(forth.tile) => Some(Self::Winograd(forth.turned())),
+            _ => None,
+        }
+    }
+
     /// Runs a kernel; nothing happens when libtorch is to do it.
     pub fn run(&self, x: (&[f32], Extent), y: (&mut [f32], Extent), beside: Option<&mut [f32]>, epilogue: &Epilogue) {
         match self {
