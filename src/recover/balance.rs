@@ -15,7 +15,7 @@ use super::{RecoverError, alignment};
 use crate::config::RecoverConfig;
 use crate::replica::{Evaluation, Momentum, Objective, Replica, to_tensor};
 use crate::rng;
-use crate::teacher::Bundle;
+use crate::teacher::{Bundle, Network};
 
 /// A term of the loss, unweighted, at some images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ use crate::config::{Quirk, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Dataset, Normalization, Resample, Size, jpeg};
 use crate::replica::{PlanOptions, ReplicaError};
-use crate::teacher::{Bundle, BundleError, RuntimeError};
+use crate::teacher::{Bundle, NetworkError, RuntimeError};
 
 use adam::Adam;
 pub use alignment::objective;
@@ -47,7 +47,7 @@ pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     #[error(transparent)]
-    Bundle(#[from] BundleError),
+    Network(#[from] NetworkError),
     #[error("teacher `{teacher}`: {source}")]
     Replica { teacher: String, source: ReplicaError },
     #[error("teacher `{teacher}`: libtorch: {source}")]

@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::recover::RecoverError;
 use crate::relabel::RelabelError;
 use crate::report::{self, ReportError, Results};
-use crate::teacher::{Bundle, BundleError, Role, Runtime, RuntimeError};
+use crate::teacher::{Bundle, BundleError, NetworkError, Role, Runtime, RuntimeError};
 use crate::validate::ValidateError;
 
 use matrix::{Line, Origin, Set, lines};
@@ -42,6 +42,8 @@ pub enum RunError {
     Changed { bundle: PathBuf },
     #[error("can't start threads for students: {why}")]
     Threads { why: String },
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]

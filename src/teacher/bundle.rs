@@ -5,15 +5,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ndarray::{Array4, ArrayD};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Tensor};
 
 use super::error::BundleError;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
 use crate::graph::{Graph, ValueId};
-use crate::replica::{Distance, LayerTarget, Momentum, Objective, Replica};
 
 pub(super) const MANIFEST: &str = "manifest.yaml";
 pub(super) const MODEL: &str = "model.onnx";
@@ -71,45 +70,17 @@ pub struct PatchStatistics {
     pub per_class: Option<ClassStatistics>,
 }
 
-/// What a folded BatchNorm's input statistics are worth on its output, which is all that the graph still has.
-///
-/// With s = γ/√(σ² + ε) the output y has mean s·(mean_x − μ) + β and variance s²·var_x. So differences on the output, divided by s and s²,
-/// are those on the input. A channel with a vanishing s tells nothing of its input and weighs nothing.
-struct Unfolded {
-    mean: Vec<f32>,
-    var: Vec<f32>,
-    mean_weight: Vec<f32>,
-    var_weight: Vec<f32>,
-}
-
-/// Below this the output of a folded BatchNorm is taken as constant.
-const VANISHING_SCALE: f64 = 1e-6;
-
-impl LayerStatistics {
-    fn unfolded(&self) -> Unfolded {
-        let scale = |c: usize| f64::from(self.weight[c]) / (f64::from(self.var[c]) + self.eps).sqrt();
-        let per_channel = |f: &dyn Fn(f64, usize) -> f64| (0..self.mean.len()).map(|c| f(scale(c), c) as f32).collect();
-        let inverse = |s: f64| if s.abs() < VANISHING_SCALE { 0.0 } else { 1.0 / s.abs() };
-        Unfolded {
-            mean: self.bias.clone(),
-            var: per_channel(&|s, c| s * s * f64::from(self.var[c])),
-            mean_weight: per_channel(&|s, _| inverse(s)),
-            var_weight: per_channel(&|s, _| inverse(s) * inverse(s)),
-        }
-    }
-}
-
 /// The probe that an independent implementation computed, as `docs/bundle.md` defines it.
 #[derive(Debug)]
 pub struct Golden {
     /// `[N, C, H, W]`.
-    pub input: Tensor,
-    /// int64 `[N]`; none in a features-only bundle.
-    pub targets: Option<Tensor>,
+    pub input: Array4<f32>,
+    /// N classes; none in a features-only bundle.
+    pub targets: Option<Vec<i64>>,
     /// `[N, K]` logits, or the features `[N, D]` of a features-only bundle.
-    pub output: Tensor,
+    pub output: ArrayD<f32>,
     /// Per layer: mean and biased variance of its input, each `[C]`.
-    pub statistics: Vec<(Tensor, Tensor)>,
+    pub statistics: Vec<(ArrayD<f32>, ArrayD<f32>)>,
     pub ce: f64,
     pub bn_loss: f64,
     pub loss: f64,
@@ -120,39 +91,14 @@ pub struct Golden {
 #[derive(Debug)]
 pub enum InputGradient {
     /// `[N, C, H, W]`.
-    Whole(Tensor),
+    Whole(ArrayD<f32>),
     /// Its products with random directions, which tell as much of a difference: their mean square is that of the whole.
     Along {
-        /// int8 `[D, N, C, H, W]` of ±1.
-        directions: Tensor,
+        /// `[D, N, C, H, W]` of ±1.
+        directions: ArrayD<i8>,
         /// `[D]`.
-        slopes: Tensor,
+        slopes: ArrayD<f32>,
     },
-}
-
-impl InputGradient {
-    /// `gradient` `[N, C, H, W]` in the form of this one, and this one.
-    ///
-    /// # Errors
-    /// When the shapes differ.
-    pub fn beside(&self, gradient: &Tensor) -> Result<(Tensor, Tensor), tch::TchError> {
-        match self {
-            Self::Whole(own) => Ok((gradient.shallow_clone(), own.shallow_clone())),
-            Self::Along { directions, slopes } => {
-                let rows = directions.f_flatten(1, -1)?.f_to_kind(Kind::Double)?;
-                let along = rows.f_mv(&gradient.f_to_kind(Kind::Double)?.f_flatten(0, -1)?)?;
-                Ok((along, slopes.shallow_clone()))
-            }
-        }
-    }
-
-    /// What `scdd verify` calls it.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Whole(_) => "input gradient".into(),
-            Self::Along { slopes, .. } => format!("input gradient in {} directions", slopes.numel()),
-        }
-    }
 }
 
 /// A network as it lies on disk, checked in everything that can be checked without running it.
@@ -228,35 +174,6 @@ impl Bundle {
             0 => "its graph has no BatchNormalization".into(),
             count => format!("its manifest lists none of the graph's {count} BatchNormalization nodes"),
         })
-    }
-
-    /// The graph as `tch` operations.
-    ///
-    /// # Errors
-    /// When the constants can't be brought to `device`.
-    pub fn replica(&self, device: Device) -> Result<Replica, BundleError> {
-        Replica::new(self.graph.clone(), device)
-            .map_err(|source| BundleError::Replica { bundle: self.manifest.name.clone(), source })
-    }
-
-    /// The synthesis objective that aligns with this bundle's statistics, as SC-DD states it.
-    pub fn objective(&self, r_bn: f64, first_multiplier: f64, device: Device) -> Objective {
-        let tensor = |values: &[f32]| Tensor::from_slice(values).to_device(device);
-        let folded = self.manifest.statistics.kind == StatisticsKind::Folded;
-        let target = |(i, layer): (usize, &LayerStatistics)| {
-            let (tap, axis) = (layer.tap, layer.axis);
-            let multiplier = if i == 0 { first_multiplier } else { 1.0 };
-            if !folded {
-                let (mean, var) = (tensor(&layer.mean), tensor(&layer.var));
-                return LayerTarget { tap, axis, patches: 1, mean, var, weights: None, multiplier };
-            }
-            let found = layer.unfolded();
-            let weights = Some((tensor(&found.mean_weight), tensor(&found.var_weight)));
-            let (mean, var) = (tensor(&found.mean), tensor(&found.var));
-            LayerTarget { tap, axis, patches: 1, mean, var, weights, multiplier }
-        };
-        let layers = self.layers.iter().enumerate().map(target).collect();
-        Objective { layers, r_bn, distance: Distance::Norm, momentum: Momentum::default() }
     }
 }
 
@@ -548,27 +465,26 @@ fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, Strin
     let p = &manifest.preprocessing;
     let image = [batch, p.channels, p.height, p.width];
     let classes = manifest.classes.len();
-    let tensor = |name: &str, shape: &[usize]| -> Result<Tensor, String> {
+    let array = |name: &str, shape: &[usize]| -> Result<ArrayD<f32>, String> {
         let values = floats(tensors, name, shape)?;
         if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
             return Err(format!("`{name}` contains {bad}"));
         }
-        let dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-        Ok(Tensor::from_slice(&values).reshape(dims))
+        ArrayD::from_shape_vec(shape, values).map_err(|e| format!("`{name}`: {e}"))
     };
     let scalar = |name: &str| floats(tensors, name, &[]).map(|v| f64::from(v[0]));
-    let pair = |layer: &Layer| -> Result<(Tensor, Tensor), String> {
-        let part = |what: &str| tensor(&format!("stats.{}.{what}", layer.key), &[layer.channels]);
+    let pair = |layer: &Layer| -> Result<(ArrayD<f32>, ArrayD<f32>), String> {
+        let part = |what: &str| array(&format!("stats.{}.{what}", layer.key), &[layer.channels]);
         Ok((part("mean")?, part("var")?))
     };
     let (targets, output) = if manifest.is_features_only() {
         let width = tensors.tensor(FEATURES).map_err(|_| "lacks tensor `features`")?.shape().last().copied();
-        (None, tensor(FEATURES, &[batch, width.unwrap_or(0)])?)
+        (None, array(FEATURES, &[batch, width.unwrap_or(0)])?)
     } else {
-        (Some(targets_of(tensors, batch, classes)?), tensor("logits", &[batch, classes])?)
+        (Some(targets_of(tensors, batch, classes)?), array("logits", &[batch, classes])?)
     };
     Ok(Golden {
-        input: tensor("input", &image)?,
+        input: array("input", &image)?.into_dimensionality().map_err(|e| format!("`input`: {e}"))?,
         targets,
         output,
         statistics: manifest.statistics.layers.iter().map(pair).collect::<Result<_, _>>()?,
@@ -578,15 +494,15 @@ fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, Strin
         input_grad: match tensors.tensor("directions") {
             Ok(view) => InputGradient::Along {
                 directions: directions_of(&view, &image)?,
-                slopes: tensor("slopes", &view.shape()[..1])?,
+                slopes: array("slopes", &view.shape()[..1])?,
             },
-            Err(_) => InputGradient::Whole(tensor("input_grad", &image)?),
+            Err(_) => InputGradient::Whole(array("input_grad", &image)?),
         },
     })
 }
 
 /// Directions `[D, N, C, H, W]` for images of shape `image`.
-fn directions_of(view: &TensorView, image: &[usize]) -> Result<Tensor, String> {
+fn directions_of(view: &TensorView, image: &[usize]) -> Result<ArrayD<i8>, String> {
     let count = view.shape().first().copied().unwrap_or(0);
     if view.dtype() != Dtype::I8 || view.shape().get(1..) != Some(image) || !DIRECTIONS.contains(&count) {
         return Err(format!(
@@ -601,11 +517,10 @@ fn directions_of(view: &TensorView, image: &[usize]) -> Result<Tensor, String> {
     if let Some(bad) = values.iter().find(|value| value.abs_diff(0) != 1) {
         return Err(format!("`directions` contains {bad}, neither 1 nor -1"));
     }
-    let dims: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-    Ok(Tensor::from_slice(&values).reshape(dims))
+    ArrayD::from_shape_vec(view.shape(), values).map_err(|e| format!("`directions`: {e}"))
 }
 
-fn targets_of(tensors: &SafeTensors, batch: usize, classes: usize) -> Result<Tensor, String> {
+fn targets_of(tensors: &SafeTensors, batch: usize, classes: usize) -> Result<Vec<i64>, String> {
     let view = tensors.tensor("targets").map_err(|_| "lacks tensor `targets`")?;
     if view.dtype() != Dtype::I64 || view.shape() != [batch] {
         return Err(format!("`targets` is {:?} {:?}, expected I64 [{batch}]", view.dtype(), view.shape()));
@@ -614,5 +529,5 @@ fn targets_of(tensors: &SafeTensors, batch: usize, classes: usize) -> Result<Ten
     if let Some(bad) = values.iter().find(|v| !(0..classes as i64).contains(v)) {
         return Err(format!("`targets` contains class {bad} of {classes}"));
     }
-    Ok(Tensor::from_slice(&values).to_kind(Kind::Int64))
+    Ok(values)
 }

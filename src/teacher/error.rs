@@ -14,12 +14,6 @@ pub enum BundleError {
     Invalid { path: PathBuf, what: String },
     #[error("{}: {source}", path.display())]
     Graph { path: PathBuf, source: GraphError },
-    #[error("bundle `{bundle}`: {source}")]
-    Replica { bundle: String, source: ReplicaError },
-    #[error("bundle `{bundle}`: libtorch: {}", .source.to_string().lines().next().unwrap_or_default())]
-    Torch { bundle: String, source: tch::TchError },
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
 }
 
 impl BundleError {
@@ -30,6 +24,19 @@ impl BundleError {
     pub(super) fn invalid(path: &Path, what: impl Into<String>) -> Self {
         Self::Invalid { path: path.into(), what: what.into() }
     }
+}
+
+/// Why a bundle's network can't be run, verified or calibrated.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("bundle `{bundle}`: {source}")]
+    Replica { bundle: String, source: ReplicaError },
+    #[error("bundle `{bundle}`: libtorch: {}", .source.to_string().lines().next().unwrap_or_default())]
+    Torch { bundle: String, source: tch::TchError },
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
 }
 
 /// What can go wrong with ONNX Runtime.

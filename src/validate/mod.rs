@@ -25,7 +25,7 @@ use crate::relabel::{Lens, one_ahead};
 use crate::replica::{Mode, Replica, ReplicaError, TrainPlan, to_tensor};
 use crate::rng;
 use crate::teacher::manifest::Distribution;
-use crate::teacher::{Bundle, BundleError};
+use crate::teacher::{Bundle, Network, NetworkError};
 
 use ema::Average;
 use loss::Targets;
@@ -38,7 +38,7 @@ const TEST_BATCH: usize = 50;
 #[derive(Debug, thiserror::Error)]
 pub enum ValidateError {
     #[error(transparent)]
-    Bundle(#[from] BundleError),
+    Network(#[from] NetworkError),
     #[error("student `{student}`: {source}")]
     Replica { student: String, source: ReplicaError },
     #[error("student `{student}`: {what}")]
