@@ -17,6 +17,7 @@
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod engine;
 pub mod export;
 pub mod graph;
 pub mod inspect;

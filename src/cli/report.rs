@@ -74,7 +74,7 @@ impl Report {
     /// The report of one experiment, and its directory.
     fn rewrite(&self, experiment: &Path) -> anyhow::Result<(Results, PathBuf)> {
         let experiment = Experiment::load(experiment, &self.overrides)?;
-        let finished = run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, means: None })?;
+        let finished = run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, maker: None })?;
         Ok((finished.results, self.output.join(&experiment.name)))
     }
 }

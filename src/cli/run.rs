@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use super::{Global, Outcome};
 use crate::config::Experiment;
+use crate::engine::Engine;
 use crate::report;
 use crate::run::plan::{Plan, Planned};
 use crate::run::stage::State;
-use crate::run::{self, Goal, Means, Setting};
+use crate::run::{self, Goal, Setting};
 
 /// What every command on an experiment takes.
 #[derive(clap::Args)]
@@ -34,8 +35,8 @@ impl Run {
             return print_plan(global, &run::plan(&experiment, &self.output, goal)?);
         }
         let (progress, runtime) = (global.progress(), global.runtime()?);
-        let means = Some(Means { runtime: &runtime, progress: progress.as_ref() });
-        let finished = run::run(&experiment, &Setting { output: &self.output, goal, means })?;
+        let engine = Engine::new(&runtime, progress.as_ref(), experiment.device)?;
+        let finished = run::run(&experiment, &Setting { output: &self.output, goal, maker: Some(&engine) })?;
         for remark in &finished.remarks {
             eprintln!("note: {remark}");
         }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use crate::config::Labels;
-use crate::recover::Accuracy;
+use crate::run::figures::Accuracy;
 use crate::run::stage::{StageError, Timing, write_atomic};
 
 pub use compare::{CompareError, merge, read};

@@ -3,27 +3,26 @@
 //! Each piece is a [`stage`], a pure function of its configuration, the hashes of what it reads, and the seed; a rerun finds what is complete
 //! and continues what was interrupted. No stage starts on a bundle that was not verified in exactly the state in which it lies on disk.
 
+pub mod figures;
+pub mod files;
 pub mod plan;
 pub mod stage;
 
+mod maker;
 mod matrix;
 mod memory;
 mod pieces;
 mod results;
-mod students;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::config::{ConfigError, Experiment, Labels, RecoverConfig, RelabelConfig};
 use crate::data::{DataError, Dataset};
-use crate::progress::Progress;
-use crate::recover::RecoverError;
-use crate::relabel::RelabelError;
 use crate::report::{self, ReportError, Results};
-use crate::teacher::{Bundle, BundleError, NetworkError, Role, Runtime, RuntimeError};
-use crate::validate::ValidateError;
+use crate::teacher::{Bundle, BundleError, Role};
 
+pub use maker::{Failure, Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
 use matrix::{Line, Origin, Set, lines};
 use pieces::{Images, Labelled, Mode, Pieces};
 use plan::Plan;
@@ -38,28 +37,15 @@ pub enum RunError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    #[error("{} has changed while the run was on; run again", .bundle.display())]
-    Changed { bundle: PathBuf },
-    #[error("can't start threads for students: {why}")]
-    Threads { why: String },
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// What stopped whoever was to make a stage.
     #[error(transparent)]
-    Recover(#[from] RecoverError),
-    #[error(transparent)]
-    Relabel(#[from] RelabelError),
-    #[error(transparent)]
-    Validate(#[from] ValidateError),
+    Make(#[from] Failure),
     #[error(transparent)]
     Report(#[from] ReportError),
-    #[error("bundle `{bundle}` failed its verification{}; `scdd verify` shows every check", .divergence.as_ref().map_or(String::new(), |d| format!(": {d}")))]
-    Unverified { bundle: String, divergence: Option<String> },
     #[error("{}: {what}", path.display())]
     Misfit { path: PathBuf, what: String },
     #[error("{}: {what}; remove the directory and run again", path.display())]
@@ -68,8 +54,6 @@ pub enum RunError {
     NoData,
     #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
     Incomplete { missing: PathBuf },
-    #[error("CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device; use `device: cpu` or `auto`")]
-    NoCuda,
 }
 
 /// How far an experiment is taken.
@@ -95,21 +79,13 @@ pub struct Finished {
     pub remarks: Vec<String>,
 }
 
-/// What makes stages.
-#[derive(Clone, Copy)]
-pub struct Means<'a> {
-    /// Answers for the teachers.
-    pub runtime: &'a Runtime,
-    pub progress: &'a dyn Progress,
-}
-
 /// Where and how an experiment is run.
 pub struct Setting<'a> {
     /// Stages go to `output/stages`, the report to `output/<experiment's name>`.
     pub output: &'a Path,
     pub goal: Goal,
     /// Makes missing stages; without it, the first one that is missing is an error.
-    pub means: Option<Means<'a>>,
+    pub maker: Option<&'a dyn Maker>,
 }
 
 /// The experiment with every key explicit, in its report's directory.
@@ -120,10 +96,7 @@ pub const RESOLVED: &str = "experiment.yaml";
 /// # Errors
 /// The first thing that went wrong; everything that was finished before stays, and the next run goes on from there.
 pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunError> {
-    let mode = match setting.means {
-        Some(means) => Mode::make(means, experiment)?,
-        None => Mode::Find,
-    };
+    let mode = setting.maker.map_or(Mode::Find, Mode::Make);
     let bundles = load_bundles(experiment)?;
     let pieces = prepare(experiment, &bundles, setting.output, mode)?;
     let recovered = recover(experiment, &bundles, &pieces)?;

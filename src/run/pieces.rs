@@ -5,28 +5,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rand::seq::SliceRandom;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::RunError;
+use super::figures::{Accuracy, Auto, Item, Point, Training};
+use super::files::{self, ACCURACY, AUTO, FOLDER, LABELS, TRAINING, VERDICT, read_json, write_images};
+use super::maker::{Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
 use super::matrix::Choice;
 use super::plan::{Planned, Rates};
 use super::stage::{Stage, Store, WorkDir};
-use super::students::{self, Job};
-use super::{Means, RunError};
 use crate::config::{
-    BnWeight, DataConfig, DataKind, Device, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig,
-    Start, ValidateConfig, WholeReal,
+    BnWeight, DataConfig, DataKind, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig, Start,
+    ValidateConfig, WholeReal,
 };
-use crate::data::{DataError, Dataset, Fit, Source, Split, png};
-use crate::recover::balance::{self, Auto};
-use crate::recover::{self, Accuracy, Batch, Item, Point, Recover};
-use crate::relabel::{Relabel, Teachers, store};
-use crate::replica::PlanOptions;
+use crate::data::{DataError, Dataset, Fit, Source, Split};
 use crate::report::RecoverPoint;
 use crate::rng;
-use crate::teacher::{Bundle, verify};
-use crate::validate::{Lesson, Student, Training};
+use crate::teacher::Bundle;
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
@@ -38,13 +33,6 @@ const RELABEL: u32 = 1;
 const WHOLE: u32 = 2;
 const VALIDATE: u32 = 2;
 
-const FOLDER: &str = "images";
-const LABELS: &str = "labels.scdd";
-pub(super) const TRAINING: &str = "training.json";
-const VERDICT: &str = "verdict.json";
-const ACCURACY: &str = "accuracy.json";
-const AUTO: &str = "r_bn.json";
-const ENGINES: &str = "engines.json";
 /// The preset of the baseline of crops.
 const CROPS: &str = "rded-cifar100";
 
@@ -96,18 +84,11 @@ impl Labelled {
 /// What happens to a stage that is not complete.
 pub enum Mode<'a> {
     /// It is made.
-    Make { means: Means<'a>, device: tch::Device },
+    Make(&'a dyn Maker),
     /// It is an error.
     Find,
     /// It is listed, as is every other; directories that stages are given then need not exist.
     List,
-}
-
-impl<'a> Mode<'a> {
-    /// Makes stages by `means`, on the experiment's device.
-    pub fn make(means: Means<'a>, experiment: &Experiment) -> Result<Self, RunError> {
-        Ok(Mode::Make { means, device: device(experiment.device)? })
-    }
 }
 
 /// The real data: where it lies, its test set, and that set's hash.
@@ -177,10 +158,10 @@ impl<'a> Pieces<'a> {
     fn obtain(
         &self,
         stage: &Stage,
-        work: impl FnOnce(&WorkDir, &Means, tch::Device) -> Result<(), RunError>,
+        work: impl FnOnce(&WorkDir, &dyn Maker) -> Result<(), RunError>,
     ) -> Result<PathBuf, RunError> {
-        match &self.mode {
-            Mode::Make { means, device } => self.store.run(stage, |dir| work(dir, means, *device)),
+        match self.mode {
+            Mode::Make(maker) => self.store.run(stage, |dir| work(dir, maker)),
             Mode::Find => {
                 self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
             }
@@ -204,15 +185,7 @@ impl<'a> Pieces<'a> {
     pub fn verify(&self, bundle: &Bundle) -> Result<(), RunError> {
         let inputs = inputs([("bundle", &bundle.hash)]);
         let stage = Stage::new("verify", VERIFY, bundle.name(), &json!({}), inputs, 0)?.of_passes(1);
-        let directory = self.obtain(&stage, |work, means, _| {
-            means.progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
-            let verdict = verify(bundle, means.runtime)?;
-            if !verdict.passed() {
-                return Err(RunError::Unverified { bundle: bundle.name().into(), divergence: verdict.divergence });
-            }
-            means.progress.finish("passed");
-            write_json(work, VERDICT, &verdict)
-        })?;
+        let directory = self.obtain(&stage, |work, maker| Ok(maker.verify(work, bundle)?))?;
         if matches!(self.mode, Mode::List) {
             return Ok(());
         }
@@ -257,28 +230,10 @@ impl<'a> Pieces<'a> {
         };
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(scored + 2 * count * u64::from(config.iterations));
-        let directory = self.obtain(&stage, |work, means, device| {
-            self.remark(
-                (config.bf16 && device == tch::Device::Cpu)
-                    .then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()),
-            );
-            let options = PlanOptions { device, ..PlanOptions::default() };
-            let mut recover = Recover::with_committee(teacher, others, config, options)?;
-            if let Some(data) = data {
-                recover = recover.with_data(data);
-            }
-            if work.has(ENGINES) {
-                recover.follow(read_json(&work.path().join(ENGINES))?);
-            }
-            let batches = recover.batches(&chosen, ipc, seed);
-            let label = format!("recover {}, {ipc} per class, seed {seed}", teacher.name());
-            means.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
-            let mut done = 0;
-            for (number, batch) in batches.iter().enumerate() {
-                recover_batch(work, means, &recover, classes, (number, batch), done, seed)?;
-                done += recover.steps(batch);
-            }
-            means.progress.finish("");
+        let chosen = &chosen;
+        let task = RecoverTask { teacher, others, config, data, classes, chosen, ipc, seed };
+        let directory = self.obtain(&stage, |work, maker| {
+            self.remark(maker.recover(work, &task)?);
             Ok(())
         })?;
         Ok(Images { directory, key: stage.key(), name, count, formation: config.formation })
@@ -301,8 +256,7 @@ impl<'a> Pieces<'a> {
         }
         let stage = Stage::new("balance", BALANCE, teacher.name(), config, inputs([("teacher", &teacher.hash)]), 0)?
             .of_passes(4 * u64::from(config.batch_size));
-        let directory =
-            self.obtain(&stage, |work, _, device| write_json(work, AUTO, &balance::auto(teacher, config, device)?))?;
+        let directory = self.obtain(&stage, |work, maker| Ok(maker.balance(work, teacher, config)?))?;
         let file = directory.join(AUTO);
         if matches!(self.mode, Mode::List) && !file.exists() {
             return Ok(config.clone());
@@ -337,11 +291,8 @@ impl<'a> Pieces<'a> {
         let name = format!("{}-by-{}", images.name, verifier.name());
         let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
         let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?.of_passes(images.count);
-        self.obtain(&stage, |work, means, _| {
-            let set = png::read_set(&images.folder())?;
-            let classes = self.chosen_classes(teacher, method);
-            write_json(work, ACCURACY, &recover::accuracy(verifier, means.runtime, &set, &classes)?)
-        })
+        let classes = self.chosen_classes(teacher, method);
+        self.obtain(&stage, |work, maker| Ok(maker.accuracy(work, &images.folder(), verifier, &classes)?))
     }
 
     /// What [`Pieces::verifier`] left in `directory`.
@@ -353,7 +304,7 @@ impl<'a> Pieces<'a> {
     pub fn recovery_curve(&self, images: &Images) -> Result<Vec<RecoverPoint>, RunError> {
         let mut sums: BTreeMap<u32, (f64, f64, f64, f64)> = BTreeMap::new();
         for number in 0.. {
-            let path = images.directory.join(curve_file(number));
+            let path = images.directory.join(files::curve(number));
             let Ok(text) = std::fs::read_to_string(&path) else { break };
             for line in text.lines() {
                 let point: Point = serde_json::from_str(line)
@@ -383,7 +334,7 @@ impl<'a> Pieces<'a> {
         };
         let count = train.classes.len() as u64 * u64::from(ipc);
         let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", &data_hash(train))]), seed)?;
-        let directory = self.obtain(&stage, |work, _, _| {
+        let directory = self.obtain(&stage, |work, _| {
             let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
             let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
             write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])
@@ -407,12 +358,11 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
             .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
         let key = stage.key();
-        let directory = self.obtain(&stage, |work, means, device| {
-            let set = png::read_set(&images.folder())?;
-            let (mut answering, remark) = Teachers::open(teachers, means.runtime, config, device)?;
-            self.remark(remark);
-            let relabel = Relabel { bundles: teachers, config, formation: images.formation, seed, key: &key };
-            Ok(relabel.run(&set, &mut answering, &work.path().join(LABELS), means.progress)?)
+        let (folder, formation) = (images.folder(), images.formation);
+        let task = RelabelTask { images: &folder, formation, teachers, config, seed, key: &key };
+        let directory = self.obtain(&stage, |work, maker| {
+            self.remark(maker.relabel(work, &task)?);
+            Ok(())
         })?;
         Ok(Labelled { directory, key, teacher: format!("{}{together}", teacher.name()) })
     }
@@ -433,7 +383,7 @@ impl<'a> Pieces<'a> {
         protocol: &Protocol,
         hard: bool,
         seed: u64,
-    ) -> Result<Job, RunError> {
+    ) -> Result<ValidateTask, RunError> {
         let config = ValidateConfig {
             loss: if hard { Loss::Ce {} } else { protocol.validate.loss },
             ..protocol.validate.clone()
@@ -449,21 +399,19 @@ impl<'a> Pieces<'a> {
             .of_passes(3 * images.count * u64::from(epochs) + tests);
         let (images, labels) = (images.folder(), labels.file());
         let student = (student.dir.clone(), student.hash.clone());
-        Ok(Job { stage, images, labels, epochs, student, config, seed })
+        Ok(ValidateTask { stage, images, labels, epochs, student, config, seed })
     }
 
-    /// Trains `job`'s student, which `bundle` is; the stage's directory.
-    pub fn validate(&self, job: &Job, bundle: &Bundle) -> Result<PathBuf, RunError> {
+    /// Trains the student of `task`, which `bundle` is; the stage's directory.
+    pub fn validate(&self, task: &ValidateTask, bundle: &Bundle) -> Result<PathBuf, RunError> {
         let test = &self.real_data()?.test;
-        self.obtain(&job.stage, |work, means, device| job.run(work, bundle, test, device, means.progress))
+        self.obtain(&task.stage, |work, maker| Ok(maker.validate(work, task, bundle, test)?))
     }
 
-    /// Trains the students of all `jobs`, several at once where that is faster.
-    pub fn validate_all(&self, jobs: Vec<Job>) -> Result<(), RunError> {
+    /// Trains the students of all `tasks`, several at once where that is faster.
+    pub fn validate_all(&self, tasks: Vec<ValidateTask>) -> Result<(), RunError> {
         match (&self.mode, &self.real) {
-            (Mode::Make { means, device: tch::Device::Cpu }, Some(real)) => {
-                students::train_all(&self.store, jobs, &real.test, means.progress)
-            }
+            (Mode::Make(maker), Some(real)) => Ok(maker.validate_all(&self.store, tasks, &real.test)?),
             _ => Ok(()),
         }
     }
@@ -499,18 +447,8 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
             .of_passes(3 * count * u64::from(epochs) + tests);
         let key = stage.key();
-        let directory = self.obtain(&stage, |work, means, device| {
-            let path = work.scratch("views");
-            Relabel { bundles: &[(student, 1.0)], config: &views, formation: 1, seed, key: &key }
-                .views(train, &path)?;
-            let labels = store::Store::open(&path).map_err(crate::relabel::RelabelError::from)?;
-            let mut fresh = Student::new(student, seed, device)?;
-            let lesson = Lesson { images: train, labels: &labels };
-            let training = fresh.train(&lesson, test, &config, means.progress)?;
-            drop(labels);
-            work.discard(&path)?;
-            write_json(work, TRAINING, &training)
-        })?;
+        let task = WholeTask { student, train, test, views: &views, config: &config, seed, key: &key };
+        let directory = self.obtain(&stage, |work, maker| Ok(maker.whole(work, &task)?))?;
         Ok((directory, count))
     }
 
@@ -518,39 +456,6 @@ impl<'a> Pieces<'a> {
     pub fn training(&self, directory: &Path) -> Result<Training, RunError> {
         read_json(&directory.join(TRAINING))
     }
-}
-
-/// Recovers the `batch` of this `number`, before which `done` steps are done, unless an interrupted run had.
-fn recover_batch(
-    work: &WorkDir,
-    means: &Means,
-    recover: &Recover,
-    classes: &[String],
-    (number, batch): (usize, &Batch),
-    done: u64,
-    seed: u64,
-) -> Result<(), RunError> {
-    let curve_file = curve_file(number);
-    if work.has(&curve_file) {
-        means.progress.at(done + recover.steps(batch), "");
-        return Ok(());
-    }
-    let mut curve = String::new();
-    let images = recover.run(batch, seed, &mut |point| {
-        let step = u64::from(point.iteration - batch.first) + 1;
-        means.progress.at(done + step, &format!("loss {:.2}", point.loss));
-        curve.push_str(&json!(point).to_string());
-        curve.push('\n');
-    })?;
-    if let Some(choices) = recover.measured() {
-        write_json(work, ENGINES, &choices)?;
-    }
-    let (_, channels, height, width) = images.dim();
-    let pixels = recover.to_pixels(&images)?;
-    write_images(work, classes, &batch.items, &pixels, [channels, height, width])?;
-    // A batch whose curve is there is complete.
-    work.write_last_of_part(&curve_file, curve.as_bytes())?;
-    Ok(())
 }
 
 /// The training images that `choice` takes, as items of the new set and indices of the old one.
@@ -609,53 +514,8 @@ fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
     found.map(Some)
 }
 
-fn device(device: Device) -> Result<tch::Device, RunError> {
-    let found = tch::Cuda::is_available();
-    match device {
-        Device::Cuda if !found => Err(RunError::NoCuda),
-        Device::Cuda => Ok(tch::Device::Cuda(0)),
-        Device::Auto if found => Ok(tch::Device::Cuda(0)),
-        Device::Auto | Device::Cpu => Ok(tch::Device::Cpu),
-    }
-}
-
 fn inputs<const N: usize>(pairs: [(&str, &String); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(name, hash)| (name.to_owned(), hash.clone())).collect()
-}
-
-fn curve_file(batch: usize) -> String {
-    format!("curves/batch-{batch:05}.jsonl")
-}
-
-/// Writes each of `items` as a PNG of `images/<class>/`; `pixels` is `[N, C, H, W]`, a file appears whole or not at all.
-fn write_images(
-    work: &WorkDir,
-    classes: &[String],
-    items: &[Item],
-    pixels: &[u8],
-    shape: [usize; 3],
-) -> Result<(), RunError> {
-    let [channels, height, width] = shape;
-    for (item, image) in items.iter().zip(pixels.chunks_exact(channels * height * width)) {
-        let file = Path::new(FOLDER)
-            .join(png::class_dir(item.class as usize, classes))
-            .join(png::file_name(item.number as usize));
-        work.write(file, &png::encode(image, channels, height, width)?)?;
-    }
-    Ok(())
-}
-
-pub(super) fn write_json(work: &WorkDir, file: &str, value: &impl Serialize) -> Result<(), RunError> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| RunError::Damaged { path: work.path().join(file), what: e.to_string() })?;
-    work.write(file, format!("{text}\n").as_bytes())?;
-    Ok(())
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RunError> {
-    let damaged = |what: String| RunError::Damaged { path: path.into(), what };
-    let text = std::fs::read_to_string(path).map_err(|e| damaged(e.to_string()))?;
-    serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))
 }
 
 #[cfg(test)]

@@ -174,6 +174,6 @@ fn teacher(line: &Line, bundles: &Bundles) -> Option<String> {
     }
 }
 
-fn train_point(epoch: &crate::validate::Epoch) -> report::TrainPoint {
+fn train_point(epoch: &super::figures::Epoch) -> report::TrainPoint {
     report::TrainPoint { epoch: epoch.epoch, train_loss: epoch.loss, test_accuracy: epoch.accuracy }
 }
