@@ -12,11 +12,12 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tch::{Device, Kind, Tensor};
 
+use super::BundleError;
 use super::bundle::{
     Bundle, CLASS_MEAN, CLASS_PATCH_MEAN, CLASS_PATCH_VAR, CLASS_VAR, GOLDEN, MANIFEST, MODEL, PATCH_MEAN, PATCH_VAR,
     STATISTICS, sha256,
 };
-use super::error::{BundleError, NetworkError};
+use super::error::NetworkError;
 use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
 use super::network::Network;
 use crate::graph::ops::Norm;

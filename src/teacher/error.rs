@@ -1,30 +1,9 @@
-//! What can be wrong with a bundle, and where.
+//! What can go wrong with a bundle's network.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::graph::GraphError;
+use super::BundleError;
 use crate::replica::ReplicaError;
-
-/// Why a bundle can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum BundleError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("{}: {what}", path.display())]
-    Invalid { path: PathBuf, what: String },
-    #[error("{}: {source}", path.display())]
-    Graph { path: PathBuf, source: GraphError },
-}
-
-impl BundleError {
-    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
-    }
-
-    pub(super) fn invalid(path: &Path, what: impl Into<String>) -> Self {
-        Self::Invalid { path: path.into(), what: what.into() }
-    }
-}
 
 /// Why a bundle's network can't be run, verified or calibrated.
 #[derive(Debug, thiserror::Error)]

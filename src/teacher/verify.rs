@@ -14,10 +14,10 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::bundle::{Bundle, InputGradient, LayerStatistics};
 use super::error::NetworkError;
 use super::network::Network;
 use super::runtime::{Provider, Runtime, SessionOptions};
+use super::{Bundle, InputGradient, LayerStatistics};
 use crate::graph::ValueId;
 use crate::replica::{Mode, Replica, ReplicaError, channel_statistics, to_array, to_tensor};
 use crate::rng;

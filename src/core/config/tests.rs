@@ -38,7 +38,7 @@ fn validate(experiment: &Experiment) -> &ValidateConfig {
 }
 
 fn quickstart() -> Experiment {
-    Experiment::load(Path::new("configs/quickstart.yaml"), &[]).unwrap()
+    Experiment::load(&crate::in_repository("configs/quickstart.yaml"), &[]).unwrap()
 }
 
 #[test]

@@ -357,11 +357,11 @@ mod tests {
     /// `tests/goldens/make_folder.py` writes the files; the exporters read them.
     #[test]
     fn other_sizes_and_kinds_of_files_are_fitted_as_the_exporters_do() {
-        let goldens = Path::new("tests/goldens/folder");
+        let goldens = crate::in_repository("tests/goldens/folder");
         let bytes = fs::read(goldens.join("expected.safetensors")).unwrap();
         let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         for (name, shape) in [("gray", [1, 28, 28]), ("rgb", [3, 24, 24])] {
-            let set = read_folder(goldens, Fit::To(shape)).unwrap();
+            let set = read_folder(&goldens, Fit::To(shape)).unwrap();
             assert_eq!((set.classes.len(), [set.channels, set.height, set.width]), (2, shape));
             let expected = expected.tensor(name).unwrap();
             assert_eq!(expected.shape(), [&[set.len()][..], &shape[..]].concat());
@@ -369,7 +369,7 @@ mod tests {
             assert!(off.iter().all(|&off| off <= 2), "{name}: {:?} levels", off.iter().max());
             assert!(off.iter().map(|&off| f64::from(off)).sum::<f64>() / (off.len() as f64) < 0.3, "{name}");
         }
-        let message = read_folder(goldens, Fit::To([2, 28, 28])).unwrap_err().to_string();
+        let message = read_folder(&goldens, Fit::To([2, 28, 28])).unwrap_err().to_string();
         assert!(message.contains("can't become 2 channels"), "{message}");
         let alike = |pixels: &[u8]| {
             fitted(DynamicImage::ImageLuma8(image::GrayImage::from_raw(3, 2, pixels.to_vec()).unwrap()), [1, 2, 3])

@@ -523,7 +523,7 @@ mod tests {
     /// Per case, `tests/goldens/make_views.py` wrote PyTorch's output, and the gradient of its input for a given gradient of its output.
     #[test]
     fn agrees_with_pytorch() {
-        let bytes = std::fs::read("tests/goldens/views.safetensors").unwrap();
+        let bytes = std::fs::read(crate::in_repository("tests/goldens/views.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let mut cases = 0;
         while let Ok(tensor) = tensors.tensor(&format!("{cases}.case")) {

@@ -14,18 +14,18 @@ use super::error::BundleError;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
 use crate::graph::{Graph, ValueId};
 
-pub(super) const MANIFEST: &str = "manifest.yaml";
-pub(super) const MODEL: &str = "model.onnx";
-pub(super) const STATISTICS: &str = "bn_stats.safetensors";
-pub(super) const GOLDEN: &str = "golden.safetensors";
+pub const MANIFEST: &str = "manifest.yaml";
+pub const MODEL: &str = "model.onnx";
+pub const STATISTICS: &str = "bn_stats.safetensors";
+pub const GOLDEN: &str = "golden.safetensors";
 /// What a calibrated layer's side tensors per class are called.
-pub(super) const CLASS_MEAN: &str = "class_mean";
-pub(super) const CLASS_VAR: &str = "class_var";
+pub const CLASS_MEAN: &str = "class_mean";
+pub const CLASS_VAR: &str = "class_var";
 /// And per patch.
-pub(super) const PATCH_MEAN: &str = "patch_mean";
-pub(super) const PATCH_VAR: &str = "patch_var";
-pub(super) const CLASS_PATCH_MEAN: &str = "class_patch_mean";
-pub(super) const CLASS_PATCH_VAR: &str = "class_patch_var";
+pub const PATCH_MEAN: &str = "patch_mean";
+pub const PATCH_VAR: &str = "patch_var";
+pub const CLASS_PATCH_MEAN: &str = "class_patch_mean";
+pub const CLASS_PATCH_VAR: &str = "class_patch_var";
 /// The output of a features-only bundle.
 const FEATURES: &str = "features";
 /// How many directions tell a gradient: with fewer, a wrong one could pass by chance.
@@ -135,7 +135,7 @@ impl Bundle {
     ///
     /// # Errors
     /// When it was changed since, or can't be read.
-    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, BundleError> {
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, BundleError> {
         read_file(&self.dir, name, &self.manifest)
     }
 
@@ -241,7 +241,8 @@ fn check_features_only(m: &Manifest) -> Result<(), String> {
     }
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
+/// As the manifest writes it: 64 hex digits.
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_shipped_experiment_and_its_resolved_form_are_valid() {
-        let configs = std::fs::read_dir("configs").unwrap().map(|entry| entry.unwrap().path());
+        let configs = std::fs::read_dir(crate::in_repository("configs")).unwrap().map(|entry| entry.unwrap().path());
         let files: Vec<_> = configs.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
         assert!(!files.is_empty());
         for file in files {

@@ -44,7 +44,7 @@ mod tests {
     /// `tests/goldens/make_jpeg.py` writes the file.
     #[test]
     fn it_is_what_pillow_reads_back() {
-        let bytes = std::fs::read("tests/goldens/jpeg.safetensors").unwrap();
+        let bytes = std::fs::read(crate::in_repository("tests/goldens/jpeg.safetensors")).unwrap();
         let goldens = SafeTensors::deserialize(&bytes).unwrap();
         for name in ["gray.noise", "gray.smooth", "rgb.noise", "rgb.smooth"] {
             let [before, after] = ["before", "after"].map(|part| goldens.tensor(&format!("{name}.{part}")).unwrap());

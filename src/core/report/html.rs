@@ -84,7 +84,7 @@ struct ComparisonRow {
 
 /// A chart with its legend: colours and what they stand for.
 #[derive(Serialize)]
-pub(crate) struct Figure {
+pub struct Figure {
     pub title: String,
     pub svg: String,
     pub legend: Vec<(usize, String)>,
@@ -120,7 +120,7 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
 }
 
 /// What every page of the program is rendered in: it includes `style.css`.
-pub(crate) fn environment() -> Result<Environment<'static>, minijinja::Error> {
+pub fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.add_template("style.css", include_str!("style.css"))?;

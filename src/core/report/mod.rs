@@ -3,16 +3,16 @@
 //! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was made. Wall-clock times, which differ from
 //! run to run, are shown on the page and kept in `timing.json`, and in snapshots for the repository; `results.json` and `results.csv` are free of them.
 
-pub(crate) mod chart;
+pub mod chart;
 mod compare;
-pub(crate) mod html;
+pub mod html;
 mod images;
 mod markdown;
 mod snapshot;
 mod summary;
 #[cfg(test)]
 mod tests;
-pub(crate) mod text;
+pub mod text;
 
 use std::path::{Path, PathBuf};
 
@@ -249,7 +249,7 @@ fn timing_json(results: &Results) -> Result<Vec<u8>, ReportError> {
 }
 
 /// `value` as indented JSON with a newline at its end.
-pub(crate) fn json_file(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
+pub fn json_file(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
     let format = |error: serde_json::Error| ReportError::Format { format: "JSON", message: error.to_string() };
     let mut bytes = serde_json::to_vec_pretty(value).map_err(format)?;
     bytes.push(b'\n');

@@ -201,7 +201,7 @@ pub(super) fn cells(summary: &Summary) -> [String; 10] {
 }
 
 /// One line per row, its columns as wide as their widest cell.
-pub(crate) fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
+pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |cells: &[String; N]| {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Number of colours that the page defines; more lines reuse them.
-pub(crate) const COLOURS: usize = 8;
+pub const COLOURS: usize = 8;
 
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 260.0;
@@ -16,13 +16,13 @@ const POINTS: usize = 400;
 
 /// How the vertical axis is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scale {
+pub enum Scale {
     Linear,
     Log,
 }
 
 /// One line of a chart.
-pub(crate) struct Line {
+pub struct Line {
     /// Index of its colour.
     pub colour: usize,
     /// Drawn thin and pale, behind its siblings' meaning.
@@ -31,7 +31,7 @@ pub(crate) struct Line {
 }
 
 /// A chart with labelled axes, or `None` where there is nothing to draw.
-pub(crate) fn line_chart(title: &str, x_label: &str, y_label: &str, scale: Scale, lines: &[Line]) -> Option<String> {
+pub fn line_chart(title: &str, x_label: &str, y_label: &str, scale: Scale, lines: &[Line]) -> Option<String> {
     let drawable = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (scale == Scale::Linear || y > 0.0);
     let points: Vec<(f64, f64)> = lines.iter().flat_map(|line| &line.points).copied().filter(drawable).collect();
     let x = Axis::new(points.iter().map(|point| point.0), Scale::Linear, LEFT, WIDTH - RIGHT)?;
