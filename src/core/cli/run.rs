@@ -7,7 +7,7 @@ use crate::config::{ConfigError, Experiment};
 use crate::report;
 use crate::run::plan::{Plan, Planned};
 use crate::run::stage::State;
-use crate::run::{self, Goal};
+use crate::run::{Goal, Planner};
 
 /// What every command on an experiment takes.
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ impl Run {
 
     /// Prints what taking the experiment to `goal` would do.
     pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
-        print_plan(global, &run::plan(&self.load()?, &self.output, goal)?)
+        print_plan(global, &Planner::default().plan(&self.load()?, &self.output, goal)?)
     }
 }
 

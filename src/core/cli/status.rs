@@ -10,7 +10,7 @@ use super::{Global, Outcome};
 use crate::config::Experiment;
 use crate::run::plan::Plan;
 use crate::run::stage::State;
-use crate::run::{self, Goal, RESOLVED};
+use crate::run::{Goal, Planner, RESOLVED};
 
 /// Say for each experiment what is complete, running, interrupted and missing
 #[derive(clap::Args)]
@@ -56,7 +56,8 @@ fn reports(output: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// What each experiment, a YAML file or a report's directory, needs for its report.
 pub fn plans(experiments: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Plan>> {
-    experiments.iter().map(|path| Ok(run::plan(&load(path)?, output, Goal::Report)?)).collect()
+    let planner = Planner::default();
+    experiments.iter().map(|path| Ok(planner.plan(&load(path)?, output, Goal::Report)?)).collect()
 }
 
 /// An experiment by its YAML file or its report's directory.

@@ -12,6 +12,7 @@ mod maker;
 mod matrix;
 mod memory;
 mod pieces;
+mod real;
 mod results;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ pub use maker::{Failure, Maker, RecoverTask, RelabelTask, ValidateTask, WholeTas
 use matrix::{Line, Origin, Set, lines};
 use pieces::{Images, Labelled, Mode, Pieces};
 use plan::Plan;
+use real::Shelf;
 use stage::{StageError, write_atomic};
 
 /// Why an experiment could not be run.
@@ -98,7 +100,7 @@ pub const RESOLVED: &str = "experiment.yaml";
 pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunError> {
     let mode = setting.maker.map_or(Mode::Find, Mode::Make);
     let bundles = load_bundles(experiment)?;
-    let pieces = prepare(experiment, &bundles, setting.output, mode)?;
+    let pieces = prepare(experiment, &bundles, &Shelf::default(), setting.output, mode)?;
     let recovered = recover(experiment, &bundles, &pieces)?;
     let made = make(experiment, &bundles, &pieces, setting.goal)?;
     let whole = make_whole(experiment, &bundles, &pieces, setting.goal)?;
@@ -143,7 +145,7 @@ pub struct DistilledSet {
 /// When one of them, or of its labels, is not complete below `output`.
 pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
     let bundles = load_bundles(experiment)?;
-    let pieces = prepare(experiment, &bundles, output, Mode::Find)?;
+    let pieces = prepare(experiment, &bundles, &Shelf::default(), output, Mode::Find)?;
     let mut sets: Vec<DistilledSet> = Vec::new();
     for made in make(experiment, &bundles, &pieces, Goal::Relabel)? {
         let Origin::Distilled { teacher, method } = made.line.origin else { continue };
@@ -173,17 +175,25 @@ pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<Dis
     Ok((sets, bundles))
 }
 
-/// What [`run`] would do with stages below `output`; nothing is made.
-///
-/// # Errors
-/// When the experiment's bundles or data cannot be read or do not fit each other.
-pub fn plan(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
-    let bundles = load_bundles(experiment)?;
-    let pieces = prepare(experiment, &bundles, output, Mode::List)?;
-    recover(experiment, &bundles, &pieces)?;
-    make(experiment, &bundles, &pieces, goal)?;
-    make_whole(experiment, &bundles, &pieces, goal)?;
-    Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
+/// Says what runs would do; several experiments on the same data read it once.
+#[derive(Default)]
+pub struct Planner {
+    shelf: Shelf,
+}
+
+impl Planner {
+    /// What [`run`] would do with stages below `output`; nothing is made.
+    ///
+    /// # Errors
+    /// When the experiment's bundles or data cannot be read or do not fit each other.
+    pub fn plan(&self, experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
+        let bundles = load_bundles(experiment)?;
+        let pieces = prepare(experiment, &bundles, &self.shelf, output, Mode::List)?;
+        recover(experiment, &bundles, &pieces)?;
+        make(experiment, &bundles, &pieces, goal)?;
+        make_whole(experiment, &bundles, &pieces, goal)?;
+        Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
+    }
 }
 
 fn stages_in(output: &Path) -> PathBuf {
@@ -193,11 +203,12 @@ fn stages_in(output: &Path) -> PathBuf {
 fn prepare<'a>(
     experiment: &Experiment,
     bundles: &Bundles,
+    shelf: &Shelf,
     output: &Path,
     mode: Mode<'a>,
 ) -> Result<Pieces<'a>, RunError> {
-    let shape = bundles[&experiment.teachers[0]].image_shape();
-    let pieces = Pieces::new(experiment, shape, &stages_in(output), mode)?;
+    let real = shelf.get(&experiment.data, bundles[&experiment.teachers[0]].image_shape())?;
+    let pieces = Pieces::new(real, &stages_in(output), mode);
     check_fit(experiment, bundles, pieces.test())?;
     for bundle in bundles.values() {
         pieces.verify(bundle)?;

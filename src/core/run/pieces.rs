@@ -1,8 +1,9 @@
 //! The pieces of an experiment as stages: what each depends on, and what it leaves in its directory.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rand::seq::SliceRandom;
 use serde_json::json;
@@ -13,12 +14,12 @@ use super::files::{self, ACCURACY, AUTO, FOLDER, LABELS, TRAINING, VERDICT, read
 use super::maker::{Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
 use super::matrix::Choice;
 use super::plan::{Planned, Rates};
+use super::real::{Hashed, Real};
 use super::stage::{Stage, Store, WorkDir};
 use crate::config::{
-    BnWeight, DataConfig, DataKind, Experiment, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig, Start,
-    ValidateConfig, WholeReal,
+    BnWeight, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig, Start, ValidateConfig, WholeReal,
 };
-use crate::data::{DataError, Dataset, Fit, Source, Split};
+use crate::data::Dataset;
 use crate::report::RecoverPoint;
 use crate::rng;
 use crate::teacher::Bundle;
@@ -91,49 +92,29 @@ pub enum Mode<'a> {
     List,
 }
 
-/// The real data: where it lies, its test set, and that set's hash.
-struct Real {
-    source: Source,
-    /// Of the networks' images.
-    fit: Fit,
-    test: Dataset,
-    test_hash: String,
-}
-
-impl Real {
-    fn load(source: Source, fit: Fit) -> Result<Self, RunError> {
-        let test = Dataset::load_as(&source, Split::Test, fit)?;
-        Ok(Self { source, fit, test_hash: data_hash(&test), test })
-    }
-}
-
 /// Makes or finds the stages of one experiment.
 pub struct Pieces<'a> {
     store: Store,
     mode: Mode<'a>,
     /// `None` where the experiment has no real data.
-    real: Option<Real>,
-    /// Read only where a stage needs it.
-    train: OnceCell<Dataset>,
+    real: Option<Rc<Real>>,
     remarks: RefCell<Vec<String>>,
     listed: RefCell<Vec<Stage>>,
 }
 
 impl<'a> Pieces<'a> {
-    /// Of `experiment`, whose networks take images of this `shape`; stages go below `root`.
-    pub fn new(experiment: &Experiment, shape: [usize; 3], root: &Path, mode: Mode<'a>) -> Result<Self, RunError> {
-        let real = source(&experiment.data)?.map(|source| Real::load(source, Fit::To(shape))).transpose()?;
-        let (train, remarks, listed) = (OnceCell::new(), RefCell::default(), RefCell::default());
-        Ok(Self { store: Store::new(root), mode, real, train, remarks, listed })
+    /// On this `real` data; stages go below `root`.
+    pub fn new(real: Option<Rc<Real>>, root: &Path, mode: Mode<'a>) -> Self {
+        Self { store: Store::new(root), mode, real, remarks: RefCell::default(), listed: RefCell::default() }
     }
 
     /// The real test set, if there is real data.
     pub fn test(&self) -> Option<&Dataset> {
-        self.real.as_ref().map(|real| &real.test)
+        self.real.as_ref().map(|real| &real.test.set)
     }
 
     fn real_data(&self) -> Result<&Real, RunError> {
-        self.real.as_ref().ok_or(RunError::NoData)
+        self.real.as_deref().ok_or(RunError::NoData)
     }
 
     /// What the user ought to be told.
@@ -172,13 +153,8 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    fn train(&self) -> Result<&Dataset, RunError> {
-        if let Some(train) = self.train.get() {
-            return Ok(train);
-        }
-        let Real { source, fit, .. } = self.real_data()?;
-        let train = Dataset::load_as(source, Split::Train, *fit)?;
-        Ok(self.train.get_or_init(|| train))
+    fn train(&self) -> Result<&Hashed, RunError> {
+        Ok(self.real_data()?.train()?)
     }
 
     /// Verifies `bundle` in the state in which it was loaded, unless that was done before.
@@ -222,7 +198,7 @@ impl<'a> Pieces<'a> {
         let data = if config.is_data_free() { None } else { Some(self.train()?) };
         let mut inputs = inputs([("teacher", &teacher.hash)]);
         inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
-        inputs.extend(data.map(|data| ("data".to_owned(), data_hash(data))));
+        inputs.extend(data.map(|data| ("data".to_owned(), data.hash.clone())));
         let scored = match config.start {
             Start::Crops { images, crops, .. } => chosen.len() as u64 * u64::from(images) * u64::from(crops),
             Start::Clusters { images } => chosen.len() as u64 * u64::from(images),
@@ -231,6 +207,7 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(scored + 2 * count * u64::from(config.iterations));
         let chosen = &chosen;
+        let data = data.map(|data| &data.set);
         let task = RecoverTask { teacher, others, config, data, classes, chosen, ipc, seed };
         let directory = self.obtain(&stage, |work, maker| {
             self.remark(maker.recover(work, &task)?);
@@ -324,7 +301,7 @@ impl<'a> Pieces<'a> {
 
     /// `ipc` real training images per class.
     pub fn real(&self, choice: Choice, ipc: u32, seed: u64) -> Result<Images, RunError> {
-        let train = self.train()?;
+        let Hashed { set: train, hash } = self.train()?;
         let (name, identity, seed) = match choice {
             Choice::Random => (format!("{}-ipc{ipc}-seed{seed}", train.name), json!({"ipc": ipc}), seed),
             Choice::NearestMean => {
@@ -333,7 +310,7 @@ impl<'a> Pieces<'a> {
             }
         };
         let count = train.classes.len() as u64 * u64::from(ipc);
-        let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", &data_hash(train))]), seed)?;
+        let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", hash)]), seed)?;
         let directory = self.obtain(&stage, |work, _| {
             let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
             let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
@@ -390,7 +367,7 @@ impl<'a> Pieces<'a> {
         };
         let kind = if hard { "hard".into() } else { format!("by-{}", labels.teacher) };
         let name = format!("{}-{kind}-{}", images.name, student.name());
-        let Real { test, test_hash, .. } = self.real_data()?;
+        let Hashed { set: test, hash: test_hash } = &self.real_data()?.test;
         let inputs =
             inputs([("images", &images.key), ("labels", &labels.key), ("student", &student.hash), ("test", test_hash)]);
         let epochs = protocol.relabel.epochs;
@@ -404,14 +381,14 @@ impl<'a> Pieces<'a> {
 
     /// Trains the student of `task`, which `bundle` is; the stage's directory.
     pub fn validate(&self, task: &ValidateTask, bundle: &Bundle) -> Result<PathBuf, RunError> {
-        let test = &self.real_data()?.test;
+        let test = &self.real_data()?.test.set;
         self.obtain(&task.stage, |work, maker| Ok(maker.validate(work, task, bundle, test)?))
     }
 
     /// Trains the students of all `tasks`, several at once where that is faster.
     pub fn validate_all(&self, tasks: Vec<ValidateTask>) -> Result<(), RunError> {
         match (&self.mode, &self.real) {
-            (Mode::Make(maker), Some(real)) => Ok(maker.validate_all(&self.store, tasks, &real.test)?),
+            (Mode::Make(maker), Some(real)) => Ok(maker.validate_all(&self.store, tasks, &real.test.set)?),
             _ => Ok(()),
         }
     }
@@ -424,7 +401,7 @@ impl<'a> Pieces<'a> {
         whole: WholeReal,
         seed: u64,
     ) -> Result<(PathBuf, u64), RunError> {
-        let train = self.train()?;
+        let Hashed { set: train, hash } = self.train()?;
         let WholeReal { epochs, batch_size } = whole;
         let views = RelabelConfig {
             epochs,
@@ -440,8 +417,8 @@ impl<'a> Pieces<'a> {
         let RelabelConfig { crop, flip, .. } = &views;
         let seen = json!({"epochs": epochs, "batch_size": batch_size, "crop": crop, "flip": flip});
         let identity = json!({"views": seen, "validate": config});
-        let Real { test, test_hash, .. } = self.real_data()?;
-        let inputs = inputs([("data", &data_hash(train)), ("student", &student.hash), ("test", test_hash)]);
+        let Hashed { set: test, hash: test_hash } = &self.real_data()?.test;
+        let inputs = inputs([("data", hash), ("student", &student.hash), ("test", test_hash)]);
         let count = train.len() as u64;
         let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
@@ -484,34 +461,6 @@ fn sort_by_distance_to_mean(train: &Dataset, own: &mut [usize]) {
     let mut sorted: Vec<(f64, usize)> = own.iter().map(|&index| (distance(index), index)).collect();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     own.iter_mut().zip(sorted).for_each(|(place, (_, index))| *place = index);
-}
-
-/// Identifies real data by its content.
-fn data_hash(set: &Dataset) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&set.images);
-    set.labels.iter().for_each(|label| {
-        hasher.update(&label.to_le_bytes());
-    });
-    hasher.finalize().to_hex().to_string()
-}
-
-/// Where the experiment's data lies.
-fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
-    let unset = || DataError::Mismatch("the experiment's data has no path: set `data.path`".into());
-    let found = match (data.kind, data.kind.known_name(), &data.path) {
-        (DataKind::None, ..) => return Ok(None),
-        (_, Some(name), Some(path)) => Source::find_at(name, path),
-        (_, Some(name), None) => Source::find(name),
-        (_, None, None) => Err(unset()),
-        (DataKind::Npz, _, Some(path)) => Ok(Source::Npz(path.clone())),
-        (DataKind::ImageFolder, _, Some(path)) => match &data.class_map {
-            Some(map) => Ok(Source::MappedFolder { directory: path.clone(), map: map.clone() }),
-            None => Ok(Source::ImageFolder(path.clone())),
-        },
-        (_, None, Some(path)) => Ok(Source::Idx(path.clone())),
-    };
-    found.map(Some)
 }
 
 fn inputs<const N: usize>(pairs: [(&str, &String); N]) -> BTreeMap<String, String> {
