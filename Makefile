@@ -60,13 +60,13 @@ bench: setup
 
 test: setup data lint
 	$(VENV)/bin/python -m exporters.conformance $(TARGET)/conformance
-	cargo test --release --locked
+	cargo test --release --locked --workspace
 	$(VENV)/bin/python -m pytest -q exporters/tests
 
 lint: setup
-	cargo fmt --check
-	cargo clippy --release --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 	$(VENV)/bin/ruff check exporters
 	$(VENV)/bin/ruff format --check exporters
 

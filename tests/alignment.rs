@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use scdd::config::{BnDistance, Experiment, RecoverConfig};
 use scdd::recover::objective;
 use scdd::replica::{Objective, Plan, PlanOptions};
-use scdd::teacher::{Bundle, ClassStatistics, PatchStatistics};
+use scdd::teacher::{Bundle, ClassStatistics, Network, PatchStatistics};
 use tch::{Device, Kind, Tensor};
 
 /// Name, distance, r_var, class_share, r_patch.

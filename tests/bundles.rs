@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array4;
 use scdd::replica::{Mode, to_array, to_tensor};
-use scdd::teacher::{Bundle, Calibrator, Detail, Runtime, StatisticsKind, verify};
+use scdd::teacher::{Bundle, Calibrator, Detail, Network, Runtime, StatisticsKind, verify};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
@@ -216,7 +216,7 @@ fn classes_are_measured_beside_the_statistics_of_batch_norm() {
 #[test]
 fn calibration_refuses_what_makes_no_sense() {
     let bundle = Bundle::load(&shipped("convnet3-w128-in")).unwrap();
-    let message = |result: Result<(), scdd::teacher::BundleError>| result.expect_err("must be refused").to_string();
+    let message = |result: Result<(), scdd::teacher::NetworkError>| result.expect_err("must be refused").to_string();
     let other = Bundle::load(&shipped("resnet18-w16-supervised")).unwrap();
     let refused = Calibrator::new(&other, &[], Detail::default()).map(|_| ());
     assert!(message(refused).contains("there is nothing to calibrate but those of its classes"));

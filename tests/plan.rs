@@ -10,7 +10,7 @@ use scdd::graph::{Graph, Node};
 use scdd::kernels::Isa;
 use scdd::replica::plan::{Choice, Method};
 use scdd::replica::{Distance, LayerTarget, Momentum, Objective, Plan, PlanOptions, Replica};
-use scdd::teacher::Bundle;
+use scdd::teacher::{Bundle, Network};
 use tch::{Device, Kind, Tensor};
 
 const LOSS: f64 = 1e-5;
@@ -98,7 +98,8 @@ fn shipped_bundles() {
     for dir in dirs {
         let bundle = Bundle::load(&dir).unwrap();
         let objective = bundle.objective(0.01, 10.0, Device::Cpu);
-        agree(&bundle.graph, &objective, &bundle.golden.input, bundle.golden.targets.as_ref());
+        let (images, targets) = bundle.probe().unwrap();
+        agree(&bundle.graph, &objective, &images, targets.as_ref());
     }
 }
 
@@ -106,7 +107,8 @@ fn shipped_bundles() {
 fn a_loss_without_cross_entropy() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/features-only");
     let bundle = Bundle::load(&dir).unwrap();
-    agree(&bundle.graph, &bundle.objective(0.01, 10.0, Device::Cpu), &bundle.golden.input, None);
+    let (images, _) = bundle.probe().unwrap();
+    agree(&bundle.graph, &bundle.objective(0.01, 10.0, Device::Cpu), &images, None);
 }
 
 #[test]

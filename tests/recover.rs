@@ -10,7 +10,7 @@ use scdd::data::{Resample, Shift, Size, View};
 use scdd::kernels::Isa;
 use scdd::recover::{Batch, Item, Recover};
 use scdd::replica::{Plan, PlanOptions};
-use scdd::teacher::Bundle;
+use scdd::teacher::{Bundle, Network};
 use tch::{Device, Kind, Tensor};
 
 fn config(tv: f64, l2: f64) -> RecoverConfig {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use scdd::teacher::Bundle;
+use scdd::teacher::{Bundle, Network};
 use sha2::{Digest, Sha256};
 use tch::Device;
 use tempfile::TempDir;

@@ -1,14 +1,11 @@
 //! `scdd doctor`: what the program found on this machine.
 
+use scdd_core::cli::{Global, Outcome};
 use serde::Serialize;
 
-use super::{Global, Outcome};
+use super::open_runtime;
 use crate::data::Source;
 use crate::teacher::Provider;
-
-/// Say what was found: versions, ONNX Runtime and its execution providers, CUDA or why not, data sets
-#[derive(clap::Args)]
-pub struct Doctor {}
 
 #[derive(Serialize)]
 struct Finding {
@@ -29,24 +26,22 @@ impl Finding {
 /// Without these nothing can be distilled; CUDA and further data sets are optional.
 const NEEDED: [&str; 2] = ["libtorch", "ONNX Runtime"];
 
-impl Doctor {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let findings = look(global);
-        if global.json {
-            println!("{}", serde_json::to_string_pretty(&findings)?);
-        } else {
-            println!("scdd {}", env!("CARGO_PKG_VERSION"));
-            for finding in &findings {
-                println!("{} {:<22} {}", if finding.found { "ok" } else { "--" }, finding.what, finding.detail);
-            }
+pub fn run(global: &Global) -> anyhow::Result<Outcome> {
+    let findings = look(global);
+    if global.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        println!("scdd {}", env!("CARGO_PKG_VERSION"));
+        for finding in &findings {
+            println!("{} {:<22} {}", if finding.found { "ok" } else { "--" }, finding.what, finding.detail);
         }
-        let missing = findings.iter().any(|f| !f.found && NEEDED.contains(&f.what));
-        Ok(if missing { Outcome::CheckFailed } else { Outcome::Done })
     }
+    let missing = findings.iter().any(|f| !f.found && NEEDED.contains(&f.what));
+    Ok(if missing { Outcome::CheckFailed } else { Outcome::Done })
 }
 
 fn look(global: &Global) -> Vec<Finding> {
-    let runtime = global.runtime();
+    let runtime = open_runtime(global);
     let mut findings = vec![
         Finding::new("processor", Ok::<_, String>(processor())),
         Finding::new(

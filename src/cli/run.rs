@@ -1,101 +1,30 @@
-//! `scdd run` and its parts: `recover`, `relabel`, `validate`, `report`. One experiment file, taken as far as asked.
+//! `scdd run` and its parts: `recover`, `relabel`, `validate`. One experiment file, taken as far as asked.
 
-use std::path::PathBuf;
+use scdd_core::cli::{Global, Outcome, Run, report::print};
 
-use super::{Global, Outcome};
-use crate::config::Experiment;
+use super::{open_runtime, progress};
+use crate::engine::Engine;
 use crate::report;
-use crate::run::plan::{Plan, Planned};
-use crate::run::stage::State;
-use crate::run::{self, Goal, Means, Setting};
+use crate::run::{self, Goal, Setting};
 
-/// What every command on an experiment takes.
-#[derive(clap::Args)]
-pub struct Run {
-    /// The experiment's YAML file
-    #[arg(value_name = "EXPERIMENT.yaml")]
-    experiment: PathBuf,
-    /// Override a key, for example --set recover.iterations=100
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
-    /// Where results go: stages in DIR/stages, the report in DIR/<experiment's name>
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    output: PathBuf,
-    /// Print what would be done: every stage, whether it is complete, and what it is expected to cost
-    #[arg(long)]
-    dry_run: bool,
-}
-
-impl Run {
-    /// Takes the experiment to `goal`.
-    pub fn run(self, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
-        let experiment = Experiment::load(&self.experiment, &self.overrides)?;
-        if self.dry_run {
-            return print_plan(global, &run::plan(&experiment, &self.output, goal)?);
-        }
-        let (progress, runtime) = (global.progress(), global.runtime()?);
-        let means = Some(Means { runtime: &runtime, progress: progress.as_ref() });
-        let finished = run::run(&experiment, &Setting { output: &self.output, goal, means })?;
-        for remark in &finished.remarks {
-            eprintln!("note: {remark}");
-        }
-        if goal == Goal::Report {
-            return super::report::print(global, &finished.results, Some(&self.output.join(&experiment.name)));
-        }
-        if global.json {
-            let summaries = report::summaries(&finished.results.rows);
-            let found = serde_json::json!({"directories": finished.directories, "summaries": summaries});
-            println!("{}", serde_json::to_string_pretty(&found)?);
-        } else {
-            finished.directories.iter().for_each(|directory| println!("{}", directory.display()));
-        }
-        Ok(Outcome::Done)
+/// Takes the experiment to `goal`.
+pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
+    let experiment = command.load()?;
+    let (progress, runtime) = (progress::progress(global.quiet), open_runtime(global)?);
+    let engine = Engine::new(&runtime, progress.as_ref(), experiment.device)?;
+    let finished = run::run(&experiment, &Setting { output: &command.output, goal, maker: Some(&engine) })?;
+    for remark in &finished.remarks {
+        eprintln!("note: {remark}");
     }
-}
-
-fn print_plan(global: &Global, plan: &Plan) -> anyhow::Result<Outcome> {
-    let (seconds, passes) = plan.remaining();
+    if goal == Goal::Report {
+        return print(global, &finished.results, Some(&command.output.join(&experiment.name)));
+    }
     if global.json {
-        let found = serde_json::json!({"plan": plan, "seconds": seconds, "passes_never_timed": passes});
+        let summaries = report::summaries(&finished.results.rows);
+        let found = serde_json::json!({"directories": finished.directories, "summaries": summaries});
         println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(Outcome::Done);
+    } else {
+        finished.directories.iter().for_each(|directory| println!("{}", directory.display()));
     }
-    for stage in &plan.stages {
-        println!("{:<9} {:<12} {:>16}  {}", stage.stage, state(stage.state), cost(stage), directory_name(stage));
-    }
-    let (all, complete) = (plan.stages.len(), plan.count(State::Complete));
-    println!("\n{all} stages, {complete} complete; the others: {}", total(seconds, passes));
     Ok(Outcome::Done)
-}
-
-fn directory_name(stage: &Planned) -> String {
-    stage.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-pub fn state(state: State) -> &'static str {
-    match state {
-        State::Complete => "complete",
-        State::Running => "running",
-        State::Interrupted => "interrupted",
-        State::Missing => "missing",
-    }
-}
-
-fn cost(stage: &Planned) -> String {
-    match (stage.state, stage.seconds, stage.passes) {
-        (State::Complete, _, _) | (_, None, 0) => "–".to_string(),
-        (_, Some(seconds), _) => format!("≈ {}", report::duration(seconds)),
-        (_, None, passes) => format!("{passes} passes"),
-    }
-}
-
-/// What is left to do, such as `≈ 12 min`; what was never timed, as images through a network.
-pub fn total(seconds: f64, passes: u64) -> String {
-    let untimed = format!("{passes} passes (images through a network), of which none was timed here yet");
-    match (seconds > 0.0, passes) {
-        (true, 0) => format!("≈ {}", report::duration(seconds)),
-        (false, 0) => "nothing to compute".to_string(),
-        (false, _) => untimed,
-        (true, _) => format!("≈ {}, and {untimed}", report::duration(seconds)),
-    }
 }

@@ -1,34 +1,24 @@
 //! `scdd verify`: does a bundle mean the same to its golden probe, ONNX Runtime and tch?
 
-use std::path::PathBuf;
+use scdd_core::cli::{Global, Outcome, Verify};
 
-use super::{Global, Outcome};
+use super::open_runtime;
 use crate::teacher::{Bundle, Verification, verify};
 
-/// Check bundles: hashes, operators, side tensors, and tch against ONNX Runtime and the golden probe, forward and backward
-#[derive(clap::Args)]
-pub struct Verify {
-    /// Bundle directories
-    #[arg(required = true, value_name = "BUNDLE")]
-    bundles: Vec<PathBuf>,
-}
-
-impl Verify {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let runtime = global.runtime()?;
-        let mut verdicts = Vec::new();
-        for dir in &self.bundles {
-            let verdict = verify(&Bundle::load(dir)?, &runtime)?;
-            if !global.json {
-                print(&verdict);
-            }
-            verdicts.push(verdict);
+pub fn run(command: &Verify, global: &Global) -> anyhow::Result<Outcome> {
+    let runtime = open_runtime(global)?;
+    let mut verdicts = Vec::new();
+    for dir in &command.bundles {
+        let verdict = verify(&Bundle::load(dir)?, &runtime)?;
+        if !global.json {
+            print(&verdict);
         }
-        if global.json {
-            println!("{}", serde_json::to_string_pretty(&verdicts)?);
-        }
-        Ok(if verdicts.iter().all(Verification::passed) { Outcome::Done } else { Outcome::CheckFailed })
+        verdicts.push(verdict);
     }
+    if global.json {
+        println!("{}", serde_json::to_string_pretty(&verdicts)?);
+    }
+    Ok(if verdicts.iter().all(Verification::passed) { Outcome::Done } else { Outcome::CheckFailed })
 }
 
 fn print(verdict: &Verification) {

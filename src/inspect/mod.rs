@@ -21,7 +21,7 @@ use crate::recover::RecoverError;
 use crate::recover::balance::{Balance, Terms, noise};
 use crate::report::ReportError;
 use crate::run::stage::write_atomic;
-use crate::teacher::{Bundle, LayerStatistics};
+use crate::teacher::{Bundle, LayerStatistics, Network};
 
 use estimators::{effective_rank, entropy, gaussian_entropy, quantiles, rms};
 pub use table::table;

@@ -12,7 +12,7 @@ use super::RecoverError;
 use crate::config::WeightAdjustment;
 use crate::graph::{Constant, Graph, Node, Op, ValueId};
 use crate::replica::{Mode, to_array, to_tensor};
-use crate::teacher::Bundle;
+use crate::teacher::{Bundle, Network};
 
 /// As in the published code: no step is divided by 0.
 const FLOOR: f64 = 1e-12;

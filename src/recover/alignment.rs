@@ -10,7 +10,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::{BnDistance, RecoverConfig};
 use crate::replica::{Distance, LayerTarget, Momentum, Objective};
-use crate::teacher::{Bundle, ClassStatistics};
+use crate::teacher::{Bundle, ClassStatistics, Network};
 
 /// What part of a layer's mean variance is added to every channel's before it divides, so that dead channels do not rule.
 const VARIANCE_FLOOR: f64 = 1e-3;

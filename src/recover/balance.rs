@@ -4,52 +4,16 @@
 //! logits than a trained one. So one `r_bn` for all teachers compares weightings rather than teachers. `r_bn: auto` gives each teacher the weight
 //! at which both terms have gradients of equal norm when optimisation starts.
 
-use std::fmt;
-
 use ndarray::Array4;
 use rand_distr::{Distribution, StandardNormal};
-use serde::{Deserialize, Serialize};
 use tch::{Device, TchError, Tensor};
 
 use super::{RecoverError, alignment};
 use crate::config::RecoverConfig;
 use crate::replica::{Evaluation, Momentum, Objective, Replica, to_tensor};
 use crate::rng;
-use crate::teacher::Bundle;
-
-/// A term of the loss, unweighted, at some images.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Term {
-    pub loss: f64,
-    /// L2 norm of the gradient with respect to the normalised images `[N, C, H, W]`.
-    pub gradient_norm: f64,
-}
-
-/// Both terms at the same images.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Terms {
-    /// Mean cross entropy; none without a classifier.
-    pub ce: Option<Term>,
-    /// Σ over layers, the first one's multiplier included; none without statistics.
-    pub bn: Option<Term>,
-}
-
-impl Terms {
-    /// The `r_bn` at which both gradients are of equal norm, to three significant digits, so that rounding in the last bits of a float does not
-    /// make another experiment of it. None where a term is missing or has no gradient.
-    pub fn balance(&self) -> Option<f64> {
-        let ratio = self.ce?.gradient_norm / self.bn?.gradient_norm;
-        let rounded = format!("{ratio:.2e}").parse().ok()?;
-        (f64::is_finite(rounded) && rounded > 0.0).then_some(rounded)
-    }
-}
-
-/// What `r_bn: auto` is for one teacher, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Auto {
-    pub r_bn: f64,
-    pub terms: Terms,
-}
+pub use crate::run::figures::{Auto, Term, Terms};
+use crate::teacher::{Bundle, Network};
 
 /// The weight that `r_bn: auto` stands for with this teacher.
 ///
@@ -72,19 +36,6 @@ pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<A
         RecoverError::NoBalance { teacher: bundle.name().into(), why: why.into() }
     })?;
     Ok(Auto { r_bn, terms })
-}
-
-impl fmt::Display for Auto {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let norm = |term: Option<Term>| term.map_or(0.0, |t| t.gradient_norm);
-        write!(
-            formatter,
-            "{}: at the start noise the gradient of cross entropy has norm {:.3e}, that of the BN statistics term {:.3e}",
-            self.r_bn,
-            norm(self.terms.ce),
-            norm(self.terms.bn)
-        )
-    }
 }
 
 /// Evaluates both terms of one teacher.
@@ -140,20 +91,4 @@ pub fn noise(bundle: &Bundle, count: u32, start_std: f64) -> (Array4<f32>, Vec<u
     }
     let classes = bundle.manifest.classes.len().max(1) as u32;
     (noise, (0..count).map(|number| number % classes).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_balance_is_the_ratio_of_the_norms() {
-        let term = |gradient_norm| Some(Term { loss: 1.0, gradient_norm });
-        let balance = |ce, bn| Terms { ce, bn }.balance();
-        assert_eq!(balance(term(0.012_345_6), term(2.0)), Some(0.00617));
-        assert_eq!(balance(term(1.0), term(0.0)), None);
-        assert_eq!(balance(term(0.0), term(1.0)), None);
-        assert_eq!(balance(None, term(1.0)), None);
-        assert_eq!(balance(term(1.0), None), None);
-    }
 }

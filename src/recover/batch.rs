@@ -1,24 +1,10 @@
 //! Which images there are, which of them share a batch, and when they join.
 
 use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 
 use crate::config::{Packing, RecoverConfig};
 use crate::rng;
-
-/// One synthetic image: the `number`th of its class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item {
-    pub class: u32,
-    pub number: u32,
-}
-
-impl Item {
-    /// The item's random stream for `purpose`; the same whatever batch or process it is in.
-    pub(super) fn stream(self, seed: u64, purpose: &str) -> ChaCha8Rng {
-        rng::stream(seed, purpose, u64::from(self.class) << 32 | u64::from(self.number))
-    }
-}
+use crate::run::figures::Item;
 
 /// Images that are optimised together.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,23 +22,23 @@ use std::ops::Range;
 
 use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use tch::TchError;
 
 use crate::config::{Quirk, RecoverConfig};
 use crate::data::view::{adjoint_batch, apply_batch};
 use crate::data::{DataError, Dataset, Normalization, Resample, Size, jpeg};
 use crate::replica::{PlanOptions, ReplicaError};
-use crate::teacher::{Bundle, BundleError, RuntimeError};
+pub use crate::run::figures::{Accuracy, Item, Point};
+use crate::teacher::{Bundle, NetworkError, RuntimeError};
 
 use adam::Adam;
 pub use alignment::objective;
-pub use batch::{Batch, Item};
+pub use batch::Batch;
 use committee::Committee;
 pub use engine::Choices;
 use prior::Priors;
 use start::{Starts, resize};
-pub use verifier::{Accuracy, accuracy};
+pub use verifier::accuracy;
 
 /// torchvision's range of a random crop's width over height.
 pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
@@ -47,7 +47,7 @@ pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     #[error(transparent)]
-    Bundle(#[from] BundleError),
+    Network(#[from] NetworkError),
     #[error("teacher `{teacher}`: {source}")]
     Replica { teacher: String, source: ReplicaError },
     #[error("teacher `{teacher}`: libtorch: {source}")]
@@ -93,17 +93,6 @@ pub enum RecoverError {
          `rded_crops_…` out of `baselines`"
     )]
     TooFewImages { class: u32, found: usize, needed: usize },
-}
-
-/// The loss at one step. `loss = ce + r_bn · bn + priors`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    pub iteration: u32,
-    pub loss: f64,
-    /// Mean cross entropy.
-    pub ce: f64,
-    /// BN statistics term, unweighted.
-    pub bn: f64,
 }
 
 /// Teachers made ready for synthesis.

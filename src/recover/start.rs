@@ -17,7 +17,7 @@ use crate::data::{Dataset, Normalization, Resample, Size, View};
 use crate::graph::{Graph, ValueId};
 use crate::replica::{Mode, Replica, Run, to_array, to_tensor};
 use crate::rng;
-use crate::teacher::Bundle;
+use crate::teacher::{Bundle, Network};
 
 /// RDED's crops: torchvision's default range of area shares, square.
 const CROP_SCALE: (f32, f32) = (0.08, 1.0);

@@ -1,25 +1,15 @@
 //! What a network that had no part in the synthesis sees in the finished images.
 
 use ndarray::{Array2, Array4};
-use serde::{Deserialize, Serialize};
 
 use super::RecoverError;
 use crate::data::view::apply_batch;
 use crate::data::{Dataset, Normalization, Resample, Size, View};
+use crate::run::figures::Accuracy;
 use crate::teacher::{Bundle, Provider, Runtime, SessionOptions};
 
 /// Images run at once.
 const BATCH: usize = 32;
-
-/// How many of a set's images a network puts into their classes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accuracy {
-    pub images: usize,
-    /// Images whose class has the largest logit.
-    pub top1: usize,
-    /// Images whose class is among the five largest logits.
-    pub top5: usize,
-}
 
 /// Runs `verifier` in ONNX Runtime on `set`, whose labels index `classes`, which index the verifier's.
 ///

@@ -7,7 +7,7 @@ use crate::config::{Device, Fallback, RelabelConfig, TeacherBn};
 use crate::graph::Op;
 use crate::graph::ops::Norm;
 use crate::replica::{Mode, Replica, to_array, to_tensor};
-use crate::teacher::{Bundle, Provider, Runtime, RuntimeError, Session, SessionOptions};
+use crate::teacher::{Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions};
 
 /// Teachers whose logits are averaged.
 pub struct Teachers {

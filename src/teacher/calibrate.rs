@@ -12,12 +12,14 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tch::{Device, Kind, Tensor};
 
+use super::BundleError;
 use super::bundle::{
     Bundle, CLASS_MEAN, CLASS_PATCH_MEAN, CLASS_PATCH_VAR, CLASS_VAR, GOLDEN, MANIFEST, MODEL, PATCH_MEAN, PATCH_VAR,
     STATISTICS, sha256,
 };
-use super::error::BundleError;
+use super::error::NetworkError;
 use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
+use super::network::Network;
 use crate::graph::ops::Norm;
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::replica::{
@@ -93,8 +95,8 @@ impl<'a> Calibrator<'a> {
     ///
     /// # Errors
     /// When the bundle has all that is asked for, or there is nothing to measure.
-    pub fn new(bundle: &'a Bundle, nodes: &[String], detail: Detail) -> Result<Self, BundleError> {
-        let refuse = |what: &str| BundleError::invalid(&bundle.dir, what);
+    pub fn new(bundle: &'a Bundle, nodes: &[String], detail: Detail) -> Result<Self, NetworkError> {
+        let refuse = |what: &str| NetworkError::from(BundleError::invalid(&bundle.dir, what));
         if let Some(why) = bundle.without_classifier() {
             return Err(refuse(&why));
         }
@@ -122,19 +124,20 @@ impl<'a> Calibrator<'a> {
     ///
     /// # Errors
     /// When the network can't be run on them.
-    pub fn add(&mut self, class: usize, images: &Array4<f32>) -> Result<(), BundleError> {
-        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
+    pub fn add(&mut self, class: usize, images: &Array4<f32>) -> Result<(), NetworkError> {
+        let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
         let input = to_tensor(images.view()).map_err(failed)?;
         let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
         let run = tch::no_grad(|| self.replica.run(&[input], &taps, Mode::Eval))
-            .map_err(|source| BundleError::Replica { bundle: self.bundle.name().into(), source })?;
+            .map_err(|source| NetworkError::Replica { bundle: self.bundle.name().into(), source })?;
         let found = run.taps.iter().zip(&self.layers).map(|(tap, (layer, _))| Moments::of(tap, layer.axis));
         let side = self.detail.patches.map(|side| side as i64);
         let of_patches =
             side.into_iter().flat_map(|side| run.taps.iter().map(move |tap| Moments::of_patches(tap, side)));
         let found: Vec<Moments> = found.chain(of_patches).collect::<Result<_, _>>().map_err(failed)?;
         let Some(slot) = self.moments.get_mut(class) else {
-            return Err(BundleError::invalid(&self.bundle.dir, format!("class {class} of the data is none of its")));
+            let what = format!("class {class} of the data is none of its");
+            return Err(BundleError::invalid(&self.bundle.dir, what).into());
         };
         *slot = Some(match slot.take() {
             None => found,
@@ -148,15 +151,15 @@ impl<'a> Calibrator<'a> {
     ///
     /// # Errors
     /// When no images were added, a class lacks images where each class is asked for, or `out` exists or can't be written.
-    pub fn write(self, out: &Path, data: &str) -> Result<(), BundleError> {
-        let refuse = |what: String| BundleError::invalid(out, what);
+    pub fn write(self, out: &Path, data: &str) -> Result<(), NetworkError> {
+        let refuse = |what: String| NetworkError::from(BundleError::invalid(out, what));
         if out.exists() {
             return Err(refuse("exists already; choose another --out".into()));
         }
         if let Some(class) = self.moments.iter().position(Option::is_none).filter(|_| self.detail.per_class) {
             return Err(refuse(format!("no image of class `{}` was measured", self.bundle.manifest.classes[class])));
         }
-        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
+        let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
         let classes: Vec<&Vec<Moments>> = self.moments.iter().flatten().collect();
         let Some((first, others)) = classes.split_first() else {
             return Err(refuse("no images were measured".into()));
@@ -211,9 +214,9 @@ impl<'a> Calibrator<'a> {
     }
 
     /// The old probe with the statistics, their loss and its gradient put in, as the replica computes them.
-    fn golden(&self, total: &[Moments]) -> Result<BTreeMap<String, Tensor>, BundleError> {
-        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
-        let broken = |source| BundleError::Replica { bundle: self.bundle.name().into(), source };
+    fn golden(&self, total: &[Moments]) -> Result<BTreeMap<String, Tensor>, NetworkError> {
+        let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
+        let broken = |source| NetworkError::Replica { bundle: self.bundle.name().into(), source };
         let (old, weights) = (&self.bundle.golden, self.bundle.manifest.golden);
         let target = |(i, ((layer, tap), moments)): (usize, (&(Layer, ValueId), &Moments))| {
             let (mean, var) = (moments.mean.f_to_kind(Kind::Float)?, moments.var()?.f_to_kind(Kind::Float)?);
@@ -224,18 +227,19 @@ impl<'a> Calibrator<'a> {
         let layers = layers.collect::<Result<_, _>>().map_err(failed)?;
         let objective =
             Objective { layers, r_bn: weights.r_bn, distance: Distance::Norm, momentum: Momentum::default() };
-        let found = self.replica.evaluate(&old.input, old.targets.as_ref(), &objective).map_err(broken)?;
+        let (input, targets) = self.bundle.probe().map_err(failed)?;
+        let found = self.replica.evaluate(&input, targets.as_ref(), &objective).map_err(broken)?;
         let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
-        let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(&old.input), &taps, Mode::Eval));
+        let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(&input), &taps, Mode::Eval));
         let mut tensors = BTreeMap::from([
-            ("input".to_owned(), old.input.shallow_clone()),
-            ("logits".to_owned(), old.output.shallow_clone()),
+            ("input".to_owned(), input),
+            ("logits".to_owned(), to_tensor(old.output.view()).map_err(failed)?),
             ("ce".to_owned(), Tensor::from(old.ce)),
             ("bn_loss".to_owned(), Tensor::from(found.bn)),
             ("loss".to_owned(), Tensor::from(found.loss)),
             ("input_grad".to_owned(), found.gradient),
         ]);
-        tensors.extend(old.targets.iter().map(|targets| ("targets".to_owned(), targets.shallow_clone())));
+        tensors.extend(targets.map(|targets| ("targets".to_owned(), targets)));
         for (tap, (layer, _)) in run.map_err(broken)?.taps.iter().zip(&self.layers) {
             let (mean, var) = channel_statistics(tap, layer.axis).map_err(failed)?;
             tensors.insert(format!("stats.{}.mean", layer.key), mean);
@@ -250,9 +254,9 @@ impl<'a> Calibrator<'a> {
         calibration: Calibration,
         statistics: &BTreeMap<String, Tensor>,
         golden: Vec<u8>,
-    ) -> Result<(), BundleError> {
+    ) -> Result<(), NetworkError> {
         let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let failed = |source| BundleError::Torch { bundle: self.bundle.name().into(), source };
+        let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
         let files = [
             (MODEL, self.bundle.model.clone()),
             (STATISTICS, to_safetensors(statistics).map_err(failed)?),
@@ -279,7 +283,7 @@ impl<'a> Calibrator<'a> {
             .and_then(|()| files.iter().try_for_each(|(file, bytes)| write(file, bytes)))
             .and_then(|()| write(MANIFEST, text.as_bytes()))
             .and_then(|()| std::fs::rename(&bundle, out))
-            .map_err(|e| BundleError::io(out, e))
+            .map_err(|e| BundleError::io(out, e).into())
     }
 }
 

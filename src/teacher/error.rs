@@ -1,35 +1,21 @@
-//! What can be wrong with a bundle, and where.
+//! What can go wrong with a bundle's network.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::graph::GraphError;
+use super::BundleError;
 use crate::replica::ReplicaError;
 
-/// Why a bundle can't be used.
+/// Why a bundle's network can't be run, verified or calibrated.
 #[derive(Debug, thiserror::Error)]
-pub enum BundleError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("{}: {what}", path.display())]
-    Invalid { path: PathBuf, what: String },
-    #[error("{}: {source}", path.display())]
-    Graph { path: PathBuf, source: GraphError },
+pub enum NetworkError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     #[error("bundle `{bundle}`: {source}")]
     Replica { bundle: String, source: ReplicaError },
     #[error("bundle `{bundle}`: libtorch: {}", .source.to_string().lines().next().unwrap_or_default())]
     Torch { bundle: String, source: tch::TchError },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-}
-
-impl BundleError {
-    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
-    }
-
-    pub(super) fn invalid(path: &Path, what: impl Into<String>) -> Self {
-        Self::Invalid { path: path.into(), what: what.into() }
-    }
 }
 
 /// What can go wrong with ONNX Runtime.

@@ -1,15 +1,17 @@
-//! Pretrained networks on disk: the bundle, its verification, and ONNX Runtime sessions on it.
+//! Pretrained networks: the bundle on disk, its network in libtorch, its verification, and ONNX Runtime sessions on it.
 
-mod bundle;
 mod calibrate;
 mod error;
-pub mod manifest;
+mod network;
 mod runtime;
 mod verify;
 
-pub use bundle::{Bundle, ClassStatistics, Golden, InputGradient, LayerStatistics, PatchStatistics};
 pub use calibrate::{Calibrator, Detail};
-pub use error::{BundleError, RuntimeError};
-pub use manifest::{Manifest, Role, StatisticsKind};
+pub use error::{NetworkError, RuntimeError};
+pub use network::Network;
 pub use runtime::{Provider, Runtime, Session, SessionOptions};
+pub use scdd_core::teacher::{
+    Bundle, BundleError, ClassStatistics, Golden, InputGradient, LayerStatistics, Manifest, PatchStatistics, Role,
+    StatisticsKind, bundle, manifest,
+};
 pub use verify::{Check, Verification, verify};

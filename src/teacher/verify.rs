@@ -14,9 +14,10 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::bundle::{Bundle, LayerStatistics};
-use super::error::BundleError;
+use super::error::NetworkError;
+use super::network::Network;
 use super::runtime::{Provider, Runtime, SessionOptions};
+use super::{Bundle, InputGradient, LayerStatistics};
 use crate::graph::ValueId;
 use crate::replica::{Mode, Replica, ReplicaError, channel_statistics, to_array, to_tensor};
 use crate::rng;
@@ -65,8 +66,9 @@ impl Verification {
 ///
 /// # Errors
 /// When the graph can't be run at all; a difference is no error but a failed check.
-pub fn verify(bundle: &Bundle, runtime: &Runtime) -> Result<Verification, BundleError> {
-    let verifier = Verifier { bundle, runtime, replica: bundle.replica(Device::Cpu)?, exact: OnceCell::new() };
+pub fn verify(bundle: &Bundle, runtime: &Runtime) -> Result<Verification, NetworkError> {
+    let probe = bundle.probe().map_err(|source| torch(bundle, source))?;
+    let verifier = Verifier { bundle, runtime, probe, replica: bundle.replica(Device::Cpu)?, exact: OnceCell::new() };
     let mut checks = verifier.golden()?;
     let mut divergence = if all_passed(&checks) { None } else { verifier.first_difference_from_golden()? };
     for batch in RANDOM_BATCHES {
@@ -116,15 +118,44 @@ fn gradient_errors(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (f64, f64) {
     (difference.sqrt() / norm, 1.0 - dot(a, b) / (norm * dot(a, a).sqrt().max(f64::MIN_POSITIVE)))
 }
 
+/// `gradient` `[N, C, H, W]` in the form in which the probe has its own.
+fn in_form_of(golden: &InputGradient, gradient: &Tensor) -> Result<Tensor, tch::TchError> {
+    let InputGradient::Along { directions, .. } = golden else { return Ok(gradient.shallow_clone()) };
+    let shape = [directions.shape()[0] as i64, -1];
+    let signs: Vec<i8> = directions.iter().copied().collect();
+    let rows = Tensor::f_from_slice(&signs)?.f_reshape(shape)?.f_to_kind(Kind::Double)?;
+    rows.f_mv(&gradient.f_to_kind(Kind::Double)?.f_flatten(0, -1)?)
+}
+
+fn values_of(golden: &InputGradient) -> &ArrayD<f32> {
+    match golden {
+        InputGradient::Whole(gradient) => gradient,
+        InputGradient::Along { slopes, .. } => slopes,
+    }
+}
+
+fn gradient_name(golden: &InputGradient) -> String {
+    match golden {
+        InputGradient::Whole(_) => "input gradient".into(),
+        InputGradient::Along { slopes, .. } => format!("input gradient in {} directions", slopes.len()),
+    }
+}
+
 fn random_images(bundle: &Bundle, batch: usize) -> Array4<f32> {
     let [c, h, w] = bundle.image_shape();
     let mut stream = rng::stream(0, "verify", batch as u64);
     Array4::from_shape_simple_fn((batch, c, h, w), || StandardNormal.sample(&mut stream))
 }
 
+fn torch(bundle: &Bundle, source: tch::TchError) -> NetworkError {
+    NetworkError::Torch { bundle: bundle.name().into(), source }
+}
+
 struct Verifier<'a> {
     bundle: &'a Bundle,
     runtime: &'a Runtime,
+    /// The golden probe's images and targets.
+    probe: (Tensor, Option<Tensor>),
     replica: Replica,
     exact: OnceCell<Replica>,
 }
@@ -162,16 +193,16 @@ fn larger(a: f64, b: f64) -> f64 {
 }
 
 impl Verifier<'_> {
-    fn torch(&self, source: tch::TchError) -> BundleError {
-        BundleError::Torch { bundle: self.bundle.name().into(), source }
+    fn torch(&self, source: tch::TchError) -> NetworkError {
+        torch(self.bundle, source)
     }
 
-    fn replica_error(&self, source: ReplicaError) -> BundleError {
-        BundleError::Replica { bundle: self.bundle.name().into(), source }
+    fn replica_error(&self, source: ReplicaError) -> NetworkError {
+        NetworkError::Replica { bundle: self.bundle.name().into(), source }
     }
 
     /// The replica in float64.
-    fn exact(&self) -> Result<&Replica, BundleError> {
+    fn exact(&self) -> Result<&Replica, NetworkError> {
         if self.exact.get().is_none() {
             let replica = self.bundle.replica(Device::Cpu)?.to_kind(Kind::Double).map_err(|e| self.replica_error(e))?;
             let _ = self.exact.set(replica);
@@ -179,11 +210,11 @@ impl Verifier<'_> {
         Ok(self.exact.get().unwrap_or(&self.replica))
     }
 
-    fn array(&self, tensor: &Tensor) -> Result<ArrayD<f32>, BundleError> {
+    fn array(&self, tensor: &Tensor) -> Result<ArrayD<f32>, NetworkError> {
         to_array(tensor).map_err(|e| self.torch(e))
     }
 
-    fn statistics_of(&self, tap: &Tensor, layer: &LayerStatistics) -> Result<Pair, BundleError> {
+    fn statistics_of(&self, tap: &Tensor, layer: &LayerStatistics) -> Result<Pair, NetworkError> {
         let (mean, var) = channel_statistics(tap, layer.axis).map_err(|e| self.torch(e))?;
         Ok((self.array(&mean)?, self.array(&var)?))
     }
@@ -194,7 +225,7 @@ impl Verifier<'_> {
         replica: &Replica,
         images: &Tensor,
         taps: &[ValueId],
-    ) -> Result<(ArrayD<f32>, Vec<Tensor>), BundleError> {
+    ) -> Result<(ArrayD<f32>, Vec<Tensor>), NetworkError> {
         let run = tch::no_grad(|| replica.run(std::slice::from_ref(images), taps, Mode::Eval));
         let run = run.map_err(|e| self.replica_error(e))?;
         Ok((self.array(&run.outputs[0])?, run.taps))
@@ -206,7 +237,7 @@ impl Verifier<'_> {
         images: &Array4<f32>,
         taps: &[ValueId],
         optimize: bool,
-    ) -> Result<(ArrayD<f32>, Vec<ArrayD<f32>>), BundleError> {
+    ) -> Result<(ArrayD<f32>, Vec<ArrayD<f32>>), NetworkError> {
         let graph = &self.bundle.graph;
         let names: Vec<String> = taps.iter().map(|&id| graph.values[id].clone()).collect();
         let options = SessionOptions { provider: Provider::Cpu, optimize, threads: 0 };
@@ -225,41 +256,36 @@ impl Verifier<'_> {
         self.bundle.layers.iter().map(|l| l.tap).collect()
     }
 
-    fn golden(&self) -> Result<Vec<Check>, BundleError> {
+    fn golden(&self) -> Result<Vec<Check>, NetworkError> {
         let golden = &self.bundle.golden;
         let (mut checks, output) = self.golden_by(&self.replica, "")?;
-        let expected = self.array(&golden.output)?;
         let mut limit = VALUES;
         if !all_passed(&checks) {
             checks = self.golden_by(self.exact()?, ", float64")?.0;
-            limit = limit_by(relative(&output, &expected));
+            limit = limit_by(relative(&output, &golden.output));
         }
-        let images = self
-            .array(&golden.input)?
-            .into_dimensionality()
-            .map_err(|e| BundleError::invalid(&self.bundle.dir, e.to_string()))?;
-        let (by_onnx, _) = self.run_onnx(&images, &[], true)?;
+        let (by_onnx, _) = self.run_onnx(&golden.input, &[], true)?;
         let name = format!("golden: {}, ONNX Runtime", self.output_name());
-        checks.insert(1, check(name, relative(&by_onnx, &expected), limit));
+        checks.insert(1, check(name, relative(&by_onnx, &golden.output), limit));
         Ok(checks)
     }
 
     /// The checks of the golden probe that `replica` makes, and its output.
-    fn golden_by(&self, replica: &Replica, precision: &str) -> Result<(Vec<Check>, ArrayD<f32>), BundleError> {
+    fn golden_by(&self, replica: &Replica, precision: &str) -> Result<(Vec<Check>, ArrayD<f32>), NetworkError> {
         let golden = &self.bundle.golden;
         let weights = self.bundle.manifest.golden;
         let objective = self.bundle.objective(weights.r_bn, weights.first_bn_multiplier, Device::Cpu);
-        let found =
-            replica.evaluate(&golden.input, golden.targets.as_ref(), &objective).map_err(|e| self.replica_error(e))?;
+        let (images, targets) = &self.probe;
+        let found = replica.evaluate(images, targets.as_ref(), &objective).map_err(|e| self.replica_error(e))?;
         let output = self.array(&found.logits)?;
-        let (gradient, expected) = golden.input_grad.beside(&found.gradient).map_err(|e| self.torch(e))?;
-        let (gradient, cosine) = gradient_errors(&self.array(&gradient)?, &self.array(&expected)?);
-        let of = golden.input_grad.name();
+        let gradient = in_form_of(&golden.input_grad, &found.gradient).map_err(|e| self.torch(e))?;
+        let (gradient, cosine) = gradient_errors(&self.array(&gradient)?, values_of(&golden.input_grad));
+        let of = gradient_name(&golden.input_grad);
         let statistics = self.golden_statistics(replica)?.into_iter().fold(0.0, larger);
         let loss = (found.loss - golden.loss).abs() / golden.loss.abs().max(1e-6);
         let one = |what: &str, error: f64, limit: f64| check(format!("golden: {what}{precision}"), error, limit);
         let checks = vec![
-            one(&format!("{}, tch", self.output_name()), relative(&output, &self.array(&golden.output)?), VALUES),
+            one(&format!("{}, tch", self.output_name()), relative(&output, &golden.output), VALUES),
             one("layer statistics, tch", statistics, VALUES),
             one("synthesis loss", loss, GRADIENT),
             one(&of, gradient, GRADIENT),
@@ -269,15 +295,15 @@ impl Verifier<'_> {
     }
 
     /// Per layer, the larger relative difference of its input's mean and variance from the golden ones.
-    fn golden_statistics(&self, replica: &Replica) -> Result<Vec<f64>, BundleError> {
-        let (_, taps) = self.run_replica(replica, &self.bundle.golden.input, &self.taps())?;
-        let error = |((tap, layer), (mean, var)): ((&Tensor, &LayerStatistics), &(Tensor, Tensor))| {
-            Ok(pair_error(&self.statistics_of(tap, layer)?, &(self.array(mean)?, self.array(var)?)))
+    fn golden_statistics(&self, replica: &Replica) -> Result<Vec<f64>, NetworkError> {
+        let (_, taps) = self.run_replica(replica, &self.probe.0, &self.taps())?;
+        let error = |((tap, layer), expected): ((&Tensor, &LayerStatistics), &Pair)| {
+            Ok(pair_error(&self.statistics_of(tap, layer)?, expected))
         };
         taps.iter().zip(&self.bundle.layers).zip(&self.bundle.golden.statistics).map(error).collect()
     }
 
-    fn first_difference_from_golden(&self) -> Result<Option<String>, BundleError> {
+    fn first_difference_from_golden(&self) -> Result<Option<String>, NetworkError> {
         let graph = &self.bundle.graph;
         let producer = |id: ValueId| {
             graph.producer(id).map_or_else(|| graph.values[id].clone(), |n| format!("{} ({})", n.name, n.op_type))
@@ -286,19 +312,17 @@ impl Verifier<'_> {
         // A NaN counts as different.
         if let Some(i) = errors.iter().position(|e| e.is_nan() || *e > VALUES) {
             let layer = &self.bundle.layers[i];
-            let golden = self.array(&self.bundle.golden.statistics[i].0)?;
-            let (_, taps) = self.run_replica(self.exact()?, &self.bundle.golden.input, &[layer.tap])?;
+            let (_, taps) = self.run_replica(self.exact()?, &self.probe.0, &[layer.tap])?;
             let found = self.statistics_of(&taps[0], layer)?.0;
-            let (channel, a, b) = worst(&found, &golden);
+            let (channel, a, b) = worst(&found, &self.bundle.golden.statistics[i].0);
             return Ok(Some(format!(
                 "first diverging node: {}, the input of layer `{}`: mean of channel {channel} is {a:e}, the golden probe says {b:e}",
                 producer(layer.tap),
                 layer.key
             )));
         }
-        let (output, _) = self.run_replica(self.exact()?, &self.bundle.golden.input, &[])?;
-        let golden = self.array(&self.bundle.golden.output)?;
-        let (index, a, b) = worst(&output, &golden);
+        let (output, _) = self.run_replica(self.exact()?, &self.probe.0, &[])?;
+        let (index, a, b) = worst(&output, &self.bundle.golden.output);
         let after = self.bundle.layers.last().map_or("the input".into(), |l| format!("layer `{}`", l.key));
         Ok(Some(format!(
             "diverges after {after}, at the latest at node {}: {} {index} is {a:e}, the golden probe says {b:e}",
@@ -307,7 +331,7 @@ impl Verifier<'_> {
         )))
     }
 
-    fn against_onnx_runtime(&self, images: &Array4<f32>) -> Result<Vec<Check>, BundleError> {
+    fn against_onnx_runtime(&self, images: &Array4<f32>) -> Result<Vec<Check>, NetworkError> {
         let onnx = self.observed_by_onnx(images)?;
         let found = self.observed_by(&self.replica, images)?;
         let (mut output, mut statistics) = found.difference(&onnx);
@@ -326,25 +350,25 @@ impl Verifier<'_> {
         ])
     }
 
-    fn observed_by(&self, replica: &Replica, images: &Array4<f32>) -> Result<Observed, BundleError> {
+    fn observed_by(&self, replica: &Replica, images: &Array4<f32>) -> Result<Observed, NetworkError> {
         let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
         let (output, taps) = self.run_replica(replica, &input, &self.taps())?;
         self.observed(output, &taps)
     }
 
-    fn observed_by_onnx(&self, images: &Array4<f32>) -> Result<Observed, BundleError> {
+    fn observed_by_onnx(&self, images: &Array4<f32>) -> Result<Observed, NetworkError> {
         let (output, taps) = self.run_onnx(images, &self.taps(), false)?;
         let taps = taps.iter().map(|tap| to_tensor(tap.view()).map_err(|e| self.torch(e)));
         self.observed(output, &taps.collect::<Result<Vec<_>, _>>()?)
     }
 
-    fn observed(&self, output: ArrayD<f32>, taps: &[Tensor]) -> Result<Observed, BundleError> {
+    fn observed(&self, output: ArrayD<f32>, taps: &[Tensor]) -> Result<Observed, NetworkError> {
         let layers = taps.iter().zip(&self.bundle.layers).map(|(tap, layer)| self.statistics_of(tap, layer));
         Ok(Observed { output, layers: layers.collect::<Result<_, _>>()? })
     }
 
     /// Walks every float value of the graph in order.
-    fn first_difference_from_onnx_runtime(&self, images: &Array4<f32>) -> Result<Option<String>, BundleError> {
+    fn first_difference_from_onnx_runtime(&self, images: &Array4<f32>) -> Result<Option<String>, NetworkError> {
         let graph = &self.bundle.graph;
         let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
         for node in &graph.nodes {

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Normal};
 use safetensors::tensor::{Dtype as SafeDtype, TensorView};
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::{Loss, Schedule, ValidateConfig};
@@ -24,8 +23,9 @@ use crate::relabel::store::{LabelBatch, Store, StoreError};
 use crate::relabel::{Lens, one_ahead};
 use crate::replica::{Mode, Replica, ReplicaError, TrainPlan, to_tensor};
 use crate::rng;
+pub use crate::run::figures::{Epoch, Training};
 use crate::teacher::manifest::Distribution;
-use crate::teacher::{Bundle, BundleError};
+use crate::teacher::{Bundle, Network, NetworkError};
 
 use ema::Average;
 use loss::Targets;
@@ -38,7 +38,7 @@ const TEST_BATCH: usize = 50;
 #[derive(Debug, thiserror::Error)]
 pub enum ValidateError {
     #[error(transparent)]
-    Bundle(#[from] BundleError),
+    Network(#[from] NetworkError),
     #[error("student `{student}`: {source}")]
     Replica { student: String, source: ReplicaError },
     #[error("student `{student}`: {what}")]
@@ -53,28 +53,6 @@ pub enum ValidateError {
         "the training loss is {loss} in epoch {epoch}: training has diverged; lower `validate.optimizer.learning_rate`"
     )]
     Diverged { epoch: u32, loss: f64 },
-}
-
-/// A student after one epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Epoch {
-    /// From 1.
-    pub epoch: u32,
-    /// Mean over the epoch's batches.
-    pub loss: f64,
-    /// On the whole test set, 0..=1, where it was measured.
-    pub accuracy: Option<f64>,
-}
-
-/// How a training went.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Training {
-    /// Test accuracy after the last epoch, 0..=1.
-    pub last: f64,
-    /// The highest test accuracy that was measured on the way: selected on the test set.
-    pub best: f64,
-    pub best_epoch: u32,
-    pub curve: Vec<Epoch>,
 }
 
 /// What a student learns from.

@@ -1,4 +1,4 @@
-"""Writes folder/ beside itself: an image folder of mixed files, and expected.safetensors, what the exporters make of them; for src/data/png.rs.
+"""Writes folder/ beside itself: an image folder of mixed files, and expected.safetensors, what the exporters make of them; for src/core/data/png.rs.
 
 Run from the repository's root. Two classes hold PNG and JPEG files, gray and RGB, larger, smaller and longer than the networks' images.
 `gray` is uint8 [N, 1, 28, 28], `rgb` uint8 [N, 3, 24, 24].

@@ -1,0 +1,61 @@
+//! What the commands that need networks take; the engine runs them.
+
+use std::path::PathBuf;
+
+/// Say what was found: versions, ONNX Runtime and its execution providers, CUDA or why not, data sets
+#[derive(clap::Args)]
+pub struct Doctor {}
+
+/// Check bundles: hashes, operators, side tensors, and tch against ONNX Runtime and the golden probe, forward and backward
+#[derive(clap::Args)]
+pub struct Verify {
+    /// Bundle directories
+    #[arg(required = true, value_name = "BUNDLE")]
+    pub bundles: Vec<PathBuf>,
+}
+
+/// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, or of any network class by class (--per-class) or patch by patch (--patches), and write them as a new bundle
+#[derive(clap::Args)]
+pub struct Calibrate {
+    /// The bundle's directory
+    pub bundle: PathBuf,
+    /// The data set whose training images are measured: a name (fashion-mnist, mnist, cifar-10, cifar-100) or an image folder
+    #[arg(long, value_name = "NAME|DIR")]
+    pub data: String,
+    /// How many images, spread evenly over the classes
+    #[arg(long, default_value_t = 1000)]
+    pub images: usize,
+    /// Keep every class's statistics too, for `recover.class_share`
+    #[arg(long)]
+    pub per_class: bool,
+    /// Keep the statistics of patches too, this many per side, for `recover.r_patch`
+    #[arg(long, value_name = "N", value_parser = side)]
+    pub patches: Option<usize>,
+    /// Measure at these nodes; by default at all layer normalisations (their inputs), or else at all convolutions (their outputs)
+    #[arg(long = "node", value_name = "NAME")]
+    pub nodes: Vec<String>,
+    /// The new bundle's directory, which gives it its name; by default the old one's with `-calibrated` added
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Compare teachers by their BN statistics (quantiles, entropy, effective rank) and by the gradients that these and cross entropy give
+#[derive(clap::Args)]
+pub struct Inspect {
+    /// Bundle directories
+    #[arg(required = true, value_name = "BUNDLE")]
+    pub bundles: Vec<PathBuf>,
+    /// Also measure gradients at training images of this data set: a name (fashion-mnist, mnist, cifar-10, cifar-100) or an image folder
+    #[arg(long, value_name = "NAME|DIR")]
+    pub data: Option<String>,
+    /// How many images gradients are measured at, all in one batch
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub images: u32,
+    /// Where inspect.html, inspect.csv and inspect.json go
+    #[arg(long, value_name = "DIR", default_value = "runs/inspect")]
+    pub out: PathBuf,
+}
+
+fn side(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (2..=64).contains(n)).ok_or_else(|| "a whole number from 2 to 64".into())
+}

@@ -1,0 +1,86 @@
+//! What `scdd run` and its parts (`recover`, `relabel`, `validate`) take, and what they would do: `--dry-run`.
+
+use std::path::PathBuf;
+
+use super::{Global, Outcome};
+use crate::config::{ConfigError, Experiment};
+use crate::report;
+use crate::run::plan::{Plan, Planned};
+use crate::run::stage::State;
+use crate::run::{Goal, Planner};
+
+/// What every command on an experiment takes.
+#[derive(clap::Args)]
+pub struct Run {
+    /// The experiment's YAML file
+    #[arg(value_name = "EXPERIMENT.yaml")]
+    experiment: PathBuf,
+    /// Override a key, for example --set recover.iterations=100
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Where results go: stages in DIR/stages, the report in DIR/<experiment's name>
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub output: PathBuf,
+    /// Print what would be done: every stage, whether it is complete, and what it is expected to cost
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl Run {
+    /// The experiment, its overrides put in.
+    pub fn load(&self) -> Result<Experiment, ConfigError> {
+        Experiment::load(&self.experiment, &self.overrides)
+    }
+
+    /// Prints what taking the experiment to `goal` would do.
+    pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
+        print_plan(global, &Planner::default().plan(&self.load()?, &self.output, goal)?)
+    }
+}
+
+fn print_plan(global: &Global, plan: &Plan) -> anyhow::Result<Outcome> {
+    let (seconds, passes) = plan.remaining();
+    if global.json {
+        let found = serde_json::json!({"plan": plan, "seconds": seconds, "passes_never_timed": passes});
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        return Ok(Outcome::Done);
+    }
+    for stage in &plan.stages {
+        println!("{:<9} {:<12} {:>16}  {}", stage.stage, state(stage.state), cost(stage), directory_name(stage));
+    }
+    let (all, complete) = (plan.stages.len(), plan.count(State::Complete));
+    println!("\n{all} stages, {complete} complete; the others: {}", total(seconds, passes));
+    Ok(Outcome::Done)
+}
+
+fn directory_name(stage: &Planned) -> String {
+    stage.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+pub fn state(state: State) -> &'static str {
+    match state {
+        State::Complete => "complete",
+        State::Running => "running",
+        State::Interrupted => "interrupted",
+        State::Missing => "missing",
+    }
+}
+
+fn cost(stage: &Planned) -> String {
+    match (stage.state, stage.seconds, stage.passes) {
+        (State::Complete, _, _) | (_, None, 0) => "–".to_string(),
+        (_, Some(seconds), _) => format!("≈ {}", report::duration(seconds)),
+        (_, None, passes) => format!("{passes} passes"),
+    }
+}
+
+/// What is left to do, such as `≈ 12 min`; what was never timed, as images through a network.
+pub fn total(seconds: f64, passes: u64) -> String {
+    let untimed = format!("{passes} passes (images through a network), of which none was timed here yet");
+    match (seconds > 0.0, passes) {
+        (true, 0) => format!("≈ {}", report::duration(seconds)),
+        (false, 0) => "nothing to compute".to_string(),
+        (false, _) => untimed,
+        (true, _) => format!("≈ {}, and {untimed}", report::duration(seconds)),
+    }
+}

@@ -1,0 +1,236 @@
+//! The JSON schema of an experiment file as users may write it, short forms included: editors complete and check from it.
+//!
+//! Types, texts and allowed values come from the structs of [`model`](super::model), ranges from the table that [`check`](super::check)
+//! enforces, defaults from `presets/default.yaml`.
+
+use serde_json::{Map, Value, json};
+
+use super::check::{RANGES, Range};
+use super::model::Experiment;
+use super::presets;
+use super::resolve::{LISTS, SHORT};
+
+/// Keys that a file must have.
+const REQUIRED: [&str; 5] = ["name", "data", "teachers", "students", "ipc"];
+/// The struct of each short form.
+const CONFIGS: [&str; 3] = ["RecoverConfig", "RelabelConfig", "ValidateConfig"];
+
+/// The schema, JSON Schema draft 2020-12.
+pub fn schema() -> Value {
+    let mut schema = schemars::schema_for!(Experiment).to_value();
+    for (path, range) in RANGES {
+        let section = SHORT.iter().position(|short| path.split('.').next() == Some(short));
+        let (start, keys) = match section {
+            Some(index) => (format!("/$defs/{}", CONFIGS[index]), path.split('.').skip(1).collect::<Vec<_>>()),
+            None => (String::new(), path.split('.').collect()),
+        };
+        for pointer in find(&schema, start, &keys) {
+            limit(&mut schema, &pointer, range);
+        }
+    }
+    for definition in schema["$defs"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        relax(definition);
+    }
+    for (stage, config) in SHORT.iter().zip(CONFIGS) {
+        add_presets_and_defaults(&mut schema["$defs"][config], stage);
+        schema["properties"][stage] = section(stage, config);
+    }
+    let compat = &mut schema["$defs"]["RecoverConfig"]["properties"]["compat"];
+    *compat = json!({
+        "description": compat["description"],
+        "default": compat["default"],
+        "anyOf": [{"const": "official"}, without(&without(compat, "description"), "default")],
+    });
+    schema["properties"]["methods"]["additionalProperties"] = section("recover", "RecoverConfig");
+    let protocol = &mut schema["$defs"]["Protocol"]["properties"];
+    protocol["relabel"] = section("relabel", "RelabelConfig");
+    protocol["validate"] = section("validate", "ValidateConfig");
+    let whole = presets::names().filter(|name| has(name, "relabel") && has(name, "validate")).collect::<Vec<_>>();
+    schema["properties"]["protocols"]["additionalProperties"] =
+        json!({"anyOf": [{"enum": whole}, {"$ref": "#/$defs/Protocol"}, {"type": "null"}]});
+    for key in LISTS {
+        let list = &mut schema["properties"][key];
+        *list =
+            json!({"description": list["description"], "anyOf": [list["items"].clone(), without(list, "description")]});
+    }
+    let data = &mut schema["properties"]["data"];
+    *data = json!({
+        "description": data["description"],
+        "anyOf": [{"$ref": "#/$defs/DataKind"}, {"$ref": "#/$defs/DataConfig"}],
+    });
+    schema["required"] = json!(REQUIRED);
+    schema["title"] = json!("scdd experiment");
+    schema
+}
+
+/// A stage's settings: keys, the name of a preset, or nothing.
+fn section(stage: &str, config: &str) -> Value {
+    let named: Vec<&str> = presets::names().filter(|name| has(name, stage)).collect();
+    let config = json!({"$ref": format!("#/$defs/{config}")});
+    json!({"anyOf": [config, {"description": "A published recipe.", "enum": named}, {"type": "null"}]})
+}
+
+fn has(preset: &str, stage: &str) -> bool {
+    presets::section(preset, stage).is_ok()
+}
+
+fn add_presets_and_defaults(config: &mut Value, stage: &str) {
+    let named: Vec<&str> = presets::names().filter(|name| has(name, stage)).collect();
+    config["properties"]["preset"] = json!({
+        "description": "A published recipe, which the keys beside it override.",
+        "anyOf": [{"enum": named}, {"type": "null"}],
+    });
+    let defaults = presets::section("default", stage).unwrap_or_default();
+    for (key, value) in defaults.iter().filter_map(|(key, value)| Some((key.as_str()?, value))) {
+        if let Ok(value) = serde_json::to_value(value) {
+            config["properties"][key]["default"] = value;
+        }
+    }
+}
+
+/// Presets and defaults fill in whatever a file leaves out, also within `mix` or `loss`.
+fn relax(definition: &mut Value) {
+    let Some(keys) = definition.as_object_mut() else { return };
+    keys.remove("required");
+    if let Some(mut variants) = keys.remove("oneOf") {
+        variants.as_array_mut().into_iter().flatten().for_each(relax);
+        keys.insert("anyOf".into(), variants);
+    }
+}
+
+/// Pointers to every place that `keys` lead to from `pointer`, through references and alternatives.
+fn find(schema: &Value, pointer: String, keys: &[&str]) -> Vec<String> {
+    let Some(node) = schema.pointer(&pointer) else { return Vec::new() };
+    if let Some(reference) = node["$ref"].as_str() {
+        return find(schema, reference.trim_start_matches('#').to_string(), keys);
+    }
+    let [key, rest @ ..] = keys else { return vec![pointer] };
+    let mut found = Vec::new();
+    if node["properties"].get(key).is_some() {
+        found.extend(find(schema, format!("{pointer}/properties/{key}"), rest));
+    }
+    for alternatives in ["anyOf", "oneOf"] {
+        let count = node[alternatives].as_array().map_or(0, Vec::len);
+        found.extend((0..count).flat_map(|i| find(schema, format!("{pointer}/{alternatives}/{i}"), keys)));
+    }
+    found
+}
+
+/// Writes `range` to the number, or to the items of the list, at `pointer`.
+fn limit(schema: &mut Value, pointer: &str, range: &Range) {
+    let Some(mut node) = schema.pointer_mut(pointer) else { return };
+    if node["type"] == "array" {
+        node = &mut node["items"];
+    }
+    if let Some(number) = node.as_object_mut() {
+        for bound in ["minimum", "maximum"] {
+            number.remove(bound);
+        }
+        let low = if range.low_excluded { "exclusiveMinimum" } else { "minimum" };
+        let high = if range.high_excluded { "exclusiveMaximum" } else { "maximum" };
+        number.insert(low.into(), json!(range.low));
+        number.insert(high.into(), json!(range.high));
+    }
+}
+
+fn without(value: &Value, key: &str) -> Value {
+    let mut value = value.clone();
+    value.as_object_mut().map(|map| map.remove(key));
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        // Editors put merged mappings in their places before they validate.
+        let mut file: serde_yaml::Value = serde_yaml::from_str(text).unwrap();
+        super::super::resolve::expand_merges(&mut file).unwrap();
+        let file: Value = serde_yaml::from_value(file).unwrap();
+        let validator = jsonschema::validator_for(&schema()).unwrap();
+        validator.iter_errors(&file).map(|error| error.to_string()).collect()
+    }
+
+    const MINIMAL: &str = "name: x\ndata: fashion-mnist\nteachers: a\nstudents: [s, t]\nipc: 10\n";
+
+    #[test]
+    fn every_shipped_experiment_and_its_resolved_form_are_valid() {
+        let configs = std::fs::read_dir(crate::in_repository("configs")).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = configs.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+        assert!(!files.is_empty());
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert_eq!(problems(&text), [""; 0], "{}", file.display());
+            let resolved = Experiment::load(&file, &[]).unwrap().to_yaml().unwrap();
+            assert_eq!(problems(&resolved), [""; 0], "{}, resolved", file.display());
+        }
+    }
+
+    #[test]
+    fn what_resolves_is_valid() {
+        for lines in [
+            "",
+            "recover: scdd-cifar100\nrelabel: {mix: {alpha: 0.5}}\nvalidate:\n",
+            "recover: {preset: scdd-cifar100, crop: {scale: [0.5, 1]}}\nseeds: 3\nlabels: hard\n",
+            "methods: {a: sre2l-cifar100, b: {r_bn: 1}, c: {r_bn: auto}}\nprotocols: {long: sre2l-imagenet, short: {relabel: {epochs: 2}}}\n",
+            "relabel_teachers: [a, b]\nbaselines: random_real_soft\ndevice: cpu\n",
+            "recover: {preset: scdd-cifar100, compat: official, start: {type: crops, images: 300, crops: 5, factor: 2, difficulty: low}}\n",
+        ] {
+            let text = format!("{MINIMAL}{lines}");
+            Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap();
+            assert_eq!(problems(&text), [""; 0], "{lines}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_resolve_for_its_shape_or_range_is_invalid() {
+        for lines in [
+            "seed: 4",
+            "recover: {iteratons: 5}",
+            "recover: {iterations: 1000001}",
+            "recover: {learning_rate: 0}",
+            "recover: {learning_rate: fast}",
+            "recover: {r_bn: automatic}",
+            "recover: {r_bn: -1}",
+            "recover: {betas: [0.5]}",
+            "recover: {betas: [0.5, 1]}",
+            "recover: {crop: {scale: [0.5, 1.5]}}",
+            "recover: {preset: sre2l-cifar10}",
+            "recover: cda",
+            "relabel: {mix: {type: none, alpha: 1}}",
+            "relabel: {mix: {type: cutmix, alpha: 0}}",
+            "validate: {schedule: {type: cosine, smoothing: 11}}",
+            "methods: {a: {jitter: -1}}",
+            "protocols: {a: {recover: {}}}",
+            "device: gpu",
+            "ipc: ten",
+        ] {
+            let text = if lines.starts_with("ipc") {
+                MINIMAL.replace("ipc: 10", lines)
+            } else {
+                format!("{MINIMAL}{lines}\n")
+            };
+            Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap_err();
+            assert!(!problems(&text).is_empty(), "{lines}");
+        }
+    }
+
+    #[test]
+    fn every_range_is_in_it() {
+        let schema = schema();
+        for (path, _) in RANGES {
+            let section = SHORT.iter().position(|short| path.split('.').next() == Some(short));
+            let (start, skip) = section.map_or((String::new(), 0), |i| (format!("/$defs/{}", CONFIGS[i]), 1));
+            let keys: Vec<&str> = path.split('.').skip(skip).collect();
+            let found = find(&schema, start, &keys);
+            assert!(!found.is_empty(), "{path}");
+            for pointer in found {
+                let text = schema.pointer(&pointer).unwrap().to_string();
+                assert!(text.contains("inimum") && text.contains("aximum"), "{path}: {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,570 @@
+use std::path::Path;
+
+use super::*;
+
+const MINIMAL: &str = "\
+name: small
+data: fashion-mnist
+teachers: onnx/a
+students: onnx/s
+ipc: 10
+";
+
+fn parse(text: &str, overrides: &[&str]) -> Result<Experiment, ConfigError> {
+    let overrides: Vec<String> = overrides.iter().map(|one| one.to_string()).collect();
+    Experiment::from_yaml(text, Path::new("e.yaml"), &overrides)
+}
+
+fn with(lines: &str) -> Experiment {
+    parse(&format!("{MINIMAL}{lines}"), &[]).unwrap()
+}
+
+/// The single method's settings.
+fn recover(experiment: &Experiment) -> &RecoverConfig {
+    assert_eq!(experiment.methods.len(), 1);
+    &experiment.methods[0]
+}
+
+/// The single protocol's settings.
+fn relabel(experiment: &Experiment) -> &RelabelConfig {
+    assert_eq!(experiment.protocols.len(), 1);
+    &experiment.protocols[0].relabel
+}
+
+/// The single protocol's training.
+fn validate(experiment: &Experiment) -> &ValidateConfig {
+    assert_eq!(experiment.protocols.len(), 1);
+    &experiment.protocols[0].validate
+}
+
+fn quickstart() -> Experiment {
+    Experiment::load(&crate::in_repository("configs/quickstart.yaml"), &[]).unwrap()
+}
+
+#[test]
+fn the_weight_of_the_statistics_is_a_number_or_auto() {
+    for (text, weight) in [("auto", BnWeight::Auto), ("0.5", BnWeight::Fixed(0.5)), ("2", BnWeight::Fixed(2.0))] {
+        let experiment = with(&format!("recover: {{r_bn: {text}}}\n"));
+        assert_eq!(recover(&experiment).r_bn, weight);
+        assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    }
+}
+
+#[test]
+fn the_quickstart_resolves_and_has_four_cells_in_order() {
+    let experiment = quickstart();
+    let cells = experiment.cells();
+    assert_eq!(cells.len(), 4);
+    assert_eq!((cells[0].seed, cells[1].seed, cells[2].seed), (0, 1, 0));
+    assert!(
+        cells[0].teacher.ends_with("resnet18-w16-supervised") && cells[2].teacher.ends_with("resnet18-w16-moco-v2")
+    );
+    assert!(cells.iter().all(|cell| cell.relabel_teacher == cell.teacher));
+    assert_eq!((recover(&experiment).jitter, recover(&experiment).iterations), (2, 300));
+    assert_eq!((cells[0].method, cells[0].protocol, cells[0].labels), ("distilled", "default", Labels::Soft));
+}
+
+#[test]
+fn a_resolved_experiment_resolves_to_itself() {
+    let cuda = with("relabel: {provider: cuda}\nrecover: {r_bn: 0}\nrelabel_teachers: [onnx/a, onnx/b]\n");
+    assert_eq!((relabel(&cuda).fallback, recover(&cuda).first_bn_multiplier), (Some(Fallback::Error), 1.0));
+    let matrix =
+        with("methods: {a: scdd-cifar100, b: {r_bn: 1}}\nprotocols: {x: sre2l-imagenet, y: }\nlabels: [soft, hard]\n");
+    for experiment in [quickstart(), with(""), cuda, matrix] {
+        let yaml = experiment.to_yaml().unwrap();
+        let again = parse(&yaml, &[]).unwrap();
+        assert_eq!(again, experiment);
+        assert_eq!(again.to_yaml().unwrap(), yaml);
+    }
+}
+
+#[test]
+fn every_preset_resolves_in_each_of_its_sections() {
+    for name in preset_names() {
+        let has = |stage: &str| presets::section(name, stage).is_ok();
+        assert!(has("recover") || (has("relabel") && has("validate")), "{name}");
+        let stages = ["recover", "relabel", "validate"].into_iter().filter(|stage| has(stage));
+        let sections: String = stages.map(|stage| format!("{stage}: {{preset: {name}}}\n")).collect();
+        with(&format!("{sections}baselines: [random_real_hard]\n"));
+    }
+}
+
+#[test]
+fn a_recipe_and_its_protocol_are_labelled_and_trained_alike() {
+    let of = |name: &str| with(&format!("relabel: {{preset: {name}}}\nvalidate: {{preset: {name}}}\n"));
+    for name in ["scdd", "sre2l"] {
+        let (recipe, protocol) = (of(&format!("{name}-cifar100")), of(&format!("protocol-{name}")));
+        assert_eq!(recipe.protocols[0], protocol.protocols[0]);
+        assert_eq!(relabel(&protocol).crop, Some(ViewCrop::Padded { pad: 4 }));
+    }
+}
+
+#[test]
+fn official_is_what_the_presets_code_has() {
+    let quirks = |recover: &str| with(&format!("recover: {recover}\n")).methods[0].compat.clone();
+    assert_eq!(quirks("{preset: scdd-cifar100}"), []);
+    let official = quirks("{preset: scdd-cifar100, compat: official}");
+    assert_eq!(official, [Quirk::SharedViews, Quirk::PositiveJitter, Quirk::TruncatedPixels, Quirk::JpegFiles]);
+    assert_eq!(quirks("{preset: scdd-cifar100, compat: [shared_views]}"), [Quirk::SharedViews]);
+}
+
+#[test]
+fn keys_override_the_preset_and_equal_settings_are_equal() {
+    let experiment = with("recover: {preset: scdd-cifar100, r_bn: 0.5}\n");
+    assert_eq!((recover(&experiment).r_bn, recover(&experiment).learning_rate), (BnWeight::Fixed(0.5), 0.4));
+    let spelled = with("recover: {preset: default, iterations: 1000, r_bn: 0.5, learning_rate: 0.4}\n");
+    assert_eq!(recover(&experiment), recover(&spelled));
+}
+
+#[test]
+fn merged_mappings_may_be_merged_themselves() {
+    let found = with(
+        "protocols:\n  a: {relabel: &a {epochs: 7, flip: false}}\n  b: {relabel: &b {<<: *a, epochs: 8}}\n  c: {relabel: {<<: *b, batch_size: 9}}\n",
+    );
+    let RelabelConfig { epochs, flip, batch_size, .. } = &found.protocols["c"].relabel;
+    assert_eq!((*epochs, *flip, *batch_size), (8, false, 9));
+}
+
+#[test]
+fn another_type_replaces_the_whole_and_the_same_type_merges() {
+    let mixup = with("relabel: {mix: {type: mixup, alpha: 0.8}}\n");
+    assert_eq!(relabel(&mixup).mix, Mix::Mixup { alpha: 0.8 });
+    let cutmix = with("relabel: {mix: {alpha: 0.5}}\n");
+    assert_eq!(relabel(&cutmix).mix, Mix::Cutmix { alpha: 0.5 });
+    let none = with("relabel: {mix: {type: none}, crop: null}\n");
+    assert_eq!((relabel(&none).mix, relabel(&none).crop), (Mix::None {}, None));
+}
+
+#[test]
+fn every_baseline_is_there_unless_no_protocol_has_its_labels() {
+    let soft = with("");
+    assert_eq!(soft.baselines.len(), 6);
+    let hard = with("protocols: {own: protocol-hard}\n");
+    assert_eq!(hard.baselines, [Baseline::RandomRealHard, Baseline::NearestMeanHard, Baseline::RdedCropsHard]);
+    assert_eq!(with("protocols: {own: protocol-hard, soft: }\n").baselines, soft.baselines);
+}
+
+#[test]
+fn labellers_stand_in_the_order_of_the_file() {
+    let experiment = with("relabel_teachers: [onnx/z, onnx/b, onnx/a]\n");
+    assert_eq!(experiment.labellers(), ["onnx/z", "onnx/b", "onnx/a"].map(Path::new));
+}
+
+#[test]
+fn without_real_data_there_are_neither_students_nor_baselines() {
+    let text = "name: x\ndata: none\nteachers: onnx/a\nipc: 1\nrecover: {classes: [7, 2], verifier: [onnx/b]}\n";
+    let experiment = parse(text, &[]).unwrap();
+    assert_eq!((experiment.students.len(), experiment.baselines.len(), experiment.cells().len()), (0, 0, 0));
+    let classes = |experiment: &Experiment, count| experiment.methods["distilled"].classes(count);
+    assert_eq!((classes(&experiment, 10), classes(&with(""), 3)), (vec![2, 7], vec![0, 1, 2]));
+    assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    for (key, line) in [("students", "students: onnx/s\n"), ("baselines", "baselines: random_real_soft\n")] {
+        let message = parse(&format!("{text}{line}"), &[]).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            format!("e.yaml, line 6: `{key}`: needs real data, but `data` is `none`: leave it out, or name a data set")
+        );
+    }
+}
+
+#[test]
+fn losses_and_schedules_resolve() {
+    let edc = with(
+        "validate: {loss: {type: mse_gt, ce: 0.025}, schedule: {type: multistep, milestones: [0.8, 0.9], factor: 0.5}, ema: 0.99}\n",
+    );
+    assert_eq!(validate(&edc).loss, Loss::MseGt { ce: 0.025 });
+    assert_eq!(validate(&edc).schedule, Schedule::Multistep { milestones: vec![0.8, 0.9], factor: 0.5 });
+    assert_eq!(validate(&edc).ema, 0.99);
+    let kl = with("validate: {loss: {temperature: 4}}\n");
+    assert_eq!(validate(&kl).loss, Loss::Kl { temperature: 4.0, ce: 0.0 });
+}
+
+#[test]
+fn label_formats_resolve() {
+    let found = with(
+        "relabel: {crop: {type: padded, pad: 2}, dtype: i8, top_k: {k: 3, temperature: 20}, stored_epochs: 30, teacher_bn: batch}\n",
+    );
+    assert_eq!(relabel(&found).crop, Some(ViewCrop::Padded { pad: 2 }));
+    assert_eq!((relabel(&found).dtype, relabel(&found).teacher_bn), (LabelDtype::I8, TeacherBn::Batch));
+    assert_eq!(
+        (relabel(&found).top_k, relabel(&found).stored_epochs),
+        (Some(TopK { k: 3, temperature: 20.0 }), Some(30))
+    );
+    let old = with("relabel: {crop: {scale: [0.5, 1]}}\n");
+    assert_eq!(relabel(&old).crop, Some(ViewCrop::Resized { scale: [0.5, 1.0] }));
+}
+
+#[test]
+fn a_list_of_relabel_teachers_is_crossed() {
+    let experiment = with("relabel_teachers: [onnx/a, onnx/b]\nseeds: [3, 4]\n");
+    let cells: Vec<(String, u64)> =
+        experiment.cells().iter().map(|cell| (cell.relabel_teacher.display().to_string(), cell.seed)).collect();
+    let expected = [("onnx/a", 3), ("onnx/a", 4), ("onnx/b", 3), ("onnx/b", 4)];
+    assert_eq!(cells, expected.map(|(teacher, seed)| (teacher.to_string(), seed)));
+}
+
+#[test]
+fn every_axis_is_crossed_and_hard_labels_need_one_labeller() {
+    let text = "teachers: [onnx/a, onnx/b]\nrelabel_teachers: [onnx/a, onnx/b]\nmethods: {x: scdd-cifar100, y: {r_bn: 1}}\n\
+                protocols: {soft: sre2l-imagenet, hard: {relabel: {mix: {type: none}}, validate: {loss: {type: ce}}}}\n\
+                labels: [soft, hard]\nseeds: [3, 4]\n";
+    let experiment = parse(&MINIMAL.replace("teachers: onnx/a\n", text), &["ipc=[1, 10]"]).unwrap();
+    let cells = experiment.cells();
+    // 2 teachers × 2 methods × 2 IPC × (soft protocol: 2 labellers + 1 hard; hard protocol: 1) × 1 student × 2 seeds.
+    assert_eq!(cells.len(), 2 * 2 * 2 * (2 + 1 + 1) * 2);
+    let hard: Vec<_> = cells.iter().filter(|cell| cell.labels == Labels::Hard).collect();
+    assert!(hard.len() == 32 && hard.iter().all(|cell| cell.relabel_teacher == Path::new("onnx/a")));
+    for (index, cell) in cells.iter().enumerate() {
+        assert!(!cells[..index].contains(cell), "{cell:?} twice");
+    }
+}
+
+#[test]
+fn short_forms_are_named_after_their_preset_alone() {
+    let names = |lines: &str| {
+        let experiment = with(lines);
+        (experiment.methods.keys().next().unwrap().clone(), experiment.protocols.keys().next().unwrap().clone())
+    };
+    let pair = |method: &str, protocol: &str| (method.to_string(), protocol.to_string());
+    assert_eq!(names(""), pair("distilled", "default"));
+    let presets = "recover: sre2l-cifar100\nrelabel: {preset: sre2l-imagenet}\nvalidate: sre2l-imagenet\n";
+    assert_eq!(names(presets), pair("sre2l-cifar100", "sre2l-imagenet"));
+    let adapted = "recover: {preset: sre2l-cifar100, r_bn: 1}\nrelabel: sre2l-imagenet\n";
+    assert_eq!(names(adapted), pair("distilled", "default"));
+}
+
+#[test]
+fn overrides_reach_into_lists_and_missing_sections() {
+    let overrides = [
+        "recover.iterations=5",
+        "ipc=[1, 10]",
+        "teachers=onnx/t",
+        "recover.crop={scale: [0.5, 1]}",
+        "recover.betas[0]=0.4",
+    ];
+    let text = format!("{MINIMAL}recover: {{betas: [0.5, 0.9]}}\n");
+    let experiment = parse(&text, &overrides).unwrap();
+    assert_eq!((recover(&experiment).iterations, recover(&experiment).betas), (5, [0.4, 0.9]));
+    assert_eq!(experiment.ipc, [1, 10]);
+    assert_eq!(experiment.teachers, [Path::new("onnx/t")]);
+    assert_eq!(recover(&experiment).crop, Some(Crop { scale: [0.5, 1.0] }));
+}
+
+/// Lines appended to a valid file of five lines, and the error they give.
+const FAULTY: &[(&str, &str)] = &[
+    (
+        "recover:\n  jitter: 2\n  iteratons: 5",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, autotune, bf16, compat, classes, verifier",
+    ),
+    (
+        "seed: 4",
+        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, protocols, labels, baselines, whole_real, device, recover, relabel, validate",
+    ),
+    (
+        "relabel:\n  mix:\n    type: mixup\n    alpa: 1",
+        "e.yaml, line 9: `relabel.mix.alpa`: unknown key; did you mean `alpha`? Known keys: alpha",
+    ),
+    (
+        "relabel: {mix: {type: none, alpha: 1}}",
+        "e.yaml, line 6: `relabel.mix.alpha`: unknown key; there is nothing to set here",
+    ),
+    ("relabel: {mix: {type: mixup}}", "e.yaml, line 6: `relabel.mix.alpha`: this key is missing and has no default"),
+    (
+        "relabel: {mix: {type: cutmux, alpha: 1}}",
+        "e.yaml, line 6: `relabel.mix.type`: unknown value `cutmux`; did you mean `cutmix`? Known values: cutmix, mixup, none",
+    ),
+    (
+        "validate:\n  optimizer:\n    type: sgd\n    learning_rate: 1",
+        "e.yaml, line 7: `validate.optimizer.momentum`: this key is missing and has no default",
+    ),
+    (
+        "recover: {crop: {scal: [0.1, 1]}}",
+        "e.yaml, line 6: `recover.crop.scal`: unknown key; did you mean `scale`? Known keys: scale",
+    ),
+    (
+        "recover: {crop: {scale: [0.5, 0.1]}}",
+        "e.yaml, line 6: `recover.crop.scale`: the smallest share, 0.5, is above the largest, 0.1",
+    ),
+    (
+        "recover:\n  betas:\n    - 0.5\n    - 1",
+        "e.yaml, line 9: `recover.betas[1]`: 1 is out of range: must be at least 0 and below 1",
+    ),
+    ("recover: {betas: [0.5]}", "e.yaml, line 6: `recover.betas`: invalid length 1, expected an array of length 2"),
+    (
+        "recover: {iterations: 1000001}",
+        "e.yaml, line 6: `recover.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
+        "recover: {crop_curriculum: 1}",
+        "e.yaml, line 6: `recover.crop_curriculum`: needs recover.crop, whose smallest share it leads to (or set 0)",
+    ),
+    (
+        "recover: {residual: {budgets: 4, alpha: 0.5, scales: [1]}}",
+        "e.yaml, line 6: `recover.residual`: blends images with what they start from, which is noise: set recover.start to `real`, `clusters` or `crops`, or leave it out",
+    ),
+    (
+        "recover: {start: {type: real, mean_of: 1}, residual: {budgets: 3, alpha: 0.5, scales: [1, 0.5, 0.5]}}",
+        "e.yaml, line 6: `recover.residual.scales`: the last of 3 budgets must have the scale 1",
+    ),
+    (
+        "recover: {committee: {teachers: [a], turn: all, weights: [1]}}",
+        "e.yaml, line 6: `recover.committee.weights`: 1 weights; give one for each of the 2 teachers, the cell's own first, with `turn: all`, or none",
+    ),
+    (
+        "recover: {compat: official}",
+        "e.yaml, line 6: `recover.compat`: `official` needs a preset that knows the published code's quirks, in `recover.preset`; or list them by name",
+    ),
+    (
+        "recover: {compat: [shared_view]}",
+        "e.yaml, line 6: `recover.compat[0]`: unknown value `shared_view`; did you mean `shared_views`? Known values: shared_views, positive_jitter, truncated_pixels, jpeg_files",
+    ),
+    (
+        "recover: {class_share: 0.5, r_bn: 0}",
+        "e.yaml, line 6: `recover.class_share`: has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 0",
+    ),
+    (
+        "recover: {iterations: -5}",
+        "e.yaml, line 6: `recover.iterations`: invalid value: integer `-5`, expected a whole number that is not negative",
+    ),
+    (
+        "recover: {learning_rate: .nan}",
+        "e.yaml, line 6: `recover.learning_rate`: NaN is out of range: must be above 0 and at most 100",
+    ),
+    (
+        "recover: {learning_rate: fast}",
+        "e.yaml, line 6: `recover.learning_rate`: invalid type: string \"fast\", expected a number",
+    ),
+    (
+        "recover: {r_bn: automatic}",
+        "e.yaml, line 6: `recover.r_bn`: invalid value: string \"automatic\", expected a number or `auto`",
+    ),
+    (
+        "recover: {r_bn: -1}",
+        "e.yaml, line 6: `recover.r_bn`: -1 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
+        "recover: {r_bn: 0, first_bn_multiplier: 10}",
+        "e.yaml, line 6: `recover.first_bn_multiplier`: has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set 1",
+    ),
+    (
+        "recover: {preset: sre2l-cifar10}",
+        "e.yaml, line 6: `recover.preset`: there is no preset `sre2l-cifar10`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-cifar100, cda-imagenet, dwa-cifar100, dwa-imagenet, g-vbsm-cifar10, g-vbsm-imagenet, edc-cifar10, edc-imagenet, rded-cifar100, rded-imagenet, fadrm-cifar100, fadrm-imagenet, lpld-imagenet, delt-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard. Did you mean `sre2l-cifar100`?",
+    ),
+    (
+        "recover: {preset: protocol-rded}",
+        "e.yaml, line 6: `recover.preset`: the preset `protocol-rded` has no recover section; it has relabel and validate",
+    ),
+    ("recover: {preset: 3}", "e.yaml, line 6: `recover.preset`: expected the name of a preset"),
+    ("recover: 7", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
+    (
+        "recover: fast",
+        "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are default, sre2l-cifar100, sre2l-imagenet, scdd-cifar100, scdd-imagenet, cda-cifar100, cda-imagenet, dwa-cifar100, dwa-imagenet, g-vbsm-cifar10, g-vbsm-imagenet, edc-cifar10, edc-imagenet, rded-cifar100, rded-imagenet, fadrm-cifar100, fadrm-imagenet, lpld-imagenet, delt-imagenet, protocol-scdd, protocol-sre2l, protocol-rded, protocol-edc, protocol-rd3, protocol-hard.",
+    ),
+    (
+        "methods:\n  a: {}\n  b:\n    iteratons: 5",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, autotune, bf16, compat, classes, verifier",
+    ),
+    (
+        "methods:\n  a: {}\n  b:\n    iterations: 1000001",
+        "e.yaml, line 9: `methods.b.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
+        "methods:\n  a: {crop: {scale: [1, 0.5]}}",
+        "e.yaml, line 7: `methods.a.crop.scale`: the smallest share, 1, is above the largest, 0.5",
+    ),
+    (
+        "methods: {a: protocol-rded}",
+        "e.yaml, line 6: `methods.a.preset`: the preset `protocol-rded` has no recover section; it has relabel and validate",
+    ),
+    (
+        "methods: [a, b]",
+        "e.yaml, line 6: `methods`: expected names below this, each with settings or the name of a preset",
+    ),
+    (
+        "methods: {a.b: {}}",
+        "e.yaml, line 6: `methods`: `a.b` is no name for one of them: allowed are letters, digits, `_` and `-`, at most 60 of them",
+    ),
+    ("methods: {}", "e.yaml, line 6: `methods`: the list is empty; at least one value is needed"),
+    (
+        "methods: {a: {}}\nrecover: {r_bn: 1}",
+        "e.yaml, line 7: `recover`: is the short form of `methods`, which the file has too: leave one out",
+    ),
+    (
+        "validate: {loss: {type: ce}}\nprotocols: {}",
+        "e.yaml, line 6: `validate`: is the short form of `protocols`, which the file has too: leave one out",
+    ),
+    (
+        "protocols:\n  long:\n    relabel: {epochs: 0}",
+        "e.yaml, line 8: `protocols.long.relabel.epochs`: 0 is out of range: must be at least 1 and at most 100000",
+    ),
+    (
+        "protocols:\n  hard:\n    validate: {loss: {type: ce}}",
+        "e.yaml, line 7: `protocols.hard.relabel.mix`: mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels",
+    ),
+    (
+        "protocols: {a: {recover: {}}}",
+        "e.yaml, line 6: `protocols.a.recover`: unknown key; known keys: relabel, validate",
+    ),
+    (
+        "whole_real:\n  epochs: 0\n  batch_size: 5",
+        "e.yaml, line 7: `whole_real.epochs`: 0 is out of range: must be at least 1 and at most 10000",
+    ),
+    ("labels: [soft, soft]", "e.yaml, line 6: `labels[1]`: repeats labels[0]"),
+    (
+        "relabel: {provider: cpu, fallback: cpu}",
+        "e.yaml, line 6: `relabel.fallback`: has no effect, because relabel.provider is not `cuda`: leave it out",
+    ),
+    (
+        "validate: {loss: {type: ce}}\nrelabel: {flip: false}",
+        "e.yaml, line 7: `relabel.mix`: mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels",
+    ),
+    (
+        "validate: {loss: {type: ce}}\nrelabel: {mix: {type: none}}\nbaselines: [random_real_hard, rded_crops_soft]",
+        "e.yaml, line 8: `baselines[1]`: this baseline has soft labels, but validate.loss is `ce`, which trains on hard labels",
+    ),
+    (
+        "methods: {whole_real: scdd-cifar100}",
+        "e.yaml, line 6: `methods.whole_real`: is what the rows of a baseline are called: choose another name",
+    ),
+    ("recover: {classes: [3, 1, 3]}", "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]"),
+    (
+        "recover: {classes: [3, 1]}",
+        "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
+    ),
+    ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
+    (
+        "recover: {formation: 2}\nrelabel: {crop: {type: padded, pad: 2}}",
+        "e.yaml, line 7: `relabel.crop`: pads whole images, but those of methods.distilled are mosaics (formation above 1): set {type: resized, scale: [0.5, 1]}",
+    ),
+    (
+        "recover: {formation: 2, verifier: [a]}",
+        "e.yaml, line 6: `recover.verifier`: judges whole images, but these are mosaics (recover.formation is above 1): leave it out",
+    ),
+    (
+        "recover: {formation: 17}",
+        "e.yaml, line 6: `recover.formation`: 17 is out of range: must be at least 1 and at most 16",
+    ),
+    (
+        "relabel: {crop: {type: padded, pad: 0}}",
+        "e.yaml, line 6: `relabel.crop.pad`: 0 is out of range: must be at least 1 and at most 4096",
+    ),
+    (
+        "relabel: {crop: {scale: [0.5, 0.1]}}",
+        "e.yaml, line 6: `relabel.crop.scale`: the smallest share, 0.5, is above the largest, 0.1",
+    ),
+    ("relabel: {top_k: {k: 3}}", "e.yaml, line 6: `relabel.top_k.temperature`: this key is missing and has no default"),
+    (
+        "relabel: {ensemble: [{bundle: a, weight: 1}, {bundle: b, weight: 0}]}",
+        "e.yaml, line 6: `relabel.ensemble[1].weight`: 0 is out of range: must be above 0 and at most 1000000",
+    ),
+    (
+        "relabel: {ensemble: [{bundle: a, weight: 1}, {bundle: a, weight: 2}]}",
+        "e.yaml, line 6: `relabel.ensemble[1]`: repeats relabel.ensemble[0]",
+    ),
+    (
+        "relabel: {epochs: 20, stored_epochs: 21}",
+        "e.yaml, line 6: `relabel.stored_epochs`: 21 epochs are to be stored, but relabel.epochs is 20",
+    ),
+    (
+        "validate: {loss: {type: mse_gt, ce: -1}}",
+        "e.yaml, line 6: `validate.loss.ce`: -1 is out of range: must be at least 0 and at most 1000000",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [0.8, 0.8], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones[1]`: 0.8 does not come after 0.8: milestones ascend",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones`: the list is empty: give at least one, or the schedule `constant`",
+    ),
+    (
+        "validate: {schedule: {type: multistep, milestones: [1], factor: 0.5}}",
+        "e.yaml, line 6: `validate.schedule.milestones[0]`: 1 is out of range: must be above 0 and below 1",
+    ),
+    ("validate:\n  ema: 1", "e.yaml, line 7: `validate.ema`: 1 is out of range: must be at least 0 and below 1"),
+    ("device: gpu", "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto"),
+    ("seeds: []", "e.yaml, line 6: `seeds`: the list is empty; at least one value is needed"),
+    ("seeds:\n- 1\n- 2\n- 1", "e.yaml, line 9: `seeds[2]`: repeats seeds[0]"),
+    (
+        "seeds: two",
+        "e.yaml, line 6: `seeds[0]`: invalid type: string \"two\", expected a whole number that is not negative",
+    ),
+    (
+        "relabel_teachers: 7",
+        "e.yaml, line 6: `relabel_teachers`: invalid type: integer `7`, expected `same`, a bundle directory, or a list of them",
+    ),
+    (
+        "baselines: [random]",
+        "e.yaml, line 6: `baselines[0]`: unknown value `random`; known values: random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard, rded_crops_soft, rded_crops_hard",
+    ),
+    ("ipc: 3", "e.yaml: not a valid experiment file: duplicate entry with key \"ipc\""),
+    (
+        "recover: {",
+        "e.yaml: not a valid experiment file: did not find expected node content at line 7 column 1, while parsing a flow node",
+    ),
+];
+
+#[test]
+fn faulty_files_are_told_where_and_what() {
+    let said = |lines: &str| parse(&format!("{MINIMAL}{lines}\n"), &[]).unwrap_err().to_string();
+    let wrong: Vec<_> =
+        FAULTY.iter().map(|(lines, expected)| (said(lines), *expected)).filter(|(a, b)| a != b).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `--set` arguments for a valid file, and the error they give.
+const FAULTY_OVERRIDES: &[(&str, &str)] = &[
+    (
+        "recover.iteratons=5",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, autotune, bf16, compat, classes, verifier",
+    ),
+    ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
+    ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),
+    ("=3", "--set =3: `` is not a path of keys"),
+    ("seeds[x]=3", "--set seeds[x]=3: `seeds[x]` is not a path of keys"),
+    ("seeds[1]=3", "--set seeds[1]=3: the file has no list with an element [1] there"),
+    (
+        "ipc.small=3",
+        "--set ipc.small=3: there are no keys where `small` should be set: the file has a plain value or a list there",
+    ),
+    (
+        "name=../up",
+        "--set name=../up: `name`: `../up` cannot name a directory: allowed are letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`",
+    ),
+];
+
+#[test]
+fn data_needs_a_path_where_it_has_no_name() {
+    let error = |data: &str| parse(MINIMAL, &[&format!("data={data}")]).unwrap_err().to_string();
+    assert_eq!(
+        error("npz"),
+        "--set data=npz: `data.path`: is missing: such files are found nowhere but where this key says"
+    );
+    assert_eq!(
+        error("{type: mnist, class_map: m.yaml}"),
+        "--set data={type: mnist, class_map: m.yaml}: `data.class_map`: has no effect, because data.type is not `image-folder`: leave it out"
+    );
+    assert!(error("{type: cifar-11}").contains("unknown value `cifar-11`; did you mean `cifar-10`?"));
+    let folder = parse(MINIMAL, &["data={type: image-folder, path: x, class_map: m.yaml}"]).unwrap();
+    assert_eq!(folder.data.path.as_deref(), Some(Path::new("x")));
+}
+
+#[test]
+fn faulty_overrides_are_blamed() {
+    for (argument, expected) in FAULTY_OVERRIDES {
+        assert_eq!(&parse(MINIMAL, &[argument]).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn missing_keys_and_files_are_named() {
+    let error = |text: &str| parse(text, &[]).unwrap_err().to_string();
+    assert_eq!(error("name: x\n"), "e.yaml: `data`: this key is missing and has no default");
+    assert_eq!(error(""), "e.yaml: `name`: this key is missing and has no default");
+    assert_eq!(
+        error("- 1"),
+        "e.yaml: not a valid experiment file: expected keys such as `name` and `teachers` at the top"
+    );
+    let missing = Experiment::load(Path::new("no/such.yaml"), &[]).unwrap_err().to_string();
+    assert!(missing.starts_with("cannot read the experiment file no/such.yaml: "), "{missing}");
+}

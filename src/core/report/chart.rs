@@ -1,0 +1,272 @@
+//! Line charts as inline SVG. Colours are the page's CSS classes `c0` … `c7`, so that they follow its light or dark scheme.
+
+use std::fmt::Write;
+
+/// Number of colours that the page defines; more lines reuse them.
+pub const COLOURS: usize = 8;
+
+const WIDTH: f64 = 440.0;
+const HEIGHT: f64 = 260.0;
+const LEFT: f64 = 50.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 24.0;
+const BOTTOM: f64 = 38.0;
+/// Longer lines are thinned to about so many points.
+const POINTS: usize = 400;
+
+/// How the vertical axis is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    Linear,
+    Log,
+}
+
+/// One line of a chart.
+pub struct Line {
+    /// Index of its colour.
+    pub colour: usize,
+    /// Drawn thin and pale, behind its siblings' meaning.
+    pub faint: bool,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A chart with labelled axes, or `None` where there is nothing to draw.
+pub fn line_chart(title: &str, x_label: &str, y_label: &str, scale: Scale, lines: &[Line]) -> Option<String> {
+    let drawable = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (scale == Scale::Linear || y > 0.0);
+    let points: Vec<(f64, f64)> = lines.iter().flat_map(|line| &line.points).copied().filter(drawable).collect();
+    let x = Axis::new(points.iter().map(|point| point.0), Scale::Linear, LEFT, WIDTH - RIGHT)?;
+    let y = Axis::new(points.iter().map(|point| point.1), scale, HEIGHT - BOTTOM, TOP)?;
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
+    grid(&mut svg, &x, &y);
+    label(&mut svg, WIDTH - RIGHT, HEIGHT - 4.0, "end", x_label);
+    label(&mut svg, 4.0, 14.0, "start", y_label);
+    for line in lines {
+        let visible: Vec<(f64, f64)> = line.points.iter().copied().filter(drawable).collect();
+        polyline(&mut svg, line, &visible, &x, &y);
+    }
+    svg += "</svg>";
+    Some(svg)
+}
+
+fn grid(svg: &mut String, x: &Axis, y: &Axis) {
+    for (value, text) in y.ticks() {
+        let at = y.place(value);
+        push(svg, format_args!("<path class=\"grid\" d=\"M{LEFT} {at:.1}H{}\"/>", WIDTH - RIGHT));
+        label(svg, LEFT - 6.0, at + 4.0, "end", &text);
+    }
+    for (value, text) in x.ticks() {
+        label(svg, x.place(value), HEIGHT - BOTTOM + 16.0, "middle", &text);
+    }
+}
+
+fn polyline(svg: &mut String, line: &Line, points: &[(f64, f64)], x: &Axis, y: &Axis) {
+    let stride = points.len().div_ceil(POINTS).max(1);
+    let kept = points.iter().enumerate().filter(|(i, _)| i % stride == 0 || i + 1 == points.len());
+    let mut places: Vec<(f64, f64)> = kept.map(|(_, point)| (x.place(point.0), y.place(point.1))).collect();
+    if let [only] = places[..] {
+        // A line of one point would be invisible.
+        places = vec![(only.0 - 4.0, only.1), (only.0 + 4.0, only.1)];
+    }
+    let coordinates: Vec<String> = places.iter().map(|place| format!("{:.1},{:.1}", place.0, place.1)).collect();
+    let faint = if line.faint { " faint" } else { "" };
+    let class = format!("line c{}{faint}", line.colour % COLOURS);
+    push(svg, format_args!("<polyline class=\"{class}\" points=\"{}\"/>", coordinates.join(" ")));
+}
+
+/// One row of a [`dot_plot`].
+pub(super) struct Dots {
+    pub label: String,
+    /// Drawn as circles instead of discs.
+    pub hollow: bool,
+    pub values: Vec<f64>,
+    pub mean: f64,
+}
+
+/// Colours of a chart that stands alone, in a file.
+const STYLE: &str = "<style>text{font:12px system-ui,sans-serif;fill:#1d2126}.soft{fill:#5c6570}.grid{stroke:#d5d9de;fill:none}\
+.dot{stroke:#2563c9;fill:#2563c9;fill-opacity:.45}.hollow{stroke:#d9480f;fill:none}.mean{stroke-width:2;fill:none}.mean.dot{stroke:#2563c9}\
+.page{fill:#fff}@media (prefers-color-scheme:dark){text{fill:#e4e7eb}.soft{fill:#9aa4af}.grid{stroke:#3a414a}.page{fill:#14171a}\
+.dot{stroke:#74a7ff;fill:#74a7ff}.mean.dot{stroke:#74a7ff}.hollow{stroke:#ff8f5c}}</style>";
+
+/// Width of a [`dot_plot`], where its values begin, and the height of a row.
+const PLOT: (f64, f64, f64) = (960.0, 500.0, 20.0);
+
+/// A file of its own: each row's values as dots on a common axis, with a bar at their mean.
+pub(super) fn dot_plot(title: &str, x_label: &str, rows: &[Dots]) -> String {
+    let (width, left, step) = PLOT;
+    let bottom = 16.0 + step * rows.len() as f64;
+    let height = bottom + 44.0;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">{STYLE}<rect class=\"page\" width=\"100%\" height=\"100%\"/>",
+        escape(title)
+    );
+    let values = rows.iter().flat_map(|row| row.values.iter().copied());
+    if let Some(x) = Axis::new(values, Scale::Linear, left, width - 24.0) {
+        for (value, text) in x.ticks() {
+            let at = x.place(value);
+            push(&mut svg, format_args!("<path class=\"grid\" d=\"M{at:.1} 8V{bottom}\"/>"));
+            push(
+                &mut svg,
+                format_args!(
+                    "<text class=\"soft\" x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
+                    bottom + 16.0
+                ),
+            );
+        }
+        for (index, row) in rows.iter().enumerate() {
+            let y = 20.0 + step * index as f64;
+            let class = if row.hollow { "hollow" } else { "dot" };
+            label(&mut svg, left - 14.0, y + 4.0, "end", &row.label);
+            for value in &row.values {
+                push(
+                    &mut svg,
+                    format_args!("<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{y}\" r=\"4\"/>", x.place(*value)),
+                );
+            }
+            let mean = x.place(row.mean);
+            push(&mut svg, format_args!("<path class=\"mean {class}\" d=\"M{mean:.1} {}V{}\"/>", y - 8.0, y + 8.0));
+        }
+    }
+    push(
+        &mut svg,
+        format_args!(
+            "<text class=\"soft\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text></svg>\n",
+            width - 24.0,
+            height - 8.0,
+            escape(x_label)
+        ),
+    );
+    svg
+}
+
+/// Dots of single seeds and a bar at their mean, on a scale from `low` to `high` (accuracies, 0..=1).
+pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, colour: usize) -> String {
+    let place = |value: f64| 4.0 + 112.0 * ((value - low) / (high - low)).clamp(0.0, 1.0);
+    let mut svg =
+        "<svg class=\"strip\" viewBox=\"0 0 120 16\" aria-hidden=\"true\"><path class=\"grid\" d=\"M4 8H116\"/>"
+            .to_string();
+    let class = format!("c{}", colour % COLOURS);
+    push(&mut svg, format_args!("<path class=\"mean {class}\" d=\"M{:.1} 2V14\"/>", place(mean)));
+    for value in values {
+        push(&mut svg, format_args!("<circle class=\"{class}\" cx=\"{:.1}\" cy=\"8\" r=\"3\"/>", place(*value)));
+    }
+    svg + "</svg>"
+}
+
+/// A range of values on a range of pixels.
+struct Axis {
+    low: f64,
+    high: f64,
+    scale: Scale,
+    from: f64,
+    to: f64,
+}
+
+impl Axis {
+    fn new(values: impl Iterator<Item = f64>, scale: Scale, from: f64, to: f64) -> Option<Self> {
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), value| (l.min(value), h.max(value)));
+        if low > high {
+            return None;
+        }
+        let (low, high) = if low == high { widened(low, scale) } else { (low, high) };
+        Some(Self { low, high, scale, from, to })
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        let measure = |value: f64| if self.scale == Scale::Log { value.log10() } else { value };
+        let share = (measure(value) - measure(self.low)) / (measure(self.high) - measure(self.low));
+        self.from + share * (self.to - self.from)
+    }
+
+    /// Round values within the range, with their texts.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        let values = match self.scale {
+            Scale::Linear => linear_ticks(self.low, self.high),
+            Scale::Log => log_ticks(self.low, self.high),
+        };
+        values.into_iter().map(|value| (value, number(value))).collect()
+    }
+}
+
+/// A range around a single value.
+fn widened(value: f64, scale: Scale) -> (f64, f64) {
+    match scale {
+        Scale::Log => (value / 2.0, value * 2.0),
+        Scale::Linear => (value - 0.5, value + 0.5),
+    }
+}
+
+/// Multiples of 1, 2 or 5 times a power of ten, about five of them.
+fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
+    let rough = (high - low) / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    let step =
+        [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
+    let first = (low / step).ceil() as i64;
+    (first..).map(|count| count as f64 * step).take_while(|tick| *tick <= high + step * 1e-9).take(20).collect()
+}
+
+/// Powers of ten, with 2 and 5 times them where the range is short, thinned where it is long.
+fn log_ticks(low: f64, high: f64) -> Vec<f64> {
+    let decades = (high / low).log10();
+    let factors: &[f64] = if decades < 1.0 { &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0] } else { &[1.0, 2.0, 5.0] };
+    let factors = if decades > 2.5 { &factors[..1] } else { factors };
+    let stride = (decades / 6.0).ceil().max(1.0) as usize;
+    let powers = (low.log10().floor() as i32..=high.log10().ceil() as i32).step_by(stride);
+    let all = powers.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
+    all.filter(|tick| (low..=high).contains(tick)).collect()
+}
+
+/// A short text for a round number.
+fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_string(),
+        size if !(1e-3..1e5).contains(&size) => format!("{value:.0e}"),
+        _ => {
+            let text = format!("{value:.4}");
+            text.trim_end_matches('0').trim_end_matches('.').to_string()
+        }
+    }
+}
+
+fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
+    push(svg, format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escape(text)));
+}
+
+fn push(svg: &mut String, text: std::fmt::Arguments) {
+    // Writing to a String cannot fail.
+    let _ = svg.write_fmt(text);
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_within_range() {
+        assert_eq!(linear_ticks(0.0, 100.0), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
+        assert_eq!(log_ticks(0.05, 20.0), [0.1, 1.0, 10.0]);
+        assert_eq!(log_ticks(1.0, 6.0), [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!([0.0, 0.25, 1e-4, 3000.0].map(number), ["0", "0.25", "1e-4", "3000"]);
+    }
+
+    #[test]
+    fn a_single_point_is_drawn_as_a_dash() {
+        let line = Line { colour: 0, faint: false, points: vec![(80.0, 0.5)] };
+        let svg = line_chart("t", "x", "y", Scale::Linear, &[line]).unwrap();
+        let points = svg.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        assert_eq!(points.split(' ').count(), 2, "{points}");
+    }
+
+    #[test]
+    fn charts_without_points_are_left_out_and_odd_points_are_skipped() {
+        let chart = |points| line_chart("t", "x", "y", Scale::Log, &[Line { colour: 0, faint: false, points }]);
+        assert_eq!(chart(vec![(0.0, f64::NAN), (1.0, -1.0)]), None);
+        let svg = chart(vec![(0.0, 5.0), (1.0, 0.0)]).unwrap();
+        assert!(svg.contains("points=\"235.0,123.0 243.0,123.0\"") && !svg.contains("NaN"), "{svg}");
+    }
+}

@@ -1,0 +1,255 @@
+//! The results as plain text: a table for the terminal, and CSV.
+
+use std::collections::BTreeSet;
+
+use super::summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, comparisons, summaries};
+use super::{Labels, Recovery, ReportError, Results, Row, Verified};
+
+/// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
+pub(super) fn percent(stat: Stat) -> String {
+    match stat.std {
+        Some(std) => format!("{:.1} ± {:.1}", 100.0 * stat.mean, 100.0 * std),
+        None => format!("{:.1}", 100.0 * stat.mean),
+    }
+}
+
+/// Points with one decimal and a sign, with the interval where there is one, such as `−8.5 [−13.7, −3.3]`.
+pub(super) fn difference(difference: &Difference) -> String {
+    let mean = signed(difference.stat.mean);
+    match difference.interval {
+        Some([low, high]) => format!("{mean} [{}, {}]", signed(low), signed(high)),
+        None => mean,
+    }
+}
+
+/// A fraction as points with one decimal and its sign.
+fn signed(value: f64) -> String {
+    let size = format!("{:.1}", 100.0 * value.abs());
+    match value {
+        _ if size == "0.0" => size,
+        value if value > 0.0 => format!("+{size}"),
+        _ => format!("−{size}"),
+    }
+}
+
+/// Images by how they were made, such as `distilled from resnet10` or `random real`.
+pub(super) fn images(method: &str, teacher: Option<&str>) -> String {
+    match teacher {
+        Some(teacher) if method == RDED_CROPS => format!("RDED crops chosen by {teacher}"),
+        Some(teacher) => format!("{method} from {teacher}"),
+        None => method.replace('_', " "),
+    }
+}
+
+/// The images of a summary.
+pub(super) fn summary_images(summary: &Summary) -> String {
+    images(&summary.method, summary.teacher.as_deref())
+}
+
+/// What a block of the table has in common, such as `convnet3, 10 images per class`; its protocol where that is not the only one.
+pub(super) fn block_title(summary: &Summary, protocols: usize) -> String {
+    let plural = if summary.ipc == 1 { "" } else { "s" };
+    let protocol = if protocols > 1 { format!(", protocol {}", summary.protocol) } else { String::new() };
+    format!("{}, {} image{plural} per class{protocol}", summary.student, summary.ipc)
+}
+
+/// How many protocols there are.
+pub(super) fn protocols(summaries: &[Summary]) -> usize {
+    summaries.iter().map(|summary| &summary.protocol).collect::<BTreeSet<_>>().len()
+}
+
+/// The labels of a summary, such as `soft, by resnet10` or, where that also gave the images, `soft, by the same`.
+pub(super) fn labels(summary: &Summary) -> String {
+    match (summary.labels, &summary.relabel_teacher) {
+        (Labels::Soft, Some(_)) if summary.teacher == summary.relabel_teacher => "soft, by the same".to_string(),
+        (Labels::Soft, Some(teacher)) => format!("soft, by {teacher}"),
+        (Labels::Soft, None) => "soft".to_string(),
+        (Labels::Hard, _) => "hard".to_string(),
+    }
+}
+
+/// Everything that tells a row from the others of its seed.
+pub(super) fn row_name(row: &Row) -> String {
+    // One row always gives one summary.
+    let summary = &summaries(std::slice::from_ref(row))[0];
+    format!("{} / {} / {} / ipc {} / {}", summary_images(summary), labels(summary), row.student, row.ipc, row.protocol)
+}
+
+pub(super) const HEADINGS: [&str; 10] = [
+    "images",
+    "data-free",
+    "labels",
+    "seeds",
+    "last epoch",
+    "best*",
+    "vs random real",
+    "s/image",
+    "memory",
+    "label size",
+];
+const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LRS", "ARS"];
+
+/// How the table's figures are to be read.
+pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
+pub(super) const COST_NOTE: &str =
+    "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
+pub(super) const BEST_NOTE: &str =
+    "* the highest of the tests during training: selected on the test set, so too good\n";
+
+/// The accuracy table as plain text, one block per student and IPC, ending in its footnotes.
+pub fn table(results: &Results) -> String {
+    let mut text = String::new();
+    let all = summaries(&results.rows);
+    for block in all.chunk_by(Summary::same_block) {
+        text += &format!("{}, test accuracy in %\n", block_title(&block[0], protocols(&all)));
+        let mut lines = vec![HEADINGS.map(str::to_string)];
+        lines.extend(block.iter().map(cells));
+        text += &aligned(&lines);
+        text += &rankings(block);
+        text.push('\n');
+    }
+    if !all.is_empty() {
+        text += &differences(results);
+        text += SPREAD_NOTE;
+        text += &few_seeds(&all);
+        text += COST_NOTE;
+        if text.contains(RANKING[3]) {
+            text += "HLR, IOR, LRS, ARS: DD-Ranking, as fractions; HLR and LRS need hard labels and the whole training set, ARS a protocol without augmentation\n";
+        }
+        text += BEST_NOTE;
+    }
+    text + &verifier_table(&results.recoveries)
+}
+
+/// What the verifiers see in each set of synthetic images; empty without verifiers.
+fn verifier_table(recoveries: &[Recovery]) -> String {
+    let found: Vec<_> = recoveries.iter().flat_map(verifier_cells).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    let headings = ["set", "per class", "seed", "verifier", "images", "top-1", "top-5"];
+    let mut lines = vec![headings.map(str::to_string)];
+    lines.extend(found);
+    format!("recovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
+}
+
+/// What images, how many per class, seed, verifier, how many in all, top-1 and top-5 in percent, per verifier.
+pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
+    let cells = |Verified { verifier, accuracy }: &Verified| {
+        let percent = |count: usize| format!("{:.1}", 100.0 * count as f64 / accuracy.images as f64);
+        let images = images(&recovery.method, Some(&recovery.teacher));
+        let (ipc, seed) = (recovery.ipc.to_string(), recovery.seed.to_string());
+        let (top1, top5) = (percent(accuracy.top1), percent(accuracy.top5));
+        [images, ipc, seed, verifier.clone(), accuracy.images.to_string(), top1, top5]
+    };
+    recovery.verified.iter().map(cells).collect()
+}
+
+/// DD-Ranking's scores of a block's rows, where there is more to say than the difference from random real images.
+fn rankings(block: &[Summary]) -> String {
+    let mut lines = vec![RANKING.map(str::to_string)];
+    let told = |ranking: &Ranking| ranking.hard.is_some() || ranking.ars.is_some();
+    for (summary, ranking) in block.iter().filter_map(|summary| Some((summary, summary.ranking.filter(told)?))) {
+        lines.push([
+            summary_images(summary),
+            labels(summary),
+            ranking.hard.map_or("–".to_string(), percent),
+            score(ranking.hlr),
+            score(Some(ranking.ior)),
+            score(ranking.lrs),
+            score(ranking.ars),
+        ]);
+    }
+    if lines.len() == 1 { String::new() } else { format!("\n{}", aligned(&lines)) }
+}
+
+/// Distilled rows against each other.
+fn differences(results: &Results) -> String {
+    let all = comparisons(&results.rows);
+    let line = |c: &Comparison| {
+        let block = format!("{}, ipc {}, {}", c.student, c.ipc, c.protocol);
+        [c.rows[0].clone(), format!("against {}", c.rows[1]), block, difference(&c.difference)]
+    };
+    let lines: Vec<[String; 4]> = all.iter().map(line).collect();
+    match all.is_empty() {
+        true => String::new(),
+        false => format!("differences in points, seed by seed, with their 95 % interval\n{}\n", aligned(&lines)),
+    }
+}
+
+/// A warning where rows have fewer seeds than their intervals deserve.
+pub(super) fn few_seeds(summaries: &[Summary]) -> String {
+    match summaries.iter().map(|summary| summary.seeds.len()).min() {
+        Some(fewest @ ..5) => format!("fewer than five seeds ({fewest}): deviations and intervals are rough guesses\n"),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn cells(summary: &Summary) -> [String; 10] {
+    [
+        summary_images(summary),
+        if summary.data_free { "yes" } else { "no" }.to_string(),
+        labels(summary),
+        summary.seeds.len().to_string(),
+        percent(summary.last),
+        percent(summary.best),
+        summary.versus_random_real.as_ref().map_or("–".to_string(), difference),
+        summary.seconds_per_image.map_or("–".to_string(), |seconds| format!("{seconds:.2}")),
+        summary.peak_bytes.map_or("–".to_string(), size),
+        summary.label_bytes.map_or("–".to_string(), size),
+    ]
+}
+
+/// One line per row, its columns as wide as their widest cell.
+pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |cells: &[String; N]| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    lines.iter().map(line).collect()
+}
+
+/// A fraction with three decimals, or a dash.
+pub(super) fn score(value: Option<f64>) -> String {
+    value.map_or("–".to_string(), |value| format!("{value:.3}").replace('-', "−"))
+}
+
+/// Bytes for people, such as `1.2 MB`.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b < 1e6 => format!("{:.1} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.2} GB", b / 1e9),
+    }
+}
+
+/// One line per trained student.
+pub(super) fn csv(results: &Results) -> Result<Vec<u8>, ReportError> {
+    let format = |message: String| ReportError::Format { format: "CSV", message };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let head = [
+        "method",
+        "data_free",
+        "teacher",
+        "relabel_teacher",
+        "student",
+        "ipc",
+        "labels",
+        "protocol",
+        "seed",
+        "last_accuracy",
+        "best_accuracy",
+        "label_bytes",
+    ];
+    writer.write_record(head).map_err(|error| format(error.to_string()))?;
+    for row in &results.rows {
+        let record = (
+            (&row.method, row.data_free, &row.teacher, &row.relabel_teacher, &row.student, row.ipc, row.labels),
+            (&row.protocol, row.seed, row.last_accuracy, row.best_accuracy, row.label_bytes),
+        );
+        writer.serialize(record).map_err(|error| format(error.to_string()))?;
+    }
+    writer.into_inner().map_err(|error| format(error.to_string()))
+}

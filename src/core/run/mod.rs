@@ -1,0 +1,452 @@
+//! Runs an experiment: recover → relabel → validate → report for every cell of its matrix, doing no piece of work twice.
+//!
+//! Each piece is a [`stage`], a pure function of its configuration, the hashes of what it reads, and the seed; a rerun finds what is complete
+//! and continues what was interrupted. No stage starts on a bundle that was not verified in exactly the state in which it lies on disk.
+
+pub mod figures;
+pub mod files;
+pub mod plan;
+pub mod stage;
+
+mod maker;
+mod matrix;
+mod memory;
+mod pieces;
+mod real;
+mod results;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::config::{ConfigError, Experiment, Labels, RecoverConfig, RelabelConfig};
+use crate::data::{DataError, Dataset};
+use crate::report::{self, ReportError, Results};
+use crate::teacher::{Bundle, BundleError, Role};
+
+pub use maker::{Failure, Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
+use matrix::{Line, Origin, Set, lines};
+use pieces::{Images, Labelled, Mode, Pieces};
+use plan::Plan;
+use real::Shelf;
+use stage::{StageError, write_atomic};
+
+/// Why an experiment could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the resolved experiment can't be written as YAML: {0}")]
+    Yaml(#[from] serde_yaml::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// What stopped whoever was to make a stage.
+    #[error(transparent)]
+    Make(#[from] Failure),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error("{}: {what}", path.display())]
+    Misfit { path: PathBuf, what: String },
+    #[error("{}: {what}; remove the directory and run again", path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error("this needs real data, but the experiment has `data: none`; name a data set")]
+    NoData,
+    #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
+    Incomplete { missing: PathBuf },
+}
+
+/// How far an experiment is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Goal {
+    /// Every set of images.
+    Recover,
+    /// Their labels too.
+    Relabel,
+    /// Trained and tested students too.
+    Validate,
+    /// The report too.
+    Report,
+}
+
+/// What a run left.
+pub struct Finished {
+    /// The complete directories of the goal's stage, sorted; with [`Goal::Report`] that of the report.
+    pub directories: Vec<PathBuf>,
+    /// Empty of rows unless the goal was at least [`Goal::Validate`].
+    pub results: Results,
+    /// Remarks that the user ought to see, such as a fallback that was taken.
+    pub remarks: Vec<String>,
+}
+
+/// Where and how an experiment is run.
+pub struct Setting<'a> {
+    /// Stages go to `output/stages`, the report to `output/<experiment's name>`.
+    pub output: &'a Path,
+    pub goal: Goal,
+    /// Makes missing stages; without it, the first one that is missing is an error.
+    pub maker: Option<&'a dyn Maker>,
+}
+
+/// The experiment with every key explicit, in its report's directory.
+pub const RESOLVED: &str = "experiment.yaml";
+
+/// Runs `experiment` as far as the setting's goal.
+///
+/// # Errors
+/// The first thing that went wrong; everything that was finished before stays, and the next run goes on from there.
+pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunError> {
+    let mode = setting.maker.map_or(Mode::Find, Mode::Make);
+    let bundles = load_bundles(experiment)?;
+    let pieces = prepare(experiment, &bundles, &Shelf::default(), setting.output, mode)?;
+    let recovered = recover(experiment, &bundles, &pieces)?;
+    let made = make(experiment, &bundles, &pieces, setting.goal)?;
+    let whole = make_whole(experiment, &bundles, &pieces, setting.goal)?;
+    let mut directories: BTreeSet<PathBuf> = made.iter().filter_map(|row| row.directory(setting.goal)).collect();
+    if setting.goal == Goal::Recover {
+        directories.extend(recovered.iter().map(|one| one.images.directory.clone()));
+    }
+    directories.extend(whole.iter().map(|row| row.directory.clone()));
+    let resolved = experiment.to_yaml()?;
+    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &recovered, &made, &whole)?;
+    if setting.goal == Goal::Report {
+        let home = setting.output.join(&experiment.name);
+        write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
+        report::write(&results, &home)?;
+        directories = BTreeSet::from([home]);
+    }
+    Ok(Finished { directories: directories.into_iter().collect(), results, remarks: pieces.into_remarks() })
+}
+
+/// A distilled set of images with its soft labels, complete on disk.
+pub struct DistilledSet {
+    /// Names it among the experiment's sets.
+    pub name: String,
+    /// The method's name in the experiment, and its settings.
+    pub method: (String, RecoverConfig),
+    /// The bundle that the images were recovered from, as the experiment names it.
+    pub teacher: PathBuf,
+    /// Images per class.
+    pub ipc: u32,
+    pub seed: u64,
+    /// The ImageFolder.
+    pub folder: PathBuf,
+    /// Identifies how it was made: the hash of configuration, teacher and seed.
+    pub key: String,
+    /// The stores of soft labels: name, labelling bundle, file.
+    pub labels: Vec<(String, PathBuf, PathBuf)>,
+}
+
+/// Every distilled set of `experiment`, each once, and the bundles that they came from.
+///
+/// # Errors
+/// When one of them, or of its labels, is not complete below `output`.
+pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
+    let bundles = load_bundles(experiment)?;
+    let pieces = prepare(experiment, &bundles, &Shelf::default(), output, Mode::Find)?;
+    let mut sets: Vec<DistilledSet> = Vec::new();
+    for made in make(experiment, &bundles, &pieces, Goal::Relabel)? {
+        let Origin::Distilled { teacher, method } = made.line.origin else { continue };
+        let folder = made.images.folder();
+        let known = sets.iter().position(|set| set.folder == folder).unwrap_or_else(|| {
+            let (ipc, seed) = (made.line.ipc, made.line.seed);
+            sets.push(DistilledSet {
+                name: format!("{method}-from-{}-ipc{ipc}-seed{seed}", bundles[teacher].name()),
+                method: (method.to_owned(), experiment.methods[method].clone()),
+                teacher: teacher.to_owned(),
+                ipc,
+                seed,
+                folder,
+                key: made.images.key().to_owned(),
+                labels: Vec::new(),
+            });
+            sets.len() - 1
+        });
+        if let Some(labels) = made.labels.as_ref().filter(|_| made.line.labels == Labels::Soft) {
+            let name = format!("{}-by-{}", made.line.protocol, bundles[made.line.labeller].name());
+            let entry = (name, made.line.labeller.to_owned(), labels.file());
+            if !sets[known].labels.contains(&entry) {
+                sets[known].labels.push(entry);
+            }
+        }
+    }
+    Ok((sets, bundles))
+}
+
+/// Says what runs would do; several experiments on the same data read it once.
+#[derive(Default)]
+pub struct Planner {
+    shelf: Shelf,
+}
+
+impl Planner {
+    /// What [`run`] would do with stages below `output`; nothing is made.
+    ///
+    /// # Errors
+    /// When the experiment's bundles or data cannot be read or do not fit each other.
+    pub fn plan(&self, experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
+        let bundles = load_bundles(experiment)?;
+        let pieces = prepare(experiment, &bundles, &self.shelf, output, Mode::List)?;
+        recover(experiment, &bundles, &pieces)?;
+        make(experiment, &bundles, &pieces, goal)?;
+        make_whole(experiment, &bundles, &pieces, goal)?;
+        Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
+    }
+}
+
+fn stages_in(output: &Path) -> PathBuf {
+    output.join("stages")
+}
+
+fn prepare<'a>(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    shelf: &Shelf,
+    output: &Path,
+    mode: Mode<'a>,
+) -> Result<Pieces<'a>, RunError> {
+    let real = shelf.get(&experiment.data, bundles[&experiment.teachers[0]].image_shape())?;
+    let pieces = Pieces::new(real, &stages_in(output), mode);
+    check_fit(experiment, bundles, pieces.test())?;
+    for bundle in bundles.values() {
+        pieces.verify(bundle)?;
+    }
+    Ok(pieces)
+}
+
+/// One set of synthetic images, and by verifier the directory of what it sees in them.
+struct Recovered<'a> {
+    set: Set<'a>,
+    images: Images,
+    verified: Vec<(&'a Path, PathBuf)>,
+}
+
+/// Makes every set of synthetic images and has it verified.
+fn recover<'a>(experiment: &'a Experiment, bundles: &Bundles, pieces: &Pieces) -> Result<Vec<Recovered<'a>>, RunError> {
+    let recover = |set: Set<'a>| {
+        let (teacher, method) = (&bundles[set.teacher], &experiment.methods[set.method]);
+        let images = recover_set(experiment, bundles, pieces, set)?;
+        let verify = |path: &'a PathBuf| {
+            Ok((path.as_path(), pieces.verifier(&images, teacher, method, &bundles[path], set.seed)?))
+        };
+        let verified = method.verifier.iter().map(verify).collect::<Result<_, RunError>>()?;
+        Ok(Recovered { set, images, verified })
+    };
+    matrix::sets(experiment).into_iter().map(recover).collect()
+}
+
+fn recover_set(experiment: &Experiment, bundles: &Bundles, pieces: &Pieces, set: Set) -> Result<Images, RunError> {
+    let method = &experiment.methods[set.method];
+    let others = method.committee.iter().flat_map(|committee| &committee.teachers);
+    let others: Vec<&Bundle> = others.map(|path| &bundles[path]).collect();
+    pieces.recover(&bundles[set.teacher], &others, method, set.ipc, set.seed)
+}
+
+/// One row's stages, as far as the goal asked for them.
+struct Made<'a> {
+    line: Line<'a>,
+    images: Images,
+    labels: Option<Labelled>,
+    /// The directory of the trained student.
+    student: Option<PathBuf>,
+}
+
+impl Made<'_> {
+    /// The directory that `goal` is about.
+    fn directory(&self, goal: Goal) -> Option<PathBuf> {
+        match goal {
+            Goal::Recover => Some(self.images.directory.clone()),
+            Goal::Relabel => self.labels.as_ref().map(|labels| labels.directory.clone()),
+            Goal::Validate | Goal::Report => self.student.clone(),
+        }
+    }
+}
+
+/// Takes every row of the experiment to `goal`: images and labels one after the other, then the students.
+fn make<'a>(
+    experiment: &'a Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    goal: Goal,
+) -> Result<Vec<Made<'a>>, RunError> {
+    let rows = lines(experiment).into_iter().map(|line| make_row(experiment, bundles, pieces, goal, line));
+    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+    if goal < Goal::Validate {
+        return Ok(rows);
+    }
+    let job = |row: &Made| {
+        let (line, protocol) = (&row.line, &experiment.protocols[row.line.protocol]);
+        let (hard, student) = (line.labels == Labels::Hard, &bundles[line.student]);
+        let labels = row.labels.as_ref();
+        labels.map(|labels| pieces.student(&row.images, labels, student, protocol, hard, line.seed)).transpose()
+    };
+    let jobs = || rows.iter().filter_map(|row| job(row).transpose());
+    pieces.validate_all(jobs().collect::<Result<_, _>>()?)?;
+    let students = jobs().zip(&rows).map(|(job, row)| pieces.validate(&job?, &bundles[row.line.student]));
+    let students = students.collect::<Result<Vec<_>, _>>()?;
+    rows.iter_mut().zip(students).for_each(|(row, student)| row.student = Some(student));
+    Ok(rows)
+}
+
+fn make_row<'a>(
+    experiment: &'a Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    goal: Goal,
+    line: Line<'a>,
+) -> Result<Made<'a>, RunError> {
+    let images = match line.origin {
+        Origin::Distilled { teacher, method } => {
+            recover_set(experiment, bundles, pieces, Set { teacher, method, ipc: line.ipc, seed: line.seed })?
+        }
+        Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
+        Origin::Crops => pieces.crops(&bundles[line.labeller], line.ipc, line.seed)?,
+    };
+    let mut made = Made { line, images, labels: None, student: None };
+    if goal < Goal::Relabel {
+        return Ok(made);
+    }
+    let (line, protocol) = (&made.line, &experiment.protocols[made.line.protocol]);
+    let labels = pieces.relabel(
+        &made.images,
+        &answering(bundles, line.labeller, &protocol.relabel),
+        &protocol.relabel,
+        line.seed,
+    )?;
+    made.labels = Some(labels);
+    Ok(made)
+}
+
+/// A student trained on the whole real training set.
+struct Whole<'a> {
+    protocol: &'a str,
+    student: &'a Path,
+    seed: u64,
+    directory: PathBuf,
+    images: u64,
+}
+
+/// The rows of the whole training set, if the experiment asks for them and the goal is that far.
+fn make_whole<'a>(
+    experiment: &'a Experiment,
+    bundles: &Bundles,
+    pieces: &Pieces,
+    goal: Goal,
+) -> Result<Vec<Whole<'a>>, RunError> {
+    let mut rows = Vec::new();
+    let Some(whole) = experiment.whole_real.filter(|_| goal >= Goal::Validate) else { return Ok(rows) };
+    for (name, protocol) in &experiment.protocols {
+        for (student, &seed) in experiment.students.iter().flat_map(|s| experiment.seeds.iter().map(move |n| (s, n))) {
+            let (directory, images) = pieces.whole(&bundles[student], protocol, whole, seed)?;
+            rows.push(Whole { protocol: name, student, seed, directory, images });
+        }
+    }
+    Ok(rows)
+}
+
+/// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.
+pub type Bundles = BTreeMap<PathBuf, Bundle>;
+
+/// The teachers that label together with `labeller`, it first, and their weights.
+fn answering<'a>(bundles: &'a Bundles, labeller: &Path, relabel: &RelabelConfig) -> Vec<(&'a Bundle, f64)> {
+    let (own, others): (Vec<_>, Vec<_>) = relabel.ensemble.iter().partition(|member| member.bundle == labeller);
+    let first = (&bundles[labeller], own.first().map_or(1.0, |member| member.weight));
+    [first].into_iter().chain(others.iter().map(|member| (&bundles[&member.bundle], member.weight))).collect()
+}
+
+fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
+    let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
+    let mut bundles = Bundles::new();
+    let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+    let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
+    let verifiers = experiment.methods.values().flat_map(|method| &method.verifier).map(PathBuf::as_path);
+    let labellers = experiment.labellers().into_iter().chain(experiment.ensembles());
+    for path in paths.chain(members).chain(labellers).chain(verifiers) {
+        if !bundles.contains_key(path) {
+            bundles.insert(path.into(), Bundle::load(path)?);
+        }
+    }
+    Ok(bundles)
+}
+
+/// Networks must have the data's channels, size and classes, and the part that the experiment gives them.
+fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>) -> Result<(), RunError> {
+    for (path, bundle) in bundles {
+        let misfit = |what: String| Err(RunError::Misfit { path: path.clone(), what });
+        let is_student = experiment.students.contains(path);
+        if is_student != (bundle.manifest.role == Role::Student) {
+            let (part, role) = if is_student { ("student", "teacher") } else { ("teacher", "student") };
+            return misfit(format!("is a {role} bundle, the experiment names it as a {part}"));
+        }
+        let is_teacher = experiment.teachers.contains(path);
+        let labels =
+            experiment.labellers().contains(&path.as_path()) || experiment.ensembles().any(|member| member == path);
+        let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+        let helps = committees.flat_map(|committee| &committee.teachers).any(|member| member == path);
+        if is_teacher {
+            check_teacher(experiment, bundles, bundle, test).or_else(misfit)?;
+        }
+        if let Some(why) = bundle.without_classifier().filter(|_| labels && !experiment.students.is_empty()) {
+            return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
+        }
+        let Some(test) = test.filter(|_| is_student || is_teacher || labels || helps) else { continue };
+        let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
+        if shape != data {
+            return misfit(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
+        }
+        let classes = bundle.manifest.classes.len();
+        if classes != test.classes.len() && !bundle.manifest.is_features_only() {
+            return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
+        }
+        if bundle.manifest.classes != test.classes && sorted(&bundle.manifest.classes) == sorted(&test.classes) {
+            return misfit(format!(
+                "numbers its classes in another order than {}: {}; an image folder gets the bundle's order from a `data.class_map`",
+                test.name,
+                bundle.manifest.classes.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The teacher knows the classes that are to be recovered, and the verifiers know just as many.
+fn check_teacher(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    teacher: &Bundle,
+    test: Option<&Dataset>,
+) -> Result<(), String> {
+    let features_only = teacher.manifest.is_features_only();
+    let classes = match test.filter(|_| features_only) {
+        Some(test) => test.classes.len(),
+        None if features_only => return Err("has no classifier, and `data: none` gives no classes either".into()),
+        None => teacher.manifest.classes.len(),
+    };
+    for (name, method) in &experiment.methods {
+        if let Some(class) = method.classes.iter().flatten().find(|class| **class as usize >= classes) {
+            return Err(format!("has {classes} classes, method `{name}` asks for class {class}"));
+        }
+        if features_only && !method.verifier.is_empty() {
+            return Err("has no classifier, so its images belong to no class that a verifier could tell".into());
+        }
+        for path in &method.verifier {
+            let (own, verifier) = (teacher.image_shape()[0], &bundles[path]);
+            let (its, known) = (verifier.image_shape()[0], verifier.manifest.classes.len());
+            if (own, classes) != (its, known) {
+                let path = path.display();
+                return Err(format!(
+                    "has {own} channels and {classes} classes, its verifier {path} has {its} and {known}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sorted(names: &[String]) -> Vec<&String> {
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort();
+    names
+}

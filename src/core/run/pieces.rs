@@ -1,0 +1,496 @@
+//! The pieces of an experiment as stages: what each depends on, and what it leaves in its directory.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rand::seq::SliceRandom;
+use serde_json::json;
+
+use super::RunError;
+use super::figures::{Accuracy, Auto, Item, Point, Training};
+use super::files::{self, ACCURACY, AUTO, FOLDER, LABELS, TRAINING, VERDICT, read_json, write_images};
+use super::maker::{Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
+use super::matrix::Choice;
+use super::plan::{Planned, Rates};
+use super::real::{Hashed, Real};
+use super::stage::{Stage, Store, WorkDir};
+use crate::config::{
+    BnWeight, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig, Start, ValidateConfig, WholeReal,
+};
+use crate::data::Dataset;
+use crate::report::RecoverPoint;
+use crate::rng;
+use crate::teacher::Bundle;
+
+/// Raise a stage's number whenever its code gives other bytes for the same input.
+const VERIFY: u32 = 1;
+const BALANCE: u32 = 1;
+const RECOVER: u32 = 2;
+const REAL: u32 = 1;
+const VERIFIER: u32 = 1;
+const RELABEL: u32 = 1;
+const WHOLE: u32 = 2;
+const VALIDATE: u32 = 2;
+
+/// The preset of the baseline of crops.
+const CROPS: &str = "rded-cifar100";
+
+/// A set of images that is complete on disk.
+pub struct Images {
+    /// The stage's directory.
+    pub directory: PathBuf,
+    /// The stage's key.
+    key: String,
+    /// Names the set in the directories of what is made from it.
+    name: String,
+    /// How many images, as far as the data has so many.
+    pub count: u64,
+    /// How many small images per row and column each is a mosaic of.
+    formation: u16,
+}
+
+impl Images {
+    /// The ImageFolder inside it.
+    pub fn folder(&self) -> PathBuf {
+        self.directory.join(FOLDER)
+    }
+
+    /// Identifies how it was made.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+/// A complete relabelling.
+pub struct Labelled {
+    pub directory: PathBuf,
+    key: String,
+    teacher: String,
+}
+
+impl Labelled {
+    /// The label store.
+    pub fn file(&self) -> PathBuf {
+        self.directory.join(LABELS)
+    }
+
+    /// Bytes of the label store.
+    pub fn bytes(&self) -> Option<u64> {
+        Some(std::fs::metadata(self.file()).ok()?.len())
+    }
+}
+
+/// What happens to a stage that is not complete.
+pub enum Mode<'a> {
+    /// It is made.
+    Make(&'a dyn Maker),
+    /// It is an error.
+    Find,
+    /// It is listed, as is every other; directories that stages are given then need not exist.
+    List,
+}
+
+/// Makes or finds the stages of one experiment.
+pub struct Pieces<'a> {
+    store: Store,
+    mode: Mode<'a>,
+    /// `None` where the experiment has no real data.
+    real: Option<Rc<Real>>,
+    remarks: RefCell<Vec<String>>,
+    listed: RefCell<Vec<Stage>>,
+}
+
+impl<'a> Pieces<'a> {
+    /// On this `real` data; stages go below `root`.
+    pub fn new(real: Option<Rc<Real>>, root: &Path, mode: Mode<'a>) -> Self {
+        Self { store: Store::new(root), mode, real, remarks: RefCell::default(), listed: RefCell::default() }
+    }
+
+    /// The real test set, if there is real data.
+    pub fn test(&self) -> Option<&Dataset> {
+        self.real.as_ref().map(|real| &real.test.set)
+    }
+
+    fn real_data(&self) -> Result<&Real, RunError> {
+        self.real.as_deref().ok_or(RunError::NoData)
+    }
+
+    /// What the user ought to be told.
+    pub fn into_remarks(self) -> Vec<String> {
+        self.remarks.into_inner()
+    }
+
+    /// Every stage that was asked for, once, in that order, as far as nothing is made.
+    pub fn into_plan(self) -> Result<Vec<Planned>, RunError> {
+        let rates = Rates::read(&self.store)?;
+        let mut planned: Vec<Planned> = Vec::new();
+        for stage in self.listed.into_inner() {
+            let stage = rates.plan(&self.store, &stage)?;
+            if planned.iter().all(|known| known.directory != stage.directory) {
+                planned.push(stage);
+            }
+        }
+        Ok(planned)
+    }
+
+    /// The directory of `stage`, made by `work` unless it is complete.
+    fn obtain(
+        &self,
+        stage: &Stage,
+        work: impl FnOnce(&WorkDir, &dyn Maker) -> Result<(), RunError>,
+    ) -> Result<PathBuf, RunError> {
+        match self.mode {
+            Mode::Make(maker) => self.store.run(stage, |dir| work(dir, maker)),
+            Mode::Find => {
+                self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
+            }
+            Mode::List => {
+                self.listed.borrow_mut().push(stage.clone());
+                Ok(self.store.path(stage))
+            }
+        }
+    }
+
+    fn train(&self) -> Result<&Hashed, RunError> {
+        Ok(self.real_data()?.train()?)
+    }
+
+    /// Verifies `bundle` in the state in which it was loaded, unless that was done before.
+    pub fn verify(&self, bundle: &Bundle) -> Result<(), RunError> {
+        let inputs = inputs([("bundle", &bundle.hash)]);
+        let stage = Stage::new("verify", VERIFY, bundle.name(), &json!({}), inputs, 0)?.of_passes(1);
+        let directory = self.obtain(&stage, |work, maker| Ok(maker.verify(work, bundle)?))?;
+        if matches!(self.mode, Mode::List) {
+            return Ok(());
+        }
+        // A verdict that someone edited is not one.
+        let verdict: serde_json::Value = read_json(&directory.join(VERDICT))?;
+        if verdict["hash"] != json!(bundle.hash) {
+            return Err(RunError::Damaged { path: directory, what: "holds the verdict on another bundle".into() });
+        }
+        Ok(())
+    }
+
+    /// `ipc` images per class recovered as `config` says from `teacher`, and from the `others` that its committee names.
+    pub fn recover(
+        &self,
+        teacher: &Bundle,
+        others: &[&Bundle],
+        config: &RecoverConfig,
+        ipc: u32,
+        seed: u64,
+    ) -> Result<Images, RunError> {
+        self.remark(teacher.manifest.is_features_only().then(|| {
+            format!(
+                "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
+                teacher.name()
+            )
+        }));
+        let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
+        // Who verifies the images afterwards changes nothing in them.
+        let config = RecoverConfig { verifier: Vec::new(), ..config.clone() };
+        let config = &self.balanced(teacher, &config)?;
+        let identity = json!({"recover": config, "ipc": ipc});
+        let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, config));
+        let count = chosen.len() as u64 * u64::from(ipc);
+        let data = if config.is_data_free() { None } else { Some(self.train()?) };
+        let mut inputs = inputs([("teacher", &teacher.hash)]);
+        inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
+        inputs.extend(data.map(|data| ("data".to_owned(), data.hash.clone())));
+        let scored = match config.start {
+            Start::Crops { images, crops, .. } => chosen.len() as u64 * u64::from(images) * u64::from(crops),
+            Start::Clusters { images } => chosen.len() as u64 * u64::from(images),
+            Start::Noise { .. } | Start::Real { .. } => 0,
+        };
+        let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
+            .of_passes(scored + 2 * count * u64::from(config.iterations));
+        let chosen = &chosen;
+        let data = data.map(|data| &data.set);
+        let task = RecoverTask { teacher, others, config, data, classes, chosen, ipc, seed };
+        let directory = self.obtain(&stage, |work, maker| {
+            self.remark(maker.recover(work, &task)?);
+            Ok(())
+        })?;
+        Ok(Images { directory, key: stage.key(), name, count, formation: config.formation })
+    }
+
+    /// `ipc` crops of training images per class, those that `judge` recognises best: RDED as published for small images, which optimises nothing.
+    pub fn crops(&self, judge: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        let mut config = RecoverConfig::of_preset(CROPS)?;
+        if let Start::Crops { images, .. } = &mut config.start {
+            *images = (*images).max(ipc);
+        }
+        self.recover(judge, &[], &config, ipc, seed)
+    }
+
+    /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
+    fn balanced(&self, teacher: &Bundle, config: &RecoverConfig) -> Result<RecoverConfig, RunError> {
+        // Each teacher of a committee has its own.
+        if config.r_bn != BnWeight::Auto || config.committee.is_some() {
+            return Ok(config.clone());
+        }
+        let stage = Stage::new("balance", BALANCE, teacher.name(), config, inputs([("teacher", &teacher.hash)]), 0)?
+            .of_passes(4 * u64::from(config.batch_size));
+        let directory = self.obtain(&stage, |work, maker| Ok(maker.balance(work, teacher, config)?))?;
+        let file = directory.join(AUTO);
+        if matches!(self.mode, Mode::List) && !file.exists() {
+            return Ok(config.clone());
+        }
+        let auto: Auto = read_json(&file)?;
+        self.remark(Some(format!("`recover.r_bn: auto` is, with {}, {auto}", teacher.name())));
+        Ok(RecoverConfig { r_bn: BnWeight::Fixed(auto.r_bn), ..config.clone() })
+    }
+
+    /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
+    fn classes_of<'b>(&'b self, teacher: &'b Bundle) -> &'b [String] {
+        match self.test().filter(|_| teacher.manifest.is_features_only()) {
+            Some(test) => &test.classes,
+            None => &teacher.manifest.classes,
+        }
+    }
+
+    /// The classes to recover from `teacher`, ascending.
+    fn chosen_classes(&self, teacher: &Bundle, config: &RecoverConfig) -> Vec<u32> {
+        config.classes(self.classes_of(teacher).len() as u32)
+    }
+
+    /// How many of the images that `method` recovered from `teacher` the network `verifier` puts into their classes; the stage's directory.
+    pub fn verifier(
+        &self,
+        images: &Images,
+        teacher: &Bundle,
+        method: &RecoverConfig,
+        verifier: &Bundle,
+        seed: u64,
+    ) -> Result<PathBuf, RunError> {
+        let name = format!("{}-by-{}", images.name, verifier.name());
+        let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
+        let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?.of_passes(images.count);
+        let classes = self.chosen_classes(teacher, method);
+        self.obtain(&stage, |work, maker| Ok(maker.accuracy(work, &images.folder(), verifier, &classes)?))
+    }
+
+    /// What [`Pieces::verifier`] left in `directory`.
+    pub fn accuracy(&self, directory: &Path) -> Result<Accuracy, RunError> {
+        read_json(&directory.join(ACCURACY))
+    }
+
+    /// The objective of a recovery, step by step, averaged over its batches (weighted equally).
+    pub fn recovery_curve(&self, images: &Images) -> Result<Vec<RecoverPoint>, RunError> {
+        let mut sums: BTreeMap<u32, (f64, f64, f64, f64)> = BTreeMap::new();
+        for number in 0.. {
+            let path = images.directory.join(files::curve(number));
+            let Ok(text) = std::fs::read_to_string(&path) else { break };
+            for line in text.lines() {
+                let point: Point = serde_json::from_str(line)
+                    .map_err(|e| RunError::Damaged { path: path.clone(), what: e.to_string() })?;
+                let sum = sums.entry(point.iteration + 1).or_default();
+                *sum = (sum.0 + 1.0, sum.1 + point.loss, sum.2 + point.ce, sum.3 + point.bn);
+            }
+        }
+        let mean = |(iteration, (n, loss, ce, bn)): (u32, (f64, f64, f64, f64))| RecoverPoint {
+            iteration,
+            loss: loss / n,
+            ce: ce / n,
+            bn: bn / n,
+        };
+        Ok(sums.into_iter().map(mean).collect())
+    }
+
+    /// `ipc` real training images per class.
+    pub fn real(&self, choice: Choice, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        let Hashed { set: train, hash } = self.train()?;
+        let (name, identity, seed) = match choice {
+            Choice::Random => (format!("{}-ipc{ipc}-seed{seed}", train.name), json!({"ipc": ipc}), seed),
+            Choice::NearestMean => {
+                let name = format!("{}-nearest-mean-ipc{ipc}", train.name);
+                (name, json!({"ipc": ipc, "choice": choice.method()}), 0)
+            }
+        };
+        let count = train.classes.len() as u64 * u64::from(ipc);
+        let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", hash)]), seed)?;
+        let directory = self.obtain(&stage, |work, _| {
+            let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
+            let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
+            write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])
+        })?;
+        Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count, formation: 1 })
+    }
+
+    /// The soft labels of `images` by `teachers`, at least one, each with its weight in the mean.
+    pub fn relabel(
+        &self,
+        images: &Images,
+        teachers: &[(&Bundle, f64)],
+        config: &RelabelConfig,
+        seed: u64,
+    ) -> Result<Labelled, RunError> {
+        let (teacher, others) = (teachers[0].0, &teachers[1..]);
+        let together = if others.is_empty() { String::new() } else { format!("+{}", others.len()) };
+        let name = format!("{}-by-{}{together}", images.name, teacher.name());
+        let mut inputs = inputs([("images", &images.key), ("teacher", &teacher.hash)]);
+        inputs.extend((1..).zip(others).map(|(number, (other, _))| (format!("teacher {number}"), other.hash.clone())));
+        let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
+            .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
+        let key = stage.key();
+        let (folder, formation) = (images.folder(), images.formation);
+        let task = RelabelTask { images: &folder, formation, teachers, config, seed, key: &key };
+        let directory = self.obtain(&stage, |work, maker| {
+            self.remark(maker.relabel(work, &task)?);
+            Ok(())
+        })?;
+        Ok(Labelled { directory, key, teacher: format!("{}{together}", teacher.name()) })
+    }
+
+    fn remark(&self, remark: Option<String>) {
+        let mut remarks = self.remarks.borrow_mut();
+        if let Some(remark) = remark.filter(|r| !remarks.contains(r)) {
+            remarks.push(remark);
+        }
+    }
+
+    /// A student to be trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so.
+    pub fn student(
+        &self,
+        images: &Images,
+        labels: &Labelled,
+        student: &Bundle,
+        protocol: &Protocol,
+        hard: bool,
+        seed: u64,
+    ) -> Result<ValidateTask, RunError> {
+        let config = ValidateConfig {
+            loss: if hard { Loss::Ce {} } else { protocol.validate.loss },
+            ..protocol.validate.clone()
+        };
+        let kind = if hard { "hard".into() } else { format!("by-{}", labels.teacher) };
+        let name = format!("{}-{kind}-{}", images.name, student.name());
+        let Hashed { set: test, hash: test_hash } = &self.real_data()?.test;
+        let inputs =
+            inputs([("images", &images.key), ("labels", &labels.key), ("student", &student.hash), ("test", test_hash)]);
+        let epochs = protocol.relabel.epochs;
+        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
+        let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?
+            .of_passes(3 * images.count * u64::from(epochs) + tests);
+        let (images, labels) = (images.folder(), labels.file());
+        let student = (student.dir.clone(), student.hash.clone());
+        Ok(ValidateTask { stage, images, labels, epochs, student, config, seed })
+    }
+
+    /// Trains the student of `task`, which `bundle` is; the stage's directory.
+    pub fn validate(&self, task: &ValidateTask, bundle: &Bundle) -> Result<PathBuf, RunError> {
+        let test = &self.real_data()?.test.set;
+        self.obtain(&task.stage, |work, maker| Ok(maker.validate(work, task, bundle, test)?))
+    }
+
+    /// Trains the students of all `tasks`, several at once where that is faster.
+    pub fn validate_all(&self, tasks: Vec<ValidateTask>) -> Result<(), RunError> {
+        match (&self.mode, &self.real) {
+            (Mode::Make(maker), Some(real)) => Ok(maker.validate_all(&self.store, tasks, &real.test.set)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// A student trained on the whole real training set with hard labels; the stage's directory, and how many images that are.
+    pub fn whole(
+        &self,
+        student: &Bundle,
+        protocol: &Protocol,
+        whole: WholeReal,
+        seed: u64,
+    ) -> Result<(PathBuf, u64), RunError> {
+        let Hashed { set: train, hash } = self.train()?;
+        let WholeReal { epochs, batch_size } = whole;
+        let views = RelabelConfig {
+            epochs,
+            batch_size,
+            mix: Mix::None {},
+            dtype: LabelDtype::F16,
+            top_k: None,
+            stored_epochs: None,
+            ..protocol.relabel.clone()
+        };
+        let config = ValidateConfig { loss: Loss::Ce {}, ..protocol.validate.clone() };
+        let name = format!("{}-whole-{}", train.name, student.name());
+        let RelabelConfig { crop, flip, .. } = &views;
+        let seen = json!({"epochs": epochs, "batch_size": batch_size, "crop": crop, "flip": flip});
+        let identity = json!({"views": seen, "validate": config});
+        let Hashed { set: test, hash: test_hash } = &self.real_data()?.test;
+        let inputs = inputs([("data", hash), ("student", &student.hash), ("test", test_hash)]);
+        let count = train.len() as u64;
+        let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
+        let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
+            .of_passes(3 * count * u64::from(epochs) + tests);
+        let key = stage.key();
+        let task = WholeTask { student, train, test, views: &views, config: &config, seed, key: &key };
+        let directory = self.obtain(&stage, |work, maker| Ok(maker.whole(work, &task)?))?;
+        Ok((directory, count))
+    }
+
+    /// How the training in `directory`, which [`Pieces::validate`] or [`Pieces::whole`] gave, went.
+    pub fn training(&self, directory: &Path) -> Result<Training, RunError> {
+        read_json(&directory.join(TRAINING))
+    }
+}
+
+/// The training images that `choice` takes, as items of the new set and indices of the old one.
+fn chosen(train: &Dataset, choice: Choice, ipc: u32, seed: u64) -> Vec<(Item, usize)> {
+    let mut chosen = Vec::new();
+    for class in 0..train.classes.len() as u32 {
+        let mut own: Vec<usize> = (0..train.len()).filter(|&i| train.labels[i] == class).collect();
+        match choice {
+            Choice::Random => own.shuffle(&mut rng::stream(seed, "real/choice", class.into())),
+            Choice::NearestMean => sort_by_distance_to_mean(train, &mut own),
+        }
+        let items = (0..ipc).map(|number| Item { class, number });
+        chosen.extend(items.zip(own));
+    }
+    chosen
+}
+
+/// Sorts images of one class by the Euclidean distance of their pixels to the mean image; of equals the first of the data set comes first.
+fn sort_by_distance_to_mean(train: &Dataset, own: &mut [usize]) {
+    let pixels = |index: usize| train.image(index).unwrap_or_default().iter().map(|&pixel| f64::from(pixel));
+    let mut mean = vec![0.0; train.channels * train.height * train.width];
+    for &index in own.iter() {
+        mean.iter_mut().zip(pixels(index)).for_each(|(sum, pixel)| *sum += pixel / own.len() as f64);
+    }
+    let distance = |index: usize| pixels(index).zip(&mean).map(|(pixel, mean)| (pixel - mean).powi(2)).sum::<f64>();
+    let mut sorted: Vec<(f64, usize)> = own.iter().map(|&index| (distance(index), index)).collect();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    own.iter_mut().zip(sorted).for_each(|(place, (_, index))| *place = index);
+}
+
+fn inputs<const N: usize>(pairs: [(&str, &String); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(name, hash)| (name.to_owned(), hash.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_images_are_chosen_by_class() {
+        // One pixel each: class 0 has 0, 10, 20, 90 (mean 30), class 1 has 5, 7 (mean 6).
+        let train = Dataset {
+            name: "x".into(),
+            images: vec![0, 5, 10, 20, 7, 90],
+            labels: vec![0, 1, 0, 0, 1, 0],
+            channels: 1,
+            height: 1,
+            width: 1,
+            classes: vec!["a".into(), "b".into()],
+        };
+        let nearest: Vec<(u32, u32, usize)> = chosen(&train, Choice::NearestMean, 3, 9)
+            .into_iter()
+            .map(|(item, index)| (item.class, item.number, index))
+            .collect();
+        assert_eq!(nearest, [(0, 0, 3), (0, 1, 2), (0, 2, 0), (1, 0, 1), (1, 1, 4)]);
+        let random = |seed| chosen(&train, Choice::Random, 2, seed);
+        assert_eq!(random(1), random(1));
+        assert!((2..20).any(|seed| random(seed) != random(1)));
+        assert!(random(1).iter().all(|(item, index)| train.labels[*index] == item.class));
+    }
+}

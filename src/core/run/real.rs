@@ -1,0 +1,89 @@
+//! The real data of experiments, read and hashed once: that takes longer than all else that is needed to list stages.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+
+use crate::config::{DataConfig, DataKind};
+use crate::data::{DataError, Dataset, Fit, Source, Split};
+
+/// A data set and its hash.
+pub struct Hashed {
+    pub set: Dataset,
+    /// BLAKE3 of pixels and labels, 64 hex digits.
+    pub hash: String,
+}
+
+impl Hashed {
+    fn load(source: &Source, split: Split, fit: Fit) -> Result<Self, DataError> {
+        let set = Dataset::load_as(source, split, fit)?;
+        Ok(Self { hash: data_hash(&set), set })
+    }
+}
+
+/// Real data: where it lies, its test set, and its training set once some stage needs it.
+pub struct Real {
+    source: Source,
+    fit: Fit,
+    pub test: Hashed,
+    train: OnceCell<Hashed>,
+}
+
+impl Real {
+    /// The training set.
+    pub fn train(&self) -> Result<&Hashed, DataError> {
+        if let Some(train) = self.train.get() {
+            return Ok(train);
+        }
+        let train = Hashed::load(&self.source, Split::Train, self.fit)?;
+        Ok(self.train.get_or_init(|| train))
+    }
+}
+
+/// Data that was read before: experiments on the same data share it.
+#[derive(Default)]
+pub struct Shelf {
+    read: RefCell<Vec<Rc<Real>>>,
+}
+
+impl Shelf {
+    /// The data that `data` names, for networks that take images of this `shape`; `None` for `data: none`.
+    pub fn get(&self, data: &DataConfig, shape: [usize; 3]) -> Result<Option<Rc<Real>>, DataError> {
+        let Some(source) = source(data)? else { return Ok(None) };
+        let (fit, mut read) = (Fit::To(shape), self.read.borrow_mut());
+        if let Some(known) = read.iter().find(|real| real.source == source && real.fit == fit) {
+            return Ok(Some(known.clone()));
+        }
+        let test = Hashed::load(&source, Split::Test, fit)?;
+        let real = Rc::new(Real { source, fit, test, train: OnceCell::new() });
+        read.push(real.clone());
+        Ok(Some(real))
+    }
+}
+
+/// Identifies real data by its content.
+fn data_hash(set: &Dataset) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&set.images);
+    set.labels.iter().for_each(|label| {
+        hasher.update(&label.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Where the experiment's data lies.
+fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
+    let unset = || DataError::Mismatch("the experiment's data has no path: set `data.path`".into());
+    let found = match (data.kind, data.kind.known_name(), &data.path) {
+        (DataKind::None, ..) => return Ok(None),
+        (_, Some(name), Some(path)) => Source::find_at(name, path),
+        (_, Some(name), None) => Source::find(name),
+        (_, None, None) => Err(unset()),
+        (DataKind::Npz, _, Some(path)) => Ok(Source::Npz(path.clone())),
+        (DataKind::ImageFolder, _, Some(path)) => match &data.class_map {
+            Some(map) => Ok(Source::MappedFolder { directory: path.clone(), map: map.clone() }),
+            None => Ok(Source::ImageFolder(path.clone())),
+        },
+        (_, None, Some(path)) => Ok(Source::Idx(path.clone())),
+    };
+    found.map(Some)
+}

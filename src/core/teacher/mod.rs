@@ -1,0 +1,9 @@
+//! Pretrained networks on disk: the bundle, checked in everything that can be checked without running it.
+
+pub mod bundle;
+mod error;
+pub mod manifest;
+
+pub use bundle::{Bundle, ClassStatistics, Golden, InputGradient, LayerStatistics, PatchStatistics};
+pub use error::BundleError;
+pub use manifest::{Manifest, Role, StatisticsKind};
