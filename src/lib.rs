@@ -18,6 +18,7 @@ pub mod cli;
 pub mod engine;
 pub mod inspect;
 pub mod kernels;
+pub mod memory;
 pub mod progress;
 pub mod recover;
 pub mod relabel;
