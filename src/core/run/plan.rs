@@ -110,15 +110,40 @@ pub fn unneeded(output: &Path, plans: &[Plan]) -> Result<Vec<Unneeded>, StageErr
     let mut found = Vec::new();
     for (_, directory) in store.all()? {
         let complete = Store::final_name(&directory);
-        if !needed.contains(&complete.as_path()) && !store.is_being_made(&complete)? {
-            found.push(Unneeded { bytes: bytes_in(&directory)?, directory });
+        if !needed.contains(&complete.as_path())
+            && !store.is_being_made(&complete)?
+            && let Some(bytes) = size_of(&directory)?
+        {
+            found.push(Unneeded { bytes, directory });
         }
     }
     found.sort_by(|a, b| a.directory.cmp(&b.directory));
     Ok(found)
 }
 
+/// The bytes in `directory`; none where it is gone, because it was finished in the meantime and has another name now.
+fn size_of(directory: &Path) -> Result<Option<u64>, StageError> {
+    match bytes_in(directory) {
+        Err(_) if !directory.exists() => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// Removes a stage's directory; never leaves a part of it under its name.
 pub fn remove(output: &Path, unneeded: &Unneeded) -> Result<(), StageError> {
     Store::new(super::stages_in(output)).remove(&unneeded.directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_was_finished_meanwhile_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "12345").unwrap();
+        assert_eq!(size_of(dir.path()).unwrap(), Some(5));
+        assert_eq!(size_of(&dir.path().join("x.partial")).unwrap(), None);
+        assert!(size_of(&dir.path().join("file")).is_err());
+    }
 }
