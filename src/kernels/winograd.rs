@@ -3,7 +3,7 @@
 //!
 //! Weights are transformed once. A run cuts the output into pieces of whole tile rows; a piece's tiles are transformed, multiplied (one matrix
 //! product per tile position) and transformed back while they are in cache, then handed to the caller's epilogue. Where weights are larger than
-//! that cache, the order is that of [`wide`].
+//! that cache, the order is that of the module `wide`.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
