@@ -139,6 +139,19 @@ fn summaries_are_over_seeds_and_differences_are_paired() {
 }
 
 #[test]
+fn the_terminal_compares_with_the_best_row_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let mut results = sample(root.path());
+    let swav = Some("resnet10-w16-swav");
+    results.rows.extend([0, 1].map(|seed| row(swav, swav, seed, 0.6)));
+    assert_eq!(comparisons(&results.rows).len(), 3);
+    let text = table(&results);
+    let against: Vec<&str> = text.lines().filter(|line| line.contains("against")).collect();
+    assert_eq!(against.len(), 2);
+    assert!(against.iter().all(|line| line.contains("from resnet10-w16-supervised")), "{text}");
+}
+
+#[test]
 fn distilled_rows_are_compared_with_each_other_and_ranked() {
     let root = tempfile::tempdir().unwrap();
     let mut rows = sample(root.path()).rows;

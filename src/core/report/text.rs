@@ -1,6 +1,6 @@
 //! The results as plain text: a table for the terminal, and CSV.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, comparisons, summaries};
 use super::{Labels, Recovery, ReportError, Results, Row, Verified};
@@ -163,18 +163,30 @@ fn rankings(block: &[Summary]) -> String {
     if lines.len() == 1 { String::new() } else { format!("\n{}", aligned(&lines)) }
 }
 
-/// Distilled rows against each other.
+/// The best distilled rows against all others; the page has every pair.
 fn differences(results: &Results) -> String {
     let all = comparisons(&results.rows);
     let line = |c: &Comparison| {
         let block = format!("{}, ipc {}, {}", c.student, c.ipc, c.protocol);
         [c.rows[0].clone(), format!("against {}", c.rows[1]), block, difference(&c.difference)]
     };
-    let lines: Vec<[String; 4]> = all.iter().map(line).collect();
+    let lines: Vec<[String; 4]> = with_best(&all).map(line).collect();
     match all.is_empty() {
         true => String::new(),
         false => format!("differences in points, seed by seed, with their 95 % interval\n{}\n", aligned(&lines)),
     }
+}
+
+/// The comparisons that have a row on one side that no other row with the same labels beats.
+fn with_best(all: &[Comparison]) -> impl Iterator<Item = &Comparison> {
+    let place = |c: &Comparison, side: usize| (c.student.clone(), c.ipc, c.protocol.clone(), c.rows[side].clone());
+    let loser = |c: &Comparison| match c.difference.stat.mean {
+        mean if mean < 0.0 => Some(place(c, 0)),
+        mean if mean > 0.0 => Some(place(c, 1)),
+        _ => None,
+    };
+    let beaten: HashSet<_> = all.iter().filter_map(loser).collect();
+    all.iter().filter(move |c| !beaten.contains(&place(c, 0)) || !beaten.contains(&place(c, 1)))
 }
 
 /// A warning where rows have fewer seeds than their intervals deserve.
