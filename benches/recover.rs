@@ -14,7 +14,8 @@ use scdd::replica::{Distance, LayerTarget, Momentum, Objective, Plan, PlanOption
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
-    scdd::memory::keep_freed();
+    // SAFETY: main has begun, and has started no thread.
+    unsafe { scdd::memory::keep_freed() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [mode, model, shape, images, rest @ ..] = args.as_slice() else {
         println!("recover: a worker of benches/peers.py; nothing to do by itself");

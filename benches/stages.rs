@@ -20,7 +20,8 @@ use scdd::validate::{Lesson, Student};
 use tch::Device;
 
 fn main() -> Result<()> {
-    scdd::memory::keep_freed();
+    // SAFETY: main has begun, and has started no thread.
+    unsafe { scdd::memory::keep_freed() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [work, teacher, student, count, batch] = args.as_slice() else {
         println!("stages: a worker of benches/peers.py; nothing to do by itself");

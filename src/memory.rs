@@ -1,10 +1,13 @@
 //! The allocator's settings for programs that compute.
 
 /// Lets freed memory stay with the process. libtorch asks for the same large buffers at every step; by default glibc gives each back to the system
-/// and gets it zeroed again: with a small student a third of the processor's time. To be called before there are threads.
+/// and gets it zeroed again: with a small student a third of the processor's time.
+///
+/// # Safety
+/// No other thread may exist yet.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub fn keep_freed() {
-    // SAFETY: mallopt only changes the allocator's settings, and by the caller's promise no other thread exists yet.
+pub unsafe fn keep_freed() {
+    // SAFETY: mallopt only changes the allocator's settings, and by the caller's promise nobody else uses it.
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
@@ -12,5 +15,9 @@ pub fn keep_freed() {
     }
 }
 
+/// Nothing to do where the allocator is another.
+///
+/// # Safety
+/// As elsewhere.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn keep_freed() {}
+pub unsafe fn keep_freed() {}

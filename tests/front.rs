@@ -17,7 +17,11 @@ fn names_libtorch(program: &Path) -> bool {
 /// `scdd` in a directory of its own, to be run in the repository's root.
 fn alone(dir: &Path) -> Command {
     let program: PathBuf = dir.join("scdd");
-    fs::copy(assert_cmd::cargo::cargo_bin!("scdd"), &program).unwrap();
+    if !program.exists() {
+        // A link, because another test's child process might still hold a copy open for writing when it is to be started.
+        let built = assert_cmd::cargo::cargo_bin!("scdd");
+        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+    }
     let mut command = Command::new(program);
     command.current_dir(root());
     command

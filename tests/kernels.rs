@@ -445,7 +445,7 @@ fn pieces_cover_everything_once_and_memory_is_aligned() {
     assert!(rows.iter().all(|&v| v == 1.0));
 }
 
-/// Weights beyond a cache are gone through in another order, and for the way back they are turned: neither changes a bit.
+/// Weights beyond a cache are gone through in another order, and for the way back they are turned: neither changes a bit of these.
 #[test]
 fn wide_convolutions_are_the_narrow_ones_side_by_side() {
     let (inputs, outputs, parts) = (512, 288, 2);

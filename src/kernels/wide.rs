@@ -55,7 +55,8 @@ fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     let mut pieces = pieces.into_iter();
     for places in places.chunks(PIECES) {
         let group: Vec<Piece> = pieces.by_ref().take(places.len()).collect();
-        let (first_pixel, values) = (group[0].first_pixel, group.iter().map(|piece| piece.rows.len()).sum::<usize>());
+        let Some(first) = group.first() else { return };
+        let (first_pixel, values) = (first.first_pixel, group.iter().map(|piece| piece.rows.len()).sum::<usize>());
         let pixels = values / conv.outputs;
         let transformed = &mut transformed.grow(places.len() * stride)[..places.len() * stride];
         transformed.par_chunks_exact_mut(stride).zip(places).for_each(|(to, places)| {

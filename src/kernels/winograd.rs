@@ -19,7 +19,7 @@ use super::wide;
 /// Tiles that are multiplied at once: enough for the product to run at full speed, few enough to stay in cache.
 const TILES_PER_PIECE: usize = 24;
 
-/// Bytes of weights from which on the order of [`wide`] is faster.
+/// Bytes of weights beyond which the order of [`wide`] is taken.
 const WIDE: usize = 16 << 20;
 
 /// Outputs per tile side.
@@ -185,7 +185,7 @@ impl Filter<6, 4> for Four {
 /// A 3×3 convolution of stride 1 with its weights transformed.
 pub struct Winograd {
     pub(super) isa: Isa,
-    pub tile: Tile,
+    pub(super) tile: Tile,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     /// Zeros before the first row and column.
@@ -228,8 +228,16 @@ impl Winograd {
         Self::new(isa, tile, channels, pad, |_, _, _, _| 0.0)
     }
 
+    /// The tile that it works on.
+    pub fn tile(&self) -> Tile {
+        self.tile
+    }
+
     /// The way back of gradients, with the same weights in memory: the convolution by the kernel turned by 180°, from the output's channels to the
-    /// input's, with the opposite padding.
+    /// input's, with the opposite padding. It keeps these weights when others are [`set`](Self::set) here.
+    ///
+    /// Next to that of a kernel that is turned before its weights are transformed, it may differ in the last bit of rare weights, where the two round
+    /// apart in double precision already.
     pub fn turned(&self) -> Self {
         let pad = self.pad.map(|p| 2 - p);
         Self {
@@ -242,7 +250,7 @@ impl Winograd {
         }
     }
 
-    /// Whether weights outweigh the pixels that they are for, so that they had better be in memory once.
+    /// Whether it goes by panels: weights outweigh the pixels that they are for, or are turned, which is done panel by panel.
     pub fn is_wide(&self) -> bool {
         self.turned
             || self.weights.iter().map(|packed| packed.depth() * packed.columns() * size_of::<f32>()).sum::<usize>()
@@ -449,6 +457,7 @@ impl Made<'_> {
     ) {
         let channels = self.channels;
         assert!(from.len() >= (IN * IN - 1) * plane + range.len() && range.end <= channels);
+        assert!(range.len().is_multiple_of(V::COUNT));
         let (height, width) = (OUT.min(self.to.h - place.y), OUT.min(self.to.w - place.x));
         for (at, c) in range.step_by(V::COUNT).enumerate() {
             let mut rows = [[V::splat(0.0); OUT]; IN];

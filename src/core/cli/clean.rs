@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::status::plans;
 use super::{Global, Outcome};
 use crate::run::plan::{remove, unneeded};
+use crate::run::stage::StageError;
 
 /// List the stages that none of the given experiments needs; with --yes, remove them
 #[derive(clap::Args)]
@@ -22,9 +23,10 @@ pub struct Clean {
 
 impl Clean {
     pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let found = unneeded(&self.output, &plans(&self.experiments, &self.output)?)?;
+        let mut found = unneeded(&self.output, &plans(&self.experiments, &self.output)?)?;
         if self.yes {
-            found.iter().try_for_each(|stage| remove(&self.output, stage))?;
+            let removed = found.into_iter().map(|stage| Ok(remove(&self.output, &stage)?.then_some(stage)));
+            found = removed.filter_map(Result::transpose).collect::<Result<_, StageError>>()?;
         }
         if global.json {
             println!("{}", serde_json::to_string_pretty(&serde_json::json!({"removed": self.yes, "stages": found}))?);

@@ -4,8 +4,8 @@
 //! Only this module and the engine's command line print. Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
 
 mod clean;
-mod engine;
 mod export_set;
+mod networks;
 mod ops;
 mod pipe;
 pub mod report;
@@ -20,7 +20,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::run::Goal;
 
-pub use engine::{Calibrate, Doctor, Inspect, Verify};
+use networks::Doctor;
+pub use networks::{Calibrate, Inspect, Verify};
 pub use run::Run;
 
 /// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.

@@ -163,18 +163,20 @@ fn rankings(block: &[Summary]) -> String {
     if lines.len() == 1 { String::new() } else { format!("\n{}", aligned(&lines)) }
 }
 
-/// The best distilled rows against all others; the page has every pair.
+/// The best distilled rows against all others.
 fn differences(results: &Results) -> String {
     let all = comparisons(&results.rows);
     let line = |c: &Comparison| {
         let block = format!("{}, ipc {}, {}", c.student, c.ipc, c.protocol);
         [c.rows[0].clone(), format!("against {}", c.rows[1]), block, difference(&c.difference)]
     };
-    let lines: Vec<[String; 4]> = with_best(&all).map(line).collect();
-    match all.is_empty() {
-        true => String::new(),
-        false => format!("differences in points, seed by seed, with their 95 % interval\n{}\n", aligned(&lines)),
+    let shown: Vec<&Comparison> = with_best(&all).collect();
+    if shown.is_empty() {
+        return String::new();
     }
+    let left_out = if shown.len() < all.len() { " (the best rows'; the page has every pair)" } else { "" };
+    let lines: Vec<[String; 4]> = shown.into_iter().map(line).collect();
+    format!("differences in points, seed by seed, with their 95 % interval{left_out}\n{}\n", aligned(&lines))
 }
 
 /// The comparisons that have a row on one side that no other row with the same labels beats.

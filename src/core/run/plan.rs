@@ -10,7 +10,7 @@ use super::stage::{Stage, StageError, State, Store, Timing, bytes_in};
 /// One stage of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Planned {
-    /// The kind of work: `verify`, `balance`, `recover`, `real`, `relabel`, `validate`, `whole`.
+    /// The kind of work: `verify`, `balance`, `recover`, `verifier`, `real`, `relabel`, `validate`, `whole`.
     pub stage: String,
     /// Where its result is, or will be.
     pub directory: PathBuf,
@@ -129,8 +129,8 @@ fn size_of(directory: &Path) -> Result<Option<u64>, StageError> {
     }
 }
 
-/// Removes a stage's directory; never leaves a part of it under its name.
-pub fn remove(output: &Path, unneeded: &Unneeded) -> Result<(), StageError> {
+/// Removes a stage's directory; never leaves a part of it under its name. False where a process is at it, or has finished it meanwhile.
+pub fn remove(output: &Path, unneeded: &Unneeded) -> Result<bool, StageError> {
     Store::new(super::stages_in(output)).remove(&unneeded.directory)
 }
 

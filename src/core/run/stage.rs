@@ -314,16 +314,22 @@ impl Store {
         }
     }
 
-    /// Removes `directory` of [`Store::all`] unless a process is at it; a kill on the way leaves no part of it under its name.
-    pub fn remove(&self, directory: &Path) -> Result<(), StageError> {
+    /// Removes `directory` of [`Store::all`]; a kill on the way leaves no part of it under its name. False where that is not to be done: a process
+    /// is at it, or has finished it meanwhile.
+    pub fn remove(&self, directory: &Path) -> Result<bool, StageError> {
         let path = self.lock_path(&Self::final_name(directory));
         create_directories(&self.root.join(LOCKS))?;
         let lock = File::create(&path).map_err(io_error("create", &path))?;
-        lock.try_lock().map_err(|error| io_error("lock", &path)(error.into()))?;
+        match lock.try_lock() {
+            Ok(()) if directory.exists() => {}
+            Ok(()) | Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+        }
         let mut scratch = tempfile::Builder::new();
         let scratch = scratch.prefix(SCRATCH).tempdir_in(&self.root).map_err(io_error("write in", &self.root))?;
         fs::rename(directory, scratch.path().join("removed")).map_err(io_error("move away", directory))?;
-        scratch.close().map_err(io_error("remove", directory))
+        scratch.close().map_err(io_error("remove", directory))?;
+        Ok(true)
     }
 
     /// The stage's exclusive lock, held until the file is dropped (or its process dies).
@@ -692,7 +698,7 @@ mod tests {
         let inside = |work: &WorkDir| {
             work.write("shard-0", b"12345")?;
             assert_eq!(store.state(&stage(5)).unwrap(), State::Running);
-            assert!(store.remove(work.path()).unwrap_err().to_string().starts_with("cannot lock "));
+            assert!(!store.remove(work.path()).unwrap());
             Err(failure())
         };
         store.run(&stage(5), inside).unwrap_err();
@@ -703,7 +709,8 @@ mod tests {
         assert_eq!(store.state(&stage(5)).unwrap(), State::Complete);
         assert_eq!(Stage::network_in(&complete).unwrap(), "ab12");
         assert!(bytes_in(&complete).unwrap() > 5);
-        store.remove(&complete).unwrap();
+        assert!(store.remove(&complete).unwrap());
+        assert!(!store.remove(&complete).unwrap(), "is gone");
         assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
         assert_eq!(entries(root.path()).unwrap().len(), 2, "only the locks and the kind's directory are left");
     }

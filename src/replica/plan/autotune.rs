@@ -18,7 +18,7 @@ pub struct Choice {
     pub node: String,
     pub direction: Direction,
     pub method: Method,
-    /// Milliseconds of every method that was tried; empty when the choice is fixed or was recorded.
+    /// Milliseconds of every method that was tried, each with weights of its own; empty when the choice is fixed or was recorded.
     pub measured: Vec<(Method, f64)>,
 }
 

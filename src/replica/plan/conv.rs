@@ -77,7 +77,7 @@ impl Engine {
         let fits =
             |tile| matches!((tile, method), (Tile::Two, Method::WinogradTwo) | (Tile::Four, Method::WinogradFour));
         match self {
-            Self::Winograd(forth) if forth.is_wide() && fits(forth.tile) => Some(Self::Winograd(forth.turned())),
+            Self::Winograd(forth) if forth.is_wide() && fits(forth.tile()) => Some(Self::Winograd(forth.turned())),
             _ => None,
         }
     }
