@@ -119,11 +119,12 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
     Ok(environment()?.render_named_str("report.html", TEMPLATE, Serde(&page))?)
 }
 
-/// What every page of the program is rendered in: it includes `style.css`.
+/// What every page of the program is rendered in: it can include `style.css`, and `figures.html`, which shows the list `figures` of [`Figure`]s.
 pub fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.add_template("style.css", include_str!("style.css"))?;
+    environment.add_template("figures.html", include_str!("figures.html"))?;
     Ok(environment)
 }
 
