@@ -23,6 +23,7 @@ pub mod progress;
 pub mod recover;
 pub mod relabel;
 pub mod replica;
+pub mod share;
 pub mod teacher;
 pub mod validate;
 

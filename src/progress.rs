@@ -1,20 +1,29 @@
 //! How long work tells how far it is. The library reports here; only the command line prints.
 
-/// Receives the progress of one piece of work after another.
-pub trait Progress {
+/// Receives the progress of several pieces of work at once.
+pub trait Progress: Sync {
     /// Work called `label` begins; it has `total` units (`unit`: "it", "batch", "epoch" …).
-    fn start(&self, label: &str, total: u64, unit: &str);
+    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a>;
+}
+
+/// Receives the progress of one piece of work.
+pub trait Piece {
     /// `done` units are through; `note` is the newest figure of interest.
-    fn at(&self, done: u64, note: &str);
+    fn at(&mut self, done: u64, note: &str);
     /// The work is finished.
-    fn finish(&self, note: &str);
+    fn finish(self: Box<Self>, note: &str);
 }
 
 /// Tells nobody.
 pub struct Silent;
 
 impl Progress for Silent {
-    fn start(&self, _: &str, _: u64, _: &str) {}
-    fn at(&self, _: u64, _: &str) {}
-    fn finish(&self, _: &str) {}
+    fn start<'a>(&'a self, _: &str, _: u64, _: &str) -> Box<dyn Piece + 'a> {
+        Box::new(Silent)
+    }
+}
+
+impl Piece for Silent {
+    fn at(&mut self, _: u64, _: &str) {}
+    fn finish(self: Box<Self>, _: &str) {}
 }

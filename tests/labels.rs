@@ -166,7 +166,7 @@ fn protocols_run() {
     let other = format!("relabel.ensemble=[{{bundle: {}, weight: 0.5}}]", bundle("resnet18-w16-moco-v2").display());
     run(&[&other, "relabel.dtype=f32"])
         .success()
-        .stderr(contains("relabel with resnet18-w16-supervised + resnet18-w16-moco-v2"));
+        .stderr(contains("seed3 with resnet18-w16-supervised + resnet18-w16-moco-v2"));
     run(&["relabel.top_k={k: 10, temperature: 20}"]).code(2).stderr(
         contains("the 10 largest of 10 logits: must be at least 1, and fewer than all").and(contains("panicked").not()),
     );

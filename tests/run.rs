@@ -50,12 +50,12 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     assert_eq!(before, contents(&output));
 }
 
-/// Starts the run, kills it after `delay`, and says whether it had finished by itself.
-fn killed(experiment: &Path, data: &Path, output: &Path, delay: Duration) -> bool {
+/// Starts the run of `jobs` stages at once, kills it after `delay`, and says whether it had finished by itself.
+fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Duration) -> bool {
     let mut child = Command::new(assert_cmd::cargo::cargo_bin!("scdd"))
         .current_dir(root())
         .env("SCDD_DATA", data)
-        .args(["run", "--quiet"])
+        .args(["run", "--quiet", "--jobs", jobs])
         .arg(experiment)
         .arg("--output")
         .arg(output)
@@ -76,16 +76,16 @@ fn killed(experiment: &Path, data: &Path, output: &Path, delay: Duration) -> boo
 }
 
 #[test]
-fn a_run_that_was_killed_again_and_again_leaves_the_same_bytes() {
+fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_same_bytes() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
     let (calm, killed_often) = (dir.path().join("calm"), dir.path().join("killed"));
     let started = Instant::now();
-    assert!(killed(&experiment, data.path(), &calm, Duration::from_secs(600)));
+    assert!(killed(&experiment, data.path(), &calm, "1", Duration::from_secs(600)));
     let whole = started.elapsed();
     // Each attempt gets a little longer, so that kills fall into every stage and the last attempt is not killed.
     let mut kills = 0;
-    while !killed(&experiment, data.path(), &killed_often, whole.mul_f64(0.25 + 0.1 * f64::from(kills))) {
+    while !killed(&experiment, data.path(), &killed_often, "3", whole.mul_f64(0.25 + 0.1 * f64::from(kills))) {
         kills += 1;
     }
     assert!(kills >= 2, "the run was killed {kills} times only");
@@ -189,8 +189,8 @@ fn a_file_that_cannot_be_written_stops_the_run_which_then_goes_on() {
         let entries = fs::read_dir(output.join("stages").join(stage)).map(|d| d.flatten().collect()).unwrap_or(vec![]);
         entries.iter().filter(|e| !e.file_name().to_string_lossy().ends_with(".partial")).count()
     };
-    // Images of all rows come before any student: the distilled ones, and RDED's crops for its baselines.
-    assert_eq!((complete("recover"), complete("validate")), (2, 0));
+    // The first student needs distilled images; whether RDED's crops were begun by then depends on the processor.
+    assert!(complete("recover") >= 1 && complete("validate") == 0);
     scdd().env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(&output).assert().success();
 }
 

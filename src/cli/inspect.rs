@@ -12,16 +12,16 @@ pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
     let named = command.data.as_deref().zip(bundles.first());
     let data = named.map(|(data, first)| training_images(data, first)).transpose()?;
     let progress = progress::progress(global.quiet);
-    progress.start("inspect", command.bundles.len() as u64, "bundle");
+    let mut piece = progress.start("inspect", command.bundles.len() as u64, "bundle");
     let mut teachers = Vec::new();
     for bundle in &bundles {
         if let Some(set) = &data {
             check_fit(bundle, set)?;
         }
         teachers.push(inspect(bundle, data.as_ref(), command.images)?);
-        progress.at(teachers.len() as u64, bundle.name());
+        piece.at(teachers.len() as u64, bundle.name());
     }
-    progress.finish("");
+    piece.finish("");
     let page = write(&teachers, &command.out)?;
     if global.json {
         println!("{}", serde_json::to_string_pretty(&teachers)?);

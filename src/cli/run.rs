@@ -11,7 +11,7 @@ use crate::run::{self, Goal, Setting};
 pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
     let experiment = command.load()?;
     let (progress, runtime) = (progress::progress(global.quiet), open_runtime(global)?);
-    let engine = Engine::new(&runtime, progress.as_ref(), experiment.device)?;
+    let engine = Engine::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
     let finished = run::run(&experiment, &Setting { output: &command.output, goal, maker: Some(&engine) })?;
     for remark in &finished.remarks {
         eprintln!("note: {remark}");

@@ -2,30 +2,30 @@
 //!
 //! What the stages are, and when one is made, [`crate::run`] says.
 
+mod lanes;
 mod recovery;
 mod students;
 
-use std::path::{Path, PathBuf};
+use std::num::NonZeroUsize;
+use std::path::Path;
 
 use crate::config::{self, RecoverConfig};
-use crate::data::{Dataset, png};
+use crate::data::{DataError, Dataset, png};
 use crate::progress::Progress;
 use crate::recover::{self, balance};
 use crate::relabel::{Relabel, Teachers};
 use crate::run::files::{ACCURACY, AUTO, LABELS, VERDICT, write_json};
-use crate::run::stage::{Store, WorkDir};
-use crate::run::{Failure, Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
+use crate::run::stage::WorkDir;
+use crate::run::{Failure, Maker, RecoverTask, RelabelTask, RunError, Task, ValidateTask, WholeTask};
 use crate::teacher::{Bundle, Runtime, verify};
+
+use lanes::Noting;
 
 /// Why the engine refuses.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("bundle `{bundle}` failed its verification{}; `scdd verify` shows every check", .divergence.as_ref().map_or(String::new(), |d| format!(": {d}")))]
     Unverified { bundle: String, divergence: Option<String> },
-    #[error("{} has changed while the run was on; run again", .bundle.display())]
-    Changed { bundle: PathBuf },
-    #[error("can't start threads for students: {why}")]
-    Threads { why: String },
     #[error("CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device; use `device: cpu` or `auto`")]
     NoCuda,
 }
@@ -34,29 +34,39 @@ pub enum EngineError {
 pub struct Engine<'a> {
     /// Answers for the teachers.
     runtime: &'a Runtime,
-    progress: &'a dyn Progress,
+    progress: Noting<'a>,
     device: tch::Device,
+    /// Stages that may be under way at once.
+    lanes: NonZeroUsize,
 }
 
 impl<'a> Engine<'a> {
-    /// An engine on `device`.
+    /// An engine on `device`. At most `jobs` stages are made at once on the CPU, by default as many as it has cores; one on CUDA.
     ///
     /// # Errors
-    /// When that is CUDA and there is none.
-    pub fn new(runtime: &'a Runtime, progress: &'a dyn Progress, device: config::Device) -> Result<Self, EngineError> {
-        Ok(Self { runtime, progress, device: find(device)? })
+    /// When `device` is CUDA and there is none.
+    pub fn new(
+        runtime: &'a Runtime,
+        progress: &'a dyn Progress,
+        device: config::Device,
+        jobs: Option<NonZeroUsize>,
+    ) -> Result<Self, EngineError> {
+        let device = find(device)?;
+        let cores = NonZeroUsize::new(lanes::cores()).unwrap_or(NonZeroUsize::MIN);
+        let lanes = if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
+        Ok(Self { runtime, progress: Noting(progress), device, lanes })
     }
 }
 
 impl Maker for Engine<'_> {
     fn verify(&self, work: &WorkDir, bundle: &Bundle) -> Result<(), Failure> {
-        self.progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
+        let piece = self.progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
         let verdict = verify(bundle, self.runtime)?;
         if !verdict.passed() {
             let bundle = bundle.name().into();
             return Err(EngineError::Unverified { bundle, divergence: verdict.divergence }.into());
         }
-        self.progress.finish("passed");
+        piece.finish("passed");
         Ok(write_json(work, VERDICT, &verdict)?)
     }
 
@@ -65,7 +75,7 @@ impl Maker for Engine<'_> {
     }
 
     fn recover(&self, work: &WorkDir, task: &RecoverTask) -> Result<Option<String>, Failure> {
-        recovery::recover(work, task, self.device, self.progress)?;
+        recovery::recover(work, task, self.device, &self.progress)?;
         let without_effect = task.config.bf16 && self.device == tch::Device::Cpu;
         Ok(without_effect
             .then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()))
@@ -77,28 +87,30 @@ impl Maker for Engine<'_> {
     }
 
     fn relabel(&self, work: &WorkDir, task: &RelabelTask) -> Result<Option<String>, Failure> {
-        let &RelabelTask { images, formation, teachers, config, seed, key } = task;
-        let set = png::read_set(images)?;
+        let RelabelTask { name, images, formation, teachers, config, seed, key } = task;
+        let set = read_named(images, name)?;
         let (mut answering, remark) = Teachers::open(teachers, self.runtime, config, self.device)?;
-        let relabel = Relabel { bundles: teachers, config, formation, seed, key };
-        relabel.run(&set, &mut answering, &work.path().join(LABELS), self.progress)?;
+        let relabel = Relabel { bundles: teachers, config, formation: *formation, seed: *seed, key };
+        relabel.run(&set, &mut answering, &work.path().join(LABELS), &self.progress)?;
         Ok(remark)
     }
 
-    fn validate(&self, work: &WorkDir, task: &ValidateTask, student: &Bundle, test: &Dataset) -> Result<(), Failure> {
-        students::train(work, task, student, test, self.device, self.progress)
-    }
-
-    fn validate_all(&self, store: &Store, tasks: Vec<ValidateTask>, test: &Dataset) -> Result<(), Failure> {
-        match self.device {
-            tch::Device::Cpu => students::train_all(store, tasks, test, self.progress),
-            _ => Ok(()),
-        }
+    fn validate(&self, work: &WorkDir, task: &ValidateTask) -> Result<(), Failure> {
+        students::train(work, task, self.device, &self.progress)
     }
 
     fn whole(&self, work: &WorkDir, task: &WholeTask) -> Result<(), Failure> {
-        students::train_on_whole(work, task, self.device, self.progress)
+        students::train_on_whole(work, task, self.device, &self.progress)
     }
+
+    fn work_off(&self, tasks: Vec<Task>) -> Result<Vec<String>, RunError> {
+        lanes::work_off(tasks, self.lanes)
+    }
+}
+
+/// The ImageFolder `images`, which is called `name`.
+fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
+    Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })
 }
 
 fn find(device: config::Device) -> Result<tch::Device, EngineError> {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tch::Device;
 
-use crate::progress::Progress;
+use crate::progress::{Piece, Progress};
 use crate::recover::{Batch, Recover};
 use crate::replica::PlanOptions;
 use crate::run::files::{self, read_json, write_images, write_json};
@@ -16,22 +16,22 @@ const ENGINES: &str = "engines.json";
 /// Recovers the images of `task`.
 pub fn recover(work: &WorkDir, task: &RecoverTask, device: Device, progress: &dyn Progress) -> Result<(), Failure> {
     let options = PlanOptions { device, ..PlanOptions::default() };
-    let mut recover = Recover::with_committee(task.teacher, task.others, task.config, options)?;
+    let mut recover = Recover::with_committee(task.teacher, &task.others, &task.config, options)?;
     if let Some(data) = task.data {
         recover = recover.with_data(data);
     }
     if work.has(ENGINES) {
         recover.follow(read_json(&work.path().join(ENGINES))?);
     }
-    let batches = recover.batches(task.chosen, task.ipc, task.seed);
+    let batches = recover.batches(&task.chosen, task.ipc, task.seed);
     let label = format!("recover {}, {} per class, seed {}", task.teacher.name(), task.ipc, task.seed);
-    progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
+    let mut piece = progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
     let mut done = 0;
     for (number, batch) in batches.iter().enumerate() {
-        recover_batch(work, task, &recover, (number, batch), done, progress)?;
+        recover_batch(work, task, &recover, (number, batch), done, piece.as_mut())?;
         done += recover.steps(batch);
     }
-    progress.finish("");
+    piece.finish("");
     Ok(())
 }
 
@@ -42,7 +42,7 @@ fn recover_batch(
     recover: &Recover,
     (number, batch): (usize, &Batch),
     done: u64,
-    progress: &dyn Progress,
+    progress: &mut dyn Piece,
 ) -> Result<(), Failure> {
     let curve_file = files::curve(number);
     if work.has(&curve_file) {

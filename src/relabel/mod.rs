@@ -66,7 +66,8 @@ impl Relabel<'_> {
     ) -> Result<(), RelabelError> {
         let meta = self.meta(set);
         let names: Vec<&str> = self.bundles.iter().map(|(bundle, _)| bundle.name()).collect();
-        progress.start(&format!("relabel with {}", names.join(" + ")), u64::from(meta.stored_epochs()), "epoch");
+        let label = format!("relabel {} with {}", set.name, names.join(" + "));
+        let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
         let views = self.views_of(&meta);
         let lens = Lens::new(self.bundles[0].0, meta.pad)?;
         let mut writer = Writer::create(path, meta.clone())?;

@@ -132,7 +132,8 @@ impl<'a> Student<'a> {
         let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
         let mut optimizer = Optimizer::new(tensors, config.optimizer)?;
         let mut average = if config.ema > 0.0 { Some(Average::new(self.state(), config.ema)?) } else { None };
-        progress.start(&format!("validate {}", self.bundle.name()), u64::from(epochs), "epoch");
+        let label = format!("validate {} on {}", self.bundle.name(), lesson.images.name);
+        let mut progress = progress.start(&label, u64::from(epochs), "epoch");
         let mut curve = Vec::new();
         for epoch in 1..=epochs {
             optimizer.scale_learning_rate(rate_factor(&config.schedule, epoch - 1, epochs));

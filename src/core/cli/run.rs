@@ -1,5 +1,6 @@
 //! What `scdd run` and its parts (`recover`, `relabel`, `validate`) take, and what they would do: `--dry-run`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::{Global, Outcome};
@@ -21,6 +22,9 @@ pub struct Run {
     /// Where results go: stages in DIR/stages, the report in DIR/<experiment's name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     pub output: PathBuf,
+    /// Make at most N stages at once; by default as many as the CPU has cores and memory for. With CUDA it is always one
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
     /// Print what would be done: every stage, whether it is complete, and what it is expected to cost
     #[arg(long)]
     pub dry_run: bool,

@@ -92,7 +92,7 @@ const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LR
 /// How the table's figures are to be read.
 pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
 pub(super) const COST_NOTE: &str =
-    "s/image: recovering; memory: the most that a stage held; label size: stored soft labels\n";
+    "s/image: recovering; memory: the most that the program held meanwhile; label size: stored soft labels\n";
 pub(super) const BEST_NOTE: &str =
     "* the highest of the tests during training: selected on the test set, so too good\n";
 

@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::stage::{Stage, Store, WorkDir};
+use super::RunError;
+use super::stage::WorkDir;
 use crate::config::{RecoverConfig, RelabelConfig, ValidateConfig};
 use crate::data::Dataset;
 use crate::teacher::Bundle;
@@ -12,8 +13,8 @@ use crate::teacher::Bundle;
 /// Why a stage could not be made.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Makes stages. Every method leaves the files of its stage ([`super::files`]) in `work`, and keeps what an interrupted run had committed there.
-pub trait Maker {
+/// Makes stages. Every method but the last leaves the files of its stage ([`super::files`]) in `work`, and keeps what an interrupted run had committed there.
+pub trait Maker: Sync {
     /// The verdict on `bundle`; a bundle that does not pass is an error.
     fn verify(&self, work: &WorkDir, bundle: &Bundle) -> Result<(), Failure>;
 
@@ -29,28 +30,59 @@ pub trait Maker {
     /// A store of soft labels; gives a remark for the user.
     fn relabel(&self, work: &WorkDir, task: &RelabelTask) -> Result<Option<String>, Failure>;
 
-    /// A trained `student`, which the task names, and how it does on `test`.
-    fn validate(&self, work: &WorkDir, task: &ValidateTask, student: &Bundle, test: &Dataset) -> Result<(), Failure>;
-
-    /// Makes the stages of `tasks` in `store` several at once, where that is faster; else it leaves them to [`Maker::validate`].
-    fn validate_all(&self, store: &Store, tasks: Vec<ValidateTask>, test: &Dataset) -> Result<(), Failure>;
+    /// A trained student, and how it does on the test set.
+    fn validate(&self, work: &WorkDir, task: &ValidateTask) -> Result<(), Failure>;
 
     /// A student trained on the whole real training set.
     fn whole(&self, work: &WorkDir, task: &WholeTask) -> Result<(), Failure>;
+
+    /// Does all `tasks`, each after those that it needs; several at once where that is faster. Gives their remarks.
+    ///
+    /// # Errors
+    /// The first that a task has; none is begun after it.
+    fn work_off(&self, tasks: Vec<Task>) -> Result<Vec<String>, RunError>;
+}
+
+/// A stage that is to be made.
+pub struct Task<'a> {
+    /// Where its result will be.
+    pub directory: PathBuf,
+    /// Results that it reads. Those that none of the tasks makes are there.
+    pub needs: Vec<PathBuf>,
+    make: Box<dyn FnOnce() -> Result<Option<String>, RunError> + Send + 'a>,
+}
+
+impl<'a> Task<'a> {
+    /// `make` leaves a result at `directory`, from those that it `needs`, and gives a remark for the user.
+    pub fn new(
+        directory: PathBuf,
+        needs: Vec<PathBuf>,
+        make: impl FnOnce() -> Result<Option<String>, RunError> + Send + 'a,
+    ) -> Self {
+        Self { directory, needs, make: Box::new(make) }
+    }
+
+    /// Makes the stage; gives a remark for the user.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn make(self) -> Result<Option<String>, RunError> {
+        (self.make)()
+    }
 }
 
 /// A set of images to recover.
 pub struct RecoverTask<'a> {
     pub teacher: &'a Bundle,
     /// The further teachers of the committee.
-    pub others: &'a [&'a Bundle],
-    pub config: &'a RecoverConfig,
+    pub others: Vec<&'a Bundle>,
+    pub config: RecoverConfig,
     /// The real training set, where the configuration starts from it.
     pub data: Option<&'a Dataset>,
     /// Names of all classes.
     pub classes: &'a [String],
     /// The classes to recover, ascending.
-    pub chosen: &'a [u32],
+    pub chosen: Vec<u32>,
     /// Images per class.
     pub ipc: u32,
     pub seed: u64,
@@ -58,29 +90,30 @@ pub struct RecoverTask<'a> {
 
 /// A set of images to label.
 pub struct RelabelTask<'a> {
+    /// What the set is called.
+    pub name: String,
     /// An ImageFolder.
-    pub images: &'a Path,
+    pub images: PathBuf,
     /// How many small images per row and column each image is a mosaic of.
     pub formation: u16,
     /// At least one, each with its weight in the mean.
-    pub teachers: &'a [(&'a Bundle, f64)],
+    pub teachers: Vec<(&'a Bundle, f64)>,
     pub config: &'a RelabelConfig,
     pub seed: u64,
     /// The stage's key.
-    pub key: &'a str,
+    pub key: String,
 }
 
-/// A student to train: files only, so that it can go to another thread.
-pub struct ValidateTask {
-    pub stage: Stage,
+/// A student to train and test.
+pub struct ValidateTask<'a> {
+    /// What the set that it learns from is called.
+    pub name: String,
     /// An ImageFolder.
     pub images: PathBuf,
     /// The label store.
     pub labels: PathBuf,
-    /// Epochs that the labels have.
-    pub epochs: u32,
-    /// The student's bundle, and its hash when it was verified.
-    pub student: (PathBuf, String),
+    pub student: &'a Bundle,
+    pub test: &'a Dataset,
     pub config: ValidateConfig,
     pub seed: u64,
 }
@@ -91,9 +124,9 @@ pub struct WholeTask<'a> {
     pub train: &'a Dataset,
     pub test: &'a Dataset,
     /// How the training images are seen.
-    pub views: &'a RelabelConfig,
-    pub config: &'a ValidateConfig,
+    pub views: RelabelConfig,
+    pub config: ValidateConfig,
     pub seed: u64,
     /// The stage's key.
-    pub key: &'a str,
+    pub key: String,
 }

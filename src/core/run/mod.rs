@@ -8,6 +8,7 @@ pub mod files;
 pub mod plan;
 pub mod stage;
 
+mod clock;
 mod maker;
 mod matrix;
 mod memory;
@@ -17,17 +18,18 @@ mod results;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::config::{ConfigError, Experiment, Labels, RecoverConfig, RelabelConfig};
 use crate::data::{DataError, Dataset};
 use crate::report::{self, ReportError, Results};
 use crate::teacher::{Bundle, BundleError, Role};
 
-pub use maker::{Failure, Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
+pub use maker::{Failure, Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask};
 use matrix::{Line, Origin, Set, lines};
 use pieces::{Images, Labelled, Mode, Pieces};
 use plan::Plan;
-use real::Shelf;
+use real::{Real, Shelf};
 use stage::{StageError, write_atomic};
 
 /// Why an experiment could not be run.
@@ -98,12 +100,16 @@ pub const RESOLVED: &str = "experiment.yaml";
 /// # Errors
 /// The first thing that went wrong; everything that was finished before stays, and the next run goes on from there.
 pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunError> {
-    let mode = setting.maker.map_or(Mode::Find, Mode::Make);
     let bundles = load_bundles(experiment)?;
-    let pieces = prepare(experiment, &bundles, &Shelf::default(), setting.output, mode)?;
-    let recovered = recover(experiment, &bundles, &pieces)?;
-    let made = make(experiment, &bundles, &pieces, setting.goal)?;
-    let whole = make_whole(experiment, &bundles, &pieces, setting.goal)?;
+    let real = real_data(experiment, &bundles, &Shelf::default())?;
+    let mut remarks = Vec::new();
+    if let Some(maker) = setting.maker {
+        let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Make(maker))?;
+        name_all(experiment, &bundles, &pieces, setting.goal)?;
+        remarks = maker.work_off(pieces.into_tasks())?;
+    }
+    let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Find)?;
+    let All { recovered, rows: made, whole } = name_all(experiment, &bundles, &pieces, setting.goal)?;
     let mut directories: BTreeSet<PathBuf> = made.iter().filter_map(|row| row.directory(setting.goal)).collect();
     if setting.goal == Goal::Recover {
         directories.extend(recovered.iter().map(|one| one.images.directory.clone()));
@@ -117,7 +123,10 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
         report::write(&results, &home)?;
         directories = BTreeSet::from([home]);
     }
-    Ok(Finished { directories: directories.into_iter().collect(), results, remarks: pieces.into_remarks() })
+    remarks.extend(pieces.into_remarks());
+    let mut told = BTreeSet::new();
+    remarks.retain(|remark| told.insert(remark.clone()));
+    Ok(Finished { directories: directories.into_iter().collect(), results, remarks })
 }
 
 /// A distilled set of images with its soft labels, complete on disk.
@@ -145,7 +154,8 @@ pub struct DistilledSet {
 /// When one of them, or of its labels, is not complete below `output`.
 pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
     let bundles = load_bundles(experiment)?;
-    let pieces = prepare(experiment, &bundles, &Shelf::default(), output, Mode::Find)?;
+    let real = real_data(experiment, &bundles, &Shelf::default())?;
+    let pieces = prepare(experiment, &bundles, real.as_deref(), output, Mode::Find)?;
     let mut sets: Vec<DistilledSet> = Vec::new();
     for made in make(experiment, &bundles, &pieces, Goal::Relabel)? {
         let Origin::Distilled { teacher, method } = made.line.origin else { continue };
@@ -172,6 +182,7 @@ pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<Dis
             }
         }
     }
+    drop(pieces);
     Ok((sets, bundles))
 }
 
@@ -188,10 +199,9 @@ impl Planner {
     /// When the experiment's bundles or data cannot be read or do not fit each other.
     pub fn plan(&self, experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
         let bundles = load_bundles(experiment)?;
-        let pieces = prepare(experiment, &bundles, &self.shelf, output, Mode::List)?;
-        recover(experiment, &bundles, &pieces)?;
-        make(experiment, &bundles, &pieces, goal)?;
-        make_whole(experiment, &bundles, &pieces, goal)?;
+        let real = real_data(experiment, &bundles, &self.shelf)?;
+        let pieces = prepare(experiment, &bundles, real.as_deref(), output, Mode::List)?;
+        name_all(experiment, &bundles, &pieces, goal)?;
         Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
     }
 }
@@ -200,20 +210,44 @@ fn stages_in(output: &Path) -> PathBuf {
     output.join("stages")
 }
 
+fn real_data(experiment: &Experiment, bundles: &Bundles, shelf: &Shelf) -> Result<Option<Rc<Real>>, RunError> {
+    Ok(shelf.get(&experiment.data, bundles[&experiment.teachers[0]].image_shape())?)
+}
+
 fn prepare<'a>(
     experiment: &Experiment,
     bundles: &Bundles,
-    shelf: &Shelf,
+    real: Option<&'a Real>,
     output: &Path,
     mode: Mode<'a>,
 ) -> Result<Pieces<'a>, RunError> {
-    let real = shelf.get(&experiment.data, bundles[&experiment.teachers[0]].image_shape())?;
     let pieces = Pieces::new(real, &stages_in(output), mode);
     check_fit(experiment, bundles, pieces.test())?;
     for bundle in bundles.values() {
         pieces.verify(bundle)?;
     }
     Ok(pieces)
+}
+
+/// All that an experiment consists of.
+struct All<'a> {
+    recovered: Vec<Recovered<'a>>,
+    rows: Vec<Made<'a>>,
+    whole: Vec<Whole<'a>>,
+}
+
+/// Asks for every stage of the experiment as far as `goal`.
+fn name_all<'a>(
+    experiment: &'a Experiment,
+    bundles: &'a Bundles,
+    pieces: &Pieces<'a>,
+    goal: Goal,
+) -> Result<All<'a>, RunError> {
+    Ok(All {
+        recovered: recover(experiment, bundles, pieces)?,
+        rows: make(experiment, bundles, pieces, goal)?,
+        whole: make_whole(experiment, bundles, pieces, goal)?,
+    })
 }
 
 /// One set of synthetic images, and by verifier the directory of what it sees in them.
@@ -224,7 +258,11 @@ struct Recovered<'a> {
 }
 
 /// Makes every set of synthetic images and has it verified.
-fn recover<'a>(experiment: &'a Experiment, bundles: &Bundles, pieces: &Pieces) -> Result<Vec<Recovered<'a>>, RunError> {
+fn recover<'a>(
+    experiment: &'a Experiment,
+    bundles: &'a Bundles,
+    pieces: &Pieces<'a>,
+) -> Result<Vec<Recovered<'a>>, RunError> {
     let recover = |set: Set<'a>| {
         let (teacher, method) = (&bundles[set.teacher], &experiment.methods[set.method]);
         let images = recover_set(experiment, bundles, pieces, set)?;
@@ -237,11 +275,16 @@ fn recover<'a>(experiment: &'a Experiment, bundles: &Bundles, pieces: &Pieces) -
     matrix::sets(experiment).into_iter().map(recover).collect()
 }
 
-fn recover_set(experiment: &Experiment, bundles: &Bundles, pieces: &Pieces, set: Set) -> Result<Images, RunError> {
+fn recover_set<'a>(
+    experiment: &Experiment,
+    bundles: &'a Bundles,
+    pieces: &Pieces<'a>,
+    set: Set,
+) -> Result<Images, RunError> {
     let method = &experiment.methods[set.method];
     let others = method.committee.iter().flat_map(|committee| &committee.teachers);
-    let others: Vec<&Bundle> = others.map(|path| &bundles[path]).collect();
-    pieces.recover(&bundles[set.teacher], &others, method, set.ipc, set.seed)
+    let others = others.map(|path| &bundles[path]).collect();
+    pieces.recover(&bundles[set.teacher], others, method, set.ipc, set.seed)
 }
 
 /// One row's stages, as far as the goal asked for them.
@@ -264,59 +307,42 @@ impl Made<'_> {
     }
 }
 
-/// Takes every row of the experiment to `goal`: images and labels one after the other, then the students.
+/// Takes every row of the experiment to `goal`.
 fn make<'a>(
     experiment: &'a Experiment,
-    bundles: &Bundles,
-    pieces: &Pieces,
+    bundles: &'a Bundles,
+    pieces: &Pieces<'a>,
     goal: Goal,
 ) -> Result<Vec<Made<'a>>, RunError> {
-    let rows = lines(experiment).into_iter().map(|line| make_row(experiment, bundles, pieces, goal, line));
-    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
-    if goal < Goal::Validate {
-        return Ok(rows);
-    }
-    let job = |row: &Made| {
-        let (line, protocol) = (&row.line, &experiment.protocols[row.line.protocol]);
-        let (hard, student) = (line.labels == Labels::Hard, &bundles[line.student]);
-        let labels = row.labels.as_ref();
-        labels.map(|labels| pieces.student(&row.images, labels, student, protocol, hard, line.seed)).transpose()
-    };
-    let jobs = || rows.iter().filter_map(|row| job(row).transpose());
-    pieces.validate_all(jobs().collect::<Result<_, _>>()?)?;
-    let students = jobs().zip(&rows).map(|(job, row)| pieces.validate(&job?, &bundles[row.line.student]));
-    let students = students.collect::<Result<Vec<_>, _>>()?;
-    rows.iter_mut().zip(students).for_each(|(row, student)| row.student = Some(student));
-    Ok(rows)
+    lines(experiment).into_iter().map(|line| make_row(experiment, bundles, pieces, goal, line)).collect()
 }
 
 fn make_row<'a>(
     experiment: &'a Experiment,
-    bundles: &Bundles,
-    pieces: &Pieces,
+    bundles: &'a Bundles,
+    pieces: &Pieces<'a>,
     goal: Goal,
     line: Line<'a>,
 ) -> Result<Made<'a>, RunError> {
+    let (ipc, seed, protocol) = (line.ipc, line.seed, &experiment.protocols[line.protocol]);
     let images = match line.origin {
         Origin::Distilled { teacher, method } => {
-            recover_set(experiment, bundles, pieces, Set { teacher, method, ipc: line.ipc, seed: line.seed })?
+            recover_set(experiment, bundles, pieces, Set { teacher, method, ipc, seed })?
         }
-        Origin::Real(choice) => pieces.real(choice, line.ipc, line.seed)?,
-        Origin::Crops => pieces.crops(&bundles[line.labeller], line.ipc, line.seed)?,
+        Origin::Real(choice) => pieces.real(choice, ipc, seed)?,
+        Origin::Crops => pieces.crops(&bundles[line.labeller], ipc, seed)?,
     };
-    let mut made = Made { line, images, labels: None, student: None };
     if goal < Goal::Relabel {
-        return Ok(made);
+        return Ok(Made { line, images, labels: None, student: None });
     }
-    let (line, protocol) = (&made.line, &experiment.protocols[made.line.protocol]);
-    let labels = pieces.relabel(
-        &made.images,
-        &answering(bundles, line.labeller, &protocol.relabel),
-        &protocol.relabel,
-        line.seed,
-    )?;
-    made.labels = Some(labels);
-    Ok(made)
+    let answering = answering(bundles, line.labeller, &protocol.relabel);
+    let labels = pieces.relabel(&images, answering, &protocol.relabel, seed)?;
+    let mut student = None;
+    if goal >= Goal::Validate {
+        let hard = line.labels == Labels::Hard;
+        student = Some(pieces.validate(&images, &labels, &bundles[line.student], protocol, hard, seed)?);
+    }
+    Ok(Made { line, images, labels: Some(labels), student })
 }
 
 /// A student trained on the whole real training set.
@@ -331,8 +357,8 @@ struct Whole<'a> {
 /// The rows of the whole training set, if the experiment asks for them and the goal is that far.
 fn make_whole<'a>(
     experiment: &'a Experiment,
-    bundles: &Bundles,
-    pieces: &Pieces,
+    bundles: &'a Bundles,
+    pieces: &Pieces<'a>,
     goal: Goal,
 ) -> Result<Vec<Whole<'a>>, RunError> {
     let mut rows = Vec::new();

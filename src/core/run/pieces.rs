@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use rand::seq::SliceRandom;
 use serde_json::json;
@@ -11,7 +10,7 @@ use serde_json::json;
 use super::RunError;
 use super::figures::{Accuracy, Auto, Item, Point, Training};
 use super::files::{self, ACCURACY, AUTO, FOLDER, LABELS, TRAINING, VERDICT, read_json, write_images};
-use super::maker::{Maker, RecoverTask, RelabelTask, ValidateTask, WholeTask};
+use super::maker::{Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask};
 use super::matrix::Choice;
 use super::plan::{Planned, Rates};
 use super::real::{Hashed, Real};
@@ -82,44 +81,51 @@ impl Labelled {
     }
 }
 
-/// What happens to a stage that is not complete.
+/// What happens to a stage.
 pub enum Mode<'a> {
-    /// It is made.
+    /// It becomes a task, unless it is complete. What others can't be named without is made right away.
     Make(&'a dyn Maker),
-    /// It is an error.
+    /// It is looked for; where it is not complete, that is an error.
     Find,
-    /// It is listed, as is every other; directories that stages are given then need not exist.
+    /// It is listed. Directories that stages are given need not exist.
     List,
 }
 
-/// Makes or finds the stages of one experiment.
+/// Lists or finds the stages of one experiment.
 pub struct Pieces<'a> {
     store: Store,
     mode: Mode<'a>,
     /// `None` where the experiment has no real data.
-    real: Option<Rc<Real>>,
+    real: Option<&'a Real>,
     remarks: RefCell<Vec<String>>,
     listed: RefCell<Vec<Stage>>,
+    tasks: RefCell<Vec<Task<'a>>>,
 }
 
 impl<'a> Pieces<'a> {
     /// On this `real` data; stages go below `root`.
-    pub fn new(real: Option<Rc<Real>>, root: &Path, mode: Mode<'a>) -> Self {
-        Self { store: Store::new(root), mode, real, remarks: RefCell::default(), listed: RefCell::default() }
+    pub fn new(real: Option<&'a Real>, root: &Path, mode: Mode<'a>) -> Self {
+        let (remarks, listed, tasks) = Default::default();
+        Self { store: Store::new(root), mode, real, remarks, listed, tasks }
     }
 
     /// The real test set, if there is real data.
-    pub fn test(&self) -> Option<&Dataset> {
-        self.real.as_ref().map(|real| &real.test.set)
+    pub fn test(&self) -> Option<&'a Dataset> {
+        self.real.map(|real| &real.test.set)
     }
 
-    fn real_data(&self) -> Result<&Real, RunError> {
-        self.real.as_deref().ok_or(RunError::NoData)
+    fn real_data(&self) -> Result<&'a Real, RunError> {
+        self.real.ok_or(RunError::NoData)
     }
 
     /// What the user ought to be told.
     pub fn into_remarks(self) -> Vec<String> {
         self.remarks.into_inner()
+    }
+
+    /// What is to be made, each stage once, in the order in which they were asked for.
+    pub fn into_tasks(self) -> Vec<Task<'a>> {
+        self.tasks.into_inner()
     }
 
     /// Every stage that was asked for, once, in that order, as far as nothing is made.
@@ -135,25 +141,52 @@ impl<'a> Pieces<'a> {
         Ok(planned)
     }
 
-    /// The directory of `stage`, made by `work` unless it is complete.
-    fn obtain(
+    /// The directory of `stage`, which `work` makes, giving a remark, once there is what it `needs`.
+    fn obtain<const N: usize>(
+        &self,
+        stage: &Stage,
+        needs: [&Path; N],
+        work: impl FnOnce(&WorkDir, &dyn Maker) -> Result<Option<String>, RunError> + Send + 'a,
+    ) -> Result<PathBuf, RunError> {
+        let Mode::Make(maker) = self.mode else { return self.look_for(stage) };
+        let (directory, mut tasks) = (self.store.path(stage), self.tasks.borrow_mut());
+        if self.store.find(stage)?.is_none() && tasks.iter().all(|task| task.directory != directory) {
+            let (store, stage) = (self.store.clone(), stage.clone());
+            let make = move || {
+                let mut remark = None;
+                store.run(&stage, |dir| {
+                    remark = work(dir, maker)?;
+                    Ok::<_, RunError>(())
+                })?;
+                Ok(remark)
+            };
+            tasks.push(Task::new(directory.clone(), needs.map(Path::to_path_buf).to_vec(), make));
+        }
+        Ok(directory)
+    }
+
+    /// As [`obtain`](Self::obtain), of a stage that is made right away.
+    fn obtain_now(
         &self,
         stage: &Stage,
         work: impl FnOnce(&WorkDir, &dyn Maker) -> Result<(), RunError>,
     ) -> Result<PathBuf, RunError> {
         match self.mode {
             Mode::Make(maker) => self.store.run(stage, |dir| work(dir, maker)),
-            Mode::Find => {
-                self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
-            }
-            Mode::List => {
-                self.listed.borrow_mut().push(stage.clone());
-                Ok(self.store.path(stage))
-            }
+            Mode::Find | Mode::List => self.look_for(stage),
         }
     }
 
-    fn train(&self) -> Result<&Hashed, RunError> {
+    /// Where `stage` is, which nobody is to make.
+    fn look_for(&self, stage: &Stage) -> Result<PathBuf, RunError> {
+        if let Mode::List = self.mode {
+            self.listed.borrow_mut().push(stage.clone());
+            return Ok(self.store.path(stage));
+        }
+        self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
+    }
+
+    fn train(&self) -> Result<&'a Hashed, RunError> {
         Ok(self.real_data()?.train()?)
     }
 
@@ -161,7 +194,7 @@ impl<'a> Pieces<'a> {
     pub fn verify(&self, bundle: &Bundle) -> Result<(), RunError> {
         let inputs = inputs([("bundle", &bundle.hash)]);
         let stage = Stage::new("verify", VERIFY, bundle.name(), &json!({}), inputs, 0)?.of_passes(1);
-        let directory = self.obtain(&stage, |work, maker| Ok(maker.verify(work, bundle)?))?;
+        let directory = self.obtain_now(&stage, |work, maker| Ok(maker.verify(work, bundle)?))?;
         if matches!(self.mode, Mode::List) {
             return Ok(());
         }
@@ -176,8 +209,8 @@ impl<'a> Pieces<'a> {
     /// `ipc` images per class recovered as `config` says from `teacher`, and from the `others` that its committee names.
     pub fn recover(
         &self,
-        teacher: &Bundle,
-        others: &[&Bundle],
+        teacher: &'a Bundle,
+        others: Vec<&'a Bundle>,
         config: &RecoverConfig,
         ipc: u32,
         seed: u64,
@@ -191,9 +224,9 @@ impl<'a> Pieces<'a> {
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         // Who verifies the images afterwards changes nothing in them.
         let config = RecoverConfig { verifier: Vec::new(), ..config.clone() };
-        let config = &self.balanced(teacher, &config)?;
+        let config = self.balanced(teacher, &config)?;
         let identity = json!({"recover": config, "ipc": ipc});
-        let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, config));
+        let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, &config));
         let count = chosen.len() as u64 * u64::from(ipc);
         let data = if config.is_data_free() { None } else { Some(self.train()?) };
         let mut inputs = inputs([("teacher", &teacher.hash)]);
@@ -206,23 +239,19 @@ impl<'a> Pieces<'a> {
         };
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(scored + 2 * count * u64::from(config.iterations));
-        let chosen = &chosen;
-        let data = data.map(|data| &data.set);
+        let (data, formation) = (data.map(|data| &data.set), config.formation);
         let task = RecoverTask { teacher, others, config, data, classes, chosen, ipc, seed };
-        let directory = self.obtain(&stage, |work, maker| {
-            self.remark(maker.recover(work, &task)?);
-            Ok(())
-        })?;
-        Ok(Images { directory, key: stage.key(), name, count, formation: config.formation })
+        let directory = self.obtain(&stage, [], move |work, maker| Ok(maker.recover(work, &task)?))?;
+        Ok(Images { directory, key: stage.key(), name, count, formation })
     }
 
     /// `ipc` crops of training images per class, those that `judge` recognises best: RDED as published for small images, which optimises nothing.
-    pub fn crops(&self, judge: &Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
+    pub fn crops(&self, judge: &'a Bundle, ipc: u32, seed: u64) -> Result<Images, RunError> {
         let mut config = RecoverConfig::of_preset(CROPS)?;
         if let Start::Crops { images, .. } = &mut config.start {
             *images = (*images).max(ipc);
         }
-        self.recover(judge, &[], &config, ipc, seed)
+        self.recover(judge, Vec::new(), &config, ipc, seed)
     }
 
     /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
@@ -233,7 +262,7 @@ impl<'a> Pieces<'a> {
         }
         let stage = Stage::new("balance", BALANCE, teacher.name(), config, inputs([("teacher", &teacher.hash)]), 0)?
             .of_passes(4 * u64::from(config.batch_size));
-        let directory = self.obtain(&stage, |work, maker| Ok(maker.balance(work, teacher, config)?))?;
+        let directory = self.obtain_now(&stage, |work, maker| Ok(maker.balance(work, teacher, config)?))?;
         let file = directory.join(AUTO);
         if matches!(self.mode, Mode::List) && !file.exists() {
             return Ok(config.clone());
@@ -244,7 +273,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
-    fn classes_of<'b>(&'b self, teacher: &'b Bundle) -> &'b [String] {
+    fn classes_of(&self, teacher: &'a Bundle) -> &'a [String] {
         match self.test().filter(|_| teacher.manifest.is_features_only()) {
             Some(test) => &test.classes,
             None => &teacher.manifest.classes,
@@ -252,7 +281,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// The classes to recover from `teacher`, ascending.
-    fn chosen_classes(&self, teacher: &Bundle, config: &RecoverConfig) -> Vec<u32> {
+    fn chosen_classes(&self, teacher: &'a Bundle, config: &RecoverConfig) -> Vec<u32> {
         config.classes(self.classes_of(teacher).len() as u32)
     }
 
@@ -260,16 +289,19 @@ impl<'a> Pieces<'a> {
     pub fn verifier(
         &self,
         images: &Images,
-        teacher: &Bundle,
+        teacher: &'a Bundle,
         method: &RecoverConfig,
-        verifier: &Bundle,
+        verifier: &'a Bundle,
         seed: u64,
     ) -> Result<PathBuf, RunError> {
         let name = format!("{}-by-{}", images.name, verifier.name());
         let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
         let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?.of_passes(images.count);
-        let classes = self.chosen_classes(teacher, method);
-        self.obtain(&stage, |work, maker| Ok(maker.accuracy(work, &images.folder(), verifier, &classes)?))
+        let (classes, folder) = (self.chosen_classes(teacher, method), images.folder());
+        self.obtain(&stage, [&images.directory], move |work, maker| {
+            maker.accuracy(work, &folder, verifier, &classes)?;
+            Ok(None)
+        })
     }
 
     /// What [`Pieces::verifier`] left in `directory`.
@@ -311,10 +343,11 @@ impl<'a> Pieces<'a> {
         };
         let count = train.classes.len() as u64 * u64::from(ipc);
         let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", hash)]), seed)?;
-        let directory = self.obtain(&stage, |work, _| {
+        let directory = self.obtain(&stage, [], move |work, _| {
             let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
             let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
-            write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])
+            write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])?;
+            Ok(None)
         })?;
         Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count, formation: 1 })
     }
@@ -323,8 +356,8 @@ impl<'a> Pieces<'a> {
     pub fn relabel(
         &self,
         images: &Images,
-        teachers: &[(&Bundle, f64)],
-        config: &RelabelConfig,
+        teachers: Vec<(&'a Bundle, f64)>,
+        config: &'a RelabelConfig,
         seed: u64,
     ) -> Result<Labelled, RunError> {
         let (teacher, others) = (teachers[0].0, &teachers[1..]);
@@ -334,14 +367,12 @@ impl<'a> Pieces<'a> {
         inputs.extend((1..).zip(others).map(|(number, (other, _))| (format!("teacher {number}"), other.hash.clone())));
         let stage = Stage::new("relabel", RELABEL, &name, config, inputs, seed)?
             .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
-        let key = stage.key();
-        let (folder, formation) = (images.folder(), images.formation);
-        let task = RelabelTask { images: &folder, formation, teachers, config, seed, key: &key };
-        let directory = self.obtain(&stage, |work, maker| {
-            self.remark(maker.relabel(work, &task)?);
-            Ok(())
-        })?;
-        Ok(Labelled { directory, key, teacher: format!("{}{together}", teacher.name()) })
+        let (key, teacher) = (stage.key(), format!("{}{together}", teacher.name()));
+        let (name, formation) = (images.name.clone(), images.formation);
+        let task = RelabelTask { name, images: images.folder(), formation, teachers, config, seed, key: key.clone() };
+        let needs = [images.directory.as_path()];
+        let directory = self.obtain(&stage, needs, move |work, maker| Ok(maker.relabel(work, &task)?))?;
+        Ok(Labelled { directory, key, teacher })
     }
 
     fn remark(&self, remark: Option<String>) {
@@ -351,16 +382,16 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// A student to be trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so.
-    pub fn student(
+    /// A student trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so; the stage's directory.
+    pub fn validate(
         &self,
         images: &Images,
         labels: &Labelled,
-        student: &Bundle,
+        student: &'a Bundle,
         protocol: &Protocol,
         hard: bool,
         seed: u64,
-    ) -> Result<ValidateTask, RunError> {
+    ) -> Result<PathBuf, RunError> {
         let config = ValidateConfig {
             loss: if hard { Loss::Ce {} } else { protocol.validate.loss },
             ..protocol.validate.clone()
@@ -374,29 +405,20 @@ impl<'a> Pieces<'a> {
         let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?
             .of_passes(3 * images.count * u64::from(epochs) + tests);
+        let needs = [images.directory.as_path(), labels.directory.as_path()];
+        let name = format!("{}{}", images.name, if hard { ", hard labels" } else { "" });
         let (images, labels) = (images.folder(), labels.file());
-        let student = (student.dir.clone(), student.hash.clone());
-        Ok(ValidateTask { stage, images, labels, epochs, student, config, seed })
-    }
-
-    /// Trains the student of `task`, which `bundle` is; the stage's directory.
-    pub fn validate(&self, task: &ValidateTask, bundle: &Bundle) -> Result<PathBuf, RunError> {
-        let test = &self.real_data()?.test.set;
-        self.obtain(&task.stage, |work, maker| Ok(maker.validate(work, task, bundle, test)?))
-    }
-
-    /// Trains the students of all `tasks`, several at once where that is faster.
-    pub fn validate_all(&self, tasks: Vec<ValidateTask>) -> Result<(), RunError> {
-        match (&self.mode, &self.real) {
-            (Mode::Make(maker), Some(real)) => Ok(maker.validate_all(&self.store, tasks, &real.test.set)?),
-            _ => Ok(()),
-        }
+        let task = ValidateTask { name, images, labels, student, test, config, seed };
+        self.obtain(&stage, needs, move |work, maker| {
+            maker.validate(work, &task)?;
+            Ok(None)
+        })
     }
 
     /// A student trained on the whole real training set with hard labels; the stage's directory, and how many images that are.
     pub fn whole(
         &self,
-        student: &Bundle,
+        student: &'a Bundle,
         protocol: &Protocol,
         whole: WholeReal,
         seed: u64,
@@ -423,9 +445,11 @@ impl<'a> Pieces<'a> {
         let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
             .of_passes(3 * count * u64::from(epochs) + tests);
-        let key = stage.key();
-        let task = WholeTask { student, train, test, views: &views, config: &config, seed, key: &key };
-        let directory = self.obtain(&stage, |work, maker| Ok(maker.whole(work, &task)?))?;
+        let task = WholeTask { student, train, test, views, config, seed, key: stage.key() };
+        let directory = self.obtain(&stage, [], move |work, maker| {
+            maker.whole(work, &task)?;
+            Ok(None)
+        })?;
         Ok((directory, count))
     }
 

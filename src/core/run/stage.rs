@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::clock::{Begun, Clock};
 use super::memory;
 
 const RECORD: &str = "stage.json";
@@ -213,12 +213,13 @@ fn first_difference(path: &str, found: &Value, expected: &Value) -> Option<Strin
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    clock: Clock,
 }
 
 impl Store {
     /// A store below `root`, which is created when the first stage runs.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), clock: Clock::default() }
     }
 
     /// Where the complete result of `stage` is, or will be.
@@ -256,8 +257,11 @@ impl Store {
         if let Some(directory) = self.find(stage)? {
             return Ok(directory);
         }
-        memory::reset_peak();
-        let partial = WorkDir::open(&self.path(stage), stage)?;
+        let begun = self.clock.begin();
+        if begun.was_alone() {
+            memory::reset_peak();
+        }
+        let partial = WorkDir::open(&self.path(stage), stage, begun)?;
         if let Err(error) = work(&partial) {
             partial.remove_if_untouched();
             return Err(error);
@@ -362,14 +366,14 @@ pub struct WorkDir {
     path: PathBuf,
     resumed: bool,
     passes: u64,
-    started: Instant,
+    begun: Begun,
     /// What interrupted runs spent on the parts that they completed.
     before: Option<Timing>,
 }
 
 impl WorkDir {
     /// Continues the partial directory of `stage`, or starts it afresh.
-    fn open(complete: &Path, stage: &Stage) -> Result<Self, StageError> {
+    fn open(complete: &Path, stage: &Stage, begun: Begun) -> Result<Self, StageError> {
         let path = partial_name(complete);
         let mut resumed = path.exists();
         if resumed && stage.difference(&path).is_some() {
@@ -380,7 +384,7 @@ impl WorkDir {
         sweep(&path)?;
         write_atomic(&path.join(RECORD), &stage.record_file())?;
         let before = Timing::read(&path);
-        Ok(Self { path, resumed, passes: stage.passes, started: Instant::now(), before })
+        Ok(Self { path, resumed, passes: stage.passes, begun, before })
     }
 
     /// The directory itself. Whatever is written here directly must appear by a rename: after a kill, what is there counts as done.
@@ -416,7 +420,7 @@ impl WorkDir {
     fn write_timing(&self) -> Result<(), StageError> {
         let (seconds, peak) = self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
         let timing = Timing {
-            seconds: seconds + self.started.elapsed().as_secs_f64(),
+            seconds: seconds + self.begun.seconds(),
             resumed: self.resumed,
             passes: Some(self.passes),
             peak_bytes: peak.max(memory::peak()),
@@ -456,14 +460,16 @@ impl WorkDir {
 /// What a stage cost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Wall-clock seconds that it took; of interrupted runs those until the last part that they completed, as what came after was done again.
+    /// Wall-clock seconds that it took, of those in which `n` stages were under way at once the `n`th part; of interrupted runs those until the last
+    /// part that they completed, as what came after was done again.
     pub seconds: f64,
     /// Whether the run that completed it continued an interrupted one.
     pub resumed: bool,
     /// What the whole work is worth, in images through its network.
     #[serde(default)]
     pub passes: Option<u64>,
-    /// The most resident memory of its runs during the stage, in bytes, where the system tells.
+    /// The most resident memory of its runs during the stage, in bytes, where the system tells; of the whole process, so more than the stage's own where
+    /// others were under way.
     #[serde(default)]
     pub peak_bytes: Option<u64>,
 }
@@ -557,6 +563,8 @@ fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};

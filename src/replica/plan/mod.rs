@@ -24,6 +24,7 @@ use crate::graph::{Graph, ValueId};
 use crate::kernels::Isa;
 use crate::kernels::conv::Piece;
 use crate::kernels::pass::{Gathered, add_bias};
+use crate::share;
 pub use autotune::Choice;
 use compile::{Known, Step, survey};
 use conv::{ConvStep, size};
@@ -190,6 +191,11 @@ impl Plan {
         input: &Tensor,
         targets: impl Into<Option<&'t Tensor>>,
     ) -> Result<Evaluation, ReplicaError> {
+        let targets = targets.into();
+        share::on_share(|| self.evaluate_here(input, targets))
+    }
+
+    fn evaluate_here(&self, input: &Tensor, targets: Option<&Tensor>) -> Result<Evaluation, ReplicaError> {
         let _guard = tch::no_grad_guard();
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
@@ -204,7 +210,7 @@ impl Plan {
             }
         }
         let logits = self.read(&run, self.logits)?.tensor().copy();
-        let (ce, gradient) = match targets.into() {
+        let (ce, gradient) = match targets {
             Some(targets) => cross_entropy(&logits, targets),
             None => logits.f_zeros_like().map(|zeros| (0.0, zeros)),
         }

@@ -20,6 +20,7 @@ use super::{Mode, Replica, ReplicaError};
 use crate::graph::ValueId;
 use crate::kernels::Isa;
 use crate::kernels::pass::Moments;
+use crate::share;
 use compile::Step;
 
 /// A graph compiled for training, for one shape of the input.
@@ -121,6 +122,10 @@ impl TrainPlan {
     /// # Errors
     /// When libtorch can't copy them.
     pub fn load(&mut self) -> Result<(), TchError> {
+        share::on_share(|| self.load_here())
+    }
+
+    fn load_here(&mut self) -> Result<(), TchError> {
         let _guard = tch::no_grad_guard();
         for step in &mut self.steps {
             match step {
@@ -138,6 +143,10 @@ impl TrainPlan {
     /// # Errors
     /// An input of another shape than the plan's, or what went wrong at which step.
     pub fn forward(&self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
+        share::on_share(|| self.forward_here(input, mode))
+    }
+
+    fn forward_here(&self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
         let _guard = tch::no_grad_guard();
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
@@ -196,6 +205,10 @@ impl TrainPlan {
     /// # Errors
     /// What went wrong at which step.
     pub fn backward(&self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
+        share::on_share(|| self.backward_here(tape, logits))
+    }
+
+    fn backward_here(&self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
         let _guard = tch::no_grad_guard();
         let mut gradients: Vec<Vec<Value>> = Vec::new();
         gradients.resize_with(self.replica.graph().values.len(), Vec::new);

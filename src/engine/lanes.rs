@@ -1,0 +1,283 @@
+//! Makes stages several at once, each on its share of the processor, as far as there is memory.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+
+use crate::progress::{Piece, Progress};
+use crate::run::{RunError, Task};
+use crate::share::{self, Cores, Making};
+
+/// Between two looks whether a waiting stage can begin.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Does all `tasks`, each after those that it needs, at most `lanes` at once; gives their remarks.
+///
+/// # Errors
+/// The first that a task has; no further one is begun after it.
+pub fn work_off(tasks: Vec<Task>, lanes: NonZeroUsize) -> Result<Vec<String>, RunError> {
+    let lanes = lanes.get().min(tasks.len());
+    Queue::new(tasks, Memory::new()).work_off(lanes)
+}
+
+/// As many as the processor has.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Tasks, and how far they are.
+struct Queue<'a, M> {
+    cores: Arc<Cores>,
+    state: Mutex<State<'a, M>>,
+    changed: Condvar,
+}
+
+struct State<'a, M> {
+    waiting: Vec<Task<'a>>,
+    /// What waiting tasks and those under way will leave.
+    missing: BTreeSet<PathBuf>,
+    under_way: usize,
+    failure: Option<RunError>,
+    remarks: Vec<String>,
+    memory: M,
+}
+
+impl<'a, M: Room + Send> Queue<'a, M> {
+    fn new(tasks: Vec<Task<'a>>, memory: M) -> Self {
+        let missing = tasks.iter().map(|task| task.directory.clone()).collect();
+        let state = State { waiting: tasks, missing, under_way: 0, failure: None, remarks: Vec::new(), memory };
+        Self { cores: Cores::new(cores()), state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn work_off(self, lanes: usize) -> Result<Vec<String>, RunError> {
+        let torch = tch::get_num_threads();
+        thread::scope(|scope| {
+            for _ in 0..lanes {
+                scope.spawn(|| {
+                    // A new thread has as many as some other was last given.
+                    tch::set_num_threads(torch);
+                    while let Some(task) = self.next() {
+                        self.make(task);
+                    }
+                });
+            }
+        });
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.failure.map_or(Ok(state.remarks), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'a, M>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next task, once it can begin; none when there is nothing left for another lane.
+    fn next(&self) -> Option<Task<'a>> {
+        let mut state = self.lock();
+        while !state.waiting.is_empty() {
+            if let Some(ready) = state.ready().filter(|_| self.has_room(&mut state)) {
+                state.under_way += 1;
+                return Some(state.waiting.remove(ready));
+            }
+            let waited = self.changed.wait_timeout(state, LOOK_EVERY);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        None
+    }
+
+    /// Whether a further stage can begin beside those under way.
+    fn has_room(&self, state: &mut State<M>) -> bool {
+        state.under_way == 0 || self.cores.are_settled() && state.memory.has_room()
+    }
+
+    /// Makes the stage of `task`, on this thread.
+    fn make(&self, task: Task<'a>) {
+        let directory = task.directory.clone();
+        let making = Making::on(&self.cores);
+        let made = catch_unwind(AssertUnwindSafe(|| task.make()));
+        drop(making);
+        let mut state = self.lock();
+        state.under_way -= 1;
+        state.missing.remove(&directory);
+        if !matches!(made, Ok(Ok(_))) {
+            state.waiting.clear();
+        }
+        match made {
+            Ok(Ok(remark)) => state.remarks.extend(remark),
+            Ok(Err(error)) => {
+                state.failure.get_or_insert(error);
+            }
+            Err(panic) => {
+                drop(state);
+                self.changed.notify_all();
+                resume_unwind(panic);
+            }
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl<M> State<'_, M> {
+    /// Which waiting task is the first that has all that it needs.
+    fn ready(&self) -> Option<usize> {
+        self.waiting.iter().position(|task| task.needs.iter().all(|need| !self.missing.contains(need)))
+    }
+}
+
+/// Says whether there is memory for a further stage beside those under way, which hold what they need.
+trait Room {
+    fn has_room(&mut self) -> bool;
+}
+
+/// What the system says of memory.
+struct Memory(System);
+
+impl Memory {
+    fn new() -> Self {
+        Self(System::new())
+    }
+}
+
+impl Room for Memory {
+    /// As much as this process holds can still be had, or the system does not tell.
+    fn has_room(&mut self) -> bool {
+        let Ok(own) = sysinfo::get_current_pid() else { return true };
+        self.0.refresh_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
+        let which = ProcessesToUpdate::Some(&[own]);
+        self.0.refresh_processes_specifics(which, false, ProcessRefreshKind::nothing().with_memory());
+        // 0 stands for a system that does not tell.
+        let machine = Some(self.0.available_memory()).filter(|&bytes| bytes > 0);
+        let group = self.0.cgroup_limits().map(|group| group.free_memory);
+        let free = machine.into_iter().chain(group).min();
+        self.0.process(own).zip(free).is_none_or(|(process, free)| free >= process.memory())
+    }
+}
+
+/// Tells on, and notes when the stage of this thread has come so far that it holds the memory that it needs.
+pub struct Noting<'a>(pub &'a dyn Progress);
+
+impl Progress for Noting<'_> {
+    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a> {
+        Box::new(Noted(self.0.start(label, total, unit)))
+    }
+}
+
+struct Noted<'a>(Box<dyn Piece + 'a>);
+
+impl Piece for Noted<'_> {
+    fn at(&mut self, done: u64, note: &str) {
+        share::settle();
+        self.0.at(done, note);
+    }
+
+    fn finish(self: Box<Self>, note: &str) {
+        self.0.finish(note);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::data::DataError;
+
+    impl Room for bool {
+        fn has_room(&mut self) -> bool {
+            *self
+        }
+    }
+
+    /// What happened, in order: `+` and a name where a task began, `-` where it ended.
+    #[derive(Default)]
+    struct Log(Mutex<Vec<String>>);
+
+    impl Log {
+        fn note(&self, what: String) {
+            self.0.lock().unwrap().push(what);
+        }
+
+        /// Settles, as with its first progress, and goes on once there is the note `until`; fails with a name in capitals.
+        fn task<'a>(&'a self, name: &'a str, needs: &[&str], until: &'a str) -> Task<'a> {
+            let make = move || {
+                self.note(format!("+{name}"));
+                share::settle();
+                let end = Instant::now() + Duration::from_secs(60);
+                while !self.0.lock().unwrap().iter().any(|note| note == until) {
+                    assert!(Instant::now() < end, "no {until}");
+                    thread::sleep(Duration::from_millis(1));
+                }
+                self.note(format!("-{name}"));
+                let is_bad = name.chars().all(char::is_uppercase);
+                let failed = || RunError::Data(DataError::Mismatch(name.to_owned()));
+                if is_bad { Err(failed()) } else { Ok(Some(format!("made {name}"))) }
+            };
+            Task::new(name.into(), needs.iter().map(PathBuf::from).collect(), make)
+        }
+
+        fn notes(self) -> Vec<String> {
+            self.0.into_inner().unwrap()
+        }
+    }
+
+    fn work_off(room: bool, lanes: usize, tasks: Vec<Task>) -> Result<Vec<String>, RunError> {
+        Queue::new(tasks, room).work_off(lanes)
+    }
+
+    #[test]
+    fn a_task_waits_for_what_it_needs_and_the_next_one_goes_first() {
+        let log = Log::default();
+        let tasks = vec![
+            log.task("a", &["there"], "+c"),
+            log.task("b", &["a"], "+b"),
+            log.task("c", &[], "+b"),
+            log.task("d", &["b", "c"], "+d"),
+        ];
+        let mut remarks = work_off(true, 2, tasks).unwrap();
+        remarks.sort();
+        assert_eq!(remarks, ["made a", "made b", "made c", "made d"]);
+        let notes = log.notes();
+        assert_eq!(notes[..4], ["+a", "+c", "-a", "+b"]);
+        assert_eq!(notes[6..], ["+d", "-d"]);
+    }
+
+    #[test]
+    fn one_lane_or_no_memory_means_one_after_the_other_in_order() {
+        for (room, lanes) in [(true, 1), (false, 3)] {
+            let log = Log::default();
+            let tasks = vec![log.task("a", &[], "+a"), log.task("b", &[], "+b"), log.task("c", &["a"], "+c")];
+            assert_eq!(work_off(room, lanes, tasks).unwrap(), ["made a", "made b", "made c"]);
+            assert_eq!(log.notes(), ["+a", "-a", "+b", "-b", "+c", "-c"]);
+        }
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_begun_and_what_is_under_way_ends() {
+        let log = Log::default();
+        let tasks = vec![log.task("A", &[], "+b"), log.task("b", &[], "-A"), log.task("c", &[], "+c")];
+        let failure = work_off(true, 2, tasks).unwrap_err().to_string();
+        assert!(failure.contains('A'), "{failure}");
+        assert_eq!(log.notes(), ["+A", "+b", "-A", "-b"]);
+        assert!(work_off(true, 2, Vec::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_panic_ends_the_run() {
+        let fail = || -> Result<Option<String>, RunError> { panic!("on purpose") };
+        let tasks = vec![Task::new("a".into(), vec![], fail), Task::new("b".into(), vec!["a".into()], || Ok(None))];
+        let _ = work_off(true, 2, tasks);
+    }
+
+    #[test]
+    fn the_system_tells_of_memory() {
+        let mut memory = Memory::new();
+        memory.has_room();
+        assert!(memory.0.available_memory() > 0 || !sysinfo::IS_SUPPORTED_SYSTEM);
+    }
+}

@@ -1,0 +1,173 @@
+//! The processor's cores, shared evenly by the stages that are under way.
+//!
+//! A stage on few threads of its own is worth more than its part of a stage on all of them: small networks leave a second thread too little to do.
+//! Nothing is bound to a share: what computes asks for it again at every step, so that a stage that is left alone has all cores from its next step on.
+//! Results do not depend on it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// Cores, and the stages under way on them.
+#[derive(Debug)]
+pub struct Cores {
+    count: usize,
+    under_way: AtomicUsize,
+    /// Stages that have not yet shown how much memory they take.
+    fresh: AtomicUsize,
+}
+
+thread_local! {
+    /// The stage that this thread makes.
+    static STAGE: RefCell<Option<Stage>> = const { RefCell::new(None) };
+}
+
+struct Stage {
+    cores: Arc<Cores>,
+    is_fresh: Cell<bool>,
+    /// By their number of threads.
+    pools: BTreeMap<usize, Arc<ThreadPool>>,
+}
+
+impl Cores {
+    /// All of them idle.
+    pub fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { count, under_way: AtomicUsize::new(0), fresh: AtomicUsize::new(0) })
+    }
+
+    /// Whether every stage under way has had its first progress, so that it holds the memory that it needs.
+    pub fn are_settled(&self) -> bool {
+        self.fresh.load(Ordering::Acquire) == 0
+    }
+
+    /// How many threads each of the stages under way has.
+    fn share(&self) -> usize {
+        (self.count / self.under_way.load(Ordering::Relaxed).max(1)).max(1)
+    }
+}
+
+/// This thread makes a stage until this is dropped.
+pub struct Making(());
+
+impl Making {
+    /// On a share of `cores`.
+    pub fn on(cores: &Arc<Cores>) -> Self {
+        cores.under_way.fetch_add(1, Ordering::Relaxed);
+        cores.fresh.fetch_add(1, Ordering::Relaxed);
+        let stage = Stage { cores: cores.clone(), is_fresh: Cell::new(true), pools: BTreeMap::new() };
+        STAGE.set(Some(stage));
+        Self(())
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        settle();
+        if let Some(stage) = STAGE.take() {
+            stage.cores.under_way.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// This thread's stage holds the memory that it needs.
+pub fn settle() {
+    STAGE.with_borrow(|stage| {
+        if let Some(stage) = stage.as_ref().filter(|stage| stage.is_fresh.replace(false)) {
+            stage.cores.fresh.fetch_sub(1, Ordering::Release);
+        }
+    });
+}
+
+/// How many threads this thread's stage has now: 0, which is all, where it makes none.
+pub fn threads() -> usize {
+    STAGE.with_borrow(|stage| stage.as_ref().map_or(0, |stage| stage.cores.share()))
+}
+
+/// Does `work` on as many threads as this thread's stage has now.
+pub fn on_share<T>(work: impl FnOnce() -> T) -> T {
+    let Some(pool) = pool() else { return work() };
+    let torch = tch::get_num_threads();
+    let work = Handed(work);
+    let done = pool.install(move || {
+        if tch::get_num_threads() != torch {
+            tch::set_num_threads(torch);
+        }
+        Handed(work.take()())
+    });
+    done.take()
+}
+
+/// The threads of the share; none where the stage has all cores, or threads can't be started.
+fn pool() -> Option<Arc<ThreadPool>> {
+    STAGE.with_borrow_mut(|stage| {
+        let stage = stage.as_mut()?;
+        let threads = stage.cores.share();
+        if threads >= stage.cores.count {
+            return None;
+        }
+        let pool = match stage.pools.entry(threads) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().ok()?)),
+        };
+        Some(pool.clone())
+    })
+}
+
+/// What another thread has while this one waits.
+struct Handed<T>(T);
+
+// SAFETY: only `on_share` makes one, and its thread waits until the other is through with it: no two threads ever use it at once. That is all that
+// what it holds may ask for: libtorch's tensors and ours are bound to no thread, and no lock's guard is handed over.
+unsafe impl<T> Send for Handed<T> {}
+
+impl<T> Handed<T> {
+    fn take(self) -> T {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_follow_the_stages_under_way() {
+        assert_eq!(threads(), 0);
+        let cores = Cores::new(6);
+        let first = Making::on(&cores);
+        assert_eq!(threads(), 6);
+        let here = std::thread::current().id();
+        assert_eq!(on_share(|| std::thread::current().id()), here);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let _second = Making::on(&cores);
+                assert!(!cores.are_settled());
+                settle();
+                settle();
+                (threads(), on_share(rayon::current_num_threads))
+            });
+            assert_eq!(second.join().unwrap(), (3, 3));
+        });
+        assert_eq!((threads(), cores.are_settled()), (6, false));
+        drop(first);
+        assert!(cores.are_settled());
+        assert_eq!((threads(), cores.share()), (0, 6));
+    }
+
+    #[test]
+    fn libtorch_has_as_many_threads_there_as_here() {
+        let cores = Cores::new(2);
+        let _other = cores.under_way.fetch_add(1, Ordering::Relaxed);
+        let _making = Making::on(&cores);
+        let own = tch::get_num_threads();
+        for torch in [1, 3] {
+            tch::set_num_threads(torch);
+            assert_eq!(on_share(|| (rayon::current_num_threads(), tch::get_num_threads())), (1, torch));
+        }
+        tch::set_num_threads(own);
+    }
+}
