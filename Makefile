@@ -55,7 +55,7 @@ build: setup
 demo: build data
 	$(SCDD) run configs/quickstart.yaml
 
-bench: setup
+bench: setup data
 	$(VENV)/bin/python benches/peers.py
 
 test: setup data lint

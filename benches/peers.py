@@ -1,6 +1,6 @@
 """Every stage beside what a user would run instead: PyTorch eager and compiled, a bare ONNX Runtime session.
 
-    python benches/peers.py [--only resnet18-b50 train-convnet3 ...] [--rounds 9]
+    python benches/peers.py [--only resnet18-b50 train-convnet3 run-quickstart ...] [--rounds 9]
 
 Every peer is a process of its own that does the same work, for the same network, number of images and threads, once for every line that it reads:
 for recover the same loss and input gradient of the same images, which is checked. The peers of a row take turns within each round, so that
@@ -17,6 +17,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -72,6 +73,18 @@ STAGE_PEERS = {
     "train": {"train-eager": "PyTorch eager", "train-compiled": "torch.compile"},
 }
 TEMPERATURE = 20.0
+
+# Name: (experiment file, what makes it short).
+RUNS = {
+    "run-quickstart": (
+        "configs/quickstart.yaml",
+        ["seeds=[0]", "recover.iterations=60", "relabel.epochs=20"],
+    ),
+}
+RUN_TITLES = {
+    "run-quickstart": "scdd run: the quickstart with one seed, 60 steps and 20 epochs, from nothing",
+}
+RUN_PEERS = {"one stage after another (--jobs 1)": ["--jobs", "1"]}
 
 
 def build(architecture: str):
@@ -387,6 +400,28 @@ class Gemm:
         pass
 
 
+class Program:
+    """A program that runs to its end in every turn, with a new folder as `--output`."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
+
+    def turn(self) -> dict:
+        with tempfile.TemporaryDirectory() as output:
+            command = [*self.command, "--quiet", "--output", output]
+            begin = time.perf_counter()
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{command} ended with {process.returncode}")
+        return {"ms": seconds * 1e3, "peak_mib": usage.ru_maxrss / 1024}
+
+    def close(self) -> None:
+        pass
+
+
 def worker(peer: str, name: str) -> Peer:
     return Peer([sys.executable, __file__, "worker", peer, name])
 
@@ -434,7 +469,19 @@ def measure_stage(name: str, binary: str, rounds: int) -> list[dict]:
     return take_turns(STAGE_TITLES[name], peers, rounds)
 
 
-def take_turns(work: str, peers: dict[str, Peer | Gemm], rounds: int) -> list[dict]:
+def measure_run(name: str, binary: str, rounds: int) -> list[dict]:
+    experiment, settings = RUNS[name]
+    command = [binary, "run", experiment]
+    command += [part for setting in settings for part in ("--set", setting)]
+    peers = {"ours": Program(command)} | {
+        title: Program([*command, *flags]) for title, flags in RUN_PEERS.items()
+    }
+    return take_turns(RUN_TITLES[name], peers, rounds)
+
+
+def take_turns(
+    work: str, peers: dict[str, Peer | Gemm | Program], rounds: int
+) -> list[dict]:
     """The rows of a work: ours beside every other peer. Two more rounds, at the start, warm up."""
     turns = {peer: [] for peer in peers}
     for i in range(rounds + 2):
@@ -488,10 +535,14 @@ def table(rows: list[dict]) -> str:
 
 
 def build_ours() -> dict[str, str]:
-    """The Rust peers, built; their paths by name."""
-    command = ["cargo", "bench", "--bench", "recover", "--bench", "stages", "--no-run"]
+    """The Rust peers and `scdd` itself, built; their paths by name."""
+    benches = build_with("bench", "--bench", "recover", "--bench", "stages", "--no-run")
+    return benches | build_with("build", "--release")
+
+
+def build_with(*command: str) -> dict[str, str]:
     out = subprocess.run(
-        [*command, "--message-format", "json-render-diagnostics"],
+        ["cargo", *command, "--message-format", "json-render-diagnostics"],
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,
@@ -499,9 +550,7 @@ def build_ours() -> dict[str, str]:
     ).stdout
     artifacts = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     return {
-        a["target"]["name"]: a["executable"]
-        for a in artifacts
-        if a.get("executable") and a["target"]["kind"] == ["bench"]
+        a["target"]["name"]: a["executable"] for a in artifacts if a.get("executable")
     }
 
 
@@ -509,7 +558,7 @@ def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         return work(*sys.argv[2:4])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*WORKS, *STAGES]
+    names = [*WORKS, *STAGES, *RUNS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
@@ -520,9 +569,12 @@ def main() -> None:
     path = args.out / "benchmarks.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     order = [f"recover: {title}" for title in TITLES.values()]
-    order += STAGE_TITLES.values()
+    order += [*STAGE_TITLES.values(), *RUN_TITLES.values()]
     for name in args.only:
-        if name in STAGES:
+        if name in RUNS:
+            # Minutes each, and long enough to vary little.
+            found = measure_run(name, binaries["scdd"], max(args.rounds // 3, 1))
+        elif name in STAGES:
             found = measure_stage(name, binaries["stages"], args.rounds)
         else:
             found = measure_recover(name, binaries["recover"], args.rounds)

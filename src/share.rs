@@ -87,17 +87,20 @@ pub fn threads() -> usize {
     STAGE.with_borrow(|stage| stage.as_ref().map_or(0, |stage| stage.cores.share()))
 }
 
-/// Does `work` on as many threads as this thread's stage has now.
+/// Does `work` on as many threads as this thread's stage has now, and on one of those itself, so that its parallel parts begin without waking a thread.
 pub fn on_share<T>(work: impl FnOnce() -> T) -> T {
-    let Some(pool) = pool() else { return work() };
     let torch = tch::get_num_threads();
     let work = Handed(work);
-    let done = pool.install(move || {
+    let there = move || {
         if tch::get_num_threads() != torch {
             tch::set_num_threads(torch);
         }
         Handed(work.take()())
-    });
+    };
+    let done = match pool() {
+        Some(pool) => pool.install(there),
+        None => rayon::scope(|_| there()),
+    };
     done.take()
 }
 
@@ -139,9 +142,7 @@ mod tests {
         assert_eq!(threads(), 0);
         let cores = Cores::new(6);
         let first = Making::on(&cores);
-        assert_eq!(threads(), 6);
-        let here = std::thread::current().id();
-        assert_eq!(on_share(|| std::thread::current().id()), here);
+        assert_eq!((threads(), on_share(rayon::current_thread_index).is_some()), (6, true));
         std::thread::scope(|scope| {
             let second = scope.spawn(|| {
                 let _second = Making::on(&cores);
