@@ -23,8 +23,9 @@ pub mod progress;
 pub mod recover;
 pub mod relabel;
 pub mod replica;
-pub mod share;
 pub mod teacher;
 pub mod validate;
+
+mod share;
 
 pub use scdd_core::{config, data, export, graph, report, rng, run};

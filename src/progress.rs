@@ -4,6 +4,8 @@
 pub trait Progress: Sync {
     /// Work called `label` begins; it has `total` units (`unit`: "it", "batch", "epoch" …).
     fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a>;
+    /// Something that the user ought to know at once.
+    fn tell(&self, what: &str);
 }
 
 /// Receives the progress of one piece of work.
@@ -21,6 +23,8 @@ impl Progress for Silent {
     fn start<'a>(&'a self, _: &str, _: u64, _: &str) -> Box<dyn Piece + 'a> {
         Box::new(Silent)
     }
+
+    fn tell(&self, _: &str) {}
 }
 
 impl Piece for Silent {

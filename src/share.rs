@@ -1,12 +1,13 @@
 //! The processor's cores, shared evenly by the stages that are under way.
 //!
 //! A stage on few threads of its own is worth more than its part of a stage on all of them: small networks leave a second thread too little to do.
-//! Nothing is bound to a share: what computes asks for it again at every step, so that a stage that is left alone has all cores from its next step on.
-//! Results do not depend on it.
+//! Plans ask for the share again at every step, so that a stage that is left alone has all cores from its next step on. Results do not depend on it.
+//! What libtorch and ONNX Runtime compute outside plans has the threads that it would have alone: their number can show in its rounding.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -39,7 +40,12 @@ impl Cores {
         Arc::new(Self { count, under_way: AtomicUsize::new(0), fresh: AtomicUsize::new(0) })
     }
 
-    /// Whether every stage under way has had its first progress, so that it holds the memory that it needs.
+    /// Whether no stage is under way.
+    pub fn are_idle(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether every stage under way has had its first progress, so that it holds most of the memory that it needs.
     pub fn are_settled(&self) -> bool {
         self.fresh.load(Ordering::Acquire) == 0
     }
@@ -51,7 +57,7 @@ impl Cores {
 }
 
 /// This thread makes a stage until this is dropped.
-pub struct Making(());
+pub struct Making(PhantomData<*const ()>);
 
 impl Making {
     /// On a share of `cores`.
@@ -60,7 +66,7 @@ impl Making {
         cores.fresh.fetch_add(1, Ordering::Relaxed);
         let stage = Stage { cores: cores.clone(), is_fresh: Cell::new(true), pools: BTreeMap::new() };
         STAGE.set(Some(stage));
-        Self(())
+        Self(PhantomData)
     }
 }
 
@@ -73,7 +79,7 @@ impl Drop for Making {
     }
 }
 
-/// This thread's stage holds the memory that it needs.
+/// This thread's stage holds most of the memory that it needs.
 pub fn settle() {
     STAGE.with_borrow(|stage| {
         if let Some(stage) = stage.as_ref().filter(|stage| stage.is_fresh.replace(false)) {
@@ -82,19 +88,12 @@ pub fn settle() {
     });
 }
 
-/// How many threads this thread's stage has now: 0, which is all, where it makes none.
-pub fn threads() -> usize {
-    STAGE.with_borrow(|stage| stage.as_ref().map_or(0, |stage| stage.cores.share()))
-}
-
 /// Does `work` on as many threads as this thread's stage has now, and on one of those itself, so that its parallel parts begin without waking a thread.
 pub fn on_share<T>(work: impl FnOnce() -> T) -> T {
     let torch = tch::get_num_threads();
     let work = Handed(work);
     let there = move || {
-        if tch::get_num_threads() != torch {
-            tch::set_num_threads(torch);
-        }
+        let _as_here = TorchThreads::set(torch);
         Handed(work.take()())
     };
     let done = match pool() {
@@ -120,6 +119,30 @@ fn pool() -> Option<Arc<ThreadPool>> {
     })
 }
 
+/// libtorch's number of threads in this thread; the former one returns when this is dropped.
+pub struct TorchThreads {
+    former: i32,
+}
+
+impl TorchThreads {
+    /// From now on `threads`.
+    pub fn set(threads: i32) -> Self {
+        let former = tch::get_num_threads();
+        if former != threads {
+            tch::set_num_threads(threads);
+        }
+        Self { former }
+    }
+}
+
+impl Drop for TorchThreads {
+    fn drop(&mut self) {
+        if tch::get_num_threads() != self.former {
+            tch::set_num_threads(self.former);
+        }
+    }
+}
+
 /// What another thread has while this one waits.
 struct Handed<T>(T);
 
@@ -139,30 +162,28 @@ mod tests {
 
     #[test]
     fn shares_follow_the_stages_under_way() {
-        assert_eq!(threads(), 0);
         let cores = Cores::new(6);
         let first = Making::on(&cores);
-        assert_eq!((threads(), on_share(rayon::current_thread_index).is_some()), (6, true));
+        assert_eq!((cores.share(), on_share(rayon::current_thread_index).is_some()), (6, true));
         std::thread::scope(|scope| {
             let second = scope.spawn(|| {
                 let _second = Making::on(&cores);
                 assert!(!cores.are_settled());
                 settle();
                 settle();
-                (threads(), on_share(rayon::current_num_threads))
+                (cores.share(), on_share(rayon::current_num_threads))
             });
             assert_eq!(second.join().unwrap(), (3, 3));
         });
-        assert_eq!((threads(), cores.are_settled()), (6, false));
+        assert_eq!((cores.share(), cores.are_settled()), (6, false));
         drop(first);
-        assert!(cores.are_settled());
-        assert_eq!((threads(), cores.share()), (0, 6));
+        assert!(cores.are_settled() && cores.are_idle());
     }
 
     #[test]
     fn libtorch_has_as_many_threads_there_as_here() {
         let cores = Cores::new(2);
-        let _other = cores.under_way.fetch_add(1, Ordering::Relaxed);
+        cores.under_way.fetch_add(1, Ordering::Relaxed);
         let _making = Making::on(&cores);
         let own = tch::get_num_threads();
         for torch in [1, 3] {

@@ -28,6 +28,10 @@ impl Progress for Bars {
         let bar = self.0.add(ProgressBar::new(total)).with_style(style).with_prefix(label.to_owned());
         Box::new(Bar { bar, all: &self.0 })
     }
+
+    fn tell(&self, what: &str) {
+        self.0.suspend(|| eprintln!("{what}"));
+    }
 }
 
 struct Bar<'a> {
@@ -56,6 +60,10 @@ impl Progress for Lines {
         let now = Instant::now();
         let (label, unit) = (label.to_owned(), unit.to_owned());
         Box::new(Line { label, unit, total, first: None, started: now, printed: now })
+    }
+
+    fn tell(&self, what: &str) {
+        eprintln!("{what}");
     }
 }
 

@@ -21,18 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// The first that a task has; no further one is begun after it.
-pub fn work_off(tasks: Vec<Task>, lanes: NonZeroUsize) -> Result<Vec<String>, RunError> {
+pub fn work_off(tasks: Vec<Task>, lanes: NonZeroUsize, progress: &dyn Progress) -> Result<Vec<String>, RunError> {
     let lanes = lanes.get().min(tasks.len());
-    Queue::new(tasks, Memory::new()).work_off(lanes)
-}
-
-/// As many as the processor has.
-pub fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    Queue::new(tasks, Memory::new(), progress).work_off(lanes)
 }
 
 /// Tasks, and how far they are.
 struct Queue<'a, M> {
+    progress: &'a dyn Progress,
     cores: Arc<Cores>,
     state: Mutex<State<'a, M>>,
     changed: Condvar,
@@ -42,17 +38,17 @@ struct State<'a, M> {
     waiting: Vec<Task<'a>>,
     /// What waiting tasks and those under way will leave.
     missing: BTreeSet<PathBuf>,
-    under_way: usize,
     failure: Option<RunError>,
     remarks: Vec<String>,
     memory: M,
 }
 
 impl<'a, M: Room + Send> Queue<'a, M> {
-    fn new(tasks: Vec<Task<'a>>, memory: M) -> Self {
+    fn new(tasks: Vec<Task<'a>>, memory: M, progress: &'a dyn Progress) -> Self {
         let missing = tasks.iter().map(|task| task.directory.clone()).collect();
-        let state = State { waiting: tasks, missing, under_way: 0, failure: None, remarks: Vec::new(), memory };
-        Self { cores: Cores::new(cores()), state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { waiting: tasks, missing, failure: None, remarks: Vec::new(), memory };
+        let cores = Cores::new(rayon::current_num_threads());
+        Self { progress, cores, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn work_off(self, lanes: usize) -> Result<Vec<String>, RunError> {
@@ -62,8 +58,8 @@ impl<'a, M: Room + Send> Queue<'a, M> {
                 scope.spawn(|| {
                     // A new thread has as many as some other was last given.
                     tch::set_num_threads(torch);
-                    while let Some(task) = self.next() {
-                        self.make(task);
+                    while let Some((task, making)) = self.next() {
+                        self.make(task, making);
                     }
                 });
             }
@@ -76,13 +72,12 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next task, once it can begin; none when there is nothing left for another lane.
-    fn next(&self) -> Option<Task<'a>> {
+    /// The next task, once it can begin, which it hereby does; none when there is nothing left for another lane.
+    fn next(&self) -> Option<(Task<'a>, Making)> {
         let mut state = self.lock();
         while !state.waiting.is_empty() {
             if let Some(ready) = state.ready().filter(|_| self.has_room(&mut state)) {
-                state.under_way += 1;
-                return Some(state.waiting.remove(ready));
+                return Some((state.waiting.remove(ready), Making::on(&self.cores)));
             }
             let waited = self.changed.wait_timeout(state, LOOK_EVERY);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -92,17 +87,15 @@ impl<'a, M: Room + Send> Queue<'a, M> {
 
     /// Whether a further stage can begin beside those under way.
     fn has_room(&self, state: &mut State<M>) -> bool {
-        state.under_way == 0 || self.cores.are_settled() && state.memory.has_room()
+        self.cores.are_idle() || self.cores.are_settled() && state.memory.has_room()
     }
 
     /// Makes the stage of `task`, on this thread.
-    fn make(&self, task: Task<'a>) {
+    fn make(&self, task: Task<'a>, making: Making) {
         let directory = task.directory.clone();
-        let making = Making::on(&self.cores);
         let made = catch_unwind(AssertUnwindSafe(|| task.make()));
-        drop(making);
         let mut state = self.lock();
-        state.under_way -= 1;
+        drop(making);
         state.missing.remove(&directory);
         if !matches!(made, Ok(Ok(_))) {
             state.waiting.clear();
@@ -110,6 +103,9 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         match made {
             Ok(Ok(remark)) => state.remarks.extend(remark),
             Ok(Err(error)) => {
+                if !self.cores.are_idle() {
+                    self.progress.tell(&format!("error: {error}; the run ends with the stages that are under way"));
+                }
                 state.failure.get_or_insert(error);
             }
             Err(panic) => {
@@ -129,7 +125,7 @@ impl<M> State<'_, M> {
     }
 }
 
-/// Says whether there is memory for a further stage beside those under way, which hold what they need.
+/// Says whether there is memory for a further stage beside those under way, which hold most of what they need.
 trait Room {
     fn has_room(&mut self) -> bool;
 }
@@ -149,21 +145,26 @@ impl Room for Memory {
         let Ok(own) = sysinfo::get_current_pid() else { return true };
         self.0.refresh_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
         let which = ProcessesToUpdate::Some(&[own]);
-        self.0.refresh_processes_specifics(which, false, ProcessRefreshKind::nothing().with_memory());
-        // 0 stands for a system that does not tell.
-        let machine = Some(self.0.available_memory()).filter(|&bytes| bytes > 0);
-        let group = self.0.cgroup_limits().map(|group| group.free_memory);
-        let free = machine.into_iter().chain(group).min();
-        self.0.process(own).zip(free).is_none_or(|(process, free)| free >= process.memory())
+        self.0.refresh_processes_specifics(which, false, ProcessRefreshKind::nothing().with_memory().without_tasks());
+        if self.0.total_memory() == 0 {
+            return true;
+        }
+        let group = self.0.cgroup_limits().map(|group| group.total_memory.saturating_sub(group.rss));
+        let free = group.into_iter().fold(self.0.available_memory(), u64::min);
+        self.0.process(own).is_none_or(|process| free >= process.memory())
     }
 }
 
-/// Tells on, and notes when the stage of this thread has come so far that it holds the memory that it needs.
+/// Tells on, and notes when the stage of this thread has come so far that it holds most of the memory that it needs.
 pub struct Noting<'a>(pub &'a dyn Progress);
 
 impl Progress for Noting<'_> {
     fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a> {
         Box::new(Noted(self.0.start(label, total, unit)))
+    }
+
+    fn tell(&self, what: &str) {
+        self.0.tell(what);
     }
 }
 
@@ -186,6 +187,7 @@ mod tests {
 
     use super::*;
     use crate::data::DataError;
+    use crate::progress::Silent;
 
     impl Room for bool {
         fn has_room(&mut self) -> bool {
@@ -226,7 +228,7 @@ mod tests {
     }
 
     fn work_off(room: bool, lanes: usize, tasks: Vec<Task>) -> Result<Vec<String>, RunError> {
-        Queue::new(tasks, room).work_off(lanes)
+        Queue::new(tasks, room, &Silent).work_off(lanes)
     }
 
     #[test]
@@ -274,10 +276,12 @@ mod tests {
         let _ = work_off(true, 2, tasks);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn the_system_tells_of_memory() {
         let mut memory = Memory::new();
         memory.has_room();
-        assert!(memory.0.available_memory() > 0 || !sysinfo::IS_SUPPORTED_SYSTEM);
+        let own = sysinfo::get_current_pid().unwrap();
+        assert!(memory.0.available_memory() > 0 && memory.0.process(own).unwrap().memory() > 0);
     }
 }

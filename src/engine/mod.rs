@@ -8,6 +8,7 @@ mod students;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::config::{self, RecoverConfig};
 use crate::data::{DataError, Dataset, png};
@@ -17,7 +18,7 @@ use crate::relabel::{Relabel, Teachers};
 use crate::run::files::{ACCURACY, AUTO, LABELS, VERDICT, write_json};
 use crate::run::stage::WorkDir;
 use crate::run::{Failure, Maker, RecoverTask, RelabelTask, RunError, Task, ValidateTask, WholeTask};
-use crate::teacher::{Bundle, Runtime, verify};
+use crate::teacher::{Bundle, Provider, Runtime, verify};
 
 use lanes::Noting;
 
@@ -38,6 +39,8 @@ pub struct Engine<'a> {
     device: tch::Device,
     /// Stages that may be under way at once.
     lanes: NonZeroUsize,
+    /// Held while ONNX Runtime labels on a GPU, whose memory nobody looks at.
+    gpu: Mutex<()>,
 }
 
 impl<'a> Engine<'a> {
@@ -52,9 +55,9 @@ impl<'a> Engine<'a> {
         jobs: Option<NonZeroUsize>,
     ) -> Result<Self, EngineError> {
         let device = find(device)?;
-        let cores = NonZeroUsize::new(lanes::cores()).unwrap_or(NonZeroUsize::MIN);
+        let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
         let lanes = if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
-        Ok(Self { runtime, progress: Noting(progress), device, lanes })
+        Ok(Self { runtime, progress: Noting(progress), device, lanes, gpu: Mutex::default() })
     }
 }
 
@@ -89,6 +92,8 @@ impl Maker for Engine<'_> {
     fn relabel(&self, work: &WorkDir, task: &RelabelTask) -> Result<Option<String>, Failure> {
         let RelabelTask { name, images, formation, teachers, config, seed, key } = task;
         let set = read_named(images, name)?;
+        let may_be_on_gpu = config.provider != config::Device::Cpu && self.runtime.has(Provider::Cuda).is_ok();
+        let _alone = may_be_on_gpu.then(|| self.gpu.lock().unwrap_or_else(PoisonError::into_inner));
         let (mut answering, remark) = Teachers::open(teachers, self.runtime, config, self.device)?;
         let relabel = Relabel { bundles: teachers, config, formation: *formation, seed: *seed, key };
         relabel.run(&set, &mut answering, &work.path().join(LABELS), &self.progress)?;
@@ -104,7 +109,7 @@ impl Maker for Engine<'_> {
     }
 
     fn work_off(&self, tasks: Vec<Task>) -> Result<Vec<String>, RunError> {
-        lanes::work_off(tasks, self.lanes)
+        lanes::work_off(tasks, self.lanes, &self.progress)
     }
 }
 

@@ -46,7 +46,6 @@ fn recover_batch(
 ) -> Result<(), Failure> {
     let curve_file = files::curve(number);
     if work.has(&curve_file) {
-        progress.at(done + recover.steps(batch), "");
         return Ok(());
     }
     let mut curve = String::new();

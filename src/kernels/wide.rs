@@ -5,8 +5,8 @@
 //!
 //! As a panel serves many tiles, it may be turned on the way, which lets gradients go back through the weights of the way forth.
 
-use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -19,10 +19,8 @@ use super::winograd::{Filter, Four, Input, Made, Place, Tile, Tiled, Two, Winogr
 /// Pieces whose tiles are multiplied with a panel while it is in cache.
 const PIECES: usize = 10;
 
-thread_local! {
-    /// Transformed tiles, and outputs panel by panel, of the calls from this thread.
-    static BUFFERS: RefCell<[Aligned; 2]> = RefCell::default();
-}
+/// Transformed tiles, and outputs panel by panel, of earlier calls: as many as there ever were at once.
+static BUFFERS: Mutex<Vec<[Aligned; 2]>> = Mutex::new(Vec::new());
 
 /// Convolves `x` into the `pieces`, each with its tiles' places, and runs `epilogue` on every piece.
 pub(super) fn run(
@@ -32,13 +30,13 @@ pub(super) fn run(
     pieces: (Vec<Piece>, &[Vec<Place>]),
     epilogue: &Epilogue,
 ) {
-    // Taken, not borrowed: this thread may come by again, with another call, while it waits for other threads.
-    let mut buffers = BUFFERS.take();
+    let free = || BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut buffers = free().pop().unwrap_or_default();
     match conv.tile {
         Tile::Two => by_panels::<Two, 4, 2>(conv, x, to, pieces, epilogue, &mut buffers),
         Tile::Four => by_panels::<Four, 6, 4>(conv, x, to, pieces, epilogue, &mut buffers),
     }
-    BUFFERS.set(buffers);
+    free().push(buffers);
 }
 
 fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(

@@ -6,7 +6,6 @@ use super::RecoverError;
 use crate::data::view::apply_batch;
 use crate::data::{Dataset, Normalization, Resample, Size, View};
 use crate::run::figures::Accuracy;
-use crate::share;
 use crate::teacher::{Bundle, Provider, Runtime, SessionOptions};
 
 /// Images run at once.
@@ -28,7 +27,7 @@ pub fn accuracy(
     let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
     let [channels, height, width] = verifier.image_shape();
     let map = Resample::new(&View::full(set.size())?, set.size(), Size { height, width })?;
-    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: share::threads() };
+    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: 0 };
     let mut session = runtime.session(verifier.name(), &verifier.model, &[], options)?;
     let mut found = Accuracy { images: set.len(), top1: 0, top5: 0 };
     let indices: Vec<usize> = (0..set.len()).collect();

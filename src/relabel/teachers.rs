@@ -7,7 +7,6 @@ use crate::config::{Device, Fallback, RelabelConfig, TeacherBn};
 use crate::graph::Op;
 use crate::graph::ops::Norm;
 use crate::replica::{Mode, Replica, to_array, to_tensor};
-use crate::share;
 use crate::teacher::{Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions};
 
 /// Teachers whose logits are averaged.
@@ -138,7 +137,7 @@ fn open_session(
     config: &RelabelConfig,
 ) -> Result<(Session, Option<String>), RelabelError> {
     let open = |provider| {
-        let options = SessionOptions { provider, optimize: true, threads: share::threads() };
+        let options = SessionOptions { provider, optimize: true, threads: 0 };
         runtime.session(bundle.name(), &bundle.model, &[], options)
     };
     let may_fall_back = config.provider == Device::Auto || config.fallback == Some(Fallback::Cpu);

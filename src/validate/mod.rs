@@ -24,6 +24,7 @@ use crate::relabel::{Lens, one_ahead};
 use crate::replica::{Mode, Replica, ReplicaError, TrainPlan, to_tensor};
 use crate::rng;
 pub use crate::run::figures::{Epoch, Training};
+use crate::share::TorchThreads;
 use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, Network, NetworkError};
 
@@ -313,23 +314,6 @@ impl<'a> Student<'a> {
         });
         let views = views.collect::<Result<Vec<_>, _>>()?;
         safetensors::serialize(views, None).map_err(|e| fail(e.to_string()))
-    }
-}
-
-/// libtorch's number of threads in this thread; the former one returns when this is dropped.
-struct TorchThreads(i32);
-
-impl TorchThreads {
-    fn set(threads: i32) -> Self {
-        let former = tch::get_num_threads();
-        tch::set_num_threads(threads);
-        Self(former)
-    }
-}
-
-impl Drop for TorchThreads {
-    fn drop(&mut self) {
-        tch::set_num_threads(self.0);
     }
 }
 

@@ -1,7 +1,11 @@
-//! What stages cost that are under way at once in one process: of each moment an even share, so that the costs of all add up to the time they took.
+//! What stages cost that are under way at once in one process: of each moment an even share, so that the costs of all add up to the time they took;
+//! and the most memory that the process held meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use super::memory;
 
 /// Of the stages that share it; clones are the same clock.
 #[derive(Debug, Clone, Default)]
@@ -10,9 +14,12 @@ pub struct Clock(Arc<Mutex<State>>);
 /// Runs as fast as time for one stage, half as fast for two, and so on.
 #[derive(Debug, Default)]
 struct State {
-    under_way: u32,
     seconds: f64,
     read: Option<Instant>,
+    /// By the number of a stage under way: the peak of memory so far.
+    peaks: BTreeMap<u64, Option<u64>>,
+    /// Of the next stage.
+    number: u64,
 }
 
 /// One stage is under way until this is dropped.
@@ -21,15 +28,20 @@ pub struct Begun {
     clock: Clock,
     /// The clock's seconds at the start.
     at: f64,
-    alone: bool,
+    number: u64,
 }
 
 impl Clock {
     /// A stage begins.
     pub fn begin(&self) -> Begun {
         let mut state = self.read();
-        state.under_way += 1;
-        Begun { clock: self.clone(), at: state.seconds, alone: state.under_way == 1 }
+        state.note(memory::peak());
+        if state.peaks.is_empty() {
+            memory::give_back();
+        }
+        memory::reset_peak();
+        let number = state.begin();
+        Begun { clock: self.clone(), at: state.seconds, number }
     }
 
     /// The state, brought up to date.
@@ -49,21 +61,35 @@ impl Begun {
         self.clock.read().seconds - self.at
     }
 
-    /// Whether no other stage was under way when it began.
-    pub fn was_alone(&self) -> bool {
-        self.alone
+    /// The most resident memory of the process since then, in bytes; `None` where the system does not tell.
+    pub fn peak(&self) -> Option<u64> {
+        let mut state = self.clock.read();
+        state.note(memory::peak());
+        state.peaks.get(&self.number).copied().flatten()
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        self.clock.read().under_way -= 1;
+        self.clock.read().peaks.remove(&self.number);
     }
 }
 
 impl State {
+    /// A stage begins; its number.
+    fn begin(&mut self) -> u64 {
+        self.number += 1;
+        self.peaks.insert(self.number, None);
+        self.number
+    }
+
     fn pass(&mut self, seconds: f64) {
-        self.seconds += seconds / f64::from(self.under_way.max(1));
+        self.seconds += seconds / self.peaks.len().max(1) as f64;
+    }
+
+    /// The process's `peak` since the last stage began, which every stage under way saw.
+    fn note(&mut self, peak: Option<u64>) {
+        self.peaks.values_mut().for_each(|known| *known = (*known).max(peak));
     }
 }
 
@@ -73,16 +99,29 @@ mod tests {
 
     #[test]
     fn costs_add_up_to_the_time_that_passed() {
-        let mut clock = State { under_way: 1, ..State::default() };
-        let first = clock.seconds;
+        let mut clock = State::default();
+        let (one, begun) = (clock.begin(), clock.seconds);
         clock.pass(3.0);
-        clock.under_way = 2;
-        let second = clock.seconds;
+        let (_, other_begun) = (clock.begin(), clock.seconds);
         clock.pass(4.0);
-        let first = clock.seconds - first;
-        clock.under_way = 1;
+        clock.peaks.remove(&one);
+        let first = clock.seconds - begun;
         clock.pass(1.0);
-        let second = clock.seconds - second;
-        assert_eq!((first, second), (5.0, 3.0));
+        assert_eq!((first, clock.seconds - other_begun), (5.0, 3.0));
+    }
+
+    #[test]
+    fn a_peak_is_of_those_under_way() {
+        let mut clock = State::default();
+        clock.note(Some(9));
+        let one = clock.begin();
+        clock.note(Some(5));
+        let two = clock.begin();
+        clock.note(Some(3));
+        assert_eq!((clock.peaks[&one], clock.peaks[&two]), (Some(5), Some(3)));
+        clock.note(None);
+        assert_eq!(clock.peaks.remove(&one), Some(Some(5)));
+        clock.note(Some(4));
+        assert_eq!(clock.peaks[&two], Some(4));
     }
 }

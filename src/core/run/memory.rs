@@ -2,13 +2,17 @@
 
 use std::fs;
 
-/// Forgets the peak so far, so that [`peak`] tells of what comes after; memory that is free, but not yet given back, does not count.
-pub fn reset_peak() {
+/// Gives memory that is free back to the system, so that it does not count.
+pub fn give_back() {
     // SAFETY: it takes no pointers and may be called at any time.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Forgets the peak so far, so that [`peak`] tells of what comes after.
+pub fn reset_peak() {
     // Where the system has no such file or refuses, the peak is that of the whole process, which is still an upper bound.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
@@ -32,6 +36,7 @@ mod tests {
         let with = peak().unwrap();
         assert!(std::hint::black_box(&buffer)[77] == 1 && with >= 512 << 20 && with >= before);
         drop(buffer);
+        give_back();
         reset_peak();
         // Tests beside this one hold memory too, and a system that refuses the reset still knows the old peak.
         let after = peak().unwrap();

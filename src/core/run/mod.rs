@@ -30,7 +30,7 @@ use matrix::{Line, Origin, Set, lines};
 use pieces::{Images, Labelled, Mode, Pieces};
 use plan::Plan;
 use real::{Real, Shelf};
-use stage::{StageError, write_atomic};
+use stage::{StageError, Store, write_atomic};
 
 /// Why an experiment could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -119,13 +119,17 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
     let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &recovered, &made, &whole)?;
     if setting.goal == Goal::Report {
         let home = setting.output.join(&experiment.name);
-        write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
-        report::write(&results, &home)?;
+        Store::new(stages_in(setting.output)).fill(&home, |home| {
+            write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
+            report::write(&results, home)?;
+            Ok::<_, RunError>(())
+        })?;
         directories = BTreeSet::from([home]);
     }
     remarks.extend(pieces.into_remarks());
-    let mut told = BTreeSet::new();
-    remarks.retain(|remark| told.insert(remark.clone()));
+    // In whichever order they came.
+    remarks.sort();
+    remarks.dedup();
     Ok(Finished { directories: directories.into_iter().collect(), results, remarks })
 }
 
@@ -257,7 +261,7 @@ struct Recovered<'a> {
     verified: Vec<(&'a Path, PathBuf)>,
 }
 
-/// Makes every set of synthetic images and has it verified.
+/// Asks for every set of synthetic images, and what its verifiers see in it.
 fn recover<'a>(
     experiment: &'a Experiment,
     bundles: &'a Bundles,
@@ -307,7 +311,7 @@ impl Made<'_> {
     }
 }
 
-/// Takes every row of the experiment to `goal`.
+/// Asks for every row of the experiment as far as `goal`.
 fn make<'a>(
     experiment: &'a Experiment,
     bundles: &'a Bundles,

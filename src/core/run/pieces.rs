@@ -36,7 +36,7 @@ const VALIDATE: u32 = 2;
 /// The preset of the baseline of crops.
 const CROPS: &str = "rded-cifar100";
 
-/// A set of images that is complete on disk.
+/// A set of images: complete on disk, or to be made.
 pub struct Images {
     /// The stage's directory.
     pub directory: PathBuf,
@@ -62,7 +62,7 @@ impl Images {
     }
 }
 
-/// A complete relabelling.
+/// A relabelling: complete on disk, or to be made.
 pub struct Labelled {
     pub directory: PathBuf,
     key: String,

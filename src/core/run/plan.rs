@@ -22,7 +22,7 @@ pub struct Planned {
     pub seconds: Option<f64>,
 }
 
-/// Every stage of an experiment, once, in the order in which they are made.
+/// Every stage of an experiment, once, in an order in which they can be made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// The experiment's name.

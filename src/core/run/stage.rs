@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::clock::{Begun, Clock};
-use super::memory;
 
 const RECORD: &str = "stage.json";
 const TIMING: &str = "timing.json";
@@ -253,14 +252,11 @@ impl Store {
         if let Some(directory) = self.find(stage)? {
             return Ok(directory);
         }
-        let _lock = self.lock(stage)?;
+        let _lock = self.lock(&self.path(stage))?;
         if let Some(directory) = self.find(stage)? {
             return Ok(directory);
         }
         let begun = self.clock.begin();
-        if begun.was_alone() {
-            memory::reset_peak();
-        }
         let partial = WorkDir::open(&self.path(stage), stage, begun)?;
         if let Err(error) = work(&partial) {
             partial.remove_if_untouched();
@@ -336,15 +332,27 @@ impl Store {
         Ok(true)
     }
 
-    /// The stage's exclusive lock, held until the file is dropped (or its process dies).
-    fn lock(&self, stage: &Stage) -> Result<File, StageError> {
+    /// Lets `write` fill `directory`, which is no stage's, file by file by [`write_atomic`]; what a kill left of such files is swept away. One process at a time.
+    pub fn fill<E: From<StageError>>(
+        &self,
+        directory: &Path,
+        write: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _lock = self.lock(directory)?;
+        create_directories(directory)?;
+        sweep(directory)?;
+        write(directory)
+    }
+
+    /// The exclusive lock of the stage whose final name is `directory`, held until the file is dropped (or its process dies).
+    fn lock(&self, directory: &Path) -> Result<File, StageError> {
         create_directories(&self.root.join(LOCKS))?;
-        let path = self.lock_path(&self.path(stage));
+        let path = self.lock_path(directory);
         let file = File::create(&path).map_err(io_error("create", &path))?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) => {
-                tracing::info!("waiting for another process at {}", self.path(stage).display())
+                tracing::info!("waiting for another process at {}", directory.display())
             }
             Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
         }
@@ -423,7 +431,7 @@ impl WorkDir {
             seconds: seconds + self.begun.seconds(),
             resumed: self.resumed,
             passes: Some(self.passes),
-            peak_bytes: peak.max(memory::peak()),
+            peak_bytes: peak.max(self.begun.peak()),
         };
         self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
     }
@@ -468,8 +476,8 @@ pub struct Timing {
     /// What the whole work is worth, in images through its network.
     #[serde(default)]
     pub passes: Option<u64>,
-    /// The most resident memory of its runs during the stage, in bytes, where the system tells; of the whole process, so more than the stage's own where
-    /// others were under way.
+    /// The most resident memory of its runs during the stage, in bytes, where the system tells; of the whole process, so with what
+    /// others held that were under way.
     #[serde(default)]
     pub peak_bytes: Option<u64>,
 }
@@ -688,6 +696,19 @@ mod tests {
             Ok::<_, StageError>(())
         };
         store.run(&stage(5), work).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_filled_again_keeps_nothing_half_written() {
+        let root = tempfile::tempdir().unwrap();
+        let home = root.path().join("report");
+        let fill = |bytes: &'static [u8]| {
+            Store::new(root.path().join("stages")).fill(&home, |home| write_atomic(&home.join("page"), bytes))
+        };
+        fill(b"old").unwrap();
+        fs::write(home.join(".tmp-torn"), b"half a page").unwrap();
+        fill(b"new").unwrap();
+        assert_eq!(files(&home), BTreeMap::from([("page".to_string(), b"new".to_vec())]));
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Plan {
         if options.bf16 && options.kernels.is_none() {
             compile::to_bfloat16(&mut steps).map_err(loss)?;
         }
-        let choices = autotune::choose(&mut steps, options, recorded)?;
+        let choices = share::on_share(|| autotune::choose(&mut steps, options, recorded))?;
         let logits = graph.outputs[0];
         // From here on constants come from `fixed`, and only local steps read those; for the others the weights are prepared.
         replica.constants.iter_mut().for_each(|t| *t = None);
@@ -192,7 +192,10 @@ impl Plan {
         targets: impl Into<Option<&'t Tensor>>,
     ) -> Result<Evaluation, ReplicaError> {
         let targets = targets.into();
-        share::on_share(|| self.evaluate_here(input, targets))
+        match self.options.kernels {
+            Some(_) => share::on_share(|| self.evaluate_here(input, targets)),
+            None => self.evaluate_here(input, targets),
+        }
     }
 
     fn evaluate_here(&self, input: &Tensor, targets: Option<&Tensor>) -> Result<Evaluation, ReplicaError> {
