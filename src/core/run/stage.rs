@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/<stage>/<name>-<first 16 hex digits of the key>/           complete
 //! <root>/<stage>/<name>-<first 16 hex digits of the key>.partial/   being made, or left by a kill; continued by the next run
-//! <root>/.locks/                                                    one lock file per stage directory, never removed
+//! <root>/.locks/                                                    one lock file per stage directory and report, never removed
 //! ```
 //!
 //! Each directory holds `stage.json`, the record that its key is the hash of, and when complete `timing.json`, the only file in it
@@ -252,7 +252,8 @@ impl Store {
         if let Some(directory) = self.find(stage)? {
             return Ok(directory);
         }
-        let _lock = self.lock(&self.path(stage))?;
+        let directory = self.path(stage);
+        let _lock = self.lock(&directory, &self.lock_path(&directory))?;
         if let Some(directory) = self.find(stage)? {
             return Ok(directory);
         }
@@ -332,31 +333,31 @@ impl Store {
         Ok(true)
     }
 
-    /// Lets `write` fill `directory`, which is no stage's, file by file by [`write_atomic`]; what a kill left of such files is swept away. One process at a time.
+    /// Lets `write` fill `directory`, which is a report's, file by file by [`write_atomic`]; what a kill left of such files is swept away. One process at a time.
     pub fn fill<E: From<StageError>>(
         &self,
         directory: &Path,
         write: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        let _lock = self.lock(directory)?;
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        let _lock = self.lock(directory, &self.root.join(LOCKS).join(format!("report-{name}")))?;
         create_directories(directory)?;
         sweep(directory)?;
         write(directory)
     }
 
-    /// The exclusive lock of the stage whose final name is `directory`, held until the file is dropped (or its process dies).
-    fn lock(&self, directory: &Path) -> Result<File, StageError> {
+    /// The exclusive lock of `directory`, whose file is `path`: held until the file is dropped (or its process dies).
+    fn lock(&self, directory: &Path, path: &Path) -> Result<File, StageError> {
         create_directories(&self.root.join(LOCKS))?;
-        let path = self.lock_path(directory);
-        let file = File::create(&path).map_err(io_error("create", &path))?;
+        let file = File::create(path).map_err(io_error("create", path))?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) => {
                 tracing::info!("waiting for another process at {}", directory.display())
             }
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
         }
-        file.lock().map_err(io_error("lock", &path))?;
+        file.lock().map_err(io_error("lock", path))?;
         Ok(file)
     }
 
