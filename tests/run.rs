@@ -85,7 +85,7 @@ fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_sa
     let whole = started.elapsed();
     // Each attempt gets a little longer, so that kills fall into every stage and the last attempt is not killed.
     let mut kills = 0;
-    while !killed(&experiment, data.path(), &killed_often, "3", whole.mul_f64(0.25 + 0.1 * f64::from(kills))) {
+    while !killed(&experiment, data.path(), &killed_often, "3", whole.mul_f64(0.1 + 0.06 * f64::from(kills))) {
         kills += 1;
     }
     assert!(kills >= 2, "the run was killed {kills} times only");
