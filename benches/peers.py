@@ -73,6 +73,7 @@ STAGE_PEERS = {
     "train": {"train-eager": "PyTorch eager", "train-compiled": "torch.compile"},
 }
 TEMPERATURE = 20.0
+OUTPUT = "OUTPUT"
 
 # Name: (experiment file, what makes it short).
 RUNS = {
@@ -85,6 +86,13 @@ RUN_TITLES = {
     "run-quickstart": "scdd run: the quickstart with one seed, 60 steps and 20 epochs, from nothing",
 }
 RUN_PEERS = {"one stage after another (--jobs 1)": ["--jobs", "1"]}
+# Name: what `scdd` is given; it needs no network for it.
+STARTS = {
+    "start-help": ["--help"],
+    "start-schema": ["schema"],
+    "start-dry-run": ["run", "configs/quickstart.yaml", "--dry-run"],
+}
+STARTS_PEER = "the same by scdd-engine, which links libtorch"
 
 
 def build(architecture: str):
@@ -401,22 +409,17 @@ class Gemm:
 
 
 class Program:
-    """A program that runs to its end in every turn, with a new folder as `--output`."""
+    """A program that runs to its end in every turn; `OUTPUT` in its command becomes a new folder."""
 
     def __init__(self, command: list[str]) -> None:
         self.command = command
 
     def turn(self) -> dict:
         with tempfile.TemporaryDirectory() as output:
-            command = [*self.command, "--quiet", "--output", output]
+            command = [output if part == OUTPUT else part for part in self.command]
             begin = time.perf_counter()
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"{command} ended with {process.returncode}")
-        return {"ms": seconds * 1e3, "peak_mib": usage.ru_maxrss / 1024}
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            return {"ms": (time.perf_counter() - begin) * 1e3}
 
     def close(self) -> None:
         pass
@@ -471,12 +474,25 @@ def measure_stage(name: str, binary: str, rounds: int) -> list[dict]:
 
 def measure_run(name: str, binary: str, rounds: int) -> list[dict]:
     experiment, settings = RUNS[name]
-    command = [binary, "run", experiment]
+    command = [binary, "run", experiment, "--quiet", "--output", OUTPUT]
     command += [part for setting in settings for part in ("--set", setting)]
     peers = {"ours": Program(command)} | {
         title: Program([*command, *flags]) for title, flags in RUN_PEERS.items()
     }
     return take_turns(RUN_TITLES[name], peers, rounds)
+
+
+def measure_start(name: str, binaries: dict[str, str], rounds: int) -> list[dict]:
+    programs = {"ours": "scdd", STARTS_PEER: "scdd-engine"}
+    peers = {
+        title: Program([binaries[program], *STARTS[name]])
+        for title, program in programs.items()
+    }
+    return take_turns(start_title(name), peers, rounds)
+
+
+def start_title(name: str) -> str:
+    return f"start-up: scdd {' '.join(STARTS[name])}"
 
 
 def take_turns(
@@ -520,15 +536,14 @@ def table(rows: list[dict]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        mib = "" if row["peer_mib"] is None else row["peer_mib"]
+        mib = ["" if row[who] is None else row[who] for who in ("ours_mib", "peer_mib")]
         cells = [
             row["work"],
             row["peer"],
             row["ours_ms"],
             row["peer_ms"],
             row["ratio"],
-            row["ours_mib"],
-            mib,
+            *mib,
         ]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
@@ -558,7 +573,7 @@ def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         return work(*sys.argv[2:4])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*WORKS, *STAGES, *RUNS]
+    names = [*WORKS, *STAGES, *RUNS, *STARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
@@ -569,11 +584,13 @@ def main() -> None:
     path = args.out / "benchmarks.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     order = [f"recover: {title}" for title in TITLES.values()]
-    order += [*STAGE_TITLES.values(), *RUN_TITLES.values()]
+    order += [*STAGE_TITLES.values(), *RUN_TITLES.values(), *map(start_title, STARTS)]
     for name in args.only:
         if name in RUNS:
             # Minutes each, and long enough to vary little.
             found = measure_run(name, binaries["scdd"], max(args.rounds // 3, 1))
+        elif name in STARTS:
+            found = measure_start(name, binaries, args.rounds)
         elif name in STAGES:
             found = measure_stage(name, binaries["stages"], args.rounds)
         else:

@@ -97,18 +97,17 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         let mut state = self.lock();
         drop(making);
         state.missing.remove(&directory);
-        if !matches!(made, Ok(Ok(_))) {
-            state.waiting.clear();
-        }
         match made {
             Ok(Ok(remark)) => state.remarks.extend(remark),
             Ok(Err(error)) => {
+                state.waiting.clear();
                 if !self.cores.are_idle() {
                     self.progress.tell(&format!("error: {error}; the run ends with the stages that are under way"));
                 }
                 state.failure.get_or_insert(error);
             }
             Err(panic) => {
+                state.waiting.clear();
                 drop(state);
                 self.changed.notify_all();
                 resume_unwind(panic);
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "a scoped thread panicked")]
     fn a_panic_ends_the_run() {
         let fail = || -> Result<Option<String>, RunError> { panic!("on purpose") };
         let tasks = vec![Task::new("a".into(), vec![], fail), Task::new("b".into(), vec!["a".into()], || Ok(None))];

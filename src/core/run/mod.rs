@@ -127,7 +127,7 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
         directories = BTreeSet::from([home]);
     }
     remarks.extend(pieces.into_remarks());
-    // In whichever order they came.
+    // Several stages say the same, and in whichever order they end.
     remarks.sort();
     remarks.dedup();
     Ok(Finished { directories: directories.into_iter().collect(), results, remarks })

@@ -118,7 +118,7 @@ impl<'a> Pieces<'a> {
         self.real.ok_or(RunError::NoData)
     }
 
-    /// What the user ought to be told.
+    /// What the user ought to be told; some of it more than once.
     pub fn into_remarks(self) -> Vec<String> {
         self.remarks.into_inner()
     }
@@ -376,10 +376,7 @@ impl<'a> Pieces<'a> {
     }
 
     fn remark(&self, remark: Option<String>) {
-        let mut remarks = self.remarks.borrow_mut();
-        if let Some(remark) = remark.filter(|r| !remarks.contains(r)) {
-            remarks.push(remark);
-        }
+        self.remarks.borrow_mut().extend(remark);
     }
 
     /// A student trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so; the stage's directory.

@@ -572,11 +572,10 @@ fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     fn stage(iterations: u32) -> Stage {
         let inputs = BTreeMap::from([("teacher".to_string(), "ab12".to_string())]);
