@@ -19,7 +19,7 @@ endif
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 SCDD := $(TARGET)/release/scdd
 
-.PHONY: help setup data build demo test bench lint clean
+.PHONY: help setup data build demo test test-avx2 bench lint clean
 
 help:
 	@echo "make demo    install, build, and run configs/quickstart.yaml"
@@ -62,6 +62,13 @@ test: setup data lint
 	$(VENV)/bin/python -m exporters.conformance $(TARGET)/conformance
 	cargo test --release --locked --workspace
 	$(VENV)/bin/python -m pytest -q exporters/tests
+	@if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then $(MAKE) --no-print-directory test-avx2; fi
+
+# What depends on the instruction set, as on a processor without AVX-512: our kernels, libtorch's and oneDNN's.
+test-avx2: setup data
+	SCDD_MAX_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	  cargo test --release --locked --test alignment --test plan --test recover --test train
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/python -m pytest -q exporters/tests/test_pretrain.py exporters/tests/test_bundle.py
 
 lint: setup
 	cargo fmt --all --check

@@ -604,7 +604,12 @@ def main() -> None:
 def write(path: Path, rows: list[dict]) -> None:
     import torch
 
-    about = {"cores": os.cpu_count(), "machine": cpu(), "torch": torch.__version__}
+    about = {
+        "cores": os.cpu_count(),
+        "machine": cpu(),
+        "instructions": instructions(),
+        "torch": torch.__version__,
+    }
     path.write_text(
         json.dumps({"machine": about, "rows": rows}, indent=2, ensure_ascii=False)
         + "\n"
@@ -614,8 +619,23 @@ def write(path: Path, rows: list[dict]) -> None:
         "`make bench` runs this program and every peer in turns, on the same network, number of images and threads, and writes this table. A row of\n"
         "recover is one evaluation of the synthesis loss and its input gradient. Times and ratios are medians over the rounds; memory is the peak of\n"
         "the whole process, runtime and compilation included.\n\n"
-        f"Measured on {about['cores']} cores of {about['machine']}, PyTorch {about['torch']}.\n\n{table(rows)}\n"
+        f"Measured on {about['cores']} cores of {about['machine']} with {about['instructions']}, PyTorch {about['torch']}.\n\n"
+        f"{table(rows)}\n"
     )
+
+
+# What bounds the instruction set of our kernels, of libtorch's and of oneDNN's.
+LIMITS = ("SCDD_MAX_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+
+
+def instructions() -> str:
+    """The processor's best vector instructions, and the bounds under which the programs ran."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    flags = {"avx512_bf16": "AVX-512 and bf16", "avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
+    best = next((name for flag, name in flags.items() if flag in words), "no known vector instructions")
+    bounds = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    return " under ".join([best, *([", ".join(bounds)] if bounds else [])])
 
 
 def cpu() -> str:

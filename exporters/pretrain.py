@@ -8,6 +8,7 @@ weights of one that was not.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import data, evaluate, models
 from .config import parse, read_yaml
@@ -40,19 +41,30 @@ class ArchitectureConfig:
 class OptimizerConfig:
     """SGD with Nesterov momentum; norms and biases have no decay.
 
-    The rate rises linearly over `warmup_epochs`, then falls to 0 along a cosine.
+    The rate rises linearly over `warmup_epochs`, then falls to 0 along a cosine or a line (`decay`). A warm-up of a
+    fifth of the training makes it the one-cycle rate of short trainings (arXiv 1708.07120).
     """
 
     lr: float
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.5
+    decay: str = "cosine"
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or not 0 < self.momentum < 1:
             raise ValueError(
                 "lr must be positive, momentum between 0 and 1, weight_decay and warmup_epochs not negative"
             )
+        if self.decay not in ("cosine", "linear"):
+            raise ValueError(f"decay is {self.decay!r}; it must be cosine or linear")
+
+    def at(self, epoch: float, epochs: int, steps_per_epoch: int) -> float:
+        """The rate at `epoch` (a fraction inside one) of `epochs`."""
+        if epoch < self.warmup_epochs:
+            return self.lr * (epoch + 1 / steps_per_epoch) / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-9)
+        return self.lr * (1 - done if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,14 @@ class PretrainConfig:
 
     `precision` is float32 or bfloat16, which runs the convolutions of the training in bfloat16: twice as fast on
     processors that have such instructions. Parameters, BN statistics, heads and losses are float32 always.
+
+    `alternating_flips` shows each image mirrored in every other epoch, starting with a random half of them, in place
+    of a draw for every view (arXiv 2404.00498, section 3.6): as many epochs see more different images.
+
+    Every `monitor_every` epochs, and after the last, the log gets an accuracy on test images.
+
+    `average` is the decay per step of a moving average of weights and BN statistics, which becomes the network; 0
+    keeps the last weights. It is what the test accuracy is measured of. (EMA as in arXiv 1905.11946 and timm.)
     """
 
     name: str
@@ -73,16 +93,21 @@ class PretrainConfig:
     seed: int = 0
     threads: int = 1
     precision: str = "float32"
+    alternating_flips: bool = False
+    average: float = 0.0
+    monitor_every: int = 1
     output: str = "runs/pretrain"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"name is {self.name!r}; letters, digits, dots, dashes and underscores are allowed")
-        for name in ("epochs", "batch_size", "threads"):
+        for name in ("epochs", "batch_size", "threads", "monitor_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}; it must be float32 or bfloat16")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}; it must be at least 0 and below 1")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be in 0..2^31")
 
@@ -134,6 +159,8 @@ def pretrain(
         models.put_head(config.architecture.name, model, head)
     method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)
     method.bfloat16 = config.precision == "bfloat16"
+    if config.alternating_flips and getattr(method_config.augmentation, "flip", 0):
+        raise InputError(f"{path}: alternating_flips mirrors images already; set augmentation: flip to 0")
     loop = _Loop(config, dataset, method, train, test, say)
 
     folder = Path(config.output) / config.name
@@ -156,7 +183,7 @@ def pretrain(
                 cpu_seconds=round(loop.cpu_seconds, 1),
                 head="joint" if method.trains_head else "none",
             ),
-            state=method.model.state_dict(),
+            state=loop.network.state_dict(),
         ).save(folder / "model.pt")
     return folder / "model.pt"
 
@@ -185,9 +212,17 @@ class _Loop:
             groups, lr=config.optimizer.lr, momentum=config.optimizer.momentum, nesterov=True
         )
         self.steps_per_epoch = len(train.images) // config.batch_size
-        self.epoch = 0
+        self.average = copy.deepcopy(method.model).requires_grad_(False).eval() if config.average else None
+        generator = torch.Generator().manual_seed(config.seed)
+        self.flipped_first = torch.rand(len(train.images), generator=generator) < 0.5
+        self.epoch = self.step = 0
         self.wall_seconds = self.cpu_seconds = 0.0
         self.history: list[dict[str, Any]] = []
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that the training makes: the average of its weights, or the last ones."""
+        return self.average or self.method.model
 
     def resume(self, path: Path) -> None:
         if not path.exists():
@@ -221,7 +256,10 @@ class _Loop:
 
     def _tensors(self) -> dict[str, Tensor]:
         """All parameters and buffers, also those that a state dict leaves out (lightly's memory bank)."""
-        return dict(self.method.named_parameters()) | dict(self.method.named_buffers())
+        tensors = dict(self.method.named_parameters()) | dict(self.method.named_buffers())
+        if self.average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        return tensors
 
     def run_epoch(self) -> None:
         generator = torch.Generator().manual_seed(self.config.seed * 100_003 + self.epoch)
@@ -231,6 +269,7 @@ class _Loop:
         cpu_started = time.process_time()
         total = 0.0
         for step in range(self.steps_per_epoch):
+            self.step = step
             batch = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
             lr = self._set_lr(self.epoch + step / self.steps_per_epoch)
             total += self._step(batch, (self.epoch + step / self.steps_per_epoch) / self.config.epochs, generator)
@@ -245,8 +284,9 @@ class _Loop:
                     f"{rate * self.config.batch_size:.0f} images/s, {left / rate / 60:.1f} min left"
                 )
         entry: dict[str, Any] = {"epoch": self.epoch + 1, "loss": total / self.steps_per_epoch}
-        entry |= self._monitor()
         self.epoch += 1
+        if self.epoch % self.config.monitor_every == 0 or self.epoch == self.config.epochs:
+            entry |= self._monitor()
         seconds = time.monotonic() - started
         self.wall_seconds += seconds
         self.cpu_seconds += time.process_time() - cpu_started
@@ -256,6 +296,9 @@ class _Loop:
     def _step(self, batch: Tensor, progress: float, generator: torch.Generator) -> float:
         self.method.before_step(progress)
         images = data.to_float(self.train.images[batch])
+        if self.config.alternating_flips:
+            mirrored = self.flipped_first[batch] ^ bool(self.epoch % 2)
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
         views = [
             data.normalise(view, self.dataset.mean, self.dataset.std).contiguous(memory_format=torch.channels_last)
             for view in self.method.views(images, generator)
@@ -268,15 +311,24 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        self._update_average()
         return loss.item()
 
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        step = self.epoch * self.steps_per_epoch + self.step
+        # Young averages follow faster, or the first weights would stay in them.
+        decay = min(self.config.average, (1 + step) / (10 + step))
+        for kept, now in zip(self.average.state_dict().values(), self.method.model.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(now, 1 - decay)
+            else:
+                kept.copy_(now)
+
     def _set_lr(self, epoch: float) -> float:
-        settings = self.config.optimizer
-        if epoch < settings.warmup_epochs:
-            lr = settings.lr * (epoch + 1 / self.steps_per_epoch) / settings.warmup_epochs
-        else:
-            done = (epoch - settings.warmup_epochs) / max(self.config.epochs - settings.warmup_epochs, 1e-9)
-            lr = settings.lr * 0.5 * (1 + math.cos(math.pi * done))
+        lr = self.config.optimizer.at(epoch, self.config.epochs, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
@@ -284,13 +336,13 @@ class _Loop:
     def _monitor(self) -> dict[str, float]:
         """Test accuracy, or k-NN accuracy of 2,000 test among 10,000 training images' features. Only logged."""
         if self.method.trains_head:
-            outputs = evaluate.outputs(self.method.model, self.test.images, self.dataset)
+            outputs = evaluate.outputs(self.network, self.test.images, self.dataset)
             return {"test_top1": evaluate.top1(outputs, self.test.labels)}
         bank, queries = self.train.images[:10_000], self.test.images[:2_000]
         accuracy = evaluate.knn(
-            evaluate.outputs(self.method.model, bank, self.dataset),
+            evaluate.outputs(self.network, bank, self.dataset),
             self.train.labels[:10_000],
-            evaluate.outputs(self.method.model, queries, self.dataset),
+            evaluate.outputs(self.network, queries, self.dataset),
             self.test.labels[:2_000],
             classes=len(self.dataset.classes),
         )

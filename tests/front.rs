@@ -62,3 +62,10 @@ fn a_missing_engine_is_named() {
     alone(dir.path()).arg("doctor").assert().code(2).stderr(missing);
     alone(dir.path()).args(["run", "configs/quickstart.yaml"]).assert().code(2).stderr(missing);
 }
+
+#[test]
+fn an_instruction_set_that_is_none_is_refused() {
+    let mut scdd = assert_cmd::cargo::cargo_bin_cmd!("scdd");
+    scdd.env("SCDD_MAX_ISA", "sse9").current_dir(root()).arg("doctor");
+    scdd.assert().code(2).stderr("error: SCDD_MAX_ISA is sse9; it must be avx512, avx2 or portable\n");
+}

@@ -61,6 +61,83 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert not sorted(resumed.parent.glob(".*"))
 
 
+def test_the_tricks_of_short_trainings_survive_an_interruption(write_config, tiny: Split, monkeypatch, tmp_path: Path):
+    tiny = Split(tiny.images[:100], tiny.labels[:100])
+    tricks = {
+        "method": {"name": "supervised", "augmentation": {"flip": 0}},
+        "alternating_flips": True,
+        "average": 0.9,
+        "monitor_every": 2,
+        "epochs": 3,
+    }
+    whole = pretrain.pretrain(
+        write_config(output=str(tmp_path / "whole"), **tricks), tmp_path, train=tiny, test=tiny, say=quiet
+    )
+    config = write_config(output=str(tmp_path / "cut"), **tricks)
+    run_epoch = pretrain._Loop.run_epoch
+
+    def interrupted(loop: pretrain._Loop) -> None:
+        if loop.epoch == 1:
+            raise KeyboardInterrupt
+        run_epoch(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain._Loop, "run_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.pretrain(config, tmp_path, train=tiny, test=tiny, say=quiet)
+    resumed = pretrain.pretrain(config, tmp_path, train=tiny, test=tiny, say=quiet)
+    one, other = Checkpoint.load(whole).state, Checkpoint.load(resumed).state
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    last = load_checkpoint(whole.with_name("checkpoint.pt"))["tensors"]
+    assert torch.equal(one["fc.weight"], last["average.fc.weight"])
+    assert not torch.equal(one["fc.weight"], last["model.fc.weight"])
+    log = [json.loads(line) for line in whole.with_name("log.jsonl").read_text().splitlines()]
+    assert ["test_top1" in entry for entry in log] == [False, True, True]
+
+
+def test_alternating_flips_mirror_each_image_in_every_other_epoch(write_config, tmp_path: Path):
+    """Seen by what the method is given: images whose left half is black, mirrored or not."""
+    images = torch.zeros(60, 1, 28, 28, dtype=torch.uint8)
+    images[..., 14:] = 255
+    split = Split(images, torch.arange(60) % 10)
+    path = write_config(
+        method={"name": "supervised", "augmentation": {"flip": 0}}, alternating_flips=True, batch_size=60
+    )
+    config, _, method_config = pretrain.read_config(path)
+    seen: list[torch.Tensor] = []
+
+    class Looking(METHODS["supervised"]):
+        def views(self, images, generator):
+            seen.append(images[:, 0, 0, 0].clone())
+            return super().views(images, generator)
+
+    model = models.build("resnet10", {"width": 8, "channels": 1})
+    method = Looking(model, model.fc.in_features, method_config)
+    loop = pretrain._Loop(config, FASHION_MNIST, method, split, split, quiet)
+    for epoch in range(3):
+        loop.epoch = epoch
+        loop._step(torch.arange(60), 0.0, torch.Generator().manual_seed(0))
+    assert torch.equal(seen[0], 1 - seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert 15 < seen[0].sum() < 45
+
+
+def test_images_are_not_mirrored_twice(write_config, tiny: Split, tmp_path: Path):
+    with pytest.raises(InputError, match="alternating_flips mirrors images already"):
+        pretrain.pretrain(write_config(alternating_flips=True), tmp_path, train=tiny, test=tiny, say=quiet)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(decay: str):
+    settings = pretrain.OptimizerConfig(lr=0.4, warmup_epochs=2, decay=decay)
+    rates = [settings.at(step / 10, epochs=10, steps_per_epoch=10) for step in range(101)]
+    assert rates[0] == pytest.approx(0.02)
+    assert max(rates) == rates[20] == pytest.approx(0.4)
+    assert rates[60] == pytest.approx(0.2)
+    assert rates[40] == pytest.approx(0.3 if decay == "linear" else 0.2 * (1 + 0.5**0.5))
+    assert rates[100] == pytest.approx(0)
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(write_config, tiny: Split, tmp_path: Path):
     pretrain.pretrain(write_config(epochs=1), tmp_path, train=tiny, test=tiny, say=quiet)
     with pytest.raises(InputError, match="belongs to another configuration"):

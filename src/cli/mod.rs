@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use scdd_core::cli::{self, Global, Outcome, Work};
 
+use crate::kernels::Isa;
 use crate::teacher::{Runtime, RuntimeError};
 
 /// Runs the command that the process's arguments name.
@@ -21,6 +22,7 @@ pub fn main() -> ExitCode {
 }
 
 fn work(global: &Global, work: Work) -> anyhow::Result<Outcome> {
+    Isa::limit().map_err(anyhow::Error::msg)?;
     match work {
         Work::Doctor => doctor::run(global),
         Work::Verify(command) => verify::run(&command, global),

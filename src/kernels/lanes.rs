@@ -7,6 +7,7 @@ use std::arch::x86_64::{
     _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_blend_ps,
     _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
+use std::sync::LazyLock;
 
 /// A vector of `f32`s. Private to the kernels: a type other than `f32` is named only inside [`Isa::run`], on a machine that has it.
 pub(super) trait Lanes: Copy {
@@ -221,14 +222,35 @@ pub(super) trait Kernel {
 }
 
 impl Isa {
-    /// The best one that this machine has.
+    /// The environment variable that bounds the instruction set: `avx512`, `avx2` or `portable`. With it a machine
+    /// computes as one that lacks the better ones.
+    pub const LIMIT: &str = "SCDD_MAX_ISA";
+
+    /// The bound that [`Isa::LIMIT`] sets; AVX-512 where it is not set.
+    ///
+    /// # Errors
+    /// The variable holds another name.
+    pub fn limit() -> Result<Self, String> {
+        let Some(name) = std::env::var_os(Self::LIMIT) else { return Ok(Self::Avx512) };
+        match name.to_str() {
+            Some("avx512") => Ok(Self::Avx512),
+            Some("avx2") => Ok(Self::Avx2),
+            Some("portable") => Ok(Self::Portable),
+            _ => Err(format!("{} is {}; it must be avx512, avx2 or portable", Self::LIMIT, name.display())),
+        }
+    }
+
+    /// The best one that this machine has, within [`Isa::limit`].
     pub fn best() -> Self {
         Self::available()[0]
     }
 
-    /// Every one that this machine has, best first.
+    /// Every one that this machine has within [`Isa::limit`], best first. A bound that can't be read is none; the
+    /// program refuses it when it starts.
     pub fn available() -> Vec<Self> {
-        [Self::Avx512, Self::Avx2, Self::Portable].into_iter().filter(|isa| isa.is_available()).collect()
+        static LIMIT: LazyLock<usize> = LazyLock::new(|| Isa::limit().map_or(usize::MAX, Isa::lanes));
+        let all = [Self::Avx512, Self::Avx2, Self::Portable].into_iter();
+        all.filter(|isa| isa.lanes() <= *LIMIT && isa.is_available()).collect()
     }
 
     fn is_available(self) -> bool {
