@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     zoo = commands.add_parser("zoo", help="pretrain, probe and export, except what is there already; resumes")
     zoo.add_argument("configs", type=Path, nargs="+", metavar="config")
     zoo.add_argument("--out", type=Path, required=True, help="folder of the bundles")
-    teachers = commands.add_parser("teachers", help="write the table of a folder's teachers")
-    teachers.add_argument("folder", type=Path)
+    teachers = commands.add_parser("teachers", help="write the tables of the teachers in folders of bundles")
+    teachers.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     teachers.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
     layouts = commands.add_parser("adapters", help="write the table of the layouts of community checkpoints")
     layouts.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.command == "teachers":
             from .zoo import teachers as run
 
-            run(chosen.folder, chosen.data, chosen.table, say=say)
+            run(chosen.folders, chosen.data, chosen.table, say=say)
         elif chosen.command == "adapters":
             from .adapters import write_table as run
 

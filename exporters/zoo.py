@@ -1,4 +1,4 @@
-"""Many teachers by one command: `zoo CONFIG...` makes their bundles, `teachers FOLDER` the table of them."""
+"""Many teachers by one command: `zoo CONFIG...` makes their bundles, `teachers FOLDER...` the tables of them."""
 
 from __future__ import annotations
 
@@ -32,30 +32,33 @@ def zoo(configs: list[Path], data_root: Path, output: Path, *, say: Callable[[st
         export_teacher(probe(pretrain(path, data_root, say=say), data_root, say=say), data_root, output, say=say)
 
 
-def teachers(folder: Path, data_root: Path, output: Path, *, say: Callable[[str], None] = print) -> None:
-    """Writes a Markdown table of the teachers' bundles in `folder`, and of random backbones of their architectures."""
-    manifests = [read_yaml(path) for path in sorted(folder.glob("*/manifest.yaml"))]
-    manifests = [manifest for manifest in manifests if manifest["role"] == "teacher"]
-    if not manifests:
-        raise InputError(f"{folder} holds no teacher's bundle")
-    rows = [_row(manifest) for manifest in sorted(manifests, key=_order)]
-    buildable = [manifest for manifest in sorted(manifests, key=_order) if _is_buildable(manifest)]
-    architectures = {repr(manifest["architecture"]): manifest for manifest in buildable}
-    rows += [_random_row(manifest, data_root, say) for manifest in architectures.values()]
-    lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    total = sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values()) / 1e6
+def teachers(folders: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print) -> None:
+    """Writes Markdown tables of the teachers' bundles, one per folder, with random backbones beside them."""
+    tables = [_table(folder, data_root, say) for folder in folders]
+    given = " ".join(folder.as_posix() for folder in folders)
     text = (
-        f"# Teachers in {folder.as_posix()}\n\nWritten by `python -m exporters teachers {folder.as_posix()} "
-        f"--table {output.as_posix()}` from the bundles' manifests. Accuracies are percentages on the whole test "
-        "set: top-1 of the bundle as exported, a linear probe and k-NN (k = 20) of the features. Wall minutes of the "
-        "pretraining include what other programs took of the machine. Random backbones are untrained, with BN "
-        f"statistics of the clean training images. The bundles have {total:.1f} MB together.\n\n"
-        + "\n".join(lines)
-        + "\n"
+        f"# Teachers\n\nWritten by `python -m exporters teachers {given} --table {output.as_posix()}` from the "
+        "bundles' manifests. Accuracies are percentages on the whole test set: top-1 of the bundle as exported, a "
+        "linear probe and k-NN (k = 20) of the features. Wall minutes of the pretraining include what other programs "
+        "took of the machine. Random backbones are untrained, with BN statistics of the clean training images.\n\n"
+        + "\n".join(tables)
     )
     output.write_text(text, encoding="utf-8")
-    say(f"{output}: {len(manifests)} teachers")
+    say(f"{output}: teachers of {len(folders)} folders")
+
+
+def _table(folder: Path, data_root: Path, say: Callable[[str], None]) -> str:
+    """The section of `folder`, whose subfolders are bundles."""
+    manifests = [read_yaml(path) for path in sorted(folder.glob("*/manifest.yaml"))]
+    manifests = sorted((each for each in manifests if each["role"] == "teacher"), key=_order)
+    if not manifests:
+        raise InputError(f"{folder} holds no teacher's bundle")
+    architectures = {repr(each["architecture"]): each for each in manifests if _is_buildable(each)}
+    rows = [_row(manifest) for manifest in manifests]
+    rows += [_random_row(manifest, data_root, say) for manifest in architectures.values()]
+    lines = ["| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    total = sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values()) / 1e6
+    return f"## {folder.as_posix()}\n\n{len(manifests)} bundles, {total:.1f} MB.\n\n" + "\n".join(lines) + "\n"
 
 
 def _order(manifest: dict[str, Any]) -> tuple[str, str]:

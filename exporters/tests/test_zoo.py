@@ -34,14 +34,14 @@ def test_zoo_makes_what_is_missing_and_the_table_lists_it(write_config, tiny: Sp
     assert len(said) == 2
     assert all("exists, skipped" in line for line in said)
 
-    zoo.teachers(tmp_path / "onnx", tmp_path, tmp_path / "table.md", say=said.append)
+    zoo.teachers([tmp_path / "onnx"], tmp_path, tmp_path / "table.md", say=said.append)
     table = (tmp_path / "table.md").read_text()
     assert "| tiny-simclr | simclr |" in table
     assert "| random resnet10 | none |" in table
     manifest = manifests["tiny-simclr"] | {"name": "foreign", "architecture": {"name": "imported", "options": {}}}
     (tmp_path / "onnx" / "foreign").mkdir()
     (tmp_path / "onnx" / "foreign" / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    zoo.teachers(tmp_path / "onnx", tmp_path, tmp_path / "table.md", say=said.append)
+    zoo.teachers([tmp_path / "onnx"], tmp_path, tmp_path / "table.md", say=said.append)
     assert "| foreign | simclr |  |" in (tmp_path / "table.md").read_text()
     with pytest.raises(InputError, match="no teacher"):
-        zoo.teachers(tmp_path, tmp_path, tmp_path / "table.md", say=said.append)
+        zoo.teachers([tmp_path], tmp_path, tmp_path / "table.md", say=said.append)
