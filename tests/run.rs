@@ -560,8 +560,7 @@ fn stage_keys(dir: &Path, data: &str) -> Vec<String> {
 
 #[test]
 fn the_same_images_are_the_same_data_in_every_form() {
-    use scdd::data::dataset::FASHION_MNIST_CLASSES;
-    use scdd::data::{Dataset, Source, Split, png};
+    use scdd::data::{Dataset, Source, Split, png, registry};
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let idx = data.path().join("fashion-mnist");
     let source = Source::find_at("fashion-mnist", data.path()).unwrap();
@@ -600,7 +599,8 @@ fn the_same_images_are_the_same_data_in_every_form() {
     let first = fs::read_dir(dir.path().join("runs/stages/real")).unwrap().next().unwrap().unwrap().path();
     let real = png::read_set(&first.join("images")).unwrap();
     let train = Dataset::load(&source, Split::Train).unwrap();
-    let reversed: String = (0..10).map(|c| format!("c{c}: {:?}\n", FASHION_MNIST_CLASSES[9 - c])).collect();
+    let classes = registry::find("fashion-mnist").unwrap().class_names();
+    let reversed: String = (0..10).map(|c| format!("c{c}: {:?}\n", classes[9 - c])).collect();
     fs::write(dir.path().join("map.yaml"), reversed).unwrap();
     let mut command = scdd();
     command.args(["run", "--dry-run"]).arg(&experiment).assert().code(2).stderr(contains("in another order than"));

@@ -4,7 +4,7 @@ use scdd_core::cli::{Global, Outcome};
 use serde::Serialize;
 
 use super::open_runtime;
-use crate::data::Source;
+use crate::data::{Source, registry};
 use crate::teacher::Provider;
 
 #[derive(Serialize)]
@@ -54,7 +54,7 @@ fn look(global: &Global) -> Vec<Finding> {
     if let Ok(runtime) = &runtime {
         findings.push(Finding::new("ONNX Runtime, CUDA", runtime.has(Provider::Cuda).map(|()| "available")));
     }
-    for name in ["fashion-mnist", "mnist", "cifar-10", "cifar-100"] {
+    for name in registry::names() {
         let source = Source::find(name).map(|source| format!("{name} in {}", source.directory().display()));
         findings.push(Finding::new("data set", source.map_err(|_| format!("{name} is not here"))));
     }

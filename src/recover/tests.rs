@@ -25,7 +25,7 @@ pub fn training_images() -> Dataset {
         channels: 1,
         height: 28,
         width: 28,
-        classes: crate::data::dataset::FASHION_MNIST_CLASSES.map(String::from).to_vec(),
+        classes: crate::data::registry::find("fashion-mnist").unwrap().class_names(),
     }
 }
 

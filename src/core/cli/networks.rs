@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::data::registry;
+
 /// Say what was found: versions, ONNX Runtime and its execution providers, CUDA or why not, data sets
 #[derive(clap::Args)]
 pub struct Doctor {}
@@ -19,8 +21,7 @@ pub struct Verify {
 pub struct Calibrate {
     /// The bundle's directory
     pub bundle: PathBuf,
-    /// The data set whose training images are measured: a name (fashion-mnist, mnist, cifar-10, cifar-100) or an image folder
-    #[arg(long, value_name = "NAME|DIR")]
+    #[arg(long, value_name = "NAME|DIR", help = of_data("The data set whose training images are measured"))]
     pub data: String,
     /// How many images, spread evenly over the classes
     #[arg(long, default_value_t = 1000)]
@@ -45,8 +46,7 @@ pub struct Inspect {
     /// Bundle directories
     #[arg(required = true, value_name = "BUNDLE")]
     pub bundles: Vec<PathBuf>,
-    /// Also measure gradients at training images of this data set: a name (fashion-mnist, mnist, cifar-10, cifar-100) or an image folder
-    #[arg(long, value_name = "NAME|DIR")]
+    #[arg(long, value_name = "NAME|DIR", help = of_data("Also measure gradients at training images of this data set"))]
     pub data: Option<String>,
     /// How many images gradients are measured at, all in one batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -54,6 +54,11 @@ pub struct Inspect {
     /// Where inspect.html, inspect.csv and inspect.json go
     #[arg(long, value_name = "DIR", default_value = "runs/inspect")]
     pub out: PathBuf,
+}
+
+/// The help of an option that names data.
+fn of_data(what: &str) -> String {
+    format!("{what}: a name ({}) or an image folder", registry::names().join(", "))
 }
 
 fn side(text: &str) -> Result<usize, String> {

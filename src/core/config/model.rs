@@ -1,12 +1,17 @@
 //! The keys of an experiment, as types. Defaults are in `presets/default.yaml`, ranges in `check.rs`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use indexmap::{IndexMap, IndexSet};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
+
+use crate::data::registry;
 
 /// A whole experiment with every key explicit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -81,41 +86,95 @@ pub struct DataConfig {
     pub class_map: Option<PathBuf>,
 }
 
-/// A data set known by name, or a form of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+/// A data set of the [registry], or a form of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataKind {
-    /// Fashion-MNIST, four IDX files: 28×28 gray, 10 classes, 60,000 training and 10,000 test images.
-    FashionMnist,
-    /// MNIST, four IDX files: 28×28 gray, 10 classes, 60,000 training and 10,000 test images.
-    Mnist,
-    /// CIFAR-10, binary version: 32×32 RGB, 10 classes, 50,000 training and 10,000 test images.
-    #[serde(rename = "cifar-10")]
-    Cifar10,
-    /// CIFAR-100, binary version, fine labels: 32×32 RGB, 100 classes, 50,000 training and 10,000 test images.
-    #[serde(rename = "cifar-100")]
-    Cifar100,
-    /// Four IDX files named as MNIST's are, in the directory `path`; a line of its `classes.txt`, if there is one, names a class.
+    /// A known data set, by its name.
+    Known(&'static str),
+    /// Four IDX files.
     Idx,
-    /// PNG or JPEG files in `train/<class>/` and `test/<class>/` of the directory `path`. Those of another size or other colours than the first
-    /// teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.
+    /// A directory of image files for each class.
     ImageFolder,
-    /// A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images \[N, H, W\] or \[N, H, W, C\].
+    /// A NumPy archive.
     Npz,
-    /// No real data: images are recovered, and no student is trained on them.
+    /// No real data.
     None,
 }
+
+/// The forms of files: what a file of an experiment calls them, and what its schema says of them.
+const FORMS: [(DataKind, &str, &str); 4] = [
+    (
+        DataKind::Idx,
+        "idx",
+        "Four IDX files named as MNIST's are, in the directory `path`; a line of its `classes.txt`, if there is one, names a class.",
+    ),
+    (
+        DataKind::ImageFolder,
+        "image-folder",
+        "PNG or JPEG files in `train/<class>/` and `test/<class>/` of the directory `path`. Those of another size or other colours than the first teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.",
+    ),
+    (
+        DataKind::Npz,
+        "npz",
+        "A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images [N, H, W] or [N, H, W, C].",
+    ),
+    (DataKind::None, "none", "No real data: images are recovered, and no student is trained on them."),
+];
 
 impl DataKind {
     /// The name under which the data set is found, if it is a known one.
     pub fn known_name(self) -> Option<&'static str> {
         match self {
-            DataKind::FashionMnist => Some("fashion-mnist"),
-            DataKind::Mnist => Some("mnist"),
-            DataKind::Cifar10 => Some("cifar-10"),
-            DataKind::Cifar100 => Some("cifar-100"),
-            DataKind::Idx | DataKind::ImageFolder | DataKind::Npz | DataKind::None => None,
+            DataKind::Known(name) => Some(name),
+            _ => None,
         }
+    }
+
+    /// What an experiment file calls it.
+    fn name(self) -> &'static str {
+        match self {
+            DataKind::Known(name) => name,
+            form => FORMS.iter().find(|(kind, ..)| *kind == form).map_or("", |(_, name, _)| name),
+        }
+    }
+
+    /// What an experiment file may name: known data sets, then forms of files.
+    fn all() -> &'static [&'static str] {
+        static NAMES: LazyLock<Vec<&'static str>> =
+            LazyLock::new(|| registry::names().iter().copied().chain(FORMS.map(|(_, name, _)| name)).collect());
+        &NAMES
+    }
+}
+
+impl Serialize for DataKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for DataKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let known = registry::names().iter().find(|name| **name == text).map(|name| DataKind::Known(name));
+        let form = || FORMS.iter().find(|(_, name, _)| *name == text).map(|(kind, ..)| *kind);
+        known.or_else(form).ok_or_else(|| D::Error::unknown_variant(&text, DataKind::all()))
+    }
+}
+
+impl JsonSchema for DataKind {
+    fn schema_name() -> Cow<'static, str> {
+        "DataKind".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let sets = registry::names().iter().filter_map(|name| registry::find(name));
+        let sets =
+            sets.map(|set| json!({"const": set.name, "description": format!("{}: {}.", set.title, set.summary())}));
+        let forms = FORMS.map(|(_, name, about)| json!({"const": name, "description": about}));
+        json_schema!({
+            "description": "A data set known by name, or a form of files.",
+            "anyOf": sets.chain(forms).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -756,12 +815,12 @@ impl Visitor<'_> for BnWeightVisitor {
 }
 
 impl JsonSchema for BnWeight {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+    fn schema_name() -> Cow<'static, str> {
         "BnWeight".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": ["number", "string"], "pattern": "^auto$"})
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["number", "string"], "pattern": "^auto$"})
     }
 
     fn inline_schema() -> bool {
@@ -770,12 +829,12 @@ impl JsonSchema for BnWeight {
 }
 
 impl JsonSchema for RelabelTeachers {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+    fn schema_name() -> Cow<'static, str> {
         "RelabelTeachers".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
             "description": "Bundles that label the images of each teacher; `same` is each teacher for its own.",
             "anyOf": [
                 {"const": "same"},

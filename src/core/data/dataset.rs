@@ -1,14 +1,9 @@
 //! A labelled data set in memory, and where it is found on disk.
 
-use super::cifar::{self, Variant};
-use super::{DataError, Fit, Size, idx, npz, png};
+use super::registry::{self, DataSet, Layout};
+use super::{DataError, Fit, Size, cifar, idx, npz, png};
 use std::path::{Path, PathBuf};
 
-/// The classes of Fashion-MNIST, in label order.
-pub const FASHION_MNIST_CLASSES: [&str; 10] =
-    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
-const MNIST_CLASSES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-const MNIST_MARKER: &str = "t10k-labels-idx1-ubyte";
 const SYSTEM_DIR: &str = "/usr/share/datasets";
 
 /// The part of a data set: what students learn from, or what they are judged on.
@@ -33,14 +28,15 @@ impl Split {
 /// A data set on disk: its kind, and the directory that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The four IDX files of Fashion-MNIST, plain or gzipped.
-    FashionMnist(PathBuf),
-    /// The four IDX files of MNIST, plain or gzipped.
-    Mnist(PathBuf),
-    /// CIFAR-10, binary version.
-    Cifar10(PathBuf),
-    /// CIFAR-100, binary version, fine labels.
-    Cifar100(PathBuf),
+    /// A data set of the [registry].
+    Known {
+        /// Its name.
+        name: &'static str,
+        /// The form in which it lies there.
+        layout: &'static Layout,
+        /// Where its files lie.
+        directory: PathBuf,
+    },
     /// Four IDX files named as MNIST's are, of any classes.
     Idx(PathBuf),
     /// Image files in `train/<class>/` and `test/<class>/`.
@@ -56,40 +52,8 @@ pub enum Source {
     Npz(PathBuf),
 }
 
-/// A data set that is found by its name.
-struct Known {
-    name: &'static str,
-    /// What its directory may be called inside a directory of data sets.
-    directories: &'static [&'static str],
-    /// A file by which the directory is recognised, perhaps with `.gz` added.
-    marker: &'static str,
-    source: fn(PathBuf) -> Source,
-}
-
-const KNOWN: [Known; 4] = [
-    Known {
-        name: "fashion-mnist",
-        directories: &["fashion-mnist"],
-        marker: MNIST_MARKER,
-        source: Source::FashionMnist,
-    },
-    Known { name: "mnist", directories: &["mnist"], marker: MNIST_MARKER, source: Source::Mnist },
-    Known {
-        name: "cifar-10",
-        directories: &["cifar-10", "cifar-10-batches-bin"],
-        marker: "test_batch.bin",
-        source: Source::Cifar10,
-    },
-    Known {
-        name: "cifar-100",
-        directories: &["cifar-100", "cifar-100-binary"],
-        marker: "test.bin",
-        source: Source::Cifar100,
-    },
-];
-
 impl Source {
-    /// Finds `fashion-mnist`, `mnist`, `cifar-10` or `cifar-100`.
+    /// Finds a data set of the [registry] by its name.
     ///
     /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data set's directory or is it) and nowhere else;
     /// without the variable in `data/` of the current directory and of each directory above it, then in `/usr/share/datasets`.
@@ -106,10 +70,7 @@ impl Source {
     /// Where its files lie.
     pub fn directory(&self) -> &Path {
         match self {
-            Self::FashionMnist(dir)
-            | Self::Mnist(dir)
-            | Self::Cifar10(dir)
-            | Self::Cifar100(dir)
+            Self::Known { directory: dir, .. }
             | Self::Idx(dir)
             | Self::ImageFolder(dir)
             | Self::MappedFolder { directory: dir, .. } => dir,
@@ -118,28 +79,35 @@ impl Source {
     }
 
     fn find_from(name: &str, chosen: Option<&Path>, here: &Path) -> Result<Self, DataError> {
-        let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
-            let known = KNOWN.map(|known| known.name).join(", ");
-            return Err(DataError::Unknown { name: name.into(), known });
+        let Some(set) = registry::find(name) else {
+            return Err(DataError::Unknown { name: name.into(), known: registry::names().join(", ") });
         };
-        let looked = known.candidates(chosen, here);
-        match looked.iter().find(|dir| idx::present(dir, known.marker).is_some()) {
-            Some(dir) => Ok((known.source)(dir.clone())),
+        let looked = candidates(set, chosen, here);
+        let mut found = looked.iter().flat_map(|dir| set.layouts.iter().map(move |layout| (dir, layout)));
+        match found.find(|(dir, layout)| lies_in(dir, layout)) {
+            Some((dir, layout)) => Ok(Self::Known { name: &set.name, layout, directory: dir.clone() }),
             None => Err(DataError::Missing { name: name.into(), looked }),
         }
     }
 }
 
-impl Known {
-    /// The directories that may hold the data set, best first.
-    fn candidates(&self, chosen: Option<&Path>, here: &Path) -> Vec<PathBuf> {
-        let inside = |root: &Path| self.directories.iter().map(|dir| root.join(dir)).collect::<Vec<_>>();
-        if let Some(chosen) = chosen {
-            return [inside(chosen), vec![chosen.to_path_buf()]].concat();
-        }
-        let mut found: Vec<_> = here.ancestors().flat_map(|dir| inside(&dir.join("data"))).collect();
-        found.extend(inside(Path::new(SYSTEM_DIR)));
-        found
+/// The directories that may hold `set`, best first.
+fn candidates(set: &DataSet, chosen: Option<&Path>, here: &Path) -> Vec<PathBuf> {
+    let inside = |root: &Path| set.directories.iter().map(|dir| root.join(dir)).collect::<Vec<_>>();
+    if let Some(chosen) = chosen {
+        return [inside(chosen), vec![chosen.to_path_buf()]].concat();
+    }
+    let mut found: Vec<_> = here.ancestors().flat_map(|dir| inside(&dir.join("data"))).collect();
+    found.extend(inside(Path::new(SYSTEM_DIR)));
+    found
+}
+
+/// Whether `dir` holds files of this form.
+fn lies_in(dir: &Path, layout: &Layout) -> bool {
+    match layout {
+        Layout::Idx => idx::present(dir, "t10k-labels-idx1-ubyte").is_some(),
+        Layout::CifarBinary { test, .. } => test.iter().all(|file| dir.join(file).is_file()),
+        _ => false,
     }
 }
 
@@ -171,10 +139,7 @@ impl Dataset {
     /// As [`load`](Self::load), with images of a folder that become what `fit` says; those of other sources stay as they are.
     pub fn load_as(source: &Source, split: Split, fit: Fit) -> Result<Self, DataError> {
         match source {
-            Source::FashionMnist(dir) => load_idx("fashion-mnist", dir, split, &FASHION_MNIST_CLASSES),
-            Source::Mnist(dir) => load_idx("mnist", dir, split, &MNIST_CLASSES),
-            Source::Cifar10(dir) => load_cifar("cifar-10", dir, split, Variant::Cifar10),
-            Source::Cifar100(dir) => load_cifar("cifar-100", dir, split, Variant::Cifar100),
+            Source::Known { name, layout, directory } => load_known(name, layout, directory, split),
             Source::Idx(dir) => load_unnamed_idx(dir, split),
             Source::ImageFolder(dir) => png::read_folder(&dir.join(split.directory()), fit),
             Source::MappedFolder { directory, map } => {
@@ -207,9 +172,29 @@ impl Dataset {
     }
 }
 
-fn load_idx(name: &str, dir: &Path, split: Split, classes: &[&str]) -> Result<Dataset, DataError> {
+fn load_known(name: &str, layout: &Layout, dir: &Path, split: Split) -> Result<Dataset, DataError> {
+    let unknown = || DataError::Unknown { name: name.into(), known: registry::names().join(", ") };
+    let classes = registry::find(name).ok_or_else(unknown)?.class_names();
+    match layout {
+        Layout::CifarBinary { train, test, label_bytes } => {
+            let files = if split == Split::Train { train } else { test };
+            let cifar::Cifar { images, labels } = cifar::load(dir, files, *label_bytes, classes.len())?;
+            Ok(Dataset {
+                name: name.into(),
+                images,
+                labels,
+                channels: 3,
+                height: cifar::SIDE,
+                width: cifar::SIDE,
+                classes,
+            })
+        }
+        _ => load_idx(name, dir, split, classes),
+    }
+}
+
+fn load_idx(name: &str, dir: &Path, split: Split, classes: Vec<String>) -> Result<Dataset, DataError> {
     let idx::Idx { images, labels, height, width } = idx::load(dir, split, classes.len())?;
-    let classes = classes.iter().map(|class| class.to_string()).collect();
     Ok(Dataset { name: name.into(), images, labels, channels: 1, height, width, classes })
 }
 
@@ -223,14 +208,7 @@ fn load_unnamed_idx(dir: &Path, split: Split) -> Result<Dataset, DataError> {
         let highest = idx::highest_label(dir, Split::Train)?.max(idx::highest_label(dir, Split::Test)?);
         (0..=highest).map(|class| class.to_string()).collect()
     };
-    let name = png::display_name(dir);
-    let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
-    load_idx(&name, dir, split, &classes)
-}
-
-fn load_cifar(name: &str, dir: &Path, split: Split, variant: Variant) -> Result<Dataset, DataError> {
-    let cifar::Cifar { images, labels, classes } = cifar::load(dir, split, variant)?;
-    Ok(Dataset { name: name.into(), images, labels, channels: 3, height: cifar::SIDE, width: cifar::SIDE, classes })
+    load_idx(&png::display_name(dir), dir, split, classes)
 }
 
 /// Checks that each of the labels read from `path` names one of `classes` classes.
@@ -264,10 +242,13 @@ mod tests {
         for part in ["data set mnist not found", "/a/b/data/mnist, ", "`make data`", "SCDD_DATA"] {
             assert!(message.contains(part), "{message:?} lacks {part:?}");
         }
+        let found = |name: &str, chosen: Option<&Path>| {
+            Source::find_from(name, chosen, &here).unwrap().directory().to_path_buf()
+        };
         let above = put("data/mnist", "t10k-labels-idx1-ubyte.gz");
-        assert_eq!(Source::find_from("mnist", None, &here).unwrap(), Source::Mnist(above));
+        assert_eq!(found("mnist", None), above);
         let own = put("a/b/data/mnist", "t10k-labels-idx1-ubyte");
-        assert_eq!(Source::find_from("mnist", None, &here).unwrap(), Source::Mnist(own));
+        assert_eq!(found("mnist", None), own);
         // A place that was named is the only one.
         let message = Source::find_from("mnist", Some(&root.path().join("x")), &here).unwrap_err().to_string();
         assert!(
@@ -275,18 +256,19 @@ mod tests {
             "{message}"
         );
         let itself = put("chosen", "test.bin");
-        assert_eq!(Source::find_from("cifar-100", Some(&itself), &here).unwrap(), Source::Cifar100(itself.clone()));
+        assert_eq!(found("cifar-100", Some(&itself)), itself);
         let inside = put("chosen/cifar-100-binary", "test.bin");
-        assert_eq!(Source::find_from("cifar-100", Some(&itself), &here).unwrap(), Source::Cifar100(inside));
+        assert_eq!(found("cifar-100", Some(&itself)), inside);
     }
 
     #[test]
     fn unknown_names_list_the_known() {
-        let message = Source::find("imagenet").unwrap_err().to_string();
+        let message = Source::find("imagenet-21k").unwrap_err().to_string();
+        let known = registry::names().join(", ");
+        assert!(known.contains("cifar-100, fashion-mnist"), "{known}");
         assert_eq!(
             message,
-            "unknown data set \"imagenet\"; known are fashion-mnist, mnist, cifar-10, cifar-100; \
-             give other images as an image folder"
+            format!("unknown data set \"imagenet-21k\"; known are {known}; give other images as an image folder")
         );
     }
 

@@ -6,7 +6,8 @@
 //! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`jpeg`]: what JPEG leaves of an image;
 //! - [`npz`]: NumPy archives;
-//! - [`png`]: image folders, the form in which distilled sets are kept.
+//! - [`png`]: image folders, the form in which distilled sets are kept;
+//! - [`registry`]: the data sets that are known by name.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
 
@@ -16,6 +17,7 @@ pub mod mix;
 pub mod normalize;
 pub mod npz;
 pub mod png;
+pub mod registry;
 pub mod view;
 
 mod cifar;

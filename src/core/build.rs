@@ -1,0 +1,25 @@
+//! Lists the data sets of `datasets/`, so that adding one is adding one file.
+
+use std::path::Path;
+use std::{env, fs};
+
+fn main() {
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../datasets");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    println!("cargo:rerun-if-changed=build.rs");
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.path().canonicalize().ok())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    let (mut names, mut texts) = (String::new(), String::new());
+    for file in &files {
+        names += &format!("{:?}, ", file.file_stem().unwrap_or_default().to_string_lossy());
+        texts += &format!("include_str!({:?}), ", file.to_string_lossy());
+    }
+    let count = files.len();
+    let list = format!("pub static NAMES: [&str; {count}] = [{names}];\nstatic TEXTS: [&str; {count}] = [{texts}];\n");
+    let out = env::var("OUT_DIR").expect("cargo sets it");
+    fs::write(Path::new(&out).join("datasets.rs"), list).expect("cargo's output directory can be written");
+}
