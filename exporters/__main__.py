@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from . import registry
 from .config import parse_mapping
 from .errors import CheckError, InputError
 
@@ -16,19 +19,51 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split(",")))
 
 
+def add_data_options(command: argparse.ArgumentParser, sample: bool = True) -> None:
+    """Options of commands that see images; `data_options` reads them."""
+    group = command.add_argument_group("images")
+    group.add_argument("--dataset", metavar="NAME|DIR", help="a known data set, or the folder or archive of one's own")
+    group.add_argument("--mean", type=numbers, help="of pixels in 0..1, such as 0.485,0.456,0.406")
+    group.add_argument("--std", type=numbers, help="likewise")
+    group.add_argument("--size", type=int, help="the images' height and width")
+    group.add_argument("--classes", type=Path, help="file of the classes' names in label order, one a line")
+    if sample:
+        group.add_argument(
+            "--sample", type=int, metavar="N", help="take N training images, even over the classes, not all"
+        )
+
+
+def data_options(chosen: argparse.Namespace) -> Any:
+    """What `add_data_options` read, as `data.Options`."""
+    from .data import Options
+
+    return Options(
+        chosen.dataset, chosen.mean, chosen.std, chosen.size, chosen.classes, getattr(chosen, "sample", None)
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m exporters", description="Pretrain, probe and export networks.")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("SCDD_DATA") or "data"),
+        help="folder of the data sets (default: SCDD_DATA, else data)",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("fetch", help="bring Fashion-MNIST to the data folder")
+    fetch = commands.add_parser("fetch", help="bring a data set to the data folder; resumes")
+    fetch.add_argument("name", nargs="?", default="fashion-mnist", metavar="NAME", help=", ".join(registry.names()))
     pretrain = commands.add_parser("pretrain", help="train a network as a configuration says; resumes")
     pretrain.add_argument("config", type=Path)
+    add_data_options(pretrain)
     probe = commands.add_parser("probe", help="fit a linear classifier on a frozen backbone")
     probe.add_argument("checkpoint", type=Path)
     probe.add_argument("--output", type=Path, help="merged checkpoint (default: probed.pt beside the backbone's)")
+    add_data_options(probe)
     recalibrate = commands.add_parser("recalibrate", help="measure BN statistics on the clean training images")
     recalibrate.add_argument("checkpoint", type=Path)
     recalibrate.add_argument("--output", type=Path, help="(default: recalibrated.pt beside the checkpoint)")
+    add_data_options(recalibrate)
     zoo = commands.add_parser("zoo", help="pretrain, probe and export, except what is there already; resumes")
     zoo.add_argument("configs", type=Path, nargs="+", metavar="config")
     zoo.add_argument("--out", type=Path, required=True, help="folder of the bundles")
@@ -44,20 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--scheme", default="auto", help="its layout (docs/adapters.md) or pretraining scheme")
     export.add_argument("--arch", help="its architecture; recognised otherwise")
     export.add_argument("--arch-options", default="{}", help="such as '{width: 64, stem: small}'")
-    export.add_argument("--dataset", default="imagenet", help="what it was trained on (default: imagenet)")
+    add_data_options(export)
     export.add_argument("--save-network", type=Path, help="also write it in the form that probe and recalibrate read")
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
     imported = commands.add_parser("import", help="write an ONNX file that others exported as a bundle")
     imported.add_argument("file", type=Path)
-    imported.add_argument("--dataset", default="imagenet", help="what it was trained on (default: imagenet)")
-    imported.add_argument("--size", type=int, help="the images' height and width (default: the graph's)")
-    imported.add_argument(
-        "--mean", type=numbers, help="of pixels in 0..1, such as 0.485,0.456,0.406 (default: the data set's)"
-    )
-    imported.add_argument("--std", type=numbers, help="likewise")
-    imported.add_argument(
-        "--classes", type=Path, help="file of the classes' names, one a line (default: the data set's)"
-    )
+    add_data_options(imported, sample=False)
     imported.add_argument("--scheme", default="unknown", help="its pretraining: supervised, moco_v2, …")
     imported.add_argument("--output", help="the value that holds the logits, where the graph has several outputs")
     imported.add_argument("--name", help="the bundle's name (default: the file's)")
@@ -69,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("output", type=Path)
     student = commands.add_parser("export-student", help="write an untrained network as a bundle")
     student.add_argument("config", type=Path)
+    add_data_options(student, sample=False)
     lite = commands.add_parser("efficientnet-lite", help="fetch EfficientNet-Lite0 to -Lite2 and write them as bundles")
     for command in (export, imported, student, lite):
         command.add_argument("--out", type=Path, required=True, help="folder in which the bundle's folder is made")
@@ -77,21 +105,21 @@ def main(arguments: list[str] | None = None) -> int:
     say = functools.partial(print, flush=True)
     try:
         if chosen.command == "fetch":
-            from .fetch import fetch_fashion_mnist
+            from .fetch import fetch as run
 
-            fetch_fashion_mnist(chosen.data, say)
+            run(chosen.name, chosen.data, say=say)
         elif chosen.command == "pretrain":
             from .pretrain import pretrain as run
 
-            print(run(chosen.config, chosen.data, say=say))
+            print(run(chosen.config, chosen.data, chosen=data_options(chosen), say=say))
         elif chosen.command == "probe":
             from .probe import probe as run
 
-            print(run(chosen.checkpoint, chosen.data, chosen.output, say=say))
+            print(run(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
         elif chosen.command == "recalibrate":
             from .recalibrate import recalibrate as run
 
-            print(run(chosen.checkpoint, chosen.data, chosen.output, say=say))
+            print(run(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
         elif chosen.command == "zoo":
             from .zoo import zoo as run
 
@@ -123,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
                 chosen.file,
                 chosen.data,
                 chosen.out,
-                dataset_name=chosen.dataset,
+                dataset_name=chosen.dataset or "imagenet",
                 size=chosen.size,
                 mean=chosen.mean,
                 std=chosen.std,
@@ -147,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
                 scheme=chosen.scheme,
                 architecture=chosen.arch,
                 options=parse_mapping(chosen.arch_options, "--arch-options"),
-                dataset_name=chosen.dataset,
+                chosen=data_options(chosen),
                 name=chosen.name,
                 network=chosen.save_network,
                 replace=chosen.replace,
@@ -156,11 +184,19 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.command == "export":
             from .bundle import export_teacher as run
 
-            run(chosen.network, chosen.data, chosen.out, name=chosen.name, replace=chosen.replace, say=say)
+            run(
+                chosen.network,
+                chosen.data,
+                chosen.out,
+                chosen=data_options(chosen),
+                name=chosen.name,
+                replace=chosen.replace,
+                say=say,
+            )
         else:
             from .bundle import export_student as run
 
-            run(chosen.config, chosen.data, chosen.out, replace=chosen.replace, say=say)
+            run(chosen.config, chosen.data, chosen.out, chosen=data_options(chosen), replace=chosen.replace, say=say)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -51,6 +51,7 @@ def export_teacher(
     data_root: Path,
     output: Path,
     *,
+    chosen: data.Options = data.AS_KNOWN,
     name: str | None = None,
     replace: bool = False,
     test: data.Split | None = None,
@@ -64,9 +65,12 @@ def export_teacher(
     checkpoint = Checkpoint.load(path)
     if checkpoint.pretraining.head == "none":
         raise InputError(f"{path} has no classifier; run `python -m exporters probe {path}` first")
-    dataset = data.info(checkpoint.pretraining.dataset)
+    dataset = chosen.of(checkpoint.dataset())
     if test is None:
-        test, train = (data.load(dataset.name, data_root, split) for split in ("test", "train"))
+        test, train = (
+            data.load(dataset, data_root, split, sample=sample)
+            for split, sample in (("test", None), ("train", chosen.sample))
+        )
     source = {"file": path.name, "sha256": sha256(path)}
     return write_teacher(checkpoint, dataset, test, source, output, train=train, name=name, replace=replace, say=say)
 
@@ -96,11 +100,17 @@ def write_teacher(
 
 
 def export_student(
-    path: Path, data_root: Path, output: Path, *, replace: bool = False, say: Callable[[str], None] = print
+    path: Path,
+    data_root: Path,
+    output: Path,
+    *,
+    chosen: data.Options = data.AS_KNOWN,
+    replace: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Writes the untrained network that the configuration at `path` describes as the bundle `output/name`."""
     config = parse(StudentConfig, read_yaml(path), str(path))
-    dataset = data.info(config.dataset)
+    dataset = chosen.describe(config.dataset)
     options = models.resolve(
         config.architecture.name,
         config.architecture.options,
@@ -118,7 +128,7 @@ def export_student(
         for name, recipe in recipes.items()
     ]
     writer = Writer(config.name, "student", dataset, config.architecture.name, options, output, replace)
-    return writer.write(model, data.load(dataset.name, data_root, "test"), {"init": init}, say)
+    return writer.write(model, data.load(dataset, data_root, "test", lazy=True), {"init": init}, say)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from . import adapters, data
 from .bundle import write_teacher
 from .errors import InputError
 from .files import sha256
-from .network import Checkpoint, Pretraining
+from .network import Checkpoint, Pretraining, own_data
 
 
 def export_community(
@@ -25,7 +25,7 @@ def export_community(
     scheme: str = "auto",
     architecture: str | None = None,
     options: dict[str, Any] | None = None,
-    dataset_name: str = "imagenet",
+    chosen: data.Options = data.AS_KNOWN,
     name: str | None = None,
     network: Path | None = None,
     replace: bool = False,
@@ -36,7 +36,9 @@ def export_community(
     Accuracy is measured if the data set is there. `network` is a file to which the network is written for `probe` and
     `recalibrate`.
     """
-    dataset = data.info(dataset_name)
+    if chosen.sample is not None:
+        raise InputError("--sample has no effect: no training images are read for a checkpoint of others; leave it out")
+    dataset = chosen.describe("imagenet")
     adapted = adapters.adapt(
         path,
         head_path=head_path,
@@ -52,8 +54,6 @@ def export_community(
             f"{dataset.channels}; give another --dataset"
         )
     own = {key: tuple(value) for key in ("mean", "std") if (value := getattr(adapted.layout, key)) is not None}
-    if own and network is not None:
-        raise InputError(f"--network: layout {adapted.layout.name} has its own preprocessing, which it can't hold")
     dataset = changed(dataset, **own)
 
     head = {"none": "none"}.get(adapted.head_source, "joint" if adapted.scheme == "supervised" else "linear_probe")
@@ -72,6 +72,7 @@ def export_community(
             head=head,
         ),
         state=adapted.state,
+        own=own_data(dataset),
     )
     _check_size(checkpoint, dataset)
     if network is not None:
@@ -80,7 +81,14 @@ def export_community(
     if head_path is not None:
         source |= {"head_file": head_path.name, "head_sha256": sha256(head_path)}
     folder = write_teacher(
-        checkpoint, dataset, _test_split(dataset, data_root, say), source, output, name=name, replace=replace, say=say
+        checkpoint,
+        dataset,
+        data.test_split(dataset, data_root, say),
+        source,
+        output,
+        name=name,
+        replace=replace,
+        say=say,
     )
     if head == "none":
         say("features only: usable for BN statistics; it can't label images, weigh a cross entropy or be measured")
@@ -95,10 +103,3 @@ def _check_size(checkpoint: Checkpoint, dataset: data.DatasetInfo) -> None:
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{checkpoint.architecture} can't take images of {size}x{size} ({reason})") from error
-
-
-def _test_split(dataset: data.DatasetInfo, root: Path, say: Callable[[str], None]) -> data.Split | None:
-    if not (root / dataset.name).exists():
-        say(f"accuracy not measured: {root / dataset.name} is not there, so class order and preprocessing are unproven")
-        return None
-    return data.load(dataset.name, root, "test")

@@ -71,7 +71,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _value(next(a for a in get_args(hint) if a is not type(None)), value, where)
     if origin is tuple:
         wanted = get_args(hint)
-        if not isinstance(value, list) or len(value) != len(wanted):
+        if wanted[1:] == (Ellipsis,) and isinstance(value, list | tuple):
+            wanted = wanted[:1] * len(value)
+        if not isinstance(value, list | tuple) or len(value) != len(wanted):
             raise InputError(f"{where}: a list of {len(wanted)} values is wanted, not {value!r}")
         return tuple(_value(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(wanted, value, strict=True)))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

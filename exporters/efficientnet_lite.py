@@ -94,7 +94,7 @@ def export(
 
 def dataset(variant: Variant) -> data.DatasetInfo:
     """ImageNet in the variant's size and preprocessing."""
-    return replace(data.IMAGENET, size=variant.size, mean=MEAN, std=STD)
+    return replace(data.info("imagenet"), size=variant.size, mean=MEAN, std=STD)
 
 
 def in_order(tensors: dict[str, Tensor], variant: Variant, path: Path) -> dict[str, Tensor]:

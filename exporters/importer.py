@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from . import bundle, data, foreign, golden, reference
+from . import bundle, data, foreign, golden, reference, registry, sources
 from .errors import CheckError, InputError
 from .graph import Layer
 from .network import Pretraining
@@ -72,7 +72,7 @@ def import_onnx(
     probe = reference.golden_probe(proto, layers, tensors, inputs, targets)
     difference = _check_probe(session, probe)
     facts: dict[str, Any] = {"pretraining": asdict(_pretraining(path, scheme, dataset.name)), "source": source}
-    if test := _test_split(dataset, data_root, say):
+    if test := data.test_split(dataset, data_root, say):
         facts["accuracy"] = writer.accuracy(session, test)
     writer.publish(serialised, bundle.Statistics("batch_norm" if layers else "none", layers, tensors), probe, facts)
     accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
@@ -92,14 +92,21 @@ def _dataset(
     classes_path: Path | None,
 ) -> data.DatasetInfo:
     """The data set `name` with what the graph and the user say otherwise; one that is not known needs all of it."""
-    given = {"mean": mean, "std": std, "classes": _classes(classes_path)}
+    given = {"mean": mean, "std": std, "classes": data.read_classes(classes_path)}
     given = {key: value for key, value in given.items() if value is not None}
-    if name not in data.DATASETS and len(given) < 3:
+    if name in registry.names():
+        known = data.info(name)
+    elif Path(name).exists():
+        given.setdefault("classes", sources.open_source(Path(name)).index("test").classes)
+        known = data.DatasetInfo(Path(name).resolve().stem, channels or 3, 0, (), (), (), Path(name).resolve())
+    else:
+        known = data.DatasetInfo(name, channels or len(given.get("mean", ())), 0, (), (), ())
+    if known.size == 0 and len(given) < 3:
         raise InputError(
-            f"data set {name!r} is unknown; known are {', '.join(data.DATASETS)}. For another one give --mean, --std "
-            "and --classes"
+            f"data set {name!r} is unknown; known are {', '.join(registry.names())}. For another one give --mean, "
+            "--std "
+            "and --classes, or name its folder"
         )
-    known = data.DATASETS.get(name) or data.DatasetInfo(name, channels or len(given["mean"]), 0, (), (), (), 0, 0)
     if channels is not None and channels != known.channels:
         raise InputError(f"the graph takes images of {channels} channels, but those of {name} have {known.channels}")
     fixed = {side for side in sides if side is not None}
@@ -114,19 +121,6 @@ def _dataset(
         if key in given and len(given[key]) != known.channels:
             raise InputError(f"--{key} has {len(given[key])} values; images have {known.channels} channels")
     return changed(known, size=side, **given)
-
-
-def _classes(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes: cannot read {path}: {error}") from error
-    classes = tuple(line.strip() for line in lines if line.strip())
-    if not classes:
-        raise InputError(f"--classes: {path} is empty; it must hold the classes' names in logit order, one a line")
-    return classes
 
 
 def _pretraining(path: Path, scheme: str, dataset: str) -> Pretraining:
@@ -191,15 +185,6 @@ def _check_probe(session: onnxruntime.InferenceSession, probe: dict[str, Tensor]
     if not difference <= bundle.TOLERANCE * max(1.0, float(np.abs(wanted).max())):
         raise CheckError(f"ONNX Runtime and ONNX's reference evaluator differ by {difference:.3g} in the logits")
     return difference
-
-
-def _test_split(dataset: data.DatasetInfo, root: Path, say: Callable[[str], None]) -> data.Split | None:
-    known = data.DATASETS.get(dataset.name)
-    if known is None or known.size != dataset.size or not (root / dataset.name).exists():
-        where = root / dataset.name
-        say(f"accuracy not measured: no images in {where}, so class order and preprocessing are unproven")
-        return None
-    return data.load(dataset.name, root, "test")
 
 
 def _say_statistics(

@@ -137,7 +137,7 @@ def _export(network: Network, folder: Path) -> str:
         return kind_file.read_text()
     shape = (3, network.size, network.size)
     dataset = DatasetInfo(
-        "random", 3, network.size, tuple(map(str, range(CLASSES))), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, 0
+        "random", 3, network.size, tuple(map(str, range(CLASSES))), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     )
     model = network.build()
     images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))

@@ -26,7 +26,7 @@ from .config import parse, read_yaml
 from .errors import CheckError, InputError
 from .files import load_checkpoint, save_checkpoint, write_aside
 from .methods import METHODS, Method
-from .network import Checkpoint, Pretraining
+from .network import Checkpoint, Pretraining, own_data
 
 PROGRESS_SECONDS = 20.0
 
@@ -126,6 +126,7 @@ def pretrain(
     path: Path,
     data_root: Path,
     *,
+    chosen: data.Options = data.AS_KNOWN,
     train: data.Split | None = None,
     test: data.Split | None = None,
     say: Callable[[str], None] = print,
@@ -135,7 +136,7 @@ def pretrain(
     `train` and `test` replace the data set's splits.
     """
     config, method_name, method_config = read_config(path)
-    dataset = data.info(config.dataset)
+    dataset = chosen.describe(config.dataset)
     options = models.resolve(
         config.architecture.name,
         config.architecture.options,
@@ -143,8 +144,8 @@ def pretrain(
         size=dataset.size,
         classes=len(dataset.classes),
     )
-    train = train or data.load(config.dataset, data_root, "train")
-    test = test or data.load(config.dataset, data_root, "test")
+    train = train or data.load(dataset, data_root, "train", sample=chosen.sample)
+    test = test or data.load(dataset, data_root, "test")
     if config.batch_size > len(train.images):
         raise InputError(
             f"{path}: batch_size is {config.batch_size}, but there are {len(train.images)} training images"
@@ -176,7 +177,8 @@ def pretrain(
             options=options,
             pretraining=Pretraining(
                 scheme=method_name,
-                dataset=config.dataset,
+                dataset=dataset.name,
+                images=len(train.images),
                 epochs=loop.epoch,
                 command=f"python -m exporters pretrain {_shown(path)}",
                 wall_seconds=round(loop.wall_seconds, 1),
@@ -184,6 +186,7 @@ def pretrain(
                 head="joint" if method.trains_head else "none",
             ),
             state=loop.network.state_dict(),
+            own=own_data(dataset),
         ).save(folder / "model.pt")
     return folder / "model.pt"
 
@@ -232,6 +235,8 @@ class _Loop:
             raise InputError(
                 f"{path} belongs to another configuration; delete it to start anew, or choose another output"
             )
+        if content.get("data", self._data()) != self._data():
+            raise InputError(f"{path} was trained on other data; delete it to start anew, or choose another output")
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(content["tensors"][name])
@@ -245,6 +250,7 @@ class _Loop:
             path,
             {
                 "config": _plain(self.config),
+                "data": self._data(),
                 "tensors": {name: tensor.detach() for name, tensor in self._tensors().items()},
                 "optimizer": self.optimizer.state_dict(),
                 "epoch": self.epoch,
@@ -253,6 +259,11 @@ class _Loop:
                 "history": self.history,
             },
         )
+
+    def _data(self) -> dict[str, Any]:
+        """What the training sees, but for the pixels themselves."""
+        facts = {name: getattr(self.dataset, name) for name in ("name", "size", "classes", "mean", "std")}
+        return facts | {"images": len(self.train.images)}
 
     def _tensors(self) -> dict[str, Tensor]:
         """All parameters and buffers, also those that a state dict leaves out (lightly's memory bank)."""

@@ -123,6 +123,7 @@ def probe(
     data_root: Path,
     output: Path | None = None,
     *,
+    chosen: data.Options = data.AS_KNOWN,
     train: data.Split | None = None,
     test: data.Split | None = None,
     say: Callable[[str], None] = print,
@@ -134,9 +135,9 @@ def probe(
     checkpoint = Checkpoint.load(path)
     if checkpoint.pretraining.head == "linear_probe":
         raise InputError(f"{path} was probed already; export it as it is, or probe the checkpoint it came from")
-    dataset = data.info(checkpoint.pretraining.dataset)
-    train = train or data.load(dataset.name, data_root, "train")
-    test = test or data.load(dataset.name, data_root, "test")
+    dataset = chosen.of(checkpoint.dataset())
+    train = train or data.load(dataset, data_root, "train", sample=chosen.sample)
+    test = test or data.load(dataset, data_root, "test")
 
     model = checkpoint.network()
     own_head = models.take_head(checkpoint.architecture, model) if checkpoint.pretraining.head != "none" else None
@@ -156,7 +157,7 @@ def probe(
         head=checkpoint.pretraining.head if own_head else "linear_probe",
         probe_accuracy=measured.accuracy,
         knn_accuracy=measured.knn,
-        probe=measured.probe.recipe,
+        probe=measured.probe.recipe + (f", {len(train.images)} images" if chosen.sample else ""),
     )
     replace(checkpoint, pretraining=pretraining, state=model.state_dict()).save(output)
     return output

@@ -42,6 +42,7 @@ def recalibrate(
     data_root: Path,
     output: Path | None = None,
     *,
+    chosen: data.Options = data.AS_KNOWN,
     train: data.Split | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -50,8 +51,8 @@ def recalibrate(
     A probed classifier fits the old statistics only and is dropped; one that was trained with the network stays.
     """
     checkpoint = Checkpoint.load(path)
-    dataset = data.info(checkpoint.pretraining.dataset)
-    train = train or data.load(dataset.name, data_root, "train")
+    dataset = chosen.of(checkpoint.dataset())
+    train = train or data.load(dataset, data_root, "train", sample=chosen.sample)
     model = checkpoint.network()
     recalibrate_network(model, train, dataset)
     if checkpoint.pretraining.head == "linear_probe":
@@ -62,7 +63,7 @@ def recalibrate(
         probe_accuracy=None,
         knn_accuracy=None,
         probe=None,
-        statistics="recalibrated",
+        statistics="recalibrated" + (f" on {len(train.images)} images" if chosen.sample else ""),
     )
     output = output or path.with_name("recalibrated.pt")
     replace(checkpoint, pretraining=pretraining, state=model.state_dict()).save(output)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import data, models
+from . import data, models, registry
 from .bundle import IMPORTED, export_teacher
 from .config import read_yaml
 from .errors import InputError
@@ -53,7 +53,9 @@ def _table(folder: Path, data_root: Path, say: Callable[[str], None]) -> str:
     manifests = sorted((each for each in manifests if each["role"] == "teacher"), key=_order)
     if not manifests:
         raise InputError(f"{folder} holds no teacher's bundle")
-    architectures = {repr(each["architecture"]): each for each in manifests if _is_buildable(each)}
+    architectures = {
+        repr(each["architecture"]): each for each in manifests if _is_buildable(each) and _has_known_data(each)
+    }
     rows = [_row(manifest) for manifest in manifests]
     rows += [_random_row(manifest, data_root, say) for manifest in architectures.values()]
     lines = ["| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
@@ -85,7 +87,7 @@ def _row(manifest: dict[str, Any]) -> list[str]:
 def _random_row(manifest: dict[str, Any], data_root: Path, say: Callable[[str], None]) -> list[str]:
     name, options = manifest["architecture"]["name"], manifest["architecture"]["options"]
     dataset = data.info(manifest["pretraining"]["dataset"])
-    train, test = (data.load(dataset.name, data_root, split) for split in ("train", "test"))
+    train, test = (data.load(dataset, data_root, split) for split in ("train", "test"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = models.build(name, options)
@@ -100,6 +102,11 @@ def _random_row(manifest: dict[str, Any], data_root: Path, say: Callable[[str], 
 def _is_buildable(manifest: dict[str, Any]) -> bool:
     """Imported graphs have no builder here."""
     return manifest["architecture"]["name"] != IMPORTED
+
+
+def _has_known_data(manifest: dict[str, Any]) -> bool:
+    """Where images of one's own lie, no manifest tells."""
+    return manifest["pretraining"]["dataset"] in registry.names()
 
 
 def _parameters(manifest: dict[str, Any]) -> int:

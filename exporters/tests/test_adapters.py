@@ -15,7 +15,7 @@ from torch import nn
 
 from exporters import adapters, community, convert, data, models
 from exporters.__main__ import main
-from exporters.data import IMAGENET, Split
+from exporters.data import Options, Split
 from exporters.errors import InputError
 from exporters.network import Checkpoint
 from exporters.tests import layouts
@@ -254,8 +254,7 @@ GREY = {"width": 4, "stem": "small", "channels": 1, "classes": 10}
 
 
 def test_export_of_a_community_checkpoint(tmp_path: Path, tiny: Split, monkeypatch):
-    (tmp_path / "fashion-mnist").mkdir()
-    monkeypatch.setattr(data, "load", lambda *_: tiny)
+    monkeypatch.setattr(data, "test_split", lambda *_: tiny)
     model = network(GREY, "resnet10")
     torch.save(layouts.mmselfsup(*parts(model)), tmp_path / "own.pth")
     arguments = ["--data", str(tmp_path), "export", "--checkpoint", str(tmp_path / "own.pth"), "--out", str(tmp_path)]
@@ -277,7 +276,7 @@ def test_features_only_bundle(tmp_path: Path, capsys):
     torch.save(layouts.moco_v3(backbone, head), tmp_path / "own.pth")
     said: list[str] = []
     folder = community.export_community(
-        tmp_path / "own.pth", tmp_path, tmp_path / "onnx", dataset_name="fashion-mnist", network=tmp_path / "own.pt",
+        tmp_path / "own.pth", tmp_path, tmp_path / "onnx", chosen=Options("fashion-mnist"), network=tmp_path / "own.pt",
         say=said.append,
     )  # fmt: skip
     assert "features only" in said[-1]
@@ -304,25 +303,5 @@ def test_images_too_small_for_the_network(tmp_path: Path):
     torch.save(model.state_dict(), tmp_path / "alex.pth")
     with pytest.raises(InputError, match="can't take images of 32x32"):
         community.export_community(
-            tmp_path / "alex.pth", tmp_path, tmp_path / "onnx", dataset_name="cifar-10", say=quiet
+            tmp_path / "alex.pth", tmp_path, tmp_path / "onnx", chosen=Options("cifar-10"), say=quiet
         )
-
-
-def test_class_folders(tmp_path: Path, monkeypatch):
-    from PIL import Image
-
-    info = data.DatasetInfo("small", 3, 14, ("a", "b"), (0.0,) * 3, (1.0,) * 3, 2, 2)
-    for name, value in (("n01", 10), ("n02", 200)):
-        (tmp_path / name).mkdir()
-        Image.new("L", (40, 20), value).save(tmp_path / name / "one.png")
-        Image.new("RGB", (14, 14), (value, 0, 0)).save(tmp_path / name / "two.png")
-    split = data.load_folder(tmp_path, info)
-    assert split.images.shape == (4, 3, 14, 14)
-    assert split.labels.tolist() == [0, 0, 1, 1]
-    assert split.images[:, 0, 0, 0].tolist() == [10, 10, 200, 200]
-    assert len(data.load_folder(tmp_path, info, limit=2).labels) == 2
-    with pytest.raises(InputError, match="must hold 1000 folders"):
-        data.load_folder(tmp_path, IMAGENET)
-    (tmp_path / "n01" / "one.png").write_bytes(b"rubbish")
-    with pytest.raises(InputError, match="cannot read"):
-        data.load_folder(tmp_path, info)

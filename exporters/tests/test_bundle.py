@@ -170,7 +170,7 @@ def test_statistics_of_classes(tmp_path: Path, tiny: Split):
     layers = [graph.Layer(**layer) for layer in manifest["statistics"]["layers"]]
     own = tiny.images[tiny.labels == 3]
     with torch.no_grad(), golden.observe(model, layers) as seen:
-        model(data.normalise(data.to_float(own), data.FASHION_MNIST.mean, data.FASHION_MNIST.std))
+        model(data.normalise(data.to_float(own), data.info("fashion-mnist").mean, data.info("fashion-mnist").std))
     for layer in layers:
         values = seen[layer.key].double().transpose(0, 1).flatten(1)
         assert found[f"{layer.key}.class_mean"].shape == (10, layer.channels)
@@ -210,7 +210,9 @@ def test_teacher_bundle(tmp_path: Path, tiny: Split):
     assert all((initializers[tensor] == values.numpy()).all() for tensor, values in statistics.items())
     probe = load_file(folder / "golden.safetensors")
     assert {f"stats.{key}.{part}" for key in keys for part in ("mean", "var")} < set(probe)
-    real = data.normalise(data.to_float(tiny.images[:2]), data.FASHION_MNIST.mean, data.FASHION_MNIST.std)
+    real = data.normalise(
+        data.to_float(tiny.images[:2]), data.info("fashion-mnist").mean, data.info("fashion-mnist").std
+    )
     assert torch.equal(probe["input"][2:], real)
     assert torch.equal(probe["targets"][2:], tiny.labels[:2])
 
@@ -246,7 +248,7 @@ def test_a_bundle_unpacks_into_the_network_it_was_made_of(tmp_path: Path, tiny: 
 
 
 def test_student_bundle(tmp_path: Path, monkeypatch, tiny: Split):
-    monkeypatch.setattr(data, "load", lambda *_: tiny)
+    monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
     config = tmp_path / "student.yaml"
     architecture = {"name": "convnet3", "options": {"width": 8, "norm": "instance"}}
     config.write_text(yaml.safe_dump({"name": "pupil", "dataset": "fashion-mnist", "architecture": architecture}))
@@ -320,7 +322,7 @@ def test_a_backbone_without_classifier_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden"])
 def test_names_cannot_leave_the_folder(tmp_path: Path, name: str, monkeypatch, tiny: Split):
-    monkeypatch.setattr(data, "load", lambda *_: tiny)
+    monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
     config = tmp_path / "student.yaml"
     config.write_text(yaml.safe_dump({"name": name, "dataset": "fashion-mnist", "architecture": {"name": "convnet3"}}))
     with pytest.raises(InputError, match="bundle name"):

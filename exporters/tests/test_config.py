@@ -26,7 +26,7 @@ def test_shipped_configurations_parse(path: Path):
     ("changes", "message"),
     [
         ({"epoch": 3}, r"unknown key 'epoch'; did you mean 'epochs'\?"),
-        ({"optimizer": {"lr": 0.1, "decay": 1}}, r"optimizer: unknown key 'decay'"),
+        ({"optimizer": {"lr": 0.1, "weight": 1}}, r"optimizer: unknown key 'weight'"),
         ({"optimizer": {"lr": "1e-4"}}, r"optimizer: lr: a number is wanted.*write 1.0e-4"),
         ({"optimizer": {}}, r"optimizer: key 'lr' is missing"),
         ({"optimizer": {"lr": -1}}, r"lr must be positive"),

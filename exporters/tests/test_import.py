@@ -94,7 +94,7 @@ def test_a_folded_graph_is_brought_without_statistics_and_says_so(tmp_path: Path
 
 def test_accuracy_is_measured_where_the_data_are(tmp_path: Path, monkeypatch, tiny: data.Split):
     (tmp_path / "data/fashion-mnist").mkdir(parents=True)
-    monkeypatch.setattr(data, "load", lambda *_: tiny)
+    monkeypatch.setattr(data, "test_split", lambda *_: tiny)
     folder, _ = bring(tmp_path, kept()[1])
     assert yaml.safe_load((folder / "manifest.yaml").read_text())["accuracy"]["images"] == len(tiny.labels)
 

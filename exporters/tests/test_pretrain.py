@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from exporters import data, evaluate, models, pretrain, probe, recalibrate
-from exporters.data import FASHION_MNIST, Split
+from exporters.data import Split, info
 from exporters.errors import CheckError, InputError
 from exporters.files import load_checkpoint
 from exporters.methods import METHODS
@@ -113,7 +113,7 @@ def test_alternating_flips_mirror_each_image_in_every_other_epoch(write_config, 
 
     model = models.build("resnet10", {"width": 8, "channels": 1})
     method = Looking(model, model.fc.in_features, method_config)
-    loop = pretrain._Loop(config, FASHION_MNIST, method, split, split, quiet)
+    loop = pretrain._Loop(config, info("fashion-mnist"), method, split, split, quiet)
     for epoch in range(3):
         loop.epoch = epoch
         loop._step(torch.arange(60), 0.0, torch.Generator().manual_seed(0))
@@ -159,7 +159,7 @@ def test_probe_learns_and_leaves_the_backbone_alone(write_config, tiny: Split, t
     assert {name for name in merged.state if name not in backbone} == {"fc.weight", "fc.bias"}
     assert all(torch.equal(merged.state[name], tensor) for name, tensor in backbone.items())
     assert merged.pretraining.head == "linear_probe"
-    measured = evaluate.top1(evaluate.outputs(merged.network(), tiny.images, FASHION_MNIST), tiny.labels)
+    measured = evaluate.top1(evaluate.outputs(merged.network(), tiny.images, info("fashion-mnist")), tiny.labels)
     assert measured == pytest.approx(merged.pretraining.probe_accuracy, abs=0.006)
     assert measured > 0.9
     with pytest.raises(InputError, match="was probed already"):
@@ -257,7 +257,7 @@ def test_recalibration_measures_clean_images(write_config, tiny: Split, tmp_path
     assert (after.pretraining.statistics, after.pretraining.head) == ("recalibrated", "none")
     assert after.pretraining.probe_accuracy is None
     assert before.pretraining.statistics == "training"
-    images = data.normalise(data.to_float(tiny.images), FASHION_MNIST.mean, FASHION_MNIST.std)
+    images = data.normalise(data.to_float(tiny.images), info("fashion-mnist").mean, info("fashion-mnist").std)
     entering = torch.nn.functional.conv2d(images, before.state["conv1.weight"], padding=1)
     variance, mean = torch.var_mean(entering, dim=(0, 2, 3))
     assert torch.allclose(after.state["bn1.running_mean"], mean, atol=1e-4)

@@ -43,7 +43,7 @@ def write(folder: Path, name: str, model: nn.Module, kind: str) -> Path:
         model = graph.folded_module(model, serialised, layers)
     if kind == "none":
         layers, tensors = [], {}
-    writer = bundle.Writer(name, "teacher", data.FASHION_MNIST, "test", {}, folder, replace=False)
+    writer = bundle.Writer(name, "teacher", data.info("fashion-mnist"), "test", {}, folder, replace=False)
     inputs, targets = golden.golden_input(None, None, SHAPE, 10)
     probe = golden.golden(model, layers, tensors, inputs, targets, folded=kind == "folded")
     writer.publish(serialised, bundle.Statistics(kind, layers, tensors), probe, {})

@@ -11,7 +11,7 @@ from exporters.errors import InputError
 
 
 def test_zoo_makes_what_is_missing_and_the_table_lists_it(write_config, tiny: Split, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda *_: tiny)
+    monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
     configs = []
     for method in ("supervised", "simclr"):
         path = write_config(method, epochs=1)

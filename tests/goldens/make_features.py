@@ -15,6 +15,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from exporters import community, models
+from exporters.data import Options
 from exporters.tests import layouts
 
 OPTIONS = {"width": 4, "stem": "small", "channels": 1, "classes": 10}
@@ -36,7 +37,7 @@ def main() -> None:
         checkpoint = Path(folder) / "moco-v3.pth"
         torch.save(layouts.moco_v3(backbone, head), checkpoint)
         community.export_community(
-            checkpoint, Path(folder), Path(__file__).parent, dataset_name="fashion-mnist", name="features-only", replace=True
+            checkpoint, Path(folder), Path(__file__).parent, chosen=Options("fashion-mnist"), name="features-only", replace=True
         )
 
 
