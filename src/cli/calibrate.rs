@@ -5,11 +5,13 @@ use scdd_core::cli::{Calibrate, Global, Outcome};
 
 use super::data::{check_fit, training_images};
 use super::open_runtime;
-use crate::data::Normalization;
+use crate::data::{Normalization, sample};
 use crate::teacher::{Bundle, Calibrator, Detail, verify};
 
 /// How many images are run at once.
 const BATCH: usize = 64;
+/// Draws the images: the same ones in every call.
+const SEED: u64 = 0;
 
 pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     let bundle = Bundle::load(&command.bundle)?;
@@ -27,15 +29,13 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     let mut calibrator =
         Calibrator::new(&bundle, &command.nodes, Detail { per_class: command.per_class, patches: command.patches })?;
     let classes = set.classes.len();
-    let (mut measured, each) = (0, command.images.div_ceil(classes));
+    let chosen = sample::even(&set.labels, classes, command.images, SEED);
+    let measured = chosen.len();
     for class in 0..classes {
-        let of_class = |i: &usize| set.labels[*i] as usize == class;
-        let count = each.min(command.images - measured);
-        let indices: Vec<usize> = (0..set.len()).filter(of_class).take(count).collect();
-        for batch in indices.chunks(BATCH) {
+        let of_class: Vec<usize> = chosen.iter().copied().filter(|&i| set.labels[i] as usize == class).collect();
+        for batch in of_class.chunks(BATCH) {
             calibrator.add(class, &normalization.batch(&set, batch)?)?;
         }
-        measured += indices.len();
     }
     calibrator.write(&out, &set.name)?;
     let written = Bundle::load(&out)?;

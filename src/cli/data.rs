@@ -7,11 +7,16 @@ use anyhow::ensure;
 use crate::data::{Dataset, Fit, Source, Split};
 use crate::teacher::Bundle;
 
-/// The training images of a data set that is called `data`, or of the image folder that lies there, fitted to `bundle`.
+/// The training images of the data set that lies at the path `data` or else is called so, fitted to `bundle`. Remarks are told.
 pub fn training_images(data: &str, bundle: &Bundle) -> anyhow::Result<Dataset> {
-    let folder = Path::new(data);
-    let source = if folder.is_dir() { Source::ImageFolder(folder.into()) } else { Source::find(data)? };
-    Ok(Dataset::load_as(&source, Split::Train, Fit::To(bundle.image_shape()))?)
+    let place = Path::new(data);
+    let source = if place.exists() { Source::open(place)? } else { Source::find(data)? };
+    let mut remarks = Vec::new();
+    let set = source.load(Split::Train, Fit::To(bundle.image_shape()), &mut remarks)?;
+    for remark in remarks {
+        eprintln!("note: {remark}");
+    }
+    Ok(set)
 }
 
 /// The data's images are the bundle's, and the bundle knows their classes if it has a classifier.

@@ -97,12 +97,14 @@ pub enum DataKind {
     ImageFolder,
     /// A NumPy archive.
     Npz,
+    /// Parquet files.
+    Parquet,
     /// No real data.
     None,
 }
 
 /// The forms of files: what a file of an experiment calls them, and what its schema says of them.
-const FORMS: [(DataKind, &str, &str); 4] = [
+const FORMS: [(DataKind, &str, &str); 5] = [
     (
         DataKind::Idx,
         "idx",
@@ -111,12 +113,17 @@ const FORMS: [(DataKind, &str, &str); 4] = [
     (
         DataKind::ImageFolder,
         "image-folder",
-        "PNG or JPEG files in `train/<class>/` and `test/<class>/` of the directory `path`. Those of another size or other colours than the first teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.",
+        "PNG or JPEG files in `train/<class>/` and `test/<class>/` (or `val/<class>/`) of the directory `path`, or as Tiny-ImageNet is packed. Those of another size or other colours than the first teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.",
     ),
     (
         DataKind::Npz,
         "npz",
         "A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images [N, H, W] or [N, H, W, C].",
+    ),
+    (
+        DataKind::Parquet,
+        "parquet",
+        "Parquet files in the directory `path`, with a column of encoded images and one of labels, as the Hugging Face Hub keeps data sets; images are fitted as those of an image folder.",
     ),
     (DataKind::None, "none", "No real data: images are recovered, and no student is trained on them."),
 ];
@@ -131,7 +138,7 @@ impl DataKind {
     }
 
     /// What an experiment file calls it.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             DataKind::Known(name) => name,
             form => FORMS.iter().find(|(kind, ..)| *kind == form).map_or("", |(_, name, _)| name),

@@ -1,30 +1,95 @@
-//! Reads the binary versions of CIFAR-10 and CIFAR-100.
+//! Reads CIFAR-10 and CIFAR-100: the binary version and the pickled one for Python.
 
-use super::DataError;
+use super::pickle::{self, Value};
+use super::{DataError, Dataset, memory, png};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Height and width of every image.
-pub(super) const SIDE: usize = 32;
+const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
-const REMEDY: &str = "unpack the binary version of the data set again";
-
-/// One split: `images` is `[N, 3, 32, 32]`, `labels` is `[N]`.
-pub(super) struct Cifar {
-    pub images: Vec<u8>,
-    pub labels: Vec<u32>,
-}
+const REMEDY: &str = "unpack the data set's archive again";
+/// More than any of the files; CIFAR-100's training file has 155 MB.
+const MAX_BYTES: u64 = 1 << 30;
+/// Where the binary versions name their classes.
+const NAMES: [&str; 2] = ["batches.meta.txt", "fine_label_names.txt"];
+/// Where the pickled versions name their classes, and by which key.
+const PICKLED_NAMES: [(&str, &str); 2] = [("batches.meta", "label_names"), ("meta", "fine_label_names")];
 
 /// Reads `files` of `dir`, whose records have `label_bytes` labels before the pixels, of which the last counts.
-pub(super) fn load(dir: &Path, files: &[String], label_bytes: usize, classes: usize) -> Result<Cifar, DataError> {
-    let mut set = Cifar { images: vec![], labels: vec![] };
-    for file in files {
-        read_records(&dir.join(file), label_bytes, classes, &mut set)?;
+pub(super) fn binary(
+    dir: &Path,
+    files: &[String],
+    label_bytes: usize,
+    classes: Vec<String>,
+) -> Result<Dataset, DataError> {
+    for path in NAMES.map(|name| dir.join(name)).iter().filter(|path| path.is_file()) {
+        let text = String::from_utf8_lossy(&read(path)?).into_owned();
+        check_names(path, text.lines().map(str::trim).filter(|line| !line.is_empty()), &classes)?;
+    }
+    let mut set = empty(dir, classes);
+    for path in files.iter().map(|file| dir.join(file)) {
+        read_records(&path, label_bytes, &mut set)?;
     }
     Ok(set)
 }
 
-fn read_records(path: &Path, labels: usize, classes: usize, set: &mut Cifar) -> Result<(), DataError> {
-    let bytes = std::fs::read(path).map_err(DataError::io(path, "read"))?;
+/// Reads the dictionaries in `files` of `dir`: `data` of bytes `[N, 3072]`, and the labels under `label`.
+pub(super) fn pickled(dir: &Path, files: &[String], label: &str, classes: Vec<String>) -> Result<Dataset, DataError> {
+    for (path, key) in PICKLED_NAMES.map(|(name, key)| (dir.join(name), key)) {
+        if path.is_file() {
+            let bytes = read(&path)?;
+            let refuse = |problem: String| DataError::invalid(&path, problem, REMEDY);
+            let value = pickle::read(&bytes).map_err(|problem| refuse(format!("is not read: it {problem}")))?;
+            let names = value.get(key).and_then(Value::items).unwrap_or_default();
+            check_names(&path, names.iter().map(|name| name.text().unwrap_or("?")), &classes)?;
+        }
+    }
+    let mut set = empty(dir, classes);
+    for path in files.iter().map(|file| dir.join(file)) {
+        read_pickle(&path, label, &mut set)?;
+    }
+    Ok(set)
+}
+
+fn empty(dir: &Path, classes: Vec<String>) -> Dataset {
+    let (images, labels) = (Vec::new(), Vec::new());
+    Dataset { name: png::display_name(dir), images, labels, channels: 3, height: SIDE, width: SIDE, classes }
+}
+
+/// The whole of a file that is not absurdly large.
+fn read(path: &Path) -> Result<Vec<u8>, DataError> {
+    let file = File::open(path).map_err(DataError::io(path, "open"))?;
+    let length = file.metadata().map_err(DataError::io(path, "open"))?.len();
+    if length > MAX_BYTES {
+        return Err(DataError::invalid(path, format!("has {length} bytes, no file of CIFAR"), REMEDY));
+    }
+    // Its images are copied out of it.
+    memory::check(path, 2, length)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(DataError::io(path, "read"))?;
+    Ok(bytes)
+}
+
+/// The classes that a file beside the images names must be those of the data set.
+fn check_names<'a>(path: &Path, found: impl Iterator<Item = &'a str>, classes: &[String]) -> Result<(), DataError> {
+    let found: Vec<_> = found.collect();
+    if found.len() != classes.len() {
+        let problem = format!("{} class names instead of {}", found.len(), classes.len());
+        return Err(DataError::invalid(path, problem, REMEDY));
+    }
+    match found.iter().zip(classes).enumerate().find(|(_, (found, class))| *found != class) {
+        Some((label, (found, class))) => {
+            let problem = format!("calls class {label} {found:?}, which the data set calls {class:?}");
+            Err(DataError::invalid(path, problem, REMEDY))
+        }
+        None => Ok(()),
+    }
+}
+
+fn read_records(path: &Path, labels: usize, set: &mut Dataset) -> Result<(), DataError> {
+    let bytes = read(path)?;
     let record = labels + PIXELS;
     if bytes.is_empty() || bytes.len() % record != 0 {
         let problem = format!("{} bytes are not a whole number of records of {record} bytes", bytes.len());
@@ -35,7 +100,26 @@ fn read_records(path: &Path, labels: usize, classes: usize, set: &mut Cifar) -> 
         set.labels.push(record[labels - 1].into());
         set.images.extend(&record[labels..]);
     }
-    super::dataset::check_labels(path, &set.labels[first..], classes)
+    super::dataset::check_labels(path, &set.labels[first..], set.classes.len())
+}
+
+fn read_pickle(path: &Path, label: &str, set: &mut Dataset) -> Result<(), DataError> {
+    let refuse = |problem: String| DataError::invalid(path, problem, REMEDY);
+    let bytes = read(path)?;
+    let value = pickle::read(&bytes).map_err(|problem| refuse(format!("is not read: it {problem}")))?;
+    let Some(Value::Array { shape, dtype: b"u1", bytes }) = value.get("data") else {
+        return Err(refuse("has no array of bytes called `data`".into()));
+    };
+    let labels = value.get(label).and_then(Value::numbers);
+    let labels = labels.ok_or_else(|| refuse(format!("has no whole numbers called `{label}`")))?;
+    if shape[..] != [labels.len(), PIXELS] || labels.is_empty() {
+        return Err(refuse(format!("has images of shape {shape:?} for {} labels", labels.len())));
+    }
+    let first = set.labels.len();
+    // What is no label becomes one that the check below refuses.
+    set.labels.extend(labels.into_iter().map(|label| u32::try_from(label).unwrap_or(u32::MAX)));
+    set.images.extend(*bytes);
+    super::dataset::check_labels(path, &set.labels[first..], set.classes.len())
 }
 
 #[cfg(test)]
@@ -44,6 +128,10 @@ mod tests {
 
     fn record(labels: &[u8], pixel: u8) -> Vec<u8> {
         [labels, &[pixel; PIXELS]].concat()
+    }
+
+    fn numbered(count: usize) -> Vec<String> {
+        (0..count).map(|class| format!("class {class}")).collect()
     }
 
     #[test]
@@ -56,11 +144,20 @@ mod tests {
         }
         write("test.bin", &[record(&[1, 99], 5), record(&[1, 3], 6)].concat());
 
-        let train = load(dir.path(), &files, 1, 10).unwrap();
+        let train = binary(dir.path(), &files, 1, numbered(10)).unwrap();
         assert_eq!(train.labels, [1, 2, 3, 4, 5]);
         assert_eq!(train.images.len(), 5 * PIXELS);
         assert_eq!((train.images[0], train.images[5 * PIXELS - 1]), (10, 50));
-        assert_eq!(load(dir.path(), &["test.bin".into()], 2, 100).unwrap().labels, [99, 3]);
+        assert_eq!(binary(dir.path(), &["test.bin".into()], 2, numbered(100)).unwrap().labels, [99, 3]);
+        // Class names beside the images must be the known ones.
+        write("batches.meta.txt", (numbered(10).join("\n") + "\n\n").as_bytes());
+        binary(dir.path(), &files, 1, numbered(10)).unwrap();
+        write("batches.meta.txt", numbered(10).join("\n").replace("class 3", "cat").as_bytes());
+        let message = binary(dir.path(), &files, 1, numbered(10)).unwrap_err().to_string();
+        assert!(message.contains("calls class 3 \"cat\", which the data set calls \"class 3\""), "{message}");
+        write("batches.meta.txt", numbered(9).join("\n").as_bytes());
+        let message = binary(dir.path(), &files, 1, numbered(10)).unwrap_err().to_string();
+        assert!(message.contains("batches.meta.txt: 9 class names instead of 10"), "{message}");
     }
 
     #[test]
@@ -73,11 +170,11 @@ mod tests {
         for (records, expected) in cases {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("test_batch.bin"), records).unwrap();
-            let message = load(dir.path(), &["test_batch.bin".into()], 1, 10).err().unwrap().to_string();
+            let message = binary(dir.path(), &["test_batch.bin".into()], 1, numbered(10)).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
         let empty = tempfile::tempdir().unwrap();
-        let message = load(empty.path(), &["test_batch.bin".into()], 1, 10).err().unwrap().to_string();
-        assert!(message.contains("cannot read"), "{message}");
+        let message = binary(empty.path(), &["test_batch.bin".into()], 1, numbered(10)).unwrap_err().to_string();
+        assert!(message.contains("cannot open"), "{message}");
     }
 }

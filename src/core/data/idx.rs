@@ -1,6 +1,6 @@
 //! Reads the IDX files of MNIST and Fashion-MNIST, plain or gzipped.
 
-use super::{DataError, Split};
+use super::{DataError, Dataset, Split, memory, png};
 use flate2::read::GzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 const DOWNLOAD_AGAIN: &str = "the file is damaged or is something else: fetch it again";
 /// More than any data set that fits in memory; a header that claims more is damaged.
 const MAX_BYTES: usize = 1 << 36;
+/// How much gzip can shrink: a header that claims more than this times the file's length is damaged.
+const MAX_RATIO: usize = 1032;
 
 /// One split: `images` is `[N, height, width]`, `labels` is `[N]`.
-pub(super) struct Idx {
-    pub images: Vec<u8>,
-    pub labels: Vec<u32>,
-    pub height: usize,
-    pub width: usize,
+struct Idx {
+    images: Vec<u8>,
+    labels: Vec<u32>,
+    height: usize,
+    width: usize,
 }
 
 fn prefix(split: Split) -> &'static str {
@@ -26,13 +28,32 @@ fn prefix(split: Split) -> &'static str {
 }
 
 /// The highest label of `split` in `dir`.
-pub(super) fn highest_label(dir: &Path, split: Split) -> Result<u8, DataError> {
+fn highest_label(dir: &Path, split: Split) -> Result<u8, DataError> {
     let (_, labels) = read::<1>(&find(dir, &format!("{}-labels-idx1-ubyte", prefix(split)))?)?;
     Ok(labels.into_iter().max().unwrap_or(0))
 }
 
+/// Reads `split` of the data set in `dir`. Its `classes`, unless they are known, are the lines of `classes.txt`, else numbers up to the highest
+/// label of both splits.
+pub(super) fn dataset(dir: &Path, split: Split, classes: Option<Vec<String>>) -> Result<Dataset, DataError> {
+    let names = dir.join("classes.txt");
+    let classes: Vec<String> = match classes {
+        Some(classes) => classes,
+        None if names.is_file() => {
+            let text = std::fs::read_to_string(&names).map_err(DataError::io(&names, "read the class names"))?;
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+        }
+        None => {
+            let highest = highest_label(dir, Split::Train)?.max(highest_label(dir, Split::Test)?);
+            (0..=highest).map(|class| class.to_string()).collect()
+        }
+    };
+    let Idx { images, labels, height, width } = load(dir, split, classes.len())?;
+    Ok(Dataset { name: png::display_name(dir), images, labels, channels: 1, height, width, classes })
+}
+
 /// Reads the image and the label file of `split` in `dir`; labels must lie below `classes`.
-pub(super) fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
+fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
     let image_path = find(dir, &format!("{}-images-idx3-ubyte", prefix(split)))?;
     let label_path = find(dir, &format!("{}-labels-idx1-ubyte", prefix(split)))?;
     let ([count, height, width], images) = read::<3>(&image_path)?;
@@ -61,7 +82,9 @@ pub(super) fn present(dir: &Path, stem: &str) -> Option<PathBuf> {
 
 /// The sizes of the `RANK` dimensions, and the bytes.
 fn read<const RANK: usize>(path: &Path) -> Result<([usize; RANK], Vec<u8>), DataError> {
-    let file = BufReader::new(File::open(path).map_err(DataError::io(path, "open"))?);
+    let file = File::open(path).map_err(DataError::io(path, "open"))?;
+    let length = file.metadata().map_err(DataError::io(path, "open"))?.len();
+    let file = BufReader::new(file);
     let mut stream: Box<dyn Read> = match path.extension() {
         Some(extension) if extension == "gz" => Box::new(GzDecoder::new(file)),
         _ => Box::new(file),
@@ -76,17 +99,19 @@ fn read<const RANK: usize>(path: &Path) -> Result<([usize; RANK], Vec<u8>), Data
     for size in &mut sizes {
         *size = read_u32(&mut stream, path)? as usize;
     }
-    let values = read_values(stream, path, &sizes)?;
+    let most = usize::try_from(length).unwrap_or(usize::MAX).saturating_mul(MAX_RATIO).min(MAX_BYTES);
+    let values = read_values(stream, path, &sizes, most)?;
     Ok((sizes, values))
 }
 
-/// Reads exactly as many bytes as `sizes` says; memory grows with what is really there.
-fn read_values(stream: impl Read, path: &Path, sizes: &[usize]) -> Result<Vec<u8>, DataError> {
+/// Reads exactly as many bytes as `sizes` says, which are at most `most`; memory grows with what is really there.
+fn read_values(stream: impl Read, path: &Path, sizes: &[usize], most: usize) -> Result<Vec<u8>, DataError> {
     let length = sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
-    let Some(length) = length.filter(|length| (1..=MAX_BYTES).contains(length)) else {
+    let Some(length) = length.filter(|length| (1..=most).contains(length)) else {
         let problem = format!("its header claims the dimensions {sizes:?}");
         return Err(DataError::invalid(path, problem, DOWNLOAD_AGAIN));
     };
+    memory::check(path, sizes[0] as u64, (length / sizes[0]) as u64)?;
     let mut values = Vec::new();
     stream.take(length as u64 + 1).read_to_end(&mut values).map_err(|error| damaged(path, &error))?;
     if values.len() == length {

@@ -1,12 +1,14 @@
 //! Images and labels: read from disk, normalised, cropped, shifted, mixed, and written back.
 //!
-//! - [`dataset`]: a labelled data set in memory, and where it is found on disk;
+//! - [`dataset`]: a labelled data set in memory;
+//! - [`source`]: where it is found on disk, and in which layout;
+//! - [`sample`]: a part of it, even over the classes;
 //! - [`normalize`]: pixels to network input and back;
 //! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
 //! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`jpeg`]: what JPEG leaves of an image;
 //! - [`npz`]: NumPy archives;
-//! - [`png`]: image folders, the form in which distilled sets are kept;
+//! - [`png`]: the folders of images in which distilled sets are kept;
 //! - [`registry`]: the data sets that are known by name.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
@@ -18,17 +20,26 @@ pub mod normalize;
 pub mod npz;
 pub mod png;
 pub mod registry;
+pub mod sample;
+pub mod source;
 pub mod view;
 
 mod cifar;
+mod decode;
+mod entries;
 mod error;
+mod folder;
 mod idx;
+mod memory;
+mod parquet;
+mod pickle;
 
-pub use dataset::{Dataset, Source, Split};
+pub use dataset::{Dataset, Split};
+pub use decode::Fit;
 pub use error::DataError;
 pub use mix::Mix;
 pub use normalize::Normalization;
-pub use png::Fit;
+pub use source::Source;
 pub use view::{Resample, Shift, Size, View};
 
 use ndarray::Array4;

@@ -1,6 +1,6 @@
 //! NumPy archives: data sets in (`x_train` …, as Keras and MedMNIST write them), distilled sets out.
 
-use super::{DataError, Dataset, Split, dataset, png};
+use super::{DataError, Dataset, Split, dataset, memory, png};
 use ndarray::{Array1, Array4, ArrayViewD, Axis, IxDyn};
 use ndarray_npy::{NpzWriter, ViewElement, ViewNpyExt};
 use std::fs::File;
@@ -15,8 +15,8 @@ const REMEDY: &str = "write uint8 images [N, H, W] or [N, H, W, C] and whole-num
 /// More than any data set that fits in memory; an archive that unpacks to more is damaged or hostile.
 const MAX_BYTES: u64 = 1 << 36;
 
-/// One split of the archive `path`; classes are numbers up to the highest label of both splits.
-pub(super) fn load(path: &Path, split: Split) -> Result<Dataset, DataError> {
+/// One split of the archive `path`; its `classes`, unless they are known, are numbers up to the highest label of both splits.
+pub(super) fn load(path: &Path, split: Split, classes: Option<Vec<String>>) -> Result<Dataset, DataError> {
     let file = File::open(path).map_err(DataError::io(path, "open"))?;
     let mut archive = ZipArchive::new(file)
         .map_err(|error| DataError::invalid(path, format!("is no NumPy archive ({error})"), REMEDY))?;
@@ -29,14 +29,14 @@ pub(super) fn load(path: &Path, split: Split) -> Result<Dataset, DataError> {
     for name in [names[1], names[3]] {
         all_labels.push(labels(path, name, &entry(path, &mut archive, name)?)?);
     }
-    let classes = all_labels.iter().flatten().max().map_or(0, |highest| *highest as usize + 1);
+    let highest = all_labels.iter().flatten().max().map_or(0, |highest| *highest as usize + 1);
+    let classes = classes.unwrap_or_else(|| (0..highest).map(|class| class.to_string()).collect());
     let at = if split == Split::Train { 0 } else { 1 };
     let labels = all_labels.swap_remove(at);
     let bytes = entry(path, &mut archive, names[2 * at])?;
     let (images, [channels, height, width]) = images(path, names[2 * at], &bytes, labels.len())?;
-    dataset::check_labels(path, &labels, classes)?;
+    dataset::check_labels(path, &labels, classes.len())?;
     let name = png::display_name(Path::new(path.file_stem().unwrap_or(path.as_os_str())));
-    let classes = (0..classes).map(|class| class.to_string()).collect();
     Ok(Dataset { name, images, labels, channels, height, width, classes })
 }
 
@@ -44,6 +44,8 @@ pub(super) fn load(path: &Path, split: Split) -> Result<Dataset, DataError> {
 fn entry(path: &Path, archive: &mut ZipArchive<File>, name: &str) -> Result<Vec<u8>, DataError> {
     let fail = |problem: String| DataError::invalid(path, format!("{name}: {problem}"), REMEDY);
     let file = archive.by_name(&format!("{name}.npy")).map_err(|error| fail(error.to_string()))?;
+    // An archive announces what it unpacks to; the reader below stops there.
+    memory::check(path, 2, file.size().min(MAX_BYTES))?;
     let mut bytes = Vec::new();
     let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
     if read as u64 > MAX_BYTES { Err(fail(format!("more than {MAX_BYTES} bytes"))) } else { Ok(bytes) }
@@ -59,6 +61,12 @@ fn images(path: &Path, name: &str, bytes: &[u8], count: usize) -> Result<(Vec<u8
     };
     if n == 0 || n != count || channels == 0 || height == 0 || width == 0 {
         return Err(fail(format!("has the shape {:?} for {count} labels", array.shape())));
+    }
+    if channels != 1 && channels != 3 && channels == width {
+        let shape = array.shape();
+        return Err(fail(format!(
+            "has the shape {shape:?}, volumes or images with the channels first, which are not read"
+        )));
     }
     let planes = array.permuted_axes(IxDyn(&[0, 3, 1, 2]));
     Ok((planes.iter().copied().collect(), [channels, height, width]))
@@ -130,11 +138,11 @@ mod tests {
     fn both_spellings_types_and_layouts_are_read() {
         for names in NAMES {
             let file = archive(names, [0, 4, 2]);
-            let train = load(file.path(), Split::Train).unwrap();
+            let train = load(file.path(), Split::Train, None).unwrap();
             assert_eq!((train.len(), train.channels, train.height, train.width), (2, 1, 2, 3));
             assert_eq!((train.labels.as_slice(), train.classes.len()), ([0, 4].as_slice(), 5));
             assert_eq!(train.images, [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]);
-            let test = load(file.path(), Split::Test).unwrap();
+            let test = load(file.path(), Split::Test, None).unwrap();
             assert_eq!((test.channels, test.labels.as_slice()), (3, [2].as_slice()));
             assert_eq!(test.images[6..12], [100, 101, 102, 110, 111, 112], "the second channel");
         }
@@ -147,16 +155,16 @@ mod tests {
         let of = |bytes: &[u8]| {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), bytes).unwrap();
-            load(file.path(), Split::Train).unwrap_err().to_string()
+            load(file.path(), Split::Train, None).unwrap_err().to_string()
         };
-        let message = |file: tempfile::NamedTempFile| load(file.path(), Split::Train).unwrap_err().to_string();
+        let message = |file: tempfile::NamedTempFile| load(file.path(), Split::Train, None).unwrap_err().to_string();
         let cases = [
             (of(b"no zip"), "is no NumPy archive"),
             (of(&bytes[..bytes.len() / 2]), "is no NumPy archive"),
             (message(archive(["a", "b", "c", "d"], [0; 3])), "has neither x_train, y_train"),
             (message(archive(NAMES[0], [0, -1, 0])), "y_train: a label lies outside"),
             (message(archive(["y_train", "x_train", "x_test", "y_test"], [0; 3])), "y_train: has the shape [2, 2, 3]"),
-            (load(Path::new("no.npz"), Split::Test).unwrap_err().to_string(), "cannot open"),
+            (load(Path::new("no.npz"), Split::Test, None).unwrap_err().to_string(), "cannot open"),
         ];
         for (message, expected) in cases {
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
@@ -167,7 +175,7 @@ mod tests {
             damaged[at] ^= 0x5a;
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), damaged).unwrap();
-            let _ = load(file.path(), Split::Train);
+            let _ = load(file.path(), Split::Train, None);
         }
     }
 

@@ -107,12 +107,8 @@ fn copy_images(from: &Path, to: &Path) -> Result<(), ExportError> {
 
 /// `<class directory>/<file>` of every image, in label order and then by name, as [`png::read_set`] numbers them.
 fn image_files(folder: &Path) -> Result<Vec<PathBuf>, ExportError> {
-    let mut files = Vec::new();
-    for class in png::entries(folder)?.into_iter().filter(|path| path.is_dir()) {
-        let images = png::entries(&class)?.into_iter().filter(|path| png::is_png(path));
-        files.extend(images.filter_map(|path| Some(path.strip_prefix(folder).ok()?.to_path_buf())));
-    }
-    Ok(files)
+    let files = png::set_files(folder)?;
+    Ok(files.iter().filter_map(|path| Some(path.strip_prefix(folder).ok()?.to_path_buf())).collect())
 }
 
 /// One line per image: its file, label and class.

@@ -120,7 +120,8 @@ impl<'a> Pieces<'a> {
 
     /// What the user ought to be told; some of it more than once.
     pub fn into_remarks(self) -> Vec<String> {
-        self.remarks.into_inner()
+        let of_data = self.real.map(Real::remarks).unwrap_or_default();
+        [self.remarks.into_inner(), of_data].concat()
     }
 
     /// What is to be made, each stage once, in the order in which they were asked for.

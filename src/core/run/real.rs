@@ -1,9 +1,11 @@
 //! The real data of experiments, read and hashed once: that takes longer than all else that is needed to list stages.
 
 use std::cell::{OnceCell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 
 use crate::config::{DataConfig, DataKind};
+use crate::data::registry::Layout;
 use crate::data::{DataError, Dataset, Fit, Source, Split};
 
 /// A data set and its hash.
@@ -14,8 +16,8 @@ pub struct Hashed {
 }
 
 impl Hashed {
-    fn load(source: &Source, split: Split, fit: Fit) -> Result<Self, DataError> {
-        let set = Dataset::load_as(source, split, fit)?;
+    fn load(source: &Source, split: Split, fit: Fit, remarks: &mut Vec<String>) -> Result<Self, DataError> {
+        let set = source.load(split, fit, remarks)?;
         Ok(Self { hash: data_hash(&set), set })
     }
 }
@@ -26,15 +28,21 @@ pub struct Real {
     fit: Fit,
     pub test: Hashed,
     train: OnceCell<Hashed>,
+    remarks: RefCell<Vec<String>>,
 }
 
 impl Real {
+    /// What the user should know of what was read, though nothing is wrong.
+    pub fn remarks(&self) -> Vec<String> {
+        self.remarks.borrow().clone()
+    }
+
     /// The training set.
     pub fn train(&self) -> Result<&Hashed, DataError> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = Hashed::load(&self.source, Split::Train, self.fit)?;
+        let train = Hashed::load(&self.source, Split::Train, self.fit, &mut self.remarks.borrow_mut())?;
         Ok(self.train.get_or_init(|| train))
     }
 }
@@ -53,8 +61,9 @@ impl Shelf {
         if let Some(known) = read.iter().find(|real| real.source == source && real.fit == fit) {
             return Ok(Some(known.clone()));
         }
-        let test = Hashed::load(&source, Split::Test, fit)?;
-        let real = Rc::new(Real { source, fit, test, train: OnceCell::new() });
+        let mut remarks = Vec::new();
+        let test = Hashed::load(&source, Split::Test, fit, &mut remarks)?;
+        let real = Rc::new(Real { source, fit, test, train: OnceCell::new(), remarks: RefCell::new(remarks) });
         read.push(real.clone());
         Ok(Some(real))
     }
@@ -78,12 +87,31 @@ fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
         (_, Some(name), Some(path)) => Source::find_at(name, path),
         (_, Some(name), None) => Source::find(name),
         (_, None, None) => Err(unset()),
-        (DataKind::Npz, _, Some(path)) => Ok(Source::Npz(path.clone())),
-        (DataKind::ImageFolder, _, Some(path)) => match &data.class_map {
-            Some(map) => Ok(Source::MappedFolder { directory: path.clone(), map: map.clone() }),
-            None => Ok(Source::ImageFolder(path.clone())),
-        },
-        (_, None, Some(path)) => Ok(Source::Idx(path.clone())),
+        (kind, None, Some(path)) => of_form(kind, path).and_then(|source| match &data.class_map {
+            Some(map) => source.with_class_map(map),
+            None => Ok(source),
+        }),
     };
     found.map(Some)
+}
+
+/// What lies at `path`, which must be of the form that the experiment names.
+fn of_form(kind: DataKind, path: &Path) -> Result<Source, DataError> {
+    let source = Source::open(path)?;
+    let found = match source.layout() {
+        Layout::Idx => DataKind::Idx,
+        Layout::ImageFolder | Layout::TinyImagenet => DataKind::ImageFolder,
+        Layout::Npz => DataKind::Npz,
+        Layout::Parquet { .. } => DataKind::Parquet,
+        Layout::CifarBinary { .. } | Layout::CifarPickle { .. } => {
+            let problem =
+                format!("{} holds CIFAR's batches; set `data.type` to `cifar-10` or `cifar-100`", path.display());
+            return Err(DataError::Mismatch(problem));
+        }
+    };
+    if found == kind {
+        return Ok(source);
+    }
+    let (path, found, kind) = (path.display(), found.name(), kind.name());
+    Err(DataError::Mismatch(format!("{path} holds data of type `{found}`, not `{kind}`; set `data.type: {found}`")))
 }

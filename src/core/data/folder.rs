@@ -1,0 +1,637 @@
+//! Class folders: one directory of PNG or JPEG files per class, below `train/` and `test/` or `val/`.
+//!
+//! Tiny-ImageNet's two peculiarities are read too: `images/` below each class, and `val/images/` with `val/val_annotations.txt`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::decode::{self, Pixels};
+use super::entries::{Entry, Findings, entries, listed};
+use super::registry::{self, Class, DataSet};
+use super::{DataError, Dataset, Fit, Split, memory, png};
+
+/// Where the test images may lie, best first.
+const TEST_DIRS: [&str; 4] = ["test", "val", "validation", "valid"];
+/// The directory below a class, or below `val/`, in which Tiny-ImageNet keeps its images.
+const IMAGES: &str = "images";
+/// Which class each image of Tiny-ImageNet's `val/images/` belongs to.
+const ANNOTATIONS: &str = "val_annotations.txt";
+
+/// The images of one split, on disk.
+enum Part {
+    /// A directory per class.
+    Classes(PathBuf),
+    /// All images in `images/`, with a file that names their classes.
+    Annotated(PathBuf),
+}
+
+/// The directories of classes, in label order, with the names of the classes.
+type Labelling = Vec<(String, String)>;
+
+/// Whether `root` holds class folders.
+pub(super) fn is_here(root: &Path) -> bool {
+    part(root, Split::Train).is_ok_and(|part| part.is_some())
+        || part(root, Split::Test).is_ok_and(|part| part.is_some())
+}
+
+/// Whether the class folders in `root` are those of `set`.
+pub(super) fn is_of(root: &Path, set: &DataSet) -> bool {
+    let parts = [Split::Train, Split::Test].into_iter().filter_map(|split| part(root, split).ok().flatten());
+    parts.filter_map(|part| part.names().ok()).any(|names| labelling(names, Some(set)).is_ok())
+}
+
+/// Reads one split of the folder `root`, whose data set may be `known`; `map` (directory → class) chooses, names and orders its classes.
+pub(super) fn load(
+    root: &Path,
+    split: Split,
+    known: Option<&DataSet>,
+    map: Option<&[(String, String)]>,
+    fit: Fit,
+    remarks: &mut Vec<String>,
+) -> Result<Dataset, DataError> {
+    let wanted = part(root, split)?.ok_or_else(|| missing(root, split))?;
+    let other = match split {
+        Split::Train => part(root, Split::Test)?,
+        Split::Test => part(root, Split::Train)?,
+    };
+    let names = wanted.names()?;
+    let labelling = match map {
+        Some(map) => {
+            for part in [Some(&wanted), other.as_ref()].into_iter().flatten() {
+                check_map(part, map)?;
+            }
+            map.to_vec()
+        }
+        None => {
+            if let Some(other) = &other {
+                check_alike(root, &wanted, &names, other)?;
+            }
+            labelling(names, known).map_err(|problem| {
+                DataError::invalid(&wanted.dir(), problem, "correct the directories, or name them in a `class_map`")
+            })?
+        }
+    };
+    let mut findings = Findings::default();
+    let files = wanted.files(root, &labelling, &mut findings)?;
+    let classes = labelling.into_iter().map(|(_, class)| class).collect();
+    let set = read(root, classes, files, fit, &mut findings)?;
+    findings.conclude(root, remarks)?;
+    Ok(set)
+}
+
+/// The part of `root` that holds `split`, if it has classes.
+fn part(root: &Path, split: Split) -> Result<Option<Part>, DataError> {
+    let candidates: &[&str] = match split {
+        Split::Train => &["train"],
+        Split::Test => &TEST_DIRS,
+    };
+    for name in candidates {
+        let dir = root.join(name);
+        if dir.join(ANNOTATIONS).is_file() && dir.join(IMAGES).is_dir() {
+            return Ok(Some(Part::Annotated(dir)));
+        }
+        // Unlabelled test images lie in the directory itself or in `images/`.
+        let has_classes = |entries: Vec<Entry>| entries.iter().any(|entry| entry.is_dir && entry.name != IMAGES);
+        if dir.is_dir() && has_classes(entries(&dir, &mut Vec::new())?) {
+            return Ok(Some(Part::Classes(dir)));
+        }
+    }
+    Ok(None)
+}
+
+fn missing(root: &Path, split: Split) -> DataError {
+    let wanted = match split {
+        Split::Train => "train/",
+        Split::Test => "test/ or val/",
+    };
+    let problem = format!("holds no {wanted} with a directory of images for each class");
+    DataError::invalid(root, problem, "sort the images into such directories, or name the directory that holds them")
+}
+
+impl Part {
+    fn dir(&self) -> PathBuf {
+        match self {
+            Part::Classes(dir) | Part::Annotated(dir) => dir.clone(),
+        }
+    }
+
+    /// The names of its classes' directories.
+    fn names(&self) -> Result<BTreeSet<String>, DataError> {
+        match self {
+            Part::Classes(dir) => {
+                let directories = entries(dir, &mut Vec::new())?.into_iter().filter(|entry| entry.is_dir);
+                Ok(directories.map(|entry| entry.name).collect())
+            }
+            Part::Annotated(dir) => Ok(annotations(dir)?.into_iter().map(|(_, class)| class).collect()),
+        }
+    }
+
+    /// The image files of each class of `labelling`, with their labels.
+    fn files(
+        &self,
+        root: &Path,
+        labelling: &Labelling,
+        findings: &mut Findings,
+    ) -> Result<Vec<(PathBuf, u32)>, DataError> {
+        let mut files = Vec::new();
+        match self {
+            Part::Classes(dir) => {
+                for entry in entries(dir, &mut findings.skipped)?.iter().filter(|entry| !entry.is_dir) {
+                    findings.problem(root, &entry.path, "lies beside the classes' directories");
+                }
+                for (label, (name, _)) in (0..).zip(labelling) {
+                    let images = images_of(root, &dir.join(name), findings)?;
+                    files.extend(images.into_iter().map(|path| (path, label)));
+                }
+            }
+            Part::Annotated(dir) => {
+                let labels: BTreeMap<&str, u32> = labelling.iter().map(|(name, _)| name.as_str()).zip(0..).collect();
+                let annotated: BTreeMap<String, String> = annotations(dir)?.into_iter().collect();
+                let mut unseen: BTreeSet<&str> = annotated.keys().map(String::as_str).collect();
+                for path in images_of(root, &dir.join(IMAGES), findings)? {
+                    let name = png::display_name(&path);
+                    unseen.remove(name.as_str());
+                    match annotated.get(&name) {
+                        None => findings.problem(root, &path, format!("has no line in {ANNOTATIONS}")),
+                        Some(class) => files.extend(labels.get(class.as_str()).map(|&label| (path, label))),
+                    }
+                }
+                for name in unseen {
+                    findings.problem(root, &dir.join(IMAGES).join(name), "is missing");
+                }
+                files.sort_by(|(a, x), (b, y)| x.cmp(y).then_with(|| a.cmp(b)));
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// File and class of each line of `val_annotations.txt`.
+fn annotations(dir: &Path) -> Result<Vec<(String, String)>, DataError> {
+    let path = dir.join(ANNOTATIONS);
+    let text = std::fs::read_to_string(&path).map_err(DataError::io(&path, "read the classes"))?;
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    let line = |(line, number): (&str, usize)| match line.split('\t').collect::<Vec<_>>()[..] {
+        [file, class, ..] => Ok((file.to_string(), class.trim().to_string())),
+        _ => Err(DataError::invalid(&path, format!("has no class in line {number}"), "fetch the file again")),
+    };
+    lines.map(line).collect()
+}
+
+/// The image files of the class in `dir`; whatever else lies there is a problem.
+fn images_of(root: &Path, dir: &Path, findings: &mut Findings) -> Result<Vec<PathBuf>, DataError> {
+    let mut found = entries(dir, &mut findings.skipped)?;
+    if found.iter().any(|entry| entry.is_dir && entry.name == IMAGES) {
+        for entry in found.iter().filter(|entry| entry.name != IMAGES && !entry.name.ends_with("_boxes.txt")) {
+            findings.problem(root, &entry.path, format!("lies beside {IMAGES}/"));
+        }
+        found = entries(&dir.join(IMAGES), &mut findings.skipped)?;
+    }
+    let mut files = Vec::new();
+    for entry in found {
+        if entry.is_dir {
+            findings.problem(root, &entry.path, "is a directory inside a class");
+        } else if png::is_image(&entry.path) {
+            files.push(entry.path);
+        } else {
+            findings.problem(root, &entry.path, "is no file that is called .png, .jpg or .jpeg");
+        }
+    }
+    if files.is_empty() {
+        findings.problem(root, dir, "holds no image");
+    }
+    Ok(files)
+}
+
+fn check_map(part: &Part, map: &[(String, String)]) -> Result<(), DataError> {
+    let names = part.names()?;
+    let missing: Vec<_> = map.iter().map(|(name, _)| name).filter(|name| !names.contains(*name)).cloned().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let problem = format!("has no directory {}, which the class map names", listed(missing.into_iter()));
+    Err(DataError::invalid(&part.dir(), problem, "correct the map, or put the images there"))
+}
+
+/// Training and test images must be of the same classes.
+fn check_alike(root: &Path, part: &Part, names: &BTreeSet<String>, other: &Part) -> Result<(), DataError> {
+    let others = other.names()?;
+    if *names == others {
+        return Ok(());
+    }
+    let only = |one: &Part, these: &BTreeSet<String>, those: &BTreeSet<String>| {
+        let own: Vec<_> = these.difference(those).cloned().collect();
+        (!own.is_empty()).then(|| format!("only {}/ has {}", png::display_name(&one.dir()), listed(own.into_iter())))
+    };
+    let differences: Vec<_> = [only(part, names, &others), only(other, &others, names)].into_iter().flatten().collect();
+    let problem = format!("its training and test images are of different classes: {}", differences.join("; "));
+    let remedy = "rename or remove directories until both have the same, or choose classes with a `class_map`";
+    Err(DataError::invalid(root, problem, remedy))
+}
+
+/// Which directory is which class: as the `known` data set says, else by the number that ends the names, else by name.
+fn labelling(names: BTreeSet<String>, known: Option<&DataSet>) -> Result<Labelling, String> {
+    let names = ordered(names)?;
+    match known {
+        Some(known) => matched(names, known),
+        None => Ok(readable(names)),
+    }
+}
+
+/// By number where all names are one common beginning and a number (`00000`, `new12`, `n01440764`), else by their letters.
+fn ordered(names: BTreeSet<String>) -> Result<Vec<String>, String> {
+    let split = |name: &String| {
+        let start = name.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
+        Some((name[..start].to_string(), name[start..].parse::<u64>().ok()?))
+    };
+    let Some(mut numbered) = names.iter().map(|name| Some((split(name)?, name))).collect::<Option<Vec<_>>>() else {
+        return Ok(names.into_iter().collect());
+    };
+    if numbered.windows(2).any(|pair| pair[0].0.0 != pair[1].0.0) {
+        return Ok(names.into_iter().collect());
+    }
+    numbered.sort();
+    if let Some(pair) = numbered.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(format!("has {} and {}, which are the same number", pair[0].1, pair[1].1));
+    }
+    Ok(numbered.into_iter().map(|(_, name)| name.clone()).collect())
+}
+
+/// The names of ImageNet's classes where all directories are called by its WordNet ids, else the directories' own.
+pub(super) fn readable(names: Vec<String>) -> Labelling {
+    let wnid = |name: &str| name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit());
+    let known = if names.iter().all(|name| wnid(name)) { registry::find("imagenet") } else { None };
+    let by_wnid: BTreeMap<&str, &Class> =
+        known.iter().flat_map(|set| &set.classes).filter_map(|class| Some((class.wnid()?, class))).collect();
+    let classes: Option<Vec<String>> =
+        names.iter().map(|name| by_wnid.get(name.as_str()).map(|class| class.name().to_string())).collect();
+    let classes = classes.unwrap_or_else(|| names.clone());
+    names.into_iter().zip(classes).collect()
+}
+
+/// The letters and digits of a name, in lower case: people and tools write the rest of it in many ways.
+fn plain(name: &str) -> String {
+    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// Whether `name` is the WordNet id or the name of `class`, perhaps with synonyms after a comma.
+pub(super) fn names_class(name: &str, class: &Class) -> bool {
+    let first = name.split(',').next().unwrap_or(name);
+    Some(name) == class.wnid() || plain(first) == plain(class.name())
+}
+
+/// The directory of each class of `known`: called by its WordNet id, its name or its label.
+fn matched(names: Vec<String>, known: &DataSet) -> Result<Labelling, String> {
+    let are_labels = names.len() == known.classes.len()
+        && names.iter().zip(0..).all(|(name, label)| name.parse() == Ok::<usize, _>(label));
+    let mut left = BTreeMap::new();
+    for name in &names {
+        if let Some(same) = left.insert(plain(name), name) {
+            return Err(format!("has {same} and {name}, which name the same class"));
+        }
+    }
+    let (mut labelling, mut missing) = (Vec::new(), Vec::new());
+    for (label, class) in known.classes.iter().enumerate() {
+        let directory = if are_labels {
+            left.remove(&plain(&names[label]))
+        } else {
+            class.wnid().and_then(|wnid| left.remove(wnid)).or_else(|| left.remove(&plain(class.name())))
+        };
+        match directory {
+            Some(directory) => labelling.push((directory.clone(), class.name().to_string())),
+            None => missing.push(class.wnid().unwrap_or(class.name()).to_string()),
+        }
+    }
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        problems.push(format!("it lacks {}", listed(missing.into_iter())));
+    }
+    if !left.is_empty() {
+        problems.push(format!("{} is no class of it", listed(left.into_values().cloned())));
+    }
+    if problems.is_empty() { Ok(labelling) } else { Err(format!("is not {}: {}", known.title, problems.join("; "))) }
+}
+
+/// The directories and class names of a YAML or JSON mapping, in its order.
+pub(super) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataError> {
+    let text = std::fs::read_to_string(path).map_err(DataError::io(path, "read the class map"))?;
+    let remedy = "write one line `directory: class name` per class, in label order";
+    let refuse = |why: String| DataError::invalid(path, format!("is no map of texts to texts ({why})"), remedy);
+    // A mapping, unlike a map of strings, refuses a key that comes twice.
+    let tree: serde_yaml::Mapping = serde_yaml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    let entries: Option<Vec<(String, String)>> =
+        tree.iter().map(|(name, class)| Some((name.as_str()?.to_string(), class.as_str()?.to_string()))).collect();
+    let map = entries.ok_or_else(|| refuse("something in it is not text; put it in quotes".into()))?;
+    let outside = |name: &String| name.is_empty() || name.contains(['/', '\\']) || name == ".." || name == ".";
+    if let Some((name, _)) = map.iter().find(|(name, _)| outside(name)) {
+        return Err(DataError::invalid(path, format!("names {name:?}, which is no directory's name"), remedy));
+    }
+    if map.is_empty() {
+        return Err(DataError::invalid(path, "names no directory", remedy));
+    }
+    let mut classes = BTreeSet::new();
+    if let Some((_, class)) = map.iter().find(|(_, class)| !classes.insert(class)) {
+        return Err(DataError::invalid(
+            path,
+            format!("calls two directories {class:?}"),
+            "give each class its own name",
+        ));
+    }
+    Ok(map)
+}
+
+/// Decodes `files` in parallel, as `fit` says; those that can't be decoded are problems.
+pub(super) fn read(
+    root: &Path,
+    classes: Vec<String>,
+    files: Vec<(PathBuf, u32)>,
+    fit: Fit,
+    findings: &mut Findings,
+) -> Result<Dataset, DataError> {
+    let open = |path: &Path| {
+        let bytes = std::fs::read(path).map_err(|error| format!("can't be read ({error})"))?;
+        decode::decode(&bytes)
+    };
+    let (paths, labels): (Vec<PathBuf>, Vec<u32>) = files.into_iter().unzip();
+    let shape = match fit {
+        Fit::To(shape) => shape,
+        Fit::Exact => match paths.iter().find_map(|path| open(path).ok()) {
+            Some(Pixels { channels, height, width, .. }) => [channels, height, width],
+            None => [1, 1, 1],
+        },
+    };
+    let [channels, height, width] = shape;
+    if ![1, 3].contains(&channels) {
+        let problem = format!("holds images, which can't become {channels} channels");
+        return Err(DataError::invalid(root, problem, "networks of 1 or 3 channels can see them"));
+    }
+    let length = channels * height * width;
+    memory::check(root, paths.len() as u64, length as u64)?;
+    let mut images = vec![0; paths.len() * length];
+    let failures: Vec<Option<String>> = images
+        .par_chunks_exact_mut(length.max(1))
+        .zip(&paths)
+        .map(|(target, path)| {
+            let pixels = open(path).and_then(|image| match fit {
+                Fit::To(shape) => decode::fitted(image, shape),
+                Fit::Exact => exact(image, shape),
+            });
+            match pixels {
+                Ok(pixels) => target.copy_from_slice(&pixels),
+                Err(problem) => return Some(problem),
+            }
+            None
+        })
+        .collect();
+    for (path, problem) in paths.iter().zip(failures) {
+        if let Some(problem) = problem {
+            findings.problem(root, path, problem);
+        }
+    }
+    Ok(Dataset { name: png::display_name(root), images, labels, channels, height, width, classes })
+}
+
+/// The pixels `[C, H, W]` of `image` if it is of this shape.
+fn exact(image: Pixels, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>, String> {
+    if (image.channels, image.height, image.width) != (channels, height, width) {
+        let found = format!("is {}x{}x{}", image.channels, image.height, image.width);
+        return Err(format!("{found}, but the images before it are {channels}x{height}x{width}"));
+    }
+    Ok(png::planes(&image.values, channels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Source;
+    use std::fs;
+
+    /// An image file at each of `files` below a new directory; its one pixel is the file's place in the list.
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (value, file) in (0..).zip(files) {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, png::encode(&[value], 1, 1, 1).unwrap()).unwrap();
+        }
+        dir
+    }
+
+    fn load(dir: &Path, split: Split) -> Result<(Dataset, Vec<String>), String> {
+        let mut remarks = Vec::new();
+        let source = Source::open(dir).map_err(|error| error.to_string())?;
+        let set = source.load(split, Fit::To([1, 1, 1]), &mut remarks).map_err(|error| error.to_string())?;
+        Ok((set, remarks))
+    }
+
+    /// `tests/goldens/make_folder.py` writes the files; Pillow reads them.
+    #[test]
+    fn odd_files_become_the_bytes_that_pillow_makes_of_them() {
+        let goldens = crate::in_repository("tests/goldens/folder");
+        let bytes = fs::read(goldens.join("expected.safetensors")).unwrap();
+        let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (name, shape) in [("gray", [1, 28, 28]), ("rgb", [3, 24, 24])] {
+            let source = Source::open(&goldens).unwrap();
+            let set = source.load(Split::Train, Fit::To(shape), &mut Vec::new()).unwrap();
+            assert_eq!((set.classes.len(), [set.channels, set.height, set.width]), (2, shape));
+            let expected = expected.tensor(name).unwrap();
+            assert_eq!(expected.shape(), [&[set.len()][..], &shape[..]].concat());
+            let length = shape.iter().product();
+            for (index, (own, wanted)) in set.images.chunks(length).zip(expected.data().chunks(length)).enumerate() {
+                assert!(own == wanted, "{name}: image {index} differs");
+            }
+        }
+        let source = Source::open(&goldens).unwrap();
+        let message = source.load(Split::Train, Fit::To([2, 28, 28]), &mut Vec::new()).unwrap_err().to_string();
+        assert!(message.contains("can't become 2 channels"), "{message}");
+        let message = source.load(Split::Test, Fit::Exact, &mut Vec::new()).unwrap_err().to_string();
+        assert!(message.contains("holds no test/ or val/ with a directory of images for each class"), "{message}");
+    }
+
+    #[test]
+    fn test_images_lie_in_test_or_in_val() {
+        for name in TEST_DIRS {
+            let file = |class: &str| format!("{name}/{class}/0.png");
+            let dir = folder(&["train/a/0.png", "train/b/0.png", &file("a"), &file("b")]);
+            assert_eq!(load(dir.path(), Split::Test).unwrap().0.images, [2, 3], "{name}");
+        }
+        // What has no classes is not it.
+        let dir = folder(&["train/a/0.png", "test/images/0.png", "val/a/0.png"]);
+        assert_eq!(load(dir.path(), Split::Test).unwrap().0.images, [2]);
+    }
+
+    #[test]
+    fn tiny_imagenet_is_read_as_it_is_packed() {
+        let dir = folder(&[
+            "train/n2/images/n2_0.JPEG",
+            "train/n1/images/n1_0.JPEG",
+            "train/n1/images/n1_1.JPEG",
+            "val/images/val_0.JPEG",
+            "val/images/val_1.JPEG",
+            "test/images/test_0.JPEG",
+        ]);
+        fs::write(dir.path().join("train/n1/n1_boxes.txt"), "n1_0.JPEG\t0\t0\t1\t1\n").unwrap();
+        let annotations = dir.path().join("val/val_annotations.txt");
+        fs::write(&annotations, "val_0.JPEG\tn2\t0\t0\t62\t62\nval_1.JPEG\tn1\t0\t0\t62\t62\n").unwrap();
+        let (train, _) = load(dir.path(), Split::Train).unwrap();
+        assert_eq!((train.labels.as_slice(), train.images.as_slice()), ([0, 0, 1].as_slice(), [1, 2, 0].as_slice()));
+        let (test, _) = load(dir.path(), Split::Test).unwrap();
+        assert_eq!((test.labels.as_slice(), test.images.as_slice()), ([0, 1].as_slice(), [4, 3].as_slice()));
+        assert_eq!(test.classes, ["n1", "n2"]);
+
+        fs::write(&annotations, "val_0.JPEG\tn2\t0\nval_2.JPEG\tn1\t0\n").unwrap();
+        let message = load(dir.path(), Split::Test).unwrap_err();
+        assert!(message.contains("val/images/val_1.JPEG has no line in val_annotations.txt"), "{message}");
+        assert!(message.contains("val/images/val_2.JPEG is missing"), "{message}");
+        fs::write(&annotations, "val_0.JPEG n2\n").unwrap();
+        let message = load(dir.path(), Split::Train).unwrap_err();
+        assert!(message.contains("val_annotations.txt: has no class in line 1"), "{message}");
+    }
+
+    #[test]
+    fn numbers_sort_as_numbers_and_words_as_words() {
+        let order =
+            |names: &[&str]| ordered(names.iter().map(ToString::to_string).collect()).map(|names| names.join(" "));
+        assert_eq!(order(&["0", "1", "10", "2"]).unwrap(), "0 1 2 10");
+        assert_eq!(order(&["new010", "new002", "new1"]).unwrap(), "new1 new002 new010");
+        assert_eq!(order(&["00001", "00000"]).unwrap(), "00000 00001");
+        assert_eq!(order(&["cat10", "cat9", "dog1"]).unwrap(), "cat10 cat9 dog1");
+        assert_eq!(order(&["b", "a", "10"]).unwrap(), "10 a b");
+        assert_eq!(order(&["1", "01"]).unwrap_err(), "has 01 and 1, which are the same number");
+        // A number too large for one is a word.
+        assert_eq!(order(&["99999999999999999999999", "1"]).unwrap(), "1 99999999999999999999999");
+    }
+
+    #[test]
+    fn directories_by_wordnet_id_have_readable_classes() {
+        let dir =
+            folder(&["train/n02102040/0.png", "train/n01440764/0.png", "val/n01440764/0.png", "val/n02102040/0.png"]);
+        let (set, _) = load(dir.path(), Split::Train).unwrap();
+        assert_eq!((set.classes.join(", "), set.images), ("tench, English springer".to_string(), vec![1, 0]));
+        // An id that ImageNet's classes lack keeps all as they are.
+        let dir = folder(&["train/n02102040/0.png", "train/n99999999/0.png"]);
+        assert_eq!(load(dir.path(), Split::Train).unwrap().0.classes, ["n02102040", "n99999999"]);
+    }
+
+    #[test]
+    fn a_known_data_set_is_found_by_ids_names_or_labels() {
+        let set = registry::find("imagenette").unwrap();
+        let directories = |name: fn(usize, &Class) -> String| -> BTreeSet<String> {
+            set.classes.iter().enumerate().map(|(label, class)| name(label, class)).collect()
+        };
+        let classes =
+            |names| matched(ordered(names).unwrap(), set).unwrap().into_iter().map(|(_, class)| class).collect();
+        let spellings: [fn(usize, &Class) -> String; 5] = [
+            |_, class| class.wnid().unwrap().into(),
+            |_, class| class.name().into(),
+            |_, class| class.name().to_uppercase().replace(' ', "_"),
+            |label, _| format!("{label:05}"),
+            |label, _| label.to_string(),
+        ];
+        for name in spellings {
+            let found: Vec<String> = classes(directories(name));
+            assert_eq!(found, set.class_names());
+        }
+        let mut names = directories(|_, class| class.name().into());
+        names.remove("church");
+        names.insert("mosque".into());
+        let message = matched(ordered(names).unwrap(), set).unwrap_err();
+        assert_eq!(message, "is not Imagenette: it lacks n03028079; mosque is no class of it");
+    }
+
+    #[test]
+    fn classes_of_training_and_test_images_must_agree() {
+        let dir = folder(&["train/ant/0.png", "train/zzz/0.png", "test/ant/0.png", "test/bee/0.png"]);
+        for split in [Split::Train, Split::Test] {
+            let message = load(dir.path(), split).unwrap_err();
+            assert!(message.contains("training and test images are of different classes"), "{message}");
+            assert!(message.contains("only train/ has zzz") && message.contains("only test/ has bee"), "{message}");
+        }
+        let dir = folder(&["train/ant/0.png", "train/bee/0.png", "test/ant/0.png"]);
+        let message = load(dir.path(), Split::Train).unwrap_err();
+        assert!(message.contains("only train/ has bee") && !message.contains("only test/"), "{message}");
+        // A class map says which are meant.
+        let map = dir.path().join("map.yaml");
+        fs::write(&map, "ant: an ant").unwrap();
+        let source = Source::open(dir.path()).unwrap().with_class_map(&map).unwrap();
+        let set = source.load(Split::Train, Fit::To([1, 1, 1]), &mut Vec::new()).unwrap();
+        assert_eq!((set.classes, set.images), (vec!["an ant".to_string()], vec![0]));
+    }
+
+    #[test]
+    fn system_entries_are_left_out_and_said() {
+        let dir = folder(&[
+            "train/a/0.png",
+            "train/a/._0.png",
+            "train/a/.DS_Store",
+            "train/a/Thumbs.db",
+            "train/.ipynb_checkpoints/0.png",
+            "train/__MACOSX/0.png",
+            "test/a/0.png",
+        ]);
+        let (set, remarks) = load(dir.path(), Split::Train).unwrap();
+        assert_eq!((set.classes.len(), set.images), (1, vec![0]));
+        let [remark] = remarks.as_slice() else { panic!("{remarks:?}") };
+        for name in ["train/a/._0.png", ".DS_Store", "Thumbs.db", "train/.ipynb_checkpoints", "train/__MACOSX"] {
+            assert!(remark.contains(name), "{remark}");
+        }
+        assert!(load(dir.path(), Split::Test).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_named_at_once() {
+        let dir = folder(&["train/a/0.png", "train/b/0.png", "train/loose.png", "train/a/deep/0.png"]);
+        let path = |name: &str| dir.path().join("train").join(name);
+        fs::create_dir(path("empty")).unwrap();
+        fs::write(path("a/1.webp"), "RIFF").unwrap();
+        fs::write(path("a/notes.txt"), "of mine").unwrap();
+        fs::write(path("b/bad.png"), "no").unwrap();
+        fs::write(path("b/short.jpg"), [0xFF, 0xD8, 0xFF]).unwrap();
+        let message = load(dir.path(), Split::Train).unwrap_err();
+        for part in [
+            "7 entries can't be used",
+            "train/loose.png lies beside the classes' directories",
+            "train/empty holds no image",
+            "train/a/1.webp is no file that is called .png, .jpg or .jpeg",
+            "train/a/notes.txt is no file",
+            "train/a/deep is a directory inside a class",
+            "train/b/bad.png is neither a PNG nor a JPEG",
+            "train/b/short.jpg is truncated",
+        ] {
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        }
+        for number in 0..50 {
+            fs::write(path("b").join(format!("{number}.jpg")), "no").unwrap();
+        }
+        let message = load(dir.path(), Split::Train).unwrap_err();
+        assert!(message.contains("57 entries can't be used") && message.contains("and 37 more"), "{message}");
+    }
+
+    #[test]
+    fn a_class_map_names_orders_and_chooses_classes() {
+        let dir = folder(&["train/x/0.png", "train/y/0.png", "train/y/1.png", "train/z/0.png"]);
+        let map = dir.path().join("map.yaml");
+        let read = |text: &str| {
+            fs::write(&map, text).unwrap();
+            let source = Source::open(dir.path())?.with_class_map(&map)?;
+            source.load(Split::Train, Fit::To([1, 1, 1]), &mut Vec::new())
+        };
+        let chosen = read("y: first\nx: second\n").unwrap();
+        assert_eq!((chosen.classes.join(" "), chosen.labels), ("first second".to_string(), vec![0, 0, 1]));
+        assert_eq!(chosen.images, [1, 2, 0]);
+        for (text, expected) in [
+            ("coat: coat", "has no directory coat, which the class map names"),
+            ("../x: x", "names \"../x\", which is no directory's name"),
+            (".: x", "names \".\", which is no directory's name"),
+            ("[a, b]", "is no map of texts to texts"),
+            ("x: x\nx: y", "is no map of texts to texts"),
+            ("x: same\ny: same", "calls two directories \"same\""),
+            ("{}", "names no directory"),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+}

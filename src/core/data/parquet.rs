@@ -1,0 +1,374 @@
+//! Parquet files as the Hugging Face Hub keeps data sets of images: a column of encoded images and one of labels.
+//!
+//! `train-00000-of-00002.parquet` or `train/0000.parquet`, perhaps some directories deep, is training data; `test…` or `validation…` is test
+//! data. Class names are in the file's metadata, where the `datasets` library puts them.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use parquet::basic::Type;
+use parquet::column::reader::{ColumnReader, get_typed_column_reader};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
+use rayon::prelude::*;
+
+use super::entries::{Findings, entries};
+use super::registry::DataSet;
+use super::{DataError, Dataset, Fit, Split, decode, folder, memory, png};
+
+const REMEDY: &str = "fetch it again, or write it anew with the `datasets` library";
+/// Directories are searched this deep.
+const DEPTH: usize = 3;
+/// Images held encoded at once.
+const ROWS: usize = 256;
+/// What label columns are called, best first.
+const LABELS: [&str; 4] = ["label", "labels", "fine_label", "class"];
+/// What image columns are called, best first.
+const IMAGES: [&str; 2] = ["image", "img"];
+/// The beginnings of names by which test files are known, best first; those of ImageNet's `test` have no labels.
+const TEST: [&str; 5] = ["test", "validation", "valid", "val", "dev"];
+
+/// Whether `dir` holds training or test files.
+pub(super) fn is_here(dir: &Path) -> bool {
+    files(dir).is_ok_and(|files| !files.is_empty())
+}
+
+/// The column of the labels in the files in `dir`.
+pub(super) fn label_name(dir: &Path) -> Result<String, DataError> {
+    let files = files(dir)?;
+    let Some((_, path)) = files.first() else { return Err(DataError::invalid(dir, "holds no Parquet file", REMEDY)) };
+    let opened = Opened::new(path, None)?;
+    Ok(opened.schema().column(opened.label).path().string())
+}
+
+/// Reads `split` of the files in `dir`, whose labels are in the column `label` and whose data set may be `known`.
+pub(super) fn load(
+    dir: &Path,
+    split: Split,
+    label: &str,
+    known: Option<&DataSet>,
+    fit: Fit,
+    remarks: &mut Vec<String>,
+) -> Result<Dataset, DataError> {
+    let all = files(dir)?;
+    let mut parts = match split {
+        Split::Train => vec![of_split(&all, "train")],
+        Split::Test => TEST.iter().map(|name| of_split(&all, name)).collect(),
+    };
+    parts.retain(|part| !part.is_empty());
+    let Some(last) = parts.pop() else {
+        let wanted = if split == Split::Train { "train" } else { "test or validation" };
+        return Err(DataError::invalid(dir, format!("has no Parquet file called {wanted}"), REMEDY));
+    };
+    // Where the best has no labels, the next one is it.
+    let mut chosen = last;
+    for part in parts {
+        if labelled(&part, label)? {
+            chosen = part;
+            break;
+        }
+    }
+    let Table { mut set, names } = read(dir, &chosen, label, fit, remarks)?;
+    set.classes = match (known, names) {
+        (None, Some(names)) => folder::readable(names).into_iter().map(|(_, class)| class).collect(),
+        (None, None) => (0..=highest_label(&all, label)?).map(|class| class.to_string()).collect(),
+        (Some(known), names) => {
+            reorder(dir, &mut set.labels, names, known, remarks)?;
+            known.class_names()
+        }
+    };
+    super::dataset::check_labels(dir, &set.labels, set.classes.len())?;
+    Ok(set)
+}
+
+/// Labels in the order of `known`, from that of the classes' `names` in the file.
+fn reorder(
+    dir: &Path,
+    labels: &mut [u32],
+    names: Option<Vec<String>>,
+    known: &DataSet,
+    remarks: &mut Vec<String>,
+) -> Result<(), DataError> {
+    let Some(names) = names else { return Ok(()) };
+    if names.len() != known.classes.len() {
+        let problem = format!("has {} classes, {} has {}", names.len(), known.title, known.classes.len());
+        return Err(DataError::invalid(dir, problem, "name a data set of one's own by its path"));
+    }
+    let class = |name: &String| known.classes.iter().position(|class| folder::names_class(name, class));
+    let order: Option<Vec<usize>> = names.iter().map(class).collect();
+    let distinct = |order: &Vec<usize>| order.iter().collect::<BTreeSet<_>>().len() == order.len();
+    match order.filter(distinct) {
+        Some(order) => {
+            for label in labels {
+                if let Some(&at) = order.get(*label as usize) {
+                    *label = at as u32;
+                }
+            }
+        }
+        None => remarks.push(format!(
+            "{}: its classes are called otherwise than those of {} ({:?} …); its labels are taken in that order",
+            dir.display(),
+            known.title,
+            names.first().map_or("", String::as_str)
+        )),
+    }
+    Ok(())
+}
+
+/// Images and labels, and the names of the classes where the files tell them.
+struct Table {
+    set: Dataset,
+    /// In label order.
+    names: Option<Vec<String>>,
+}
+
+/// The highest label of all `files`.
+fn highest_label(files: &[(&str, PathBuf)], label: &str) -> Result<u32, DataError> {
+    let mut highest = 0;
+    for (_, path) in files {
+        let labels = Opened::new(path, Some(label))?.labels()?;
+        highest = labels.into_iter().filter_map(|label| u32::try_from(label).ok()).max().unwrap_or(0).max(highest);
+    }
+    // A label beyond this is refused where it is read.
+    Ok(highest.min(u16::MAX.into()))
+}
+
+/// Parquet files with the names of their splits: training files first called `train`.
+fn files(dir: &Path) -> Result<Vec<(&'static str, PathBuf)>, DataError> {
+    let mut found = Vec::new();
+    search(dir, None, DEPTH, &mut found)?;
+    Ok(found)
+}
+
+fn search(
+    dir: &Path,
+    split: Option<&'static str>,
+    depth: usize,
+    found: &mut Vec<(&'static str, PathBuf)>,
+) -> Result<(), DataError> {
+    for entry in entries(dir, &mut Vec::new())? {
+        let is = |name: &&&str| {
+            let rest = entry.name.strip_prefix(**name);
+            rest.is_some_and(|rest| !rest.starts_with(|letter: char| letter.is_ascii_alphabetic()))
+        };
+        let own = ["train"].iter().chain(&TEST).find(is).copied().or(split);
+        if entry.is_dir && depth > 0 {
+            search(&entry.path, own, depth - 1, found)?;
+        } else if entry.path.extension().is_some_and(|extension| extension == "parquet") && !entry.is_dir {
+            found.extend(own.map(|split| (split, entry.path)));
+        }
+    }
+    Ok(())
+}
+
+fn of_split(files: &[(&'static str, PathBuf)], name: &str) -> Vec<PathBuf> {
+    files.iter().filter(|(split, _)| *split == name).map(|(_, path)| path.clone()).collect()
+}
+
+fn labelled(files: &[PathBuf], label: &str) -> Result<bool, DataError> {
+    for path in files {
+        if Opened::new(path, Some(label))?.labels()?.iter().any(|label| *label >= 0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A file, and where its images and labels are.
+struct Opened<'a> {
+    path: &'a Path,
+    reader: SerializedFileReader<File>,
+    image: usize,
+    label: usize,
+}
+
+impl<'a> Opened<'a> {
+    fn new(path: &'a Path, label: Option<&str>) -> Result<Self, DataError> {
+        let file = File::open(path).map_err(DataError::io(path, "open"))?;
+        let reader = SerializedFileReader::new(file).map_err(damaged(path))?;
+        let schema = reader.metadata().file_metadata().schema_descr();
+        let refuse = |what: &str| {
+            let columns: Vec<_> = schema.columns().iter().map(|column| column.path().string()).collect();
+            let problem = format!("has no column of {what}; its columns are {}", columns.join(", "));
+            DataError::invalid(path, problem, "write one image and one whole-number label per row")
+        };
+        let image = image_column(schema).ok_or_else(|| refuse("encoded images"))?;
+        let label = label_column(schema, label).ok_or_else(|| refuse(label.unwrap_or("labels")))?;
+        Ok(Self { path, reader, image, label })
+    }
+
+    fn schema(&self) -> &SchemaDescriptor {
+        self.reader.metadata().file_metadata().schema_descr()
+    }
+
+    fn groups(&self) -> impl Iterator<Item = Result<Box<dyn RowGroupReader + '_>, DataError>> {
+        (0..self.reader.num_row_groups()).map(|group| self.reader.get_row_group(group).map_err(damaged(self.path)))
+    }
+
+    /// All labels; −1 is none.
+    fn labels(&self) -> Result<Vec<i64>, DataError> {
+        let mut labels = Vec::new();
+        for group in self.groups() {
+            labels.extend(self.labels_of(group?.as_ref())?);
+        }
+        Ok(labels)
+    }
+
+    fn labels_of(&self, group: &dyn RowGroupReader) -> Result<Vec<i64>, DataError> {
+        let reader = group.get_column_reader(self.label).map_err(damaged(self.path))?;
+        let mut labels = Vec::new();
+        let mut push = |label: Option<i64>| labels.push(label.unwrap_or(-1));
+        let descriptor = self.schema().column(self.label);
+        match reader {
+            ColumnReader::Int32ColumnReader(_) => {
+                let push = |values: Vec<Option<i32>>| values.into_iter().for_each(|value| push(value.map(i64::from)));
+                self.column::<Int32Type>(reader, &descriptor, push)?;
+            }
+            _ => {
+                let push = |values: Vec<Option<i64>>| values.into_iter().for_each(&mut push);
+                self.column::<Int64Type>(reader, &descriptor, push)?;
+            }
+        }
+        Ok(labels)
+    }
+
+    /// Gives the values of a column, some at a time, to `give`; what is null is `None`.
+    fn column<T: DataType>(
+        &self,
+        reader: ColumnReader,
+        descriptor: &ColumnDescriptor,
+        mut give: impl FnMut(Vec<Option<T::T>>),
+    ) -> Result<(), DataError> {
+        let mut reader = get_typed_column_reader::<T>(reader);
+        let present = descriptor.max_def_level();
+        loop {
+            let (mut levels, mut values) = (Vec::new(), Vec::new());
+            let (rows, ..) =
+                reader.read_records(ROWS, Some(&mut levels), None, &mut values).map_err(damaged(self.path))?;
+            if rows == 0 {
+                return Ok(());
+            }
+            let mut values = values.into_iter();
+            if present == 0 {
+                give(values.map(Some).collect());
+            } else {
+                give(levels.iter().map(|level| if *level == present { values.next() } else { None }).collect());
+            }
+        }
+    }
+
+    /// The classes' names in the metadata of the `datasets` library.
+    fn names(&self) -> Option<Vec<String>> {
+        let metadata = self.reader.metadata().file_metadata();
+        let text = metadata.key_value_metadata()?.iter().find(|entry| entry.key == "huggingface")?.value.as_ref()?;
+        let tree: serde_json::Value = serde_json::from_str(text).ok()?;
+        let column = metadata.schema_descr().column(self.label).path().string();
+        let names = tree.get("info")?.get("features")?.get(column)?.get("names")?.as_array()?;
+        names.iter().map(|name| name.as_str().map(str::to_string)).collect()
+    }
+}
+
+/// The column of the images' bytes: `image.bytes`, or bytes by themselves.
+fn image_column(schema: &SchemaDescriptor) -> Option<usize> {
+    let columns = || schema.columns().iter().enumerate();
+    let is_plain =
+        |column: &ColumnDescriptor| column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0;
+    let called = |name: &str| columns().find(|(_, column)| is_plain(column) && column.path().string() == name);
+    IMAGES
+        .iter()
+        .find_map(|name| called(&format!("{name}.bytes")).or_else(|| called(name)))
+        .or_else(|| columns().find(|(_, column)| is_plain(column) && column.path().string().ends_with(".bytes")))
+        .map(|(index, _)| index)
+}
+
+fn label_column(schema: &SchemaDescriptor, wanted: Option<&str>) -> Option<usize> {
+    let is_number = |column: &ColumnDescriptor| {
+        matches!(column.physical_type(), Type::INT32 | Type::INT64) && column.max_rep_level() == 0
+    };
+    let called =
+        |name: &str| schema.columns().iter().position(|column| is_number(column) && column.path().string() == name);
+    match wanted {
+        Some(name) => called(name),
+        None => LABELS.iter().find_map(|name| called(name)),
+    }
+}
+
+fn read(dir: &Path, files: &[PathBuf], label: &str, fit: Fit, remarks: &mut Vec<String>) -> Result<Table, DataError> {
+    let mut findings = Findings::default();
+    let (mut images, mut labels, mut names) = (Vec::new(), Vec::new(), None);
+    let mut shape = if let Fit::To(shape) = fit { Some(shape) } else { None };
+    if let Fit::To([channels, ..]) = fit
+        && ![1, 3].contains(&channels)
+    {
+        let problem = format!("holds images, which can't become {channels} channels");
+        return Err(DataError::invalid(dir, problem, "networks of 1 or 3 channels can see them"));
+    }
+    for path in files {
+        let opened = Opened::new(path, Some(label))?;
+        let rows = opened.reader.metadata().file_metadata().num_rows();
+        let bytes = shape.map_or(0, |shape| shape.iter().product::<usize>());
+        memory::check(path, u64::try_from(rows).unwrap_or(u64::MAX), bytes as u64)?;
+        names = names.or_else(|| opened.names());
+        let descriptor = opened.schema().column(opened.image);
+        let mut row = 0;
+        for group in opened.groups() {
+            let group = group?;
+            let of_group = opened.labels_of(group.as_ref())?;
+            let reader = group.get_column_reader(opened.image).map_err(damaged(path))?;
+            let first = row;
+            opened.column::<ByteArrayType>(reader, &descriptor, |encoded| {
+                let decoded: Vec<_> = encoded.into_par_iter().map(|bytes| pixels(bytes, fit)).collect();
+                for image in decoded {
+                    let image = image.and_then(|(found, pixels)| match shape {
+                        Some(shape) if shape != found => {
+                            Err(format!("is {found:?}, but the rows before it are {shape:?}"))
+                        }
+                        _ => Ok((found, pixels)),
+                    });
+                    match image {
+                        Ok((found, pixels)) => {
+                            shape = Some(found);
+                            images.extend(pixels);
+                        }
+                        Err(problem) => findings.problem(dir, path, format!("row {row} {problem}")),
+                    }
+                    row += 1;
+                }
+            })?;
+            if row - first != of_group.len() {
+                let problem = format!("has {} images and {} labels", row - first, of_group.len());
+                return Err(DataError::invalid(path, problem, REMEDY));
+            }
+            for (number, label) in (first..).zip(of_group) {
+                match u32::try_from(label) {
+                    Ok(label) if label < u32::from(u16::MAX) => labels.push(label),
+                    _ => findings.problem(dir, path, format!("row {number} has the label {label}")),
+                }
+            }
+        }
+    }
+    findings.conclude(dir, remarks)?;
+    let Some([channels, height, width]) = shape.filter(|_| !labels.is_empty()) else {
+        return Err(DataError::invalid(dir, "holds no image", REMEDY));
+    };
+    let set = Dataset { name: png::display_name(dir), images, labels, channels, height, width, classes: Vec::new() };
+    Ok(Table { set, names })
+}
+
+/// Shape and pixels `[C, H, W]` of an encoded image.
+fn pixels(bytes: Option<ByteArray>, fit: Fit) -> Result<([usize; 3], Vec<u8>), String> {
+    let bytes = bytes.ok_or("has no image")?;
+    let image = decode::decode(bytes.data())?;
+    match fit {
+        Fit::To(shape) => Ok((shape, decode::fitted(image, shape)?)),
+        Fit::Exact => Ok(([image.channels, image.height, image.width], png::planes(&image.values, image.channels))),
+    }
+}
+
+fn damaged(path: &Path) -> impl Fn(ParquetError) -> DataError {
+    let path = path.to_path_buf();
+    move |error| DataError::invalid(&path, format!("is not a readable Parquet file ({error})"), REMEDY)
+}

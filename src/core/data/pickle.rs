@@ -1,0 +1,458 @@
+//! Reads the pickled dictionaries in which CIFAR's Python version is packed. Nothing is executed.
+//!
+//! Only what such files hold is understood: dictionaries, lists, tuples, texts, whole numbers and NumPy arrays of bytes or whole numbers
+//! (opcodes: Python's `pickletools`; protocols 2 to 4). Memory is bounded by the file's length, nesting by [`MAX_DEPTH`].
+
+use std::collections::HashMap;
+
+/// The deepest nesting; the files have three levels.
+const MAX_DEPTH: usize = 16;
+/// The most values; CIFAR-100's training file has 150,000 labels and names.
+const MAX_VALUES: usize = 2_000_000;
+/// The longest name of a class or function.
+const MAX_NAME: usize = 256;
+
+/// What the file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value<'a> {
+    None,
+    Int(i64),
+    /// A text or a byte string.
+    Bytes(&'a [u8]),
+    List(Vec<Value<'a>>),
+    Tuple(Vec<Value<'a>>),
+    Dict(Vec<(Value<'a>, Value<'a>)>),
+    /// The name of a class or function.
+    Global(String),
+    /// A NumPy element type, such as `u1`.
+    DType(&'a [u8]),
+    /// A NumPy array in rows: its shape, element type and bytes.
+    Array {
+        shape: Vec<usize>,
+        dtype: &'a [u8],
+        bytes: &'a [u8],
+    },
+}
+
+impl<'a> Value<'a> {
+    /// The value of `key` in a dictionary.
+    pub fn get(&self, key: &str) -> Option<&Value<'a>> {
+        match self {
+            Value::Dict(entries) => {
+                entries.iter().find(|(name, _)| *name == Value::Bytes(key.as_bytes())).map(|(_, value)| value)
+            }
+            _ => None,
+        }
+    }
+
+    /// The elements of a list or tuple.
+    pub fn items(&self) -> Option<&[Value<'a>]> {
+        match self {
+            Value::List(items) | Value::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// A text.
+    pub fn text(&self) -> Option<&'a str> {
+        match self {
+            Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// Whole numbers of a list, or of an array of one dimension.
+    pub fn numbers(&self) -> Option<Vec<i64>> {
+        let int = |value: &Value| if let Value::Int(number) = value { Some(*number) } else { None };
+        match self {
+            Value::List(items) | Value::Tuple(items) => items.iter().map(int).collect(),
+            Value::Array { shape, dtype, bytes } if shape.len() == 1 => match *dtype {
+                b"u1" => Some(bytes.iter().map(|&byte| byte.into()).collect()),
+                b"i8" => {
+                    let (eights, []) = bytes.as_chunks::<8>() else { return None };
+                    Some(eights.iter().map(|eight| i64::from_le_bytes(*eight)).collect())
+                }
+                b"i4" => {
+                    let (fours, []) = bytes.as_chunks::<4>() else { return None };
+                    Some(fours.iter().map(|four| i32::from_le_bytes(*four).into()).collect())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The object in `bytes`; else why it is not read.
+pub(super) fn read(bytes: &[u8]) -> Result<Value<'_>, String> {
+    let mut machine = Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    for _ in 0..2 * MAX_VALUES {
+        let at = machine.at;
+        match machine.step() {
+            Ok(None) => {}
+            Ok(Some(value)) => return Ok(value),
+            Err(Failure::Short) => return Err("ends early".into()),
+            Err(Failure::Wrong(what)) => return Err(format!("{what} at byte {at}")),
+        }
+    }
+    Err(format!("holds more than {MAX_VALUES} values"))
+}
+
+enum Failure {
+    /// The bytes end within an instruction.
+    Short,
+    Wrong(String),
+}
+
+type Step<T> = Result<T, Failure>;
+
+fn wrong<T>(what: impl Into<String>) -> Step<T> {
+    Err(Failure::Wrong(what.into()))
+}
+
+/// A value, and how deep it is nested.
+type Nested<'a> = (Value<'a>, usize);
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    stack: Vec<Nested<'a>>,
+    /// Lengths of the stack at which marks were set.
+    marks: Vec<usize>,
+    /// What may be asked for again. `None` stands for containers, which change after they are stored.
+    memo: HashMap<u32, Option<Value<'a>>>,
+}
+
+impl<'a> Machine<'a> {
+    /// Does one instruction; gives the result where it was the last one.
+    fn step(&mut self) -> Step<Option<Value<'a>>> {
+        match self.byte()? {
+            0x80 => match self.byte()? {
+                2..=4 => {}
+                protocol => return wrong(format!("is of pickle protocol {protocol}, of which 2 to 4 are read")),
+            },
+            0x95 => drop(self.take(8)?),
+            b'.' => return Ok(Some(self.pop()?.0)),
+            b'(' => self.marks.push(self.stack.len()),
+            b'N' => self.push(Value::None),
+            0x88 => self.push(Value::Int(1)),
+            0x89 => self.push(Value::Int(0)),
+            b'K' => {
+                let number = self.byte()?;
+                self.push(Value::Int(number.into()));
+            }
+            b'M' => {
+                let number = self.unsigned(2)?;
+                self.push(Value::Int(number as i64));
+            }
+            b'J' => {
+                let number = self.unsigned(4)? as u32;
+                self.push(Value::Int((number as i32).into()));
+            }
+            b'U' | b'C' | 0x8C => self.bytes_of(1)?,
+            b'T' | b'B' | b'X' => self.bytes_of(4)?,
+            0x8E | 0x8D => self.bytes_of(8)?,
+            b'}' => self.push(Value::Dict(Vec::new())),
+            b']' => self.push(Value::List(Vec::new())),
+            b')' => self.push(Value::Tuple(Vec::new())),
+            b't' => {
+                let items = self.pop_mark()?;
+                self.push_tuple(items)?;
+            }
+            count @ 0x85..=0x87 => {
+                let start = self.stack.len().checked_sub(usize::from(count - 0x84));
+                let Some(start) = start.filter(|start| self.marks.last().is_none_or(|mark| mark <= start)) else {
+                    return wrong("takes more than there is");
+                };
+                let items = self.stack.split_off(start);
+                self.push_tuple(items)?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(vec![item])?;
+            }
+            b'e' => {
+                let items = self.pop_mark()?;
+                self.append(items)?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.set_items(vec![key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_mark()?;
+                self.set_items(items)?;
+            }
+            b'q' => {
+                let key = self.unsigned(1)?;
+                self.remember(key as u32)?;
+            }
+            b'r' => {
+                let key = self.unsigned(4)?;
+                self.remember(key as u32)?;
+            }
+            // Protocol 4 counts by itself.
+            0x94 => self.remember(self.memo.len() as u32)?,
+            b'h' => {
+                let key = self.unsigned(1)?;
+                self.recall(key as u32)?;
+            }
+            b'j' => {
+                let key = self.unsigned(4)?;
+                self.recall(key as u32)?;
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Value::Global(format!("{module}.{name}")));
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?.0, self.pop()?.0);
+                let short = |text: &&str| text.len() <= MAX_NAME;
+                let (Some(module), Some(name)) = (module.text().filter(short), name.text().filter(short)) else {
+                    return wrong("names a class by something that is no short text");
+                };
+                self.push(Value::Global(format!("{module}.{name}")));
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop()?.0, self.pop()?.0);
+                self.push(reduced(function, arguments)?);
+            }
+            b'b' => {
+                let (state, object) = (self.pop()?.0, self.pop()?.0);
+                self.push(built(object, state)?);
+            }
+            other => return wrong(format!("has the opcode {other:#04x}, which CIFAR's files don't use")),
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, length: usize) -> Step<&'a [u8]> {
+        let end = self.at.checked_add(length).ok_or(Failure::Short)?;
+        let taken = self.bytes.get(self.at..end).ok_or(Failure::Short)?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Step<u8> {
+        Ok(self.take(1)?[0])
+    }
+
+    /// A little-endian number of `length` bytes.
+    fn unsigned(&mut self, length: usize) -> Step<u64> {
+        Ok(self.take(length)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    fn line(&mut self) -> Step<&'a str> {
+        let rest = &self.bytes[self.at..];
+        let rest = &rest[..rest.len().min(MAX_NAME)];
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or(Failure::Short)?;
+        let line = self.take(length + 1)?;
+        std::str::from_utf8(&line[..length]).or_else(|_| wrong("has a name that is no text"))
+    }
+
+    /// Pushes the bytes whose length the next `digits` bytes tell.
+    fn bytes_of(&mut self, digits: usize) -> Step<()> {
+        let length = self.unsigned(digits)?;
+        let bytes = self.take(usize::try_from(length).map_err(|_| Failure::Short)?)?;
+        self.push(Value::Bytes(bytes));
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value<'a>) {
+        self.stack.push((value, 0));
+    }
+
+    fn push_tuple(&mut self, items: Vec<Nested<'a>>) -> Step<()> {
+        let depth = depth_around(0, &items)?;
+        self.stack.push((Value::Tuple(items.into_iter().map(|(item, _)| item).collect()), depth));
+        Ok(())
+    }
+
+    /// The top of the stack, not beyond a mark.
+    fn pop(&mut self) -> Step<Nested<'a>> {
+        if self.marks.last().is_some_and(|&mark| self.stack.len() <= mark) {
+            return wrong("takes more than there is");
+        }
+        self.stack.pop().ok_or_else(|| Failure::Wrong("takes more than there is".into()))
+    }
+
+    /// What was pushed since the last mark.
+    fn pop_mark(&mut self) -> Step<Vec<Nested<'a>>> {
+        let Some(mark) = self.marks.pop() else { return wrong("takes what no mark begins") };
+        // Nothing pops beyond a mark.
+        Ok(self.stack.split_off(mark.min(self.stack.len())))
+    }
+
+    fn append(&mut self, items: Vec<Nested<'a>>) -> Step<()> {
+        let Some((Value::List(list), depth)) = self.stack.last_mut() else { return wrong("appends to no list") };
+        *depth = depth_around(*depth, &items)?;
+        list.extend(items.into_iter().map(|(item, _)| item));
+        Ok(())
+    }
+
+    fn set_items(&mut self, items: Vec<Nested<'a>>) -> Step<()> {
+        let Some((Value::Dict(dict), depth)) = self.stack.last_mut() else {
+            return wrong("sets an entry of no dictionary");
+        };
+        *depth = depth_around(*depth, &items)?;
+        if items.len() % 2 != 0 {
+            return wrong("sets a key without a value");
+        }
+        let mut items = items.into_iter().map(|(item, _)| item);
+        while let (Some(key), Some(value)) = (items.next(), items.next()) {
+            dict.push((key, value));
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, key: u32) -> Step<()> {
+        let Some((value, _)) = self.stack.last() else { return wrong("stores what there is not") };
+        let kept = match value {
+            Value::List(_) | Value::Dict(_) | Value::Tuple(_) => None,
+            value => Some(value.clone()),
+        };
+        self.memo.insert(key, kept);
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u32) -> Step<()> {
+        match self.memo.get(&key) {
+            Some(Some(value)) => {
+                let value = value.clone();
+                self.push(value);
+                Ok(())
+            }
+            Some(None) => wrong("uses a list, tuple or dictionary twice"),
+            None => wrong("uses what was not stored"),
+        }
+    }
+}
+
+/// The depth of something of depth `own` that holds `items` too.
+fn depth_around(own: usize, items: &[Nested]) -> Step<usize> {
+    let depth = items.iter().map(|(_, depth)| depth + 1).max().unwrap_or(0).max(own);
+    if depth > MAX_DEPTH { wrong(format!("is nested more than {MAX_DEPTH} levels deep")) } else { Ok(depth) }
+}
+
+/// What a call makes: only NumPy's empty arrays and element types are known.
+fn reduced<'a>(function: Value<'a>, arguments: Value<'a>) -> Step<Value<'a>> {
+    let name = if let Value::Global(name) = &function { name.as_str() } else { "" };
+    match (name, arguments.items()) {
+        ("numpy.core.multiarray._reconstruct" | "numpy._core.multiarray._reconstruct", Some(_)) => {
+            Ok(Value::Array { shape: Vec::new(), dtype: b"", bytes: b"" })
+        }
+        ("numpy.dtype", Some([Value::Bytes(dtype), ..])) => Ok(Value::DType(dtype)),
+        _ => wrong(format!("calls {name:?}, which is no array of numbers")),
+    }
+}
+
+/// What an object becomes by its state.
+fn built<'a>(object: Value<'a>, state: Value<'a>) -> Step<Value<'a>> {
+    match (object, state.items()) {
+        // Version, byte order, and what only structured types have.
+        (Value::DType(dtype), Some([_, Value::Bytes(order), ..])) if matches!(*order, b"|" | b"<" | b"=") => {
+            Ok(Value::DType(dtype))
+        }
+        (
+            Value::Array { .. },
+            Some([_, Value::Tuple(shape), Value::DType(dtype), Value::Int(0), Value::Bytes(bytes)]),
+        ) => {
+            let size = |value: &Value| if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None };
+            let Some(shape) = shape.iter().map(size).collect::<Option<Vec<_>>>() else {
+                return wrong("has an array of an impossible shape");
+            };
+            let width = dtype.last().map_or(0, |digit| usize::from(digit.saturating_sub(b'0')));
+            let length = shape.iter().try_fold(width, |product, size| product.checked_mul(*size));
+            if length != Some(bytes.len()) {
+                return wrong(format!("has an array of shape {shape:?} in {} bytes", bytes.len()));
+            }
+            Ok(Value::Array { shape, dtype, bytes })
+        }
+        _ => wrong("has an object that is no plain array in rows"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Python 2 wrote it: texts as `U`, an array of bytes `[2, 3]`.
+    pub fn official(labels: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x04onceq\x03U\x06labelsq\x04]q\x05(".to_vec();
+        labels.iter().for_each(|&label| bytes.extend([b'K', label]));
+        bytes.extend(b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09(K\x01");
+        bytes.extend(b"K\x02K\x03\x86cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb");
+        bytes.extend(b"\x89U\x06\x01\x02\x03\x04\x05\x06tbu.");
+        bytes
+    }
+
+    #[test]
+    fn the_official_form_is_read() {
+        let bytes = official(&[7, 9]);
+        let value = read(&bytes).unwrap();
+        assert_eq!(value.get("labels").unwrap().numbers().unwrap(), [7, 9]);
+        assert_eq!(value.get("batch_label").unwrap().text(), Some("once"));
+        let expected = Value::Array { shape: vec![2, 3], dtype: b"u1", bytes: &[1, 2, 3, 4, 5, 6] };
+        assert_eq!(value.get("data"), Some(&expected));
+        assert_eq!(value.get("nothing"), None);
+    }
+
+    /// What `pickle.dumps({"labels": numpy.array([3, -1]), "names": ["a"]}, protocol=4)` writes.
+    #[test]
+    fn protocol_4_is_read() {
+        let mut bytes =
+            b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x06labels\x94\x8c\x16numpy._core.multiarray\x94"
+                .to_vec();
+        bytes.extend(b"\x8c\x0c_reconstruct\x94\x93\x94\x8c\x05numpy\x94\x8c\x07ndarray\x94\x93\x94K\x00\x85\x94C\x01b\x94\x87\x94R\x94(K\x01K\x02\x85\x94");
+        bytes.extend(b"h\x05\x8c\x05dtype\x94\x93\x94\x8c\x02i8\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01<\x94NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94b\x89C\x10");
+        bytes.extend(3i64.to_le_bytes().iter().chain(&(-1i64).to_le_bytes()));
+        bytes.extend(b"\x94t\x94b\x8c\x05names\x94]\x94\x8c\x01a\x94au.");
+        let value = read(&bytes).unwrap();
+        assert_eq!(value.get("labels").unwrap().numbers().unwrap(), [3, -1]);
+        assert_eq!(value.get("names").unwrap().items().unwrap()[0].text(), Some("a"));
+    }
+
+    #[test]
+    fn what_could_do_harm_is_refused() {
+        let deep = [vec![0x80, 2], vec![b']'; 100_000], vec![b'a'; 99_999], vec![b'.']].concat();
+        let many = [vec![b'('], vec![b'N'; 2 * MAX_VALUES + 1]].concat();
+        let cases: [(&[u8], &str); 13] = [
+            (b"cos\nsystem\n(U\x02lstR.", "calls \"os.system\", which is no array of numbers at byte"),
+            (b"\x80\x04\x8c\x02os\x8c\x06system\x93)R.", "calls \"os.system\""),
+            (b"(ios\nsystem\n.", "has the opcode 0x69, which CIFAR's files don't use at byte 1"),
+            (b"cos\nsystem\n)\x81.", "has the opcode 0x81"),
+            (&deep, "is nested more than 16 levels deep"),
+            (&many, "holds more than 2000000 values"),
+            (b"\x80\x05.", "is of pickle protocol 5, of which 2 to 4 are read"),
+            (b"T\xff\xff\xff\x7fabc", "ends early"),
+            (b"(K\x01\x86.", "takes more than there is"),
+            (b"h\x07.", "uses what was not stored"),
+            (b"]q\x00h\x00.", "uses a list, tuple or dictionary twice"),
+            (b"}(K\x01u.", "sets a key without a value"),
+            (b"", "ends early"),
+        ];
+        for (bytes, expected) in cases {
+            let message = read(bytes).unwrap_err();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+        let mut lying = official(&[1]);
+        let at = lying.windows(4).position(|four| four == b"K\x02K\x03").unwrap();
+        lying[at + 1] = 200;
+        assert!(read(&lying).unwrap_err().contains("has an array of shape [200, 3] in 6 bytes"));
+    }
+
+    /// Whatever byte is damaged or missing: an error or a value, never a panic.
+    #[test]
+    fn damaged_files_never_panic() {
+        let whole = official(&[1, 2]);
+        for at in 0..whole.len() {
+            assert!(read(&whole[..at]).is_err());
+            for flip in 1..=255 {
+                let mut damaged = whole.clone();
+                damaged[at] ^= flip;
+                let _ = read(&damaged);
+            }
+        }
+    }
+}

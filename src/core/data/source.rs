@@ -1,0 +1,298 @@
+//! Where a data set lies, in which layout, and how it is read from there.
+
+use std::path::{Path, PathBuf};
+
+use super::registry::{self, DataSet, Layout};
+use super::{DataError, Dataset, Fit, Split, cifar, folder, idx, npz, parquet, png};
+
+const SYSTEM_DIR: &str = "/usr/share/datasets";
+const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
+/// What `open` reads.
+const LAYOUTS: &str = "name a directory of IDX files, of CIFAR's batches, of Parquet files, or of train/ and test/ or val/ with a \
+                       directory of PNG or JPEG files per class, or an .npz archive";
+
+/// A data set on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// Its directory, or its file.
+    place: PathBuf,
+    layout: Layout,
+    /// What is known of it, where it has a name.
+    known: Option<&'static DataSet>,
+    /// For class folders: YAML or JSON, directory → class name, in label order.
+    class_map: Option<PathBuf>,
+}
+
+impl Source {
+    /// Finds a data set of the [registry] by its name, in any of its layouts.
+    ///
+    /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data set's directory or is it) and nowhere else;
+    /// without the variable in `data/` of the current directory and of each directory above it, then in `/usr/share/datasets`.
+    ///
+    /// # Errors
+    /// When the name is unknown, or no such directory holds the data set.
+    pub fn find(name: &str) -> Result<Self, DataError> {
+        let here = std::env::current_dir().map_err(DataError::io(Path::new("."), "resolve"))?;
+        Self::find_from(name, std::env::var_os("SCDD_DATA").map(PathBuf::from).as_deref(), &here)
+    }
+
+    /// As [`Source::find`], in `place` alone, which is the data set's directory or file, or holds it.
+    pub fn find_at(name: &str, place: &Path) -> Result<Self, DataError> {
+        let set = registered(name)?;
+        match inside(set, place).or_else(|| Self::of(set, place)) {
+            Some(source) => Ok(source),
+            None => Err(missing(
+                set,
+                [set.directories.iter().map(|dir| place.join(dir)).collect(), vec![place.into()]].concat(),
+            )),
+        }
+    }
+
+    fn find_from(name: &str, chosen: Option<&Path>, here: &Path) -> Result<Self, DataError> {
+        let set = registered(name)?;
+        if let Some(chosen) = chosen {
+            let itself = || Self::of(set, chosen).filter(|source| source.is_certain(set));
+            let looked =
+                || [set.directories.iter().map(|dir| chosen.join(dir)).collect(), vec![chosen.into()]].concat();
+            return inside(set, chosen).or_else(itself).ok_or_else(|| missing(set, looked()));
+        }
+        let mut roots: Vec<PathBuf> = here.ancestors().map(|dir| dir.join("data")).collect();
+        roots.push(SYSTEM_DIR.into());
+        roots.iter().find_map(|root| inside(set, root)).ok_or_else(|| {
+            missing(set, roots.iter().flat_map(|root| set.directories.iter().map(|dir| root.join(dir))).collect())
+        })
+    }
+
+    /// The data set in `place`, a directory or an archive, whose layout shows by itself.
+    ///
+    /// # Errors
+    /// When nothing there is in a known layout.
+    pub fn open(place: &Path) -> Result<Self, DataError> {
+        std::fs::metadata(place).map_err(DataError::io(place, "open"))?;
+        let found = |layout: Layout, known| Self { place: place.into(), layout, known, class_map: None };
+        if place.is_file() && has_extension(place, "npz") {
+            return Ok(found(Layout::Npz, None));
+        }
+        if lies_in(place, &Layout::Idx) {
+            return Ok(found(Layout::Idx, None));
+        }
+        let sets = registry::names().iter().filter_map(|name| registry::find(name));
+        for (set, layout) in sets.flat_map(|set| set.layouts.iter().map(move |layout| (set, layout))) {
+            let is_cifar = matches!(layout, Layout::CifarBinary { .. } | Layout::CifarPickle { .. });
+            if is_cifar && lies_in(place, layout) {
+                return Ok(found(layout.clone(), Some(set)));
+            }
+        }
+        if folder::is_here(place) {
+            return Ok(found(Layout::ImageFolder, None));
+        }
+        if parquet::is_here(place) {
+            return Ok(found(Layout::Parquet { label: parquet::label_name(place)? }, None));
+        }
+        match archives(place).as_slice() {
+            [archive] => Ok(Self { place: archive.clone(), layout: Layout::Npz, known: None, class_map: None }),
+            _ => Err(DataError::invalid(place, "holds no data set", LAYOUTS)),
+        }
+    }
+
+    /// The same, of which `class_map` chooses, names and orders the class folders.
+    ///
+    /// # Errors
+    /// When it has no class folders.
+    pub fn with_class_map(self, class_map: &Path) -> Result<Self, DataError> {
+        if !self.is_folder() {
+            let problem = "has no class folders, which a class map could name";
+            return Err(DataError::invalid(&self.place, problem, "leave `class_map` out"));
+        }
+        Ok(Self { class_map: Some(class_map.into()), ..self })
+    }
+
+    /// Whether it consists of image files in class folders.
+    pub fn is_folder(&self) -> bool {
+        matches!(self.layout, Layout::ImageFolder | Layout::TinyImagenet)
+    }
+
+    /// The form of its files.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where its files lie.
+    pub fn directory(&self) -> &Path {
+        if self.place.is_file() { self.place.parent().unwrap_or(&self.place) } else { &self.place }
+    }
+
+    /// `set` in `place`, if it is there in one of its layouts.
+    fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
+        let layout = set.layouts.iter().find(|layout| match layout {
+            Layout::Npz => archive(set, place).is_some(),
+            layout => lies_in(place, layout),
+        })?;
+        let place = archive(set, place).filter(|_| *layout == Layout::Npz).unwrap_or_else(|| place.into());
+        Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None })
+    }
+
+    /// Whether the files themselves show that they are `set`, though their directory is not called so.
+    fn is_certain(&self, set: &DataSet) -> bool {
+        match self.layout {
+            Layout::Idx | Layout::CifarBinary { .. } | Layout::CifarPickle { .. } | Layout::Npz => true,
+            Layout::ImageFolder | Layout::TinyImagenet => folder::is_of(&self.place, set),
+            Layout::Parquet { .. } => {
+                set.directories.iter().any(|dir| Some(Path::new(dir)) == self.place.file_name().map(Path::new))
+            }
+        }
+    }
+
+    /// Reads one split into memory. Images of files become what `fit` says; those of other layouts stay as they are.
+    ///
+    /// What the user should know, though nothing is wrong, is put into `remarks`.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged or too large, or classes don't agree.
+    pub fn load(&self, split: Split, fit: Fit, remarks: &mut Vec<String>) -> Result<Dataset, DataError> {
+        let Self { place, layout, known, class_map } = self;
+        let name = known.map_or_else(
+            || png::display_name(Path::new(place.file_stem().unwrap_or_default())),
+            |known| known.name.clone(),
+        );
+        let classes = known.map(DataSet::class_names);
+        let set = match layout {
+            Layout::Idx => idx::dataset(place, split, classes)?,
+            Layout::CifarBinary { train, test, label_bytes } => {
+                let files = if split == Split::Train { train } else { test };
+                cifar::binary(place, files, *label_bytes, classes.unwrap_or_default())?
+            }
+            Layout::CifarPickle { train, test, label } => {
+                let files = if split == Split::Train { train } else { test };
+                cifar::pickled(place, files, label, classes.unwrap_or_default())?
+            }
+            Layout::ImageFolder | Layout::TinyImagenet => {
+                let map = class_map.as_deref().map(folder::read_class_map).transpose()?;
+                folder::load(place, split, *known, map.as_deref(), fit, remarks)?
+            }
+            Layout::Npz => npz::load(place, split, classes)?,
+            Layout::Parquet { label } => parquet::load(place, split, label, *known, fit, remarks)?,
+        };
+        if let Some(known) = known
+            && class_map.is_none()
+            && set.len() != known.split(split).images
+        {
+            let (found, whole) = (set.len(), known.split(split).images);
+            let part = if split == Split::Train { "training" } else { "test" };
+            remarks.push(format!("{}: {found} {part} images, where {} has {whole}", place.display(), known.title));
+        }
+        Ok(Dataset { name, ..set })
+    }
+}
+
+fn registered(name: &str) -> Result<&'static DataSet, DataError> {
+    registry::find(name).ok_or_else(|| DataError::Unknown { name: name.into(), known: registry::names().join(", ") })
+}
+
+fn missing(set: &DataSet, looked: Vec<PathBuf>) -> DataError {
+    DataError::Missing { name: set.name.clone(), looked }
+}
+
+/// `set` in one of its directories below `root`, or in its archive there.
+fn inside(set: &'static DataSet, root: &Path) -> Option<Source> {
+    set.directories.iter().find_map(|dir| Source::of(set, &root.join(dir)))
+}
+
+/// The archive of `set`: `place` itself, or the file of its name in it.
+fn archive(set: &DataSet, place: &Path) -> Option<PathBuf> {
+    let own = if has_extension(place, "npz") { place.into() } else { place.join(&set.name).with_extension("npz") };
+    own.is_file().then_some(own)
+}
+
+/// The NumPy archives in `dir`.
+fn archives(dir: &Path) -> Vec<PathBuf> {
+    let entries = super::entries::entries(dir, &mut Vec::new()).unwrap_or_default();
+    entries.into_iter().map(|entry| entry.path).filter(|path| has_extension(path, "npz")).collect()
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
+}
+
+/// Whether `dir` holds files of this form.
+fn lies_in(dir: &Path, layout: &Layout) -> bool {
+    match layout {
+        Layout::Idx => idx::present(dir, TEST_LABELS).is_some(),
+        Layout::CifarBinary { test, .. } | Layout::CifarPickle { test, .. } => {
+            test.iter().all(|file| dir.join(file).is_file())
+        }
+        Layout::ImageFolder | Layout::TinyImagenet => folder::is_here(dir),
+        Layout::Parquet { .. } => parquet::is_here(dir),
+        Layout::Npz => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn looks_where_it_says() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().join("a/b");
+        fs::create_dir_all(&here).unwrap();
+        let put = |dir: &str, file: &str| {
+            fs::create_dir_all(root.path().join(dir)).unwrap();
+            fs::write(root.path().join(dir).join(file), []).unwrap();
+            root.path().join(dir)
+        };
+
+        let message = Source::find_from("mnist", None, &here).unwrap_err().to_string();
+        for part in ["data set mnist not found", "/a/b/data/mnist, ", "`make data`", "SCDD_DATA"] {
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        }
+        let found = |name: &str, chosen: Option<&Path>| {
+            Source::find_from(name, chosen, &here).unwrap().directory().to_path_buf()
+        };
+        let above = put("data/mnist", "t10k-labels-idx1-ubyte.gz");
+        assert_eq!(found("mnist", None), above);
+        let own = put("a/b/data/mnist", "t10k-labels-idx1-ubyte");
+        assert_eq!(found("mnist", None), own);
+        // A place that was named is the only one.
+        let message = Source::find_from("mnist", Some(&root.path().join("x")), &here).unwrap_err().to_string();
+        assert!(
+            message.contains("looked in") && message.contains("/x/mnist, ") && !message.contains("/a/b"),
+            "{message}"
+        );
+        let itself = put("chosen", "test.bin");
+        assert_eq!(found("cifar-100", Some(&itself)), itself);
+        let inside = put("chosen/cifar-100-binary", "test.bin");
+        assert_eq!(found("cifar-100", Some(&itself)), inside);
+    }
+
+    #[test]
+    fn unknown_names_list_the_known() {
+        let message = Source::find("imagenet-21k").unwrap_err().to_string();
+        let known = registry::names().join(", ");
+        assert!(known.contains("cifar-100, fashion-mnist"), "{known}");
+        assert_eq!(
+            message,
+            format!("unknown data set \"imagenet-21k\"; known are {known}; give other images as an image folder")
+        );
+    }
+
+    #[test]
+    fn idx_files_of_any_classes_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for (prefix, labels) in [("train", [0u8, 3]), ("t10k", [1, 2])] {
+            let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[5, 6]].concat();
+            fs::write(dir.path().join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
+            let labels = [&[0, 0, 8, 1, 0, 0, 0, 2][..], &labels].concat();
+            fs::write(dir.path().join(format!("{prefix}-labels-idx1-ubyte")), labels).unwrap();
+        }
+        let source = Source::open(dir.path()).unwrap();
+        let test = Dataset::load(&source, Split::Test).unwrap();
+        assert_eq!((test.labels.as_slice(), test.classes.join(" ")), ([1, 2].as_slice(), "0 1 2 3".to_string()));
+        fs::write(dir.path().join("classes.txt"), "a\nb\nc\n\nd\n").unwrap();
+        assert_eq!(Dataset::load(&source, Split::Train).unwrap().classes, ["a", "b", "c", "d"]);
+        fs::write(dir.path().join("classes.txt"), "a\nb\n").unwrap();
+        let message = Dataset::load(&source, Split::Train).unwrap_err().to_string();
+        assert!(message.contains("label 3 of image 1, but there are 2 classes"), "{message}");
+    }
+}
