@@ -84,9 +84,9 @@ impl Maker for Engine<'_> {
             .then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()))
     }
 
-    fn accuracy(&self, work: &WorkDir, images: &Path, verifier: &Bundle, classes: &[u32]) -> Result<(), Failure> {
+    fn accuracy(&self, work: &WorkDir, images: &Path, verifier: &Bundle) -> Result<(), Failure> {
         let set = png::read_set(images)?;
-        Ok(write_json(work, ACCURACY, &recover::accuracy(verifier, self.runtime, &set, classes)?)?)
+        Ok(write_json(work, ACCURACY, &recover::accuracy(verifier, self.runtime, &set)?)?)
     }
 
     fn relabel(&self, work: &WorkDir, task: &RelabelTask) -> Result<Option<String>, Failure> {

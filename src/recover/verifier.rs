@@ -11,18 +11,13 @@ use crate::teacher::{Bundle, Provider, Runtime, SessionOptions};
 /// Images run at once.
 const BATCH: usize = 32;
 
-/// Runs `verifier` in ONNX Runtime on `set`, whose labels index `classes`, which index the verifier's.
+/// Runs `verifier` in ONNX Runtime on `set`, whose labels are the verifier's.
 ///
 /// Images of another size than the verifier's are scaled bilinearly, and normalised as its bundle says.
 ///
 /// # Errors
 /// When the network can't be run, or has other channels than the images.
-pub fn accuracy(
-    verifier: &Bundle,
-    runtime: &Runtime,
-    set: &Dataset,
-    classes: &[u32],
-) -> Result<Accuracy, RecoverError> {
+pub fn accuracy(verifier: &Bundle, runtime: &Runtime, set: &Dataset) -> Result<Accuracy, RecoverError> {
     let p = &verifier.manifest.preprocessing;
     let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
     let [channels, height, width] = verifier.image_shape();
@@ -35,8 +30,7 @@ pub fn accuracy(
         let mut images = Array4::zeros((batch.len(), channels, height, width));
         apply_batch(&vec![map.clone(); batch.len()], &normalization.batch(set, batch)?, &mut images)?;
         let logits = session.logits(&images)?;
-        let targets = batch.iter().map(|&i| classes.get(set.labels[i] as usize).map(|&class| class as usize));
-        for rank in ranks(&logits, targets) {
+        for rank in ranks(&logits, batch.iter().map(|&i| set.labels[i] as usize)) {
             found.top1 += usize::from(rank < 1);
             found.top5 += usize::from(rank < 5);
         }
@@ -45,9 +39,9 @@ pub fn accuracy(
 }
 
 /// Per row of `logits` `[N, K]`, how many other classes are not clearly below the target: 0 is first. An unknown target is last.
-fn ranks(logits: &Array2<f32>, targets: impl Iterator<Item = Option<usize>>) -> Vec<usize> {
-    let rank = |(row, target): (ndarray::ArrayView1<f32>, Option<usize>)| {
-        let Some(own) = target.and_then(|target| row.get(target)) else { return row.len() };
+fn ranks(logits: &Array2<f32>, targets: impl Iterator<Item = usize>) -> Vec<usize> {
+    let rank = |(row, target): (ndarray::ArrayView1<f32>, usize)| {
+        let Some(own) = row.get(target) else { return row.len() };
         row.iter().filter(|other| !matches!(other.partial_cmp(&own), Some(std::cmp::Ordering::Less))).count() - 1
     };
     logits.rows().into_iter().zip(targets).map(rank).collect()
@@ -61,7 +55,7 @@ mod tests {
     #[test]
     fn a_rank_counts_what_is_not_below_the_target() {
         let logits = array![[3.0, 1.0, 2.0], [3.0, 3.0, 2.0], [f32::NAN, 3.0, 2.0], [0.0, f32::NAN, 1.0]];
-        assert_eq!(ranks(&logits, [Some(2), Some(0), Some(1), Some(1)].into_iter()), [1, 1, 1, 2]);
-        assert_eq!(ranks(&logits, [Some(0), Some(9), None, Some(2)].into_iter()), [0, 3, 3, 1]);
+        assert_eq!(ranks(&logits, [2, 0, 1, 1].into_iter()), [1, 1, 1, 2]);
+        assert_eq!(ranks(&logits, [0, 9, 3, 2].into_iter()), [0, 3, 3, 1]);
     }
 }

@@ -118,7 +118,7 @@ def main() -> None:
         path.write_bytes(content)
     paths = sorted((FOLDER / "train").glob("*/*"))
     tensors = {
-        name: np.stack([read(path, channels, size) for path in paths])
+        name: np.ascontiguousarray(np.stack([read(path, channels, size) for path in paths]))
         for name, channels, size in (("gray", 1, 28), ("rgb", 3, 24))
     }
     save_file(tensors, FOLDER / "expected.safetensors")

@@ -296,7 +296,7 @@ impl<'a> Machine<'a> {
             return wrong("sets an entry of no dictionary");
         };
         *depth = depth_around(*depth, &items)?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return wrong("sets a key without a value");
         }
         let mut items = items.into_iter().map(|(item, _)| item);

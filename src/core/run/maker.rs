@@ -24,8 +24,8 @@ pub trait Maker: Sync {
     /// Recovered images with their curves; gives a remark for the user.
     fn recover(&self, work: &WorkDir, task: &RecoverTask) -> Result<Option<String>, Failure>;
 
-    /// How many of the `images`, an ImageFolder, `verifier` puts into their classes, which are these `classes` of its own.
-    fn accuracy(&self, work: &WorkDir, images: &Path, verifier: &Bundle, classes: &[u32]) -> Result<(), Failure>;
+    /// How many of the `images`, a written set, `verifier` puts into their classes.
+    fn accuracy(&self, work: &WorkDir, images: &Path, verifier: &Bundle) -> Result<(), Failure>;
 
     /// A store of soft labels; gives a remark for the user.
     fn relabel(&self, work: &WorkDir, task: &RelabelTask) -> Result<Option<String>, Failure>;

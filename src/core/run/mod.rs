@@ -268,11 +268,9 @@ fn recover<'a>(
     pieces: &Pieces<'a>,
 ) -> Result<Vec<Recovered<'a>>, RunError> {
     let recover = |set: Set<'a>| {
-        let (teacher, method) = (&bundles[set.teacher], &experiment.methods[set.method]);
+        let method = &experiment.methods[set.method];
         let images = recover_set(experiment, bundles, pieces, set)?;
-        let verify = |path: &'a PathBuf| {
-            Ok((path.as_path(), pieces.verifier(&images, teacher, method, &bundles[path], set.seed)?))
-        };
+        let verify = |path: &'a PathBuf| Ok((path.as_path(), pieces.verifier(&images, &bundles[path], set.seed)?));
         let verified = method.verifier.iter().map(verify).collect::<Result<_, RunError>>()?;
         Ok(Recovered { set, images, verified })
     };

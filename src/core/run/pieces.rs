@@ -286,21 +286,14 @@ impl<'a> Pieces<'a> {
         config.classes(self.classes_of(teacher).len() as u32)
     }
 
-    /// How many of the images that `method` recovered from `teacher` the network `verifier` puts into their classes; the stage's directory.
-    pub fn verifier(
-        &self,
-        images: &Images,
-        teacher: &'a Bundle,
-        method: &RecoverConfig,
-        verifier: &'a Bundle,
-        seed: u64,
-    ) -> Result<PathBuf, RunError> {
+    /// How many of the recovered images the network `verifier` puts into their classes; the stage's directory.
+    pub fn verifier(&self, images: &Images, verifier: &'a Bundle, seed: u64) -> Result<PathBuf, RunError> {
         let name = format!("{}-by-{}", images.name, verifier.name());
         let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
         let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?.of_passes(images.count);
-        let (classes, folder) = (self.chosen_classes(teacher, method), images.folder());
+        let folder = images.folder();
         self.obtain(&stage, [&images.directory], move |work, maker| {
-            maker.accuracy(work, &folder, verifier, &classes)?;
+            maker.accuracy(work, &folder, verifier)?;
             Ok(None)
         })
     }
