@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 from exporters import cifar, data, folders, images, registry, sources
 from exporters.errors import InputError
@@ -442,6 +443,17 @@ def test_data_of_ones_own_need_what_no_file_says(tmp_path: Path):
     assert data.Options(dataset=toys, classes=tmp_path / "names").of(recorded).classes == ("a", "b")
     with pytest.raises(InputError, match="--sample 0"):
         data.Options(sample=0)
+
+
+@pytest.mark.parametrize(("name", "channels", "size"), [("gray", 1, 28), ("rgb", 3, 24)])
+def test_odd_files_become_the_bytes_that_the_program_makes_of_them(name: str, channels: int, size: int):
+    """The program's test reads the same files: 16 bits, palettes, alpha, CMYK, YCCK, EXIF, progressive."""
+    folder = Path(__file__).parents[2] / "tests/goldens/folder"
+    expected = load_file(folder / "expected.safetensors")[name]
+    paths = sorted((folder / "train").glob("*/*"))
+    assert len(paths) == len(expected) > 20
+    for path, pixels in zip(paths, expected, strict=True):
+        assert np.array_equal(images.fitted(path.read_bytes(), channels, size), pixels), path
 
 
 def test_normalisation():
