@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--arch", help="its architecture; recognised otherwise")
     export.add_argument("--arch-options", default="{}", help="such as '{width: 64, stem: small}'")
     add_data_options(export)
+    export.add_argument("--no-ema", action="store_true", help="take the weights where the file also has averages")
     export.add_argument("--save-network", type=Path, help="also write it in the form that probe and recalibrate read")
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
     imported = commands.add_parser("import", help="write an ONNX file that others exported as a bundle")
@@ -176,6 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
                 architecture=chosen.arch,
                 options=parse_mapping(chosen.arch_options, "--arch-options"),
                 chosen=data_options(chosen),
+                ema=not chosen.no_ema,
                 name=chosen.name,
                 network=chosen.save_network,
                 replace=chosen.replace,

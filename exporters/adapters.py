@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import models
+from . import convert, models
 from .config import parse
 from .errors import InputError
 from .files import load_checkpoint
 
 TABLE = Path(__file__).with_name("adapters.yaml")
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = ("module.", "model.", "net.")
+COUNTERS = ("n_averaged", "steps", "total_ops", "total_params")
+"""What averaging of weights (torch's, mmengine's) and thop's counting of operations leave beside the tensors."""
 BATCH_NORM_EPS = 1e-5
+SMALL_IMAGES = 96
+"""Networks for images of fewer pixels a side often have smaller strides than torchvision's."""
 SHOWN = 6
 """How many names an error lists before it only counts."""
 
@@ -35,16 +41,47 @@ class Layout:
     scheme: str
     unwrap: list[str]
     needs: list[str]
+    lacks: list[str] = field(default_factory=list)
     prefix: str = ""
     rename: list[list[str]] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
     head: str | None = None
     heads: str | None = None
-    stem3: str = "small"
+    stem3: str | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
+    own: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     note: str | None = None
     auto: bool = True
+
+    def fits(self, names: list[str]) -> bool:
+        """Whether `names` of tensors are of this layout."""
+
+        def found(pattern: str) -> bool:
+            return any(re.match(pattern, name) for name in names)
+
+        return all(map(found, self.needs)) and not any(map(found, self.lacks))
+
+    def preprocessing(self, dataset: str) -> dict[str, tuple[float, ...]]:
+        """`mean` and `std` that the family's code has for `dataset`; empty where it has none of its own."""
+        of_all = {"mean": self.mean, "std": self.std}
+        values = self.own.get(dataset, of_all)
+        return {key: tuple(value) for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tensors of a file, under the names that its layout has.
+
+    `where` is their place in the file, `counters` are the names of what is no tensor of the network, and `beside` is
+    the place of the weights themselves if `where` is that of their averages.
+    """
+
+    layout: Layout
+    where: str
+    tensors: dict[str, Tensor] = field(repr=False)
+    counters: list[str]
+    beside: str | None
 
 
 @dataclass(frozen=True)
@@ -80,34 +117,46 @@ def adapt(
     architecture: str | None = None,
     options: dict[str, Any] | None = None,
     classes: int | None = None,
+    ema: bool = True,
 ) -> Adapted:
     """Reads the checkpoint at `path`, and the classifier at `head_path`, as a network that fits without a gap.
 
     `scheme` is auto, a layout's name, or a pretraining scheme for layouts that do not tell one. Without
-    `architecture` (and its `options`) it is recognised. A classifier of other than `classes` outputs is an error.
+    `architecture` it and its options are recognised, but for those in `options`. Without `ema` averages of the weights
+    are left out. A classifier of other than `classes` outputs is an error.
     """
-    content = read(path)
-    layout, unwrapped, tensors = _choose(content, scheme, path)
+    content, left_out = _read(path)
+    found = _choose(content, scheme, ema, path)
+    layout, tensors = found.layout, found.tensors
     notes = [layout.note] if layout.note else []
+    if left_out:
+        notes.append(f"settings in the file were left out: {', '.join(left_out)}")
+    if found.beside is not None:
+        notes.append(f"the averaged weights under {found.where} were taken; --no-ema takes those {_at(found.beside)}")
     odd = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.dtype != torch.float32
                   and t.is_floating_point()})  # fmt: skip
     if odd:
         notes.append(f"{', '.join(odd)} tensors were converted to float32")
 
     network, dropped = _network_tensors(tensors, layout)
-    name, options = _architecture(network, layout, architecture, options, path)
+    dropped |= dict.fromkeys(found.counters, 1)
+    name, options = _architecture(network, layout, architecture, options or {}, _named_in(content), path)
     head_name = models.architecture(name).head
     inside = {part: network.pop(f"{head_name}.{part}", None) for part in ("weight", "bias")}
     head_source = "none"
     head = None
+    head_shape = models.shapes(name, options)[f"{head_name}.weight"]
+    features = head_shape[1]
     if head_path is not None:
-        head, head_source = _head_of_file(read(head_path), head_path, _feature_dim(name, options)), "file"
+        if len(head_shape) != 2:
+            raise InputError(f"--head: the classifier of {name} is a convolution, which no linear one can stand for")
+        head, head_source = _head_of_file(read(head_path), head_path, features), "file"
         if inside["weight"] is not None:
             dropped[f"{head_name}."] = 2
-    elif inside["weight"] is not None and inside["weight"].ndim == 2:
+    elif inside["weight"] is not None and inside["weight"].ndim == len(head_shape):
         head, head_source = _linear(inside["weight"], inside["bias"]), "checkpoint"
     elif layout.heads is not None and isinstance(beside := _find(content, layout.heads), dict):
-        head, head_source = _head_of_file(beside, path, _feature_dim(name, options)), "checkpoint"
+        head, head_source = _head_of_file(beside, path, features), "checkpoint"
     elif layout.head is not None and f"{layout.head}weight" in tensors:
         head = _linear(tensors[f"{layout.head}weight"], tensors.get(f"{layout.head}bias"))
         head_source = "checkpoint"
@@ -121,13 +170,18 @@ def adapt(
     if head is not None:
         options = options | {"classes": head.out_features}
     state = _fit(network, name, options, path)
+    if head is not None and head.in_features != features:
+        raise InputError(
+            f"{path}: the classifier takes {head.in_features} features, but {_named(name, options)} has {features}"
+        )
     _check_statistics(state, path)
     if head is not None:
-        state |= {f"{head_name}.weight": head.weight.detach(), f"{head_name}.bias": head.bias.detach()}
+        weight = head.weight.detach().reshape(head.out_features, *head_shape[1:])
+        state |= {f"{head_name}.weight": weight, f"{head_name}.bias": head.bias.detach()}
     return Adapted(
         layout=layout,
         scheme=_scheme(layout, scheme),
-        unwrapped=unwrapped,
+        unwrapped=found.where,
         architecture=name,
         options=options,
         state=state,
@@ -152,12 +206,22 @@ def describe(adapted: Adapted, say: Callable[[str], None]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint: safetensors, or what torch reads without running code."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The content of a checkpoint, and the classes of a script's settings that were left out of it."""
     if path.suffix == ".safetensors":
         try:
-            return dict(load_file(path))
+            return dict(load_file(path)), []
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} is not a readable safetensors file: {error}") from error
-    return load_checkpoint(path)
+    try:
+        return load_checkpoint(path), []
+    except InputError:
+        if not path.is_file() or (settled := convert.read_without_settings(path)) is None:
+            raise
+        return settled
 
 
 def write_table(output: Path) -> None:
@@ -167,11 +231,20 @@ def write_table(output: Path) -> None:
         "",
         f"Written by `python -m exporters adapters --table {output.as_posix()}` from `exporters/{TABLE.name}`, whose "
         "rows are all there is to a layout. `export --checkpoint FILE` takes the first layout that fits; each is "
-        "tested on a file as the family writes it (`exporters/tests/layouts.py`). DataParallel's `module.` and "
-        "torch.compile's `_orig_mod.` are removed first; safetensors, half precision and torch's old file format are "
-        "read. Tensors under the prefix must be exactly the architecture's, or the file is refused; all others are "
-        "listed as dropped. Not read: DeepMind's BYOL (JAX pickles of networks that pad as TensorFlow's SAME does) and "
-        "the port of SimCLR v2 (a network of its own).",
+        "tested on a file as the family writes it (`exporters/tests/layouts.py`). Prefixes that all tensors share "
+        "(DataParallel's `module.`, Lightning's `model.` or `net.`, and any other) and torch.compile's `_orig_mod.` "
+        "are removed; safetensors, half precision and torch's old file format are read. Settings beside the tensors "
+        "(`argparse.Namespace`, numpy scalars, paths) are left out, nothing of the file is executed; of a file with "
+        "other classes in it `convert` copies the tensors. Where a file also holds averages of the weights, those are "
+        "taken; `--no-ema` takes the weights themselves. Tensors under the prefix must be exactly the architecture's, "
+        "or the file is refused; all others are listed as dropped. Not read: DeepMind's BYOL (JAX pickles of networks "
+        "that pad as TensorFlow's SAME does) and the port of SimCLR v2 (a network of its own).",
+        "",
+        "Tensors do not tell everything. Whether a max-pool follows a 3x3 stem shows in none: where the layout does "
+        "not tell either, `export` asks for `--arch-options '{stem: small}'` or another stem. A network of "
+        f"torchvision's for images below {SMALL_IMAGES} pixels wants `--arch`, as many people give it smaller strides. "
+        "Preprocessing is the data set's unless the table has the family's own, and `--mean` and `--std` overrule "
+        "both; the accuracy that `export` measures where the data set's images are at hand proves it.",
         "",
         "| layout | family | scheme | tensors under | prefix | dropped | classifier | remarks |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -181,12 +254,13 @@ def write_table(output: Path) -> None:
         remarks += ["only with --scheme"] if not layout.auto else []
         remarks += ["renamed to torchvision's names"] if layout.rename else []
         remarks += [f"{key} {value}" for key in ("mean", "std") if (value := getattr(layout, key)) is not None]
-        remarks += ["3x3 stem with padding 2"] if layout.stem3 != "small" else []
+        remarks += [f"on {name} mean {own['mean']}, std {own['std']}" for name, own in layout.own.items()]
+        remarks += [f"a 3x3 stem is `{layout.stem3}`"] if layout.stem3 else []
         cells = [
             layout.name,
             layout.family,
             layout.scheme,
-            ", ".join(path or "top" for path in layout.unwrap),
+            ", ".join({"": "top", "*": "any other"}.get(path, path) for path in layout.unwrap),
             layout.prefix,
             ", ".join(name.replace("\\", "") + "*" for name in layout.drop),
             layout.head or layout.heads or ("none" if layout.drop or layout.prefix else "the architecture's"),
@@ -196,8 +270,8 @@ def write_table(output: Path) -> None:
     output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _choose(content: dict[str, Any], scheme: str, path: Path) -> tuple[Layout, str, dict[str, Tensor]]:
-    """The layout of `content`, where its tensors lie, and those tensors without wrappers in their names."""
+def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Found:
+    """The layout of `content` and the tensors that have it."""
     table = layouts()
     named = [layout for layout in table if layout.name == scheme]
     if not named and scheme != "auto":
@@ -207,16 +281,57 @@ def _choose(content: dict[str, Any], scheme: str, path: Path) -> tuple[Layout, s
                 f"--scheme {scheme}: it must be auto, a layout ({', '.join(layout.name for layout in table)}) or a "
                 f"scheme ({', '.join(sorted(known))})"
             )
+    averages = []
     for layout in named or [layout for layout in table if layout.auto]:
-        for unwrapped in layout.unwrap:
-            found = _find(content, unwrapped)
-            tensors = _unwrap_names(_tensors(found)) if isinstance(found, dict) else {}
-            if tensors and all(any(re.match(need, key) for key in tensors) for need in layout.needs):
-                return layout, unwrapped, tensors
+        places = [place for path in layout.unwrap if (place := _place(content, path))]
+        averages += [where for where, _ in places if "ema" in where and not ema]
+        for where, held in places:
+            if "ema" in where and not ema:
+                continue
+            counters = [key for key in held if key.rpartition(".")[2] in COUNTERS]
+            tensors = _unwrap_names({key: tensor for key, tensor in held.items() if key not in counters})
+            peeled = [each for each in _peeled(tensors) if layout.fits(list(each))]
+            if not peeled:
+                continue
+            if not layout.needs:  # whatever has tensors fits
+                known = (each for each in peeled if recognise(_network_tensors(each, layout)[0], layout))
+                peeled = [next(known, peeled[0])]
+            others = [place for place, _ in places if "ema" not in place and "ema" in where]
+            return Found(layout, where, peeled[0], counters, next(iter(others), None))
     keys = [str(key) for key in content]
     if named:
         raise InputError(f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {_some(keys)}")
+    if averages:
+        raise InputError(f"{path} holds averaged weights only, {_at(averages[0])}; leave out --no-ema")
     raise InputError(f"{path} holds no tensors where any known layout has them; its keys are {_some(keys)}")
+
+
+def _place(content: dict[str, Any], path: str) -> tuple[str, dict[str, Tensor]] | None:
+    """Where in the file `path` is, and the tensors there; `*` is the only dictionary of tensors, but an optimiser's."""
+    if path == "*":
+        held = [key for key, value in content.items() if isinstance(value, dict) and _tensors(value)]
+        held = [key for key in held if "optim" not in str(key)]
+        if len(held) != 1 or _tensors(content):
+            return None
+        path, found = str(held[0]), content[held[0]]
+    else:
+        found = _find(content, path)
+    tensors = _tensors(found) if isinstance(found, dict) else {}
+    return (path, tensors) if tensors else None
+
+
+def _at(where: str) -> str:
+    return f"under {where}" if where else "at the top"
+
+
+def _peeled(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """`tensors`, then without the first part of their names, as long as all share it."""
+    while tensors:
+        yield tensors
+        first = {key.partition(".")[0] for key in tensors}
+        if len(first) != 1 or not all("." in key for key in tensors):
+            return
+        tensors = {key.partition(".")[2]: value for key, value in tensors.items()}
 
 
 def _scheme(layout: Layout, asked: str) -> str:
@@ -241,8 +356,8 @@ def _tensors(mapping: dict[str, Any]) -> dict[str, Tensor]:
 
 def _unwrap_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
-    while tensors and all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    while shared := [wrapper for wrapper in WRAPPERS if tensors and all(key.startswith(wrapper) for key in tensors)]:
+        tensors = {key.removeprefix(shared[0]): value for key, value in tensors.items()}
     return tensors
 
 
@@ -254,10 +369,7 @@ def _network_tensors(tensors: dict[str, Tensor], layout: Layout) -> tuple[dict[s
         name = key.removeprefix(layout.prefix)
         if key.startswith(layout.prefix):
             for pattern, replacement in layout.rename:
-                renamed = re.sub(f"^(?:{pattern})", replacement, name)
-                if renamed != name:
-                    name = renamed
-                    break
+                name = re.sub(f"^(?:{pattern})", replacement, name)
         if not key.startswith(layout.prefix) or any(re.match(pattern, name) for pattern in layout.drop):
             under = layout.prefix if key.startswith(layout.prefix) else ""
             first, dot, _ = key.removeprefix(under).partition(".")
@@ -269,44 +381,129 @@ def _network_tensors(tensors: dict[str, Tensor], layout: Layout) -> tuple[dict[s
 
 
 def _architecture(
-    network: dict[str, Tensor], layout: Layout, name: str | None, options: dict[str, Any] | None, path: Path
+    network: dict[str, Tensor],
+    layout: Layout,
+    name: str | None,
+    given: dict[str, Any],
+    told: list[str],
+    path: Path,
 ) -> tuple[str, dict[str, Any]]:
+    """The architecture of `network` and its options: `name`, or what is recognised, maybe because the file tells it.
+
+    Where the tensors can't tell an option of it, `given` must.
+    """
     if name is not None:
         known = models.architecture(name).options()
-        inferred = _resnet_options(network, layout) if name in models.RESNETS else {}
-        return name, {**known, **{k: v for k, v in inferred.items() if k in known}, **(options or {})}
-    found = recognise(network, layout)
-    if found is None:
+        name, options = name, {**known, **{k: v for k, v in _options(name, network, layout).items() if k in known}}
+    else:
+        found = recognise(network, layout) or next((fit for each in told if (fit := _fitting(network, each))), None)
+        if found is None:
+            raise InputError(f"{path}: {_unrecognised(network)}")
+        name, options = found
+    if name in models.RESNETS and "stem" not in given and layout.stem3 is None and _kernel(network) == 3:
         raise InputError(
-            f"{path}: no known architecture has these {len(network)} tensors; give --arch. "
-            f"They are {_some(_shapes(network))}"
+            f"{path}: conv1 is 3x3, and no tensor tells whether a max-pool follows it. Give --arch-options "
+            "'{stem: small}' for none, as most networks for small images have it, '{stem: small_pool}' for the "
+            "max-pool of networks for ImageNet, or '{stem: small_pad2}' for none and a padding of 2, as solo-learn "
+            "has it"
         )
-    return found
+    unknown = [key for key in given if key not in models.architecture(name).options()]
+    if unknown:
+        known = ", ".join(models.architecture(name).options())
+        raise InputError(f"--arch-options: {name} has no option {unknown[0]!r}; it has {known}")
+    return name, options | given
 
 
 def recognise(network: dict[str, Tensor], layout: Layout | None = None) -> tuple[str, dict[str, Any]] | None:
     """The known architecture and options that `network` fits, whatever its classifier."""
-    for name in models.RESNETS:
-        options = models.architecture(name).options() | _resnet_options(network, layout)
-        if options["width"] and _difference(network, name, options) == ([], [], []):
+    for name, options in _candidates(network, layout):
+        if _difference(network, name, options) == ([], [], []):
             return name, options
-    for name in models.torchvision_names(network):
-        if _difference(network, name, {"classes": 1000}) == ([], [], []):
-            return name, {"classes": 1000}
     return None
 
 
-def _resnet_options(network: dict[str, Tensor], layout: Layout | None) -> dict[str, Any]:
+def _candidates(network: dict[str, Tensor], layout: Layout | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Architectures of which `network` may be, with the options that it shows."""
+    for name in (*models.RESNETS, *models.CIFAR_RESNETS, *models.CONVNETS):
+        if shown := _options(name, network, layout):
+            yield name, models.architecture(name).options() | shown
+    for name in models.torchvision_names(network):
+        yield name, {"classes": 1000}
+
+
+def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> dict[str, Any]:
+    """The options of one of our own architectures that the tensors show; empty if they can't be of it."""
+    first = network.get("features.0.weight" if name in models.CONVNETS else "conv1.weight")
+    if first is None or first.ndim != 4:
+        return {}
+    shown: dict[str, Any] = {"width": first.shape[0], "channels": first.shape[1]}
+    if name in models.RESNETS:
+        small = (layout and layout.stem3) or "small"
+        return shown | {"stem": small if _kernel(network) == 3 else "imagenet"}
+    if name in models.CIFAR_RESNETS:
+        return shown | {"shortcut": "conv" if "layer2.0.downsample.0.weight" in network else "pad"}
+    if name in models.CONVNETS and (size := _convnet_size(network, int(name.removeprefix("convnet")))):
+        return shown | {"norm": "batch" if "features.1.running_mean" in network else "instance", "size": size}
+    return {}
+
+
+def _convnet_size(network: dict[str, Tensor], depth: int) -> int | None:
+    """The height of the images that a ConvNet of `depth` poolings takes; none if its classifier does not tell.
+
+    Networks for images of one channel pad by 3 first, which is our ConvNet for 28x28 images alone.
+    """
+    head = network.get("classifier.weight")
+    if head is None or head.ndim != 2:
+        return None
+    width, channels = network["features.0.weight"].shape[:2]
+    side = math.isqrt(head.shape[1] // width)
+    size = side << depth
+    if side * side * width != head.shape[1] or (channels == 1 and size != 32):
+        return None
+    return 28 if channels == 1 else size
+
+
+def _kernel(network: dict[str, Tensor]) -> int:
+    """The side of the first convolution of a ResNet."""
     weight = network.get("conv1.weight")
-    if weight is None or weight.ndim != 4:
-        return {"width": 0}
-    small = layout.stem3 if layout else "small"
-    stem = small if weight.shape[-1] == 3 else "imagenet"
-    return {"width": weight.shape[0], "channels": weight.shape[1], "stem": stem}
+    return weight.shape[-1] if weight is not None and weight.ndim == 4 else 0
 
 
-def _feature_dim(name: str, options: dict[str, Any]) -> int:
-    return models.shapes(name, options)[f"{models.architecture(name).head}.weight"][1]
+def _named_in(content: dict[str, Any]) -> list[str]:
+    """Architectures that a training script named in its file: as we, torchvision and timm call them."""
+    args = content.get("args")
+    settings = args if isinstance(args, dict) else {}
+    names = [content.get("arch"), settings.get("arch"), settings.get("model")]
+    plain = [name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]+", name)]
+    return [prefix + name for name in dict.fromkeys(plain) for prefix in ("torchvision/", "timm/")]
+
+
+def _fitting(network: dict[str, Tensor], name: str) -> tuple[str, dict[str, Any]] | None:
+    """`name` and its options if there is such an architecture and `network` has exactly its tensors."""
+    try:
+        options = {"classes": models.architecture(name).options()["classes"]}
+    except InputError:
+        return None
+    return (name, options) if _difference(network, name, options) == ([], [], []) else None
+
+
+def _unrecognised(network: dict[str, Tensor]) -> str:
+    """What the nearest known network has that `network` lacks, or the reverse; what helps if none is near."""
+    candidates = [*_candidates(network, None)]
+    stage = network.get("layer1.0.conv1.weight")
+    if not candidates and stage is not None and stage.ndim == 4:
+        candidates = [(name, models.architecture(name).options() | {"width": len(stage)}) for name in models.RESNETS]
+    if differences := [(*each, *_difference(network, *each)) for each in candidates]:
+        name, options, missing, unexpected, differing = min(differences, key=lambda each: sum(map(len, each[2:])))
+        if 2 * (len(unexpected) + len(differing)) <= len(network):
+            text = f"the nearest known network is {_named(name, options)}; {_reasons(missing, unexpected, differing)}"
+            relatives = [f"timm/{each}" for each in timm.list_models(f"{name.rpartition('/')[2]}*")]
+            fits = next((each for each in relatives if _fitting(network, each)), None)
+            return f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}" if fits else text
+    return (
+        f"no known architecture is near these {len(network)} tensors: {_some(_shapes(network))}. If timm has the "
+        "network, give --arch timm/NAME"
+    )
 
 
 def _difference(
@@ -339,16 +536,9 @@ def _fit(network: dict[str, Tensor], name: str, options: dict[str, Any], path: P
     """The state of the network without classifier; InputError if anything is missing, left over or of another shape."""
     missing, unexpected, differing = _difference(network, name, options)
     if missing or unexpected or differing:
-        reasons = [
-            f"{label}: {_some(names)}"
-            for label, names in (
-                ("missing", missing), ("not in the architecture", unexpected), ("of another shape", differing)
-            )
-            if names
-        ]  # fmt: skip
         fitting = recognise(network)
         hint = f"; {_named(*fitting)} would fit" if fitting else "; no known architecture would fit"
-        raise InputError(f"{path} is no {_named(name, options)}: {'; '.join(reasons)}{hint}")
+        raise InputError(f"{path} is no {_named(name, options)}: {_reasons(missing, unexpected, differing)}{hint}")
     state = {}
     for key in models.shapes(name, options):
         if key.endswith("num_batches_tracked"):
@@ -356,6 +546,11 @@ def _fit(network: dict[str, Tensor], name: str, options: dict[str, Any], path: P
         elif key in network:
             state[key] = network[key].contiguous()
     return state
+
+
+def _reasons(missing: list[str], unexpected: list[str], differing: list[str]) -> str:
+    labelled = {"missing": missing, "not in the architecture": unexpected, "of another shape": differing}
+    return "; ".join(f"{label}: {_some(names)}" for label, names in labelled.items() if names)
 
 
 def _check_statistics(state: dict[str, Tensor], path: Path) -> None:
@@ -411,6 +606,8 @@ def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """The layer with `weight` `[K, D]`, or `[K, D, 1, 1]` of a convolution."""
+    weight = weight.flatten(1)
     head = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
     head.weight.copy_(weight)
     head.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import adapters, data
+from .adapters import SMALL_IMAGES
 from .bundle import write_teacher
 from .errors import InputError
 from .files import sha256
@@ -26,6 +27,7 @@ def export_community(
     architecture: str | None = None,
     options: dict[str, Any] | None = None,
     chosen: data.Options = data.AS_KNOWN,
+    ema: bool = True,
     name: str | None = None,
     network: Path | None = None,
     replace: bool = False,
@@ -33,8 +35,9 @@ def export_community(
 ) -> Path:
     """Writes the checkpoint at `path` as the bundle `output/name` and tells what became of its tensors.
 
-    Accuracy is measured if the data set is there. `network` is a file to which the network is written for `probe` and
-    `recalibrate`.
+    The preprocessing is the family's own for the data set where it has one and `chosen` gives none. Without `ema`
+    averages of the weights in the file are left out. Accuracy is measured if the data set is there. `network` is
+    a file to which the network is written for `probe` and `recalibrate`.
     """
     if chosen.sample is not None:
         raise InputError("--sample has no effect: no training images are read for a checkpoint of others; leave it out")
@@ -46,6 +49,7 @@ def export_community(
         architecture=architecture,
         options=options,
         classes=len(dataset.classes),
+        ema=ema,
     )
     adapters.describe(adapted, say)
     if adapted.options.get("channels", 3) != dataset.channels:
@@ -53,8 +57,13 @@ def export_community(
             f"{path} takes images of {adapted.options.get('channels', 3)} channels, but those of {dataset.name} have "
             f"{dataset.channels}; give another --dataset"
         )
-    own = {key: tuple(value) for key in ("mean", "std") if (value := getattr(adapted.layout, key)) is not None}
-    dataset = changed(dataset, **own)
+    if architecture is None and adapted.architecture.startswith("torchvision/") and dataset.size < SMALL_IMAGES:
+        raise InputError(
+            f"{path} has the tensors of {adapted.architecture}, but tensors do not tell strides, and networks for "
+            f"images of {dataset.size}x{dataset.size} often have smaller ones; give --arch {adapted.architecture} if "
+            "it was trained exactly as torchvision builds it"
+        )
+    dataset = _preprocessed(dataset, adapted.layout, chosen, say)
 
     head = {"none": "none"}.get(adapted.head_source, "joint" if adapted.scheme == "supervised" else "linear_probe")
     if head != "none" and adapted.scheme == "unknown":
@@ -93,6 +102,23 @@ def export_community(
     if head == "none":
         say("features only: usable for BN statistics; it can't label images, weigh a cross entropy or be measured")
     return folder
+
+
+def _preprocessed(
+    dataset: data.DatasetInfo, layout: adapters.Layout, chosen: data.Options, say: Callable[[str], None]
+) -> data.DatasetInfo:
+    """`dataset` with the family's own mean and standard deviation for it, where the command line gives none."""
+    given = [key for key in ("mean", "std") if getattr(chosen, key) is not None]
+    own = {
+        key: value
+        for key, value in layout.preprocessing(dataset.name).items()
+        if key not in given and len(value) == dataset.channels
+    }
+    used = changed(dataset, **own)
+    source = "as given" if given else f"of layout {layout.name}" if own else f"of {dataset.name}"
+    values = "; ".join(f"{key} {', '.join(f'{each:.4g}' for each in getattr(used, key))}" for key in ("mean", "std"))
+    say(f"preprocessing {source}: {values}" + ("" if given else " (--mean and --std overrule it)"))
+    return used
 
 
 @torch.no_grad()

@@ -24,13 +24,22 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from .config import KINDS
 from .errors import InputError
 
+STEMS = {
+    "small": (3, 1, 1, False),
+    "small_pool": (3, 1, 1, True),
+    "small_pad2": (3, 1, 2, False),
+    "imagenet": (7, 2, 3, True),
+}
+"""A ResNet's first convolution by the name of its stem: kernel, stride, padding, and whether a max-pooling follows."""
+
 
 class ResNet(TorchvisionResNet):
     """torchvision's ResNet with a free base width and a stem for small images; same module names and initialisation.
 
     `width` is the number of channels of the first stage (64 in the paper); the stages have 1, 2, 4 and 8 times as
     many. Stem `small` is a 3x3 convolution of stride 1 without pooling, as usual on images of 28 to 64 pixels;
-    `imagenet` is the 7x7 stride 2 one with pooling; `small_pad2` is solo-learn's, `small` with two pixels of padding.
+    `small_pool` is `small` with the max-pooling kept; `small_pad2` is solo-learn's, `small` with two pixels of padding;
+    `imagenet` is the 7x7 stride 2 one with pooling.
     """
 
     def __init__(
@@ -45,15 +54,11 @@ class ResNet(TorchvisionResNet):
         nn.Module.__init__(self)
         self._norm_layer = nn.BatchNorm2d
         self.inplanes, self.dilation, self.groups, self.base_width = width, 1, 1, 64
-        if stem in ("small", "small_pad2"):
-            padding = 1 if stem == "small" else 2
-            self.conv1: nn.Module = nn.Conv2d(channels, width, 3, stride=1, padding=padding, bias=False)
-            self.maxpool: nn.Module = nn.Identity()
-        elif stem == "imagenet":
-            self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        else:
-            raise InputError(f"stem is {stem!r}; it must be 'small', 'small_pad2' or 'imagenet'")
+        if stem not in STEMS:
+            raise InputError(f"stem is {stem!r}; it must be one of {', '.join(STEMS)}")
+        kernel, stride, padding, pooled = STEMS[stem]
+        self.conv1 = nn.Conv2d(channels, width, kernel, stride=stride, padding=padding, bias=False)
+        self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1) if pooled else nn.Identity()
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = self._make_layer(block, width, blocks[0])
@@ -65,6 +70,62 @@ class ResNet(TorchvisionResNet):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class PaddedShortcut(nn.Module):
+    """The shortcut of He et al. 2016 (arXiv 1512.03385, section 3.3, option A), which has no parameters.
+
+    Every `stride`-th pixel of every `stride`-th row, with channels of zeros before and after. [N, C, H, W] becomes
+    [N, C + before + after, H / stride, W / stride], rounded up.
+    """
+
+    def __init__(self, added: int, stride: int) -> None:
+        super().__init__()
+        self.before, self.after, self.stride = added // 2, added - added // 2, stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept = images[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(kept, (0, 0, 0, 0, self.before, self.after))
+
+
+class CifarResNet(nn.Module):
+    """The ResNet of three stages for CIFAR (arXiv 1512.03385, section 4.2): `blocks` basic blocks in each stage.
+
+    `width` is the number of channels of the first stage (16 in the paper); the others have 2 and 4 times as many.
+    Shortcut `pad` is the paper's option A, which has no parameters; `conv` is its option B, a 1x1 convolution with BN.
+    Parameters have torchvision's names.
+    """
+
+    def __init__(self, blocks: int, width: int, shortcut: str, channels: int, classes: int) -> None:
+        super().__init__()
+        if shortcut not in ("pad", "conv"):
+            raise InputError(f"shortcut is {shortcut!r}; it must be 'pad' or 'conv'")
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = self._stage(blocks, width, width, 1, shortcut)
+        self.layer2 = self._stage(blocks, width, width * 2, 2, shortcut)
+        self.layer3 = self._stage(blocks, width * 2, width * 4, 2, shortcut)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width * 4, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(blocks: int, inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Sequential:
+        first: nn.Module | None = None
+        if inputs != outputs and shortcut == "pad":
+            first = PaddedShortcut(outputs - inputs, stride)
+        elif inputs != outputs:
+            first = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+        rest = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
+        return nn.Sequential(BasicBlock(inputs, outputs, stride, first), *rest)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.relu(self.bn1(self.conv1(images)))
+        features = self.layer3(self.layer2(self.layer1(features)))
+        return self.fc(torch.flatten(self.avgpool(features), 1))
 
 
 class ConvNet(nn.Module):
@@ -106,6 +167,13 @@ def _resnet(block: type[BasicBlock | Bottleneck], blocks: list[int]) -> Callable
     return build
 
 
+def _cifar_resnet(depth: int) -> Callable[..., nn.Module]:
+    def build(*, width: int = 16, shortcut: str = "pad", channels: int = 3, classes: int = 10) -> nn.Module:
+        return CifarResNet((depth - 2) // 6, width, shortcut, channels, classes)
+
+    return build
+
+
 def _convnet(depth: int) -> Callable[..., nn.Module]:
     def build(
         *, width: int = 128, norm: str = "batch", channels: int = 3, size: int = 32, classes: int = 10
@@ -117,7 +185,10 @@ def _convnet(depth: int) -> Callable[..., nn.Module]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A registry entry: how to build the network, and the attribute that holds its classifier."""
+    """A registry entry: how to build the network, and the attribute that holds its classifier.
+
+    The classifier is linear, except SqueezeNet's, a 1x1 convolution before the pooling.
+    """
 
     build: Callable[..., nn.Module]
     head: str
@@ -134,11 +205,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet50": Architecture(_resnet(Bottleneck, [3, 4, 6, 3]), "fc"),
     "resnet101": Architecture(_resnet(Bottleneck, [3, 4, 23, 3]), "fc"),
     "resnet152": Architecture(_resnet(Bottleneck, [3, 8, 36, 3]), "fc"),
-    "convnet3": Architecture(_convnet(3), "classifier"),
+    **{f"resnet{depth}": Architecture(_cifar_resnet(depth), "fc") for depth in (20, 32, 44, 56, 110)},
+    **{f"convnet{depth}": Architecture(_convnet(depth), "classifier") for depth in (3, 4, 5, 6)},
 }
 
-
-RESNETS = tuple(name for name in ARCHITECTURES if name.startswith("resnet"))
+RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+CONVNETS = ("convnet3", "convnet4", "convnet5", "convnet6")
 
 TORCHVISION_FAMILIES = {
     "alexnet": "features.0.",
@@ -152,7 +225,9 @@ TORCHVISION_FAMILIES = {
     "resnext": "layer1.0.conv3.",
     "shufflenet": "stage2.",
     "squeezenet": "features.3.squeeze.",
+    "swin": "features.1.0.attn.",
     "vgg": "features.0.",
+    "vit": "encoder.layers.encoder_layer_0.",
     "wide_resnet": "layer1.0.conv3.",
 }
 """How the names of torchvision's networks begin, and how that of some tensor in them does."""
@@ -200,14 +275,16 @@ def _timm(model: str) -> Callable[..., nn.Module]:
 
 @functools.cache
 def _foreign(name: str) -> Architecture:
-    """Such a network's classifier is its last linear layer."""
+    """Such a network's classifier is its last linear layer, or its last 1x1 convolution if it has no linear layer."""
     library, _, model = name.partition("/")
     build = {"torchvision": _torchvision, "timm": _timm}[library](model)
     with torch.device("meta"):
-        linear = [key for key, module in build().named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise InputError(f"architecture {name} has no linear classifier")
-    return Architecture(build, linear[-1])
+        modules = list(build().named_modules())
+    linear = [key for key, module in modules if isinstance(module, nn.Linear)]
+    pointwise = [key for key, module in modules if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)]
+    if not linear and not pointwise:
+        raise InputError(f"architecture {name} has no classifier: neither a linear layer nor a 1x1 convolution")
+    return Architecture(build, (linear or pointwise)[-1])
 
 
 def resolve(name: str, options: dict[str, Any], *, channels: int, size: int, classes: int) -> dict[str, Any]:
@@ -238,6 +315,8 @@ def take_head(name: str, model: nn.Module) -> nn.Linear:
     parent, _, last = architecture(name).head.rpartition(".")
     holder = model.get_submodule(parent)
     head = getattr(holder, last)
+    if not isinstance(head, nn.Linear):
+        raise InputError(f"architecture {name} can't do without its classifier or have another: it is a convolution")
     setattr(holder, last, nn.Identity())
     return head
 
@@ -267,7 +346,7 @@ def initialisation(model: nn.Module) -> dict[str, dict[str, Any]]:
             key = f"{prefix}.{name}" if prefix else name
             if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
                 recipes[key] = {"type": "constant", "value": 1.0 if name == "weight" else 0.0}
-            elif isinstance(module, nn.Conv2d) and isinstance(model, ResNet):
+            elif isinstance(module, nn.Conv2d) and isinstance(model, ResNet | CifarResNet):
                 fan_out = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
                 recipes[key] = {"type": "normal", "std": math.sqrt(2 / fan_out)}
             elif isinstance(module, nn.Conv2d | nn.Linear):

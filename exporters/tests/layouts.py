@@ -1,15 +1,22 @@
-"""Checkpoints as the families write them, around any ResNet: one function per layout of `adapters.yaml`."""
+"""Checkpoints as the families write them: one function per layout of `adapters.yaml` that holds any ResNet, and
+`ORIGINALS` with the networks that families build themselves, each written here without a look at the adapters.
+"""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import re
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+import torchvision
+from torch import Tensor, nn
 
 State = dict[str, Tensor]
 CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
@@ -225,8 +232,8 @@ LAYOUTS: dict[str, Callable[[State, State], dict[str, Any]]] = {
 }  # fmt: skip
 
 HEAD_INSIDE = {"vicreg-linear", "simclr-tf", "vissl", "solo-learn", "solo-learn-old", "mmselfsup", "lightly", "plain"}
-REFUSED = {"dino", "dino-student", "vicreg-linear", "pirl-pycontrast", "pycontrast"}
-"""Layouts that hold more than tensors and plain values."""
+WITH_SETTINGS = {"dino", "dino-student", "vicreg-linear", "pirl-pycontrast", "pycontrast"}
+"""Layouts that hold more than tensors and plain values: argparse's."""
 
 
 def swav_linear(head: State) -> dict[str, Any]:
@@ -256,3 +263,334 @@ def bare(head: State) -> dict[str, Any]:
 
 
 HEADS = {function.__name__: function for function in (swav_linear, swav_linear_bn, dino_linear, vissl_heads, bare)}
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+
+
+def residual_layers(inputs: int, width: int, stride: int, bottleneck: bool) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """The convolutions of a residual block, each with its BN."""
+    plan = [(inputs, width, 1, 1), (width, width, 3, stride), (width, width * 4, 1, 1)]
+    if not bottleneck:
+        plan = [(inputs, width, 3, stride), (width, width, 3, 1)]
+    return [(convolution(*each), nn.BatchNorm2d(each[1])) for each in plan]
+
+
+def chained(layers: list[tuple[nn.Module, nn.Module]], images: Tensor) -> Tensor:
+    """Convolutions with their BN, and ReLU between them."""
+    for index, (first, second) in enumerate(layers):
+        images = second(first(images.relu() if index else images))
+    return images
+
+
+def stages(block: Callable[..., nn.Module], width: int, inputs: int, blocks: list[int], expansion: int) -> list:
+    """One nn.Sequential of blocks for each stage; the first block of all but the first halves the images."""
+    found = []
+    for index, count in enumerate(blocks):
+        outputs, stage = width << index, []
+        for position in range(count):
+            stage.append(block(inputs, outputs, 2 if index and not position else 1))
+            inputs = outputs * expansion
+        found.append(nn.Sequential(*stage))
+    return found
+
+
+class Kuangliu(nn.Module):
+    class Block(nn.Module):
+        def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool, option: str) -> None:
+            super().__init__()
+            self.count = 3 if bottleneck else 2
+            for index, (conv, norm) in enumerate(residual_layers(inputs, width, stride, bottleneck), 1):
+                setattr(self, f"conv{index}", conv)
+                setattr(self, f"bn{index}", norm)
+            outputs = width * 4 if bottleneck else width
+            self.shortcut = nn.Sequential()
+            self.zeros = 0
+            if inputs != outputs and option == "A":
+                self.zeros = outputs // 4
+            elif inputs != outputs or stride != 1:
+                self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+        def forward(self, images: Tensor) -> Tensor:
+            layers = [(getattr(self, f"conv{i}"), getattr(self, f"bn{i}")) for i in range(1, self.count + 1)]
+            beside = self.shortcut(images)
+            if self.zeros:
+                halved = images[..., ::2, ::2]
+                blank = torch.zeros_like(halved[:, : self.zeros])
+                beside = torch.cat([blank, halved, blank], 1)
+            return (chained(layers, images) + beside).relu()
+
+    def __init__(self, blocks: list[int], width: int, bottleneck: bool = False, option: str = "B") -> None:
+        super().__init__()
+        self.conv1, self.bn1 = convolution(3, width, 3), nn.BatchNorm2d(width)
+        expansion = 4 if bottleneck else 1
+
+        def block(inputs: int, outputs: int, stride: int) -> nn.Module:
+            return self.Block(inputs, outputs, stride, bottleneck, option)
+
+        self.count = len(blocks)
+        for index, stage in enumerate(stages(block, width, width, blocks, expansion), 1):
+            setattr(self, f"layer{index}", stage)
+        self.linear = nn.Linear((width << (self.count - 1)) * expansion, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.bn1(self.conv1(images)).relu()
+        for index in range(1, self.count + 1):
+            images = getattr(self, f"layer{index}")(images)
+        return self.linear(images.mean((2, 3)))
+
+
+class Chenyaofo(nn.Module):
+    class Block(nn.Module):
+        def __init__(self, inputs: int, width: int, stride: int) -> None:
+            super().__init__()
+            (self.conv1, self.bn1), (self.conv2, self.bn2) = residual_layers(inputs, width, stride, False)
+            self.downsample = None
+            if inputs != width:
+                self.downsample = nn.Sequential(convolution(inputs, width, 1, stride), nn.BatchNorm2d(width))
+
+        def forward(self, images: Tensor) -> Tensor:
+            beside = images if self.downsample is None else self.downsample(images)
+            return (chained([(self.conv1, self.bn1), (self.conv2, self.bn2)], images) + beside).relu()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = convolution(3, 4, 3), nn.BatchNorm2d(4)
+        self.layer1, self.layer2, self.layer3 = stages(self.Block, 4, 4, [3, 3, 3], 1)
+        self.fc = nn.Linear(16, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.bn1(self.conv1(images)).relu()
+        return self.fc(self.layer3(self.layer2(self.layer1(images))).mean((2, 3)))
+
+
+class Weiaicunzai(nn.Module):
+    class Block(nn.Module):
+        def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
+            super().__init__()
+            layers: list[nn.Module] = []
+            for pair in residual_layers(inputs, width, stride, bottleneck):
+                layers += [*pair, nn.ReLU()]
+            self.residual_function = nn.Sequential(*layers[:-1])
+            outputs = width * 4 if bottleneck else width
+            self.shortcut = nn.Sequential()
+            if inputs != outputs or stride != 1:
+                self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return (self.residual_function(images) + self.shortcut(images)).relu()
+
+    def __init__(self, blocks: list[int], bottleneck: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(convolution(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        expansion = 4 if bottleneck else 1
+
+        def block(inputs: int, width: int, stride: int) -> nn.Module:
+            return self.Block(inputs, width, stride, bottleneck)
+
+        self.conv2_x, self.conv3_x, self.conv4_x, self.conv5_x = stages(block, 4, 4, blocks, expansion)
+        self.fc = nn.Linear(32 * expansion, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for part in (self.conv1, self.conv2_x, self.conv3_x, self.conv4_x, self.conv5_x):
+            images = part(images)
+        return self.fc(images.mean((2, 3)))
+
+
+class RdedConvNet(nn.Module):
+    def __init__(self, depth: int, norm: str, channels: int, side: int) -> None:
+        super().__init__()
+        widths = [channels] + [5] * depth
+        paddings = [3 if channels == 1 and index == 0 else 1 for index in range(depth)]
+        kinds = {"batch": lambda: nn.BatchNorm2d(5), "instance": lambda: nn.GroupNorm(5, 5)}
+        convolutions = [nn.Conv2d(widths[i], 5, 3, padding=paddings[i]) for i in range(depth)]
+        self.layers = nn.ModuleDict({
+            "conv": nn.ModuleList(convolutions),
+            "norm": nn.ModuleList(kinds[norm]() for _ in range(depth)),
+        })  # fmt: skip
+        self.classifier = nn.Linear(5 * side * side, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for conv, norm in zip(self.layers["conv"], self.layers["norm"], strict=True):
+            images = nn.functional.avg_pool2d(norm(conv(images)).relu(), 2)
+        return self.classifier(images.flatten(1))
+
+
+class DcConvNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index in range(3):
+            layers += [nn.Conv2d(5 if index else 3, 5, 3, padding=1), nn.GroupNorm(5, 5), nn.ReLU(), nn.AvgPool2d(2)]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(80, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+
+class HuggingFace(nn.Module):
+    class Layer(nn.Module):
+        def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+            super().__init__()
+            self.convolution, self.normalization = conv, norm
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.normalization(self.convolution(images))
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
+            super().__init__()
+            layer = HuggingFace.Layer
+            self.layer = nn.Sequential(*(layer(*pair) for pair in residual_layers(inputs, width, stride, bottleneck)))
+            outputs = width * 4 if bottleneck else width
+            self.shortcut = nn.Identity()
+            if inputs != outputs or stride != 1:
+                self.shortcut = layer(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+        def forward(self, images: Tensor) -> Tensor:
+            beside = self.shortcut(images)
+            for index, layer in enumerate(self.layer):
+                images = layer(images.relu() if index else images)
+            return (images + beside).relu()
+
+    def __init__(self, blocks: list[int], bottleneck: bool) -> None:
+        super().__init__()
+        expansion = 4 if bottleneck else 1
+
+        def block(inputs: int, width: int, stride: int) -> nn.Module:
+            return self.Block(inputs, width, stride, bottleneck)
+
+        def holder(**children: nn.Module) -> nn.Module:
+            made = nn.Module()
+            for name, child in children.items():
+                made.add_module(name, child)
+            return made
+
+        first = self.Layer(nn.Conv2d(3, 4, 7, 2, 3, bias=False), nn.BatchNorm2d(4))
+        made = [holder(layers=stage) for stage in stages(block, 4, 4, blocks, expansion)]
+        encoder = holder(stages=nn.ModuleList(made))
+        self.resnet = holder(embedder=holder(embedder=first), encoder=encoder)
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(32 * expansion, 7))
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = nn.functional.max_pool2d(self.resnet.embedder.embedder(images).relu(), 3, 2, 1)
+        for stage in self.resnet.encoder.stages:
+            images = stage.layers(images)
+        return self.classifier(images.mean((2, 3), keepdim=True))
+
+
+class Mmpretrain(nn.Module):
+    """`ResNet_CIFAR` of depth 18 with a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        backbone = torchvision.models.resnet18()
+        backbone.conv1, backbone.maxpool, backbone.fc = convolution(3, 64, 3), nn.Identity(), nn.Identity()
+        self.backbone = backbone
+        self.head = nn.ModuleDict({"fc": nn.Linear(512, 7)})
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head["fc"](self.backbone(images))
+
+
+def library(name: str) -> nn.Module:
+    return torchvision.models.get_model(name, num_classes=7)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A network as a family builds it, what its script writes, and what ours is called."""
+
+    layout: str
+    network: Callable[[], nn.Module]
+    write: Callable[[State], dict[str, Any]]
+    architecture: str
+    shape: tuple[int, int, int] = (3, 32, 32)
+
+
+def as_kuangliu(state: State) -> dict[str, Any]:
+    return {"net": under("module.", state), "acc": 95.4, "epoch": 180}
+
+
+def as_akamaster(state: State) -> dict[str, Any]:
+    return {"epoch": 200, "state_dict": OrderedDict(under("module.", state)), "best_prec1": torch.tensor(91.7)}
+
+
+def as_reference(state: State) -> dict[str, Any]:
+    """torchvision's reference training, whose average of the weights comes later than the weights."""
+    averaged = {"n_averaged": torch.tensor(7)} | under("module.", state)
+    settings = argparse.Namespace(model="resnet18", data_path=Path("data"), lr=0.1)
+    return {
+        "model": {key: value + 1 for key, value in state.items()},
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "lr_scheduler": {"last_epoch": 3, "_last_lr": [np.float64(0.1)]},
+        "epoch": 3,
+        "args": settings,
+        "model_ema": averaged,
+    }
+
+
+def as_timm(state: State) -> dict[str, Any]:
+    return {
+        "epoch": 3,
+        "arch": "resnet18",
+        "state_dict": {key: value + 1 for key, value in state.items()},
+        "args": argparse.Namespace(model="resnet18"),
+        "state_dict_ema": state,
+        "metric": np.float64(71.3),
+    }
+
+
+def as_lightning(state: State) -> dict[str, Any]:
+    return lightning(under("model.net.", state))
+
+
+def as_mmpretrain(state: State) -> dict[str, Any]:
+    others = {key: value + 1 for key, value in state.items()}
+    return {"meta": {"epoch": 9}, "state_dict": state, "ema_state_dict": under("module.", others)}
+
+
+def as_named(name: str) -> Callable[[State], dict[str, Any]]:
+    return lambda state: {name: state, "epoch": 3}
+
+
+def as_published_densenet(state: State) -> dict[str, Any]:
+    """The names that torchvision's first releases had, as its published files still have them."""
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value for key, value in state.items()}
+
+
+ORIGINALS = (
+    Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_kuangliu, "resnet18"),
+    Original("kuangliu", lambda: Kuangliu([3, 4, 6, 3], 4, bottleneck=True), dict, "resnet50", (3, 64, 64)),
+    Original("kuangliu", lambda: Kuangliu([3, 4, 6, 3], 4), as_reference, "resnet34"),
+    Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_lightning, "resnet18"),
+    Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_named("teacher_weights"), "resnet18"),
+    Original("akamaster", lambda: Kuangliu([3, 3, 3], 4, option="A"), as_akamaster, "resnet20"),
+    Original("akamaster", lambda: Kuangliu([9, 9, 9], 4, option="A"), as_akamaster, "resnet56"),
+    Original("akamaster", lambda: Kuangliu([5, 5, 5], 4), as_akamaster, "resnet32"),
+    Original("chenyaofo", Chenyaofo, dict, "resnet20"),
+    Original("chenyaofo", Chenyaofo, lambda state: {"opt": argparse.Namespace(), "model": state}, "resnet20"),
+    Original("weiaicunzai", lambda: Weiaicunzai([2, 2, 2, 2], False), dict, "resnet18"),
+    Original("weiaicunzai", lambda: Weiaicunzai([3, 4, 23, 3], True), dict, "resnet101"),
+    Original("rded-convnet", lambda: RdedConvNet(3, "batch", 3, 4), as_named("model"), "convnet3"),
+    Original("rded-convnet", lambda: RdedConvNet(4, "batch", 3, 4), as_named("model"), "convnet4", (3, 64, 64)),
+    Original("rded-convnet", lambda: RdedConvNet(3, "instance", 1, 4), dict, "convnet3", (1, 28, 28)),
+    Original("rded-convnet", lambda: RdedConvNet(6, "batch", 3, 2), as_named("model"), "convnet6", (3, 128, 128)),
+    Original("dc-convnet", DcConvNet, dict, "convnet3"),
+    Original("hugging-face", lambda: HuggingFace([2, 2, 2, 2], False), dict, "resnet18", (3, 64, 64)),
+    Original("hugging-face", lambda: HuggingFace([3, 4, 6, 3], True), dict, "resnet50", (3, 64, 64)),
+    Original("mmpretrain", Mmpretrain, as_mmpretrain, "resnet18"),
+    Original("plain", lambda: library("resnet18"), as_reference, "resnet18", (3, 64, 64)),
+    Original("plain", lambda: library("resnet18"), as_timm, "resnet18", (3, 64, 64)),
+    Original("plain", lambda: library("squeezenet1_1"), dict, "torchvision/squeezenet1_1", (3, 64, 64)),
+    Original("plain", lambda: library("vit_b_32"), dict, "torchvision/vit_b_32", (3, 224, 224)),
+    Original(
+        "torchvision-densenet",
+        lambda: library("densenet121"),
+        as_published_densenet,
+        "torchvision/densenet121",
+        (3, 64, 64),
+    ),
+)

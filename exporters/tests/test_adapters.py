@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import os
 import pickle
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -28,16 +30,22 @@ def quiet(_: str) -> None:
 
 
 def network(options: dict | None = None, name: str = "resnet18") -> nn.Module:
-    """A network no two tensors of which are equal."""
     torch.manual_seed(0)
-    model = models.build(name, options or OPTIONS)
+    return distinct(models.build(name, options or OPTIONS))
+
+
+def distinct(model: nn.Module) -> nn.Module:
+    """`model` in evaluation mode, no two tensors of which are equal any more."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
             module.num_batches_tracked.fill_(9)
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight)
     return model.eval()
 
 
@@ -59,7 +67,8 @@ def outputs(adapted: adapters.Adapted, images: torch.Tensor) -> torch.Tensor:
 def test_every_layout_of_the_table_is_tested():
     table = adapters.layouts()
     assert [layout.name for layout in table] == list(dict.fromkeys(layout.name for layout in table))
-    assert {layout.name for layout in table} == set(layouts.LAYOUTS)
+    originals = {original.layout for original in layouts.ORIGINALS}
+    assert {layout.name for layout in table} == set(layouts.LAYOUTS) | originals
 
 
 def test_the_committed_table_is_current(tmp_path: Path, monkeypatch):
@@ -77,15 +86,13 @@ def test_layouts_are_recognised_and_fit_exactly(tmp_path: Path, name: str):
     backbone, head = parts(model)
     path = tmp_path / "file.pth.tar"
     torch.save(layouts.LAYOUTS[name](backbone, head), path)
-    if name in layouts.REFUSED:
-        with pytest.raises(InputError, match="python -m exporters convert"):
-            adapters.read(path)
-        path = convert.convert(path, tmp_path / "clean.pt", say=quiet)
     layout = next(layout for layout in adapters.layouts() if layout.name == name)
     adapted = adapters.adapt(path, scheme="auto" if layout.auto else name)
 
     assert adapted.layout.name == name
     assert adapted.architecture == "resnet18"
+    left_out = "settings in the file were left out: argparse.Namespace"
+    assert (left_out in adapted.notes) == (name in layouts.WITH_SETTINGS)
     images = torch.randn(2, 3, 64, 64)
     inside = name in layouts.HEAD_INSIDE
     assert adapted.head_source == ("checkpoint" if inside else "none")
@@ -99,6 +106,24 @@ def test_layouts_are_recognised_and_fit_exactly(tmp_path: Path, name: str):
     assert f"mapped {floats} tensors to resnet18" in told[1]
     for line in told:
         assert "*" not in line or re.match(r"dropped \d+ tensors [\w.]+\*$", line)
+
+
+@pytest.mark.parametrize(
+    "original", layouts.ORIGINALS, ids=lambda original: f"{original.layout}-{original.architecture}"
+)
+def test_networks_as_families_build_them_give_their_logits(tmp_path: Path, original: layouts.Original):
+    torch.manual_seed(0)
+    model = distinct(original.network())
+    path = tmp_path / "file.pth"
+    torch.save(original.write({key: value.clone() for key, value in model.state_dict().items()}), path)
+    adapted = adapters.adapt(path, classes=7)
+    assert (adapted.layout.name, adapted.architecture) == (original.layout, original.architecture)
+    assert adapted.head_source == "checkpoint"
+    images = torch.randn(3, *original.shape)
+    with torch.no_grad():
+        wanted = model(images)
+    assert wanted.std() > 0.01
+    assert torch.allclose(outputs(adapted, images), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("name", layouts.HEADS)
@@ -166,12 +191,114 @@ def test_torchvision_and_timm_networks(tmp_path: Path):
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
     torch.save({"state_dict_ema": model.state_dict(), "arch": "resnet10t"}, tmp_path / "timm.pth")
-    adapted = adapters.adapt(tmp_path / "timm.pth", architecture="timm/resnet10t")
-    assert adapted.unwrapped == "state_dict_ema"
-    with torch.no_grad():
-        assert torch.allclose(outputs(adapted, images), model.eval()(images), atol=1e-5)
-    with pytest.raises(InputError, match="give --arch"):
+    for architecture in ("timm/resnet10t", None):  # the file tells its architecture
+        adapted = adapters.adapt(tmp_path / "timm.pth", architecture=architecture)
+        assert (adapted.unwrapped, adapted.architecture) == ("state_dict_ema", "timm/resnet10t")
+        with torch.no_grad():
+            assert torch.allclose(outputs(adapted, images), model.eval()(images), atol=1e-5)
+    torch.save(model.state_dict(), tmp_path / "timm.pth")
+    with pytest.raises(InputError, match="timm/resnet10t has exactly these tensors: if it is that, give --arch"):
         adapters.adapt(tmp_path / "timm.pth")
+    assert adapters.adapt(tmp_path / "timm.pth", architecture="timm/resnet10t").mapped == adapted.mapped
+
+
+def test_unrecognised_networks_are_told_what_is_near(tmp_path: Path):
+    path = tmp_path / "file.pth"
+    state = network().state_dict()
+    lacking = {key: value for key, value in state.items() if not key.startswith("layer3.1.bn2.running_")}
+    torch.save(lacking | {"layer4.1.attention.weight": torch.ones(3)}, path)
+    with pytest.raises(InputError) as error:
+        adapters.adapt(path)
+    assert (
+        "the nearest known network is resnet18 (width 4, stem imagenet, channels 3, classes 10); missing: "
+        "layer3.1.bn2.running_mean, layer3.1.bn2.running_var; not in the architecture: layer4.1.attention.weight"
+    ) in str(error.value)
+    assert "--arch" not in str(error.value)
+    torch.save({"tokens.weight": torch.ones(9, 2), "blocks.0.mix.weight": torch.ones(2, 2)}, path)
+    with pytest.raises(InputError, match=r"near these 2 tensors: tokens.weight \[9, 2\], .*give --arch timm/NAME"):
+        adapters.adapt(path)
+
+
+def test_the_pooling_after_a_small_stem_is_asked_for(tmp_path: Path):
+    model = network(OPTIONS | {"stem": "small_pool"})
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    for arguments in ({}, {"architecture": "resnet18"}, {"options": {"width": 4}}):
+        with pytest.raises(InputError, match="conv1 is 3x3, and no tensor tells whether a max-pool follows it"):
+            adapters.adapt(tmp_path / "file.pth", **arguments)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = model(images)
+    for stem, same in (("small_pool", True), ("small", False), ("small_pad2", False)):
+        adapted = adapters.adapt(tmp_path / "file.pth", options={"stem": stem})
+        assert adapted.options["stem"] == stem
+        assert torch.equal(outputs(adapted, images), wanted) == same
+    with pytest.raises(InputError, match="resnet18 has no option 'stride'; it has width, stem, channels, classes"):
+        adapters.adapt(tmp_path / "file.pth", options={"stem": "small", "stride": 2})
+    with pytest.raises(InputError, match=r"is no resnet18 .*conv1.weight is \[4, 3, 3, 3\], not \[4, 3, 7, 7\]"):
+        adapters.adapt(tmp_path / "file.pth", options={"stem": "imagenet"})
+
+
+def test_averaged_weights_come_first_unless_they_are_left_out(tmp_path: Path):
+    model = network()
+    path = tmp_path / "file.pth"
+    torch.save(layouts.as_reference(dict(model.state_dict())), path)
+    averaged = adapters.adapt(path)
+    assert (averaged.unwrapped, averaged.dropped) == ("model_ema", {"n_averaged": 1})
+    assert torch.equal(averaged.state["conv1.weight"], model.conv1.weight)
+    note = "the averaged weights under model_ema were taken; --no-ema takes those under model"
+    assert note in averaged.notes
+    weights = adapters.adapt(path, ema=False)
+    assert weights.unwrapped == "model"
+    assert torch.equal(weights.state["conv1.weight"], model.conv1.weight + 1)
+    torch.save({"state_dict_ema": model.state_dict()}, path)
+    with pytest.raises(InputError, match="holds averaged weights only, under state_dict_ema; leave out --no-ema"):
+        adapters.adapt(path, ema=False)
+
+
+def test_a_classifier_of_other_features_is_refused(tmp_path: Path):
+    state = dict(layouts.Kuangliu([2, 2, 2, 2], 4).state_dict()) | {"linear.weight": torch.randn(7, 128)}
+    for key in [key for key in state if key.endswith("running_mean")]:
+        state[key] = torch.randn_like(state[key])
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=r"the classifier takes 128 features, but resnet18 \(.*\) has 32"):
+        adapters.adapt(tmp_path / "file.pth")
+
+
+def test_networks_of_torchvision_for_small_images_are_asked_about(tmp_path: Path):
+    torch.manual_seed(0)
+    model = distinct(torchvision.models.mobilenet_v2(num_classes=10))
+    torch.save(model.state_dict(), tmp_path / "mobile.pth")
+    arguments = {"chosen": Options("cifar-10"), "say": quiet}
+    with pytest.raises(InputError, match="give --arch torchvision/mobilenet_v2 if it was trained exactly as torch"):
+        community.export_community(tmp_path / "mobile.pth", tmp_path, tmp_path / "onnx", **arguments)
+    arguments["architecture"] = "torchvision/mobilenet_v2"
+    assert community.export_community(tmp_path / "mobile.pth", tmp_path, tmp_path / "onnx", **arguments).is_dir()
+
+
+def test_preprocessing_is_what_is_given_or_the_family_s_or_the_data_set_s(tmp_path: Path):
+    torch.manual_seed(0)
+    state = distinct(layouts.Kuangliu([3, 3, 3], 4, option="A")).state_dict()
+    head = {"linear.weight": torch.randn(10, 16), "linear.bias": torch.randn(10)}
+    torch.save(layouts.as_akamaster(state | head), tmp_path / "r20.th")
+    said: list[str] = []
+
+    def export(name: str, **given) -> dict:
+        folder = community.export_community(
+            tmp_path / "r20.th", tmp_path, tmp_path / "onnx", chosen=Options("cifar-10", **given), name=name,
+            network=tmp_path / f"{name}.pt", say=said.append,
+        )  # fmt: skip
+        return yaml.safe_load((folder / "manifest.yaml").read_text())["preprocessing"]
+
+    own = export("own")
+    assert (own["mean"], own["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    told = "preprocessing as akamaster's ResNets of three stages have it: mean 0.485, 0.456, 0.406; std 0.229, 0.224,"
+    assert any(line.startswith(told) and line.endswith("(--mean and --std overrule it)") for line in said)
+    assert Checkpoint.load(tmp_path / "own.pt").own.std == (0.229, 0.224, 0.225)
+    given = export("given", std=(0.25, 0.25, 0.2))
+    assert (given["mean"], given["std"]) == ([0.485, 0.456, 0.406], [0.25, 0.25, 0.2])
+    assert any(
+        line.startswith("preprocessing as given: mean 0.485, 0.456, 0.406; std 0.25, 0.25, 0.2") for line in said
+    )
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path):
@@ -245,8 +372,42 @@ def test_conversion_keeps_tensors_and_runs_nothing(tmp_path: Path, legacy: bool)
         with pytest.raises(InputError):
             convert.convert(tmp_path / "bad.pt", tmp_path / "clean2.pt", say=quiet)
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(InputError, match="a pickled module must be saved as its state_dict"):
-        convert.convert(tmp_path / "module.pt", tmp_path / "clean2.pt", say=quiet)
+    torch.save([torch.ones(2)], tmp_path / "list.pt")
+    with pytest.raises(InputError, match="holds no tensors in dictionaries and no module"):
+        convert.convert(tmp_path / "list.pt", tmp_path / "clean2.pt", say=quiet)
+    assert not mark.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickled_module_becomes_its_state_dict(tmp_path: Path, legacy: bool):
+    model = nn.DataParallel(network())
+    model.module.register_buffer("transient", torch.ones(1), persistent=False)
+    torch.save({"model": model, "epoch": 3}, tmp_path / "file.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match="python -m exporters convert"):
+        adapters.read(tmp_path / "file.pt")
+    clean = adapters.read(convert.convert(tmp_path / "file.pt", tmp_path / "clean.pt", say=quiet))
+    assert list(clean["model"]) == list(model.state_dict())
+    adapted = adapters.adapt(tmp_path / "clean.pt")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(outputs(adapted, images), model.module(images))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_settings_beside_the_tensors_are_left_out_and_code_is_refused(tmp_path: Path, legacy: bool):
+    mark = tmp_path / "executed"
+    content = layouts.as_reference(dict(network().state_dict()))
+    content |= {"when": datetime.datetime(2026, 1, 1), "figures": np.arange(3.0), "meters": collections.Counter("aa")}
+    torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=not legacy)
+    adapted = adapters.adapt(tmp_path / "file.pth")
+    left_out = next(note for note in adapted.notes if note.startswith("settings in the file were left out: "))
+    assert "argparse.Namespace" in left_out
+    assert "numpy" in left_out
+    assert adapters.read(tmp_path / "file.pth")["args"]["model"] == "resnet18"
+    torch.save(content | {"hostile": Hostile(mark)}, tmp_path / "file.pth")
+    with pytest.raises(InputError, match="python -m exporters convert"):
+        adapters.adapt(tmp_path / "file.pth")
     assert not mark.exists()
 
 
@@ -258,6 +419,7 @@ def test_export_of_a_community_checkpoint(tmp_path: Path, tiny: Split, monkeypat
     model = network(GREY, "resnet10")
     torch.save(layouts.mmselfsup(*parts(model)), tmp_path / "own.pth")
     arguments = ["--data", str(tmp_path), "export", "--checkpoint", str(tmp_path / "own.pth"), "--out", str(tmp_path)]
+    arguments += ["--arch-options", "{stem: small}"]
     assert main([*arguments, "--dataset", "fashion-mnist", "--scheme", "moco_v2"]) == 0
     manifest = yaml.safe_load((tmp_path / "own" / "manifest.yaml").read_text())
     assert manifest["pretraining"]["scheme"] == "moco_v2"
@@ -277,7 +439,7 @@ def test_features_only_bundle(tmp_path: Path, capsys):
     said: list[str] = []
     folder = community.export_community(
         tmp_path / "own.pth", tmp_path, tmp_path / "onnx", chosen=Options("fashion-mnist"), network=tmp_path / "own.pt",
-        say=said.append,
+        options={"stem": "small"}, say=said.append,
     )  # fmt: skip
     assert "features only" in said[-1]
     assert any("accuracy not measured" in line for line in said)
@@ -303,5 +465,6 @@ def test_images_too_small_for_the_network(tmp_path: Path):
     torch.save(model.state_dict(), tmp_path / "alex.pth")
     with pytest.raises(InputError, match="can't take images of 32x32"):
         community.export_community(
-            tmp_path / "alex.pth", tmp_path, tmp_path / "onnx", chosen=Options("cifar-10"), say=quiet
-        )
+            tmp_path / "alex.pth", tmp_path, tmp_path / "onnx", architecture="torchvision/alexnet",
+            chosen=Options("cifar-10"), say=quiet,
+        )  # fmt: skip

@@ -27,6 +27,14 @@ def test_full_width_resnets_are_torchvisions():
         # 3x3 convolutions 16-32-64-128, two per block, 1x1 shortcuts, BN pairs, a linear layer
         ("resnet10", {"width": 16, "stem": "small", "channels": 1, "classes": 10}, 308_538),
         ("resnet18", {"width": 16, "stem": "small", "channels": 1, "classes": 10}, 701_178),
+        # the counts of the paper's table 6: 0.27, 0.46, 0.66, 0.85 and 1.7 millions, to the digit as akamaster has them
+        ("resnet20", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 269_722),
+        ("resnet32", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 464_154),
+        ("resnet44", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 658_586),
+        ("resnet56", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 853_018),
+        ("resnet110", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 1_727_962),
+        # two 1x1 convolutions with BN more: 16·32 + 2·32 + 32·64 + 2·64
+        ("resnet20", {"width": 16, "shortcut": "conv", "channels": 3, "classes": 10}, 272_474),
         # 1·128·9+128 + 2·(128·128·9+128) + 3·2·128 + 2048·10+10
         ("convnet3", {"width": 128, "norm": "batch", "channels": 1, "size": 28, "classes": 10}, 317_706),
         # the literature's count for CIFAR-10
@@ -50,6 +58,8 @@ def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
     [
         ("resnet18", {"width": 32}),
         ("resnet50", {"width": 16, "stem": "imagenet"}),
+        ("resnet20", {"shortcut": "pad"}),
+        ("resnet20", {"shortcut": "conv"}),
         ("convnet3", {"norm": "batch"}),
         ("convnet3", {"norm": "instance", "size": 28, "channels": 1}),
     ],
@@ -71,6 +81,22 @@ def test_initialisation_is_what_build_draws(name: str, options: dict):
             assert drawn.std().item() == pytest.approx(recipe["std"], rel=0.1)
 
 
+def test_a_padded_shortcut_halves_images_and_adds_channels_of_zeros():
+    images = torch.randn(2, 5, 7, 6)
+    out = models.PaddedShortcut(3, 2)(images)
+    assert out.shape == (2, 8, 4, 3)
+    assert torch.equal(out[:, 1:6], images[:, :, [0, 2, 4, 6]][..., [0, 2, 4]])
+    assert not out[:, 0].any()
+    assert not out[:, 6:].any()
+
+
+def test_a_classifier_that_is_a_convolution_stays():
+    model = models.build("torchvision/squeezenet1_1", {"classes": 7})
+    assert models.architecture("torchvision/squeezenet1_1").head == "classifier.1"
+    with pytest.raises(InputError, match="squeezenet1_1 can't do without its classifier or have another"):
+        models.take_head("torchvision/squeezenet1_1", model)
+
+
 def test_options_are_checked():
     facts = {"channels": 1, "size": 28, "classes": 10}
     assert models.resolve("resnet18", {"width": 16}, **facts) == {
@@ -87,6 +113,8 @@ def test_options_are_checked():
             models.resolve(name, options, **facts)
     with pytest.raises(InputError, match="stem"):
         models.build("resnet18", {"stem": "tiny"})
+    with pytest.raises(InputError, match="shortcut is 'none'; it must be 'pad' or 'conv'"):
+        models.build("resnet20", {"shortcut": "none"})
     with pytest.raises(InputError, match="norm"):
         models.build("convnet3", {"norm": "layer"})
     with pytest.raises(InputError, match="too small"):
