@@ -393,8 +393,7 @@ def _architecture(
     Where the tensors can't tell an option of it, `given` must.
     """
     if name is not None:
-        known = models.architecture(name).options()
-        name, options = name, {**known, **{k: v for k, v in _options(name, network, layout).items() if k in known}}
+        options = models.architecture(name).options() | _options(name, network, layout)
     else:
         found = recognise(network, layout) or next((fit for each in told if (fit := _fitting(network, each))), None)
         if found is None:
@@ -407,10 +406,8 @@ def _architecture(
             "max-pool of networks for ImageNet, or '{stem: small_pad2}' for none and a padding of 2, as solo-learn "
             "has it"
         )
-    unknown = [key for key in given if key not in models.architecture(name).options()]
-    if unknown:
-        known = ", ".join(models.architecture(name).options())
-        raise InputError(f"--arch-options: {name} has no option {unknown[0]!r}; it has {known}")
+    for key, value in given.items():
+        models.check_option(name, key, value)
     return name, options | given
 
 

@@ -287,18 +287,24 @@ def _foreign(name: str) -> Architecture:
     return Architecture(build, (linear or pointwise)[-1])
 
 
+def check_option(name: str, key: str, value: Any) -> None:
+    """InputError if architecture `name` has no option `key`, or if `value` is none for it."""
+    defaults = architecture(name).options()
+    if key not in defaults:
+        raise InputError(f"architecture {name} has no option {key!r}; it has {', '.join(defaults)}")
+    if not isinstance(value, type(defaults[key])) or isinstance(value, bool):
+        raise InputError(f"architecture {name}: option {key} is {value!r}; {KINDS[type(defaults[key])]} is wanted")
+    if isinstance(value, int) and value < 1:
+        raise InputError(f"architecture {name}: option {key} is {value}; it must be at least 1")
+
+
 def resolve(name: str, options: dict[str, Any], *, channels: int, size: int, classes: int) -> dict[str, Any]:
     """All options of `name`: the given ones, the data set's channels, size and classes, and defaults for the rest."""
     defaults = architecture(name).options()
     given = {"channels": channels, "size": size, "classes": classes}
     resolved = {**defaults, **{key: value for key, value in given.items() if key in defaults}}
     for key, value in options.items():
-        if key not in defaults:
-            raise InputError(f"architecture {name} has no option {key!r}; it has {', '.join(defaults)}")
-        if not isinstance(value, type(defaults[key])) or isinstance(value, bool):
-            raise InputError(f"architecture {name}: option {key} is {value!r}; {KINDS[type(defaults[key])]} is wanted")
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"architecture {name}: option {key} is {value}; it must be at least 1")
+        check_option(name, key, value)
         if key in given and value != given[key]:
             raise InputError(f"architecture {name}: option {key} is {value}, but the data set has {given[key]}")
         resolved[key] = value
@@ -329,8 +335,13 @@ def put_head(name: str, model: nn.Module, head: nn.Linear) -> None:
 
 def shapes(name: str, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shapes of parameters and buffers, without building the network's tensors."""
+    return dict(_shapes(name, tuple(sorted(options.items()))))
+
+
+@functools.cache
+def _shapes(name: str, options: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        state = build(name, options).state_dict()
+        state = build(name, dict(options)).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 

@@ -234,6 +234,8 @@ def test_the_pooling_after_a_small_stem_is_asked_for(tmp_path: Path):
         assert torch.equal(outputs(adapted, images), wanted) == same
     with pytest.raises(InputError, match="resnet18 has no option 'stride'; it has width, stem, channels, classes"):
         adapters.adapt(tmp_path / "file.pth", options={"stem": "small", "stride": 2})
+    with pytest.raises(InputError, match=r"option stem is \['small'\]; text is wanted"):
+        adapters.adapt(tmp_path / "file.pth", options={"stem": ["small"]})
     with pytest.raises(InputError, match=r"is no resnet18 .*conv1.weight is \[4, 3, 3, 3\], not \[4, 3, 7, 7\]"):
         adapters.adapt(tmp_path / "file.pth", options={"stem": "imagenet"})
 
@@ -291,7 +293,7 @@ def test_preprocessing_is_what_is_given_or_the_family_s_or_the_data_set_s(tmp_pa
 
     own = export("own")
     assert (own["mean"], own["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    told = "preprocessing as akamaster's ResNets of three stages have it: mean 0.485, 0.456, 0.406; std 0.229, 0.224,"
+    told = "preprocessing of layout akamaster: mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225"
     assert any(line.startswith(told) and line.endswith("(--mean and --std overrule it)") for line in said)
     assert Checkpoint.load(tmp_path / "own.pt").own.std == (0.229, 0.224, 0.225)
     given = export("given", std=(0.25, 0.25, 0.2))
