@@ -4,19 +4,54 @@
 //! OpenMP, which libtorch brings, reads its settings before `main`. Its default of spinning while it waits for a thread that was descheduled makes
 //! small networks several times slower wherever other programs share the cores, so waiting threads are told to yield.
 
+use std::ffi::CString;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::anyhow;
+use scdd_core::cli::doctor::{self, Finding};
+use scdd_core::cli::{Global, Outcome, Work};
+
+/// Where libtorch was when the program was built; `scdd-engine` looks for it there.
+const TORCH: &str = concat!(env!("SCDD_SITE_PACKAGES"), "/torch/lib");
+const LIBRARY: &str = if cfg!(target_os = "macos") { "libtorch_cpu.dylib" } else { "libtorch_cpu.so" };
 
 fn main() -> ExitCode {
-    scdd_core::cli::main(|_, _| {
-        let failure = match std::env::current_exe() {
-            Ok(scdd) => start(Command::new(scdd.with_file_name("scdd-engine"))),
-            Err(error) => error,
+    scdd_core::cli::main(work)
+}
+
+fn work(global: &Global, work: Work) -> anyhow::Result<Outcome> {
+    if let Some(why) = torch_is_missing(TORCH, LIBRARY) {
+        return match work {
+            Work::Doctor => doctor::print(global, &[Finding::new("libtorch", Err::<String, _>(why))]),
+            _ => Err(anyhow!("{why}")),
         };
-        Err(anyhow!("cannot start scdd-engine, which belongs beside scdd: {failure}"))
-    })
+    }
+    let failure = match std::env::current_exe() {
+        Ok(scdd) => start(Command::new(scdd.with_file_name("scdd-engine"))),
+        Err(error) => error,
+    };
+    Err(anyhow!("cannot start scdd-engine, which belongs beside scdd: {failure}"))
+}
+
+/// Why the system's loader would not start `scdd-engine`, in better words than it has.
+fn torch_is_missing(torch: &str, library: &str) -> Option<String> {
+    if Path::new(torch).join(library).is_file() || can_be_loaded(library) {
+        return None;
+    }
+    Some(format!(
+        "libtorch is no longer in {torch}, where it was when scdd was built: the checkout or its Python environment \
+         was moved or removed. Run `make build` in the checkout, which installs and builds what is missing"
+    ))
+}
+
+/// Whether the loader finds `library` somewhere else, as LD_LIBRARY_PATH tells it.
+fn can_be_loaded(library: &str) -> bool {
+    let Ok(name) = CString::new(library) else { return false };
+    // SAFETY: the name is a string that outlives the call. Loading runs the library's initialisers, as starting
+    // `scdd-engine` would.
+    !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY) }.is_null()
 }
 
 /// Replaces this process; returns only where that fails.
@@ -25,4 +60,17 @@ fn start(mut engine: Command) -> std::io::Error {
         engine.env("OMP_WAIT_POLICY", "passive");
     }
     engine.args(std::env::args_os().skip(1)).exec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_was_moved_is_missed() {
+        assert_eq!(torch_is_missing(TORCH, LIBRARY), None);
+        assert_eq!(torch_is_missing("/nowhere", "libc.so.6"), None, "the loader finds it elsewhere");
+        let why = torch_is_missing("/nowhere/torch/lib", "libno-such-library.so").unwrap();
+        assert!(why.starts_with("libtorch is no longer in /nowhere/torch/lib") && why.contains("make build"), "{why}");
+    }
 }

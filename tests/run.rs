@@ -208,11 +208,17 @@ fn the_balance_of_the_loss_terms_is_measured_once_and_recorded() {
     let directory = String::from_utf8(first.get_output().stdout.clone()).unwrap();
     let record = fs::read(Path::new(directory.trim()).join("stage.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-    let weight = record["config"]["recover"]["r_bn"].as_f64().unwrap();
-    assert!(weight > 0.0, "{record}");
-    // The number that is recorded names the same work.
-    let again = recover(&bundle(TEACHER), &weight.to_string()).success().stderr(contains("done in").not());
+    assert_eq!((&record["config"]["recover"]["r_bn"], record["inputs"]["balance"].is_string()), (&"auto".into(), true));
+    let again = recover(&bundle(TEACHER), "auto").success().stderr(contains("done in").not());
     assert_eq!(String::from_utf8(again.get_output().stdout.clone()).unwrap(), directory);
+    // The number that was measured is what the images were recovered with.
+    let measured = fs::read_dir(dir.path().join("runs/stages/balance")).unwrap().next().unwrap().unwrap().path();
+    let measured: serde_json::Value = serde_json::from_slice(&fs::read(measured.join("r_bn.json")).unwrap()).unwrap();
+    let weight = measured["r_bn"].as_f64().unwrap();
+    assert!(weight > 0.0, "{measured}");
+    let fixed = recover(&bundle(TEACHER), &weight.to_string()).success().get_output().stdout.clone();
+    let images = |directory: &str| contents(&Path::new(directory.trim()).join("images"));
+    assert_eq!(images(&directory), images(&String::from_utf8(fixed).unwrap()));
 }
 
 /// What `scdd run` complains of; nothing may be left at `output`.

@@ -1,43 +1,15 @@
 //! `scdd doctor`: what the program found on this machine.
 
+use scdd_core::cli::doctor::{Finding, print};
 use scdd_core::cli::{Global, Outcome};
-use serde::Serialize;
 
 use super::open_runtime;
 use crate::data::{Source, registry};
+use crate::engine::why_no_cuda;
 use crate::teacher::Provider;
 
-#[derive(Serialize)]
-struct Finding {
-    what: &'static str,
-    found: bool,
-    detail: String,
-}
-
-impl Finding {
-    fn new<T: ToString, E: ToString>(what: &'static str, result: Result<T, E>) -> Self {
-        match result {
-            Ok(detail) => Self { what, found: true, detail: detail.to_string() },
-            Err(reason) => Self { what, found: false, detail: reason.to_string() },
-        }
-    }
-}
-
-/// Without these nothing can be distilled; CUDA and further data sets are optional.
-const NEEDED: [&str; 2] = ["libtorch", "ONNX Runtime"];
-
 pub fn run(global: &Global) -> anyhow::Result<Outcome> {
-    let findings = look(global);
-    if global.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
-    } else {
-        println!("scdd {}", env!("CARGO_PKG_VERSION"));
-        for finding in &findings {
-            println!("{} {:<22} {}", if finding.found { "ok" } else { "--" }, finding.what, finding.detail);
-        }
-    }
-    let missing = findings.iter().any(|f| !f.found && NEEDED.contains(&f.what));
-    Ok(if missing { Outcome::CheckFailed } else { Outcome::Done })
+    print(global, &look(global))
 }
 
 fn look(global: &Global) -> Vec<Finding> {
@@ -84,8 +56,7 @@ fn vector_extensions() -> &'static str {
 
 fn torch_cuda() -> Result<String, String> {
     match tch::Cuda::device_count() {
-        0 if tch::Cuda::is_available() => Err("libtorch has CUDA, but sees no device".into()),
-        0 => Err("no CUDA device, no driver, or a libtorch without CUDA".into()),
+        0 => Err(why_no_cuda()),
         count => Ok(format!("{count} device{}", if count == 1 { "" } else { "s" })),
     }
 }

@@ -5,6 +5,7 @@ mod calibrate;
 mod data;
 mod doctor;
 mod inspect;
+mod interrupt;
 mod progress;
 mod run;
 mod verify;

@@ -1,6 +1,7 @@
 //! Progress for people: a bar with rate and time left for each piece of work on a terminal, plain lines elsewhere. Always on standard error.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -10,12 +11,24 @@ use crate::progress::{Piece, Progress, Silent};
 /// Between two plain lines about the same work.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Bars, lines, or nothing (`quiet`).
-pub fn progress(quiet: bool) -> Box<dyn Progress> {
+/// Bars, lines, or nothing but what the user ought to know at once (`quiet`).
+pub fn progress(quiet: bool) -> Arc<dyn Progress + Send + Sync> {
     match (quiet, std::io::stderr().is_terminal()) {
-        (true, _) => Box::new(Silent),
-        (false, true) => Box::new(Bars(MultiProgress::new())),
-        (false, false) => Box::new(Lines),
+        (true, _) => Arc::new(Quiet),
+        (false, true) => Arc::new(Bars(MultiProgress::new())),
+        (false, false) => Arc::new(Lines),
+    }
+}
+
+struct Quiet;
+
+impl Progress for Quiet {
+    fn start<'a>(&'a self, _: &str, _: u64, _: &str) -> Box<dyn Piece + 'a> {
+        Box::new(Silent)
+    }
+
+    fn tell(&self, what: &str) {
+        eprintln!("{what}");
     }
 }
 

@@ -2,8 +2,9 @@
 
 use scdd_core::cli::{Global, Outcome, Run, report::print};
 
-use super::{open_runtime, progress};
-use crate::engine::Engine;
+use super::{interrupt, open_runtime, progress};
+use crate::config::Device;
+use crate::engine::{self, Engine};
 use crate::report;
 use crate::run::{self, Goal, Setting};
 
@@ -12,19 +13,29 @@ pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome
     let experiment = command.load()?;
     let (progress, runtime) = (progress::progress(global.quiet), open_runtime(global)?);
     let engine = Engine::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
-    let finished = run::run(&experiment, &Setting { output: &command.output, goal, maker: Some(&engine) })?;
+    if experiment.device == Device::Auto && engine.device() == tch::Device::Cpu {
+        progress.tell(&format!("note: `device: auto` is the CPU here: {}", engine::why_no_cuda()));
+    }
+    interrupt::say_what_stays(&command.output, progress.clone())?;
+    let tell = |what: &str| progress.tell(what);
+    let setting = Setting { output: &command.output, goal, maker: Some(&engine), tell: &tell };
+    let finished = run::run(&experiment, &setting)?;
     for remark in &finished.remarks {
         eprintln!("note: {remark}");
     }
+    let outcome = if finished.failed.is_empty() { Outcome::Done } else { Outcome::CheckFailed };
     if goal == Goal::Report {
-        return print(global, &finished.results, Some(&command.output.join(&experiment.name)));
+        print(global, &finished.results, Some(&command.output.join(&experiment.name)))?;
+        return Ok(outcome);
     }
     if global.json {
         let summaries = report::summaries(&finished.results.rows);
-        let found = serde_json::json!({"directories": finished.directories, "summaries": summaries});
+        let found = serde_json::json!({
+            "directories": finished.directories, "summaries": summaries, "failed": finished.failed
+        });
         println!("{}", serde_json::to_string_pretty(&found)?);
     } else {
         finished.directories.iter().for_each(|directory| println!("{}", directory.display()));
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }

@@ -15,6 +15,7 @@ pub mod config;
 pub mod data;
 pub mod export;
 pub mod graph;
+pub mod own;
 pub mod report;
 pub mod rng;
 pub mod run;

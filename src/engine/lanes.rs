@@ -1,6 +1,8 @@
 //! Makes stages several at once, each on its share of the processor, as far as there is memory.
 
 use std::collections::BTreeSet;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -11,17 +13,18 @@ use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use crate::progress::{Piece, Progress};
-use crate::run::{RunError, Task};
+use crate::run::{Failed, RunError, Task, WorkedOff};
 use crate::share::{self, Cores, Making};
 
 /// Between two looks whether a waiting stage can begin.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Does all `tasks`, each after those that it needs, at most `lanes` at once; gives their remarks.
+/// Does all `tasks`, each after those that it needs, at most `lanes` at once. A task that fails is told at once, and ends
+/// those alone that need it.
 ///
 /// # Errors
-/// The first that a task has; no further one is begun after it.
-pub fn work_off(tasks: Vec<Task>, lanes: NonZeroUsize, progress: &dyn Progress) -> Result<Vec<String>, RunError> {
+/// Where the system refuses what every task asks for, such as room on the disk; no further one is begun after that.
+pub fn work_off(tasks: Vec<Task>, lanes: NonZeroUsize, progress: &dyn Progress) -> Result<WorkedOff, RunError> {
     let lanes = lanes.get().min(tasks.len());
     Queue::new(tasks, Memory::new(), progress).work_off(lanes)
 }
@@ -38,20 +41,21 @@ struct State<'a, M> {
     waiting: Vec<Task<'a>>,
     /// What waiting tasks and those under way will leave.
     missing: BTreeSet<PathBuf>,
+    /// What ends the whole run.
     failure: Option<RunError>,
-    remarks: Vec<String>,
+    done: WorkedOff,
     memory: M,
 }
 
 impl<'a, M: Room + Send> Queue<'a, M> {
     fn new(tasks: Vec<Task<'a>>, memory: M, progress: &'a dyn Progress) -> Self {
         let missing = tasks.iter().map(|task| task.directory.clone()).collect();
-        let state = State { waiting: tasks, missing, failure: None, remarks: Vec::new(), memory };
+        let state = State { waiting: tasks, missing, failure: None, done: WorkedOff::default(), memory };
         let cores = Cores::new(rayon::current_num_threads());
         Self { progress, cores, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    fn work_off(self, lanes: usize) -> Result<Vec<String>, RunError> {
+    fn work_off(self, lanes: usize) -> Result<WorkedOff, RunError> {
         let torch = tch::get_num_threads();
         thread::scope(|scope| {
             for _ in 0..lanes {
@@ -65,7 +69,7 @@ impl<'a, M: Room + Send> Queue<'a, M> {
             }
         });
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        state.failure.map_or(Ok(state.remarks), Err)
+        state.failure.map_or(Ok(state.done), Err)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'a, M>> {
@@ -92,13 +96,18 @@ impl<'a, M: Room + Send> Queue<'a, M> {
 
     /// Makes the stage of `task`, on this thread.
     fn make(&self, task: Task<'a>, making: Making) {
-        let directory = task.directory.clone();
+        let (directory, title) = (task.directory.clone(), task.title.clone());
         let made = catch_unwind(AssertUnwindSafe(|| task.make()));
         let mut state = self.lock();
         drop(making);
         state.missing.remove(&directory);
         match made {
-            Ok(Ok(remark)) => state.remarks.extend(remark),
+            Ok(Ok(remark)) => state.done.remarks.extend(remark),
+            Ok(Err(error)) if !ends_all(&error) => {
+                let reason = format!("{title}: {error}");
+                self.progress.tell(&format!("error: {reason}"));
+                state.fail(directory, reason);
+            }
             Ok(Err(error)) => {
                 state.waiting.clear();
                 if !self.cores.are_idle() {
@@ -122,6 +131,31 @@ impl<M> State<'_, M> {
     fn ready(&self) -> Option<usize> {
         self.waiting.iter().position(|task| task.needs.iter().all(|need| !self.missing.contains(need)))
     }
+
+    /// The stage at `directory` failed for this `reason`, and with it all that wait for it.
+    fn fail(&mut self, directory: PathBuf, reason: String) {
+        self.done.failed.insert(directory, reason.clone());
+        while let Some(place) = self.waiting.iter().position(|task| needs_one_of(task, &self.done.failed)) {
+            let task = self.waiting.remove(place);
+            self.missing.remove(&task.directory);
+            self.done.failed.insert(task.directory, reason.clone());
+        }
+    }
+}
+
+fn needs_one_of(task: &Task, failed: &Failed) -> bool {
+    task.needs.iter().any(|need| failed.contains_key(need))
+}
+
+/// Whether the system refuses what every other task asks for too.
+fn ends_all(error: &RunError) -> bool {
+    let chain = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
+    let mut kinds = chain.filter_map(|error| Some(error.downcast_ref::<io::Error>()?.kind()));
+    let is_for_all = |kind| {
+        use ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(kind, FileTooLarge | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+    };
+    kinds.any(is_for_all)
 }
 
 /// Says whether there is memory for a further stage beside those under way, which hold most of what they need.
@@ -187,6 +221,8 @@ mod tests {
     use super::*;
     use crate::data::DataError;
     use crate::progress::Silent;
+    use crate::run::Failure;
+    use crate::run::stage::StageError;
 
     impl Room for bool {
         fn has_room(&mut self) -> bool {
@@ -218,7 +254,7 @@ mod tests {
                 let failed = || RunError::Data(DataError::Mismatch(name.to_owned()));
                 if is_bad { Err(failed()) } else { Ok(Some(format!("made {name}"))) }
             };
-            Task::new(name.into(), needs.iter().map(PathBuf::from).collect(), make)
+            Task::new(format!("make {name}"), name.into(), needs.iter().map(PathBuf::from).collect(), make)
         }
 
         fn notes(self) -> Vec<String> {
@@ -226,7 +262,7 @@ mod tests {
         }
     }
 
-    fn work_off(room: bool, lanes: usize, tasks: Vec<Task>) -> Result<Vec<String>, RunError> {
+    fn work_off(room: bool, lanes: usize, tasks: Vec<Task>) -> Result<WorkedOff, RunError> {
         Queue::new(tasks, room, &Silent).work_off(lanes)
     }
 
@@ -239,7 +275,7 @@ mod tests {
             log.task("c", &[], "+b"),
             log.task("d", &["b", "c"], "+d"),
         ];
-        let mut remarks = work_off(true, 2, tasks).unwrap();
+        let mut remarks = work_off(true, 2, tasks).unwrap().remarks;
         remarks.sort();
         assert_eq!(remarks, ["made a", "made b", "made c", "made d"]);
         let notes = log.notes();
@@ -252,26 +288,65 @@ mod tests {
         for (room, lanes) in [(true, 1), (false, 3)] {
             let log = Log::default();
             let tasks = vec![log.task("a", &[], "+a"), log.task("b", &[], "+b"), log.task("c", &["a"], "+c")];
-            assert_eq!(work_off(room, lanes, tasks).unwrap(), ["made a", "made b", "made c"]);
+            assert_eq!(work_off(room, lanes, tasks).unwrap().remarks, ["made a", "made b", "made c"]);
             assert_eq!(log.notes(), ["+a", "-a", "+b", "-b", "+c", "-c"]);
         }
     }
 
     #[test]
-    fn after_a_failure_nothing_is_begun_and_what_is_under_way_ends() {
+    fn a_failure_ends_what_needs_it_and_nothing_else() {
+        for lanes in [1, 2] {
+            let log = Log::default();
+            let tasks = vec![
+                log.task("A", &[], "+A"),
+                log.task("b", &["A"], "+b"),
+                log.task("c", &[], "+c"),
+                log.task("d", &["b"], "+d"),
+                log.task("e", &["c"], "+e"),
+                log.task("f", &["c", "d"], "+f"),
+            ];
+            let WorkedOff { mut remarks, failed } = work_off(true, lanes, tasks).unwrap();
+            remarks.sort();
+            assert_eq!(remarks, ["made c", "made e"]);
+            assert_eq!(failed.keys().map(|path| path.to_str().unwrap()).collect::<Vec<_>>(), ["A", "b", "d", "f"]);
+            assert!(failed.values().all(|reason| reason.starts_with("make A: ")), "{failed:?}");
+        }
+        assert!(work_off(true, 2, Vec::new()).unwrap().failed.is_empty());
+    }
+
+    #[test]
+    fn after_a_full_disk_nothing_is_begun_and_what_is_under_way_ends() {
         let log = Log::default();
-        let tasks = vec![log.task("A", &[], "+b"), log.task("b", &[], "-A"), log.task("c", &[], "+c")];
+        let full = || {
+            log.note("+full".into());
+            share::settle();
+            while !log.0.lock().unwrap().iter().any(|note| note == "+b") {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let source = io::Error::from(ErrorKind::StorageFull);
+            // As a stage's own error arrives: in a box.
+            let failure: Failure = Box::new(StageError::Io { action: "write", path: "x".into(), source });
+            log.note("-full".into());
+            Err(RunError::Make(failure))
+        };
+        let tasks = vec![
+            Task::new("fill".into(), "full".into(), vec![], full),
+            log.task("b", &[], "-full"),
+            log.task("c", &["b"], "+c"),
+        ];
         let failure = work_off(true, 2, tasks).unwrap_err().to_string();
-        assert!(failure.contains('A'), "{failure}");
-        assert_eq!(log.notes(), ["+A", "+b", "-A", "-b"]);
-        assert!(work_off(true, 2, Vec::new()).unwrap().is_empty());
+        assert!(failure.contains("free some space"), "{failure}");
+        assert_eq!(log.notes(), ["+full", "+b", "-full", "-b"]);
     }
 
     #[test]
     #[should_panic(expected = "a scoped thread panicked")]
     fn a_panic_ends_the_run() {
         let fail = || -> Result<Option<String>, RunError> { panic!("on purpose") };
-        let tasks = vec![Task::new("a".into(), vec![], fail), Task::new("b".into(), vec!["a".into()], || Ok(None))];
+        let tasks = vec![
+            Task::new("a".into(), "a".into(), vec![], fail),
+            Task::new("b".into(), "b".into(), vec!["a".into()], || Ok(None)),
+        ];
         let _ = work_off(true, 2, tasks);
     }
 

@@ -17,7 +17,7 @@ use crate::recover::{self, balance};
 use crate::relabel::{Relabel, Teachers};
 use crate::run::files::{ACCURACY, AUTO, LABELS, VERDICT, write_json};
 use crate::run::stage::WorkDir;
-use crate::run::{Failure, Maker, RecoverTask, RelabelTask, RunError, Task, ValidateTask, WholeTask};
+use crate::run::{Failure, Maker, RecoverTask, RelabelTask, RunError, Task, ValidateTask, WholeTask, WorkedOff};
 use crate::teacher::{Bundle, Provider, Runtime, verify};
 
 use lanes::Noting;
@@ -27,8 +27,10 @@ use lanes::Noting;
 pub enum EngineError {
     #[error("bundle `{bundle}` failed its verification{}; `scdd verify` shows every check", .divergence.as_ref().map_or(String::new(), |d| format!(": {d}")))]
     Unverified { bundle: String, divergence: Option<String> },
-    #[error("CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device; use `device: cpu` or `auto`")]
-    NoCuda,
+    #[error(
+        "CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device: {reason}; use `device: cpu` or `auto`"
+    )]
+    NoCuda { reason: String },
 }
 
 /// What stages are made with.
@@ -58,6 +60,11 @@ impl<'a> Engine<'a> {
         let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
         let lanes = if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
         Ok(Self { runtime, progress: Noting(progress), device, lanes, gpu: Mutex::default() })
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> tch::Device {
+        self.device
     }
 }
 
@@ -108,8 +115,12 @@ impl Maker for Engine<'_> {
         students::train_on_whole(work, task, self.device, &self.progress)
     }
 
-    fn work_off(&self, tasks: Vec<Task>) -> Result<Vec<String>, RunError> {
+    fn work_off(&self, tasks: Vec<Task>) -> Result<WorkedOff, RunError> {
         lanes::work_off(tasks, self.lanes, &self.progress)
+    }
+
+    fn tell(&self, what: &str) {
+        self.progress.tell(what);
     }
 }
 
@@ -118,10 +129,22 @@ fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
     Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })
 }
 
+/// Why libtorch finds no CUDA device, as far as can be told.
+pub fn why_no_cuda() -> String {
+    let version = env!("SCDD_TORCH");
+    if version.contains("+cpu") {
+        return format!("libtorch {version} was built without CUDA");
+    }
+    match Path::new("/proc/driver/nvidia/version").exists() {
+        true => format!("there is an NVIDIA driver, but libtorch {version} sees no device through it"),
+        false => "no NVIDIA driver is here".to_owned(),
+    }
+}
+
 fn find(device: config::Device) -> Result<tch::Device, EngineError> {
     let found = tch::Cuda::is_available();
     match device {
-        config::Device::Cuda if !found => Err(EngineError::NoCuda),
+        config::Device::Cuda if !found => Err(EngineError::NoCuda { reason: why_no_cuda() }),
         config::Device::Cuda => Ok(tch::Device::Cuda(0)),
         config::Device::Auto if found => Ok(tch::Device::Cuda(0)),
         config::Device::Auto | config::Device::Cpu => Ok(tch::Device::Cpu),

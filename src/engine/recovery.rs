@@ -4,7 +4,7 @@ use serde_json::json;
 use tch::Device;
 
 use crate::progress::{Piece, Progress};
-use crate::recover::{Batch, Recover};
+use crate::recover::{Batch, Item, Recover};
 use crate::replica::PlanOptions;
 use crate::run::files::{self, read_json, write_images, write_json};
 use crate::run::stage::WorkDir;
@@ -45,7 +45,8 @@ fn recover_batch(
     progress: &mut dyn Piece,
 ) -> Result<(), Failure> {
     let curve_file = files::curve(number);
-    if work.has(&curve_file) {
+    let has_image = |item: &Item| work.has(files::image(*item, task.classes));
+    if work.has(&curve_file) && batch.items.iter().all(has_image) {
         return Ok(());
     }
     let mut curve = String::new();
@@ -61,7 +62,7 @@ fn recover_batch(
     let (_, channels, height, width) = images.dim();
     let pixels = recover.to_pixels(&images)?;
     write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
-    // A batch whose curve is there is complete.
+    // A batch whose curve is there is complete, unless an image was lost since.
     work.write_last_of_part(&curve_file, curve.as_bytes())?;
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::read_named;
 pub fn train(work: &WorkDir, task: &ValidateTask, device: Device, progress: &dyn Progress) -> Result<(), Failure> {
     let images = read_named(&task.images, &task.name)?;
     let labels = store::Store::open(&task.labels)?;
+    labels.check()?;
     let mut fresh = Student::new(task.student, task.seed, device)?;
     let lesson = Lesson { images: &images, labels: &labels };
     let training = fresh.train(&lesson, task.test, &task.config, progress)?;

@@ -17,10 +17,10 @@ use serde::Serialize;
 use tch::Device;
 
 use crate::data::{DataError, Dataset, Normalization};
+use crate::own;
 use crate::recover::RecoverError;
 use crate::recover::balance::{Balance, Terms, noise};
 use crate::report::ReportError;
-use crate::run::stage::write_atomic;
 use crate::teacher::{Bundle, LayerStatistics, Network};
 
 use estimators::{effective_rank, entropy, gaussian_entropy, quantiles, rms};
@@ -196,9 +196,9 @@ fn in_turn(set: &Dataset, count: usize) -> Vec<usize> {
 /// # Errors
 /// When a file can't be written.
 pub fn write(teachers: &[Inspection], directory: &Path) -> Result<PathBuf, InspectError> {
-    let put = |file: &str, bytes: &[u8]| write_atomic(&directory.join(file), bytes).map_err(ReportError::from);
-    put("inspect.json", &crate::report::json_file(&teachers)?)?;
+    let put = |file: &str, text: &str| own::write(&directory.join(file), text).map_err(ReportError::from);
+    put("inspect.json", &crate::report::json_file(&serde_json::json!({"teachers": teachers}))?)?;
     put("inspect.csv", &table::csv(teachers)?)?;
-    put("inspect.html", page::page(teachers)?.as_bytes())?;
+    put("inspect.html", &page::page(teachers)?)?;
     Ok(directory.join("inspect.html"))
 }

@@ -87,7 +87,7 @@ pub(super) fn share(rank: Option<f64>, channels: usize) -> String {
 }
 
 /// One line per teacher, layer and statistic.
-pub(super) fn csv(teachers: &[Inspection]) -> Result<Vec<u8>, ReportError> {
+pub(super) fn csv(teachers: &[Inspection]) -> Result<String, ReportError> {
     let format = |message: String| ReportError::Format { format: "CSV", message };
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut head: Vec<String> =
@@ -118,5 +118,6 @@ pub(super) fn csv(teachers: &[Inspection]) -> Result<Vec<u8>, ReportError> {
             }
         }
     }
-    writer.into_inner().map_err(|e| format(e.to_string()))
+    let bytes = writer.into_inner().map_err(|e| format(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| format(e.to_string()))
 }

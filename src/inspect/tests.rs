@@ -91,8 +91,8 @@ fn teachers_stand_side_by_side_in_every_format() {
     let columns = csv.lines().next().unwrap().split(',').count();
     assert!(csv.lines().all(|line| line.split(',').count() == columns));
     let json: serde_json::Value = serde_json::from_str(&read("inspect.json")).unwrap();
-    assert_eq!(json[1]["gradients"][0]["ce"], serde_json::Value::Null);
-    assert_eq!(json[0]["layers"].as_array().unwrap().len(), 20);
+    assert_eq!(json["teachers"][1]["gradients"][0]["ce"], serde_json::Value::Null);
+    assert_eq!(json["teachers"][0]["layers"].as_array().unwrap().len(), 20);
     let page = read("inspect.html");
     assert_eq!(page.matches("<svg").count(), 12);
     assert!(!page.contains("NaN") && !page.contains("inf"), "a figure is no number");

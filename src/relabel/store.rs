@@ -59,6 +59,7 @@ mod record;
 use super::rows::Rows;
 pub use super::rows::{Dtype, TopK};
 use crate::data::{Mix, Size, View};
+use crate::run::stage::SCRATCH;
 use memmap2::Mmap;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -371,7 +372,8 @@ impl Writer {
 fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-labels-");
+    let prefix = format!("{SCRATCH}labels-");
+    builder.prefix(&prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(dir)
@@ -434,8 +436,11 @@ impl Store {
         })
     }
 
-    /// Reads the whole file: compares the checksum and checks every batch.
-    pub fn verify(&self) -> Result<(), StoreError> {
+    /// Reads the whole file and compares its checksum, at the speed of the disk or of BLAKE3.
+    ///
+    /// # Errors
+    /// When a single bit differs from what was written.
+    pub fn check(&self) -> Result<(), StoreError> {
         let (contents, checksum) = self.map.split_at(self.map.len() - CHECKSUM);
         let mut hasher = blake3::Hasher::new();
         hasher.update(contents);
@@ -443,6 +448,15 @@ impl Store {
             let problem = "its contents do not match its checksum".into();
             return Err(StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN });
         }
+        Ok(())
+    }
+
+    /// As [`check`](Self::check), and reads every batch.
+    ///
+    /// # Errors
+    /// When the file is damaged, or says what no writer writes.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        self.check()?;
         for epoch in 0..self.meta.stored_epochs() as usize {
             for batch in 0..self.batches {
                 self.get(epoch, batch)?;

@@ -108,7 +108,7 @@ pub fn tiny_experiment(dir: &Path, teacher: &Path, more: &str) -> PathBuf {
     path
 }
 
-/// Every file below `dir` with its bytes, but for those that record times.
+/// Every file below `dir` with its bytes, but for locks and those that record times.
 pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     let mut open = vec![dir.to_path_buf()];
@@ -116,6 +116,9 @@ pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name == ".locks" || name == ".scdd-lock" {
+                continue;
+            }
             if path.is_dir() {
                 open.push(path);
             } else if name != "timing.json" && name != "report.html" {

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::status::plans;
-use super::{Global, Outcome};
-use crate::run::plan::{remove, unneeded};
+use super::status::load;
+use super::{Global, Outcome, describe};
+use crate::run::plan::{Needed, remove, unneeded};
 use crate::run::stage::StageError;
+use crate::run::{Goal, Planner};
 
 /// List the stages that none of the given experiments needs; with --yes, remove them
 #[derive(clap::Args)]
@@ -23,14 +24,15 @@ pub struct Clean {
 
 impl Clean {
     pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let mut found = unneeded(&self.output, &plans(&self.experiments, &self.output)?)?;
+        let needed = self.needed()?;
+        let mut found = unneeded(&self.output, &needed)?;
         if self.yes {
             let removed = found.into_iter().map(|stage| Ok(remove(&self.output, &stage)?.then_some(stage)));
             found = removed.filter_map(Result::transpose).collect::<Result<_, StageError>>()?;
         }
         if global.json {
             println!("{}", serde_json::to_string_pretty(&serde_json::json!({"removed": self.yes, "stages": found}))?);
-            return Ok(Outcome::Done);
+            return Ok(outcome(&needed));
         }
         found.iter().for_each(|stage| println!("{:>10}  {}", megabytes(stage.bytes), stage.directory.display()));
         let (count, sum) = (found.len(), megabytes(found.iter().map(|stage| stage.bytes).sum()));
@@ -39,8 +41,30 @@ impl Clean {
             (_, true) => println!("removed {count} stages, {sum}"),
             (_, false) => println!("{count} stages, {sum}, can go: the same command with --yes removes them"),
         }
-        Ok(Outcome::Done)
+        Ok(outcome(&needed))
     }
+
+    /// What the experiments need. Of one whose stages can't be listed, because its data has moved for instance, those of
+    /// its networks.
+    fn needed(&self) -> anyhow::Result<Needed> {
+        let (planner, mut needed) = (Planner::default(), Needed::default());
+        for path in &self.experiments {
+            let experiment = load(path)?;
+            match planner.plan(&experiment, &self.output, Goal::Report) {
+                Ok(plan) => needed.stages.extend(plan.stages.into_iter().map(|stage| stage.directory)),
+                Err(error) => {
+                    needed.networks.extend(planner.networks(&experiment)?);
+                    let error = describe(&error.into());
+                    eprintln!("note: {}: {error}; so every stage of its networks is kept", path.display());
+                }
+            }
+        }
+        Ok(needed)
+    }
+}
+
+fn outcome(needed: &Needed) -> Outcome {
+    if needed.networks.is_empty() { Outcome::Done } else { Outcome::CheckFailed }
 }
 
 fn megabytes(bytes: u64) -> String {

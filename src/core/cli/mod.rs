@@ -1,9 +1,11 @@
 //! The command line: what every command takes, and one file for each command that needs no network. The others are the engine's: they are parsed
 //! here too, and handed on as [`Work`].
 //!
-//! Only this module and the engine's command line print. Exit codes: 0 done, 1 a check failed, 2 bad usage, configuration or input.
+//! Only this module and the engine's command line print. Exit codes: 0 done, 1 a check failed or a part of an experiment,
+//! 2 bad usage, configuration or input.
 
 mod clean;
+pub mod doctor;
 mod export_set;
 mod networks;
 mod ops;
@@ -84,7 +86,7 @@ pub enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// A check failed; what was checked is printed.
+    /// A check failed, or some rows of an experiment; what was found is printed.
     CheckFailed,
 }
 

@@ -7,6 +7,7 @@ use anyhow::ensure;
 use super::{Global, Outcome};
 use crate::config::Experiment;
 use crate::report::{self, Results};
+use crate::run::stage::fill;
 use crate::run::{self, Goal, Setting};
 
 /// Write the report of a complete experiment again, or compare several; makes nothing else
@@ -41,12 +42,18 @@ impl Report {
             self.write_for_repository(&results)?;
             return print(global, &results, Some(&home));
         }
+        if let Some(directory) = &self.to {
+            report::check(directory)?;
+        }
         let reports = self.experiments.iter().map(|one| self.read(one)).collect::<anyhow::Result<Vec<_>>>()?;
         let name =
             self.to.as_deref().and_then(Path::file_name).map_or("comparison".into(), |name| name.to_string_lossy());
         let merged = report::merge(&name, reports)?;
         if let Some(directory) = &self.to {
-            report::write(&merged, directory)?;
+            fill(directory, &tell, |directory| -> anyhow::Result<()> {
+                report::write(&merged, directory)?;
+                Ok(())
+            })?;
         }
         self.write_for_repository(&merged)?;
         print(global, &merged, self.to.as_deref())
@@ -74,9 +81,14 @@ impl Report {
     /// The report of one experiment, and its directory.
     fn rewrite(&self, experiment: &Path) -> anyhow::Result<(Results, PathBuf)> {
         let experiment = Experiment::load(experiment, &self.overrides)?;
-        let finished = run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, maker: None })?;
+        let finished =
+            run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, maker: None, tell: &tell })?;
         Ok((finished.results, self.output.join(&experiment.name)))
     }
+}
+
+fn tell(what: &str) {
+    eprintln!("{what}");
 }
 
 /// Whether `path` is a report that is to be read, not an experiment whose stages are.
@@ -96,6 +108,7 @@ pub fn print(global: &Global, results: &Results, home: Option<&Path>) -> anyhow:
             "costs": costs.collect::<Vec<_>>(),
             "comparisons": report::comparisons(&results.rows),
             "summaries": summaries,
+            "failed": results.failed,
         });
         println!("{}", serde_json::to_string_pretty(&found)?);
         return Ok(Outcome::Done);

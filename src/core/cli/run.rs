@@ -64,6 +64,7 @@ fn directory_name(stage: &Planned) -> String {
 pub fn state(state: State) -> &'static str {
     match state {
         State::Complete => "complete",
+        State::Damaged => "damaged",
         State::Running => "running",
         State::Interrupted => "interrupted",
         State::Missing => "missing",

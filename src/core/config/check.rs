@@ -232,6 +232,10 @@ fn name(name: &str) -> Result<(), Fault> {
         let allowed = "letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`";
         return Err(Fault::new("name", format!("`{name}` cannot name a directory: allowed are {allowed}")));
     }
+    // Some file systems take `Stages` for the same.
+    if name.eq_ignore_ascii_case("stages") {
+        return Err(Fault::new("name", format!("`{name}` is where all experiments keep their stages: choose another")));
+    }
     Ok(())
 }
 

@@ -58,7 +58,8 @@ pub fn export(
     directory: &Path,
 ) -> Result<PathBuf, ExportError> {
     let target = directory.join(&set.name);
-    if target.exists() {
+    // A link to nothing would be replaced, too.
+    if fs::symlink_metadata(&target).is_ok() {
         return Err(ExportError::Exists { path: target });
     }
     fs::create_dir_all(directory).map_err(error("create", directory))?;

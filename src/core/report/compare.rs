@@ -68,9 +68,13 @@ fn read_directory(directory: &Path) -> Result<Results, CompareError> {
     struct Timed {
         cost: Cost,
     }
+    #[derive(Deserialize)]
+    struct Times {
+        rows: Vec<Timed>,
+    }
     let mut results = json::<File>(&directory.join("results.json"))?.results;
     let timing = directory.join("timing.json");
-    let costs: Vec<Timed> = json(&timing)?;
+    let costs = json::<Times>(&timing)?.rows;
     if costs.len() != results.rows.len() {
         let problem = format!("has {} rows, results.json has {}", costs.len(), results.rows.len());
         return Err(CompareError::Read { path: timing, problem });
@@ -99,7 +103,8 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
         });
     }
     tell_apart(&mut reports);
-    let mut merged = Results { name: name.to_string(), rows: Vec::new(), recoveries: Vec::new(), ..first };
+    let mut merged =
+        Results { name: name.to_string(), rows: Vec::new(), failed: Vec::new(), recoveries: Vec::new(), ..first };
     merged.experiment = reports.iter().map(|report| format!("---\n# {}\n{}", report.name, report.experiment)).collect();
     let mut owners: Vec<String> = Vec::new();
     for report in reports {
@@ -125,6 +130,11 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
                         seed,
                     });
                 }
+            }
+        }
+        for one in report.failed {
+            if !merged.failed.contains(&one) {
+                merged.failed.push(one);
             }
         }
         for recovery in report.recoveries {
@@ -172,6 +182,9 @@ fn tell_apart(reports: &mut [Results]) {
             row.method = renamed("methods", &row.method);
             row.protocol = renamed("protocols", &row.protocol);
         }
+        for one in &mut report.failed {
+            one.method = renamed("methods", &one.method);
+        }
         for recovery in &mut report.recoveries {
             recovery.method = renamed("methods", &recovery.method);
         }
@@ -207,7 +220,7 @@ mod tests {
         let found = read(&root.path().join("out")).unwrap();
         assert_eq!(found.rows, results.sorted().rows);
         assert!(found.rows[0].cost.recover.is_some() && found.grids.is_empty());
-        std::fs::write(root.path().join("out/timing.json"), "[]").unwrap();
+        std::fs::write(root.path().join("out/timing.json"), "{\"rows\": []}").unwrap();
         let message = read(&root.path().join("out")).unwrap_err().to_string();
         assert!(message.contains("has 0 rows, results.json has 10"), "{message}");
         let message = read(root.path()).unwrap_err().to_string();

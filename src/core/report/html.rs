@@ -13,7 +13,7 @@ use super::summary::{Comparison, Summary, comparisons, groups, stat, summaries};
 use super::text::{
     block_title, difference, images, labels, percent, protocols, score, size, summary_images, verifier_cells,
 };
-use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint};
+use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint, failed};
 
 const TEMPLATE: &str = include_str!("template.html");
 
@@ -26,6 +26,7 @@ struct Page<'a> {
     students: usize,
     fewest_seeds: usize,
     tables: Vec<Table>,
+    failures: Failures,
     recoveries: Vec<Figure>,
     verified: Vec<[String; 7]>,
     /// The first seed's images are shown, the others' can be unfolded.
@@ -43,6 +44,7 @@ struct Table {
     real_images: String,
     scale: String,
     rows: Vec<TableRow>,
+    failed: Vec<FailedRow>,
     rankings: Vec<RankingRow>,
     comparisons: Vec<ComparisonRow>,
     figures: Vec<Figure>,
@@ -60,6 +62,23 @@ struct TableRow {
     difference: Option<String>,
     strip: String,
     cost: String,
+}
+
+/// A row that could not be made.
+#[derive(Serialize)]
+struct FailedRow {
+    images: String,
+    data_free: bool,
+    labels: String,
+    seeds: usize,
+}
+
+/// Why rows could not be made, and the tables that have no other rows.
+#[derive(Serialize)]
+struct Failures {
+    /// With the number of rows that each cost.
+    reasons: Vec<(String, usize)>,
+    tables: Vec<(String, Vec<FailedRow>)>,
 }
 
 /// DD-Ranking's scores of one row.
@@ -110,6 +129,7 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
         students: results.rows.len(),
         fewest_seeds: groups(&results.rows).iter().map(Vec::len).min().unwrap_or(0),
         tables: tables(results),
+        failures: failures(results),
         recoveries: recoveries(&results.recoveries),
         verified: results.recoveries.iter().flat_map(verifier_cells).collect(),
         first_grids,
@@ -134,10 +154,24 @@ fn tables(results: &Results) -> Vec<Table> {
     let pairs: Vec<(Summary, Vec<&Row>)> = summaries.into_iter().zip(groups(&results.rows)).collect();
     let blocks = pairs.chunk_by(|(a, _), (b, _)| a.same_block(b));
     let comparisons = comparisons(&results.rows);
-    blocks.map(|block| table(block, &comparisons, protocols, results.classes.len())).collect()
+    blocks.map(|block| table(block, &comparisons, protocols, results)).collect()
 }
 
-fn table(block: &[(Summary, Vec<&Row>)], comparisons: &[Comparison], protocols: usize, classes: usize) -> Table {
+fn failures(results: &Results) -> Failures {
+    let own = failed::blocks_of_their_own(&results.failed, &summaries(&results.rows));
+    let reasons = failed::reasons(&results.failed);
+    Failures {
+        reasons: reasons.into_iter().map(|(reason, rows)| (reason.to_owned(), rows)).collect(),
+        tables: own.into_iter().map(|(title, lines)| (title, lines.into_iter().map(failed_row).collect())).collect(),
+    }
+}
+
+fn failed_row(line: failed::Line) -> FailedRow {
+    let failed::Line { images, data_free, labels, seeds } = line;
+    FailedRow { images, data_free, labels, seeds: seeds.len() }
+}
+
+fn table(block: &[(Summary, Vec<&Row>)], comparisons: &[Comparison], protocols: usize, results: &Results) -> Table {
     let first = &block[0].0;
     let here = |c: &&Comparison| (&c.student, c.ipc, &c.protocol) == (&first.student, first.ipc, &first.protocol);
     let accuracies = || block.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.last_accuracy));
@@ -149,9 +183,10 @@ fn table(block: &[(Summary, Vec<&Row>)], comparisons: &[Comparison], protocols: 
         title: block_title(&block[0].0, protocols),
         ipc: block[0].0.ipc,
         has_real: block.iter().any(|(summary, _)| !summary.data_free),
-        real_images: thousands(block[0].0.ipc as usize * classes),
+        real_images: thousands(block[0].0.ipc as usize * results.classes.len()),
         scale: format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high),
         rows: block.iter().enumerate().map(row).collect(),
+        failed: failed::lines(&results.failed, &block[0].0).into_iter().map(failed_row).collect(),
         rankings: block.iter().filter_map(|(summary, _)| ranking_row(summary)).collect(),
         comparisons: comparisons.iter().filter(here).map(comparison_row).collect(),
         figures: training_figures(block),

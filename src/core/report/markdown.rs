@@ -7,8 +7,8 @@ use super::summary::{Summary, groups, summaries};
 use super::text::{
     BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images,
 };
-use super::{ReportError, Results};
-use crate::run::stage::write_atomic;
+use super::{ReportError, Results, failed};
+use crate::own;
 
 /// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table; `command` is what a reader can write them again with.
 ///
@@ -25,16 +25,20 @@ pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(
     for (number, block) in all.chunk_by(Summary::same_block).enumerate() {
         let title = block_title(&block[0], protocols(&all));
         let chart = format!("{stem}-{}.svg", number + 1);
-        write_atomic(&path.with_file_name(&chart), plot(&results, &title, block).as_bytes())?;
+        own::write(&path.with_file_name(&chart), &plot(&results, &title, block))?;
         text += &format!("\n## {title}\n\n![Test accuracy of every row, seed by seed]({chart})\n\n");
         text += &line(&HEADINGS.map(str::to_owned));
         text += &line(&HEADINGS.map(|_| "---".to_owned()));
         block.iter().for_each(|summary| text += &line(&cells(summary)));
+        failed::lines(&results.failed, &block[0]).iter().for_each(|one| text += &line(&failed::cells(one)));
     }
     for note in [SPREAD_NOTE, &few_seeds(&all), COST_NOTE, BEST_NOTE].iter().flat_map(|note| note.lines()) {
         text += &format!("\n{}\n", note.replace('*', "\\*"));
     }
-    Ok(write_atomic(path, text.as_bytes())?)
+    for (reason, rows) in failed::reasons(&results.failed) {
+        text += &format!("\nFailed ({rows} row{}): {reason}\n", if rows == 1 { "" } else { "s" });
+    }
+    Ok(own::write(path, &text)?)
 }
 
 fn line(cells: &[String]) -> String {

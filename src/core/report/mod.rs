@@ -5,6 +5,7 @@
 
 pub mod chart;
 mod compare;
+mod failed;
 pub mod html;
 mod images;
 mod markdown;
@@ -20,10 +21,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use crate::config::Labels;
+use crate::own::{self, OwnError};
 use crate::run::figures::Accuracy;
-use crate::run::stage::{StageError, Timing, write_atomic};
+use crate::run::stage::Timing;
 
 pub use compare::{CompareError, merge, read};
+pub use failed::{Failed, Trained};
 pub use html::duration;
 pub use markdown::write_markdown;
 pub use snapshot::write_snapshot;
@@ -35,7 +38,7 @@ pub use text::table;
 pub enum ReportError {
     /// A file could not be written.
     #[error(transparent)]
-    Write(#[from] StageError),
+    Write(#[from] OwnError),
     /// An image folder could not be read.
     #[error("cannot read the images in {}: {source}", path.display())]
     Images {
@@ -73,6 +76,9 @@ pub struct Results {
     /// One row per trained student.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
+    /// What could not be made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Failed>,
     /// How each batch of synthetic images was optimised.
     pub recoveries: Vec<Recovery>,
     /// Images to show.
@@ -214,15 +220,31 @@ pub struct Grid {
     pub folder: PathBuf,
 }
 
+const RESULTS: &str = "results.json";
+const TABLE: &str = "results.csv";
+const TIMES: &str = "timing.json";
+const PAGE: &str = "report.html";
+
+/// Whether [`write`] may write into `directory`.
+///
+/// # Errors
+/// When a file is there that is not scdd's.
+pub fn check(directory: &Path) -> Result<(), ReportError> {
+    [RESULTS, TABLE, TIMES, PAGE].iter().try_for_each(|file| Ok(own::check(&directory.join(file))?))
+}
+
 /// Writes `report.html`, `results.json`, `results.csv` and `timing.json` into `directory`, each whole or not at all; returns the page's path.
+///
+/// # Errors
+/// When a file is there that is not scdd's, or one can't be written.
 pub fn write(results: &Results, directory: &Path) -> Result<PathBuf, ReportError> {
     let results = results.sorted();
     let page = html::page(&results)?;
-    write_atomic(&directory.join("results.json"), &results_json(&results)?)?;
-    write_atomic(&directory.join("results.csv"), &text::csv(&results)?)?;
-    write_atomic(&directory.join("timing.json"), &timing_json(&results)?)?;
-    let path = directory.join("report.html");
-    write_atomic(&path, page.as_bytes())?;
+    own::write(&directory.join(RESULTS), &results_json(&results)?)?;
+    own::write(&directory.join(TABLE), &text::csv(&results)?)?;
+    own::write(&directory.join(TIMES), &timing_json(&results)?)?;
+    let path = directory.join(PAGE);
+    own::write(&path, &page)?;
     Ok(path)
 }
 
@@ -231,6 +253,7 @@ impl Results {
     fn sorted(&self) -> Self {
         let mut sorted = self.clone();
         sorted.rows.sort_by(|a, b| summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed)));
+        sorted.failed.sort_by_cached_key(|one| (one.method.clone(), one.teacher.clone(), one.ipc, one.seed));
         sorted.recoveries.sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
         let real = |grid: &Grid| grid.teacher.is_none() || grid.method == RDED_CROPS;
         sorted.grids.sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));
@@ -238,20 +261,18 @@ impl Results {
     }
 }
 
-fn results_json(results: &Results) -> Result<Vec<u8>, ReportError> {
+fn results_json(results: &Results) -> Result<String, ReportError> {
     let (summaries, comparisons) = (summaries(&results.rows), comparisons(&results.rows));
     json_file(&json!({"summaries": summaries, "comparisons": comparisons, "results": results}))
 }
 
-fn timing_json(results: &Results) -> Result<Vec<u8>, ReportError> {
+fn timing_json(results: &Results) -> Result<String, ReportError> {
     let row = |row: &Row| json!({"row": text::row_name(row), "seed": row.seed, "seconds_per_image": row.seconds_per_image(), "cost": row.cost});
-    json_file(&results.rows.iter().map(row).collect::<Vec<_>>())
+    json_file(&json!({"rows": results.rows.iter().map(row).collect::<Vec<_>>()}))
 }
 
 /// `value` as indented JSON with a newline at its end.
-pub fn json_file(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
+pub fn json_file(value: &impl Serialize) -> Result<String, ReportError> {
     let format = |error: serde_json::Error| ReportError::Format { format: "JSON", message: error.to_string() };
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(format)?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    Ok(serde_json::to_string_pretty(value).map_err(format)? + "\n")
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::compare::{CompareError, json};
 use super::summary::{Difference, Summary, summaries};
 use super::{Cost, Labels, ReportError, Results, Row, json_file};
-use crate::run::stage::write_atomic;
+use crate::own;
 
 /// A row of the table.
 #[derive(Serialize)]
@@ -67,7 +67,7 @@ pub fn write_snapshot(results: &Results, path: &Path) -> Result<(), ReportError>
     head.recoveries.iter_mut().for_each(|recovery| recovery.curve.clear());
     head.grids.clear();
     let timed = Timed { students: students.collect(), head };
-    Ok(write_atomic(path, &json_file(&json!({"rows": table, "results": timed}))?)?)
+    Ok(own::write(path, &json_file(&json!({"rows": table, "results": timed}))?)?)
 }
 
 fn table_row(summary: Summary) -> TableRow {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, comparisons, summaries};
-use super::{Labels, Recovery, ReportError, Results, Row, Verified};
+use super::{Labels, Recovery, ReportError, Results, Row, Verified, failed};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
 pub(super) fn percent(stat: Stat) -> String {
@@ -48,9 +48,13 @@ pub(super) fn summary_images(summary: &Summary) -> String {
 
 /// What a block of the table has in common, such as `convnet3, 10 images per class`; its protocol where that is not the only one.
 pub(super) fn block_title(summary: &Summary, protocols: usize) -> String {
-    let plural = if summary.ipc == 1 { "" } else { "s" };
     let protocol = if protocols > 1 { format!(", protocol {}", summary.protocol) } else { String::new() };
-    format!("{}, {} image{plural} per class{protocol}", summary.student, summary.ipc)
+    format!("{}{protocol}", student_title(&summary.student, summary.ipc))
+}
+
+/// Such as `convnet3, 10 images per class`.
+pub(super) fn student_title(student: &str, ipc: u32) -> String {
+    format!("{student}, {ipc} image{} per class", if ipc == 1 { "" } else { "s" })
 }
 
 /// How many protocols there are.
@@ -60,8 +64,13 @@ pub(super) fn protocols(summaries: &[Summary]) -> usize {
 
 /// The labels of a summary, such as `soft, by resnet10` or, where that also gave the images, `soft, by the same`.
 pub(super) fn labels(summary: &Summary) -> String {
-    match (summary.labels, &summary.relabel_teacher) {
-        (Labels::Soft, Some(_)) if summary.teacher == summary.relabel_teacher => "soft, by the same".to_string(),
+    labels_of(summary.labels, summary.teacher.as_deref(), summary.relabel_teacher.as_deref())
+}
+
+/// Labels of this kind for images from `teacher`.
+pub(super) fn labels_of(labels: Labels, teacher: Option<&str>, relabel_teacher: Option<&str>) -> String {
+    match (labels, relabel_teacher) {
+        (Labels::Soft, Some(_)) if teacher == relabel_teacher => "soft, by the same".to_string(),
         (Labels::Soft, Some(teacher)) => format!("soft, by {teacher}"),
         (Labels::Soft, None) => "soft".to_string(),
         (Labels::Hard, _) => "hard".to_string(),
@@ -104,6 +113,7 @@ pub fn table(results: &Results) -> String {
         text += &format!("{}, test accuracy in %\n", block_title(&block[0], protocols(&all)));
         let mut lines = vec![HEADINGS.map(str::to_string)];
         lines.extend(block.iter().map(cells));
+        lines.extend(failed::lines(&results.failed, &block[0]).iter().map(failed::cells));
         text += &aligned(&lines);
         text += &rankings(block);
         text.push('\n');
@@ -118,7 +128,7 @@ pub fn table(results: &Results) -> String {
         }
         text += BEST_NOTE;
     }
-    text + &verifier_table(&results.recoveries)
+    text + &verifier_table(&results.recoveries) + &failed::table(&results.failed, &all)
 }
 
 /// What the verifiers see in each set of synthetic images; empty without verifiers.
@@ -240,7 +250,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// One line per trained student.
-pub(super) fn csv(results: &Results) -> Result<Vec<u8>, ReportError> {
+pub(super) fn csv(results: &Results) -> Result<String, ReportError> {
     let format = |message: String| ReportError::Format { format: "CSV", message };
     let mut writer = csv::Writer::from_writer(Vec::new());
     let head = [
@@ -265,5 +275,6 @@ pub(super) fn csv(results: &Results) -> Result<Vec<u8>, ReportError> {
         );
         writer.serialize(record).map_err(|error| format(error.to_string()))?;
     }
-    writer.into_inner().map_err(|error| format(error.to_string()))
+    let bytes = writer.into_inner().map_err(|error| format(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|error| format(error.to_string()))
 }

@@ -28,6 +28,12 @@ pub fn curve(batch: usize) -> String {
     format!("curves/batch-{batch:05}.jsonl")
 }
 
+/// The file of an image.
+pub fn image(item: Item, classes: &[String]) -> PathBuf {
+    let class = Path::new(FOLDER).join(png::class_dir(item.class as usize, classes));
+    class.join(png::file_name(item.number as usize))
+}
+
 /// Writes each of `items` as a PNG of `images/<class>/`; `pixels` is `[N, C, H, W]`, a file appears whole or not at all.
 pub fn write_images(
     work: &WorkDir,
@@ -37,11 +43,8 @@ pub fn write_images(
     shape: [usize; 3],
 ) -> Result<(), RunError> {
     let [channels, height, width] = shape;
-    for (item, image) in items.iter().zip(pixels.chunks_exact(channels * height * width)) {
-        let file = Path::new(FOLDER)
-            .join(png::class_dir(item.class as usize, classes))
-            .join(png::file_name(item.number as usize));
-        work.write(file, &png::encode(image, channels, height, width)?)?;
+    for (item, pixels) in items.iter().zip(pixels.chunks_exact(channels * height * width)) {
+        work.write(image(*item, classes), &png::encode(pixels, channels, height, width)?)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! The engine implements [`Maker`]; this module and all that define stages know nothing of tensor libraries.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::RunError;
@@ -36,15 +37,33 @@ pub trait Maker: Sync {
     /// A student trained on the whole real training set.
     fn whole(&self, work: &WorkDir, task: &WholeTask) -> Result<(), Failure>;
 
-    /// Does all `tasks`, each after those that it needs; several at once where that is faster. Gives their remarks.
+    /// Does all `tasks`, each after those that it needs; several at once where that is faster. A task that fails ends
+    /// those alone that need it.
     ///
     /// # Errors
-    /// The first that a task has; none is begun after it.
-    fn work_off(&self, tasks: Vec<Task>) -> Result<Vec<String>, RunError>;
+    /// What would end every task, such as a full disk; none is begun after it.
+    fn work_off(&self, tasks: Vec<Task>) -> Result<WorkedOff, RunError>;
+
+    /// Says what the user ought to know at once.
+    fn tell(&self, what: &str);
 }
+
+/// What became of tasks.
+#[derive(Debug, Default)]
+pub struct WorkedOff {
+    /// Remarks for the user, some of them more than once.
+    pub remarks: Vec<String>,
+    pub failed: Failed,
+}
+
+/// Why stages could not be made, by the directories where their results would be. A stage that needs another one which
+/// failed has that one's reason.
+pub type Failed = BTreeMap<PathBuf, String>;
 
 /// A stage that is to be made.
 pub struct Task<'a> {
+    /// What is made, as a failure names it: `recover method a from teacher b, ipc 10, seed 0`.
+    pub title: String,
     /// Where its result will be.
     pub directory: PathBuf,
     /// Results that it reads. Those that none of the tasks makes are there.
@@ -55,11 +74,12 @@ pub struct Task<'a> {
 impl<'a> Task<'a> {
     /// `make` leaves a result at `directory`, from those that it `needs`, and gives a remark for the user.
     pub fn new(
+        title: String,
         directory: PathBuf,
         needs: Vec<PathBuf>,
         make: impl FnOnce() -> Result<Option<String>, RunError> + Send + 'a,
     ) -> Self {
-        Self { directory, needs, make: Box::new(make) }
+        Self { title, directory, needs, make: Box::new(make) }
     }
 
     /// Makes the stage; gives a remark for the user.

@@ -9,6 +9,8 @@ pub mod plan;
 pub mod stage;
 
 mod clock;
+mod contents;
+mod lock;
 mod maker;
 mod matrix;
 mod memory;
@@ -22,15 +24,16 @@ use std::rc::Rc;
 
 use crate::config::{ConfigError, Experiment, Labels, RecoverConfig, RelabelConfig};
 use crate::data::{DataError, Dataset};
+use crate::own::{self, OwnError};
 use crate::report::{self, ReportError, Results};
 use crate::teacher::{Bundle, BundleError, Role};
 
-pub use maker::{Failure, Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask};
+pub use maker::{Failed, Failure, Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask, WorkedOff};
 use matrix::{Line, Origin, Set, lines};
 use pieces::{Images, Labelled, Mode, Pieces};
 use plan::Plan;
 use real::{Real, Shelf};
-use stage::{StageError, Store, write_atomic};
+use stage::{StageError, Tell, fill};
 
 /// Why an experiment could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,8 @@ pub enum RunError {
     Make(#[from] Failure),
     #[error(transparent)]
     Report(#[from] ReportError),
+    #[error(transparent)]
+    Own(#[from] OwnError),
     #[error("{}: {what}", path.display())]
     Misfit { path: PathBuf, what: String },
     #[error("{}: {what}; remove the directory and run again", path.display())]
@@ -58,6 +63,31 @@ pub enum RunError {
     NoData,
     #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
     Incomplete { missing: PathBuf },
+    /// More than one thing is wrong, and all of it is said.
+    #[error("{} things are wrong:{}", .0.len(), .0.iter().map(|one| format!("\n  {one}")).collect::<String>())]
+    Several(Vec<RunError>),
+    /// Nothing that was asked for could be made.
+    #[error("nothing could be made that the experiment is about; the first failure: {first}")]
+    AllFailed { first: String },
+}
+
+/// All that is in `results`, or all that is wrong.
+fn every<T>(results: impl Iterator<Item = Result<T, RunError>>) -> Result<Vec<T>, RunError> {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(one) => good.push(one),
+            Err(RunError::Several(more)) => bad.extend(more),
+            // What has not been made yet is no fault; the first is enough.
+            Err(one @ RunError::Incomplete { .. }) if bad.is_empty() => return Err(one),
+            Err(one) => bad.push(one),
+        }
+    }
+    match bad.len() {
+        0 => Ok(good),
+        1 => Err(bad.remove(0)),
+        _ => Err(RunError::Several(bad)),
+    }
 }
 
 /// How far an experiment is taken.
@@ -81,6 +111,8 @@ pub struct Finished {
     pub results: Results,
     /// Remarks that the user ought to see, such as a fallback that was taken.
     pub remarks: Vec<String>,
+    /// The stages that could not be made; they have been told.
+    pub failed: Failed,
 }
 
 /// Where and how an experiment is run.
@@ -90,37 +122,46 @@ pub struct Setting<'a> {
     pub goal: Goal,
     /// Makes missing stages; without it, the first one that is missing is an error.
     pub maker: Option<&'a dyn Maker>,
+    /// Receives what the user ought to know at once.
+    pub tell: Tell<'a>,
 }
 
 /// The experiment with every key explicit, in its report's directory.
 pub const RESOLVED: &str = "experiment.yaml";
 
-/// Runs `experiment` as far as the setting's goal.
+/// Runs `experiment` as far as the setting's goal. A stage that fails costs those alone that need it.
 ///
 /// # Errors
-/// The first thing that went wrong; everything that was finished before stays, and the next run goes on from there.
+/// What stops everything; all that was finished before stays, and the next run goes on from there.
 pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunError> {
+    let home = setting.output.join(&experiment.name);
+    if setting.goal == Goal::Report {
+        // Not after hours of work.
+        own::check(&home.join(RESOLVED))?;
+        report::check(&home)?;
+    }
     let bundles = load_bundles(experiment)?;
     let real = real_data(experiment, &bundles, &Shelf::default())?;
-    let mut remarks = Vec::new();
-    if let Some(maker) = setting.maker {
-        let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Make(maker))?;
-        name_all(experiment, &bundles, &pieces, setting.goal)?;
-        remarks = maker.work_off(pieces.into_tasks())?;
+    let WorkedOff { mut remarks, failed } = match setting.maker {
+        Some(maker) => {
+            let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Make(maker))?;
+            name_all(experiment, &bundles, &pieces, setting.goal)?;
+            maker.work_off(pieces.into_tasks())?
+        }
+        None => WorkedOff::default(),
+    };
+    let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Find(&failed))?;
+    let all = name_all(experiment, &bundles, &pieces, setting.goal)?;
+    let mut directories = all.directories(setting.goal);
+    directories.retain(|directory| !failed.contains_key(directory));
+    if let Some(first) = failed.values().next().filter(|_| directories.is_empty()) {
+        return Err(RunError::AllFailed { first: first.clone() });
     }
-    let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Find)?;
-    let All { recovered, rows: made, whole } = name_all(experiment, &bundles, &pieces, setting.goal)?;
-    let mut directories: BTreeSet<PathBuf> = made.iter().filter_map(|row| row.directory(setting.goal)).collect();
-    if setting.goal == Goal::Recover {
-        directories.extend(recovered.iter().map(|one| one.images.directory.clone()));
-    }
-    directories.extend(whole.iter().map(|row| row.directory.clone()));
     let resolved = experiment.to_yaml()?;
-    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &recovered, &made, &whole)?;
+    let results = results::collect(experiment, resolved.clone(), &bundles, &pieces, &all)?;
     if setting.goal == Goal::Report {
-        let home = setting.output.join(&experiment.name);
-        Store::new(stages_in(setting.output)).fill(&home, |home| {
-            write_atomic(&home.join(RESOLVED), resolved.as_bytes())?;
+        fill(&home, setting.tell, |home| {
+            own::write(&home.join(RESOLVED), &resolved)?;
             report::write(&results, home)?;
             Ok::<_, RunError>(())
         })?;
@@ -130,7 +171,7 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
     // Several stages say the same, and in whichever order they end.
     remarks.sort();
     remarks.dedup();
-    Ok(Finished { directories: directories.into_iter().collect(), results, remarks })
+    Ok(Finished { directories: directories.into_iter().collect(), results, remarks, failed })
 }
 
 /// A distilled set of images with its soft labels, complete on disk.
@@ -159,7 +200,8 @@ pub struct DistilledSet {
 pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
     let bundles = load_bundles(experiment)?;
     let real = real_data(experiment, &bundles, &Shelf::default())?;
-    let pieces = prepare(experiment, &bundles, real.as_deref(), output, Mode::Find)?;
+    let none = Failed::new();
+    let pieces = prepare(experiment, &bundles, real.as_deref(), output, Mode::Find(&none))?;
     let mut sets: Vec<DistilledSet> = Vec::new();
     for made in make(experiment, &bundles, &pieces, Goal::Relabel)? {
         let Origin::Distilled { teacher, method } = made.line.origin else { continue };
@@ -208,6 +250,14 @@ impl Planner {
         name_all(experiment, &bundles, &pieces, goal)?;
         Ok(Plan { name: experiment.name.clone(), stages: pieces.into_plan()? })
     }
+
+    /// The hashes of the experiment's networks.
+    ///
+    /// # Errors
+    /// When one of them can't be read.
+    pub fn networks(&self, experiment: &Experiment) -> Result<BTreeSet<String>, RunError> {
+        Ok(load_bundles(experiment)?.into_values().map(|bundle| bundle.hash).collect())
+    }
 }
 
 fn stages_in(output: &Path) -> PathBuf {
@@ -227,9 +277,7 @@ fn prepare<'a>(
 ) -> Result<Pieces<'a>, RunError> {
     let pieces = Pieces::new(real, &stages_in(output), mode);
     check_fit(experiment, bundles, pieces.test())?;
-    for bundle in bundles.values() {
-        pieces.verify(bundle)?;
-    }
+    every(bundles.values().map(|bundle| pieces.verify(bundle)))?;
     Ok(pieces)
 }
 
@@ -238,6 +286,19 @@ struct All<'a> {
     recovered: Vec<Recovered<'a>>,
     rows: Vec<Made<'a>>,
     whole: Vec<Whole<'a>>,
+}
+
+impl All<'_> {
+    /// The directories that `goal` is about.
+    fn directories(&self, goal: Goal) -> BTreeSet<PathBuf> {
+        let mut found: BTreeSet<PathBuf> = self.rows.iter().filter_map(|row| row.directory(goal)).collect();
+        // Without students the images are all that there is.
+        if goal == Goal::Recover || self.rows.is_empty() {
+            found.extend(self.recovered.iter().map(|one| one.images.directory.clone()));
+        }
+        found.extend(self.whole.iter().map(|row| row.directory.clone()));
+        found
+    }
 }
 
 /// Asks for every stage of the experiment as far as `goal`.
@@ -286,7 +347,7 @@ fn recover_set<'a>(
     let method = &experiment.methods[set.method];
     let others = method.committee.iter().flat_map(|committee| &committee.teachers);
     let others = others.map(|path| &bundles[path]).collect();
-    pieces.recover(&bundles[set.teacher], others, method, set.ipc, set.seed)
+    pieces.recover(&bundles[set.teacher], others, (set.method, method), set.ipc, set.seed)
 }
 
 /// One row's stages, as far as the goal asked for them.
@@ -386,22 +447,18 @@ fn answering<'a>(bundles: &'a Bundles, labeller: &Path, relabel: &RelabelConfig)
 
 fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
-    let mut bundles = Bundles::new();
     let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
     let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
     let verifiers = experiment.methods.values().flat_map(|method| &method.verifier).map(PathBuf::as_path);
     let labellers = experiment.labellers().into_iter().chain(experiment.ensembles());
-    for path in paths.chain(members).chain(labellers).chain(verifiers) {
-        if !bundles.contains_key(path) {
-            bundles.insert(path.into(), Bundle::load(path)?);
-        }
-    }
-    Ok(bundles)
+    let paths: BTreeSet<&Path> = paths.chain(members).chain(labellers).chain(verifiers).collect();
+    let load = |path: &Path| Ok((path.to_path_buf(), Bundle::load(path)?));
+    Ok(every(paths.into_iter().map(load))?.into_iter().collect())
 }
 
 /// Networks must have the data's channels, size and classes, and the part that the experiment gives them.
 fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>) -> Result<(), RunError> {
-    for (path, bundle) in bundles {
+    let check = |(path, bundle): (&PathBuf, &Bundle)| {
         let misfit = |what: String| Err(RunError::Misfit { path: path.clone(), what });
         let is_student = experiment.students.contains(path);
         if is_student != (bundle.manifest.role == Role::Student) {
@@ -419,7 +476,7 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>)
         if let Some(why) = bundle.without_classifier().filter(|_| labels && !experiment.students.is_empty()) {
             return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
         }
-        let Some(test) = test.filter(|_| is_student || is_teacher || labels || helps) else { continue };
+        let Some(test) = test.filter(|_| is_student || is_teacher || labels || helps) else { return Ok(()) };
         let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
         if shape != data {
             return misfit(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
@@ -435,8 +492,9 @@ fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>)
                 bundle.manifest.classes.join(", ")
             ));
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    every(bundles.iter().map(check)).map(drop)
 }
 
 /// The teacher knows the classes that are to be recovered, and the verifiers know just as many.

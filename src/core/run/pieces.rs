@@ -10,16 +10,16 @@ use serde_json::json;
 use super::RunError;
 use super::figures::{Accuracy, Auto, Item, Point, Training};
 use super::files::{self, ACCURACY, AUTO, FOLDER, LABELS, TRAINING, VERDICT, read_json, write_images};
-use super::maker::{Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask};
+use super::maker::{Failed, Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask};
 use super::matrix::Choice;
 use super::plan::{Planned, Rates};
 use super::real::{Hashed, Real};
-use super::stage::{Stage, Store, WorkDir};
+use super::stage::{Found, Stage, Store, WorkDir};
 use crate::config::{
     BnWeight, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig, Start, ValidateConfig, WholeReal,
 };
 use crate::data::Dataset;
-use crate::report::RecoverPoint;
+use crate::report::{RDED_CROPS, RecoverPoint};
 use crate::rng;
 use crate::teacher::Bundle;
 
@@ -44,6 +44,8 @@ pub struct Images {
     key: String,
     /// Names the set in the directories of what is made from it.
     name: String,
+    /// Names the set to people: its method, teacher, images per class and seed.
+    title: String,
     /// How many images, as far as the data has so many.
     pub count: u64,
     /// How many small images per row and column each is a mosaic of.
@@ -81,12 +83,24 @@ impl Labelled {
     }
 }
 
+/// A stage that measures what `r_bn: auto` is.
+struct Balance {
+    directory: PathBuf,
+    key: String,
+}
+
+impl Balance {
+    fn read(&self) -> Result<Auto, RunError> {
+        read_json(&self.directory.join(AUTO))
+    }
+}
+
 /// What happens to a stage.
 pub enum Mode<'a> {
     /// It becomes a task, unless it is complete. What others can't be named without is made right away.
     Make(&'a dyn Maker),
-    /// It is looked for; where it is not complete, that is an error.
-    Find,
+    /// It is looked for; where it is not complete, that is an error, unless it is known to have failed.
+    Find(&'a Failed),
     /// It is listed. Directories that stages are given need not exist.
     List,
 }
@@ -142,26 +156,28 @@ impl<'a> Pieces<'a> {
         Ok(planned)
     }
 
-    /// The directory of `stage`, which `work` makes, giving a remark, once there is what it `needs`.
-    fn obtain<const N: usize>(
+    /// The directory of `stage`, called `title`, which `work` makes, giving a remark, once there is what it `needs`.
+    fn obtain(
         &self,
         stage: &Stage,
-        needs: [&Path; N],
+        title: String,
+        needs: Vec<PathBuf>,
         work: impl FnOnce(&WorkDir, &dyn Maker) -> Result<Option<String>, RunError> + Send + 'a,
     ) -> Result<PathBuf, RunError> {
         let Mode::Make(maker) = self.mode else { return self.look_for(stage) };
         let (directory, mut tasks) = (self.store.path(stage), self.tasks.borrow_mut());
-        if self.store.find(stage)?.is_none() && tasks.iter().all(|task| task.directory != directory) {
+        let is_complete = matches!(self.store.look(stage)?, Found::Complete(_));
+        if !is_complete && tasks.iter().all(|task| task.directory != directory) {
             let (store, stage) = (self.store.clone(), stage.clone());
             let make = move || {
                 let mut remark = None;
-                store.run(&stage, |dir| {
+                store.run(&stage, &|what| maker.tell(what), |dir| {
                     remark = work(dir, maker)?;
                     Ok::<_, RunError>(())
                 })?;
                 Ok(remark)
             };
-            tasks.push(Task::new(directory.clone(), needs.map(Path::to_path_buf).to_vec(), make));
+            tasks.push(Task::new(title, directory.clone(), needs, make));
         }
         Ok(directory)
     }
@@ -173,18 +189,28 @@ impl<'a> Pieces<'a> {
         work: impl FnOnce(&WorkDir, &dyn Maker) -> Result<(), RunError>,
     ) -> Result<PathBuf, RunError> {
         match self.mode {
-            Mode::Make(maker) => self.store.run(stage, |dir| work(dir, maker)),
-            Mode::Find | Mode::List => self.look_for(stage),
+            Mode::Make(maker) => self.store.run(stage, &|what| maker.tell(what), |dir| work(dir, maker)),
+            Mode::Find(_) | Mode::List => self.look_for(stage),
         }
     }
 
     /// Where `stage` is, which nobody is to make.
     fn look_for(&self, stage: &Stage) -> Result<PathBuf, RunError> {
-        if let Mode::List = self.mode {
-            self.listed.borrow_mut().push(stage.clone());
-            return Ok(self.store.path(stage));
+        let directory = self.store.path(stage);
+        match self.mode {
+            Mode::List => self.listed.borrow_mut().push(stage.clone()),
+            _ if self.has_failed(&directory).is_some() => {}
+            _ => return self.store.find(stage)?.ok_or(RunError::Incomplete { missing: directory }),
         }
-        self.store.find(stage)?.ok_or_else(|| RunError::Incomplete { missing: self.store.path(stage) })
+        Ok(directory)
+    }
+
+    /// Why the stage whose result would be at `directory` could not be made, if so.
+    pub fn has_failed(&self, directory: &Path) -> Option<&'a str> {
+        match self.mode {
+            Mode::Find(failed) => failed.get(directory).map(String::as_str),
+            Mode::Make(_) | Mode::List => None,
+        }
     }
 
     fn train(&self) -> Result<&'a Hashed, RunError> {
@@ -207,12 +233,13 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// `ipc` images per class recovered as `config` says from `teacher`, and from the `others` that its committee names.
+    /// `ipc` images per class recovered as the method says from `teacher`, and from the `others` that its committee names.
+    /// Such a method is its name and its settings.
     pub fn recover(
         &self,
         teacher: &'a Bundle,
         others: Vec<&'a Bundle>,
-        config: &RecoverConfig,
+        (method, config): (&str, &RecoverConfig),
         ipc: u32,
         seed: u64,
     ) -> Result<Images, RunError> {
@@ -223,16 +250,22 @@ impl<'a> Pieces<'a> {
             )
         }));
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
+        let title = format!("method `{method}` from teacher `{}`, ipc {ipc}, seed {seed}", teacher.name());
         // Who verifies the images afterwards changes nothing in them.
         let config = RecoverConfig { verifier: Vec::new(), ..config.clone() };
-        let config = self.balanced(teacher, &config)?;
-        let identity = json!({"recover": config, "ipc": ipc});
         let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, &config));
+        let identity = match teacher.manifest.is_features_only() {
+            // The classes are the data's, so the teacher's hash does not hold them.
+            true => json!({"recover": config, "ipc": ipc, "classes": classes}),
+            false => json!({"recover": config, "ipc": ipc}),
+        };
         let count = chosen.len() as u64 * u64::from(ipc);
         let data = if config.is_data_free() { None } else { Some(self.train()?) };
+        let balance = self.balance(teacher, method, &config)?;
         let mut inputs = inputs([("teacher", &teacher.hash)]);
         inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
         inputs.extend(data.map(|data| ("data".to_owned(), data.hash.clone())));
+        inputs.extend(balance.iter().map(|balance| ("balance".to_owned(), balance.key.clone())));
         let scored = match config.start {
             Start::Crops { images, crops, .. } => chosen.len() as u64 * u64::from(images) * u64::from(crops),
             Start::Clusters { images } => chosen.len() as u64 * u64::from(images),
@@ -241,9 +274,15 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("recover", RECOVER, &name, &identity, inputs, seed)?
             .of_passes(scored + 2 * count * u64::from(config.iterations));
         let (data, formation) = (data.map(|data| &data.set), config.formation);
-        let task = RecoverTask { teacher, others, config, data, classes, chosen, ipc, seed };
-        let directory = self.obtain(&stage, [], move |work, maker| Ok(maker.recover(work, &task)?))?;
-        Ok(Images { directory, key: stage.key(), name, count, formation })
+        let mut task = RecoverTask { teacher, others, config, data, classes, chosen, ipc, seed };
+        let needs = balance.iter().map(|balance| balance.directory.clone()).collect();
+        let directory = self.obtain(&stage, format!("recover {title}"), needs, move |work, maker| {
+            if let Some(balance) = &balance {
+                task.config.r_bn = BnWeight::Fixed(balance.read()?.r_bn);
+            }
+            Ok(maker.recover(work, &task)?)
+        })?;
+        Ok(Images { directory, key: stage.key(), name, title, count, formation })
     }
 
     /// `ipc` crops of training images per class, those that `judge` recognises best: RDED as published for small images, which optimises nothing.
@@ -252,25 +291,28 @@ impl<'a> Pieces<'a> {
         if let Start::Crops { images, .. } = &mut config.start {
             *images = (*images).max(ipc);
         }
-        self.recover(judge, Vec::new(), &config, ipc, seed)
+        self.recover(judge, Vec::new(), (RDED_CROPS, &config), ipc, seed)
     }
 
-    /// How images are recovered from `teacher`: what `r_bn: auto` stands for is measured once and then a number, which the stage's record holds.
-    fn balanced(&self, teacher: &Bundle, config: &RecoverConfig) -> Result<RecoverConfig, RunError> {
+    /// What `r_bn: auto` stands for with `teacher`, where a method asks for it.
+    fn balance(&self, teacher: &'a Bundle, method: &str, config: &RecoverConfig) -> Result<Option<Balance>, RunError> {
         // Each teacher of a committee has its own.
         if config.r_bn != BnWeight::Auto || config.committee.is_some() {
-            return Ok(config.clone());
+            return Ok(None);
         }
         let stage = Stage::new("balance", BALANCE, teacher.name(), config, inputs([("teacher", &teacher.hash)]), 0)?
             .of_passes(4 * u64::from(config.batch_size));
-        let directory = self.obtain_now(&stage, |work, maker| Ok(maker.balance(work, teacher, config)?))?;
-        let file = directory.join(AUTO);
-        if matches!(self.mode, Mode::List) && !file.exists() {
-            return Ok(config.clone());
+        let (key, config) = (stage.key(), config.clone());
+        let title = format!("balance the loss terms of method `{method}` with teacher `{}`", teacher.name());
+        let directory = self.obtain(&stage, title, Vec::new(), move |work, maker| {
+            maker.balance(work, teacher, &config)?;
+            Ok(None)
+        })?;
+        let balance = Balance { directory, key };
+        if matches!(self.mode, Mode::Find(_)) && self.has_failed(&balance.directory).is_none() {
+            self.remark(Some(format!("`recover.r_bn: auto` is, with {}, {}", teacher.name(), balance.read()?)));
         }
-        let auto: Auto = read_json(&file)?;
-        self.remark(Some(format!("`recover.r_bn: auto` is, with {}, {auto}", teacher.name())));
-        Ok(RecoverConfig { r_bn: BnWeight::Fixed(auto.r_bn), ..config.clone() })
+        Ok(Some(balance))
     }
 
     /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
@@ -292,7 +334,8 @@ impl<'a> Pieces<'a> {
         let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
         let stage = Stage::new("verifier", VERIFIER, &name, &json!({}), inputs, seed)?.of_passes(images.count);
         let folder = images.folder();
-        self.obtain(&stage, [&images.directory], move |work, maker| {
+        let title = format!("verify {} by `{}`", images.title, verifier.name());
+        self.obtain(&stage, title, vec![images.directory.clone()], move |work, maker| {
             maker.accuracy(work, &folder, verifier)?;
             Ok(None)
         })
@@ -337,13 +380,14 @@ impl<'a> Pieces<'a> {
         };
         let count = train.classes.len() as u64 * u64::from(ipc);
         let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", hash)]), seed)?;
-        let directory = self.obtain(&stage, [], move |work, _| {
+        let title = format!("`{}`, ipc {ipc}, seed {seed}", choice.method());
+        let directory = self.obtain(&stage, format!("draw {title}"), Vec::new(), move |work, _| {
             let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
             let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
             write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])?;
             Ok(None)
         })?;
-        Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), count, formation: 1 })
+        Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), title, count, formation: 1 })
     }
 
     /// The soft labels of `images` by `teachers`, at least one, each with its weight in the mean.
@@ -364,8 +408,9 @@ impl<'a> Pieces<'a> {
         let (key, teacher) = (stage.key(), format!("{}{together}", teacher.name()));
         let (name, formation) = (images.name.clone(), images.formation);
         let task = RelabelTask { name, images: images.folder(), formation, teachers, config, seed, key: key.clone() };
-        let needs = [images.directory.as_path()];
-        let directory = self.obtain(&stage, needs, move |work, maker| Ok(maker.relabel(work, &task)?))?;
+        let title = format!("relabel {} by teacher `{teacher}`", images.title);
+        let needs = vec![images.directory.clone()];
+        let directory = self.obtain(&stage, title, needs, move |work, maker| Ok(maker.relabel(work, &task)?))?;
         Ok(Labelled { directory, key, teacher })
     }
 
@@ -396,11 +441,13 @@ impl<'a> Pieces<'a> {
         let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?
             .of_passes(3 * images.count * u64::from(epochs) + tests);
-        let needs = [images.directory.as_path(), labels.directory.as_path()];
+        let needs = vec![images.directory.clone(), labels.directory.clone()];
+        let kind = if hard { "hard labels".to_owned() } else { format!("labels by `{}`", labels.teacher) };
+        let title = format!("train student `{}` on {}, {kind}", student.name(), images.title);
         let name = format!("{}{}", images.name, if hard { ", hard labels" } else { "" });
         let (images, labels) = (images.folder(), labels.file());
         let task = ValidateTask { name, images, labels, student, test, config, seed };
-        self.obtain(&stage, needs, move |work, maker| {
+        self.obtain(&stage, title, needs, move |work, maker| {
             maker.validate(work, &task)?;
             Ok(None)
         })
@@ -437,7 +484,8 @@ impl<'a> Pieces<'a> {
         let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
             .of_passes(3 * count * u64::from(epochs) + tests);
         let task = WholeTask { student, train, test, views, config, seed, key: stage.key() };
-        let directory = self.obtain(&stage, [], move |work, maker| {
+        let title = format!("train student `{}` on the whole training set, seed {seed}", student.name());
+        let directory = self.obtain(&stage, title, Vec::new(), move |work, maker| {
             maker.whole(work, &task)?;
             Ok(None)
         })?;
@@ -485,6 +533,40 @@ fn inputs<const N: usize>(pairs: [(&str, &String); N]) -> BTreeMap<String, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Fit, Source};
+    use crate::in_repository;
+
+    /// The key of images for data of these classes; `r_bn` is the method's.
+    fn key_of_images(teacher: &Bundle, classes: &[&str], r_bn: BnWeight) -> String {
+        let test = Dataset {
+            name: "x".into(),
+            images: vec![0; classes.len()],
+            labels: (0..classes.len() as u32).collect(),
+            channels: 1,
+            height: 1,
+            width: 1,
+            classes: classes.iter().map(|&class| class.to_owned()).collect(),
+        };
+        // Nobody reads the training set.
+        let unread = tempfile::Builder::new().suffix(".npz").tempfile().unwrap();
+        let real = Real::of_test(Source::open(unread.path()).unwrap(), Fit::Exact, test);
+        let pieces = Pieces::new(Some(&real), Path::new("nowhere"), Mode::List);
+        let config = RecoverConfig { r_bn, ..RecoverConfig::of_preset("sre2l-cifar100").unwrap() };
+        pieces.recover(teacher, Vec::new(), ("m", &config), 1, 0).unwrap().key
+    }
+
+    #[test]
+    fn images_of_a_teacher_without_classes_are_of_the_datas() {
+        let fixed = BnWeight::Fixed(1.0);
+        let features = Bundle::load(&in_repository("tests/goldens/features-only")).unwrap();
+        let key = |classes: &[&str]| key_of_images(&features, classes, fixed);
+        assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
+        assert_ne!(key(&["a", "b"]), key(&["a", "b", "c"]), "a set of two classes is no set of three");
+        assert_ne!(key(&["a", "b"]), key(&["b", "a"]));
+        let own = Bundle::load(&in_repository("onnx/fashion-mnist/resnet18-w16-moco-v2")).unwrap();
+        assert_eq!(key_of_images(&own, &["a"], fixed), key_of_images(&own, &["b", "c"], fixed));
+        assert_ne!(key_of_images(&own, &["a"], fixed), key_of_images(&own, &["a"], BnWeight::Auto));
+    }
 
     #[test]
     fn real_images_are_chosen_by_class() {

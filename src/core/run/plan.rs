@@ -1,6 +1,6 @@
 //! What a run would do: every stage that an experiment needs, whether it is there, and what it will cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -102,15 +102,54 @@ pub struct Unneeded {
     pub bytes: u64,
 }
 
-/// What of the stages below `output` none of `plans` needs, sorted; what another process is making is left out.
-pub fn unneeded(output: &Path, plans: &[Plan]) -> Result<Vec<Unneeded>, StageError> {
+/// A stage of the store that belongs to no given plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Other {
+    /// The kind of work.
+    pub stage: String,
+    pub directory: PathBuf,
+    pub state: State,
+}
+
+/// The stages below `output` that none of `plans` needs, sorted by kind and name.
+pub fn others(output: &Path, plans: &[Plan]) -> Result<Vec<Other>, StageError> {
     let store = Store::new(super::stages_in(output));
-    let needed: Vec<&Path> =
+    let needed: BTreeSet<&Path> =
         plans.iter().flat_map(|plan| &plan.stages).map(|stage| stage.directory.as_path()).collect();
+    let all = store.all()?.into_iter().filter(|(_, directory)| !needed.contains(&*Store::final_name(directory)));
+    let other = |(stage, directory): (String, PathBuf)| {
+        let state = store.state_of(&directory)?;
+        Ok(Other { stage, directory, state })
+    };
+    all.map(other).collect()
+}
+
+/// What is to be kept.
+#[derive(Debug, Default)]
+pub struct Needed {
+    /// These stages, by their directories.
+    pub stages: BTreeSet<PathBuf>,
+    /// Where it is not empty: every stage that may be of these networks, by their hashes.
+    pub networks: BTreeSet<String>,
+}
+
+impl Needed {
+    fn has(&self, directory: &Path) -> bool {
+        let of_networks = || match Stage::network_in(directory) {
+            Some(network) => self.networks.contains(&network),
+            None => !self.networks.is_empty(),
+        };
+        self.stages.contains(&Store::final_name(directory)) || of_networks()
+    }
+}
+
+/// What of the stages below `output` is not `needed`, sorted; what another process is making is left out.
+pub fn unneeded(output: &Path, needed: &Needed) -> Result<Vec<Unneeded>, StageError> {
+    let store = Store::new(super::stages_in(output));
     let mut found = Vec::new();
     for (_, directory) in store.all()? {
         let complete = Store::final_name(&directory);
-        if !needed.contains(&complete.as_path())
+        if !needed.has(&directory)
             && !store.is_being_made(&complete)?
             && let Some(bytes) = size_of(&directory)?
         {

@@ -32,6 +32,12 @@ pub struct Real {
 }
 
 impl Real {
+    #[cfg(test)]
+    pub fn of_test(source: Source, fit: Fit, set: Dataset) -> Self {
+        let test = Hashed { hash: data_hash(&set), set };
+        Self { source, fit, test, train: OnceCell::new(), remarks: RefCell::default() }
+    }
+
     /// What the user should know of what was read, though nothing is wrong.
     pub fn remarks(&self) -> Vec<String> {
         self.remarks.borrow().clone()

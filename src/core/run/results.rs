@@ -5,20 +5,18 @@ use std::path::Path;
 use super::matrix::{Line, Origin, Set};
 use super::pieces::Pieces;
 use super::stage::Timing;
-use super::{Bundles, Made, Recovered, RunError, Whole};
+use super::{All, Bundles, Made, Recovered, RunError, Whole};
 use crate::config::{Experiment, Labels, RecoverConfig};
 use crate::data::Dataset;
-use crate::report::{self, Cost, Grid, Recovery, Results, Row, Verified};
+use crate::report::{self, Cost, Failed, Grid, Recovery, Results, Row, Trained, Verified};
 
-/// Everything that the report shows of `made`; rows only where students were trained.
+/// Everything that the report shows of `all`; rows only where students were trained.
 pub(super) fn collect(
     experiment: &Experiment,
     resolved: String,
     bundles: &Bundles,
     pieces: &Pieces,
-    recovered: &[Recovered],
-    made: &[Made],
-    whole: &[Whole],
+    all: &All,
 ) -> Result<Results, RunError> {
     let mut results = Results {
         name: experiment.name.clone(),
@@ -28,19 +26,64 @@ pub(super) fn collect(
         experiment: resolved,
         ..Results::default()
     };
-    for one in recovered {
+    for one in &all.recovered {
         note_recovery(&mut results, experiment, bundles, pieces, one)?;
     }
-    for one in made {
-        if let Some(student) = &one.student {
-            results.rows.push(row(experiment, bundles, pieces, one, student)?);
+    for one in &all.rows {
+        match &one.student {
+            None => {}
+            Some(student) => match pieces.has_failed(student) {
+                Some(reason) => results.failed.push(failed_row(experiment, bundles, &one.line, reason)),
+                None => results.rows.push(row(experiment, bundles, pieces, one, student)?),
+            },
         }
-        note_baseline(&mut results, bundles, one);
+        note_baseline(&mut results, bundles, pieces, one);
     }
-    for one in whole {
-        results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?);
+    for one in &all.whole {
+        match pieces.has_failed(&one.directory) {
+            Some(reason) => results.failed.push(failed_whole(bundles, one, results.classes.len(), reason)),
+            None => results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?),
+        }
     }
     Ok(results)
+}
+
+fn failed_row(experiment: &Experiment, bundles: &Bundles, line: &Line, reason: &str) -> Failed {
+    Failed {
+        method: method(line),
+        data_free: is_data_free(line, experiment),
+        teacher: teacher(line, bundles),
+        ipc: line.ipc,
+        seed: line.seed,
+        trained: Some(Trained {
+            student: bundles[line.student].name().to_owned(),
+            protocol: line.protocol.to_owned(),
+            labels: line.labels,
+            relabel_teacher: (line.labels == Labels::Soft).then(|| bundles[line.labeller].name().to_owned()),
+        }),
+        reason: reason.to_owned(),
+    }
+}
+
+fn failed_whole(bundles: &Bundles, whole: &Whole, classes: usize, reason: &str) -> Failed {
+    Failed {
+        method: report::WHOLE_REAL.to_owned(),
+        data_free: false,
+        teacher: None,
+        ipc: images_per_class(whole, classes),
+        seed: whole.seed,
+        trained: Some(Trained {
+            student: bundles[whole.student].name().to_owned(),
+            protocol: whole.protocol.to_owned(),
+            labels: Labels::Hard,
+            relabel_teacher: None,
+        }),
+        reason: reason.to_owned(),
+    }
+}
+
+fn images_per_class(whole: &Whole, classes: usize) -> u32 {
+    (whole.images / classes.max(1) as u64) as u32
 }
 
 fn whole_row(
@@ -57,7 +100,7 @@ fn whole_row(
         teacher: None,
         relabel_teacher: None,
         student: bundles[whole.student].name().to_owned(),
-        ipc: (whole.images / classes.max(1) as u64) as u32,
+        ipc: images_per_class(whole, classes),
         labels: Labels::Hard,
         protocol: whole.protocol.to_owned(),
         augmented: experiment.protocols[whole.protocol].is_augmented(),
@@ -128,22 +171,42 @@ fn note_recovery(
 ) -> Result<(), RunError> {
     let Set { teacher, method, ipc, seed } = recovered.set;
     let (teacher, method) = (bundles[teacher].name().to_owned(), method.to_owned());
+    let data_free = experiment.methods[&method].is_data_free();
+    let failed = |reason: &str| Failed {
+        method: method.clone(),
+        data_free,
+        teacher: Some(teacher.clone()),
+        ipc,
+        seed,
+        trained: None,
+        reason: reason.to_owned(),
+    };
+    if let Some(reason) = pieces.has_failed(&recovered.images.directory) {
+        // A row says it, where there is one.
+        results.failed.extend(experiment.students.is_empty().then(|| failed(reason)));
+        return Ok(());
+    }
     let curve = pieces.recovery_curve(&recovered.images)?;
-    let verified = recovered.verified.iter().map(|(verifier, directory)| {
-        Ok(Verified { verifier: bundles[*verifier].name().into(), accuracy: pieces.accuracy(directory)? })
-    });
-    let verified = verified.collect::<Result<_, RunError>>()?;
+    let mut verified = Vec::new();
+    for (verifier, directory) in &recovered.verified {
+        let verifier = bundles[*verifier].name();
+        match pieces.has_failed(directory) {
+            Some(reason) => results.failed.push(failed(reason)),
+            None => verified.push(Verified { verifier: verifier.into(), accuracy: pieces.accuracy(directory)? }),
+        }
+    }
     results.recoveries.push(Recovery { method: method.clone(), teacher: teacher.clone(), ipc, seed, curve, verified });
-    let (folder, data_free) = (recovered.images.folder(), experiment.methods[&method].is_data_free());
+    let folder = recovered.images.folder();
     results.grids.push(Grid { method, data_free, teacher: Some(teacher), ipc, seed, folder });
     Ok(())
 }
 
 /// The grid of a baseline's images, once.
-fn note_baseline(results: &mut Results, bundles: &Bundles, made: &Made) {
+fn note_baseline(results: &mut Results, bundles: &Bundles, pieces: &Pieces, made: &Made) {
     let (line, folder) = (&made.line, made.images.folder());
     let is_baseline = !matches!(line.origin, Origin::Distilled { .. });
-    if is_baseline && results.grids.iter().all(|grid| grid.folder != folder) {
+    let is_there = pieces.has_failed(&made.images.directory).is_none();
+    if is_baseline && is_there && results.grids.iter().all(|grid| grid.folder != folder) {
         let (method, teacher, ipc, seed) = (method(line), teacher(line, bundles), line.ipc, line.seed);
         results.grids.push(Grid { method, data_free: false, teacher, ipc, seed, folder });
     }

@@ -6,11 +6,11 @@
 //! <root>/.locks/                                                    one lock file per stage directory and report, never removed
 //! ```
 //!
-//! Each directory holds `stage.json`, the record that its key is the hash of, and when complete `timing.json`, the only file in it
-//! that two runs of the same work may differ in.
+//! Each directory holds `stage.json`, the record that its key is the hash of. When complete it also holds [`contents.json`](super::contents),
+//! by which damage is seen, and `timing.json`, the only file in it that two runs of the same work may differ in.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::clock::{Begun, Clock};
+use super::contents::{self, Problem};
+use super::lock::Lock;
 
-const RECORD: &str = "stage.json";
-const TIMING: &str = "timing.json";
+pub(super) const RECORD: &str = "stage.json";
+pub(super) const TIMING: &str = "timing.json";
 const LOCKS: &str = ".locks";
+/// The lock of a directory that is filled.
+const FILLING: &str = ".scdd-lock";
 const PARTIAL: &str = ".partial";
 /// Files and directories of this prefix are scratch: never part of a result, swept away on resume.
-const SCRATCH: &str = ".tmp-";
+pub const SCRATCH: &str = ".scdd-tmp-";
+/// Receives what the user ought to know at once.
+pub type Tell<'a> = &'a dyn Fn(&str);
 
 /// Why a stage could not be run or kept.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,20 @@ pub enum StageError {
         /// The first difference between its record and the expected one.
         difference: String,
     },
+    /// A complete stage is no longer what was written.
+    #[error("{}: {damage}; `scdd run` with the experiment that it belongs to makes it again", directory.display())]
+    Damaged {
+        /// The stage's directory.
+        directory: PathBuf,
+        /// The first file that is missing or has changed.
+        damage: String,
+    },
+    /// A stage's directory holds a file that is not the stage's.
+    #[error("{} is no file of its stage, whose directory may hold nothing else: move it away, then run again", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+    },
     /// A configuration that JSON cannot hold.
     #[error("the configuration of the stage `{stage}` cannot be recorded: {source}")]
     Record {
@@ -67,7 +87,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StageError {
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StageError {
     let path = path.to_path_buf();
     move |source| StageError::Io { action, path, source }
 }
@@ -87,6 +107,8 @@ pub struct Stage {
 pub enum State {
     /// Its result is there.
     Complete,
+    /// Its result is there, but not as it was written; the next run makes it again.
+    Damaged,
     /// A process is making it.
     Running,
     /// It was begun; the next run goes on from there.
@@ -226,36 +248,57 @@ impl Store {
         self.root.join(&stage.stage).join(stage.directory_name())
     }
 
-    /// The complete result of `stage`, if there is one; an error where its directory holds something else.
-    pub fn find(&self, stage: &Stage) -> Result<Option<PathBuf>, StageError> {
+    /// What lies under the final name of `stage`; an error where its directory holds something else.
+    pub fn look(&self, stage: &Stage) -> Result<Found, StageError> {
         let directory = self.path(stage);
         match directory.try_exists() {
-            Ok(false) => Ok(None),
-            Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(None),
-            Err(source) => Err(StageError::Io { action: "look for", path: directory, source }),
-            Ok(true) => match stage.difference(&directory) {
-                None => Ok(Some(directory)),
-                Some(difference) => Err(StageError::Mismatch { directory, difference }),
-            },
+            Ok(true) => {}
+            Ok(false) => return Ok(Found::Nothing),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Found::Nothing),
+            Err(source) => return Err(StageError::Io { action: "look for", path: directory, source }),
+        }
+        if let Some(difference) = stage.difference(&directory) {
+            return Err(StageError::Mismatch { directory, difference });
+        }
+        match contents::problem(&directory)? {
+            None => Ok(Found::Complete(directory)),
+            Some(Problem::Damage(damage)) => Ok(Found::Damaged(damage)),
+            Some(Problem::Foreign(file)) => Err(StageError::Foreign { file }),
+        }
+    }
+
+    /// The complete result of `stage`, if there is one; an error where it is damaged.
+    pub fn find(&self, stage: &Stage) -> Result<Option<PathBuf>, StageError> {
+        match self.look(stage)? {
+            Found::Nothing => Ok(None),
+            Found::Complete(directory) => Ok(Some(directory)),
+            Found::Damaged(damage) => Err(StageError::Damaged { directory: self.path(stage), damage }),
         }
     }
 
     /// The complete result of `stage`: the one that is there, or else what `work` makes.
     ///
-    /// `work` finds in its directory whatever an interrupted run had committed there, and should keep it. Where another process is at
-    /// the same stage, this waits for it. After an error the directory stays for the next attempt, unless nothing was written.
+    /// `work` finds in its directory whatever an interrupted run had committed there, and should keep it. A damaged
+    /// result is removed and made again, and where another process is at the same stage, this waits for it: both are
+    /// told. After an error the directory stays for the next attempt, unless nothing was written.
     pub fn run<E: From<StageError>>(
         &self,
         stage: &Stage,
+        tell: Tell,
         work: impl FnOnce(&WorkDir) -> Result<(), E>,
     ) -> Result<PathBuf, E> {
-        if let Some(directory) = self.find(stage)? {
+        if let Found::Complete(directory) = self.look(stage)? {
             return Ok(directory);
         }
         let directory = self.path(stage);
-        let _lock = self.lock(&directory, &self.lock_path(&directory))?;
-        if let Some(directory) = self.find(stage)? {
-            return Ok(directory);
+        let _lock = Lock::wait(&self.lock_path(&directory), &label(&directory), tell)?;
+        match self.look(stage)? {
+            Found::Complete(directory) => return Ok(directory),
+            Found::Damaged(damage) => {
+                tell(&format!("{}: {damage}; the stage is made again", directory.display()));
+                self.discard(&directory)?;
+            }
+            Found::Nothing => {}
         }
         let begun = self.clock.begin();
         let partial = WorkDir::open(&self.path(stage), stage, begun)?;
@@ -269,27 +312,29 @@ impl Store {
     /// How far `stage` is; an error where its directory holds something else.
     pub fn state(&self, stage: &Stage) -> Result<State, StageError> {
         let path = self.path(stage);
-        Ok(match self.find(stage)? {
-            Some(_) => State::Complete,
-            None if self.is_being_made(&path)? => State::Running,
-            None if partial_name(&path).exists() => State::Interrupted,
-            None => State::Missing,
+        Ok(match self.look(stage)? {
+            Found::Complete(_) => State::Complete,
+            _ if self.is_being_made(&path)? => State::Running,
+            Found::Damaged(_) => State::Damaged,
+            Found::Nothing if partial_name(&path).exists() => State::Interrupted,
+            Found::Nothing => State::Missing,
+        })
+    }
+
+    /// How far `directory` of [`Store::all`] is.
+    pub fn state_of(&self, directory: &Path) -> Result<State, StageError> {
+        let path = Self::final_name(directory);
+        Ok(match contents::problem(directory)? {
+            _ if self.is_being_made(&path)? => State::Running,
+            _ if path != directory => State::Interrupted,
+            None => State::Complete,
+            Some(_) => State::Damaged,
         })
     }
 
     /// Whether some process holds the lock of the stage whose final name is `path`.
     pub fn is_being_made(&self, path: &Path) -> Result<bool, StageError> {
-        let path = self.lock_path(path);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
-            Err(error) => return Err(io_error("open", &path)(error)),
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
-        }
+        Lock::is_held(&self.lock_path(path))
     }
 
     /// Every stage directory, complete or partial, with its kind; sorted.
@@ -318,55 +363,62 @@ impl Store {
     /// Removes `directory` of [`Store::all`]; a kill on the way leaves no part of it under its name. False where that is not to be done: a process
     /// is at it, or has finished it meanwhile.
     pub fn remove(&self, directory: &Path) -> Result<bool, StageError> {
-        let path = self.lock_path(&Self::final_name(directory));
-        create_directories(&self.root.join(LOCKS))?;
-        let lock = File::create(&path).map_err(io_error("create", &path))?;
-        match lock.try_lock() {
-            Ok(()) if directory.exists() => {}
-            Ok(()) | Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+        match Lock::attempt(&self.lock_path(&Self::final_name(directory)))? {
+            Some(_lock) if directory.exists() => self.discard(directory).map(|()| true),
+            _ => Ok(false),
         }
+    }
+
+    /// Removes `directory`, whose lock is held.
+    fn discard(&self, directory: &Path) -> Result<(), StageError> {
         let mut scratch = tempfile::Builder::new();
         let scratch = scratch.prefix(SCRATCH).tempdir_in(&self.root).map_err(io_error("write in", &self.root))?;
         fs::rename(directory, scratch.path().join("removed")).map_err(io_error("move away", directory))?;
-        scratch.close().map_err(io_error("remove", directory))?;
-        Ok(true)
-    }
-
-    /// Lets `write` fill `directory`, which is a report's, file by file by [`write_atomic`]; what a kill left of such files is swept away. One process at a time.
-    pub fn fill<E: From<StageError>>(
-        &self,
-        directory: &Path,
-        write: impl FnOnce(&Path) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let name = directory.file_name().unwrap_or_default().to_string_lossy();
-        let _lock = self.lock(directory, &self.root.join(LOCKS).join(format!("report-{name}")))?;
-        create_directories(directory)?;
-        sweep(directory)?;
-        write(directory)
-    }
-
-    /// The exclusive lock of `directory`, whose file is `path`: held until the file is dropped (or its process dies).
-    fn lock(&self, directory: &Path, path: &Path) -> Result<File, StageError> {
-        create_directories(&self.root.join(LOCKS))?;
-        let file = File::create(path).map_err(io_error("create", path))?;
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                tracing::info!("waiting for another process at {}", directory.display())
-            }
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
-        }
-        file.lock().map_err(io_error("lock", path))?;
-        Ok(file)
+        scratch.close().map_err(io_error("remove", directory))
     }
 
     /// The lock of the stage whose final name is `path`: `<kind>-<directory name>`.
     fn lock_path(&self, path: &Path) -> PathBuf {
-        let name =
-            |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
-        self.root.join(LOCKS).join(format!("{}-{}", name(path.parent()), name(Some(path))))
+        self.root.join(LOCKS).join(label(path).replace('/', "-"))
     }
+}
+
+/// What lies under a stage's final name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// All that was written, in this directory.
+    Complete(PathBuf),
+    /// Not all that was written: what is wrong.
+    Damaged(String),
+}
+
+/// The stage in `directory` as people know it: `<kind>/<directory name>`.
+fn label(directory: &Path) -> String {
+    let name = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    format!("{}/{}", name(directory.parent()), name(Some(directory)))
+}
+
+/// Lets `write` fill `directory` file by file by [`write_atomic`], one process at a time; what a kill left of such files is swept away.
+///
+/// # Errors
+/// Those of `write`, or when the directory can't be made or locked.
+pub fn fill<E: From<StageError>>(
+    directory: &Path,
+    tell: Tell,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let _lock = Lock::wait(&directory.join(FILLING), &directory.display().to_string(), tell)?;
+    for (path, is_directory) in entries(directory)? {
+        if !is_directory && is_scratch(&path) {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    write(directory)
+}
+
+fn is_scratch(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH))
 }
 
 /// The directory that a stage is being made in.
@@ -459,6 +511,7 @@ impl WorkDir {
 
     fn commit(self, complete: &Path) -> Result<PathBuf, StageError> {
         self.write_timing()?;
+        contents::record(&self.path)?;
         sync_tree(&self.path)?;
         fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;
         complete.parent().map_or(Ok(()), sync)?;
@@ -513,7 +566,7 @@ fn readable_by_all(builder: &mut tempfile::Builder) {
     }
 }
 
-fn create_directories(path: &Path) -> Result<(), StageError> {
+pub(super) fn create_directories(path: &Path) -> Result<(), StageError> {
     fs::create_dir_all(path).map_err(io_error("create the directory", path))
 }
 
@@ -540,8 +593,7 @@ pub fn bytes_in(directory: &Path) -> Result<u64, StageError> {
 /// Removes what a killed run had not committed.
 fn sweep(directory: &Path) -> Result<(), StageError> {
     for (path, is_directory) in entries(directory)? {
-        let scratch = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH));
-        match (scratch, is_directory) {
+        match (is_scratch(&path), is_directory) {
             (true, true) => fs::remove_dir_all(&path).map_err(io_error("remove", &path))?,
             (true, false) => fs::remove_file(&path).map_err(io_error("remove", &path))?,
             (false, true) => sweep(&path)?,
@@ -564,7 +616,7 @@ fn sync(path: &Path) -> Result<(), StageError> {
 }
 
 /// The entries of a directory, and whether each is one itself (links are not followed).
-fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
+pub(super) fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
     let entry = |entry: fs::DirEntry| Ok((entry.path(), entry.file_type()?.is_dir()));
     let list = || fs::read_dir(directory)?.map(|found| found.and_then(entry)).collect::<io::Result<Vec<_>>>();
     list().map_err(io_error("read the directory", directory))
@@ -576,6 +628,8 @@ mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
+
+    const QUIET: Tell = &|_| {};
 
     fn stage(iterations: u32) -> Stage {
         let inputs = BTreeMap::from([("teacher".to_string(), "ab12".to_string())]);
@@ -608,8 +662,8 @@ mod tests {
         let store = Store::new(root.path().join("deep/store"));
         assert_eq!(store.find(&stage(5)).unwrap(), None);
         let make = |work: &WorkDir| work.write("images/0.png", b"x").map(|_| ());
-        let first = store.run(&stage(5), make).unwrap();
-        let second = store.run(&stage(5), |_| Err(failure())).unwrap();
+        let first = store.run(&stage(5), QUIET, make).unwrap();
+        let second = store.run(&stage(5), QUIET, |_| Err(failure())).unwrap();
         assert_eq!((&first, Some(&first)), (&second, store.find(&stage(5)).unwrap().as_ref()));
         assert_eq!(fs::read(first.join("images/0.png")).unwrap(), b"x");
         let timing = Timing::read(&first).unwrap();
@@ -627,9 +681,9 @@ mod tests {
             missing.iter().try_for_each(write)?;
             Ok::<_, StageError>(missing)
         };
-        store.run(&stage(5), |work| shards(work, 2).and(Err(failure()))).unwrap_err();
+        store.run(&stage(5), QUIET, |work| shards(work, 2).and(Err(failure()))).unwrap_err();
         let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
-        fs::write(partial.join(".tmp-torn"), b"half a shard").unwrap();
+        fs::write(partial.join(".scdd-tmp-torn"), b"half a shard").unwrap();
         let before = Timing::read(&partial).unwrap().seconds;
         assert!(before >= 0.02, "{before}");
 
@@ -640,13 +694,13 @@ mod tests {
             Ok::<_, StageError>(())
         };
         let started = Instant::now();
-        let resumed = store.run(&stage(5), work).unwrap();
+        let resumed = store.run(&stage(5), QUIET, work).unwrap();
         let elapsed = started.elapsed().as_secs_f64();
         assert_eq!(made, [2, 3]);
         let timing = Timing::read(&resumed).unwrap();
         assert!(timing.resumed && !partial.exists());
         assert!((before + 0.02..=before + elapsed).contains(&timing.seconds), "{before} {elapsed} {timing:?}");
-        let undisturbed = Store::new(quiet.path()).run(&stage(5), |work| shards(work, 4).map(|_| ())).unwrap();
+        let undisturbed = Store::new(quiet.path()).run(&stage(5), QUIET, |work| shards(work, 4).map(|_| ())).unwrap();
         assert_eq!(files(&resumed), files(&undisturbed));
     }
 
@@ -661,7 +715,7 @@ mod tests {
                     std::thread::park();
                 }
             };
-            Store::new(root).run(&stage(5), hang).unwrap();
+            Store::new(root).run(&stage(5), QUIET, hang).unwrap();
         }
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(root.path());
@@ -680,8 +734,8 @@ mod tests {
             assert!(work.resumed() && work.has("shard-0"));
             work.write("shard-1", b"1").map(|_| ())
         };
-        let names: Vec<String> = files(&store.run(&stage(5), work).unwrap()).into_keys().collect();
-        assert_eq!(names, ["shard-0", "shard-1", RECORD]);
+        let names: Vec<String> = files(&store.run(&stage(5), QUIET, work).unwrap()).into_keys().collect();
+        assert_eq!(names, ["contents.json", "shard-0", "shard-1", RECORD]);
     }
 
     #[test]
@@ -695,26 +749,25 @@ mod tests {
             assert!(!work.has("shard-0") && !work.resumed());
             Ok::<_, StageError>(())
         };
-        store.run(&stage(5), work).unwrap();
+        store.run(&stage(5), QUIET, work).unwrap();
     }
 
     #[test]
     fn a_directory_that_is_filled_again_keeps_nothing_half_written() {
         let root = tempfile::tempdir().unwrap();
         let home = root.path().join("report");
-        let fill = |bytes: &'static [u8]| {
-            Store::new(root.path().join("stages")).fill(&home, |home| write_atomic(&home.join("page"), bytes))
-        };
+        let fill = |bytes: &'static [u8]| super::fill(&home, QUIET, |home| write_atomic(&home.join("page"), bytes));
         fill(b"old").unwrap();
-        fs::write(home.join(".tmp-torn"), b"half a page").unwrap();
+        fs::write(home.join(".scdd-tmp-torn"), b"half a page").unwrap();
         fill(b"new").unwrap();
-        assert_eq!(files(&home), BTreeMap::from([("page".to_string(), b"new".to_vec())]));
+        let lock = (FILLING.to_string(), Vec::new());
+        assert_eq!(files(&home), BTreeMap::from([("page".to_string(), b"new".to_vec()), lock]));
     }
 
     #[test]
     fn a_failure_before_anything_was_written_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
-        Store::new(root.path()).run(&stage(5), |_| Err(failure())).unwrap_err();
+        Store::new(root.path()).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err();
         assert_eq!(fs::read_dir(root.path().join("recover")).unwrap().count(), 0);
     }
 
@@ -730,11 +783,11 @@ mod tests {
             assert!(!store.remove(work.path()).unwrap());
             Err(failure())
         };
-        store.run(&stage(5), inside).unwrap_err();
+        store.run(&stage(5), QUIET, inside).unwrap_err();
         assert_eq!(store.state(&stage(5)).unwrap(), State::Interrupted);
         let [(kind, partial)] = store.all().unwrap().try_into().unwrap();
         assert_eq!((kind.as_str(), Store::final_name(&partial)), ("recover", store.path(&stage(5))));
-        let complete = store.run(&stage(5), |_| Ok::<_, StageError>(())).unwrap();
+        let complete = store.run(&stage(5), QUIET, |_| Ok::<_, StageError>(())).unwrap();
         assert_eq!(store.state(&stage(5)).unwrap(), State::Complete);
         assert_eq!(Stage::network_in(&complete).unwrap(), "ab12");
         assert!(bytes_in(&complete).unwrap() > 5);
@@ -750,7 +803,7 @@ mod tests {
         let store = Store::new(root.path());
         let directory = store.path(&stage(5));
         write_atomic(&directory.join(RECORD), &stage(6).record_file()).unwrap();
-        let error = store.run(&stage(5), |_| Err(failure())).unwrap_err().to_string();
+        let error = store.run(&stage(5), QUIET, |_| Err(failure())).unwrap_err().to_string();
         assert!(error.contains("stage.json has config.iterations = 6, expected 5"), "{error}");
         fs::remove_file(directory.join(RECORD)).unwrap();
         let error = store.find(&stage(5)).unwrap_err().to_string();
@@ -763,7 +816,7 @@ mod tests {
         let (count, barrier) = (AtomicUsize::new(0), Barrier::new(4));
         let run = || {
             barrier.wait();
-            Store::new(root.path()).run(&stage(5), |work| {
+            Store::new(root.path()).run(&stage(5), QUIET, |work| {
                 count.fetch_add(1, Ordering::SeqCst);
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 work.write("done", b"").map(|_| ())
@@ -782,7 +835,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, b"").unwrap();
-        let error = Store::new(file.join("store")).run(&stage(5), |_| Err(failure())).unwrap_err().to_string();
+        let error = Store::new(file.join("store")).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err().to_string();
         assert!(error.starts_with("cannot create the directory ") && error.ends_with("should be"), "{error}");
         let error = write_atomic(&file.join("x"), b"").unwrap_err().to_string();
         assert!(error.contains("a file is where a directory should be"), "{error}");

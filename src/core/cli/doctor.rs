@@ -1,0 +1,40 @@
+//! What `scdd doctor` prints.
+
+use serde::Serialize;
+
+use super::{Global, Outcome};
+
+/// One thing that was looked for.
+#[derive(Serialize)]
+pub struct Finding {
+    what: &'static str,
+    found: bool,
+    detail: String,
+}
+
+/// Without these nothing can be distilled; CUDA and further data sets are optional.
+const NEEDED: [&str; 2] = ["libtorch", "ONNX Runtime"];
+
+impl Finding {
+    /// What was found, or why not.
+    pub fn new<T: ToString, E: ToString>(what: &'static str, result: Result<T, E>) -> Self {
+        match result {
+            Ok(detail) => Self { what, found: true, detail: detail.to_string() },
+            Err(reason) => Self { what, found: false, detail: reason.to_string() },
+        }
+    }
+}
+
+/// Prints `findings`; the check has failed where something is missing that is needed.
+pub fn print(global: &Global, findings: &[Finding]) -> anyhow::Result<Outcome> {
+    if global.json {
+        println!("{}", serde_json::to_string_pretty(findings)?);
+    } else {
+        println!("scdd {}", env!("CARGO_PKG_VERSION"));
+        for finding in findings {
+            println!("{} {:<22} {}", if finding.found { "ok" } else { "--" }, finding.what, finding.detail);
+        }
+    }
+    let is_missing = findings.iter().any(|f| !f.found && NEEDED.contains(&f.what));
+    Ok(if is_missing { Outcome::CheckFailed } else { Outcome::Done })
+}
