@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import convert, models
 from .config import parse
 from .errors import InputError
-from .files import load_checkpoint
+from .files import check_kind, load_checkpoint
 
 TABLE = Path(__file__).with_name("adapters.yaml")
 WRAPPERS = ("module.", "model.", "net.")
@@ -212,6 +212,7 @@ def read(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The content of a checkpoint, and the classes of a script's settings that were left out of it."""
     if path.suffix == ".safetensors":
+        check_kind(path)
         try:
             return dict(load_file(path)), []
         except (OSError, SafetensorError) as error:

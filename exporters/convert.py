@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .files import save_checkpoint
+from .files import check_kind, save_checkpoint, unreadable
 
 # Not torch.storage._load_from_bytes: it would unpickle again, unguarded.
 REBUILDERS = {
@@ -134,12 +134,11 @@ def _read(path: Path) -> tuple[Any, set[str]]:
     guarded = types.ModuleType("guarded_pickle")
     guarded.Unpickler = Unpickler
     guarded.load = lambda file, **options: Unpickler(file, **options).load()
+    check_kind(path)
     try:
         content = torch.load(path, map_location="cpu", pickle_module=guarded, weights_only=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
     except Exception as error:  # damaged files make torch raise nearly anything
-        raise InputError(f"{path} is not a readable torch checkpoint: {error}") from error
+        raise unreadable(path, error) from error
     return content, replaced
 
 

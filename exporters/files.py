@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,19 @@ from typing import Any, BinaryIO
 import torch
 
 from .errors import InputError
+
+# What is met in a checkpoint's place: how the file begins (in lower case), what it is and what to do.
+OTHER_KINDS = {
+    b"<!doctype": "a web page, not a checkpoint: the address leads to a page about the file; download the file itself",
+    b"<html": "a web page, not a checkpoint: the address leads to a page about the file; download the file itself",
+    b"<?xml": "an XML text, not a checkpoint: the server answered with an error; download the file again",
+    b'{"error': "a server's error message, not a checkpoint: download the file again",
+    b"version https://git-lfs": "a Git LFS pointer, not the checkpoint: `git lfs pull` fetches the file",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"\x89HDF": "an HDF5 file of another framework, not a torch checkpoint: convert it where it was made",
+    b"\x93NUMPY": "a NumPy array, not a torch checkpoint",
+    b"\x89PNG": "an image, not a checkpoint",
+}
 
 
 def write_aside(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -38,21 +53,52 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint is untrusted: only tensors and plain values are read from it, nothing is executed."""
+    check_kind(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "not a pickle"
+        # Such as "Unsupported global: GLOBAL argparse.Namespace was not an allowed global by default".
+        names = sorted(set(re.findall(r"\bGLOBAL ([\w.]+)", str(error))))
+        if not names:
+            raise unreadable(path, error) from error
         raise InputError(
-            f"{path} is refused: it holds more than tensors and plain values ({reason}). "
+            f"{path} is refused: beside tensors and plain values it holds {', '.join(names)}. "
             f"`python -m exporters convert {path} CLEAN.pt` copies its tensors without running anything that is in it"
         ) from error
     except Exception as error:  # damaged files make torch raise nearly anything
-        raise InputError(f"{path} is not a readable torch checkpoint: {error}") from error
+        raise unreadable(path, error) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary")
     return content
+
+
+def check_kind(path: Path) -> None:
+    """Refuses what is no checkpoint by its first bytes, and says what it is instead."""
+    if not path.exists():
+        start = "" if path.is_absolute() else f"; relative paths start at {Path.cwd()}"
+        raise InputError(f"{path} does not exist{start}")
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: name the checkpoint's file")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise InputError(f"{path} is empty: download or copy it again")
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    for start, remedy in OTHER_KINDS.items():
+        if text.startswith(start) or head.startswith(start):
+            raise InputError(f"{path} is {remedy}")
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """That torch can't read `path`, and the first sentence of its reason, without its advice and colours."""
+    reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    reason = re.split(r"\n|(?<=[\w)'\"])\. ", reason, maxsplit=1)[0].strip().rstrip(".,:")
+    if reason.startswith("Weights only load failed"):
+        reason = "it is no pickle"
+    return InputError(
+        f"{path} is not a readable torch checkpoint ({reason or type(error).__name__}): it is damaged, cut short or of "
+        "another kind; download or copy it again"
+    )
 
 
 def sha256(path: Path) -> str:

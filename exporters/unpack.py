@@ -24,8 +24,15 @@ def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) ->
     manifest = read_yaml(folder / "manifest.yaml")
     if manifest.get("format") != "scdd-bundle" or manifest.get("role") != "teacher":
         raise InputError(f"{folder} is no teacher's bundle")
-    architecture = manifest["architecture"]
-    weights = _initializers(folder / "model.onnx", manifest["files"]["model.onnx"])
+    architecture = manifest.get("architecture")
+    if not isinstance(architecture, dict) or "options" not in architecture:
+        raise InputError(
+            f"{folder}: its network was imported as an ONNX graph, which has no architecture to unpack into; use the "
+            "checkpoint that the graph was exported from"
+        )
+    weights = _initializers(folder / "model.onnx", (manifest.get("files") or {}).get("model.onnx") or {})
+    if manifest.get("pretraining") is None:
+        raise InputError(f"{folder}/manifest.yaml lacks `pretraining`, which the checkpoint must hold")
     pretraining = parse(Pretraining, manifest["pretraining"], str(folder / "manifest.yaml"))
     names = models.shapes(architecture["name"], architecture["options"])
     headless = f"{models.architecture(architecture['name']).head}." if pretraining.head == "none" else None
@@ -43,8 +50,8 @@ def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) ->
 
 
 def _initializers(path: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
-    if not path.exists() or sha256(path) != entry["sha256"]:
-        raise InputError(f"{path} is not the file that the manifest describes")
+    if not path.exists() or sha256(path) != entry.get("sha256"):
+        raise InputError(f"{path} is not the file that the manifest describes: copy the bundle again")
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except DecodeError as error:

@@ -28,4 +28,4 @@ pub mod validate;
 
 mod share;
 
-pub use scdd_core::{config, data, export, graph, own, report, rng, run};
+pub use scdd_core::{config, data, export, graph, own, place, report, rng, run};

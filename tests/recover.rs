@@ -39,6 +39,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         residual: None,
         ema: 0.0,
         rounds: 1,
+        subset_of: None,
         committee: None,
         autotune: false,
         bf16: false,

@@ -308,15 +308,12 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let elsewhere = tempfile::tempdir().unwrap();
     let json = |arguments: &[&str]| json(elsewhere.path(), &[arguments, &["--output", runs]].concat());
 
-    // 2 bundles; 2 recoveries and 1 set of real images, each relabelled under 2 protocols; of each set a student learns soft labels and
+    // 2 bundles, of which the teacher is measured; 2 recoveries and 1 set of real images, each relabelled under 2 protocols; of each set a student learns soft labels and
     // hard ones under the first protocol, hard ones under the second.
     let dry = json(&["run", "--dry-run", file]);
     let stages = dry["plan"]["stages"].as_array().unwrap();
     let count = |kind: &str| stages.iter().filter(|stage| stage["stage"] == kind).count();
-    assert_eq!(
-        [count("verify"), count("recover"), count("real"), count("relabel"), count("validate")],
-        [2, 2, 1, 6, 9]
-    );
+    assert_eq!(["verify", "measure", "recover", "real", "relabel", "validate"].map(count), [2, 1, 2, 1, 6, 9]);
     assert!(stages.iter().all(|stage| stage["state"] == "missing" && stage["seconds"].is_null()));
     assert_eq!(dry["seconds"].to_string(), "0.0");
     assert!(!output.exists(), "a dry run leaves nothing");
@@ -346,12 +343,12 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let dry = json(&longer);
     let stages = dry["plan"]["stages"].as_array().unwrap();
     let missing: Vec<_> = stages.iter().filter(|stage| stage["state"] == "missing").collect();
-    assert_eq!((stages.len(), missing.len()), (20, 1 + 2 + 3));
+    assert_eq!((stages.len(), missing.len()), (21, 1 + 2 + 3));
     assert!(missing.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0), "{missing:#?}");
 
     let status =
         String::from_utf8(scdd().args(["status", "--output", runs]).assert().success().get_output().stdout.clone());
-    assert!(status.as_ref().unwrap().starts_with("matrix: 20 complete\n"), "{status:?}");
+    assert!(status.as_ref().unwrap().starts_with("matrix: 21 complete\n"), "{status:?}");
 
     // What only the longer variant needs goes, when it is not listed.
     json(&[&["run", "--quiet"][..], &longer[2..]].concat());

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use scdd_core::cli::{Calibrate, Global, Outcome};
 
-use super::data::{check_fit, training_images};
+use super::data::{check_classes, check_fit, training_images};
 use super::open_runtime;
 use crate::data::{Normalization, sample};
 use crate::teacher::{Bundle, Calibrator, Detail, verify};
@@ -23,6 +23,9 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     });
     let set = training_images(&command.data, &bundle)?;
     check_fit(&bundle, &set)?;
+    if command.per_class {
+        check_classes(&bundle, &set)?;
+    }
 
     let p = &bundle.manifest.preprocessing;
     let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;

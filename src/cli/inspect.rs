@@ -2,7 +2,7 @@
 
 use scdd_core::cli::{Global, Inspect, Outcome};
 
-use super::data::{check_fit, training_images};
+use super::data::{check_classes, check_fit, training_images};
 use super::progress;
 use crate::inspect::{inspect, table, write};
 use crate::teacher::Bundle;
@@ -17,6 +17,7 @@ pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
     for bundle in &bundles {
         if let Some(set) = &data {
             check_fit(bundle, set)?;
+            check_classes(bundle, set)?;
         }
         teachers.push(inspect(bundle, data.as_ref(), command.images)?);
         piece.at(teachers.len() as u64, bundle.name());

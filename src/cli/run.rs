@@ -5,6 +5,7 @@ use scdd_core::cli::{Global, Outcome, Run, report::print};
 use super::{interrupt, open_runtime, progress};
 use crate::config::Device;
 use crate::engine::{self, Engine};
+use crate::place::printable;
 use crate::report;
 use crate::run::{self, Goal, Setting};
 
@@ -21,7 +22,7 @@ pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome
     let setting = Setting { output: &command.output, goal, maker: Some(&engine), tell: &tell };
     let finished = run::run(&experiment, &setting)?;
     for remark in &finished.remarks {
-        eprintln!("note: {remark}");
+        eprintln!("note: {}", printable(remark));
     }
     let outcome = if finished.failed.is_empty() { Outcome::Done } else { Outcome::CheckFailed };
     if goal == Goal::Report {

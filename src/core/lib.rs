@@ -16,6 +16,7 @@ pub mod data;
 pub mod export;
 pub mod graph;
 pub mod own;
+pub mod place;
 pub mod report;
 pub mod rng;
 pub mod run;

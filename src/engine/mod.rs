@@ -7,7 +7,7 @@ mod recovery;
 mod students;
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::config::{self, RecoverConfig};
@@ -15,10 +15,10 @@ use crate::data::{DataError, Dataset, png};
 use crate::progress::Progress;
 use crate::recover::{self, balance};
 use crate::relabel::{Relabel, Teachers};
-use crate::run::files::{ACCURACY, AUTO, LABELS, VERDICT, write_json};
+use crate::run::files::{ACCURACY, AUTO, LABELS, MEASURED, VERDICT, write_json};
 use crate::run::stage::WorkDir;
 use crate::run::{Failure, Maker, RecoverTask, RelabelTask, RunError, Task, ValidateTask, WholeTask, WorkedOff};
-use crate::teacher::{Bundle, Provider, Runtime, verify};
+use crate::teacher::{Bundle, Measured, Provider, Runtime, measure, percent, verify};
 
 use lanes::Noting;
 
@@ -31,6 +31,8 @@ pub enum EngineError {
         "CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device: {reason}; use `device: cpu` or `auto`"
     )]
     NoCuda { reason: String },
+    #[error("{}: {what}", path.display())]
+    Mislabels { path: PathBuf, what: String },
 }
 
 /// What stages are made with.
@@ -78,6 +80,18 @@ impl Maker for Engine<'_> {
         }
         piece.finish("passed");
         Ok(write_json(work, VERDICT, &verdict)?)
+    }
+
+    fn measure(&self, work: &WorkDir, teacher: &Bundle, test: &Dataset) -> Result<(), Failure> {
+        let images = Measured::images_of(test.len(), test.classes.len());
+        let label = format!("measure {} on {}", teacher.name(), test.name);
+        let mut piece = self.progress.start(&label, images as u64, "image");
+        let measured = measure(teacher, self.runtime, test, &mut |done| piece.at(done, ""))?;
+        measured
+            .judge(&teacher.manifest, &test.name, &test.classes)
+            .map_err(|what| EngineError::Mislabels { path: teacher.dir.clone(), what })?;
+        piece.finish(&format!("top-1 {}", percent(measured.accuracy())));
+        Ok(write_json(work, MEASURED, &measured)?)
     }
 
     fn balance(&self, work: &WorkDir, teacher: &Bundle, config: &RecoverConfig) -> Result<(), Failure> {

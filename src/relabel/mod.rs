@@ -65,6 +65,7 @@ impl Relabel<'_> {
         progress: &dyn Progress,
     ) -> Result<(), RelabelError> {
         let meta = self.meta(set);
+        self.check_classes(set)?;
         let names: Vec<&str> = self.bundles.iter().map(|(bundle, _)| bundle.name()).collect();
         let label = format!("relabel {} with {}", set.name, names.join(" + "));
         let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
@@ -109,6 +110,20 @@ impl Relabel<'_> {
         }
         writer.finish()?;
         Ok(())
+    }
+
+    /// The images are of classes that the teachers know.
+    fn check_classes(&self, set: &Dataset) -> Result<(), RelabelError> {
+        let teacher = self.bundles[0].0;
+        let (known, classes) = (teacher.manifest.classes.len(), set.classes.len());
+        if classes <= known {
+            return Ok(());
+        }
+        let what = format!(
+            "knows {known} classes, the images of {} are of {classes}: label them by another teacher",
+            set.name
+        );
+        Err(RelabelError::Teacher { teacher: teacher.name().into(), what })
     }
 
     fn views_of<'a>(&'a self, meta: &'a Meta) -> Views<'a> {

@@ -2,16 +2,18 @@
 
 mod calibrate;
 mod error;
+mod measure;
 mod network;
 mod runtime;
 mod verify;
 
 pub use calibrate::{Calibrator, Detail};
 pub use error::{NetworkError, RuntimeError};
+pub use measure::measure;
 pub use network::Network;
 pub use runtime::{Provider, Runtime, Session, SessionOptions};
 pub use scdd_core::teacher::{
-    Bundle, BundleError, ClassStatistics, Golden, InputGradient, LayerStatistics, Manifest, PatchStatistics, Role,
-    StatisticsKind, bundle, manifest,
+    Bundle, BundleError, ClassStatistics, Golden, InputGradient, LayerStatistics, Manifest, Measured, PatchStatistics,
+    Role, StatisticsKind, bundle, classes, manifest, percent,
 };
 pub use verify::{Check, Verification, verify};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use ndarray::{Array2, Array4, ArrayD, IxDyn};
+use ort::LoadDynamicError;
 use ort::ep;
 use ort::session::Session as OrtSession;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -45,7 +46,7 @@ impl Runtime {
         let path = find_library(flag)?;
         let load = |what: String| RuntimeError::Load { path: path.clone(), what };
         let environment = ort::init_from(&path)
-            .map_err(|e| load(e.to_string()))?
+            .map_err(|e| load(why_not_loaded(&e)))?
             .with_name("scdd")
             .with_telemetry(false)
             .build()
@@ -100,6 +101,27 @@ impl Runtime {
         let bytes = if taps.is_empty() { model.to_vec() } else { with_outputs(model, taps) };
         let session = builder.commit_from_memory(&bytes).map_err(|e| fail(e.to_string()))?;
         Ok(Session { session, name: name.into() })
+    }
+}
+
+/// Why the library can't be loaded, in the system's own words, and what to do.
+fn why_not_loaded(error: &LoadDynamicError) -> String {
+    match error {
+        LoadDynamicError::Dlopen { error, .. } => {
+            let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+            format!(
+                "the system can't load it: {reason}; name ONNX Runtime's library for this system, or run `make setup`"
+            )
+        }
+        LoadDynamicError::BadVersion { version_str, .. } => {
+            format!(
+                "it is version {version_str}, at least 1.{} is needed: run `make setup`, or name a newer one",
+                ort::MINOR_VERSION
+            )
+        }
+        LoadDynamicError::MissingApi { .. } | LoadDynamicError::InvalidVersionString => {
+            "it is another library, not ONNX Runtime: name `libonnxruntime.so`, or run `make setup`".into()
+        }
     }
 }
 
@@ -171,6 +193,8 @@ impl Session {
 fn find_library(flag: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     let named = flag.map(PathBuf::from).or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
     if let Some(path) = named {
+        // The loader would start relative paths at the program.
+        let path = std::path::absolute(&path).unwrap_or(path);
         return if path.is_file() { Ok(path) } else { Err(RuntimeError::NotFound(vec![path])) };
     }
     let places = library_places();

@@ -124,6 +124,8 @@ impl<'a> Student<'a> {
         config: &ValidateConfig,
         progress: &dyn Progress,
     ) -> Result<Training, ValidateError> {
+        self.check_classes(lesson.images)?;
+        self.check_classes(test)?;
         let [channels, height, width] = self.bundle.image_shape().map(|d| d as i64);
         let meta = lesson.labels.meta();
         let batch = i64::from(meta.batch_size.min(meta.images));
@@ -225,6 +227,19 @@ impl<'a> Student<'a> {
         let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
         self.plans.extend(TrainPlan::compile(&self.replica, &names, shape).map_err(failed)?);
         Ok(self.plans.iter().position(|plan| plan.shape() == shape))
+    }
+
+    /// The images are of as many classes as the student tells apart.
+    fn check_classes(&self, set: &Dataset) -> Result<(), ValidateError> {
+        let (own, classes) = (self.bundle.manifest.classes.len(), set.classes.len());
+        if own == classes {
+            return Ok(());
+        }
+        let what = format!(
+            "tells {own} classes apart, the images of {} are of {classes}: name a student of that many",
+            set.name
+        );
+        Err(ValidateError::Student { student: self.bundle.name().into(), what })
     }
 
     fn targets(&self, lesson: &Lesson, labels: &LabelBatch) -> Result<Targets, TchError> {

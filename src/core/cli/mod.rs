@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::place::printable;
 use crate::run::Goal;
 
 use networks::Doctor;
@@ -98,7 +99,7 @@ pub fn main(engine: impl FnOnce(&Global, Work) -> anyhow::Result<Outcome>) -> Ex
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {}", describe(&error));
+            eprintln!("error: {}", printable(&describe(&error)));
             ExitCode::from(2)
         }
     }

@@ -14,6 +14,9 @@ pub struct Verify {
     /// Bundle directories
     #[arg(required = true, value_name = "BUNDLE")]
     pub bundles: Vec<PathBuf>,
+    /// Also compare class names with this data set's and measure accuracy on its test images, at most 2000 or two of each class: a name, or a path to images
+    #[arg(long, value_name = "NAME|PATH")]
+    pub data: Option<String>,
 }
 
 /// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, or of any network class by class (--per-class) or patch by patch (--patches), and write them as a new bundle

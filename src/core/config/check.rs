@@ -68,6 +68,7 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("recover.residual.scales", positive(4.0)),
     ("recover.ema", BELOW_ONE),
     ("recover.rounds", closed(1.0, 1000.0)),
+    ("recover.subset_of", closed(1.0, 10_000.0)),
     ("recover.committee.weights", positive(1e6)),
     ("relabel.epochs", closed(1.0, 100_000.0)),
     ("relabel.batch_size", closed(1.0, 65_536.0)),
@@ -114,7 +115,8 @@ pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
     ranges(experiment)?;
     for (name, method) in &experiment.methods {
         entry_name("methods", name)?;
-        check_method(method).map_err(|fault| fault.moved("recover", &format!("methods.{name}")))?;
+        let in_method = |fault: Fault| fault.moved("recover", &format!("methods.{name}"));
+        check_method(method).and_then(|()| subset(method, &experiment.ipc)).map_err(in_method)?;
     }
     for (name, protocol) in &experiment.protocols {
         entry_name("protocols", name)?;
@@ -187,6 +189,19 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
         }
     }
     recover_terms(recover)
+}
+
+/// A set has no more images than the set that it is the beginning of.
+fn subset(recover: &RecoverConfig, ipc: &[u32]) -> Result<(), Fault> {
+    match recover.subset_of.and_then(|whole| Some((whole, ipc.iter().find(|&&ipc| ipc > whole)?))) {
+        None => Ok(()),
+        Some((whole, ipc)) => Err(Fault::new(
+            "recover.subset_of",
+            format!(
+                "a set of {ipc} images per class (`ipc`) can't be the beginning of one of {whole}: set at least {ipc}"
+            ),
+        )),
+    }
 }
 
 /// What is wrong with one protocol; its keys are called `relabel.…` and `validate.…`.

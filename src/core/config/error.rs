@@ -3,11 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::schema;
+use crate::place;
+
 /// Why an experiment cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file is missing, unreadable, or not UTF-8.
-    #[error("cannot read the experiment file {}: {source}", path.display())]
+    #[error("cannot read the experiment file {}: {}", path.display(), place::said(path, source))]
     Read {
         /// The file as given.
         path: PathBuf,
@@ -79,7 +82,7 @@ impl Fault {
             Some((name, _)) if message.starts_with("missing field") => {
                 Self::new(join(path, name), "this key is missing and has no default")
             }
-            _ => Self::new(path, plain_types(message)),
+            _ => Self::new(path, in_plain_words(message)),
         }
     }
 }
@@ -111,12 +114,66 @@ pub(super) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str>
     (likeness(best) >= 0.5).then_some(best)
 }
 
-/// Rust's names of types in the user's words.
-fn plain_types(message: &str) -> String {
-    match message.rsplit_once(", expected ") {
-        Some((found, "u32" | "u64")) => format!("{found}, expected a whole number that is not negative"),
-        Some((found, "f64")) => format!("{found}, expected a number"),
-        Some((found, "path string" | "a string")) => format!("{found}, expected text"),
-        _ => message.to_string(),
+/// What serde said of a value's type, in the user's words.
+fn in_plain_words(message: &str) -> String {
+    let kinds =
+        [("invalid type: ", ", expected "), ("invalid value: ", ", expected "), ("invalid length ", ", expected ")];
+    let parts = kinds.iter().find_map(|(start, middle)| message.strip_prefix(start)?.rsplit_once(middle));
+    let Some((found, expected)) = parts else { return message.to_string() };
+    let text = found.strip_prefix("string ").map(|quoted| quoted.trim_matches('"'));
+    if let Some(name) = expected.strip_prefix("internally tagged enum ") {
+        return of_types(found, text, name);
+    }
+    format!("{}, expected {}", found_value(found), expected_value(expected))
+}
+
+/// A value in place of the keys of the enum `name`, of which `type` chooses one form.
+fn of_types(found: &str, text: Option<&str>, name: &str) -> String {
+    let types = schema::types_of(name);
+    let known: Vec<&str> = types.iter().map(|(name, _)| name.as_str()).collect();
+    let example = match text.and_then(|text| types.iter().find(|(name, _)| name == text)) {
+        Some((name, keys)) => {
+            format!("set `{{type: {name}{}}}`", keys.iter().map(|key| format!(", {key}: …")).collect::<String>())
+        }
+        None if schema::may_be_null(name) => {
+            format!("expected `type` and its keys below this, or `null` (off); types: {}", known.join(", "))
+        }
+        None => format!("expected `type` and its keys below this; types: {}", known.join(", ")),
+    };
+    format!("{}: {example}", found_value(found))
+}
+
+/// Serde's words for a value that it found.
+fn found_value(found: &str) -> String {
+    match found.split_once(' ') {
+        Some(("string", quoted)) => format!("is the text {}", quoted.replace('"', "`")),
+        Some(("integer" | "floating", _)) => format!("is the number {}", found.rsplit(' ').next().unwrap_or(found)),
+        Some(("boolean", value)) => format!("is {value}"),
+        Some(("unit" | "Option", _)) => "is empty (`null`)".into(),
+        _ if found == "map" => "has keys below it".into(),
+        _ if found == "sequence" => "is a list".into(),
+        _ if found.parse::<u64>().is_ok() => format!("is a list of {found}"),
+        _ => format!("is {found}"),
+    }
+}
+
+/// Serde's words for what it wanted.
+fn expected_value(expected: &str) -> String {
+    match expected {
+        "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative".into(),
+        "i64" => "a whole number".into(),
+        "f64" | "f32" => "a number".into(),
+        "a boolean" => "`true` or `false`".into(),
+        "path string" | "a string" => "text".into(),
+        "a sequence" => "a list".into(),
+        "a map" => "keys below it".into(),
+        "string or map" | "variant identifier" | "string or singleton map" => {
+            "the name of one of its values, as text".into()
+        }
+        _ if expected.starts_with("struct ") || expected.starts_with("enum ") => "keys below it".into(),
+        _ => match expected.strip_prefix("an array of length ") {
+            Some(length) => format!("a list of {length} numbers"),
+            None => expected.to_string(),
+        },
     }
 }

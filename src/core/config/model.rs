@@ -260,6 +260,10 @@ pub struct RecoverConfig {
     /// In how many rounds a class's images join, 1 (all at once) to 1000: the images of the last of R rounds get 1/R of the steps.
     /// Published: 8 of 500 steps each (DELT).
     pub rounds: u32,
+    /// Takes each of `ipc` as the first images of a set of this many per class, 1 to 10000, which is recovered once, instead of recovering each size anew;
+    /// `null` is off. Published code evaluates small sets so (SRe2L's and RDED's IPC 10 are cut out of 50).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset_of: Option<u32>,
     /// Further teachers of the same images; `null` is none.
     pub committee: Option<Committee>,
     /// Measures at the start how each convolution is computed fastest on this CPU, instead of a fixed choice. What was chosen is recorded beside the images

@@ -9,6 +9,7 @@ use super::error::{ConfigError, Fault};
 use super::model::{Device, Experiment, Fallback, Labels, Protocol, RecoverConfig};
 use super::overrides::Override;
 use super::{check, locate, path, presets};
+use crate::place::without_mark;
 
 /// Keys that may have one value in place of a list of one.
 pub(super) const LISTS: [&str; 6] = ["teachers", "students", "ipc", "seeds", "labels", "baselines"];
@@ -24,8 +25,17 @@ impl Experiment {
 
     /// As [`Experiment::load`], from text that came from `file` (which only names it in errors).
     pub fn from_yaml(text: &str, file: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let syntax =
-            |error: serde_yaml::Error| ConfigError::Syntax { file: file.to_path_buf(), message: error.to_string() };
+        let syntax = |error: serde_yaml::Error| {
+            let message = match error.to_string() {
+                text if text.contains("more than one document") => {
+                    "it holds several documents (a line `---` begins another): give each experiment a file of its own"
+                        .into()
+                }
+                text => text,
+            };
+            ConfigError::Syntax { file: file.to_path_buf(), message }
+        };
+        let text = without_mark(text);
         let overrides = overrides.iter().map(|argument| Override::parse(argument)).collect::<Result<Vec<_>, _>>()?;
         let mut root: Value = serde_yaml::from_str(text).map_err(syntax)?;
         expand_merges(&mut root).map_err(syntax)?;

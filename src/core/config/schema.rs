@@ -63,6 +63,31 @@ pub fn schema() -> Value {
     schema
 }
 
+/// The values of `type` that the settings called `name` (`Mix`, `Loss`, …) have, and the keys that each needs beside it.
+pub(super) fn types_of(name: &str) -> Vec<(String, Vec<String>)> {
+    let schema = schemars::schema_for!(Experiment).to_value();
+    let variants = schema["$defs"][name]["oneOf"].as_array().cloned().unwrap_or_default();
+    let keys = |variant: &Value| -> Vec<String> {
+        let required = variant["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        required.filter(|key| *key != "type").map(String::from).collect()
+    };
+    let tag = |variant: &Value| Some(variant["properties"]["type"]["const"].as_str()?.to_string());
+    variants.iter().filter_map(|variant| Some((tag(variant)?, keys(variant)))).collect()
+}
+
+/// Whether settings called `name` may be `null`.
+pub(super) fn may_be_null(name: &str) -> bool {
+    fn has(node: &Value, wanted: &Value) -> bool {
+        match node {
+            Value::Object(keys) => keys.get("anyOf") == Some(wanted) || keys.values().any(|value| has(value, wanted)),
+            Value::Array(values) => values.iter().any(|value| has(value, wanted)),
+            _ => false,
+        }
+    }
+    let wanted = json!([{"$ref": format!("#/$defs/{name}")}, {"type": "null"}]);
+    has(&schemars::schema_for!(Experiment).to_value(), &wanted)
+}
+
 /// A stage's settings: keys, the name of a preset, or nothing.
 fn section(stage: &str, config: &str) -> Value {
     let named: Vec<&str> = presets::names().filter(|name| has(name, stage)).collect();

@@ -116,6 +116,58 @@ fn keys_override_the_preset_and_equal_settings_are_equal() {
     assert_eq!(recover(&experiment), recover(&spelled));
 }
 
+/// Every key of `tree`, from the top.
+fn keys(tree: &serde_yaml::Value, path: &str, found: &mut Vec<String>) {
+    for (key, value) in tree.as_mapping().into_iter().flatten() {
+        let path = format!("{path}{}", key.as_str().unwrap());
+        keys(value, &format!("{path}."), found);
+        found.push(path);
+    }
+}
+
+#[test]
+fn a_value_of_another_type_is_refused_in_plain_words() {
+    let full = with(
+        "recover: {crop: {scale: [0.1, 1]}, committee: {teachers: [b], turn: all, weights: []}, subset_of: 50, classes: null,\
+         weight_adjustment: {steps: 1, rho: 1}, start: {type: crops, images: 9, crops: 1, factor: 1, difficulty: low},\
+         residual: {budgets: 2, alpha: 0.5, scales: [1]}}\nwhole_real: {epochs: 1, batch_size: 1}\n\
+         relabel: {crop: {type: padded, pad: 4}, top_k: {k: 1, temperature: 1}, ensemble: [{bundle: onnx/a, weight: 1}]}\n",
+    );
+    let mut found = Vec::new();
+    keys(&serde_yaml::from_str(&full.to_yaml().unwrap()).unwrap(), "", &mut found);
+    assert!(found.len() > 80, "{found:?}");
+    let jargon = [
+        "enum",
+        "struct",
+        "u16",
+        "u32",
+        "u64",
+        "i64",
+        "f64",
+        "unit",
+        "variant",
+        "sequence",
+        "tuple",
+        "invalid",
+        "map,",
+        "of length",
+    ];
+    for key in found {
+        for value in ["text", "3.5", "-3", "true", "null", "[[1]]", "[]", "{odd: 1}"] {
+            let said = parse(&full.to_yaml().unwrap(), &[&format!("{key}={value}")]).map_err(|error| error.to_string());
+            let word = jargon.iter().find(|word| said.as_ref().is_err_and(|said| said.contains(*word)));
+            assert_eq!(word, None, "{said:?}");
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_text_and_a_second_document_is_refused() {
+    assert_eq!(parse(&format!("\u{feff}{MINIMAL}"), &[]).unwrap(), with(""));
+    let said = parse(&format!("{MINIMAL}---\nname: other\n"), &[]).unwrap_err().to_string();
+    assert!(said.contains("it holds several documents (a line `---` begins another)"), "{said}");
+}
+
 #[test]
 fn merged_mappings_may_be_merged_themselves() {
     let found = with(
@@ -254,7 +306,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, autotune, bf16, compat, classes, verifier",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, autotune, bf16, compat, classes, verifier",
     ),
     (
         "seed: 4",
@@ -277,6 +329,21 @@ const FAULTY: &[(&str, &str)] = &[
         "validate:\n  optimizer:\n    type: sgd\n    learning_rate: 1",
         "e.yaml, line 7: `validate.optimizer.momentum`: this key is missing and has no default",
     ),
+    ("relabel: {mix: none}", "e.yaml, line 6: `relabel.mix`: is the text `none`: set `{type: none}`"),
+    ("relabel: {mix: mixup}", "e.yaml, line 6: `relabel.mix`: is the text `mixup`: set `{type: mixup, alpha: …}`"),
+    (
+        "relabel: {crop: none}",
+        "e.yaml, line 6: `relabel.crop`: is the text `none`: expected `type` and its keys below this, or `null` (off); types: resized, padded",
+    ),
+    (
+        "validate: {loss: 3}",
+        "e.yaml, line 6: `validate.loss`: is the number `3`: expected `type` and its keys below this; types: kl, mse_gt, ce",
+    ),
+    ("recover: {flip: maybe}", "e.yaml, line 6: `recover.flip`: is the text `maybe`, expected `true` or `false`"),
+    (
+        "recover: {subset_of: 5}",
+        "e.yaml, line 6: `recover.subset_of`: a set of 10 images per class (`ipc`) can't be the beginning of one of 5: set at least 10",
+    ),
     (
         "recover: {crop: {scal: [0.1, 1]}}",
         "e.yaml, line 6: `recover.crop.scal`: unknown key; did you mean `scale`? Known keys: scale",
@@ -289,7 +356,7 @@ const FAULTY: &[(&str, &str)] = &[
         "recover:\n  betas:\n    - 0.5\n    - 1",
         "e.yaml, line 9: `recover.betas[1]`: 1 is out of range: must be at least 0 and below 1",
     ),
-    ("recover: {betas: [0.5]}", "e.yaml, line 6: `recover.betas`: invalid length 1, expected an array of length 2"),
+    ("recover: {betas: [0.5]}", "e.yaml, line 6: `recover.betas`: is a list of 1, expected a list of 2 numbers"),
     (
         "recover: {iterations: 1000001}",
         "e.yaml, line 6: `recover.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
@@ -324,7 +391,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "recover: {iterations: -5}",
-        "e.yaml, line 6: `recover.iterations`: invalid value: integer `-5`, expected a whole number that is not negative",
+        "e.yaml, line 6: `recover.iterations`: is the number `-5`, expected a whole number that is not negative",
     ),
     (
         "recover: {learning_rate: .nan}",
@@ -332,11 +399,11 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "recover: {learning_rate: fast}",
-        "e.yaml, line 6: `recover.learning_rate`: invalid type: string \"fast\", expected a number",
+        "e.yaml, line 6: `recover.learning_rate`: is the text `fast`, expected a number",
     ),
     (
         "recover: {r_bn: automatic}",
-        "e.yaml, line 6: `recover.r_bn`: invalid value: string \"automatic\", expected a number or `auto`",
+        "e.yaml, line 6: `recover.r_bn`: is the text `automatic`, expected a number or `auto`",
     ),
     (
         "recover: {r_bn: -1}",
@@ -362,7 +429,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
-        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, autotune, bf16, compat, classes, verifier",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, autotune, bf16, compat, classes, verifier",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iterations: 1000001",
@@ -485,13 +552,10 @@ const FAULTY: &[(&str, &str)] = &[
     ("device: gpu", "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto"),
     ("seeds: []", "e.yaml, line 6: `seeds`: the list is empty; at least one value is needed"),
     ("seeds:\n- 1\n- 2\n- 1", "e.yaml, line 9: `seeds[2]`: repeats seeds[0]"),
-    (
-        "seeds: two",
-        "e.yaml, line 6: `seeds[0]`: invalid type: string \"two\", expected a whole number that is not negative",
-    ),
+    ("seeds: two", "e.yaml, line 6: `seeds[0]`: is the text `two`, expected a whole number that is not negative"),
     (
         "relabel_teachers: 7",
-        "e.yaml, line 6: `relabel_teachers`: invalid type: integer `7`, expected `same`, a bundle directory, or a list of them",
+        "e.yaml, line 6: `relabel_teachers`: is the number `7`, expected `same`, a bundle directory, or a list of them",
     ),
     (
         "baselines: [random]",
@@ -516,7 +580,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, committee, autotune, bf16, compat, classes, verifier",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, autotune, bf16, compat, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

@@ -3,11 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::place;
+
 /// An error of the [`data`](crate::data) modules: what was wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The operating system refused to read or write.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {}", path.display(), place::said(path, source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -28,8 +30,9 @@ pub enum DataError {
     },
     /// No directory holds the data set.
     #[error(
-        "data set {name} not found; looked in {}; run `make data`, or set SCDD_DATA to the directory that holds it",
-        list(looked)
+        "data set {name} not found; looked in {}; run `{}`, or set SCDD_DATA to the directory that holds it",
+        list(looked),
+        fetching(name)
     )]
     Missing {
         /// The data set's name.
@@ -64,6 +67,11 @@ impl DataError {
     pub(super) fn invalid(path: &Path, problem: impl Into<String>, remedy: &'static str) -> Self {
         Self::Invalid { path: path.to_path_buf(), problem: problem.into(), remedy }
     }
+}
+
+/// What fetches the data set.
+fn fetching(name: &str) -> String {
+    if name == "fashion-mnist" { "make data".into() } else { format!("python -m exporters fetch {name}") }
 }
 
 fn list(paths: &[PathBuf]) -> String {

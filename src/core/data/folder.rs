@@ -11,6 +11,7 @@ use super::decode::{self, Pixels};
 use super::entries::{Entry, Findings, entries, listed};
 use super::registry::{self, Class, DataSet};
 use super::{DataError, Dataset, Fit, Split, memory, png};
+use crate::place::without_mark;
 
 /// Where the test images may lie, best first.
 const TEST_DIRS: [&str; 4] = ["test", "val", "validation", "valid"];
@@ -320,7 +321,8 @@ pub(super) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataE
     let remedy = "write one line `directory: class name` per class, in label order";
     let refuse = |why: String| DataError::invalid(path, format!("is no map of texts to texts ({why})"), remedy);
     // A mapping, unlike a map of strings, refuses a key that comes twice.
-    let tree: serde_yaml::Mapping = serde_yaml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    let tree: serde_yaml::Mapping =
+        serde_yaml::from_str(without_mark(&text)).map_err(|error| refuse(error.to_string()))?;
     let entries: Option<Vec<(String, String)>> =
         tree.iter().map(|(name, class)| Some((name.as_str()?.to_string(), class.as_str()?.to_string()))).collect();
     let map = entries.ok_or_else(|| refuse("something in it is not text; put it in quotes".into()))?;

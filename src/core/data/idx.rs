@@ -71,7 +71,7 @@ fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
 fn find(dir: &Path, stem: &str) -> Result<PathBuf, DataError> {
     present(dir, stem).ok_or_else(|| {
         let problem = format!("has neither {stem} nor {stem}.gz");
-        DataError::invalid(dir, problem, "run `make data`, or name the directory that has it")
+        DataError::invalid(dir, problem, "name the directory that has it; `make data` fetches Fashion-MNIST")
     })
 }
 

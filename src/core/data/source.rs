@@ -244,7 +244,8 @@ mod tests {
         };
 
         let message = Source::find_from("mnist", None, &here).unwrap_err().to_string();
-        for part in ["data set mnist not found", "/a/b/data/mnist, ", "`make data`", "SCDD_DATA"] {
+        for part in ["data set mnist not found", "/a/b/data/mnist, ", "`python -m exporters fetch mnist`", "SCDD_DATA"]
+        {
             assert!(message.contains(part), "{message:?} lacks {part:?}");
         }
         let found = |name: &str, chosen: Option<&Path>| {

@@ -1,9 +1,10 @@
 //! Reports of several experiments in one.
 //!
 //! Rows that are the same in two experiments appear once. A method or a protocol that has one name but different settings in two of them gets the
-//! experiment's name added, so that only what is the same is ever averaged or compared as such.
+//! experiment's name added, a network that has one name but another content the beginning of its hash, so that only what is the same is ever averaged
+//! or compared as such. Accuracies on different test sets are not shown together, however the sets are called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -94,17 +95,24 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Com
 /// All of `reports` as one, called `name`.
 pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareError> {
     let Some(first) = reports.first().cloned() else { return Ok(Results::default()) };
-    if let Some(other) = reports.iter().find(|other| what(other) != what(&first)) {
+    if let Some(other) = reports.iter().find(|other| !is_same_data(other, &first)) {
+        let with_hash = what(&first, false) == what(other, false);
         return Err(CompareError::Data {
             first: first.name.clone(),
-            first_data: what(&first),
+            first_data: what(&first, with_hash),
             second: other.name.clone(),
-            second_data: what(other),
+            second_data: what(other, with_hash),
         });
     }
+    tell_networks_apart(&mut reports);
     tell_apart(&mut reports);
     let mut merged =
         Results { name: name.to_string(), rows: Vec::new(), failed: Vec::new(), recoveries: Vec::new(), ..first };
+    merged.test_hash = reports.iter().find_map(|report| report.test_hash.clone());
+    merged.train_hash = reports.iter().find_map(|report| report.train_hash.clone());
+    merged.networks = reports.iter().flat_map(|report| report.networks.clone()).collect();
+    merged.networks.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+    merged.networks.dedup();
     merged.experiment = reports.iter().map(|report| format!("---\n# {}\n{}", report.name, report.experiment)).collect();
     let mut owners: Vec<String> = Vec::new();
     for report in reports {
@@ -146,9 +154,19 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
     Ok(merged)
 }
 
-/// The test set, in words.
-fn what(results: &Results) -> String {
-    format!("{} ({} test images, {} classes)", results.data, results.test_images, results.classes.len())
+/// Whether accuracies are on the same test set: by its content, as far as both reports hold that.
+fn is_same_data(a: &Results, b: &Results) -> bool {
+    match (&a.test_hash, &b.test_hash) {
+        (Some(own), Some(other)) => own == other,
+        _ => what(a, false) == what(b, false),
+    }
+}
+
+/// The test set, in words; with its hash where names and counts don't tell sets apart.
+fn what(results: &Results, with_hash: bool) -> String {
+    let hash = results.test_hash.as_ref().filter(|_| with_hash).and_then(|hash| hash.get(..8));
+    let hash = hash.map_or(String::new(), |hash| format!(", content {hash}…"));
+    format!("{} ({} test images, {} classes{hash})", results.data, results.test_images, results.classes.len())
 }
 
 fn is_same_row(a: &Row, b: &Row) -> bool {
@@ -160,21 +178,70 @@ fn has_same_result(a: &Row, b: &Row) -> bool {
     accuracy(a) == accuracy(b) && (a.curve == b.curve || a.curve.is_empty() || b.curve.is_empty())
 }
 
-/// Adds the experiment's name to methods and protocols that mean different things in different experiments.
+/// Gives networks of one name but different content names of their own, and one network the same name in all reports.
+fn tell_networks_apart(reports: &mut [Results]) {
+    let mut contents: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for network in reports.iter().flat_map(|report| &report.networks) {
+        contents.entry(network.plain_name().to_string()).or_default().insert(network.hash.clone());
+    }
+    for report in reports {
+        let mut renamed: BTreeMap<String, String> = BTreeMap::new();
+        for network in &mut report.networks {
+            let is_alone = contents.get(network.plain_name()).is_none_or(|hashes| hashes.len() == 1);
+            let name = if is_alone { network.plain_name().to_string() } else { network.told_apart() };
+            renamed.insert(std::mem::replace(&mut network.name, name.clone()), name);
+        }
+        let rename = |name: &mut String| {
+            if let Some(new) = renamed.get(name) {
+                name.clone_from(new);
+            }
+        };
+        for row in &mut report.rows {
+            rename(&mut row.student);
+            row.teacher.iter_mut().chain(&mut row.relabel_teacher).for_each(rename);
+        }
+        for recovery in &mut report.recoveries {
+            rename(&mut recovery.teacher);
+            recovery.verified.iter_mut().for_each(|one| rename(&mut one.verifier));
+        }
+        report.grids.iter_mut().flat_map(|grid| &mut grid.teacher).for_each(rename);
+        for one in &mut report.failed {
+            one.teacher.iter_mut().for_each(rename);
+            if let Some(trained) = &mut one.trained {
+                rename(&mut trained.student);
+                trained.relabel_teacher.iter_mut().for_each(rename);
+            }
+        }
+    }
+}
+
+/// Adds the experiment's name to methods and protocols that mean different things in different experiments, and to choices of real images where their
+/// training sets differ.
 fn tell_apart(reports: &mut [Results]) {
-    // A report that was itself merged has one document for each of its parts.
-    let documents = reports.iter().flat_map(|report| serde_yaml::Deserializer::from_str(&report.experiment));
-    let settings: Vec<Value> = documents.map(|document| Value::deserialize(document).unwrap_or_default()).collect();
     let mut meanings: BTreeMap<(&str, String), Vec<Value>> = BTreeMap::new();
-    for (axis, name, meaning) in settings.iter().flat_map(entries) {
-        let known = meanings.entry((axis, name)).or_default();
-        if !known.contains(&meaning) {
-            known.push(meaning);
+    for report in reports.iter() {
+        let hashes: BTreeMap<&Path, &str> =
+            report.networks.iter().map(|network| (network.path.as_path(), network.hash.as_str())).collect();
+        // A report that was itself merged has one document for each of its parts.
+        for document in serde_yaml::Deserializer::from_str(&report.experiment) {
+            let settings = Value::deserialize(document).unwrap_or_default();
+            for (axis, name, mut meaning) in entries(&settings) {
+                by_content(&mut meaning, &hashes);
+                let known = meanings.entry((axis, name)).or_default();
+                if !known.contains(&meaning) {
+                    known.push(meaning);
+                }
+            }
         }
     }
     let ambiguous = |axis, name: &str| meanings.get(&(axis, name.to_string())).is_some_and(|known| known.len() > 1);
+    let training_sets: BTreeSet<String> = reports.iter().filter_map(|report| report.train_hash.clone()).collect();
     for report in reports {
-        let renamed = |axis, name: &str| match ambiguous(axis, name) {
+        let real = report.rows.iter().filter(|row| training_sets.len() > 1 && !row.data_free);
+        let of_other_images: BTreeSet<String> = real.map(|row| row.method.clone()).collect();
+        let is_told_apart =
+            |axis, name: &str| ambiguous(axis, name) || axis == "methods" && of_other_images.contains(name);
+        let renamed = |axis, name: &str| match is_told_apart(axis, name) {
             true => format!("{name} ({})", report.name),
             false => name.to_string(),
         };
@@ -184,6 +251,9 @@ fn tell_apart(reports: &mut [Results]) {
         }
         for one in &mut report.failed {
             one.method = renamed("methods", &one.method);
+            if let Some(trained) = &mut one.trained {
+                trained.protocol = renamed("protocols", &trained.protocol);
+            }
         }
         for recovery in &mut report.recoveries {
             recovery.method = renamed("methods", &recovery.method);
@@ -198,6 +268,20 @@ fn entries(settings: &Value) -> Vec<(&'static str, String, Value)> {
         entries.filter_map(move |(name, value)| Some((axis, name.as_str()?.to_string(), value.clone())))
     };
     of("methods").chain(of("protocols")).collect()
+}
+
+/// Puts hashes in the places of the paths of networks.
+fn by_content(settings: &mut Value, hashes: &BTreeMap<&Path, &str>) {
+    match settings {
+        Value::String(text) => {
+            if let Some(hash) = hashes.get(Path::new(text)) {
+                *text = (*hash).to_string();
+            }
+        }
+        Value::Sequence(values) => values.iter_mut().for_each(|value| by_content(value, hashes)),
+        Value::Mapping(values) => values.values_mut().for_each(|value| by_content(value, hashes)),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -60,19 +60,28 @@ pub enum ReportError {
     },
 }
 
-/// Everything that a report shows. Names of networks are shown as they are given here.
+/// Everything that a report shows. Names of networks and methods are shown as they are given here, and rows of the same names are the same work.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Results {
     /// The experiment's name.
     pub name: String,
     /// The data set's name.
     pub data: String,
+    /// Identifies the test set by its content; `None` in older reports and without real data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_hash: Option<String>,
+    /// Identifies the training set, where one was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_hash: Option<String>,
     /// Classes in logit order; names the rows of image grids.
     pub classes: Vec<String>,
     /// Images in the test set that every accuracy is measured on.
     pub test_images: usize,
     /// The resolved experiment, as YAML.
     pub experiment: String,
+    /// The networks that rows and recoveries name, each by a name of its own; empty in older reports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
     /// One row per trained student.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
@@ -83,6 +92,33 @@ pub struct Results {
     pub recoveries: Vec<Recovery>,
     /// Images to show.
     pub grids: Vec<Grid>,
+}
+
+/// A network of an experiment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Where the experiment finds its bundle.
+    pub path: PathBuf,
+    /// What rows call it.
+    pub name: String,
+    /// Its identity: SHA-256 of its manifest.
+    pub hash: String,
+}
+
+impl Network {
+    /// Its name where another network has the same one: `resnet18@1a2b3c4d`.
+    pub fn told_apart(&self) -> String {
+        format!("{}{}", self.plain_name(), self.suffix())
+    }
+
+    /// The name that its bundle gives it.
+    pub fn plain_name(&self) -> &str {
+        self.name.strip_suffix(&self.suffix()).unwrap_or(&self.name)
+    }
+
+    fn suffix(&self) -> String {
+        format!("@{}", self.hash.get(..8).unwrap_or(&self.hash))
+    }
 }
 
 /// One trained student.
@@ -114,6 +150,9 @@ pub struct Row {
     pub best_accuracy: f64,
     /// Images that the student learned from.
     pub images: u64,
+    /// Images that were recovered together, where the student learned from some of them only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<u64>,
     /// Size of the stored soft labels; `None` with hard labels.
     pub label_bytes: Option<u64>,
     /// What it cost.
@@ -127,7 +166,7 @@ pub struct Row {
 impl Row {
     /// Seconds that recovering (or choosing crops) took, per image. `None` for whole real images.
     pub fn seconds_per_image(&self) -> Option<f64> {
-        Some(self.cost.recover?.seconds / self.images.max(1) as f64)
+        Some(self.cost.recover?.seconds / self.recovered.unwrap_or(self.images).max(1) as f64)
     }
 }
 

@@ -42,6 +42,7 @@ fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Ro
         last_accuracy: last,
         best_accuracy: last + 0.01,
         images: 100,
+        recovered: None,
         label_bytes: relabel.map(|_| 120_000),
         cost: Cost {
             recover: teacher.map(|_| timing(64.2)),

@@ -20,6 +20,8 @@ pub const TRAINING: &str = "training.json";
 pub const VERDICT: &str = "verdict.json";
 /// What a verifier sees in images.
 pub const ACCURACY: &str = "accuracy.json";
+/// How a teacher does on real test images.
+pub const MEASURED: &str = "measured.json";
 /// What `r_bn: auto` is.
 pub const AUTO: &str = "r_bn.json";
 

@@ -19,6 +19,9 @@ pub trait Maker: Sync {
     /// The verdict on `bundle`; a bundle that does not pass is an error.
     fn verify(&self, work: &WorkDir, bundle: &Bundle) -> Result<(), Failure>;
 
+    /// How `teacher` does on the real `test` set; what makes its labels wrong is an error.
+    fn measure(&self, work: &WorkDir, teacher: &Bundle, test: &Dataset) -> Result<(), Failure>;
+
     /// What `r_bn: auto` stands for with `teacher`.
     fn balance(&self, work: &WorkDir, teacher: &Bundle, config: &RecoverConfig) -> Result<(), Failure>;
 

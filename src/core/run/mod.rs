@@ -10,6 +10,8 @@ pub mod stage;
 
 mod clock;
 mod contents;
+mod fit;
+mod identity;
 mod lock;
 mod maker;
 mod matrix;
@@ -23,10 +25,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::config::{ConfigError, Experiment, Labels, RecoverConfig, RelabelConfig};
-use crate::data::{DataError, Dataset};
+use crate::data::DataError;
 use crate::own::{self, OwnError};
 use crate::report::{self, ReportError, Results};
-use crate::teacher::{Bundle, BundleError, Role};
+use crate::teacher::{Bundle, BundleError};
 
 pub use maker::{Failed, Failure, Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask, WorkedOff};
 use matrix::{Line, Origin, Set, lines};
@@ -59,6 +61,10 @@ pub enum RunError {
     Misfit { path: PathBuf, what: String },
     #[error("{}: {what}; remove the directory and run again", path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error(
+        "{key} needs {needed} training images of every class, but `{class}` of {data} has {found}: lower `ipc`, or leave {key} out"
+    )]
+    TooFew { key: String, needed: u64, class: String, data: String, found: u64 },
     #[error("this needs real data, but the experiment has `data: none`; name a data set")]
     NoData,
     #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
@@ -141,8 +147,10 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
         report::check(&home)?;
     }
     let bundles = load_bundles(experiment)?;
+    let (experiment, mut remarks) = identity::unified(experiment, &bundles)?;
+    let experiment = &experiment;
     let real = real_data(experiment, &bundles, &Shelf::default())?;
-    let WorkedOff { mut remarks, failed } = match setting.maker {
+    let WorkedOff { remarks: told, failed } = match setting.maker {
         Some(maker) => {
             let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Make(maker))?;
             name_all(experiment, &bundles, &pieces, setting.goal)?;
@@ -150,6 +158,7 @@ pub fn run(experiment: &Experiment, setting: &Setting) -> Result<Finished, RunEr
         }
         None => WorkedOff::default(),
     };
+    remarks.extend(told);
     let pieces = prepare(experiment, &bundles, real.as_deref(), setting.output, Mode::Find(&failed))?;
     let all = name_all(experiment, &bundles, &pieces, setting.goal)?;
     let mut directories = all.directories(setting.goal);
@@ -199,6 +208,8 @@ pub struct DistilledSet {
 /// When one of them, or of its labels, is not complete below `output`.
 pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
     let bundles = load_bundles(experiment)?;
+    let experiment = &identity::unified(experiment, &bundles)?.0;
+    let names = identity::Names::of(&bundles);
     let real = real_data(experiment, &bundles, &Shelf::default())?;
     let none = Failed::new();
     let pieces = prepare(experiment, &bundles, real.as_deref(), output, Mode::Find(&none))?;
@@ -209,7 +220,7 @@ pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<Dis
         let known = sets.iter().position(|set| set.folder == folder).unwrap_or_else(|| {
             let (ipc, seed) = (made.line.ipc, made.line.seed);
             sets.push(DistilledSet {
-                name: format!("{method}-from-{}-ipc{ipc}-seed{seed}", bundles[teacher].name()),
+                name: format!("{method}-from-{}-ipc{ipc}-seed{seed}", names.get(teacher)),
                 method: (method.to_owned(), experiment.methods[method].clone()),
                 teacher: teacher.to_owned(),
                 ipc,
@@ -221,7 +232,7 @@ pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<Dis
             sets.len() - 1
         });
         if let Some(labels) = made.labels.as_ref().filter(|_| made.line.labels == Labels::Soft) {
-            let name = format!("{}-by-{}", made.line.protocol, bundles[made.line.labeller].name());
+            let name = format!("{}-by-{}", made.line.protocol, names.get(made.line.labeller));
             let entry = (name, made.line.labeller.to_owned(), labels.file());
             if !sets[known].labels.contains(&entry) {
                 sets[known].labels.push(entry);
@@ -245,6 +256,7 @@ impl Planner {
     /// When the experiment's bundles or data cannot be read or do not fit each other.
     pub fn plan(&self, experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
         let bundles = load_bundles(experiment)?;
+        let experiment = &identity::unified(experiment, &bundles)?.0;
         let real = real_data(experiment, &bundles, &self.shelf)?;
         let pieces = prepare(experiment, &bundles, real.as_deref(), output, Mode::List)?;
         name_all(experiment, &bundles, &pieces, goal)?;
@@ -276,7 +288,7 @@ fn prepare<'a>(
     mode: Mode<'a>,
 ) -> Result<Pieces<'a>, RunError> {
     let pieces = Pieces::new(real, &stages_in(output), mode);
-    check_fit(experiment, bundles, pieces.test())?;
+    fit::check(experiment, bundles, pieces.test())?.into_iter().for_each(|remark| pieces.remark(Some(remark)));
     every(bundles.values().map(|bundle| pieces.verify(bundle)))?;
     Ok(pieces)
 }
@@ -308,11 +320,21 @@ fn name_all<'a>(
     pieces: &Pieces<'a>,
     goal: Goal,
 ) -> Result<All<'a>, RunError> {
+    if goal >= Goal::Relabel {
+        measure_teachers(experiment, bundles, pieces)?;
+    }
     Ok(All {
         recovered: recover(experiment, bundles, pieces)?,
         rows: make(experiment, bundles, pieces, goal)?,
         whole: make_whole(experiment, bundles, pieces, goal)?,
     })
+}
+
+/// Measures the teachers whose classes students learn, on real test images: a wrong order of classes shows there, and nowhere else.
+fn measure_teachers<'a>(experiment: &'a Experiment, bundles: &'a Bundles, pieces: &Pieces<'a>) -> Result<(), RunError> {
+    let teachers = experiment.teachers.iter().map(PathBuf::as_path);
+    let all: BTreeSet<&Path> = teachers.chain(experiment.labellers()).chain(experiment.ensembles()).collect();
+    every(all.into_iter().map(|path| pieces.measure(&bundles[path]))).map(drop)
 }
 
 /// One set of synthetic images, and by verifier the directory of what it sees in them.
@@ -454,85 +476,4 @@ fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths: BTreeSet<&Path> = paths.chain(members).chain(labellers).chain(verifiers).collect();
     let load = |path: &Path| Ok((path.to_path_buf(), Bundle::load(path)?));
     Ok(every(paths.into_iter().map(load))?.into_iter().collect())
-}
-
-/// Networks must have the data's channels, size and classes, and the part that the experiment gives them.
-fn check_fit(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>) -> Result<(), RunError> {
-    let check = |(path, bundle): (&PathBuf, &Bundle)| {
-        let misfit = |what: String| Err(RunError::Misfit { path: path.clone(), what });
-        let is_student = experiment.students.contains(path);
-        if is_student != (bundle.manifest.role == Role::Student) {
-            let (part, role) = if is_student { ("student", "teacher") } else { ("teacher", "student") };
-            return misfit(format!("is a {role} bundle, the experiment names it as a {part}"));
-        }
-        let is_teacher = experiment.teachers.contains(path);
-        let labels =
-            experiment.labellers().contains(&path.as_path()) || experiment.ensembles().any(|member| member == path);
-        let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
-        let helps = committees.flat_map(|committee| &committee.teachers).any(|member| member == path);
-        if is_teacher {
-            check_teacher(experiment, bundles, bundle, test).or_else(misfit)?;
-        }
-        if let Some(why) = bundle.without_classifier().filter(|_| labels && !experiment.students.is_empty()) {
-            return misfit(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
-        }
-        let Some(test) = test.filter(|_| is_student || is_teacher || labels || helps) else { return Ok(()) };
-        let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
-        if shape != data {
-            return misfit(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
-        }
-        let classes = bundle.manifest.classes.len();
-        if classes != test.classes.len() && !bundle.manifest.is_features_only() {
-            return misfit(format!("has {classes} classes, {} has {}", test.name, test.classes.len()));
-        }
-        if bundle.manifest.classes != test.classes && sorted(&bundle.manifest.classes) == sorted(&test.classes) {
-            return misfit(format!(
-                "numbers its classes in another order than {}: {}; an image folder gets the bundle's order from a `data.class_map`",
-                test.name,
-                bundle.manifest.classes.join(", ")
-            ));
-        }
-        Ok(())
-    };
-    every(bundles.iter().map(check)).map(drop)
-}
-
-/// The teacher knows the classes that are to be recovered, and the verifiers know just as many.
-fn check_teacher(
-    experiment: &Experiment,
-    bundles: &Bundles,
-    teacher: &Bundle,
-    test: Option<&Dataset>,
-) -> Result<(), String> {
-    let features_only = teacher.manifest.is_features_only();
-    let classes = match test.filter(|_| features_only) {
-        Some(test) => test.classes.len(),
-        None if features_only => return Err("has no classifier, and `data: none` gives no classes either".into()),
-        None => teacher.manifest.classes.len(),
-    };
-    for (name, method) in &experiment.methods {
-        if let Some(class) = method.classes.iter().flatten().find(|class| **class as usize >= classes) {
-            return Err(format!("has {classes} classes, method `{name}` asks for class {class}"));
-        }
-        if features_only && !method.verifier.is_empty() {
-            return Err("has no classifier, so its images belong to no class that a verifier could tell".into());
-        }
-        for path in &method.verifier {
-            let (own, verifier) = (teacher.image_shape()[0], &bundles[path]);
-            let (its, known) = (verifier.image_shape()[0], verifier.manifest.classes.len());
-            if (own, classes) != (its, known) {
-                let path = path.display();
-                return Err(format!(
-                    "has {own} channels and {classes} classes, its verifier {path} has {its} and {known}"
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn sorted(names: &[String]) -> Vec<&String> {
-    let mut names: Vec<&String> = names.iter().collect();
-    names.sort();
-    names
 }

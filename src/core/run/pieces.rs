@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::RunError;
 use super::figures::{Accuracy, Auto, Item, Point, Training};
-use super::files::{self, ACCURACY, AUTO, FOLDER, LABELS, TRAINING, VERDICT, read_json, write_images};
+use super::files::{self, ACCURACY, AUTO, FOLDER, LABELS, MEASURED, TRAINING, VERDICT, read_json, write_images};
 use super::maker::{Failed, Maker, RecoverTask, RelabelTask, Task, ValidateTask, WholeTask};
 use super::matrix::Choice;
 use super::plan::{Planned, Rates};
@@ -18,16 +18,18 @@ use super::stage::{Found, Stage, Store, WorkDir};
 use crate::config::{
     BnWeight, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig, Start, ValidateConfig, WholeReal,
 };
-use crate::data::Dataset;
+use crate::data::{Dataset, png};
 use crate::report::{RDED_CROPS, RecoverPoint};
 use crate::rng;
-use crate::teacher::Bundle;
+use crate::teacher::{Bundle, Measured};
 
 /// Raise a stage's number whenever its code gives other bytes for the same input.
 const VERIFY: u32 = 1;
+const MEASURE: u32 = 1;
 const BALANCE: u32 = 1;
 const RECOVER: u32 = 2;
 const REAL: u32 = 1;
+const SUBSET: u32 = 1;
 const VERIFIER: u32 = 1;
 const RELABEL: u32 = 1;
 const WHOLE: u32 = 2;
@@ -46,8 +48,12 @@ pub struct Images {
     name: String,
     /// Names the set to people: its method, teacher, images per class and seed.
     title: String,
-    /// How many images, as far as the data has so many.
+    /// How many images.
     pub count: u64,
+    /// The directory of the stage that recovered them, perhaps among others; their own, where none did.
+    pub recovery: PathBuf,
+    /// How many images that stage recovered.
+    pub recovered: u64,
     /// How many small images per row and column each is a mosaic of.
     formation: u16,
 }
@@ -126,6 +132,12 @@ impl<'a> Pieces<'a> {
     /// The real test set, if there is real data.
     pub fn test(&self) -> Option<&'a Dataset> {
         self.real.map(|real| &real.test.set)
+    }
+
+    /// What identifies the test set and, where some stage reads it, the training set.
+    pub fn data_hashes(&self) -> [Option<String>; 2] {
+        let hash = |set: Option<&Hashed>| set.map(|set| set.hash.clone());
+        [hash(self.real.map(|real| &real.test)), hash(self.real.and_then(Real::read_train))]
     }
 
     fn real_data(&self) -> Result<&'a Real, RunError> {
@@ -233,6 +245,28 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
+    /// Measures `teacher`, if it has a classifier, on the real test set, unless that was done before; without real data there is nothing to measure.
+    ///
+    /// # Errors
+    /// When it numbers its classes in another order than the data, or is far from what its manifest says.
+    pub fn measure(&self, teacher: &Bundle) -> Result<(), RunError> {
+        let Some(Hashed { set: test, hash }) = self.real.map(|real| &real.test) else { return Ok(()) };
+        if teacher.manifest.is_features_only() {
+            return Ok(());
+        }
+        let inputs = inputs([("teacher", &teacher.hash), ("test", hash)]);
+        let passes = Measured::images_of(test.len(), test.classes.len());
+        let stage = Stage::new("measure", MEASURE, teacher.name(), &json!({}), inputs, 0)?.of_passes(passes as u64);
+        let directory = self.obtain_now(&stage, |work, maker| Ok(maker.measure(work, teacher, test)?))?;
+        if !matches!(self.mode, Mode::List) {
+            let measured: Measured = read_json(&directory.join(MEASURED))?;
+            let judged = measured.judge(&teacher.manifest, &test.name, &test.classes);
+            let misfit = |what| RunError::Misfit { path: teacher.dir.clone(), what };
+            self.remark(judged.map_err(misfit)?.map(|remark| format!("`{}` {remark}", teacher.name())));
+        }
+        Ok(())
+    }
+
     /// `ipc` images per class recovered as the method says from `teacher`, and from the `others` that its committee names.
     /// Such a method is its name and its settings.
     pub fn recover(
@@ -249,10 +283,16 @@ impl<'a> Pieces<'a> {
                 teacher.name()
             )
         }));
+        if let Some(whole) = config.subset_of.filter(|&whole| whole != ipc) {
+            let config = RecoverConfig { subset_of: None, ..config.clone() };
+            let whole = (self.recover(teacher, others, (method, &config), whole, seed)?, whole);
+            return self.subset(whole, ipc);
+        }
+        let config = RecoverConfig { subset_of: None, ..config.clone() };
         let name = format!("{}-ipc{ipc}-seed{seed}", teacher.name());
         let title = format!("method `{method}` from teacher `{}`, ipc {ipc}, seed {seed}", teacher.name());
         // Who verifies the images afterwards changes nothing in them.
-        let config = RecoverConfig { verifier: Vec::new(), ..config.clone() };
+        let config = RecoverConfig { verifier: Vec::new(), ..config };
         let (classes, chosen) = (self.classes_of(teacher), self.chosen_classes(teacher, &config));
         let identity = match teacher.manifest.is_features_only() {
             // The classes are the data's, so the teacher's hash does not hold them.
@@ -261,6 +301,9 @@ impl<'a> Pieces<'a> {
         };
         let count = chosen.len() as u64 * u64::from(ipc);
         let data = if config.is_data_free() { None } else { Some(self.train()?) };
+        if let Some(data) = data {
+            enough(&data.set, "`recover.start`", images_needed(&config, ipc))?;
+        }
         let balance = self.balance(teacher, method, &config)?;
         let mut inputs = inputs([("teacher", &teacher.hash)]);
         inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
@@ -282,7 +325,30 @@ impl<'a> Pieces<'a> {
             }
             Ok(maker.recover(work, &task)?)
         })?;
-        Ok(Images { directory, key: stage.key(), name, title, count, formation })
+        Ok(Images {
+            recovery: directory.clone(),
+            directory,
+            key: stage.key(),
+            name,
+            title,
+            count,
+            recovered: count,
+            formation,
+        })
+    }
+
+    /// The first `ipc` images per class of a recovered set of more.
+    fn subset(&self, (whole, of): (Images, u32), ipc: u32) -> Result<Images, RunError> {
+        let name = format!("{}-first{ipc}", whole.name);
+        let title = format!("{}, the first {ipc} of each class", whole.title);
+        let stage = Stage::new("subset", SUBSET, &name, &json!({"ipc": ipc}), inputs([("images", &whole.key)]), 0)?;
+        let (folder, needs) = (whole.folder(), vec![whole.directory.clone()]);
+        let directory = self.obtain(&stage, format!("take {title}"), needs, move |work, _| {
+            copy_first(work, &folder, ipc)?;
+            Ok(None)
+        })?;
+        let count = whole.count / u64::from(of) * u64::from(ipc);
+        Ok(Images { directory, key: stage.key(), name, title, count, ..whole })
     }
 
     /// `ipc` crops of training images per class, those that `judge` recognises best: RDED as published for small images, which optimises nothing.
@@ -291,6 +357,7 @@ impl<'a> Pieces<'a> {
         if let Start::Crops { images, .. } = &mut config.start {
             *images = (*images).max(ipc);
         }
+        enough(&self.train()?.set, "the baseline `rded_crops` (`baselines`)", images_needed(&config, ipc))?;
         self.recover(judge, Vec::new(), (RDED_CROPS, &config), ipc, seed)
     }
 
@@ -350,7 +417,7 @@ impl<'a> Pieces<'a> {
     pub fn recovery_curve(&self, images: &Images) -> Result<Vec<RecoverPoint>, RunError> {
         let mut sums: BTreeMap<u32, (f64, f64, f64, f64)> = BTreeMap::new();
         for number in 0.. {
-            let path = images.directory.join(files::curve(number));
+            let path = images.recovery.join(files::curve(number));
             let Ok(text) = std::fs::read_to_string(&path) else { break };
             for line in text.lines() {
                 let point: Point = serde_json::from_str(line)
@@ -378,6 +445,8 @@ impl<'a> Pieces<'a> {
                 (name, json!({"ipc": ipc, "choice": choice.method()}), 0)
             }
         };
+        let key = format!("the baseline `{}` (`baselines`)", choice.method());
+        enough(train, &key, u64::from(ipc))?;
         let count = train.classes.len() as u64 * u64::from(ipc);
         let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", hash)]), seed)?;
         let title = format!("`{}`, ipc {ipc}, seed {seed}", choice.method());
@@ -387,7 +456,8 @@ impl<'a> Pieces<'a> {
             write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])?;
             Ok(None)
         })?;
-        Ok(Images { directory, key: stage.key(), name: format!("real-{name}"), title, count, formation: 1 })
+        let (recovery, name) = (directory.clone(), format!("real-{name}"));
+        Ok(Images { directory, key: stage.key(), name, title, count, recovery, recovered: count, formation: 1 })
     }
 
     /// The soft labels of `images` by `teachers`, at least one, each with its weight in the mean.
@@ -414,7 +484,8 @@ impl<'a> Pieces<'a> {
         Ok(Labelled { directory, key, teacher })
     }
 
-    fn remark(&self, remark: Option<String>) {
+    /// Notes what the user ought to be told.
+    pub fn remark(&self, remark: Option<String>) {
         self.remarks.borrow_mut().extend(remark);
     }
 
@@ -496,6 +567,45 @@ impl<'a> Pieces<'a> {
     pub fn training(&self, directory: &Path) -> Result<Training, RunError> {
         read_json(&directory.join(TRAINING))
     }
+}
+
+/// How many training images of each class the start of `ipc` images needs.
+fn images_needed(config: &RecoverConfig, ipc: u32) -> u64 {
+    let of_each = |side: u64, count: u32| u64::from(ipc) * side.pow(2) * u64::from(count);
+    match config.start {
+        Start::Noise { .. } => 0,
+        Start::Real { mean_of } => of_each(config.formation.into(), mean_of),
+        Start::Clusters { .. } => of_each(config.formation.into(), 1),
+        Start::Crops { factor, .. } => of_each(factor.into(), 1),
+    }
+}
+
+/// Checks that `train` has as many images of each class as `key` needs.
+fn enough(train: &Dataset, key: &str, needed: u64) -> Result<(), RunError> {
+    let mut counts = vec![0u64; train.classes.len()];
+    // Labels are below the number of classes.
+    train.labels.iter().for_each(|&label| counts[label as usize] += 1);
+    match train.classes.iter().zip(counts).filter(|(_, found)| *found < needed).min_by_key(|(_, found)| *found) {
+        None => Ok(()),
+        Some((class, found)) => {
+            let (key, class, data) = (key.into(), class.clone(), train.name.clone());
+            Err(RunError::TooFew { key, needed, class, data, found })
+        }
+    }
+}
+
+/// Copies the first `count` images of each class of the ImageFolder `folder`, which recover wrote.
+fn copy_first(work: &WorkDir, folder: &Path, count: u32) -> Result<(), RunError> {
+    let damaged = |path: &Path, e: std::io::Error| RunError::Damaged { path: path.into(), what: e.to_string() };
+    for class in std::fs::read_dir(folder).map_err(|e| damaged(folder, e))? {
+        let class = class.map_err(|e| damaged(folder, e))?.file_name();
+        for number in 0..count as usize {
+            let image = folder.join(&class).join(png::file_name(number));
+            let bytes = std::fs::read(&image).map_err(|e| damaged(&image, e))?;
+            work.write(Path::new(FOLDER).join(&class).join(png::file_name(number)), &bytes)?;
+        }
+    }
+    Ok(())
 }
 
 /// The training images that `choice` takes, as items of the new set and indices of the old one.

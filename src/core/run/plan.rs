@@ -10,7 +10,7 @@ use super::stage::{Stage, StageError, State, Store, Timing, bytes_in};
 /// One stage of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Planned {
-    /// The kind of work: `verify`, `balance`, `recover`, `verifier`, `real`, `relabel`, `validate`, `whole`.
+    /// The kind of work: `verify`, `measure`, `balance`, `recover`, `verifier`, `real`, `subset`, `relabel`, `validate`, `whole`.
     pub stage: String,
     /// Where its result is, or will be.
     pub directory: PathBuf,

@@ -43,6 +43,11 @@ impl Real {
         self.remarks.borrow().clone()
     }
 
+    /// The training set, if it was read.
+    pub fn read_train(&self) -> Option<&Hashed> {
+        self.train.get()
+    }
+
     /// The training set.
     pub fn train(&self) -> Result<&Hashed, DataError> {
         if let Some(train) = self.train.get() {

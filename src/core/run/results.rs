@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::identity::Names;
 use super::matrix::{Line, Origin, Set};
 use super::pieces::Pieces;
 use super::stage::Timing;
@@ -18,54 +19,59 @@ pub(super) fn collect(
     pieces: &Pieces,
     all: &All,
 ) -> Result<Results, RunError> {
+    let names = &Names::of(bundles);
+    let [test_hash, train_hash] = pieces.data_hashes();
     let mut results = Results {
         name: experiment.name.clone(),
         data: pieces.test().map_or("no real data".into(), |test| test.name.clone()),
+        test_hash,
+        train_hash,
+        networks: names.networks(),
         classes: classes(experiment, bundles),
         test_images: pieces.test().map_or(0, Dataset::len),
         experiment: resolved,
         ..Results::default()
     };
     for one in &all.recovered {
-        note_recovery(&mut results, experiment, bundles, pieces, one)?;
+        note_recovery(&mut results, experiment, names, pieces, one)?;
     }
     for one in &all.rows {
         match &one.student {
             None => {}
             Some(student) => match pieces.has_failed(student) {
-                Some(reason) => results.failed.push(failed_row(experiment, bundles, &one.line, reason)),
-                None => results.rows.push(row(experiment, bundles, pieces, one, student)?),
+                Some(reason) => results.failed.push(failed_row(experiment, names, &one.line, reason)),
+                None => results.rows.push(row(experiment, names, pieces, one, student)?),
             },
         }
-        note_baseline(&mut results, bundles, pieces, one);
+        note_baseline(&mut results, names, pieces, one);
     }
     for one in &all.whole {
         match pieces.has_failed(&one.directory) {
-            Some(reason) => results.failed.push(failed_whole(bundles, one, results.classes.len(), reason)),
-            None => results.rows.push(whole_row(experiment, bundles, pieces, one, results.classes.len())?),
+            Some(reason) => results.failed.push(failed_whole(names, one, results.classes.len(), reason)),
+            None => results.rows.push(whole_row(experiment, names, pieces, one, results.classes.len())?),
         }
     }
     Ok(results)
 }
 
-fn failed_row(experiment: &Experiment, bundles: &Bundles, line: &Line, reason: &str) -> Failed {
+fn failed_row(experiment: &Experiment, names: &Names, line: &Line, reason: &str) -> Failed {
     Failed {
         method: method(line),
         data_free: is_data_free(line, experiment),
-        teacher: teacher(line, bundles),
+        teacher: teacher(line, names),
         ipc: line.ipc,
         seed: line.seed,
         trained: Some(Trained {
-            student: bundles[line.student].name().to_owned(),
+            student: names.get(line.student).to_owned(),
             protocol: line.protocol.to_owned(),
             labels: line.labels,
-            relabel_teacher: (line.labels == Labels::Soft).then(|| bundles[line.labeller].name().to_owned()),
+            relabel_teacher: (line.labels == Labels::Soft).then(|| names.get(line.labeller).to_owned()),
         }),
         reason: reason.to_owned(),
     }
 }
 
-fn failed_whole(bundles: &Bundles, whole: &Whole, classes: usize, reason: &str) -> Failed {
+fn failed_whole(names: &Names, whole: &Whole, classes: usize, reason: &str) -> Failed {
     Failed {
         method: report::WHOLE_REAL.to_owned(),
         data_free: false,
@@ -73,7 +79,7 @@ fn failed_whole(bundles: &Bundles, whole: &Whole, classes: usize, reason: &str) 
         ipc: images_per_class(whole, classes),
         seed: whole.seed,
         trained: Some(Trained {
-            student: bundles[whole.student].name().to_owned(),
+            student: names.get(whole.student).to_owned(),
             protocol: whole.protocol.to_owned(),
             labels: Labels::Hard,
             relabel_teacher: None,
@@ -88,7 +94,7 @@ fn images_per_class(whole: &Whole, classes: usize) -> u32 {
 
 fn whole_row(
     experiment: &Experiment,
-    bundles: &Bundles,
+    names: &Names,
     pieces: &Pieces,
     whole: &Whole,
     classes: usize,
@@ -99,7 +105,7 @@ fn whole_row(
         data_free: false,
         teacher: None,
         relabel_teacher: None,
-        student: bundles[whole.student].name().to_owned(),
+        student: names.get(whole.student).to_owned(),
         ipc: images_per_class(whole, classes),
         labels: Labels::Hard,
         protocol: whole.protocol.to_owned(),
@@ -108,19 +114,14 @@ fn whole_row(
         last_accuracy: training.last,
         best_accuracy: training.best,
         images: whole.images,
+        recovered: None,
         label_bytes: None,
         cost: Cost { validate: Timing::read(&whole.directory), ..Cost::default() },
         curve: training.curve.iter().map(train_point).collect(),
     })
 }
 
-fn row(
-    experiment: &Experiment,
-    bundles: &Bundles,
-    pieces: &Pieces,
-    made: &Made,
-    student: &Path,
-) -> Result<Row, RunError> {
+fn row(experiment: &Experiment, names: &Names, pieces: &Pieces, made: &Made, student: &Path) -> Result<Row, RunError> {
     let line = &made.line;
     let protocol = &experiment.protocols[line.protocol];
     let training = pieces.training(student)?;
@@ -129,9 +130,9 @@ fn row(
     Ok(Row {
         method: method(line),
         data_free: is_data_free(line, experiment),
-        teacher: teacher(line, bundles),
-        relabel_teacher: soft.map(|_| bundles[line.labeller].name().to_owned()),
-        student: bundles[line.student].name().to_owned(),
+        teacher: teacher(line, names),
+        relabel_teacher: soft.map(|_| names.get(line.labeller).to_owned()),
+        student: names.get(line.student).to_owned(),
         ipc: line.ipc,
         labels: line.labels,
         protocol: line.protocol.to_owned(),
@@ -140,9 +141,10 @@ fn row(
         last_accuracy: training.last,
         best_accuracy: training.best,
         images: made.images.count,
+        recovered: Some(made.images.recovered).filter(|&count| count != made.images.count),
         label_bytes: soft.and_then(|labels| labels.bytes()),
         cost: Cost {
-            recover: if made_by_network { Timing::read(&made.images.directory) } else { None },
+            recover: if made_by_network { Timing::read(&made.images.recovery) } else { None },
             relabel: soft.and_then(|labels| Timing::read(&labels.directory)),
             validate: Timing::read(student),
         },
@@ -165,12 +167,12 @@ fn classes(experiment: &Experiment, bundles: &Bundles) -> Vec<String> {
 fn note_recovery(
     results: &mut Results,
     experiment: &Experiment,
-    bundles: &Bundles,
+    names: &Names,
     pieces: &Pieces,
     recovered: &Recovered,
 ) -> Result<(), RunError> {
     let Set { teacher, method, ipc, seed } = recovered.set;
-    let (teacher, method) = (bundles[teacher].name().to_owned(), method.to_owned());
+    let (teacher, method) = (names.get(teacher).to_owned(), method.to_owned());
     let data_free = experiment.methods[&method].is_data_free();
     let failed = |reason: &str| Failed {
         method: method.clone(),
@@ -189,7 +191,7 @@ fn note_recovery(
     let curve = pieces.recovery_curve(&recovered.images)?;
     let mut verified = Vec::new();
     for (verifier, directory) in &recovered.verified {
-        let verifier = bundles[*verifier].name();
+        let verifier = names.get(verifier);
         match pieces.has_failed(directory) {
             Some(reason) => results.failed.push(failed(reason)),
             None => verified.push(Verified { verifier: verifier.into(), accuracy: pieces.accuracy(directory)? }),
@@ -202,12 +204,12 @@ fn note_recovery(
 }
 
 /// The grid of a baseline's images, once.
-fn note_baseline(results: &mut Results, bundles: &Bundles, pieces: &Pieces, made: &Made) {
+fn note_baseline(results: &mut Results, names: &Names, pieces: &Pieces, made: &Made) {
     let (line, folder) = (&made.line, made.images.folder());
     let is_baseline = !matches!(line.origin, Origin::Distilled { .. });
     let is_there = pieces.has_failed(&made.images.directory).is_none();
     if is_baseline && is_there && results.grids.iter().all(|grid| grid.folder != folder) {
-        let (method, teacher, ipc, seed) = (method(line), teacher(line, bundles), line.ipc, line.seed);
+        let (method, teacher, ipc, seed) = (method(line), teacher(line, names), line.ipc, line.seed);
         results.grids.push(Grid { method, data_free: false, teacher, ipc, seed, folder });
     }
 }
@@ -229,10 +231,10 @@ fn method(line: &Line) -> String {
 }
 
 /// The name of the teacher that the images were recovered from, or that chose them.
-fn teacher(line: &Line, bundles: &Bundles) -> Option<String> {
+fn teacher(line: &Line, names: &Names) -> Option<String> {
     match line.origin {
-        Origin::Distilled { teacher, .. } => Some(bundles[teacher].name().to_owned()),
-        Origin::Crops => Some(bundles[line.labeller].name().to_owned()),
+        Origin::Distilled { teacher, .. } => Some(names.get(teacher).to_owned()),
+        Origin::Crops => Some(names.get(line.labeller).to_owned()),
         Origin::Real(_) => None,
     }
 }

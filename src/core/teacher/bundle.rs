@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::error::BundleError;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
 use crate::graph::{Graph, ValueId};
+use crate::place::is_invisible;
 
 pub const MANIFEST: &str = "manifest.yaml";
 pub const MODEL: &str = "model.onnx";
@@ -30,6 +31,8 @@ pub const CLASS_PATCH_VAR: &str = "class_patch_var";
 const FEATURES: &str = "features";
 /// How many directions tell a gradient: with fewer, a wrong one could pass by chance.
 const DIRECTIONS: RangeInclusive<usize> = 4..=64;
+/// A longer name of a network or class is no name. (ImageNet's longest list of synonyms has 121 characters.)
+const LONGEST_NAME: usize = 200;
 /// A manifest is text for people; anything larger is not one.
 const LARGEST_MANIFEST: u64 = 16 << 20;
 
@@ -198,6 +201,7 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
     if m.format != "scdd-bundle" || m.version != 1 {
         return Err(format!("format {} version {}, this program reads scdd-bundle version 1", m.format, m.version));
     }
+    check_texts(m)?;
     if let Some(odd) = m.files.keys().find(|name| ![MODEL, STATISTICS, GOLDEN].contains(&name.as_str())) {
         return Err(format!("`files` names `{odd}`, which is no file of a bundle"));
     }
@@ -227,6 +231,20 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// Names go to terminals, tables and file names as they are.
+fn check_texts(m: &Manifest) -> Result<(), String> {
+    let check = |key: &str, text: &str| match text.chars().find(|&letter| is_invisible(letter)) {
+        None if text.trim().is_empty() => Err(format!("`{key}` is empty: give it a name")),
+        None if text.chars().count() > LONGEST_NAME => Err(format!("`{key}` has more than {LONGEST_NAME} characters")),
+        None => Ok(()),
+        Some(odd) => {
+            Err(format!("`{key}` contains {}, which no name may: write it in plain text", odd.escape_unicode()))
+        }
+    };
+    check("name", &m.name)?;
+    m.classes.iter().enumerate().try_for_each(|(class, name)| check(&format!("classes[{class}]"), name))
 }
 
 /// What has no classes serves for its statistics alone.

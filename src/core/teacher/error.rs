@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::graph::GraphError;
+use crate::place;
 
 /// Why a bundle can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), place::said(path, source))]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {what}", path.display())]
     Invalid { path: PathBuf, what: String },
