@@ -160,6 +160,41 @@ mod tests {
         assert!(message.contains("batches.meta.txt: 9 class names instead of 10"), "{message}");
     }
 
+    /// A file of the Python version, as Python 2 pickled it.
+    fn pickle(labels: &[u8], pixel: u8) -> Vec<u8> {
+        let mut file = b"\x80\x02}(U\x06labels](".to_vec();
+        labels.iter().for_each(|&label| file.extend([b'K', label]));
+        file.extend(b"eU\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K");
+        file.push(labels.len() as u8);
+        file.extend(b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN");
+        file.extend(b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T");
+        file.extend(((labels.len() * PIXELS) as u32).to_le_bytes());
+        file.extend(vec![pixel; labels.len() * PIXELS]);
+        file.extend(b"tbu.");
+        file
+    }
+
+    #[test]
+    fn the_python_version_is_read_like_the_binary_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+        let files = ["data_batch_1".to_string(), "data_batch_2".to_string()];
+        write(&files[0], &pickle(&[3, 9], 7));
+        write(&files[1], &pickle(&[0], 8));
+        let read = |files: &[String], label: &str| pickled(dir.path(), files, label, numbered(10));
+        let set = read(&files, "labels").unwrap();
+        assert_eq!((set.labels.as_slice(), set.images.len()), ([3, 9, 0].as_slice(), 3 * PIXELS));
+        assert_eq!((set.images[0], set.images[3 * PIXELS - 1]), (7, 8));
+        let message = read(&files, "fine_labels").unwrap_err().to_string();
+        assert!(message.contains("data_batch_1: has no whole numbers called `fine_labels`"), "{message}");
+        write(&files[1], &pickle(&[10], 8));
+        let message = read(&files, "labels").unwrap_err().to_string();
+        assert!(message.contains("data_batch_2: label 10 of image 0, but there are 10 classes"), "{message}");
+        write(&files[1], b"cos\nsystem\n(U\x02lstR.");
+        let message = read(&files, "labels").unwrap_err().to_string();
+        assert!(message.contains("data_batch_2: is not read: it calls \"os.system\""), "{message}");
+    }
+
     #[test]
     fn bad_files_are_named_and_explained() {
         let cases = [

@@ -179,6 +179,38 @@ mod tests {
         }
     }
 
+    /// MedMNIST's volumes are `[N, 28, 28, 28]`, PyTorch's images `[N, 3, 32, 32]`: neither has 28 or 32 channels.
+    #[test]
+    fn volumes_and_channels_first_are_refused() {
+        for shape in [(2, 28, 28, 28), (2, 3, 32, 32)] {
+            let file = tempfile::Builder::new().suffix(".npz").tempfile().unwrap();
+            let mut writer = NpzWriter::new_compressed(file.reopen().unwrap());
+            for part in ["train", "test"] {
+                writer.add_array(format!("{part}_images"), &Array4::<u8>::zeros(shape)).unwrap();
+                writer.add_array(format!("{part}_labels"), &Array2::<u8>::zeros((2, 1))).unwrap();
+            }
+            writer.finish().unwrap();
+            let message = load(file.path(), Split::Train, None).unwrap_err().to_string();
+            assert!(message.contains("volumes or images with the channels first, which are not read"), "{message}");
+        }
+    }
+
+    /// A kilobyte of zip that announces 60 GB.
+    #[test]
+    fn what_unpacks_to_more_than_memory_is_refused_unread() {
+        let file = archive(NAMES[0], [0, 1, 0]);
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        // The uncompressed size in each entry of the central directory.
+        for at in 0..bytes.len() - 46 {
+            if bytes[at..].starts_with(b"PK\x01\x02") {
+                bytes[at + 24..at + 28].copy_from_slice(&0xFFFF_FF00_u32.to_le_bytes());
+            }
+        }
+        std::fs::write(file.path(), bytes).unwrap();
+        let message = load(file.path(), Split::Train, None).unwrap_err().to_string();
+        assert!(message.contains("y_train") || message.contains("of memory"), "{message}");
+    }
+
     #[test]
     fn a_distilled_set_is_written_with_channels_last() {
         let set = Dataset {

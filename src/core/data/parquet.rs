@@ -372,3 +372,154 @@ fn damaged(path: &Path) -> impl Fn(ParquetError) -> DataError {
     let path = path.to_path_buf();
     move |error| DataError::invalid(&path, format!("is not a readable Parquet file ({error})"), REMEDY)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Source, registry};
+    use parquet::basic::Compression;
+    use parquet::file::metadata::KeyValue;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+    use std::fs;
+    use std::sync::Arc;
+
+    /// As the `datasets` library writes it: nullable columns, class names in the metadata.
+    fn write(path: &Path, label: &str, rows: &[(Option<Vec<u8>>, i64)], names: Option<&[String]>) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let schema = format!(
+            "message schema {{ OPTIONAL GROUP image {{ OPTIONAL BYTE_ARRAY bytes; OPTIONAL BYTE_ARRAY path (UTF8); }} OPTIONAL INT64 {label}; }}"
+        );
+        let names = names.map(|names| {
+            let features = serde_json::json!({"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}});
+            vec![KeyValue::new("huggingface".into(), features.to_string())]
+        });
+        let properties =
+            WriterProperties::builder().set_compression(Compression::SNAPPY).set_key_value_metadata(names).build();
+        let schema = Arc::new(parse_message_type(&schema).unwrap());
+        let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();
+        for rows in rows.chunks(2) {
+            let mut group = writer.next_row_group().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let bytes: Vec<ByteArray> =
+                rows.iter().filter_map(|(image, _)| image.clone().map(ByteArray::from)).collect();
+            let levels: Vec<i16> = rows.iter().map(|(image, _)| if image.is_some() { 2 } else { 1 }).collect();
+            column.typed::<ByteArrayType>().write_batch(&bytes, Some(&levels), None).unwrap();
+            column.close().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![1; rows.len()]), None).unwrap();
+            column.close().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let labels: Vec<i64> = rows.iter().map(|(_, label)| *label).collect();
+            column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; rows.len()]), None).unwrap();
+            column.close().unwrap();
+            group.close().unwrap();
+        }
+        writer.close().unwrap();
+    }
+
+    fn image(value: u8) -> Option<Vec<u8>> {
+        Some(png::encode(&[value], 1, 1, 1).unwrap())
+    }
+
+    fn read(source: &Source, split: Split) -> Result<(Dataset, Vec<String>), String> {
+        let mut remarks = Vec::new();
+        let set = source.load(split, Fit::To([1, 1, 1]), &mut remarks).map_err(|error| error.to_string())?;
+        Ok((set, remarks))
+    }
+
+    #[test]
+    fn files_of_the_hub_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["ant".to_string(), "bee".to_string(), "cat".to_string()];
+        let file = |name: &str| dir.path().join("data").join(name);
+        write(
+            &file("train-00000-of-00002.parquet"),
+            "label",
+            &[(image(1), 0), (image(2), 2), (image(3), 1)],
+            Some(&names),
+        );
+        write(&file("train-00001-of-00002.parquet"), "label", &[(image(4), 1)], Some(&names));
+        write(&file("validation-00000-of-00001.parquet"), "label", &[(image(5), 2)], Some(&names));
+        // A test set without labels is none.
+        write(&file("test-00000-of-00001.parquet"), "label", &[(image(6), -1)], Some(&names));
+        fs::write(dir.path().join("README.md"), "a card").unwrap();
+        let source = Source::open(dir.path()).unwrap();
+        let (train, remarks) = read(&source, Split::Train).unwrap();
+        assert_eq!((train.images, train.labels), (vec![1, 2, 3, 4], vec![0, 2, 1, 1]));
+        assert_eq!((train.classes.as_slice(), remarks.len()), (names.as_slice(), 0));
+        let (test, _) = read(&source, Split::Test).unwrap();
+        assert_eq!((test.images, test.labels), (vec![5], vec![2]));
+    }
+
+    #[test]
+    fn without_names_classes_are_numbers_and_directories_may_name_splits() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("default/train/0000.parquet"), "fine_label", &[(image(1), 0)], None);
+        write(&dir.path().join("default/test/0000.parquet"), "fine_label", &[(image(2), 3)], None);
+        let source = Source::open(dir.path()).unwrap();
+        let (train, _) = read(&source, Split::Train).unwrap();
+        assert_eq!(train.classes, ["0", "1", "2", "3"]);
+        assert_eq!(read(&source, Split::Test).unwrap().0.labels, [3]);
+    }
+
+    #[test]
+    fn labels_of_a_known_set_follow_its_own_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut names = registry::find("cifar-10").unwrap().class_names();
+        names.swap(0, 3);
+        let path = dir.path().join("cifar-10/data/test-0.parquet");
+        write(&path, "label", &[(image(1), 0), (image(2), 9)], Some(&names));
+        let source = Source::find_at("cifar-10", dir.path()).unwrap();
+        let (test, remarks) = read(&source, Split::Test).unwrap();
+        assert_eq!((test.labels, test.classes[3].as_str()), (vec![3, 9], "cat"));
+        assert!(remarks[0].contains("2 test images, where CIFAR-10 has 10000"), "{remarks:?}");
+        write(&path, "label", &[(image(1), 0)], Some(&names[..9]));
+        assert!(read(&source, Split::Test).unwrap_err().contains("has 9 classes, CIFAR-10 has 10"));
+    }
+
+    #[test]
+    fn bad_rows_are_all_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("train-0.parquet");
+        let rows = [(image(1), 0), (None, 0), (Some(b"no".to_vec()), 1), (image(2), -1), (image(3), 70_000)];
+        write(&path, "label", &rows, None);
+        let message = read(&Source::open(dir.path()).unwrap(), Split::Train).unwrap_err();
+        for part in [
+            "4 entries can't be used",
+            "train-0.parquet row 1 has no image",
+            "row 2 is neither a PNG nor a JPEG",
+            "row 3 has the label -1",
+            "row 4 has the label 70000",
+        ] {
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        }
+        write(&path, "score", &[(image(1), 0)], None);
+        let message = Source::open(dir.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("has no column of labels; its columns are image.bytes, image.path, score"),
+            "{message}"
+        );
+    }
+
+    /// Whatever byte is damaged or missing: an error or a set, never a panic.
+    #[test]
+    fn damaged_files_never_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("train-0.parquet");
+        write(&path, "label", &[(image(1), 0), (image(2), 1), (image(3), 1)], None);
+        let whole = fs::read(&path).unwrap();
+        let read = || Source::open(dir.path()).map(|source| read(&source, Split::Train));
+        for at in 0..whole.len() {
+            for flip in [0x01, 0x80, 0x5A, 0xFF] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= flip;
+                fs::write(&path, &damaged).unwrap();
+                let _ = read();
+            }
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(read().is_err_and(|_| true) || read().is_ok_and(|set| set.is_err()), "{at} bytes");
+        }
+    }
+}

@@ -14,6 +14,9 @@ use super::{Graph, Input, Node, ValueId};
 /// The newest stamps that were tried; newer ones load with a warning.
 const NEWEST_OPSET: i64 = 28;
 const NEWEST_IR: i64 = 14;
+/// The most constants that nothing reads. ONNX Runtime removes them one by one, each in time that grows with their number: 50,000 take it
+/// 20 seconds for every session.
+const MAX_UNREAD: usize = 10_000;
 
 pub(super) fn load(bytes: &[u8]) -> Result<Graph, GraphError> {
     let model = ModelProto::decode(bytes)?;
@@ -280,7 +283,25 @@ impl Builder {
         if self.graph.outputs.is_empty() {
             return Err(GraphError::Model("has no outputs".into()));
         }
+        self.check_unread()?;
         Ok(self.graph)
+    }
+}
+
+impl Builder {
+    fn check_unread(&self) -> Result<(), GraphError> {
+        let Graph { nodes, outputs, constants, values, .. } = &self.graph;
+        let read: HashSet<ValueId> =
+            nodes.iter().flat_map(|node| node.inputs.iter().flatten()).chain(outputs).copied().collect();
+        let mut unread = constants.keys().filter(|id| !read.contains(id));
+        match (unread.clone().count(), unread.next()) {
+            (count, Some(first)) if count > MAX_UNREAD => Err(GraphError::Model(format!(
+                "has {count} initialisers that no node reads, such as `{}`, of which {MAX_UNREAD} are allowed: remove them, as \
+                 onnxsim or onnxruntime's optimised model file does",
+                values[*first]
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -497,6 +518,21 @@ mod tests {
             let message = error(&model(vec![node("Relu", "r", &["x"], &["y"])], vec![tensor], "y"));
             assert!(message.starts_with(expected), "{message:?} does not start with {expected:?}");
         }
+    }
+
+    #[test]
+    fn constants_that_nothing_reads_are_bounded() {
+        let tensor = |i: usize| TensorProto {
+            dims: vec![1],
+            data_type: Some(1),
+            name: Some(format!("w{i}")),
+            raw_data: Some(vec![0; 4]),
+            ..Default::default()
+        };
+        let of = |count: usize| model(vec![node("Relu", "r", &["x"], &["y"])], (0..count).map(tensor).collect(), "y");
+        load(&of(MAX_UNREAD).encode_to_vec()).unwrap();
+        let message = error(&of(MAX_UNREAD + 1));
+        assert!(message.contains("has 10001 initialisers that no node reads, such as `w0`"), "{message}");
     }
 
     #[test]

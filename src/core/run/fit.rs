@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Bundles, RunError, every};
-use crate::config::Experiment;
+use crate::config::{Experiment, ViewCrop};
 use crate::data::Dataset;
 use crate::teacher::classes::{self, Sides};
 use crate::teacher::{Bundle, Role};
@@ -77,6 +77,11 @@ fn check_part(
     check_role(part, bundle)?;
     if part == Part::Teacher {
         remarks.extend(check_teacher(experiment, bundles, bundle, test)?);
+        for (name, protocol) in &experiment.protocols {
+            if let Some(ViewCrop::Padded { pad }) = protocol.relabel.crop {
+                check_border(pad, bundle.image_shape()).map_err(|why| format!("{why} (protocol `{name}`)"))?;
+            }
+        }
     }
     let must_label = part == Part::Labeller && !experiment.students.is_empty();
     if let Some(why) = bundle.without_classifier().filter(|_| must_label) {
@@ -151,4 +156,30 @@ fn check_verifier(teacher: &Bundle, path: &Path, verifier: &Bundle) -> Result<Op
     let sides = Sides { network: "the teacher", other: &of, remedy: "name a verifier of the teacher's classes" };
     let remark = classes::check(&teacher.manifest.classes, &verifier.manifest.classes, &sides)?;
     Ok(remark.map(|remark| format!("{}: {remark}", teacher.name())))
+}
+
+/// Every crop of a padded image must show something of it; a border also costs memory by its square.
+fn check_border(pad: u16, [_, height, width]: [usize; 3]) -> Result<(), String> {
+    let side = height.min(width);
+    if usize::from(pad) < side {
+        return Ok(());
+    }
+    Err(format!(
+        "makes images of {height}x{width} pixels, of which crops with `relabel.crop.pad: {pad}` could show nothing: \
+         pad by less than {side}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_border_leaves_something_of_the_image_in_every_crop() {
+        for (pad, fits) in [(4, true), (31, true), (32, false), (4096, false)] {
+            assert_eq!(check_border(pad, [3, 32, 40]).is_ok(), fits, "{pad}");
+        }
+        let why = check_border(4096, [3, 32, 40]).unwrap_err();
+        assert!(why.contains("32x40 pixels") && why.contains("pad by less than 32"), "{why}");
+    }
 }
