@@ -139,8 +139,6 @@ class Options:
         is_known = recorded.name in registry.names()
         if self.dataset is None and not is_known:
             raise InputError(f"the network was trained on {recorded.name}: name its folder with --dataset")
-        if self.dataset is not None and is_known and self.dataset in registry.names():
-            return self.describe(recorded.name)
         given = {
             "mean": self.mean or recorded.mean,
             "std": self.std or recorded.std,

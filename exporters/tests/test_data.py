@@ -437,8 +437,9 @@ def test_data_of_ones_own_need_what_no_file_says(tmp_path: Path):
     with pytest.raises(InputError, match="trained on toys: name its folder with --dataset"):
         data.AS_KNOWN.of(recorded)
     assert data.Options(dataset=toys).of(recorded) == own
-    with pytest.raises(InputError, match="has other classes, or in another order"):
-        data.Options(dataset=toys).of(replace(recorded, classes=("y", "x")))
+    for chosen, network in ((toys, replace(recorded, classes=("y", "x"))), ("mnist", data.info("fashion-mnist"))):
+        with pytest.raises(InputError, match="has other classes, or in another order"):
+            data.Options(dataset=chosen).of(network)
     (tmp_path / "names").write_text("a\n\nb\n")
     assert data.Options(dataset=toys, classes=tmp_path / "names").of(recorded).classes == ("a", "b")
     with pytest.raises(InputError, match="--sample 0"):

@@ -12,6 +12,7 @@ import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -97,6 +98,19 @@ def test_accuracy_is_measured_where_the_data_are(tmp_path: Path, monkeypatch, ti
     monkeypatch.setattr(data, "test_split", lambda *_: tiny)
     folder, _ = bring(tmp_path, kept()[1])
     assert yaml.safe_load((folder / "manifest.yaml").read_text())["accuracy"]["images"] == len(tiny.labels)
+
+
+def test_accuracy_is_measured_on_images_of_ones_own(tmp_path: Path):
+    for label in range(10):
+        for split in ("train", "test"):
+            picture = tmp_path / f"own/{split}/{label}/0.png"
+            picture.parent.mkdir(parents=True)
+            Image.new("L", (28, 28), 20 * label).save(picture)
+    options = {"dataset_name": str(tmp_path / "own"), "mean": (0.5,), "std": (0.25,)}
+    folder, _ = bring(tmp_path, kept()[1], **options)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert (manifest["accuracy"]["images"], manifest["pretraining"]["dataset"]) == (10, "own")
+    assert manifest["classes"] == [str(label) for label in range(10)]
 
 
 def network(nodes: list[onnx.NodeProto], inputs=("x",), batch: int | str = 1, opset: int = 13, **weights):
