@@ -10,10 +10,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use scdd::config::{Experiment, Protocol};
-use scdd::data::Dataset;
+use scdd::data::{Dataset, Size};
 use scdd::progress::Silent;
 use scdd::relabel::store::Store;
-use scdd::relabel::{Relabel, Teachers};
+use scdd::relabel::{Relabel, Teachers, Views};
 use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
 use scdd::validate::{Lesson, Student};
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         println!("stages: a worker of benches/peers.py; nothing to do by itself");
         return Ok(());
     };
-    let (teacher, student) = (Bundle::load(Path::new(teacher))?, Bundle::load(Path::new(student))?);
+    let (teacher, student_bundle) = (Bundle::load(Path::new(teacher))?, Bundle::load(Path::new(student))?);
     let (images, protocol) = (noise(&teacher, count.parse()?, 0), protocol(batch)?);
     let bundles = [(&teacher, 1.0)];
     let (mut teachers, _) = Teachers::open(&bundles, &Runtime::open(None)?, &protocol.relabel, Device::Cpu)?;
@@ -43,9 +43,11 @@ fn main() -> Result<()> {
         }
         "train" => {
             let labels = Store::open(&labels)?;
-            let mut student = Student::new(&student, 0, Device::Cpu)?;
+            let mut student = Student::new(&student_bundle, 0, Device::Cpu)?;
             let test = noise(&teacher, 1, 1);
-            let lesson = Lesson { images: &images, labels: &labels };
+            let [_, height, width] = student_bundle.image_shape();
+            let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
+            let lesson = Lesson { images: &images, views, labels: Some(&labels) };
             let mut train = || student.train(&lesson, &test, &protocol.validate, &Silent);
             train()?;
             worker::serve(&about, || Ok(train().map(drop)?))

@@ -8,6 +8,9 @@ The format is described in `src/relabel/store.rs`; the file is mapped, so that a
             batch = store.batch(epoch, number)
             views = replay(images[batch.indices], batch, store)  # images: float [N, C, H, W], 0..1
             logits = student((views - mean) / std)  # against batch.logits, the teacher's
+
+A store whose views were augmented by DSA, which acts on normalised values, needs the teacher's `mean` and `std` too:
+`replay(images[batch.indices], batch, store, mean, std)`.
 """
 
 from __future__ import annotations
@@ -20,14 +23,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.autoaugment import _apply_op
+from torchvision.transforms.functional import InterpolationMode
 
 from .errors import InputError
 
 MAGIC = b"SCDDSOFT"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 MIXES = ("none", "cutmix", "mixup")
 NUMBERS = {"f32": "<f4", "f16": "<f2", "i8": "u1"}
 CHECKSUM = 32
+OPERATION = np.dtype([("kind", "<u4"), ("values", "<f4", 3)])
+# RandAugment's operations by their numbers; DSA's follow (`src/core/data/augment.rs`).
+RAND_AUGMENT = (
+    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
+    *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
+)
+DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class LabelBatch:
     """What the teacher saw of `n` images, and what it said.
 
     `indices` are the images, int64 `[n]`; `views` their boxes (top, left, height, width) in the image with its border,
-    `[n, 4]`; `flips` whether the view is mirrored, `[n]`. Then each view is mixed with that at `partners` `[n]`:
+    `[n, 4]`; `flips` whether the view is mirrored, `[n]`; `operations` what else happened to it, `[n, A]` of a number
+    and three values. Then each view is mixed with that at `partners` `[n]`:
     `mix` is none, cutmix (the pixels inside `box`: top, left, height, width) or mixup (1 - `share` of the partner).
     `logits` are the teacher's, float32 `[n, K]`, as exact as the store's format.
     """
@@ -43,6 +56,7 @@ class LabelBatch:
     indices: np.ndarray
     views: np.ndarray
     flips: np.ndarray
+    operations: np.ndarray
     mix: str
     share: float
     box: tuple[int, int, int, int]
@@ -61,7 +75,7 @@ class LabelStore:
         head = self.bytes[:16].tobytes()
         version, length = np.frombuffer(head[8:].ljust(8, b"\0"), "<u4")
         if head[:8] != MAGIC or version not in VERSIONS:
-            known = " and ".join(map(str, VERSIONS))
+            known = ", ".join(map(str, VERSIONS))
             raise InputError(f"{path} is not a soft-label store of version {known}, as `scdd relabel` writes it")
         try:
             self.meta = json.loads(self.bytes[16 : 16 + length].tobytes())
@@ -71,6 +85,8 @@ class LabelStore:
         self.stored_epochs = self.meta.get("stored_epochs", self.epochs)
         self.batches = -(-self.meta["images"] // self.meta["batch_size"])
         self.pad = self.meta.get("pad", 0)
+        augment = self.meta.get("augment") or {}
+        self.operations = {"rand_augment": augment.get("operations", 0), "dsa": 1}.get(augment.get("type"), 0)
         start = -(-(16 + int(length)) // 8) * 8
         places = self.stored_epochs * self.batches + 1
         self.index = self.bytes[start : start + 8 * places].view("<u8")
@@ -95,12 +111,14 @@ class LabelStore:
         record = self.bytes[self.index[place] : self.index[place + 1]]
         last = number == self.batches - 1
         n = self.meta["images"] - number * self.meta["batch_size"] if last else self.meta["batch_size"]
-        sizes = np.cumsum([16, 4 * n, 4 * n, 8 * n, n * self.row.itemsize, n])
-        head, indices, partners, views, rows, flips = np.split(record, sizes)[:6]
+        augmented = n * self.operations * OPERATION.itemsize
+        sizes = np.cumsum([16, 4 * n, 4 * n, 8 * n, augmented, n * self.row.itemsize, n])
+        head, indices, partners, views, operations, rows, flips = np.split(record, sizes)[:7]
         return LabelBatch(
             indices=indices.view("<u4").astype(np.int64),
             views=views.view("<u2").reshape(n, 4).astype(np.int64),
             flips=flips != 0,
+            operations=operations.view(OPERATION).reshape(n, self.operations),
             mix=MIXES[head[:4].view("<u4")[0]],
             share=float(head[4:8].view("<f4")[0]),
             box=tuple(head[8:].view("<u2").tolist()),
@@ -120,14 +138,34 @@ class LabelStore:
         return logits
 
 
-def replay(images: Tensor, batch: LabelBatch, store: LabelStore) -> Tensor:
-    """What the teacher saw: `[n, C, h, w]` of the batch's images `[n, C, H, W]`, with values in 0..1 (black is 0)."""
+def replay(
+    images: Tensor,
+    batch: LabelBatch,
+    store: LabelStore,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+) -> Tensor:
+    """What the teacher saw: `[n, C, h, w]` of the batch's images `[n, C, H, W]`, with values in 0..1 (black is 0).
+
+    Where views were augmented by DSA, `mean` and `std` are the teacher's, one for each channel.
+    """
     size = (store.meta["input"]["height"], store.meta["input"]["width"])
     views = []
-    for image, (top, left, height, width), flip in zip(images, batch.views, batch.flips, strict=True):
-        box = F.pad(image, (store.pad,) * 4)[None, :, top : top + height, left : left + width]
+    for image, (top, left, height, width), flip, operations in zip(
+        images, batch.views, batch.flips, batch.operations, strict=True
+    ):
+        on_pixels = [operation for operation in operations if operation["kind"] < len(RAND_AUGMENT)]
+        box = F.pad(_rand_augmented(image, on_pixels), (store.pad,) * 4)
+        box = box[None, :, top : top + height, left : left + width]
         view = F.interpolate(box, size, mode="bilinear", align_corners=False, antialias=False)
-        views.append(view.flip(3) if flip else view)
+        view = view.flip(3) if flip else view
+        for operation in operations[len(on_pixels) :]:
+            if mean is None or std is None:
+                raise InputError("these views were augmented by DSA: give the teacher's mean and std to replay them")
+            centre, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+            view = _dsa(DSA[operation["kind"] - len(RAND_AUGMENT)], (view - centre) / scale, operation["values"])
+            view = view * scale + centre
+        views.append(view)
     seen = torch.cat(views)
     if batch.mix == "mixup":
         return batch.share * seen + (1 - batch.share) * seen[batch.partners]
@@ -138,3 +176,45 @@ def replay(images: Tensor, batch: LabelBatch, store: LabelStore) -> Tensor:
         mixed[inside] = seen[batch.partners][inside]
         return mixed
     return seen
+
+
+def _rand_augmented(image: Tensor, operations: list[np.void]) -> Tensor:
+    if not operations:
+        return image
+    pixels = (image * 255).round().to(torch.uint8)
+    for operation in operations:
+        name, value = RAND_AUGMENT[operation["kind"]], float(operation["values"][0])
+        pixels = _apply_op(pixels, name, value, InterpolationMode.NEAREST, None)
+    return pixels / 255
+
+
+def _dsa(name: str, x: Tensor, values: np.ndarray) -> Tensor:
+    """One of DSA's operations on normalised views `[1, C, H, W]`."""
+    first, second, third = (float(value) for value in values)
+    height, width = x.shape[2:]
+    if name == "color":
+        x = x + (first - 0.5)
+        mean = x.mean(1, keepdim=True)
+        x = (x - mean) * (2 * second) + mean
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return (x - mean) * (third + 0.5) + mean
+    if name == "crop":
+        rows, columns = abs(int(first)), abs(int(second))
+        padded = F.pad(x, (columns, columns, rows, rows))
+        top, left = rows + int(first), columns + int(second)
+        return padded[:, :, top : top + height, left : left + width]
+    if name == "cutout":
+        rows, columns = int(height * 0.5 + 0.5), int(width * 0.5 + 0.5)
+        inside = torch.zeros(height, width, dtype=torch.bool)
+        row = (torch.arange(rows) + int(first) - rows // 2).clamp(0, height - 1)
+        column = (torch.arange(columns) + int(second) - columns // 2).clamp(0, width - 1)
+        inside[row[:, None], column] = True
+        return x.masked_fill(inside, 0.0)
+    if name == "flip":
+        return x.flip(3) if first else x
+    theta = torch.tensor([[first, 0.0, 0.0], [0.0, second, 0.0]])
+    if name == "rotate":
+        angle = torch.tensor(first)
+        theta = torch.tensor([[angle.cos(), -angle.sin(), 0.0], [angle.sin(), angle.cos(), 0.0]])
+    grid = F.affine_grid(theta[None], list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

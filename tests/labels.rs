@@ -11,14 +11,14 @@ use ndarray::Array2;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use safetensors::SafeTensors;
-use scdd::data::{Dataset, Mix, Size, View};
-use scdd::relabel::Lens;
+use scdd::data::{Augment, Dataset, Mix, Size, View};
 use scdd::relabel::store::{Dtype, LabelBatch, Meta, MixKind, Store, TopK, Writer};
+use scdd::relabel::{BatchViews, Lens, Views};
 use scdd::teacher::Bundle;
 
 const TEACHER: &str = "resnet18-w16-supervised";
 const SOURCE: Size = Size { height: 12, width: 10 };
-const NAMES: [&str; 4] = ["f16", "f32", "i8", "top-k"];
+const NAMES: [&str; 6] = ["f16", "f32", "i8", "top-k", "rand-augment", "dsa"];
 
 fn golden(file: &str) -> PathBuf {
     root().join("tests/goldens/labels").join(file)
@@ -28,7 +28,7 @@ fn meta(name: &str) -> Meta {
     let (dtype, mix) = match name {
         "f16" => (Dtype::F16, MixKind::CutMix),
         "f32" => (Dtype::F32, MixKind::MixUp),
-        "i8" => (Dtype::I8, MixKind::None),
+        "i8" | "rand-augment" => (Dtype::I8, MixKind::None),
         _ => (Dtype::I8, MixKind::CutMix),
     };
     let is_newest = name == "top-k";
@@ -46,6 +46,11 @@ fn meta(name: &str) -> Meta {
         top_k: is_newest.then_some(TopK { k: 2, temperature: 4.0 }),
         pad: if is_newest { 2 } else { 0 },
         stored_epochs: is_newest.then_some(2),
+        augment: match name {
+            "rand-augment" => Some(Augment::RandAugment { operations: 2, magnitude: 9 }),
+            "dsa" => Some(Augment::Dsa {}),
+            _ => None,
+        },
     }
 }
 
@@ -71,7 +76,10 @@ fn label_batch(meta: &Meta, epoch: usize, number: usize) -> LabelBatch {
         MixKind::MixUp => Mix::MixUp { partner, lambda: 0.25 + 0.5 * number as f32 },
     };
     let logits = Array2::from_shape_fn((indices.len(), 6), |(row, class)| logit(epoch, indices[row], class));
-    LabelBatch { views: indices.iter().enumerate().map(view).collect(), indices, mix, logits }
+    let views = indices.iter().enumerate().map(view).collect();
+    let mut stream = scdd::rng::stream(5, "golden", (epoch * 2 + number) as u64);
+    let operations = meta.augment.map(|augment| augment.draw(&mut stream, indices.len(), SOURCE, meta.input));
+    LabelBatch { views, operations: operations.unwrap_or_default(), indices, mix, logits }
 }
 
 fn written(name: &str) -> Vec<u8> {
@@ -133,8 +141,10 @@ fn python_reads_and_replays_the_same() {
             let (epoch, number) = (place / 2, place % 2);
             let batch = store.get(epoch, number).unwrap();
             let key = format!("{name}.{epoch}.{number}");
-            assert_eq!(batch.logits.as_slice().unwrap(), floats(format!("{key}.logits")), "{key}");
-            let seen = lens.see(&images(), &batch.indices, &batch.views, &batch.mix).unwrap();
+            let logits = batch.logits.clone();
+            let LabelBatch { indices, views, operations, mix, .. } = batch;
+            let seen = lens.see(&images(), &BatchViews { indices, views, operations, mix }).unwrap();
+            assert_eq!(logits.as_slice().unwrap(), floats(format!("{key}.logits")), "{key}");
             let expected = floats(format!("{key}.seen"));
             assert_eq!(seen.len(), expected.len());
             let furthest = seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -153,12 +163,16 @@ fn protocols_run() {
         command.env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(dir.path().join("runs"));
         command.args(settings.iter().flat_map(|setting| ["--set", setting])).assert()
     };
-    let short = ["relabel.epochs=2", "relabel.batch_size=8", "validate.evaluate_every=2"];
-    for name in ["scdd", "rded", "edc", "rd3"] {
-        let [relabel, validate] = ["relabel", "validate"].map(|stage| format!("{stage}.preset=protocol-{name}"));
-        run(&[&short[..], &[&relabel, &validate]].concat()).success();
+    let short = ["relabel.epochs=6", "relabel.batch_size=12", "validate.evaluate_every=6"];
+    for name in scdd::config::preset_names().filter(|name| name.starts_with("protocol-")) {
+        let [relabel, validate] = ["relabel", "validate"].map(|stage| format!("{stage}.preset={name}"));
+        let stored: &[&str] =
+            if ["protocol-lpqld", "protocol-hald"].contains(&name) { &["relabel.stored_epochs=2"] } else { &[] };
+        run(&[&short[..], &[&relabel, &validate], stored].concat()).success();
     }
-    run(&[&short[..], &["relabel.preset=protocol-hard", "validate.preset=protocol-hard"]].concat()).success();
+    run(&[&short[..], &["relabel.preset=protocol-scdd", "relabel.compat=official", "validate.preset=protocol-scdd"]]
+        .concat())
+    .success();
     run(&["relabel.dtype=i8", "relabel.top_k={k: 3, temperature: 20}", "relabel.stored_epochs=1"])
         .success()
         .stderr(contains("MB of labels"));
@@ -170,4 +184,40 @@ fn protocols_run() {
     run(&["relabel.top_k={k: 10, temperature: 20}"]).code(2).stderr(
         contains("the 10 largest of 10 logits: must be at least 1, and fewer than all").and(contains("panicked").not()),
     );
+}
+
+/// A student that learns the images' classes draws the views which a relabelling stores.
+#[test]
+fn drawn_views_are_those_that_are_stored() {
+    let (data, dir) = (small_data(60, 20), tempfile::tempdir().unwrap());
+    let more = "baselines: []\nlabels: [soft, hard]\n";
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), more);
+    let stages = |kind: &str| {
+        let found = fs::read_dir(dir.path().join("runs/stages").join(kind));
+        found.map_or(Vec::new(), |found| found.map(|entry| entry.unwrap().path()).collect::<Vec<_>>())
+    };
+    let run = |settings: &[&str]| {
+        let mut command = scdd();
+        command.env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(dir.path().join("runs"));
+        command.args(settings.iter().flat_map(|setting| ["--set", setting])).assert().success();
+    };
+    // Nobody asks a teacher for hard labels alone.
+    run(&["labels=hard", "whole_real={epochs: 1, batch_size: 8}"]);
+    assert_eq!((stages("relabel").len(), stages("validate").len(), stages("whole").len()), (0, 1, 1));
+    run(&["relabel.stored_epochs=3"]);
+    let store = Store::open(&stages("relabel")[0].join("labels.scdd")).unwrap();
+
+    let text = fs::read_to_string(&experiment).unwrap().replace("epochs: 4", "epochs: 4, stored_epochs: 3");
+    let protocol = scdd::config::Experiment::from_yaml(&text, &experiment, &[]).unwrap().protocols[0].clone();
+    let images = scdd::data::png::read_set(&stages("recover")[0].join("images")).unwrap();
+    let views = Views::new(&protocol.relabel, 1, 3, &images, Size { height: 28, width: 28 });
+    assert_eq!((views.epochs(), views.stored_epochs(), views.batch_size()), (4, 3, 8));
+    for epoch in 0..4 {
+        let drawn = views.epoch(epoch % views.stored_epochs()).unwrap();
+        assert_eq!(drawn.len(), store.meta().batches());
+        for (number, drawn) in drawn.iter().enumerate() {
+            let stored = store.get(epoch as usize, number).unwrap();
+            assert_eq!((&drawn.indices, &drawn.views, &drawn.mix), (&stored.indices, &stored.views, &stored.mix));
+        }
+    }
 }

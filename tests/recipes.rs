@@ -8,29 +8,75 @@ use common::{bundle, scdd, small_data};
 
 const TEACHER: &str = "resnet18-w16-supervised";
 
-/// Presets whose starts read real images.
-const REAL: [&str; 9] = [
-    "dwa-cifar100",
-    "dwa-imagenet",
-    "edc-cifar10",
-    "edc-imagenet",
-    "rded-cifar100",
-    "rded-imagenet",
-    "fadrm-cifar100",
-    "fadrm-imagenet",
-    "delt-imagenet",
+/// Presets whose starts read real images, with the source that each file names.
+const REAL: [(&str, &str); 10] = [
+    ("dwa-cifar100", "arXiv 2409.17612"),
+    ("dwa-imagenet", "arXiv 2409.17612"),
+    ("edc-cifar10", "arXiv 2404.13733"),
+    ("edc-imagenet", "arXiv 2404.13733"),
+    ("rded-cifar100", "arXiv 2312.03526"),
+    ("rded-imagenet", "arXiv 2312.03526"),
+    ("fadrm-cifar100", "Jiacheng8/FADRM"),
+    ("fadrm-tiny-imagenet", "Jiacheng8/FADRM, recover/scripts/tiny_imagenet"),
+    ("fadrm-imagenet", "Jiacheng8/FADRM"),
+    ("delt-imagenet", "arXiv 2411.19946"),
 ];
-const NOISE: [&str; 9] = [
-    "sre2l-cifar100",
-    "sre2l-imagenet",
-    "scdd-cifar100",
-    "scdd-imagenet",
-    "cda-cifar100",
-    "cda-imagenet",
-    "g-vbsm-cifar10",
-    "g-vbsm-imagenet",
-    "lpld-imagenet",
+const NOISE: [(&str, &str); 12] = [
+    ("sre2l-cifar100", "arXiv 2306.13092"),
+    ("sre2l-tiny-imagenet", "recover_tiny.py"),
+    ("sre2l-imagenet", "arXiv 2306.13092"),
+    ("scdd-cifar100", "arXiv 2404.07976"),
+    ("scdd-tiny-imagenet", "source/parameter.png"),
+    ("scdd-imagenet", "arXiv 2404.07976"),
+    ("cda-cifar100", "appendix"),
+    ("cda-tiny-imagenet", "recover_cda_tiny.py"),
+    ("cda-imagenet", "arXiv 2311.18838"),
+    ("g-vbsm-cifar10", "arXiv 2311.17950"),
+    ("g-vbsm-imagenet", "arXiv 2311.17950"),
+    ("lpld-imagenet", "arXiv 2410.15919"),
 ];
+/// Presets of labels and training alone; `labels.rs` runs them.
+const PROTOCOLS: [(&str, &str); 15] = [
+    ("protocol-scdd", "arXiv 2404.07976"),
+    ("protocol-sre2l", "arXiv 2306.13092"),
+    ("protocol-tiny-imagenet", "zeyuanyin/tiny-imagenet, script/train_kd.sh"),
+    ("protocol-rded", "arXiv 2312.03526"),
+    ("protocol-edc", "arXiv 2404.13733"),
+    ("protocol-edc-cifar100", "Branch_CIFAR_100/train"),
+    ("protocol-cvdd", "Jiacheng8/CV-DD"),
+    ("protocol-fadrm", "Jiacheng8/FADRM"),
+    ("protocol-ccfs", "CYDaaa30/CCFS"),
+    ("protocol-bps", "BeCarefulOfYournaoke/BPS"),
+    ("protocol-lpqld", "he-y/soft-label-pruning-quantization-for-dataset-distillation"),
+    ("protocol-hald", "Jiacheng8/HALD"),
+    ("protocol-gift", "LINs-lab/GIFT"),
+    ("protocol-rd3", "arXiv 2509.19743"),
+    ("protocol-hard", "arXiv 2006.05929"),
+];
+
+#[test]
+fn every_preset_is_here_with_its_source() {
+    let folder = common::root().join("src/core/config/presets");
+    let mut files: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .filter(|name| name != "default")
+        .collect();
+    files.sort();
+    let all = || REAL.iter().chain(&NOISE).chain(&PROTOCOLS);
+    let mut here: Vec<&str> = all().map(|(name, _)| *name).collect();
+    here.sort_unstable();
+    assert_eq!(files, here);
+    let mut known: Vec<&str> = scdd::config::preset_names().filter(|name| *name != "default").collect();
+    known.sort_unstable();
+    assert_eq!(files, known);
+    for (name, source) in all() {
+        let text = fs::read_to_string(folder.join(format!("{name}.yaml"))).unwrap();
+        let comments: Vec<&str> = text.lines().filter_map(|line| line.trim_start().strip_prefix('#')).collect();
+        let comments = comments.join("").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(comments.contains(source), "{name} does not name its source, {source}: {comments}");
+    }
+}
 
 /// The experiment's YAML: each of `presets` as a method of few steps, with `more` settings.
 fn experiment(presets: &[&str], more: &str) -> String {
@@ -66,7 +112,7 @@ fn images(directory: &std::path::Path) -> usize {
 
 #[test]
 fn presets_that_start_from_noise_recover_images() {
-    let (_dir, found) = recover(&experiment(&NOISE, ""));
+    let (_dir, found) = recover(&experiment(&NOISE.map(|(name, _)| name), ""));
     // Two pairs of recipes are equal but for their numbers, none is equal altogether but CDA's and SRe2L's at CIFAR size.
     assert_eq!(found.len(), NOISE.len() - 1, "{found:?}");
     assert!(found.iter().all(|directory| images(directory) == 10));
@@ -74,7 +120,7 @@ fn presets_that_start_from_noise_recover_images() {
 
 #[test]
 fn presets_that_start_from_real_images_recover_images_and_say_so() {
-    let (_dir, found) = recover(&experiment(&REAL, ""));
+    let (_dir, found) = recover(&experiment(&REAL.map(|(name, _)| name), ""));
     assert_eq!(found.len(), REAL.len(), "{found:?}");
     for directory in found {
         assert_eq!(images(&directory), 10);

@@ -2,11 +2,13 @@
 
 use tch::Device;
 
+use crate::data::Size;
 use crate::progress::Progress;
-use crate::relabel::{Relabel, store};
+use crate::relabel::{Views, store};
 use crate::run::files::{TRAINING, write_json};
 use crate::run::stage::WorkDir;
 use crate::run::{Failure, ValidateTask, WholeTask};
+use crate::teacher::Bundle;
 use crate::validate::{Lesson, Student};
 
 use super::read_named;
@@ -14,10 +16,11 @@ use super::read_named;
 /// Trains the student of `task`, tests it, and leaves weights and figures in `work`.
 pub fn train(work: &WorkDir, task: &ValidateTask, device: Device, progress: &dyn Progress) -> Result<(), Failure> {
     let images = read_named(&task.images, &task.name)?;
-    let labels = store::Store::open(&task.labels)?;
-    labels.check()?;
+    let labels = task.labels.as_deref().map(store::Store::open).transpose()?;
+    labels.as_ref().map(store::Store::check).transpose()?;
     let mut fresh = Student::new(task.student, task.seed, device)?;
-    let lesson = Lesson { images: &images, labels: &labels };
+    let views = Views::new(&task.views, task.formation, task.seed, &images, input(task.student));
+    let lesson = Lesson { images: &images, views, labels: labels.as_ref() };
     let training = fresh.train(&lesson, task.test, &task.config, progress)?;
     work.write("student.safetensors", &fresh.checkpoint()?)?;
     Ok(write_json(work, TRAINING, &training)?)
@@ -30,13 +33,14 @@ pub fn train_on_whole(
     device: Device,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let &WholeTask { student, train, test, ref views, ref config, seed, ref key } = task;
-    let path = work.scratch("views");
-    Relabel { bundles: &[(student, 1.0)], config: views, formation: 1, seed, key }.views(train, &path)?;
-    let labels = store::Store::open(&path)?;
+    let &WholeTask { student, train, test, ref views, ref config, seed } = task;
     let mut fresh = Student::new(student, seed, device)?;
-    let training = fresh.train(&Lesson { images: train, labels: &labels }, test, config, progress)?;
-    drop(labels);
-    work.discard(&path)?;
+    let views = Views::new(views, 1, seed, train, input(student));
+    let training = fresh.train(&Lesson { images: train, views, labels: None }, test, config, progress)?;
     Ok(write_json(work, TRAINING, &training)?)
+}
+
+fn input(student: &Bundle) -> Size {
+    let [_, height, width] = student.image_shape();
+    Size { height, width }
 }

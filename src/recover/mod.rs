@@ -89,6 +89,10 @@ pub enum RecoverError {
     #[error("`recover.start` asks for real images, and there are none")]
     NoData,
     #[error(
+        "`recover.compat: cifar10_pixels` is for colour images, but teacher `{teacher}` takes images of {channels} channels: leave it out"
+    )]
+    NotColour { teacher: String, channels: usize },
+    #[error(
         "class {class} has {found} images to start from, {needed} are needed: lower `ipc` or the numbers in `recover.start`, or leave the \
          `rded_crops_…` out of `baselines`"
     )]
@@ -103,6 +107,22 @@ pub struct Recover<'a> {
     normalization: Normalization,
     /// Of the teachers' images.
     size: Size,
+}
+
+/// CIFAR-10's as SRe2L's and SC-DD's small-dataset code have them, whose deviations are means over images.
+const CIFAR10_MEAN: [f32; 3] = [0.4914, 0.4822, 0.4465];
+const CIFAR10_STD: [f32; 3] = [0.2023, 0.1994, 0.2010];
+
+/// How values that `bundle` sees become pixels.
+fn normalization(bundle: &Bundle, config: &RecoverConfig) -> Result<Normalization, RecoverError> {
+    let p = &bundle.manifest.preprocessing;
+    if !config.compat.contains(&Quirk::Cifar10Pixels) {
+        return Ok(Normalization::new(p.mean.clone(), p.std.clone())?);
+    }
+    if p.mean.len() != CIFAR10_MEAN.len() {
+        return Err(RecoverError::NotColour { teacher: bundle.name().into(), channels: p.mean.len() });
+    }
+    Ok(Normalization::new(CIFAR10_MEAN.to_vec(), CIFAR10_STD.to_vec())?)
 }
 
 impl<'a> Recover<'a> {
@@ -128,7 +148,7 @@ impl<'a> Recover<'a> {
         let options = PlanOptions { autotune: config.autotune, bf16: config.bf16, ..options };
         let committee = Committee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
-        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+        let normalization = normalization(bundle, config)?;
         let starts = Starts::new(bundle, normalization.clone(), config, options.device);
         Ok(Self { config, committee, starts, normalization, size: Size { height: p.height, width: p.width } })
     }

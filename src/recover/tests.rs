@@ -160,6 +160,20 @@ fn truncation_keeps_the_level_below() {
     assert_eq!(pixels("{compat: [truncated_pixels]}"), [0, 0, 3, 3, 254, 255]);
 }
 
+/// `(x * 0.2023 + 0.4914) * 255` and so on, of values that a teacher normalised in another way.
+#[test]
+fn pixels_by_cifar_10_have_its_contrast() {
+    let mut teacher = shipped("resnet18-w16-supervised");
+    let config = config("{compat: [cifar10_pixels]}");
+    let error = Recover::new(&teacher, &config, PlanOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("takes images of 1 channels"), "{error}");
+    teacher.manifest.preprocessing.mean = vec![0.5071, 0.4867, 0.4408];
+    teacher.manifest.preprocessing.std = vec![0.2675, 0.2565, 0.2761];
+    let images = Array4::from_shape_vec((1, 3, 1, 2), vec![0.0, 1.0, 0.0, 1.0, 0.0, 1.0]).unwrap();
+    let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
+    assert_eq!(recover.to_pixels(&images).unwrap(), [125, 177, 123, 174, 114, 165]);
+}
+
 #[test]
 fn jpeg_is_what_a_file_keeps() {
     let teacher = shipped("resnet18-w16-supervised");

@@ -3,7 +3,8 @@
 use ndarray::{Array4, s};
 
 use crate::data::view::apply_batch;
-use crate::data::{DataError, Dataset, Mix, Normalization, Resample, Size, View};
+use crate::data::{DataError, Dataset, Mix, Normalization, Operation, Resample, Size};
+use crate::relabel::BatchViews;
 use crate::teacher::Bundle;
 
 /// Images as one network takes them: with a border, normalised, cut out and resized, mixed.
@@ -26,18 +27,32 @@ impl Lens {
         Ok(Self { normalization, pad: pad.into(), output: Size { height: p.height, width: p.width } })
     }
 
-    /// The images of `set` at `indices` through `views` (boxes of the image with its border), mixed; `[n, C, H, W]`.
+    /// The images of `set` as `batch` says (views are boxes of the image with its border), augmented and mixed;
+    /// `[n, C, H, W]`.
     ///
     /// # Errors
     /// When set, views and network do not fit each other.
-    pub fn see(&self, set: &Dataset, indices: &[u32], views: &[View], mix: &Mix) -> Result<Array4<f32>, DataError> {
+    pub fn see(&self, set: &Dataset, batch: &BatchViews) -> Result<Array4<f32>, DataError> {
+        let BatchViews { indices, views, operations, mix } = batch;
         let picked: Vec<usize> = indices.iter().map(|&i| i as usize).collect();
-        let images = self.bordered(self.normalization.batch(set, &picked)?);
+        let (on_pixels, on_views) = apart(operations);
+        let images = match on_pixels {
+            [] => self.normalization.batch(set, &picked)?,
+            operations => {
+                let augmented = augmented(set, &picked, operations)?;
+                self.normalization.batch(&augmented, &(0..picked.len()).collect::<Vec<_>>())?
+            }
+        };
+        let images = self.bordered(images);
         let (_, channels, height, width) = images.dim();
         let source = Size { height, width };
         let maps = views.iter().map(|v| Resample::new(v, source, self.output)).collect::<Result<Vec<_>, _>>()?;
         let mut seen = Array4::zeros((indices.len(), channels, self.output.height, self.output.width));
         apply_batch(&maps, &images, &mut seen)?;
+        for (operation, mut view) in on_views.iter().zip(seen.outer_iter_mut()) {
+            let values = view.as_slice_mut().ok_or(DataError::Layout)?;
+            operation.apply_to_view(values, self.output)?;
+        }
         if matches!(mix, Mix::None) {
             return Ok(seen);
         }
@@ -61,9 +76,36 @@ impl Lens {
     }
 }
 
+/// Those operations that act on pixels, and those that act on normalised views. A batch has but one of these.
+fn apart(operations: &[Operation]) -> (&[Operation], &[Operation]) {
+    match operations.first() {
+        Some(first) if first.kind.is_dsa() => (&[], operations),
+        _ => (operations, &[]),
+    }
+}
+
+/// The images of `set` that are `picked`, each after its share of the `operations`.
+fn augmented(set: &Dataset, picked: &[usize], operations: &[Operation]) -> Result<Dataset, DataError> {
+    let per_view = (operations.len() / picked.len().max(1)).max(1);
+    let image = |(&index, operations): (&usize, &[Operation])| {
+        let missing = || DataError::Mismatch(format!("image {index} of {} asked for, but there is none", set.name));
+        let mut pixels = set.image(index).ok_or_else(missing)?.to_vec();
+        for operation in operations {
+            operation.apply_to_pixels(&mut pixels, set.channels, set.size())?;
+        }
+        Ok(pixels)
+    };
+    let images = picked.iter().zip(operations.chunks(per_view)).map(image).collect::<Result<Vec<_>, DataError>>()?;
+    let labels = picked.iter().map(|&index| set.labels.get(index).copied().unwrap_or_default()).collect();
+    let (name, classes) = (set.name.clone(), set.classes.clone());
+    let Dataset { channels, height, width, .. } = *set;
+    Ok(Dataset { name, classes, channels, height, width, images: images.concat(), labels })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::View;
 
     /// `torchvision.transforms.functional.pad(image, 1)`, then the crop of rows 0 to 1 and columns 2 to 3, then normalisation.
     #[test]
@@ -80,10 +122,11 @@ mod tests {
         let normalization = Normalization::new(vec![0.5], vec![0.5]).unwrap();
         let lens = Lens { normalization, pad: 1, output: Size { height: 2, width: 2 } };
         let view = View { top: 0, left: 2, height: 2, width: 2, flip: false };
-        let seen = lens.see(&set, &[0], &[view], &Mix::None).unwrap();
+        let batch = |view| BatchViews { indices: vec![0], views: vec![view], operations: vec![], mix: Mix::None };
+        let seen = lens.see(&set, &batch(view)).unwrap();
         let expected = [-1.0, -1.0, 2.0 * 102.0 / 255.0 - 1.0, -1.0];
         assert!(seen.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{seen:?}");
         let outside = View { left: 3, ..view };
-        assert!(lens.see(&set, &[0], &[outside], &Mix::None).unwrap_err().to_string().contains("not a box inside"));
+        assert!(lens.see(&set, &batch(outside)).unwrap_err().to_string().contains("not a box inside"));
     }
 }

@@ -8,22 +8,19 @@ mod lens;
 mod rows;
 pub mod store;
 mod teachers;
+mod views;
 
 use std::path::Path;
 
-use ndarray::Array2;
-use rand_chacha::ChaCha8Rng;
-
-use crate::config::{LabelDtype, Mix as MixConfig, RelabelConfig, ViewCrop};
-use crate::data::{DataError, Dataset, Mix, Size, View};
+use crate::config::{LabelDtype, Mix as MixConfig, RelabelConfig};
+use crate::data::{DataError, Dataset, Size};
 use crate::progress::Progress;
-use crate::recover::CROP_RATIO;
-use crate::rng;
 use crate::teacher::{Bundle, RuntimeError};
 
 pub use ahead::one_ahead;
 pub use lens::Lens;
 pub use teachers::Teachers;
+pub use views::{BatchViews, Views};
 
 use store::{Dtype, LabelBatch, Meta, MixKind, StoreError, TopK, Writer};
 
@@ -69,7 +66,7 @@ impl Relabel<'_> {
         let names: Vec<&str> = self.bundles.iter().map(|(bundle, _)| bundle.name()).collect();
         let label = format!("relabel {} with {}", set.name, names.join(" + "));
         let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
-        let views = self.views_of(&meta);
+        let views = Views::new(self.config, self.formation, self.seed, set, meta.input);
         let lens = Lens::new(self.bundles[0].0, meta.pad)?;
         let mut writer = Writer::create(path, meta.clone())?;
         let batches = (0..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {
@@ -77,38 +74,19 @@ impl Relabel<'_> {
             Err(error) => vec![Err(error)],
         });
         let seen = batches.map(|batch: Result<BatchViews, DataError>| {
-            let (indices, views, mix) = batch?;
-            let images = lens.see(set, &indices, &views, &mix)?;
-            Ok::<_, DataError>((images, indices, views, mix))
+            let batch = batch?;
+            Ok::<_, DataError>((lens.see(set, &batch)?, batch))
         });
         let mut done = 0;
-        one_ahead(seen, |(images, indices, views, mix)| {
+        one_ahead(seen, |(images, BatchViews { indices, views, operations, mix })| {
             let logits = teachers.logits(&images)?;
-            writer.append(&LabelBatch { indices, views, mix, logits })?;
+            writer.append(&LabelBatch { indices, views, operations, mix, logits })?;
             done += 1;
             progress.at(done / meta.batches() as u64, "");
             Ok::<_, RelabelError>(())
         })?;
         let bytes = writer.finish()?;
         progress.finish(&format!("{:.2} MB of labels", bytes as f64 / 1e6));
-        Ok(())
-    }
-
-    /// Writes a store of the views of `set` alone, whose logits are zeros: enough for students that learn the images' own classes.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn views(&self, set: &Dataset, path: &Path) -> Result<(), RelabelError> {
-        let meta = self.meta(set);
-        let views = self.views_of(&meta);
-        let mut writer = Writer::create(path, meta.clone())?;
-        for epoch in 0..meta.stored_epochs() {
-            for (indices, views, mix) in views.epoch(epoch)? {
-                let logits = Array2::zeros((indices.len(), meta.classes as usize));
-                writer.append(&LabelBatch { indices, views, mix, logits })?;
-            }
-        }
-        writer.finish()?;
         Ok(())
     }
 
@@ -124,10 +102,6 @@ impl Relabel<'_> {
             set.name
         );
         Err(RelabelError::Teacher { teacher: teacher.name().into(), what })
-    }
-
-    fn views_of<'a>(&'a self, meta: &'a Meta) -> Views<'a> {
-        Views { config: self.config, formation: self.formation, seed: self.seed, meta }
     }
 
     fn meta(&self, set: &Dataset) -> Meta {
@@ -154,55 +128,9 @@ impl Relabel<'_> {
             teacher_sha256: hashes.join("+"),
             config_hash: self.key.into(),
             top_k: self.config.top_k.map(|top| TopK { k: top.k, temperature: top.temperature as f32 }),
-            pad: match self.config.crop {
-                Some(ViewCrop::Padded { pad }) => pad,
-                _ => 0,
-            },
+            pad: views::pad(self.config),
+            augment: self.config.augment,
             stored_epochs: self.config.stored_epochs.filter(|&stored| stored < self.config.epochs),
         }
-    }
-}
-
-/// Draws order, views and mix of every epoch.
-struct Views<'a> {
-    config: &'a RelabelConfig,
-    formation: u16,
-    seed: u64,
-    meta: &'a Meta,
-}
-
-/// Indices, views and mix of one batch.
-type BatchViews = (Vec<u32>, Vec<View>, Mix);
-
-impl Views<'_> {
-    fn epoch(&self, epoch: u32) -> Result<Vec<BatchViews>, DataError> {
-        use rand::seq::SliceRandom;
-        let mut stream = rng::stream(self.seed, "relabel/views", u64::from(epoch));
-        let mut order: Vec<u32> = (0..self.meta.images).collect();
-        order.shuffle(&mut stream);
-        let batch = |indices: &[u32]| {
-            let views = indices.iter().map(|_| self.view(&mut stream)).collect::<Result<Vec<_>, _>>()?;
-            let (count, input) = (indices.len(), self.meta.input);
-            let mix = match self.config.mix {
-                MixConfig::Cutmix { alpha } => Mix::cut_mix(&mut stream, count, input, alpha as f32)?,
-                MixConfig::Mixup { alpha } => Mix::mix_up(&mut stream, count, alpha as f32)?,
-                MixConfig::None {} => Mix::None,
-            };
-            Ok((indices.to_vec(), views, mix))
-        };
-        order.chunks(self.config.batch_size as usize).map(batch).collect()
-    }
-
-    fn view(&self, stream: &mut ChaCha8Rng) -> Result<View, DataError> {
-        let cell = View::random_cell(stream, self.meta.source, self.formation)?;
-        let view = match self.config.crop {
-            Some(ViewCrop::Resized { scale: [low, high] }) => {
-                let scale = (low as f32, high as f32);
-                View::random_resized_crop(stream, cell.size(), scale, CROP_RATIO)?.inside(&cell)
-            }
-            Some(ViewCrop::Padded { pad }) => cell.shifted(stream, 2 * pad),
-            None => cell,
-        };
-        Ok(if self.config.flip { view.with_random_flip(stream, 0.5) } else { view })
     }
 }

@@ -3,7 +3,7 @@
 //! A relabelling visits the images for some epochs in batches; the store keeps, per batch, everything that a student needs to see exactly what
 //! the teacher saw (order, views, mix) and what the teacher said (logits).
 //!
-//! # Format, version 2
+//! # Format, version 3
 //!
 //! Everything is little-endian. `E` stored epochs of `B = ceil(images / batch_size)` batches; the last batch of an epoch may be smaller; `n` is a
 //! batch's size, `K` the number of classes.
@@ -11,7 +11,7 @@
 //! | bytes | holds |
 //! | --- | --- |
 //! | 8 | magic `SCDDSOFT` |
-//! | 4 | version, u32: 1 or 2 |
+//! | 4 | version, u32: 1, 2 or 3 |
 //! | 4 | length `M` of the metadata, u32 |
 //! | M | metadata, JSON (below), padded with zeros to a multiple of 8 from the file's start |
 //! | 8 · (E·B + 1) | index, u64: where the record of batch `b` of epoch `e` starts, at place `e·B + b`; the last entry is where the last record ends |
@@ -28,6 +28,7 @@
 //! | 4n | the images' indices in batch order, u32 |
 //! | 4n | the partners' positions in the batch, u32: a permutation (without a mix: zeros) |
 //! | 8n | the views, u16 × 4 each: top, left, height, width, in pixels of the source image, its border included |
+//! | 16A·n | with `augment`: A operations for each view, each its number, u32, and three values, f32 |
 //! | R·n | the rows of logits (below), one per view |
 //! | n | flips, u8: 1 where the view is mirrored |
 //! | 0 … 7 | zeros, to a multiple of 8 |
@@ -47,10 +48,15 @@
 //! {"images": 100, "classes": 10, "epochs": 300, "batch_size": 50,
 //!  "source": {"height": 28, "width": 28}, "input": {"height": 28, "width": 28},
 //!  "mix": "cut_mix", "dtype": "f16", "teacher_sha256": "64 hex digits", "config_hash": "any text",
-//!  "top_k": {"k": 3, "temperature": 20.0}, "pad": 4, "stored_epochs": 30}
+//!  "top_k": {"k": 3, "temperature": 20.0}, "pad": 4, "stored_epochs": 30,
+//!  "augment": {"type": "rand_augment", "operations": 2, "magnitude": 9}}
 //! ```
 //!
-//! Version 1 lacks the last line and `"dtype": "i8"`: all logits, images without a border, every epoch stored. A store that needs nothing of
+//! Version 2 lacks the last line: views are cropped and mirrored alone. With `{"type": "rand_augment"}` `A` is its
+//! `operations`, which act on the source image's pixels; with `{"type": "dsa"}` it is 1, and the operation acts on the
+//! normalised view. What operations do, and their numbers, [`crate::data::augment`] says.
+//!
+//! Version 1 lacks the last two lines and `"dtype": "i8"`: all logits, images without a border, every epoch stored. A store that needs nothing of
 //! version 2 is written as version 1. `pad` is the width of the border of black pixels around a source image; of `epochs` only the first
 //! `stored_epochs` are in the file, and epoch `e` is epoch `e mod stored_epochs` of these.
 
@@ -58,7 +64,7 @@ mod record;
 
 use super::rows::Rows;
 pub use super::rows::{Dtype, TopK};
-use crate::data::{Mix, Size, View};
+use crate::data::{Augment, Mix, Operation, Size, View};
 use crate::run::stage::SCRATCH;
 use memmap2::Mmap;
 use ndarray::Array2;
@@ -72,13 +78,15 @@ use record::{check_batch, decode, encode, read_u32, read_u64};
 
 const MAGIC: &[u8; 8] = b"SCDDSOFT";
 /// The newest version; older ones are read too.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Magic, version and the metadata's length.
 const PREFIX: usize = 16;
 const MAX_METADATA: usize = 1 << 20;
 const CHECKSUM: usize = blake3::OUT_LEN;
 /// A record's mix, λ and box.
 const RECORD_PREFIX: u64 = 16;
+/// An operation: its number and three values.
+const OPERATION: usize = 16;
 const RELABEL_AGAIN: &str = "the file is damaged: remove it and relabel again";
 
 /// An error of the soft-label store: what was wrong, where, and what to do.
@@ -171,6 +179,9 @@ pub struct Meta {
     /// Epochs in the file, which are replayed in turn, 1 to below `epochs`; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_epochs: Option<u32>,
+    /// How views are augmented beside crop and flip; absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
 }
 
 fn is_zero(number: &u16) -> bool {
@@ -184,6 +195,8 @@ pub struct LabelBatch {
     pub indices: Vec<u32>,
     /// How each was cropped and mirrored `[n]`.
     pub views: Vec<View>,
+    /// How each was augmented besides, `[n · A]`: one view's operations after another's, as many as [`Meta::augment`] says.
+    pub operations: Vec<Operation>,
     /// How they were mixed after that.
     pub mix: Mix,
     /// The teacher's logits `[n, K]`; read from a store, as its number format and `top_k` left them.
@@ -227,7 +240,11 @@ impl Meta {
     /// The oldest version that can hold this.
     fn version(&self) -> u32 {
         let is_old = self.dtype != Dtype::I8 && self.top_k.is_none() && self.pad == 0 && self.stored_epochs.is_none();
-        if is_old { 1 } else { VERSION }
+        match self.augment {
+            Some(_) => VERSION,
+            None if is_old => 1,
+            None => 2,
+        }
     }
 
     /// What is wrong with the metadata, if anything.
@@ -248,12 +265,23 @@ impl Meta {
         if let Some(stored) = self.stored_epochs.filter(|stored| !(1..self.epochs).contains(stored)) {
             return Some(format!("{stored} stored epochs of {}: must be at least 1, and fewer than all", self.epochs));
         }
+        if let Some(Augment::RandAugment { operations, magnitude }) = self.augment
+            && !(1..=16).contains(&operations)
+        {
+            return Some(format!("{operations} operations of magnitude {magnitude} for each view: must be 1 to 16"));
+        }
         self.rows().problem()
+    }
+
+    /// Operations for each view.
+    fn operations(&self) -> usize {
+        self.augment.map_or(0, Augment::per_view)
     }
 
     /// Bytes of the record of `size` images.
     fn record(&self, size: u64) -> Option<u64> {
-        let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(self.rows().bytes() as u64 + 17)?)?;
+        let view = (self.rows().bytes() + OPERATION * self.operations()) as u64 + 17;
+        let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(view)?)?;
         unpadded.checked_next_multiple_of(8)
     }
 
@@ -536,13 +564,15 @@ mod tests {
             top_k: None,
             pad: 0,
             stored_epochs: None,
+            augment: None,
         }
     }
 
-    /// Everything of version 2 at once.
+    /// Everything of version 3 at once.
     fn newest() -> Meta {
         let top_k = Some(TopK { k: 1, temperature: 20.0 });
-        Meta { dtype: Dtype::I8, top_k, pad: 2, epochs: 5, stored_epochs: Some(2), ..meta() }
+        let augment = Some(Augment::RandAugment { operations: 2, magnitude: 9 });
+        Meta { dtype: Dtype::I8, top_k, pad: 2, epochs: 5, stored_epochs: Some(2), augment, ..meta() }
     }
 
     /// The batches of a store with this metadata, drawn from `seed`, in order.
@@ -571,7 +601,8 @@ mod tests {
             MixKind::MixUp => Mix::mix_up(rng, count, 0.8).unwrap(),
         };
         let logits = Array2::from_shape_simple_fn((count, meta.classes as usize), || rng.random_range(-20.0f32..20.0));
-        LabelBatch { indices, views, mix, logits }
+        let operations = meta.augment.map(|augment| augment.draw(rng, count, meta.source, meta.input));
+        LabelBatch { indices, views, operations: operations.unwrap_or_default(), mix, logits }
     }
 
     /// The batch as a store with this metadata gives it back.
@@ -613,7 +644,12 @@ mod tests {
         let mixes = prop_oneof![Just(MixKind::None), Just(MixKind::CutMix), Just(MixKind::MixUp)];
         let dtypes = prop_oneof![Just(Dtype::F16), Just(Dtype::F32), Just(Dtype::I8)];
         let sizes = (1usize..40, 1usize..40, 1usize..40, 1usize..40);
-        let newer = (0u32..4, 0u16..5, 0u32..3);
+        let augment = prop_oneof![
+            Just(None),
+            Just(Some(Augment::RandAugment { operations: 3, magnitude: 9 })),
+            Just(Some(Augment::Dsa {})),
+        ];
+        let newer = (0u32..4, 0u16..5, 0u32..3, augment);
         (1u32..12, 1u32..6, 1u32..4, 1u32..14, mixes, dtypes, sizes, newer).prop_map(
             |(
                 images,
@@ -623,7 +659,7 @@ mod tests {
                 mix,
                 dtype,
                 (height, width, input_height, input_width),
-                (k, pad, stored),
+                (k, pad, stored, augment),
             )| Meta {
                 images,
                 classes,
@@ -636,6 +672,7 @@ mod tests {
                 top_k: (1..classes).contains(&k).then_some(TopK { k, temperature: 4.0 }),
                 pad,
                 stored_epochs: (1..epochs).contains(&stored).then_some(stored),
+                augment,
                 ..meta()
             },
         )
@@ -674,6 +711,7 @@ mod tests {
         let batch = LabelBatch {
             indices: vec![1, 0],
             views: vec![view(1, false), view(5, true)],
+            operations: vec![],
             mix: Mix::CutMix { partner: vec![1, 0], top: 1, left: 2, height: 3, width: 2 },
             logits: Array2::from_shape_vec((2, 3), vec![1.0, -2.0, 0.5, 0.0, 1.0, -1.0]).unwrap(),
         };
@@ -727,6 +765,7 @@ mod tests {
         assert_eq!(version(Meta { top_k: Some(TopK { k: 2, temperature: 1.0 }), ..meta() }), 2);
         assert_eq!(version(Meta { pad: 1, ..meta() }), 2);
         assert_eq!(version(Meta { stored_epochs: Some(1), ..meta() }), 2);
+        assert_eq!(version(Meta { augment: Some(Augment::Dsa {}), ..meta() }), 3);
         let mut disguised = file(&newest());
         disguised[8] = 1;
         assert!(read_bytes(&disguised).unwrap_err().contains("its metadata says what version 1 lacks"));
@@ -780,7 +819,7 @@ mod tests {
         let (index, first) = (layout.index as usize, layout.records as usize);
         let cases = [
             (forge(put(0, b"X")), "is not a soft-label store; give the file that `scdd relabel` wrote"),
-            (forge(put(8, &[3])), "has the format version 3, this program reads 1 to 2"),
+            (forge(put(8, &[4])), "has the format version 4, this program reads 1 to 3"),
             (forge(put(12, &[255; 4])), "announces metadata of 4294967295 bytes"),
             (forge(put(16, b"!")), "its metadata is wrong"),
             (forge(with_metadata("\"images\":7", "\"images\":0")), "each must be at least 1"),
@@ -811,6 +850,7 @@ mod tests {
         let good = batches(&meta(), 1)[0].clone();
         let cut = |height| Mix::CutMix { partner: vec![0, 1, 2], top: 0, left: 0, height, width: 1 };
         let view = View { top: 0, left: 0, height: 10, width: 1, flip: false };
+        let operation = Operation { kind: crate::data::augment::Kind::DsaFlip, values: [1.0, 0.0, 0.0] };
         let cases = [
             (
                 LabelBatch { indices: vec![0, 1], ..good.clone() },
@@ -818,6 +858,10 @@ mod tests {
             ),
             (LabelBatch { indices: vec![0, 1, 7], ..good.clone() }, "image 7 of 7"),
             (LabelBatch { views: vec![view; 3], ..good.clone() }, "is not a box inside"),
+            (
+                LabelBatch { operations: vec![operation; 3], ..good.clone() },
+                "3 operations instead of 0 for each of 3 views",
+            ),
             (LabelBatch { mix: cut(7), ..good.clone() }, "does not fit 3 images of 6x5"),
             (LabelBatch { mix: Mix::MixUp { partner: vec![0, 1, 2], lambda: 0.5 }, ..good.clone() }, "a mix MixUp"),
             (LabelBatch { logits: Array2::zeros((3, 4)), ..good.clone() }, "logits (3, 4) of 3 images and 3 classes"),
@@ -832,6 +876,10 @@ mod tests {
         let cases = [
             (Meta { classes: 0, ..meta() }, "each must be at least 1"),
             (Meta { pad: 65_000, ..meta() }, "with a border of 65000 seen as"),
+            (
+                Meta { augment: Some(Augment::RandAugment { operations: 0, magnitude: 9 }), ..meta() },
+                "0 operations of magnitude 9 for each view: must be 1 to 16",
+            ),
             (Meta { stored_epochs: Some(2), ..meta() }, "2 stored epochs of 2: must be at least 1, and fewer than all"),
             (top_k(3, 1.0), "the 3 largest of 3 logits: must be at least 1, and fewer than all"),
             (top_k(1, 0.0), "a temperature of 0: must be above 0"),

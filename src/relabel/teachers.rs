@@ -1,6 +1,7 @@
 //! Who answers: one teacher or the mean of several, by their running BN statistics or by those of the batch.
 
 use ndarray::{Array2, Array4};
+use tch::Tensor;
 
 use super::RelabelError;
 use crate::config::{Device, Fallback, RelabelConfig, TeacherBn};
@@ -24,8 +25,8 @@ struct Member {
 enum Network {
     /// Through ONNX Runtime, by running statistics.
     Running(Session),
-    /// Through the replica, by the batch's statistics.
-    Batch(Box<Replica>, tch::Device),
+    /// Through the replica, by the statistics of as many images of the batch as go through it together; absent: all.
+    Batch(Box<Replica>, tch::Device, Option<u32>),
 }
 
 impl Teachers {
@@ -46,7 +47,7 @@ impl Teachers {
         let (mut members, mut last_remark) = (Vec::new(), None);
         for (bundle, weight) in bundles {
             let network = match config.teacher_bn {
-                TeacherBn::Batch => Network::Batch(Box::new(replica(bundle, device)?), device),
+                TeacherBn::Batch => Network::Batch(Box::new(replica(bundle, device)?), device, config.micro_batch),
                 TeacherBn::Running => {
                     let (session, remark) = open_session(bundle, runtime, config)?;
                     last_remark = last_remark.or(remark);
@@ -84,7 +85,7 @@ impl Member {
     fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
         match &mut self.network {
             Network::Running(session) => Ok(session.logits(images)?),
-            Network::Batch(replica, device) => by_batch_statistics(replica, *device, images)
+            Network::Batch(replica, device, part) => by_batch_statistics(replica, *device, images, *part)
                 .map_err(|e| RelabelError::Teacher { teacher: self.name.clone(), what: e.to_string() }),
         }
     }
@@ -94,11 +95,15 @@ fn by_batch_statistics(
     replica: &Replica,
     device: tch::Device,
     images: &Array4<f32>,
+    part: Option<u32>,
 ) -> Result<Array2<f32>, Box<dyn std::error::Error>> {
     let _no_grad = tch::no_grad_guard();
     let input = to_tensor(images.view())?.f_to_device(device)?;
-    let run = replica.run(&[input], &[], Mode::Batch)?;
-    Ok(to_array(&run.outputs[0])?.into_dimensionality()?)
+    let mut logits = Vec::new();
+    for images in input.f_split(part.map_or(input.size()[0], i64::from), 0)? {
+        logits.push(replica.run(&[images], &[], Mode::Batch)?.outputs.swap_remove(0));
+    }
+    Ok(to_array(&Tensor::f_cat(&logits, 0)?)?.into_dimensionality()?)
 }
 
 /// Teachers see the same images and mean the same by their logits.
@@ -204,6 +209,20 @@ mod tests {
         assert!(furthest(&found, &expected) < 1e-4);
         let running = logits(&[(&bundle, 1.0)], TeacherBn::Running);
         assert!(furthest(&found, &running) > 0.1, "batch and running statistics gave the same");
+    }
+
+    #[test]
+    fn parts_of_a_batch_are_normalised_by_themselves() {
+        let bundle = bundle(NAMES[0]);
+        let replica = bundle.replica(tch::Device::Cpu).unwrap();
+        let found = by_batch_statistics(&replica, tch::Device::Cpu, &images(), Some(5)).unwrap();
+        for (first, last) in [(0, 5), (5, 8)] {
+            let part = images().slice(ndarray::s![first..last, .., .., ..]).to_owned();
+            let alone = by_batch_statistics(&replica, tch::Device::Cpu, &part, None).unwrap();
+            assert!(furthest(&found.slice(ndarray::s![first..last, ..]).to_owned(), &alone) < 1e-5);
+        }
+        let whole = by_batch_statistics(&replica, tch::Device::Cpu, &images(), None).unwrap();
+        assert!(furthest(&found, &whole) > 0.01, "parts made no difference");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Validate: a fresh student learns from a small set of images and is tested on the real test set.
 //!
-//! The student's graph comes from its bundle, its weights from the run's seed. It sees the views that the relabelling stored and learns the
-//! teacher's answers (KL divergence at a temperature, or their squared error), or, with hard labels, the images' own classes on the same views unmixed.
+//! The student's graph comes from its bundle, its weights from the run's seed. It sees the views that the relabelling
+//! stored and learns the teacher's answers, or, with hard labels, the images' own classes on the same views unmixed, which
+//! are drawn anew.
 
 mod ema;
 mod loss;
@@ -9,18 +10,19 @@ mod optimizer;
 
 use std::collections::BTreeMap;
 
+use ndarray::Array2;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Normal};
 use safetensors::tensor::{Dtype as SafeDtype, TensorView};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::{Loss, Schedule, ValidateConfig};
+use crate::config::{Schedule, ValidateConfig, Warmup};
 use crate::data::{DataError, Dataset, Mix, Normalization};
 use crate::graph::Op;
 use crate::graph::ops::Norm;
 use crate::progress::Progress;
 use crate::relabel::store::{LabelBatch, Store, StoreError};
-use crate::relabel::{Lens, one_ahead};
+use crate::relabel::{BatchViews, Lens, Views, one_ahead};
 use crate::replica::{Mode, Replica, ReplicaError, TrainPlan, to_tensor};
 use crate::rng;
 pub use crate::run::figures::{Epoch, Training};
@@ -29,7 +31,7 @@ use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, Network, NetworkError};
 
 use ema::Average;
-use loss::Targets;
+use loss::{Objective, Objectives, Targets};
 use optimizer::Optimizer;
 
 /// Test images that are run at once: few enough that a layer's activations stay in the processor's caches.
@@ -54,14 +56,72 @@ pub enum ValidateError {
         "the training loss is {loss} in epoch {epoch}: training has diverged; lower `validate.optimizer.learning_rate`"
     )]
     Diverged { epoch: u32, loss: f64 },
+    #[error("`validate.loss` learns a teacher's answers, but there are none: relabel the images, or set {{type: ce}}")]
+    NoLabels,
 }
 
 /// What a student learns from.
 pub struct Lesson<'a> {
     /// The synthetic (or real) images.
     pub images: &'a Dataset,
-    /// Views of them, and the teacher's answers.
-    pub labels: &'a Store,
+    /// How they are seen where a student learns their classes.
+    pub views: Views<'a>,
+    /// The teacher's answers, with the views that it saw; needed by every loss but cross entropy.
+    pub labels: Option<&'a Store>,
+}
+
+/// Where one epoch's batches come from.
+enum Batches<'a> {
+    /// Views drawn anew, without a teacher's answers.
+    Drawn(Vec<BatchViews>),
+    /// Those of one epoch of a store.
+    Stored(&'a Store, usize),
+}
+
+impl Lesson<'_> {
+    fn batches(&self, epoch: u32, objective: Objective) -> Result<Batches<'_>, ValidateError> {
+        match (objective, self.labels) {
+            // The views of a row of soft labels, which replays those that are stored.
+            (Objective::Hard { mixed: false, .. }, _) => {
+                let mut batches = self.views.epoch(epoch % self.views.stored_epochs().max(1))?;
+                batches.iter_mut().for_each(|batch| batch.mix = Mix::None);
+                Ok(Batches::Drawn(batches))
+            }
+            (Objective::Hard { mixed: true, .. }, _) => Ok(Batches::Drawn(self.views.epoch(epoch)?)),
+            (Objective::Soft { .. }, Some(labels)) => Ok(Batches::Stored(labels, epoch as usize)),
+            (Objective::Soft { .. }, None) => Err(ValidateError::NoLabels),
+        }
+    }
+}
+
+impl Batches<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Batches::Drawn(batches) => batches.len(),
+            Batches::Stored(labels, _) => labels.meta().batches(),
+        }
+    }
+
+    /// Batch `number`, and the teacher's logits of it, `[n, K]`.
+    fn get(&self, number: usize) -> Result<(BatchViews, Option<Array2<f32>>), StoreError> {
+        match self {
+            Batches::Drawn(batches) => Ok((batches[number].clone(), None)),
+            Batches::Stored(labels, epoch) => {
+                let LabelBatch { indices, views, operations, mix, logits } = labels.get(*epoch, number)?;
+                Ok((BatchViews { indices, views, operations, mix }, Some(logits)))
+            }
+        }
+    }
+}
+
+/// What a pass forwards and back gives.
+struct Pass {
+    /// A scalar.
+    loss: Tensor,
+    /// Of the parameters, in their order.
+    gradients: Vec<Tensor>,
+    /// The logits of the last views that went through together, `[n, K]`, and what they ought to be.
+    last: (Tensor, Targets),
 }
 
 /// A student with fresh weights.
@@ -127,20 +187,22 @@ impl<'a> Student<'a> {
         self.check_classes(lesson.images)?;
         self.check_classes(test)?;
         let [channels, height, width] = self.bundle.image_shape().map(|d| d as i64);
-        let meta = lesson.labels.meta();
-        let batch = i64::from(meta.batch_size.min(meta.images));
+        let batch = lesson.views.batch_size();
+        let batch = i64::from(config.micro_batch.map_or(batch, |part| part.min(batch)));
         // What a plan leaves to libtorch is too little for several threads, whose number would show in its rounding.
         let _one_thread = self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
-        let epochs = lesson.labels.meta().epochs;
+        let epochs = lesson.views.epochs();
         let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
-        let mut optimizer = Optimizer::new(tensors, config.optimizer)?;
+        let mut optimizer = Optimizer::new(tensors, config.optimizer, config.decay)?;
+        let mut objectives = Objectives::new(config, epochs);
         let mut average = if config.ema > 0.0 { Some(Average::new(self.state(), config.ema)?) } else { None };
         let label = format!("validate {} on {}", self.bundle.name(), lesson.images.name);
         let mut progress = progress.start(&label, u64::from(epochs), "epoch");
         let mut curve = Vec::new();
         for epoch in 1..=epochs {
-            optimizer.scale_learning_rate(rate_factor(&config.schedule, epoch - 1, epochs));
-            let loss = self.train_epoch(lesson, epoch - 1, config.loss, &mut optimizer, average.as_mut())?;
+            optimizer.scale_learning_rate(rate_factor(config, epoch - 1, epochs));
+            let loss =
+                self.train_epoch(lesson, epoch - 1, config, &mut objectives, &mut optimizer, average.as_mut())?;
             if !loss.is_finite() {
                 return Err(ValidateError::Diverged { epoch, loss });
             }
@@ -162,60 +224,93 @@ impl<'a> Student<'a> {
         Ok(training)
     }
 
+    /// Gives the mean loss of the epoch's batches.
     fn train_epoch(
         &mut self,
         lesson: &Lesson,
         epoch: u32,
-        loss: Loss,
+        config: &ValidateConfig,
+        objectives: &mut Objectives,
         optimizer: &mut Optimizer,
         mut average: Option<&mut Average>,
     ) -> Result<f64, ValidateError> {
-        let batches = lesson.labels.meta().batches();
-        let lens = Lens::new(self.bundle, lesson.labels.meta().pad)?;
-        let seen = (0..batches).map(|batch| {
-            let mut labels = lesson.labels.get(epoch as usize, batch)?;
-            if matches!(loss, Loss::Ce {}) {
-                labels.mix = Mix::None;
-            }
-            let images = lens.see(lesson.images, &labels.indices, &labels.views, &labels.mix)?;
-            Ok::<_, ValidateError>((images, labels))
+        let objective = objectives.of(epoch);
+        let batches = lesson.batches(epoch, objective)?;
+        let lens = Lens::new(self.bundle, lesson.views.pad())?;
+        let seen = (0..batches.len()).map(|number| {
+            let (batch, logits) = batches.get(number)?;
+            let images = lens.see(lesson.images, &batch)?;
+            Ok::<_, ValidateError>((images, batch, logits))
         });
-        let mut total = 0.0;
-        one_ahead(seen, |(images, labels)| {
+        let (mut total, mut last) = (0.0, None);
+        one_ahead(seen, |(images, batch, logits)| {
             let input = to_tensor(images.view())?.f_to_device(self.device)?;
-            let targets = self.targets(lesson, &labels)?;
-            let (value, gradients) = self.gradients(&input, &targets, loss)?;
-            optimizer.step(&gradients)?;
+            let targets = self.targets(lesson, &batch, logits)?;
+            let pass = self.pass(&input, targets, objective, config.micro_batch)?;
+            optimizer.step(&pass.gradients)?;
             if let Some(average) = &mut average {
                 average.update()?;
             }
-            total += f64::try_from(value.f_detach()?.f_to_kind(Kind::Double)?)?;
+            total += f64::try_from(pass.loss.f_detach()?.f_to_kind(Kind::Double)?)?;
+            last = Some(pass.last);
             Ok::<_, ValidateError>(())
         })?;
-        Ok(total / batches as f64)
+        if let Some((logits, Targets { teacher: Some(teacher), .. })) = last {
+            objectives.fit(epoch, &logits, &teacher)?;
+        }
+        Ok(total / batches.len() as f64)
     }
 
-    /// The loss of one batch, and the parameters' gradients.
-    fn gradients(
+    /// The loss of one batch, and the parameters' gradients; at most `part` views go through the student together.
+    fn pass(
+        &mut self,
+        input: &Tensor,
+        targets: Targets,
+        objective: Objective,
+        part: Option<u32>,
+    ) -> Result<Pass, ValidateError> {
+        let count = input.size()[0];
+        let part = part.map_or(count, |part| i64::from(part).min(count));
+        if part == count {
+            return self.pass_together(input, targets, objective);
+        }
+        let mut sum = self.pass_part(input, &targets, objective, (0, part))?;
+        for start in (part..count).step_by(part as usize) {
+            sum = sum.and(self.pass_part(input, &targets, objective, (start, part.min(count - start)))?)?;
+        }
+        Ok(sum)
+    }
+
+    /// What the views from `start` on, `length` of them, add to the pass of their batch.
+    fn pass_part(
         &mut self,
         input: &Tensor,
         targets: &Targets,
-        loss: Loss,
-    ) -> Result<(Tensor, Vec<Tensor>), ValidateError> {
+        objective: Objective,
+        (start, length): (i64, i64),
+    ) -> Result<Pass, ValidateError> {
+        let views = input.f_narrow(0, start, length)?;
+        let pass = self.pass_together(&views, targets.part(start, length)?, objective)?;
+        Ok(pass.weighted(length as f64 / input.size()[0] as f64)?)
+    }
+
+    fn pass_together(&mut self, input: &Tensor, targets: Targets, objective: Objective) -> Result<Pass, ValidateError> {
         let Some(index) = self.plan(&input.size())? else {
-            let value = targets.loss(&self.run(input, Mode::Train)?, loss)?;
+            let logits = self.run(input, Mode::Train)?;
+            let loss = targets.loss(&logits, objective)?;
             let parameters: Vec<&Tensor> = self.parameters.iter().map(|(_, t)| t).collect();
-            let gradients = Tensor::f_run_backward(&[&value], &parameters, false, false)?;
-            return Ok((value, gradients));
+            let gradients = Tensor::f_run_backward(&[&loss], &parameters, false, false)?;
+            return Ok(Pass { loss, gradients, last: (logits, targets) });
         };
         let plan = &mut self.plans[index];
         plan.load()?;
         let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
         let (logits, tape) = plan.forward(input, Mode::Train).map_err(failed)?;
         let logits = logits.f_set_requires_grad(true)?;
-        let value = targets.loss(&logits, loss)?;
-        let gradient = Tensor::f_run_backward(&[&value], &[&logits], false, false)?.swap_remove(0);
-        Ok((value, plan.backward(tape, gradient).map_err(failed)?))
+        let loss = targets.loss(&logits, objective)?;
+        let gradient = Tensor::f_run_backward(&[&loss], &[&logits], false, false)?.swap_remove(0);
+        let gradients = plan.backward(tape, gradient).map_err(failed)?;
+        Ok(Pass { loss, gradients, last: (logits, targets) })
     }
 
     /// Where in `plans` the one for inputs of `shape` is, made now if need be.
@@ -242,20 +337,21 @@ impl<'a> Student<'a> {
         Err(ValidateError::Student { student: self.bundle.name().into(), what })
     }
 
-    fn targets(&self, lesson: &Lesson, labels: &LabelBatch) -> Result<Targets, TchError> {
-        let own: Vec<i64> = labels.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
-        let partner = match &labels.mix {
+    fn targets(&self, lesson: &Lesson, batch: &BatchViews, logits: Option<Array2<f32>>) -> Result<Targets, TchError> {
+        let own: Vec<i64> = batch.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
+        let partner = match &batch.mix {
             Mix::None => None,
             Mix::CutMix { partner, .. } | Mix::MixUp { partner, .. } => {
                 let classes: Vec<i64> = partner.iter().map(|&i| own[i as usize]).collect();
                 Some(Tensor::f_from_slice(&classes)?.f_to_device(self.device)?)
             }
         };
+        let to_device = |logits: Array2<f32>| to_tensor(logits.view())?.f_to_device(self.device);
         Ok(Targets {
-            teacher: to_tensor(labels.logits.view())?.f_to_device(self.device)?,
+            teacher: logits.map(to_device).transpose()?,
             own: Tensor::f_from_slice(&own)?.f_to_device(self.device)?,
             partner,
-            share: labels.mix.lambda(lesson.labels.meta().input).into(),
+            share: batch.mix.lambda(lesson.views.input()).into(),
         })
     }
 
@@ -332,6 +428,25 @@ impl<'a> Student<'a> {
     }
 }
 
+impl Pass {
+    fn weighted(mut self, weight: f64) -> Result<Self, TchError> {
+        self.loss = self.loss.f_detach()?.f_mul_scalar(weight)?;
+        for gradient in &mut self.gradients {
+            *gradient = gradient.f_mul_scalar(weight)?;
+        }
+        Ok(self)
+    }
+
+    /// The sum of both.
+    fn and(mut self, other: Self) -> Result<Self, TchError> {
+        self.loss = self.loss.f_add(&other.loss)?;
+        for (sum, gradient) in self.gradients.iter_mut().zip(&other.gradients) {
+            let _ = sum.f_add_(gradient)?;
+        }
+        Ok(Self { last: other.last, ..self })
+    }
+}
+
 /// The same `[O, I, …]` values with the outputs innermost in memory, as the training plan's kernels read and write them; other ranks unchanged.
 fn outputs_last(tensor: &Tensor) -> Result<Tensor, TchError> {
     if tensor.dim() != 4 {
@@ -356,29 +471,59 @@ fn draw(distribution: Distribution, count: usize, seed: u64, index: u64) -> Resu
     }
 }
 
-/// Running mean and variance of every BatchNorm, by their names in the graph.
-fn batch_norm_buffers(replica: &Replica) -> Vec<(String, Tensor)> {
+/// Running mean and running variance of every BatchNorm, each with its name in the graph.
+fn batch_norms(replica: &Replica) -> Vec<[Option<(String, Tensor)>; 2]> {
     let graph = replica.graph();
-    let names = graph.nodes.iter().filter(|n| matches!(n.op, Op::Norm(Norm::Batch { .. })));
-    let names = names.flat_map(|node| node.inputs[3..5].iter().flatten()).map(|&id| graph.values[id].clone());
-    names.filter_map(|name| replica.constant(&name).map(|t| (name, t))).collect()
+    let norms = graph.nodes.iter().filter(|node| matches!(node.op, Op::Norm(Norm::Batch { .. })));
+    let buffer = |id: usize| {
+        let name = graph.values[id].clone();
+        replica.constant(&name).map(|buffer| (name, buffer))
+    };
+    norms.map(|node| [3, 4].map(|place| node.inputs.get(place).copied().flatten().and_then(buffer))).collect()
 }
 
-/// Fresh running statistics: mean 0 and variance 1, of which each node's inputs 3 and 4 are.
+/// Running means and variances of every BatchNorm, by their names in the graph.
+fn batch_norm_buffers(replica: &Replica) -> Vec<(String, Tensor)> {
+    batch_norms(replica).into_iter().flatten().flatten().collect()
+}
+
+/// Fresh running statistics: mean 0 and variance 1.
 fn reset_batch_norms(replica: &Replica) -> Result<(), TchError> {
-    for (i, (_, mut buffer)) in batch_norm_buffers(replica).into_iter().enumerate() {
-        let _ = buffer.f_fill_(if i % 2 == 0 { 0.0 } else { 1.0 })?;
+    for [mean, variance] in batch_norms(replica) {
+        for (buffer, fresh) in [(mean, 0.0), (variance, 1.0)] {
+            if let Some((_, mut buffer)) = buffer {
+                let _ = buffer.f_fill_(fresh)?;
+            }
+        }
     }
     Ok(())
 }
 
 /// What the initial learning rate is multiplied by in epoch `epoch` (from 0) of `epochs`.
-fn rate_factor(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
+fn rate_factor(config: &ValidateConfig, epoch: u32, epochs: u32) -> f64 {
+    match config.warmup {
+        Some(Warmup { epochs: rising, from }) if epoch < rising => {
+            from + (1.0 - from) * f64::from(epoch) / f64::from(rising)
+        }
+        Some(Warmup { epochs: rising, .. }) => {
+            scheduled(&config.schedule, epoch - rising, epochs.saturating_sub(rising))
+        }
+        None => scheduled(&config.schedule, epoch, epochs),
+    }
+}
+
+/// As [`rate_factor`], without a rise before.
+fn scheduled(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
     match *schedule {
         Schedule::Constant {} => 1.0,
-        Schedule::Cosine { floor, smoothing } => {
-            let phase = f64::from(epoch) / (smoothing * f64::from(epochs));
-            floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos())
+        Schedule::Linear {} => 1.0 - f64::from(epoch) / f64::from(epochs),
+        Schedule::Cosine { floor, smoothing, until } => {
+            let cosine = |phase: f64| floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos());
+            // A share of 0.8333 of 300 epochs is 250 of them, not 249.
+            if f64::from(epoch) > (until * f64::from(epochs) + 0.1).floor() {
+                return cosine(until / smoothing) * (1.0 - f64::from(epoch) / f64::from(epochs));
+            }
+            cosine(f64::from(epoch) / (smoothing * f64::from(epochs)))
         }
         Schedule::Multistep { ref milestones, factor } => {
             let passed = milestones.iter().filter(|&share| f64::from(epoch) >= (share * f64::from(epochs)).round());
@@ -400,11 +545,12 @@ mod tests {
 
     #[test]
     fn the_smoothed_cosine_ends_where_its_smoothing_says() {
-        let end = |smoothing| rate_factor(&Schedule::Cosine { floor: 0.0, smoothing }, 1000, 1000);
+        let cosine = |floor, smoothing| Schedule::Cosine { floor, smoothing, until: 1.0 };
+        let end = |smoothing| scheduled(&cosine(0.0, smoothing), 1000, 1000);
         assert!(end(1.0).abs() < 1e-12);
         assert!((end(2.0) - 0.5).abs() < 1e-12);
         assert!((end(3.0) - 0.75).abs() < 1e-12);
-        assert_eq!(rate_factor(&Schedule::Cosine { floor: 0.1, smoothing: 1.0 }, 0, 10), 1.0);
+        assert_eq!(scheduled(&cosine(0.1, 1.0), 0, 10), 1.0);
     }
 
     /// `torch.optim.lr_scheduler.MultiStepLR(milestones=[800, 900, 950], gamma=0.5)` over 1000 epochs.
@@ -414,7 +560,86 @@ mod tests {
         let cases =
             [(0, 1.0), (799, 1.0), (800, 0.5), (899, 0.5), (900, 0.25), (949, 0.25), (950, 0.125), (999, 0.125)];
         for (epoch, expected) in cases {
-            assert_eq!(rate_factor(&schedule, epoch, 1000), expected, "epoch {epoch}");
+            assert_eq!(scheduled(&schedule, epoch, 1000), expected, "epoch {epoch}");
+        }
+    }
+
+    /// The learning rates of `goldens/make_losses.py`.
+    #[test]
+    fn published_schedules_equal_their_code() {
+        let golden: serde_json::Value = serde_json::from_str(include_str!("../../tests/goldens/losses.json")).unwrap();
+        let cases = [
+            ("warmup", "schedule: {type: cosine, floor: 0, smoothing: 1}\nwarmup: {epochs: 5, from: 0.01}"),
+            ("linear", "schedule: {type: linear}"),
+            ("cos2", "schedule: {type: cosine, floor: 0, smoothing: 2, until: 0.8333333333333334}"),
+        ];
+        for (name, keys) in cases {
+            let text = format!(
+                "loss: {{type: ce}}\noptimizer: {{type: adamw, learning_rate: 1, weight_decay: 0}}\n{keys}\nema: 0\nevaluate_every: 1\n"
+            );
+            let config: ValidateConfig = serde_yaml::from_str(&text).unwrap();
+            let expected: Vec<f64> = serde_json::from_value(golden["rates"][name].clone()).unwrap();
+            for (epoch, expected) in (0..).zip(&expected) {
+                let found = rate_factor(&config, epoch, 30);
+                assert!((found - expected).abs() < 1e-9, "{name}, epoch {epoch}: {found} instead of {expected}");
+            }
+        }
+    }
+
+    fn student(name: &str) -> Bundle {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist");
+        Bundle::load(&folder.join(name)).unwrap()
+    }
+
+    fn views_and_targets() -> (Tensor, Targets) {
+        let input = Tensor::arange(8 * 784, (Kind::Float, Device::Cpu)).sin().reshape([8, 1, 28, 28]);
+        let teacher = Some(Tensor::arange(80, (Kind::Float, Device::Cpu)).cos().reshape([8, 10]));
+        let own = Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5, 6, 7]);
+        (input, Targets { teacher, own, partner: None, share: 1.0 })
+    }
+
+    /// The gradient of a batch in parts is the mean of its parts', each by its own BN statistics.
+    #[test]
+    fn parts_of_a_batch_go_through_the_student_by_themselves() {
+        let bundle = student("convnet3-w128");
+        let (input, targets) = views_and_targets();
+        let objective = Objective::Hard { smoothing: 0.0, mixed: false };
+        let fresh = || Student::new(&bundle, 3, Device::Cpu).unwrap();
+        let part = |start: i64, length: i64| {
+            let targets = targets.part(start, length).unwrap();
+            fresh().pass(&input.narrow(0, start, length), targets, objective, None).unwrap()
+        };
+        let weight = |pass: &Pass| -> Vec<f64> {
+            let all = pass.gradients.iter().map(|g| g.to_kind(Kind::Double).reshape([-1]));
+            Vec::try_from(Tensor::cat(&all.collect::<Vec<_>>(), 0)).unwrap()
+        };
+        let found = fresh().pass(&input, targets.part(0, 8).unwrap(), objective, Some(6)).unwrap();
+        let (first, last, whole) = (part(0, 6), part(6, 2), part(0, 8));
+        let (a, b) = (weight(&first), weight(&last));
+        let expected: Vec<f64> = a.iter().zip(&b).map(|(a, b)| 0.75 * a + 0.25 * b).collect();
+        let apart = |x: &[f64], y: &[f64]| {
+            let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+            norm(&mut x.iter().zip(y).map(|(x, y)| x - y)) / norm(&mut y.iter().copied())
+        };
+        assert!(apart(&weight(&found), &expected) < 1e-5);
+        assert!(apart(&weight(&found), &weight(&whole)) > 1e-2, "parts made no difference");
+        let loss = |pass: &Pass| f64::try_from(pass.loss.detach()).unwrap();
+        assert!((loss(&found) - 0.75 * loss(&first) - 0.25 * loss(&last)).abs() < 1e-5);
+        assert_eq!(found.last.0.size(), [2, 10]);
+    }
+
+    #[test]
+    fn fresh_students_have_fresh_statistics() {
+        let bundle = student("resnet18-w16");
+        let student = Student::new(&bundle, 0, Device::Cpu).unwrap();
+        let norms = batch_norms(&student.replica);
+        assert!(norms.len() > 15);
+        for [mean, variance] in norms {
+            let range = |buffer: Option<(String, Tensor)>| {
+                let (_, buffer) = buffer.unwrap();
+                [buffer.min(), buffer.max()].map(|t| f64::try_from(t).unwrap())
+            };
+            assert_eq!((range(mean), range(variance)), ([0.0, 0.0], [1.0, 1.0]));
         }
     }
 

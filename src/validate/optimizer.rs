@@ -2,7 +2,7 @@
 
 use tch::{TchError, Tensor};
 
-use crate::config::Optimizer as Config;
+use crate::config::{Decay, Optimizer as Config};
 
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
@@ -14,17 +14,20 @@ pub struct Optimizer {
     first: Vec<Tensor>,
     second: Vec<Tensor>,
     config: Config,
+    decay: Decay,
     factor: f64,
     steps: i32,
 }
 
 impl Optimizer {
+    /// Weight decay acts on those of `parameters` that `decay` names.
+    ///
     /// # Errors
     /// When libtorch can't make the moments.
-    pub fn new(parameters: Vec<Tensor>, config: Config) -> Result<Self, TchError> {
+    pub fn new(parameters: Vec<Tensor>, config: Config, decay: Decay) -> Result<Self, TchError> {
         let zeros = || parameters.iter().map(|p| p.f_detach()?.f_zeros_like()).collect::<Result<Vec<_>, _>>();
         let (first, second) = (zeros()?, if matches!(config, Config::Adamw { .. }) { zeros()? } else { Vec::new() });
-        Ok(Self { parameters, first, second, config, factor: 1.0, steps: 0 })
+        Ok(Self { parameters, first, second, config, decay, factor: 1.0, steps: 0 })
     }
 
     /// The learning rate from now on is `factor` times the configured one.
@@ -40,12 +43,14 @@ impl Optimizer {
         let _no_grad = tch::no_grad_guard();
         self.steps += 1;
         for (i, gradient) in gradients.iter().enumerate() {
+            let decays = self.decay == Decay::All || self.parameters[i].dim() > 1;
+            let decay = |weight_decay: f64| if decays { weight_decay } else { 0.0 };
             match self.config {
                 Config::Adamw { learning_rate, weight_decay } => {
-                    self.adamw(i, gradient, learning_rate * self.factor, weight_decay)?;
+                    self.adamw(i, gradient, learning_rate * self.factor, decay(weight_decay))?;
                 }
                 Config::Sgd { learning_rate, momentum, weight_decay } => {
-                    self.sgd(i, gradient, learning_rate * self.factor, momentum, weight_decay)?;
+                    self.sgd(i, gradient, learning_rate * self.factor, momentum, decay(weight_decay))?;
                 }
             }
         }
@@ -80,7 +85,7 @@ mod tests {
     /// Three steps on Σ x² from [1, −2] at rates r, r/2, r/4, against `torch.optim`.
     fn check(config: Config, expected: [f32; 2]) {
         let x = Tensor::from_slice(&[1.0f32, -2.0]).set_requires_grad(true);
-        let mut optimizer = Optimizer::new(vec![x.shallow_clone()], config).unwrap();
+        let mut optimizer = Optimizer::new(vec![x.shallow_clone()], config, Decay::All).unwrap();
         for factor in [1.0, 0.5, 0.25] {
             optimizer.scale_learning_rate(factor);
             let loss = x.square().sum(tch::Kind::Float);
@@ -101,5 +106,28 @@ mod tests {
     #[test]
     fn sgd_equals_pytorch() {
         check(Config::Sgd { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01 }, SGD);
+    }
+
+    /// The published `get_parameters`: BN and biases, which have one dimension, do not decay.
+    #[test]
+    fn weights_alone_decay_where_asked() {
+        let weights = Tensor::from_slice(&[1.0f32, -2.0]).reshape([1, 2]).set_requires_grad(true);
+        let bias = Tensor::from_slice(&[1.0f32, -2.0]).set_requires_grad(true);
+        let zeros: Vec<Tensor> = [&weights, &bias].iter().map(|t| t.detach().zeros_like()).collect();
+        for config in [
+            Config::Adamw { learning_rate: 0.5, weight_decay: 0.5 },
+            Config::Sgd { learning_rate: 0.5, momentum: 0.0, weight_decay: 0.5 },
+        ] {
+            for (decay, expected) in [(Decay::Weights, [0.75, 1.0]), (Decay::All, [0.75, 0.75])] {
+                let fresh = [&weights, &bias].map(|t| t.detach().copy().set_requires_grad(true));
+                let tensors = fresh.iter().map(Tensor::shallow_clone).collect();
+                Optimizer::new(tensors, config, decay).unwrap().step(&zeros).unwrap();
+                let first = fresh.map(|t| f64::try_from(t.detach().reshape([-1]).get(0)).unwrap());
+                assert!(
+                    first.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),
+                    "{config:?} {decay:?}: {first:?}"
+                );
+            }
+        }
     }
 }

@@ -22,7 +22,7 @@ def images() -> torch.Tensor:
 
 def main() -> None:
     preprocessing = yaml.safe_load(STUDENT.read_text())["preprocessing"]
-    mean, std = preprocessing["mean"][0], preprocessing["std"][0]
+    mean, std = preprocessing["mean"], preprocessing["std"]
     tensors = {}
     for path in sorted(HERE.glob("*.scdd")):
         store = LabelStore(path)
@@ -31,7 +31,7 @@ def main() -> None:
                 batch = store.batch(epoch, number)
                 key = f"{path.stem}.{epoch}.{number}"
                 tensors[f"{key}.logits"] = torch.from_numpy(batch.logits)
-                tensors[f"{key}.seen"] = (replay(images()[batch.indices], batch, store) - mean) / std
+                tensors[f"{key}.seen"] = (replay(images()[batch.indices], batch, store, mean, std) - mean[0]) / std[0]
     save_file(tensors, HERE / "replay.safetensors")
 
 

@@ -6,8 +6,8 @@ use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    BnWeight, Crop, DataConfig, DataKind, Device, EnsembleMember, Experiment, Labels, Mix, Protocol, RecoverConfig,
-    RelabelConfig, RelabelTeachers, Schedule, Turn, ViewCrop,
+    BnWeight, Crop, DataConfig, DataKind, Device, EnsembleMember, Experiment, Labels, Loss, Mix, Protocol,
+    RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, Turn, ViewCrop,
 };
 
 /// Numbers from `low` to `high`, each of which may itself be excluded.
@@ -74,19 +74,34 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("relabel.batch_size", closed(1.0, 65_536.0)),
     ("relabel.crop.scale", positive(1.0)),
     ("relabel.crop.pad", closed(1.0, 4096.0)),
+    ("relabel.augment.operations", closed(1.0, 16.0)),
+    ("relabel.augment.magnitude", closed(0.0, 30.0)),
     ("relabel.mix.alpha", positive(100.0)),
     ("relabel.top_k.k", closed(1.0, 65_535.0)),
     ("relabel.top_k.temperature", positive(1000.0)),
     ("relabel.stored_epochs", closed(1.0, 100_000.0)),
+    ("relabel.micro_batch", closed(1.0, 65_536.0)),
     ("validate.loss.temperature", positive(1000.0)),
     ("validate.loss.ce", WEIGHT),
+    ("validate.loss.cooling.factor", positive(1.0)),
+    ("validate.loss.cooling.every", closed(1.0, 100_000.0)),
+    ("validate.loss.cooling.floor", positive(1000.0)),
+    ("validate.loss.smoothing", BELOW_ONE),
+    ("validate.loss.weight", WEIGHT),
     ("validate.optimizer.learning_rate", positive(100.0)),
     ("validate.optimizer.momentum", BELOW_ONE),
     ("validate.optimizer.weight_decay", closed(0.0, 1.0)),
     ("validate.schedule.floor", closed(0.0, 1.0)),
     ("validate.schedule.smoothing", closed(1.0, 10.0)),
+    ("validate.schedule.until", positive(1.0)),
     ("validate.schedule.milestones", SHARE),
     ("validate.schedule.factor", positive(1.0)),
+    ("validate.warmup.epochs", closed(1.0, 10_000.0)),
+    ("validate.warmup.from", closed(0.0, 1.0)),
+    ("validate.micro_batch", closed(1.0, 65_536.0)),
+    ("validate.hard_epochs.from", closed(0.0, 1.0)),
+    ("validate.hard_epochs.to", positive(1.0)),
+    ("validate.hard_epochs.smoothing", BELOW_ONE),
     ("validate.ema", BELOW_ONE),
     ("validate.evaluate_every", closed(1.0, 100_000.0)),
 ];
@@ -219,7 +234,54 @@ fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
         let problem = "mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels";
         return Err(Fault::new("relabel.mix", problem));
     }
+    micro_batches(protocol)?;
+    training(protocol)?;
     milestones(&protocol.validate.schedule)
+}
+
+/// Parts of a batch must be smaller than it, and the teacher's must count.
+fn micro_batches(protocol: &Protocol) -> Result<(), Fault> {
+    let batch = protocol.relabel.batch_size;
+    let parts = [
+        ("relabel.micro_batch", protocol.relabel.micro_batch),
+        ("validate.micro_batch", protocol.validate.micro_batch),
+    ];
+    for (path, part) in parts {
+        if let Some(part) = part.filter(|&part| part >= batch) {
+            let problem = format!("{part} views are no part of a batch of {batch} (relabel.batch_size): leave it out");
+            return Err(Fault::new(path, problem));
+        }
+    }
+    if protocol.relabel.micro_batch.is_some() && protocol.relabel.teacher_bn == TeacherBn::Running {
+        let problem = "has no effect, because relabel.teacher_bn is `running`: leave it out, or set `batch`";
+        return Err(Fault::new("relabel.micro_batch", problem));
+    }
+    Ok(())
+}
+
+/// Parts of the training that need each other.
+fn training(protocol: &Protocol) -> Result<(), Fault> {
+    let (validate, epochs) = (&protocol.validate, protocol.relabel.epochs);
+    if let Some(warmup) = validate.warmup.filter(|warmup| warmup.epochs >= epochs) {
+        let problem = format!("{} epochs leave none of relabel.epochs, {epochs}, for the schedule", warmup.epochs);
+        return Err(Fault::new("validate.warmup.epochs", problem));
+    }
+    if let Loss::Kl { temperature, cooling: Some(cooling), .. } = validate.loss
+        && cooling.floor > temperature
+    {
+        let problem = format!("{} is above the temperature that falls, {temperature}", cooling.floor);
+        return Err(Fault::new("validate.loss.cooling.floor", problem));
+    }
+    let Some(hard) = validate.hard_epochs else { return Ok(()) };
+    if protocol.is_hard() {
+        let problem = "has no effect, because validate.loss is `ce`, which trains on hard labels: leave it out";
+        return Err(Fault::new("validate.hard_epochs", problem));
+    }
+    if hard.from >= hard.to {
+        let problem = format!("{} does not come after validate.hard_epochs.from, {}", hard.to, hard.from);
+        return Err(Fault::new("validate.hard_epochs.to", problem));
+    }
+    Ok(())
 }
 
 /// What rows of real images are called.

@@ -26,10 +26,10 @@ mod tests;
 
 pub use error::ConfigError;
 pub use model::{
-    Baseline, BnDistance, BnWeight, Cell, Committee, Crop, DataConfig, DataKind, Device, Difficulty, EnsembleMember,
-    Experiment, Fallback, LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol, Quirk, RecoverConfig,
-    RelabelConfig, RelabelTeachers, Residual, Schedule, Start, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop,
-    WeightAdjustment, WholeReal,
+    Baseline, BnDistance, BnWeight, Cell, Committee, Cooling, Crop, DataConfig, DataKind, Decay, Device, Difficulty,
+    EnsembleMember, Experiment, Fallback, HardEpochs, LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol,
+    Quirk, RecoverConfig, RelabelConfig, RelabelTeachers, Residual, Schedule, Start, StudentTemperature, TeacherBn,
+    TopK, Turn, ValidateConfig, ViewCrop, Warmup, WeightAdjustment, WholeReal,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use crate::data::Augment;
 use indexmap::{IndexMap, IndexSet};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
@@ -47,6 +48,20 @@ pub struct Experiment {
     pub whole_real: Option<WholeReal>,
     /// Where tensors of recover and validate live.
     pub device: Device,
+}
+
+/// Whether a key has the value that changes nothing. Such keys, younger than others, are left out of what identifies a
+/// stage, so that results from before them stay valid.
+fn is_neutral<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// How images are labelled, and how students are trained on them and tested.
@@ -400,6 +415,10 @@ pub enum Quirk {
     TruncatedPixels,
     /// Images are saved as JPEG files of quality 75, with colours at half the resolution. Kept is what is read from them.
     JpegFiles,
+    /// Recovery takes its images for normalised by CIFAR-10's mean and deviation, whatever the teacher's are, so that who
+    /// sees them by CIFAR-100's sees about three quarters of the contrast (SC-DD's CIFAR-100 code). For colour images.
+    #[serde(rename = "cifar10_pixels")]
+    Cifar10Pixels,
 }
 
 /// How much the BN statistics term weighs beside cross entropy.
@@ -459,11 +478,19 @@ pub struct RelabelConfig {
     pub crop: Option<ViewCrop>,
     /// Whether each view is mirrored with probability 1/2.
     pub flip: bool,
+    /// What else happens to a view before it is mixed; `null` is nothing. Published: RandAugment (EDC), DSA (hard labels).
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    pub augment: Option<Augment>,
     /// How pairs of views are mixed.
     pub mix: Mix,
-    /// By which statistics the teacher's BatchNorm normalises. Published: `running`; `batch` in BSSL (CV-DD, SRe2L++), and by oversight in SRe2L's and
-    /// SC-DD's CIFAR code.
+    /// By which statistics the teacher's BatchNorm normalises. Published: `running`; `batch` in BSSL (CV-DD, SRe2L++,
+    /// FADRM), and by oversight in SRe2L's and SC-DD's CIFAR code.
     pub teacher_bn: TeacherBn,
+    /// How many views of a batch go through the teacher together, 1 and up but fewer than `batch_size`: those over
+    /// which `teacher_bn: batch` takes its statistics, so that it needs this value there; `null`: all of the batch.
+    /// Published: 8 of 16 (CV-DD, FADRM).
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    pub micro_batch: Option<u32>,
     /// Further teachers, whose logits are averaged with those of the labelling teacher. Published: none (SRe2L), 4 to 8 (G-VBSM, EDC).
     pub ensemble: Vec<EnsembleMember>,
     /// Number format of stored logits. Published: `f16`.
@@ -511,7 +538,8 @@ pub struct EnsembleMember {
 pub enum TeacherBn {
     /// Its running ones, as in a test.
     Running,
-    /// Those of the batch of mixed views, as in training; nothing is updated. Computed through libtorch, on the experiment's `device`.
+    /// Those of the batch of mixed views, as in training. Computed through libtorch, on the experiment's `device`.
+    /// Published code leaves the teacher in training mode, so its running statistics drift too; no label depends on them.
     Batch,
 }
 
@@ -585,8 +613,24 @@ pub struct ValidateConfig {
     pub loss: Loss,
     /// What minimises it.
     pub optimizer: Optimizer,
+    /// Which parameters `optimizer.weight_decay` acts on. Published: `weights` (SRe2L's, SC-DD's and DWA's ImageNet code,
+    /// RDED, DELT, EDC, G-VBSM, LPLD, CV-DD, FADRM, HALD); `all` (SRe2L's, SC-DD's and DWA's CIFAR code, SRe2L's
+    /// Tiny-ImageNet code, CCFS, BPS, GIFT).
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    pub decay: Decay,
     /// How the learning rate falls, epoch by epoch.
     pub schedule: Schedule,
+    /// Epochs before the schedule, in which the learning rate rises; `null` is off.
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    pub warmup: Option<Warmup>,
+    /// How many views of a batch go through the student together, 1 and up but fewer than `relabel.batch_size`, so that
+    /// its BatchNorm sees these alone; the step is down the gradient of the whole batch. `null`: all of the batch.
+    /// Published: 8 of 16 (CV-DD, FADRM, except on ImageNet-1K).
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    pub micro_batch: Option<u32>,
+    /// Epochs in the middle that learn the images' classes in place of the teacher's answers; `null` is none.
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    pub hard_epochs: Option<HardEpochs>,
     /// Decay per step of the weights' exponential moving average, BN statistics included, which is what is tested and kept; 0 (off) to below 1.
     /// Published: 0.99 (EDC, arXiv 2404.13733).
     pub ema: f64,
@@ -598,13 +642,24 @@ pub struct ValidateConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Loss {
-    /// KL divergence from the teacher's to the student's softened classes, batch mean, without the factor T² (as all published code), plus `ce` times
-    /// the cross entropy to the classes of the mixed images.
+    /// KL divergence from the teacher's to the student's softened classes, batch mean, plus `ce` times the cross entropy
+    /// to the classes of the mixed images.
     Kl {
         /// Softmax temperature of both sides, above 0 and at most 1000. Published: 20 (ImageNet), 30 (CIFAR).
         temperature: f64,
         /// Weight of the cross entropy, 0 (off) to 1e6. Published: 0.
         ce: f64,
+        /// Whether the divergence is multiplied by the square of the temperature. With AdamW that changes next to
+        /// nothing, with SGD it is part of the learning rate. Published: `true` (SRe2L's and DWA's Tiny-ImageNet code,
+        /// CCFS, BPS), else `false`.
+        #[serde(default, skip_serializing_if = "is_neutral")]
+        t_squared: bool,
+        /// How the temperature falls from epoch to epoch; `null`: it stays.
+        #[serde(default, skip_serializing_if = "is_neutral")]
+        cooling: Option<Cooling>,
+        /// The student's own temperature. Published: `same`; `fitted` (LPQLD).
+        #[serde(default, skip_serializing_if = "is_neutral")]
+        student_temperature: StudentTemperature,
     },
     /// MSE-GT of G-VBSM (arXiv 2311.17950) and EDC (arXiv 2404.13733): mean squared difference of student's and teacher's logits, plus `ce` times the cross
     /// entropy to the classes of the mixed images (both classes, by their shares; the published code takes the own image's alone).
@@ -612,8 +667,77 @@ pub enum Loss {
         /// Weight of the cross entropy, 0 (off) to 1e6. Published: 0.1 (ImageNet), 0.15 (CIFAR), 0.025 (EDC, CIFAR-10).
         ce: f64,
     },
+    /// GIFT (arXiv 2405.14736): 1 − cos(student's logits, t + `weight` · h), batch mean, where t are the teacher's logits
+    /// and h is the smoothed one-hot vector of the image's class (of both classes, by their shares, where views are
+    /// mixed), each of norm 1.
+    Gift {
+        /// What h gives to the other classes together, 0 to below 1. Published: 0.1.
+        smoothing: f64,
+        /// What h weighs beside t, 0 (off) to 1e6. Published: 0.1.
+        weight: f64,
+    },
     /// Cross entropy to the images' own classes: hard labels, no teacher, no mixing.
     Ce {},
+}
+
+/// A temperature that falls by steps: in epoch e (from 1) it is `temperature` · `factor`^⌊e / `every`⌋, but never below
+/// `floor` (LPQLD, the successor of LPLD, arXiv 2410.15919).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cooling {
+    /// Above 0 and at most 1. Published: 0.7.
+    pub factor: f64,
+    /// Epochs between two steps, 1 to 100000. Published: 30 (of 300).
+    pub every: u32,
+    /// The lowest temperature, above 0 and at most 1000. Published: 2.
+    pub floor: f64,
+}
+
+/// The temperature that softens the student's logits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StudentTemperature {
+    /// The teacher's.
+    #[default]
+    Same,
+    /// 1 in the first epoch; then, of 0.01, 0.02 … 1, the one of the smallest divergence on the last views of the epoch
+    /// before (LPQLD).
+    Fitted,
+}
+
+/// Which parameters decay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// All.
+    #[default]
+    All,
+    /// Those of more than one dimension: of convolutions and linear layers, but neither biases nor normalisations.
+    Weights,
+}
+
+/// A learning rate that rises in equal steps: in epoch t (from 0) of the first `epochs` it is the initial one times
+/// `from` + (1 − `from`) · t / `epochs`. The schedule takes the epochs that are left.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Warmup {
+    /// How many epochs, 1 to 10000, fewer than `relabel.epochs`. Published: 5 (SRe2L's and DWA's Tiny-ImageNet code, CCFS).
+    pub epochs: u32,
+    /// Share of the initial rate in the first of them, 0..=1. Published: 0.01.
+    pub from: f64,
+}
+
+/// Epochs of hard labels between those of soft ones (HALD): cross entropy to the classes of the mixed images, through
+/// views of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HardEpochs {
+    /// Share of all epochs after which they begin, 0..=1. Published: 0.25.
+    pub from: f64,
+    /// Share of all epochs after which they end, above `from` and at most 1. Published: 0.75.
+    pub to: f64,
+    /// Share of the label that goes evenly to all classes, 0 (off) to below 1. Published: 0.8.
+    pub smoothing: f64,
 }
 
 /// The student's optimiser.
@@ -624,7 +748,7 @@ pub enum Optimizer {
     Adamw {
         /// Initial step size, above 0 and at most 100. Published: 0.001.
         learning_rate: f64,
-        /// Decay of all parameters, 0..=1. Published: 0.01.
+        /// Decay of the parameters that `decay` names, 0..=1. Published: 0.01.
         weight_decay: f64,
     },
     /// Stochastic gradient descent.
@@ -633,7 +757,7 @@ pub enum Optimizer {
         learning_rate: f64,
         /// Momentum, 0 (off) to below 1. Published: 0.875 to 0.9.
         momentum: f64,
-        /// Decay of all parameters, 0..=1. Published: 3e-5 to 5e-4.
+        /// Decay of the parameters that `decay` names, 0..=1. Published: 3e-5 to 5e-4.
         weight_decay: f64,
     },
 }
@@ -649,7 +773,13 @@ pub enum Schedule {
         /// How far the cosine is stretched beyond the last epoch, 1 (not at all) to 10. Published: 1; 2 (half-cosine; ζ of RD3,
         /// arXiv 2509.19743); 3 (SC-DD's CIFAR code, whose schedule is longer than its training).
         smoothing: f64,
+        /// Share of all epochs after which the factor is the cosine's last one × (1 − t / T) in place of the cosine,
+        /// above 0 and at most 1 (never). Published: 1; 0.8333 (`cos2` of EDC's CIFAR-100 code, with a smoothing of 2).
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        until: f64,
     },
+    /// In epoch t of T the rate is the initial one × (1 − t / T), as in most published code where `--cos` is not set.
+    Linear {},
     /// The rate is multiplied by `factor` at each of the `milestones`.
     Multistep {
         /// Shares of all epochs, each above 0 and below 1, ascending. Published: `[0.8, 0.9, 0.95]` (EDC).
@@ -758,6 +888,29 @@ impl Baseline {
     }
 }
 
+impl RelabelConfig {
+    /// The settings that views depend on; the others tell who labels them and how that is stored.
+    pub fn drawn(&self) -> Self {
+        Self {
+            teacher_bn: TeacherBn::Running,
+            micro_batch: None,
+            ensemble: Vec::new(),
+            dtype: LabelDtype::F16,
+            top_k: None,
+            provider: Device::Auto,
+            fallback: None,
+            ..self.clone()
+        }
+    }
+}
+
+impl ValidateConfig {
+    /// The same training on hard labels alone.
+    pub fn hard(&self) -> Self {
+        Self { loss: Loss::Ce {}, hard_epochs: None, ..self.clone() }
+    }
+}
+
 impl Protocol {
     /// Whether students learn the images' own classes, whatever a teacher says.
     pub fn is_hard(&self) -> bool {
@@ -766,8 +919,8 @@ impl Protocol {
 
     /// Whether students see cropped, mirrored or mixed images.
     pub fn is_augmented(&self) -> bool {
-        let RelabelConfig { crop, flip, mix, .. } = &self.relabel;
-        crop.is_some() || *flip || !matches!(mix, Mix::None {})
+        let RelabelConfig { crop, flip, augment, mix, .. } = &self.relabel;
+        crop.is_some() || *flip || augment.is_some() || !matches!(mix, Mix::None {})
     }
 }
 

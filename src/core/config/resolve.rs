@@ -275,9 +275,15 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
         Some(Value::String(name)) => merge(&mut section, presets::section(&name, stage)?),
         Some(_) => return Err(Fault::new(format!("{stage}.preset"), "expected the name of a preset")),
     }
+    if stage == "relabel" {
+        let official = presets::official_labels(&mut section, &mut user)?;
+        merge(&mut section, official);
+    }
     let keeps_multiplier = user.contains_key("first_bn_multiplier");
     merge(&mut section, user);
-    presets::spell_out_quirks(&mut section)?;
+    if stage == "recover" {
+        presets::spell_out_quirks(&mut section)?;
+    }
     if !keeps_multiplier && section.get("r_bn").and_then(Value::as_f64) == Some(0.0) {
         section.insert("first_bn_multiplier".into(), 1.0.into());
     }
@@ -285,7 +291,7 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
 }
 
 /// Writes `over` into `base`, mapping by mapping; a mapping of another `type` replaces the whole.
-fn merge(base: &mut Mapping, over: Mapping) {
+pub(super) fn merge(base: &mut Mapping, over: Mapping) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Mapping(base)), Value::Mapping(over)) if same_type(base, &over) => merge(base, over),

@@ -41,6 +41,10 @@ pub fn schema() -> Value {
         "default": compat["default"],
         "anyOf": [{"const": "official"}, without(&without(compat, "description"), "default")],
     });
+    schema["$defs"]["RelabelConfig"]["properties"]["compat"] = json!({
+        "description": "`official`: labels are made as the named preset's code makes them, quirks included.",
+        "anyOf": [{"const": "official"}, {"type": "null"}],
+    });
     schema["properties"]["methods"]["additionalProperties"] = section("recover", "RecoverConfig");
     let protocol = &mut schema["$defs"]["Protocol"]["properties"];
     protocol["relabel"] = section("relabel", "RelabelConfig");
@@ -202,6 +206,12 @@ mod tests {
             "recover: {preset: scdd-cifar100, crop: {scale: [0.5, 1]}}\nseeds: 3\nlabels: hard\n",
             "methods: {a: sre2l-cifar100, b: {r_bn: 1}, c: {r_bn: auto}}\nprotocols: {long: sre2l-imagenet, short: {relabel: {epochs: 2}}}\n",
             "relabel_teachers: [a, b]\nbaselines: random_real_soft\ndevice: cpu\n",
+            "relabel: {augment: {type: rand_augment, operations: 2, magnitude: 9}}\n",
+            "relabel: {augment: {type: dsa}}\n",
+            "relabel: {preset: protocol-scdd, compat: official}\n",
+            "validate: {decay: weights, warmup: {epochs: 5, from: 0.01}, micro_batch: 8, hard_epochs: {from: 0.25, to: 0.75, smoothing: 0.8}}\n",
+            "validate: {loss: {cooling: {factor: 0.7, every: 30, floor: 2}, student_temperature: fitted, t_squared: true}, schedule: {until: 0.5}}\n",
+            "validate: {loss: {type: gift, smoothing: 0.1, weight: 0.1}, schedule: {type: linear}}\nrelabel: {teacher_bn: batch, micro_batch: 8}\n",
             "recover: {preset: scdd-cifar100, compat: official, start: {type: crops, images: 300, crops: 5, factor: 2, difficulty: low}}\n",
         ] {
             let text = format!("{MINIMAL}{lines}");
@@ -228,6 +238,14 @@ mod tests {
             "relabel: {mix: {type: none, alpha: 1}}",
             "relabel: {mix: {type: cutmix, alpha: 0}}",
             "validate: {schedule: {type: cosine, smoothing: 11}}",
+            "validate: {schedule: {until: 0}}",
+            "validate: {decay: none}",
+            "validate: {warmup: {epochs: 0, from: 0.1}}",
+            "validate: {loss: {cooling: {factor: 0, every: 30, floor: 2}}}",
+            "validate: {loss: {student_temperature: 1}}",
+            "relabel: {compat: [official]}",
+            "relabel: {augment: {type: rand_augment, operations: 0, magnitude: 9}}",
+            "relabel: {augment: {type: dsa, magnitude: 9}}",
             "methods: {a: {jitter: -1}}",
             "protocols: {a: {recover: {}}}",
             "device: gpu",

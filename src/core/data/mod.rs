@@ -5,6 +5,7 @@
 //! - [`sample`]: a part of it, even over the classes;
 //! - [`normalize`]: pixels to network input and back;
 //! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
+//! - [`augment`]: RandAugment and DSA;
 //! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`jpeg`]: what JPEG leaves of an image;
 //! - [`npz`]: NumPy archives;
@@ -13,6 +14,7 @@
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
 
+pub mod augment;
 pub mod dataset;
 pub mod jpeg;
 pub mod mix;
@@ -34,6 +36,7 @@ mod memory;
 mod parquet;
 mod pickle;
 
+pub use augment::{Augment, Operation};
 pub use dataset::{Dataset, Split};
 pub use decode::Fit;
 pub use error::DataError;

@@ -133,8 +133,12 @@ pub struct ValidateTask<'a> {
     pub name: String,
     /// An ImageFolder.
     pub images: PathBuf,
-    /// The label store.
-    pub labels: PathBuf,
+    /// How the images are seen where the student learns their classes.
+    pub views: RelabelConfig,
+    /// How many small images per row and column each image is a mosaic of.
+    pub formation: u16,
+    /// The label store; none where the student learns the images' classes alone.
+    pub labels: Option<PathBuf>,
     pub student: &'a Bundle,
     pub test: &'a Dataset,
     pub config: ValidateConfig,
@@ -150,6 +154,4 @@ pub struct WholeTask<'a> {
     pub views: RelabelConfig,
     pub config: ValidateConfig,
     pub seed: u64,
-    /// The stage's key.
-    pub key: String,
 }

@@ -420,14 +420,18 @@ fn make_row<'a>(
     if goal < Goal::Relabel {
         return Ok(Made { line, images, labels: None, student: None });
     }
-    let answering = answering(bundles, line.labeller, &protocol.relabel);
-    let labels = pieces.relabel(&images, answering, &protocol.relabel, seed)?;
+    let labels = match line.labels {
+        Labels::Soft => {
+            let answering = answering(bundles, line.labeller, &protocol.relabel);
+            Some(pieces.relabel(&images, answering, &protocol.relabel, seed)?)
+        }
+        Labels::Hard => None,
+    };
     let mut student = None;
     if goal >= Goal::Validate {
-        let hard = line.labels == Labels::Hard;
-        student = Some(pieces.validate(&images, &labels, &bundles[line.student], protocol, hard, seed)?);
+        student = Some(pieces.validate(&images, labels.as_ref(), &bundles[line.student], protocol, seed)?);
     }
-    Ok(Made { line, images, labels: Some(labels), student })
+    Ok(Made { line, images, labels, student })
 }
 
 /// A student trained on the whole real training set.

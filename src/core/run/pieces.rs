@@ -15,9 +15,7 @@ use super::matrix::Choice;
 use super::plan::{Planned, Rates};
 use super::real::{Hashed, Real};
 use super::stage::{Found, Stage, Store, WorkDir};
-use crate::config::{
-    BnWeight, LabelDtype, Loss, Mix, Protocol, RecoverConfig, RelabelConfig, Start, ValidateConfig, WholeReal,
-};
+use crate::config::{BnWeight, LabelDtype, Mix, Protocol, RecoverConfig, RelabelConfig, Start, WholeReal};
 use crate::data::{Dataset, png};
 use crate::report::{RDED_CROPS, RecoverPoint};
 use crate::rng;
@@ -489,36 +487,50 @@ impl<'a> Pieces<'a> {
         self.remarks.borrow_mut().extend(remark);
     }
 
-    /// A student trained on `images` under `protocol`, with hard labels where the protocol or `hard` says so; the stage's directory.
+    /// A student trained on `images` under `protocol` with soft `labels`, or, without any, on the images' own classes; the
+    /// stage's directory.
     pub fn validate(
         &self,
         images: &Images,
-        labels: &Labelled,
+        labels: Option<&Labelled>,
         student: &'a Bundle,
         protocol: &Protocol,
-        hard: bool,
         seed: u64,
     ) -> Result<PathBuf, RunError> {
-        let config = ValidateConfig {
-            loss: if hard { Loss::Ce {} } else { protocol.validate.loss },
-            ..protocol.validate.clone()
+        let (config, kind) = match labels {
+            Some(labels) => (protocol.validate.clone(), format!("by-{}", labels.teacher)),
+            None => (protocol.validate.hard(), "hard".to_owned()),
         };
-        let kind = if hard { "hard".into() } else { format!("by-{}", labels.teacher) };
         let name = format!("{}-{kind}-{}", images.name, student.name());
         let Hashed { set: test, hash: test_hash } = &self.real_data()?.test;
-        let inputs =
-            inputs([("images", &images.key), ("labels", &labels.key), ("student", &student.hash), ("test", test_hash)]);
+        let mut inputs = inputs([("images", &images.key), ("student", &student.hash), ("test", test_hash)]);
+        let identity = match labels {
+            Some(labels) => {
+                inputs.insert("labels".into(), labels.key.clone());
+                json!(config)
+            }
+            None => json!({"views": protocol.relabel.drawn(), "validate": config}),
+        };
         let epochs = protocol.relabel.epochs;
         let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
-        let stage = Stage::new("validate", VALIDATE, &name, &config, inputs, seed)?
+        let stage = Stage::new("validate", VALIDATE, &name, &identity, inputs, seed)?
             .of_passes(3 * images.count * u64::from(epochs) + tests);
-        let needs = vec![images.directory.clone(), labels.directory.clone()];
-        let kind = if hard { "hard labels".to_owned() } else { format!("labels by `{}`", labels.teacher) };
+        let needs = [Some(&images.directory), labels.map(|labels| &labels.directory)].into_iter().flatten().cloned();
+        let kind = labels.map_or("hard labels".to_owned(), |labels| format!("labels by `{}`", labels.teacher));
         let title = format!("train student `{}` on {}, {kind}", student.name(), images.title);
-        let name = format!("{}{}", images.name, if hard { ", hard labels" } else { "" });
-        let (images, labels) = (images.folder(), labels.file());
-        let task = ValidateTask { name, images, labels, student, test, config, seed };
-        self.obtain(&stage, title, needs, move |work, maker| {
+        let name = format!("{}{}", images.name, if labels.is_none() { ", hard labels" } else { "" });
+        let task = ValidateTask {
+            name,
+            images: images.folder(),
+            views: protocol.relabel.clone(),
+            formation: images.formation,
+            labels: labels.map(Labelled::file),
+            student,
+            test,
+            config,
+            seed,
+        };
+        self.obtain(&stage, title, needs.collect(), move |work, maker| {
             maker.validate(work, &task)?;
             Ok(None)
         })
@@ -543,7 +555,7 @@ impl<'a> Pieces<'a> {
             stored_epochs: None,
             ..protocol.relabel.clone()
         };
-        let config = ValidateConfig { loss: Loss::Ce {}, ..protocol.validate.clone() };
+        let config = protocol.validate.hard();
         let name = format!("{}-whole-{}", train.name, student.name());
         let RelabelConfig { crop, flip, .. } = &views;
         let seen = json!({"epochs": epochs, "batch_size": batch_size, "crop": crop, "flip": flip});
@@ -554,7 +566,7 @@ impl<'a> Pieces<'a> {
         let tests = u64::from(epochs.div_ceil(config.evaluate_every)) * test.len() as u64;
         let stage = Stage::new("whole", WHOLE, &name, &identity, inputs, seed)?
             .of_passes(3 * count * u64::from(epochs) + tests);
-        let task = WholeTask { student, train, test, views, config, seed, key: stage.key() };
+        let task = WholeTask { student, train, test, views, config, seed };
         let title = format!("train student `{}` on the whole training set, seed {seed}", student.name());
         let directory = self.obtain(&stage, title, Vec::new(), move |work, maker| {
             maker.whole(work, &task)?;

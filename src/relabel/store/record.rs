@@ -1,7 +1,8 @@
 //! A record of the store: one batch as bytes. The format is in the module above.
 
-use super::{LabelBatch, Meta, MixKind, RECORD_PREFIX};
-use crate::data::{Mix, View};
+use super::{LabelBatch, Meta, MixKind, OPERATION, RECORD_PREFIX};
+use crate::data::augment::Kind;
+use crate::data::{Mix, Operation, View};
 
 /// Checks a batch of `size` images against the metadata.
 pub(super) fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Result<(), String> {
@@ -13,6 +14,14 @@ pub(super) fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Resul
     }
     for view in &batch.views {
         view.check(meta.canvas()).map_err(|error| error.to_string())?;
+    }
+    let foreign = |operation: &&Operation| meta.augment.is_none_or(|augment| !augment.has(operation));
+    if batch.operations.len() != size * meta.operations() {
+        let found = batch.operations.len();
+        return Err(format!("{found} operations instead of {} for each of {size} views", meta.operations()));
+    }
+    if let Some(operation) = batch.operations.iter().find(foreign) {
+        return Err(format!("an {operation:?} where the metadata announces {:?}", meta.augment));
     }
     let kind = match batch.mix {
         Mix::None => MixKind::None,
@@ -50,6 +59,10 @@ pub(super) fn encode(batch: &LabelBatch, meta: &Meta) -> Result<Vec<u8>, String>
     }
     let sides = batch.views.iter().flat_map(|view| [view.top, view.left, view.height, view.width]);
     record.extend(sides.flat_map(u16::to_le_bytes));
+    for Operation { kind, values } in &batch.operations {
+        record.extend((*kind as u32).to_le_bytes());
+        record.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
     meta.rows().encode(&batch.logits, &mut record)?;
     record.extend(batch.views.iter().map(|view| u8::from(view.flip)));
     record.resize(record.len().next_multiple_of(8), 0);
@@ -62,6 +75,7 @@ pub(super) fn decode(record: &[u8], size: usize, meta: &Meta) -> Result<LabelBat
     let (indices, rest) = rest.split_at(4 * size);
     let (partners, rest) = rest.split_at(4 * size);
     let (views, rest) = rest.split_at(8 * size);
+    let (operations, rest) = rest.split_at(OPERATION * size * meta.operations());
     let (logits, flips) = rest.split_at(size * meta.rows().bytes());
 
     let mix = decode_mix(prefix, partners)?;
@@ -70,7 +84,8 @@ pub(super) fn decode(record: &[u8], size: usize, meta: &Meta) -> Result<LabelBat
     }
     let views: Result<_, _> = views.chunks_exact(8).zip(flips).map(|(sides, flip)| decode_view(sides, *flip)).collect();
     let logits = meta.rows().decode(logits)?;
-    Ok(LabelBatch { indices: read_u32s(indices), views: views?, mix, logits })
+    let operations = operations.chunks_exact(OPERATION).map(decode_operation).collect::<Result<_, _>>()?;
+    Ok(LabelBatch { indices: read_u32s(indices), views: views?, operations, mix, logits })
 }
 
 fn decode_mix(prefix: &[u8], partners: &[u8]) -> Result<Mix, String> {
@@ -95,6 +110,12 @@ fn decode_view(sides: &[u8], flip: u8) -> Result<View, String> {
     }
     let [top, left, height, width] = [0, 2, 4, 6].map(|at| read_u16(sides, at));
     Ok(View { top, left, height, width, flip: flip == 1 })
+}
+
+fn decode_operation(bytes: &[u8]) -> Result<Operation, String> {
+    let number = read_u32(bytes, 0);
+    let kind = Kind::of(number).ok_or_else(|| format!("the unknown operation {number}"))?;
+    Ok(Operation { kind, values: [4, 8, 12].map(|at| f32::from_bits(read_u32(bytes, at))) })
 }
 
 pub(super) fn read_u16(bytes: &[u8], at: usize) -> u16 {
