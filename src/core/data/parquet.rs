@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parquet::basic::Type;
@@ -40,12 +41,32 @@ pub(super) fn is_here(dir: &Path) -> bool {
 pub(super) fn label_name(dir: &Path) -> Result<String, DataError> {
     let files = files(dir)?;
     let Some((_, path)) = files.first() else { return Err(DataError::invalid(dir, "holds no Parquet file", REMEDY)) };
-    let opened = Opened::new(path, None)?;
-    Ok(opened.schema().column(opened.label).path().string())
+    guarded(dir, || {
+        let opened = Opened::new(path, None)?;
+        Ok(opened.schema().column(opened.label).path().string())
+    })
+}
+
+/// Does `work`, in which the crate may panic where a file is damaged: that is an error like others.
+fn guarded<T>(dir: &Path, work: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    // What `work` changes is not looked at after a panic: the error ends the reading.
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|_| Err(DataError::invalid(dir, "holds a damaged Parquet file", REMEDY)))
 }
 
 /// Reads `split` of the files in `dir`, whose labels are in the column `label` and whose data set may be `known`.
 pub(super) fn load(
+    dir: &Path,
+    split: Split,
+    label: &str,
+    known: Option<&DataSet>,
+    fit: Fit,
+    remarks: &mut Vec<String>,
+) -> Result<Dataset, DataError> {
+    guarded(dir, || load_split(dir, split, label, known, fit, remarks))
+}
+
+fn load_split(
     dir: &Path,
     split: Split,
     label: &str,
