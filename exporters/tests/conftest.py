@@ -47,7 +47,7 @@ def write_config(tmp_path: Path):
         config = {
             "name": f"tiny-{method}",
             "dataset": "fashion-mnist",
-            "architecture": {"name": "resnet10", "options": {"width": 4}},
+            "architecture": {"name": "resnet10", "options": {"width": 8}},
             "method": {"name": method} | SMALL.get(method, {}),
             "optimizer": {"lr": 0.05},
             "epochs": 2,

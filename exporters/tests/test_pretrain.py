@@ -206,7 +206,7 @@ def test_sgd_wins_where_it_is_better(monkeypatch):
 def test_methods_train_the_backbone_and_no_momentum_copy(method: str):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = models.build("resnet10", {"width": 4, "channels": 1})
+    model = models.build("resnet10", {"width": 8, "channels": 1})
     head = models.take_head("resnet10", model)
     instance = METHODS[method](model, head.in_features, METHODS[method].Config(**SMALL.get(method, {})))
     instance.train()

@@ -18,10 +18,40 @@ pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
     } else {
         (pad(x, &pads, 0.0)?, vec![0; rank])
     };
+    let (x, strides) = match clear_of_fault(&x, weight, &kernel, &strides, &padding)? {
+        Some(subsampled) => (subsampled, vec![1; rank]),
+        None => (x, strides),
+    };
     let no_output_padding = vec![0i64; rank];
     let y = x.f_convolution(weight, args.opt(2), strides, padding, dilations, false, no_output_padding, op.groups)?;
     // One channel is channels-last and contiguous at once; libtorch then goes on contiguous, in which everything after is slower.
     if x.size()[1] == 1 { Ok(channels_last(&y)?) } else { Ok(y) }
+}
+
+/// Channels from which on libtorch's weight gradients of strided 1x1 convolutions are right.
+const FIRST_RIGHT_WIDTH: i64 = 8;
+
+/// Every stride-th pixel of `x`, for a convolution of stride 1 in place of one whose weight gradient libtorch gets wrong.
+///
+/// With 2 to 7 input channels, that of a 1x1 convolution of stride 2 or more is wrong, hangs or corrupts
+/// memory where oneDNN computes it for AVX2 (PyTorch 2.13, oneDNN 3.12; docs/processors.md has what was
+/// tried). tests/narrow.rs fails without this for as long as libtorch has the fault.
+fn clear_of_fault(
+    x: &Tensor,
+    weight: &Tensor,
+    kernel: &[i64],
+    strides: &[i64],
+    padding: &[i64],
+) -> Result<Option<Tensor>, OpError> {
+    let reads_a_part = kernel.iter().all(|&k| k == 1) && strides.iter().any(|&s| s > 1);
+    let is_faulty = reads_a_part && padding.iter().all(|&p| p == 0) && x.size()[1] < FIRST_RIGHT_WIDTH;
+    if !is_faulty || !weight.requires_grad() {
+        return Ok(None);
+    }
+    let axes = (2..).zip(strides);
+    let part =
+        axes.into_iter().try_fold(x.shallow_clone(), |x, (axis, &stride)| x.f_slice(axis, None, None, stride))?;
+    Ok(Some(part))
 }
 
 /// The whole transposed convolution, then off with the padding.
