@@ -167,7 +167,8 @@ fn what_makes_a_row_is_content() {
     let teachers = format!("[{}, {}, {}]", teacher(), other.path.display(), same.path.display());
     let table = run(root.path(), "run", &teachers, &[]).success().stderr(contains("is the same bundle as"));
     let table = String::from_utf8(table.get_output().stdout.clone()).unwrap();
-    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("distilled from ")).collect();
+    let is_row = |line: &&str| line.starts_with("distilled from ") && line.contains(" soft, by the same  1 ");
+    let rows: Vec<&str> = table.lines().filter(is_row).collect();
     assert_eq!(rows.len(), 2, "{table}");
     assert!(rows.iter().all(|row| row.contains(&format!("distilled from {TEACHER}@"))), "{table}");
     assert_eq!(stages(root.path(), "recover").len(), 2);
