@@ -288,7 +288,7 @@ fn by_content(settings: &mut Value, hashes: &BTreeMap<&Path, &str>) {
 mod tests {
     use super::*;
     use crate::report::tests::sample;
-    use crate::report::{summaries, write};
+    use crate::report::{Network, summaries, write};
 
     fn report(root: &Path, name: &str, r_bn: f64) -> Results {
         let experiment =
@@ -322,6 +322,59 @@ mod tests {
         let expected = ["distilled (a)", "distilled (a)", "distilled (b)", "distilled (b)"];
         assert_eq!(methods[..4], expected);
         assert_eq!(methods[4..], ["random_real"; 3], "the real images are the same in both");
+    }
+
+    fn network(path: &str, name: &str, hash: &str) -> Network {
+        Network { path: path.into(), name: name.into(), hash: hash.repeat(64) }
+    }
+
+    #[test]
+    fn networks_of_one_name_are_told_apart_by_content() {
+        let root = tempfile::tempdir().unwrap();
+        let name = "resnet10-w16-supervised";
+        let with = |report: &str, path: &str, hash: &str| {
+            let networks = vec![network(path, name, hash)];
+            Results { networks, ..self::report(root.path(), report, 1.0) }
+        };
+        let teachers = |merged: &Results| -> BTreeSet<String> {
+            merged
+                .rows
+                .iter()
+                .filter_map(|row| row.teacher.clone())
+                .filter(|teacher| teacher.starts_with(name))
+                .collect()
+        };
+        let same = merge("all", vec![with("a", "x", "1"), with("b", "elsewhere/x", "1")]).unwrap();
+        assert_eq!((same.rows.len(), teachers(&same)), (10, BTreeSet::from([name.to_string()])));
+        let mut other = with("b", "x", "2");
+        other.rows.iter_mut().for_each(|row| row.last_accuracy += if row.teacher.is_some() { 0.1 } else { 0.0 });
+        other.rows.retain(|row| row.teacher.as_deref() == Some(name) || row.teacher.is_none());
+        let both = merge("all", vec![with("a", "x", "1"), other]).unwrap();
+        let expected = BTreeSet::from([format!("{name}@11111111"), format!("{name}@22222222")]);
+        assert_eq!(teachers(&both), expected);
+        // A report that was merged before names them so already.
+        let again = merge("all", vec![both.clone(), with("a", "x", "1")]).unwrap();
+        assert_eq!((again.rows.len(), teachers(&again)), (both.rows.len(), expected));
+    }
+
+    #[test]
+    fn data_sets_are_told_apart_by_content() {
+        let root = tempfile::tempdir().unwrap();
+        let with = |name: &str, data: &str, test: Option<&str>, train: Option<&str>| {
+            let hash = |digit: &str| digit.repeat(64);
+            let (test_hash, train_hash) = (test.map(hash), train.map(hash));
+            Results { data: data.into(), test_hash, train_hash, ..report(root.path(), name, 1.0) }
+        };
+        let refused = merge("all", vec![with("a", "toy", Some("1"), None), with("b", "toy", Some("2"), None)]);
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("content 11111111…") && message.contains("content 22222222…"), "{message}");
+        // One set by two names; and an older report, which holds no hash.
+        merge("all", vec![with("a", "toy", Some("1"), None), with("b", "folder", Some("1"), None)]).unwrap();
+        merge("all", vec![with("a", "toy", Some("1"), None), with("b", "toy", None, None)]).unwrap();
+        // The same test set, other training images.
+        let parts = vec![with("a", "toy", Some("1"), Some("3")), with("b", "toy", Some("1"), Some("4"))];
+        let methods: BTreeSet<String> = merge("all", parts).unwrap().rows.into_iter().map(|row| row.method).collect();
+        assert_eq!(methods, BTreeSet::from(["distilled", "random_real (a)", "random_real (b)"].map(String::from)));
     }
 
     #[test]

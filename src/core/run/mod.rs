@@ -62,7 +62,7 @@ pub enum RunError {
     #[error("{}: {what}; remove the directory and run again", path.display())]
     Damaged { path: PathBuf, what: String },
     #[error(
-        "{key} needs {needed} training images of every class, but `{class}` of {data} has {found}: lower `ipc`, or leave {key} out"
+        "{key} needs {needed} training images of every class, but `{class}` of {data} has {found}: lower `ipc`, or leave it out"
     )]
     TooFew { key: String, needed: u64, class: String, data: String, found: u64 },
     #[error("this needs real data, but the experiment has `data: none`; name a data set")]

@@ -355,7 +355,7 @@ impl<'a> Pieces<'a> {
         if let Start::Crops { images, .. } = &mut config.start {
             *images = (*images).max(ipc);
         }
-        enough(&self.train()?.set, "the baseline `rded_crops` (`baselines`)", images_needed(&config, ipc))?;
+        enough(&self.train()?.set, "the baseline `rded_crops`", images_needed(&config, ipc))?;
         self.recover(judge, Vec::new(), (RDED_CROPS, &config), ipc, seed)
     }
 
@@ -443,7 +443,7 @@ impl<'a> Pieces<'a> {
                 (name, json!({"ipc": ipc, "choice": choice.method()}), 0)
             }
         };
-        let key = format!("the baseline `{}` (`baselines`)", choice.method());
+        let key = format!("the baseline `{}`", choice.method());
         enough(train, &key, u64::from(ipc))?;
         let count = train.classes.len() as u64 * u64::from(ipc);
         let stage = Stage::new("real", REAL, &name, &identity, inputs([("data", hash)]), seed)?;
