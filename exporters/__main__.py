@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
                 chosen.file,
                 chosen.data,
                 chosen.out,
-                dataset_name=chosen.dataset or "imagenet",
+                dataset_name=chosen.dataset,
                 size=chosen.size,
                 mean=chosen.mean,
                 std=chosen.std,

@@ -167,6 +167,7 @@ class Writer:
     ) -> Path:
         shape = (self.dataset.channels, self.dataset.size, self.dataset.size)
         headless = facts.get("pretraining", {}).get("head") == "none"
+        model = graph.prepare(model)
         serialised, layers = graph.to_onnx(model, shape, graph.FEATURES if headless else graph.OUTPUT)
         if headless and not layers:
             raise InputError("a network without classifier and without BN layers has nothing that could teach")

@@ -14,13 +14,17 @@ import onnx.version_converter
 import torch
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from .errors import InputError
 from .files import sha256
-from .graph import INPUT, IR_VERSION, OUTPUT, Layer
+from .graph import INPUT, IR_VERSION, OUTPUT, Layer, compute, reads
 
+KEEPING_BN = (
+    "BN stays a node of its own with `python -m exporters export` of the checkpoint, with "
+    "torch.onnx.export(model.eval(), ..., dynamo=True, optimize=False), or with dynamo=False, "
+    "training=TrainingMode.PRESERVE and do_constant_folding=False"
+)
 OLDEST_OPSET, CONVERTED_OPSET = 7, 13
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -52,6 +56,49 @@ def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     return proto, source
 
 
+def check_kind(proto: onnx.ModelProto) -> None:
+    """Refuses what was rewritten for inference, before anything else is found out about it."""
+    kinds = Counter(
+        f"{node.domain}::{node.op_type}" if _is_foreign(node) else node.op_type for node in proto.graph.node
+    )
+    quantised = Counter({kind: count for kind, count in kinds.items() if _is_quantised(kind)})
+    if quantised:
+        raise InputError(
+            f"the graph is quantised ({_counted(quantised)}), which leaves no gradients; import the float32 network "
+            "that it was made of"
+        )
+    others = Counter({kind: count for kind, count in kinds.items() if "::" in kind})
+    if others:
+        raise InputError(
+            f"the graph has operators outside ONNX ({_counted(others)}), as ONNX Runtime's optimiser writes them; "
+            "import the file from before that, or export the network without operators of your own"
+        )
+    kinds = Counter(tensor.data_type for tensor in proto.graph.initializer)
+    for kind, name in (
+        (TensorProto.FLOAT16, "float16"),
+        (TensorProto.BFLOAT16, "bfloat16"),
+        (TensorProto.DOUBLE, "float64"),
+    ):
+        if kinds[kind] > kinds[TensorProto.FLOAT]:
+            raise InputError(f"the graph's weights are {name}; export the network in float32, after `model.float()`")
+
+
+def _is_foreign(node: onnx.NodeProto) -> bool:
+    return node.domain not in ("", "ai.onnx")
+
+
+def _is_quantised(kind: str) -> bool:
+    name = kind.rpartition("::")[2]
+    return name.startswith("QLinear") or name.endswith(("Integer", "QuantizeLinear", "DequantizeLinear"))
+
+
+def _counted(kinds: Counter[str]) -> str:
+    """The three most frequent kinds of nodes."""
+    rest = len(kinds) - 3
+    shown = ", ".join(f"{kind} x{count}" for kind, count in kinds.most_common(3))
+    return shown + (f" and {rest} more kinds" if rest > 0 else "")
+
+
 def opset(proto: onnx.ModelProto) -> int:
     return next((stamp.version for stamp in proto.opset_import if stamp.domain in ("", "ai.onnx")), 1)
 
@@ -67,10 +114,17 @@ def image_input(proto: onnx.ModelProto) -> tuple[str, list[int | None]]:
     shape = "x".join("?" if dim is None else str(dim) for dim in dims)
     if found.elem_type != TensorProto.FLOAT or len(dims) != 4:
         kind = TensorProto.DataType.Name(found.elem_type)
-        raise InputError(f"input {inputs[0].name} is {kind} [{shape}]; wanted are images, FLOAT [N, C, H, W]")
+        remedy = {
+            TensorProto.UINT8: "; its graph begins with a preprocessing of its own: export the network without it, and "
+            "give --mean and --std",
+            TensorProto.FLOAT16: "; export the network in float32, after `model.float()`",
+            TensorProto.DOUBLE: "; export the network in float32, after `model.float()`",
+        }.get(found.elem_type, "")
+        raise InputError(f"input {inputs[0].name} is {kind} [{shape}]; wanted are images, FLOAT [N, C, H, W]{remedy}")
     if dims[3] in (1, 3) and dims[1] not in (1, 3):
         raise InputError(
-            f"input {inputs[0].name} is [{shape}], with the channels last; export the network with [N, C, H, W]"
+            f"input {inputs[0].name} is [{shape}], with the channels last; export the network with [N, C, H, W] "
+            f"(tf2onnx: --inputs-as-nchw {inputs[0].name})"
         )
     return inputs[0].name, dims
 
@@ -84,8 +138,9 @@ def choose_output(proto: onnx.ModelProto, name: str | None) -> str:
     if name is not None and name not in made:
         raise InputError(f"--output: the graph has no value {name!r}; its outputs are {', '.join(outputs)}")
     chosen = name or outputs[0]
+    kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.output}
     del proto.graph.output[:]
-    proto.graph.output.append(helper.make_tensor_value_info(chosen, TensorProto.FLOAT, None))
+    proto.graph.output.append(helper.make_tensor_value_info(chosen, kinds.get(chosen, TensorProto.FLOAT), None))
     prune(proto)
     return chosen
 
@@ -97,7 +152,7 @@ def prune(proto: onnx.ModelProto) -> None:
     for node in reversed(proto.graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(_reads(node))
+            needed.update(reads(node))
     initializers = [tensor for tensor in proto.graph.initializer if tensor.name in needed]
     names = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in names]
@@ -111,15 +166,6 @@ def _refill(field: Any, messages: Iterable[Any]) -> None:
     copies = list(messages)
     del field[:]
     field.extend(copies)
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """The values that a node reads, also from within its subgraphs."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            names |= _reads(inner)
-    return names
 
 
 def cut_softmax(proto: onnx.ModelProto) -> bool:
@@ -145,30 +191,16 @@ def flatten_output(proto: onnx.ModelProto) -> None:
 def fold_constants(proto: onnx.ModelProto) -> None:
     """Computes what does not depend on the image, such as weights that pass through other nodes, into initialisers."""
     varies = {proto.graph.input[0].name}
-    constant, rest = [], []
+    constant = []
     for node in proto.graph.node:
-        if varies.intersection(_reads(node)) or node.op_type in RANDOM:
+        if varies.intersection(reads(node)) or node.op_type in RANDOM:
             varies.update(node.output)
-            rest.append(node)
         else:
             constant.append(node)
-    made = {name for node in constant for name in node.output if name}
-    wanted = sorted(made & ({name for node in rest for name in _reads(node)} | {proto.graph.output[0].name}))
-    if not wanted:
-        return
-    part = onnx.ModelProto()
-    part.CopyFrom(proto)
-    del part.graph.input[:]
-    _refill(part.graph.node, constant)
-    _refill(part.graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted])
     try:
-        values = ReferenceEvaluator(part).run(None, {})
+        compute(proto, constant)
     except Exception as error:  # whatever numpy makes of an operator that is not fully implemented
         raise InputError(f"what does not depend on the image can't be computed beforehand: {error}") from error
-    proto.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(value), name) for name, value in zip(wanted, values, strict=True)
-    )
-    _refill(proto.graph.node, rest)
     prune(proto)
 
 
@@ -258,7 +290,8 @@ def batch_norms(proto: onnx.ModelProto) -> tuple[list[Layer], dict[str, Tensor]]
             tensors[f"{node.name}.{part}"] = torch.from_numpy(constants[name].copy())
     if odd:
         raise InputError(
-            f"{len(odd)} BN nodes are of no use: {'; '.join(odd)}. Export the network in evaluation mode, in float32"
+            f"{len(odd)} BN nodes are of no use: {_listed(odd)}. Export the network in evaluation mode, in float32; "
+            f"{KEEPING_BN}"
         )
     return layers, tensors
 
@@ -277,6 +310,11 @@ def _oddity(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> str | Non
         if not np.isfinite(value).all():
             return f"holds a {part} that is not finite"
     return "holds a negative running_var" if (values["running_var"] < 0).any() else None
+
+
+def _listed(reasons: list[str]) -> str:
+    rest = len(reasons) - 6
+    return "; ".join(reasons[:6]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def unlearnt(layers: list[Layer], tensors: dict[str, Tensor]) -> list[str]:

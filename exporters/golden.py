@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .graph import Layer
+from .graph import BATCH_NORMS, Layer
 
 R_BN = 0.01
 FIRST_BN_MULTIPLIER = 10.0
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+NORMALISATIONS = (*BATCH_NORMS, nn.LayerNorm)
 
 
 def golden_input(
@@ -73,7 +73,7 @@ def _in_rows(model: nn.Module) -> Iterator[None]:
     def lay_gradient(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         output.register_hook(Tensor.contiguous)
 
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm))]
     handles = [norm.register_forward_pre_hook(lay_input) for norm in norms]
     handles += [norm.register_forward_hook(lay_gradient) for norm in norms]
     try:
@@ -91,8 +91,11 @@ def channel_statistics(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor
     last = layer.axis == -1 and activation.shape[-1] == layer.channels
     axis = activation.dim() - 1 if last else 1
     others = [i for i in range(activation.dim()) if i != axis]
-    variance, mean = torch.var_mean(activation, dim=others, correction=0)
-    return mean, variance
+    shape = [-1 if i == axis else 1 for i in range(activation.dim())]
+    mean = activation.mean(others)
+    # Three times as fast as torch.var_mean, which goes over several axes one by one.
+    deviation = torch.linalg.vector_norm(activation - mean.view(shape), dim=others)
+    return mean, deviation.square() / (activation.numel() // activation.shape[axis])
 
 
 def golden(

@@ -10,6 +10,8 @@ import ast
 import copy
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +21,9 @@ import onnx_ir as ir
 import onnxscript.optimizer
 import onnxscript.rewriter
 import torch
-from onnx import numpy_helper
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from onnxscript.rewriter.rules.common import (
     materialize_reshape_shape_rule,
     no_op_cast_rule,
@@ -27,13 +31,15 @@ from onnxscript.rewriter.rules.common import (
     reshape_reshape_rule,
     squeeze_reshape_1d_rule,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import CheckError
+from .errors import CheckError, InputError
 
 OPSET, IR_VERSION = 18, 10
 INPUT, OUTPUT, FEATURES = "input", "logits", "features"
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT)
     """
     model = model.eval()
     # What the fused kernels return lies in memory as no decomposition returns it, and views recorded on it fail later.
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), _attention_of_any_rank():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
@@ -78,10 +84,155 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT)
     _strip(graph_model)
     proto = ir.to_proto(graph_model)
     del proto.graph.value_info[:]
+    replaced = _compute_standardised_weights(proto)
     onnx.checker.check_model(proto, full_check=True)
     layers = _batch_norm_layers(proto, model)
-    _check_parameters(proto, parameters)
+    _check_parameters(proto, {name: tensor for name, tensor in parameters.items() if name not in replaced})
     return proto.SerializeToString(deterministic=True), layers
+
+
+def prepare(model: nn.Module) -> nn.Module:
+    """`model`, or a copy that computes the same, in which every BN has a scale and a shift, as bundles hold them.
+
+    An InputError names all layers whose statistics are none that synthetic images could be aligned with.
+    """
+    modules = dict(model.named_modules())
+    norms = {name: module for name, module in modules.items() if isinstance(module, BATCH_NORMS)}
+    if untracked := [name for name, norm in norms.items() if norm.running_mean is None]:
+        raise InputError(
+            f"{len(untracked)} of {len(norms)} BN layers keep no running statistics (track_running_stats=False), so "
+            f"there is nothing to align images with: {_some(untracked)}. Train it with track_running_stats=True"
+        )
+    tracked = [
+        name for name, norm in modules.items() if isinstance(norm, INSTANCE_NORMS) and norm.running_mean is not None
+    ]
+    if tracked:
+        raise InputError(
+            f"{len(tracked)} instance norms keep running statistics, which are of single images and not of batches: "
+            f"{_some(tracked)}. Build the network with track_running_stats=False, and calibrate its bundle"
+        )
+    if all(norm.affine for norm in norms.values()):
+        return model
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, BATCH_NORMS) and not module.affine:
+            module.affine = True
+            module.weight = nn.Parameter(torch.ones_like(module.running_mean))
+            module.bias = nn.Parameter(torch.zeros_like(module.running_mean))
+    return model
+
+
+@contextmanager
+def _attention_of_any_rank() -> Iterator[None]:
+    """Computes attention of other than four dimensions by its formula; the exporter translates four only."""
+    original = F.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *others, **options):
+        # Dropout, causal masks and shared heads are left to PyTorch; networks for images have none of them.
+        if query.dim() == 4 or others or options.keys() - {"scale"}:
+            return original(query, key, value, attn_mask, *others, **options)
+        scale = query.shape[-1] ** -0.5 if options.get("scale") is None else options["scale"]
+        scores = query @ key.transpose(-2, -1) * scale
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+        return scores.softmax(-1) @ value
+
+    F.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = original
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads, also from within its subgraphs."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            names |= reads(inner)
+    return names
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied
+
+
+def compute(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    """Puts initialisers in the place of `nodes`, none of which depends on the image.
+
+    What is computed for nobody but these nodes themselves is left out.
+    """
+    own = {name for node in nodes for name in node.output}
+    kept = [node for node in proto.graph.node if not own.intersection(node.output)]
+    read = {name for node in kept for name in reads(node)} | {value.name for value in proto.graph.output}
+    wanted = sorted(own & read - {""})
+    part = onnx.ModelProto()
+    part.CopyFrom(proto)
+    copies = [_copy(node) for node in kept]
+    del part.graph.input[:], part.graph.output[:], part.graph.node[:]
+    part.graph.node.extend(nodes)
+    part.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    values = ReferenceEvaluator(part).run(None, {}) if wanted else []
+    made = [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(wanted, values, strict=True)]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+    proto.graph.initializer.extend(made)
+
+
+def _compute_standardised_weights(proto: onnx.ModelProto) -> set[str]:
+    """Computes the weights that BN standardises (NFNets, BiT, hybrid ViTs); returns the parameters they are made of.
+
+    Such a BN takes a weight for its batch. Its statistics are none of the network's.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    producers: dict[str, onnx.NodeProto] = {}
+    standardised: set[str] = set()
+    for node in proto.graph.node:
+        if not all(name in constants for name in node.input if name):
+            continue
+        constants.update(node.output)
+        producers.update(dict.fromkeys(node.output, node))
+        if node.op_type == "BatchNormalization" or standardised.intersection(node.input):
+            standardised.update(node.output)
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    chosen: set[str] = set()
+    parameters: dict[str, set[str]] = {}
+    for reader in proto.graph.node:
+        ends = standardised.intersection(reader.input) if reader.output[0] not in constants else set()
+        for end in ends:
+            below, parameters[end] = [end], set()
+            while below:
+                name = below.pop()
+                if name in producers:
+                    chosen.update(producers[name].output)
+                    below += producers[name].input
+                elif name in initializers:
+                    parameters[end].add(name)
+    if not chosen:
+        return set()
+    compute(proto, [node for node in proto.graph.node if chosen.intersection(node.output)])
+    for end, names in parameters.items():
+        weight = next((name for name in sorted(names) if name.endswith(".weight")), None)
+        if weight is not None:
+            _rename_weight(proto, end, weight.removesuffix(".weight"))
+    used = {name for node in proto.graph.node for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    gone = {name for names in parameters.values() for name in names} - {tensor.name for tensor in kept}
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return gone
+
+
+def _rename_weight(proto: onnx.ModelProto, name: str, module: str) -> None:
+    """Names a standardised weight and the one node that reads it by their module."""
+    readers = [node for node in proto.graph.node if name in node.input]
+    if len(readers) != 1 or any(tensor.name == f"{module}.standardised_weight" for tensor in proto.graph.initializer):
+        return
+    readers[0].name = module
+    readers[0].input[:] = [f"{module}.standardised_weight" if each == name else each for each in readers[0].input]
+    next(tensor for tensor in proto.graph.initializer if tensor.name == name).name = f"{module}.standardised_weight"
 
 
 def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
@@ -149,29 +300,44 @@ def _strip(model: ir.Model) -> None:
 
 
 def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)}
+    nodes = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    uses = Counter(tuple(node.input[1:]) for node in nodes)
     layers, odd = [], []
-    for node in proto.graph.node:
-        if node.op_type != "BatchNormalization":
-            continue
+    for node in nodes:
         module = modules.get(node.name)
-        wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
-        if module is None or list(node.input[1:]) != wanted:
-            odd.append(f"{node.name} reads {list(node.input[1:])}")
+        if reason := _oddity(node, module, uses[tuple(node.input[1:])]):
+            odd.append(reason)
             continue
         layers.append(Layer(node.name, node.name, node.input[0], module.num_features, module.eps))
     if odd:
-        raise CheckError(
-            f"{len(odd)} BN nodes are no BN of the network: {'; '.join(odd)}; "
-            "one over weights (standardised convolutions) would have to be computed into them before"
-        )
-    if sorted(layer.key for layer in layers) != sorted(modules):
-        raise CheckError(
-            f"the network has {len(modules)} BN modules, but the graph has the {len(layers)} BN nodes "
-            f"{[layer.key for layer in layers]}"
+        raise InputError(f"{len(odd)} BN nodes are of no use: {'; '.join(dict.fromkeys(odd))}")
+    if unused := sorted(modules.keys() - {layer.key for layer in layers}, key=list(modules).index):
+        raise InputError(
+            f"{len(unused)} of {len(modules)} BN layers take no part in evaluation: {_some(unused)}. Build the network "
+            "without them, such as without auxiliary classifiers"
         )
     return layers
+
+
+def _oddity(node: onnx.NodeProto, module: nn.Module | None, uses: int) -> str | None:
+    """Why a BN node has no statistics of its own that images could be aligned with; `None` where it has."""
+    if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
+        return f"{node.name} normalises by the batch's own statistics also in evaluation"
+    if uses > 1:
+        return f"{node.name} is used at {uses} places, so its statistics are of none of them; use a BN at each"
+    wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
+    if module is None or list(node.input[1:]) != wanted:
+        return (
+            f"{node.name} is no module but a call of a function, with the statistics {' and '.join(node.input[3:])}; "
+            "use nn.BatchNorm2d"
+        )
+    return None
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - 6
+    return ", ".join(names[:6]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:

@@ -27,7 +27,7 @@ def import_onnx(
     data_root: Path,
     output: Path,
     *,
-    dataset_name: str = "imagenet",
+    dataset_name: str | None = None,
     size: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -40,12 +40,17 @@ def import_onnx(
 ) -> Path:
     """Writes the network in the ONNX file at `path` as the bundle `output/name` and tells what became of it.
 
-    Its images and classes are those of the data set, but for what is given beside it. Accuracy is measured if the data
-    are there.
+    Its images and classes are those of the data set (ImageNet, if none is named), but for what is given beside it. With
+    classes of one's own and no data set, what it was trained on is unknown. Accuracy is measured if the data are there.
     """
     proto, source = foreign.read(path)
+    foreign.check_kind(proto)
     value, (batch, channels, *sides) = foreign.image_input(proto)
-    dataset = _dataset(dataset_name, channels, sides, size, mean, std, classes_path)
+    dataset = _dataset(dataset_name or "imagenet", channels, sides, size, mean, std, classes_path)
+    if dataset_name is None and classes_path is not None:
+        dataset = changed(dataset, name="unknown")
+        if mean is None or std is None:
+            say("no --dataset, --mean and --std: images are normalised as ImageNet's")
     writer = bundle.Writer(name or path.stem, "teacher", dataset, bundle.IMPORTED, {}, output, replace)
     shape = (dataset.channels, dataset.size, dataset.size)
     inputs, targets = golden.golden_input(None, None, shape, len(dataset.classes), PROBE_IMAGES)
@@ -56,7 +61,7 @@ def import_onnx(
     before = _run(_session(proto), value, images)
     if softmax := foreign.cut_softmax(proto):
         say("took the softmax off its end: a bundle's output are logits")
-    _check_logits(before, len(dataset.classes), dataset.name)
+    _check_logits(before, len(dataset.classes), dataset.name, proto)
     if before.ndim == 4:
         foreign.flatten_output(proto)
     foreign.fold_constants(proto)
@@ -65,6 +70,10 @@ def import_onnx(
     onnx.checker.check_model(proto)
 
     layers, tensors = foreign.batch_norms(proto)
+    _check_learnt(layers, tensors)
+    # After what may be its cause.
+    if not np.isfinite(before).all():
+        raise InputError("the graph gives NaN or infinite outputs in ONNX Runtime for images of standard-normal noise")
     serialised = proto.SerializeToString(deterministic=True)
     session = _session(proto)
     _check_same(before, bundle.run(session, images), softmax)
@@ -78,7 +87,7 @@ def import_onnx(
     accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
     folder = output / writer.name
     say(f"{folder}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e} of the reference{accuracy}")
-    _say_statistics(folder, proto, layers, tensors, say)
+    _say_statistics(folder, proto, layers, say)
     return folder
 
 
@@ -147,7 +156,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _check_logits(output: np.ndarray, classes: int, dataset: str) -> None:
+def _check_logits(output: np.ndarray, classes: int, dataset: str, proto: onnx.ModelProto) -> None:
+    if output.dtype != np.float32:
+        last = next((node for node in proto.graph.node if proto.graph.output[0].name in node.output), None)
+        what = f"{last.op_type} of {last.input[0]}" if last is not None and last.input else "not computed"
+        hint = f"; if those are its logits, give --output {last.input[0]}" if last is not None and last.input else ""
+        raise InputError(f"the output is {output.dtype} ({what}), not logits in float32{hint}")
     if output.ndim not in (2, 4) or output.size != len(output) * output.shape[1]:
         shape = "x".join(map(str, output.shape))
         raise InputError(f"the output is of {shape}, not logits [N, K]; name another value with --output")
@@ -155,6 +169,15 @@ def _check_logits(output: np.ndarray, classes: int, dataset: str) -> None:
         raise InputError(
             f"the graph has {output.shape[1]} logits, but {dataset} has {classes} classes; give another --dataset, or "
             "a file with --classes"
+        )
+
+
+def _check_learnt(layers: list[Layer], tensors: dict[str, Tensor]) -> None:
+    if fresh := foreign.unlearnt(layers, tensors):
+        raise InputError(
+            f"{len(fresh)} of {len(layers)} BN layers have the initial statistics 0 and 1 ({', '.join(fresh[:6])}"
+            f"{', …' if len(fresh) > 6 else ''}): the network was trained without running statistics, or they were not "
+            "saved"
         )
 
 
@@ -187,19 +210,13 @@ def _check_probe(session: onnxruntime.InferenceSession, probe: dict[str, Tensor]
     return difference
 
 
-def _say_statistics(
-    folder: Path, proto: onnx.ModelProto, layers: list[Layer], tensors: dict[str, Tensor], say: Callable[[str], None]
-) -> None:
-    if fresh := foreign.unlearnt(layers, tensors):
-        say(
-            f"{len(fresh)} of {len(layers)} BN layers have the statistics of an untrained network, mean 0 and variance "
-            f"1, which recover would align with: {', '.join(fresh)}"
-        )
+def _say_statistics(folder: Path, proto: onnx.ModelProto, layers: list[Layer], say: Callable[[str], None]) -> None:
     if layers:
         return
     biased = foreign.biased_convolutions(proto)
     why = f", but {biased} convolutions with a bias: BN was folded into them, or there was none" if biased else ""
     say(
         f"no statistics: the graph has no BN nodes{why}. Recover has nothing to align with; "
-        f"`scdd calibrate {folder} --data NAME|DIR` measures statistics on images and writes a new bundle"
+        f"`scdd calibrate {folder} --data NAME|DIR` measures statistics on images and writes a new bundle; "
+        f"{foreign.KEEPING_BN}"
     )

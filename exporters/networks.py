@@ -139,7 +139,7 @@ def _export(network: Network, folder: Path) -> str:
     dataset = DatasetInfo(
         "random", 3, network.size, tuple(map(str, range(CLASSES))), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     )
-    model = network.build()
+    model = graph.prepare(network.build())
     images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
     _draw_constants(model)
     _draw_statistics(model, images)

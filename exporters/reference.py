@@ -48,18 +48,19 @@ def golden_probe(
 
     generator = torch.Generator().manual_seed(1)
     directions = torch.randint(0, 2, (DIRECTIONS, *inputs.shape), generator=generator, dtype=torch.int8) * 2 - 1
-    step = _steady_step(lambda step: slope(directions[0].double(), step))
-    slopes = torch.stack([slope(direction.double(), step) for direction in directions])
+    step, first = _steady_slope(lambda step: slope(directions[0].double(), step))
+    slopes = torch.stack([first, *(slope(direction.double(), step) for direction in directions[1:])])
     return golden.in_float32({"input": exact, **objective(exact), "directions": directions, "slopes": slopes})
 
 
-def _steady_step(slope: Callable[[float], Tensor]) -> float:
-    """The step for central differences: the first whose double gives the same slope."""
+def _steady_slope(slope: Callable[[float], Tensor]) -> tuple[float, Tensor]:
+    """The step for central differences, the first whose double gives the same slope, and that slope."""
     found = []
     for step in STEPS:
-        once, twice = float(slope(step)), float(slope(2 * step))
+        exact = slope(step)
+        once, twice = float(exact), float(slope(2 * step))
         if once and abs(once - twice) <= SLOPE_TOLERANCE * abs(once):
-            return step
+            return step, exact
         found.append(f"{once:.7g} and {twice:.7g} at {step:.0e}")
     raise CheckError(
         f"the loss has no steady slope along random directions ({', '.join(found)}): it jumps, it does not depend on "
@@ -115,8 +116,38 @@ class BatchNormalization(OpRun):
     """In evaluation mode, which the evaluator itself takes for training mode before opset 14."""
 
     def _run(self, x, scale, bias, mean, var, epsilon=None, **_: Any):
-        scale, bias, mean, var = (part.reshape(-1, *[1] * (x.ndim - 2)) for part in (scale, bias, mean, var))
-        return ((x - mean) / np.sqrt(var + epsilon) * scale + bias,)
+        x, scale, bias, mean, var = map(_tensor, (x, scale, bias, mean, var))
+        return (F.batch_norm(x, mean, var, scale, bias, eps=epsilon).numpy(),)
+
+
+class Erf(OpRun):
+    """In float64; the evaluator's own computes in float32, whatever it is given."""
+
+    def _run(self, x):
+        return (torch.erf(_tensor(x)).numpy(),)
+
+
+class Gelu(OpRun):
+    """In float64; the evaluator's own is a function of operators that compute in float32."""
+
+    def _run(self, x, approximate=None):
+        return (F.gelu(_tensor(x), approximate=approximate or "none").numpy(),)
+
+
+class GroupNormalization(OpRun):
+    """In float64; the evaluator's own casts to float32, as the attribute `stash_type` has it.
+
+    Scale and bias have a value per group before opset 21, and one per channel since.
+    """
+
+    def _run(self, x, scale, bias, epsilon=None, num_groups=None, **_: Any):
+        groups = x.reshape(len(x), num_groups, -1)
+        centred = groups - groups.mean(-1, keepdims=True)
+        normal = (centred / np.sqrt(centred.var(-1, keepdims=True) + epsilon)).reshape(x.shape)
+        scale, bias = (
+            np.repeat(part, x.shape[1] // part.size).reshape(-1, *[1] * (x.ndim - 2)) for part in (scale, bias)
+        )
+        return (normal * scale + bias,)
 
 
 class Conv(op_conv.Conv):
@@ -127,11 +158,12 @@ class Conv(op_conv.Conv):
             return super()._run(x, w, b, **attributes)
         top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
         strides, dilations, groups = (attributes.get(name) or 1 for name in ("strides", "dilations", "group"))
-        x, w, b = (
-            None if array is None else torch.from_numpy(np.require(array, requirements="CW")) for array in (x, w, b)
-        )
-        padded = F.pad(x, (left, right, top, bottom))
-        return (F.conv2d(padded, w, b, strides, 0, dilations, groups).numpy(),)
+        x, w, b = _tensor(x), _tensor(w), None if b is None else _tensor(b)
+        # Padding apart copies the image, which takes half as long as the convolution.
+        padding = (top, left)
+        if (bottom, right) != padding:
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return (F.conv2d(x, w, b, strides, padding, dilations, groups).numpy(),)
 
 
 class MaxPool(op_max_pool.MaxPool):
@@ -154,8 +186,13 @@ class AveragePool(op_average_pool.AveragePool_19):
         return (_pool(np.add, x, 0, attributes) / _pool(np.add, counted, border, attributes),)
 
 
-OPERATORS: list[type[OpRun]] = [BatchNormalization, Conv, MaxPool, AveragePool]
+OPERATORS: list[type[OpRun]] = [BatchNormalization, Erf, Gelu, GroupNormalization, Conv, MaxPool, AveragePool]
 """What the evaluator does wrong or slowly, done here."""
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """`array` as a tensor, which shares its memory where that can be written to."""
+    return torch.from_numpy(np.require(array, requirements="CW"))
 
 
 def _is_plain(x: np.ndarray, attributes: dict[str, Any]) -> bool:

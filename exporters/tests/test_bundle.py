@@ -288,7 +288,7 @@ def test_a_bn_module_that_runs_twice_is_refused():
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.bn(self.bn(images)).flatten(1)
 
-    with pytest.raises(CheckError, match="BN node"):
+    with pytest.raises(InputError, match="bn is used at 2 places"):
         graph.to_onnx(Twice(), (1, 28, 28))
 
 
@@ -297,8 +297,8 @@ def test_every_bn_that_is_none_of_the_network_is_named():
     proto = onnx.load_from_string(graph.to_onnx(model, (1, 28, 28))[0])
     norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
     norms[1].input[3], norms[4].name = "computed", "other"
-    named = rf"^2 BN nodes are no BN of the network: {norms[1].name} reads .*; other reads "
-    with pytest.raises(CheckError, match=named):
+    named = rf"^2 BN nodes are of no use: {norms[1].name} is no module but a call .*; other is no module but a call "
+    with pytest.raises(InputError, match=named):
         graph._batch_norm_layers(proto, model)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from safetensors.torch import load_file
@@ -23,7 +25,7 @@ from exporters.errors import CheckError, InputError
 from .test_bundle import trained
 from .test_recover import recover, scdd
 
-RESNET = ("resnet10", {"width": 4, "stem": "small", "channels": 1, "classes": 10})
+RESNET = ("resnet10", {"width": 8, "stem": "small", "channels": 1, "classes": 10})
 SHAPE = (1, 28, 28)
 
 
@@ -91,6 +93,7 @@ def test_a_folded_graph_is_brought_without_statistics_and_says_so(tmp_path: Path
     assert manifest["statistics"] == {"kind": "none", "layers": []}
     assert "convolutions with a bias: BN was folded into them" in said[-1]
     assert "scdd calibrate" in said[-1]
+    assert said[-1].endswith(foreign.KEEPING_BN)
 
 
 def test_accuracy_is_measured_where_the_data_are(tmp_path: Path, monkeypatch, tiny: data.Split):
@@ -187,7 +190,8 @@ def test_every_odd_bn_is_named(tmp_path: Path):
         bring(tmp_path, proto, **small(3, tmp_path))
     assert str(error.value).endswith(
         "3 BN nodes are of no use: two computes its running_mean from the image; three holds a negative running_var; "
-        "four holds a weight that is not finite. Export the network in evaluation mode, in float32"
+        "four holds a weight that is not finite. Export the network in evaluation mode, in float32; "
+        f"{foreign.KEEPING_BN}"
     )
 
 
@@ -201,11 +205,126 @@ def test_bn_in_training_mode_is_refused():
 def test_bn_layers_of_an_untrained_network_are_all_named(tmp_path: Path):
     weights = ONES | {"c": drawn(3)}
     nodes = [batch_norm("", "x", "h1"), batch_norm("", "h1", "h2", "s", "b", "c", "v"), batch_norm("two", "h2", "h")]
-    folder, said = bring(tmp_path, pooled(*nodes, **weights), **small(3, tmp_path))
-    assert "2 of 3 BN layers have the statistics of an untrained network" in said[-1]
-    keys = [layer["key"] for layer in yaml.safe_load((folder / "manifest.yaml").read_text())["statistics"]["layers"]]
-    assert keys == ["BatchNormalization_0", "BatchNormalization_1", "two"]
-    assert said[-1].endswith("BatchNormalization_0, two")
+    named = r"2 of 3 BN layers have the initial statistics 0 and 1 \(BatchNormalization_0, two\)"
+    with pytest.raises(InputError, match=named):
+        bring(tmp_path, pooled(*nodes, **weights), **small(3, tmp_path))
+
+
+def test_classes_of_ones_own_are_not_imagenet(tmp_path: Path):
+    node = helper.make_node
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["h"])]
+    proto = pooled(*nodes, w=drawn(3, 3, 3, 3))
+    folder, said = bring(tmp_path, proto, dataset_name=None, classes_path=small(3, tmp_path)["classes_path"])
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert manifest["pretraining"]["dataset"] == "unknown"
+    assert manifest["preprocessing"]["mean"] == list(data.info("imagenet").mean)
+    assert said[0] == "no --dataset, --mean and --std: images are normalised as ImageNet's"
+
+
+def typed(proto: onnx.ModelProto, kind: int) -> onnx.ModelProto:
+    proto.graph.input[0].type.tensor_type.elem_type = kind
+    return proto
+
+
+QUANTISE = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])
+DEQUANTISE = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["h"])
+FUSED = helper.make_node("FusedConv", ["x", "w"], ["h"], domain="com.microsoft")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: pooled(QUANTISE, DEQUANTISE, s=np.float32(0.1), z=np.uint8(128)),
+            r"the graph is quantised \(QuantizeLinear x1, DequantizeLinear x1\).*import the float32 network",
+        ),
+        (lambda: pooled(FUSED, w=drawn(3, 3, 1, 1)), r"outside ONNX \(com\.microsoft::FusedConv x1\)"),
+        (
+            lambda: pooled(helper.make_node("Conv", ["x", "w"], ["h"]), w=drawn(3, 3, 1, 1).astype(np.float16)),
+            r"weights are float16; export the network in float32",
+        ),
+    ],
+)
+def test_graphs_rewritten_for_inference_are_recognised(make: Callable, message: str):
+    with pytest.raises(InputError, match=message):
+        foreign.check_kind(make())
+
+
+def test_images_of_bytes_are_refused_with_the_remedy():
+    proto = typed(pooled(helper.make_node("Relu", ["x"], ["h"])), TensorProto.UINT8)
+    with pytest.raises(InputError, match=r"is UINT8 .*give --mean and --std"):
+        foreign.image_input(proto)
+
+
+def test_class_numbers_are_no_logits(tmp_path: Path):
+    rest = [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["f"])]
+    proto = network([*rest, helper.make_node("ArgMax", ["f"], ["y"], axis=1)], batch="n")
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, ["n", 1]))
+    with pytest.raises(InputError, match=r"is int64 \(ArgMax of f\).*give --output f"):
+        bring(tmp_path, proto, **small(3, tmp_path))
+
+
+def test_nan_is_called_nan(tmp_path: Path):
+    with pytest.raises(InputError, match="gives NaN or infinite outputs in ONNX Runtime"):
+        bring(tmp_path, pooled(helper.make_node("Sqrt", ["x"], ["h"])), **small(3, tmp_path))
+
+
+def test_networks_with_exact_gelu_are_imported(tmp_path: Path):
+    """As exporters write it: x * (1 + erf(x / sqrt 2)) / 2."""
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Div", ["c", "root"], ["d"]),
+        node("Erf", ["d"], ["e"]),
+        node("Add", ["e", "one"], ["f"]),
+        node("Mul", ["c", "f"], ["g"]),
+        node("Mul", ["g", "half"], ["h"]),
+    ]
+    scalars = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    folder, _ = bring(tmp_path, pooled(*nodes, w=drawn(3, 3, 3, 3), **scalars), **small(3, tmp_path))
+    assert load_file(folder / "golden.safetensors")["slopes"].abs().min() > 0
+
+
+JUMPING = {"Ceil", "Floor", "Round", "Sign", "Mod", "Cast", "CastLike", "BitCast", "Hardmax"}
+"""Operators without a slope, or of other types than float."""
+
+
+def test_reference_operators_compute_in_float64():
+    """Central differences with two small steps agree; where something computes in float32, they are noise."""
+    known = json.loads((Path(__file__).parents[2] / "docs/conformance.json").read_text())["operators"].keys() - JUMPING
+    noisy, tried = {}, set()
+    for case in load_model_tests(kind="node"):
+        (operator, *others) = [node.op_type for node in case.model.graph.node]
+        if others or operator not in known or not case.data_sets or "training_mode" in case.name:
+            continue
+        inputs, outputs = case.data_sets[0]
+        if not all(isinstance(each, np.ndarray) for each in (*inputs, outputs[0])) or outputs[0].dtype != np.float32:
+            continue
+        exact = ReferenceEvaluator(reference.in_float64(case.model), new_ops=reference.OPERATORS)
+        names = [value.name for value in case.model.graph.input]
+        rng = np.random.default_rng(0)
+        # Away from the whole numbers, where many operators have their kinks.
+        first = inputs[0].astype(np.float64) + 1e-4 * rng.standard_normal(inputs[0].shape)
+        rest = [each.astype(np.float64) if each.dtype == np.float32 else each for each in inputs[1:]]
+        direction = rng.standard_normal(first.shape)
+        if inputs[0].dtype != np.float32 or not first.size:
+            continue
+
+        def slope(step, exact=exact, names=names, first=first, rest=rest, direction=direction):
+            ahead, behind = (
+                exact.run(None, dict(zip(names, [first + sign * step * direction, *rest], strict=True)))[0]
+                for sign in (1, -1)
+            )
+            return (ahead - behind) / (2 * step)
+
+        once, twice = slope(1e-7), slope(2e-7)
+        if not once.size or not np.isfinite(once).all():
+            continue
+        tried.add(operator)
+        if np.abs(once - twice).max() > 1e-4 * max(np.abs(once).max(), 1e-30):
+            noisy[operator] = case.name
+    assert {"Erf", "Gelu", "GroupNormalization", "LayerNormalization", "Softmax"} <= tried
+    assert noisy == {}
 
 
 def test_data_in_other_files_are_put_in_or_missed(tmp_path: Path):
