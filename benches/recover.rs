@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let targets = Tensor::arange(shape[0], (Kind::Int64, Device::Cpu)).remainder(10);
     let start = Instant::now();
     let options = PlanOptions { autotune: rest.iter().any(|a| a == "--autotune"), ..PlanOptions::default() };
-    let evaluate: Box<dyn Fn() -> Result<(f64, Tensor)>> = match mode.as_str() {
+    let mut evaluate: Box<dyn FnMut() -> Result<(f64, Tensor)>> = match mode.as_str() {
         "replica" => {
             let replica = Replica::new(graph, Device::Cpu)?;
             Box::new(move || {
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
         }
         "plan" | "torch" => {
             let kernels = options.kernels.filter(|_| mode == "plan");
-            let plan = Plan::compile(&graph, &objective, shape, PlanOptions { kernels, ..options })?;
+            let mut plan = Plan::compile(&graph, &objective, shape, PlanOptions { kernels, ..options })?;
             Box::new(move || {
                 let found = plan.evaluate(&input, &targets)?;
                 Ok((found.loss, found.gradient))

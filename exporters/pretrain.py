@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import data, evaluate, models
+from . import data, evaluate, models, narrow
 from .config import parse, read_yaml
 from .errors import CheckError, InputError
 from .files import load_checkpoint, save_checkpoint, write_aside
@@ -158,6 +158,7 @@ def pretrain(
     method_class = METHODS[method_name]
     if method_class.trains_head:
         models.put_head(config.architecture.name, model, head)
+    narrow.subsample_first(model)
     method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)
     method.bfloat16 = config.precision == "bfloat16"
     if config.alternating_flips and getattr(method_config.augmentation, "flip", 0):

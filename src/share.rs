@@ -89,18 +89,16 @@ pub fn settle() {
 }
 
 /// Does `work` on as many threads as this thread's stage has now, and on one of those itself, so that its parallel parts begin without waking a thread.
-pub fn on_share<T>(work: impl FnOnce() -> T) -> T {
+pub fn on_share<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let torch = tch::get_num_threads();
-    let work = Handed(work);
     let there = move || {
         let _as_here = TorchThreads::set(torch);
-        Handed(work.take()())
+        work()
     };
-    let done = match pool() {
+    match pool() {
         Some(pool) => pool.install(there),
         None => rayon::scope(|_| there()),
-    };
-    done.take()
+    }
 }
 
 /// The threads of the share; none where the stage has all cores, or threads can't be started.
@@ -140,19 +138,6 @@ impl Drop for TorchThreads {
         if tch::get_num_threads() != self.former {
             tch::set_num_threads(self.former);
         }
-    }
-}
-
-/// What another thread has while this one waits.
-struct Handed<T>(T);
-
-// SAFETY: only `on_share` makes one, and its thread waits until the other is through with it: no two threads ever use it at once. That is all that
-// what it holds may ask for: libtorch's tensors and ours are bound to no thread, and no lock's guard is handed over.
-unsafe impl<T> Send for Handed<T> {}
-
-impl<T> Handed<T> {
-    fn take(self) -> T {
-        self.0
     }
 }
 

@@ -162,7 +162,7 @@ fn calibration_measures_what_a_run_over_all_images_gives() {
         let c = mean.len();
         assert!(close(&of_class.mean[4 * c..5 * c], &mean) && close(&of_class.var[4 * c..5 * c], &var), "layer {i}");
     }
-    let verdict = verify(&made, &Runtime::open(None).unwrap()).unwrap();
+    let verdict = verify(&made, &Runtime::open(None).unwrap(), &|_| ()).unwrap();
     assert!(verdict.passed(), "{verdict:?}");
 }
 
@@ -210,7 +210,7 @@ fn classes_are_measured_beside_the_statistics_of_batch_norm() {
     let expected = quarter(&run.taps[0]);
     close(patches.mean[5 * 4 + 1], expected[0]);
     close(patches.var[5 * 4 + 1], expected[1]);
-    assert!(verify(&made, &Runtime::open(None).unwrap()).unwrap().passed());
+    assert!(verify(&made, &Runtime::open(None).unwrap(), &|_| ()).unwrap().passed());
 }
 
 #[test]
@@ -224,6 +224,9 @@ fn calibration_refuses_what_makes_no_sense() {
     assert!(message(refused).contains("no --node"));
     let unknown = Calibrator::new(&bundle, &["nowhere".into()], Detail::default()).map(|_| ());
     assert!(message(unknown).contains("its graph has no node `nowhere`"));
+    let name = bundle.graph.convolutions().next().unwrap().name.clone();
+    let twice = Calibrator::new(&bundle, &[name.clone(), name.clone()], Detail::default()).map(|_| ());
+    assert!(message(twice).contains(&format!("node `{name}` is given twice")));
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("new");
     let calibrator = Calibrator::new(&bundle, &[], Detail::default()).unwrap();

@@ -437,6 +437,26 @@ fn results_do_not_depend_on_the_number_of_threads() {
     assert_eq!(run(1), run(3));
 }
 
+/// A diverged image shows itself: no bound makes a number of what is none.
+#[test]
+fn activations_keep_nan() {
+    let activations = [
+        Activation::Clamp { low: 0.0, high: f32::INFINITY },
+        Activation::LeakyRelu { alpha: 0.1 },
+        Activation::HardSwish,
+    ];
+    for (isa, activation) in
+        Isa::available().into_iter().flat_map(|isa| activations.map(|activation| (isa, activation)))
+    {
+        // As many channels as take every width of vectors, one by one included.
+        let channels = 71;
+        let (scale, shift) = (vec![1.0; channels], vec![0.0; channels]);
+        let mut out = vec![0.0; channels];
+        Pass { scale: &scale, shift: &shift, activation }.forward(isa, &vec![f32::NAN; channels], None, &mut out);
+        assert!(out.iter().all(|value| value.is_nan()), "{isa:?}, {activation:?}: {out:?}");
+    }
+}
+
 #[test]
 fn pieces_cover_everything_once_and_memory_is_aligned() {
     let mut rows = Aligned::zeros(7 * 10_007);

@@ -60,7 +60,7 @@ fn agree<'t>(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets:
     let shape: [i64; 4] = input.size().try_into().unwrap();
     let wanted = Replica::new(graph.clone(), Device::Cpu).unwrap().evaluate(input, targets, objective).unwrap();
     for options in every_option() {
-        let plan = Plan::compile(graph, objective, shape, options).unwrap();
+        let mut plan = Plan::compile(graph, objective, shape, options).unwrap();
         for _ in 0..2 {
             let found = plan.evaluate(input, targets).unwrap();
             let close = |a: f64, b: f64| (a - b).abs() <= LOSS * b.abs().max(1e-3);
@@ -324,12 +324,12 @@ fn targets_can_be_exchanged() {
     second.r_bn = 0.3;
     let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
     let targets = Tensor::from_slice(&[1i64, 4]);
-    let loss = |plan: &Plan| plan.evaluate(&input, &targets).unwrap().loss;
+    let loss = |plan: &mut Plan| plan.evaluate(&input, &targets).unwrap().loss;
     let compiled = |objective| Plan::compile(&graph, objective, [2, 3, 8, 8], PlanOptions::default()).unwrap();
     let mut plan = compiled(&first);
     assert!(plan.retarget(&second).unwrap());
-    assert_eq!(loss(&plan), loss(&compiled(&second)));
-    assert_ne!(loss(&plan), loss(&compiled(&first)));
+    assert_eq!(loss(&mut plan), loss(&mut compiled(&second)));
+    assert_ne!(loss(&mut plan), loss(&mut compiled(&first)));
     second.layers[0].tap = graph.inputs[0].value;
     assert!(!plan.retarget(&second).unwrap());
     second.layers.clear();
@@ -386,7 +386,7 @@ fn another_shape_is_refused() {
     let (mut net, x) = Net::new(8);
     let x = net.conv(&x, 4, 3, 1, 1, false);
     let graph = net.finish(&x);
-    let plan = Plan::compile(&graph, &objective(&graph), [2, 3, 8, 8], PlanOptions::default()).unwrap();
+    let mut plan = Plan::compile(&graph, &objective(&graph), [2, 3, 8, 8], PlanOptions::default()).unwrap();
     let input = Tensor::zeros([1, 3, 8, 8], (Kind::Float, Device::Cpu));
     let error = plan.evaluate(&input, &Tensor::from_slice(&[0i64])).err().unwrap().to_string();
     assert_eq!(error, "the plan was compiled for inputs of shape [2, 3, 8, 8], not [1, 3, 8, 8]");

@@ -122,7 +122,7 @@ fn losses_and_gradients_are_those_of_double_precision() {
         let tensor = |name: &str| Tensor::from_slice(&floats(goldens, name)).reshape([10, 4, 1, 28, 28]);
         let (points, gradients, losses) = (tensor("points"), tensor("gradients"), floats(goldens, "points.losses"));
         for options in every_engine() {
-            let plan = Plan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options).unwrap();
+            let mut plan = Plan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options).unwrap();
             for (step, expected) in losses.iter().enumerate() {
                 let found = plan.evaluate(&points.get(step as i64), &targets).unwrap();
                 let loss = (found.loss / f64::from(*expected) - 1.0).abs();

@@ -138,7 +138,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn another_shape_is_refused() {
     let graph = Bundle::load(&common::bundle("convnet3-w128")).unwrap().graph;
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
-    let Some(plan) = TrainPlan::compile(&replica, &parameters(&graph).0, &[2, 1, 28, 28]).unwrap() else { return };
+    let Some(mut plan) = TrainPlan::compile(&replica, &parameters(&graph).0, &[2, 1, 28, 28]).unwrap() else { return };
     let error = plan.forward(&Tensor::zeros([3, 1, 28, 28], (Kind::Float, Device::Cpu)), Mode::Eval).err().unwrap();
     assert_eq!(error.to_string(), "the plan was compiled for inputs of shape [2, 1, 28, 28], not [3, 1, 28, 28]");
     let unknown = TrainPlan::compile(&replica, &["nothing".into()], &[2, 1, 28, 28]).err().unwrap();

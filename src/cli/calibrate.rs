@@ -15,7 +15,7 @@ const SEED: u64 = 0;
 
 pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     let bundle = Bundle::load(&command.bundle)?;
-    let verdict = verify(&bundle, &open_runtime(global)?)?;
+    let verdict = verify(&bundle, &open_runtime(global)?, &|what| eprintln!("{what}"))?;
     ensure!(verdict.passed(), "bundle `{}` does not verify; see `scdd verify`", bundle.name());
     let out = command.out.unwrap_or_else(|| {
         let name = command.bundle.file_name().unwrap_or(bundle.name().as_ref());

@@ -43,7 +43,7 @@ pub fn run(command: &Verify, global: &Global) -> anyhow::Result<Outcome> {
     let mut verdicts = Vec::new();
     for dir in &command.bundles {
         let bundle = Bundle::load(dir)?;
-        let verification = verify(&bundle, &runtime)?;
+        let verification = verify(&bundle, &runtime, &|what| eprintln!("{what}"))?;
         let data = match &command.data {
             Some(data) => Some(on_data(&bundle, &test_images(data, &bundle)?, &runtime)?),
             None => None,

@@ -73,7 +73,7 @@ impl<'a> Engine<'a> {
 impl Maker for Engine<'_> {
     fn verify(&self, work: &WorkDir, bundle: &Bundle) -> Result<(), Failure> {
         let piece = self.progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
-        let verdict = verify(bundle, self.runtime)?;
+        let verdict = verify(bundle, self.runtime, &|what| self.progress.tell(what))?;
         if !verdict.passed() {
             let bundle = bundle.name().into();
             return Err(EngineError::Unverified { bundle, divergence: verdict.divergence }.into());

@@ -78,7 +78,8 @@ struct Clamp {
 impl Function for Clamp {
     #[inline(always)]
     fn apply<V: Lanes>(self, p: V) -> V {
-        p.max(V::splat(self.low)).min(V::splat(self.high))
+        // Of a NaN and a number the second argument is taken: a NaN has to stay one.
+        V::splat(self.high).min(V::splat(self.low).max(p))
     }
     #[inline(always)]
     fn pull<V: Lanes>(self, p: V, gradient: V) -> V {
@@ -95,7 +96,7 @@ impl Function for LeakyRelu {
     #[inline(always)]
     fn apply<V: Lanes>(self, p: V) -> V {
         let zero = V::splat(0.0);
-        p.min(zero).mul_add(V::splat(self.alpha), p.max(zero))
+        zero.min(p).mul_add(V::splat(self.alpha), zero.max(p))
     }
     #[inline(always)]
     fn pull<V: Lanes>(self, p: V, gradient: V) -> V {

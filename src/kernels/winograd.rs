@@ -292,7 +292,7 @@ impl Winograd {
         // The first image row, counted through all images, of a tile row.
         let image_row = |row: usize| row / rows_per_image * to.h + row % rows_per_image * side;
         let starts: Vec<usize> = (0..tile_rows).step_by(per_piece).collect();
-        let ends = starts[1..].iter().copied().chain([tile_rows]);
+        let ends = starts.iter().skip(1).copied().chain([tile_rows]);
         let lengths = starts.iter().zip(ends).map(|(&first, last)| (image_row(last) - image_row(first)) * to.w);
         let pieces = cut(lengths, self.outputs, y, beside);
         let place = |row: usize, column: usize| Place {

@@ -114,17 +114,17 @@ impl<'a> Committee<'a> {
     pub fn evaluate(
         &self,
         seen: &Array4<f32>,
-        aim: &Aim,
+        aim: &mut Aim,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         if self.turn == Turn::RoundRobin || self.members.len() == 1 {
             let turn = iteration as usize % self.members.len();
-            return self.members[turn].evaluate(seen, aim, &aim.judges[turn], iteration);
+            return self.members[turn].evaluate(seen, &aim.targets, &mut aim.judges[turn], iteration);
         }
         let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
         let mut gradient = Array4::zeros(seen.raw_dim());
-        for (member, judge) in self.members.iter().zip(&aim.judges) {
-            let (point, own) = member.evaluate(seen, aim, judge, iteration)?;
+        for (member, judge) in self.members.iter().zip(&mut aim.judges) {
+            let (point, own) = member.evaluate(seen, &aim.targets, judge, iteration)?;
             sum.loss += member.weight * point.loss;
             sum.ce += member.weight * point.ce;
             sum.bn += member.weight * point.bn;
@@ -173,13 +173,13 @@ impl Member<'_> {
     fn evaluate(
         &self,
         seen: &Array4<f32>,
-        aim: &Aim,
-        judge: &Judge,
+        targets: &Tensor,
+        judge: &mut Judge,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let torch = |source| self.torch(source);
         let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.options.device)).map_err(torch)?;
-        let targets = (!self.bundle.manifest.is_features_only()).then_some(&aim.targets);
+        let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
         let found = match judge {
             Judge::Plan(plan) => plan.evaluate(&input, targets),
             Judge::Replica(replica, objective) => replica.evaluate(&input, targets, objective),

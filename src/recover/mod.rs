@@ -285,13 +285,13 @@ impl<'a> Recover<'a> {
         let mut adam = Adam::new(images.raw_dim(), config.betas);
         let mut maps = views(steps.start)?;
         apply_batch(&maps, &images, &mut seen)?;
-        let aim = self.committee.aim(classes, &seen)?;
+        let mut aim = self.committee.aim(classes, &seen)?;
         for iteration in steps.clone() {
             if iteration > steps.start {
                 maps = views(iteration)?;
                 apply_batch(&maps, &images, &mut seen)?;
             }
-            let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &aim, iteration)?;
+            let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &mut aim, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });

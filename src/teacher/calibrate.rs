@@ -100,8 +100,10 @@ impl<'a> Calibrator<'a> {
         if let Some(why) = bundle.without_classifier() {
             return Err(refuse(&why));
         }
+        let replica = bundle.replica(Device::Cpu)?;
         let layers = if !has_own_statistics(bundle) {
-            layers(&bundle.graph, nodes).map_err(|what| refuse(&what))?
+            let chosen = layers(&bundle.graph, nodes).map_err(|what| refuse(&what))?;
+            measurable(bundle, &replica, chosen)?
         } else if !nodes.is_empty() {
             return Err(refuse(
                 "has the statistics of its BatchNorm layers, at which classes are measured too: no --node",
@@ -117,7 +119,7 @@ impl<'a> Calibrator<'a> {
         };
         let classes = bundle.manifest.classes.len();
         let moments = std::iter::repeat_with(|| None).take(classes).collect();
-        Ok(Self { bundle, replica: bundle.replica(Device::Cpu)?, layers, detail, moments, images: 0 })
+        Ok(Self { bundle, replica, layers, detail, moments, images: 0 })
     }
 
     /// Measures normalised images `[N, C, H, W]` of one class.
@@ -282,8 +284,10 @@ impl<'a> Calibrator<'a> {
         std::fs::create_dir(&bundle)
             .and_then(|()| files.iter().try_for_each(|(file, bytes)| write(file, bytes)))
             .and_then(|()| write(MANIFEST, text.as_bytes()))
-            .and_then(|()| std::fs::rename(&bundle, out))
-            .map_err(|e| BundleError::io(out, e).into())
+            .map_err(|e| BundleError::io(out, e))?;
+        // Nothing is put in place that can't be read back.
+        Bundle::load(&bundle)?;
+        std::fs::rename(&bundle, out).map_err(|e| BundleError::io(out, e).into())
     }
 }
 
@@ -312,22 +316,53 @@ fn layers(graph: &Graph, nodes: &[String]) -> Result<Vec<(Layer, ValueId)>, Stri
         let missing = |name: &String| format!("its graph has no node `{name}`");
         nodes.iter().map(|name| graph.node(name).ok_or_else(|| missing(name))).collect::<Result<_, _>>()?
     };
+    if let Some(name) = nodes.iter().enumerate().find_map(|(i, name)| nodes[..i].contains(name).then_some(name)) {
+        return Err(format!("node `{name}` is given twice"));
+    }
     if chosen.is_empty() {
         return Err("its graph has no layer normalisation and no convolution; name nodes to measure at".into());
     }
     chosen.into_iter().map(|node| layer_at(graph, node)).collect()
 }
 
+/// The layer at `node`, whose channels are not known yet.
 fn layer_at(graph: &Graph, node: &Node) -> Result<(Layer, ValueId), String> {
     let is_norm = matches!(node.op, Op::Norm(Norm::Layer { .. }));
     let (value, axis) = if is_norm { (node.inputs[0], -1) } else { (node.outputs[0], 1) };
-    let weight = node.inputs.get(1).copied().flatten().and_then(|id| graph.constants.get(&id));
-    let channels = weight.and_then(|w| if is_norm { w.dims.last() } else { w.dims.first() });
-    let (Some(tap), Some(&channels)) = (value, channels) else {
-        return Err(format!("node `{}` ({}) has no weight that tells its channels", node.name, node.op_type));
+    let Some(tap) = value else {
+        return Err(format!("node `{}` ({}) has nothing to measure", node.name, node.op_type));
     };
     let (key, tensor) = (node.name.clone(), graph.values[tap].clone());
-    Ok((Layer { key: key.clone(), node: key, tensor, channels, eps: EPSILON, axis }, tap))
+    Ok((Layer { key: key.clone(), node: key, tensor, channels: 0, eps: EPSILON, axis }, tap))
+}
+
+/// The layers with the channels that their activations have: in images the second axis, in tokens `[N, T, C]` the last one.
+fn measurable(
+    bundle: &Bundle,
+    replica: &Replica,
+    layers: Vec<(Layer, ValueId)>,
+) -> Result<Vec<(Layer, ValueId)>, NetworkError> {
+    let [c, h, w] = bundle.image_shape().map(|side| side as i64);
+    let input = Tensor::f_zeros([1, c, h, w], (Kind::Float, Device::Cpu))
+        .map_err(|source| NetworkError::Torch { bundle: bundle.name().into(), source })?;
+    let taps: Vec<ValueId> = layers.iter().map(|(_, tap)| *tap).collect();
+    let run = tch::no_grad(|| replica.run(&[input], &taps, Mode::Eval))
+        .map_err(|source| NetworkError::Replica { bundle: bundle.name().into(), source })?;
+    let measure = |((mut layer, tap), found): ((Layer, ValueId), &Tensor)| {
+        let shape = found.size();
+        if shape.len() < 2 || !found.is_floating_point() {
+            let what =
+                format!("node `{}` gives {shape:?}, not an activation [N, C, …]: choose another --node", layer.node);
+            return Err(BundleError::invalid(&bundle.dir, what).into());
+        }
+        if shape.len() == 3 {
+            layer.axis = -1;
+        }
+        let axis = if layer.axis == -1 { shape.len() - 1 } else { 1 };
+        layer.channels = shape[axis] as usize;
+        Ok((layer, tap))
+    };
+    layers.into_iter().zip(&run.taps).map(measure).collect()
 }
 
 fn to_safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, tch::TchError> {

@@ -8,6 +8,7 @@
 //! there the probe must agree to the same limits, and ONNX Runtime, which stays in float32, must come about as near as the replica did.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use ndarray::{Array4, ArrayD};
 use rand_distr::{Distribution, StandardNormal};
@@ -18,7 +19,7 @@ use super::error::NetworkError;
 use super::network::Network;
 use super::runtime::{Provider, Runtime, SessionOptions};
 use super::{Bundle, InputGradient, LayerStatistics};
-use crate::graph::ValueId;
+use crate::graph::{Node, ValueId};
 use crate::replica::{Mode, Replica, ReplicaError, channel_statistics, to_array, to_tensor};
 use crate::rng;
 
@@ -62,13 +63,14 @@ impl Verification {
     }
 }
 
-/// Runs every check on `bundle`.
+/// Runs every check on `bundle`. `say` hears how far the search is for the node at which a graph diverges.
 ///
 /// # Errors
 /// When the graph can't be run at all; a difference is no error but a failed check.
-pub fn verify(bundle: &Bundle, runtime: &Runtime) -> Result<Verification, NetworkError> {
+pub fn verify(bundle: &Bundle, runtime: &Runtime, say: &dyn Fn(&str)) -> Result<Verification, NetworkError> {
     let probe = bundle.probe().map_err(|source| torch(bundle, source))?;
-    let verifier = Verifier { bundle, runtime, probe, replica: bundle.replica(Device::Cpu)?, exact: OnceCell::new() };
+    let verifier =
+        Verifier { bundle, runtime, say, probe, replica: bundle.replica(Device::Cpu)?, exact: OnceCell::new() };
     let mut checks = verifier.golden()?;
     let mut divergence = if all_passed(&checks) { None } else { verifier.first_difference_from_golden()? };
     for batch in RANDOM_BATCHES {
@@ -154,6 +156,7 @@ fn torch(bundle: &Bundle, source: tch::TchError) -> NetworkError {
 struct Verifier<'a> {
     bundle: &'a Bundle,
     runtime: &'a Runtime,
+    say: &'a dyn Fn(&str),
     /// The golden probe's images and targets.
     probe: (Tensor, Option<Tensor>),
     replica: Replica,
@@ -367,28 +370,86 @@ impl Verifier<'_> {
         Ok(Observed { output, layers: layers.collect::<Result<_, _>>()? })
     }
 
-    /// Walks every float value of the graph in order.
+    /// Looks for the first diverging node: first among the layers, then by halving what lies between two of them.
+    ///
+    /// A node on another branch than the culprit may agree, so that halving can end beside it. From there
+    /// the search goes up, to a node that diverges although all that it reads agrees.
     fn first_difference_from_onnx_runtime(&self, images: &Array4<f32>) -> Result<Option<String>, NetworkError> {
         let graph = &self.bundle.graph;
         let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
-        for node in &graph.nodes {
-            let Some(id) = node.outputs.first().copied().flatten() else { continue };
-            let (_, taps) = self.run_replica(&self.replica, &input, &[id])?;
-            if !taps[0].is_floating_point() {
-                continue;
-            }
-            let found = self.array(&taps[0])?;
-            let (_, onnx) = self.run_onnx(images, &[id], false)?;
-            if !matches!(relative(&found, &onnx[0]), e if e <= VALUES) {
-                let (index, a, b) = worst(&found, &onnx[0]);
-                return Ok(Some(format!(
-                    "first diverging node: {} ({}): element {index} is {a:e} in tch, {b:e} in ONNX Runtime",
-                    node.name, node.op_type
-                )));
+        let makers: BTreeMap<ValueId, usize> =
+            graph.nodes.iter().enumerate().filter_map(|(i, n)| Some((n.outputs.first().copied()??, i))).collect();
+        let mut marks: Vec<usize> = self.bundle.layers.iter().filter_map(|l| makers.get(&l.tap).copied()).collect();
+        marks.extend(graph.outputs.first().and_then(|id| makers.get(id)));
+        marks.sort_unstable();
+        let found = self.differences(&input, images, &marks)?;
+        let Some(first) = found.iter().position(Option::is_some) else { return Ok(None) };
+        let (mut agrees, mut differs) = (if first == 0 { None } else { Some(marks[first - 1]) }, marks[first]);
+        while let Some(middle) = between(agrees, differs) {
+            let left = differs - agrees.map_or(0, |i| i + 1);
+            (self.say)(&format!("{}: {left} nodes left that may be the first to diverge", self.bundle.name()));
+            match self.differences(&input, images, &[middle])?.swap_remove(0) {
+                Some(_) => differs = middle,
+                None => agrees = Some(middle),
             }
         }
-        Ok(None)
+        loop {
+            let above = graph.nodes[differs].inputs.iter().flatten().filter_map(|id| makers.get(id).copied());
+            let above: Vec<usize> = above.collect();
+            let found = self.differences(&input, images, &above)?;
+            match found.iter().position(Option::is_some) {
+                Some(place) => differs = above[place],
+                None => break,
+            }
+        }
+        Ok(self.differences(&input, images, &[differs])?.swap_remove(0))
     }
+
+    /// For each of the `nodes` how its first output differs; nothing where it agrees or holds no numbers to compare.
+    fn differences(
+        &self,
+        input: &Tensor,
+        images: &Array4<f32>,
+        nodes: &[usize],
+    ) -> Result<Vec<Option<String>>, NetworkError> {
+        let graph = &self.bundle.graph;
+        let taps: Vec<ValueId> = nodes.iter().filter_map(|&i| graph.nodes[i].outputs.first().copied()?).collect();
+        let (_, found) = self.run_replica(&self.replica, input, &taps)?;
+        let floats: Vec<ValueId> =
+            taps.iter().zip(&found).filter(|(_, tensor)| tensor.is_floating_point()).map(|(&id, _)| id).collect();
+        let (_, by_onnx) = self.run_onnx(images, &floats, false)?;
+        let mut by_onnx = by_onnx.into_iter();
+        let mut differences = Vec::with_capacity(nodes.len());
+        for (&index, found) in nodes.iter().zip(&found) {
+            let theirs = if found.is_floating_point() { by_onnx.next() } else { None };
+            differences.push(match theirs {
+                Some(theirs) => difference(&graph.nodes[index], &self.array(found)?, &theirs),
+                None => None,
+            });
+        }
+        Ok(differences)
+    }
+}
+
+/// A place in the middle of what lies after `agrees` and before `differs`.
+fn between(agrees: Option<usize>, differs: usize) -> Option<usize> {
+    let low = agrees.map_or(0, |i| i + 1);
+    (low < differs).then(|| low + (differs - low) / 2)
+}
+
+/// How what `node` gives in tch differs from what it gives in ONNX Runtime, if it does.
+fn difference(node: &Node, found: &ArrayD<f32>, by_onnx: &ArrayD<f32>) -> Option<String> {
+    if relative(found, by_onnx) <= VALUES {
+        return None;
+    }
+    let (index, a, b) = worst(found, by_onnx);
+    let what = match (a.is_nan(), b.is_nan()) {
+        (false, true) => format!("ONNX Runtime computes NaN at element {index}, tch {a:e}"),
+        (true, false) => format!("tch computes NaN at element {index}, ONNX Runtime {b:e}"),
+        (true, true) => format!("both compute NaN at element {index}"),
+        (false, false) => format!("element {index} is {a:e} in tch, {b:e} in ONNX Runtime"),
+    };
+    Some(format!("first diverging node: {} ({}): {what}", node.name, node.op_type))
 }
 
 /// Where two arrays differ most (flat index), and both values there.

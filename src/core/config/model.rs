@@ -276,7 +276,7 @@ pub struct RecoverConfig {
     /// Published: 8 of 500 steps each (DELT).
     pub rounds: u32,
     /// Takes each of `ipc` as the first images of a set of this many per class, 1 to 10000, which is recovered once, instead of recovering each size anew;
-    /// `null` is off. Published code evaluates small sets so (SRe2L's and RDED's IPC 10 are cut out of 50).
+    /// `null` is off. SC-DD's official code evaluates small sets so: the first files of each class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subset_of: Option<u32>,
     /// Further teachers of the same images; `null` is none.

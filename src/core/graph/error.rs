@@ -22,12 +22,41 @@ impl fmt::Display for Gap {
 }
 
 fn list(operators: &[Gap], uses: &[Gap]) -> String {
+    /// How many kinds of gaps are listed before the rest is only counted.
+    const SHOWN: usize = 8;
     let part = |title: &str, gaps: &[Gap]| {
-        let gaps: Vec<String> = gaps.iter().map(ToString::to_string).collect();
-        (!gaps.is_empty()).then(|| format!("{title}: {}", gaps.join("; ")))
+        let mut shown: Vec<String> = gaps.iter().take(SHOWN).map(ToString::to_string).collect();
+        if gaps.len() > SHOWN {
+            shown.push(format!("and {} more kinds", gaps.len() - SHOWN));
+        }
+        (!gaps.is_empty()).then(|| format!("{title}: {}", shown.join("; ")))
     };
     let parts = [part("unsupported operators", operators), part("unsupported of known operators", uses)];
-    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    if let Some(remedy) = remedy(operators) {
+        text = format!("{text}. {remedy}");
+    }
+    text
+}
+
+/// What to do about graphs that are rewritten for inference, which have no gradients or operators of one runtime only.
+fn remedy(operators: &[Gap]) -> Option<&'static str> {
+    let any = |is_such: fn(&str) -> bool| operators.iter().any(|gap| is_such(&gap.what));
+    if any(is_quantised) {
+        Some("The graph is quantised, which leaves no gradients: export the float32 network that it was made of")
+    } else if any(|name| name.starts_with("com.microsoft")) {
+        Some("ONNX Runtime optimised or rewrote the graph: use the file from before that")
+    } else {
+        None
+    }
+}
+
+fn is_quantised(operator: &str) -> bool {
+    let name = operator.rsplit("::").next().unwrap_or(operator);
+    name.starts_with("QLinear")
+        || name.ends_with("Integer")
+        || name.ends_with("QuantizeLinear")
+        || name == "DequantizeLinear"
 }
 
 /// Why ONNX bytes did not become a [`Graph`](super::Graph).

@@ -414,6 +414,19 @@ mod tests {
     }
 
     #[test]
+    fn graphs_rewritten_for_inference_are_named_with_the_remedy() {
+        let quantised = model(vec![node("QLinearConv", "a", &["x"], &["y"])], vec![], "y");
+        assert!(error(&quantised).ends_with("export the float32 network that it was made of"), "{}", error(&quantised));
+        let mut fused = node("FusedConv", "a", &["x"], &["y"]);
+        fused.domain = Some("com.microsoft".into());
+        let fused = error(&model(vec![fused], vec![], "y"));
+        assert!(fused.contains("com.microsoft::FusedConv ×1 (a). ONNX Runtime optimised"), "{fused}");
+        let names: Vec<String> = (0..12).map(|i| format!("Odd{i:02}")).collect();
+        let many = names.iter().map(|name| node(name, name, &["x"], &["y"])).collect();
+        assert!(error(&model(many, vec![], "y")).ends_with("and 4 more kinds"));
+    }
+
+    #[test]
     fn what_known_operators_lack_and_what_subgraphs_hold_comes_with_it() {
         let float = |name: &str| AttributeProto { name: Some(name.into()), r#type: Some(1), ..Default::default() };
         let relu = |name: &str, i: &str, o: &str| NodeProto {

@@ -187,15 +187,17 @@ impl Plan {
     /// # Errors
     /// An input of another shape than the plan's, or what went wrong at which step.
     pub fn evaluate<'t>(
-        &self,
+        &mut self,
         input: &Tensor,
         targets: impl Into<Option<&'t Tensor>>,
     ) -> Result<Evaluation, ReplicaError> {
         let targets = targets.into();
-        match self.options.kernels {
-            Some(_) => share::on_share(|| self.evaluate_here(input, targets)),
-            None => self.evaluate_here(input, targets),
+        if self.options.kernels.is_none() {
+            return self.evaluate_here(input, targets);
         }
+        // A tensor may go to another thread, a reference to one may not.
+        let (input, targets) = (input.shallow_clone(), targets.map(Tensor::shallow_clone));
+        share::on_share(move || self.evaluate_here(&input, targets.as_ref()))
     }
 
     fn evaluate_here(&self, input: &Tensor, targets: Option<&Tensor>) -> Result<Evaluation, ReplicaError> {

@@ -142,8 +142,9 @@ impl TrainPlan {
     ///
     /// # Errors
     /// An input of another shape than the plan's, or what went wrong at which step.
-    pub fn forward(&self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
-        share::on_share(|| self.forward_here(input, mode))
+    pub fn forward(&mut self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
+        let input = input.shallow_clone();
+        share::on_share(move || self.forward_here(&input, mode))
     }
 
     fn forward_here(&self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
@@ -204,8 +205,8 @@ impl TrainPlan {
     ///
     /// # Errors
     /// What went wrong at which step.
-    pub fn backward(&self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
-        share::on_share(|| self.backward_here(tape, logits))
+    pub fn backward(&mut self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
+        share::on_share(move || self.backward_here(tape, logits))
     }
 
     fn backward_here(&self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
