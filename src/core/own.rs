@@ -187,22 +187,3 @@ mod tests {
         }
     }
 }
-#[cfg(test)]
-mod zz_temporary {
-    #[test]
-    fn mark_docs() {
-        let docs = crate::in_repository("docs");
-        for entry in std::fs::read_dir(docs).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            let own = ["results.json", "results.table", "ssl-vs-supervised.json", "ssl-vs-supervised.results"];
-            if own.iter().any(|start| name.starts_with(start)) {
-                let text = std::fs::read_to_string(&path).unwrap();
-                if !super::is_own(&text) {
-                    std::fs::write(&path, super::Form::of(&path).marked(&text)).unwrap();
-                }
-                assert!(super::is_own(&std::fs::read_to_string(&path).unwrap()), "{name}");
-            }
-        }
-    }
-}
