@@ -167,7 +167,7 @@ fn expected_value(expected: &str) -> String {
         "path string" | "a string" => "text".into(),
         "a sequence" => "a list".into(),
         "a map" => "keys below it".into(),
-        "string or map" | "variant identifier" | "string or singleton map" => {
+        "string or map" | "variant identifier" | "string or singleton map" | "a Value::Tagged enum" => {
             "the name of one of its values, as text".into()
         }
         _ if expected.starts_with("struct ") || expected.starts_with("enum ") => "keys below it".into(),

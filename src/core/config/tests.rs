@@ -370,7 +370,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "validate: {loss: 3}",
-        "e.yaml, line 6: `validate.loss`: is the number `3`: expected `type` and its keys below this; types: kl, mse_gt, ce",
+        "e.yaml, line 6: `validate.loss`: is the number `3`: expected `type` and its keys below this; types: kl, mse_gt, gift, ce",
     ),
     ("recover: {flip: maybe}", "e.yaml, line 6: `recover.flip`: is the text `maybe`, expected `true` or `false`"),
     (

@@ -5,10 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Manifest;
 
-/// A difference of accuracies is one where it is this many standard deviations large.
+/// A difference is one where it is this many standard deviations large.
 const SIGNIFICANT: f64 = 4.0;
-/// Another order of classes is better where it is so by this many. (In the right order it gains nothing at all.)
-const MISORDERED: f64 = 3.0;
 /// A smaller loss of accuracy is what another decoder or another way of resizing images can cost.
 const TOLERATED: f64 = 0.05;
 /// Of larger test sets so many images are looked at, and at least [`OF_CLASS`] of each class.
@@ -45,7 +43,7 @@ impl Measured {
     /// Whether another order of classes is right for so many more images that chance can't explain it.
     pub fn is_misordered(&self) -> bool {
         let (gained, lost) = (self.gained as f64, self.lost as f64);
-        gained - lost > MISORDERED * (gained + lost).sqrt()
+        gained - lost > SIGNIFICANT * (gained + lost).sqrt()
     }
 
     /// Compares with what the teacher's `manifest` says, on the data called `data` that has these `classes`; gives a remark for the user.
