@@ -36,7 +36,7 @@ pub enum OwnError {
     Write(#[from] StageError),
 }
 
-/// Whether `path` is free, or scdd's to replace; of a CSV file only [`write`] knows.
+/// Whether `path` is free, or scdd's to replace; of a CSV file only [`write()`] knows.
 ///
 /// # Errors
 /// When something else is there.

@@ -264,7 +264,7 @@ const TABLE: &str = "results.csv";
 const TIMES: &str = "timing.json";
 const PAGE: &str = "report.html";
 
-/// Whether [`write`] may write into `directory`.
+/// Whether [`write()`] may write into `directory`.
 ///
 /// # Errors
 /// When a file is there that is not scdd's.

@@ -6,7 +6,7 @@
 //! <root>/.locks/                                                    one lock file per stage directory and report, never removed
 //! ```
 //!
-//! Each directory holds `stage.json`, the record that its key is the hash of. When complete it also holds [`contents.json`](super::contents),
+//! Each directory holds `stage.json`, the record that its key is the hash of. When complete it also holds `contents.json`,
 //! by which damage is seen, and `timing.json`, the only file in it that two runs of the same work may differ in.
 
 use std::collections::BTreeMap;
