@@ -38,6 +38,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        # The base class knows its server as the base of ours only.
         server: Server = self.server  # type: ignore[assignment]
         asked = self.headers["Range"]
         server.asked.append((self.path[1:], asked))

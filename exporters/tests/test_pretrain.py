@@ -23,16 +23,8 @@ def quiet(_: str) -> None:
     pass
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_interrupted_run_ends_with_the_same_weights(
-    write_config, tiny: Split, monkeypatch, tmp_path: Path, method: str
-):
-    tiny = Split(tiny.images[:100], tiny.labels[:100])
-    whole = pretrain.pretrain(
-        write_config(method, output=str(tmp_path / "whole")), tmp_path, train=tiny, test=tiny, say=quiet
-    )
-
-    config = write_config(method, output=str(tmp_path / "cut"))
+def interrupt_after_one_epoch(config: Path, tiny: Split, monkeypatch, data_root: Path) -> None:
+    """Trains as `config` says until an interruption in the second epoch."""
     run_epoch = pretrain._Loop.run_epoch
 
     def interrupted(loop: pretrain._Loop) -> None:
@@ -43,7 +35,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(pretrain._Loop, "run_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            pretrain.pretrain(config, tmp_path, train=tiny, test=tiny, say=quiet)
+            pretrain.pretrain(config, data_root, train=tiny, test=tiny, say=quiet)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_ends_with_the_same_weights(
+    write_config, tiny: Split, monkeypatch, tmp_path: Path, method: str
+):
+    tiny = Split(tiny.images[:100], tiny.labels[:100])
+    whole = pretrain.pretrain(
+        write_config(method, output=str(tmp_path / "whole")), tmp_path, train=tiny, test=tiny, say=quiet
+    )
+
+    config = write_config(method, output=str(tmp_path / "cut"))
+    interrupt_after_one_epoch(config, tiny, monkeypatch, tmp_path)
     torch.manual_seed(999)
     said: list[str] = []
     resumed = pretrain.pretrain(config, tmp_path, train=tiny, test=tiny, say=said.append)
@@ -74,17 +79,7 @@ def test_the_tricks_of_short_trainings_survive_an_interruption(write_config, tin
         write_config(output=str(tmp_path / "whole"), **tricks), tmp_path, train=tiny, test=tiny, say=quiet
     )
     config = write_config(output=str(tmp_path / "cut"), **tricks)
-    run_epoch = pretrain._Loop.run_epoch
-
-    def interrupted(loop: pretrain._Loop) -> None:
-        if loop.epoch == 1:
-            raise KeyboardInterrupt
-        run_epoch(loop)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrain._Loop, "run_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain.pretrain(config, tmp_path, train=tiny, test=tiny, say=quiet)
+    interrupt_after_one_epoch(config, tiny, monkeypatch, tmp_path)
     resumed = pretrain.pretrain(config, tmp_path, train=tiny, test=tiny, say=quiet)
     one, other = Checkpoint.load(whole).state, Checkpoint.load(resumed).state
     assert [name for name in one if not torch.equal(one[name], other[name])] == []

@@ -68,9 +68,11 @@ pub(crate) fn set_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
+/// The image files of a set, with their labels.
+type LabelledFiles = Vec<(PathBuf, u32)>;
+
 /// The directories of a set by their labels, and its image files with them.
-#[allow(clippy::type_complexity)]
-fn list(dir: &Path, findings: &mut Findings) -> Result<(BTreeMap<u32, String>, Vec<(PathBuf, u32)>), DataError> {
+fn list(dir: &Path, findings: &mut Findings) -> Result<(BTreeMap<u32, String>, LabelledFiles), DataError> {
     let (mut classes, mut files) = (BTreeMap::new(), Vec::new());
     for entry in entries(dir, &mut findings.skipped)?.into_iter().filter(|entry| entry.is_dir) {
         let Some(label) = label_of(&entry.name) else {

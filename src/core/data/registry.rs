@@ -36,8 +36,7 @@ pub struct DataSet {
     pub layouts: Vec<Layout>,
     /// In label order.
     pub classes: Vec<Class>,
-    /// Where `python -m exporters fetch` gets it; only the exporters read that.
-    #[allow(dead_code)]
+    /// Where `python -m exporters fetch` gets it. Only the exporters read it; a file with it is not refused.
     fetch: serde_yaml::Value,
 }
 
