@@ -28,6 +28,9 @@ COUNTERS = ("n_averaged", "steps", "total_ops", "total_params")
 BATCH_NORM_EPS = 1e-5
 SMALL_IMAGES = 96
 """Networks for images of fewer pixels a side often have smaller strides than torchvision's."""
+IMAGENET_CLASSES = 1000
+RENORMALISED = "transform_input"
+"""torchvision's name of the option by which GoogLeNet and Inception v3 renormalise their images."""
 SHOWN = 6
 """How many names an error lists before it only counts."""
 
@@ -140,7 +143,19 @@ def adapt(
 
     network, dropped = _network_tensors(tensors, layout)
     dropped |= dict.fromkeys(found.counters, 1)
-    name, options = _architecture(network, layout, architecture, options or {}, _named_in(content), path)
+    given = options or {}
+    name, options = _architecture(network, layout, architecture, given, _named_in(content), path)
+    if options.get(RENORMALISED) and RENORMALISED not in given:
+        notes.append(
+            "the network renormalises its images, as all weights that torchvision publishes for it want; was it "
+            f"trained without, give --arch-options '{{{RENORMALISED}: false}}'"
+        )
+    if auxiliary := [key for key in network if key.startswith(models.architecture(name).auxiliary)]:
+        notes.append("auxiliary classifiers serve training only: evaluation never computes them, so they were dropped")
+    for key in auxiliary:
+        del network[key]
+        start = f"{key.partition('.')[0]}."
+        dropped[start] = dropped.get(start, 0) + 1
     head_name = models.architecture(name).head
     inside = {part: network.pop(f"{head_name}.{part}", None) for part in ("weight", "bias")}
     head_source = "none"
@@ -244,8 +259,13 @@ def write_table(output: Path) -> None:
         "Tensors do not tell everything. Whether a max-pool follows a 3x3 stem shows in none: where the layout does "
         "not tell either, `export` asks for `--arch-options '{stem: small}'` or another stem. A network of "
         f"torchvision's for images below {SMALL_IMAGES} pixels wants `--arch`, as many people give it smaller strides. "
-        "Preprocessing is the data set's unless the table has the family's own, and `--mean` and `--std` overrule "
-        "both; the accuracy that `export` measures where the data set's images are at hand proves it.",
+        "GoogLeNet and Inception v3 are taken with or without their auxiliary classifiers, which are dropped; "
+        "`--arch-options '{transform_input: false}'` is for those that do not renormalise their images, as all "
+        "published ones do. "
+        "Preprocessing is the data set's unless the table has the family's own or the file is a classifier of ImageNet "
+        "in an architecture of torchvision or timm: then it is as published, and where published weights differ "
+        "(`timm/inception_v3`), `--arch` wants timm's tag (`timm/inception_v3.tv_in1k`). `--mean`, `--std` and "
+        "`--size` overrule all; the accuracy that `export` measures where the data set's images are at hand proves it.",
         "",
         "| layout | family | scheme | tensors under | prefix | dropped | classifier | remarks |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -394,6 +414,7 @@ def _architecture(
     Where the tensors can't tell an option of it, `given` must.
     """
     if name is not None:
+        name = models.full_name(name)
         options = models.architecture(name).options() | _options(name, network, layout)
     else:
         found = recognise(network, layout) or next((fit for each in told if (fit := _fitting(network, each))), None)
@@ -407,6 +428,15 @@ def _architecture(
             "max-pool of networks for ImageNet, or '{stem: small_pad2}' for none and a padding of 2, as solo-learn "
             "has it"
         )
+    if RENORMALISED in models.architecture(name).options() and RENORMALISED not in given:
+        head = network.get(f"{models.architecture(name).head}.weight")
+        if head is None or len(head) != IMAGENET_CLASSES:
+            raise InputError(
+                f"{path}: no tensor tells whether {name} renormalises its images. Give --arch-options "
+                f"'{{{RENORMALISED}: true}}' if the training began with torchvision's published weights, "
+                f"'{{{RENORMALISED}: false}}' if it began from scratch"
+            )
+        options |= {RENORMALISED: True}
     for key, value in given.items():
         models.check_option(name, key, value)
     return name, options | given
@@ -518,7 +548,8 @@ def _difference(
         for key, shape in wanted.items()
         if not key.startswith(f"{head}.") and not key.endswith("num_batches_tracked")
     }
-    given = {key: tuple(t.shape) for key, t in network.items() if not key.startswith(f"{head}.")}
+    ignored = (f"{head}.", *models.architecture(name).auxiliary)
+    given = {key: tuple(t.shape) for key, t in network.items() if not key.startswith(ignored)}
     given = {key: shape for key, shape in given.items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
-from . import adapters, data
+from . import adapters, data, models
 from .adapters import SMALL_IMAGES
 from .bundle import write_teacher
 from .errors import InputError
 from .files import sha256
 from .network import Checkpoint, Pretraining, own_data
+
+UNTOLD = ("unknown", "supervised")
+"""Schemes of checkpoints that may be those which a library publishes."""
 
 
 def export_community(
@@ -63,7 +66,7 @@ def export_community(
             f"images of {dataset.size}x{dataset.size} often have smaller ones; give --arch {adapted.architecture} if "
             "it was trained exactly as torchvision builds it"
         )
-    dataset = _preprocessed(dataset, adapted.layout, chosen, say)
+    dataset = _preprocessed(dataset, adapted, chosen, say)
 
     head = {"none": "none"}.get(adapted.head_source, "joint" if adapted.scheme == "supervised" else "linear_probe")
     if head != "none" and adapted.scheme == "unknown":
@@ -105,20 +108,47 @@ def export_community(
 
 
 def _preprocessed(
-    dataset: data.DatasetInfo, layout: adapters.Layout, chosen: data.Options, say: Callable[[str], None]
+    dataset: data.DatasetInfo, adapted: adapters.Adapted, chosen: data.Options, say: Callable[[str], None]
 ) -> data.DatasetInfo:
-    """`dataset` with the family's own mean and standard deviation for it, where the command line gives none."""
-    given = [key for key in ("mean", "std") if getattr(chosen, key) is not None]
+    """`dataset` with the family's own preprocessing for it, where the command line gives none.
+
+    Without one, classifiers of ImageNet are preprocessed as torchvision or timm does for the weights that it publishes.
+    """
+    given = [key for key in ("mean", "std", "size") if getattr(chosen, key) is not None]
+    own, source = dict(adapted.layout.preprocessing(dataset.name)), f"of layout {adapted.layout.name}"
+    if not own and dataset.name == "imagenet" and adapted.head_source == "checkpoint" and adapted.scheme in UNTOLD:
+        own, source = _published(adapted.architecture, given)
     own = {
         key: value
-        for key, value in layout.preprocessing(dataset.name).items()
-        if key not in given and len(value) == dataset.channels
+        for key, value in own.items()
+        if key not in given and (key == "size" or len(value) == dataset.channels)
     }
     used = changed(dataset, **own)
-    source = "as given" if given else f"of layout {layout.name}" if own else f"of {dataset.name}"
+    is_given = {"mean", "std"} & set(given)
+    source = "as given" if is_given else source if {"mean", "std"} & set(own) else f"of {dataset.name}"
     values = "; ".join(f"{key} {', '.join(f'{each:.4g}' for each in getattr(used, key))}" for key in ("mean", "std"))
-    say(f"preprocessing {source}: {values}" + ("" if given else " (--mean and --std overrule it)"))
+    size = f"; size {used.size}" if "size" in own else ""
+    overrule = " (--mean and --std overrule it)" if not is_given else ""
+    say(f"preprocessing {source}: {values}{size}{overrule}")
     return used
+
+
+def _published(architecture: str, given: list[str]) -> tuple[dict[str, Any], str]:
+    """What the library of `architecture` does with images for its own weights, and whose that is.
+
+    :raises InputError: when it publishes weights that want different things, and neither name nor user tells which.
+    """
+    published = models.published_preprocessing(architecture)
+    if not published:
+        return {}, ""
+    if len(published) > 1 and not {"mean", "std"} <= set(given):
+        ways = "; ".join(f"{architecture}.{each.tag} wants mean {each.mean} and std {each.std}" for each in published)
+        raise InputError(
+            f"no tensor tells how the images of {architecture} are normalised, and its published weights differ: "
+            f"{ways}. Name the weights with --arch, or give --mean and --std"
+        )
+    own = {key: getattr(published[0], key) for key in ("mean", "std", "size")}
+    return own, f"of {architecture} as published"
 
 
 @torch.no_grad()

@@ -187,11 +187,14 @@ def _convnet(depth: int) -> Callable[..., nn.Module]:
 class Architecture:
     """A registry entry: how to build the network, and the attribute that holds its classifier.
 
-    The classifier is linear, except SqueezeNet's, a 1x1 convolution before the pooling.
+    The classifier is linear, except SqueezeNet's, a 1x1 convolution before the pooling. Names of parameters that begin
+    with one of `auxiliary` are of classifiers that serve training alone, which checkpoints may have and networks here
+    don't.
     """
 
     build: Callable[..., nn.Module]
     head: str
+    auxiliary: tuple[str, ...] = ()
 
     def options(self) -> dict[str, Any]:
         """The options and their defaults."""
@@ -218,6 +221,8 @@ TORCHVISION_FAMILIES = {
     "convnext": "features.1.0.block.",
     "densenet": "features.denseblock1.",
     "efficientnet": "features.1.0.block.",
+    "googlenet": "inception3a.branch1.",
+    "inception_v3": "Mixed_5b.branch1x1.",
     "mnasnet": "layers.0.",
     "mobilenet_v2": "features.1.conv.",
     "mobilenet_v3": "features.1.block.",
@@ -232,6 +237,13 @@ TORCHVISION_FAMILIES = {
 }
 """How the names of torchvision's networks begin, and how that of some tensor in them does."""
 
+AUXILIARY = {
+    "torchvision/googlenet": ("aux1.", "aux2."),
+    "torchvision/inception_v3": ("AuxLogits.",),
+    "timm/inception_v3": ("AuxLogits.",),
+}
+"""Networks of libraries whose published checkpoints have auxiliary classifiers, and how their tensors' names begin."""
+
 
 def architecture(name: str) -> Architecture:
     """The registry's entry, or one for `torchvision/NAME` and `timm/NAME`."""
@@ -245,6 +257,50 @@ def architecture(name: str) -> Architecture:
     raise InputError(
         f"architecture {name!r} is unknown; known are {', '.join(ARCHITECTURES)}, torchvision/NAME and timm/NAME"
     )
+
+
+def full_name(name: str) -> str:
+    """`name`, or where we have no such architecture, torchvision's or else timm's one of that name."""
+    if name in ARCHITECTURES or "/" in name:
+        return name
+    if name in torchvision.models.list_models(module=torchvision.models):
+        return f"torchvision/{name}"
+    return f"timm/{name}" if timm.is_model(name) else name
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network was trained on: `mean` and `std` of pixels in 0..1 per channel, and the images' height and width.
+
+    `tag` is what timm calls the weights that want it.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    tag: str = ""
+
+
+def published_preprocessing(name: str) -> list[Preprocessing]:
+    """Those that the weights want which torchvision or timm publishes for `name`, the default first.
+
+    No two have the same mean and standard deviation.
+    """
+    library, _, model = name.partition("/")
+    if library == "torchvision":
+        found = [weights.transforms() for weights in torchvision.models.get_model_weights(model)]
+        size = min((each.crop_size[0] for each in found), default=0)
+        each_of = [Preprocessing(tuple(each.mean), tuple(each.std), size) for each in found]
+    elif library == "timm":
+        tagged = [model] if "." in model else [model, *timm.list_pretrained(f"{model}.*")]
+        known = [each for each in map(timm.models.get_pretrained_cfg, tagged) if each is not None and each.tag]
+        each_of = [Preprocessing(tuple(k.mean), tuple(k.std), k.input_size[1], k.tag) for k in known]
+    else:
+        each_of = []
+    distinct: dict[tuple[tuple[float, ...], ...], Preprocessing] = {}
+    for each in each_of:
+        distinct.setdefault((each.mean, each.std), each)
+    return list(distinct.values())
 
 
 def torchvision_names(tensors: Iterable[str]) -> list[str]:
@@ -266,6 +322,37 @@ def _torchvision(model: str) -> Callable[..., nn.Module]:
     return build
 
 
+INCEPTIONS = {"googlenet": torchvision.models.GoogLeNet, "inception_v3": torchvision.models.Inception3}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _inception(model: str) -> Callable[..., nn.Module]:
+    """torchvision's GoogLeNet or Inception v3 without auxiliary classifiers, with PyTorch's own initialisation.
+
+    With `transform_input` the network takes images that are normalised as ImageNet's, and begins with normalising them
+    by mean 0.5 and standard deviation 0.5. All weights that torchvision publishes for them want that.
+    """
+
+    class Inception(INCEPTIONS[model]):
+        def __init__(self, classes: int, transform_input: bool) -> None:
+            super().__init__(classes, aux_logits=False, transform_input=transform_input, init_weights=False)
+            # In float32, as the graph holds them: a probe in float64 must begin with the same images as the graph.
+            scale = [std / 0.5 for std in IMAGENET_STD]
+            shift = [(mean - 0.5) / 0.5 for mean in IMAGENET_MEAN]
+            self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
+            self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
+
+        def _transform_input(self, x: Tensor) -> Tensor:
+            return x * self.scale + self.shift if self.transform_input else x
+
+    def build(*, channels: int = 3, classes: int = 1000, transform_input: bool = False) -> nn.Module:
+        if channels != 3:
+            raise InputError(f"torchvision's {model} takes images of 3 channels, not {channels}")
+        return Inception(classes, transform_input)
+
+    return build
+
+
 def _timm(model: str) -> Callable[..., nn.Module]:
     def build(*, channels: int = 3, classes: int = 1000) -> nn.Module:
         return timm.create_model(model, pretrained=False, num_classes=classes, in_chans=channels)
@@ -277,14 +364,15 @@ def _timm(model: str) -> Callable[..., nn.Module]:
 def _foreign(name: str) -> Architecture:
     """Such a network's classifier is its last linear layer, or its last 1x1 convolution if it has no linear layer."""
     library, _, model = name.partition("/")
-    build = {"torchvision": _torchvision, "timm": _timm}[library](model)
+    builders = {"torchvision": _inception if model in INCEPTIONS else _torchvision, "timm": _timm}
+    build = builders[library](model)
     with torch.device("meta"):
         modules = list(build().named_modules())
     linear = [key for key, module in modules if isinstance(module, nn.Linear)]
     pointwise = [key for key, module in modules if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)]
     if not linear and not pointwise:
         raise InputError(f"architecture {name} has no classifier: neither a linear layer nor a 1x1 convolution")
-    return Architecture(build, (linear or pointwise)[-1])
+    return Architecture(build, (linear or pointwise)[-1], AUXILIARY.get(name.partition(".")[0], ()))
 
 
 def check_option(name: str, key: str, value: Any) -> None:
@@ -292,9 +380,9 @@ def check_option(name: str, key: str, value: Any) -> None:
     defaults = architecture(name).options()
     if key not in defaults:
         raise InputError(f"architecture {name} has no option {key!r}; it has {', '.join(defaults)}")
-    if not isinstance(value, type(defaults[key])) or isinstance(value, bool):
+    if type(value) is not type(defaults[key]):
         raise InputError(f"architecture {name}: option {key} is {value!r}; {KINDS[type(defaults[key])]} is wanted")
-    if isinstance(value, int) and value < 1:
+    if type(value) is int and value < 1:
         raise InputError(f"architecture {name}: option {key} is {value}; it must be at least 1")
 
 

@@ -22,7 +22,7 @@ import torch
 import torchvision
 from torch import nn
 
-from . import bundle, golden, graph
+from . import bundle, golden, graph, models
 from .data import DatasetInfo
 from .errors import CheckError
 
@@ -48,10 +48,9 @@ class Network:
     def build(self) -> nn.Module:
         torch.manual_seed(0)
         if self.source == "torchvision":
-            options: dict[str, Any] = {}
-            if self.model in ("googlenet", "inception_v3"):
-                options = {"aux_logits": False, "init_weights": True}
-            return torchvision.models.get_model(self.model, weights=None, **options)
+            if self.model in models.INCEPTIONS:
+                return models.build(f"torchvision/{self.model}", {"transform_input": True})
+            return torchvision.models.get_model(self.model, weights=None)
         return timm.create_model(self.model, pretrained=False, num_classes=CLASSES)
 
 
@@ -142,7 +141,7 @@ def _export(network: Network, folder: Path) -> str:
     model = graph.prepare(network.build())
     images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
     _draw_constants(model)
-    _draw_statistics(model, images)
+    draw_statistics(model, images)
     serialised, layers = graph.to_onnx(model, shape)
     if network.folded:
         tensors = bundle.bn_statistics(model, layers)
@@ -178,7 +177,7 @@ def _draw_constants(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _draw_statistics(model: nn.Module, images: torch.Tensor) -> None:
+def draw_statistics(model: nn.Module, images: torch.Tensor) -> None:
     """BN statistics are those of `images`, then moved by a tenth or so."""
     norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     model.eval()

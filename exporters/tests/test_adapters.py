@@ -17,9 +17,11 @@ from torch import nn
 
 from exporters import adapters, community, convert, data, models
 from exporters.__main__ import main
+from exporters.bundle import run, session_of
 from exporters.data import Options, Split
 from exporters.errors import InputError
 from exporters.network import Checkpoint
+from exporters.networks import draw_statistics
 from exporters.tests import layouts
 
 OPTIONS = {"width": 4, "stem": "imagenet", "channels": 3, "classes": 7}
@@ -200,6 +202,101 @@ def test_torchvision_and_timm_networks(tmp_path: Path):
     with pytest.raises(InputError, match="timm/resnet10t has exactly these tensors: if it is that, give --arch"):
         adapters.adapt(tmp_path / "timm.pth")
     assert adapters.adapt(tmp_path / "timm.pth", architecture="timm/resnet10t").mapped == adapted.mapped
+
+
+@pytest.fixture(scope="module")
+def inceptions() -> dict[str, nn.Module]:
+    """torchvision's networks with auxiliary classifiers, and statistics of noise in all BN that evaluation has."""
+    torch.manual_seed(0)
+    options = {"aux_logits": True, "init_weights": False, "transform_input": True}
+    networks = {
+        "googlenet": torchvision.models.GoogLeNet(1000, **options),
+        "inception_v3": torchvision.models.Inception3(1000, **options),
+    }
+    for model in networks.values():
+        draw_statistics(model, torch.randn(4, 3, 80, 80))
+    return networks
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_are_dropped(tmp_path: Path, inceptions: dict[str, nn.Module], name: str):
+    model, path = inceptions[name], tmp_path / "file.pth"
+    heads = {"googlenet": {"aux1.": 10, "aux2.": 10}, "inception_v3": {"AuxLogits.": 14}}[name]
+    images = torch.randn(2, 3, 80, 80)
+    without = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(heads))}
+    for state, dropped in ((model.state_dict(), heads), (without, {})):
+        torch.save(state, path)
+        for architecture in (name, f"torchvision/{name}", None):
+            adapted = adapters.adapt(path, architecture=architecture, classes=1000)
+            assert (adapted.architecture, adapted.head_source) == (f"torchvision/{name}", "checkpoint")
+            assert adapted.dropped == dropped
+            assert any("auxiliary classifiers serve training only" in note for note in adapted.notes) == bool(dropped)
+            assert any("the network renormalises its images" in note for note in adapted.notes)
+        for transformed in (True, False):
+            model.transform_input = transformed
+            adapted = adapters.adapt(path, architecture=name, options={"transform_input": transformed})
+            assert not any("renormalises" in note for note in adapted.notes)
+            with torch.no_grad():
+                wanted = model(images)
+            assert torch.allclose(outputs(adapted, images), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+        model.transform_input = True
+
+    own = {**model.state_dict(), "fc.weight": torch.randn(7, model.fc.in_features), "fc.bias": torch.randn(7)}
+    torch.save(own, path)
+    with pytest.raises(InputError, match=f"no tensor tells whether torchvision/{name} renormalises its images. Give"):
+        adapters.adapt(path, classes=7)
+    with pytest.raises(InputError, match="option transform_input is 1; true or false is wanted"):
+        adapters.adapt(path, options={"transform_input": 1})
+    assert adapters.adapt(path, classes=7, options={"transform_input": False}).options["classes"] == 7
+
+
+def test_published_networks_are_preprocessed_as_published(tmp_path: Path, inceptions: dict[str, nn.Module]):
+    path, said, known = tmp_path / "inception_v3.pth", [], data.info("imagenet")
+    torch.save(inceptions["inception_v3"].state_dict(), path)
+
+    def preprocessed(architecture: str, path: Path = path, **given) -> data.DatasetInfo:
+        adapted = adapters.adapt(path, architecture=architecture)
+        chosen = Options(**given)
+        return community._preprocessed(chosen.describe("imagenet"), adapted, chosen, said.append)
+
+    of_torchvision = preprocessed("torchvision/inception_v3")
+    assert (of_torchvision.mean, of_torchvision.std, of_torchvision.size) == (known.mean, known.std, 299)
+    assert "of torchvision/inception_v3 as published" in said[-1]
+    assert "size 299" in said[-1]
+    assert preprocessed("torchvision/inception_v3", size=96).size == 96
+    with pytest.raises(InputError, match=r"its published weights differ: .*inception_v3.gluon_in1k wants mean \(0.485"):
+        preprocessed("timm/inception_v3")
+    of_timm = preprocessed("timm/inception_v3.tv_in1k")
+    assert (of_timm.mean, of_timm.std, of_timm.size) == ((0.5,) * 3, (0.5,) * 3, 299)
+    given = preprocessed("timm/inception_v3", mean=(0.4,) * 3, std=(0.2,) * 3)
+    assert (given.mean, given.std) == ((0.4,) * 3, (0.2,) * 3)
+
+    # torchvision's renormalisation of what ImageNet's mean and deviation gave is timm's preprocessing.
+    pixels = torch.rand(2, 3, 80, 80)
+    by_either = [
+        outputs(adapters.adapt(path, architecture=name), data.normalise(pixels, taken.mean, taken.std))
+        for name, taken in (("inception_v3", of_torchvision), ("timm/inception_v3.tv_in1k", of_timm))
+    ]
+    assert torch.allclose(*by_either, rtol=1e-3, atol=1e-3 * float(by_either[0].abs().max()))
+
+    torch.save(network().state_dict(), tmp_path / "ours.pth")
+    assert preprocessed("resnet18", tmp_path / "ours.pth") == known
+
+
+def test_a_network_that_renormalises_is_a_bundle(tmp_path: Path, inceptions: dict[str, nn.Module]):
+    model, path = inceptions["googlenet"], tmp_path / "googlenet.pth"
+    torch.save(model.state_dict(), path)
+    arguments = ["export", "--checkpoint", str(path), "--arch", "googlenet", "--size", "64", "--out", str(tmp_path)]
+    assert main(["--data", str(tmp_path), *arguments]) == 0
+    manifest = yaml.safe_load((tmp_path / "googlenet" / "manifest.yaml").read_text())
+    options = {"channels": 3, "classes": 1000, "transform_input": True}
+    assert manifest["architecture"] == {"name": "torchvision/googlenet", "options": options}
+    pixels = torch.rand(2, 3, 64, 64)
+    images = data.normalise(pixels, *(tuple(manifest["preprocessing"][key]) for key in ("mean", "std")))
+    session = session_of((tmp_path / "googlenet" / "model.onnx").read_bytes())
+    with torch.no_grad():
+        wanted = model(data.normalise(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))).numpy()
+    assert np.allclose(run(session, images), wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_unrecognised_networks_are_told_what_is_near(tmp_path: Path):

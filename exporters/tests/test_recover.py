@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from exporters import bundle, data, golden, graph, models
-from exporters.networks import _draw_constants, _draw_statistics
+from exporters.networks import _draw_constants, draw_statistics
 
 SCDD = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release/scdd"
 SHAPE = (1, 28, 28)
@@ -35,7 +35,7 @@ def vit() -> nn.Module:
 def write(folder: Path, name: str, model: nn.Module, kind: str) -> Path:
     """A teacher bundle of `model` with random weights; its `kind` is batch_norm, folded or none."""
     _draw_constants(model)
-    _draw_statistics(model, torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1)))
+    draw_statistics(model, torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1)))
     serialised, layers = graph.to_onnx(model, SHAPE)
     tensors = bundle.bn_statistics(model, layers)
     if name.startswith("folded"):
