@@ -19,7 +19,7 @@ endif
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 SCDD := $(TARGET)/release/scdd
 
-.PHONY: help setup data build demo test test-avx2 bench lint clean
+.PHONY: help setup data build demo test test-avx2 bench lint format regenerate clean
 
 help:
 	@echo "make demo    install, build, and run configs/quickstart.yaml"
@@ -29,6 +29,8 @@ help:
 	@echo "make data    Fashion-MNIST"
 	@echo "make build   the scdd program, target/release/scdd"
 	@echo "make lint    formatting and lints of Rust and Python, documentation"
+	@echo "make format  formats Rust and Python, and applies the fixes of Python's lints"
+	@echo "make regenerate  writes generated files anew, those that take minutes; docs/generated.md lists all"
 
 setup: $(VENV)/.installed-$(LOCK)
 
@@ -76,6 +78,27 @@ lint: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 	$(VENV)/bin/ruff check exporters
 	$(VENV)/bin/ruff format --check exporters
+
+format: setup
+	cargo fmt --all
+	$(VENV)/bin/ruff check --fix exporters
+	$(VENV)/bin/ruff format exporters
+
+# The cheap rows of docs/generated.md, which a test compares with these lines.
+regenerate: setup data
+	python -m exporters adapters --table docs/adapters.md
+	python -m exporters.conformance $(TARGET)/conformance
+	SCDD_UPDATE_CONFORMANCE=1 cargo test --release --test conformance
+	python -m tests.goldens.make_alignment
+	python -m tests.goldens.make_augment
+	python -m tests.goldens.make_features
+	python -m tests.goldens.make_folder
+	python -m tests.goldens.make_jpeg
+	python -m tests.goldens.make_labels
+	python -m tests.goldens.make_losses
+	python -m tests.goldens.make_recover
+	python -m tests.goldens.make_views
+	git status --short
 
 clean:
 	rm -rf runs target

@@ -13,7 +13,9 @@ from typing import Any
 from .config import parse, read_yaml
 from .errors import InputError
 
-FOLDER = Path(__file__).resolve().parent.parent / "datasets"
+HERE = Path(__file__).resolve().parent
+FOLDER = next((place for place in (HERE / "datasets", HERE.parent / "datasets") if place.is_dir()), HERE / "datasets")
+"""Inside the package where it is installed, beside it in a checkout."""
 
 
 @dataclass(frozen=True)

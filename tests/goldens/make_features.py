@@ -1,18 +1,14 @@
-"""A features-only bundle as the exporter writes it, from a MoCo v3 checkpoint without classifier; made from the repository's root by
+"""Writes the bundle features-only/ beside itself: features only, from a MoCo v3 checkpoint without classifier.
 
-    python tests/goldens/make_features.py
-
-into tests/goldens/features-only. The network is a ResNet-10 of width 4, its weights random, its BN statistics drawn too.
+Run from the repository's root as `python -m tests.goldens.make_features`. The network is a ResNet-10 of width 4, its
+weights random, its BN statistics drawn too.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from exporters import community, models
 from exporters.data import Options
@@ -37,7 +33,13 @@ def main() -> None:
         checkpoint = Path(folder) / "moco-v3.pth"
         torch.save(layouts.moco_v3(backbone, head), checkpoint)
         community.export_community(
-            checkpoint, Path(folder), Path(__file__).parent, chosen=Options("fashion-mnist"), name="features-only", replace=True
+            checkpoint,
+            Path(folder),
+            Path(__file__).parent,
+            options={"stem": OPTIONS["stem"]},  # no tensor tells it
+            chosen=Options("fashion-mnist"),
+            name="features-only",
+            replace=True,
         )
 
 
