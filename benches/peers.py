@@ -429,13 +429,13 @@ def worker(peer: str, name: str) -> Peer:
     return Peer([sys.executable, __file__, "worker", peer, name])
 
 
-def ours(binary: str, name: str, times: int = 1, *flags: str) -> Peer:
+def ours(binary: str, name: str, times: int = 1) -> Peer:
     """The plan on a recover work, as `scdd` compiles it."""
     prepare(name)
     architecture, side, batch = (WORKS | SMALL)[name]
     model, images = BENCH / f"{architecture}.onnx", BENCH / f"{name}.f32"
     shape = f"{batch},3,{side},{side}"
-    return Peer([binary, "plan", str(model), shape, str(images), *flags], times)
+    return Peer([binary, "plan", str(model), shape, str(images)], times)
 
 
 def measure_recover(name: str, binary: str, rounds: int) -> list[dict]:
@@ -445,8 +445,6 @@ def measure_recover(name: str, binary: str, rounds: int) -> list[dict]:
     check_agreement(name, [peer.about for peer in peers.values()])
     title = "its convolutions, computed directly, at the peak of matrix products"
     peers[title] = Gemm(multiplications(name))
-    title = "the same plan, each convolution's engine chosen by measuring them all"
-    peers[title] = ours(binary, name, 1, "--autotune")
     if name in GROWTH:
         small, times = GROWTH[name]
         title = f"the same images, by ours in {times} batches"

@@ -1,7 +1,7 @@
 //! One peer of `benches/peers.py`: evaluates the synthesis loss and its gradient for an ONNX model, once for every line on standard input, and
 //! answers each with the milliseconds it took. The objective aligns with the model's own running statistics.
 //!
-//! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images> [--autotune]`, the images as little-endian float32; the first answer is one JSON line about itself.
+//! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images>`, the images as little-endian float32; the first answer is one JSON line about itself.
 
 mod worker;
 
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     // SAFETY: main has begun, and has started no thread.
     unsafe { scdd::memory::keep_freed() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let [mode, model, shape, images, rest @ ..] = args.as_slice() else {
+    let [mode, model, shape, images] = args.as_slice() else {
         println!("recover: a worker of benches/peers.py; nothing to do by itself");
         return Ok(());
     };
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let input = Tensor::f_from_data_size(&images, &shape, Kind::Float)?;
     let targets = Tensor::arange(shape[0], (Kind::Int64, Device::Cpu)).remainder(10);
     let start = Instant::now();
-    let options = PlanOptions { autotune: rest.iter().any(|a| a == "--autotune"), ..PlanOptions::default() };
+    let options = PlanOptions::default();
     let mut evaluate: Box<dyn FnMut() -> Result<(f64, Tensor)>> = match mode.as_str() {
         "replica" => {
             let replica = Replica::new(graph, Device::Cpu)?;

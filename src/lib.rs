@@ -7,7 +7,7 @@
 //! 3. [`data`]°: data sets, augmentation views, mixing, images on disk.
 //! 4. [`teacher`]: the bundle on disk°, its verification, the ONNX Runtime session.
 //! 5. [`recover`], [`relabel`], [`validate`]: the three stages of a distillation.
-//! 6. [`config`]°, [`run`]°, [`report`]°: an experiment, its resumable execution, what it found; [`engine`] makes what [`run`] asks for.
+//! 6. [`config`]°, [`run`]°, [`report`]°: an experiment, the graph of its stages, what it found; [`worker`] makes the stages.
 //! 7. [`inspect`]: what teachers' statistics hold, side by side; [`export`]°: distilled sets in the forms that others read.
 //! 8. [`cli`]: one file per subcommand; the only module that prints, with [`scdd_core::cli`].
 //!
@@ -15,7 +15,6 @@
 //! Randomness is counter-based: see [`rng`].
 
 pub mod cli;
-pub mod engine;
 pub mod inspect;
 pub mod kernels;
 pub mod memory;
@@ -25,6 +24,7 @@ pub mod relabel;
 pub mod replica;
 pub mod teacher;
 pub mod validate;
+pub mod worker;
 
 mod share;
 

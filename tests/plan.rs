@@ -8,7 +8,6 @@ use common::net::{Net, Value, append, block, ints};
 use proptest::prelude::*;
 use scdd::graph::{Graph, Node};
 use scdd::kernels::Isa;
-use scdd::replica::plan::{Choice, Method};
 use scdd::replica::{Distance, LayerTarget, Momentum, Objective, Plan, PlanOptions, Replica};
 use scdd::teacher::{Bundle, Network};
 use tch::{Device, Kind, Tensor};
@@ -34,10 +33,7 @@ fn objective(graph: &Graph) -> Objective {
 
 fn every_option() -> Vec<PlanOptions> {
     let kernels = Isa::available().into_iter().map(Some).chain([None]);
-    let mut options: Vec<PlanOptions> =
-        kernels.map(|kernels| PlanOptions { kernels, ..PlanOptions::default() }).collect();
-    options.push(PlanOptions { autotune: true, ..PlanOptions::default() });
-    options
+    kernels.map(|kernels| PlanOptions { kernels, ..PlanOptions::default() }).collect()
 }
 
 /// How far the gradient goes when the input is disturbed in the fifth and the fourth digit: more than rounding where an activation is about to change
@@ -334,32 +330,6 @@ fn targets_can_be_exchanged() {
     assert!(!plan.retarget(&second).unwrap());
     second.layers.clear();
     assert!(!plan.retarget(&second).unwrap());
-}
-
-#[test]
-fn recorded_choices_are_followed() {
-    let (mut net, x) = Net::new(11);
-    let x = net.conv(&x, 16, 3, 1, 1, false);
-    let x = net.conv(&x, 16, 3, 1, 1, true);
-    let x = net.bn(&x);
-    let graph = net.finish(&x);
-    let objective = objective(&graph);
-    let options = PlanOptions { autotune: true, ..PlanOptions::default() };
-    let replay = |recorded: &[Choice], n| Plan::replay(&graph, &objective, [n, 3, 8, 8], options, recorded);
-    let mut recorded = replay(&[], 2).unwrap().choices().to_vec();
-    assert!(recorded.iter().all(|c| c.measured.len() != 1) && recorded.len() == 4);
-    for choice in &mut recorded {
-        (choice.method, choice.measured) = (Method::Torch, Vec::new());
-    }
-    let text = serde_json::to_string(&recorded).unwrap();
-    assert_eq!(replay(&serde_json::from_str::<Vec<_>>(&text).unwrap(), 5).unwrap().choices(), recorded);
-
-    recorded[1].method = Method::Depthwise;
-    let error = replay(&recorded, 2).err().unwrap().to_string();
-    let node = &recorded[1].node;
-    let expected =
-        format!("convolution `{node}` can't be computed as it was recorded: Depthwise is not possible on this machine");
-    assert_eq!(error, expected);
 }
 
 #[test]

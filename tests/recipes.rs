@@ -147,15 +147,6 @@ fn the_published_codes_quirks_and_a_committee_change_the_images() {
 }
 
 #[test]
-fn measured_engines_are_recorded_beside_the_images() {
-    let (_dir, found) = recover(&experiment(&["scdd-cifar100"], ", autotune: true"));
-    let record = fs::read(found[0].join("engines.json")).unwrap();
-    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-    let choices = record[0]["10x1x28x28"].as_array().unwrap();
-    assert!(choices.iter().any(|choice| choice["measured"].as_array().unwrap().len() > 1), "{record}");
-}
-
-#[test]
 fn views_of_mosaics_made_of_clusters_show_one_small_image_each() {
     let (data, dir) = (small_data(400, 20), tempfile::tempdir().unwrap());
     let file = dir.path().join("mosaics.yaml");

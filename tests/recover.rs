@@ -41,7 +41,6 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         rounds: 1,
         subset_of: None,
         committee: None,
-        autotune: false,
         bf16: false,
         compat: Vec::new(),
         classes: None,

@@ -5,8 +5,8 @@ use scdd_core::cli::{Global, Outcome};
 
 use super::open_runtime;
 use crate::data::{Source, registry};
-use crate::engine::why_no_cuda;
 use crate::teacher::Provider;
+use crate::worker::why_no_cuda;
 
 pub fn run(global: &Global) -> anyhow::Result<Outcome> {
     print(global, &look(global))

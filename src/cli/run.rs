@@ -4,23 +4,24 @@ use scdd_core::cli::{Global, Outcome, Run, report::print};
 
 use super::{interrupt, open_runtime, progress};
 use crate::config::Device;
-use crate::engine::{self, Engine};
 use crate::place::printable;
 use crate::report;
-use crate::run::{self, Goal, Setting};
+use crate::run::{self, Goal};
+use crate::worker::{Worker, why_no_cuda};
 
 /// Takes the experiment to `goal`.
 pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
     let experiment = command.load()?;
     let (progress, runtime) = (progress::progress(global.quiet), open_runtime(global)?);
-    let engine = Engine::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
-    if experiment.device == Device::Auto && engine.device() == tch::Device::Cpu {
-        progress.tell(&format!("note: `device: auto` is the CPU here: {}", engine::why_no_cuda()));
+    let worker = Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
+    if experiment.device == Device::Auto && worker.device() == tch::Device::Cpu {
+        progress.tell(&format!("note: `device: auto` is the CPU here: {}", why_no_cuda()));
     }
     interrupt::say_what_stays(&command.output, progress.clone())?;
-    let tell = |what: &str| progress.tell(what);
-    let setting = Setting { output: &command.output, goal, maker: Some(&engine), tell: &tell };
-    let finished = run::run(&experiment, &setting)?;
+    let run = run::Run::open(&experiment, &command.output, goal)?;
+    let graph = run.graph()?;
+    let outcome = worker.make_all(&graph, run.store())?;
+    let finished = run.finish(&graph, outcome, &|what| progress.tell(what))?;
     for remark in &finished.remarks {
         eprintln!("note: {}", printable(remark));
     }

@@ -6,7 +6,7 @@
 //! 1. [`graph`]: ONNX bytes become a typed graph.
 //! 2. [`data`]: data sets, augmentation views, mixing, images on disk.
 //! 3. [`teacher`]: the bundle on disk.
-//! 4. [`config`], [`run`], [`report`]: an experiment, the stages that it consists of, what it found. [`run::Maker`] is the border to the engine.
+//! 4. [`config`], [`run`], [`report`]: an experiment, the stages that it consists of, what it found.
 //! 5. [`export`]: distilled sets in the forms that others read.
 //! 6. [`cli`]: the command line, and the commands that need no network.
 

@@ -4,7 +4,7 @@ use ndarray::Array4;
 use tch::{TchError, Tensor};
 
 use super::adjust::adjusted;
-use super::engine::{Choices, Engine};
+use super::plan_cache::PlanCache;
 use super::{Point, RecoverError, alignment, balance};
 use crate::config::{BnWeight, RecoverConfig, Turn};
 use crate::replica::{Objective, Plan, PlanOptions, Replica, ReplicaError, to_array, to_tensor};
@@ -14,7 +14,7 @@ use crate::teacher::{Bundle, LayerStatistics};
 struct Member<'a> {
     bundle: &'a Bundle,
     r_bn: f64,
-    engine: Engine,
+    plans: PlanCache,
     options: PlanOptions,
     /// What its loss weighs where all are asked.
     weight: f64,
@@ -63,24 +63,12 @@ impl<'a> Committee<'a> {
                 BnWeight::Auto => balance::auto(member, config, options.device)?.r_bn,
             };
             check(member, bundle, config, r_bn)?;
-            let engine = Engine::new(member.graph.clone(), options);
-            Ok(Member { bundle: member, r_bn, engine, options, weight: weight / total })
+            let plans = PlanCache::new(member.graph.clone(), options);
+            Ok(Member { bundle: member, r_bn, plans, options, weight: weight / total })
         };
         let bundles = [bundle].into_iter().chain(others.iter().copied());
         let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
         Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), options })
-    }
-
-    /// How each teacher's convolutions are computed.
-    pub fn choices(&self) -> Vec<Choices> {
-        self.members.iter().map(|member| member.engine.choices()).collect()
-    }
-
-    /// Computes as another run's [`choices`](Self::choices) say.
-    pub fn follow(&self, choices: Vec<Choices>) {
-        for (member, choices) in self.members.iter().zip(choices) {
-            member.engine.follow(choices);
-        }
     }
 
     /// The aim of a batch of images of these `classes`, whose first view is `seen` `[N, C, H, W]`.
@@ -102,7 +90,7 @@ impl<'a> Committee<'a> {
         }
         for (member, judge) in self.members.iter().zip(aim.judges) {
             if let Judge::Plan(plan) = judge {
-                member.engine.keep(*plan);
+                member.plans.keep(*plan);
             }
         }
     }
@@ -163,8 +151,8 @@ impl Member<'_> {
         let (n, c, h, w) = seen.dim();
         let shape = [n, c, h, w].map(|d| d as i64);
         let plan = match config.weight_adjustment {
-            Some(_) => self.engine.compile(&graph, &objective, shape),
-            None => self.engine.plan(&objective, shape),
+            Some(_) => self.plans.compile(&graph, &objective, shape),
+            None => self.plans.plan(&objective, shape),
         };
         Ok(Judge::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))
     }

@@ -12,7 +12,7 @@ pub mod balance;
 mod batch;
 mod clusters;
 mod committee;
-mod engine;
+mod plan_cache;
 mod prior;
 mod start;
 mod verifier;
@@ -35,7 +35,6 @@ use adam::Adam;
 pub use alignment::objective;
 pub use batch::Batch;
 use committee::Committee;
-pub use engine::Choices;
 use prior::Priors;
 use start::{Starts, resize};
 pub use verifier::accuracy;
@@ -145,7 +144,7 @@ impl<'a> Recover<'a> {
         config: &'a RecoverConfig,
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
-        let options = PlanOptions { autotune: config.autotune, bf16: config.bf16, ..options };
+        let options = PlanOptions { bf16: config.bf16, ..options };
         let committee = Committee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = normalization(bundle, config)?;
@@ -162,16 +161,6 @@ impl<'a> Recover<'a> {
     /// All images of a set of `ipc` per class of `classes`, packed into batches.
     pub fn batches(&self, classes: &[u32], ipc: u32, seed: u64) -> Vec<Batch> {
         batch::pack(classes, ipc, self.config, seed)
-    }
-
-    /// How each teacher's convolutions have been computed so far, where that was measured.
-    pub fn measured(&self) -> Option<Vec<Choices>> {
-        self.config.autotune.then(|| self.committee.choices())
-    }
-
-    /// Computes as another run [`measured`](Self::measured), which gives its bytes; what they do not cover is chosen anew.
-    pub fn follow(&self, choices: Vec<Choices>) {
-        self.committee.follow(choices);
     }
 
     /// How many steps the batch takes.

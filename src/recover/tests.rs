@@ -231,21 +231,3 @@ fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
     assert!((found - expected).abs() < 1e-3 * expected, "{found} {expected}");
     assert!((first("statistics_momentum: 0") - expected).abs() > 1e-2 * expected);
 }
-
-#[test]
-fn a_run_that_follows_anothers_engines_gives_its_bytes() {
-    let teacher = shipped("resnet18-w16-supervised");
-    let config = config("{iterations: 2, autotune: true}");
-    let run = |recover: &Recover| {
-        let batch = recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0).remove(0);
-        recover.run(&batch, 0, &mut |_| {}).unwrap()
-    };
-    let first = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
-    let images = run(&first);
-    let choices = first.measured().unwrap();
-    let follower = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
-    follower.follow(choices.clone());
-    assert_eq!(run(&follower), images);
-    // Measured anew, the milliseconds would differ.
-    assert_eq!(follower.measured().unwrap(), choices);
-}

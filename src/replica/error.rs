@@ -28,8 +28,6 @@ pub enum ReplicaError {
     Loss { source: tch::TchError },
     #[error("step `{step}` of the plan failed: {source}")]
     Step { step: String, source: OpError },
-    #[error("convolution `{node}` can't be computed as it was recorded: {method} is not possible on this machine")]
-    Choice { node: String, method: String },
     #[error("the plan was compiled for inputs of shape {expected:?}, not {found:?}")]
     Shape { expected: Vec<i64>, found: Vec<i64> },
     #[error("value `{value}` was never computed")]

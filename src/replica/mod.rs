@@ -20,7 +20,7 @@ use crate::graph::{Graph, Node, Op, ValueId};
 pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
-pub use plan::{Choice, Plan, PlanOptions};
+pub use plan::{Plan, PlanOptions};
 pub use synthesis::{Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
 pub use train::TrainPlan;
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::status::load;
 use super::{Global, Outcome, describe};
-use crate::run::plan::{Needed, remove, unneeded};
+use crate::run::Goal;
+use crate::run::plan::{Needed, Planner, remove, unneeded};
 use crate::run::stage::StageError;
-use crate::run::{Goal, Planner};
 
 /// List the stages that none of the given experiments needs; with --yes, remove them
 #[derive(clap::Args)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::status::load;
 use super::{Global, Outcome};
 use crate::export::{Format, export};
-use crate::run::distilled_sets;
+use crate::run::distilled::distilled_sets;
 
 /// Write every distilled set of a complete experiment for others: images, soft labels, and a data card
 #[derive(clap::Args)]

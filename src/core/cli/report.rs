@@ -8,7 +8,7 @@ use super::{Global, Outcome};
 use crate::config::Experiment;
 use crate::report::{self, Results};
 use crate::run::stage::fill;
-use crate::run::{self, Goal, Setting};
+use crate::run::{Goal, Run};
 
 /// Write the report of a complete experiment again, or compare several; makes nothing else
 #[derive(clap::Args)]
@@ -81,8 +81,7 @@ impl Report {
     /// The report of one experiment, and its directory.
     fn rewrite(&self, experiment: &Path) -> anyhow::Result<(Results, PathBuf)> {
         let experiment = Experiment::load(experiment, &self.overrides)?;
-        let finished =
-            run::run(&experiment, &Setting { output: &self.output, goal: Goal::Report, maker: None, tell: &tell })?;
+        let finished = Run::open(&experiment, &self.output, Goal::Report)?.collect(&tell)?;
         Ok((finished.results, self.output.join(&experiment.name)))
     }
 }

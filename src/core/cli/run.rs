@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use super::{Global, Outcome};
 use crate::config::{ConfigError, Experiment};
 use crate::report;
-use crate::run::plan::{Plan, Planned};
+use crate::run::Goal;
+use crate::run::plan::{Plan, Planned, Planner};
 use crate::run::stage::State;
-use crate::run::{Goal, Planner};
 
 /// What every command on an experiment takes.
 #[derive(clap::Args)]

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::run::{state, total};
 use super::{Global, Outcome, describe};
 use crate::config::Experiment;
-use crate::run::plan::{Other, Plan, others};
+use crate::place::printable;
+use crate::run::plan::{Other, Plan, Planner, others};
 use crate::run::stage::State;
-use crate::run::{Goal, Planner, RESOLVED};
+use crate::run::{Goal, RESOLVED};
 
 /// Say for each experiment what is complete, running, interrupted and missing
 #[derive(clap::Args)]
@@ -60,6 +61,9 @@ fn print_plan(plan: &Plan) {
     }
     if plan.open().next().is_some() {
         println!("  to do: {}", total(seconds, passes));
+    }
+    for failure in plan.open().filter_map(|stage| stage.failure.as_deref()) {
+        println!("  failed: {}", printable(failure));
     }
 }
 

@@ -50,8 +50,7 @@ pub struct Experiment {
     pub device: Device,
 }
 
-/// Whether a key has the value that changes nothing. Such keys, younger than others, are left out of what identifies a
-/// stage, so that results from before them stay valid.
+/// Whether a key has the value that changes nothing. Such keys, younger than others, are left out of resolved files.
 fn is_neutral<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -281,9 +280,6 @@ pub struct RecoverConfig {
     pub subset_of: Option<u32>,
     /// Further teachers of the same images; `null` is none.
     pub committee: Option<Committee>,
-    /// Measures at the start how each convolution is computed fastest on this CPU, instead of a fixed choice. What was chosen is recorded beside the images
-    /// (`engines.json`) and kept by a run that goes on; another run may choose otherwise, and round otherwise.
-    pub autotune: bool,
     /// Convolutions in bfloat16 on a GPU, sums and statistics in float32; has no effect on the CPU.
     pub bf16: bool,
     /// Quirks of the published code that change results, each by name; or `official`, which is what the named preset's code has.
@@ -884,22 +880,6 @@ impl Baseline {
         match self {
             Baseline::RandomRealSoft | Baseline::NearestMeanSoft | Baseline::RdedCropsSoft => Labels::Soft,
             Baseline::RandomRealHard | Baseline::NearestMeanHard | Baseline::RdedCropsHard => Labels::Hard,
-        }
-    }
-}
-
-impl RelabelConfig {
-    /// The settings that views depend on; the others tell who labels them and how that is stored.
-    pub fn drawn(&self) -> Self {
-        Self {
-            teacher_bn: TeacherBn::Running,
-            micro_batch: None,
-            ensemble: Vec::new(),
-            dtype: LabelDtype::F16,
-            top_k: None,
-            provider: Device::Auto,
-            fallback: None,
-            ..self.clone()
         }
     }
 }

@@ -339,7 +339,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, autotune, bf16, compat, classes, verifier",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, bf16, compat, classes, verifier",
     ),
     (
         "seed: 4",
@@ -459,7 +459,7 @@ const FAULTY: &[(&str, &str)] = &[
     ("recover: fast", "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are {presets}."),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
-        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, autotune, bf16, compat, classes, verifier",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, bf16, compat, classes, verifier",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iterations: 1000001",
@@ -644,7 +644,7 @@ fn faulty_files_are_told_where_and_what() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, autotune, bf16, compat, classes, verifier",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, bf16, compat, classes, verifier",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),

@@ -2,7 +2,8 @@
 
 use super::{ExportError, Format};
 use crate::data::Dataset;
-use crate::run::{Bundles, DistilledSet};
+use crate::run::Bundles;
+use crate::run::distilled::DistilledSet;
 use crate::teacher::Bundle;
 
 /// Markdown, headed by the YAML that dataset hubs read.

@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::data::{DataError, Dataset, npz, png};
+use crate::run::Bundles;
+use crate::run::distilled::DistilledSet;
 use crate::run::stage::{StageError, write_atomic};
-use crate::run::{Bundles, DistilledSet};
 
 /// Why a set could not be exported.
 #[derive(Debug, thiserror::Error)]

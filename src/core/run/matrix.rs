@@ -10,33 +10,33 @@ pub enum Origin<'a> {
     /// Recovered from a teacher by one of the experiment's methods.
     Distilled { teacher: &'a Path, method: &'a str },
     /// Chosen from the real training set.
-    Real(Choice),
+    Real(RealChoice),
     /// RDED's crops of training images, those that the row's labeller recognises best.
     Crops,
 }
 
 /// How real images are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub enum RealChoice {
     /// At random, anew for each seed.
     Random,
     /// Those nearest to the mean image of their class, the same for every seed.
     NearestMean,
 }
 
-impl Choice {
+impl RealChoice {
     /// What rows of it are called.
     pub fn method(self) -> &'static str {
         match self {
-            Choice::Random => "random_real",
-            Choice::NearestMean => "nearest_mean",
+            RealChoice::Random => "random_real",
+            RealChoice::NearestMean => "nearest_mean",
         }
     }
 }
 
 /// One set of synthetic images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Set<'a> {
+pub struct ImageSetSpec<'a> {
     pub teacher: &'a Path,
     pub method: &'a str,
     pub ipc: u32,
@@ -44,21 +44,21 @@ pub struct Set<'a> {
 }
 
 /// Every set of synthetic images, whether or not a student learns from it.
-pub fn sets(experiment: &Experiment) -> Vec<Set<'_>> {
-    let mut sets = Vec::new();
+pub fn image_sets(experiment: &Experiment) -> Vec<ImageSetSpec<'_>> {
+    let mut image_sets = Vec::new();
     for teacher in &experiment.teachers {
         for method in experiment.methods.keys() {
             for &ipc in &experiment.ipc {
-                sets.extend(experiment.seeds.iter().map(|&seed| Set { teacher, method, ipc, seed }));
+                image_sets.extend(experiment.seeds.iter().map(|&seed| ImageSetSpec { teacher, method, ipc, seed }));
             }
         }
     }
-    sets
+    image_sets
 }
 
 /// One row of the results, for one seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line<'a> {
+pub struct RowSpec<'a> {
     pub origin: Origin<'a>,
     pub ipc: u32,
     pub seed: u64,
@@ -71,24 +71,24 @@ pub struct Line<'a> {
 }
 
 /// Every row of distilled or chosen images: first the cells of the matrix, then the baselines under each protocol.
-pub fn lines(experiment: &Experiment) -> Vec<Line<'_>> {
-    let mut lines = distilled(experiment);
+pub fn rows(experiment: &Experiment) -> Vec<RowSpec<'_>> {
+    let mut rows = distilled(experiment);
     for (&ipc, &seed) in experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed))) {
         for (name, protocol) in &experiment.protocols {
             for student in &experiment.students {
                 for &(origin, labels) in &asked(experiment, protocol) {
-                    let line = |labeller| Line { origin, ipc, seed, labels, labeller, protocol: name, student };
-                    lines.extend(labellers(experiment, labels).into_iter().map(line));
+                    let row = |labeller| RowSpec { origin, ipc, seed, labels, labeller, protocol: name, student };
+                    rows.extend(labellers(experiment, labels).into_iter().map(row));
                 }
             }
         }
     }
-    lines
+    rows
 }
 
-fn distilled(experiment: &Experiment) -> Vec<Line<'_>> {
+fn distilled(experiment: &Experiment) -> Vec<RowSpec<'_>> {
     let cells = experiment.cells().into_iter();
-    let lines = cells.map(|cell| Line {
+    let rows = cells.map(|cell| RowSpec {
         origin: Origin::Distilled { teacher: cell.teacher, method: cell.method },
         ipc: cell.ipc,
         seed: cell.seed,
@@ -97,14 +97,14 @@ fn distilled(experiment: &Experiment) -> Vec<Line<'_>> {
         protocol: cell.protocol,
         student: cell.student,
     });
-    lines.collect()
+    rows.collect()
 }
 
 /// The baselines that the experiment lists and the protocol can have.
 fn asked<'a>(experiment: &'a Experiment, protocol: &Protocol) -> Vec<(Origin<'a>, Labels)> {
     let origin = |baseline: &Baseline| match baseline {
-        Baseline::RandomRealSoft | Baseline::RandomRealHard => Origin::Real(Choice::Random),
-        Baseline::NearestMeanSoft | Baseline::NearestMeanHard => Origin::Real(Choice::NearestMean),
+        Baseline::RandomRealSoft | Baseline::RandomRealHard => Origin::Real(RealChoice::Random),
+        Baseline::NearestMeanSoft | Baseline::NearestMeanHard => Origin::Real(RealChoice::NearestMean),
         Baseline::RdedCropsSoft | Baseline::RdedCropsHard => Origin::Crops,
     };
     let all = experiment.baselines.iter().map(|baseline| (origin(baseline), baseline.labels()));

@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::graph::StageGraph;
+use super::inputs::{Inputs, load_bundles};
+use super::real::DatasetCache;
 use super::stage::{Stage, StageError, State, Store, Timing, bytes_in};
+use super::{Goal, RunError, stages_in};
+use crate::config::Experiment;
 
 /// One stage of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,6 +25,9 @@ pub struct Planned {
     /// Expected seconds, from finished stages of the same kind with the same network, else with any; `None` where there is none.
     /// What an interrupted stage has already done is not subtracted.
     pub seconds: Option<f64>,
+    /// Why the last attempt to make it failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// Every stage of an experiment, once, in an order in which they can be made.
@@ -49,9 +57,37 @@ impl Plan {
     }
 }
 
+/// Says what runs would do; several experiments on the same data read it once.
+#[derive(Default)]
+pub struct Planner {
+    datasets: DatasetCache,
+}
+
+impl Planner {
+    /// What a run of `experiment` up to `goal` would do with stages below `output`; nothing is made.
+    ///
+    /// # Errors
+    /// When the experiment's bundles or data can't be read or don't fit each other.
+    pub fn plan(&self, experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
+        let (inputs, store) = (Inputs::open(experiment, &self.datasets)?, Store::new(stages_in(output)));
+        let graph = StageGraph::build(&inputs, &store, goal)?;
+        let rates = Rates::read(&store)?;
+        let stages = graph.nodes().map(|(_, node)| rates.plan(&store, &node.stage)).collect::<Result<_, _>>()?;
+        Ok(Plan { name: experiment.name.clone(), stages })
+    }
+
+    /// The hashes of the experiment's networks.
+    ///
+    /// # Errors
+    /// When one of them can't be read.
+    pub fn networks(&self, experiment: &Experiment) -> Result<BTreeSet<String>, RunError> {
+        Ok(load_bundles(experiment)?.into_values().map(|bundle| bundle.hash).collect())
+    }
+}
+
 /// Seconds per pass, as finished stages took them.
 #[derive(Debug, Default)]
-pub(super) struct Rates {
+struct Rates {
     /// By kind and network: seconds and passes.
     known: BTreeMap<(String, String), (f64, u64)>,
 }
@@ -91,6 +127,7 @@ impl Rates {
             state,
             passes: stage.passes(),
             seconds: if open { self.seconds(stage) } else { None },
+            failure: if open { store.failure(stage) } else { None },
         })
     }
 }
@@ -113,7 +150,7 @@ pub struct Other {
 
 /// The stages below `output` that none of `plans` needs, sorted by kind and name.
 pub fn others(output: &Path, plans: &[Plan]) -> Result<Vec<Other>, StageError> {
-    let store = Store::new(super::stages_in(output));
+    let store = Store::new(stages_in(output));
     let needed: BTreeSet<&Path> =
         plans.iter().flat_map(|plan| &plan.stages).map(|stage| stage.directory.as_path()).collect();
     let all = store.all()?.into_iter().filter(|(_, directory)| !needed.contains(&*Store::final_name(directory)));
@@ -145,7 +182,7 @@ impl Needed {
 
 /// What of the stages below `output` is not `needed`, sorted; what another process is making is left out.
 pub fn unneeded(output: &Path, needed: &Needed) -> Result<Vec<Unneeded>, StageError> {
-    let store = Store::new(super::stages_in(output));
+    let store = Store::new(stages_in(output));
     let mut found = Vec::new();
     for (_, directory) in store.all()? {
         let complete = Store::final_name(&directory);
@@ -170,7 +207,7 @@ fn size_of(directory: &Path) -> Result<Option<u64>, StageError> {
 
 /// Removes a stage's directory; never leaves a part of it under its name. False where a process is at it, or has finished it meanwhile.
 pub fn remove(output: &Path, unneeded: &Unneeded) -> Result<bool, StageError> {
-    Store::new(super::stages_in(output)).remove(&unneeded.directory)
+    Store::new(stages_in(output)).remove(&unneeded.directory)
 }
 
 #[cfg(test)]

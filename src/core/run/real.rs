@@ -1,4 +1,4 @@
-//! The real data of experiments, read and hashed once: that takes longer than all else that is needed to list stages.
+//! The real data of experiments, read and hashed once: that takes longer than all else that listing stages needs.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
@@ -8,14 +8,16 @@ use crate::config::{DataConfig, DataKind};
 use crate::data::registry::Layout;
 use crate::data::{DataError, Dataset, Fit, Source, Split};
 
+use super::RunError;
+
 /// A data set and its hash.
-pub struct Hashed {
+pub struct HashedDataset {
     pub set: Dataset,
     /// BLAKE3 of pixels and labels, 64 hex digits.
     pub hash: String,
 }
 
-impl Hashed {
+impl HashedDataset {
     fn load(source: &Source, split: Split, fit: Fit, remarks: &mut Vec<String>) -> Result<Self, DataError> {
         let set = source.load(split, fit, remarks)?;
         Ok(Self { hash: data_hash(&set), set })
@@ -26,15 +28,15 @@ impl Hashed {
 pub struct Real {
     source: Source,
     fit: Fit,
-    pub test: Hashed,
-    train: OnceCell<Hashed>,
+    pub test: HashedDataset,
+    train: OnceCell<HashedDataset>,
     remarks: RefCell<Vec<String>>,
 }
 
 impl Real {
     #[cfg(test)]
     pub fn of_test(source: Source, fit: Fit, set: Dataset) -> Self {
-        let test = Hashed { hash: data_hash(&set), set };
+        let test = HashedDataset { hash: data_hash(&set), set };
         Self { source, fit, test, train: OnceCell::new(), remarks: RefCell::default() }
     }
 
@@ -44,27 +46,27 @@ impl Real {
     }
 
     /// The training set, if it was read.
-    pub fn read_train(&self) -> Option<&Hashed> {
+    pub fn read_train(&self) -> Option<&HashedDataset> {
         self.train.get()
     }
 
     /// The training set.
-    pub fn train(&self) -> Result<&Hashed, DataError> {
+    pub fn train(&self) -> Result<&HashedDataset, DataError> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = Hashed::load(&self.source, Split::Train, self.fit, &mut self.remarks.borrow_mut())?;
+        let train = HashedDataset::load(&self.source, Split::Train, self.fit, &mut self.remarks.borrow_mut())?;
         Ok(self.train.get_or_init(|| train))
     }
 }
 
 /// Data that was read before: experiments on the same data share it.
 #[derive(Default)]
-pub struct Shelf {
+pub struct DatasetCache {
     read: RefCell<Vec<Rc<Real>>>,
 }
 
-impl Shelf {
+impl DatasetCache {
     /// The data that `data` names, for networks that take images of this `shape`; `None` for `data: none`.
     pub fn get(&self, data: &DataConfig, shape: [usize; 3]) -> Result<Option<Rc<Real>>, DataError> {
         let Some(source) = source(data)? else { return Ok(None) };
@@ -73,10 +75,24 @@ impl Shelf {
             return Ok(Some(known.clone()));
         }
         let mut remarks = Vec::new();
-        let test = Hashed::load(&source, Split::Test, fit, &mut remarks)?;
+        let test = HashedDataset::load(&source, Split::Test, fit, &mut remarks)?;
         let real = Rc::new(Real { source, fit, test, train: OnceCell::new(), remarks: RefCell::new(remarks) });
         read.push(real.clone());
         Ok(Some(real))
+    }
+}
+
+/// Checks that `train` has as many images of each class as `key` needs.
+pub fn require_images(train: &Dataset, key: &str, needed: u64) -> Result<(), RunError> {
+    let mut counts = vec![0u64; train.classes.len()];
+    // Labels are below the number of classes.
+    train.labels.iter().for_each(|&label| counts[label as usize] += 1);
+    match train.classes.iter().zip(counts).filter(|(_, found)| *found < needed).min_by_key(|(_, found)| *found) {
+        None => Ok(()),
+        Some((class, found)) => {
+            let (key, class, data) = (key.into(), class.clone(), train.name.clone());
+            Err(RunError::TooFew { key, needed, class, data, found })
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! <root>/<stage>/<name>-<first 16 hex digits of the key>/           complete
 //! <root>/<stage>/<name>-<first 16 hex digits of the key>.partial/   being made, or left by a kill; continued by the next run
 //! <root>/.locks/                                                    one lock file per stage directory and report, never removed
+//! <root>/.failures/                                                 why the last attempt at a stage failed, a file per stage
 //! ```
 //!
 //! Each directory holds `stage.json`, the record that its key is the hash of. When complete it also holds `contents.json`,
@@ -24,6 +25,7 @@ use super::lock::Lock;
 pub(super) const RECORD: &str = "stage.json";
 pub(super) const TIMING: &str = "timing.json";
 const LOCKS: &str = ".locks";
+const FAILURES: &str = ".failures";
 /// The lock of a directory that is filled.
 const FILLING: &str = ".scdd-lock";
 const PARTIAL: &str = ".partial";
@@ -306,7 +308,24 @@ impl Store {
             partial.remove_if_untouched();
             return Err(error);
         }
-        Ok(partial.commit(&self.path(stage))?)
+        let directory = partial.commit(&self.path(stage))?;
+        // A note that stays means nothing: the stage is complete.
+        let _ = fs::remove_file(self.failure_path(stage));
+        Ok(directory)
+    }
+
+    /// Remembers why an attempt at `stage` failed, until it is complete.
+    pub fn note_failure(&self, stage: &Stage, reason: &str) -> Result<(), StageError> {
+        write_atomic(&self.failure_path(stage), format!("{reason}\n").as_bytes())
+    }
+
+    /// Why the last attempt at `stage` failed, as far as somebody noted it.
+    pub fn failure(&self, stage: &Stage) -> Option<String> {
+        fs::read_to_string(self.failure_path(stage)).ok().map(|reason| reason.trim_end().to_owned())
+    }
+
+    fn failure_path(&self, stage: &Stage) -> PathBuf {
+        self.root.join(FAILURES).join(label(&self.path(stage)).replace('/', "-"))
     }
 
     /// How far `stage` is; an error where its directory holds something else.
@@ -343,7 +362,7 @@ impl Store {
         if !self.root.is_dir() {
             return Ok(found);
         }
-        for (kind, _) in entries(&self.root)?.into_iter().filter(|(path, is_dir)| *is_dir && !path.ends_with(LOCKS)) {
+        for (kind, _) in entries(&self.root)?.into_iter().filter(|(path, is_dir)| *is_dir && !is_hidden(path)) {
             let name = kind.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let stages = entries(&kind)?.into_iter().filter(|(path, is_dir)| *is_dir && path.join(RECORD).is_file());
             found.extend(stages.map(|(path, _)| (name.clone(), path)));
@@ -415,6 +434,10 @@ pub fn fill<E: From<StageError>>(
         }
     }
     write(directory)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 fn is_scratch(path: &Path) -> bool {

@@ -6,7 +6,7 @@ use tch::{Kind, TchError, Tensor};
 
 use super::super::ops::conv::{or_ones, resolve};
 use super::super::{Mode, Objective, Replica, ReplicaError};
-use super::conv::{ConvStep, Convolution, Engine};
+use super::conv::{ConvKernel, ConvStep, Convolution};
 use super::local::LocalStep;
 use super::other::{Operator, OtherStep};
 use super::pass::{PassStep, is_image};
@@ -220,7 +220,7 @@ impl<'a> Compiler<'a> {
         }
         let Some(conv) = self.convolution_with(node, weight, bias)? else { return Ok(None) };
         let name = node.name.clone();
-        Ok(Some(ConvStep { name, x, out, conv, forward: Engine::Torch, backward: Engine::Torch, pass: None }))
+        Ok(Some(ConvStep { name, x, out, conv, forward: ConvKernel::Torch, backward: ConvKernel::Torch, pass: None }))
     }
 
     /// The two-dimensional convolution that `node` is, if it is one, with the given weights.

@@ -1,7 +1,6 @@
-//! A convolution with frozen weights, forward and backward, each by the engine that was chosen for it.
+//! A convolution with frozen weights, forward and backward.
 
-use serde::{Deserialize, Serialize};
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::pass::PassStep;
 use super::statistics::floats;
@@ -12,19 +11,8 @@ use crate::kernels::depthwise::Depthwise;
 use crate::kernels::direct::Direct;
 use crate::kernels::winograd::{Tile, Winograd};
 
-/// How one direction of a convolution is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    Torch,
-    Direct,
-    Depthwise,
-    WinogradTwo,
-    WinogradFour,
-}
-
-/// A [`Method`] with its prepared weights.
-pub enum Engine {
+/// What computes one direction of a convolution, with its prepared weights.
+pub enum ConvKernel {
     Torch,
     Direct(Direct),
     Depthwise(Depthwise),
@@ -32,8 +20,7 @@ pub enum Engine {
 }
 
 /// Which way a convolution runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Forward,
     Backward,
@@ -45,8 +32,8 @@ pub struct ConvStep {
     pub x: ValueId,
     pub out: ValueId,
     pub conv: Convolution,
-    pub forward: Engine,
-    pub backward: Engine,
+    pub forward: ConvKernel,
+    pub backward: ConvKernel,
     pub pass: Option<PassStep>,
 }
 
@@ -60,24 +47,22 @@ pub struct Convolution {
     pub channels: [usize; 2],
     pub from: Extent,
     pub to: Extent,
-    /// `[O, I / groups, kernel…]`; emptied when no engine needs it any more.
+    /// `[O, I / groups, kernel…]`; emptied when libtorch does not need it any more.
     pub weight: Tensor,
     pub bias: Option<Tensor>,
     /// `[O]`, for the kernels.
     pub bias_values: Vec<f32>,
 }
 
-impl Engine {
+impl ConvKernel {
     pub fn is_torch(&self) -> bool {
         matches!(self, Self::Torch)
     }
 
-    /// The way back by `method` out of this way forth, where their weights had better be in memory once.
-    pub fn turned(&self, method: Method) -> Option<Self> {
-        let fits =
-            |tile| matches!((tile, method), (Tile::Two, Method::WinogradTwo) | (Tile::Four, Method::WinogradFour));
+    /// The kernel of the backward pass out of this one of the forward pass, where both share their weights in memory.
+    pub fn transposed(&self) -> Option<Self> {
         match self {
-            Self::Winograd(forth) if forth.is_wide() && fits(forth.tile()) => Some(Self::Winograd(forth.turned())),
+            Self::Winograd(forward) if forward.is_wide() => Some(Self::Winograd(forward.turned())),
             _ => None,
         }
     }
@@ -94,62 +79,57 @@ impl Engine {
 }
 
 impl Convolution {
-    /// What can compute `direction` on `isa`, the choice without measuring first.
-    pub fn methods(&self, isa: Isa, direction: Direction) -> Vec<Method> {
-        let g = &self.geometry;
-        let depthwise = self.groups > 1 && self.channels == [self.groups; 2];
-        if depthwise && isa != Isa::Portable {
-            return vec![Method::Depthwise, Method::Torch];
-        }
-        if self.groups != 1 || isa == Isa::Portable {
-            return vec![Method::Torch];
-        }
-        let [from, to] = match direction {
-            Direction::Forward => self.channels,
-            Direction::Backward => [self.channels[1], self.channels[0]],
-        };
-        let small = g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.pad.iter().all(|&p| p <= 2);
-        if small && Winograd::accepts(isa, from, to) {
-            return vec![Method::WinogradFour, Method::WinogradTwo, Method::Direct, Method::Torch];
-        }
-        vec![Method::Direct, Method::Torch]
-    }
-
-    /// Prepares the weights for `method`.
+    /// The kernel of `direction` on `isa`, which is the fastest that there is for such a convolution.
     ///
     /// # Errors
     /// When libtorch can't give the weights.
-    pub fn engine(&self, isa: Isa, method: Method, direction: Direction) -> Result<Engine, TchError> {
-        let [kernel_y, kernel_x] = self.geometry.kernel;
-        let inputs = self.channels[0];
+    pub fn kernel(&self, isa: Isa, direction: Direction) -> Result<ConvKernel, TchError> {
+        let backward = direction == Direction::Backward;
+        let (g, inputs) = (&self.geometry, self.channels[0]);
+        let is_depthwise = self.groups > 1 && self.channels == [self.groups; 2];
+        if isa == Isa::Portable || self.groups != 1 && !is_depthwise {
+            return Ok(ConvKernel::Torch);
+        }
+        let [kernel_y, kernel_x] = g.kernel;
         let values = &floats(&self.weight.f_reshape([-1])?)?;
+        if is_depthwise {
+            let weight = |c: usize, y: usize, x: usize| values[(c * kernel_y + y) * kernel_x + x];
+            return Ok(ConvKernel::Depthwise(Depthwise::new(isa, inputs, self.geometry, backward, weight)));
+        }
         let weight = |o: usize, i: usize, y: usize, x: usize| values[((o * inputs + i) * kernel_y + y) * kernel_x + x];
-        let tile = match method {
-            Method::Torch => return Ok(Engine::Torch),
-            Method::Direct => {
-                let direct = match direction {
-                    Direction::Forward => Direct::forward(isa, self.channels, self.geometry, weight),
-                    Direction::Backward => Direct::backward(isa, self.channels, self.geometry, weight),
-                };
-                return Ok(Engine::Direct(direct));
-            }
-            Method::Depthwise => {
-                let weight = |c: usize, y: usize, x: usize| values[(c * kernel_y + y) * kernel_x + x];
-                let backward = direction == Direction::Backward;
-                return Ok(Engine::Depthwise(Depthwise::new(isa, inputs, self.geometry, backward, weight)));
-            }
-            Method::WinogradTwo => Tile::Two,
-            Method::WinogradFour => Tile::Four,
-        };
-        Ok(Engine::Winograd(match direction {
-            Direction::Forward => Winograd::new(isa, tile, self.channels, self.geometry.pad, weight),
+        let [from, to] = if backward { [self.channels[1], self.channels[0]] } else { self.channels };
+        let small = g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.pad.iter().all(|&p| p <= 2);
+        if !small || !Winograd::accepts(isa, from, to) {
+            return Ok(ConvKernel::Direct(match direction {
+                Direction::Forward => Direct::forward(isa, self.channels, self.geometry, weight),
+                Direction::Backward => Direct::backward(isa, self.channels, self.geometry, weight),
+            }));
+        }
+        Ok(ConvKernel::Winograd(match direction {
+            Direction::Forward => Winograd::new(isa, Tile::Four, self.channels, g.pad, weight),
             Direction::Backward => {
-                // The gradient of a 3×3 convolution of stride 1 is the convolution with the turned kernel and the opposite padding.
-                let turned = |o: usize, i: usize, y: usize, x: usize| weight(i, o, 2 - y, 2 - x);
-                let channels = [self.channels[1], self.channels[0]];
-                Winograd::new(isa, tile, channels, self.geometry.pad.map(|p| 2 - p), turned)
+                // The gradient of a 3×3 convolution of stride 1 is the convolution with the kernel rotated by half a
+                // turn and the opposite padding.
+                let rotated = |o: usize, i: usize, y: usize, x: usize| weight(i, o, 2 - y, 2 - x);
+                Winograd::new(isa, Tile::Four, [from, to], g.pad.map(|p| 2 - p), rotated)
             }
         }))
+    }
+
+    /// Prepares both directions on `isa`.
+    ///
+    /// # Errors
+    /// When libtorch can't give the weights.
+    pub fn kernels(&mut self, isa: Isa) -> Result<[ConvKernel; 2], TchError> {
+        let forward = self.kernel(isa, Direction::Forward)?;
+        let backward = match forward.transposed() {
+            Some(transposed) => transposed,
+            None => self.kernel(isa, Direction::Backward)?,
+        };
+        if !forward.is_torch() && !backward.is_torch() {
+            self.weight = Tensor::f_empty([0], (Kind::Float, Device::Cpu))?;
+        }
+        Ok([forward, backward])
     }
 
     /// Input extent and channels, output extent and channels, in `direction`.

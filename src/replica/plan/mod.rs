@@ -5,7 +5,6 @@
 //! without autograd, except for operators that have no explicit way back: those use it locally. Memory comes from a pool: a tensor returns its
 //! memory when its last reader, forward or backward, is done, so that the second evaluation allocates next to nothing.
 
-mod autotune;
 pub(super) mod compile;
 pub(super) mod conv;
 pub(super) mod local;
@@ -25,10 +24,9 @@ use crate::kernels::Isa;
 use crate::kernels::conv::Piece;
 use crate::kernels::pass::{Gathered, add_bias};
 use crate::share;
-pub use autotune::Choice;
 use compile::{Known, Step, survey};
+use conv::Direction;
 use conv::{ConvStep, size};
-pub use conv::{Direction, Method};
 use pass::{PassStep, Pulled, Slope};
 use statistics::{Layer, Measured};
 use value::{Pool, Value};
@@ -39,8 +37,6 @@ pub struct PlanOptions {
     pub device: Device,
     /// The CPU kernels' instruction set; `None` makes the plan out of `tch` operators alone, and so does any other device than the CPU.
     pub kernels: Option<Isa>,
-    /// Measures what is fastest for every convolution; without, the choice is fixed.
-    pub autotune: bool,
     /// Convolutions that libtorch computes take bfloat16 and sum in float32, as a GPU's tensor cores do; all else stays float32. The kernels have no such
     /// precision.
     pub bf16: bool,
@@ -48,7 +44,7 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, kernels: Some(Isa::best()), autotune: false, bf16: false }
+        Self { device: Device::Cpu, kernels: Some(Isa::best()), bf16: false }
     }
 }
 
@@ -72,7 +68,6 @@ pub struct Plan {
     momentum: Momentum,
     r_bn: f64,
     pool: Arc<Pool>,
-    choices: Vec<Choice>,
 }
 
 /// What a step keeps for the way back.
@@ -93,6 +88,16 @@ struct Run {
     slopes: Vec<Option<Slope>>,
 }
 
+/// Prepares the kernels of all convolutions.
+fn prepare(steps: &mut [Step], isa: Isa) -> Result<(), TchError> {
+    for step in steps {
+        if let Step::Conv(step) = step {
+            [step.forward, step.backward] = step.conv.kernels(isa)?;
+        }
+    }
+    Ok(())
+}
+
 impl Plan {
     /// Compiles `graph` for `objective` and inputs of `shape`, `[N, C, H, W]` for images.
     ///
@@ -103,20 +108,6 @@ impl Plan {
         objective: &Objective,
         shape: impl Into<Vec<i64>>,
         options: PlanOptions,
-    ) -> Result<Self, ReplicaError> {
-        Self::replay(graph, objective, shape, options, &[])
-    }
-
-    /// As [`compile`](Self::compile), with convolutions computed as another plan of the same graph recorded in its [`choices`](Self::choices).
-    ///
-    /// # Errors
-    /// Those of [`compile`](Self::compile), or a record that this machine can't follow.
-    pub fn replay(
-        graph: &Arc<Graph>,
-        objective: &Objective,
-        shape: impl Into<Vec<i64>>,
-        options: PlanOptions,
-        recorded: &[Choice],
     ) -> Result<Self, ReplicaError> {
         let _guard = tch::no_grad_guard();
         let [input] = graph.inputs.as_slice() else {
@@ -132,7 +123,9 @@ impl Plan {
         if options.bf16 && options.kernels.is_none() {
             compile::to_bfloat16(&mut steps).map_err(loss)?;
         }
-        let choices = share::on_share(|| autotune::choose(&mut steps, options, recorded))?;
+        if let Some(isa) = options.kernels {
+            share::on_share(|| prepare(&mut steps, isa)).map_err(loss)?;
+        }
         let logits = graph.outputs[0];
         // From here on constants come from `fixed`, and only local steps read those; for the others the weights are prepared.
         replica.constants.iter_mut().for_each(|t| *t = None);
@@ -154,7 +147,6 @@ impl Plan {
             steps,
             r_bn: objective.r_bn,
             pool: Arc::default(),
-            choices,
         })
     }
 
@@ -175,11 +167,6 @@ impl Plan {
             self.r_bn = objective.r_bn;
         }
         Ok(same)
-    }
-
-    /// How each convolution is computed.
-    pub fn choices(&self) -> &[Choice] {
-        &self.choices
     }
 
     /// The loss of `input` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.

@@ -1,44 +1,47 @@
-//! A set of recovered images, batch by batch: what an interrupted run had finished stays.
+//! Recovers images, batch by batch: what an interrupted attempt had finished stays.
 
 use serde_json::json;
 use tch::Device;
 
+use crate::config::BnWeight;
 use crate::progress::{Piece, Progress};
 use crate::recover::{Batch, Item, Recover};
 use crate::replica::PlanOptions;
-use crate::run::files::{self, read_json, write_images, write_json};
+use crate::run::Failure;
+use crate::run::figures::Auto;
+use crate::run::files::{self, read_json, write_images};
 use crate::run::stage::WorkDir;
-use crate::run::{Failure, RecoverTask};
+use crate::run::stages::recover::Task;
+use crate::worker::Worker;
 
-/// How the batches' convolutions are computed, so that a resumed run goes on in the same way.
-const ENGINES: &str = "engines.json";
-
-/// Recovers the images of `task`.
-pub fn recover(work: &WorkDir, task: &RecoverTask, device: Device, progress: &dyn Progress) -> Result<(), Failure> {
-    let options = PlanOptions { device, ..PlanOptions::default() };
-    let mut recover = Recover::with_committee(task.teacher, &task.others, &task.config, options)?;
-    if let Some(data) = task.data {
-        recover = recover.with_data(data);
+/// Gives a remark for the user.
+pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<String>, Failure> {
+    let mut config = task.config.clone();
+    if let Some(balance) = &task.balance {
+        config.r_bn = BnWeight::Fixed(read_json::<Auto>(balance)?.r_bn);
     }
-    if work.has(ENGINES) {
-        recover.follow(read_json(&work.path().join(ENGINES))?);
+    let options = PlanOptions { device: worker.device, ..PlanOptions::default() };
+    let mut recover = Recover::with_committee(task.teacher, &task.others, &config, options)?;
+    if let Some(train) = task.train {
+        recover = recover.with_data(train);
     }
     let batches = recover.batches(&task.chosen, task.ipc, task.seed);
     let label = format!("recover {}, {} per class, seed {}", task.teacher.name(), task.ipc, task.seed);
-    let mut piece = progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
+    let mut piece = worker.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
     let mut done = 0;
     for (number, batch) in batches.iter().enumerate() {
         recover_batch(work, task, &recover, (number, batch), done, piece.as_mut())?;
         done += recover.steps(batch);
     }
     piece.finish("");
-    Ok(())
+    let without_effect = config.bf16 && worker.device == Device::Cpu;
+    Ok(without_effect.then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()))
 }
 
 /// Recovers the `batch` of this `number`, before which `done` steps are done, unless an interrupted run had.
 fn recover_batch(
     work: &WorkDir,
-    task: &RecoverTask,
+    task: &Task,
     recover: &Recover,
     (number, batch): (usize, &Batch),
     done: u64,
@@ -56,9 +59,6 @@ fn recover_batch(
         curve.push_str(&json!(point).to_string());
         curve.push('\n');
     })?;
-    if let Some(choices) = recover.measured() {
-        write_json(work, ENGINES, &choices)?;
-    }
     let (_, channels, height, width) = images.dim();
     let pixels = recover.to_pixels(&images)?;
     write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;

@@ -1,0 +1,369 @@
+//! Does jobs several at once, each on its share of the processor, as far as there is memory.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::io::{self, ErrorKind};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+
+use crate::progress::{Piece, Progress};
+use crate::run::graph::NodeId;
+use crate::run::{Failed, Outcome, RunError};
+use crate::share::{self, Cores, Making};
+
+/// Between two looks whether a waiting stage can begin.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A stage that is to be made.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub id: NodeId,
+    /// What is made, as a failure names it.
+    pub title: String,
+    /// What must be there first. Those that are no job are there.
+    pub needs: Vec<NodeId>,
+}
+
+/// Makes the stage of a job; gives a remark for the user.
+type Make<'a> = &'a (dyn Fn(NodeId) -> Result<Option<String>, RunError> + Sync);
+
+/// Does all `jobs` by `make`, each after those that it needs, at most `lanes` at once. A job that fails is told at once,
+/// and ends those alone that need it.
+///
+/// # Errors
+/// Where the system refuses what every job asks for, such as room on the disk; no further one is begun after that.
+pub fn work_off(jobs: Vec<Job>, lanes: NonZeroUsize, progress: &dyn Progress, make: Make) -> Result<Outcome, RunError> {
+    let lanes = lanes.get().min(jobs.len());
+    Queue::new(jobs, Memory::new(), progress, make).work_off(lanes)
+}
+
+/// Jobs, and how far they are.
+struct Queue<'a, M> {
+    progress: &'a dyn Progress,
+    make: Make<'a>,
+    cores: Arc<Cores>,
+    state: Mutex<State<M>>,
+    changed: Condvar,
+}
+
+struct State<M> {
+    waiting: Vec<Job>,
+    /// What waiting jobs and those under way will leave.
+    missing: BTreeSet<NodeId>,
+    /// What ends the whole run.
+    failure: Option<RunError>,
+    done: Outcome,
+    memory: M,
+}
+
+impl<'a, M: Room + Send> Queue<'a, M> {
+    fn new(jobs: Vec<Job>, memory: M, progress: &'a dyn Progress, make: Make<'a>) -> Self {
+        let missing = jobs.iter().map(|job| job.id).collect();
+        let state = State { waiting: jobs, missing, failure: None, done: Outcome::default(), memory };
+        let cores = Cores::new(rayon::current_num_threads());
+        Self { progress, make, cores, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn work_off(self, lanes: usize) -> Result<Outcome, RunError> {
+        let torch = tch::get_num_threads();
+        thread::scope(|scope| {
+            for _ in 0..lanes {
+                scope.spawn(|| {
+                    // A new thread has as many as some other was last given.
+                    tch::set_num_threads(torch);
+                    while let Some((job, making)) = self.next() {
+                        self.make(&job, making);
+                    }
+                });
+            }
+        });
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.failure.map_or(Ok(state.done), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job, once it can begin, which it hereby does; none when there is nothing left for another lane.
+    fn next(&self) -> Option<(Job, Making)> {
+        let mut state = self.lock();
+        while !state.waiting.is_empty() {
+            if let Some(ready) = state.ready().filter(|_| self.has_room(&mut state)) {
+                return Some((state.waiting.remove(ready), Making::on(&self.cores)));
+            }
+            let waited = self.changed.wait_timeout(state, LOOK_EVERY);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        None
+    }
+
+    /// Whether a further job can begin beside those under way.
+    fn has_room(&self, state: &mut State<M>) -> bool {
+        self.cores.are_idle() || self.cores.are_settled() && state.memory.has_room()
+    }
+
+    /// Does `job`, on this thread.
+    fn make(&self, job: &Job, making: Making) {
+        let made = catch_unwind(AssertUnwindSafe(|| (self.make)(job.id)));
+        let mut state = self.lock();
+        drop(making);
+        state.missing.remove(&job.id);
+        match made {
+            Ok(Ok(remark)) => state.done.remarks.extend(remark),
+            Ok(Err(error)) if !ends_all(&error) => {
+                let reason = format!("{}: {error}", job.title);
+                self.progress.tell(&format!("error: {reason}"));
+                state.fail(job.id, reason);
+            }
+            Ok(Err(error)) => {
+                state.waiting.clear();
+                if !self.cores.are_idle() {
+                    self.progress.tell(&format!("error: {error}; the run ends with the stages that are under way"));
+                }
+                state.failure.get_or_insert(error);
+            }
+            Err(panic) => {
+                state.waiting.clear();
+                drop(state);
+                self.changed.notify_all();
+                resume_unwind(panic);
+            }
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl<M> State<M> {
+    /// Which waiting job is the first that has all that it needs.
+    fn ready(&self) -> Option<usize> {
+        self.waiting.iter().position(|job| job.needs.iter().all(|need| !self.missing.contains(need)))
+    }
+
+    /// The job `id` failed for this `reason`, and with it all that wait for it.
+    fn fail(&mut self, id: NodeId, reason: String) {
+        self.done.failed.insert(id, reason.clone());
+        while let Some(place) = self.waiting.iter().position(|job| needs_one_of(job, &self.done.failed)) {
+            let job = self.waiting.remove(place);
+            self.missing.remove(&job.id);
+            self.done.failed.insert(job.id, reason.clone());
+        }
+    }
+}
+
+fn needs_one_of(job: &Job, failed: &Failed) -> bool {
+    job.needs.iter().any(|need| failed.contains_key(need))
+}
+
+/// Whether the system refuses what every other job asks for too.
+pub fn ends_all(error: &RunError) -> bool {
+    let chain = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
+    let mut kinds = chain.filter_map(|error| Some(error.downcast_ref::<io::Error>()?.kind()));
+    let is_for_all = |kind| {
+        use ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(kind, FileTooLarge | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+    };
+    kinds.any(is_for_all)
+}
+
+/// Says whether there is memory for a further stage beside those under way, which hold most of what they need.
+trait Room {
+    fn has_room(&mut self) -> bool;
+}
+
+/// What the system says of memory.
+struct Memory(System);
+
+impl Memory {
+    fn new() -> Self {
+        Self(System::new())
+    }
+}
+
+impl Room for Memory {
+    /// As much as this process holds can still be had, or the system does not tell.
+    fn has_room(&mut self) -> bool {
+        let Ok(own) = sysinfo::get_current_pid() else { return true };
+        self.0.refresh_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
+        let which = ProcessesToUpdate::Some(&[own]);
+        self.0.refresh_processes_specifics(which, false, ProcessRefreshKind::nothing().with_memory().without_tasks());
+        if self.0.total_memory() == 0 {
+            return true;
+        }
+        let group = self.0.cgroup_limits().map(|group| group.total_memory.saturating_sub(group.rss));
+        let free = group.into_iter().fold(self.0.available_memory(), u64::min);
+        self.0.process(own).is_none_or(|process| free >= process.memory())
+    }
+}
+
+/// Tells on, and notes when the stage of this thread has come so far that it holds most of the memory that it needs.
+pub struct MemoryAwareProgress<'a>(pub &'a dyn Progress);
+
+impl Progress for MemoryAwareProgress<'_> {
+    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a> {
+        Box::new(MemoryAwarePiece(self.0.start(label, total, unit)))
+    }
+
+    fn tell(&self, what: &str) {
+        self.0.tell(what);
+    }
+}
+
+struct MemoryAwarePiece<'a>(Box<dyn Piece + 'a>);
+
+impl Piece for MemoryAwarePiece<'_> {
+    fn at(&mut self, done: u64, note: &str) {
+        share::settle();
+        self.0.at(done, note);
+    }
+
+    fn finish(self: Box<Self>, note: &str) {
+        self.0.finish(note);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::data::DataError;
+    use crate::progress::Silent;
+    use crate::run::Failure;
+    use crate::run::stage::StageError;
+
+    impl Room for bool {
+        fn has_room(&mut self) -> bool {
+            *self
+        }
+    }
+
+    /// Jobs by name, what they need, and the note that each waits for. A name in capitals fails; `!` is the disk, full.
+    struct Jobs(Vec<(&'static str, &'static [&'static str], &'static str)>, Mutex<Vec<String>>);
+
+    impl Jobs {
+        fn new(jobs: &[(&'static str, &'static [&'static str], &'static str)]) -> Self {
+            Self(jobs.to_vec(), Mutex::default())
+        }
+
+        /// Those that are no job come after all others.
+        fn id(&self, name: &str) -> NodeId {
+            NodeId(self.0.iter().position(|job| job.0 == name).unwrap_or(self.0.len()))
+        }
+
+        fn work_off(&self, room: bool, lanes: usize) -> Result<Outcome, RunError> {
+            let job = |&(name, needs, _): &(&'static str, &[&'static str], _)| Job {
+                id: self.id(name),
+                title: format!("make {name}"),
+                needs: needs.iter().map(|need| self.id(need)).collect(),
+            };
+            Queue::new(self.0.iter().map(job).collect(), room, &Silent, &|id| self.make(id)).work_off(lanes)
+        }
+
+        /// Settles, as with its first progress, and goes on once there is the note that it waits for.
+        fn make(&self, NodeId(place): NodeId) -> Result<Option<String>, RunError> {
+            let (name, _, until) = self.0[place];
+            self.note(format!("+{name}"));
+            share::settle();
+            let end = Instant::now() + Duration::from_secs(60);
+            while !self.1.lock().unwrap().iter().any(|note| note == until) {
+                assert!(Instant::now() < end, "no {until}");
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.note(format!("-{name}"));
+            if name == "!" {
+                let source = io::Error::from(ErrorKind::StorageFull);
+                // As a stage's own error arrives: in a box.
+                let failure: Failure = Box::new(StageError::Io { action: "write", path: "x".into(), source });
+                return Err(RunError::Make(failure));
+            }
+            let is_bad = name.chars().all(char::is_uppercase);
+            let failed = || RunError::Data(DataError::Mismatch(name.to_owned()));
+            if is_bad { Err(failed()) } else { Ok(Some(format!("made {name}"))) }
+        }
+
+        fn note(&self, what: String) {
+            self.1.lock().unwrap().push(what);
+        }
+
+        /// What happened, in order: `+` and a name where a job began, `-` where it ended.
+        fn notes(self) -> Vec<String> {
+            self.1.into_inner().unwrap()
+        }
+    }
+
+    #[test]
+    fn a_job_waits_for_what_it_needs_and_the_next_one_goes_first() {
+        let jobs =
+            Jobs::new(&[("a", &["there"], "+c"), ("b", &["a"], "+b"), ("c", &[], "+b"), ("d", &["b", "c"], "+d")]);
+        let mut remarks = jobs.work_off(true, 2).unwrap().remarks;
+        remarks.sort();
+        assert_eq!(remarks, ["made a", "made b", "made c", "made d"]);
+        let notes = jobs.notes();
+        assert_eq!(notes[..4], ["+a", "+c", "-a", "+b"]);
+        assert_eq!(notes[6..], ["+d", "-d"]);
+    }
+
+    #[test]
+    fn one_lane_or_no_memory_means_one_after_the_other_in_order() {
+        for (room, lanes) in [(true, 1), (false, 3)] {
+            let jobs = Jobs::new(&[("a", &[], "+a"), ("b", &[], "+b"), ("c", &["a"], "+c")]);
+            assert_eq!(jobs.work_off(room, lanes).unwrap().remarks, ["made a", "made b", "made c"]);
+            assert_eq!(jobs.notes(), ["+a", "-a", "+b", "-b", "+c", "-c"]);
+        }
+    }
+
+    #[test]
+    fn a_failure_ends_what_needs_it_and_nothing_else() {
+        for lanes in [1, 2] {
+            let jobs = Jobs::new(&[
+                ("A", &[], "+A"),
+                ("b", &["A"], "+b"),
+                ("c", &[], "+c"),
+                ("d", &["b"], "+d"),
+                ("e", &["c"], "+e"),
+                ("f", &["c", "d"], "+f"),
+            ]);
+            let Outcome { mut remarks, failed } = jobs.work_off(true, lanes).unwrap();
+            remarks.sort();
+            assert_eq!(remarks, ["made c", "made e"]);
+            assert_eq!(failed.keys().copied().collect::<Vec<_>>(), ["A", "b", "d", "f"].map(|name| jobs.id(name)));
+            assert!(failed.values().all(|reason| reason.starts_with("make A: ")), "{failed:?}");
+        }
+        assert!(Jobs::new(&[]).work_off(true, 2).unwrap().failed.is_empty());
+    }
+
+    #[test]
+    fn after_a_full_disk_nothing_is_begun_and_what_is_under_way_ends() {
+        let jobs = Jobs::new(&[("!", &[], "+b"), ("b", &[], "-!"), ("c", &["b"], "+c")]);
+        let failure = jobs.work_off(true, 2).unwrap_err().to_string();
+        assert!(failure.contains("free some space"), "{failure}");
+        assert_eq!(jobs.notes(), ["+!", "+b", "-!", "-b"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a scoped thread panicked")]
+    fn a_panic_ends_the_run() {
+        let job = |place: usize, needs| Job { id: NodeId(place), title: "x".into(), needs };
+        let make = |NodeId(place)| -> Result<Option<String>, RunError> {
+            assert!(place > 0, "on purpose");
+            Ok(None)
+        };
+        let jobs = vec![job(0, vec![]), job(1, vec![NodeId(0)])];
+        let _ = Queue::new(jobs, true, &Silent, &make).work_off(2);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_tells_of_memory() {
+        let mut memory = Memory::new();
+        memory.has_room();
+        let own = sysinfo::get_current_pid().unwrap();
+        assert!(memory.0.available_memory() > 0 && memory.0.process(own).unwrap().memory() > 0);
+    }
+}

@@ -1,0 +1,49 @@
+//! How each kind of stage is made, a file each. A stage leaves its [files](crate::run::files) in its working directory,
+//! and keeps what an interrupted attempt had committed there.
+
+mod balance;
+mod measure;
+mod real;
+mod recover;
+mod relabel;
+mod subset;
+mod validate;
+mod verifier;
+mod verify;
+mod whole;
+
+use std::path::Path;
+
+use super::Worker;
+use crate::data::{DataError, Dataset, Size, png};
+use crate::run::Failure;
+use crate::run::stage::WorkDir;
+use crate::run::stages::Task;
+use crate::teacher::Bundle;
+
+/// Makes the stage of `task` in `work`; gives a remark for the user.
+pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<String>, Failure> {
+    match task {
+        Task::Verify(task) => verify::make(task, work, worker).map(|()| None),
+        Task::Measure(task) => measure::make(task, work, worker).map(|()| None),
+        Task::Balance(task) => balance::make(task, work, worker).map(|()| None),
+        Task::Recover(task) => recover::make(task, work, worker),
+        Task::Subset(task) => subset::make(task, work).map(|()| None),
+        Task::Real(task) => real::make(task, work).map(|()| None),
+        Task::Verifier(task) => verifier::make(task, work, worker).map(|()| None),
+        Task::Relabel(task) => relabel::make(task, work, worker),
+        Task::Validate(task) => validate::make(task, work, worker).map(|()| None),
+        Task::Whole(task) => whole::make(task, work, worker).map(|()| None),
+    }
+}
+
+/// The ImageFolder `images`, which is called `name`.
+fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
+    Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })
+}
+
+/// The size of images that `network` takes.
+fn input_size(network: &Bundle) -> Size {
+    let [_, height, width] = network.image_shape();
+    Size { height, width }
+}

@@ -1,0 +1,74 @@
+//! Takes real training images, as a set of images of its own.
+
+use rand::seq::SliceRandom;
+
+use crate::data::Dataset;
+use crate::rng;
+use crate::run::figures::Item;
+use crate::run::files::write_images;
+use crate::run::stage::WorkDir;
+use crate::run::stages::real::Task;
+use crate::run::{Failure, RealChoice};
+
+pub fn make(task: &Task, work: &WorkDir) -> Result<(), Failure> {
+    let &Task { train, choice, ipc, seed } = task;
+    let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
+    let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
+    Ok(write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])?)
+}
+
+/// The training images that `choice` takes, as items of the new set and indices of the old one.
+fn chosen(train: &Dataset, choice: RealChoice, ipc: u32, seed: u64) -> Vec<(Item, usize)> {
+    let mut chosen = Vec::new();
+    for class in 0..train.classes.len() as u32 {
+        let mut own: Vec<usize> = (0..train.len()).filter(|&i| train.labels[i] == class).collect();
+        match choice {
+            RealChoice::Random => own.shuffle(&mut rng::stream(seed, "real/choice", class.into())),
+            RealChoice::NearestMean => sort_by_distance_to_mean(train, &mut own),
+        }
+        let items = (0..ipc).map(|number| Item { class, number });
+        chosen.extend(items.zip(own));
+    }
+    chosen
+}
+
+/// Sorts images of one class by the Euclidean distance of their pixels to the mean image; of equals the first of the data set comes first.
+fn sort_by_distance_to_mean(train: &Dataset, own: &mut [usize]) {
+    let pixels = |index: usize| train.image(index).unwrap_or_default().iter().map(|&pixel| f64::from(pixel));
+    let mut mean = vec![0.0; train.channels * train.height * train.width];
+    for &index in own.iter() {
+        mean.iter_mut().zip(pixels(index)).for_each(|(sum, pixel)| *sum += pixel / own.len() as f64);
+    }
+    let distance = |index: usize| pixels(index).zip(&mean).map(|(pixel, mean)| (pixel - mean).powi(2)).sum::<f64>();
+    let mut sorted: Vec<(f64, usize)> = own.iter().map(|&index| (distance(index), index)).collect();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    own.iter_mut().zip(sorted).for_each(|(place, (_, index))| *place = index);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_images_are_chosen_by_class() {
+        // One pixel each: class 0 has 0, 10, 20, 90 (mean 30), class 1 has 5, 7 (mean 6).
+        let train = Dataset {
+            name: "x".into(),
+            images: vec![0, 5, 10, 20, 7, 90],
+            labels: vec![0, 1, 0, 0, 1, 0],
+            channels: 1,
+            height: 1,
+            width: 1,
+            classes: vec!["a".into(), "b".into()],
+        };
+        let nearest: Vec<(u32, u32, usize)> = chosen(&train, RealChoice::NearestMean, 3, 9)
+            .into_iter()
+            .map(|(item, index)| (item.class, item.number, index))
+            .collect();
+        assert_eq!(nearest, [(0, 0, 3), (0, 1, 2), (0, 2, 0), (1, 0, 1), (1, 1, 4)]);
+        let random = |seed| chosen(&train, RealChoice::Random, 2, seed);
+        assert_eq!(random(1), random(1));
+        assert!((2..20).any(|seed| random(seed) != random(1)));
+        assert!(random(1).iter().all(|(item, index)| train.labels[*index] == item.class));
+    }
+}
