@@ -22,13 +22,18 @@ fn main() -> ExitCode {
 }
 
 fn work(global: &Global, work: Work) -> anyhow::Result<Outcome> {
-    if let Some(why) = torch_is_missing(TORCH, LIBRARY) {
+    let scdd = std::env::current_exe();
+    // An installed program lies in site-packages/scdd/bin.
+    let beside = scdd.as_ref().ok().and_then(|path| Some(path.ancestors().nth(3)?.join("torch/lib")));
+    let is_beside = beside.is_some_and(|torch| torch.join(LIBRARY).is_file());
+    let missing = if is_beside { None } else { torch_is_missing(TORCH, LIBRARY) };
+    if let Some(why) = missing {
         return match work {
             Work::Doctor => doctor::print(global, &[Finding::new("libtorch", Err::<String, _>(why))]),
             _ => Err(anyhow!("{why}")),
         };
     }
-    let failure = match std::env::current_exe() {
+    let failure = match scdd {
         Ok(scdd) => start(Command::new(scdd.with_file_name("scdd-engine"))),
         Err(error) => error,
     };
@@ -59,6 +64,7 @@ fn start(mut engine: Command) -> std::io::Error {
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         engine.env("OMP_WAIT_POLICY", "passive");
     }
+    tracing::debug!("starting {}, built with libtorch in {TORCH}", engine.get_program().display());
     engine.args(std::env::args_os().skip(1)).exec()
 }
 

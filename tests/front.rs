@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::{root, small_data};
+use predicates::prelude::*;
 use predicates::str::{contains, starts_with};
 
 /// Whether the loader is told to load libtorch: names in its table end and begin with a zero byte, those in messages do not.
@@ -69,4 +70,68 @@ fn an_instruction_set_that_is_none_is_refused() {
     let mut scdd = assert_cmd::cargo::cargo_bin_cmd!("scdd");
     scdd.env("SCDD_MAX_ISA", "sse9").current_dir(root()).arg("doctor");
     scdd.assert().code(2).stderr("error: SCDD_MAX_ISA is sse9; it must be avx512, avx2 or portable\n");
+}
+
+#[test]
+fn help_says_the_exit_codes() {
+    let mut scdd = assert_cmd::cargo::cargo_bin_cmd!("scdd");
+    scdd.arg("--help").assert().success().stdout(contains("1  a check failed, or some rows of an experiment"));
+}
+
+#[test]
+fn shells_complete_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = alone(dir.path()).args(["completions", shell]).assert().success();
+        let text = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+        for command in commands(dir.path()) {
+            assert!(text.contains(&command), "{shell}: {command}");
+        }
+        // Where the shell is installed, it can read its own.
+        let file = dir.path().join(shell);
+        fs::write(&file, &text).unwrap();
+        if let Ok(checked) = std::process::Command::new(shell).arg("-n").arg(&file).output() {
+            assert!(checked.status.success(), "{shell}: {}", String::from_utf8_lossy(&checked.stderr));
+        }
+    }
+    alone(dir.path()).args(["completions", "dos"]).assert().code(2).stderr(contains("[possible values: bash"));
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    alone(dir.path()).arg("man").arg(&pages).assert().success().stdout(contains("scdd-export-set.1"));
+    let read = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
+    for command in commands(dir.path()) {
+        assert!(read(&format!("scdd-{command}.1")).contains(&format!(".TH scdd-{command} 1")), "{command}");
+    }
+    let main = read("scdd.1");
+    assert!(main.contains(".TH scdd 1") && main.contains("Exit codes") && main.contains(r"\-\-verbose"), "{main}");
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    alone(dir.path()).arg("man").arg(&file).assert().code(2).stderr(contains(file.to_str().unwrap()));
+}
+
+/// The names of all commands but `help`, as `--help` lists them.
+fn commands(dir: &Path) -> Vec<String> {
+    let printed = alone(dir).arg("--help").assert().success();
+    let help = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = list.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names: Vec<String> = names.filter_map(|line| line.split_whitespace().next()).map(String::from).collect();
+    assert!(names.len() > 10, "{help}");
+    names.into_iter().filter(|name| name != "help").collect()
+}
+
+#[test]
+fn only_verbose_says_what_is_used() {
+    let scdd = |arguments: &[&str]| {
+        let mut scdd = assert_cmd::cargo::cargo_bin_cmd!("scdd");
+        scdd.current_dir(root()).args(arguments).assert().success()
+    };
+    let bundle = "onnx/fashion-mnist/convnet3-w128";
+    scdd(&["verify", bundle, "--verbose"])
+        .stderr(contains("DEBUG scdd: starting ").and(contains("DEBUG scdd::teacher::runtime: loaded ")));
+    scdd(&["verify", bundle]).stderr(contains("DEBUG").not());
 }

@@ -11,7 +11,7 @@ pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
     let bundles = command.bundles.iter().map(|dir| Bundle::load(dir)).collect::<Result<Vec<_>, _>>()?;
     let named = command.data.as_deref().zip(bundles.first());
     let data = named.map(|(data, first)| training_images(data, first)).transpose()?;
-    let progress = progress::progress(global.quiet);
+    let progress = progress::progress(global);
     let mut piece = progress.start("inspect", command.bundles.len() as u64, "bundle");
     let mut teachers = Vec::new();
     for bundle in &bundles {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use scdd_core::cli::Global;
 
 use crate::progress::{Piece, Progress, Silent};
 
 /// Between two plain lines about the same work.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Bars, lines, or nothing but what the user ought to know at once (`quiet`).
-pub fn progress(quiet: bool) -> Arc<dyn Progress + Send + Sync> {
-    match (quiet, std::io::stderr().is_terminal()) {
+/// Bars, lines, or nothing but what the user ought to know at once. Lines of a log would break bars.
+pub fn progress(global: &Global) -> Arc<dyn Progress + Send + Sync> {
+    match (global.quiet, std::io::stderr().is_terminal() && !global.verbose) {
         (true, _) => Arc::new(Quiet),
         (false, true) => Arc::new(Bars(MultiProgress::new())),
         (false, false) => Arc::new(Lines),

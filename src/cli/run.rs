@@ -12,7 +12,7 @@ use crate::worker::{Worker, why_no_cuda};
 /// Takes the experiment to `goal`.
 pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
     let experiment = command.load()?;
-    let (progress, runtime) = (progress::progress(global.quiet), open_runtime(global)?);
+    let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
     let worker = Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
     if experiment.device == Device::Auto && worker.device() == tch::Device::Cpu {
         progress.tell(&format!("note: `device: auto` is the CPU here: {}", why_no_cuda()));

@@ -51,6 +51,7 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|e| load(e.to_string()))?;
+        tracing::debug!("loaded {}: {}", path.display(), ort::info());
         let runtime = Self { environment, path };
         Ok(OPENED.get_or_init(|| runtime).clone())
     }

@@ -59,6 +59,7 @@ impl<'a> Worker<'a> {
         let device = find(device)?;
         let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
         let lanes = if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
+        tracing::debug!("tensors are on {device:?}; at most {lanes} stages at once, {cores} cores");
         Ok(Self { runtime, progress: MemoryAwareProgress(progress), device, lanes, gpu: Mutex::default() })
     }
 

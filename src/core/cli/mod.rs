@@ -5,8 +5,11 @@
 //! 2 bad usage, configuration or input.
 
 mod clean;
+mod completions;
 pub mod doctor;
 mod export_set;
+mod log;
+mod man;
 mod networks;
 mod ops;
 mod pipe;
@@ -27,9 +30,15 @@ use networks::Doctor;
 pub use networks::{Calibrate, Inspect, Verify};
 pub use run::Run;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a check failed, or some rows of an experiment
+  2  bad usage, configuration or input";
+
 /// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
 #[derive(Parser)]
-#[command(name = "scdd", bin_name = "scdd", version, max_term_width = 100)]
+#[command(name = "scdd", bin_name = "scdd", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -49,6 +58,9 @@ pub struct Global {
     /// Report no progress
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Say on standard error what is used: directories of stages, locks, libraries, the device
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
 }
 
 #[derive(Subcommand)]
@@ -71,6 +83,8 @@ enum Command {
     Clean(clean::Clean),
     ExportSet(export_set::ExportSet),
     Schema(schema::Schema),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// A command that needs networks.
@@ -95,6 +109,9 @@ pub enum Outcome {
 pub fn main(engine: impl FnOnce(&Global, Work) -> anyhow::Result<Outcome>) -> ExitCode {
     pipe::die_of_broken_pipes();
     let Cli { global, command } = Cli::parse();
+    if global.verbose {
+        log::listen();
+    }
     match run(&global, command, engine) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
@@ -117,6 +134,8 @@ fn run(
         Command::ExportSet(command) => return command.run(global),
         Command::Clean(command) => return command.run(global),
         Command::Schema(command) => return command.run(),
+        Command::Completions(command) => return command.run(),
+        Command::Man(command) => return command.run(global),
         Command::Recover(command) => Work::Run(command, Goal::Recover),
         Command::Relabel(command) => Work::Run(command, Goal::Relabel),
         Command::Validate(command) => Work::Run(command, Goal::Validate),

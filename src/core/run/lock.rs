@@ -31,6 +31,7 @@ impl Lock {
             }
             std::thread::sleep(TRY_EVERY);
         }
+        tracing::debug!("locked {}", path.display());
         Ok(Self::held(file))
     }
 

@@ -290,6 +290,7 @@ impl Store {
         work: impl FnOnce(&WorkDir) -> Result<(), E>,
     ) -> Result<PathBuf, E> {
         if let Found::Complete(directory) = self.look(stage)? {
+            tracing::debug!("complete {}", directory.display());
             return Ok(directory);
         }
         let directory = self.path(stage);
@@ -302,6 +303,7 @@ impl Store {
             }
             Found::Nothing => {}
         }
+        tracing::debug!("making {}", directory.display());
         let begun = self.clock.begin();
         let partial = WorkDir::open(&self.path(stage), stage, begun)?;
         if let Err(error) = work(&partial) {
