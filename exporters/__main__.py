@@ -6,6 +6,7 @@ import argparse
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,102 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--out", type=Path, required=True, help="folder in which the bundle's folder is made")
         command.add_argument("--replace", action="store_true", help="replace a bundle of that name")
     chosen = parser.parse_args(arguments)
-    say = functools.partial(print, flush=True)
     try:
-        if chosen.command == "fetch":
-            from .fetch import fetch as run
-
-            run(chosen.name, chosen.data, say=say)
-        elif chosen.command == "pretrain":
-            from .pretrain import pretrain as run
-
-            print(run(chosen.config, chosen.data, chosen=data_options(chosen), say=say))
-        elif chosen.command == "probe":
-            from .probe import probe as run
-
-            print(run(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
-        elif chosen.command == "recalibrate":
-            from .recalibrate import recalibrate as run
-
-            print(run(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
-        elif chosen.command == "zoo":
-            from .zoo import zoo as run
-
-            run(chosen.configs, chosen.data, chosen.out, say=say)
-        elif chosen.command == "teachers":
-            from .zoo import teachers as run
-
-            run(chosen.folders, chosen.data, chosen.table, say=say)
-        elif chosen.command == "adapters":
-            from .adapters import write_table as run
-
-            run(chosen.table)
-        elif chosen.command == "efficientnet-lite":
-            from .efficientnet_lite import export_efficientnet_lite as run
-
-            run(chosen.data, chosen.out, replace=chosen.replace, say=say)
-        elif chosen.command == "unpack":
-            from .unpack import unpack as run
-
-            run(chosen.bundle, chosen.output, say=say)
-        elif chosen.command == "convert":
-            from .convert import convert as run
-
-            run(chosen.checkpoint, chosen.output, say=say)
-        elif chosen.command == "import":
-            from .importer import import_onnx as run
-
-            run(
-                chosen.file,
-                chosen.data,
-                chosen.out,
-                dataset_name=chosen.dataset,
-                size=chosen.size,
-                mean=chosen.mean,
-                std=chosen.std,
-                classes_path=chosen.classes,
-                scheme=chosen.scheme,
-                output_value=chosen.output,
-                name=chosen.name,
-                replace=chosen.replace,
-                say=say,
-            )
-        elif chosen.command == "export" and (chosen.network is None) == (chosen.checkpoint is None):
-            raise InputError("export wants either a network of pretrain, probe or recalibrate, or --checkpoint FILE")
-        elif chosen.command == "export" and chosen.checkpoint is not None:
-            from .community import export_community as run
-
-            run(
-                chosen.checkpoint,
-                chosen.data,
-                chosen.out,
-                head_path=chosen.head,
-                scheme=chosen.scheme,
-                architecture=chosen.arch,
-                options=parse_mapping(chosen.arch_options, "--arch-options"),
-                chosen=data_options(chosen),
-                ema=not chosen.no_ema,
-                name=chosen.name,
-                network=chosen.save_network,
-                replace=chosen.replace,
-                say=say,
-            )
-        elif chosen.command == "export":
-            from .bundle import export_teacher as run
-
-            run(
-                chosen.network,
-                chosen.data,
-                chosen.out,
-                chosen=data_options(chosen),
-                name=chosen.name,
-                replace=chosen.replace,
-                say=say,
-            )
-        else:
-            from .bundle import export_student as run
-
-            run(chosen.config, chosen.data, chosen.out, chosen=data_options(chosen), replace=chosen.replace, say=say)
+        perform(chosen, functools.partial(print, flush=True))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -206,6 +113,110 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"check failed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Runs the command that was chosen. Each loads what it needs itself, because torch takes seconds to load.
+
+    :raises InputError: when the input can't be used.
+    :raises CheckError: when a check of one's own fails.
+    """
+    if chosen.command == "fetch":
+        from .fetch import fetch
+
+        fetch(chosen.name, chosen.data, say=say)
+    elif chosen.command == "pretrain":
+        from .pretrain import pretrain
+
+        print(pretrain(chosen.config, chosen.data, chosen=data_options(chosen), say=say))
+    elif chosen.command == "probe":
+        from .probe import probe
+
+        print(probe(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
+    elif chosen.command == "recalibrate":
+        from .recalibrate import recalibrate
+
+        print(recalibrate(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
+    elif chosen.command == "zoo":
+        from .zoo import zoo
+
+        zoo(chosen.configs, chosen.data, chosen.out, say=say)
+    elif chosen.command == "teachers":
+        from .zoo import teachers
+
+        teachers(chosen.folders, chosen.data, chosen.table, say=say)
+    elif chosen.command == "adapters":
+        from .adapters import write_table
+
+        write_table(chosen.table)
+    elif chosen.command == "efficientnet-lite":
+        from .efficientnet_lite import export_efficientnet_lite
+
+        export_efficientnet_lite(chosen.data, chosen.out, replace=chosen.replace, say=say)
+    elif chosen.command == "unpack":
+        from .unpack import unpack
+
+        unpack(chosen.bundle, chosen.output, say=say)
+    elif chosen.command == "convert":
+        from .convert import convert
+
+        convert(chosen.checkpoint, chosen.output, say=say)
+    elif chosen.command == "import":
+        from .importer import import_onnx
+
+        import_onnx(
+            chosen.file,
+            chosen.data,
+            chosen.out,
+            dataset_name=chosen.dataset,
+            size=chosen.size,
+            mean=chosen.mean,
+            std=chosen.std,
+            classes_path=chosen.classes,
+            scheme=chosen.scheme,
+            output_value=chosen.output,
+            name=chosen.name,
+            replace=chosen.replace,
+            say=say,
+        )
+    elif chosen.command == "export" and (chosen.network is None) == (chosen.checkpoint is None):
+        raise InputError("export wants either a network of pretrain, probe or recalibrate, or --checkpoint FILE")
+    elif chosen.command == "export" and chosen.checkpoint is not None:
+        from .community import export_community
+
+        export_community(
+            chosen.checkpoint,
+            chosen.data,
+            chosen.out,
+            head_path=chosen.head,
+            scheme=chosen.scheme,
+            architecture=chosen.arch,
+            options=parse_mapping(chosen.arch_options, "--arch-options"),
+            chosen=data_options(chosen),
+            ema=not chosen.no_ema,
+            name=chosen.name,
+            network=chosen.save_network,
+            replace=chosen.replace,
+            say=say,
+        )
+    elif chosen.command == "export":
+        from .bundle import export_teacher
+
+        export_teacher(
+            chosen.network,
+            chosen.data,
+            chosen.out,
+            chosen=data_options(chosen),
+            name=chosen.name,
+            replace=chosen.replace,
+            say=say,
+        )
+    else:
+        from .bundle import export_student
+
+        export_student(
+            chosen.config, chosen.data, chosen.out, chosen=data_options(chosen), replace=chosen.replace, say=say
+        )
 
 
 if __name__ == "__main__":

@@ -315,8 +315,8 @@ def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Foun
             if not peeled:
                 continue
             if not layout.needs:  # whatever has tensors fits
-                known = (each for each in peeled if recognise(_network_tensors(each, layout)[0], layout))
-                peeled = [next(known, peeled[0])]
+                recognised = (each for each in peeled if recognise(_network_tensors(each, layout)[0], layout))
+                peeled = [next(recognised, peeled[0])]
             others = [place for place, _ in places if "ema" not in place and "ema" in where]
             return Found(layout, where, peeled[0], counters, next(iter(others), None))
     keys = [str(key) for key in content]

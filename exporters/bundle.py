@@ -206,8 +206,8 @@ class Writer:
                 (aside / file).write_bytes(content)
             manifest = self._manifest(onnx.load_from_string(serialised), statistics, facts, aside, list(files))
             (aside / "manifest.yaml").write_text(manifest, encoding="utf-8")
-            for file in aside.iterdir():
-                file.chmod(0o644)
+            for path in aside.iterdir():
+                path.chmod(0o644)
             aside.chmod(0o755)
             self._rename(aside)
         except BaseException:
@@ -235,7 +235,7 @@ class Writer:
         self, proto: onnx.ModelProto, statistics: Statistics, facts: dict[str, Any], folder: Path, files: list[str]
     ) -> str:
         headless = facts.get("pretraining", {}).get("head") == "none"
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": "scdd-bundle",
             "version": 1,
             "name": self.name,
@@ -317,7 +317,7 @@ def calibrated_statistics(model: nn.Module, layers: list[graph.Layer], images: T
     """The side tensors of activations without a BN, measured on `images`; their affine changes nothing."""
     with golden.observe(model, layers) as seen:
         model.eval()(images)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for layer in layers:
         mean, variance = golden.channel_statistics(seen[layer.key], layer)
         ones = torch.ones(layer.channels)

@@ -115,7 +115,8 @@ def _preprocessed(
     Without one, classifiers of ImageNet are preprocessed as torchvision or timm does for the weights that it publishes.
     """
     given = [key for key in ("mean", "std", "size") if getattr(chosen, key) is not None]
-    own, source = dict(adapted.layout.preprocessing(dataset.name)), f"of layout {adapted.layout.name}"
+    own: dict[str, Any] = dict(adapted.layout.preprocessing(dataset.name))
+    source = f"of layout {adapted.layout.name}"
     if not own and dataset.name == "imagenet" and adapted.head_source == "checkpoint" and adapted.scheme in UNTOLD:
         own, source = _published(adapted.architecture, given)
     own = {

@@ -6,13 +6,16 @@ import difflib
 import types
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from .errors import InputError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
 
@@ -65,7 +68,7 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
 
 def _value(hint: Any, value: Any, where: str) -> Any:
     origin = get_origin(hint)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return parse(hint, value, where)
     if origin in (Union, types.UnionType):
         return None if value is None else _value(next(a for a in get_args(hint) if a is not type(None)), value, where)

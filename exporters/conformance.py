@@ -59,6 +59,8 @@ def _write_node_cases(out: Path) -> int:
         warnings.simplefilter("ignore")  # the reference implementations overflow on purpose
         cases = load_model_tests(kind="node")
     for case in cases:
+        if case.model is None or not case.data_sets:
+            raise ValueError(f"ONNX's test case {case.name} has no model in memory")
         inputs, outputs = case.data_sets[0]
         _write(out / case.name.removeprefix("test_"), case.model, inputs, outputs)
     return len(cases)

@@ -132,8 +132,7 @@ def _read(path: Path) -> tuple[Any, set[str]]:
             return type(name, (StandIn,), {})
 
     guarded = types.ModuleType("guarded_pickle")
-    guarded.Unpickler = Unpickler
-    guarded.load = lambda file, **options: Unpickler(file, **options).load()
+    vars(guarded).update(Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load())
     check_kind(path)
     try:
         content = torch.load(path, map_location="cpu", pickle_module=guarded, weights_only=False)

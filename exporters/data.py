@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import folders, images, registry, sources
+from . import folders, images, parquet, registry, sources
 from .errors import InputError
 
 SAMPLE_SEED = 0
@@ -48,7 +48,7 @@ class Split:
 class Files:
     """Images that stay files until they are asked for: indexed, sliced and split like the tensor that they would be."""
 
-    def __init__(self, entries: list[sources.FileImage], channels: int, size: int) -> None:
+    def __init__(self, entries: Sequence[sources.FileImage | parquet.Row], channels: int, size: int) -> None:
         self.entries = entries
         self.shape = torch.Size((len(entries), channels, size, size))
 
@@ -70,7 +70,7 @@ class Files:
         """The same of some, still unread."""
         return Files(self._select(which), *self.shape[1:3])
 
-    def read(self, entries: list[sources.FileImage] | None = None) -> Tensor:
+    def read(self, entries: Sequence[sources.FileImage | parquet.Row] | None = None) -> Tensor:
         """Those of `entries`, or all."""
         entries = self.entries if entries is None else entries
         channels, size = self.shape[1:3]
@@ -92,7 +92,7 @@ class Files:
             raise InputError(f"{count}{folders.listed(problems)}; repair or remove what is named")
         return torch.from_numpy(result)
 
-    def _select(self, which: slice | Tensor) -> list[sources.FileImage]:
+    def _select(self, which: slice | Tensor) -> Sequence[sources.FileImage | parquet.Row]:
         if isinstance(which, slice):
             return self.entries[which]
         numbers = which.nonzero().flatten() if which.dtype == torch.bool else which
@@ -128,8 +128,8 @@ class Options:
 
     def describe(self, dataset: str) -> DatasetInfo:
         """`dataset`, or the one that these name."""
-        given = {"mean": self.mean, "std": self.std, "size": self.size, "classes": read_classes(self.classes)}
-        return describe(self.dataset or dataset, **given)
+        classes = read_classes(self.classes)
+        return describe(self.dataset or dataset, mean=self.mean, std=self.std, size=self.size, classes=classes)
 
     def of(self, recorded: DatasetInfo) -> DatasetInfo:
         """The data set that a network was trained on: `recorded`, where these don't say otherwise.
@@ -139,13 +139,13 @@ class Options:
         is_known = recorded.name in registry.names()
         if self.dataset is None and not is_known:
             raise InputError(f"the network was trained on {recorded.name}: name its folder with --dataset")
-        given = {
-            "mean": self.mean or recorded.mean,
-            "std": self.std or recorded.std,
-            "size": self.size or recorded.size,
-            "classes": read_classes(self.classes),
-        }
-        found = describe(self.dataset or recorded.name, **given)
+        found = describe(
+            self.dataset or recorded.name,
+            mean=self.mean or recorded.mean,
+            std=self.std or recorded.std,
+            size=self.size or recorded.size,
+            classes=read_classes(self.classes),
+        )
         if self.classes is None and found.classes != recorded.classes:
             raise InputError(
                 f"{found.place or found.name} has other classes, or in another order, than those that the network "
@@ -199,8 +199,8 @@ def describe(
                 f"data set {dataset!r} is unknown; known are {', '.join(registry.names())}; or name the folder of "
                 "one's own"
             )
-        missing = [name for name, value in (("mean", mean), ("std", std), ("size", size)) if value is None]
-        if missing:
+        if mean is None or std is None or size is None:
+            missing = [name for name, value in (("mean", mean), ("std", std), ("size", size)) if value is None]
             raise InputError(f"{place}: give {', '.join(f'--{name}' for name in missing)} of a data set of one's own")
         names = classes or sources.open_source(place).index("test").classes
         found = DatasetInfo(place.resolve().stem, len(mean), size, names, mean, std, place.resolve())

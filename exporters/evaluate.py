@@ -10,7 +10,7 @@ from . import data
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, images: Tensor, dataset: data.DatasetInfo, batch_size: int = 500) -> Tensor:
+def outputs(model: nn.Module, images: Tensor | data.Files, dataset: data.DatasetInfo, batch_size: int = 500) -> Tensor:
     """What `model` returns for bytes `[N, C, H, W]`, in evaluation mode; the mode it was in is restored."""
     was_training = model.training
     model.eval()

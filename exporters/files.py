@@ -30,7 +30,7 @@ OTHER_KINDS = {
 }
 
 
-def write_aside(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_aside(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write` on a temporary file next to `path`, then renames it to `path` (mode 644)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -84,8 +84,8 @@ def check_kind(path: Path) -> None:
     if not head:
         raise InputError(f"{path} is empty: download or copy it again")
     text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    for start, remedy in OTHER_KINDS.items():
-        if text.startswith(start) or head.startswith(start):
+    for beginning, remedy in OTHER_KINDS.items():
+        if text.startswith(beginning) or head.startswith(beginning):
             raise InputError(f"{path} is {remedy}")
 
 

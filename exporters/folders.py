@@ -242,8 +242,9 @@ def _check_alike(root: Path, part: Path, names: set[str], other: Path) -> None:
 
 def _ordered(names: list[str]) -> list[str]:
     """By number where all names are one common beginning and a number (00000, new12, n01440764), else by letters."""
-    parts = [re.fullmatch(r"(.*?)([0-9]+)", name, re.DOTALL) for name in names]
-    if not all(parts) or len({part[1] for part in parts}) > 1 or any(int(part[2]) >= 2**64 for part in parts):
+    matches = [re.fullmatch(r"(.*?)([0-9]+)", name, re.DOTALL) for name in names]
+    parts = [match for match in matches if match]
+    if len(parts) < len(names) or len({part[1] for part in parts}) > 1 or any(int(part[2]) >= 2**64 for part in parts):
         return names
     numbered = sorted((int(part[2]), part[0]) for part in parts)
     for (number, name), (following, other) in itertools.pairwise(numbered):

@@ -117,8 +117,8 @@ def prepare(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, BATCH_NORMS) and not module.affine:
             module.affine = True
-            module.weight = nn.Parameter(torch.ones_like(module.running_mean))
-            module.bias = nn.Parameter(torch.zeros_like(module.running_mean))
+            module.weight = nn.Parameter(torch.ones(module.num_features))
+            module.bias = nn.Parameter(torch.zeros(module.num_features))
     return model
 
 
@@ -309,6 +309,7 @@ def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
         if reason := _oddity(node, module, uses[tuple(node.input[1:])]):
             odd.append(reason)
             continue
+        assert module is not None, "its lack is an oddity"
         layers.append(Layer(node.name, node.name, node.input[0], module.num_features, module.eps))
     if odd:
         raise InputError(f"{len(odd)} BN nodes are of no use: {'; '.join(dict.fromkeys(odd))}")

@@ -101,7 +101,7 @@ def _dataset(
     classes_path: Path | None,
 ) -> data.DatasetInfo:
     """The data set `name` with what the graph and the user say otherwise; one that is not known needs all of it."""
-    given = {"mean": mean, "std": std, "classes": data.read_classes(classes_path)}
+    given: dict[str, Any] = {"mean": mean, "std": std, "classes": data.read_classes(classes_path)}
     given = {key: value for key, value in given.items() if value is not None}
     if name in registry.names():
         known = data.info(name)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ class LabelStore:
         self.batches = -(-self.meta["images"] // self.meta["batch_size"])
         self.pad = self.meta.get("pad", 0)
         augment = self.meta.get("augment") or {}
-        self.operations = {"rand_augment": augment.get("operations", 0), "dsa": 1}.get(augment.get("type"), 0)
+        self.operations = {"rand_augment": augment.get("operations", 0), "dsa": 1}.get(augment.get("type", ""), 0)
         start = -(-(16 + int(length)) // 8) * 8
         places = self.stored_epochs * self.batches + 1
         self.index = self.bytes[start : start + 8 * places].view("<u8")
@@ -97,7 +98,7 @@ class LabelStore:
     def _row(self) -> np.dtype:
         top_k, kind = self.meta.get("top_k"), self.meta["dtype"]
         k = top_k["k"] if top_k else 0
-        fields = [("classes", "<u2", (k,))] if top_k else []
+        fields: list[tuple[Any, ...]] = [("classes", "<u2", (k,))] if top_k else []
         fields += [("low", "<f2"), ("step", "<f2")] if kind == "i8" else []
         return np.dtype([*fields, ("numbers", NUMBERS[kind], (k + 1 if top_k else self.classes,))])
 
@@ -128,10 +129,11 @@ class LabelStore:
 
     def _logits(self, rows: np.ndarray) -> np.ndarray:
         numbers = rows["numbers"].astype(np.float32)
-        if "step" in self.row.names:
+        names = self.row.names or ()
+        if "step" in names:
             low, step = (rows[name].astype(np.float32)[:, None] for name in ("low", "step"))
             numbers = low + step * numbers
-        if "classes" not in self.row.names:
+        if "classes" not in names:
             return numbers
         logits = np.repeat(numbers[:, -1:], self.classes, axis=1)
         np.put_along_axis(logits, rows["classes"].astype(np.int64), numbers[:, :-1], axis=1)

@@ -293,8 +293,8 @@ def published_preprocessing(name: str) -> list[Preprocessing]:
         each_of = [Preprocessing(tuple(each.mean), tuple(each.std), size) for each in found]
     elif library == "timm":
         tagged = [model] if "." in model else [model, *timm.list_pretrained(f"{model}.*")]
-        known = [each for each in map(timm.models.get_pretrained_cfg, tagged) if each is not None and each.tag]
-        each_of = [Preprocessing(tuple(k.mean), tuple(k.std), k.input_size[1], k.tag) for k in known]
+        known = [each for each in map(timm.models.get_pretrained_cfg, tagged) if each is not None]
+        each_of = [Preprocessing(tuple(k.mean), tuple(k.std), k.input_size[1], k.tag) for k in known if k.tag]
     else:
         each_of = []
     distinct: dict[tuple[tuple[float, ...], ...], Preprocessing] = {}
@@ -333,7 +333,9 @@ def _inception(model: str) -> Callable[..., nn.Module]:
     by mean 0.5 and standard deviation 0.5. All weights that torchvision publishes for them want that.
     """
 
-    class Inception(INCEPTIONS[model]):
+    base: Any = INCEPTIONS[model]
+
+    class Inception(base):
         def __init__(self, classes: int, transform_input: bool) -> None:
             super().__init__(classes, aux_logits=False, transform_input=transform_input, init_weights=False)
             # In float32, as the graph holds them: a probe in float64 must begin with the same images as the graph.

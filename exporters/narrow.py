@@ -40,4 +40,7 @@ def _is_faulty(convolution: Any) -> bool:
 def _subsample(strides: tuple[int, ...], _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Every stride-th pixel of the input `[N, C, …]`."""
     images, *rest = inputs
-    return images[(..., *(slice(None, None, stride) for stride in strides))], *rest
+    for axis, stride in enumerate(strides, start=images.ndim - len(strides)):
+        every = [slice(None)] * axis
+        images = images[(*every, slice(None, None, stride))]
+    return images, *rest

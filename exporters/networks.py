@@ -188,6 +188,8 @@ def draw_statistics(model: nn.Module, images: torch.Tensor) -> None:
         model(images)
     model.eval()
     for norm in norms:
+        if norm.running_var is None or norm.running_mean is None:
+            continue  # without statistics of its own, which `export` refuses
         deviation = norm.running_var.sqrt()
         norm.running_mean += 0.1 * deviation * torch.randn_like(deviation)
         norm.running_var *= torch.empty_like(deviation).uniform_(0.8, 1.3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,11 @@ def _order(folder: Path, names: list[str] | None, known: registry.DataSet, remar
             "own by "
             "its path"
         )
-    found = [
+    labels = [
         next((i for i, each in enumerate(known.classes) if folders.names_class(name, each)), None) for name in names
     ]
-    if None in found or len(set(found)) < len(found):
+    found = [label for label in labels if label is not None]
+    if len(set(found)) < len(names):
         remarks.append(
             f"{folder}: its classes are called otherwise than those of {known.title} ({names[0]!r} …); its labels are "
             "taken in that order"
@@ -150,7 +152,7 @@ class _Opened:
         self.image = self._first(candidates, bytes_, "encoded images", columns)
         self.label = self._first([label] if label else LABELS, numbers, label or "labels", columns)
 
-    def _first(self, candidates: list[str], there: list[str], what: str, columns: list) -> str:
+    def _first(self, candidates: Sequence[str], there: list[str], what: str, columns: list) -> str:
         for name in candidates:
             if name in there:
                 return name

@@ -159,9 +159,10 @@ def pretrain(
     if method_class.trains_head:
         models.put_head(config.architecture.name, model, head)
     narrow.subsample_first(model)
-    method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)
-    method.bfloat16 = config.precision == "bfloat16"
-    if config.alternating_flips and getattr(method_config.augmentation, "flip", 0):
+    # PyTorch's types lack this form of `to`.
+    method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.is_mixed = config.precision == "bfloat16"
+    if config.alternating_flips and getattr(method_config.augmentation, "flip", False):
         raise InputError(f"{path}: alternating_flips mirrors images already; set augmentation: flip to 0")
     loop = _Loop(config, dataset, method, train, test, say)
 
@@ -170,8 +171,7 @@ def pretrain(
     while loop.epoch < config.epochs:
         loop.run_epoch()
         loop.save(folder / "checkpoint.pt")
-        lines = "".join(json.dumps(entry) + "\n" for entry in loop.history)
-        write_aside(folder / "log.jsonl", lambda file, lines=lines: file.write(lines.encode()))
+        loop.write_log(folder / "log.jsonl")
         Checkpoint(
             name=config.name,
             architecture=config.architecture.name,
@@ -338,6 +338,11 @@ class _Loop:
                 kept.lerp_(now, 1 - decay)
             else:
                 kept.copy_(now)
+
+    def write_log(self, path: Path) -> None:
+        """One line of JSON per epoch."""
+        text = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_aside(path, lambda file: file.write(text.encode()))
 
     def _set_lr(self, epoch: float) -> float:
         lr = self.config.optimizer.at(epoch, self.config.epochs, self.steps_per_epoch)

@@ -8,7 +8,7 @@ central differences give to six digits. Any difference of gradients shows in the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -78,7 +78,8 @@ def evaluator(proto: onnx.ModelProto, layers: list[Layer]) -> Callable[[Tensor],
 
     def evaluate(images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         try:
-            logits, *seen = session.run(wanted, {INPUT: images.numpy()})
+            # With names of outputs, it is these and no text.
+            logits, *seen = cast(list[np.ndarray], session.run(wanted, {INPUT: images.numpy()}))
         except Exception as error:  # whatever numpy makes of an operator that is not fully implemented
             raise CheckError(f"ONNX's reference evaluator fails on the graph: {error}") from error
         if logits.dtype != np.float64:
@@ -153,7 +154,8 @@ class GroupNormalization(OpRun):
 class Conv(op_conv.Conv):
     """By PyTorch's convolution, ten times as fast."""
 
-    def _run(self, x, w, b=None, **attributes: Any):
+    # ONNX's own operators have other parameters each, too.
+    def _run(self, x, w, b=None, **attributes: Any):  # type: ignore[override]
         if not _is_plain(x, attributes):
             return super()._run(x, w, b, **attributes)
         top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
@@ -169,7 +171,7 @@ class Conv(op_conv.Conv):
 class MaxPool(op_max_pool.MaxPool):
     """By whole planes instead of pixel by pixel, hundreds of times as fast."""
 
-    def _run(self, x, **attributes: Any):
+    def _run(self, x, **attributes: Any):  # type: ignore[override]  # as above
         if not _is_plain(x, attributes) or len(self.output) > 1:
             return super()._run(x, **attributes)
         return (_pool(np.maximum, x, -np.inf, attributes),)
@@ -178,7 +180,7 @@ class MaxPool(op_max_pool.MaxPool):
 class AveragePool(op_average_pool.AveragePool_19):
     """By whole planes instead of pixel by pixel, hundreds of times as fast."""
 
-    def _run(self, x, **attributes: Any):
+    def _run(self, x, **attributes: Any):  # type: ignore[override]  # as above
         if not _is_plain(x, attributes):
             return super()._run(x, **attributes)
         counted = np.ones((1, 1, *x.shape[2:]))
@@ -192,7 +194,7 @@ OPERATORS: list[type[OpRun]] = [BatchNormalization, Erf, Gelu, GroupNormalizatio
 
 def _tensor(array: np.ndarray) -> Tensor:
     """`array` as a tensor, which shares its memory where that can be written to."""
-    return torch.from_numpy(np.require(array, requirements="CW"))
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _is_plain(x: np.ndarray, attributes: dict[str, Any]) -> bool:

@@ -59,7 +59,8 @@ class Source:
         :raises InputError: when a file is missing or damaged, or classes don't agree.
         """
         layout, known = self.layout, self.known
-        names = known.class_names if known else None
+        images: np.ndarray | list[FileImage | parquet.Row]
+        given = known.class_names if known else None
         if layout.form in ("image-folder", "tiny-imagenet"):
             findings = folders.Findings()
             files, names = folders.index(self.place, split, known, findings)
@@ -70,14 +71,16 @@ class Source:
             images, labels = [row for row, _ in rows], np.array([label for _, label in rows], np.int64)
             labels = arrays.checked(self.place, labels, names)
         elif layout.form == "idx":
-            (images, labels, names), remarks = arrays.idx(self.place, split, names), []
+            (images, labels, names), remarks = arrays.idx(self.place, split, given), []
         elif layout.form == "npz":
-            (images, labels, names), remarks = arrays.npz(self.place, split, names), []
+            (images, labels, names), remarks = arrays.npz(self.place, split, given), []
         else:
-            files = layout.train if split == "train" else layout.test
-            binary = layout.form == "cifar-binary"
-            read, how = (cifar.binary, layout.label_bytes) if binary else (cifar.pickled, layout.label)
-            (images, labels), remarks = read(self.place, files, how, names), []
+            # Only known data sets have this layout.
+            parts, names, remarks = layout.train if split == "train" else layout.test, given or (), []
+            if layout.form == "cifar-binary":
+                images, labels = cifar.binary(self.place, parts, layout.label_bytes, names)
+            else:
+                images, labels = cifar.pickled(self.place, parts, layout.label, names)
         if known and len(labels) != known.split(split).images:
             part = "training" if split == "train" else "test"
             whole = known.split(split).images

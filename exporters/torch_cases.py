@@ -7,7 +7,7 @@ central differences apply as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ class Golden:
 class Case:
     name: str
     op: str
-    inputs: list[np.ndarray | None]
+    inputs: Sequence[np.ndarray | None]
     """`None` is an optional input left out."""
     reference: Reference
     """Called with all inputs that are not left out."""
@@ -75,7 +75,8 @@ class Case:
         outputs = self.reference(*tensors.values())
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         cotangents = [torch.from_numpy(spread(*y.shape, seed=99 + i)) for i, y in enumerate(outputs)]
-        total = sum((y * w).sum() for y, w in zip(outputs, cotangents, strict=True))
+        products = [(y * w).sum() for y, w in zip(outputs, cotangents, strict=True)]
+        total = torch.stack(products).sum()
         gradients = torch.autograd.grad(total, list(floats.values()), allow_unused=True, materialize_grads=True)
         return Golden(
             list(fed.values()),
@@ -374,7 +375,7 @@ def _clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _elementwise() -> Iterator[Case]:
-    for op, function in {
+    elementwise: dict[str, Reference] = {
         "Abs": torch.abs,
         "Neg": torch.neg,
         "Exp": torch.exp,
@@ -391,7 +392,8 @@ def _elementwise() -> Iterator[Case]:
         "Ceil": torch.ceil,
         "Round": torch.round,
         "Identity": torch.clone,
-    }.items():
+    }
+    for op, function in elementwise.items():
         yield Case(op.lower(), op, [spread(2, 3, 4)], function)
     for op, function in {"Log": torch.log, "Sqrt": torch.sqrt, "Reciprocal": torch.reciprocal}.items():
         yield Case(op.lower(), op, [positive(2, 3, 4)], function)
@@ -608,9 +610,7 @@ def _pad_with(x: Tensor, pads: list[int], value: Tensor) -> Tensor:
 def _resize() -> Iterator[Case]:
     x = spread(1, 2, 4, 5)
 
-    def case(
-        name: str, reference: Reference, scales: tuple | None, sizes: tuple | None, opset: int = 18, **attributes: Any
-    ) -> Case:
+    def case(name: str, reference: Reference, scales: tuple | None, sizes: tuple | None, **attributes: Any) -> Case:
         scale = None if scales is None else np.array(scales, dtype=np.float32)
         size = None if sizes is None else ints(*sizes)
         return Case(
@@ -619,7 +619,6 @@ def _resize() -> Iterator[Case]:
             [x, None, scale, size][: 4 if size is not None else 3],
             reference,
             attributes,
-            opset,
             constants=(2,),
         )
 

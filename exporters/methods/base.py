@@ -27,7 +27,7 @@ class Method(nn.Module):
         self.model = model
         self.feature_dim = feature_dim
         self.config = config
-        self.bfloat16 = False
+        self.is_mixed = False
         """Whether networks run in mixed precision; heads, losses, parameters and BN statistics are float32 always."""
 
     def views(self, images: Tensor, generator: Generator) -> list[Tensor]:
@@ -43,7 +43,7 @@ class Method(nn.Module):
 
     def encode(self, network: nn.Module, images: Tensor) -> Tensor:
         """What `network` (`model` or a copy of it) returns for `images`, in float32."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
             return network(images).float()
 
 

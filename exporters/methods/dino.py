@@ -80,7 +80,7 @@ class Dino(Method):
         momentum = momentum_at(progress, config.momentum)
         update_momentum(self.model, self.teacher_model, momentum)
         update_momentum(self.projector, self.teacher_projector, momentum)
-        self.projector.last_layer.weight_v.requires_grad_(progress >= config.frozen)
+        self.projector.get_parameter("last_layer.weight_v").requires_grad_(progress >= config.frozen)
         warmed = min(1.0, 3 * progress)
         self.teacher_temperature = config.warmup_teacher_temperature + warmed * (
             config.teacher_temperature - config.warmup_teacher_temperature
