@@ -69,6 +69,10 @@ mobilevit_xxs
 UNSEEN = """
 xcit_nano_12_p16_224 volo_d1_224 pvt_v2_b0 efficientformer_l1 nfnet_l0 efficientvit_b0 tiny_vit_5m_224 davit_tiny
 """
+# Convolutions whose weights are standardised, and attention in five dimensions.
+STANDARDISED = """
+nfnet_f0 resnetv2_50x1_bit vit_tiny_r_s16_p8_224 nest_tiny twins_svt_small twins_pcpvt_small hiera_tiny_224
+"""
 # Networks that take one size only are verified at that, the others at a small one.
 FIXED_SIZES = {
     "vit_b_16": 224,
@@ -86,11 +90,21 @@ FIXED_SIZES = {
     "efficientformer_l1": 224,
     "tiny_vit_5m_224": 224,
     "davit_tiny": 224,
+    "vit_tiny_r_s16_p8_224": 224,
+    "nest_tiny": 224,
+    "twins_svt_small": 224,
+    "twins_pcpvt_small": 224,
+    "hiera_tiny_224": 224,
 }
 NETWORKS = (
     *(
         Network(source, model, FIXED_SIZES.get(model, 128))
-        for source, models in (("torchvision", TORCHVISION), ("timm", TIMM), ("timm", UNSEEN))
+        for source, models in (
+            ("torchvision", TORCHVISION),
+            ("timm", TIMM),
+            ("timm", UNSEEN),
+            ("timm", STANDARDISED),
+        )
         for model in models.split()
     ),
     Network("torchvision", "resnet18", 128, folded=True),
