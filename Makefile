@@ -46,9 +46,11 @@ $(UV): exporters/requirements-uv.txt
 	  || { echo "error: uv can't be installed; install pip for Python 3 (on Debian: python3-pip) and run make again"; exit 2; }
 	@touch $(UV)
 
+# Bytecode is compiled here: uv writes none, and where Python may write none either (PYTHONDONTWRITEBYTECODE, as in many
+# containers) every command would compile torch anew, for two thirds of its start.
 $(VENV)/.installed-$(LOCK): $(REQUIREMENTS) | $(UV)
 	@test -x $(VENV)/bin/python || $(UV) venv --quiet --clear --no-python-downloads --python 3.11 $(VENV)
-	$(UV) pip sync --quiet --require-hashes --python $(VENV)/bin/python $(REQUIREMENTS)
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)/bin/python $(REQUIREMENTS)
 	@touch $@
 
 data: setup

@@ -212,7 +212,7 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
             say=say,
         )
     else:
-        from .bundle import export_student
+        from .student import export_student
 
         export_student(
             chosen.config, chosen.data, chosen.out, chosen=data_options(chosen), replace=chosen.replace, say=say

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -525,6 +524,8 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
         name, options, missing, unexpected, differing = min(differences, key=lambda each: sum(map(len, each[2:])))
         if 2 * (len(unexpected) + len(differing)) <= len(network):
             text = f"the nearest known network is {_named(name, options)}; {_reasons(missing, unexpected, differing)}"
+            import timm  # takes seconds, which only a refusal takes
+
             relatives = [f"timm/{each}" for each in timm.list_models(f"{name.rpartition('/')[2]}*")]
             fits = next((each for each in relatives if _fitting(network, each)), None)
             return f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}" if fits else text

@@ -1,4 +1,4 @@
-"""Bundles, as docs/bundle.md describes them: commands `export CHECKPOINT` and `export-student CONFIG.yaml`."""
+"""Bundles, as docs/bundle.md describes them: command `export CHECKPOINT`, and the writer of all bundles."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ import yaml
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from . import __version__, data, golden, graph, models
-from .config import parse, read_yaml
+from . import __version__, data, golden, graph
 from .errors import CheckError, InputError
 from .files import sha256
 from .network import Checkpoint
-from .pretrain import ArchitectureConfig
 
 TOLERANCE = 1e-4
 IMPORTED = "imported"
@@ -34,16 +32,6 @@ IMPORTED = "imported"
 PARTS = ("running_mean", "running_var", "weight", "bias")
 CLASS_IMAGES = 500
 """How many training images of each class its statistics are measured on."""
-
-
-@dataclass(frozen=True)
-class StudentConfig:
-    """An untrained network; `seed` is of the draw that the golden probe is computed with."""
-
-    name: str
-    dataset: str
-    architecture: ArchitectureConfig
-    seed: int = 0
 
 
 def export_teacher(
@@ -97,38 +85,6 @@ def write_teacher(
     )
     facts = {"pretraining": asdict(checkpoint.pretraining), "source": source}
     return writer.write(checkpoint.network(), test, facts, say, train)
-
-
-def export_student(
-    path: Path,
-    data_root: Path,
-    output: Path,
-    *,
-    chosen: data.Options = data.AS_KNOWN,
-    replace: bool = False,
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Writes the untrained network that the configuration at `path` describes as the bundle `output/name`."""
-    config = parse(StudentConfig, read_yaml(path), str(path))
-    dataset = chosen.describe(config.dataset)
-    options = models.resolve(
-        config.architecture.name,
-        config.architecture.options,
-        channels=dataset.channels,
-        size=dataset.size,
-        classes=len(dataset.classes),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model = models.build(config.architecture.name, options).eval()
-    recipes = models.initialisation(model)
-    parameters = dict(model.named_parameters())
-    init = [
-        {"parameter": name, "shape": list(parameters[name].shape), "distribution": recipe}
-        for name, recipe in recipes.items()
-    ]
-    writer = Writer(config.name, "student", dataset, config.architecture.name, options, output, replace)
-    return writer.write(model, data.load(dataset, data_root, "test", lazy=True), {"init": init}, say)
 
 
 @dataclass(frozen=True)

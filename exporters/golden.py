@@ -89,13 +89,13 @@ def channel_statistics(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor
     The axis is the last one where the graph's is and the module's input is not laid out as an image, else the second.
     """
     last = layer.axis == -1 and activation.shape[-1] == layer.channels
-    axis = activation.dim() - 1 if last else 1
-    others = [i for i in range(activation.dim()) if i != axis]
-    shape = [-1 if i == axis else 1 for i in range(activation.dim())]
-    mean = activation.mean(others)
-    # Three times as fast as torch.var_mean, which goes over several axes one by one.
-    deviation = torch.linalg.vector_norm(activation - mean.view(shape), dim=others)
-    return mean, deviation.square() / (activation.numel() // activation.shape[axis])
+    activation = activation.flatten(0, -2).T[None] if last else activation
+    rows = activation.reshape(*activation.shape[:2], -1)
+    count = rows.shape[0] * rows.shape[2]
+    mean = rows.mean((0, 2))
+    # Image by image, several times as fast as torch.var_mean and as one norm over all of them.
+    deviation = torch.linalg.vector_norm(rows - mean.view(1, -1, 1), dim=2)
+    return mean, deviation.square().sum(0) / count
 
 
 def golden(

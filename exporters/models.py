@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -23,6 +22,8 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from .config import KINDS
 from .errors import InputError
+
+# timm takes seconds to import, so it is imported where a network of its is wanted.
 
 STEMS = {
     "small": (3, 1, 1, False),
@@ -252,7 +253,7 @@ def architecture(name: str) -> Architecture:
     library, _, model = name.partition("/")
     if library == "torchvision" and model in torchvision.models.list_models(module=torchvision.models):
         return _foreign(name)
-    if library == "timm" and timm.is_model(model):
+    if library == "timm" and _is_timm(model):
         return _foreign(name)
     raise InputError(
         f"architecture {name!r} is unknown; known are {', '.join(ARCHITECTURES)}, torchvision/NAME and timm/NAME"
@@ -265,7 +266,13 @@ def full_name(name: str) -> str:
         return name
     if name in torchvision.models.list_models(module=torchvision.models):
         return f"torchvision/{name}"
-    return f"timm/{name}" if timm.is_model(name) else name
+    return f"timm/{name}" if _is_timm(name) else name
+
+
+def _is_timm(name: str) -> bool:
+    import timm
+
+    return timm.is_model(name)
 
 
 @dataclass(frozen=True)
@@ -292,6 +299,8 @@ def published_preprocessing(name: str) -> list[Preprocessing]:
         size = min((each.crop_size[0] for each in found), default=0)
         each_of = [Preprocessing(tuple(each.mean), tuple(each.std), size) for each in found]
     elif library == "timm":
+        import timm
+
         tagged = [model] if "." in model else [model, *timm.list_pretrained(f"{model}.*")]
         known = [each for each in map(timm.models.get_pretrained_cfg, tagged) if each is not None]
         each_of = [Preprocessing(tuple(k.mean), tuple(k.std), k.input_size[1], k.tag) for k in known if k.tag]
@@ -357,6 +366,8 @@ def _inception(model: str) -> Callable[..., nn.Module]:
 
 def _timm(model: str) -> Callable[..., nn.Module]:
     def build(*, channels: int = 3, classes: int = 1000) -> nn.Module:
+        import timm
+
         return timm.create_model(model, pretrained=False, num_classes=classes, in_chans=channels)
 
     return build

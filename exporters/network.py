@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import data, models, registry
+from . import data, registry
 from .config import parse
 from .errors import InputError
 from .files import load_checkpoint, save_checkpoint
@@ -107,6 +107,8 @@ class Checkpoint:
 
     def network(self) -> nn.Module:
         """The network in evaluation mode; without a classifier in the checkpoint it returns features `[N, D]`."""
+        from . import models  # with torchvision, which takes seconds that `import` can do without
+
         with torch.random.fork_rng():
             model = models.build(self.architecture, self.options)
         if self.pretraining.head == "none":

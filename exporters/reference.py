@@ -7,7 +7,9 @@ central differences give to six digits. Any difference of gradients shows in the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -25,8 +27,10 @@ from .errors import CheckError
 from .graph import INPUT, OUTPUT, Layer
 
 DIRECTIONS = 8
-STEPS = (1e-8, 1e-7, 1e-9, 1e-6)
-"""Small beside the distance to the nearest kink of a ReLU, large beside float64's rounding."""
+WORKERS = 4
+"""The most evaluations at a time, each of which holds all of the graph's values."""
+STEPS = (1e-8, 1e-9, 1e-7, 1e-6)
+"""Small beside the distance to the nearest kink of a ReLU, large beside float64's rounding. Deep networks want 1e-9."""
 SLOPE_TOLERANCE = 1e-4
 
 
@@ -37,28 +41,45 @@ def golden_probe(
     evaluate = evaluator(proto, layers)
     statistics = {name: tensor.double() for name, tensor in statistics.items()}
     exact = inputs.double()
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.randint(0, 2, (DIRECTIONS, *inputs.shape), generator=generator, dtype=torch.int8) * 2 - 1
 
     def objective(images: Tensor) -> dict[str, Tensor]:
         logits, seen = evaluate(images)
         return golden.objective(logits, targets, seen, layers, statistics)
 
-    def slope(direction: Tensor, step: float) -> Tensor:
-        ahead, behind = (objective(exact + sign * step * direction)["loss"] for sign in (1, -1))
-        return (ahead - behind) / (2 * step)
+    # Evaluations run side by side on one thread each: their results depend on no number of threads, and threads of one
+    # evaluation would wait for each other wherever other programs compute too.
+    threads = torch.get_num_threads()
+    workers = ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
+    with workers:
 
-    generator = torch.Generator().manual_seed(1)
-    directions = torch.randint(0, 2, (DIRECTIONS, *inputs.shape), generator=generator, dtype=torch.int8) * 2 - 1
-    step, first = _steady_slope(lambda step: slope(directions[0].double(), step))
-    slopes = torch.stack([first, *(slope(direction.double(), step) for direction in directions[1:])])
-    return golden.in_float32({"input": exact, **objective(exact), "directions": directions, "slopes": slopes})
+        def slopes(along: Tensor, steps: list[float]) -> list[Tensor]:
+            """By central differences, along each of `along` `[D, N, C, H, W]` with its own step."""
+            shifts = [sign * step * each for each, step in zip(along, steps, strict=True) for sign in (1, -1)]
+            losses = list(workers.map(lambda shift: objective(exact + shift)["loss"], shifts))
+            return [(losses[2 * i] - losses[2 * i + 1]) / (2 * step) for i, step in enumerate(steps)]
+
+        try:
+            first = directions[:1].double()
+            step, slope = _steady_slope(lambda step: slopes(first.expand(2, *inputs.shape), [step, 2 * step]))
+            others = directions[1:].double()
+            found = [slope, *slopes(others, [step] * len(others))]
+            probe = workers.submit(objective, exact).result()
+        finally:
+            torch.set_num_threads(threads)
+    return golden.in_float32({"input": exact, **probe, "directions": directions, "slopes": torch.stack(found)})
 
 
-def _steady_slope(slope: Callable[[float], Tensor]) -> tuple[float, Tensor]:
-    """The step for central differences, the first whose double gives the same slope, and that slope."""
+def _steady_slope(slopes: Callable[[float], list[Tensor]]) -> tuple[float, Tensor]:
+    """The step for central differences, the first whose double gives the same slope, and that slope.
+
+    `slopes` gives both.
+    """
     found = []
     for step in STEPS:
-        exact = slope(step)
-        once, twice = float(exact), float(slope(2 * step))
+        exact, doubled = slopes(step)
+        once, twice = float(exact), float(doubled)
         if once and abs(once - twice) <= SLOPE_TOLERANCE * abs(once):
             return step, exact
         found.append(f"{once:.7g} and {twice:.7g} at {step:.0e}")

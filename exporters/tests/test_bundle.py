@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from torch import nn
 
-from exporters import bundle, data, golden, graph, models
+from exporters import bundle, data, golden, graph, models, student
 from exporters.__main__ import main
 from exporters.data import Split
 from exporters.errors import CheckError, InputError
@@ -252,7 +252,7 @@ def test_student_bundle(tmp_path: Path, monkeypatch, tiny: Split):
     config = tmp_path / "student.yaml"
     architecture = {"name": "convnet3", "options": {"width": 8, "norm": "instance"}}
     config.write_text(yaml.safe_dump({"name": "pupil", "dataset": "fashion-mnist", "architecture": architecture}))
-    folder = bundle.export_student(config, tmp_path, tmp_path, say=lambda _: None)
+    folder = student.export_student(config, tmp_path, tmp_path, say=lambda _: None)
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     assert manifest["role"] == "student"
     assert not {"pretraining", "source", "accuracy"} & set(manifest)
@@ -326,4 +326,4 @@ def test_names_cannot_leave_the_folder(tmp_path: Path, name: str, monkeypatch, t
     config = tmp_path / "student.yaml"
     config.write_text(yaml.safe_dump({"name": name, "dataset": "fashion-mnist", "architecture": {"name": "convnet3"}}))
     with pytest.raises(InputError, match="bundle name"):
-        bundle.export_student(config, tmp_path, tmp_path)
+        student.export_student(config, tmp_path, tmp_path)

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from exporters.__main__ import main
-from exporters.bundle import StudentConfig
 from exporters.config import parse, read_yaml
 from exporters.errors import InputError
 from exporters.pretrain import read_config
+from exporters.student import StudentConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
