@@ -44,7 +44,7 @@ def export_community(
     """
     if chosen.sample is not None:
         raise InputError("--sample has no effect: no training images are read for a checkpoint of others; leave it out")
-    dataset = chosen.describe("imagenet")
+    dataset = chosen.describe_unnamed(say)
     adapted = adapters.adapt(
         path,
         head_path=head_path,
@@ -117,7 +117,8 @@ def _preprocessed(
     given = [key for key in ("mean", "std", "size") if getattr(chosen, key) is not None]
     own: dict[str, Any] = dict(adapted.layout.preprocessing(dataset.name))
     source = f"of layout {adapted.layout.name}"
-    if not own and dataset.name == "imagenet" and adapted.head_source == "checkpoint" and adapted.scheme in UNTOLD:
+    may_be_published = adapted.head_source == "checkpoint" and adapted.scheme in UNTOLD
+    if not own and may_be_published and dataset.name in (data.IMAGENET, data.UNKNOWN):
         own, source = _published(adapted.architecture, given)
     own = {
         key: value
@@ -126,7 +127,8 @@ def _preprocessed(
     }
     used = changed(dataset, **own)
     is_given = {"mean", "std"} & set(given)
-    source = "as given" if is_given else source if {"mean", "std"} & set(own) else f"of {dataset.name}"
+    of_data = "of imagenet" if dataset.name == data.UNKNOWN else f"of {dataset.name}"
+    source = "as given" if is_given else source if {"mean", "std"} & set(own) else of_data
     values = "; ".join(f"{key} {', '.join(f'{each:.4g}' for each in getattr(used, key))}" for key in ("mean", "std"))
     size = f"; size {used.size}" if "size" in own else ""
     overrule = " (--mean and --std overrule it)" if not is_given else ""

@@ -17,6 +17,8 @@ from torch import Tensor
 from . import folders, images, parquet, registry, sources
 from .errors import InputError
 
+IMAGENET, UNKNOWN = "imagenet", "unknown"
+"""What is meant where no data set is named, and what such a one of classes of one's own is called."""
 SAMPLE_SEED = 0
 """Of the draw of `--sample`."""
 
@@ -130,6 +132,18 @@ class Options:
         """`dataset`, or the one that these name."""
         classes = read_classes(self.classes)
         return describe(self.dataset or dataset, mean=self.mean, std=self.std, size=self.size, classes=classes)
+
+    def describe_unnamed(self, say: Callable[[str], None]) -> DatasetInfo:
+        """What a network of others was trained on: ImageNet where nothing is named, but for classes of one's own.
+
+        What those are is unknown; their images are taken as ImageNet's are.
+        """
+        found = self.describe(IMAGENET)
+        if self.dataset is not None or found.classes == info(IMAGENET).classes:
+            return found
+        if self.mean is None or self.std is None:
+            say("no --dataset, --mean and --std: images are normalised as ImageNet's")
+        return replace(found, name=UNKNOWN)
 
     def of(self, recorded: DatasetInfo) -> DatasetInfo:
         """The data set that a network was trained on: `recorded`, where these don't say otherwise.

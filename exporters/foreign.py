@@ -277,39 +277,108 @@ def _variants(name: str) -> Iterable[str]:
 def batch_norms(proto: onnx.ModelProto) -> tuple[list[Layer], dict[str, Tensor]]:
     """The BN layers in execution order and their side tensors; an error names every BN that can't be one."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    layers, tensors, odd = [], {}, []
+    uses = Counter(digest for node in proto.graph.node if (digest := _statistics_of(node, constants)))
+    varies = _depend_on_pixels(proto)
+    layers, tensors, odd, remedies = [], {}, [], []
     for node in proto.graph.node:
         if node.op_type != "BatchNormalization":
             continue
-        if reason := _oddity(node, constants):
+        if found := _oddity(node, constants, varies, uses):
+            reason, remedy = found
             odd.append(f"{node.name} {reason}")
+            remedies.append(remedy)
             continue
         eps = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
         layers.append(Layer(node.name, node.name, node.input[0], constants[node.input[1]].size, float(eps)))
         for part, name in zip(PARTS, node.input[1:], strict=True):
             tensors[f"{node.name}.{part}"] = torch.from_numpy(constants[name].copy())
     if odd:
-        raise InputError(
-            f"{len(odd)} BN nodes are of no use: {_listed(odd)}. Export the network in evaluation mode, in float32; "
-            f"{KEEPING_BN}"
-        )
+        raise InputError(f"{len(odd)} BN nodes are of no use: {_listed(odd)}. {'; '.join(dict.fromkeys(remedies))}")
     return layers, tensors
 
 
-def _oddity(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> str | None:
-    """Why a BN node has no statistics that could be side tensors; `None` where it has."""
+IN_EVALUATION = f"Export the network in evaluation mode, in float32; {KEEPING_BN}"
+
+
+def _oddity(
+    node: onnx.NodeProto, constants: dict[str, np.ndarray], varies: set[str], uses: Counter[bytes]
+) -> tuple[str, str] | None:
+    """Why a BN node has no statistics that could be side tensors, and what helps; `None` where it has."""
     if sum(map(bool, node.output)) > 1 or any(each.name == "training_mode" and each.i for each in node.attribute):
-        return "is in training mode: it normalises by the batch's own statistics"
-    computed = [part for part, name in zip(PARTS, node.input[1:], strict=True) if name not in constants]
+        return "is in training mode: it normalises by the batch's own statistics", IN_EVALUATION
+    computed = [(part, name) for part, name in zip(PARTS, node.input[1:], strict=True) if name not in constants]
+    if any(part.startswith("running") and name in varies for part, name in computed):
+        return (
+            "normalises by the batch's own statistics also in evaluation: it keeps none",
+            "Train the network with track_running_stats=True",
+        )
+    if computed and not any(name in varies for _, name in computed):
+        return (
+            "repeats its statistics for each image of the batch, as an instance norm does that tracks them",
+            "Build the network with track_running_stats=False, and calibrate its bundle",
+        )
     if computed:
-        return f"computes its {', '.join(computed)} from the image"
+        return f"computes its {', '.join(part for part, _ in computed)} from the image", IN_EVALUATION
     values = dict(zip(PARTS, (constants[name] for name in node.input[1:]), strict=True))
     for part, value in values.items():
         if value.dtype != np.float32:
-            return f"holds its {part} in {value.dtype}"
+            return f"holds its {part} in {value.dtype}", IN_EVALUATION
         if not np.isfinite(value).all():
-            return f"holds a {part} that is not finite"
-    return "holds a negative running_var" if (values["running_var"] < 0).any() else None
+            return f"holds a {part} that is not finite", IN_EVALUATION
+    if (values["running_var"] < 0).any():
+        return "holds a negative running_var", IN_EVALUATION
+    times = uses[_statistics_of(node, constants)]
+    if times > 1 and not _is_fresh(values["running_mean"], values["running_var"]):
+        return f"is used at {times} places, so its statistics are of none of them", "Use a BN at each place"
+    return None
+
+
+def _statistics_of(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bytes:
+    """The running mean and variance of a BN node as bytes, under whatever names; none where it has none."""
+    names = node.input[3:5]
+    if node.op_type != "BatchNormalization" or not all(name in constants for name in names):
+        return b""
+    return b"".join(constants[name].tobytes() for name in names)
+
+
+def _depend_on_pixels(proto: onnx.ModelProto) -> set[str]:
+    """The values that images of one shape can make different; shapes and types are none of them."""
+    varies = {value.name for value in proto.graph.input}
+    for node in proto.graph.node:
+        read = set() if node.op_type in ("Shape", "Size") else reads(node)
+        if node.op_type == "CastLike":
+            read = {node.input[0]}
+        if varies.intersection(read) or node.op_type in RANDOM:
+            varies.update(node.output)
+    return varies
+
+
+def undetermined(proto: onnx.ModelProto) -> list[str]:
+    """What BN nodes read that is computed, but from the images' shape alone, as torch writes BN without an affine."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    computed = dict.fromkeys(name for node in norms for name in node.input[1:] if name not in constants)
+    varies = _depend_on_pixels(proto)
+    return [name for name in computed if name not in varies]
+
+
+def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """A copy of the graph that computes float32 values `names` and nothing else."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(proto)
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    _refill(copied.graph.output, outputs)
+    prune(copied)
+    return copied
+
+
+def determine(proto: onnx.ModelProto, values: dict[str, np.ndarray]) -> None:
+    """Puts initialisers in the place of computed `values`."""
+    for node in proto.graph.node:
+        node.output[:] = ["" if name in values else name for name in node.output]
+    _refill(proto.graph.node, [node for node in proto.graph.node if any(node.output)])
+    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    prune(proto)
 
 
 def _listed(reasons: list[str]) -> str:
@@ -320,11 +389,15 @@ def _listed(reasons: list[str]) -> str:
 def unlearnt(layers: list[Layer], tensors: dict[str, Tensor]) -> list[str]:
     """The BN layers whose statistics are mean 0 and variance 1, as before any training."""
 
-    def is_fresh(key: str) -> bool:
-        mean, variance = tensors[f"{key}.running_mean"], tensors[f"{key}.running_var"]
-        return bool((mean == 0).all() and (variance == 1).all())
+    return [
+        layer.key
+        for layer in layers
+        if _is_fresh(tensors[f"{layer.key}.running_mean"].numpy(), tensors[f"{layer.key}.running_var"].numpy())
+    ]
 
-    return [layer.key for layer in layers if is_fresh(layer.key)]
+
+def _is_fresh(mean: np.ndarray, variance: np.ndarray) -> bool:
+    return bool((mean == 0).all() and (variance == 1).all())
 
 
 def biased_convolutions(proto: onnx.ModelProto) -> int:

@@ -13,32 +13,28 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-import onnxscript.optimizer
-import onnxscript.rewriter
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnxscript.rewriter.rules.common import (
-    materialize_reshape_shape_rule,
-    no_op_cast_rule,
-    no_op_expand_rule,
-    reshape_reshape_rule,
-    squeeze_reshape_1d_rule,
-)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import CheckError, InputError
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# onnx_ir and onnxscript bring sympy, which takes seconds to import, so they are imported where a module is exported.
+
 OPSET, IR_VERSION = 18, 10
 INPUT, OUTPUT, FEATURES = "input", "logits", "features"
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+STANDARDISED_WEIGHT = "standardised_weight"
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)
 
 
@@ -59,6 +55,8 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT)
 
     Layers come in execution order; a network without BN has none. The same module gives the same bytes.
     """
+    import onnx_ir as ir
+
     model = model.eval()
     # What the fused kernels return lies in memory as no decomposition returns it, and views recorded on it fail later.
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), _attention_of_any_rank():
@@ -85,6 +83,7 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT)
     proto = ir.to_proto(graph_model)
     del proto.graph.value_info[:]
     replaced = _compute_standardised_weights(proto)
+    keep_padding(proto)
     onnx.checker.check_model(proto, full_check=True)
     layers = _batch_norm_layers(proto, model)
     _check_parameters(proto, {name: tensor for name, tensor in parameters.items() if name not in replaced})
@@ -127,11 +126,21 @@ def _attention_of_any_rank() -> Iterator[None]:
     """Computes attention of other than four dimensions by its formula; the exporter translates four only."""
     original = F.scaled_dot_product_attention
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *others, **options):
+    def attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
         # Dropout, causal masks and shared heads are left to PyTorch; networks for images have none of them.
-        if query.dim() == 4 or others or options.keys() - {"scale"}:
-            return original(query, key, value, attn_mask, *others, **options)
-        scale = query.shape[-1] ** -0.5 if options.get("scale") is None else options["scale"]
+        if query.dim() == 4 or dropout_p or is_causal or enable_gqa:
+            given = {"scale": scale, "enable_gqa": enable_gqa}
+            return original(query, key, value, attn_mask, dropout_p, is_causal, **given)
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
         scores = query @ key.transpose(-2, -1) * scale
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
@@ -181,6 +190,31 @@ def compute(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
     proto.graph.initializer.extend(made)
 
 
+def keep_padding(proto: onnx.ModelProto) -> None:
+    """Pads with the smallest positive float32 in place of 0 where a max-pooling follows, as in BiT's stem.
+
+    ONNX Runtime 1.31 makes one node of a padding with 0 and a max-pooling after it, and that pads with -inf. Where a
+    border has negative values alone, its largest is not 0 any more, and the logits are wrong (by 6e-3 in BiT).
+    """
+    pooled = {node.input[0] for node in proto.graph.node if node.op_type == "MaxPool"}
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in (node for node in proto.graph.node if node.op_type == "Constant"):
+        constants |= dict.fromkeys(node.output, node.attribute[0].t)
+    name = "least_padding"
+    for node in proto.graph.node:
+        modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
+        if node.op_type != "Pad" or node.output[0] not in pooled or modes not in ([], [b"constant"]):
+            continue
+        value = node.input[2] if len(node.input) > 2 else ""
+        if len(node.input) < 2 or (value and (value not in constants or numpy_helper.to_array(constants[value]).any())):
+            continue
+        node.input[:] = [*node.input[:2], name, *node.input[3:]]
+        if name not in constants:
+            least = np.array(np.finfo(np.float32).tiny, np.float32)
+            proto.graph.initializer.append(numpy_helper.from_array(least, name))
+            constants[name] = proto.graph.initializer[-1]
+
+
 def _compute_standardised_weights(proto: onnx.ModelProto) -> set[str]:
     """Computes the weights that BN standardises (NFNets, BiT, hybrid ViTs); returns the parameters they are made of.
 
@@ -228,11 +262,11 @@ def _compute_standardised_weights(proto: onnx.ModelProto) -> set[str]:
 def _rename_weight(proto: onnx.ModelProto, name: str, module: str) -> None:
     """Names a standardised weight and the one node that reads it by their module."""
     readers = [node for node in proto.graph.node if name in node.input]
-    if len(readers) != 1 or any(tensor.name == f"{module}.standardised_weight" for tensor in proto.graph.initializer):
+    if len(readers) != 1 or any(tensor.name == f"{module}.{STANDARDISED_WEIGHT}" for tensor in proto.graph.initializer):
         return
     readers[0].name = module
-    readers[0].input[:] = [f"{module}.standardised_weight" if each == name else each for each in readers[0].input]
-    next(tensor for tensor in proto.graph.initializer if tensor.name == name).name = f"{module}.standardised_weight"
+    readers[0].input[:] = [f"{module}.{STANDARDISED_WEIGHT}" if each == name else each for each in readers[0].input]
+    next(tensor for tensor in proto.graph.initializer if tensor.name == name).name = f"{module}.{STANDARDISED_WEIGHT}"
 
 
 def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
@@ -256,6 +290,10 @@ def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
 
 def _clean(model: ir.Model, parameters: set[str]) -> None:
     """Folds what is constant except computations on parameters, then drops the zero biases that are no parameters."""
+    import onnx_ir as ir
+    import onnxscript.optimizer
+    import onnxscript.rewriter
+    from onnxscript.rewriter.rules import common
 
     def should_fold(node: ir.Node) -> bool | None:
         reads = any(value is not None and value.name in parameters for value in node.inputs)
@@ -266,11 +304,11 @@ def _clean(model: ir.Model, parameters: set[str]) -> None:
         onnxscript.rewriter.rewrite(
             model,
             pattern_rewrite_rules=[
-                materialize_reshape_shape_rule,
-                no_op_cast_rule,
-                no_op_expand_rule,
-                reshape_reshape_rule,
-                squeeze_reshape_1d_rule,
+                common.materialize_reshape_shape_rule,
+                common.no_op_cast_rule,
+                common.no_op_expand_rule,
+                common.reshape_reshape_rule,
+                common.squeeze_reshape_1d_rule,
             ],
         )
     ir.passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -350,10 +388,10 @@ def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:
     norms, convolutions = [], []
     for node in onnx.load_from_string(serialised).graph.node:
         weight = node.input[1] if len(node.input) > 1 else ""
-        module = modules.get(weight.removesuffix(".weight"))
-        if module is None or not weight.endswith(".weight"):
+        key = weight.removesuffix(".weight").removesuffix(f".{STANDARDISED_WEIGHT}")
+        module = modules.get(key)
+        if module is None or key == weight:
             continue
-        key = weight.removesuffix(".weight")
         if node.op_type == "LayerNormalization" and isinstance(module, nn.LayerNorm):
             norms.append(Layer(key, node.name, node.input[0], module.weight.numel(), module.eps, axis=-1))
         elif node.op_type == "Conv" and isinstance(module, nn.Conv2d):

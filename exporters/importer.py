@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import bundle, data, foreign, golden, reference, registry, sources
 from .errors import CheckError, InputError
-from .graph import Layer
+from .graph import Layer, keep_padding
 from .network import Pretraining
 
 PROBE_IMAGES = 2
@@ -45,10 +45,11 @@ def import_onnx(
     """
     proto, source = foreign.read(path)
     foreign.check_kind(proto)
+    keep_padding(proto)
     value, (batch, channels, *sides) = foreign.image_input(proto)
-    dataset = _dataset(dataset_name or "imagenet", channels, sides, size, mean, std, classes_path)
-    if dataset_name is None and classes_path is not None:
-        dataset = changed(dataset, name="unknown")
+    dataset = _dataset(dataset_name or data.IMAGENET, channels, sides, size, mean, std, classes_path)
+    if dataset_name is None and dataset.classes != data.info(data.IMAGENET).classes:
+        dataset = changed(dataset, name=data.UNKNOWN)
         if mean is None or std is None:
             say("no --dataset, --mean and --std: images are normalised as ImageNet's")
     writer = bundle.Writer(name or path.stem, "teacher", dataset, bundle.IMPORTED, {}, output, replace)
@@ -69,6 +70,7 @@ def import_onnx(
     foreign.tidy(proto, len(dataset.classes))
     onnx.checker.check_model(proto)
 
+    _determine(proto, shape)
     layers, tensors = foreign.batch_norms(proto)
     _check_learnt(layers, tensors)
     # After what may be its cause.
@@ -150,6 +152,17 @@ def _run(session: onnxruntime.InferenceSession, value: str, images: Tensor) -> n
     except Exception as error:  # as above
         shape = "x".join(map(str, images.shape))
         raise InputError(f"ONNX Runtime can't run the graph on {shape}: {_first_line(error)}") from error
+
+
+def _determine(proto: onnx.ModelProto, shape: tuple[int, int, int]) -> None:
+    """Makes what BN nodes compute from the images' shape constant, unless it is another for another batch."""
+    names = foreign.undetermined(proto)
+    if not names:
+        return
+    session = _session(foreign.with_outputs(proto, names))
+    runs = [session.run(None, {foreign.INPUT: np.zeros((count, *shape), np.float32)}) for count in (1, 3)]
+    alike = {name: one for name, one, other in zip(names, *runs, strict=True) if np.array_equal(one, other)}
+    foreign.determine(proto, alike)
 
 
 def _first_line(error: Exception) -> str:

@@ -400,6 +400,26 @@ def test_preprocessing_is_what_is_given_or_the_family_s_or_the_data_set_s(tmp_pa
     )
 
 
+def test_classes_of_ones_own_are_not_imagenet(tmp_path: Path):
+    torch.save(network().state_dict(), tmp_path / "own.pth")
+    (tmp_path / "classes.txt").write_text("\n".join(f"kind {label}" for label in range(7)))
+    said: list[str] = []
+    folder = community.export_community(
+        tmp_path / "own.pth", tmp_path, tmp_path / "onnx", network=tmp_path / "own.pt", say=said.append,
+        chosen=Options(classes=tmp_path / "classes.txt", size=32), options={"stem": "imagenet"},
+    )  # fmt: skip
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert (manifest["pretraining"]["dataset"], manifest["classes"][0]) == ("unknown", "kind 0")
+    assert manifest["preprocessing"]["mean"] == list(data.info("imagenet").mean)
+    assert "no --dataset, --mean and --std: images are normalised as ImageNet's" in said
+    assert any(line.startswith("preprocessing of imagenet: mean 0.485") for line in said)
+    with pytest.raises(InputError, match="the network was trained on unknown: name its folder with --dataset"):
+        Options().of(Checkpoint.load(tmp_path / "own.pt").dataset())
+
+    (tmp_path / "classes.txt").write_text("\n".join(data.info("imagenet").classes))
+    assert Options(classes=tmp_path / "classes.txt").describe_unnamed(said.append).name == "imagenet"
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path):
     model = network()
     state = model.state_dict()

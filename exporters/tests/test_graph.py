@@ -33,7 +33,7 @@ class Attention(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         tokens = images.flatten(2).reshape(images.shape[0], 2, 2, 2, -1).transpose(-1, -2)
         mask = torch.ones(36, 36, dtype=torch.bool).tril() if self.masked else None
-        found = F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask)
+        found = F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask, dropout_p=0.0)
         return found.transpose(-1, -2).reshape(images.shape)
 
 
@@ -97,6 +97,22 @@ def test_standardised_weights_are_named_by_their_modules():
     proto = onnx.load_from_string(serialised)
     assert "2.standardised_weight" in {tensor.name for tensor in proto.graph.initializer}
     assert "2" in {node.name for node in proto.graph.node}
+
+
+def test_standardised_convolutions_are_calibrated_as_others():
+    model = network(nn.ReLU(), StandardisedConv(8, 8, 3))
+    serialised, _ = graph.to_onnx(model, SHAPE)
+    layers = graph.activation_layers(serialised, model)
+    assert [(layer.key, layer.node) for layer in layers] == [("0", "0"), ("2", "2")]
+
+
+def test_zeros_around_a_max_pooling_stay_zeros():
+    """Negative images make the border's zeros the largest values of their windows."""
+    model = network(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, stride=2), nn.BatchNorm2d(8))
+    with torch.no_grad():
+        model[0].bias.fill_(-20.0)
+    serialised, _ = graph.to_onnx(model, SHAPE)
+    bundle.compare_to_torch(bundle.session_of(serialised), model, SHAPE)
 
 
 TWICE = nn.BatchNorm2d(8)

@@ -23,6 +23,7 @@ from exporters.__main__ import main
 from exporters.errors import CheckError, InputError
 
 from .test_bundle import trained
+from .test_graph import Functional
 from .test_recover import recover, scdd
 
 RESNET = ("resnet10", {"width": 8, "stem": "small", "channels": 1, "classes": 10})
@@ -189,10 +190,66 @@ def test_every_odd_bn_is_named(tmp_path: Path):
     with pytest.raises(InputError) as error:
         bring(tmp_path, proto, **small(3, tmp_path))
     assert str(error.value).endswith(
-        "3 BN nodes are of no use: two computes its running_mean from the image; three holds a negative running_var; "
-        "four holds a weight that is not finite. Export the network in evaluation mode, in float32; "
+        "3 BN nodes are of no use: two normalises by the batch's own statistics also in evaluation: it keeps none; "
+        "three holds a negative running_var; four holds a weight that is not finite. Train the network with "
+        "track_running_stats=True; Export the network in evaluation mode, in float32; "
         f"{foreign.KEEPING_BN}"
     )
+
+
+def as_others_export(folder: Path, *middle: nn.Module) -> onnx.ModelProto:
+    """A network with `middle` in it by the export that the refusals recommend."""
+    torch.manual_seed(0)
+    end = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), *middle, *end).eval()
+    for module in model.modules():
+        if getattr(module, "running_mean", None) is not None:
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    shapes = ({0: torch.export.Dim("batch")},)
+    options = {"dynamo": True, "optimize": False, "external_data": False, "verbose": False}
+    torch.onnx.export(model, (torch.zeros(2, *SHAPE),), folder / "other.onnx", dynamic_shapes=shapes, **options)
+    return onnx.load(folder / "other.onnx")
+
+
+@pytest.mark.parametrize(
+    "norm", [lambda: nn.BatchNorm2d(8, affine=False), lambda: nn.SyncBatchNorm(8), Functional], ids=range(3)
+)
+def test_bn_in_other_forms_is_taken(tmp_path: Path, norm: Callable[[], nn.Module]):
+    """Scale and shift that torch computes from the image's shape are constants all the same."""
+    folder, _ = bring(tmp_path, as_others_export(tmp_path, norm()))
+    layers = yaml.safe_load((folder / "manifest.yaml").read_text())["statistics"]["layers"]
+    sides = load_file(folder / "bn_stats.safetensors")
+    assert len(layers) == 1
+    key = layers[0]["key"]
+    assert torch.equal(sides[f"{key}.weight"], torch.ones(8))
+    assert torch.equal(sides[f"{key}.bias"], torch.zeros(8))
+    assert sides[f"{key}.running_mean"].std() > 0.1
+
+
+SHARED = nn.BatchNorm2d(8)
+
+
+@pytest.mark.parametrize(
+    ("middle", "message"),
+    [
+        (
+            [nn.BatchNorm2d(8, track_running_stats=False)],
+            r"by the batch's own statistics also in evaluation: it keeps none\. Train the network with track_running",
+        ),
+        (
+            [nn.InstanceNorm2d(8, track_running_stats=True)],
+            r"repeats its statistics for each image of the batch, .*\. Build the network with track_running_st",
+        ),
+        (
+            [SHARED, nn.ReLU(), SHARED],
+            r"2 BN nodes .* is used at 2 places, so its statistics are of none of them\. Use a BN at each place",
+        ),
+    ],
+)
+def test_bn_without_statistics_of_its_own_is_refused(tmp_path: Path, middle: list[nn.Module], message: str):
+    with pytest.raises(InputError, match=message):
+        bring(tmp_path, as_others_export(tmp_path, *middle))
 
 
 def test_bn_in_training_mode_is_refused():
