@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import registry, sources
+from . import imagenet, registry, sources
 from .errors import InputError
 from .registry import DataSet, FetchedFile
 
@@ -40,13 +40,18 @@ def fetch(name: str, data: Path, say: Say = print) -> Path:
     :raises InputError: when no source gives the right files, with each source's reason and what to put where by hand.
     """
     known = registry.find(name)
+    target = data / known.directories[0]
+    if known.fetch.by_hand:
+        imagenet.unpack(known, target, say)
     found = sources.find(known, data)
     if found is not None and _is_whole(found, known, say):
         say(f"{known.title} is in {found.place}")
         return found.place
-    target = data / known.directories[0]
     if known.fetch.by_hand:
-        raise InputError(f"{known.title} can't be fetched: {known.fetch.by_hand}, both in {target}")
+        raise InputError(
+            f"{known.title} can't be fetched: {known.fetch.by_hand} into {target.resolve()}, and run this again: it "
+            "unpacks them"
+        )
     if _is_archived(known) and target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target} holds something else than {known.title}; move it away and run this again")
     scratch = data / ".fetch" / name

@@ -86,6 +86,12 @@ def is_of(root: Path, known: registry.DataSet) -> bool:
     return False
 
 
+def classes_without_split(root: Path) -> list[str]:
+    """The folders of images in `root` itself, as data sets have them that nobody has divided."""
+    folders = [entry for entry in entries(root, root, Findings()) if entry.is_dir()]
+    return [folder.name for folder in folders if any(e.suffix.lower() in EXTENSIONS for e in folder.iterdir())]
+
+
 def index(
     root: Path, split: str, known: registry.DataSet | None, findings: Findings
 ) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:

@@ -121,6 +121,12 @@ def open_source(place: Path) -> Source:
     archives = sorted(place.glob("*.npz"))
     if len(archives) == 1:
         return Source(archives[0], registry.Layout("npz"), None)
+    if unsplit := folders.classes_without_split(place):
+        raise InputError(
+            f"{place}: holds folders of images ({folders.listed(unsplit)}), but neither train/ nor test/; move them "
+            f"into {place / 'train'}, and images to test on, which are none of those, into such folders in "
+            f"{place / 'test'}"
+        )
     raise InputError(f"{place}: holds no data set; {KINDS}")
 
 

@@ -461,3 +461,11 @@ def test_normalisation():
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
     normalised = data.normalise(data.to_float(pixels), (0.25,), (0.5,)).flatten().numpy()
     np.testing.assert_allclose(normalised, [-0.5, 1.5])
+
+
+def test_class_folders_without_a_split_are_told_what_to_do(tmp_path: Path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    with pytest.raises(InputError, match=r"holds folders of images \(ant, bee\), but neither train/ nor test/; move"):
+        sources.open_source(tmp_path)

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters import fetch, registry
+from exporters import fetch, imagenet, registry, sources
 from exporters.__main__ import main
 from exporters.errors import InputError
 from exporters.registry import Fetch, FetchedFile
@@ -264,3 +265,127 @@ def test_every_reason_is_given(fashion, server: Server, tmp_path: Path, monkeypa
     with pytest.raises(InputError, match=r"this machine: incomplete.*Debian's package: apt-get is not here.*HTTP 404"):
         fetch.fetch("fashion-mnist", tmp_path / "data", lambda _: None)
     assert not (tmp_path / "data/fashion-mnist").exists()
+
+
+WNIDS = ("n01440764", "n01443537", "n01484850")
+
+
+def plain_tar(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def devkit() -> bytes:
+    """Numbers the classes 1, 2, 3 in reverse order, with letters of two bytes and of one, as MATLAB writes either."""
+    names = [WNIDS[2].encode("utf-16-le"), WNIDS[1].encode(), WNIDS[0].encode("utf-16-le"), b"n00001740"]
+    parts = [zlib.compress(b"\x01\x00" + name + b"\x00\x00") for name in names]
+    meta = bytes(128) + b"".join(struct.pack("<2I", 15, len(part)) + part for part in parts)
+    folder = "ILSVRC2012_devkit_t12/data"
+    return gzip.compress(plain_tar({f"{folder}/{imagenet.META}": meta, f"{folder}/{imagenet.TRUTH}": b"3\n1\n2\n3\n"}))
+
+
+def val_name(number: int) -> str:
+    return f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+@pytest.fixture
+def small_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """ImageNet of three classes, and the folder of its archives."""
+    whole = registry.find("imagenet")
+    classes = tuple(each for each in whole.classes if each.wnid in WNIDS)
+    monkeypatch.setattr(registry, "find", lambda name: replace(whole, classes=classes))
+    (tmp_path / "imagenet").mkdir()
+    return tmp_path / "imagenet"
+
+
+def put_archives(folder: Path) -> None:
+    classes = {f"{wnid}.tar": plain_tar({f"{wnid}_{i}.JPEG": bytes([i]) for i in range(2)}) for wnid in WNIDS}
+    (folder / imagenet.TRAIN).write_bytes(plain_tar(classes))
+    (folder / imagenet.VAL).write_bytes(plain_tar({val_name(i): bytes([i] * i) for i in range(1, 5)}))
+    (folder / imagenet.DEVKIT).write_bytes(devkit())
+
+
+SORTED = {f"{WNIDS[0]}/{val_name(1)}", f"{WNIDS[2]}/{val_name(2)}", f"{WNIDS[1]}/{val_name(3)}",
+          f"{WNIDS[0]}/{val_name(4)}"}  # fmt: skip
+
+
+def below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.JPEG")}
+
+
+def test_imagenets_archives_are_named_and_unpacked(small_imagenet: Path):
+    with pytest.raises(InputError) as error:
+        fetch.fetch("imagenet", small_imagenet.parent)
+    for name in (imagenet.TRAIN, imagenet.VAL, imagenet.DEVKIT, str(small_imagenet.resolve())):
+        assert name in str(error.value)
+    put_archives(small_imagenet)
+    assert fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None) == small_imagenet
+    assert below(small_imagenet / "train") == {f"{wnid}/{wnid}_{i}.JPEG" for wnid in WNIDS for i in range(2)}
+    assert below(small_imagenet / "val") == SORTED
+    assert not (small_imagenet / ".unpacking").exists()
+    index = sources.open_source(small_imagenet).index("test")
+    assert (index.classes, index.labels.tolist()) == (("tench", "goldfish", "great white shark"), [0, 0, 1, 2])
+
+
+def test_unpacking_imagenet_goes_on_where_it_was_interrupted(small_imagenet: Path, monkeypatch: pytest.MonkeyPatch):
+    put_archives(small_imagenet)
+    original, opened = tarfile.TarFile.extractall, []
+
+    def interrupted(self: tarfile.TarFile, *arguments, **options) -> None:
+        opened.append(arguments[0].name)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
+    assert not (small_imagenet / "train").exists()
+    fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
+    assert opened == [f".{WNIDS[0]}", f".{WNIDS[1]}", f".{WNIDS[1]}", f".{WNIDS[2]}"]
+    assert len(below(small_imagenet / "train")) == 6
+
+
+@pytest.mark.parametrize("labels", [imagenet.DEVKIT, imagenet.SOLUTION, imagenet.SYNSETS])
+def test_a_flat_folder_of_validation_images_is_sorted(small_imagenet: Path, labels: str):
+    put_archives(small_imagenet)
+    flat = small_imagenet / "val"
+    flat.mkdir()
+    for number in range(1, 5):
+        (flat / val_name(number)).write_bytes(bytes([number]))
+    for name in (imagenet.VAL, imagenet.DEVKIT):
+        (small_imagenet / name).unlink()
+    with pytest.raises(InputError, match="nothing tells the validation images' classes; put ILSVRC2012_devkit_t12"):
+        fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
+    wnids = [WNIDS[0], WNIDS[2], WNIDS[1], WNIDS[0]]
+    rows = [f"{val_name(i).removesuffix('.JPEG')},{wnid} 1 2 3 4 " for i, wnid in enumerate(wnids, 1)]
+    content = {
+        imagenet.DEVKIT: devkit(),
+        imagenet.SOLUTION: "\n".join(["ImageId,PredictionString", *reversed(rows)]).encode(),
+        imagenet.SYNSETS: "\n".join(wnids).encode(),
+    }
+    (small_imagenet / labels).write_bytes(content[labels])
+    fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
+    assert below(flat) == SORTED
+
+
+def test_damaged_archives_of_imagenet_are_refused(small_imagenet: Path):
+    put_archives(small_imagenet)
+    whole = (small_imagenet / imagenet.TRAIN).read_bytes()
+    for content, message in (
+        (whole[:1500], "can't be unpacked"),
+        (plain_tar({"readme": b""}), "is no archive of a class"),
+    ):
+        (small_imagenet / imagenet.TRAIN).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
+        assert not (small_imagenet / "train").exists()
+    (small_imagenet / imagenet.TRAIN).write_bytes(whole)
+    (small_imagenet / imagenet.VAL).write_bytes(plain_tar({val_name(1): b"1"}))
+    with pytest.raises(InputError, match="1 of 4 validation images are there"):
+        fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
