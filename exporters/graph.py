@@ -138,8 +138,7 @@ def _attention_of_any_rank() -> Iterator[None]:
     ) -> Tensor:
         # Dropout, causal masks and shared heads are left to PyTorch; networks for images have none of them.
         if query.dim() == 4 or dropout_p or is_causal or enable_gqa:
-            given = {"scale": scale, "enable_gqa": enable_gqa}
-            return original(query, key, value, attn_mask, dropout_p, is_causal, **given)
+            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         scores = query @ key.transpose(-2, -1) * scale
         if attn_mask is not None:

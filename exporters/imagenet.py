@@ -50,7 +50,7 @@ def unpack(known: DataSet, target: Path, say: Say) -> None:
 
 
 def _train(known: DataSet, target: Path, part: Path, say: Say) -> None:
-    archive, classes = target / TRAIN, {each.wnid for each in known.classes}
+    archive, classes = target / TRAIN, {each.wnid for each in known.classes if each.wnid}
     say(f"{archive}: unpacking {len(classes)} classes")
     part.mkdir(parents=True, exist_ok=True)
     progress = _Progress(say)
@@ -149,7 +149,8 @@ def _devkit(path: Path, classes: set[str]) -> list[str]:
     """
     try:
         with tarfile.open(path) as archive:
-            content = {PurePosixPath(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}
+            files = ((PurePosixPath(member.name).name, archive.extractfile(member)) for member in archive)
+            content = {name: file.read() for name, file in files if file is not None}
         numbers = [int(line) for line in content[TRUTH].split()]
         ids = list(dict.fromkeys(_wordnet_ids(content[META])))[: len(classes)]
     except (OSError, tarfile.TarError, KeyError, ValueError, zlib.error) as error:
