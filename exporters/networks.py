@@ -96,6 +96,11 @@ FIXED_SIZES = {
     "twins_pcpvt_small": 224,
     "hiera_tiny_224": 224,
 }
+# What is behind a divergence, where that was found.
+CAUSES = {
+    "timm-resnetv2_50x1_bit": "PyTorch standardises the weights in float64 for the golden probe, while the graph holds "
+    "them in float32, so that ReLUs near 0 take the other side: the gradient is off by 0.4 %",
+}
 NETWORKS = (
     *(
         Network(source, model, FIXED_SIZES.get(model, 128))
@@ -222,14 +227,17 @@ def _verify(network: Network, kind: str, folder: Path, scdd: Path) -> dict[str, 
         errors = [check["error"] for check in checks if any(word in check["name"] for word in words)]
         return float(f"{max(float('nan') if e is None else e for e in errors):.2e}")
 
+    verified = all(check["passed"] for check in checks)
     notes = [verdict["divergence"] for verdict in verdicts if verdict["divergence"]]
+    if not verified and network.name in CAUSES:
+        notes = [CAUSES[network.name]]
     return _row(
         network,
         kind,
         logits_error=worst("logits"),
         taps_error=worst("statistics"),
         gradient_error=worst("input gradient"),
-        verified=all(check["passed"] for check in checks),
+        verified=verified,
         note=notes[0] if notes else "",
     )
 
