@@ -16,7 +16,7 @@ use scdd::relabel::store::Store;
 use scdd::relabel::{Relabel, Teachers, Views};
 use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
-use scdd::validate::{Lesson, Student};
+use scdd::validate::{Forgetful, Lesson, Student};
 use tch::Device;
 
 fn main() -> Result<()> {
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
             let [_, height, width] = student_bundle.image_shape();
             let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
             let lesson = Lesson { images: &images, views, labels: Some(&labels) };
-            let mut train = || student.train(&lesson, &test, &protocol.validate, &Silent);
+            let mut train = || student.train(&lesson, &test, &protocol.validate, &mut Forgetful, &Silent);
             train()?;
             worker::serve(&about, || Ok(train().map(drop)?))
         }

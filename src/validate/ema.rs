@@ -20,6 +20,11 @@ impl Average {
         Ok(Self { live, mean, decay })
     }
 
+    /// The averages, which share their storage with this.
+    pub fn mean(&self) -> Vec<Tensor> {
+        self.mean.iter().map(Tensor::shallow_clone).collect()
+    }
+
     /// mean ← decay · mean + (1 − decay) · live.
     ///
     /// # Errors

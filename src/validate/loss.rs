@@ -39,7 +39,7 @@ pub struct Objectives {
     config: ValidateConfig,
     epochs: u32,
     /// The student's temperature where it is fitted.
-    fitted: f64,
+    pub fitted: f64,
 }
 
 /// Temperatures that a student's is chosen from, in hundredths (LPQLD).

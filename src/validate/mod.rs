@@ -7,13 +7,11 @@
 mod ema;
 mod loss;
 mod optimizer;
-
-use std::collections::BTreeMap;
+mod state;
 
 use ndarray::Array2;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Normal};
-use safetensors::tensor::{Dtype as SafeDtype, TensorView};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::{Schedule, ValidateConfig, Warmup};
@@ -33,6 +31,8 @@ use crate::teacher::{Bundle, Network, NetworkError};
 use ema::Average;
 use loss::{Objective, Objectives, Targets};
 use optimizer::Optimizer;
+use state::Numbers;
+pub use state::{Forgetful, Keeper};
 
 /// Test images that are run at once: few enough that a layer's activations stay in the processor's caches.
 const TEST_BATCH: usize = 50;
@@ -56,6 +56,8 @@ pub enum ValidateError {
         "the training loss is {loss} in epoch {epoch}: training has diverged; lower `validate.optimizer.learning_rate`"
     )]
     Diverged { epoch: u32, loss: f64 },
+    #[error("the training can't be kept: {0}")]
+    Keep(String),
     #[error("`validate.loss` learns a teacher's answers, but there are none: relabel the images, or set {{type: ce}}")]
     NoLabels,
 }
@@ -173,15 +175,17 @@ impl<'a> Student<'a> {
         Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device })
     }
 
-    /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says.
+    /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says. Goes on with what
+    /// `keeper` kept of an interrupted training of the same, and keeps this one now and then.
     ///
     /// # Errors
-    /// When student, images and labels do not fit each other, or the loss stops being a number.
+    /// When student, images and labels do not fit each other, the loss stops being a number, or it can't be kept.
     pub fn train(
         &mut self,
         lesson: &Lesson,
         test: &Dataset,
         config: &ValidateConfig,
+        keeper: &mut dyn Keeper,
         progress: &dyn Progress,
     ) -> Result<Training, ValidateError> {
         self.check_classes(lesson.images)?;
@@ -195,11 +199,26 @@ impl<'a> Student<'a> {
         let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
         let mut optimizer = Optimizer::new(tensors, config.optimizer, config.decay)?;
         let mut objectives = Objectives::new(config, epochs);
-        let mut average = if config.ema > 0.0 { Some(Average::new(self.state(), config.ema)?) } else { None };
+        let mut average = if config.ema > 0.0 {
+            Some(Average::new(self.named_tensors().into_iter().map(|(_, t)| t).collect(), config.ema)?)
+        } else {
+            None
+        };
         let label = format!("validate {} on {}", self.bundle.name(), lesson.images.name);
-        let mut progress = progress.start(&label, u64::from(epochs), "epoch");
         let mut curve = Vec::new();
-        for epoch in 1..=epochs {
+        if let Some(kept) = keeper.kept() {
+            let mut tensors = self.tensors_of_training(&optimizer, average.as_ref());
+            match state::read(&kept, &mut tensors) {
+                Ok(numbers) => {
+                    curve = numbers.curve;
+                    optimizer.steps = numbers.steps;
+                    objectives.fitted = numbers.fitted;
+                }
+                Err(why) => progress.tell(&format!("{label}: what was kept is no use ({why}); it starts anew")),
+            }
+        }
+        let mut progress = progress.start(&label, u64::from(epochs), "epoch");
+        for epoch in curve.len() as u32 + 1..=epochs {
             optimizer.scale_learning_rate(rate_factor(config, epoch - 1, epochs));
             let loss =
                 self.train_epoch(lesson, epoch - 1, config, &mut objectives, &mut optimizer, average.as_mut())?;
@@ -215,6 +234,12 @@ impl<'a> Student<'a> {
                 .find_map(|e| e.accuracy)
                 .map_or(String::new(), |a| format!(", test {:.1} %", 100.0 * a));
             progress.at(u64::from(epoch), &format!("loss {loss:.3}{shown}"));
+            if epoch < epochs && keeper.is_due() {
+                let tensors = self.tensors_of_training(&optimizer, average.as_ref());
+                let numbers = Numbers { curve: curve.clone(), steps: optimizer.steps, fitted: objectives.fitted };
+                let state = state::write(&tensors, Some(&numbers)).map_err(ValidateError::Keep)?;
+                keeper.keep(&state).map_err(|e| ValidateError::Keep(e.to_string()))?;
+            }
         }
         if let Some(average) = &mut average {
             average.swap()?;
@@ -355,12 +380,6 @@ impl<'a> Student<'a> {
         })
     }
 
-    /// Parameters and BN statistics, which share their storage with the student.
-    fn state(&self) -> Vec<Tensor> {
-        let parameters = self.parameters.iter().map(|(_, t)| t.shallow_clone());
-        parameters.chain(batch_norm_buffers(&self.replica).into_iter().map(|(_, t)| t)).collect()
-    }
-
     /// As [`test`](Self::test), with the average in the weights' place where there is one.
     fn test_average(&mut self, test: &Dataset, average: Option<&mut Average>) -> Result<f64, ValidateError> {
         let Some(average) = average else { return self.test(test) };
@@ -410,21 +429,29 @@ impl<'a> Student<'a> {
     /// # Errors
     /// When a tensor can't be copied.
     pub fn checkpoint(&self) -> Result<Vec<u8>, ValidateError> {
-        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-        let buffers = batch_norm_buffers(&self.replica);
-        let parameters = self.parameters.iter().map(|(name, t)| (name.clone(), t.shallow_clone()));
-        for (name, tensor) in parameters.chain(buffers) {
-            let array = crate::replica::to_array(&tensor)?;
-            tensors.insert(name, (array.shape().to_vec(), array.iter().flat_map(|v| v.to_le_bytes()).collect()));
-        }
         let fail = |what: String| ValidateError::Student { student: self.bundle.name().into(), what };
-        let views = tensors.iter().map(|(name, (shape, bytes))| {
-            TensorView::new(SafeDtype::F32, shape.clone(), bytes)
-                .map(|view| (name, view))
-                .map_err(|e| fail(e.to_string()))
-        });
-        let views = views.collect::<Result<Vec<_>, _>>()?;
-        safetensors::serialize(views, None).map_err(|e| fail(e.to_string()))
+        state::write(&self.named_tensors(), None).map_err(fail)
+    }
+
+    /// Parameters and running statistics, which share their storage with the student, named as in the graph.
+    fn named_tensors(&self) -> Vec<(String, Tensor)> {
+        let parameters = self.parameters.iter().map(|(name, t)| (name.clone(), t.shallow_clone()));
+        parameters.chain(batch_norm_buffers(&self.replica)).collect()
+    }
+
+    /// All tensors that a training changes.
+    fn tensors_of_training(&self, optimizer: &Optimizer, average: Option<&Average>) -> Vec<(String, Tensor)> {
+        let student = self.named_tensors().into_iter().map(|(name, tensor)| (format!("student/{name}"), tensor));
+        let numbered = |kind: &'static str, tensors: Vec<Tensor>| {
+            tensors.into_iter().enumerate().map(move |(number, tensor)| (format!("{kind}/{number}"), tensor))
+        };
+        let [first, second] = optimizer.moments();
+        let average = average.map(Average::mean).unwrap_or_default();
+        student
+            .chain(numbered("first moment", first))
+            .chain(numbered("second moment", second))
+            .chain(numbered("average", average))
+            .collect()
     }
 }
 
@@ -542,6 +569,7 @@ fn summarise(curve: Vec<Epoch>) -> Training {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RelabelConfig;
 
     #[test]
     fn the_smoothed_cosine_ends_where_its_smoothing_says() {
@@ -626,6 +654,72 @@ mod tests {
         let loss = |pass: &Pass| f64::try_from(pass.loss.detach()).unwrap();
         assert!((loss(&found) - 0.75 * loss(&first) - 0.25 * loss(&last)).abs() < 1e-5);
         assert_eq!(found.last.0.size(), [2, 10]);
+    }
+
+    /// Keeps every epoch, and is interrupted after so many of them.
+    struct Interrupting {
+        kept: Option<Vec<u8>>,
+        left: u32,
+    }
+
+    impl Keeper for Interrupting {
+        fn kept(&self) -> Option<Vec<u8>> {
+            self.kept.clone()
+        }
+
+        fn is_due(&self) -> bool {
+            true
+        }
+
+        fn keep(&mut self, state: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            self.kept = Some(state.to_vec());
+            self.left -= 1;
+            if self.left == 0 { Err("killed".into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_training_goes_on_and_ends_in_the_same_bytes() {
+        let bundle = student("convnet3-w128");
+        let views: RelabelConfig = serde_json::from_value(serde_json::json!({
+            "epochs": 4, "batch_size": 4, "crop": null, "flip": true, "mix": {"type": "none"}, "teacher_bn": "running",
+            "ensemble": [], "dtype": "f16", "top_k": null, "stored_epochs": null, "provider": "cpu", "fallback": null
+        }))
+        .unwrap();
+        let images = Dataset {
+            name: "x".into(),
+            images: (0..10 * 784).map(|i| (i * 7 % 251) as u8).collect(),
+            labels: (0..10).collect(),
+            channels: 1,
+            height: 28,
+            width: 28,
+            classes: bundle.manifest.classes.clone(),
+        };
+        for (optimizer, ema) in [
+            ("{type: adamw, learning_rate: 0.01, weight_decay: 0.01}", 0.9),
+            ("{type: sgd, learning_rate: 0.01, momentum: 0.9, weight_decay: 0.01}", 0.0),
+        ] {
+            let text = format!(
+                "loss: {{type: ce}}\noptimizer: {optimizer}\nschedule: {{type: linear}}\nema: {ema}\nevaluate_every: 2\n"
+            );
+            let config: ValidateConfig = serde_yaml::from_str(&text).unwrap();
+            let train = |keeper: &mut dyn Keeper| {
+                let mut student = Student::new(&bundle, 3, Device::Cpu).unwrap();
+                let views = Views::new(&views, 1, 5, &images, crate::data::Size { height: 28, width: 28 });
+                let lesson = Lesson { images: &images, views, labels: None };
+                let training = student.train(&lesson, &images, &config, keeper, &crate::progress::Silent)?;
+                Ok::<_, ValidateError>((training, student.checkpoint().unwrap()))
+            };
+            let whole = train(&mut Forgetful).unwrap();
+            for epochs in 1..=3 {
+                let mut keeper = Interrupting { kept: None, left: epochs };
+                assert!(train(&mut keeper).unwrap_err().to_string().contains("killed"));
+                keeper.left = u32::MAX;
+                assert_eq!(train(&mut keeper).unwrap(), whole, "after epoch {epochs}");
+            }
+            // What is damaged is of no use, and the training starts anew.
+            assert_eq!(train(&mut Interrupting { kept: Some(vec![1, 2]), left: u32::MAX }).unwrap(), whole);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub struct Optimizer {
     config: Config,
     decay: Decay,
     factor: f64,
-    steps: i32,
+    pub steps: i32,
 }
 
 impl Optimizer {
@@ -28,6 +28,11 @@ impl Optimizer {
         let zeros = || parameters.iter().map(|p| p.f_detach()?.f_zeros_like()).collect::<Result<Vec<_>, _>>();
         let (first, second) = (zeros()?, if matches!(config, Config::Adamw { .. }) { zeros()? } else { Vec::new() });
         Ok(Self { parameters, first, second, config, decay, factor: 1.0, steps: 0 })
+    }
+
+    /// The first and the second moments, as far as there are any; they share their storage with the optimiser.
+    pub fn moments(&self) -> [Vec<Tensor>; 2] {
+        [&self.first, &self.second].map(|moments| moments.iter().map(Tensor::shallow_clone).collect())
     }
 
     /// The learning rate from now on is `factor` times the configured one.

@@ -12,7 +12,9 @@ mod verifier;
 mod verify;
 mod whole;
 
+use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::data::{DataError, Dataset, Size, png};
@@ -20,6 +22,7 @@ use crate::run::Failure;
 use crate::run::stage::WorkDir;
 use crate::run::stages::Task;
 use crate::teacher::Bundle;
+use crate::validate::Keeper;
 
 /// Makes the stage of `task` in `work`; gives a remark for the user.
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<String>, Failure> {
@@ -40,6 +43,47 @@ pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<Strin
 /// The ImageFolder `images`, which is called `name`.
 fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
     Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })
+}
+
+/// Keeps a training in the stage's directory while it is under way.
+struct TrainingFile<'a> {
+    work: &'a WorkDir,
+    /// When it was kept last.
+    kept: Instant,
+}
+
+/// How much of a training an interruption may cost. Keeping takes some milliseconds.
+const KEEP_EVERY: Duration = Duration::from_secs(20);
+/// Gone when the stage is complete.
+const KEPT: &str = "under-way.safetensors";
+
+impl<'a> TrainingFile<'a> {
+    fn new(work: &'a WorkDir) -> Self {
+        Self { work, kept: Instant::now() }
+    }
+
+    fn remove(&self) -> Result<(), Failure> {
+        if self.work.has(KEPT) {
+            self.work.discard(&self.work.path().join(KEPT))?;
+        }
+        Ok(())
+    }
+}
+
+impl Keeper for TrainingFile<'_> {
+    fn kept(&self) -> Option<Vec<u8>> {
+        fs::read(self.work.path().join(KEPT)).ok()
+    }
+
+    fn is_due(&self) -> bool {
+        self.kept.elapsed() >= KEEP_EVERY
+    }
+
+    fn keep(&mut self, state: &[u8]) -> Result<(), Failure> {
+        self.work.write_last_of_part(KEPT, state)?;
+        self.kept = Instant::now();
+        Ok(())
+    }
 }
 
 /// The size of images that `network` takes.

@@ -8,7 +8,7 @@ use crate::run::stages::validate::Task;
 use crate::validate::{Lesson, Student};
 use crate::worker::Worker;
 
-use super::{input_size, read_named};
+use super::{TrainingFile, input_size, read_named};
 
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
     let images = read_named(&task.images, &task.name)?;
@@ -17,7 +17,9 @@ pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure>
     let mut fresh = Student::new(task.student, task.seed, worker.device)?;
     let views = Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let lesson = Lesson { images: &images, views, labels: labels.as_ref() };
-    let training = fresh.train(&lesson, task.test, &task.config, &worker.progress)?;
+    let mut keeper = TrainingFile::new(work);
+    let training = fresh.train(&lesson, task.test, &task.config, &mut keeper, &worker.progress)?;
+    keeper.remove()?;
     work.write("student.safetensors", &fresh.checkpoint()?)?;
     Ok(write_json(work, TRAINING, &training)?)
 }
