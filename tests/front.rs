@@ -57,6 +57,42 @@ fn what_needs_no_network_needs_no_engine() {
 }
 
 #[test]
+fn every_fault_of_every_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name).to_str().unwrap().to_string()
+    };
+    let required = "name: x\ndata: fashion-mnist\nteachers: a\nstudents: s\n";
+    let one = file("one.yaml", &format!("{required}ipc: [ten, 0]\nseed: 4\nrecover: {{iteratons: 5, flip: maybe}}\n"));
+    let two = file("two.yaml", "name: y\nrecover: fast\n");
+    let faults = |file: &str| match file.ends_with("one.yaml") {
+        true => vec![
+            "e.yaml: 5 faults:",
+            "line 5: `ipc[0]`: is the text `ten`, expected a whole number",
+            "line 5: `ipc[1]`: 0 is out of range: must be at least 1",
+            "line 6: `seed`: unknown key; did you mean `seeds`?",
+            "line 7: `recover.iteratons`: unknown key; did you mean `iterations`?",
+            "line 7: `recover.flip`: is the text `maybe`, expected `true` or `false`",
+        ],
+        false => vec![
+            "o.yaml: 5 faults:",
+            "`data`: this key is missing",
+            "`teachers`: this key is missing",
+            "`students`: this key is missing",
+            "`ipc`: this key is missing",
+            "line 2: `recover.preset`: there is no preset `fast`",
+        ],
+    };
+    for file in [&one, &two] {
+        let assert = alone(dir.path()).args(["run", "--dry-run", file]).assert().code(2);
+        faults(file).into_iter().fold(assert, |assert, fault| assert.stderr(contains(fault)));
+    }
+    let assert = alone(dir.path()).args(["status", &one, &two]).assert().code(1);
+    faults(&one).into_iter().chain(faults(&two)).fold(assert, |assert, fault| assert.stdout(contains(fault)));
+}
+
+#[test]
 fn a_missing_engine_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing =

@@ -1,4 +1,4 @@
-//! Ranges and contradictions: what types alone cannot say about an experiment.
+//! Ranges and contradictions: what types alone cannot say about an experiment. All that is wrong is found, not the first alone.
 
 use std::fmt;
 
@@ -122,71 +122,73 @@ impl fmt::Display for Range {
     }
 }
 
-/// The first thing that is wrong with `experiment`.
-pub(super) fn check(experiment: &Experiment) -> Result<(), Fault> {
-    name(&experiment.name)?;
-    data(&experiment.data)?;
-    lists(experiment)?;
-    ranges(experiment)?;
+/// What is wrong with single values, whatever the others are: names and numbers out of range.
+pub(super) fn values(experiment: &Experiment) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    faults.extend(name(&experiment.name));
+    faults.extend(experiment.methods.keys().filter_map(|name| entry_name("methods", name)));
+    faults.extend(experiment.protocols.keys().filter_map(|name| entry_name("protocols", name)));
+    faults.extend(ranges(experiment));
+    faults
+}
+
+/// What values that are right themselves do not allow each other.
+pub(super) fn contradictions(experiment: &Experiment) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    faults.extend(data(&experiment.data));
+    faults.extend(lists(experiment));
     for (name, method) in &experiment.methods {
-        entry_name("methods", name)?;
-        let in_method = |fault: Fault| fault.moved("recover", &format!("methods.{name}"));
-        check_method(method).and_then(|()| subset(method, &experiment.ipc)).map_err(in_method)?;
+        let found = check_method(method).into_iter().chain(subset(method, &experiment.ipc));
+        faults.extend(found.map(|fault| fault.moved("recover", &format!("methods.{name}"))));
     }
     for (name, protocol) in &experiment.protocols {
-        entry_name("protocols", name)?;
         let at = |stage| format!("protocols.{name}.{stage}");
-        check_protocol(protocol)
-            .map_err(|fault| fault.moved("relabel", &at("relabel")).moved("validate", &at("validate")))?;
+        let found = check_protocol(protocol).into_iter();
+        faults.extend(found.map(|fault| fault.moved("relabel", &at("relabel")).moved("validate", &at("validate"))));
     }
-    without_students(experiment)?;
-    formations(experiment)?;
-    hard_labels(experiment)
+    faults.extend(without_students(experiment));
+    faults.extend(formations(experiment));
+    faults.extend(hard_labels(experiment));
+    faults
 }
 
 /// Students are tested on real data, and learn every class that they can tell.
-fn without_students(experiment: &Experiment) -> Result<(), Fault> {
-    let (students, baselines) = (experiment.students.is_empty(), experiment.baselines.is_empty());
-    if experiment.data.kind == DataKind::None && !(students && baselines) {
-        let key = if students { "baselines" } else { "students" };
-        return Err(Fault::new(key, "needs real data, but `data` is `none`: leave it out, or name a data set"));
+fn without_students(experiment: &Experiment) -> Vec<Fault> {
+    let axes = [("students", experiment.students.is_empty()), ("baselines", experiment.baselines.is_empty())];
+    let given = axes.iter().filter(|(_, is_empty)| !is_empty).map(|(key, _)| *key);
+    if experiment.data.kind == DataKind::None {
+        let problem = "needs real data, but `data` is `none`: leave it out, or name a data set";
+        return given.map(|key| Fault::new(key, problem)).collect();
     }
-    match experiment.methods.iter().find(|(_, method)| method.classes.is_some()) {
-        Some((name, _)) if !students => {
-            let problem = "students need images of every class: leave it out, or set `data: none` and no students";
-            Err(Fault::new(format!("methods.{name}.classes"), problem))
-        }
-        _ => Ok(()),
-    }
+    let some =
+        experiment.methods.iter().filter(|(_, method)| method.classes.is_some() && !experiment.students.is_empty());
+    let problem = "students need images of every class: leave it out, or set `data: none` and no students";
+    some.map(|(name, _)| Fault::new(format!("methods.{name}.classes"), problem)).collect()
 }
 
 /// The small images of a mosaic have no border that could be black.
-fn formations(experiment: &Experiment) -> Result<(), Fault> {
+fn formations(experiment: &Experiment) -> Option<Fault> {
     let padded = |protocol: &Protocol| matches!(protocol.relabel.crop, Some(ViewCrop::Padded { .. }));
     let mosaic = experiment.methods.iter().find(|(_, method)| method.formation > 1);
-    match (mosaic, experiment.protocols.iter().find(|(_, protocol)| padded(protocol))) {
-        (Some((method, _)), Some((protocol, _))) => Err(Fault::new(
-            format!("protocols.{protocol}.relabel.crop"),
-            format!(
-                "pads whole images, but those of methods.{method} are mosaics (formation above 1): set {{type: resized, scale: [0.5, 1]}}"
-            ),
-        )),
-        _ => Ok(()),
-    }
+    let (method, _) = mosaic?;
+    let (protocol, _) = experiment.protocols.iter().find(|(_, protocol)| padded(protocol))?;
+    Some(Fault::new(
+        format!("protocols.{protocol}.relabel.crop"),
+        format!(
+            "pads whole images, but those of methods.{method} are mosaics (formation above 1): set {{type: resized, scale: [0.5, 1]}}"
+        ),
+    ))
 }
 
 /// What is wrong with one method; its keys are called `recover.…`.
-fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
-    if let Some(Crop { scale }) = recover.crop {
-        ascending("recover.crop.scale", scale)?;
-    }
-    if let Some(classes) = &recover.classes {
-        axis("recover.classes", classes)?;
-    }
-    distinct("recover.verifier", &recover.verifier)?;
+fn check_method(recover: &RecoverConfig) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    faults.extend(recover.crop.and_then(|Crop { scale }| ascending("recover.crop.scale", scale)));
+    faults.extend(recover.classes.iter().flat_map(|classes| axis("recover.classes", classes)));
+    faults.extend(distinct("recover.verifier", &recover.verifier));
     if recover.formation > 1 && !recover.verifier.is_empty() {
         let problem = "judges whole images, but these are mosaics (recover.formation is above 1): leave it out";
-        return Err(Fault::new("recover.verifier", problem));
+        faults.push(Fault::new("recover.verifier", problem));
     }
     let within = [
         ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
@@ -200,47 +202,50 @@ fn check_method(recover: &RecoverConfig) -> Result<(), Fault> {
             let problem = format!(
                 "has no effect, because recover.r_bn is 0 (the BN term is off): leave it out, or set {neutral}"
             );
-            return Err(Fault::new(format!("recover.{key}"), problem));
+            faults.push(Fault::new(format!("recover.{key}"), problem));
         }
     }
-    recover_terms(recover)
+    faults.extend(recover_terms(recover));
+    faults
 }
 
 /// A set has no more images than the set that it is the beginning of.
-fn subset(recover: &RecoverConfig, ipc: &[u32]) -> Result<(), Fault> {
-    match recover.subset_of.and_then(|whole| Some((whole, ipc.iter().find(|&&ipc| ipc > whole)?))) {
-        None => Ok(()),
-        Some((whole, ipc)) => Err(Fault::new(
-            "recover.subset_of",
-            format!(
-                "a set of {ipc} images per class (`ipc`) can't be the beginning of one of {whole}: set at least {ipc}"
-            ),
-        )),
-    }
+fn subset(recover: &RecoverConfig, ipc: &[u32]) -> Option<Fault> {
+    let (whole, largest) = (recover.subset_of?, ipc.iter().max()?);
+    (*largest > whole).then(|| {
+        let problem = format!(
+            "a set of {largest} images per class (`ipc`) can't be the beginning of one of {whole}: set at least {largest}"
+        );
+        Fault::new("recover.subset_of", problem)
+    })
 }
 
 /// What is wrong with one protocol; its keys are called `relabel.…` and `validate.…`.
-fn check_protocol(protocol: &Protocol) -> Result<(), Fault> {
+fn check_protocol(protocol: &Protocol) -> Vec<Fault> {
+    let mut faults = Vec::new();
     if let Some(ViewCrop::Resized { scale }) = protocol.relabel.crop {
-        ascending("relabel.crop.scale", scale)?;
+        faults.extend(ascending("relabel.crop.scale", scale));
     }
-    stored_epochs(&protocol.relabel)?;
-    ensemble(&protocol.relabel.ensemble)?;
+    faults.extend(stored_epochs(&protocol.relabel));
+    let members: Vec<_> = protocol.relabel.ensemble.iter().map(|member| &member.bundle).collect();
+    faults.extend(distinct("relabel.ensemble", &members));
     if protocol.relabel.fallback.is_some() && protocol.relabel.provider != Device::Cuda {
         let problem = "has no effect, because relabel.provider is not `cuda`: leave it out";
-        return Err(Fault::new("relabel.fallback", problem));
+        faults.push(Fault::new("relabel.fallback", problem));
     }
     if protocol.is_hard() && !matches!(protocol.relabel.mix, Mix::None {}) {
         let problem = "mixed views have no single class (set {type: none}), but validate.loss is `ce`, which trains on hard labels";
-        return Err(Fault::new("relabel.mix", problem));
+        faults.push(Fault::new("relabel.mix", problem));
     }
-    micro_batches(protocol)?;
-    training(protocol)?;
-    milestones(&protocol.validate.schedule)
+    faults.extend(micro_batches(protocol));
+    faults.extend(training(protocol));
+    faults.extend(milestones(&protocol.validate.schedule));
+    faults
 }
 
 /// Parts of a batch must be smaller than it, and the teacher's must count.
-fn micro_batches(protocol: &Protocol) -> Result<(), Fault> {
+fn micro_batches(protocol: &Protocol) -> Vec<Fault> {
+    let mut faults = Vec::new();
     let batch = protocol.relabel.batch_size;
     let parts = [
         ("relabel.micro_batch", protocol.relabel.micro_batch),
@@ -249,138 +254,141 @@ fn micro_batches(protocol: &Protocol) -> Result<(), Fault> {
     for (path, part) in parts {
         if let Some(part) = part.filter(|&part| part >= batch) {
             let problem = format!("{part} views are no part of a batch of {batch} (relabel.batch_size): leave it out");
-            return Err(Fault::new(path, problem));
+            faults.push(Fault::new(path, problem));
         }
     }
     if protocol.relabel.micro_batch.is_some() && protocol.relabel.teacher_bn == TeacherBn::Running {
         let problem = "has no effect, because relabel.teacher_bn is `running`: leave it out, or set `batch`";
-        return Err(Fault::new("relabel.micro_batch", problem));
+        faults.push(Fault::new("relabel.micro_batch", problem));
     }
-    Ok(())
+    faults
 }
 
 /// Parts of the training that need each other.
-fn training(protocol: &Protocol) -> Result<(), Fault> {
+fn training(protocol: &Protocol) -> Vec<Fault> {
+    let mut faults = Vec::new();
     let (validate, epochs) = (&protocol.validate, protocol.relabel.epochs);
     if let Some(warmup) = validate.warmup.filter(|warmup| warmup.epochs >= epochs) {
         let problem = format!("{} epochs leave none of relabel.epochs, {epochs}, for the schedule", warmup.epochs);
-        return Err(Fault::new("validate.warmup.epochs", problem));
+        faults.push(Fault::new("validate.warmup.epochs", problem));
     }
     if let Loss::Kl { temperature, cooling: Some(cooling), .. } = validate.loss
         && cooling.floor > temperature
     {
         let problem = format!("{} is above the temperature that falls, {temperature}", cooling.floor);
-        return Err(Fault::new("validate.loss.cooling.floor", problem));
+        faults.push(Fault::new("validate.loss.cooling.floor", problem));
     }
-    let Some(hard) = validate.hard_epochs else { return Ok(()) };
+    let Some(hard) = validate.hard_epochs else { return faults };
     if protocol.is_hard() {
         let problem = "has no effect, because validate.loss is `ce`, which trains on hard labels: leave it out";
-        return Err(Fault::new("validate.hard_epochs", problem));
+        faults.push(Fault::new("validate.hard_epochs", problem));
     }
     if hard.from >= hard.to {
         let problem = format!("{} does not come after validate.hard_epochs.from, {}", hard.to, hard.from);
-        return Err(Fault::new("validate.hard_epochs.to", problem));
+        faults.push(Fault::new("validate.hard_epochs.to", problem));
     }
-    Ok(())
+    faults
 }
 
 /// What rows of real images are called.
 const BASELINES: [&str; 4] = ["random_real", "nearest_mean", "rded_crops", "whole_real"];
 
 /// Names of methods and protocols are parts of YAML paths, of file names and of tables.
-fn entry_name(axis: &str, name: &str) -> Result<(), Fault> {
+fn entry_name(axis: &str, name: &str) -> Option<Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.is_empty() || name.len() > 60 || !name.chars().all(plain) {
         let allowed = "letters, digits, `_` and `-`, at most 60 of them";
-        return Err(Fault::new(axis, format!("`{name}` is no name for one of them: allowed are {allowed}")));
+        return Some(Fault::new(axis, format!("`{name}` is no name for one of them: allowed are {allowed}")));
     }
-    if axis == "methods" && BASELINES.contains(&name) {
-        return Err(Fault::new(
-            format!("{axis}.{name}"),
-            "is what the rows of a baseline are called: choose another name",
-        ));
-    }
-    Ok(())
+    (axis == "methods" && BASELINES.contains(&name)).then(|| {
+        let problem = "is what the rows of a baseline are called: choose another name";
+        Fault::new(format!("{axis}.{name}"), problem)
+    })
 }
 
-fn name(name: &str) -> Result<(), Fault> {
+fn name(name: &str) -> Option<Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
         let allowed = "letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`";
-        return Err(Fault::new("name", format!("`{name}` cannot name a directory: allowed are {allowed}")));
+        return Some(Fault::new("name", format!("`{name}` cannot name a directory: allowed are {allowed}")));
     }
     // Some file systems take `Stages` for the same.
-    if name.eq_ignore_ascii_case("stages") {
-        return Err(Fault::new("name", format!("`{name}` is where all experiments keep their stages: choose another")));
-    }
-    Ok(())
+    name.eq_ignore_ascii_case("stages")
+        .then(|| Fault::new("name", format!("`{name}` is where all experiments keep their stages: choose another")))
 }
 
-fn data(data: &DataConfig) -> Result<(), Fault> {
+fn data(data: &DataConfig) -> Vec<Fault> {
+    let mut faults = Vec::new();
     let needs_path = data.kind.known_name().is_none() && data.kind != DataKind::None;
     if needs_path && data.path.is_none() {
-        return Err(Fault::new("data.path", "is missing: such files are found nowhere but where this key says"));
+        faults.push(Fault::new("data.path", "is missing: such files are found nowhere but where this key says"));
     }
     if data.class_map.is_some() && data.kind != DataKind::ImageFolder {
-        return Err(Fault::new(
-            "data.class_map",
-            "has no effect, because data.type is not `image-folder`: leave it out",
-        ));
+        let problem = "has no effect, because data.type is not `image-folder`: leave it out";
+        faults.push(Fault::new("data.class_map", problem));
     }
-    Ok(())
+    faults
 }
 
 /// Axes of the matrix must have values, and none twice.
-fn lists(experiment: &Experiment) -> Result<(), Fault> {
-    axis("teachers", &experiment.teachers)?;
-    if experiment.data.kind == DataKind::None {
-        distinct("students", &experiment.students)?;
-    } else {
-        axis("students", &experiment.students)?;
-    }
-    axis("ipc", &experiment.ipc)?;
-    axis("seeds", &experiment.seeds)?;
-    axis("methods", &experiment.methods.keys().collect::<Vec<_>>())?;
-    axis("protocols", &experiment.protocols.keys().collect::<Vec<_>>())?;
-    axis("labels", &experiment.labels)?;
+fn lists(experiment: &Experiment) -> Vec<Fault> {
+    let mut faults = axis("teachers", &experiment.teachers);
+    faults.extend(match experiment.data.kind {
+        DataKind::None => distinct("students", &experiment.students),
+        _ => axis("students", &experiment.students),
+    });
+    faults.extend(axis("ipc", &experiment.ipc));
+    faults.extend(axis("seeds", &experiment.seeds));
+    faults.extend(axis("methods", &experiment.methods.keys().collect::<Vec<_>>()));
+    faults.extend(axis("protocols", &experiment.protocols.keys().collect::<Vec<_>>()));
+    faults.extend(axis("labels", &experiment.labels));
     if let RelabelTeachers::List(teachers) = &experiment.relabel_teachers {
-        axis("relabel_teachers", teachers)?;
+        faults.extend(axis("relabel_teachers", teachers));
     }
-    distinct("baselines", &experiment.baselines)
+    faults.extend(distinct("baselines", &experiment.baselines));
+    faults
 }
 
-fn axis<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
-    if values.is_empty() {
-        return Err(Fault::new(path, "the list is empty; at least one value is needed"));
+fn axis<T: PartialEq>(path: &str, values: &[T]) -> Vec<Fault> {
+    match values {
+        [] => vec![Fault::new(path, "the list is empty; at least one value is needed")],
+        _ => distinct(path, values),
     }
-    distinct(path, values)
 }
 
-fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Result<(), Fault> {
-    for (index, value) in values.iter().enumerate() {
-        if let Some(first) = values[..index].iter().position(|earlier| earlier == value) {
-            return Err(Fault::new(format!("{path}[{index}]"), format!("repeats {path}[{first}]")));
-        }
-    }
-    Ok(())
+fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Vec<Fault> {
+    let repeats = values.iter().enumerate().filter_map(|(index, value)| {
+        let first = values[..index].iter().position(|earlier| earlier == value)?;
+        Some(Fault::new(format!("{path}[{index}]"), format!("repeats {path}[{first}]")))
+    });
+    repeats.collect()
 }
 
-fn ranges(experiment: &Experiment) -> Result<(), Fault> {
-    let tree = serde_yaml::to_value(experiment).map_err(|error| Fault::new(".", error.to_string()))?;
+fn ranges(experiment: &Experiment) -> Vec<Fault> {
+    let tree = match serde_yaml::to_value(experiment) {
+        Ok(tree) => tree,
+        Err(error) => return vec![Fault::new(".", error.to_string())],
+    };
+    let mut faults = Vec::new();
     for (path, range) in RANGES {
         for path in places(path, experiment) {
             let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
             match value {
                 Value::Sequence(values) => {
-                    for (index, value) in values.iter().enumerate() {
-                        in_range(&format!("{path}[{index}]"), value, range)?;
-                    }
+                    let values = values.iter().enumerate();
+                    faults.extend(values.filter_map(|(at, value)| in_range(&format!("{path}[{at}]"), value, range)));
                 }
-                value => in_range(&path, value, range)?,
+                value => faults.extend(in_range(&path, value, range)),
             }
         }
     }
-    Ok(())
+    for (name, protocol) in &experiment.protocols {
+        for (index, EnsembleMember { weight, .. }) in protocol.relabel.ensemble.iter().enumerate() {
+            let path = format!("protocols.{name}.relabel.ensemble[{index}].weight");
+            faults.extend(in_range(&path, &Value::from(*weight), &positive(1e6)));
+        }
+    }
+    faults
 }
 
 /// Where a key of [`RANGES`] stands in the experiment: once, or once per method or protocol.
@@ -394,102 +402,79 @@ fn places(path: &str, experiment: &Experiment) -> Vec<String> {
     }
 }
 
-fn in_range(path: &str, value: &Value, range: &Range) -> Result<(), Fault> {
-    match value.as_f64() {
-        Some(number) if !range.contains(number) => {
-            Err(Fault::new(path, format!("{number} is out of range: must be {range}")))
-        }
-        _ => Ok(()),
-    }
+fn in_range(path: &str, value: &Value, range: &Range) -> Option<Fault> {
+    let number = value.as_f64().filter(|number| !range.contains(*number))?;
+    Some(Fault::new(path, format!("{number} is out of range: must be {range}")))
 }
 
-fn ascending(path: &str, [low, high]: [f64; 2]) -> Result<(), Fault> {
-    if low > high {
-        return Err(Fault::new(path, format!("the smallest share, {low}, is above the largest, {high}")));
-    }
-    Ok(())
+fn ascending(path: &str, [low, high]: [f64; 2]) -> Option<Fault> {
+    (low > high).then(|| Fault::new(path, format!("the smallest share, {low}, is above the largest, {high}")))
 }
 
-fn ensemble(members: &[EnsembleMember]) -> Result<(), Fault> {
-    distinct("relabel.ensemble", &members.iter().map(|member| &member.bundle).collect::<Vec<_>>())?;
-    let allowed = positive(1e6);
-    match members.iter().position(|member| !allowed.contains(member.weight)) {
-        Some(index) => Err(Fault::new(
-            format!("relabel.ensemble[{index}].weight"),
-            format!("{} is out of range: must be {allowed}", members[index].weight),
-        )),
-        None => Ok(()),
-    }
+fn stored_epochs(relabel: &RelabelConfig) -> Option<Fault> {
+    let stored = relabel.stored_epochs.filter(|stored| *stored > relabel.epochs)?;
+    let problem = format!("{stored} epochs are to be stored, but relabel.epochs is {}", relabel.epochs);
+    Some(Fault::new("relabel.stored_epochs", problem))
 }
 
-fn stored_epochs(relabel: &RelabelConfig) -> Result<(), Fault> {
-    match relabel.stored_epochs {
-        Some(stored) if stored > relabel.epochs => {
-            let problem = format!("{stored} epochs are to be stored, but relabel.epochs is {}", relabel.epochs);
-            Err(Fault::new("relabel.stored_epochs", problem))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn milestones(schedule: &Schedule) -> Result<(), Fault> {
-    let Schedule::Multistep { milestones, .. } = schedule else { return Ok(()) };
+fn milestones(schedule: &Schedule) -> Vec<Fault> {
+    let Schedule::Multistep { milestones, .. } = schedule else { return Vec::new() };
     let path = "validate.schedule.milestones";
     if milestones.is_empty() {
-        return Err(Fault::new(path, "the list is empty: give at least one, or the schedule `constant`"));
+        let problem = "the list is empty: give at least one, or the schedule `constant`";
+        return vec![Fault::new(path, problem)];
     }
-    match milestones.windows(2).position(|pair| pair[0] >= pair[1]) {
-        Some(index) => Err(Fault::new(
-            format!("{path}[{}]", index + 1),
-            format!("{} does not come after {}: milestones ascend", milestones[index + 1], milestones[index]),
-        )),
-        None => Ok(()),
-    }
+    let pairs = milestones.windows(2).enumerate().filter(|(_, pair)| pair[0] >= pair[1]);
+    let fault = |(index, pair): (usize, &[f64])| {
+        let problem = format!("{} does not come after {}: milestones ascend", pair[1], pair[0]);
+        Fault::new(format!("{path}[{}]", index + 1), problem)
+    };
+    pairs.map(fault).collect()
 }
 
 /// Terms of the recovery that need each other.
-fn recover_terms(recover: &RecoverConfig) -> Result<(), Fault> {
+fn recover_terms(recover: &RecoverConfig) -> Vec<Fault> {
+    let mut faults = distinct("recover.compat", &recover.compat);
     if recover.crop_curriculum > 0.0 && recover.crop.is_none() {
         let problem = "needs recover.crop, whose smallest share it leads to (or set 0)";
-        return Err(Fault::new("recover.crop_curriculum", problem));
+        faults.push(Fault::new("recover.crop_curriculum", problem));
     }
     if let Some(residual) = &recover.residual {
+        let last = (residual.budgets as usize - 1).checked_rem(residual.scales.len()).map(|at| residual.scales[at]);
         if recover.is_data_free() {
             let problem = "blends images with what they start from, which is noise: set recover.start to `real`, `clusters` or `crops`, or leave it out";
-            return Err(Fault::new("recover.residual", problem));
-        }
-        let last = (residual.budgets as usize - 1).checked_rem(residual.scales.len()).map(|at| residual.scales[at]);
-        if last != Some(1.0) {
+            faults.push(Fault::new("recover.residual", problem));
+        } else if last != Some(1.0) {
             let problem = format!("the last of {} budgets must have the scale 1", residual.budgets);
-            return Err(Fault::new("recover.residual.scales", problem));
+            faults.push(Fault::new("recover.residual.scales", problem));
         }
     }
     if let Some(committee) = &recover.committee {
-        axis("recover.committee.teachers", &committee.teachers)?;
+        faults.extend(axis("recover.committee.teachers", &committee.teachers));
         let (weights, teachers) = (committee.weights.len(), committee.teachers.len() + 1);
         if weights != 0 && (weights != teachers || committee.turn == Turn::RoundRobin) {
             let problem = format!(
                 "{weights} weights; give one for each of the {teachers} teachers, the cell's own first, with `turn: all`, or none"
             );
-            return Err(Fault::new("recover.committee.weights", problem));
+            faults.push(Fault::new("recover.committee.weights", problem));
         }
     }
-    distinct("recover.compat", &recover.compat)
+    faults
 }
 
 /// Where no protocol has soft labels, nothing may ask for them.
-fn hard_labels(experiment: &Experiment) -> Result<(), Fault> {
-    if !experiment.protocols.values().all(Protocol::is_hard) {
-        return Ok(());
+fn hard_labels(experiment: &Experiment) -> Vec<Fault> {
+    if experiment.protocols.is_empty() || !experiment.protocols.values().all(Protocol::is_hard) {
+        return Vec::new();
     }
     let contradiction = |path: &str, problem: &str| {
-        Err(Fault::new(path, format!("{problem}, but validate.loss is `ce`, which trains on hard labels")))
+        Fault::new(path, format!("{problem}, but validate.loss is `ce`, which trains on hard labels"))
     };
+    let soft = experiment.baselines.iter().enumerate().filter(|(_, baseline)| baseline.labels() == Labels::Soft);
+    let mut faults: Vec<Fault> =
+        soft.map(|(at, _)| contradiction(&format!("baselines[{at}]"), "this baseline has soft labels")).collect();
     if experiment.relabel_teachers != RelabelTeachers::Same {
-        return contradiction("relabel_teachers", "these teachers would give soft labels");
+        faults.push(contradiction("relabel_teachers", "these teachers would give soft labels"));
     }
-    match experiment.baselines.iter().position(|baseline| baseline.labels() == Labels::Soft) {
-        Some(index) => contradiction(&format!("baselines[{index}]"), "this baseline has soft labels"),
-        None => Ok(()),
-    }
+    faults
 }

@@ -1,7 +1,7 @@
 //! What can be wrong with an experiment, and how it is said.
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use super::schema;
 use crate::place;
@@ -33,28 +33,80 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A key that is unknown, missing, out of range, or contradicts another.
-    #[error("{place}: `{path}`: {problem}")]
+    /// Keys that are unknown, missing, out of range, or contradict others.
+    #[error("{}", told(file, faults))]
     Invalid {
-        /// The file with its line, or the `--set` argument that is to blame.
-        place: String,
-        /// The YAML path, such as `recover.iterations`.
-        path: String,
-        /// What is wrong and what is allowed.
-        problem: String,
+        /// The file as given.
+        file: PathBuf,
+        /// Every one, in the order of the file; at least one.
+        faults: Vec<Located>,
     },
+}
+
+/// The most faults of one file that are told.
+pub(super) const MOST: usize = 50;
+
+/// A fault and what to change.
+#[derive(Debug)]
+pub struct Located {
+    pub(super) place: Place,
+    pub(super) fault: Fault,
+}
+
+/// What is to be changed.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// The file, nobody knows where.
+    File,
+    /// A place in the file, both from 1.
+    Line { line: usize, column: usize },
+    /// A `--set` argument.
+    Override(String),
+}
+
+/// One fault in one line; several below each other.
+fn told(file: &Path, faults: &[Located]) -> String {
+    if let [Located { place, fault }] = faults {
+        return match place {
+            Place::File => format!("{}: {fault}", file.display()),
+            Place::Line { line, .. } => format!("{}, line {line}: {fault}", file.display()),
+            Place::Override(argument) => format!("--set {argument}: {fault}"),
+        };
+    }
+    let count = if faults.len() < MOST { faults.len().to_string() } else { format!("at least {MOST}") };
+    let line = |Located { place, fault }: &Located| match place {
+        Place::File => format!("\n  {fault}"),
+        Place::Line { line, .. } => format!("\n  line {line}: {fault}"),
+        Place::Override(argument) => format!("\n  --set {argument}: {fault}"),
+    };
+    format!("{}: {count} faults:{}", file.display(), faults.iter().take(MOST).map(line).collect::<String>())
 }
 
 /// Something wrong at a YAML path, before anyone knows which file and line that was.
 #[derive(Debug)]
 pub(super) struct Fault {
+    /// Such as `recover.iterations`.
     pub path: String,
+    /// What is wrong and what is allowed.
     pub problem: String,
+}
+
+/// The problem of a key that is not there.
+const MISSING: &str = "this key is missing and has no default";
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        write!(formatter, "`{}`: {}", self.path, self.problem)
+    }
 }
 
 impl Fault {
     pub fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { path: path.into(), problem: problem.into() }
+    }
+
+    pub fn is_missing(&self) -> bool {
+        self.problem == MISSING
     }
 
     /// The same fault where `from` lies at `to`.
@@ -79,9 +131,7 @@ impl Fault {
             Some((name, known)) if message.starts_with("unknown variant") => {
                 Self::new(path, unknown("value", &format!(" `{name}`"), name, known))
             }
-            Some((name, _)) if message.starts_with("missing field") => {
-                Self::new(join(path, name), "this key is missing and has no default")
-            }
+            Some((name, _)) if message.starts_with("missing field") => Self::new(join(path, name), MISSING),
             _ => Self::new(path, in_plain_words(message)),
         }
     }

@@ -1,4 +1,4 @@
-//! Finds the line of a YAML path in the text: a walk that stops with a deliberate error at the wanted key, whose location the parser adds.
+//! Finds a YAML path in the text: a walk that stops with a deliberate error at the wanted key, whose location the parser adds.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use super::path::Segment;
 
-/// The line (from 1) where `path` stands in `text`, or the longest part of it that stands there.
-pub(super) fn line(text: &str, path: &[Segment]) -> Option<usize> {
-    (1..=path.len()).rev().find_map(|length| exact_line(text, &path[..length]))
+/// The line and column (from 1) where `path` stands in `text`, or the longest part of it that stands there.
+pub(super) fn position(text: &str, path: &[Segment]) -> Option<(usize, usize)> {
+    (1..=path.len()).rev().find_map(|length| exact(text, &path[..length]))
 }
 
-fn exact_line(text: &str, path: &[Segment]) -> Option<usize> {
+fn exact(text: &str, path: &[Segment]) -> Option<(usize, usize)> {
     let outcome = Walk(path).deserialize(serde_yaml::Deserializer::from_str(text));
     let error = outcome.err().filter(|error| error.to_string().contains(FOUND))?;
-    error.location().map(|location| location.line())
+    error.location().map(|location| (location.line(), location.column()))
 }
 
 const FOUND: &str = "found the wanted key";

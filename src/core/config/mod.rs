@@ -14,6 +14,7 @@
 
 mod check;
 mod error;
+mod faults;
 mod locate;
 mod model;
 mod overrides;
@@ -24,7 +25,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use error::ConfigError;
+pub use error::{ConfigError, Located};
 pub use model::{
     Baseline, BnDistance, BnWeight, Cell, Committee, Cooling, Crop, DataConfig, DataKind, Decay, Device, Difficulty,
     EnsembleMember, Experiment, Fallback, HardEpochs, LabelDtype, Labels, Loss, Mix, Optimizer, Packing, Protocol,

@@ -1,5 +1,7 @@
 //! YAML paths such as `teachers[1]` and `recover.crop.scale[0]`.
 
+use serde_yaml::Value;
+
 /// One step from a node to a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Segment {
@@ -22,4 +24,25 @@ pub(super) fn parse(path: &str) -> Option<Vec<Segment>> {
         }
     }
     Some(segments)
+}
+
+/// What stands at `path` below `node`.
+pub(super) fn at<'a>(node: &'a mut Value, path: &[Segment]) -> Option<&'a mut Value> {
+    path.iter().try_fold(node, |node, segment| match segment {
+        Segment::Key(key) => node.get_mut(key.as_str()),
+        Segment::Index(index) => node.get_mut(*index),
+    })
+}
+
+/// The path as it was before [`parse`].
+pub(super) fn written(path: &[Segment]) -> String {
+    let mut text = String::new();
+    for segment in path {
+        match segment {
+            Segment::Key(key) if text.is_empty() => text.push_str(key),
+            Segment::Key(key) => text.extend([".", key]),
+            Segment::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    text
 }

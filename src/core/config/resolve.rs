@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::error::{ConfigError, Fault};
+use super::error::{ConfigError, Fault, Located, Place};
 use super::model::{Device, Experiment, Fallback, Labels, Protocol, RecoverConfig};
 use super::overrides::Override;
-use super::{check, locate, path, presets};
+use super::{faults, locate, path, presets};
 use crate::place::without_mark;
 
 /// Keys that may have one value in place of a list of one.
@@ -50,7 +50,7 @@ impl Experiment {
                 return Err(ConfigError::Syntax { file: file.to_path_buf(), message });
             }
         };
-        resolve(raw).map_err(|fault| blame(fault, text, file, &overrides))
+        faults::resolve(raw).map_err(|faults| blame(faults, text, file, &overrides))
     }
 
     /// The experiment as YAML with every key explicit, which resolves to this very experiment.
@@ -81,17 +81,22 @@ fn has_merge(value: &Value) -> bool {
     }
 }
 
-/// Says where the fault came from: a `--set` argument, or a line of the file.
-fn blame(fault: Fault, text: &str, file: &Path, overrides: &[Override]) -> ConfigError {
-    let segments = path::parse(&fault.path).unwrap_or_default();
-    let place = match overrides.iter().rev().find(|one| one.sets(&segments)) {
-        Some(one) => format!("--set {}", one.argument),
-        None => match locate::line(text, &segments) {
-            Some(line) => format!("{}, line {line}", file.display()),
-            None => file.display().to_string(),
-        },
+/// Says where each fault came from: a `--set` argument, or a line of the file.
+fn blame(faults: Vec<Fault>, text: &str, file: &Path, overrides: &[Override]) -> ConfigError {
+    let place = |fault: Fault| {
+        let segments = path::parse(&fault.path).unwrap_or_default();
+        let place = match overrides.iter().rev().find(|one| one.sets(&segments)) {
+            Some(one) => Place::Override(one.argument.to_string()),
+            None => match locate::position(text, &segments) {
+                Some((line, column)) => Place::Line { line, column },
+                None => Place::File,
+            },
+        };
+        Located { place, fault }
     };
-    ConfigError::Invalid { place, path: fault.path, problem: fault.problem }
+    let mut faults: Vec<Located> = faults.into_iter().map(place).collect();
+    faults.sort_by(|a, b| a.place.cmp(&b.place));
+    ConfigError::Invalid { file: file.to_path_buf(), faults }
 }
 
 impl RecoverConfig {
@@ -100,7 +105,10 @@ impl RecoverConfig {
     /// # Errors
     /// When there is no such preset, or it has no recovery.
     pub fn of_preset(name: &str) -> Result<Self, ConfigError> {
-        let invalid = |Fault { path, problem }| ConfigError::Invalid { place: name.to_owned(), path, problem };
+        let invalid = |fault| {
+            let faults = vec![Located { place: Place::File, fault }];
+            ConfigError::Invalid { file: name.into(), faults }
+        };
         let defaults = stage_defaults(&mut presets::defaults());
         let section = stage_section("recover", Some(name.into()), &defaults).map_err(invalid)?;
         serde_path_to_error::deserialize(Value::Mapping(section))
@@ -108,37 +116,62 @@ impl RecoverConfig {
     }
 }
 
-fn resolve(mut raw: Mapping) -> Result<Experiment, Fault> {
+/// What the keys of a file are, each of its type, in the experiment with all keys; and the short forms that the file uses.
+///
+/// # Errors
+/// The first key or value that is no such thing.
+pub(super) fn typed(mut raw: Mapping) -> Result<(Experiment, Vec<Form>), Fault> {
     spell_out(&mut raw);
     let mut resolved = presets::defaults();
     let defaults = stage_defaults(&mut resolved);
     let (methods, method_form) = methods(&mut raw, &defaults)?;
     let (protocols, protocol_form) = protocols(&mut raw, &defaults)?;
+    let forms: Vec<Form> = method_form.into_iter().chain(protocol_form).collect();
     let chose_baselines = raw.contains_key("baselines");
     resolved.extend(raw);
     resolved.insert("methods".into(), Value::Mapping(methods));
     resolved.insert("protocols".into(), Value::Mapping(protocols));
-    let as_written = |fault: Fault| method_form.iter().chain(&protocol_form).fold(fault, Form::shorten);
-    typed(resolved, chose_baselines).map_err(as_written)
+    let mut experiment = read(&resolved).map_err(|(path, message)| {
+        let path = key_of_choice(&resolved, &path, &message).unwrap_or(path);
+        as_written(Fault::from_serde(&path, &message, &SHORT), &forms)
+    })?;
+    for protocol in experiment.protocols.values_mut().filter(|p| p.relabel.provider == Device::Cuda) {
+        protocol.relabel.fallback.get_or_insert(Fallback::Error);
+    }
+    // Of the default baselines those stay that some protocol can have.
+    if !chose_baselines && experiment.protocols.values().all(Protocol::is_hard) {
+        experiment.baselines.retain(|baseline| baseline.labels() == Labels::Hard);
+    }
+    Ok((experiment, forms))
+}
+
+/// Reads the tree; an error is serde's path and message.
+fn read(resolved: &Mapping) -> Result<Experiment, (String, String)> {
+    serde_path_to_error::deserialize(Value::Mapping(resolved.clone()))
+        .map_err(|error| (error.path().to_string(), error.inner().to_string()))
+}
+
+/// The path of the wrong value among the keys beside a `type`, of which serde tells the parent alone: without the wrong
+/// one it says something else.
+fn key_of_choice(resolved: &Mapping, path: &str, message: &str) -> Option<String> {
+    if !message.starts_with("invalid ") {
+        return None;
+    }
+    let segments = path::parse(path)?;
+    let mut tree = Value::Mapping(resolved.clone());
+    let keys = path::at(&mut tree, &segments)?.as_mapping().filter(|keys| keys.contains_key("type"))?.clone();
+    keys.keys().filter_map(Value::as_str).filter(|key| *key != "type").find_map(|key| {
+        let mut without = keys.clone();
+        without.remove(key);
+        *path::at(&mut tree, &segments)? = Value::Mapping(without);
+        let is_same = read(tree.as_mapping()?).is_err_and(|(other, said)| other == path && said == message);
+        (!is_same).then(|| format!("{path}.{key}"))
+    })
 }
 
 /// Takes the stages' sections out of the defaults.
 fn stage_defaults(defaults: &mut Mapping) -> Mapping {
     SHORT.iter().map(|stage| (Value::from(*stage), defaults.remove(stage).unwrap_or_default())).collect()
-}
-
-/// The checked experiment; of the default baselines it keeps those that some protocol can have.
-fn typed(resolved: Mapping, chose_baselines: bool) -> Result<Experiment, Fault> {
-    let mut experiment: Experiment = serde_path_to_error::deserialize(Value::Mapping(resolved))
-        .map_err(|error| Fault::from_serde(&error.path().to_string(), &error.inner().to_string(), &SHORT))?;
-    for protocol in experiment.protocols.values_mut().filter(|p| p.relabel.provider == Device::Cuda) {
-        protocol.relabel.fallback.get_or_insert(Fallback::Error);
-    }
-    if !chose_baselines && experiment.protocols.values().all(Protocol::is_hard) {
-        experiment.baselines.retain(|baseline| baseline.labels() == Labels::Hard);
-    }
-    check::check(&experiment)?;
-    Ok(experiment)
 }
 
 /// Turns one value into a list of one, and `data: x` into `data: {type: x}`; without real data, students and baselines are none.
@@ -159,15 +192,14 @@ fn spell_out(raw: &mut Mapping) {
 }
 
 /// A short form that the file uses: faults at `long` are told as `short`, which is where the user wrote it.
-struct Form {
+pub(super) struct Form {
     long: String,
     short: &'static str,
 }
 
-impl Form {
-    fn shorten(fault: Fault, form: &Self) -> Fault {
-        fault.moved(&form.long, form.short)
-    }
+/// The fault at the place where the user wrote what is wrong.
+pub(super) fn as_written(fault: Fault, forms: &[Form]) -> Fault {
+    forms.iter().fold(fault, |fault, form| fault.moved(&form.long, form.short))
 }
 
 /// Every method with all keys.

@@ -640,6 +640,118 @@ fn faulty_files_are_told_where_and_what() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A file's text, and the lines and paths of the faults that it is told of; `--set` stands for a line.
+const SEVERAL: &[(&str, &[&str])] = &[
+    (
+        "name: ../x\ndata: fashion-mnist\nteacher: onnx/a\nstudents: onnx/s\nipc: [ten, 5, twenty]\nseed: 4\n",
+        &["1 name", "3 teacher", "5 ipc[0]", "5 ipc[2]", "6 seed"],
+    ),
+    (
+        "name: x\ndata: {type: fashion-mist, path: 3}\nteachers: [onnx/a, 5, 6]\nstudents: onnx/s\nipc: [0, x, 10001]\n\
+         recover: {iteratons: 5, jitter: -1, learning_rate: 0, betas: [a, 0.5]}\n\
+         relabel:\n  mix: {type: cutmux, alpha: 1}\n  epochs: 0\nvalidate: {ema: 1}\n",
+        &[
+            "2 data.type",
+            "3 teachers[1]",
+            "3 teachers[2]",
+            "5 ipc[0]",
+            "5 ipc[1]",
+            "5 ipc[2]",
+            "6 recover.iteratons",
+            "6 recover.jitter",
+            "6 recover.learning_rate",
+            "6 recover.betas[0]",
+            "8 relabel.mix.type",
+            "9 relabel.epochs",
+            "10 validate.ema",
+        ],
+    ),
+    (
+        "name: x\ndata: mnist\nteachers: a\nstudents: s\nipc: 1\nmethods:\n  a: {r_bn: -1}\n  b: fast\n  c: {flip: maybe}\n\
+         protocols:\n  short: {relabel: {mix: {type: mixup, alpa: 1}}}\n  long: 3\n",
+        &[
+            "7 methods.a.r_bn",
+            "8 methods.b.preset",
+            "9 methods.c.flip",
+            "11 protocols.short.relabel.mix.alpa",
+            "12 protocols.long",
+        ],
+    ),
+    // Contradictions, all of them, but only where every value is right itself.
+    (
+        "name: x\ndata: npz\nteachers: [a, a]\nstudents: s\nipc: 10\nseeds: []\nrecover: {crop_curriculum: 1, subset_of: 5, compat: []}\n\
+         relabel: {micro_batch: 50, stored_epochs: 301}\n",
+        &[
+            "2 data.path",
+            "3 teachers[1]",
+            "6 seeds",
+            "7 recover.crop_curriculum",
+            "7 recover.subset_of",
+            "8 relabel.micro_batch",
+            "8 relabel.stored_epochs",
+        ],
+    ),
+    (
+        "name: x\ndata: npz\nteachers: a\nstudents: s\nipc: 10\nrecover: {crop: {scale: [0, 1]}, crop_curriculum: 1}\n",
+        &["6 recover.crop.scale[0]"],
+    ),
+];
+
+#[test]
+fn all_faults_of_a_file_are_told_at_once() {
+    for (text, expected) in SEVERAL {
+        let said = parse(text, &[]).unwrap_err().to_string();
+        let told = |line: &str| {
+            let (line, fault) = line.trim().trim_start_matches("e.yaml, ").split_once(": ").unwrap();
+            let path = fault.split('`').nth(1).unwrap();
+            format!("{} {path}", line.trim_start_matches("line "))
+        };
+        let heading = format!("e.yaml: {} faults:", expected.len());
+        assert_eq!(said.starts_with(&heading), expected.len() > 1, "{said}");
+        let found: Vec<String> = said.lines().filter(|line| **line != heading).map(told).collect();
+        assert_eq!(found, *expected, "{said}");
+    }
+}
+
+#[test]
+fn overrides_and_the_file_are_blamed_together() {
+    let said = parse(&format!("{MINIMAL}seed: 4\n"), &["ipc=0", "recover.flip=maybe"]).unwrap_err().to_string();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0] == "e.yaml: 3 faults:" && lines[1].starts_with("  line 6: `seed`: unknown key"), "{said}");
+    assert!(lines[2].starts_with("  --set ipc=0: `ipc[0]`: 0 is out of range"), "{said}");
+    assert!(lines[3].starts_with("  --set recover.flip=maybe: `recover.flip`: is the text"), "{said}");
+}
+
+/// Whatever a file holds, all that is wrong with it is told once, and the telling ends.
+#[test]
+fn many_faults_are_told_up_to_a_bound() {
+    let keys: String = (0..500).map(|key| format!("key{key}: 1\n")).collect();
+    let said = parse(&format!("{MINIMAL}{keys}"), &[]).unwrap_err().to_string();
+    assert!(said.starts_with("e.yaml: at least 50 faults:\n  line 6: `key0`"), "{said}");
+    assert_eq!(said.lines().count(), 51);
+    let odd =
+        ["1: 2", "true: [x]", "? [a]\n: b", "\"\": 1", "a.b: 1", "recover: {1: 2}", "data: [x]", "teachers: {type: x}"];
+    for lines in odd {
+        let said = parse(&format!("name: x\n{lines}\nseed: 1\n"), &[]).unwrap_err().to_string();
+        assert!(said.lines().count() < 12, "{said}");
+    }
+}
+
+#[test]
+fn a_value_within_a_choice_of_type_is_told_with_its_key() {
+    for (line, expected) in [
+        ("relabel: {mix: {type: cutmix, alpha: x}}", "line 6: `relabel.mix.alpha`: is the text `x`, expected a number"),
+        ("validate: {loss: {temperature: [1]}}", "line 6: `validate.loss.temperature`: is a list, expected a number"),
+        (
+            "recover: {start: {type: crops, images: -1, crops: 1, factor: 1, difficulty: low}}",
+            "line 6: `recover.start.images`: is the number `-1`, expected a whole number that is not negative",
+        ),
+    ] {
+        let said = parse(&format!("{MINIMAL}{line}\n"), &[]).unwrap_err().to_string();
+        assert_eq!(said, format!("e.yaml, {expected}"));
+    }
+}
+
 /// `--set` arguments for a valid file, and the error they give.
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
@@ -687,8 +799,11 @@ fn faulty_overrides_are_blamed() {
 #[test]
 fn missing_keys_and_files_are_named() {
     let error = |text: &str| parse(text, &[]).unwrap_err().to_string();
-    assert_eq!(error("name: x\n"), "e.yaml: `data`: this key is missing and has no default");
-    assert_eq!(error(""), "e.yaml: `name`: this key is missing and has no default");
+    let missing = |key: &str| format!("`{key}`: this key is missing and has no default");
+    let all = |keys: &[&str]| keys.iter().map(|key| format!("\n  {}", missing(key))).collect::<String>();
+    assert_eq!(error(&MINIMAL.replace("ipc: 10\n", "")), format!("e.yaml: {}", missing("ipc")));
+    assert_eq!(error("name: x\n"), format!("e.yaml: 4 faults:{}", all(&["data", "teachers", "students", "ipc"])));
+    assert_eq!(error(""), format!("e.yaml: 5 faults:{}", all(&["name", "data", "teachers", "students", "ipc"])));
     assert_eq!(
         error("- 1"),
         "e.yaml: not a valid experiment file: expected keys such as `name` and `teachers` at the top"
