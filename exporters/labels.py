@@ -1,6 +1,7 @@
 """Reads the soft labels that `scdd relabel` stored (`labels.scdd`), so that any PyTorch student can replay them.
 
 The format is described in `src/relabel/store.rs`; the file is mapped, so that a batch costs no more than its own bytes.
+The first batch of an epoch reads that epoch whole, to compare its hash.
 
     store = LabelStore(path)
     for epoch in range(store.epochs):
@@ -15,6 +16,7 @@ A store whose views were augmented by DSA, which acts on normalised values, need
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +32,12 @@ from torchvision.transforms.functional import InterpolationMode
 from .errors import InputError
 
 MAGIC = b"SCDDSOFT"
-VERSIONS = (1, 2, 3)
+VERSION = 4
 MIXES = ("none", "cutmix", "mixup")
 NUMBERS = {"f32": "<f4", "f16": "<f2", "i8": "u1"}
-CHECKSUM = 32
+# Bytes of a SHA-256.
+HASH = 32
+AGAIN = "the file is damaged: remove it and relabel again"
 OPERATION = np.dtype([("kind", "<u4"), ("values", "<f4", 3)])
 # RandAugment's operations by their numbers; DSA's follow (`src/core/data/augment.rs`).
 RAND_AUGMENT = (
@@ -75,13 +79,16 @@ class LabelStore:
             raise InputError(f"cannot read {path}: {error}") from error
         head = self.bytes[:16].tobytes()
         version, length = np.frombuffer(head[8:].ljust(8, b"\0"), "<u4")
-        if head[:8] != MAGIC or version not in VERSIONS:
-            known = ", ".join(map(str, VERSIONS))
-            raise InputError(f"{path} is not a soft-label store of version {known}, as `scdd relabel` writes it")
+        if head[:8] != MAGIC:
+            raise InputError(f"{path} is not a soft-label store: give the file that `scdd relabel` wrote")
+        if version != VERSION:
+            raise InputError(
+                f"{path} has the format version {version}, this program reads {VERSION}: remove it and relabel again"
+            )
         try:
             self.meta = json.loads(self.bytes[16 : 16 + length].tobytes())
         except ValueError as error:
-            raise InputError(f"{path}: its metadata is damaged ({error}); relabel again") from error
+            raise InputError(f"{path}: its metadata is wrong ({error}); {AGAIN}") from error
         self.epochs, self.classes = self.meta["epochs"], self.meta["classes"]
         self.stored_epochs = self.meta.get("stored_epochs", self.epochs)
         self.batches = -(-self.meta["images"] // self.meta["batch_size"])
@@ -91,8 +98,14 @@ class LabelStore:
         start = -(-(16 + int(length)) // 8) * 8
         places = self.stored_epochs * self.batches + 1
         self.index = self.bytes[start : start + 8 * places].view("<u8")
-        if len(self.index) != places or self.index[-1] + CHECKSUM != len(self.bytes):
-            raise InputError(f"{path} has {len(self.bytes)} bytes, not what its metadata announces; relabel again")
+        if len(self.index) != places or self.index[-1] != len(self.bytes):
+            raise InputError(f"{path} has {len(self.bytes)} bytes, not what its metadata announces; {AGAIN}")
+        end = start + 8 * places
+        self.head = hashlib.sha256(self.bytes[:end]).digest()
+        if self.head != self.bytes[end : end + HASH].tobytes():
+            raise InputError(f"{path}: its head is not as it was written (its hash differs); {AGAIN}")
+        self.path = path
+        self.checked: set[int] = set()
         self.row = self._row()
 
     def _row(self) -> np.dtype:
@@ -102,12 +115,27 @@ class LabelStore:
         fields += [("low", "<f2"), ("step", "<f2")] if kind == "i8" else []
         return np.dtype([*fields, ("numbers", NUMBERS[kind], (k + 1 if top_k else self.classes,))])
 
+    def _check(self, epoch: int) -> None:
+        """Compares the hash of a stored epoch, once."""
+        if epoch in self.checked:
+            return
+        start, end = (int(self.index[place * self.batches]) for place in (epoch, epoch + 1))
+        hasher = hashlib.sha256(self.head + epoch.to_bytes(8, "little"))
+        hasher.update(self.bytes[start : end - HASH])
+        if hasher.digest() != self.bytes[end - HASH : end].tobytes():
+            raise InputError(f"{self.path}: epoch {epoch} is not as it was written (its hash differs); {AGAIN}")
+        self.checked.add(epoch)
+
     def batch(self, epoch: int, number: int) -> LabelBatch:
-        """Batch `number` of epoch `epoch`, both from 0, in any order."""
+        """Batch `number` of epoch `epoch`, both from 0, in any order.
+
+        Raises `InputError` where the epoch is damaged.
+        """
         if not (0 <= epoch < self.epochs and 0 <= number < self.batches):
             raise IndexError(
                 f"batch {number} of epoch {epoch}: there are {self.epochs} epochs of {self.batches} batches"
             )
+        self._check(epoch % self.stored_epochs)
         place = epoch % self.stored_epochs * self.batches + number
         record = self.bytes[self.index[place] : self.index[place + 1]]
         last = number == self.batches - 1

@@ -106,7 +106,7 @@ fn write_goldens() {
 }
 
 #[test]
-fn old_files_stay_readable_and_new_ones_look_the_same() {
+fn what_was_written_stays_readable_and_looks_the_same() {
     for name in NAMES {
         let path = golden(&format!("{name}.scdd"));
         assert!(fs::read(&path).unwrap() == written(name), "{name}: the writer makes other bytes");

@@ -80,6 +80,8 @@ def test_other_files_and_batches_are_refused(tmp_path: Path):
     for content, said in [
         (b"", "cannot read"),
         (b"PK" + whole[2:], "not a soft-label store"),
+        (whole[:8] + b"\3" + whole[9:], "has the format version 3, this program reads 4: remove it and relabel again"),
+        (whole.replace(b"config_hash", b"config_bush"), "its head is not as it was written"),
         (whole[:-1], "bytes, not"),
     ]:
         path = tmp_path / "labels.scdd"
@@ -88,3 +90,20 @@ def test_other_files_and_batches_are_refused(tmp_path: Path):
             LabelStore(path)
     with pytest.raises(IndexError, match="batch 2 of epoch 0: there are 3 epochs of 2"):
         LabelStore(GOLDENS / "f16.scdd").batch(0, 2)
+
+
+@pytest.mark.parametrize("name", ["f16", "top-k", "dsa"])
+def test_a_flipped_bit_is_found_when_its_epoch_is_read(name: str, tmp_path: Path):
+    golden = LabelStore(GOLDENS / f"{name}.scdd")
+    path = tmp_path / "labels.scdd"
+    for damaged in range(golden.stored_epochs):
+        content = bytearray(golden.bytes.tobytes())
+        content[int(golden.index[damaged * golden.batches + 1]) + 3] ^= 1 << damaged
+        path.write_bytes(content)
+        store = LabelStore(path)
+        for epoch in range(store.epochs):
+            if epoch % store.stored_epochs != damaged:
+                store.batch(epoch, 0)
+                continue
+            with pytest.raises(InputError, match=f"labels.scdd: epoch {damaged} is not .*: remove it and relabel"):
+                store.batch(epoch, 0)

@@ -3,7 +3,7 @@
 //! A relabelling visits the images for some epochs in batches; the store keeps, per batch, everything that a student needs to see exactly what
 //! the teacher saw (order, views, mix) and what the teacher said (logits).
 //!
-//! # Format, version 3
+//! # Format, version 4
 //!
 //! Everything is little-endian. `E` stored epochs of `B = ceil(images / batch_size)` batches; the last batch of an epoch may be smaller; `n` is a
 //! batch's size, `K` the number of classes.
@@ -11,12 +11,15 @@
 //! | bytes | holds |
 //! | --- | --- |
 //! | 8 | magic `SCDDSOFT` |
-//! | 4 | version, u32: 1, 2 or 3 |
+//! | 4 | version, u32: 4 |
 //! | 4 | length `M` of the metadata, u32 |
 //! | M | metadata, JSON (below), padded with zeros to a multiple of 8 from the file's start |
-//! | 8 · (E·B + 1) | index, u64: where the record of batch `b` of epoch `e` starts, at place `e·B + b`; the last entry is where the last record ends |
-//! | … | the records, in that order, each a multiple of 8 bytes |
-//! | 32 | BLAKE3 of everything before |
+//! | 8 · (E·B + 1) | index, u64: where the record of batch `b` of epoch `e` starts, at place `e·B + b`; the last entry is where the file ends |
+//! | 32 | the head's hash: SHA-256 of everything before |
+//! | … | the epochs, each its records in order, of a multiple of 8 bytes each, and 32 bytes of hash |
+//!
+//! An epoch's hash is the SHA-256 of the head's hash, the epoch's number as u64, and its records. So a reader checks an
+//! epoch when it first reads it, without the others, and a file that ends behind an epoch is good as far as it goes.
 //!
 //! A record:
 //!
@@ -52,13 +55,13 @@
 //!  "augment": {"type": "rand_augment", "operations": 2, "magnitude": 9}}
 //! ```
 //!
-//! Version 2 lacks the last line: views are cropped and mirrored alone. With `{"type": "rand_augment"}` `A` is its
-//! `operations`, which act on the source image's pixels; with `{"type": "dsa"}` it is 1, and the operation acts on the
-//! normalised view. What operations do, and their numbers, [`crate::data::augment`] says.
+//! The last two lines are there only where they say something. `pad` is the width of the border of black pixels around a
+//! source image; of `epochs` only the first `stored_epochs` are in the file, and epoch `e` is epoch `e mod stored_epochs`
+//! of these. With `{"type": "rand_augment"}` `A` is its `operations`, which act on the source image's pixels; with
+//! `{"type": "dsa"}` it is 1, and the operation acts on the normalised view. What operations do, and their numbers,
+//! [`crate::data::augment`] says.
 //!
-//! Version 1 lacks the last two lines and `"dtype": "i8"`: all logits, images without a border, every epoch stored. A store that needs nothing of
-//! version 2 is written as version 1. `pad` is the width of the border of black pixels around a source image; of `epochs` only the first
-//! `stored_epochs` are in the file, and epoch `e` is epoch `e mod stored_epochs` of these.
+//! Stores of versions 1 to 3 had one BLAKE3 of all at their end; they are refused, and labelled again.
 
 mod record;
 
@@ -69,25 +72,28 @@ use crate::run::stage::SCRATCH;
 use memmap2::Mmap;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::NamedTempFile;
 
 use record::{check_batch, decode, encode, read_u32, read_u64};
 
 const MAGIC: &[u8; 8] = b"SCDDSOFT";
-/// The newest version; older ones are read too.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Magic, version and the metadata's length.
 const PREFIX: usize = 16;
 const MAX_METADATA: usize = 1 << 20;
-const CHECKSUM: usize = blake3::OUT_LEN;
+/// Bytes of a SHA-256.
+const HASH: usize = 32;
 /// A record's mix, λ and box.
 const RECORD_PREFIX: u64 = 16;
 /// An operation: its number and three values.
 const OPERATION: usize = 16;
 const RELABEL_AGAIN: &str = "the file is damaged: remove it and relabel again";
+const RELABEL_IN_THIS_FORM: &str = "remove it and relabel again, or use the program that wrote it";
 
 /// An error of the soft-label store: what was wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +210,7 @@ pub struct LabelBatch {
 }
 
 /// Where everything lies in a file, which follows from the metadata alone.
+#[derive(Debug)]
 struct Layout {
     batches: u64,
     last_batch: u64,
@@ -212,7 +219,7 @@ struct Layout {
     last_record: u64,
     index: u64,
     records: u64,
-    /// Where the checksum starts.
+    /// Where the file ends.
     end: u64,
 }
 
@@ -235,16 +242,6 @@ impl Meta {
 
     fn rows(&self) -> Rows {
         Rows { classes: self.classes as usize, dtype: self.dtype, top_k: self.top_k }
-    }
-
-    /// The oldest version that can hold this.
-    fn version(&self) -> u32 {
-        let is_old = self.dtype != Dtype::I8 && self.top_k.is_none() && self.pad == 0 && self.stored_epochs.is_none();
-        match self.augment {
-            Some(_) => VERSION,
-            None if is_old => 1,
-            None => 2,
-        }
     }
 
     /// What is wrong with the metadata, if anything.
@@ -292,10 +289,9 @@ impl Meta {
         let (record, last_record) = (self.record(self.batch_size.into())?, self.record(last_batch)?);
         let index = ((PREFIX + length) as u64).next_multiple_of(8);
         let entries = batches.checked_mul(self.stored_epochs().into())?.checked_add(1)?;
-        let records = index.checked_add(entries.checked_mul(8)?)?;
-        let epoch = record.checked_mul(batches - 1)?.checked_add(last_record)?;
+        let records = index.checked_add(entries.checked_mul(8)?)?.checked_add(HASH as u64)?;
+        let epoch = record.checked_mul(batches - 1)?.checked_add(last_record)?.checked_add(HASH as u64)?;
         let end = records.checked_add(epoch.checked_mul(self.stored_epochs().into())?)?;
-        end.checked_add(CHECKSUM as u64)?;
         Some(Layout { batches, last_batch, record, last_record, index, records, end })
     }
 }
@@ -304,7 +300,12 @@ impl Layout {
     /// Where the record at `place` in the index starts.
     fn start(&self, place: u64) -> u64 {
         let (epoch, batch) = (place / self.batches, place % self.batches);
-        self.records + epoch * (self.record * (self.batches - 1) + self.last_record) + batch * self.record
+        self.records + epoch * (self.epoch() + HASH as u64) + batch * self.record
+    }
+
+    /// Bytes of an epoch's records.
+    fn epoch(&self) -> u64 {
+        self.record * (self.batches - 1) + self.last_record
     }
 
     /// Images in the batch at `place` in the index.
@@ -320,7 +321,9 @@ pub struct Writer {
     layout: Layout,
     next: u64,
     file: BufWriter<NamedTempFile>,
-    hasher: blake3::Hasher,
+    head: [u8; HASH],
+    /// Of the epoch that is being written.
+    hasher: Sha256,
 }
 
 impl Writer {
@@ -336,21 +339,25 @@ impl Writer {
         }
         let layout = meta.layout(json.len()).ok_or_else(|| unfit("so many labels".into()))?;
         let file = temporary_beside(path).map_err(|source| io_error(path, "create a file beside it", source))?;
-        let hasher = blake3::Hasher::new();
-        let mut writer = Self { path: path.into(), meta, layout, next: 0, file: BufWriter::new(file), hasher };
+        let (file, hasher) = (BufWriter::new(file), Sha256::new());
+        let mut writer = Self { path: path.into(), meta, layout, next: 0, file, head: [0; HASH], hasher };
         writer.write_head(&json)?;
         Ok(writer)
     }
 
     fn write_head(&mut self, json: &[u8]) -> Result<(), StoreError> {
-        let mut head =
-            [MAGIC.as_slice(), &self.meta.version().to_le_bytes(), &(json.len() as u32).to_le_bytes(), json].concat();
+        let length = (json.len() as u32).to_le_bytes();
+        let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &length, json].concat();
         head.resize(self.layout.index as usize, 0);
         self.write(&head)?;
+        self.hasher = Sha256::new_with_prefix(&head);
         for place in 0..=self.places() {
-            self.write(&self.layout.start(place).to_le_bytes())?;
+            let start = self.layout.start(place).to_le_bytes();
+            self.write(&start)?;
+            self.hasher.update(start);
         }
-        Ok(())
+        self.head = self.hasher.finalize_reset().into();
+        self.write(&self.head.clone())
     }
 
     /// Appends the next batch: batch after batch, epoch after epoch.
@@ -366,24 +373,31 @@ impl Writer {
             let problem = format!("batch {number} of epoch {epoch}: {problem}");
             StoreError::Unfit { path: self.path.clone(), problem }
         })?;
+        let (epoch, batch) = (place / self.layout.batches, place % self.layout.batches);
+        if batch == 0 {
+            self.hasher = epoch_hasher(&self.head, epoch);
+        }
         self.write(&record)?;
+        self.hasher.update(&record);
+        if batch + 1 == self.layout.batches {
+            let hash = self.hasher.finalize_reset();
+            self.write(&hash)?;
+        }
         self.next += 1;
         Ok(())
     }
 
     /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it; says how many bytes it has.
-    pub fn finish(mut self) -> Result<u64, StoreError> {
+    pub fn finish(self) -> Result<u64, StoreError> {
         if self.next != self.places() {
             let problem = format!("{} batches where the metadata announces {}", self.next, self.places());
             return Err(StoreError::Unfit { path: self.path, problem });
         }
-        let checksum = self.hasher.finalize();
-        self.write(checksum.as_bytes())?;
         let Self { path, layout, file, .. } = self;
         let file = file.into_inner().map_err(|error| io_error(&path, "write", error.into_error()))?;
         file.as_file().sync_all().map_err(|source| io_error(&path, "flush to disk", source))?;
         file.persist(&path).map_err(|error| io_error(&path, "put the finished file there", error.error))?;
-        Ok(layout.end + CHECKSUM as u64)
+        Ok(layout.end)
     }
 
     fn places(&self) -> u64 {
@@ -391,9 +405,13 @@ impl Writer {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.hasher.update(bytes);
         self.file.write_all(bytes).map_err(|source| io_error(&self.path, "write", source))
     }
+}
+
+/// What an epoch's records go through: the hash of a store's head and the epoch's number tell them from others'.
+fn epoch_hasher(head: &[u8], epoch: u64) -> Sha256 {
+    Sha256::new_with_prefix(head).chain_update(epoch.to_le_bytes())
 }
 
 /// A temporary file in the directory of `path`, with the rights that a new file has.
@@ -412,17 +430,14 @@ fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
 pub struct Store {
     path: PathBuf,
     meta: Meta,
-    /// Where the index starts.
-    index: usize,
-    /// Batches per epoch.
-    batches: usize,
-    /// Images in an epoch's last batch.
-    last_batch: usize,
+    layout: Layout,
+    /// Stored epochs whose hash was found right.
+    checked: Vec<AtomicBool>,
     map: Mmap,
 }
 
 impl Store {
-    /// Opens the store at `path`. Its header, index and length are checked here, a batch's contents when it is read.
+    /// Opens the store at `path`. Its head and length are checked here, an epoch when a batch of it is first read.
     ///
     /// The file must not be changed while it is open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
@@ -433,14 +448,8 @@ impl Store {
         let invalid = |(problem, remedy)| StoreError::Invalid { path: path.into(), problem, remedy };
         let (meta, layout) = parse_head(&map).map_err(invalid)?;
         check_index(&map, &meta, &layout).map_err(|problem| invalid((problem, RELABEL_AGAIN)))?;
-        Ok(Self {
-            path: path.into(),
-            batches: meta.batches(),
-            last_batch: layout.last_batch as usize,
-            index: layout.index as usize,
-            meta,
-            map,
-        })
+        let checked = (0..meta.stored_epochs()).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { path: path.into(), meta, layout, checked, map })
     }
 
     /// What the store is about.
@@ -449,34 +458,52 @@ impl Store {
     }
 
     /// Batch `batch` of epoch `epoch`.
+    ///
+    /// # Errors
+    /// When there is none, or its epoch is damaged, which the first of its batches to be read finds out.
     pub fn get(&self, epoch: usize, batch: usize) -> Result<LabelBatch, StoreError> {
-        let (epochs, batches) = (self.meta.epochs as usize, self.batches);
+        let (epochs, batches) = (self.meta.epochs as usize, self.layout.batches as usize);
         if epoch >= epochs || batch >= batches {
             return Err(StoreError::OutOfRange { epoch, batch, epochs, batches });
         }
-        let place = epoch % self.meta.stored_epochs() as usize * batches + batch;
-        let size = if batch + 1 == batches { self.last_batch } else { self.meta.batch_size as usize };
-        let record = &self.map[self.entry(place)..self.entry(place + 1)];
-        let decoded = decode(record, size, &self.meta);
-        decoded.and_then(|read| check_batch(&read, &self.meta, size).map(|()| read)).map_err(|problem| {
-            let problem = format!("batch {batch} of epoch {epoch}: {problem}");
-            StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN }
-        })
+        let stored = epoch % self.checked.len();
+        self.check_epoch(stored)?;
+        let place = (stored * batches + batch) as u64;
+        let size = self.layout.batch_size(place, self.meta.batch_size);
+        let bytes = if batch + 1 == batches { self.layout.last_record } else { self.layout.record };
+        let start = self.layout.start(place) as usize;
+        let decoded = decode(&self.map[start..start + bytes as usize], size, &self.meta);
+        decoded
+            .and_then(|read| check_batch(&read, &self.meta, size).map(|()| read))
+            .map_err(|problem| self.damage(format!("batch {batch} of epoch {epoch}: {problem}")))
     }
 
-    /// Reads the whole file and compares its checksum, at the speed of the disk or of BLAKE3.
+    /// Reads the whole file and compares the hash of each epoch, at the speed of the disk or of SHA-256.
     ///
     /// # Errors
     /// When a single bit differs from what was written.
     pub fn check(&self) -> Result<(), StoreError> {
-        let (contents, checksum) = self.map.split_at(self.map.len() - CHECKSUM);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(contents);
-        if hasher.finalize().as_bytes() != checksum {
-            let problem = "its contents do not match its checksum".into();
-            return Err(StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN });
+        (0..self.checked.len()).try_for_each(|epoch| self.check_epoch(epoch))
+    }
+
+    /// Compares the hash of a stored epoch, once.
+    fn check_epoch(&self, epoch: usize) -> Result<(), StoreError> {
+        if self.checked[epoch].load(Ordering::Relaxed) {
+            return Ok(());
         }
+        let start = self.layout.start(epoch as u64 * self.layout.batches) as usize;
+        let (records, rest) = self.map[start..].split_at(self.layout.epoch() as usize);
+        let head = &self.map[self.layout.records as usize - HASH..self.layout.records as usize];
+        let hash = epoch_hasher(head, epoch as u64).chain_update(records).finalize();
+        if hash[..] != rest[..HASH] {
+            return Err(self.damage(format!("epoch {epoch} is not as it was written (its hash differs)")));
+        }
+        self.checked[epoch].store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn damage(&self, problem: String) -> StoreError {
+        StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN }
     }
 
     /// As [`check`](Self::check), and reads every batch.
@@ -484,18 +511,12 @@ impl Store {
     /// # Errors
     /// When the file is damaged, or says what no writer writes.
     pub fn verify(&self) -> Result<(), StoreError> {
-        self.check()?;
         for epoch in 0..self.meta.stored_epochs() as usize {
-            for batch in 0..self.batches {
+            for batch in 0..self.layout.batches as usize {
                 self.get(epoch, batch)?;
             }
         }
         Ok(())
-    }
-
-    /// The index's entry at `place`, which [`check_index`] found to lie inside the file and to be in order.
-    fn entry(&self, place: usize) -> usize {
-        read_u64(&self.map, self.index + 8 * place) as usize
     }
 }
 
@@ -508,9 +529,9 @@ fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
         return Err((format!("ends after {} bytes", bytes.len()), RELABEL_AGAIN));
     }
     let version = read_u32(bytes, 8);
-    if !(1..=VERSION).contains(&version) {
-        let problem = format!("has the format version {version}, this program reads 1 to {VERSION}");
-        return Err((problem, "relabel again with this program, or use the one that wrote it"));
+    if version != VERSION {
+        let problem = format!("has the format version {version}, this program reads {VERSION}");
+        return Err((problem, RELABEL_IN_THIS_FORM));
     }
     let length = read_u32(bytes, 12) as usize;
     let json = bytes.get(PREFIX..PREFIX + length.min(MAX_METADATA + 1)).filter(|json| json.len() <= MAX_METADATA);
@@ -520,19 +541,21 @@ fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
     if let Some(problem) = meta.problem() {
         return Err((format!("its metadata announces {problem}"), RELABEL_AGAIN));
     }
-    if meta.version() > version {
-        return Err((format!("its metadata says what version {version} lacks"), RELABEL_AGAIN));
-    }
-    let layout = meta.layout(length).filter(|layout| layout.end + CHECKSUM as u64 == bytes.len() as u64);
+    let layout = meta.layout(length).filter(|layout| layout.end == bytes.len() as u64);
     let layout =
         layout.ok_or_else(|| (format!("has {} bytes, not what its metadata announces", bytes.len()), RELABEL_AGAIN))?;
     Ok((meta, layout))
 }
 
-/// Checks the index of a file of the right length.
+/// Checks the index and the head's hash in a file of the right length.
 fn check_index(bytes: &[u8], meta: &Meta, layout: &Layout) -> Result<(), String> {
+    let (head, hash) = bytes[..layout.records as usize].split_at(layout.records as usize - HASH);
+    if Sha256::digest(head)[..] != *hash {
+        return Err("its head is not as it was written (its hash differs)".into());
+    }
     let places = layout.batches * u64::from(meta.stored_epochs());
-    let wrong = (0..=places).find(|place| read_u64(bytes, (layout.index + 8 * place) as usize) != layout.start(*place));
+    let entry = |place: u64| read_u64(bytes, (layout.index + 8 * place) as usize);
+    let wrong = (0..=places).find(|place| entry(*place) != layout.start(*place));
     wrong.map_or(Ok(()), |place| Err(format!("entry {place} of its index is wrong")))
 }
 
@@ -568,7 +591,7 @@ mod tests {
         }
     }
 
-    /// Everything of version 3 at once.
+    /// Everything that metadata may say, at once.
     fn newest() -> Meta {
         let top_k = Some(TopK { k: 1, temperature: 20.0 });
         let augment = Some(Augment::RandAugment { operations: 2, magnitude: 9 });
@@ -725,13 +748,15 @@ mod tests {
             \"mix\":\"cut_mix\",\"dtype\":\"f16\",\
             \"teacher_sha256\":\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\",\
             \"config_hash\":\"c0ffee\"}";
-        let mut expected = b"SCDDSOFT\x01\0\0\0".to_vec();
+        let mut expected = b"SCDDSOFT\x04\0\0\0".to_vec();
         expected.extend((metadata.len() as u32).to_le_bytes());
         expected.extend(metadata.as_bytes());
         expected.resize(expected.len().next_multiple_of(8), 0);
-        let records = expected.len() as u64 + 16;
+        let records = expected.len() as u64 + 16 + 32;
         expected.extend(records.to_le_bytes());
-        expected.extend((records + 64).to_le_bytes());
+        expected.extend((records + 64 + 32).to_le_bytes());
+        let head = Sha256::digest(&expected);
+        expected.extend(head);
         expected.extend(1u32.to_le_bytes());
         expected.extend(0.8f32.to_le_bytes());
         expected.extend([1, 0, 2, 0, 3, 0, 2, 0]);
@@ -740,8 +765,8 @@ mod tests {
         expected.extend([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 2, 0, 3, 0, 4, 0]);
         expected.extend([0x00, 0x3c, 0x00, 0xc0, 0x00, 0x38, 0x00, 0x00, 0x00, 0x3c, 0x00, 0xbc]);
         expected.extend([0, 1, 0, 0]);
-        let checksum = blake3::hash(&expected);
-        expected.extend(checksum.as_bytes());
+        let hashed = [&head[..], &[0; 8], &expected[records as usize..]].concat();
+        expected.extend(Sha256::digest(hashed));
         assert_eq!(bytes, expected);
     }
 
@@ -756,19 +781,47 @@ mod tests {
         }
     }
 
+    /// Damage is found by whoever reads the epoch that has it, and by nobody else.
     #[test]
-    fn only_what_needs_it_is_of_version_2() {
-        let version = |meta: Meta| read_u32(&file(&meta), 8);
-        assert_eq!(version(meta()), 1);
-        assert_eq!(version(Meta { dtype: Dtype::F32, ..meta() }), 1);
-        assert_eq!(version(Meta { dtype: Dtype::I8, ..meta() }), 2);
-        assert_eq!(version(Meta { top_k: Some(TopK { k: 2, temperature: 1.0 }), ..meta() }), 2);
-        assert_eq!(version(Meta { pad: 1, ..meta() }), 2);
-        assert_eq!(version(Meta { stored_epochs: Some(1), ..meta() }), 2);
-        assert_eq!(version(Meta { augment: Some(Augment::Dsa {}), ..meta() }), 3);
-        let mut disguised = file(&newest());
-        disguised[8] = 1;
-        assert!(read_bytes(&disguised).unwrap_err().contains("its metadata says what version 1 lacks"));
+    fn a_flipped_bit_is_found_when_its_epoch_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        for meta in [Meta { epochs: 4, ..meta() }, newest()] {
+            let good = file(&meta);
+            let layout = meta.layout(serde_json::to_vec(&meta).unwrap().len()).unwrap();
+            let places = layout.batches * u64::from(meta.stored_epochs());
+            for (place, mask) in (0..places).zip([1, 2, 4, 8, 16, 32, 64, 128].into_iter().cycle()) {
+                let damaged = (place / layout.batches) as usize;
+                let mut bytes = good.clone();
+                bytes[layout.start(place) as usize + 20] ^= mask;
+                fs::write(&path, &bytes).unwrap();
+                let store = Store::open(&path).unwrap();
+                for epoch in 0..meta.epochs as usize {
+                    for batch in 0..meta.batches() {
+                        let found = store.get(epoch, batch).map(drop).map_err(|error| error.to_string());
+                        let stored = epoch % meta.stored_epochs() as usize;
+                        let expected = format!(
+                            "{}: epoch {damaged} is not as it was written (its hash differs); the file is damaged: remove it and relabel again",
+                            path.display()
+                        );
+                        assert_eq!(found, if stored == damaged { Err(expected) } else { Ok(()) });
+                    }
+                }
+                store.check().unwrap_err();
+            }
+        }
+    }
+
+    /// Epochs that were put elsewhere, or come from another store, are told by their hashes.
+    #[test]
+    fn epochs_are_known_by_their_place_and_store() {
+        let (one, other) = (small_file(), file(&Meta { config_hash: "decade".into(), ..meta() }));
+        let layout = meta().layout(serde_json::to_vec(&meta()).unwrap().len()).unwrap();
+        let (first, second) = (layout.records as usize, layout.start(layout.batches) as usize);
+        let swapped = [&one[..first], &one[second..], &one[first..second]].concat();
+        assert!(read_bytes(&swapped).unwrap_err().contains("epoch 0 is not as it was written"));
+        let foreign = [&one[..second], &other[second..]].concat();
+        assert!(read_bytes(&foreign).unwrap_err().contains("epoch 1 is not as it was written"));
     }
 
     /// Every byte, changed in two ways: verification fails, and reading without it never panics.
@@ -791,13 +844,20 @@ mod tests {
         }
     }
 
-    /// A forged file with a right checksum.
+    /// A forged file with right hashes.
     fn forge(change: impl Fn(&mut Vec<u8>)) -> String {
         let mut bytes = small_file();
-        bytes.truncate(bytes.len() - CHECKSUM);
         change(&mut bytes);
-        let checksum = blake3::hash(&bytes);
-        bytes.extend(checksum.as_bytes());
+        let layout = meta().layout(serde_json::to_vec(&meta()).unwrap().len()).unwrap();
+        let records = layout.records as usize;
+        let head = Sha256::digest(&bytes[..records - HASH]);
+        bytes[records - HASH..records].copy_from_slice(&head);
+        for epoch in 0..2u64 {
+            let start = layout.start(epoch * layout.batches) as usize;
+            let end = start + layout.epoch() as usize;
+            let hash = Sha256::digest([&head[..], &epoch.to_le_bytes(), &bytes[start..end]].concat());
+            bytes[end..end + HASH].copy_from_slice(&hash);
+        }
         read_bytes(&bytes).unwrap_err()
     }
 
@@ -819,7 +879,11 @@ mod tests {
         let (index, first) = (layout.index as usize, layout.records as usize);
         let cases = [
             (forge(put(0, b"X")), "is not a soft-label store; give the file that `scdd relabel` wrote"),
-            (forge(put(8, &[4])), "has the format version 4, this program reads 1 to 3"),
+            (
+                forge(put(8, &[3])),
+                "has the format version 3, this program reads 4; remove it and relabel again, or use the program that wrote it",
+            ),
+            (forge(put(8, &[5])), "has the format version 5, this program reads 4"),
             (forge(put(12, &[255; 4])), "announces metadata of 4294967295 bytes"),
             (forge(put(16, b"!")), "its metadata is wrong"),
             (forge(with_metadata("\"images\":7", "\"images\":0")), "each must be at least 1"),
