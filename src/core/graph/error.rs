@@ -31,24 +31,34 @@ fn list(operators: &[Gap], uses: &[Gap]) -> String {
         }
         (!gaps.is_empty()).then(|| format!("{title}: {}", shown.join("; ")))
     };
-    let parts = [part("unsupported operators", operators), part("unsupported of known operators", uses)];
-    let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
-    if let Some(remedy) = remedy(operators) {
-        text = format!("{text}. {remedy}");
+    if let Some(what) = rewritten(operators) {
+        return what;
     }
-    text
+    let parts = [part("unsupported operators", operators), part("unsupported of known operators", uses)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// What to do about graphs that are rewritten for inference, which have no gradients or operators of one runtime only.
-fn remedy(operators: &[Gap]) -> Option<&'static str> {
-    let any = |is_such: fn(&str) -> bool| operators.iter().any(|gap| is_such(&gap.what));
-    if any(is_quantised) {
-        Some("The graph is quantised, which leaves no gradients: export the float32 network that it was made of")
-    } else if any(|name| name.starts_with("com.microsoft")) {
-        Some("ONNX Runtime optimised or rewrote the graph: use the file from before that")
-    } else {
-        None
+/// What to say of graphs that were rewritten for inference, which have no gradients or operators of one runtime only:
+/// there the operators alone tell all.
+fn rewritten(operators: &[Gap]) -> Option<String> {
+    let counted = |is_such: fn(&str) -> bool| {
+        let mut such: Vec<&Gap> = operators.iter().filter(|gap| is_such(&gap.what)).collect();
+        such.sort_by_key(|gap| std::cmp::Reverse(gap.nodes.len()));
+        let shown: Vec<String> = such.iter().take(3).map(|gap| format!("{} ×{}", gap.what, gap.nodes.len())).collect();
+        let rest = such.len().saturating_sub(3);
+        let more = if rest == 0 { String::new() } else { format!(" and {rest} more kinds") };
+        (!such.is_empty()).then(|| shown.join(", ") + &more)
+    };
+    if let Some(nodes) = counted(is_quantised) {
+        return Some(format!(
+            "the graph is quantised ({nodes}), which leaves no gradients: export the float32 network that it was made of"
+        ));
     }
+    let nodes = counted(|name| name.contains("::"))?;
+    Some(format!(
+        "the graph has operators outside ONNX ({nodes}), as ONNX Runtime's optimiser writes them: use the file from before \
+         that, or export the network without operators of your own"
+    ))
 }
 
 fn is_quantised(operator: &str) -> bool {

@@ -415,12 +415,39 @@ mod tests {
 
     #[test]
     fn graphs_rewritten_for_inference_are_named_with_the_remedy() {
-        let quantised = model(vec![node("QLinearConv", "a", &["x"], &["y"])], vec![], "y");
-        assert!(error(&quantised).ends_with("export the float32 network that it was made of"), "{}", error(&quantised));
-        let mut fused = node("FusedConv", "a", &["x"], &["y"]);
-        fused.domain = Some("com.microsoft".into());
-        let fused = error(&model(vec![fused], vec![], "y"));
-        assert!(fused.contains("com.microsoft::FusedConv ×1 (a). ONNX Runtime optimised"), "{fused}");
+        let chain = |ops: &[(&str, &str)]| -> Vec<NodeProto> {
+            let value = |at: usize| if at == 0 { "x".to_string() } else { format!("v{at}") };
+            let one = |(at, (domain, op)): (usize, &(&str, &str))| NodeProto {
+                domain: Some(domain.to_string()),
+                ..node(op, &format!("{op}{at}"), &[&value(at)], &[&value(at + 1)])
+            };
+            ops.iter().enumerate().map(one).collect()
+        };
+        let said = |ops: &[(&str, &str)]| error(&model(chain(ops), vec![], &format!("v{}", ops.len())));
+        let remedy = "which leaves no gradients: export the float32 network that it was made of";
+        assert_eq!(said(&[("", "QLinearConv")]), format!("the graph is quantised (QLinearConv ×1), {remedy}"));
+        let qdq: Vec<_> =
+            [("", "QuantizeLinear"), ("", "DequantizeLinear"), ("", "Relu"), ("", "DequantizeLinear")].repeat(30);
+        assert_eq!(said(&qdq), format!("the graph is quantised (DequantizeLinear ×60, QuantizeLinear ×30), {remedy}"));
+        let dynamic = [
+            ("", "DynamicQuantizeLinear"),
+            ("", "MatMulInteger"),
+            ("", "ConvInteger"),
+            ("com.microsoft", "QLinearAdd"),
+        ];
+        assert_eq!(
+            said(&dynamic),
+            format!(
+                "the graph is quantised (ConvInteger ×1, DynamicQuantizeLinear ×1, MatMulInteger ×1 and 1 more kinds), {remedy}"
+            )
+        );
+        let fused: Vec<_> =
+            [("com.microsoft", "FusedConv"), ("", "Frobnicate"), ("com.microsoft", "FusedConv")].repeat(20);
+        assert_eq!(
+            said(&fused),
+            "the graph has operators outside ONNX (com.microsoft::FusedConv ×40), as ONNX Runtime's optimiser writes them: \
+             use the file from before that, or export the network without operators of your own"
+        );
         let names: Vec<String> = (0..12).map(|i| format!("Odd{i:02}")).collect();
         let many = names.iter().map(|name| node(name, name, &["x"], &["y"])).collect();
         assert!(error(&model(many, vec![], "y")).ends_with("and 4 more kinds"));

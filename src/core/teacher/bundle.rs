@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::error::BundleError;
+use super::kind;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
 use crate::graph::{Graph, ValueId};
 use crate::place::is_invisible;
@@ -182,7 +183,9 @@ impl Bundle {
 
 fn read_manifest(dir: &Path) -> Result<(Manifest, String), BundleError> {
     let path = dir.join(MANIFEST);
-    let size = std::fs::metadata(&path).map_err(|e| BundleError::io(&path, e))?.len();
+    let metadata =
+        std::fs::metadata(&path).map_err(|error| no_manifest(dir).unwrap_or(BundleError::io(&path, error)))?;
+    let size = metadata.len();
     if size > LARGEST_MANIFEST {
         return Err(BundleError::invalid(&path, format!("{size} bytes are too many for a manifest")));
     }
@@ -195,6 +198,31 @@ fn read_manifest(dir: &Path) -> Result<(Manifest, String), BundleError> {
     })?;
     check_manifest(&manifest).map_err(|what| BundleError::invalid(&path, what))?;
     Ok((manifest, hash))
+}
+
+/// What `dir` is in place of a bundle; nothing where it is not there or has a manifest that can't be read.
+fn no_manifest(dir: &Path) -> Option<BundleError> {
+    const SHOWN: usize = 5;
+    if dir.is_file() {
+        return Some(BundleError::invalid(dir, format!("is a file; a bundle is a directory with {MANIFEST} in it")));
+    }
+    let entries = std::fs::read_dir(dir).ok()?;
+    if std::fs::symlink_metadata(dir.join(MANIFEST)).is_ok() {
+        return None;
+    }
+    let below = entries.flatten().filter(|entry| entry.path().join(MANIFEST).is_file());
+    let mut below: Vec<String> = below.map(|entry| entry.path().display().to_string()).collect();
+    below.sort();
+    let more = below.len().saturating_sub(SHOWN);
+    let what = match below.as_slice() {
+        [] => format!("is no bundle: it has no {MANIFEST}"),
+        _ => format!(
+            "is no bundle: it has no {MANIFEST}; name a bundle in it: {}",
+            below[..below.len().min(SHOWN)].join(", ")
+        ),
+    };
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(BundleError::invalid(dir, what + &rest))
 }
 
 fn check_manifest(m: &Manifest) -> Result<(), String> {
@@ -291,6 +319,7 @@ fn check_interface(manifest: &Manifest, graph: &Graph) -> Result<(), String> {
     if *name != manifest.onnx.input {
         return Err(format!("its input is `{name}`, the manifest says `{}`", manifest.onnx.input));
     }
+    kind::check(graph, input)?;
     let output = &graph.values[graph.outputs[0]];
     if *output != manifest.onnx.output {
         return Err(format!("its first output is `{output}`, the manifest says `{}`", manifest.onnx.output));

@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod classes;
 mod error;
+mod kind;
 pub mod manifest;
 mod measured;
 
