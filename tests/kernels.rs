@@ -530,3 +530,18 @@ fn wide_convolutions_are_the_narrow_ones_side_by_side() {
         }
     }
 }
+
+/// Tensors without images or without pixels have nothing to convolve: nothing is computed, and nothing panics.
+#[test]
+fn empty_outputs_have_no_pieces() {
+    for ([inputs, outputs], isa) in
+        [[64, 64], [512, 288]].into_iter().flat_map(|c| Isa::available().into_iter().map(move |i| (c, i)))
+    {
+        for tile in [Tile::Two, Tile::Four].into_iter().filter(|_| Winograd::accepts(isa, inputs, outputs)) {
+            let conv = Winograd::new(isa, tile, [inputs, outputs], [1, 1], |_, _, _, _| 1.0);
+            for to in [Extent { n: 0, h: 8, w: 8 }, Extent { n: 2, h: 0, w: 8 }, Extent { n: 2, h: 8, w: 0 }] {
+                conv.run((&[], to), (&mut [], to), None, &|_| panic!("a piece of nothing"));
+            }
+        }
+    }
+}

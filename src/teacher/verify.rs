@@ -104,9 +104,7 @@ fn relative(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f64 {
     if a.shape() != b.shape() {
         return f64::INFINITY;
     }
-    let largest = |values: &mut dyn Iterator<Item = f64>| {
-        values.fold(0.0, |m: f64, v| if v.is_nan() { f64::NAN } else { m.max(v) })
-    };
+    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, larger);
     let difference = largest(&mut a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs())));
     difference / largest(&mut b.iter().map(|y| f64::from(y.abs()))).max(1e-6)
 }
@@ -370,10 +368,7 @@ impl Verifier<'_> {
         Ok(Observed { output, layers: layers.collect::<Result<_, _>>()? })
     }
 
-    /// Looks for the first diverging node: first among the layers, then by halving what lies between two of them.
-    ///
-    /// A node on another branch than the culprit may agree, so that halving can end beside it. From there
-    /// the search goes up, to a node that diverges although all that it reads agrees.
+    /// Looks for the first diverging node: first among the layers, then between two of them.
     fn first_difference_from_onnx_runtime(&self, images: &Array4<f32>) -> Result<Option<String>, NetworkError> {
         let graph = &self.bundle.graph;
         let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
@@ -382,27 +377,13 @@ impl Verifier<'_> {
         let mut marks: Vec<usize> = self.bundle.layers.iter().filter_map(|l| makers.get(&l.tap).copied()).collect();
         marks.extend(graph.outputs.first().and_then(|id| makers.get(id)));
         marks.sort_unstable();
-        let found = self.differences(&input, images, &marks)?;
-        let Some(first) = found.iter().position(Option::is_some) else { return Ok(None) };
-        let (mut agrees, mut differs) = (if first == 0 { None } else { Some(marks[first - 1]) }, marks[first]);
-        while let Some(middle) = between(agrees, differs) {
-            let left = differs - agrees.map_or(0, |i| i + 1);
+        let above = |node: usize| -> Vec<usize> {
+            graph.nodes[node].inputs.iter().flatten().filter_map(|id| makers.get(id).copied()).collect()
+        };
+        let say = |left: usize| {
             (self.say)(&format!("{}: {left} nodes left that may be the first to diverge", self.bundle.name()));
-            match self.differences(&input, images, &[middle])?.swap_remove(0) {
-                Some(_) => differs = middle,
-                None => agrees = Some(middle),
-            }
-        }
-        loop {
-            let above = graph.nodes[differs].inputs.iter().flatten().filter_map(|id| makers.get(id).copied());
-            let above: Vec<usize> = above.collect();
-            let found = self.differences(&input, images, &above)?;
-            match found.iter().position(Option::is_some) {
-                Some(place) => differs = above[place],
-                None => break,
-            }
-        }
-        Ok(self.differences(&input, images, &[differs])?.swap_remove(0))
+        };
+        first_to_diverge(&marks, above, say, |nodes| self.differences(&input, images, nodes))
     }
 
     /// For each of the `nodes` how its first output differs; nothing where it agrees or holds no numbers to compare.
@@ -428,6 +409,40 @@ impl Verifier<'_> {
             });
         }
         Ok(differences)
+    }
+}
+
+/// How the first of a graph's nodes that diverges does so: it is sought among `marks`, which ascend, then by halving what
+/// lies between two of them. `differences` says how each of some nodes differs, if it does; every call of it is a session.
+///
+/// A node on another branch than the culprit may agree, so that halving can end beside it. From there
+/// the search goes up, to a node that diverges although all that it reads (`above`) agrees.
+fn first_to_diverge<E>(
+    marks: &[usize],
+    above: impl Fn(usize) -> Vec<usize>,
+    say: impl Fn(usize),
+    mut differences: impl FnMut(&[usize]) -> Result<Vec<Option<String>>, E>,
+) -> Result<Option<String>, E> {
+    let mut first = |nodes: &[usize]| -> Result<Option<(usize, String)>, E> {
+        let found = differences(nodes)?.into_iter().enumerate();
+        Ok(found.filter_map(|(place, how)| Some((place, how?))).next())
+    };
+    let Some((place, mut how)) = first(marks)? else { return Ok(None) };
+    let (mut agrees, mut differs) = (place.checked_sub(1).map(|before| marks[before]), marks[place]);
+    while let Some(middle) = between(agrees, differs) {
+        say(differs - agrees.map_or(0, |i| i + 1));
+        match first(&[middle])? {
+            Some((_, found)) => (differs, how) = (middle, found),
+            None => agrees = Some(middle),
+        }
+    }
+    loop {
+        let read = above(differs);
+        let found = if read.is_empty() { None } else { first(&read)? };
+        match found {
+            Some((place, found)) => (differs, how) = (read[place], found),
+            None => return Ok(Some(how)),
+        }
     }
 }
 
@@ -458,4 +473,145 @@ fn worst(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (usize, f32, f32) {
     let key = |x: &f32, y: &f32| if (x - y).is_nan() { f32::INFINITY } else { (x - y).abs() };
     let found = pairs.max_by(|(_, (a, b)), (_, (c, d))| key(a, b).total_cmp(&key(c, d)));
     found.map_or((0, f32::NAN, f32::NAN), |(i, (a, b))| (i, *a, *b))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::convert::Infallible;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use prost::Message;
+
+    use super::*;
+    use crate::graph::Constant;
+    use crate::graph::proto::ModelProto;
+
+    /// The node that the search names, and how many sessions it took; `reads` are each node's inputs, of which those that
+    /// come of `culprit` differ.
+    fn search(reads: &[Vec<usize>], marks: &[usize], culprit: usize) -> (Option<String>, usize) {
+        let mut differs = vec![false; reads.len()];
+        for node in 0..reads.len() {
+            differs[node] = node == culprit || reads[node].iter().any(|&input| differs[input]);
+        }
+        let mut sessions = 0;
+        let found = first_to_diverge(
+            marks,
+            |node| reads[node].clone(),
+            |left| assert!(left > 0 && left < reads.len()),
+            |nodes| {
+                sessions += 1;
+                Ok::<_, Infallible>(nodes.iter().map(|&node| differs[node].then(|| node.to_string())).collect())
+            },
+        );
+        (found.unwrap(), sessions)
+    }
+
+    #[test]
+    fn any_node_of_a_chain_is_found_in_few_sessions() {
+        let chain: Vec<Vec<usize>> = (0..493).map(|node: usize| node.checked_sub(1).into_iter().collect()).collect();
+        for culprit in 0..493 {
+            // The marks, halving 493 nodes, and one look above.
+            let (found, sessions) = search(&chain, &[492], culprit);
+            assert_eq!(found, Some(culprit.to_string()));
+            assert!(sessions <= 1 + 9 + 1, "{sessions} sessions for node {culprit}");
+            let (found, sessions) = search(&chain, &[99, 199, 299, 399, 492], culprit);
+            assert_eq!(found, Some(culprit.to_string()));
+            assert!(sessions <= 1 + 7 + 1, "{sessions} sessions for node {culprit}");
+        }
+        assert_eq!(search(&chain, &[492], 493), (None, 1));
+    }
+
+    #[test]
+    fn a_node_on_another_branch_than_the_one_halved_is_found() {
+        // Two chains in turns, from one root to one sum: each node reads the last but one.
+        let mut reads: Vec<Vec<usize>> = (0..200).map(|node: usize| vec![node.saturating_sub(2)]).collect();
+        reads[0] = Vec::new();
+        reads.push(vec![198, 199]);
+        for culprit in 0..=200 {
+            let (found, sessions) = search(&reads, &[200], culprit);
+            assert_eq!(found, Some(culprit.to_string()));
+            assert!(sessions <= 1 + 8 + 101, "{sessions} sessions for node {culprit}");
+        }
+    }
+
+    #[test]
+    fn one_nan_among_numbers_is_a_difference() {
+        let of = |values: [f32; 3]| ndarray::arr1(&values).into_dyn();
+        let plain = of([1.0, 2.0, 3.0]);
+        assert_eq!(relative(&plain, &plain), 0.0);
+        for place in 0..3 {
+            let mut values = [1.0, 2.0, 3.0];
+            values[place] = f32::NAN;
+            assert!(relative(&of(values), &plain).is_nan() && relative(&plain, &of(values)).is_nan(), "{place}");
+        }
+    }
+
+    fn teacher() -> Bundle {
+        Bundle::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist/resnet18-w16-supervised")).unwrap()
+    }
+
+    /// What is said of `bundle`'s first difference at random images, and how often the search said where it was.
+    fn said(bundle: &Bundle) -> (String, usize) {
+        let told = RefCell::new(Vec::new());
+        let say = |what: &str| told.borrow_mut().push(what.to_string());
+        let verifier = Verifier {
+            bundle,
+            runtime: &Runtime::open(None).unwrap(),
+            say: &say,
+            probe: bundle.probe().unwrap(),
+            replica: bundle.replica(Device::Cpu).unwrap(),
+            exact: OnceCell::new(),
+        };
+        let found = verifier.first_difference_from_onnx_runtime(&random_images(bundle, 1)).unwrap().unwrap();
+        let told = told.into_inner();
+        assert!(told.iter().all(|what| what.starts_with("resnet18-w16-supervised: ")), "{told:?}");
+        (found, told.len())
+    }
+
+    /// `bundle`, whose replica has the constant `name` changed, which its file has not.
+    fn with_constant(name: &str, change: impl Fn(f32) -> f32) -> Bundle {
+        let mut bundle = teacher();
+        let mut graph = (*bundle.graph).clone();
+        let id = graph.values.iter().position(|value| value == name).unwrap();
+        let known = &graph.constants[&id];
+        let values: Vec<f32> = known.bytes.as_chunks().0.iter().map(|b| change(f32::from_le_bytes(*b))).collect();
+        let changed = Constant::from_f32s(&known.dims, &values);
+        graph.constants.insert(id, changed);
+        bundle.graph = Arc::new(graph);
+        bundle
+    }
+
+    #[test]
+    fn the_node_that_differs_from_onnx_runtime_is_named() {
+        for (name, node) in [
+            ("conv1.weight", "conv1 (Conv)"),
+            ("layer2.0.bn2.weight", "layer2.0.bn2 (BatchNormalization)"),
+            ("layer3.0.downsample.0.weight", "layer3.0.downsample.0 (Conv)"),
+            ("fc.weight", "fc (Gemm)"),
+        ] {
+            let (found, steps) = said(&with_constant(name, |value| value + 0.25));
+            assert!(found.starts_with(&format!("first diverging node: {node}: element ")), "{name}: {found}");
+            assert!(steps <= 4, "{name}: {steps} steps");
+        }
+    }
+
+    #[test]
+    fn what_computes_nan_is_named() {
+        let (found, _) = said(&with_constant("fc.bias", |_| f32::NAN));
+        assert!(found.starts_with("first diverging node: fc (Gemm): tch computes NaN at element "), "{found}");
+
+        let mut bundle = teacher();
+        let mut model = ModelProto::decode(bundle.model.as_slice()).unwrap();
+        let tensors = &mut model.graph.as_mut().unwrap().initializer;
+        let bias = tensors.iter_mut().find(|tensor| tensor.name.as_deref() == Some("fc.bias")).unwrap();
+        bias.raw_data.as_mut().unwrap()[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        bundle.model = model.encode_to_vec();
+        let (found, _) = said(&bundle);
+        assert!(
+            found.starts_with("first diverging node: fc (Gemm): ONNX Runtime computes NaN at element 0, tch "),
+            "{found}"
+        );
+    }
 }
