@@ -186,4 +186,25 @@ mod tests {
             write(&root.path().join("a.md/x"), "x").unwrap_err();
         }
     }
+
+    /// What a command of scdd wrote into the repository can be written again by the same command.
+    #[test]
+    fn the_repositorys_reports_are_replaced() {
+        let docs = crate::in_repository("docs");
+        let names = fs::read_dir(&docs).unwrap().map(|entry| entry.unwrap().path());
+        let of_a_report = |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
+            Some("svg") => true,
+            Some("md") => fs::read_to_string(path).unwrap().contains("Written by `scdd report"),
+            Some("json") => {
+                let json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+                json.get("results").is_some()
+            }
+            _ => false,
+        };
+        let reports: Vec<PathBuf> = names.filter(of_a_report).collect();
+        assert!(reports.len() >= 13, "{reports:?}");
+        for path in reports {
+            check(&path).unwrap();
+        }
+    }
 }
