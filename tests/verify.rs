@@ -223,6 +223,50 @@ fn unsupported_operators_are_listed_with_their_nodes() {
     assert!(message.contains("unsupported operators: Frobnicate ×17 (relu"), "{message}");
 }
 
+/// Networks that were changed for inference, or decide by themselves, are told at the start, in one sentence.
+#[test]
+fn graphs_that_leave_nothing_to_recover_from_are_refused() {
+    let refused = |change: &dyn Fn(&mut ModelProto), expected: &str| {
+        let copy = copy_bundle(TEACHER);
+        let mut model = ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
+        change(&mut model);
+        copy.replace("model.onnx", &model.encode_to_vec());
+        let output =
+            scdd().arg("verify").arg(&copy.path).assert().code(2).stderr(contains(expected)).get_output().clone();
+        assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1);
+    };
+    let kind = |model: &mut ModelProto, code: i32| {
+        let input = &mut model.graph.as_mut().unwrap().input[0];
+        input.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().elem_type = Some(code);
+    };
+    refused(&|model| kind(model, 2), "is uint8, so the graph begins with a preprocessing of its own");
+    refused(&|model| kind(model, 10), "is float16: export the network in float32");
+    refused(
+        &|model| {
+            let tensor = model.graph.as_mut().unwrap().input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
+            tensor.shape.as_mut().unwrap().dim[1..].rotate_left(1);
+        },
+        "with the channels last: export the network with [N, C, H, W]",
+    );
+    let all = |op: &'static str, domain: &'static str| {
+        move |model: &mut ModelProto| {
+            for node in model.graph.as_mut().unwrap().node.iter_mut().filter(|n| n.op_type.as_deref() == Some("Relu")) {
+                (node.op_type, node.domain) = (Some(op.into()), Some(domain.into()));
+            }
+        }
+    };
+    refused(&all("DequantizeLinear", ""), "the graph is quantised (DequantizeLinear ×17), which leaves no gradients");
+    refused(&all("FusedConv", "com.microsoft"), "operators outside ONNX (com.microsoft::FusedConv ×17)");
+    refused(
+        &|model| {
+            let last = model.graph.as_mut().unwrap().node.last_mut().unwrap();
+            (last.op_type, last.attribute) = (Some("ArgMax".into()), Vec::new());
+            last.input.truncate(1);
+        },
+        "is the chosen class, by node `fc` (ArgMax), where logits are wanted",
+    );
+}
+
 #[test]
 fn a_missing_onnx_runtime_is_explained() {
     scdd()
@@ -231,4 +275,20 @@ fn a_missing_onnx_runtime_is_explained() {
         .assert()
         .code(2)
         .stderr(contains("ONNX Runtime was not found; looked at: /nowhere/libonnxruntime.so"));
+}
+
+#[test]
+fn what_is_no_bundle_is_told_as_what_it_is() {
+    let refused = |path: std::path::PathBuf, expected: &str| {
+        scdd().arg("verify").arg(path).assert().code(2).stderr(contains(expected));
+    };
+    refused(
+        bundle(TEACHER).join("manifest.yaml"),
+        "manifest.yaml: is a file; a bundle is a directory with manifest.yaml in it",
+    );
+    refused(bundle(""), "is no bundle: it has no manifest.yaml; name a bundle in it: ");
+    refused(bundle(""), "resnet10-w16-supervised");
+    refused(tempfile::tempdir().unwrap().path().to_path_buf(), "manifest.yaml: No such file or directory");
+    let empty = tempfile::tempdir().unwrap();
+    refused(empty.path().to_path_buf(), "is no bundle: it has no manifest.yaml\n");
 }

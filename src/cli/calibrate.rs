@@ -21,10 +21,16 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
         let name = command.bundle.file_name().unwrap_or(bundle.name().as_ref());
         command.bundle.with_file_name(format!("{}-calibrated", name.to_string_lossy()))
     });
+    ensure!(!out.exists(), "{}: exists already; choose another --out", out.display());
     let set = training_images(&command.data, &bundle)?;
     check_fit(&bundle, &set)?;
     if command.per_class {
         check_classes(&bundle, &set)?;
+        let (images, classes) = (command.images.get(), set.classes.len());
+        ensure!(
+            images >= classes,
+            "--images {images}: --per-class needs an image of each of {classes} classes at least"
+        );
     }
 
     let p = &bundle.manifest.preprocessing;
@@ -32,7 +38,7 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     let mut calibrator =
         Calibrator::new(&bundle, &command.nodes, Detail { per_class: command.per_class, patches: command.patches })?;
     let classes = set.classes.len();
-    let chosen = sample::even(&set.labels, classes, command.images, SEED);
+    let chosen = sample::even(&set.labels, classes, command.images.get(), SEED);
     let measured = chosen.len();
     for class in 0..classes {
         let of_class: Vec<usize> = chosen.iter().copied().filter(|&i| set.labels[i] as usize == class).collect();
@@ -46,7 +52,11 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     if global.json {
         println!("{}", serde_json::json!({"bundle": out, "layers": layers, "images": measured}));
     } else {
-        println!("{}: statistics of {layers} activations, measured on {measured} images", out.display());
+        println!(
+            "{}: statistics of {layers} activations, measured on {measured} training images of {}, equally many of each class",
+            out.display(),
+            set.name
+        );
     }
     Ok(Outcome::Done)
 }

@@ -1,14 +1,22 @@
 //! `scdd inspect`: what do the teachers' BN statistics hold?
 
+use anyhow::bail;
 use scdd_core::cli::{Global, Inspect, Outcome};
 
 use super::data::{check_classes, check_fit, training_images};
 use super::progress;
-use crate::inspect::{inspect, table, write};
+use crate::inspect::{check, inspect, table, write};
+use crate::place::printable;
 use crate::teacher::Bundle;
 
 pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
     let bundles = command.bundles.iter().map(|dir| Bundle::load(dir)).collect::<Result<Vec<_>, _>>()?;
+    for (place, bundle) in bundles.iter().enumerate() {
+        if let Some(first) = bundles[..place].iter().find(|first| first.hash == bundle.hash) {
+            bail!("{} is the bundle that {} is: name it once", bundle.dir.display(), first.dir.display());
+        }
+    }
+    check(&command.out)?;
     let named = command.data.as_deref().zip(bundles.first());
     let data = named.map(|(data, first)| training_images(data, first)).transpose()?;
     let progress = progress::progress(global);
@@ -19,7 +27,11 @@ pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
             check_fit(bundle, set)?;
             check_classes(bundle, set)?;
         }
-        teachers.push(inspect(bundle, data.as_ref(), command.images)?);
+        let mut found = inspect(bundle, data.as_ref(), command.images, command.seed)?;
+        if bundles.iter().filter(|other| other.name() == bundle.name()).count() > 1 {
+            found.bundle = printable(&bundle.dir.display().to_string());
+        }
+        teachers.push(found);
         piece.at(teachers.len() as u64, bundle.name());
     }
     piece.finish("");
@@ -27,7 +39,15 @@ pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
     if global.json {
         println!("{}", serde_json::to_string_pretty(&teachers)?);
     } else {
-        println!("{}\npage: {}", table(&teachers), page.display());
+        println!("{}", table(&teachers));
+        if let Some(set) = &data {
+            let count = set.len().min(command.images as usize);
+            println!(
+                "{}: {count} training images, drawn with seed {}, equally many of each class as far as it has them",
+                set.name, command.seed
+            );
+        }
+        println!("page: {}", page.display());
     }
     Ok(Outcome::Done)
 }

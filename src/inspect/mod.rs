@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tch::Device;
 
-use crate::data::{DataError, Dataset, Normalization};
+use crate::data::{DataError, Dataset, Normalization, sample};
 use crate::own;
 use crate::recover::RecoverError;
 use crate::recover::balance::{Balance, Terms, noise};
@@ -41,6 +41,9 @@ pub enum InspectError {
     Report(#[from] ReportError),
     #[error("bundle `{bundle}` has no statistics to inspect: {why}")]
     NoStatistics { bundle: String, why: String },
+    /// There is no directory to write to.
+    #[error("{0}")]
+    Out(String),
 }
 
 /// What a list of statistics says.
@@ -140,11 +143,12 @@ pub struct Inspection {
     pub gradients: Vec<Gradients>,
 }
 
-/// Inspects `bundle`; gradients are taken at `images` noise images, and at as many of `data` if that is given: the first of each class in turn.
+/// Inspects `bundle`; gradients are taken at `images` noise images, and at as many of `data` if that is given, drawn with
+/// `seed`, equally many of each class.
 ///
 /// # Errors
 /// When the bundle has no statistics, can't be run, or does not take the data's images.
-pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32) -> Result<Inspection, InspectError> {
+pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32, seed: u64) -> Result<Inspection, InspectError> {
     if let Some(why) = bundle.without_statistics() {
         return Err(InspectError::NoStatistics { bundle: bundle.name().into(), why });
     }
@@ -154,7 +158,7 @@ pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32) -> Result<I
     let mut gradients = vec![Gradients::new("noise", images as usize, balance.at(&start, &targets, &objective)?)];
     if let Some(set) = data {
         let p = &bundle.manifest.preprocessing;
-        let chosen = in_turn(set, images as usize);
+        let chosen = sample::even(&set.labels, set.classes.len(), images as usize, seed);
         let batch = Normalization::new(p.mean.clone(), p.std.clone())?.batch(set, &chosen)?;
         let targets: Vec<u32> = chosen.iter().map(|&i| set.labels[i]).collect();
         let terms = balance.at(&batch, &targets, &objective)?;
@@ -174,21 +178,18 @@ pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32) -> Result<I
     })
 }
 
-/// The first `count` images of `set` when its classes take turns.
-fn in_turn(set: &Dataset, count: usize) -> Vec<usize> {
-    let mut of_class = vec![0; set.classes.len()];
-    let mut ranked: Vec<(usize, usize)> = set
-        .labels
-        .iter()
-        .enumerate()
-        .map(|(index, &label)| {
-            let rank = &mut of_class[label as usize];
-            *rank += 1;
-            (*rank, index)
-        })
-        .collect();
-    ranked.sort_by_key(|&(rank, index)| (rank, set.labels[index], index));
-    ranked.into_iter().take(count).map(|(_, index)| index).collect()
+const FILES: [&str; 3] = ["inspect.json", "inspect.csv", "inspect.html"];
+
+/// Whether [`write()`] may write into `directory`, before anything is computed for it.
+///
+/// # Errors
+/// When something else is there.
+pub fn check(directory: &Path) -> Result<(), InspectError> {
+    if let Some(file) = directory.ancestors().find(|part| part.is_file()) {
+        let what = format!("{} is a file; --out wants a directory", file.display());
+        return Err(InspectError::Out(what));
+    }
+    FILES.iter().try_for_each(|file| Ok(own::check(&directory.join(file)).map_err(ReportError::from)?))
 }
 
 /// Writes `inspect.html`, `inspect.csv` (one line per layer) and `inspect.json` into `directory`, each whole or not at all; returns the page's path.
@@ -197,8 +198,9 @@ fn in_turn(set: &Dataset, count: usize) -> Vec<usize> {
 /// When a file can't be written.
 pub fn write(teachers: &[Inspection], directory: &Path) -> Result<PathBuf, InspectError> {
     let put = |file: &str, text: &str| own::write(&directory.join(file), text).map_err(ReportError::from);
-    put("inspect.json", &crate::report::json_file(&serde_json::json!({"teachers": teachers}))?)?;
-    put("inspect.csv", &table::csv(teachers)?)?;
-    put("inspect.html", &page::page(teachers)?)?;
-    Ok(directory.join("inspect.html"))
+    let [json, csv, html] = FILES;
+    put(json, &crate::report::json_file(&serde_json::json!({"teachers": teachers}))?)?;
+    put(csv, &table::csv(teachers)?)?;
+    put(html, &page::page(teachers)?)?;
+    Ok(directory.join(html))
 }

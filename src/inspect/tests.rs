@@ -9,7 +9,7 @@ fn bundle(path: &str) -> Bundle {
 
 fn teachers() -> Vec<Inspection> {
     let bundles = ["onnx/fashion-mnist/resnet18-w16-supervised", "tests/goldens/features-only"].map(bundle);
-    bundles.iter().map(|b| inspect(b, None, 4).unwrap()).collect()
+    bundles.iter().map(|b| inspect(b, None, 4, 0).unwrap()).collect()
 }
 
 #[test]
@@ -27,15 +27,6 @@ fn scale_free_figures_do_not_see_a_layers_scale() {
     assert!(same(one.raw.entropy, one.scale_free.entropy.map(|h| h + one.rms.ln())));
     let silent = Spread::of(&[&[0.0f32, 0.0]]);
     assert_eq!((silent.rms, silent.scale_free.quantiles, silent.raw.entropy), (0.0, [0.0; 7], None));
-}
-
-#[test]
-fn classes_take_turns() {
-    let labels = vec![1, 1, 0, 2, 1, 0];
-    let classes = ["a", "b", "c"].map(str::to_owned).into();
-    let set = Dataset { name: "t".into(), images: vec![0; 6], labels, channels: 1, height: 1, width: 1, classes };
-    assert_eq!(in_turn(&set, 5), [2, 0, 3, 5, 1]);
-    assert_eq!(in_turn(&set, 100).len(), 6);
 }
 
 fn terms_at(bundle: &Bundle, images: &ndarray::Array4<f32>, targets: &[u32]) -> Terms {
@@ -102,6 +93,6 @@ fn teachers_stand_side_by_side_in_every_format() {
 
 #[test]
 fn a_network_without_statistics_is_explained() {
-    let error = inspect(&bundle("onnx/fashion-mnist/convnet3-w128-in"), None, 2).unwrap_err().to_string();
+    let error = inspect(&bundle("onnx/fashion-mnist/convnet3-w128-in"), None, 2, 0).unwrap_err().to_string();
     assert!(error.contains("`convnet3-w128-in` has no statistics to inspect: its graph has no BatchNorm"), "{error}");
 }

@@ -131,7 +131,9 @@ fn with_provider(builder: SessionBuilder, provider: Provider) -> Result<SessionB
         Provider::Cpu => Ok(builder),
         Provider::Cuda => {
             let cuda = ep::CUDA::default().build().error_on_failure();
-            builder.with_execution_providers([cuda]).map_err(|e| RuntimeError::NoCuda { what: e.to_string() })
+            builder
+                .with_execution_providers([cuda])
+                .map_err(|e| RuntimeError::NoCuda { what: e.to_string().trim_end_matches('.').into() })
         }
     }
 }

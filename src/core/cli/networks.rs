@@ -1,5 +1,6 @@
 //! What the commands that need networks take; the engine runs them.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::data::registry;
@@ -26,9 +27,9 @@ pub struct Calibrate {
     pub bundle: PathBuf,
     #[arg(long, value_name = "NAME|DIR", help = of_data("The data set whose training images are measured"))]
     pub data: String,
-    /// How many images, spread evenly over the classes
-    #[arg(long, default_value_t = 1000)]
-    pub images: usize,
+    /// How many images, drawn at random, equally many of each class
+    #[arg(long, default_value_t = NonZeroUsize::new(1000).unwrap_or(NonZeroUsize::MIN))]
+    pub images: NonZeroUsize,
     /// Keep every class's statistics too, for `recover.class_share`
     #[arg(long)]
     pub per_class: bool,
@@ -54,6 +55,9 @@ pub struct Inspect {
     /// How many images gradients are measured at, all in one batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub images: u32,
+    /// Draws the images, equally many of each class
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
     /// Where inspect.html, inspect.csv and inspect.json go
     #[arg(long, value_name = "DIR", default_value = "runs/inspect")]
     pub out: PathBuf,

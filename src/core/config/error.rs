@@ -157,6 +157,17 @@ fn unknown(what: &str, quoted: &str, name: &str, known: &[&str]) -> String {
     }
 }
 
+/// What the parser said, in the user's words.
+pub(super) fn of_yaml(error: &serde_yaml::Error) -> String {
+    let text = error.to_string();
+    let number = text.split('`').nth(1).filter(|_| text.contains("as u128") || text.contains("as i128"));
+    let place = error.location().map_or(String::new(), |at| format!(" at line {} column {}", at.line(), at.column()));
+    match number {
+        Some(number) => format!("the number `{number}`{place} is too large: whole numbers are at most {}", u64::MAX),
+        None => text,
+    }
+}
+
 /// The candidate most like `name`, if any is like it at all.
 pub(super) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(name, candidate);

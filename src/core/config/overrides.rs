@@ -2,7 +2,7 @@
 
 use serde_yaml::{Mapping, Value};
 
-use super::error::ConfigError;
+use super::error::{ConfigError, of_yaml};
 use super::path::{self, Segment};
 
 /// One `--set` argument.
@@ -20,7 +20,8 @@ impl<'a> Override<'a> {
             .split_once('=')
             .ok_or_else(|| fail("expected `path=value`, such as `recover.iterations=5`".to_string()))?;
         let path = path::parse(path.trim()).ok_or_else(|| fail(format!("`{path}` is not a path of keys")))?;
-        let value = serde_yaml::from_str(value).map_err(|error| fail(format!("the value is not YAML: {error}")))?;
+        let value = serde_yaml::from_str(value)
+            .map_err(|error| fail(format!("the value can't be read: {}", of_yaml(&error))))?;
         Ok(Self { argument, path, value })
     }
 

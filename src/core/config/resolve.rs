@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::error::{ConfigError, Fault, Located, Place};
+use super::error::{ConfigError, Fault, Located, Place, of_yaml};
 use super::model::{Device, Experiment, Fallback, Labels, Protocol, RecoverConfig};
 use super::overrides::Override;
 use super::{faults, locate, path, presets};
@@ -31,7 +31,7 @@ impl Experiment {
                     "it holds several documents (a line `---` begins another): give each experiment a file of its own"
                         .into()
                 }
-                text => text,
+                _ => of_yaml(&error),
             };
             ConfigError::Syntax { file: file.to_path_buf(), message }
         };

@@ -760,6 +760,10 @@ const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),
+    (
+        "seeds=[18446744073709551616]",
+        "--set seeds=[18446744073709551616]: the value can't be read: the number `18446744073709551616` at line 1 column 2 is too large: whole numbers are at most 18446744073709551615",
+    ),
     ("=3", "--set =3: `` is not a path of keys"),
     ("seeds[x]=3", "--set seeds[x]=3: `seeds[x]` is not a path of keys"),
     ("seeds[1]=3", "--set seeds[1]=3: the file has no list with an element [1] there"),
