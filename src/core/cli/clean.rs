@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
+
 use super::status::load;
 use super::{Global, Outcome, describe};
 use crate::run::Goal;
@@ -48,8 +50,15 @@ impl Clean {
     /// its networks.
     fn needed(&self) -> anyhow::Result<Needed> {
         let (planner, mut needed) = (Planner::default(), Needed::default());
+        let mut wrong = Vec::new();
         for path in &self.experiments {
-            let experiment = load(path)?;
+            let experiment = match load(path) {
+                Ok(experiment) => experiment,
+                Err(error) => {
+                    wrong.push(describe(&error));
+                    continue;
+                }
+            };
             match planner.plan(&experiment, &self.output, Goal::Report) {
                 Ok(plan) => needed.stages.extend(plan.stages.into_iter().map(|stage| stage.directory)),
                 Err(error) => {
@@ -59,6 +68,7 @@ impl Clean {
                 }
             }
         }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(needed)
     }
 }

@@ -1,5 +1,7 @@
 //! Ranges and contradictions: what types alone cannot say about an experiment. All that is wrong is found, not the first alone.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use serde_yaml::Value;
@@ -137,6 +139,7 @@ pub(super) fn contradictions(experiment: &Experiment) -> Vec<Fault> {
     let mut faults = Vec::new();
     faults.extend(data(&experiment.data));
     faults.extend(lists(experiment));
+    faults.extend(size(experiment));
     for (name, method) in &experiment.methods {
         let found = check_method(method).into_iter().chain(subset(method, &experiment.ipc));
         faults.extend(found.map(|fault| fault.moved("recover", &format!("methods.{name}"))));
@@ -349,19 +352,52 @@ fn lists(experiment: &Experiment) -> Vec<Fault> {
     faults
 }
 
-fn axis<T: PartialEq>(path: &str, values: &[T]) -> Vec<Fault> {
+fn axis<T: Ord>(path: &str, values: &[T]) -> Vec<Fault> {
     match values {
         [] => vec![Fault::new(path, "the list is empty; at least one value is needed")],
         _ => distinct(path, values),
     }
 }
 
-fn distinct<T: PartialEq>(path: &str, values: &[T]) -> Vec<Fault> {
-    let repeats = values.iter().enumerate().filter_map(|(index, value)| {
-        let first = values[..index].iter().position(|earlier| earlier == value)?;
-        Some(Fault::new(format!("{path}[{index}]"), format!("repeats {path}[{first}]")))
+fn distinct<T: Ord>(path: &str, values: &[T]) -> Vec<Fault> {
+    let mut places = BTreeMap::new();
+    let repeats = values.iter().enumerate().filter_map(|(index, value)| match places.entry(value) {
+        Entry::Occupied(first) => {
+            Some(Fault::new(format!("{path}[{index}]"), format!("repeats {path}[{}]", first.get())))
+        }
+        Entry::Vacant(place) => {
+            place.insert(index);
+            None
+        }
     });
     repeats.collect()
+}
+
+/// Every row is kept in memory, planned and reported.
+const MOST_ROWS: usize = 100_000;
+
+/// The matrix must be of a size that can be kept in memory; its longest axis is to blame.
+fn size(experiment: &Experiment) -> Option<Fault> {
+    let labellers = match &experiment.relabel_teachers {
+        RelabelTeachers::Same => 1,
+        RelabelTeachers::List(teachers) => teachers.len(),
+    };
+    let axes = [
+        ("teachers", experiment.teachers.len()),
+        ("relabel_teachers", labellers),
+        ("methods", experiment.methods.len()),
+        ("ipc", experiment.ipc.len()),
+        ("protocols", experiment.protocols.len()),
+        ("labels", experiment.labels.len()),
+        ("students", experiment.students.len().max(1)),
+        ("seeds", experiment.seeds.len()),
+    ];
+    let rows = axes.iter().fold(1usize, |rows, (_, length)| rows.saturating_mul(*length));
+    let (longest, length) = axes.into_iter().max_by_key(|(_, length)| *length)?;
+    (rows > MOST_ROWS).then(|| {
+        let problem = format!("its {length} values make a matrix of {rows} rows, of which {MOST_ROWS} are allowed");
+        Fault::new(longest, problem)
+    })
 }
 
 fn ranges(experiment: &Experiment) -> Vec<Fault> {

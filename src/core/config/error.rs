@@ -1,5 +1,6 @@
 //! What can be wrong with an experiment, and how it is said.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -74,12 +75,18 @@ fn told(file: &Path, faults: &[Located]) -> String {
         };
     }
     let count = if faults.len() < MOST { faults.len().to_string() } else { format!("at least {MOST}") };
-    let line = |Located { place, fault }: &Located| match place {
-        Place::File => format!("\n  {fault}"),
-        Place::Line { line, .. } => format!("\n  line {line}: {fault}"),
-        Place::Override(argument) => format!("\n  --set {argument}: {fault}"),
+    let mut lists = HashSet::new();
+    let line = |Located { place, fault }: &Located| {
+        // What is known at one place is told once.
+        let is_new = lists.insert(fault.known.split_once(": ").map(|(_, list)| list.to_string()));
+        let fault = if is_new { fault.to_string() } else { format!("`{}`: {}", fault.path, fault.problem) };
+        match place {
+            Place::File => format!("\n  {fault}"),
+            Place::Line { line, .. } => format!("\n  line {line}: {fault}"),
+            Place::Override(argument) => format!("\n  --set {argument}: {fault}"),
+        }
     };
-    format!("{}: {count} faults:{}", file.display(), faults.iter().take(MOST).map(line).collect::<String>())
+    format!("{}: {count} faults:{}", file.display(), faults.iter().map(line).collect::<String>())
 }
 
 /// Something wrong at a YAML path, before anyone knows which file and line that was.
@@ -89,6 +96,8 @@ pub(super) struct Fault {
     pub path: String,
     /// What is wrong and what is allowed.
     pub problem: String,
+    /// After an unknown name those that are known, as the rest of the sentence or a sentence of its own.
+    pub known: String,
 }
 
 /// The problem of a key that is not there.
@@ -96,13 +105,13 @@ const MISSING: &str = "this key is missing and has no default";
 
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        write!(formatter, "`{}`: {}", self.path, self.problem)
+        write!(formatter, "`{}`: {}{}", self.path, self.problem, self.known)
     }
 }
 
 impl Fault {
     pub fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { path: path.into(), problem: problem.into() }
+        Self { path: path.into(), problem: problem.into(), known: String::new() }
     }
 
     pub fn is_missing(&self) -> bool {
@@ -113,10 +122,23 @@ impl Fault {
     pub fn moved(self, from: &str, to: &str) -> Self {
         match self.path.strip_prefix(from) {
             Some(rest) if rest.is_empty() || rest.starts_with(['.', '[']) => {
-                Self { path: format!("{to}{rest}"), problem: self.problem }
+                Self { path: format!("{to}{rest}"), ..self }
             }
             _ => self,
         }
+    }
+
+    /// "unknown key; did you mean `x`? Known keys: …"
+    fn unknown(path: impl Into<String>, what: &str, quoted: &str, name: &str, known: &[&str]) -> Self {
+        let (hint, list) = (nearest(name, known), known.join(", "));
+        let (problem, known) = match hint {
+            _ if known.is_empty() => (format!("unknown {what}{quoted}; there is nothing to set here"), String::new()),
+            Some(near) => {
+                (format!("unknown {what}{quoted}; did you mean `{near}`?"), format!(" Known {what}s: {list}"))
+            }
+            None => (format!("unknown {what}{quoted}"), format!("; known {what}s: {list}")),
+        };
+        Self { path: path.into(), problem, known }
     }
 
     /// What serde said about `path`, in the words of an experiment file, whose top knows the keys `short` too.
@@ -126,10 +148,10 @@ impl Fault {
             Some((name, known)) if message.starts_with("unknown field") => {
                 let path = join(path, name);
                 let short = if path == *name { short } else { &[] };
-                Self::new(path, unknown("key", "", name, &[known, short].concat()))
+                Self::unknown(path, "key", "", name, &[known, short].concat())
             }
             Some((name, known)) if message.starts_with("unknown variant") => {
-                Self::new(path, unknown("value", &format!(" `{name}`"), name, known))
+                Self::unknown(path, "value", &format!(" `{name}`"), name, known)
             }
             Some((name, _)) if message.starts_with("missing field") => Self::new(join(path, name), MISSING),
             _ => Self::new(path, in_plain_words(message)),
@@ -139,21 +161,11 @@ impl Fault {
 
 /// `path` with `key` appended, unless it is there already (serde's path sometimes ends at the key, sometimes before it).
 fn join(path: &str, key: &str) -> String {
-    let last = path.rsplit('.').next();
+    let is_there = path.strip_suffix(key).is_some_and(|before| before.is_empty() || before.ends_with('.'));
     match path {
         "." | "" => key.to_string(),
-        _ if last == Some(key) => path.to_string(),
+        _ if is_there => path.to_string(),
         _ => format!("{path}.{key}"),
-    }
-}
-
-/// "unknown key; did you mean `x`? Known keys: …"
-fn unknown(what: &str, quoted: &str, name: &str, known: &[&str]) -> String {
-    let hint = nearest(name, known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    match known {
-        [] => format!("unknown {what}{quoted}; there is nothing to set here"),
-        _ if hint.is_empty() => format!("unknown {what}{quoted}; known {what}s: {}", known.join(", ")),
-        _ => format!("unknown {what}{quoted}{hint} Known {what}s: {}", known.join(", ")),
     }
 }
 
@@ -164,13 +176,17 @@ pub(super) fn of_yaml(error: &serde_yaml::Error) -> String {
     let place = error.location().map_or(String::new(), |at| format!(" at line {} column {}", at.line(), at.column()));
     match number {
         Some(number) => format!("the number `{number}`{place} is too large: whole numbers are at most {}", u64::MAX),
+        None if text.contains("cannot start any token") => {
+            format!("{text}; if it is a tab: YAML is indented by spaces")
+        }
         None => text,
     }
 }
 
 /// The candidate most like `name`, if any is like it at all.
 pub(super) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(name, candidate);
+    let name = name.to_lowercase();
+    let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(&name, candidate);
     let best = candidates.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(best) >= 0.5).then_some(best)
 }
@@ -228,6 +244,7 @@ fn expected_value(expected: &str) -> String {
         "path string" | "a string" => "text".into(),
         "a sequence" => "a list".into(),
         "a map" => "keys below it".into(),
+        "field identifier" => "text as a key".into(),
         "string or map" | "variant identifier" | "string or singleton map" | "a Value::Tagged enum" => {
             "the name of one of its values, as text".into()
         }

@@ -26,7 +26,9 @@ pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
             Ok(found) => break found,
             Err(fault) => {
                 let at = path::parse(&fault.path).unwrap_or_default();
-                let left_out = leave_out(&mut raw, &at);
+                // A key that has dots itself looks like a path.
+                let has_dots = at.len() > 1 && raw.remove(fault.path.as_str()).is_some();
+                let left_out = if has_dots { Some(at.len()) } else { leave_out(&mut raw, &at) };
                 found.add(fault);
                 match left_out {
                     Some(depth) if found.faults.len() < MOST => found.left_out(&at[..depth]),
@@ -39,6 +41,7 @@ pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
     if found.faults.is_empty() {
         check::contradictions(&experiment).into_iter().for_each(|fault| found.add(as_written(fault, &forms)));
     }
+    found.faults.truncate(MOST);
     if found.faults.is_empty() { Ok(experiment) } else { Err(found.faults) }
 }
 
@@ -64,7 +67,7 @@ impl Found {
             _ => false,
         };
         if !self.paths.iter().any(|known| is_known(known) || is_meant(known)) {
-            self.faults.push(Fault::new(path::written(&path), fault.problem));
+            self.faults.push(Fault { path: path::written(&path), ..fault });
             self.paths.push(path);
         }
     }

@@ -400,7 +400,7 @@ pub enum Turn {
 }
 
 /// What published code does differently from what its paper suggests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Quirk {
     /// One crop, flip and shift for the whole batch.

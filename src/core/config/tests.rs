@@ -722,6 +722,36 @@ fn overrides_and_the_file_are_blamed_together() {
     assert!(lines[3].starts_with("  --set recover.flip=maybe: `recover.flip`: is the text"), "{said}");
 }
 
+/// What is long is neither slow nor told whole.
+#[test]
+fn long_lists_are_bounded() {
+    let list =
+        |value: &dyn Fn(usize) -> usize| (0..100_001).map(|i| value(i).to_string()).collect::<Vec<_>>().join(", ");
+    let of = |values: &str| parse(&format!("{MINIMAL}seeds: [{values}]\n"), &[]).unwrap_err().to_string();
+    let repeated = of(&list(&|_| 1));
+    assert!(
+        repeated.starts_with("e.yaml: at least 50 faults:\n  line 6: `seeds[1]`: repeats seeds[0]\n"),
+        "{repeated}"
+    );
+    let distinct = of(&list(&|i| i));
+    assert_eq!(
+        distinct,
+        "e.yaml, line 6: `seeds`: its 100001 values make a matrix of 100001 rows, of which 100000 are allowed"
+    );
+}
+
+#[test]
+fn names_are_alike_in_any_case_and_known_ones_are_listed_once() {
+    let said = parse("Name: x\ndata.path: y\nTEACHERS: z\n", &[]).unwrap_err().to_string();
+    assert_eq!(said.matches("nown keys:").count(), 1, "{said}");
+    for hint in ["`Name`: unknown key; did you mean `name`?", "`TEACHERS`: unknown key; did you mean `teachers`?"] {
+        assert!(said.contains(hint), "{said}");
+    }
+    assert!(said.contains("`data.path`: unknown key"), "{said}");
+    let tab = parse(&format!("{MINIMAL}recover:\n\titerations: 5\n"), &[]).unwrap_err().to_string();
+    assert!(tab.ends_with("if it is a tab: YAML is indented by spaces"), "{tab}");
+}
+
 /// Whatever a file holds, all that is wrong with it is told once, and the telling ends.
 #[test]
 fn many_faults_are_told_up_to_a_bound() {
