@@ -41,7 +41,6 @@ pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
     if found.faults.is_empty() {
         check::contradictions(&experiment).into_iter().for_each(|fault| found.add(as_written(fault, &forms)));
     }
-    found.faults.truncate(MOST);
     if found.faults.is_empty() { Ok(experiment) } else { Err(found.faults) }
 }
 
@@ -54,8 +53,11 @@ struct Found {
 }
 
 impl Found {
-    /// Notes a fault of what is left of the file, unless it comes of what was left out.
+    /// Notes a fault of what is left of the file, unless it comes of what was left out or there are enough.
     fn add(&mut self, fault: Fault) {
+        if self.faults.len() >= MOST {
+            return;
+        }
         let Some(path) = path::parse(&fault.path).map(|path| self.in_the_file(path)) else {
             return self.faults.push(fault);
         };
