@@ -288,7 +288,7 @@ fn what_is_no_bundle_is_told_as_what_it_is() {
     );
     refused(bundle(""), "is no bundle: it has no manifest.yaml; name a bundle in it: ");
     refused(bundle(""), "resnet10-w16-supervised");
-    refused(tempfile::tempdir().unwrap().path().to_path_buf(), "manifest.yaml: No such file or directory");
+    refused(bundle("nothing"), "nothing/manifest.yaml: No such file or directory");
     let empty = tempfile::tempdir().unwrap();
     refused(empty.path().to_path_buf(), "is no bundle: it has no manifest.yaml\n");
 }
