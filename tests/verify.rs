@@ -161,7 +161,7 @@ fn broken_bundles_are_explained() {
     let removed = |file: &'static str| move |copy: &Copied| std::fs::remove_file(copy.path.join(file)).unwrap();
     let cases: Vec<(String, &str)> = vec![
         (complaint(removed("model.onnx")), "model.onnx: No such file"),
-        (complaint(removed("manifest.yaml")), "manifest.yaml: No such file"),
+        (complaint(removed("manifest.yaml")), "is no bundle: it has no manifest.yaml"),
         (complaint(cut("model.onnx", 1000)), "model.onnx: has 1000 bytes, the manifest says"),
         (complaint(cut("golden.safetensors", 5)), "golden.safetensors: has 5 bytes, the manifest says"),
         (complaint(replaced("model.onnx", b"nonsense")), "model.onnx: not a readable ONNX file"),
