@@ -1,7 +1,7 @@
 //! Makes the stages of an experiment: teachers answer through ONNX Runtime, everything else is computed by libtorch and
 //! our own kernels.
 //!
-//! A [`StageGraph`] comes in, an [`Outcome`] goes out. How a kind of stage is made is in a file of [`stages`] that is
+//! A [`StageGraph`] comes in, an [`Outcome`] goes out. How a kind of stage is made is in a file of `stages` that is
 //! called as its description in [`crate::run::stages`].
 
 mod scheduler;
