@@ -101,7 +101,7 @@ class LabelStore:
         if len(self.index) != places or self.index[-1] != len(self.bytes):
             raise InputError(f"{path} has {len(self.bytes)} bytes, not what its metadata announces; {AGAIN}")
         end = start + 8 * places
-        self.head = hashlib.sha256(self.bytes[:end]).digest()
+        self.head = hashlib.sha256(self.bytes[:end].data).digest()
         if self.head != self.bytes[end : end + HASH].tobytes():
             raise InputError(f"{path}: its head is not as it was written (its hash differs); {AGAIN}")
         self.path = path
@@ -121,7 +121,7 @@ class LabelStore:
             return
         start, end = (int(self.index[place * self.batches]) for place in (epoch, epoch + 1))
         hasher = hashlib.sha256(self.head + epoch.to_bytes(8, "little"))
-        hasher.update(self.bytes[start : end - HASH])
+        hasher.update(self.bytes[start : end - HASH].data)
         if hasher.digest() != self.bytes[end - HASH : end].tobytes():
             raise InputError(f"{self.path}: epoch {epoch} is not as it was written (its hash differs); {AGAIN}")
         self.checked.add(epoch)
