@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
@@ -22,6 +22,9 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from .config import KINDS
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .data import DatasetInfo
 
 # timm takes seconds to import, so it is imported where a network of its is wanted.
 
@@ -410,6 +413,11 @@ def resolve(name: str, options: dict[str, Any], *, channels: int, size: int, cla
             raise InputError(f"architecture {name}: option {key} is {value}, but the data set has {given[key]}")
         resolved[key] = value
     return resolved
+
+
+def resolve_for(dataset: DatasetInfo, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """As `resolve`, with the channels, size and classes of `dataset`."""
+    return resolve(name, options, channels=dataset.channels, size=dataset.size, classes=len(dataset.classes))
 
 
 def build(name: str, options: dict[str, Any]) -> nn.Module:

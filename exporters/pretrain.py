@@ -137,13 +137,7 @@ def pretrain(
     """
     config, method_name, method_config = read_config(path)
     dataset = chosen.describe(config.dataset)
-    options = models.resolve(
-        config.architecture.name,
-        config.architecture.options,
-        channels=dataset.channels,
-        size=dataset.size,
-        classes=len(dataset.classes),
-    )
+    options = models.resolve_for(dataset, config.architecture.name, config.architecture.options)
     train = train or data.load(dataset, data_root, "train", sample=chosen.sample)
     test = test or data.load(dataset, data_root, "test")
     if config.batch_size > len(train.images):
@@ -160,7 +154,7 @@ def pretrain(
         models.put_head(config.architecture.name, model, head)
     narrow.subsample_first(model)
     # PyTorch's types lack this form of `to`.
-    method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub for it
     method.is_mixed = config.precision == "bfloat16"
     if config.alternating_flips and getattr(method_config.augmentation, "flip", False):
         raise InputError(f"{path}: alternating_flips mirrors images already; set augmentation: flip to 0")

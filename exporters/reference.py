@@ -175,8 +175,7 @@ class GroupNormalization(OpRun):
 class Conv(op_conv.Conv):
     """By PyTorch's convolution, ten times as fast."""
 
-    # ONNX's own operators have other parameters each, too.
-    def _run(self, x, w, b=None, **attributes: Any):  # type: ignore[override]
+    def _run(self, x, w, b=None, **attributes: Any):  # type: ignore[override]  # each operator has its own parameters
         if not _is_plain(x, attributes):
             return super()._run(x, w, b, **attributes)
         top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
@@ -192,7 +191,7 @@ class Conv(op_conv.Conv):
 class MaxPool(op_max_pool.MaxPool):
     """By whole planes instead of pixel by pixel, hundreds of times as fast."""
 
-    def _run(self, x, **attributes: Any):  # type: ignore[override]  # as above
+    def _run(self, x, **attributes: Any):  # type: ignore[override]  # each operator has its own parameters
         if not _is_plain(x, attributes) or len(self.output) > 1:
             return super()._run(x, **attributes)
         return (_pool(np.maximum, x, -np.inf, attributes),)
@@ -201,7 +200,7 @@ class MaxPool(op_max_pool.MaxPool):
 class AveragePool(op_average_pool.AveragePool_19):
     """By whole planes instead of pixel by pixel, hundreds of times as fast."""
 
-    def _run(self, x, **attributes: Any):  # type: ignore[override]  # as above
+    def _run(self, x, **attributes: Any):  # type: ignore[override]  # each operator has its own parameters
         if not _is_plain(x, attributes):
             return super()._run(x, **attributes)
         counted = np.ones((1, 1, *x.shape[2:]))

@@ -36,13 +36,7 @@ def export_student(
     """Writes the untrained network that the configuration at `path` describes as the bundle `output/name`."""
     config = parse(StudentConfig, read_yaml(path), str(path))
     dataset = chosen.describe(config.dataset)
-    options = models.resolve(
-        config.architecture.name,
-        config.architecture.options,
-        channels=dataset.channels,
-        size=dataset.size,
-        classes=len(dataset.classes),
-    )
+    options = models.resolve_for(dataset, config.architecture.name, config.architecture.options)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = models.build(config.architecture.name, options).eval()

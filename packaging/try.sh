@@ -12,9 +12,9 @@ home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
 "$uv" venv --quiet --no-python-downloads --python "$python" "$home/environment"
 "$uv" pip install --quiet --python "$home/environment/bin/python" --constraint "$checkout/exporters/requirements.txt" "$wheel"
-mkdir "$home/work"
-cp -r "$checkout/onnx/fashion-mnist" "$home/work/onnx"
-cd "$home/work"
+mkdir "$home/trial"
+cp -r "$checkout/onnx/fashion-mnist" "$home/trial/onnx"
+cd "$home/trial"
 
 # Nothing of the checkout's environment is in sight.
 run() { env -i HOME="$home" PATH="$home/environment/bin:/usr/bin:/bin" LANG=C.UTF-8 SCDD_DATA="$data" "$@"; }

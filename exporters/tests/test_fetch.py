@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -40,7 +41,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         # The base class knows its server as the base of ours only.
-        server: Server = self.server  # type: ignore[assignment]
+        server: Server = self.server  # type: ignore[assignment]  # socketserver declares its base class
         asked = self.headers["Range"]
         server.asked.append((self.path[1:], asked))
         content = server.files.get(self.path[1:])
@@ -82,9 +83,9 @@ def idx_files() -> dict[str, bytes]:
     return files
 
 
-def tar(files: dict[str, bytes]) -> bytes:
+def tar(files: dict[str, bytes], mode: Literal["w", "w:gz"] = "w:gz") -> bytes:
     result = io.BytesIO()
-    with tarfile.open(fileobj=result, mode="w:gz") as archive:
+    with tarfile.open(fileobj=result, mode=mode) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -270,23 +271,13 @@ def test_every_reason_is_given(fashion, server: Server, tmp_path: Path, monkeypa
 WNIDS = ("n01440764", "n01443537", "n01484850")
 
 
-def plain_tar(files: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
-
-
 def devkit() -> bytes:
     """Numbers the classes 1, 2, 3 in reverse order, with letters of two bytes and of one, as MATLAB writes either."""
     names = [WNIDS[2].encode("utf-16-le"), WNIDS[1].encode(), WNIDS[0].encode("utf-16-le"), b"n00001740"]
     parts = [zlib.compress(b"\x01\x00" + name + b"\x00\x00") for name in names]
     meta = bytes(128) + b"".join(struct.pack("<2I", 15, len(part)) + part for part in parts)
     folder = "ILSVRC2012_devkit_t12/data"
-    return gzip.compress(plain_tar({f"{folder}/{imagenet.META}": meta, f"{folder}/{imagenet.TRUTH}": b"3\n1\n2\n3\n"}))
+    return gzip.compress(tar({f"{folder}/{imagenet.META}": meta, f"{folder}/{imagenet.TRUTH}": b"3\n1\n2\n3\n"}, "w"))
 
 
 def val_name(number: int) -> str:
@@ -304,9 +295,9 @@ def small_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def put_archives(folder: Path) -> None:
-    classes = {f"{wnid}.tar": plain_tar({f"{wnid}_{i}.JPEG": bytes([i]) for i in range(2)}) for wnid in WNIDS}
-    (folder / imagenet.TRAIN).write_bytes(plain_tar(classes))
-    (folder / imagenet.VAL).write_bytes(plain_tar({val_name(i): bytes([i] * i) for i in range(1, 5)}))
+    classes = {f"{wnid}.tar": tar({f"{wnid}_{i}.JPEG": bytes([i]) for i in range(2)}, "w") for wnid in WNIDS}
+    (folder / imagenet.TRAIN).write_bytes(tar(classes, "w"))
+    (folder / imagenet.VAL).write_bytes(tar({val_name(i): bytes([i] * i) for i in range(1, 5)}, "w"))
     (folder / imagenet.DEVKIT).write_bytes(devkit())
 
 
@@ -379,13 +370,13 @@ def test_damaged_archives_of_imagenet_are_refused(small_imagenet: Path):
     whole = (small_imagenet / imagenet.TRAIN).read_bytes()
     for content, message in (
         (whole[:1500], "can't be unpacked"),
-        (plain_tar({"readme": b""}), "is no archive of a class"),
+        (tar({"readme": b""}, "w"), "is no archive of a class"),
     ):
         (small_imagenet / imagenet.TRAIN).write_bytes(content)
         with pytest.raises(InputError, match=message):
             fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
         assert not (small_imagenet / "train").exists()
     (small_imagenet / imagenet.TRAIN).write_bytes(whole)
-    (small_imagenet / imagenet.VAL).write_bytes(plain_tar({val_name(1): b"1"}))
+    (small_imagenet / imagenet.VAL).write_bytes(tar({val_name(1): b"1"}, "w"))
     with pytest.raises(InputError, match="1 of 4 validation images are there"):
         fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)

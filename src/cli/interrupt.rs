@@ -29,8 +29,9 @@ pub fn say_what_stays(output: &Path, progress: Arc<dyn Progress + Send + Sync>) 
 
 fn farewell(signal: &str, output: &str) -> String {
     format!(
-        "\nstopped by {signal}: what is complete in {output}/stages stays, and of an interrupted recovery every finished \
-         batch; the same command goes on from there, and `scdd status --output {output}` shows what is there"
+        "\nstopped by {signal}: what is complete in {output}/stages stays, of an interrupted recovery every finished batch, \
+         and a student's training up to the epoch that was kept last; the same command goes on from there, and `scdd status \
+         --output {output}` shows what is there"
     )
 }
 

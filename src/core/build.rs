@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::{env, fs};
 
+// What fails here ends the build, which nobody can go on with: cargo shows the reason.
 fn main() {
+    // Cargo sets CARGO_MANIFEST_DIR and OUT_DIR for every build script.
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../datasets");
     println!("cargo:rerun-if-changed={}", folder.display());
     println!("cargo:rerun-if-changed=build.rs");
@@ -20,6 +22,7 @@ fn main() {
     }
     let count = files.len();
     let list = format!("pub static NAMES: [&str; {count}] = [{names}];\nstatic TEXTS: [&str; {count}] = [{texts}];\n");
+    // Cargo made this directory for this script to write to.
     let out = env::var("OUT_DIR").expect("cargo sets it");
     fs::write(Path::new(&out).join("datasets.rs"), list).expect("cargo's output directory can be written");
 }

@@ -9,8 +9,8 @@ use crate::replica::{Objective, Plan, PlanOptions, ReplicaError};
 pub struct PlanCache {
     graph: Arc<Graph>,
     options: PlanOptions,
-    /// Of the last batch: batches follow each other in one shape, but for a smaller one at the end, and differ in the
-    /// targets of their statistics.
+    /// Of the last batch: batches follow each other in one shape, but for a smaller one at the end,
+    /// and differ in the targets of their statistics.
     last: Cell<Option<Plan>>,
 }
 

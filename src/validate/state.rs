@@ -1,4 +1,5 @@
-//! A training under way as one file, so that an interrupted one goes on from its last epochs and ends in the same bytes.
+//! A training under way as one file, so that an interrupted one goes on from its last epochs and
+//! ends in the same bytes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -74,7 +75,8 @@ pub fn write(tensors: &[(String, Tensor)], numbers: Option<&Numbers>) -> Result<
     safetensors::serialize(views, metadata).map_err(|e| e.to_string())
 }
 
-/// Fills `tensors` with what [`write`] wrote of tensors of the same names and shapes; gives the numbers.
+/// Fills `tensors` with what [`write`] wrote of tensors of the same names and shapes; gives the
+/// numbers.
 ///
 /// # Errors
 /// When the bytes are damaged or of other tensors. Then no tensor was changed.

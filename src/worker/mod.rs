@@ -1,8 +1,8 @@
-//! Makes the stages of an experiment: teachers answer through ONNX Runtime, everything else is computed by libtorch and
-//! our own kernels.
+//! Makes the stages of an experiment: teachers answer through ONNX Runtime, everything else is
+//! computed by libtorch and our own kernels.
 //!
-//! A [`StageGraph`] comes in, an [`Outcome`] goes out. How a kind of stage is made is in a file of `stages` that is
-//! called as its description in [`crate::run::stages`].
+//! A [`StageGraph`] comes in, an [`Outcome`] goes out. How a kind of stage is made is in a file of
+//! `stages` that is called as its description in [`crate::run::stages`].
 
 mod scheduler;
 mod stages;
@@ -46,7 +46,8 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `device`. At most `jobs` stages are made at once on the CPU, by default as many as it has cores; one on CUDA.
+    /// A worker on `device`. At most `jobs` stages are made at once on the CPU, by default as many
+    /// as it has cores; one on CUDA.
     ///
     /// # Errors
     /// When `device` is CUDA and there is none.
@@ -68,8 +69,8 @@ impl<'a> Worker<'a> {
         self.device
     }
 
-    /// Makes every stage of `graph` that is not complete in `store`, several at once where that is faster. A stage that
-    /// fails is told at once, and ends those alone that need it.
+    /// Makes every stage of `graph` that is not complete in `store`, several at once where that is
+    /// faster. A stage that fails is told at once, and ends those alone that need it.
     ///
     /// # Errors
     /// What would end every stage, such as a full disk; none is begun after it.

@@ -32,11 +32,12 @@ pub struct Job {
 /// Makes the stage of a job; gives a remark for the user.
 type Make<'a> = &'a (dyn Fn(NodeId) -> Result<Option<String>, RunError> + Sync);
 
-/// Does all `jobs` by `make`, each after those that it needs, at most `lanes` at once. A job that fails is told at once,
-/// and ends those alone that need it.
+/// Does all `jobs` by `make`, each after those that it needs, at most `lanes` at once. A job that
+/// fails is told at once, and ends those alone that need it.
 ///
 /// # Errors
-/// Where the system refuses what every job asks for, such as room on the disk; no further one is begun after that.
+/// Where the system refuses what every job asks for, such as room on the disk; no further one is
+/// begun after that.
 pub fn work_off(jobs: Vec<Job>, lanes: NonZeroUsize, progress: &dyn Progress, make: Make) -> Result<Outcome, RunError> {
     let lanes = lanes.get().min(jobs.len());
     Queue::new(jobs, Memory::new(), progress, make).work_off(lanes)
@@ -90,7 +91,8 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job, once it can begin, which it hereby does; none when there is nothing left for another lane.
+    /// The next job, once it can begin, which it hereby does; none when there is nothing left for
+    /// another lane.
     fn next(&self) -> Option<(Job, Making)> {
         let mut state = self.lock();
         while !state.waiting.is_empty() {
@@ -171,7 +173,8 @@ pub fn ends_all(error: &RunError) -> bool {
     kinds.any(is_for_all)
 }
 
-/// Says whether there is memory for a further stage beside those under way, which hold most of what they need.
+/// Says whether there is memory for a further stage beside those under way, which hold most of what
+/// they need.
 trait Room {
     fn has_room(&mut self) -> bool;
 }
@@ -201,7 +204,8 @@ impl Room for Memory {
     }
 }
 
-/// Tells on, and notes when the stage of this thread has come so far that it holds most of the memory that it needs.
+/// Tells on, and notes when the stage of this thread has come so far that it holds most of the
+/// memory that it needs.
 pub struct MemoryAwareProgress<'a>(pub &'a dyn Progress);
 
 impl Progress for MemoryAwareProgress<'_> {
@@ -243,7 +247,8 @@ mod tests {
         }
     }
 
-    /// Jobs by name, what they need, and the note that each waits for. A name in capitals fails; `!` is the disk, full.
+    /// Jobs by name, what they need, and the note that each waits for. A name in capitals fails;
+    /// `!` is the disk, full.
     struct Jobs(Vec<(&'static str, &'static [&'static str], &'static str)>, Mutex<Vec<String>>);
 
     impl Jobs {
@@ -265,7 +270,8 @@ mod tests {
             Queue::new(self.0.iter().map(job).collect(), room, &Silent, &|id| self.make(id)).work_off(lanes)
         }
 
-        /// Settles, as with its first progress, and goes on once there is the note that it waits for.
+        /// Settles, as with its first progress, and goes on once there is the note that it waits
+        /// for.
         fn make(&self, NodeId(place): NodeId) -> Result<Option<String>, RunError> {
             let (name, _, until) = self.0[place];
             self.note(format!("+{name}"));

@@ -1,7 +1,8 @@
 //! All faults of an experiment at once.
 //!
-//! Reading stops at the first key or value that is wrong. So that one is left out, and the rest is read again, until nothing
-//! more is found; then ranges are checked. Contradictions are looked for only among values that are all right.
+//! Reading stops at the first key or value that is wrong. So that one is left out, and the rest is
+//! read again, until nothing more is found; then ranges are checked. Contradictions are looked for
+//! only among values that are all right.
 
 use serde_yaml::{Mapping, Value};
 
@@ -53,7 +54,8 @@ struct Found {
 }
 
 impl Found {
-    /// Notes a fault of what is left of the file, unless it comes of what was left out or there are enough.
+    /// Notes a fault of what is left of the file, unless it comes of what was left out or there are
+    /// enough.
     fn add(&mut self, fault: Fault) {
         if self.faults.len() >= MOST {
             return;
@@ -82,7 +84,8 @@ impl Found {
         }
     }
 
-    /// Where in the file what now stands at `path` is: behind the elements that were left out before it.
+    /// Where in the file what now stands at `path` is: behind the elements that were left out
+    /// before it.
     fn in_the_file(&self, mut path: Vec<Segment>) -> Vec<Segment> {
         for place in 0..path.len() {
             let (list, [at, ..]) = path.split_at_mut(place) else { continue };
@@ -98,8 +101,8 @@ impl Found {
     }
 }
 
-/// Leaves out what stands at `path`, or nearest above it where nothing does; with a wrong `type` all keys beside it.
-/// Says how much of the path that is; `None` if there was nothing to leave out.
+/// Leaves out what stands at `path`, or nearest above it where nothing does; with a wrong `type`
+/// all keys beside it. Says how much of the path that is; `None` if there was nothing to leave out.
 fn leave_out(raw: &mut Mapping, path: &[Segment]) -> Option<usize> {
     let path = match path {
         [parent @ .., Segment::Key(key)] if key == "type" => parent,
@@ -121,7 +124,8 @@ fn leave_out(raw: &mut Mapping, path: &[Segment]) -> Option<usize> {
     }
 }
 
-/// Removes what stands at `path` below `node`, or the deepest of it that is there; says how deep, 0 if there is nothing.
+/// Removes what stands at `path` below `node`, or the deepest of it that is there; says how deep, 0
+/// if there is nothing.
 fn remove(node: &mut Value, path: &[Segment]) -> usize {
     let Some((first, rest)) = path.split_first() else { return 0 };
     let depth = path::at(node, &path[..1]).map(|child| remove(child, rest));

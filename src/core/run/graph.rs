@@ -1,7 +1,7 @@
 //! An experiment as a graph of stages, and which of them each row of its results is read from.
 //!
-//! The graph is plain data: building it makes nothing, and reads nothing but the experiment's [`Inputs`]. Whoever lists,
-//! makes or collects stages walks over it.
+//! The graph is plain data: building it makes nothing, and reads nothing but the experiment's
+//! [`Inputs`]. Whoever lists, makes or collects stages walks over it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,8 @@ impl<'a> StageGraph<'a> {
         Ok(open)
     }
 
-    /// The stages that are not there because their last attempt failed, as `store` remembers, and those that need them.
+    /// The stages that are not there because their last attempt failed, as `store` remembers, and
+    /// those that need them.
     ///
     /// # Errors
     /// When a stage's directory holds something else.
@@ -300,8 +301,8 @@ impl<'a> Builder<'a> {
         Ok(Some(Balanced { node, key, file: self.graph.node(node).directory.join(AUTO) }))
     }
 
-    /// RDED as published for small images, which optimises nothing: `ipc` crops of training images per class, those that
-    /// the teacher at `path` recognises best.
+    /// RDED as published for small images, which optimises nothing: `ipc` crops of training images
+    /// per class, those that the teacher at `path` recognises best.
     fn crops(&mut self, path: &'a Path, ipc: u32, seed: u64) -> Result<Images, RunError> {
         let mut config = RecoverConfig::of_preset(CROPS)?;
         if let Start::Crops { images, .. } = &mut config.start {
@@ -360,7 +361,8 @@ impl<'a> Builder<'a> {
         Ok(Labelling { node, key, file: self.graph.node(node).directory.join(LABELS), teacher })
     }
 
-    /// Adds the rows of the whole training set, if the experiment asks for them and the goal is that far.
+    /// Adds the rows of the whole training set, if the experiment asks for them and the goal is
+    /// that far.
     fn add_whole(&mut self) -> Result<(), RunError> {
         let (inputs, experiment) = (self.inputs, &self.inputs.experiment);
         let Some(whole) = experiment.whole_real.filter(|_| self.graph.goal >= Goal::Validate) else { return Ok(()) };
@@ -386,7 +388,8 @@ mod tests {
     use crate::in_repository;
     use crate::run::real::DatasetCache;
 
-    /// An experiment without real data: two methods by two teachers, one of the methods with `r_bn: auto`.
+    /// An experiment without real data: two methods by two teachers, one of the methods with `r_bn:
+    /// auto`.
     fn inputs() -> Inputs {
         let bundle = |name: &str| in_repository("onnx/fashion-mnist").join(name).display().to_string();
         let (a, b) = (bundle("resnet18-w16-moco-v2"), bundle("resnet18-w16-supervised"));

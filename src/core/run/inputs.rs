@@ -10,7 +10,8 @@ use crate::config::{Experiment, RelabelConfig};
 use crate::data::Dataset;
 use crate::teacher::Bundle;
 
-/// Every bundle that the experiment names, by its path there; so indexing with a path of the experiment cannot fail.
+/// Every bundle that the experiment names, by its path there; so indexing with a path of the
+/// experiment cannot fail.
 pub type Bundles = BTreeMap<PathBuf, Bundle>;
 
 /// An experiment with all that it reads.

@@ -4,9 +4,10 @@
 //! Experiment ─► Inputs ─► StageGraph ─► (a worker makes its stages) ─► Outcome ─► Results, report
 //! ```
 //!
-//! Each stage is a pure function of its configuration, the hashes of what it reads, and the seed. So a rerun finds what
-//! is complete, and goes on with what was interrupted. Every stage needs the verification of its bundles, in exactly the
-//! state in which they lie on disk. This module makes no stage and calls no worker.
+//! Each stage is a pure function of its configuration, the hashes of what it reads, and the seed.
+//! So a rerun finds what is complete, and goes on with what was interrupted. Every stage needs the
+//! verification of its bundles, in exactly the state in which they lie on disk. This module makes
+//! no stage and calls no worker.
 
 pub mod distilled;
 pub mod figures;
@@ -130,7 +131,8 @@ pub struct Outcome {
 
 /// What a run left.
 pub struct Finished {
-    /// The complete directories of the goal's stage, sorted; with [`Goal::Report`] that of the report.
+    /// The complete directories of the goal's stage, sorted; with [`Goal::Report`] that of the
+    /// report.
     pub directories: Vec<PathBuf>,
     /// Empty of rows unless the goal was at least [`Goal::Validate`].
     pub results: Results,
@@ -143,7 +145,8 @@ pub struct Finished {
 /// The experiment with every key explicit, in its report's directory.
 pub const RESOLVED: &str = "experiment.yaml";
 
-/// An experiment that is ready to be run: everything that it reads is there, and its report can be written.
+/// An experiment that is ready to be run: everything that it reads is there, and its report can be
+/// written.
 pub struct Run {
     inputs: Inputs,
     store: Store,
@@ -153,10 +156,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// `experiment` up to `goal`. Stages are in `output/stages`, the report in `output/<the experiment's name>`.
+    /// `experiment` up to `goal`. Stages are in `output/stages`, the report in the directory of
+    /// `output` that is called as the experiment.
     ///
     /// # Errors
-    /// When bundles or data can't be read or don't fit each other, or the report would replace a file of the user.
+    /// When bundles or data can't be read or don't fit each other, or the report would replace a
+    /// file of the user.
     pub fn open(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Self, RunError> {
         let home = output.join(&experiment.name);
         if goal == Goal::Report {
@@ -181,10 +186,12 @@ impl Run {
         StageGraph::build(&self.inputs, &self.store, self.goal)
     }
 
-    /// What the finished stages of `graph` say, whose others came to this `outcome`; writes the report if that is the goal.
+    /// What the finished stages of `graph` say, whose others came to this `outcome`; writes the
+    /// report if that is the goal.
     ///
     /// # Errors
-    /// When a stage is missing though it did not fail, a stage is damaged, or the report can't be written.
+    /// When a stage is missing though it did not fail, a stage is damaged, or the report can't be
+    /// written.
     pub fn finish(&self, graph: &StageGraph, outcome: Outcome, tell: Tell) -> Result<Finished, RunError> {
         let Outcome { mut remarks, failed } = outcome;
         graph.require_complete(&self.store, &failed)?;
@@ -215,7 +222,8 @@ impl Run {
         Ok(Finished { directories, results, remarks, failed })
     }
 
-    /// As [`finish`](Self::finish), where nobody makes anything: stages that are not complete must be known to have failed.
+    /// As [`finish`](Self::finish), where nobody makes anything: stages that are not complete must
+    /// be known to have failed.
     ///
     /// # Errors
     /// Names the first stage that is missing.

@@ -17,8 +17,8 @@ use crate::data::Dataset;
 use crate::report::{self, Cost, Grid, RecoverPoint, Recovery, Results, Row, TrainPoint, Trained, Verified};
 use crate::teacher::Measured;
 
-/// Everything that the report shows of `graph`, whose stages are complete but for those that `failed`; rows only where
-/// students were trained.
+/// Everything that the report shows of `graph`, whose stages are complete but for those that
+/// `failed`; rows only where students were trained.
 pub(super) fn collect(
     inputs: &Inputs,
     resolved: String,
@@ -271,7 +271,8 @@ fn method(spec: &RowSpec) -> String {
     }
 }
 
-/// The objective of the recovery in `directory`, step by step, averaged over its batches (weighted equally).
+/// The objective of the recovery in `directory`, step by step, averaged over its batches (weighted
+/// equally).
 fn recovery_curve(directory: &Path) -> Result<Vec<RecoverPoint>, RunError> {
     let mut sums: BTreeMap<u32, (f64, f64, f64, f64)> = BTreeMap::new();
     for number in 0.. {

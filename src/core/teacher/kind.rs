@@ -1,4 +1,5 @@
-//! Graphs that no manifest makes an image network of: number formats, layouts and outputs that leave nothing to recover from.
+//! Graphs that no manifest makes an image network of: number formats, layouts and outputs that
+//! leave nothing to recover from.
 
 use crate::graph::{DType, Graph, Input};
 
@@ -104,7 +105,8 @@ mod tests {
         NodeProto { attribute: vec![attribute], ..node("Cast", &["y"], "z") }
     }
 
-    /// A model of one image input of the type `kind` and these dims (0 is dynamic), with a weight of the type `weights`.
+    /// A model of one image input of the type `kind` and these dims (0 is dynamic), with a weight
+    /// of the type `weights`.
     fn model(kind: i32, dims: &[i64], weights: (i32, usize), nodes: Vec<NodeProto>, output: &str) -> Vec<u8> {
         let dim = |&size: &i64| DimensionProto { dim_value: (size > 0).then_some(size), dim_param: None };
         let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });

@@ -1,5 +1,5 @@
-//! How each kind of stage is made, a file each. A stage leaves its [files](crate::run::files) in its working directory,
-//! and keeps what an interrupted attempt had committed there.
+//! How each kind of stage is made, a file each. A stage leaves its [files](crate::run::files) in
+//! its working directory, and keeps what an interrupted attempt had committed there.
 
 mod balance;
 mod measure;
@@ -52,7 +52,7 @@ struct TrainingFile<'a> {
     kept: Instant,
 }
 
-/// How much of a training an interruption may cost. Keeping takes some milliseconds.
+/// Between two keepings, which come at ends of epochs. Keeping takes some milliseconds.
 const KEEP_EVERY: Duration = Duration::from_secs(20);
 /// Gone when the stage is complete.
 const KEPT: &str = "under-way.safetensors";

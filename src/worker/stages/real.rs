@@ -32,7 +32,8 @@ fn chosen(train: &Dataset, choice: RealChoice, ipc: u32, seed: u64) -> Vec<(Item
     chosen
 }
 
-/// Sorts images of one class by the Euclidean distance of their pixels to the mean image; of equals the first of the data set comes first.
+/// Sorts images of one class by the Euclidean distance of their pixels to the mean image; of equals
+/// the first of the data set comes first.
 fn sort_by_distance_to_mean(train: &Dataset, own: &mut [usize]) {
     let pixels = |index: usize| train.image(index).unwrap_or_default().iter().map(|&pixel| f64::from(pixel));
     let mut mean = vec![0.0; train.channels * train.height * train.width];

@@ -38,7 +38,8 @@ pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<Strin
     Ok(without_effect.then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()))
 }
 
-/// Recovers the `batch` of this `number`, before which `done` steps are done, unless an interrupted run had.
+/// Recovers the `batch` of this `number`, before which `done` steps are done, unless an interrupted
+/// run had.
 fn recover_batch(
     work: &WorkDir,
     task: &Task,

@@ -20,7 +20,8 @@ pub(in crate::run) fn draft<'a>(
     (method, config): (&str, &RecoverConfig),
     verified: NodeId,
 ) -> Result<Draft<'a>, StageError> {
-    // The terms are compared once, at the noise of one batch: nothing that concerns further steps matters.
+    // The terms are compared once, at the noise of one batch: nothing that concerns further steps
+    // matters.
     let identity = Identity::default()
         .with("batch_size", &config.batch_size)
         .with("noise_std", &config.noise_std())

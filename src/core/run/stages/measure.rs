@@ -1,4 +1,5 @@
-//! Measures a teacher whose classes students learn on real test images: a wrong order of classes shows there, and nowhere else.
+//! Measures a teacher whose classes students learn on real test images: a wrong order of classes
+//! shows there, and nowhere else.
 
 use serde_json::json;
 

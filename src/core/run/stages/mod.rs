@@ -1,8 +1,10 @@
-//! The kinds of stages, a file each. It holds all there is to know of its kind: the version of its code, what its result
-//! depends on (its identity), what it costs, and its task as plain data for the worker that makes it.
+//! The kinds of stages, a file each. It holds all there is to know of its kind: the version of its
+//! code, what its result depends on (its identity), what it costs, and its task as plain data for
+//! the worker that makes it.
 //!
-//! A stage's identity lists its fields one by one. A new key of a configuration does not compile until its kind has
-//! decided about it, and a key of neutral value stays out, so that stages from before it stay valid.
+//! A stage's identity lists its fields one by one. A new key of a configuration does not compile
+//! until its kind has decided about it, and a key of neutral value stays out, so that stages from
+//! before it stay valid.
 
 pub mod balance;
 pub mod images;

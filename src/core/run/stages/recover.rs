@@ -185,7 +185,8 @@ mod tests {
     use crate::config::BnWeight;
     use crate::in_repository;
 
-    /// The key of images of these `classes`; `balance` is the key of what `r_bn: auto` was measured by.
+    /// The key of images of these `classes`; `balance` is the key of what `r_bn: auto` was measured
+    /// by.
     fn key(teacher: &Bundle, classes: &[&str], config: &RecoverConfig, balance: Option<&str>) -> String {
         let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
         let balanced = |key: &str| Balanced { node: NodeId(0), key: key.into(), file: "r_bn.json".into() };

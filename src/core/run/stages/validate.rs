@@ -42,7 +42,8 @@ pub(in crate::run) struct Labelling {
     pub teacher: String,
 }
 
-/// The student, which was `verified` before, learns soft `labels` or, without any, the images' own classes.
+/// The student, which was `verified` before, learns soft `labels` or, without any, the images' own
+/// classes.
 pub(in crate::run) fn draft<'a>(
     (images, labels): (&Images, Option<&Labelling>),
     (student, verified): (&'a Bundle, NodeId),

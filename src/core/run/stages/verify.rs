@@ -1,4 +1,5 @@
-//! Proves that the replica of a bundle computes what its ONNX graph says, in the state in which the bundle lies on disk.
+//! Proves that the replica of a bundle computes what its ONNX graph says, in the state in which the
+//! bundle lies on disk.
 
 use serde_json::json;
 
