@@ -16,7 +16,7 @@
 
 pub mod cli;
 pub mod inspect;
-pub mod kernels;
+pub use scdd_kernels as kernels;
 pub mod memory;
 pub mod progress;
 pub mod recover;

@@ -14,7 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod export;
-pub mod graph;
+pub use scdd_graph as graph;
 pub mod own;
 pub mod place;
 pub mod report;

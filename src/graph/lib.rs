@@ -4,6 +4,8 @@
 //! producer that comes before its readers, every operator is known, every attribute was understood. All that is not supported is reported in one
 //! message. What executes the graph is elsewhere; this module knows nothing of tensor libraries.
 
+#![forbid(unsafe_code)]
+
 mod attrs;
 mod constant;
 mod error;

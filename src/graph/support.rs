@@ -37,7 +37,7 @@ impl Conformance {
     /// # Errors
     /// When the committed file is not what the conformance tests write.
     pub fn built_in() -> Result<Self, serde_json::Error> {
-        serde_json::from_str(include_str!("../../../docs/conformance.json"))
+        serde_json::from_str(include_str!("../../docs/conformance.json"))
     }
 }
 
