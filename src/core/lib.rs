@@ -12,13 +12,13 @@
 
 pub mod cli;
 pub mod config;
-pub mod data;
+pub use scdd_data as data;
 pub mod export;
 pub use scdd_graph as graph;
 pub mod own;
-pub mod place;
+pub use scdd_data::place;
 pub mod report;
-pub mod rng;
+pub use scdd_data::rng;
 pub mod run;
 pub mod teacher;
 

@@ -10,9 +10,13 @@
 //! - [`jpeg`]: what JPEG leaves of an image;
 //! - [`npz`]: NumPy archives;
 //! - [`png`]: the folders of images in which distilled sets are kept;
-//! - [`registry`]: the data sets that are known by name.
+//! - [`registry`]: the data sets that are known by name;
+//! - [`rng`]: random numbers by counter;
+//! - [`place`]: how a file that cannot be read is told of.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
+
+#![forbid(unsafe_code)]
 
 pub mod augment;
 pub mod dataset;
@@ -20,8 +24,10 @@ pub mod jpeg;
 pub mod mix;
 pub mod normalize;
 pub mod npz;
+pub mod place;
 pub mod png;
 pub mod registry;
+pub mod rng;
 pub mod sample;
 pub mod source;
 pub mod view;
@@ -55,4 +61,10 @@ fn values(batch: &Array4<f32>) -> Result<&[f32], DataError> {
 /// The values of `batch`, image after image, to be written.
 fn values_mut(batch: &mut Array4<f32>) -> Result<&mut [f32], DataError> {
     batch.as_slice_mut().ok_or(DataError::Layout)
+}
+
+/// A file of the repository.
+#[cfg(test)]
+fn in_repository(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }

@@ -397,7 +397,7 @@ fn damaged(path: &Path) -> impl Fn(ParquetError) -> DataError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Source, registry};
+    use crate::{Source, registry};
     use parquet::basic::Compression;
     use parquet::file::metadata::KeyValue;
     use parquet::file::properties::WriterProperties;

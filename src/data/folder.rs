@@ -407,7 +407,7 @@ fn exact(image: Pixels, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Source;
+    use crate::Source;
     use std::fs;
 
     /// An image file at each of `files` below a new directory; its one pixel is the file's place in the list.

@@ -265,7 +265,7 @@ fn resampled(image: &Pixels, rows: &[Weights], columns: &[Weights]) -> Pixels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::png::encode;
+    use crate::png::encode;
     use std::fs;
 
     fn golden(name: &str) -> Vec<u8> {

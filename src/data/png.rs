@@ -61,7 +61,7 @@ pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
 }
 
 /// The image files of a set in the order of [`read_set`].
-pub(crate) fn set_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub fn set_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut findings = Findings::default();
     let (_, files) = list(dir, &mut findings)?;
     findings.conclude(dir, &mut Vec::new())?;
