@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
     // SAFETY: main has begun, and has started no thread.
-    unsafe { scdd::memory::keep_freed() };
+    unsafe { scdd::worker::memory::keep_freed() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [mode, model, shape, images] = args.as_slice() else {
         println!("recover: a worker of benches/peers.py; nothing to do by itself");

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use scdd::config::{Experiment, Protocol};
 use scdd::data::{Dataset, Size};
+use scdd::labels::Store;
 use scdd::progress::Silent;
-use scdd::relabel::store::Store;
 use scdd::relabel::{Relabel, Teachers, Views};
 use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
@@ -21,7 +21,7 @@ use tch::Device;
 
 fn main() -> Result<()> {
     // SAFETY: main has begun, and has started no thread.
-    unsafe { scdd::memory::keep_freed() };
+    unsafe { scdd::worker::memory::keep_freed() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [work, teacher, student, count, batch] = args.as_slice() else {
         println!("stages: a worker of benches/peers.py; nothing to do by itself");

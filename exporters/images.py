@@ -1,6 +1,6 @@
 """The bytes of an image file become pixels, and these are fitted to what networks take.
 
-`src/core/data/decode.rs` follows the same rule, so that both see the same bytes: the content tells PNG from JPEG;
+`src/data/decode.rs` follows the same rule, so that both see the same bytes: the content tells PNG from JPEG;
 16-bit values keep their high byte; palettes and CMYK become RGB; alpha is dropped, not composed; EXIF orientation,
 ICC profiles and gamma are ignored, as torchvision ignores them; a file that ends early is refused.
 """

@@ -1,6 +1,6 @@
 """Reads the soft labels that `scdd relabel` stored (`labels.scdd`), so that any PyTorch student can replay them.
 
-The format is described in `src/relabel/store.rs`; the file is mapped, so that a batch costs no more than its own bytes.
+The format is described in `src/artifacts/labels/mod.rs`; the file is mapped, so that a batch costs no more than its own bytes.
 The first batch of an epoch reads that epoch whole, to compare its hash.
 
     store = LabelStore(path)
@@ -39,7 +39,7 @@ NUMBERS = {"f32": "<f4", "f16": "<f2", "i8": "u1"}
 HASH = 32
 AGAIN = "the file is damaged: remove it and relabel again"
 OPERATION = np.dtype([("kind", "<u4"), ("values", "<f4", 3)])
-# RandAugment's operations by their numbers; DSA's follow (`src/core/data/augment.rs`).
+# RandAugment's operations by their numbers; DSA's follow (`src/data/augment.rs`).
 RAND_AUGMENT = (
     *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
     *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),

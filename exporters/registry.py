@@ -1,6 +1,6 @@
 """The data sets that are known by name: one YAML file each in `datasets/`, which the program in Rust reads too.
 
-The format is described by its types in `src/core/data/registry.rs`. Nothing else lists names of data sets.
+The format is described by its types in `src/data/registry.rs`. Nothing else lists names of data sets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a data set lies, in which layout, and how it is read from there; as `src/core/data/source.rs` does it."""
+"""Where a data set lies, in which layout, and how it is read from there; as `src/data/source.rs` does it."""
 
 from __future__ import annotations
 

@@ -1,31 +1,29 @@
 //! `scdd` distils a labelled image data set into a few synthetic images per class, out of nothing but a pretrained network.
 //!
-//! What to read first, from the bottom up; what is marked ° lives in the crate [`scdd_core`], which links no tensor library:
+//! This crate gathers all others under one name. Each depends only on those before it; those
+//! without a mark link no tensor library, the others come with the feature `torch`.
 //!
-//! 1. [`graph`]°: ONNX bytes become a typed graph; knows nothing of tensor libraries.
-//! 2. [`replica`]: the same graph as `tch` operations, under autograd; and compiled, for synthesis and for training, on the CPU with our own [`kernels`].
-//! 3. [`data`]°: data sets, augmentation views, mixing, images on disk.
-//! 4. [`teacher`]: the bundle on disk°, its verification, the ONNX Runtime session.
-//! 5. [`recover`], [`relabel`], [`validate`]: the three stages of a distillation.
-//! 6. [`config`]°, [`run`]°, [`report`]°: an experiment, the graph of its stages, what it found; [`worker`] makes the stages.
-//! 7. [`inspect`]: what teachers' statistics hold, side by side; [`export`]°: distilled sets in the forms that others read.
-//! 8. [`cli`]: one file per subcommand; the only module that prints, with [`scdd_core::cli`].
+//! 1. [`graph`]: ONNX bytes become a typed graph.
+//! 2. [`data`]: data sets, augmentation views, mixing, images on disk; [`rng`]: random numbers.
+//! 3. [`artifacts`]: all that lies on disk: bundles, stages, labels, records.
+//! 4. [`config`], [`run`], [`report`], [`export`]: an experiment as data.
+//! 5. [`kernels`]: the CPU kernels.
+//! 6. [`replica`]°: the graph as `tch` operations, under autograd; and compiled.
+//! 7. [`teacher`]°, [`recover`]°, [`relabel`]°, [`validate`]°, [`inspect`]°: the methods.
+//! 8. [`worker`]°: makes the stages of an experiment.
 //!
 //! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the bundle says everywhere else.
-//! Randomness is counter-based: see [`rng`].
 
-pub mod cli;
-pub mod inspect;
+pub use scdd_artifacts as artifacts;
+pub use scdd_artifacts::labels;
+#[cfg(feature = "torch")]
+pub use scdd_compute::replica;
+pub use scdd_data as data;
+pub use scdd_data::rng;
+#[cfg(feature = "torch")]
+pub use scdd_distill::{inspect, progress, recover, relabel, teacher, validate};
+pub use scdd_experiment::{config, export, report, run};
+pub use scdd_graph as graph;
 pub use scdd_kernels as kernels;
-pub mod memory;
-pub mod progress;
-pub mod recover;
-pub mod relabel;
-pub mod replica;
-pub mod teacher;
-pub mod validate;
-pub mod worker;
-
-mod share;
-
-pub use scdd_core::{config, data, export, graph, own, place, report, rng, run};
+#[cfg(feature = "torch")]
+pub use scdd_worker as worker;

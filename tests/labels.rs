@@ -12,7 +12,7 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use safetensors::SafeTensors;
 use scdd::data::{Augment, Dataset, Mix, Size, View};
-use scdd::relabel::store::{Dtype, LabelBatch, Meta, MixKind, Store, TopK, Writer};
+use scdd::labels::{Dtype, LabelBatch, Meta, MixKind, Store, TopK, Writer};
 use scdd::relabel::{BatchViews, Lens, Views};
 use scdd::teacher::Bundle;
 

@@ -56,7 +56,7 @@ const PROTOCOLS: [(&str, &str); 15] = [
 
 #[test]
 fn every_preset_is_here_with_its_source() {
-    let folder = common::root().join("src/core/config/presets");
+    let folder = common::root().join("src/experiment/config/presets");
     let mut files: Vec<String> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
@@ -162,7 +162,7 @@ fn views_of_mosaics_made_of_clusters_show_one_small_image_each() {
     command.env("SCDD_DATA", data.path()).arg("relabel").arg(&file).arg("--output").arg(dir.path().join("runs"));
     let output = command.assert().success().get_output().stdout.clone();
     let labels = std::path::Path::new(String::from_utf8(output).unwrap().trim()).join("labels.scdd");
-    let store = scdd::relabel::store::Store::open(&labels).unwrap();
+    let store = scdd::labels::Store::open(&labels).unwrap();
     let views: Vec<_> = (0..6).flat_map(|epoch| store.get(epoch, 0).unwrap().views).collect();
     let cell = |from: u16, length: u16| (from / 14, (from + length - 1) / 14);
     assert!(views.iter().all(|v| cell(v.top, v.height).0 == cell(v.top, v.height).1));

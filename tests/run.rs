@@ -502,7 +502,7 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
             assert!(card.contains(part), "{part:?} is not in {card}");
         }
         let labels = set.join("labels/default-by-resnet18-w16-moco-v2.scdd");
-        let stored = scdd::relabel::store::Store::open(&labels).unwrap();
+        let stored = scdd::labels::Store::open(&labels).unwrap();
         assert_eq!(stored.meta().images, 20);
         scdd(&arguments).assert().code(2).stderr(contains("is there already"));
     }

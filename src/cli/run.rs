@@ -1,43 +1,91 @@
-//! `scdd run` and its parts: `recover`, `relabel`, `validate`. One experiment file, taken as far as asked.
+//! What `scdd run` and its parts (`recover`, `relabel`, `validate`) take, and what they would do: `--dry-run`.
 
-use scdd_core::cli::{Global, Outcome, Run, report::print};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
-use super::{interrupt, open_runtime, progress};
-use crate::config::Device;
-use crate::place::printable;
-use crate::report;
-use crate::run::{self, Goal};
-use crate::worker::{Worker, why_no_cuda};
+use super::{Global, Outcome};
+use scdd_artifacts::stage::State;
+use scdd_experiment::config::{ConfigError, Experiment};
+use scdd_experiment::report;
+use scdd_experiment::run::Goal;
+use scdd_experiment::run::plan::{Plan, Planned, Planner};
 
-/// Takes the experiment to `goal`.
-pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
-    let experiment = command.load()?;
-    let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
-    let worker = Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
-    if experiment.device == Device::Auto && worker.device() == tch::Device::Cpu {
-        progress.tell(&format!("note: `device: auto` is the CPU here: {}", why_no_cuda()));
+/// What every command on an experiment takes.
+#[derive(clap::Args)]
+pub struct Run {
+    /// The experiment's YAML file
+    #[arg(value_name = "EXPERIMENT.yaml")]
+    experiment: PathBuf,
+    /// Override a key, for example --set recover.iterations=100
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Where results go: stages in DIR/stages, the report in DIR/<experiment's name>
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub output: PathBuf,
+    /// Make at most N stages at once; by default as many as the CPU has cores and memory for. With CUDA it is always one
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Print what would be done: every stage, whether it is complete, and what it is expected to cost
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl Run {
+    /// The experiment, its overrides put in.
+    pub fn load(&self) -> Result<Experiment, ConfigError> {
+        Experiment::load(&self.experiment, &self.overrides)
     }
-    interrupt::say_what_stays(&command.output, progress.clone())?;
-    let run = run::Run::open(&experiment, &command.output, goal)?;
-    let graph = run.graph()?;
-    let outcome = worker.make_all(&graph, run.store())?;
-    let finished = run.finish(&graph, outcome, &|what| progress.tell(what))?;
-    for remark in &finished.remarks {
-        eprintln!("note: {}", printable(remark));
+
+    /// Prints what taking the experiment to `goal` would do.
+    pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
+        print_plan(global, &Planner::default().plan(&self.load()?, &self.output, goal)?)
     }
-    let outcome = if finished.failed.is_empty() { Outcome::Done } else { Outcome::CheckFailed };
-    if goal == Goal::Report {
-        print(global, &finished.results, Some(&command.output.join(&experiment.name)))?;
-        return Ok(outcome);
-    }
+}
+
+fn print_plan(global: &Global, plan: &Plan) -> anyhow::Result<Outcome> {
+    let (seconds, passes) = plan.remaining();
     if global.json {
-        let summaries = report::summaries(&finished.results.rows);
-        let found = serde_json::json!({
-            "directories": finished.directories, "summaries": summaries, "failed": finished.failed
-        });
+        let found = serde_json::json!({"plan": plan, "seconds": seconds, "passes_never_timed": passes});
         println!("{}", serde_json::to_string_pretty(&found)?);
-    } else {
-        finished.directories.iter().for_each(|directory| println!("{}", directory.display()));
+        return Ok(Outcome::Done);
     }
-    Ok(outcome)
+    for stage in &plan.stages {
+        println!("{:<9} {:<12} {:>16}  {}", stage.stage, state(stage.state), cost(stage), directory_name(stage));
+    }
+    let (all, complete) = (plan.stages.len(), plan.count(State::Complete));
+    println!("\n{all} stages, {complete} complete; the others: {}", total(seconds, passes));
+    Ok(Outcome::Done)
+}
+
+fn directory_name(stage: &Planned) -> String {
+    stage.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+pub fn state(state: State) -> &'static str {
+    match state {
+        State::Complete => "complete",
+        State::Damaged => "damaged",
+        State::Running => "running",
+        State::Interrupted => "interrupted",
+        State::Missing => "missing",
+    }
+}
+
+fn cost(stage: &Planned) -> String {
+    match (stage.state, stage.seconds, stage.passes) {
+        (State::Complete, _, _) | (_, None, 0) => "–".to_string(),
+        (_, Some(seconds), _) => format!("≈ {}", report::duration(seconds)),
+        (_, None, passes) => format!("{passes} passes"),
+    }
+}
+
+/// What is left to do, such as `≈ 12 min`; what was never timed, as images through a network.
+pub fn total(seconds: f64, passes: u64) -> String {
+    let untimed = format!("{passes} passes (images through a network), of which none was timed here yet");
+    match (seconds > 0.0, passes) {
+        (true, 0) => format!("≈ {}", report::duration(seconds)),
+        (false, 0) => "nothing to compute".to_string(),
+        (false, _) => untimed,
+        (true, _) => format!("≈ {}, and {untimed}", report::duration(seconds)),
+    }
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
-use crate::progress::{Piece, Progress};
-use crate::run::graph::NodeId;
-use crate::run::{Failed, Outcome, RunError};
-use crate::share::{self, Cores, Making};
+use scdd_compute::threads::{self, Cores, Making};
+use scdd_distill::progress::{Piece, Progress};
+use scdd_experiment::run::graph::NodeId;
+use scdd_experiment::run::{Failed, Outcome, RunError};
 
 /// Between two looks whether a waiting stage can begin.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -222,7 +222,7 @@ struct MemoryAwarePiece<'a>(Box<dyn Piece + 'a>);
 
 impl Piece for MemoryAwarePiece<'_> {
     fn at(&mut self, done: u64, note: &str) {
-        share::settle();
+        threads::settle();
         self.0.at(done, note);
     }
 
@@ -236,10 +236,10 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::data::DataError;
-    use crate::progress::Silent;
-    use crate::run::Failure;
-    use crate::run::stage::StageError;
+    use scdd_artifacts::stage::StageError;
+    use scdd_data::DataError;
+    use scdd_distill::progress::Silent;
+    use scdd_experiment::run::Failure;
 
     impl Room for bool {
         fn has_room(&mut self) -> bool {
@@ -275,7 +275,7 @@ mod tests {
         fn make(&self, NodeId(place): NodeId) -> Result<Option<String>, RunError> {
             let (name, _, until) = self.0[place];
             self.note(format!("+{name}"));
-            share::settle();
+            threads::settle();
             let end = Instant::now() + Duration::from_secs(60);
             while !self.1.lock().unwrap().iter().any(|note| note == until) {
                 assert!(Instant::now() < end, "no {until}");

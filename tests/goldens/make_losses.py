@@ -1,4 +1,4 @@
-"""Writes losses.json beside itself: students' losses and schedules by PyTorch and NumPy, in double precision, for the tests of `src/validate`.
+"""Writes losses.json beside itself: students' losses and schedules by PyTorch and NumPy, in double precision, for the tests of `src/distill/validate`.
 
 Run from the repository's root as `python -m tests.goldens.make_losses`. Formulas as the methods' published code has them: the KL divergence
 of SRe2L's Tiny-ImageNet code (times the squared temperature), LPQLD's two temperatures and its choice of the student's, GIFT's loss, cross

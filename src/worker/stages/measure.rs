@@ -1,12 +1,12 @@
 //! Measures a teacher on real test images; one whose labels would be wrong is refused.
 
-use crate::progress::Progress;
-use crate::run::Failure;
-use crate::run::files::{MEASURED, write_json};
-use crate::run::stage::WorkDir;
-use crate::run::stages::measure::Task;
-use crate::teacher::{Measured, measure, percent};
-use crate::worker::{Worker, WorkerError};
+use crate::{Worker, WorkerError};
+use scdd_artifacts::files::{MEASURED, write_json};
+use scdd_artifacts::stage::WorkDir;
+use scdd_distill::progress::Progress;
+use scdd_distill::teacher::{Measured, measure, percent};
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::measure::Task;
 
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
     let Task { teacher, test } = task;

@@ -1,4 +1,4 @@
-//! How each kind of stage is made, a file each. A stage leaves its [files](crate::run::files) in
+//! How each kind of stage is made, a file each. A stage leaves its [files](scdd_artifacts::files) in
 //! its working directory, and keeps what an interrupted attempt had committed there.
 
 mod balance;
@@ -17,12 +17,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use crate::data::{DataError, Dataset, Size, png};
-use crate::run::Failure;
-use crate::run::stage::WorkDir;
-use crate::run::stages::Task;
-use crate::teacher::Bundle;
-use crate::validate::Keeper;
+use scdd_artifacts::stage::WorkDir;
+use scdd_data::{DataError, Dataset, Size, png};
+use scdd_distill::teacher::Bundle;
+use scdd_distill::validate::Keeper;
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::Task;
 
 /// Makes the stage of `task` in `work`; gives a remark for the user.
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<String>, Failure> {

@@ -2,13 +2,13 @@
 
 use rand::seq::SliceRandom;
 
-use crate::data::Dataset;
-use crate::rng;
-use crate::run::figures::Item;
-use crate::run::files::write_images;
-use crate::run::stage::WorkDir;
-use crate::run::stages::real::Task;
-use crate::run::{Failure, RealChoice};
+use scdd_artifacts::files::write_images;
+use scdd_artifacts::records::Item;
+use scdd_artifacts::stage::WorkDir;
+use scdd_data::Dataset;
+use scdd_data::rng;
+use scdd_experiment::run::stages::real::Task;
+use scdd_experiment::run::{Failure, RealChoice};
 
 pub fn make(task: &Task, work: &WorkDir) -> Result<(), Failure> {
     let &Task { train, choice, ipc, seed } = task;

@@ -3,16 +3,16 @@
 use serde_json::json;
 use tch::Device;
 
-use crate::config::BnWeight;
-use crate::progress::{Piece, Progress};
-use crate::recover::{Batch, Item, Recover};
-use crate::replica::PlanOptions;
-use crate::run::Failure;
-use crate::run::figures::Auto;
-use crate::run::files::{self, read_json, write_images};
-use crate::run::stage::WorkDir;
-use crate::run::stages::recover::Task;
-use crate::worker::Worker;
+use crate::Worker;
+use scdd_artifacts::files::{self, read_json, write_images};
+use scdd_artifacts::records::Auto;
+use scdd_artifacts::stage::WorkDir;
+use scdd_compute::replica::PlanOptions;
+use scdd_distill::progress::{Piece, Progress};
+use scdd_distill::recover::{Batch, Item, Recover};
+use scdd_experiment::config::BnWeight;
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::recover::Task;
 
 /// Gives a remark for the user.
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<String>, Failure> {

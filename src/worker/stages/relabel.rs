@@ -1,13 +1,13 @@
 //! Labels a set of images.
 
-use crate::config::Device;
-use crate::relabel::{Relabel, Teachers};
-use crate::run::Failure;
-use crate::run::files::LABELS;
-use crate::run::stage::WorkDir;
-use crate::run::stages::relabel::Task;
-use crate::teacher::Provider;
-use crate::worker::Worker;
+use crate::Worker;
+use scdd_artifacts::files::LABELS;
+use scdd_artifacts::stage::WorkDir;
+use scdd_distill::relabel::{Relabel, Teachers};
+use scdd_distill::teacher::Provider;
+use scdd_experiment::config::Device;
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::relabel::Task;
 
 use super::read_named;
 

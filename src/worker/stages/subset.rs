@@ -4,14 +4,15 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::data::png;
-use crate::run::files::FOLDER;
-use crate::run::stage::WorkDir;
-use crate::run::stages::subset::Task;
-use crate::run::{Failure, RunError};
+use scdd_artifacts::files::FOLDER;
+use scdd_artifacts::files::FileError;
+use scdd_artifacts::stage::WorkDir;
+use scdd_data::png;
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::subset::Task;
 
 pub fn make(task: &Task, work: &WorkDir) -> Result<(), Failure> {
-    let damaged = |path: &Path, e: io::Error| RunError::Damaged { path: path.into(), what: e.to_string() };
+    let damaged = |path: &Path, e: io::Error| FileError::Damaged { path: path.into(), what: e.to_string() };
     for class in fs::read_dir(&task.folder).map_err(|e| damaged(&task.folder, e))? {
         let class = class.map_err(|e| damaged(&task.folder, e))?.file_name();
         for number in 0..task.ipc as usize {

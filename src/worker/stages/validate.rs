@@ -1,19 +1,20 @@
 //! Trains a student on a set of images, tests it, and leaves its weights and figures.
 
-use crate::relabel::{Views, store};
-use crate::run::Failure;
-use crate::run::files::{TRAINING, write_json};
-use crate::run::stage::WorkDir;
-use crate::run::stages::validate::Task;
-use crate::validate::{Lesson, Student};
-use crate::worker::Worker;
+use crate::Worker;
+use scdd_artifacts::files::{TRAINING, write_json};
+use scdd_artifacts::labels;
+use scdd_artifacts::stage::WorkDir;
+use scdd_distill::relabel::Views;
+use scdd_distill::validate::{Lesson, Student};
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::validate::Task;
 
 use super::{TrainingFile, input_size, read_named};
 
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
     let images = read_named(&task.images, &task.name)?;
-    let labels = task.labels.as_deref().map(store::Store::open).transpose()?;
-    labels.as_ref().map(store::Store::check).transpose()?;
+    let labels = task.labels.as_deref().map(labels::Store::open).transpose()?;
+    labels.as_ref().map(labels::Store::check).transpose()?;
     let mut fresh = Student::new(task.student, task.seed, worker.device)?;
     let views = Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let lesson = Lesson { images: &images, views, labels: labels.as_ref() };

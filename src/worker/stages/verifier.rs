@@ -1,12 +1,12 @@
 //! Counts the images that a verifier puts into their classes.
 
-use crate::data::png;
-use crate::recover;
-use crate::run::Failure;
-use crate::run::files::{ACCURACY, write_json};
-use crate::run::stage::WorkDir;
-use crate::run::stages::verifier::Task;
-use crate::worker::Worker;
+use crate::Worker;
+use scdd_artifacts::files::{ACCURACY, write_json};
+use scdd_artifacts::stage::WorkDir;
+use scdd_data::png;
+use scdd_distill::recover;
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::verifier::Task;
 
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
     let set = png::read_set(&task.images)?;

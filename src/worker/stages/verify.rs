@@ -1,12 +1,12 @@
 //! Verifies a bundle.
 
-use crate::progress::Progress;
-use crate::run::Failure;
-use crate::run::files::{VERDICT, write_json};
-use crate::run::stage::WorkDir;
-use crate::run::stages::verify::Task;
-use crate::teacher::verify;
-use crate::worker::{Worker, WorkerError};
+use crate::{Worker, WorkerError};
+use scdd_artifacts::files::{VERDICT, write_json};
+use scdd_artifacts::stage::WorkDir;
+use scdd_distill::progress::Progress;
+use scdd_distill::teacher::verify;
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::verify::Task;
 
 pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
     let (bundle, progress) = (task.bundle, &worker.progress);

@@ -1,12 +1,12 @@
 //! Trains a student on the whole real training set, tests it, and leaves its figures.
 
-use crate::relabel::Views;
-use crate::run::Failure;
-use crate::run::files::{TRAINING, write_json};
-use crate::run::stage::WorkDir;
-use crate::run::stages::whole::Task;
-use crate::validate::{Lesson, Student};
-use crate::worker::Worker;
+use crate::Worker;
+use scdd_artifacts::files::{TRAINING, write_json};
+use scdd_artifacts::stage::WorkDir;
+use scdd_distill::relabel::Views;
+use scdd_distill::validate::{Lesson, Student};
+use scdd_experiment::run::Failure;
+use scdd_experiment::run::stages::whole::Task;
 
 use super::{TrainingFile, input_size};
 

@@ -1,0 +1,13 @@
+//! Pretrained networks on disk: the bundle, checked in everything that can be checked without running it.
+
+pub mod classes;
+mod error;
+pub mod files;
+mod kind;
+pub mod manifest;
+mod measured;
+
+pub use error::BundleError;
+pub use files::{Bundle, ClassStatistics, Golden, InputGradient, LayerStatistics, PatchStatistics};
+pub use manifest::{Manifest, Role, StatisticsKind};
+pub use measured::{Measured, percent};

@@ -1,0 +1,81 @@
+//! The files that stages leave in their directories: what they are called, how they are written and read.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use scdd_data::{DataError, png};
+
+use crate::records::Item;
+use crate::stage::{StageError, WorkDir};
+
+/// Why a stage's file could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("{}: {what}; remove the directory and run again", path.display())]
+    Damaged { path: PathBuf, what: String },
+}
+
+/// The ImageFolder of a set of images.
+pub const FOLDER: &str = "images";
+/// The store of soft labels.
+pub const LABELS: &str = "labels.scdd";
+/// How a student's training went.
+pub const TRAINING: &str = "training.json";
+/// The verdict on a bundle.
+pub const VERDICT: &str = "verdict.json";
+/// What a verifier sees in images.
+pub const ACCURACY: &str = "accuracy.json";
+/// How a teacher does on real test images.
+pub const MEASURED: &str = "measured.json";
+/// What `r_bn: auto` is.
+pub const AUTO: &str = "r_bn.json";
+
+/// The points of a batch's recovery, a line of JSON each; a batch whose file is there is complete.
+pub fn curve(batch: usize) -> String {
+    format!("curves/batch-{batch:05}.jsonl")
+}
+
+/// The file of an image.
+pub fn image(item: Item, classes: &[String]) -> PathBuf {
+    let class = Path::new(FOLDER).join(png::class_dir(item.class as usize, classes));
+    class.join(png::file_name(item.number as usize))
+}
+
+/// Writes each of `items` as a PNG of `images/<class>/`; `pixels` is `[N, C, H, W]`, a file appears whole or not at all.
+pub fn write_images(
+    work: &WorkDir,
+    classes: &[String],
+    items: &[Item],
+    pixels: &[u8],
+    shape: [usize; 3],
+) -> Result<(), FileError> {
+    let [channels, height, width] = shape;
+    for (item, pixels) in items.iter().zip(pixels.chunks_exact(channels * height * width)) {
+        work.write(image(*item, classes), &png::encode(pixels, channels, height, width)?)?;
+    }
+    Ok(())
+}
+
+/// Writes `value` as indented JSON.
+pub fn write_json(work: &WorkDir, file: &str, value: &impl Serialize) -> Result<(), FileError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| FileError::Damaged { path: work.path().join(file), what: e.to_string() })?;
+    work.write(file, format!("{text}\n").as_bytes())?;
+    Ok(())
+}
+
+/// Reads what [`write_json`] wrote.
+///
+/// # Errors
+/// When the file is missing or damaged.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
+    let damaged = |what: String| FileError::Damaged { path: PathBuf::from(path), what };
+    let text = std::fs::read_to_string(path).map_err(|e| damaged(e.to_string()))?;
+    serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))
+}

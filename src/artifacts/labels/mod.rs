@@ -1,0 +1,997 @@
+//! The soft-label store: one indexed, memory-mapped file per relabelling.
+//!
+//! A relabelling visits the images for some epochs in batches; the store keeps, per batch, everything that a student needs to see exactly what
+//! the teacher saw (order, views, mix) and what the teacher said (logits).
+//!
+//! # Format, version 4
+//!
+//! Everything is little-endian. `E` stored epochs of `B = ceil(images / batch_size)` batches; the last batch of an epoch may be smaller; `n` is a
+//! batch's size, `K` the number of classes.
+//!
+//! | bytes | holds |
+//! | --- | --- |
+//! | 8 | magic `SCDDSOFT` |
+//! | 4 | version, u32: 4 |
+//! | 4 | length `M` of the metadata, u32 |
+//! | M | metadata, JSON (below), padded with zeros to a multiple of 8 from the file's start |
+//! | 8 · (E·B + 1) | index, u64: where the record of batch `b` of epoch `e` starts, at place `e·B + b`; the last entry is where the file ends |
+//! | 32 | the head's hash: SHA-256 of everything before |
+//! | … | the epochs, each its records in order, of a multiple of 8 bytes each, and 32 bytes of hash |
+//!
+//! An epoch's hash is the SHA-256 of the head's hash, the epoch's number as u64, and its records. So a reader checks an
+//! epoch when it first reads it, without the others, and a file that ends behind an epoch is good as far as it goes.
+//!
+//! A record:
+//!
+//! | bytes | holds |
+//! | --- | --- |
+//! | 4 | mix, u32: 0 none, 1 CutMix, 2 MixUp |
+//! | 4 | λ, f32: the own image's share (1 without a mix) |
+//! | 8 | the CutMix box, u16 × 4: top, left, height, width (else zeros), in pixels of the teacher's input |
+//! | 4n | the images' indices in batch order, u32 |
+//! | 4n | the partners' positions in the batch, u32: a permutation (without a mix: zeros) |
+//! | 8n | the views, u16 × 4 each: top, left, height, width, in pixels of the source image, its border included |
+//! | 16A·n | with `augment`: A operations for each view, each its number, u32, and three values, f32 |
+//! | R·n | the rows of logits (below), one per view |
+//! | n | flips, u8: 1 where the view is mirrored |
+//! | 0 … 7 | zeros, to a multiple of 8 |
+//!
+//! A row holds `V` numbers, the `K` logits; with `top_k` `V = k + 1`: the `k` largest logits, the largest first, then the one logit that all other
+//! classes have. That one gives each of them an equal share of the probability that they had together at the softmax temperature of `top_k`.
+//!
+//! | bytes | holds |
+//! | --- | --- |
+//! | 2k | with `top_k`: the classes of the `k` largest logits, u16 |
+//! | 4 | with `i8`: the number of code 0 and the step from one code to the next, f16 each |
+//! | V · 4, 2 or 1 | the numbers: f32, f16 or u8 codes (number = lowest + step · code) |
+//!
+//! The metadata, in this order (`source` and `input` are the sizes of the synthetic images and of the teacher's input):
+//!
+//! ```json
+//! {"images": 100, "classes": 10, "epochs": 300, "batch_size": 50,
+//!  "source": {"height": 28, "width": 28}, "input": {"height": 28, "width": 28},
+//!  "mix": "cut_mix", "dtype": "f16", "teacher_sha256": "64 hex digits", "config_hash": "any text",
+//!  "top_k": {"k": 3, "temperature": 20.0}, "pad": 4, "stored_epochs": 30,
+//!  "augment": {"type": "rand_augment", "operations": 2, "magnitude": 9}}
+//! ```
+//!
+//! The last two lines are there only where they say something. `pad` is the width of the border of black pixels around a
+//! source image; of `epochs` only the first `stored_epochs` are in the file, and epoch `e` is epoch `e mod stored_epochs`
+//! of these. With `{"type": "rand_augment"}` `A` is its `operations`, which act on the source image's pixels; with
+//! `{"type": "dsa"}` it is 1, and the operation acts on the normalised view. What operations do, and their numbers,
+//! [`scdd_data::augment`] says.
+//!
+//! Stores of versions 1 to 3 had one BLAKE3 of all at their end; they are refused, and labelled again.
+
+mod record;
+mod rows;
+
+use crate::stage::SCRATCH;
+use memmap2::Mmap;
+use ndarray::Array2;
+use rows::Rows;
+pub use rows::{Dtype, TopK};
+use scdd_data::{Augment, Mix, Operation, Size, View};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::NamedTempFile;
+
+use record::{check_batch, decode, encode, read_u32, read_u64};
+
+const MAGIC: &[u8; 8] = b"SCDDSOFT";
+const VERSION: u32 = 4;
+/// Magic, version and the metadata's length.
+const PREFIX: usize = 16;
+const MAX_METADATA: usize = 1 << 20;
+/// Bytes of a SHA-256.
+const HASH: usize = 32;
+/// A record's mix, λ and box.
+const RECORD_PREFIX: u64 = 16;
+/// An operation: its number and three values.
+const OPERATION: usize = 16;
+const RELABEL_AGAIN: &str = "the file is damaged: remove it and relabel again";
+const RELABEL_IN_THIS_FORM: &str = "remove it and relabel again, or use the program that wrote it";
+
+/// An error of the soft-label store: what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The store.
+        path: PathBuf,
+        /// What was tried, as an infinitive.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file is not a store, or not a whole one.
+    #[error("{}: {problem}; {remedy}", path.display())]
+    Invalid {
+        /// The store.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// The caller's metadata or batch is not one that the store can hold.
+    #[error("{}: cannot store {problem}", path.display())]
+    Unfit {
+        /// The store.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
+    /// There is no such batch.
+    #[error("batch {batch} of epoch {epoch} asked for, but there are {epochs} epochs of {batches} batches")]
+    OutOfRange {
+        /// The epoch asked for.
+        epoch: usize,
+        /// The batch asked for.
+        batch: usize,
+        /// Epochs in the store.
+        epochs: usize,
+        /// Batches per epoch.
+        batches: usize,
+    },
+}
+
+/// How the batches of a store may be mixed; a single batch may always be unmixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MixKind {
+    /// Not at all.
+    None,
+    /// By CutMix.
+    CutMix,
+    /// By MixUp.
+    MixUp,
+}
+
+/// What a store is about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// Synthetic images, at least 1.
+    pub images: u32,
+    /// Classes, K, at least 1.
+    pub classes: u32,
+    /// Epochs that a student trains for, at least 1.
+    pub epochs: u32,
+    /// Images per batch, at least 1; the last batch of an epoch may have fewer.
+    pub batch_size: u32,
+    /// The size of the synthetic images, which views are boxes of, their border included.
+    pub source: Size,
+    /// The size of the teacher's input, which CutMix boxes lie in.
+    pub input: Size,
+    /// How batches may be mixed.
+    pub mix: MixKind,
+    /// How logits are stored.
+    pub dtype: Dtype,
+    /// SHA-256 of the teacher's graph, in hex digits.
+    pub teacher_sha256: String,
+    /// What identifies the configuration that made the labels.
+    pub config_hash: String,
+    /// The logits of each row that are stored one by one; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<TopK>,
+    /// Black pixels that were added at each side of an image before views were cut out of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pad: u16,
+    /// Epochs in the file, which are replayed in turn, 1 to below `epochs`; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_epochs: Option<u32>,
+    /// How views are augmented beside crop and flip; absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+/// One batch: what the teacher saw, and what it said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelBatch {
+    /// The images, in batch order `[n]`, each below [`Meta::images`].
+    pub indices: Vec<u32>,
+    /// How each was cropped and mirrored `[n]`.
+    pub views: Vec<View>,
+    /// How each was augmented besides, `[n · A]`: one view's operations after another's, as many as [`Meta::augment`] says.
+    pub operations: Vec<Operation>,
+    /// How they were mixed after that.
+    pub mix: Mix,
+    /// The teacher's logits `[n, K]`; read from a store, as its number format and `top_k` left them.
+    pub logits: Array2<f32>,
+}
+
+/// Where everything lies in a file, which follows from the metadata alone.
+#[derive(Debug)]
+struct Layout {
+    batches: u64,
+    last_batch: u64,
+    /// Bytes of a full record, and of an epoch's last.
+    record: u64,
+    last_record: u64,
+    index: u64,
+    records: u64,
+    /// Where the file ends.
+    end: u64,
+}
+
+impl Meta {
+    /// Batches per epoch.
+    pub fn batches(&self) -> usize {
+        self.images.div_ceil(self.batch_size.max(1)) as usize
+    }
+
+    /// Epochs that are in the file.
+    pub fn stored_epochs(&self) -> u32 {
+        self.stored_epochs.unwrap_or(self.epochs)
+    }
+
+    /// The size of what views are boxes of: an image with its border.
+    pub fn canvas(&self) -> Size {
+        let border = 2 * usize::from(self.pad);
+        Size { height: self.source.height + border, width: self.source.width + border }
+    }
+
+    fn rows(&self) -> Rows {
+        Rows { classes: self.classes as usize, dtype: self.dtype, top_k: self.top_k }
+    }
+
+    /// What is wrong with the metadata, if anything.
+    fn problem(&self) -> Option<String> {
+        let canvas = self.canvas();
+        let sides =
+            [self.source.height, self.source.width, canvas.height, canvas.width, self.input.height, self.input.width];
+        if [self.images, self.classes, self.epochs, self.batch_size].contains(&0) {
+            return Some("no images, classes, epochs or batches: each must be at least 1".into());
+        }
+        if sides.iter().any(|side| !(1..=usize::from(u16::MAX)).contains(side)) {
+            let border = if self.pad == 0 { String::new() } else { format!(" with a border of {}", self.pad) };
+            return Some(format!(
+                "images of {:?}{border} seen as {:?}: sides must be 1 to 65535",
+                self.source, self.input
+            ));
+        }
+        if let Some(stored) = self.stored_epochs.filter(|stored| !(1..self.epochs).contains(stored)) {
+            return Some(format!("{stored} stored epochs of {}: must be at least 1, and fewer than all", self.epochs));
+        }
+        if let Some(Augment::RandAugment { operations, magnitude }) = self.augment
+            && !(1..=16).contains(&operations)
+        {
+            return Some(format!("{operations} operations of magnitude {magnitude} for each view: must be 1 to 16"));
+        }
+        self.rows().problem()
+    }
+
+    /// Operations for each view.
+    fn operations(&self) -> usize {
+        self.augment.map_or(0, Augment::per_view)
+    }
+
+    /// Bytes of the record of `size` images.
+    fn record(&self, size: u64) -> Option<u64> {
+        let view = (self.rows().bytes() + OPERATION * self.operations()) as u64 + 17;
+        let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(view)?)?;
+        unpadded.checked_next_multiple_of(8)
+    }
+
+    /// The layout behind metadata of `length` bytes, unless it exceeds what can be addressed.
+    fn layout(&self, length: usize) -> Option<Layout> {
+        let batches = self.batches() as u64;
+        let last_batch = u64::from(self.images) - (batches - 1) * u64::from(self.batch_size);
+        let (record, last_record) = (self.record(self.batch_size.into())?, self.record(last_batch)?);
+        let index = ((PREFIX + length) as u64).next_multiple_of(8);
+        let entries = batches.checked_mul(self.stored_epochs().into())?.checked_add(1)?;
+        let records = index.checked_add(entries.checked_mul(8)?)?.checked_add(HASH as u64)?;
+        let epoch = record.checked_mul(batches - 1)?.checked_add(last_record)?.checked_add(HASH as u64)?;
+        let end = records.checked_add(epoch.checked_mul(self.stored_epochs().into())?)?;
+        Some(Layout { batches, last_batch, record, last_record, index, records, end })
+    }
+}
+
+impl Layout {
+    /// Where the record at `place` in the index starts.
+    fn start(&self, place: u64) -> u64 {
+        let (epoch, batch) = (place / self.batches, place % self.batches);
+        self.records + epoch * (self.epoch() + HASH as u64) + batch * self.record
+    }
+
+    /// Bytes of an epoch's records.
+    fn epoch(&self) -> u64 {
+        self.record * (self.batches - 1) + self.last_record
+    }
+
+    /// Images in the batch at `place` in the index.
+    fn batch_size(&self, place: u64, full: u32) -> usize {
+        if place % self.batches + 1 == self.batches { self.last_batch as usize } else { full as usize }
+    }
+}
+
+/// Writes a store batch by batch. Nothing appears at its path before [`finish`](Self::finish); dropped before that, it leaves nothing.
+pub struct Writer {
+    path: PathBuf,
+    meta: Meta,
+    layout: Layout,
+    next: u64,
+    file: BufWriter<NamedTempFile>,
+    head: [u8; HASH],
+    /// Of the epoch that is being written.
+    hasher: Sha256,
+}
+
+impl Writer {
+    /// Starts the store that will be at `path`, in a temporary file beside it.
+    pub fn create(path: &Path, meta: Meta) -> Result<Self, StoreError> {
+        let unfit = |problem| StoreError::Unfit { path: path.into(), problem };
+        if let Some(problem) = meta.problem() {
+            return Err(unfit(problem));
+        }
+        let json = serde_json::to_vec(&meta).map_err(|error| unfit(format!("the metadata ({error})")))?;
+        if json.len() > MAX_METADATA {
+            return Err(unfit(format!("metadata of {} bytes", json.len())));
+        }
+        let layout = meta.layout(json.len()).ok_or_else(|| unfit("so many labels".into()))?;
+        let file = temporary_beside(path).map_err(|source| io_error(path, "create a file beside it", source))?;
+        let (file, hasher) = (BufWriter::new(file), Sha256::new());
+        let mut writer = Self { path: path.into(), meta, layout, next: 0, file, head: [0; HASH], hasher };
+        writer.write_head(&json)?;
+        Ok(writer)
+    }
+
+    fn write_head(&mut self, json: &[u8]) -> Result<(), StoreError> {
+        let length = (json.len() as u32).to_le_bytes();
+        let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &length, json].concat();
+        head.resize(self.layout.index as usize, 0);
+        self.write(&head)?;
+        self.hasher = Sha256::new_with_prefix(&head);
+        for place in 0..=self.places() {
+            let start = self.layout.start(place).to_le_bytes();
+            self.write(&start)?;
+            self.hasher.update(start);
+        }
+        self.head = self.hasher.finalize_reset().into();
+        self.write(&self.head.clone())
+    }
+
+    /// Appends the next batch: batch after batch, epoch after epoch.
+    pub fn append(&mut self, batch: &LabelBatch) -> Result<(), StoreError> {
+        let place = self.next;
+        let checked = if place == self.places() {
+            Err("more batches than the metadata announces".into())
+        } else {
+            check_batch(batch, &self.meta, self.layout.batch_size(place, self.meta.batch_size))
+        };
+        let record = checked.and_then(|()| encode(batch, &self.meta)).map_err(|problem| {
+            let (epoch, number) = (place / self.layout.batches, place % self.layout.batches);
+            let problem = format!("batch {number} of epoch {epoch}: {problem}");
+            StoreError::Unfit { path: self.path.clone(), problem }
+        })?;
+        let (epoch, batch) = (place / self.layout.batches, place % self.layout.batches);
+        if batch == 0 {
+            self.hasher = epoch_hasher(&self.head, epoch);
+        }
+        self.write(&record)?;
+        self.hasher.update(&record);
+        if batch + 1 == self.layout.batches {
+            let hash = self.hasher.finalize_reset();
+            self.write(&hash)?;
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it; says how many bytes it has.
+    pub fn finish(self) -> Result<u64, StoreError> {
+        if self.next != self.places() {
+            let problem = format!("{} batches where the metadata announces {}", self.next, self.places());
+            return Err(StoreError::Unfit { path: self.path, problem });
+        }
+        let Self { path, layout, file, .. } = self;
+        let file = file.into_inner().map_err(|error| io_error(&path, "write", error.into_error()))?;
+        file.as_file().sync_all().map_err(|source| io_error(&path, "flush to disk", source))?;
+        file.persist(&path).map_err(|error| io_error(&path, "put the finished file there", error.error))?;
+        Ok(layout.end)
+    }
+
+    fn places(&self) -> u64 {
+        self.layout.batches * u64::from(self.meta.stored_epochs())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all(bytes).map_err(|source| io_error(&self.path, "write", source))
+    }
+}
+
+/// What an epoch's records go through: the hash of a store's head and the epoch's number tell them from others'.
+fn epoch_hasher(head: &[u8], epoch: u64) -> Sha256 {
+    Sha256::new_with_prefix(head).chain_update(epoch.to_le_bytes())
+}
+
+/// A temporary file in the directory of `path`, with the rights that a new file has.
+fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    let prefix = format!("{SCRATCH}labels-");
+    builder.prefix(&prefix);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(dir)
+}
+
+/// An open store: random access to its batches.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    meta: Meta,
+    layout: Layout,
+    /// Stored epochs whose hash was found right.
+    checked: Vec<AtomicBool>,
+    map: Mmap,
+}
+
+impl Store {
+    /// Opens the store at `path`. Its head and length are checked here, an epoch when a batch of it is first read.
+    ///
+    /// The file must not be changed while it is open.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = File::open(path).map_err(|source| io_error(path, "open", source))?;
+        // SAFETY: a store is written aside, renamed into place and never changed after that; whoever truncates it while it is open ends the process
+        // with a bus error, as with every mapped file.
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| io_error(path, "map into memory", source))?;
+        let invalid = |(problem, remedy)| StoreError::Invalid { path: path.into(), problem, remedy };
+        let (meta, layout) = parse_head(&map).map_err(invalid)?;
+        check_index(&map, &meta, &layout).map_err(|problem| invalid((problem, RELABEL_AGAIN)))?;
+        let checked = (0..meta.stored_epochs()).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { path: path.into(), meta, layout, checked, map })
+    }
+
+    /// What the store is about.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Batch `batch` of epoch `epoch`.
+    ///
+    /// # Errors
+    /// When there is none, or its epoch is damaged, which the first of its batches to be read finds out.
+    pub fn get(&self, epoch: usize, batch: usize) -> Result<LabelBatch, StoreError> {
+        let (epochs, batches) = (self.meta.epochs as usize, self.layout.batches as usize);
+        if epoch >= epochs || batch >= batches {
+            return Err(StoreError::OutOfRange { epoch, batch, epochs, batches });
+        }
+        let stored = epoch % self.checked.len();
+        self.check_epoch(stored)?;
+        let place = (stored * batches + batch) as u64;
+        let size = self.layout.batch_size(place, self.meta.batch_size);
+        let bytes = if batch + 1 == batches { self.layout.last_record } else { self.layout.record };
+        let start = self.layout.start(place) as usize;
+        let decoded = decode(&self.map[start..start + bytes as usize], size, &self.meta);
+        decoded
+            .and_then(|read| check_batch(&read, &self.meta, size).map(|()| read))
+            .map_err(|problem| self.damage(format!("batch {batch} of epoch {epoch}: {problem}")))
+    }
+
+    /// Reads the whole file and compares the hash of each epoch, at the speed of the disk or of SHA-256.
+    ///
+    /// # Errors
+    /// When a single bit differs from what was written.
+    pub fn check(&self) -> Result<(), StoreError> {
+        (0..self.checked.len()).try_for_each(|epoch| self.check_epoch(epoch))
+    }
+
+    /// Compares the hash of a stored epoch, once.
+    fn check_epoch(&self, epoch: usize) -> Result<(), StoreError> {
+        if self.checked[epoch].load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let start = self.layout.start(epoch as u64 * self.layout.batches) as usize;
+        let (records, rest) = self.map[start..].split_at(self.layout.epoch() as usize);
+        let head = &self.map[self.layout.records as usize - HASH..self.layout.records as usize];
+        let hash = epoch_hasher(head, epoch as u64).chain_update(records).finalize();
+        if hash[..] != rest[..HASH] {
+            return Err(self.damage(format!("epoch {epoch} is not as it was written (its hash differs)")));
+        }
+        self.checked[epoch].store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn damage(&self, problem: String) -> StoreError {
+        StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN }
+    }
+
+    /// As [`check`](Self::check), and reads every batch.
+    ///
+    /// # Errors
+    /// When the file is damaged, or says what no writer writes.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        for epoch in 0..self.meta.stored_epochs() as usize {
+            for batch in 0..self.layout.batches as usize {
+                self.get(epoch, batch)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Metadata and layout of a file that is as long as they say; else the problem and the remedy.
+fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
+    if bytes.get(..MAGIC.len()) != Some(MAGIC) {
+        return Err(("is not a soft-label store".into(), "give the file that `scdd relabel` wrote"));
+    }
+    if bytes.len() < PREFIX {
+        return Err((format!("ends after {} bytes", bytes.len()), RELABEL_AGAIN));
+    }
+    let version = read_u32(bytes, 8);
+    if version != VERSION {
+        let problem = format!("has the format version {version}, this program reads {VERSION}");
+        return Err((problem, RELABEL_IN_THIS_FORM));
+    }
+    let length = read_u32(bytes, 12) as usize;
+    let json = bytes.get(PREFIX..PREFIX + length.min(MAX_METADATA + 1)).filter(|json| json.len() <= MAX_METADATA);
+    let json = json.ok_or_else(|| (format!("announces metadata of {length} bytes"), RELABEL_AGAIN))?;
+    let meta: Meta =
+        serde_json::from_slice(json).map_err(|error| (format!("its metadata is wrong ({error})"), RELABEL_AGAIN))?;
+    if let Some(problem) = meta.problem() {
+        return Err((format!("its metadata announces {problem}"), RELABEL_AGAIN));
+    }
+    let layout = meta.layout(length).filter(|layout| layout.end == bytes.len() as u64);
+    let layout =
+        layout.ok_or_else(|| (format!("has {} bytes, not what its metadata announces", bytes.len()), RELABEL_AGAIN))?;
+    Ok((meta, layout))
+}
+
+/// Checks the index and the head's hash in a file of the right length.
+fn check_index(bytes: &[u8], meta: &Meta, layout: &Layout) -> Result<(), String> {
+    let (head, hash) = bytes[..layout.records as usize].split_at(layout.records as usize - HASH);
+    if Sha256::digest(head)[..] != *hash {
+        return Err("its head is not as it was written (its hash differs)".into());
+    }
+    let places = layout.batches * u64::from(meta.stored_epochs());
+    let entry = |place: u64| read_u64(bytes, (layout.index + 8 * place) as usize);
+    let wrong = (0..=places).find(|place| entry(*place) != layout.start(*place));
+    wrong.map_or(Ok(()), |place| Err(format!("entry {place} of its index is wrong")))
+}
+
+fn io_error(path: &Path, action: &'static str, source: io::Error) -> StoreError {
+    StoreError::Io { path: path.into(), action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::RngExt;
+    use rand::seq::SliceRandom;
+    use scdd_data::rng::stream;
+    use std::fs;
+
+    fn meta() -> Meta {
+        Meta {
+            images: 7,
+            classes: 3,
+            epochs: 2,
+            batch_size: 3,
+            source: Size { height: 9, width: 8 },
+            input: Size { height: 6, width: 5 },
+            mix: MixKind::CutMix,
+            dtype: Dtype::F16,
+            teacher_sha256: "0123456789abcdef".repeat(4),
+            config_hash: "c0ffee".into(),
+            top_k: None,
+            pad: 0,
+            stored_epochs: None,
+            augment: None,
+        }
+    }
+
+    /// Everything that metadata may say, at once.
+    fn newest() -> Meta {
+        let top_k = Some(TopK { k: 1, temperature: 20.0 });
+        let augment = Some(Augment::RandAugment { operations: 2, magnitude: 9 });
+        Meta { dtype: Dtype::I8, top_k, pad: 2, epochs: 5, stored_epochs: Some(2), augment, ..meta() }
+    }
+
+    /// The batches of a store with this metadata, drawn from `seed`, in order.
+    fn batches(meta: &Meta, seed: u64) -> Vec<LabelBatch> {
+        let epoch_batches = |epoch| {
+            let mut rng = stream(seed, "order", epoch);
+            let mut order: Vec<u32> = (0..meta.images).collect();
+            order.shuffle(&mut rng);
+            let chunks: Vec<_> = order.chunks(meta.batch_size as usize).map(<[u32]>::to_vec).collect();
+            chunks.into_iter().map(move |indices| label_batch(&mut rng, meta, indices))
+        };
+        (0..u64::from(meta.stored_epochs())).flat_map(epoch_batches).collect()
+    }
+
+    fn label_batch(rng: &mut impl rand::Rng, meta: &Meta, indices: Vec<u32>) -> LabelBatch {
+        let count = indices.len();
+        let mut view = || {
+            let view = View::random_resized_crop(rng, meta.canvas(), (0.1, 1.0), (0.75, 1.25)).unwrap();
+            view.with_random_flip(rng, 0.5)
+        };
+        let views = (0..count).map(|_| view()).collect();
+        let mix = match meta.mix {
+            _ if rng.random_bool(0.2) => Mix::None,
+            MixKind::None => Mix::None,
+            MixKind::CutMix => Mix::cut_mix(rng, count, meta.input, 1.0).unwrap(),
+            MixKind::MixUp => Mix::mix_up(rng, count, 0.8).unwrap(),
+        };
+        let logits = Array2::from_shape_simple_fn((count, meta.classes as usize), || rng.random_range(-20.0f32..20.0));
+        let operations = meta.augment.map(|augment| augment.draw(rng, count, meta.source, meta.input));
+        LabelBatch { indices, views, operations: operations.unwrap_or_default(), mix, logits }
+    }
+
+    /// The batch as a store with this metadata gives it back.
+    fn rounded(meta: &Meta, batch: &LabelBatch) -> LabelBatch {
+        let mut rows = vec![];
+        meta.rows().encode(&batch.logits, &mut rows).unwrap();
+        LabelBatch { logits: meta.rows().decode(&rows).unwrap(), ..batch.clone() }
+    }
+
+    fn write(path: &Path, meta: &Meta, batches: &[LabelBatch]) {
+        let mut writer = Writer::create(path, meta.clone()).unwrap();
+        for batch in batches {
+            writer.append(batch).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    /// The bytes of the store that `meta` and seed 1 make.
+    fn file(meta: &Meta) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        write(&path, meta, &batches(meta, 1));
+        fs::read(path).unwrap()
+    }
+
+    fn small_file() -> Vec<u8> {
+        file(&meta())
+    }
+
+    /// What opening and fully reading these bytes says.
+    fn read_bytes(bytes: &[u8]) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        fs::write(&path, bytes).unwrap();
+        Store::open(&path).and_then(|store| store.verify()).map_err(|error| error.to_string())
+    }
+
+    fn any_meta() -> impl Strategy<Value = Meta> {
+        let mixes = prop_oneof![Just(MixKind::None), Just(MixKind::CutMix), Just(MixKind::MixUp)];
+        let dtypes = prop_oneof![Just(Dtype::F16), Just(Dtype::F32), Just(Dtype::I8)];
+        let sizes = (1usize..40, 1usize..40, 1usize..40, 1usize..40);
+        let augment = prop_oneof![
+            Just(None),
+            Just(Some(Augment::RandAugment { operations: 3, magnitude: 9 })),
+            Just(Some(Augment::Dsa {})),
+        ];
+        let newer = (0u32..4, 0u16..5, 0u32..3, augment);
+        (1u32..12, 1u32..6, 1u32..4, 1u32..14, mixes, dtypes, sizes, newer).prop_map(
+            |(
+                images,
+                classes,
+                epochs,
+                batch_size,
+                mix,
+                dtype,
+                (height, width, input_height, input_width),
+                (k, pad, stored, augment),
+            )| Meta {
+                images,
+                classes,
+                epochs,
+                batch_size,
+                mix,
+                dtype,
+                source: Size { height, width },
+                input: Size { height: input_height, width: input_width },
+                top_k: (1..classes).contains(&k).then_some(TopK { k, temperature: 4.0 }),
+                pad,
+                stored_epochs: (1..epochs).contains(&stored).then_some(stored),
+                augment,
+                ..meta()
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn replay_is_exact(meta in any_meta(), seed in any::<u64>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("labels");
+            let batches = batches(&meta, seed);
+            write(&path, &meta, &batches);
+            let store = Store::open(&path).unwrap();
+            store.verify().unwrap();
+            prop_assert_eq!(store.meta(), &meta);
+            prop_assert_eq!(batches.len(), meta.stored_epochs() as usize * meta.batches());
+            for place in (0..meta.epochs as usize * meta.batches()).rev() {
+                let expected = rounded(&meta, &batches[place % batches.len()]);
+                prop_assert_eq!(store.get(place / meta.batches(), place % meta.batches()).unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_deterministic() {
+        assert_eq!(small_file(), small_file());
+    }
+
+    /// The format, byte by byte, as its description promises it.
+    #[test]
+    fn records_look_as_described() {
+        let meta = Meta { images: 2, classes: 3, epochs: 1, batch_size: 2, ..meta() };
+        let view = |top, flip| View { top, left: 2, height: 3, width: 4, flip };
+        let batch = LabelBatch {
+            indices: vec![1, 0],
+            views: vec![view(1, false), view(5, true)],
+            operations: vec![],
+            mix: Mix::CutMix { partner: vec![1, 0], top: 1, left: 2, height: 3, width: 2 },
+            logits: Array2::from_shape_vec((2, 3), vec![1.0, -2.0, 0.5, 0.0, 1.0, -1.0]).unwrap(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        write(&path, &meta, &[batch]);
+        let bytes = fs::read(path).unwrap();
+
+        let metadata = "{\"images\":2,\"classes\":3,\"epochs\":1,\"batch_size\":2,\
+            \"source\":{\"height\":9,\"width\":8},\"input\":{\"height\":6,\"width\":5},\
+            \"mix\":\"cut_mix\",\"dtype\":\"f16\",\
+            \"teacher_sha256\":\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\",\
+            \"config_hash\":\"c0ffee\"}";
+        let mut expected = b"SCDDSOFT\x04\0\0\0".to_vec();
+        expected.extend((metadata.len() as u32).to_le_bytes());
+        expected.extend(metadata.as_bytes());
+        expected.resize(expected.len().next_multiple_of(8), 0);
+        let records = expected.len() as u64 + 16 + 32;
+        expected.extend(records.to_le_bytes());
+        expected.extend((records + 64 + 32).to_le_bytes());
+        let head = Sha256::digest(&expected);
+        expected.extend(head);
+        expected.extend(1u32.to_le_bytes());
+        expected.extend(0.8f32.to_le_bytes());
+        expected.extend([1, 0, 2, 0, 3, 0, 2, 0]);
+        expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 2, 0, 3, 0, 4, 0]);
+        expected.extend([0x00, 0x3c, 0x00, 0xc0, 0x00, 0x38, 0x00, 0x00, 0x00, 0x3c, 0x00, 0xbc]);
+        expected.extend([0, 1, 0, 0]);
+        let hashed = [&head[..], &[0; 8], &expected[records as usize..]].concat();
+        expected.extend(Sha256::digest(hashed));
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for bytes in [file(&meta()), file(&newest())] {
+            read_bytes(&bytes).unwrap();
+            for length in 0..bytes.len() {
+                read_bytes(&bytes[..length]).unwrap_err();
+            }
+            read_bytes(&[bytes, vec![0]].concat()).unwrap_err();
+        }
+    }
+
+    /// Damage is found by whoever reads the epoch that has it, and by nobody else.
+    #[test]
+    fn a_flipped_bit_is_found_when_its_epoch_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        for meta in [Meta { epochs: 4, ..meta() }, newest()] {
+            let good = file(&meta);
+            let layout = meta.layout(serde_json::to_vec(&meta).unwrap().len()).unwrap();
+            let places = layout.batches * u64::from(meta.stored_epochs());
+            for (place, mask) in (0..places).zip([1, 2, 4, 8, 16, 32, 64, 128].into_iter().cycle()) {
+                let damaged = (place / layout.batches) as usize;
+                let mut bytes = good.clone();
+                bytes[layout.start(place) as usize + 20] ^= mask;
+                fs::write(&path, &bytes).unwrap();
+                let store = Store::open(&path).unwrap();
+                for epoch in 0..meta.epochs as usize {
+                    for batch in 0..meta.batches() {
+                        let found = store.get(epoch, batch).map(drop).map_err(|error| error.to_string());
+                        let stored = epoch % meta.stored_epochs() as usize;
+                        let expected = format!(
+                            "{}: epoch {damaged} is not as it was written (its hash differs); the file is damaged: remove it and relabel again",
+                            path.display()
+                        );
+                        assert_eq!(found, if stored == damaged { Err(expected) } else { Ok(()) });
+                    }
+                }
+                store.check().unwrap_err();
+            }
+        }
+    }
+
+    /// Epochs that were put elsewhere, or come from another store, are told by their hashes.
+    #[test]
+    fn epochs_are_known_by_their_place_and_store() {
+        let (one, other) = (small_file(), file(&Meta { config_hash: "decade".into(), ..meta() }));
+        let layout = meta().layout(serde_json::to_vec(&meta()).unwrap().len()).unwrap();
+        let (first, second) = (layout.records as usize, layout.start(layout.batches) as usize);
+        let swapped = [&one[..first], &one[second..], &one[first..second]].concat();
+        assert!(read_bytes(&swapped).unwrap_err().contains("epoch 0 is not as it was written"));
+        let foreign = [&one[..second], &other[second..]].concat();
+        assert!(read_bytes(&foreign).unwrap_err().contains("epoch 1 is not as it was written"));
+    }
+
+    /// Every byte, changed in two ways: verification fails, and reading without it never panics.
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        let bytes = [file(&meta()), file(&newest())];
+        for (bytes, at) in bytes.iter().flat_map(|bytes| (0..bytes.len()).map(move |at| (bytes, at))) {
+            for change in [1, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] ^= change;
+                fs::write(&path, &changed).unwrap();
+                let Ok(store) = Store::open(&path) else { continue };
+                for place in 0..6 {
+                    let _ = store.get(place / 3, place % 3);
+                }
+                store.verify().unwrap_err();
+            }
+        }
+    }
+
+    /// A forged file with right hashes.
+    fn forge(change: impl Fn(&mut Vec<u8>)) -> String {
+        let mut bytes = small_file();
+        change(&mut bytes);
+        let layout = meta().layout(serde_json::to_vec(&meta()).unwrap().len()).unwrap();
+        let records = layout.records as usize;
+        let head = Sha256::digest(&bytes[..records - HASH]);
+        bytes[records - HASH..records].copy_from_slice(&head);
+        for epoch in 0..2u64 {
+            let start = layout.start(epoch * layout.batches) as usize;
+            let end = start + layout.epoch() as usize;
+            let hash = Sha256::digest([&head[..], &epoch.to_le_bytes(), &bytes[start..end]].concat());
+            bytes[end..end + HASH].copy_from_slice(&hash);
+        }
+        read_bytes(&bytes).unwrap_err()
+    }
+
+    fn put(at: usize, value: &'static [u8]) -> impl Fn(&mut Vec<u8>) {
+        move |bytes| bytes[at..at + value.len()].copy_from_slice(value)
+    }
+
+    fn with_metadata(from: &'static str, to: &'static str) -> impl Fn(&mut Vec<u8>) {
+        assert_eq!(from.len(), to.len());
+        move |bytes| {
+            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            put(at, to.as_bytes())(bytes);
+        }
+    }
+
+    #[test]
+    fn forged_files_are_explained() {
+        let layout = meta().layout(serde_json::to_vec(&meta()).unwrap().len()).unwrap();
+        let (index, first) = (layout.index as usize, layout.records as usize);
+        let cases = [
+            (forge(put(0, b"X")), "is not a soft-label store; give the file that `scdd relabel` wrote"),
+            (
+                forge(put(8, &[3])),
+                "has the format version 3, this program reads 4; remove it and relabel again, or use the program that wrote it",
+            ),
+            (forge(put(8, &[5])), "has the format version 5, this program reads 4"),
+            (forge(put(12, &[255; 4])), "announces metadata of 4294967295 bytes"),
+            (forge(put(16, b"!")), "its metadata is wrong"),
+            (forge(with_metadata("\"images\":7", "\"images\":0")), "each must be at least 1"),
+            (forge(with_metadata("\"height\":9", "\"height\":0")), "sides must be 1 to 65535"),
+            (forge(with_metadata("\"config_hash\"", "\"config_hush\"")), "unknown field `config_hush`"),
+            (forge(with_metadata("\"classes\":3", "\"classes\":4")), "not what its metadata announces"),
+            (forge(put(index + 15, &[255])), "entry 1 of its index is wrong"),
+            (forge(put(first, &[9])), "batch 0 of epoch 0: the unknown mix 9"),
+            (forge(put(first, &[2])), "batch 0 of epoch 0: a mix MixUp where the metadata announces CutMix"),
+            (forge(put(first + 4, &[0; 4])), "its lambda does not belong to its mix"),
+            (forge(put(first + 16, &[7])), "batch 0 of epoch 0: image 7 of 7"),
+            (forge(put(first + 28, &[3])), "does not fit 3 images"),
+            (forge(put(first + 45, &[1])), "is not a box inside an image of 9x8 pixels"),
+            (forge(put(first + 64, &[0, 0x7c])), "the logit inf"),
+            (forge(put(first + 82, &[2])), "the flip 2"),
+        ];
+        for (message, expected) in cases {
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+        let huge = Meta { images: u32::MAX, classes: u32::MAX, epochs: u32::MAX, batch_size: 1, ..meta() };
+        assert!(huge.layout(0).is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        let good = batches(&meta(), 1)[0].clone();
+        let cut = |height| Mix::CutMix { partner: vec![0, 1, 2], top: 0, left: 0, height, width: 1 };
+        let view = View { top: 0, left: 0, height: 10, width: 1, flip: false };
+        let operation = Operation { kind: scdd_data::augment::Kind::DsaFlip, values: [1.0, 0.0, 0.0] };
+        let cases = [
+            (
+                LabelBatch { indices: vec![0, 1], ..good.clone() },
+                "batch 0 of epoch 0: 2 images and 3 views instead of 3",
+            ),
+            (LabelBatch { indices: vec![0, 1, 7], ..good.clone() }, "image 7 of 7"),
+            (LabelBatch { views: vec![view; 3], ..good.clone() }, "is not a box inside"),
+            (
+                LabelBatch { operations: vec![operation; 3], ..good.clone() },
+                "3 operations instead of 0 for each of 3 views",
+            ),
+            (LabelBatch { mix: cut(7), ..good.clone() }, "does not fit 3 images of 6x5"),
+            (LabelBatch { mix: Mix::MixUp { partner: vec![0, 1, 2], lambda: 0.5 }, ..good.clone() }, "a mix MixUp"),
+            (LabelBatch { logits: Array2::zeros((3, 4)), ..good.clone() }, "logits (3, 4) of 3 images and 3 classes"),
+            (LabelBatch { logits: Array2::from_elem((3, 3), f32::NAN), ..good.clone() }, "the logit NaN"),
+            (LabelBatch { logits: Array2::from_elem((3, 3), 7e4), ..good.clone() }, "f16 cannot hold; use f32"),
+        ];
+        for (batch, expected) in cases {
+            let message = Writer::create(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+        let top_k = |k, temperature| Meta { top_k: Some(TopK { k, temperature }), ..meta() };
+        let cases = [
+            (Meta { classes: 0, ..meta() }, "each must be at least 1"),
+            (Meta { pad: 65_000, ..meta() }, "with a border of 65000 seen as"),
+            (
+                Meta { augment: Some(Augment::RandAugment { operations: 0, magnitude: 9 }), ..meta() },
+                "0 operations of magnitude 9 for each view: must be 1 to 16",
+            ),
+            (Meta { stored_epochs: Some(2), ..meta() }, "2 stored epochs of 2: must be at least 1, and fewer than all"),
+            (top_k(3, 1.0), "the 3 largest of 3 logits: must be at least 1, and fewer than all"),
+            (top_k(1, 0.0), "a temperature of 0: must be above 0"),
+        ];
+        for (meta, expected) in cases {
+            let message = Writer::create(&path, meta).err().unwrap().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn only_finished_stores_appear() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        let batches = batches(&meta(), 1);
+        let mut writer = Writer::create(&path, meta()).unwrap();
+        writer.append(&batches[0]).unwrap();
+        drop(writer);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let mut writer = Writer::create(&path, meta()).unwrap();
+        writer.append(&batches[0]).unwrap();
+        let message = writer.finish().unwrap_err().to_string();
+        assert!(message.contains("1 batches where the metadata announces 6"), "{message}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let mut writer = Writer::create(&path, meta()).unwrap();
+        for batch in &batches {
+            writer.append(batch).unwrap();
+        }
+        let message = writer.append(&batches[0]).unwrap_err().to_string();
+        assert!(message.contains("more batches than the metadata announces"), "{message}");
+        writer.finish().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn batches_that_are_not_there_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        write(&path, &meta(), &batches(&meta(), 1));
+        let store = Store::open(&path).unwrap();
+        for (epoch, batch) in [(2, 0), (0, 3), (usize::MAX, usize::MAX)] {
+            let message = store.get(epoch, batch).unwrap_err().to_string();
+            assert!(message.contains("but there are 2 epochs of 3 batches"), "{message}");
+        }
+        let message = Store::open(&dir.path().join("none")).unwrap_err().to_string();
+        assert!(message.contains("cannot open"), "{message}");
+    }
+}

@@ -1,0 +1,128 @@
+//! The figures that stages record and that later stages or the report read.
+
+use std::fmt;
+
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use scdd_data::rng;
+
+/// One synthetic image: the `number`th of its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    pub class: u32,
+    pub number: u32,
+}
+
+impl Item {
+    /// The item's random stream for `purpose`; the same whatever batch or process it is in.
+    pub fn stream(self, seed: u64, purpose: &str) -> ChaCha8Rng {
+        rng::stream(seed, purpose, u64::from(self.class) << 32 | u64::from(self.number))
+    }
+}
+
+/// The loss at one step. `loss = ce + r_bn · bn + priors`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    pub iteration: u32,
+    pub loss: f64,
+    /// Mean cross entropy.
+    pub ce: f64,
+    /// BN statistics term, unweighted.
+    pub bn: f64,
+}
+
+/// How many of a set's images a network puts into their classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accuracy {
+    pub images: usize,
+    /// Images whose class has the largest logit.
+    pub top1: usize,
+    /// Images whose class is among the five largest logits.
+    pub top5: usize,
+}
+
+/// A term of the loss, unweighted, at some images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    pub loss: f64,
+    /// L2 norm of the gradient with respect to the normalised images `[N, C, H, W]`.
+    pub gradient_norm: f64,
+}
+
+/// Both terms at the same images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Mean cross entropy; none without a classifier.
+    pub ce: Option<Term>,
+    /// Σ over layers, the first one's multiplier included; none without statistics.
+    pub bn: Option<Term>,
+}
+
+impl Terms {
+    /// The `r_bn` at which both gradients are of equal norm, to three significant digits, so that rounding in the last bits of a float does not
+    /// make another experiment of it. None where a term is missing or has no gradient.
+    pub fn balance(&self) -> Option<f64> {
+        let ratio = self.ce?.gradient_norm / self.bn?.gradient_norm;
+        let rounded = format!("{ratio:.2e}").parse().ok()?;
+        (f64::is_finite(rounded) && rounded > 0.0).then_some(rounded)
+    }
+}
+
+/// What `r_bn: auto` is for one teacher, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Auto {
+    pub r_bn: f64,
+    pub terms: Terms,
+}
+
+impl fmt::Display for Auto {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let norm = |term: Option<Term>| term.map_or(0.0, |t| t.gradient_norm);
+        write!(
+            formatter,
+            "{}: at the start noise the gradient of cross entropy has norm {:.3e}, that of the BN statistics term {:.3e}",
+            self.r_bn,
+            norm(self.terms.ce),
+            norm(self.terms.bn)
+        )
+    }
+}
+
+/// A student after one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: u32,
+    /// Mean over the epoch's batches.
+    pub loss: f64,
+    /// On the whole test set, 0..=1, where it was measured.
+    pub accuracy: Option<f64>,
+}
+
+/// How a training went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Test accuracy after the last epoch, 0..=1.
+    pub last: f64,
+    /// The highest test accuracy that was measured on the way: selected on the test set.
+    pub best: f64,
+    pub best_epoch: u32,
+    pub curve: Vec<Epoch>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_balance_is_the_ratio_of_the_norms() {
+        let term = |gradient_norm| Some(Term { loss: 1.0, gradient_norm });
+        let balance = |ce, bn| Terms { ce, bn }.balance();
+        assert_eq!(balance(term(0.012_345_6), term(2.0)), Some(0.00617));
+        assert_eq!(balance(term(1.0), term(0.0)), None);
+        assert_eq!(balance(term(0.0), term(1.0)), None);
+        assert_eq!(balance(None, term(1.0)), None);
+        assert_eq!(balance(term(1.0), None), None);
+    }
+}

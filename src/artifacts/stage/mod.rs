@@ -1,0 +1,885 @@
+//! Content-addressed stage directories: a directory that exists under its final name is complete, and equal work is done once.
+//!
+//! ```text
+//! <root>/<stage>/<name>-<first 16 hex digits of the key>/           complete
+//! <root>/<stage>/<name>-<first 16 hex digits of the key>.partial/   being made, or left by a kill; continued by the next run
+//! <root>/.locks/                                                    one lock file per stage directory and report, never removed
+//! <root>/.failures/                                                 why the last attempt at a stage failed, a file per stage
+//! ```
+//!
+//! Each directory holds `stage.json`, the record that its key is the hash of. When complete it also holds `contents.json`,
+//! by which damage is seen, and `timing.json`, the only file in it that two runs of the same work may differ in.
+
+mod clock;
+mod contents;
+mod lock;
+mod memory;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use clock::{Begun, Clock};
+use contents::Problem;
+use lock::Lock;
+
+pub(super) const RECORD: &str = "stage.json";
+pub(super) const TIMING: &str = "timing.json";
+const LOCKS: &str = ".locks";
+const FAILURES: &str = ".failures";
+/// The lock of a directory that is filled.
+const FILLING: &str = ".scdd-lock";
+const PARTIAL: &str = ".partial";
+/// Files and directories of this prefix are scratch: never part of a result, swept away on resume.
+pub const SCRATCH: &str = ".scdd-tmp-";
+/// Receives what the user ought to know at once.
+pub type Tell<'a> = &'a dyn Fn(&str);
+
+/// Why a stage could not be run or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
+    Io {
+        /// What was tried: "write", "create", …
+        action: &'static str,
+        /// The file or directory it was tried on.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A complete directory has the right name but was made for something else, or was edited.
+    #[error("{} does not hold what its name says ({difference}): move it away, then run again", directory.display())]
+    Mismatch {
+        /// The directory.
+        directory: PathBuf,
+        /// The first difference between its record and the expected one.
+        difference: String,
+    },
+    /// A complete stage is no longer what was written.
+    #[error("{}: {damage}; `scdd run` with the experiment that it belongs to makes it again", directory.display())]
+    Damaged {
+        /// The stage's directory.
+        directory: PathBuf,
+        /// The first file that is missing or has changed.
+        damage: String,
+    },
+    /// A stage's directory holds a file that is not the stage's.
+    #[error("{} is no file of its stage, whose directory may hold nothing else: move it away, then run again", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A configuration that JSON cannot hold.
+    #[error("the configuration of the stage `{stage}` cannot be recorded: {source}")]
+    Record {
+        /// The stage's name.
+        stage: String,
+        /// What JSON said.
+        source: serde_json::Error,
+    },
+}
+
+/// What to do about an error of the file system, where that is clear.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space and run again: finished work is kept",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; choose a directory that can be written",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "; a file is where a directory should be",
+        _ => "",
+    }
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StageError {
+    let path = path.to_path_buf();
+    move |source| StageError::Io { action, path, source }
+}
+
+/// One unit of work: everything that its result depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    stage: String,
+    name: String,
+    record: Value,
+    passes: u64,
+}
+
+/// How far a stage is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its result is there.
+    Complete,
+    /// Its result is there, but not as it was written; the next run makes it again.
+    Damaged,
+    /// A process is making it.
+    Running,
+    /// It was begun; the next run goes on from there.
+    Interrupted,
+    /// Nothing of it is there.
+    Missing,
+}
+
+impl Stage {
+    /// `stage` names the kind of work (`recover`), `version` changes whenever that code gives other results, `name` is for people and
+    /// must follow from the rest (equal work under another name is done again), `inputs` are the hashes of whatever is read.
+    pub fn new(
+        stage: &str,
+        version: u32,
+        name: &str,
+        config: &impl Serialize,
+        inputs: BTreeMap<String, String>,
+        seed: u64,
+    ) -> Result<Self, StageError> {
+        let config =
+            serde_json::to_value(config).map_err(|source| StageError::Record { stage: stage.to_string(), source })?;
+        let record = json!({"stage": stage, "version": version, "config": config, "inputs": inputs, "seed": seed});
+        Ok(Self { stage: plain(stage), name: plain(name), record: canonical(record), passes: 0 })
+    }
+
+    /// The same stage, whose work is worth `passes` images through its network; no part of its identity.
+    pub fn of_passes(self, passes: u64) -> Self {
+        Self { passes, ..self }
+    }
+
+    /// The kind of work.
+    pub fn kind(&self) -> &str {
+        &self.stage
+    }
+
+    /// What its work is worth, in images through its network.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// The hash of the network that does the work.
+    pub fn network(&self) -> Option<String> {
+        network_of(&self.record)
+    }
+
+    /// As [`Stage::network`], of the stage that `directory` holds.
+    pub fn network_in(directory: &Path) -> Option<String> {
+        network_of(&serde_json::from_slice(&fs::read(directory.join(RECORD)).ok()?).ok()?)
+    }
+
+    /// The stage's identity: BLAKE3 of its canonical JSON record, 64 hex digits. Later stages take it as the hash of this input.
+    pub fn key(&self) -> String {
+        blake3::hash(self.record.to_string().as_bytes()).to_hex().to_string()
+    }
+
+    /// The directory's name below `<root>/<stage>/`.
+    pub fn directory_name(&self) -> String {
+        format!("{}-{}", self.name, &self.key()[..16])
+    }
+
+    /// The bytes of `stage.json`: the record, and which program wrote it.
+    fn record_file(&self) -> Vec<u8> {
+        let mut record = self.record.clone();
+        record["scdd"] = env!("CARGO_PKG_VERSION").into();
+        format!("{record:#}\n").into_bytes()
+    }
+
+    /// How the record in `directory` differs from this stage's, or `None` where it is the same work.
+    fn difference(&self, directory: &Path) -> Option<String> {
+        let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
+        let Some(mut found) = fs::read_to_string(directory.join(RECORD)).ok().as_deref().and_then(parse) else {
+            return Some(format!("no readable {RECORD}"));
+        };
+        if let Value::Object(found) = &mut found {
+            found.remove("scdd");
+        }
+        // Both sides are parsed, so that a float rounds the same way on both.
+        let expected = parse(&self.record.to_string()).unwrap_or_default();
+        first_difference("", &found, &expected)
+    }
+}
+
+/// The student trains where there is one; else the teacher works.
+fn network_of(record: &Value) -> Option<String> {
+    let inputs = &record["inputs"];
+    ["student", "teacher", "bundle"].iter().find_map(|input| Some(inputs.get(input)?.as_str()?.to_string()))
+}
+
+/// `name` as a file name: anything but letters, digits, `.`, `_` and `-` becomes `-`.
+fn plain(name: &str) -> String {
+    let keep = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    name.trim_start_matches('.').chars().take(100).map(keep).collect()
+}
+
+/// The same JSON with all keys sorted.
+fn canonical(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<String, Value> = map.into_iter().map(|(key, value)| (key, canonical(value))).collect();
+            Value::Object(Map::from_iter(sorted))
+        }
+        Value::Array(items) => items.into_iter().map(canonical).collect(),
+        scalar => scalar,
+    }
+}
+
+fn first_difference(path: &str, found: &Value, expected: &Value) -> Option<String> {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            let keys = found.keys().chain(expected.keys().filter(|key| !found.contains_key(*key)));
+            let value = |map: &Map<String, Value>, key: &String| map.get(key).cloned().unwrap_or_default();
+            keys.into_iter().find_map(|key| {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                first_difference(&path, &value(found, key), &value(expected, key))
+            })
+        }
+        _ if found == expected => None,
+        _ => Some(format!("{RECORD} has {path} = {found}, expected {expected}")),
+    }
+}
+
+/// Where stage directories live.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+    clock: Clock,
+}
+
+impl Store {
+    /// A store below `root`, which is created when the first stage runs.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), clock: Clock::default() }
+    }
+
+    /// Where the complete result of `stage` is, or will be.
+    pub fn path(&self, stage: &Stage) -> PathBuf {
+        self.root.join(&stage.stage).join(stage.directory_name())
+    }
+
+    /// What lies under the final name of `stage`; an error where its directory holds something else.
+    pub fn look(&self, stage: &Stage) -> Result<Found, StageError> {
+        let directory = self.path(stage);
+        match directory.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(Found::Nothing),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Found::Nothing),
+            Err(source) => return Err(StageError::Io { action: "look for", path: directory, source }),
+        }
+        if let Some(difference) = stage.difference(&directory) {
+            return Err(StageError::Mismatch { directory, difference });
+        }
+        match contents::problem(&directory)? {
+            None => Ok(Found::Complete(directory)),
+            Some(Problem::Damage(damage)) => Ok(Found::Damaged(damage)),
+            Some(Problem::Foreign(file)) => Err(StageError::Foreign { file }),
+        }
+    }
+
+    /// The complete result of `stage`, if there is one; an error where it is damaged.
+    pub fn find(&self, stage: &Stage) -> Result<Option<PathBuf>, StageError> {
+        match self.look(stage)? {
+            Found::Nothing => Ok(None),
+            Found::Complete(directory) => Ok(Some(directory)),
+            Found::Damaged(damage) => Err(StageError::Damaged { directory: self.path(stage), damage }),
+        }
+    }
+
+    /// The complete result of `stage`: the one that is there, or else what `work` makes.
+    ///
+    /// `work` finds in its directory whatever an interrupted run had committed there, and should keep it. A damaged
+    /// result is removed and made again, and where another process is at the same stage, this waits for it: both are
+    /// told. After an error the directory stays for the next attempt, unless nothing was written.
+    pub fn run<E: From<StageError>>(
+        &self,
+        stage: &Stage,
+        tell: Tell,
+        work: impl FnOnce(&WorkDir) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        if let Found::Complete(directory) = self.look(stage)? {
+            tracing::debug!("complete {}", directory.display());
+            return Ok(directory);
+        }
+        let directory = self.path(stage);
+        let _lock = Lock::wait(&self.lock_path(&directory), &label(&directory), tell)?;
+        match self.look(stage)? {
+            Found::Complete(directory) => return Ok(directory),
+            Found::Damaged(damage) => {
+                tell(&format!("{}: {damage}; the stage is made again", directory.display()));
+                self.discard(&directory)?;
+            }
+            Found::Nothing => {}
+        }
+        tracing::debug!("making {}", directory.display());
+        let begun = self.clock.begin();
+        let partial = WorkDir::open(&self.path(stage), stage, begun)?;
+        if let Err(error) = work(&partial) {
+            partial.remove_if_untouched();
+            return Err(error);
+        }
+        let directory = partial.commit(&self.path(stage))?;
+        // A note that stays means nothing: the stage is complete.
+        let _ = fs::remove_file(self.failure_path(stage));
+        Ok(directory)
+    }
+
+    /// Remembers why an attempt at `stage` failed, until it is complete.
+    pub fn note_failure(&self, stage: &Stage, reason: &str) -> Result<(), StageError> {
+        write_atomic(&self.failure_path(stage), format!("{reason}\n").as_bytes())
+    }
+
+    /// Why the last attempt at `stage` failed, as far as somebody noted it.
+    pub fn failure(&self, stage: &Stage) -> Option<String> {
+        fs::read_to_string(self.failure_path(stage)).ok().map(|reason| reason.trim_end().to_owned())
+    }
+
+    fn failure_path(&self, stage: &Stage) -> PathBuf {
+        self.root.join(FAILURES).join(label(&self.path(stage)).replace('/', "-"))
+    }
+
+    /// How far `stage` is; an error where its directory holds something else.
+    pub fn state(&self, stage: &Stage) -> Result<State, StageError> {
+        let path = self.path(stage);
+        Ok(match self.look(stage)? {
+            Found::Complete(_) => State::Complete,
+            _ if self.is_being_made(&path)? => State::Running,
+            Found::Damaged(_) => State::Damaged,
+            Found::Nothing if partial_name(&path).exists() => State::Interrupted,
+            Found::Nothing => State::Missing,
+        })
+    }
+
+    /// How far `directory` of [`Store::all`] is.
+    pub fn state_of(&self, directory: &Path) -> Result<State, StageError> {
+        let path = Self::final_name(directory);
+        Ok(match contents::problem(directory)? {
+            _ if self.is_being_made(&path)? => State::Running,
+            _ if path != directory => State::Interrupted,
+            None => State::Complete,
+            Some(_) => State::Damaged,
+        })
+    }
+
+    /// Whether some process holds the lock of the stage whose final name is `path`.
+    pub fn is_being_made(&self, path: &Path) -> Result<bool, StageError> {
+        Lock::is_held(&self.lock_path(path))
+    }
+
+    /// Every stage directory, complete or partial, with its kind; sorted.
+    pub fn all(&self) -> Result<Vec<(String, PathBuf)>, StageError> {
+        let mut found = Vec::new();
+        if !self.root.is_dir() {
+            return Ok(found);
+        }
+        for (kind, _) in entries(&self.root)?.into_iter().filter(|(path, is_dir)| *is_dir && !is_hidden(path)) {
+            let name = kind.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let stages = entries(&kind)?.into_iter().filter(|(path, is_dir)| *is_dir && path.join(RECORD).is_file());
+            found.extend(stages.map(|(path, _)| (name.clone(), path)));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The name that `directory` of [`Store::all`] has, or would have, when complete.
+    pub fn final_name(directory: &Path) -> PathBuf {
+        match directory.to_str().and_then(|name| name.strip_suffix(PARTIAL)) {
+            Some(name) => PathBuf::from(name),
+            None => directory.to_path_buf(),
+        }
+    }
+
+    /// Removes `directory` of [`Store::all`]; a kill on the way leaves no part of it under its name. False where that is not to be done: a process
+    /// is at it, or has finished it meanwhile.
+    pub fn remove(&self, directory: &Path) -> Result<bool, StageError> {
+        match Lock::attempt(&self.lock_path(&Self::final_name(directory)))? {
+            Some(_lock) if directory.exists() => self.discard(directory).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Removes `directory`, whose lock is held.
+    fn discard(&self, directory: &Path) -> Result<(), StageError> {
+        let mut scratch = tempfile::Builder::new();
+        let scratch = scratch.prefix(SCRATCH).tempdir_in(&self.root).map_err(io_error("write in", &self.root))?;
+        fs::rename(directory, scratch.path().join("removed")).map_err(io_error("move away", directory))?;
+        scratch.close().map_err(io_error("remove", directory))
+    }
+
+    /// The lock of the stage whose final name is `path`: `<kind>-<directory name>`.
+    fn lock_path(&self, path: &Path) -> PathBuf {
+        self.root.join(LOCKS).join(label(path).replace('/', "-"))
+    }
+}
+
+/// What lies under a stage's final name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// All that was written, in this directory.
+    Complete(PathBuf),
+    /// Not all that was written: what is wrong.
+    Damaged(String),
+}
+
+/// The stage in `directory` as people know it: `<kind>/<directory name>`.
+fn label(directory: &Path) -> String {
+    let name = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    format!("{}/{}", name(directory.parent()), name(Some(directory)))
+}
+
+/// Lets `write` fill `directory` file by file by [`write_atomic`], one process at a time; what a kill left of such files is swept away.
+///
+/// # Errors
+/// Those of `write`, or when the directory can't be made or locked.
+pub fn fill<E: From<StageError>>(
+    directory: &Path,
+    tell: Tell,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let _lock = Lock::wait(&directory.join(FILLING), &directory.display().to_string(), tell)?;
+    for (path, is_directory) in entries(directory)? {
+        if !is_directory && is_scratch(&path) {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    write(directory)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+fn is_scratch(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH))
+}
+
+/// The directory that a stage is being made in.
+#[derive(Debug)]
+pub struct WorkDir {
+    path: PathBuf,
+    resumed: bool,
+    passes: u64,
+    begun: Begun,
+    /// What interrupted runs spent on the parts that they completed.
+    before: Option<Timing>,
+}
+
+impl WorkDir {
+    /// Continues the partial directory of `stage`, or starts it afresh.
+    fn open(complete: &Path, stage: &Stage, begun: Begun) -> Result<Self, StageError> {
+        let path = partial_name(complete);
+        let mut resumed = path.exists();
+        if resumed && stage.difference(&path).is_some() {
+            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+            resumed = false;
+        }
+        create_directories(&path)?;
+        sweep(&path)?;
+        write_atomic(&path.join(RECORD), &stage.record_file())?;
+        let before = Timing::read(&path);
+        Ok(Self { path, resumed, passes: stage.passes, begun, before })
+    }
+
+    /// The directory itself. Whatever is written here directly must appear by a rename: after a kill, what is there counts as done.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether an interrupted run had begun this directory.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Whether `relative` was committed, by this run or an interrupted one.
+    pub fn has(&self, relative: impl AsRef<Path>) -> bool {
+        self.path.join(relative).exists()
+    }
+
+    /// Writes `relative` whole or not at all, creating directories on the way.
+    pub fn write(&self, relative: impl AsRef<Path>, bytes: &[u8]) -> Result<PathBuf, StageError> {
+        let path = self.path.join(relative);
+        write_atomic(&path, bytes)?;
+        Ok(path)
+    }
+
+    /// As [`write`](Self::write), of a file that completes a part of the work, which no later run does again: so its time is kept.
+    pub fn write_last_of_part(&self, relative: impl AsRef<Path>, bytes: &[u8]) -> Result<PathBuf, StageError> {
+        let path = self.write(relative, bytes)?;
+        self.write_timing()?;
+        Ok(path)
+    }
+
+    /// What the work has cost until now.
+    fn write_timing(&self) -> Result<(), StageError> {
+        let (seconds, peak) = self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
+        let timing = Timing {
+            seconds: seconds + self.begun.seconds(),
+            resumed: self.resumed,
+            passes: Some(self.passes),
+            peak_bytes: peak.max(self.begun.peak()),
+        };
+        self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
+    }
+
+    /// A path for a file that is no part of the result: swept away on resume, to be [discarded](Self::discard) before the end.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{SCRATCH}{name}"))
+    }
+
+    /// Removes a scratch file.
+    pub fn discard(&self, scratch: &Path) -> Result<(), StageError> {
+        fs::remove_file(scratch).map_err(io_error("remove", scratch))
+    }
+
+    /// Leaves nothing behind where `work` failed before it wrote anything.
+    fn remove_if_untouched(&self) {
+        let only_record = fs::read_dir(&self.path)
+            .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == RECORD)));
+        if only_record {
+            // A directory that stays is continued by the next run, so failing here costs nothing.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    fn commit(self, complete: &Path) -> Result<PathBuf, StageError> {
+        self.write_timing()?;
+        contents::record(&self.path)?;
+        sync_tree(&self.path)?;
+        fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;
+        complete.parent().map_or(Ok(()), sync)?;
+        Ok(complete.to_path_buf())
+    }
+}
+
+/// What a stage cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Wall-clock seconds that it took, of those in which `n` stages were under way at once the `n`th part; of interrupted runs those until the last
+    /// part that they completed, as what came after was done again.
+    pub seconds: f64,
+    /// Whether the run that completed it continued an interrupted one.
+    pub resumed: bool,
+    /// What the whole work is worth, in images through its network.
+    #[serde(default)]
+    pub passes: Option<u64>,
+    /// The most resident memory of its runs during the stage, in bytes, where the system tells; of the whole process, so with what
+    /// others held that were under way.
+    #[serde(default)]
+    pub peak_bytes: Option<u64>,
+}
+
+impl Timing {
+    /// The timing of a complete stage directory, if it has one.
+    pub fn read(directory: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(directory.join(TIMING)).ok()?).ok()
+    }
+}
+
+/// Writes `path` whole or not at all: a temporary file beside it, synced to disk and renamed. Creates directories on the way.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_directories(directory)?;
+    let mut builder = tempfile::Builder::new();
+    readable_by_all(builder.prefix(SCRATCH));
+    let mut file = builder.tempfile_in(directory).map_err(io_error("write in", directory))?;
+    // Through the file itself: the wrapper's errors would name the scratch file.
+    let file_itself = file.as_file_mut();
+    file_itself.write_all(bytes).and_then(|()| file_itself.sync_all()).map_err(io_error("write", path))?;
+    file.persist(path).map_err(|error| io_error("write", path)(error.error))?;
+    Ok(())
+}
+
+/// Results get the usual permissions of new files, not those of secrets that temporary files have.
+fn readable_by_all(builder: &mut tempfile::Builder) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+}
+
+pub(super) fn create_directories(path: &Path) -> Result<(), StageError> {
+    fs::create_dir_all(path).map_err(io_error("create the directory", path))
+}
+
+/// Where the stage whose final name is `complete` is made.
+fn partial_name(complete: &Path) -> PathBuf {
+    let mut path = complete.as_os_str().to_owned();
+    path.push(PARTIAL);
+    path.into()
+}
+
+/// The size of all files below `directory`, in bytes.
+pub fn bytes_in(directory: &Path) -> Result<u64, StageError> {
+    let mut sum = 0;
+    for (path, is_directory) in entries(directory)? {
+        sum += if is_directory {
+            bytes_in(&path)?
+        } else {
+            fs::symlink_metadata(&path).map_err(io_error("look at", &path))?.len()
+        };
+    }
+    Ok(sum)
+}
+
+/// Removes what a killed run had not committed.
+fn sweep(directory: &Path) -> Result<(), StageError> {
+    for (path, is_directory) in entries(directory)? {
+        match (is_scratch(&path), is_directory) {
+            (true, true) => fs::remove_dir_all(&path).map_err(io_error("remove", &path))?,
+            (true, false) => fs::remove_file(&path).map_err(io_error("remove", &path))?,
+            (false, true) => sweep(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Brings all files and directories below `directory` to disk, so that not even a power cut leaves a complete name with holes in it.
+fn sync_tree(directory: &Path) -> Result<(), StageError> {
+    for (path, is_directory) in entries(directory)? {
+        if is_directory { sync_tree(&path)? } else { sync(&path)? }
+    }
+    sync(directory)
+}
+
+fn sync(path: &Path) -> Result<(), StageError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))
+}
+
+/// The entries of a directory, and whether each is one itself (links are not followed).
+pub(super) fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
+    let entry = |entry: fs::DirEntry| Ok((entry.path(), entry.file_type()?.is_dir()));
+    let list = || fs::read_dir(directory)?.map(|found| found.and_then(entry)).collect::<io::Result<Vec<_>>>();
+    list().map_err(io_error("read the directory", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    const QUIET: Tell = &|_| {};
+
+    fn stage(iterations: u32) -> Stage {
+        let inputs = BTreeMap::from([("teacher".to_string(), "ab12".to_string())]);
+        Stage::new("recover", 1, "net a/ipc10", &json!({"r_bn": 0.1, "iterations": iterations}), inputs, 3).unwrap()
+    }
+
+    fn failure() -> StageError {
+        StageError::Mismatch { directory: "x".into(), difference: "stopped on purpose".into() }
+    }
+
+    fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        let list = entries(directory).unwrap().into_iter().filter(|(path, _)| name(path) != TIMING);
+        list.map(|(path, _)| (name(&path), fs::read(&path).unwrap())).collect()
+    }
+
+    #[test]
+    fn the_key_depends_on_content_and_not_on_the_order_of_keys() {
+        let other = |config: Value, seed| Stage::new("recover", 1, "n", &config, BTreeMap::new(), seed).unwrap().key();
+        assert_eq!(other(json!({"a": 1, "b": {"c": 1, "d": 2}}), 0), other(json!({"b": {"d": 2, "c": 1}, "a": 1}), 0));
+        assert_ne!(other(json!({"a": 1}), 0), other(json!({"a": 2}), 0));
+        assert_ne!(other(json!({"a": 1}), 0), other(json!({"a": 1}), 1));
+        assert_ne!(stage(5).key(), stage(6).key());
+        assert!(stage(5).directory_name().starts_with("net-a-ipc10-"));
+    }
+
+    #[test]
+    fn complete_work_is_not_done_again() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path().join("deep/store"));
+        assert_eq!(store.find(&stage(5)).unwrap(), None);
+        let make = |work: &WorkDir| work.write("images/0.png", b"x").map(|_| ());
+        let first = store.run(&stage(5), QUIET, make).unwrap();
+        let second = store.run(&stage(5), QUIET, |_| Err(failure())).unwrap();
+        assert_eq!((&first, Some(&first)), (&second, store.find(&stage(5)).unwrap().as_ref()));
+        assert_eq!(fs::read(first.join("images/0.png")).unwrap(), b"x");
+        let timing = Timing::read(&first).unwrap();
+        assert!(timing.seconds >= 0.0 && !timing.resumed);
+    }
+
+    #[test]
+    fn an_interrupted_stage_is_continued_and_ends_in_the_same_bytes() {
+        let (root, quiet) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::new(root.path());
+        let shards = |work: &WorkDir, upto: usize| {
+            let missing: Vec<usize> = (0..upto).filter(|i| !work.has(format!("shard-{i}"))).collect();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let write = |i: &usize| work.write_last_of_part(format!("shard-{i}"), &[*i as u8]).map(|_| ());
+            missing.iter().try_for_each(write)?;
+            Ok::<_, StageError>(missing)
+        };
+        store.run(&stage(5), QUIET, |work| shards(work, 2).and(Err(failure()))).unwrap_err();
+        let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
+        fs::write(partial.join(".scdd-tmp-torn"), b"half a shard").unwrap();
+        let before = Timing::read(&partial).unwrap().seconds;
+        assert!(before >= 0.02, "{before}");
+
+        let mut made = Vec::new();
+        let work = |work: &WorkDir| {
+            assert!(work.resumed());
+            made = shards(work, 4)?;
+            Ok::<_, StageError>(())
+        };
+        let started = Instant::now();
+        let resumed = store.run(&stage(5), QUIET, work).unwrap();
+        let elapsed = started.elapsed().as_secs_f64();
+        assert_eq!(made, [2, 3]);
+        let timing = Timing::read(&resumed).unwrap();
+        assert!(timing.resumed && !partial.exists());
+        assert!((before + 0.02..=before + elapsed).contains(&timing.seconds), "{before} {elapsed} {timing:?}");
+        let undisturbed = Store::new(quiet.path()).run(&stage(5), QUIET, |work| shards(work, 4).map(|_| ())).unwrap();
+        assert_eq!(files(&resumed), files(&undisturbed));
+    }
+
+    #[test]
+    fn a_killed_process_keeps_what_it_committed_and_frees_its_lock() {
+        const ROOT: &str = "SCDD_TEST_STAGE_ROOT";
+        // The child: this very test, told by the variable to commit one shard and hang.
+        if let Some(root) = std::env::var_os(ROOT) {
+            let hang = |work: &WorkDir| -> Result<(), StageError> {
+                work.write("shard-0", b"0")?;
+                loop {
+                    std::thread::park();
+                }
+            };
+            Store::new(root).run(&stage(5), QUIET, hang).unwrap();
+        }
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let this = "stage::tests::a_killed_process_keeps_what_it_committed_and_frees_its_lock";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let command = command.args(["--exact", this]).env(ROOT, root.path()).stdout(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let shard = PathBuf::from(format!("{}.partial/shard-0", store.path(&stage(5)).display()));
+        while !shard.exists() {
+            assert_eq!(child.try_wait().unwrap(), None, "the child ended before it was killed");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let work = |work: &WorkDir| {
+            assert!(work.resumed() && work.has("shard-0"));
+            work.write("shard-1", b"1").map(|_| ())
+        };
+        let names: Vec<String> = files(&store.run(&stage(5), QUIET, work).unwrap()).into_keys().collect();
+        assert_eq!(names, ["contents.json", "shard-0", "shard-1", RECORD]);
+    }
+
+    #[test]
+    fn a_partial_of_other_work_is_discarded() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
+        write_atomic(&partial.join(RECORD), &stage(6).record_file()).unwrap();
+        write_atomic(&partial.join("shard-0"), b"old").unwrap();
+        let work = |work: &WorkDir| {
+            assert!(!work.has("shard-0") && !work.resumed());
+            Ok::<_, StageError>(())
+        };
+        store.run(&stage(5), QUIET, work).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_filled_again_keeps_nothing_half_written() {
+        let root = tempfile::tempdir().unwrap();
+        let home = root.path().join("report");
+        let fill = |bytes: &'static [u8]| super::fill(&home, QUIET, |home| write_atomic(&home.join("page"), bytes));
+        fill(b"old").unwrap();
+        fs::write(home.join(".scdd-tmp-torn"), b"half a page").unwrap();
+        fill(b"new").unwrap();
+        let lock = (FILLING.to_string(), Vec::new());
+        assert_eq!(files(&home), BTreeMap::from([("page".to_string(), b"new".to_vec()), lock]));
+    }
+
+    #[test]
+    fn a_failure_before_anything_was_written_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        Store::new(root.path()).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err();
+        assert_eq!(fs::read_dir(root.path().join("recover")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn states_are_told_apart_and_removal_spares_what_is_being_made() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        assert!(store.all().unwrap().is_empty());
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
+        let inside = |work: &WorkDir| {
+            work.write("shard-0", b"12345")?;
+            assert_eq!(store.state(&stage(5)).unwrap(), State::Running);
+            assert!(!store.remove(work.path()).unwrap());
+            Err(failure())
+        };
+        store.run(&stage(5), QUIET, inside).unwrap_err();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Interrupted);
+        let [(kind, partial)] = store.all().unwrap().try_into().unwrap();
+        assert_eq!((kind.as_str(), Store::final_name(&partial)), ("recover", store.path(&stage(5))));
+        let complete = store.run(&stage(5), QUIET, |_| Ok::<_, StageError>(())).unwrap();
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Complete);
+        assert_eq!(Stage::network_in(&complete).unwrap(), "ab12");
+        assert!(bytes_in(&complete).unwrap() > 5);
+        assert!(store.remove(&complete).unwrap());
+        assert!(!store.remove(&complete).unwrap(), "is gone");
+        assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
+        assert_eq!(entries(root.path()).unwrap().len(), 2, "only the locks and the kind's directory are left");
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_else_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let directory = store.path(&stage(5));
+        write_atomic(&directory.join(RECORD), &stage(6).record_file()).unwrap();
+        let error = store.run(&stage(5), QUIET, |_| Err(failure())).unwrap_err().to_string();
+        assert!(error.contains("stage.json has config.iterations = 6, expected 5"), "{error}");
+        fs::remove_file(directory.join(RECORD)).unwrap();
+        let error = store.find(&stage(5)).unwrap_err().to_string();
+        assert!(error.contains("no readable stage.json"), "{error}");
+    }
+
+    #[test]
+    fn two_at_once_do_the_work_once() {
+        let root = tempfile::tempdir().unwrap();
+        let (count, barrier) = (AtomicUsize::new(0), Barrier::new(4));
+        let run = || {
+            barrier.wait();
+            Store::new(root.path()).run(&stage(5), QUIET, |work| {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                work.write("done", b"").map(|_| ())
+            })
+        };
+        let paths: Vec<PathBuf> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+        });
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        assert!(paths.iter().all(|path| *path == paths[0]));
+    }
+
+    #[test]
+    fn an_unusable_root_is_a_clear_error() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let error = Store::new(file.join("store")).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err().to_string();
+        assert!(error.starts_with("cannot create the directory ") && error.ends_with("should be"), "{error}");
+        let error = write_atomic(&file.join("x"), b"").unwrap_err().to_string();
+        assert!(error.contains("a file is where a directory should be"), "{error}");
+        let full = io_error("write", Path::new("x"))(ErrorKind::StorageFull.into()).to_string();
+        assert!(full.ends_with("free some space and run again: finished work is kept"), "{full}");
+    }
+
+    #[test]
+    fn atomic_writes_replace_whole_files_and_leave_no_scratch() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b.json");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(files(path.parent().unwrap()), BTreeMap::from([("b.json".to_string(), b"two".to_vec())]));
+        write_atomic(&path.join("c"), b"").unwrap_err();
+    }
+}

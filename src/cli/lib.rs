@@ -1,0 +1,173 @@
+//! The command line: what every command takes, and one file for each command that needs no network. The others are the engine's: they are parsed
+//! here too, and handed on as [`Work`].
+//!
+//! Only this module and the engine's command line print. Exit codes: 0 done, 1 a check failed or a part of an experiment,
+//! 2 bad usage, configuration or input.
+
+mod clean;
+mod completions;
+pub mod doctor;
+mod export_set;
+mod log;
+mod man;
+mod networks;
+mod ops;
+mod pipe;
+pub mod report;
+mod run;
+mod schema;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use scdd_data::place::printable;
+use scdd_experiment::run::Goal;
+
+use networks::Doctor;
+pub use networks::{Calibrate, Inspect, Verify};
+pub use run::Run;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a check failed, or some rows of an experiment
+  2  bad usage, configuration or input";
+
+/// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
+#[derive(Parser)]
+#[command(name = "scdd", bin_name = "scdd", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Args)]
+pub struct Global {
+    /// Print results as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// ONNX Runtime's library, instead of ORT_DYLIB_PATH or the checkout's Python environment
+    #[arg(long, global = true, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Report no progress
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say on standard error what is used: directories of stages, locks, libraries, the device
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Doctor(Doctor),
+    Ops(ops::Ops),
+    Verify(Verify),
+    Calibrate(Calibrate),
+    Inspect(Inspect),
+    /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
+    Recover(Run),
+    /// Recover as needed, then store the teachers' soft labels
+    Relabel(Run),
+    /// Recover and relabel as needed, then train and test the students
+    Validate(Run),
+    Report(report::Report),
+    /// Run a whole experiment: recover, relabel, validate, report; what is complete is not done again
+    Run(Run),
+    Status(status::Status),
+    Clean(clean::Clean),
+    ExportSet(export_set::ExportSet),
+    Schema(schema::Schema),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+/// A command that needs networks.
+pub enum Work {
+    Doctor,
+    Verify(Verify),
+    Calibrate(Calibrate),
+    Inspect(Inspect),
+    /// An experiment is to be taken to a goal.
+    Run(Run, Goal),
+}
+
+/// What a subcommand found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// A check failed, or some rows of an experiment; what was found is printed.
+    CheckFailed,
+}
+
+/// Runs the command that the process's arguments name, by `engine` where it needs networks. To be called before there are threads.
+pub fn main(engine: impl FnOnce(&Global, Work) -> anyhow::Result<Outcome>) -> ExitCode {
+    pipe::die_of_broken_pipes();
+    let Cli { global, command } = Cli::parse();
+    if global.verbose {
+        log::listen();
+    }
+    match run(&global, command, engine) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {}", printable(&describe(&error)));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(
+    global: &Global,
+    command: Command,
+    engine: impl FnOnce(&Global, Work) -> anyhow::Result<Outcome>,
+) -> anyhow::Result<Outcome> {
+    let work = match command {
+        Command::Ops(command) => return command.run(global),
+        Command::Report(command) => return command.run(global),
+        Command::Status(command) => return command.run(global),
+        Command::ExportSet(command) => return command.run(global),
+        Command::Clean(command) => return command.run(global),
+        Command::Schema(command) => return command.run(),
+        Command::Completions(command) => return command.run(),
+        Command::Man(command) => return command.run(global),
+        Command::Recover(command) => Work::Run(command, Goal::Recover),
+        Command::Relabel(command) => Work::Run(command, Goal::Relabel),
+        Command::Validate(command) => Work::Run(command, Goal::Validate),
+        Command::Run(command) => Work::Run(command, Goal::Report),
+        Command::Calibrate(command) => Work::Calibrate(command),
+        Command::Inspect(command) => Work::Inspect(command),
+        Command::Verify(command) => Work::Verify(command),
+        Command::Doctor(_) => Work::Doctor,
+    };
+    match work {
+        Work::Run(run, goal) if run.dry_run => run.plan(global, goal),
+        work => engine(global, work),
+    }
+}
+
+/// The error and its causes on one line, without the causes that a message already quotes.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.contains(&cause) => said,
+        _ => format!("{said}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("disk full").context("cannot write x: disk full; free some space").context("run");
+        assert_eq!(describe(&error), "run: cannot write x: disk full; free some space");
+        assert_eq!(describe(&anyhow::anyhow!("a").context("b")), "b: a");
+    }
+}

@@ -1,0 +1,120 @@
+//! `scdd report`: the report of a complete experiment, written again, or several of them in one.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+
+use super::{Global, Outcome};
+use scdd_artifacts::stage::fill;
+use scdd_experiment::config::Experiment;
+use scdd_experiment::report::{self, Results};
+use scdd_experiment::run::{Goal, Run};
+
+/// Write the report of a complete experiment again, or compare several; makes nothing else
+#[derive(clap::Args)]
+pub struct Report {
+    /// Experiment files, directories of reports, or snapshots (.json)
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    experiments: Vec<PathBuf>,
+    /// Override a key in every experiment file, for example --set name=other
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Where the stages are: in DIR/stages; the report of one experiment goes to DIR/<experiment's name>
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    output: PathBuf,
+    /// Write the comparison's page and tables into this directory, which gives it its name
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+    /// Also write the table as Markdown, with its charts as SVG files beside it
+    #[arg(long, value_name = "FILE.md")]
+    markdown: Option<PathBuf>,
+    /// Also write the table with its costs, and all that this command needs to show it again, as one small file
+    #[arg(long, value_name = "FILE.json")]
+    snapshot: Option<PathBuf>,
+}
+
+impl Report {
+    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        if let ([experiment], None) = (self.experiments.as_slice(), &self.to)
+            && !is_report(experiment)
+        {
+            let (results, home) = self.rewrite(experiment)?;
+            self.write_for_repository(&results)?;
+            return print(global, &results, Some(&home));
+        }
+        if let Some(directory) = &self.to {
+            report::check(directory)?;
+        }
+        let reports = self.experiments.iter().map(|one| self.read(one)).collect::<anyhow::Result<Vec<_>>>()?;
+        let name =
+            self.to.as_deref().and_then(Path::file_name).map_or("comparison".into(), |name| name.to_string_lossy());
+        let merged = report::merge(&name, reports)?;
+        if let Some(directory) = &self.to {
+            fill(directory, &tell, |directory| -> anyhow::Result<()> {
+                report::write(&merged, directory)?;
+                Ok(())
+            })?;
+        }
+        self.write_for_repository(&merged)?;
+        print(global, &merged, self.to.as_deref())
+    }
+
+    fn write_for_repository(&self, results: &Results) -> anyhow::Result<()> {
+        if let Some(path) = &self.snapshot {
+            report::write_snapshot(results, path)?;
+        }
+        let Some(path) = &self.markdown else { return Ok(()) };
+        let experiments: Vec<String> = self.experiments.iter().map(|one| one.display().to_string()).collect();
+        let command = format!("scdd report {} --markdown {}", experiments.join(" "), path.display());
+        Ok(report::write_markdown(results, path, &command)?)
+    }
+
+    /// The report as it lies, or what the stages of an experiment file say.
+    fn read(&self, experiment: &Path) -> anyhow::Result<Results> {
+        if !is_report(experiment) {
+            return Ok(self.rewrite(experiment)?.0);
+        }
+        ensure!(self.overrides.is_empty(), "--set is for experiment files, {} is a report", experiment.display());
+        Ok(report::read(experiment)?)
+    }
+
+    /// The report of one experiment, and its directory.
+    fn rewrite(&self, experiment: &Path) -> anyhow::Result<(Results, PathBuf)> {
+        let experiment = Experiment::load(experiment, &self.overrides)?;
+        let finished = Run::open(&experiment, &self.output, Goal::Report)?.collect(&tell)?;
+        Ok((finished.results, self.output.join(&experiment.name)))
+    }
+}
+
+fn tell(what: &str) {
+    eprintln!("{what}");
+}
+
+/// Whether `path` is a report that is to be read, not an experiment whose stages are.
+fn is_report(path: &Path) -> bool {
+    path.is_dir() || path.extension().is_some_and(|extension| extension == "json")
+}
+
+/// The table, and where the page is.
+pub fn print(global: &Global, results: &Results, home: Option<&Path>) -> anyhow::Result<Outcome> {
+    if global.json {
+        let summaries = report::summaries(&results.rows);
+        let costs = summaries.iter().map(|summary| {
+            serde_json::json!({"seconds_per_image": summary.seconds_per_image, "peak_bytes": summary.peak_bytes})
+        });
+        let found = serde_json::json!({
+            "directories": home.into_iter().collect::<Vec<_>>(),
+            "costs": costs.collect::<Vec<_>>(),
+            "comparisons": report::comparisons(&results.rows),
+            "summaries": summaries,
+            "failed": results.failed,
+        });
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        return Ok(Outcome::Done);
+    }
+    println!("{}", report::table(results));
+    if let Some(home) = home {
+        println!("report: {}", home.join("report.html").display());
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,15 @@
+//! `scdd schema`: what an experiment file may hold, for editors.
+
+use super::Outcome;
+use scdd_experiment::config;
+
+/// Print the JSON schema of experiment files, from which editors complete and check them
+#[derive(clap::Args)]
+pub struct Schema {}
+
+impl Schema {
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        println!("{}", serde_json::to_string_pretty(&config::schema())?);
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,203 @@
+//! The `tch` re-instantiation of a graph: the readable reference executor.
+//!
+//! Any supported operator, any device, evaluation or training mode, under autograd when a tensor that enters asks for gradients.
+//! One file per operator family under `ops/`, mirroring [`scdd_graph::ops`]. Knows nothing of files.
+
+mod convert;
+mod error;
+mod ops;
+pub mod plan;
+mod synthesis;
+pub mod train;
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use scdd_graph::ops::Norm;
+use scdd_graph::{Graph, Node, Op, ValueId};
+
+pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
+pub use error::{OpError, ReplicaError};
+use ops::Args;
+pub use plan::{Plan, PlanOptions};
+pub use synthesis::{Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
+pub use train::TrainPlan;
+
+/// How normalisation layers behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// BatchNorm uses its running statistics.
+    Eval,
+    /// BatchNorm uses the batch's statistics and updates its running ones, with PyTorch's momentum of 0.1.
+    Train,
+    /// BatchNorm uses the batch's statistics; nothing is updated.
+    Batch,
+}
+
+/// What a run gave.
+pub struct Run {
+    /// In the order of the graph's outputs.
+    pub outputs: Vec<Tensor>,
+    /// In the order of the taps that were asked for.
+    pub taps: Vec<Tensor>,
+}
+
+/// A graph with its constants as tensors on one device.
+pub struct Replica {
+    graph: Arc<Graph>,
+    constants: Vec<Option<Tensor>>,
+    /// Per node: values that no later node reads.
+    dying: Vec<Vec<ValueId>>,
+    /// What float32 has become, if it was converted.
+    precision: Option<Kind>,
+}
+
+impl Replica {
+    /// Floating-point constants go to `device`; integer ones, which are shapes and axes, stay on the CPU.
+    ///
+    /// # Errors
+    /// When a constant can't be brought to the device.
+    pub fn new(graph: Arc<Graph>, device: Device) -> Result<Self, ReplicaError> {
+        let mut constants: Vec<Option<Tensor>> = Vec::new();
+        constants.resize_with(graph.values.len(), || None);
+        for (&id, constant) in &graph.constants {
+            let place = if constant.dtype.is_float() { device } else { Device::Cpu };
+            let tensor = tensor_of(constant)
+                .and_then(|t| channels_last(&t.f_to_device(place)?))
+                .map_err(|e| ReplicaError::Constant { name: graph.values[id].clone(), source: e })?;
+            constants[id] = Some(tensor);
+        }
+        let dying = last_uses(&graph);
+        Ok(Self { graph, constants, dying, precision: None })
+    }
+
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+
+    /// Converts every floating-point constant, and every float32 value of later runs: for instance to `Kind::Double`, to be free of rounding.
+    ///
+    /// # Errors
+    /// When libtorch refuses the conversion.
+    pub fn to_kind(mut self, kind: Kind) -> Result<Self, ReplicaError> {
+        for (id, constant) in self.constants.iter_mut().enumerate() {
+            if let Some(t) = constant.as_mut().filter(|t| t.is_floating_point()) {
+                *t = t
+                    .f_to_kind(kind)
+                    .map_err(|e| ReplicaError::Constant { name: self.graph.values[id].clone(), source: e })?;
+            }
+        }
+        self.precision = Some(kind);
+        Ok(self)
+    }
+
+    /// The tensor of the constant called `name`; it shares its storage, so that a trainer can write to it.
+    pub fn constant(&self, name: &str) -> Option<Tensor> {
+        self.graph.value(name).and_then(|id| self.constants[id].as_ref()).map(Tensor::shallow_clone)
+    }
+
+    /// Puts `tensor`, of the same shape, in the place of the constant called `name`; without such a constant nothing happens.
+    pub fn set_constant(&mut self, name: &str, tensor: Tensor) {
+        if let Some(constant) = self.graph.value(name).and_then(|id| self.constants[id].as_mut()) {
+            *constant = tensor;
+        }
+    }
+
+    /// The same graph with the same constants: who writes to those of one writes to those of the other.
+    fn share(&self) -> Self {
+        Self {
+            graph: self.graph.clone(),
+            constants: self.constants.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect(),
+            dying: self.dying.clone(),
+            precision: self.precision,
+        }
+    }
+
+    /// Runs the graph. `inputs` are in the order of the graph's inputs, images as `[N, C, H, W]`; `taps` are values to be handed out too.
+    ///
+    /// # Errors
+    /// Names the node that failed, with the shapes of its inputs.
+    pub fn run(&self, inputs: &[Tensor], taps: &[ValueId], mode: Mode) -> Result<Run, ReplicaError> {
+        if inputs.len() != self.graph.inputs.len() {
+            return Err(ReplicaError::Inputs { expected: self.graph.inputs.len(), found: inputs.len() });
+        }
+        let mut values: Vec<Option<Tensor>> = Vec::new();
+        values.resize_with(self.graph.values.len(), || None);
+        for (input, tensor) in self.graph.inputs.iter().zip(inputs) {
+            let tensor = self
+                .precise(tensor.shallow_clone())
+                .and_then(|t| channels_last(&t))
+                .map_err(|e| ReplicaError::Constant { name: self.graph.values[input.value].clone(), source: e })?;
+            values[input.value] = Some(tensor);
+        }
+        for (node, dying) in self.graph.nodes.iter().zip(&self.dying) {
+            let results = self.run_node(node, &values, mode)?;
+            for (output, result) in node.outputs.iter().zip(results) {
+                if let Some(id) = *output {
+                    values[id] = Some(result);
+                }
+            }
+            for &id in dying.iter().filter(|id| !taps.contains(id)) {
+                values[id] = None;
+            }
+        }
+        let pick = |ids: &[ValueId]| ids.iter().map(|&id| self.value(&values, id)).collect::<Result<Vec<_>, _>>();
+        Ok(Run { outputs: pick(&self.graph.outputs)?, taps: pick(taps)? })
+    }
+
+    fn value(&self, values: &[Option<Tensor>], id: ValueId) -> Result<Tensor, ReplicaError> {
+        let found = values[id].as_ref().or(self.constants[id].as_ref()).map(Tensor::shallow_clone);
+        found.ok_or_else(|| ReplicaError::Missing { value: self.graph.values[id].clone() })
+    }
+
+    fn run_node(&self, node: &Node, values: &[Option<Tensor>], mode: Mode) -> Result<Vec<Tensor>, ReplicaError> {
+        let lookup = |id: &Option<ValueId>| id.and_then(|id| values[id].as_ref().or(self.constants[id].as_ref()));
+        let args = Args::new(node.inputs.iter().map(lookup).collect(), node.outputs.len());
+        let result = match (&node.op, mode) {
+            (Op::Norm(Norm::Batch { epsilon }), Mode::Train | Mode::Batch) => {
+                ops::norm::batch_norm(&args, *epsilon, mode).map(|t| vec![t])
+            }
+            _ => ops::run(&node.op, &args),
+        };
+        let precise = |tensors: Vec<Tensor>| tensors.into_iter().map(|t| Ok(self.precise(t)?)).collect();
+        result.and_then(precise).map_err(|source| ReplicaError::Node {
+            node: node.name.clone(),
+            op: node.op_type.clone(),
+            inputs: args.describe(),
+            source,
+        })
+    }
+
+    /// The tensor in the precision that was asked for, if it is float32.
+    fn precise(&self, tensor: Tensor) -> Result<Tensor, tch::TchError> {
+        match self.precision {
+            Some(kind) if tensor.kind() == Kind::Float => tensor.f_to_kind(kind),
+            _ => Ok(tensor),
+        }
+    }
+}
+
+/// Per node, the values whose last reader it is (graph outputs live on).
+fn last_uses(graph: &Graph) -> Vec<Vec<ValueId>> {
+    let mut seen: Vec<bool> = vec![false; graph.values.len()];
+    for &output in &graph.outputs {
+        seen[output] = true;
+    }
+    let mut dying: Vec<Vec<ValueId>> = graph
+        .nodes
+        .iter()
+        .rev()
+        .map(|node| {
+            let mut last = Vec::new();
+            for id in node.inputs.iter().chain(&node.outputs).flatten() {
+                if !std::mem::replace(&mut seen[*id], true) {
+                    last.push(*id);
+                }
+            }
+            last
+        })
+        .collect();
+    dying.reverse();
+    dying
+}

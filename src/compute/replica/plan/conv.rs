@@ -1,0 +1,214 @@
+//! A convolution with frozen weights, forward and backward.
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::pass::PassStep;
+use super::statistics::floats;
+use scdd_graph::ValueId;
+use scdd_kernels::Isa;
+use scdd_kernels::conv::{Epilogue, Extent, Geometry};
+use scdd_kernels::depthwise::Depthwise;
+use scdd_kernels::direct::Direct;
+use scdd_kernels::winograd::{Tile, Winograd};
+
+/// What computes one direction of a convolution, with its prepared weights.
+pub enum ConvKernel {
+    Torch,
+    Direct(Direct),
+    Depthwise(Depthwise),
+    Winograd(Winograd),
+}
+
+/// Which way a convolution runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Backward,
+}
+
+/// One `Conv` node, and the pass that is fused into it.
+pub struct ConvStep {
+    pub name: String,
+    pub x: ValueId,
+    pub out: ValueId,
+    pub conv: Convolution,
+    pub forward: ConvKernel,
+    pub backward: ConvKernel,
+    pub pass: Option<PassStep>,
+}
+
+/// A two-dimensional convolution and its weights.
+pub struct Convolution {
+    pub geometry: Geometry,
+    /// Zeros after the last row and column.
+    pub pad_after: [usize; 2],
+    pub groups: usize,
+    /// From, to.
+    pub channels: [usize; 2],
+    pub from: Extent,
+    pub to: Extent,
+    /// `[O, I / groups, kernel…]`; emptied when libtorch does not need it any more.
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    /// `[O]`, for the kernels.
+    pub bias_values: Vec<f32>,
+}
+
+impl ConvKernel {
+    pub fn is_torch(&self) -> bool {
+        matches!(self, Self::Torch)
+    }
+
+    /// The kernel of the backward pass out of this one of the forward pass, where both share their weights in memory.
+    pub fn transposed(&self) -> Option<Self> {
+        match self {
+            Self::Winograd(forward) if forward.is_wide() => Some(Self::Winograd(forward.turned())),
+            _ => None,
+        }
+    }
+
+    /// Runs a kernel; nothing happens when libtorch is to do it.
+    pub fn run(&self, x: (&[f32], Extent), y: (&mut [f32], Extent), beside: Option<&mut [f32]>, epilogue: &Epilogue) {
+        match self {
+            Self::Torch => {}
+            Self::Direct(direct) => direct.run(x, y, beside, epilogue),
+            Self::Depthwise(depthwise) => depthwise.run(x, y, beside, epilogue),
+            Self::Winograd(winograd) => winograd.run(x, y, beside, epilogue),
+        }
+    }
+}
+
+impl Convolution {
+    /// The kernel of `direction` on `isa`, which is the fastest that there is for such a convolution.
+    ///
+    /// # Errors
+    /// When libtorch can't give the weights.
+    pub fn kernel(&self, isa: Isa, direction: Direction) -> Result<ConvKernel, TchError> {
+        let backward = direction == Direction::Backward;
+        let (g, inputs) = (&self.geometry, self.channels[0]);
+        let is_depthwise = self.groups > 1 && self.channels == [self.groups; 2];
+        if isa == Isa::Portable || self.groups != 1 && !is_depthwise {
+            return Ok(ConvKernel::Torch);
+        }
+        let [kernel_y, kernel_x] = g.kernel;
+        let values = &floats(&self.weight.f_reshape([-1])?)?;
+        if is_depthwise {
+            let weight = |c: usize, y: usize, x: usize| values[(c * kernel_y + y) * kernel_x + x];
+            return Ok(ConvKernel::Depthwise(Depthwise::new(isa, inputs, self.geometry, backward, weight)));
+        }
+        let weight = |o: usize, i: usize, y: usize, x: usize| values[((o * inputs + i) * kernel_y + y) * kernel_x + x];
+        let [from, to] = if backward { [self.channels[1], self.channels[0]] } else { self.channels };
+        let small = g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.pad.iter().all(|&p| p <= 2);
+        if !small || !Winograd::accepts(isa, from, to) {
+            return Ok(ConvKernel::Direct(match direction {
+                Direction::Forward => Direct::forward(isa, self.channels, self.geometry, weight),
+                Direction::Backward => Direct::backward(isa, self.channels, self.geometry, weight),
+            }));
+        }
+        Ok(ConvKernel::Winograd(match direction {
+            Direction::Forward => Winograd::new(isa, Tile::Four, self.channels, g.pad, weight),
+            Direction::Backward => {
+                // The gradient of a 3×3 convolution of stride 1 is the convolution with the kernel rotated by half a
+                // turn and the opposite padding.
+                let rotated = |o: usize, i: usize, y: usize, x: usize| weight(i, o, 2 - y, 2 - x);
+                Winograd::new(isa, Tile::Four, [from, to], g.pad.map(|p| 2 - p), rotated)
+            }
+        }))
+    }
+
+    /// Prepares both directions on `isa`.
+    ///
+    /// # Errors
+    /// When libtorch can't give the weights.
+    pub fn kernels(&mut self, isa: Isa) -> Result<[ConvKernel; 2], TchError> {
+        let forward = self.kernel(isa, Direction::Forward)?;
+        let backward = match forward.transposed() {
+            Some(transposed) => transposed,
+            None => self.kernel(isa, Direction::Backward)?,
+        };
+        if !forward.is_torch() && !backward.is_torch() {
+            self.weight = Tensor::f_empty([0], (Kind::Float, Device::Cpu))?;
+        }
+        Ok([forward, backward])
+    }
+
+    /// Input extent and channels, output extent and channels, in `direction`.
+    pub fn ends(&self, direction: Direction) -> [(Extent, usize); 2] {
+        let (from, to) = ((self.from, self.channels[0]), (self.to, self.channels[1]));
+        match direction {
+            Direction::Forward => [from, to],
+            Direction::Backward => [to, from],
+        }
+    }
+
+    /// By libtorch, bias included.
+    pub fn forward_torch(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let Settings { stride, dilation, pad, after } = self.settings();
+        let kind = x.kind();
+        let x = x.f_to_kind(self.weight.kind())?;
+        let (x, pad) = if pad == after {
+            (x, pad)
+        } else {
+            (x.f_pad([pad[1], after[1], pad[0], after[0]], "constant", 0.0)?, [0, 0])
+        };
+        let groups = self.groups as i64;
+        x.f_convolution(&self.weight, self.bias.as_ref(), stride, pad, dilation, false, [0, 0], groups)?.f_to_kind(kind)
+    }
+
+    /// The gradient with respect to the input, by libtorch.
+    pub fn backward_torch(&self, gradient: &Tensor) -> Result<Tensor, TchError> {
+        let Settings { stride, dilation, pad, after } = self.settings();
+        let symmetric = pad == after;
+        let sizes = [(self.from.h, self.to.h), (self.from.w, self.to.w)];
+        // How many rows and columns at the end no output has seen.
+        let unseen: Vec<i64> = (0..2)
+            .map(|axis| {
+                let (from, to) = (sizes[axis].0 as i64, sizes[axis].1 as i64);
+                let reach = (self.geometry.kernel[axis] as i64 - 1) * dilation[axis] + 1;
+                from + pad[axis] + after[axis] - (to - 1) * stride[axis] - reach
+            })
+            .collect();
+        let pads = if symmetric { pad } else { [0, 0] };
+        let none: Option<&Tensor> = None;
+        let kind = gradient.kind();
+        let gradient = gradient.f_to_kind(self.weight.kind())?;
+        let full = gradient.f_convolution(
+            &self.weight,
+            none,
+            stride,
+            pads,
+            dilation,
+            true,
+            &unseen[..],
+            self.groups as i64,
+        )?;
+        let full = full.f_to_kind(kind)?;
+        if symmetric {
+            return Ok(full);
+        }
+        full.f_narrow(2, pad[0], self.from.h as i64)?.f_narrow(3, pad[1], self.from.w as i64)
+    }
+
+    fn settings(&self) -> Settings {
+        let numbers = |values: [usize; 2]| values.map(|v| v as i64);
+        Settings {
+            stride: numbers(self.geometry.stride),
+            dilation: numbers(self.geometry.dilation),
+            pad: numbers(self.geometry.pad),
+            after: numbers(self.pad_after),
+        }
+    }
+}
+
+/// As libtorch wants them.
+struct Settings {
+    stride: [i64; 2],
+    dilation: [i64; 2],
+    pad: [i64; 2],
+    after: [i64; 2],
+}
+
+/// The shape `[N, C, H, W]` of images.
+pub fn size(extent: Extent, channels: usize) -> [i64; 4] {
+    [extent.n, channels, extent.h, extent.w].map(|v| v as i64)
+}

@@ -1,0 +1,91 @@
+//! Any other operator: the replica's executor under autograd, for this one node.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::super::{Mode, Replica, ReplicaError};
+use super::compile::Known;
+use super::value::Value;
+use scdd_graph::{Node, ValueId};
+
+/// A node that is run as the replica runs it.
+pub struct LocalStep {
+    pub name: String,
+    node: usize,
+    /// The inputs that depend on the network's input, each once.
+    pub reads: Vec<ValueId>,
+    /// The other inputs.
+    pub constants: Vec<ValueId>,
+    pub writes: Vec<ValueId>,
+}
+
+/// What a [`LocalStep`] keeps for the way back: its inputs as leaves, and its outputs with their history.
+pub struct Kept {
+    leaves: Vec<Tensor>,
+    inputs: Vec<Value>,
+    outputs: Vec<Tensor>,
+}
+
+impl LocalStep {
+    pub fn new(index: usize, node: &Node, known: &[Option<Known>]) -> Self {
+        let depends = |id: &ValueId| known[*id].as_ref().is_some_and(|k| k.fixed.is_none());
+        let (mut reads, constants): (Vec<ValueId>, _) = node.inputs.iter().flatten().copied().partition(depends);
+        reads.sort_unstable();
+        reads.dedup();
+        let writes = node.outputs.iter().flatten().copied().collect();
+        Self { name: node.name.clone(), node: index, reads, constants, writes }
+    }
+
+    /// `fixed` holds every value that does not depend on the network's input; `inputs` go with [`reads`](Self::reads).
+    pub fn forward(
+        &self,
+        replica: &Replica,
+        fixed: &[Option<Tensor>],
+        inputs: Vec<Value>,
+        mode: Mode,
+    ) -> Result<(Vec<Value>, Kept), ReplicaError> {
+        let node = &replica.graph().nodes[self.node];
+        let mut values: Vec<Option<Tensor>> = fixed.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect();
+        let leaf = |v: &Value| {
+            let differentiable = v.tensor().is_floating_point();
+            v.tensor().detach().set_requires_grad(differentiable)
+        };
+        let leaves: Vec<Tensor> = inputs.iter().map(leaf).collect();
+        for (&id, leaf) in self.reads.iter().zip(&leaves) {
+            values[id] = Some(leaf.shallow_clone());
+        }
+        let outputs = tch::with_grad(|| replica.run_node(node, &values, mode))?;
+        let made = node.outputs.iter().zip(outputs).filter(|(id, _)| id.is_some());
+        let outputs: Vec<Tensor> = made.map(|(_, tensor)| tensor).collect();
+        let results = outputs.iter().map(|t| Value::view_of(&inputs, t.detach())).collect();
+        Ok((results, Kept { leaves, inputs, outputs }))
+    }
+
+    /// The gradients of the inputs that have one, by value.
+    pub fn backward(&self, kept: Kept, gradients: &[Option<Value>]) -> Result<Vec<(ValueId, Value)>, TchError> {
+        let mut root: Option<Tensor> = None;
+        tch::with_grad(|| -> Result<(), TchError> {
+            for (output, gradient) in kept.outputs.iter().zip(gradients) {
+                if let (Some(gradient), true) = (gradient, output.requires_grad()) {
+                    let share = output.f_mul(gradient.tensor())?.f_sum(None::<Kind>)?;
+                    root = Some(match root.take() {
+                        Some(root) => root.f_add(&share)?,
+                        None => share,
+                    });
+                }
+            }
+            Ok(())
+        })?;
+        let Some(root) = root else { return Ok(Vec::new()) };
+        root.f_backward()?;
+        let mut pulled = Vec::new();
+        for ((&id, leaf), input) in self.reads.iter().zip(&kept.leaves).zip(&kept.inputs) {
+            if leaf.requires_grad() {
+                let gradient = leaf.f_grad()?;
+                if gradient.defined() {
+                    pulled.push((id, input.view(gradient)));
+                }
+            }
+        }
+        Ok(pulled)
+    }
+}

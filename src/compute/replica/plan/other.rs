@@ -1,0 +1,116 @@
+//! The explicit steps beside convolutions and passes: pools, the classifier, concatenation, reshaping.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::value::Value;
+use scdd_graph::ValueId;
+
+/// An operator with a written-out way back.
+pub enum Operator {
+    /// Symmetric windows.
+    MaxPool {
+        kernel: Vec<i64>,
+        stride: Vec<i64>,
+        pad: Vec<i64>,
+        dilation: Vec<i64>,
+    },
+    AveragePool {
+        kernel: Vec<i64>,
+        stride: Vec<i64>,
+        pad: Vec<i64>,
+        count_include_pad: bool,
+    },
+    /// The mean over both spatial axes, in whatever shape the output has.
+    GlobalAverage,
+    /// x · weightᵀ + bias, weight `[K, C]`.
+    Linear {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
+    Concat {
+        axis: i64,
+    },
+    /// Anything that only changes the shape.
+    Reshape,
+}
+
+/// An explicit step.
+pub struct OtherStep {
+    pub name: String,
+    pub operator: Operator,
+    /// With their sizes.
+    pub inputs: Vec<(ValueId, Vec<i64>)>,
+    pub out: ValueId,
+    pub size: Vec<i64>,
+}
+
+/// What an [`OtherStep`] keeps for the way back.
+pub enum Kept {
+    Nothing,
+    Input(Value),
+    InputAndIndices(Value, Tensor),
+}
+
+impl OtherStep {
+    pub fn forward(&self, inputs: &[Value]) -> Result<(Value, Kept), TchError> {
+        let x = &inputs[0];
+        Ok(match &self.operator {
+            Operator::MaxPool { kernel, stride, pad, dilation } => {
+                let x = x.channels_last()?;
+                let (y, indices) =
+                    x.tensor().f_max_pool2d_with_indices(&kernel[..], &stride[..], &pad[..], &dilation[..], false)?;
+                (y.into(), Kept::InputAndIndices(x, indices))
+            }
+            Operator::AveragePool { kernel, stride, pad, count_include_pad } => {
+                let x = x.channels_last()?;
+                let y = x.tensor().f_avg_pool2d(&kernel[..], &stride[..], &pad[..], false, *count_include_pad, None)?;
+                (y.into(), Kept::Input(x))
+            }
+            Operator::GlobalAverage => {
+                let mean = x.tensor().f_mean_dim(&[2i64, 3][..], true, None::<Kind>)?;
+                (mean.f_reshape(&self.size[..])?.into(), Kept::Nothing)
+            }
+            Operator::Linear { weight, bias } => (x.tensor().f_linear(weight, bias.as_ref())?.into(), Kept::Nothing),
+            Operator::Concat { axis } => {
+                let parts: Vec<&Tensor> = inputs.iter().map(Value::tensor).collect();
+                (Tensor::f_cat(&parts, *axis)?.into(), Kept::Nothing)
+            }
+            Operator::Reshape => (x.view(x.tensor().f_reshape(&self.size[..])?), Kept::Nothing),
+        })
+    }
+
+    /// The inputs' gradients, in their order.
+    pub fn backward(&self, kept: &Kept, gradient: &Value) -> Result<Vec<Value>, TchError> {
+        let g = gradient.tensor();
+        let size = &self.inputs[0].1;
+        let pulled = match (&self.operator, kept) {
+            (Operator::MaxPool { kernel, stride, pad, dilation }, Kept::InputAndIndices(x, indices)) => {
+                let (k, s, p, d) = (&kernel[..], &stride[..], &pad[..], &dilation[..]);
+                x.tensor().f_max_pool2d_with_indices_backward(g, k, s, p, d, false, indices)?
+            }
+            (Operator::AveragePool { kernel, stride, pad, count_include_pad }, Kept::Input(x)) => {
+                let (k, s, p) = (&kernel[..], &stride[..], &pad[..]);
+                x.tensor().f_avg_pool2d_backward(g, k, s, p, false, *count_include_pad, None)?
+            }
+            (Operator::GlobalAverage, _) => {
+                let share = g.f_div_scalar(size[2] * size[3])?.f_reshape([size[0], size[1], 1, 1])?;
+                share.f_expand(&size[..], false)?
+            }
+            (Operator::Linear { weight, .. }, _) => g.f_matmul(weight)?,
+            (Operator::Concat { axis }, _) => {
+                let mut start = 0;
+                let parts = self.inputs.iter().map(|(_, size)| {
+                    let length = size[*axis as usize];
+                    start += length;
+                    Ok(gradient.view(g.f_narrow(*axis, start - length, length)?))
+                });
+                return parts.collect();
+            }
+            (Operator::Reshape, _) => return Ok(vec![gradient.view(g.f_reshape(&size[..])?)]),
+            (Operator::MaxPool { .. } | Operator::AveragePool { .. }, _) => {
+                return Err(TchError::Shape("a pool kept nothing for its way back".into()));
+            }
+        };
+        Ok(vec![pulled.into()])
+    }
+}

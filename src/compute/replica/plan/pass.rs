@@ -1,0 +1,274 @@
+//! What happens between two convolutions, as one step: statistics of an activation, its normalisation, a residual, an activation function.
+//!
+//! BN is not folded into the convolution's weights but into this step, where an affine map costs nothing: the statistics are then those of the
+//! activation itself, without a detour through the folded output that channels with vanishing scale could not take.
+
+use std::sync::Arc;
+
+use tch::{Kind, TchError, Tensor};
+
+use super::statistics::{Measured, floats};
+use super::value::{Pool, Value};
+use scdd_graph::ValueId;
+use scdd_kernels::Isa;
+use scdd_kernels::conv::{Piece, for_pieces};
+use scdd_kernels::pass::{Activation, Backward, Gathered, Moments, Pass};
+
+/// `out = activation(scale · x + shift + residual)`, and the statistics of `x`.
+pub struct PassStep {
+    pub x: ValueId,
+    pub residual: Option<ValueId>,
+    /// `None`: only the statistics are wanted.
+    pub out: Option<ValueId>,
+    /// Of `x`: `[N, C, …]`, or with its channels along another axis where the step only measures.
+    pub size: Vec<i64>,
+    /// The axis of channels.
+    pub axis: usize,
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
+    pub activation: Activation,
+    /// The objective's layers that `x` is the activation of.
+    pub layers: Vec<usize>,
+}
+
+/// What a [`PassStep`] keeps for the way back.
+pub struct Kept {
+    pub x: Value,
+    pub residual: Option<Value>,
+}
+
+/// What the way back gives: the gradients of `x` and of the residual.
+pub struct Pulled {
+    pub x: Value,
+    pub residual: Option<Value>,
+}
+
+/// The statistics' gradient per channel: a + b · x.
+pub struct Slope {
+    pub a: Tensor,
+    pub b: Tensor,
+}
+
+impl PassStep {
+    /// A step that only measures `x` along `axis`.
+    pub fn measuring(x: ValueId, size: Vec<i64>, axis: usize, layers: Vec<usize>) -> Self {
+        let channels = size.get(axis).map_or(0, |&c| c as usize);
+        Self {
+            x,
+            residual: None,
+            out: None,
+            size,
+            axis,
+            scale: vec![1.0; channels],
+            shift: vec![0.0; channels],
+            activation: Activation::Identity,
+            layers,
+        }
+    }
+
+    fn channels(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// `[N, C, H, W]`, which the kernels want.
+    pub fn image_size(&self) -> Option<[i64; 4]> {
+        <[i64; 4]>::try_from(self.size.as_slice()).ok().filter(|_| self.axis == 1)
+    }
+
+    fn pass(&self) -> Pass<'_> {
+        Pass { scale: &self.scale, shift: &self.shift, activation: self.activation }
+    }
+
+    /// One piece of `x`, whose result goes beside it.
+    pub fn forward_piece(
+        &self,
+        isa: Isa,
+        index: usize,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        out: Option<&mut [f32]>,
+        gathered: &Gathered,
+    ) {
+        if !self.layers.is_empty() {
+            gathered.add(index, Moments::of(isa, x, self.channels()));
+        }
+        if let Some(out) = out {
+            self.pass().forward(isa, x, residual, out);
+        }
+    }
+
+    /// One piece of the gradient, in place; the residual's goes beside it.
+    pub fn backward_piece(&self, isa: Isa, piece: Piece, inputs: &Inputs) {
+        let range = piece.range(self.channels());
+        let more: Vec<&[f32]> = inputs.more.iter().map(|m| &m[range.clone()]).collect();
+        let work = Backward {
+            x: &inputs.x[range.clone()],
+            residual: inputs.residual.map(|r| &r[range]),
+            gradient: piece.rows,
+            more: &more,
+            slope: inputs.slope.as_ref().map(|(a, b)| (&a[..], &b[..])),
+            residual_gradient: piece.beside,
+        };
+        self.pass().backward(isa, work);
+    }
+
+    /// The whole step by the kernels, on its own.
+    pub fn forward(
+        &self,
+        isa: Isa,
+        pool: &Arc<Pool>,
+        kept: &Kept,
+        size: [i64; 4],
+    ) -> Result<(Option<Value>, Option<Measured>), TchError> {
+        let gathered = Gathered::default();
+        let x = kept.x.pixels()?;
+        let residual = kept.residual.as_ref().map(Value::pixels).transpose()?;
+        let result = if self.out.is_some() {
+            let mut out = pool.take(x.len());
+            for_pieces(self.channels(), &mut out, None, &|piece| {
+                let range = piece.range(self.channels());
+                let residual = residual.map(|r| &r[range.clone()]);
+                self.forward_piece(isa, piece.index, &x[range], residual, Some(piece.rows), &gathered);
+            });
+            Some(out.finish(size)?)
+        } else {
+            gathered.add(0, Moments::of_all(isa, x, self.channels()));
+            None
+        };
+        Ok((result, gathered.total().as_ref().map(Measured::of_moments)))
+    }
+
+    /// The way back by the kernels, on its own.
+    pub fn backward(
+        &self,
+        isa: Isa,
+        pool: &Arc<Pool>,
+        kept: &Kept,
+        gradients: &[Value],
+        slope: Option<&Slope>,
+        size: [i64; 4],
+    ) -> Result<Pulled, TchError> {
+        let gradients = gradients.iter().map(Value::pixels).collect::<Result<Vec<_>, _>>()?;
+        let (first, more) = gradients.split_first().map_or((None, &[][..]), |(first, more)| (Some(*first), more));
+        let inputs = Inputs::new(kept, more.to_vec(), slope)?;
+        let mut x = pool.take(inputs.x.len());
+        let mut residual = kept.residual.as_ref().map(|_| pool.take(inputs.x.len()));
+        for_pieces(self.channels(), &mut x, residual.as_deref_mut(), &|piece| {
+            match first {
+                Some(first) => piece.rows.copy_from_slice(&first[piece.range(self.channels())]),
+                None => piece.rows.fill(0.0),
+            }
+            self.backward_piece(isa, piece, &inputs);
+        });
+        Ok(Pulled { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? })
+    }
+
+    /// The step as `tch` operations, on any device.
+    pub fn forward_torch(&self, kept: &Kept) -> Result<(Option<Value>, Option<Measured>), TchError> {
+        let x = kept.x.tensor();
+        let measured = if self.layers.is_empty() { None } else { Some(Measured::of_tensor(x, self.axis)?) };
+        if self.out.is_none() {
+            return Ok((None, measured));
+        }
+        let p = self.preactivation(kept)?;
+        let out = match self.activation {
+            Activation::Identity => p,
+            Activation::Clamp { low, high } => p.f_clamp(f64::from(low), f64::from(high))?,
+            Activation::LeakyRelu { alpha } => p.f_maximum(&p.f_mul_scalar(f64::from(alpha))?)?,
+            Activation::HardSwish => p.f_hardswish()?,
+        };
+        Ok((Some(out.into()), measured))
+    }
+
+    /// The way back as `tch` operations.
+    pub fn backward_torch(&self, kept: &Kept, gradients: &[Value], slope: Option<&Slope>) -> Result<Pulled, TchError> {
+        let x = kept.x.tensor();
+        let statistics =
+            slope.map(|s| x.f_mul(&self.per_channel(&s.b, x)?)?.f_add(&self.per_channel(&s.a, x)?)).transpose()?;
+        let Some(gradient) = sum(gradients)? else {
+            let x = statistics.map_or_else(|| x.f_zeros_like(), Ok)?;
+            return Ok(Pulled { x: x.into(), residual: None });
+        };
+        let gradient = match self.activation {
+            Activation::Identity => gradient.tensor().shallow_clone(),
+            activation => gradient.tensor().f_mul(&slope_of(activation, &self.preactivation(kept)?)?)?,
+        };
+        let scale = self.per_channel(&Tensor::from_slice(&self.scale), x)?;
+        let mut pulled = gradient.f_mul(&scale)?;
+        if let Some(statistics) = statistics {
+            pulled = pulled.f_add(&statistics)?;
+        }
+        let residual = kept.residual.as_ref().map(|_| gradient.into());
+        Ok(Pulled { x: pulled.into(), residual })
+    }
+
+    fn preactivation(&self, kept: &Kept) -> Result<Tensor, TchError> {
+        let x = kept.x.tensor();
+        let scale = self.per_channel(&Tensor::from_slice(&self.scale), x)?;
+        let shift = self.per_channel(&Tensor::from_slice(&self.shift), x)?;
+        let p = x.f_mul(&scale)?.f_add(&shift)?;
+        match &kept.residual {
+            Some(residual) => p.f_add(residual.tensor()),
+            None => Ok(p),
+        }
+    }
+
+    /// `[C]` so that it broadcasts over `x`, in its type and on its device.
+    fn per_channel(&self, values: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
+        let shape: Vec<i64> = (0..x.dim()).map(|axis| if axis == self.axis { -1 } else { 1 }).collect();
+        values.f_to_device(x.device())?.f_to_kind(x.kind())?.f_reshape(shape)
+    }
+}
+
+fn slope_of(activation: Activation, p: &Tensor) -> Result<Tensor, TchError> {
+    let within = |low: f32, high: f32| -> Result<Tensor, TchError> {
+        p.f_gt(f64::from(low))?.f_logical_and(&p.f_lt(f64::from(high))?)?.f_to_kind(p.kind())
+    };
+    match activation {
+        Activation::Identity => p.f_ones_like(),
+        Activation::Clamp { low, high } => within(low, high),
+        Activation::LeakyRelu { alpha } => {
+            let alpha = f64::from(alpha);
+            p.f_gt(0.0)?.f_to_kind(p.kind())?.f_mul_scalar(1.0 - alpha)?.f_add_scalar(alpha)
+        }
+        Activation::HardSwish => {
+            let between = within(-3.0, 3.0)?.f_mul(&p.f_div_scalar(3.0)?.f_add_scalar(0.5)?)?;
+            between.f_add(&p.f_ge(3.0)?.f_to_kind(p.kind())?)
+        }
+    }
+}
+
+/// What the pieces of a way back read, whole.
+pub struct Inputs<'a> {
+    x: &'a [f32],
+    residual: Option<&'a [f32]>,
+    more: Vec<&'a [f32]>,
+    slope: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+impl<'a> Inputs<'a> {
+    /// `more` are the gradients of the result beyond the one that is worked on in place.
+    pub fn new(kept: &'a Kept, more: Vec<&'a [f32]>, slope: Option<&Slope>) -> Result<Self, TchError> {
+        Ok(Self {
+            x: kept.x.pixels()?,
+            residual: kept.residual.as_ref().map(Value::pixels).transpose()?,
+            more,
+            slope: slope.map(|s| Ok::<_, TchError>((floats(&s.a)?, floats(&s.b)?))).transpose()?,
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.x.len()
+    }
+}
+
+/// The sum of the gradients of one value, if it has any.
+pub fn sum(gradients: &[Value]) -> Result<Option<Value>, TchError> {
+    let Some((first, more)) = gradients.split_first() else { return Ok(None) };
+    more.iter().try_fold(first.clone(), |sum, g| Ok(sum.tensor().f_add(g.tensor())?.into())).map(Some)
+}
+
+/// Whether an activation's type is one that the steps of the plan are made for.
+pub fn is_image(size: &[i64], kind: Kind) -> bool {
+    size.len() == 4 && kind == Kind::Float
+}

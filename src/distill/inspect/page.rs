@@ -1,0 +1,186 @@
+//! Inspections as one self-contained HTML page.
+
+use minijinja::value::Serde;
+use serde::Serialize;
+
+use super::table::{number, share, significant};
+use super::{Content, Inspection, Layer, Spread};
+use crate::recover::balance::Term;
+use scdd_experiment::report::ReportError;
+use scdd_experiment::report::chart::{COLOURS, Line, Scale, line_chart};
+use scdd_experiment::report::html::{Figure, environment};
+
+const TEMPLATE: &str = include_str!("template.html");
+
+/// Which of [`super::estimators::QUANTILES`] are drawn: the median, and 5 % and 95 % pale.
+const MEDIAN: usize = 3;
+const OUTER: [usize; 2] = [1, 5];
+
+/// What the template shows.
+#[derive(Serialize)]
+struct Page<'a> {
+    teachers: Vec<Teacher<'a>>,
+    gradients: Vec<GradientRow<'a>>,
+    sections: Vec<Section>,
+}
+
+#[derive(Serialize)]
+struct Teacher<'a> {
+    colour: usize,
+    name: &'a str,
+    scheme: &'a str,
+    channels: usize,
+    /// Means, then variances.
+    statistics: [Figures; 2],
+    layers: Vec<LayerRow<'a>>,
+}
+
+/// A [`Spread`] in texts.
+#[derive(Serialize)]
+struct Figures {
+    rms: String,
+    entropy: [String; 2],
+    gaussian_entropy: [String; 2],
+    effective_rank: [String; 2],
+    /// 5 %, median, 95 %, raw.
+    quantiles: [String; 3],
+}
+
+#[derive(Serialize)]
+struct LayerRow<'a> {
+    key: &'a str,
+    channels: usize,
+    statistics: [Figures; 2],
+}
+
+#[derive(Serialize)]
+struct GradientRow<'a> {
+    colour: usize,
+    name: &'a str,
+    at: String,
+    ce: String,
+    ce_gradient: String,
+    bn: String,
+    bn_gradient: String,
+    balance: String,
+}
+
+#[derive(Serialize)]
+struct Section {
+    title: &'static str,
+    figures: Vec<Figure>,
+}
+
+/// The whole page.
+pub(super) fn page(teachers: &[Inspection]) -> Result<String, ReportError> {
+    let page = Page {
+        teachers: teachers.iter().enumerate().map(|(index, teacher)| row(index, teacher)).collect(),
+        gradients: teachers.iter().enumerate().flat_map(|(index, teacher)| gradient_rows(index, teacher)).collect(),
+        sections: vec![
+            section("Running means, layer by layer", teachers, |layer| &layer.mean, Scale::Linear),
+            section("Running variances, layer by layer", teachers, |layer| &layer.var, Scale::Log),
+        ],
+    };
+    Ok(environment()?.render_named_str("inspect.html", TEMPLATE, Serde(&page))?)
+}
+
+fn row(index: usize, teacher: &Inspection) -> Teacher<'_> {
+    let figures = |mean: &Spread, var: &Spread, channels| [figures(mean, channels), figures(var, channels)];
+    let layer = |layer: &Layer| figures(&layer.mean, &layer.var, layer.channels);
+    Teacher {
+        colour: index % COLOURS,
+        name: &teacher.bundle,
+        scheme: teacher.scheme.as_deref().unwrap_or("–"),
+        channels: teacher.channels,
+        statistics: figures(&teacher.mean, &teacher.var, teacher.channels),
+        layers: teacher
+            .layers
+            .iter()
+            .map(|l| LayerRow { key: &l.key, channels: l.channels, statistics: layer(l) })
+            .collect(),
+    }
+}
+
+fn figures(spread: &Spread, channels: usize) -> Figures {
+    let both = |of: &dyn Fn(&Content) -> String| [of(&spread.raw), of(&spread.scale_free)];
+    Figures {
+        rms: significant(Some(spread.rms)),
+        entropy: both(&|c| number(c.entropy)),
+        gaussian_entropy: both(&|c| number(c.gaussian_entropy)),
+        effective_rank: both(&|c| share(c.effective_rank, channels)),
+        quantiles: [OUTER[0], MEDIAN, OUTER[1]].map(|at| number(Some(spread.raw.quantiles[at]))),
+    }
+}
+
+fn gradient_rows(index: usize, teacher: &Inspection) -> impl Iterator<Item = GradientRow<'_>> {
+    teacher.gradients.iter().map(move |gradients| {
+        let part = |term: Option<Term>, of: fn(Term) -> f64| significant(term.map(of));
+        let (ce, bn) = (gradients.terms.ce, gradients.terms.bn);
+        GradientRow {
+            colour: index % COLOURS,
+            name: &teacher.bundle,
+            at: format!("{} × {}", gradients.images, gradients.at),
+            ce: part(ce, |t| t.loss),
+            ce_gradient: part(ce, |t| t.gradient_norm),
+            bn: part(bn, |t| t.loss),
+            bn_gradient: part(bn, |t| t.gradient_norm),
+            balance: significant(gradients.balance),
+        }
+    })
+}
+
+/// The charts of one statistic: every teacher a line, its layers from first to last.
+fn section(title: &'static str, teachers: &[Inspection], of: fn(&Layer) -> &Spread, scale: Scale) -> Section {
+    let legend: Vec<(usize, String)> =
+        teachers.iter().enumerate().map(|(index, t)| (index % COLOURS, t.bundle.clone())).collect();
+    let figure = |title: &str, y_label: &str, scale, note: &str, curves: &[(bool, ValueOf)]| {
+        let svg = line_chart(title, "depth", y_label, scale, &lines(teachers, of, curves))?;
+        Some(Figure { title: title.into(), svg, legend: legend.clone(), note: note.into() })
+    };
+    let quantile_note = "Median over the layer's channels; pale: 5 % and 95 %.";
+    let raw: [(bool, ValueOf); 3] = [
+        (true, |s, _| Some(s.raw.quantiles[OUTER[0]])),
+        (true, |s, _| Some(s.raw.quantiles[OUTER[1]])),
+        (false, |s, _| Some(s.raw.quantiles[MEDIAN])),
+    ];
+    let free: [(bool, ValueOf); 3] = [
+        (true, |s, _| Some(s.scale_free.quantiles[OUTER[0]])),
+        (true, |s, _| Some(s.scale_free.quantiles[OUTER[1]])),
+        (false, |s, _| Some(s.scale_free.quantiles[MEDIAN])),
+    ];
+    let rank: ValueOf = |s, channels| Some(100.0 * s.raw.effective_rank? / channels as f64);
+    let scale_note =
+        "Root of the mean square over the layer's channels: the scale that the scale-free figures are free of.";
+    let entropy_note = "In nats, by histogram. Raw minus scale-free is ln RMS.";
+    let figures = [
+        figure("Quantiles, raw", "", scale, quantile_note, &raw),
+        figure("Quantiles, scale-free", "RMS", scale, quantile_note, &free),
+        figure("RMS", "log scale", Scale::Log, scale_note, &[(false, |s, _| Some(s.rms))]),
+        figure("Entropy, raw", "nats", Scale::Linear, entropy_note, &[(false, |s, _| s.raw.entropy)]),
+        figure("Entropy, scale-free", "nats", Scale::Linear, entropy_note, &[(false, |s, _| s.scale_free.entropy)]),
+        figure(
+            "Effective rank",
+            "% of the channels",
+            Scale::Linear,
+            "Within one layer it knows no scale.",
+            &[(false, rank)],
+        ),
+    ];
+    Section { title, figures: figures.into_iter().flatten().collect() }
+}
+
+/// A figure of a layer's spread, given its channels.
+type ValueOf = fn(&Spread, usize) -> Option<f64>;
+
+/// Pale lines first, so that the others lie on top. Depth is 0 at the first layer and 1 at the last, so that networks of any depth compare.
+fn lines(teachers: &[Inspection], of: fn(&Layer) -> &Spread, curves: &[(bool, ValueOf)]) -> Vec<Line> {
+    let line = |faint: bool, value: ValueOf, index: usize, teacher: &Inspection| {
+        let last = teacher.layers.len().saturating_sub(1).max(1) as f64;
+        let point = |(at, layer): (usize, &Layer)| Some((at as f64 / last, value(of(layer), layer.channels)?));
+        Line { colour: index % COLOURS, faint, points: teacher.layers.iter().enumerate().filter_map(point).collect() }
+    };
+    let of_curve = |&(faint, value): &(bool, ValueOf)| {
+        teachers.iter().enumerate().map(move |(index, teacher)| line(faint, value, index, teacher)).collect::<Vec<_>>()
+    };
+    curves.iter().flat_map(of_curve).collect()
+}

@@ -1,0 +1,94 @@
+//! How hard cross entropy and BN statistics alignment pull at the images, one against the other.
+//!
+//! The scales of both depend on the teacher: self-supervised networks have other activations than supervised ones, and a probed classifier other
+//! logits than a trained one. So one `r_bn` for all teachers compares weightings rather than teachers. `r_bn: auto` gives each teacher the weight
+//! at which both terms have gradients of equal norm when optimisation starts.
+
+use ndarray::Array4;
+use rand_distr::{Distribution, StandardNormal};
+use tch::{Device, TchError, Tensor};
+
+use super::{RecoverError, alignment};
+use crate::teacher::{Bundle, Network};
+pub use scdd_artifacts::records::{Auto, Term, Terms};
+use scdd_compute::replica::{Evaluation, Momentum, Objective, Replica, to_tensor};
+use scdd_data::rng;
+use scdd_experiment::config::RecoverConfig;
+
+/// The weight that `r_bn: auto` stands for with this teacher.
+///
+/// # Errors
+/// When the teacher lacks a term, or one has no gradient.
+pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<Auto, RecoverError> {
+    let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
+    let (images, targets) = noise(bundle, config.batch_size, config.noise_std());
+    // Of one step: an average over steps is but a share of it in the beginning.
+    let momentum = Momentum::default();
+    let objective =
+        Objective { momentum, ..alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)? };
+    let terms = Balance::new(bundle, device)?.at(&images, &targets, &objective)?;
+    let r_bn = terms.balance().ok_or_else(|| {
+        let why = match terms {
+            Terms { ce: None, .. } => "the teacher has no classifier",
+            Terms { bn: None, .. } => "it has none",
+            _ => "one of the two has no gradient, or a boundless one, at the noise where optimisation starts",
+        };
+        RecoverError::NoBalance { teacher: bundle.name().into(), why: why.into() }
+    })?;
+    Ok(Auto { r_bn, terms })
+}
+
+/// Evaluates both terms of one teacher.
+pub struct Balance<'a> {
+    bundle: &'a Bundle,
+    replica: Replica,
+    device: Device,
+}
+
+impl<'a> Balance<'a> {
+    /// # Errors
+    /// When the bundle's constants can't be brought to `device`.
+    pub fn new(bundle: &'a Bundle, device: Device) -> Result<Self, RecoverError> {
+        Ok(Self { bundle, replica: bundle.replica(device)?, device })
+    }
+
+    /// Cross entropy at normalised `images` `[N, C, H, W]` of the classes `targets` `[N]`, and the statistics term of `objective`, whose `r_bn` is 1.
+    ///
+    /// # Errors
+    /// When the teacher can't be run.
+    pub fn at(&self, images: &Array4<f32>, targets: &[u32], objective: &Objective) -> Result<Terms, RecoverError> {
+        let input = to_tensor(images.view()).and_then(|t| t.f_to_device(self.device)).map_err(|e| self.torch(e))?;
+        let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
+        let targets = Tensor::from_slice(&targets).to_device(self.device);
+        let term = |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
+            let found = self.replica.evaluate(&input, targets, objective);
+            let found = found.map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
+            let norm = found.gradient.f_norm().and_then(f64::try_from).map_err(|e| self.torch(e))?;
+            Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
+        };
+        let has_classifier = !self.bundle.manifest.is_features_only();
+        let no_layers =
+            Objective { layers: Vec::new(), r_bn: 0.0, distance: objective.distance, momentum: Momentum::default() };
+        Ok(Terms {
+            ce: has_classifier.then(|| term(Some(&targets), &no_layers, |e| e.ce)).transpose()?,
+            bn: (!objective.layers.is_empty()).then(|| term(None, objective, |e| e.bn)).transpose()?,
+        })
+    }
+
+    fn torch(&self, source: TchError) -> RecoverError {
+        RecoverError::Torch { teacher: self.bundle.name().into(), source }
+    }
+}
+
+/// Where optimisation starts: `count` images `[N, C, H, W]` of normal noise with standard deviation `start_std`, and their classes, which take
+/// turns. The noise is the same for every teacher and seed.
+pub fn noise(bundle: &Bundle, count: u32, start_std: f64) -> (Array4<f32>, Vec<u32>) {
+    let [channels, height, width] = bundle.image_shape();
+    let mut noise = Array4::zeros((count as usize, channels, height, width));
+    for (number, mut image) in noise.outer_iter_mut().enumerate() {
+        let mut stream = rng::stream(0, "recover/balance", number as u64);
+        image.mapv_inplace(|_: f32| start_std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
+    }
+    let classes = bundle.manifest.classes.len().max(1) as u32;
+    (noise, (0..count).map(|number| number % classes).collect())
+}

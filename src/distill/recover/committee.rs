@@ -1,0 +1,207 @@
+//! The teachers of a recovery, and what they say of a batch: the loss and its gradient, of one in turn or of all together.
+
+use ndarray::Array4;
+use tch::{TchError, Tensor};
+
+use super::adjust::adjusted;
+use super::plan_cache::PlanCache;
+use super::{Point, RecoverError, alignment, balance};
+use crate::teacher::{Bundle, LayerStatistics};
+use scdd_compute::replica::{Objective, Plan, PlanOptions, Replica, ReplicaError, to_array, to_tensor};
+use scdd_experiment::config::{BnWeight, RecoverConfig, Turn};
+
+/// One teacher, ready for synthesis.
+struct Member<'a> {
+    bundle: &'a Bundle,
+    r_bn: f64,
+    plans: PlanCache,
+    options: PlanOptions,
+    /// What its loss weighs where all are asked.
+    weight: f64,
+}
+
+/// One or several teachers of the same images.
+pub struct Committee<'a> {
+    members: Vec<Member<'a>>,
+    config: &'a RecoverConfig,
+    turn: Turn,
+    options: PlanOptions,
+}
+
+/// What a batch is to become, and what tells each teacher how far it is from that.
+pub struct Aim {
+    /// int64 `[N]`.
+    targets: Tensor,
+    /// Per teacher.
+    judges: Vec<Judge>,
+}
+
+enum Judge {
+    Plan(Box<Plan>),
+    /// For statistics that a plan does not take: those of patches.
+    Replica(Replica, Objective),
+}
+
+impl<'a> Committee<'a> {
+    /// Of the recovery's own teacher, `bundle`, and those that `config.committee` names.
+    ///
+    /// # Errors
+    /// When a bundle lacks what the loss needs, or another one does not fit the first.
+    pub fn new(
+        bundle: &'a Bundle,
+        others: &[&'a Bundle],
+        config: &'a RecoverConfig,
+        options: PlanOptions,
+    ) -> Result<Self, RecoverError> {
+        let committee = config.committee.as_ref();
+        let weights = committee.map_or(&[][..], |c| &c.weights);
+        let weights = if weights.is_empty() { vec![1.0; 1 + others.len()] } else { weights.to_vec() };
+        let total: f64 = weights.iter().sum();
+        let member = |(member, weight): (&'a Bundle, f64)| {
+            let r_bn = match config.r_bn {
+                BnWeight::Fixed(weight) => weight,
+                BnWeight::Auto => balance::auto(member, config, options.device)?.r_bn,
+            };
+            check(member, bundle, config, r_bn)?;
+            let plans = PlanCache::new(member.graph.clone(), options);
+            Ok(Member { bundle: member, r_bn, plans, options, weight: weight / total })
+        };
+        let bundles = [bundle].into_iter().chain(others.iter().copied());
+        let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
+        Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), options })
+    }
+
+    /// The aim of a batch of images of these `classes`, whose first view is `seen` `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// When a teacher can't be run, or libtorch fails.
+    pub fn aim(&self, classes: &[u32], seen: &Array4<f32>) -> Result<Aim, RecoverError> {
+        let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
+        let targets = Tensor::from_slice(&targets).to_device(self.options.device);
+        let judges = self.members.iter().map(|member| member.judge(self.config, classes, seen, &targets));
+        let judges = judges.collect::<Result<_, _>>()?;
+        Ok(Aim { targets, judges })
+    }
+
+    /// Keeps what can serve the next batch, unless that has other weights.
+    pub fn keep(&self, aim: Aim) {
+        if self.config.weight_adjustment.is_some() {
+            return;
+        }
+        for (member, judge) in self.members.iter().zip(aim.judges) {
+            if let Judge::Plan(plan) = judge {
+                member.plans.keep(*plan);
+            }
+        }
+    }
+
+    /// The loss of `seen` `[N, C, H, W]` at step `iteration` and its gradient.
+    ///
+    /// # Errors
+    /// When a teacher can't be run.
+    pub fn evaluate(
+        &self,
+        seen: &Array4<f32>,
+        aim: &mut Aim,
+        iteration: u32,
+    ) -> Result<(Point, Array4<f32>), RecoverError> {
+        if self.turn == Turn::RoundRobin || self.members.len() == 1 {
+            let turn = iteration as usize % self.members.len();
+            return self.members[turn].evaluate(seen, &aim.targets, &mut aim.judges[turn], iteration);
+        }
+        let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
+        let mut gradient = Array4::zeros(seen.raw_dim());
+        for (member, judge) in self.members.iter().zip(&mut aim.judges) {
+            let (point, own) = member.evaluate(seen, &aim.targets, judge, iteration)?;
+            sum.loss += member.weight * point.loss;
+            sum.ce += member.weight * point.ce;
+            sum.bn += member.weight * point.bn;
+            gradient.scaled_add(member.weight as f32, &own);
+        }
+        Ok((sum, gradient))
+    }
+}
+
+impl Member<'_> {
+    fn torch(&self, source: TchError) -> RecoverError {
+        RecoverError::Torch { teacher: self.bundle.name().into(), source }
+    }
+
+    fn replica(&self, source: ReplicaError) -> RecoverError {
+        RecoverError::Replica { teacher: self.bundle.name().into(), source }
+    }
+
+    fn judge(
+        &self,
+        config: &RecoverConfig,
+        classes: &[u32],
+        seen: &Array4<f32>,
+        targets: &Tensor,
+    ) -> Result<Judge, RecoverError> {
+        let device = self.options.device;
+        let graph = match config.weight_adjustment {
+            Some(adjustment) => adjusted(self.bundle, adjustment, seen, targets, device)?,
+            None => self.bundle.graph.clone(),
+        };
+        let objective =
+            alignment::objective(self.bundle, config, self.r_bn, classes, device).map_err(|e| self.torch(e))?;
+        if objective.layers.iter().any(|layer| layer.patches > 1) {
+            return Ok(Judge::Replica(Replica::new(graph, device).map_err(|e| self.replica(e))?, objective));
+        }
+        let (n, c, h, w) = seen.dim();
+        let shape = [n, c, h, w].map(|d| d as i64);
+        let plan = match config.weight_adjustment {
+            Some(_) => self.plans.compile(&graph, &objective, shape),
+            None => self.plans.plan(&objective, shape),
+        };
+        Ok(Judge::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))
+    }
+
+    /// Without a classifier there is no cross entropy, and the targets go unused.
+    fn evaluate(
+        &self,
+        seen: &Array4<f32>,
+        targets: &Tensor,
+        judge: &mut Judge,
+        iteration: u32,
+    ) -> Result<(Point, Array4<f32>), RecoverError> {
+        let torch = |source| self.torch(source);
+        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.options.device)).map_err(torch)?;
+        let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
+        let found = match judge {
+            Judge::Plan(plan) => plan.evaluate(&input, targets),
+            Judge::Replica(replica, objective) => replica.evaluate(&input, targets, objective),
+        };
+        let found = found.map_err(|e| self.replica(e))?;
+        let gradient = to_array(&found.gradient).map_err(torch)?;
+        let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
+        Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
+    }
+}
+
+/// The bundle has what the loss needs, and sees images as the `first` one does.
+fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig, r_bn: f64) -> Result<(), RecoverError> {
+    if let Some(why) = bundle.without_statistics().filter(|_| r_bn > 0.0) {
+        return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
+    }
+    if config.class_share > 0.0 && bundle.layers.iter().any(|layer| layer.per_class.is_none()) {
+        return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
+    }
+    let missing = |layer: &LayerStatistics| {
+        layer.patches.as_ref().is_none_or(|patches| config.class_share > 0.0 && patches.per_class.is_none())
+    };
+    if config.r_patch > 0.0 && bundle.layers.iter().any(missing) {
+        return Err(RecoverError::NoPatchStatistics { teacher: bundle.name().into() });
+    }
+    if let Some(why) = bundle.without_classifier().filter(|_| config.weight_adjustment.is_some()) {
+        return Err(RecoverError::NoAdjustment { teacher: bundle.name().into(), why });
+    }
+    if let Some(why) = bundle.without_classifier().filter(|_| r_bn == 0.0) {
+        return Err(RecoverError::NoLoss { why });
+    }
+    let (own, other) = (&bundle.manifest.preprocessing, &first.manifest.preprocessing);
+    if bundle.image_shape() != first.image_shape() || (&own.mean, &own.std) != (&other.mean, &other.std) {
+        return Err(RecoverError::Unlike { teacher: bundle.name().into(), first: first.name().into() });
+    }
+    Ok(())
+}

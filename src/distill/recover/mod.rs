@@ -1,0 +1,315 @@
+//! Recover: images optimised until the teacher sees in them what it learned.
+//!
+//! SC-DD (arXiv 2404.07976) as published and coded: Adam on the normalised image, cosine learning rate to 0, the loss of
+//! [`scdd_compute::replica::Objective`] plus optional image priors, each step seen through random views, each step clipped to valid pixels. What other
+//! recipes add is a term of its own each: `start` of the images, their `views`, `alignment` of statistics, a `committee` of teachers.
+//! Work is cut into batches that know nothing of each other, so that any of them can be made anywhere and in any order.
+
+mod adam;
+mod adjust;
+mod alignment;
+pub mod balance;
+mod batch;
+mod clusters;
+mod committee;
+mod plan_cache;
+mod prior;
+mod start;
+mod verifier;
+mod views;
+
+use std::ops::Range;
+
+use ndarray::{Array4, Axis, Zip};
+use rand_chacha::ChaCha8Rng;
+use tch::TchError;
+
+use crate::teacher::{Bundle, NetworkError, RuntimeError};
+pub use scdd_artifacts::records::{Accuracy, Item, Point};
+use scdd_compute::replica::{PlanOptions, ReplicaError};
+use scdd_data::view::{adjoint_batch, apply_batch};
+use scdd_data::{DataError, Dataset, Normalization, Resample, Size, jpeg};
+use scdd_experiment::config::{Quirk, RecoverConfig};
+
+use adam::Adam;
+pub use alignment::objective;
+pub use batch::Batch;
+use committee::Committee;
+use prior::Priors;
+use start::{Starts, resize};
+pub use verifier::accuracy;
+
+/// torchvision's range of a random crop's width over height.
+pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
+
+/// Why images could not be recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("teacher `{teacher}`: {source}")]
+    Replica { teacher: String, source: ReplicaError },
+    #[error("teacher `{teacher}`: libtorch: {source}")]
+    Torch { teacher: String, source: TchError },
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(
+        "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
+    )]
+    Diverged { iteration: u32, loss: f64 },
+    #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
+    NoLoss { why: String },
+    #[error(
+        "`recover.r_bn: auto` balances cross entropy with the statistics of `{teacher}`, but {why}; give `recover.r_bn` a number"
+    )]
+    NoBalance { teacher: String, why: String },
+    #[error("`recover.weight_adjustment` climbs the cross entropy of teacher `{teacher}`, but {why}; leave it out")]
+    NoAdjustment { teacher: String, why: String },
+    #[error(
+        "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
+    )]
+    NoStatistics { teacher: String, why: String },
+    #[error(
+        "teacher `{teacher}` has no statistics of its classes, which `recover.class_share` above 0 aligns with: measure them with \
+         `scdd calibrate --per-class`, or set it to 0"
+    )]
+    NoClassStatistics { teacher: String },
+    #[error(
+        "teacher `{teacher}` has no statistics of patches (of its classes, where `recover.class_share` is above 0), which `recover.r_patch` above 0 \
+         aligns with: measure them with `scdd calibrate --patches 4` (and `--per-class`), or set it to 0"
+    )]
+    NoPatchStatistics { teacher: String },
+    #[error(
+        "teacher `{teacher}` takes other images than `{first}` (size, mean or standard deviation of its preprocessing): they can't share a recovery"
+    )]
+    Unlike { teacher: String, first: String },
+    #[error("`recover.start` asks for real images, and there are none")]
+    NoData,
+    #[error(
+        "`recover.compat: cifar10_pixels` is for colour images, but teacher `{teacher}` takes images of {channels} channels: leave it out"
+    )]
+    NotColour { teacher: String, channels: usize },
+    #[error(
+        "class {class} has {found} images to start from, {needed} are needed: lower `ipc` or the numbers in `recover.start`, or leave the \
+         `rded_crops_…` out of `baselines`"
+    )]
+    TooFewImages { class: u32, found: usize, needed: usize },
+}
+
+/// Teachers made ready for synthesis.
+pub struct Recover<'a> {
+    config: &'a RecoverConfig,
+    committee: Committee<'a>,
+    starts: Starts<'a>,
+    normalization: Normalization,
+    /// Of the teachers' images.
+    size: Size,
+}
+
+/// CIFAR-10's as SRe2L's and SC-DD's small-dataset code have them, whose deviations are means over images.
+const CIFAR10_MEAN: [f32; 3] = [0.4914, 0.4822, 0.4465];
+const CIFAR10_STD: [f32; 3] = [0.2023, 0.1994, 0.2010];
+
+/// How values that `bundle` sees become pixels.
+fn normalization(bundle: &Bundle, config: &RecoverConfig) -> Result<Normalization, RecoverError> {
+    let p = &bundle.manifest.preprocessing;
+    if !config.compat.contains(&Quirk::Cifar10Pixels) {
+        return Ok(Normalization::new(p.mean.clone(), p.std.clone())?);
+    }
+    if p.mean.len() != CIFAR10_MEAN.len() {
+        return Err(RecoverError::NotColour { teacher: bundle.name().into(), channels: p.mean.len() });
+    }
+    Ok(Normalization::new(CIFAR10_MEAN.to_vec(), CIFAR10_STD.to_vec())?)
+}
+
+impl<'a> Recover<'a> {
+    /// `options` say where and how the teacher is computed.
+    ///
+    /// # Errors
+    /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
+    /// do without them.
+    pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
+        Self::with_committee(bundle, &[], config, options)
+    }
+
+    /// As [`new`](Self::new), with the further teachers that `config.committee` names, in its order.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), or when the teachers differ in the images that they take.
+    pub fn with_committee(
+        bundle: &'a Bundle,
+        others: &[&'a Bundle],
+        config: &'a RecoverConfig,
+        options: PlanOptions,
+    ) -> Result<Self, RecoverError> {
+        let options = PlanOptions { bf16: config.bf16, ..options };
+        let committee = Committee::new(bundle, others, config, options)?;
+        let p = &bundle.manifest.preprocessing;
+        let normalization = normalization(bundle, config)?;
+        let starts = Starts::new(bundle, normalization.clone(), config, options.device);
+        Ok(Self { config, committee, starts, normalization, size: Size { height: p.height, width: p.width } })
+    }
+
+    /// With the training images that `config.start` may ask for.
+    pub fn with_data(mut self, data: &'a Dataset) -> Self {
+        self.starts = self.starts.with_data(data);
+        self
+    }
+
+    /// All images of a set of `ipc` per class of `classes`, packed into batches.
+    pub fn batches(&self, classes: &[u32], ipc: u32, seed: u64) -> Vec<Batch> {
+        batch::pack(classes, ipc, self.config, seed)
+    }
+
+    /// How many steps the batch takes.
+    pub fn steps(&self, batch: &Batch) -> u64 {
+        u64::from(self.config.iterations - batch.first)
+    }
+
+    /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order; with the quirks of files that the configuration asks for.
+    ///
+    /// # Errors
+    /// When they have diverged.
+    pub fn to_pixels(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
+        let pixels = self.quantised(images)?;
+        if !self.config.compat.contains(&Quirk::JpegFiles) {
+            return Ok(pixels);
+        }
+        let (_, channels, height, width) = images.dim();
+        let files = pixels.chunks_exact(channels * height * width);
+        Ok(files
+            .map(|image| jpeg::recompressed(image, channels, height, width))
+            .collect::<Result<Vec<_>, _>>()?
+            .concat())
+    }
+
+    /// Rounded, or cut off.
+    fn quantised(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
+        if !self.config.compat.contains(&Quirk::TruncatedPixels) {
+            return self.normalization.to_pixels(images);
+        }
+        // Rounding half a level lower cuts off.
+        let mut lower = images.clone();
+        for (mut plane, (low, high)) in lower.axis_iter_mut(Axis(1)).zip(self.normalization.range()) {
+            plane -= 0.5 * (high - low) / 255.0;
+        }
+        self.normalization.to_pixels(&lower)
+    }
+
+    /// Optimises one batch; gives the images `[N, C, H, W]`, normalised, and the loss of every step.
+    ///
+    /// # Errors
+    /// When a teacher can't be run, the loss stops being a number, or there are too few real images to start from.
+    pub fn run(&self, batch: &Batch, seed: u64, step: &mut dyn FnMut(Point)) -> Result<Array4<f32>, RecoverError> {
+        let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
+        let mut streams: Vec<ChaCha8Rng> = batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
+        let start = self.starts.images(batch, seed)?;
+        let mut images = start.clone();
+        for (budget, steps) in self.budgets(batch.first).into_iter().enumerate() {
+            let size = self.size_of(budget);
+            images = resize(&images, size)?;
+            if let Some(residual) = self.config.residual.as_ref().filter(|_| budget > 0) {
+                let alpha = residual.alpha as f32;
+                Zip::from(&mut images).and(&resize(&start, size)?).for_each(|x, s| *x = alpha * *x + (1.0 - alpha) * s);
+            }
+            let total = f64::from(self.config.iterations);
+            let mut views = |i: u32| views::draw(self.config, &mut streams, size, f64::from(i) / total);
+            images = self.descend(images, &classes, steps, &mut views, step)?;
+        }
+        Ok(images)
+    }
+
+    /// The steps from `first` on, in as many equal parts as there are budgets.
+    fn budgets(&self, first: u32) -> Vec<Range<u32>> {
+        let count = u64::from(self.config.residual.as_ref().map_or(1, |residual| residual.budgets));
+        let steps = u64::from(self.config.iterations - first);
+        let edge = |i: u64| first + (steps * i / count) as u32;
+        (0..count).map(|i| edge(i)..edge(i + 1)).collect()
+    }
+
+    /// The size of the images in this budget.
+    fn size_of(&self, budget: usize) -> Size {
+        let Some(residual) = &self.config.residual else { return self.size };
+        let scale = residual.scales[budget % residual.scales.len()];
+        let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
+        Size { height: side(self.size.height), width: side(self.size.width) }
+    }
+
+    /// The optimisation itself, from `start` `[N, C, H, W]` towards `targets` `[N]`, with the views that `views` gives for each step.
+    /// Without a classifier there is no cross entropy, and the targets go unused.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn optimise(
+        &self,
+        start: Array4<f32>,
+        targets: &[u32],
+        views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
+        step: &mut dyn FnMut(Point),
+    ) -> Result<Array4<f32>, RecoverError> {
+        self.descend(start, targets, 0..self.config.iterations, views, step)
+    }
+
+    /// These `steps` of the schedule, with a fresh optimiser.
+    fn descend(
+        &self,
+        start: Array4<f32>,
+        classes: &[u32],
+        steps: Range<u32>,
+        views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
+        step: &mut dyn FnMut(Point),
+    ) -> Result<Array4<f32>, RecoverError> {
+        if steps.is_empty() {
+            return Ok(start);
+        }
+        let config = self.config;
+        let priors = Priors { tv: config.tv, l2: config.l2 };
+        let range = self.normalization.range();
+        let mut images = start;
+        let mut average = (config.ema > 0.0).then(|| images.clone());
+        let mut seen = images.clone();
+        let mut gradient = images.clone();
+        let mut adam = Adam::new(images.raw_dim(), config.betas);
+        let mut maps = views(steps.start)?;
+        apply_batch(&maps, &images, &mut seen)?;
+        let mut aim = self.committee.aim(classes, &seen)?;
+        for iteration in steps.clone() {
+            if iteration > steps.start {
+                maps = views(iteration)?;
+                apply_batch(&maps, &images, &mut seen)?;
+            }
+            let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &mut aim, iteration)?;
+            point.loss += priors.add(&seen, &mut seen_gradient);
+            if !point.loss.is_finite() {
+                return Err(RecoverError::Diverged { iteration, loss: point.loss });
+            }
+            adjoint_batch(&maps, &seen_gradient, &mut gradient)?;
+            adam.step(&mut images, &gradient, cosine(config.learning_rate, iteration, config.iterations));
+            clip(&mut images, &range);
+            if let Some(average) = &mut average {
+                let keep = config.ema as f32;
+                Zip::from(average).and(&images).for_each(|a, x| *a = keep * *a + (1.0 - keep) * x);
+            }
+            step(point);
+        }
+        self.committee.keep(aim);
+        Ok(average.unwrap_or(images))
+    }
+}
+
+/// Half a cosine from `initial` at step 0 to 0 at step `steps`.
+fn cosine(initial: f64, step: u32, steps: u32) -> f64 {
+    0.5 * initial * (1.0 + (std::f64::consts::PI * f64::from(step) / f64::from(steps)).cos())
+}
+
+/// Clips every pixel to what its channel can show.
+fn clip(images: &mut Array4<f32>, range: &[(f32, f32)]) {
+    for (mut plane, &(low, high)) in images.axis_iter_mut(Axis(1)).zip(range) {
+        Zip::from(&mut plane).for_each(|v| *v = v.clamp(low, high));
+    }
+}
+
+#[cfg(test)]
+mod tests;

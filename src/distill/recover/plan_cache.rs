@@ -1,0 +1,48 @@
+//! A frozen teacher's graph, compiled once for each shape of batch in turn.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use scdd_compute::replica::{Objective, Plan, PlanOptions, ReplicaError};
+use scdd_graph::Graph;
+
+pub struct PlanCache {
+    graph: Arc<Graph>,
+    options: PlanOptions,
+    /// Of the last batch: batches follow each other in one shape, but for a smaller one at the end,
+    /// and differ in the targets of their statistics.
+    last: Cell<Option<Plan>>,
+}
+
+impl PlanCache {
+    pub fn new(graph: Arc<Graph>, options: PlanOptions) -> Self {
+        Self { graph, options, last: Cell::new(None) }
+    }
+
+    /// The teacher compiled for `objective` and batches of `shape` `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// Those of [`Plan::compile`].
+    pub fn plan(&self, objective: &Objective, shape: [i64; 4]) -> Result<Plan, ReplicaError> {
+        if let Some(mut plan) = self.last.take()
+            && plan.shape() == shape
+            && plan.retarget(objective)?
+        {
+            return Ok(plan);
+        }
+        self.compile(&self.graph, objective, shape)
+    }
+
+    /// As [`plan`](Self::plan), of `graph`: the teacher's with other weights.
+    ///
+    /// # Errors
+    /// Those of [`Plan::compile`].
+    pub fn compile(&self, graph: &Arc<Graph>, objective: &Objective, shape: [i64; 4]) -> Result<Plan, ReplicaError> {
+        Plan::compile(graph, objective, shape, self.options)
+    }
+
+    /// Keeps a plan for the next batch.
+    pub fn keep(&self, plan: Plan) {
+        self.last.set(Some(plan));
+    }
+}

@@ -1,0 +1,115 @@
+//! Image priors of SRe2L's ImageNet recipe (from DeepInversion): total variation and L2 norm, with their gradients written out.
+//!
+//! TV is the sum of four norms, each over the whole batch, of the differences between pixels and their right, lower, lower right and lower left
+//! neighbours. L2 is the mean over images of the image's norm.
+
+use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, s};
+
+/// The priors' weights; 0 is off.
+pub struct Priors {
+    pub tv: f64,
+    pub l2: f64,
+}
+
+impl Priors {
+    /// Adds the gradient at `images` `[N, C, H, W]` to `gradient` and returns the weighted loss.
+    pub fn add(&self, images: &Array4<f32>, gradient: &mut Array4<f32>) -> f64 {
+        let mut loss = 0.0;
+        if self.tv > 0.0 {
+            loss += self.tv * total_variation(images, gradient, self.tv);
+        }
+        if self.l2 > 0.0 {
+            loss += self.l2 * l2_norm(images, gradient, self.l2);
+        }
+        loss
+    }
+}
+
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
+}
+
+/// The two overlapping windows whose difference is one direction's variation: each pixel and its neighbour.
+fn windows(images: &Array4<f32>) -> [(ArrayView4<'_, f32>, ArrayView4<'_, f32>); 4] {
+    [
+        (images.slice(s![.., .., .., ..-1]), images.slice(s![.., .., .., 1..])),
+        (images.slice(s![.., .., ..-1, ..]), images.slice(s![.., .., 1.., ..])),
+        (images.slice(s![.., .., ..-1, ..-1]), images.slice(s![.., .., 1.., 1..])),
+        (images.slice(s![.., .., ..-1, 1..]), images.slice(s![.., .., 1.., ..-1])),
+    ]
+}
+
+fn window_mut(images: &mut Array4<f32>, direction: usize, neighbour: bool) -> ArrayViewMut4<'_, f32> {
+    match (direction, neighbour) {
+        (0, false) => images.slice_mut(s![.., .., .., ..-1]),
+        (0, true) => images.slice_mut(s![.., .., .., 1..]),
+        (1, false) => images.slice_mut(s![.., .., ..-1, ..]),
+        (1, true) => images.slice_mut(s![.., .., 1.., ..]),
+        (2, false) => images.slice_mut(s![.., .., ..-1, ..-1]),
+        (2, true) => images.slice_mut(s![.., .., 1.., 1..]),
+        (_, false) => images.slice_mut(s![.., .., ..-1, 1..]),
+        (_, true) => images.slice_mut(s![.., .., 1.., ..-1]),
+    }
+}
+
+fn total_variation(images: &Array4<f32>, gradient: &mut Array4<f32>, weight: f64) -> f64 {
+    let mut loss = 0.0;
+    for (direction, (pixel, neighbour)) in windows(images).into_iter().enumerate() {
+        let difference = &pixel - &neighbour;
+        let length = norm(difference.iter().copied());
+        loss += length;
+        if length > 0.0 {
+            let unit = difference * (weight / length) as f32;
+            window_mut(gradient, direction, false).zip_mut_with(&unit, |g, u| *g += u);
+            window_mut(gradient, direction, true).zip_mut_with(&unit, |g, u| *g -= u);
+        }
+    }
+    loss
+}
+
+fn l2_norm(images: &Array4<f32>, gradient: &mut Array4<f32>, weight: f64) -> f64 {
+    let count = images.len_of(Axis(0)) as f64;
+    let mut sum = 0.0;
+    for (image, mut target) in images.axis_iter(Axis(0)).zip(gradient.axis_iter_mut(Axis(0))) {
+        let length = norm(image.iter().copied());
+        sum += length;
+        if length > 0.0 {
+            let factor = (weight / (count * length)) as f32;
+            target.zip_mut_with(&image, |g, v| *g += factor * v);
+        }
+    }
+    sum / count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_distr::{Distribution, StandardNormal};
+    use scdd_data::rng;
+
+    #[test]
+    fn the_gradient_is_that_of_central_differences() {
+        let mut stream = rng::stream(1, "test", 0);
+        let images = Array4::from_shape_simple_fn((2, 2, 4, 3), || StandardNormal.sample(&mut stream));
+        let priors = Priors { tv: 0.3, l2: 0.7 };
+        let mut gradient = Array4::zeros(images.raw_dim());
+        priors.add(&images, &mut gradient);
+        let value = |images: &Array4<f32>| priors.add(images, &mut Array4::zeros(images.raw_dim()));
+        for (index, &expected) in gradient.indexed_iter() {
+            let (mut up, mut down) = (images.clone(), images.clone());
+            up[index] += 1e-2;
+            down[index] -= 1e-2;
+            let found = (value(&up) - value(&down)) / f64::from(up[index] - down[index]);
+            assert!((found - f64::from(expected)).abs() < 1e-3, "{index:?}: {found} against {expected}");
+        }
+    }
+
+    #[test]
+    fn priors_that_are_off_do_nothing() {
+        let images = Array4::ones((1, 1, 2, 2));
+        let mut gradient = Array4::zeros(images.raw_dim());
+        assert_eq!(Priors { tv: 0.0, l2: 0.0 }.add(&images, &mut gradient), 0.0);
+        assert!(gradient.iter().all(|&g| g == 0.0));
+        assert_eq!(Priors { tv: 1.0, l2: 0.0 }.add(&images, &mut gradient), 0.0);
+    }
+}

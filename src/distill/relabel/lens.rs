@@ -1,0 +1,132 @@
+//! What a network sees of a set of images.
+
+use ndarray::{Array4, s};
+
+use crate::relabel::BatchViews;
+use crate::teacher::Bundle;
+use scdd_data::view::apply_batch;
+use scdd_data::{DataError, Dataset, Mix, Normalization, Operation, Resample, Size};
+
+/// Images as one network takes them: with a border, normalised, cut out and resized, mixed.
+pub struct Lens {
+    normalization: Normalization,
+    /// Black pixels at each side.
+    pad: usize,
+    /// The network's input.
+    output: Size,
+}
+
+impl Lens {
+    /// The eye of `bundle`'s network on images with a border of `pad` black pixels.
+    ///
+    /// # Errors
+    /// When the bundle's preprocessing is no normalisation.
+    pub fn new(bundle: &Bundle, pad: u16) -> Result<Self, DataError> {
+        let p = &bundle.manifest.preprocessing;
+        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+        Ok(Self { normalization, pad: pad.into(), output: Size { height: p.height, width: p.width } })
+    }
+
+    /// The images of `set` as `batch` says (views are boxes of the image with its border), augmented and mixed;
+    /// `[n, C, H, W]`.
+    ///
+    /// # Errors
+    /// When set, views and network do not fit each other.
+    pub fn see(&self, set: &Dataset, batch: &BatchViews) -> Result<Array4<f32>, DataError> {
+        let BatchViews { indices, views, operations, mix } = batch;
+        let picked: Vec<usize> = indices.iter().map(|&i| i as usize).collect();
+        let (on_pixels, on_views) = apart(operations);
+        let images = match on_pixels {
+            [] => self.normalization.batch(set, &picked)?,
+            operations => {
+                let augmented = augmented(set, &picked, operations)?;
+                self.normalization.batch(&augmented, &(0..picked.len()).collect::<Vec<_>>())?
+            }
+        };
+        let images = self.bordered(images);
+        let (_, channels, height, width) = images.dim();
+        let source = Size { height, width };
+        let maps = views.iter().map(|v| Resample::new(v, source, self.output)).collect::<Result<Vec<_>, _>>()?;
+        let mut seen = Array4::zeros((indices.len(), channels, self.output.height, self.output.width));
+        apply_batch(&maps, &images, &mut seen)?;
+        for (operation, mut view) in on_views.iter().zip(seen.outer_iter_mut()) {
+            let values = view.as_slice_mut().ok_or(DataError::Layout)?;
+            operation.apply_to_view(values, self.output)?;
+        }
+        if matches!(mix, Mix::None) {
+            return Ok(seen);
+        }
+        let mut mixed = Array4::zeros(seen.raw_dim());
+        mix.apply(&seen, &mut mixed)?;
+        Ok(mixed)
+    }
+
+    /// The images in the middle of black ones that are larger by the border.
+    fn bordered(&self, images: Array4<f32>) -> Array4<f32> {
+        if self.pad == 0 {
+            return images;
+        }
+        let (count, channels, height, width) = images.dim();
+        let pad = self.pad;
+        let black: Vec<f32> = self.normalization.range().into_iter().map(|(black, _)| black).collect();
+        let shape = (count, channels, height + 2 * pad, width + 2 * pad);
+        let mut bordered = Array4::from_shape_fn(shape, |(_, channel, ..)| black[channel]);
+        bordered.slice_mut(s![.., .., pad..pad + height, pad..pad + width]).assign(&images);
+        bordered
+    }
+}
+
+/// Those operations that act on pixels, and those that act on normalised views. A batch has but one of these.
+fn apart(operations: &[Operation]) -> (&[Operation], &[Operation]) {
+    match operations.first() {
+        Some(first) if first.kind.is_dsa() => (&[], operations),
+        _ => (operations, &[]),
+    }
+}
+
+/// The images of `set` that are `picked`, each after its share of the `operations`.
+fn augmented(set: &Dataset, picked: &[usize], operations: &[Operation]) -> Result<Dataset, DataError> {
+    let per_view = (operations.len() / picked.len().max(1)).max(1);
+    let image = |(&index, operations): (&usize, &[Operation])| {
+        let missing = || DataError::Mismatch(format!("image {index} of {} asked for, but there is none", set.name));
+        let mut pixels = set.image(index).ok_or_else(missing)?.to_vec();
+        for operation in operations {
+            operation.apply_to_pixels(&mut pixels, set.channels, set.size())?;
+        }
+        Ok(pixels)
+    };
+    let images = picked.iter().zip(operations.chunks(per_view)).map(image).collect::<Result<Vec<_>, DataError>>()?;
+    let labels = picked.iter().map(|&index| set.labels.get(index).copied().unwrap_or_default()).collect();
+    let (name, classes) = (set.name.clone(), set.classes.clone());
+    let Dataset { channels, height, width, .. } = *set;
+    Ok(Dataset { name, classes, channels, height, width, images: images.concat(), labels })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scdd_data::View;
+
+    /// `torchvision.transforms.functional.pad(image, 1)`, then the crop of rows 0 to 1 and columns 2 to 3, then normalisation.
+    #[test]
+    fn a_border_is_black_before_normalisation() {
+        let set = Dataset {
+            name: "test".into(),
+            classes: vec!["a".into()],
+            channels: 1,
+            height: 2,
+            width: 2,
+            images: vec![51, 102, 153, 204],
+            labels: vec![0],
+        };
+        let normalization = Normalization::new(vec![0.5], vec![0.5]).unwrap();
+        let lens = Lens { normalization, pad: 1, output: Size { height: 2, width: 2 } };
+        let view = View { top: 0, left: 2, height: 2, width: 2, flip: false };
+        let batch = |view| BatchViews { indices: vec![0], views: vec![view], operations: vec![], mix: Mix::None };
+        let seen = lens.see(&set, &batch(view)).unwrap();
+        let expected = [-1.0, -1.0, 2.0 * 102.0 / 255.0 - 1.0, -1.0];
+        assert!(seen.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{seen:?}");
+        let outside = View { left: 3, ..view };
+        assert!(lens.see(&set, &batch(outside)).unwrap_err().to_string().contains("not a box inside"));
+    }
+}

@@ -1,0 +1,247 @@
+//! Who answers: one teacher or the mean of several, by their running BN statistics or by those of the batch.
+
+use ndarray::{Array2, Array4};
+use tch::Tensor;
+
+use super::RelabelError;
+use crate::teacher::{Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions};
+use scdd_compute::replica::{Mode, Replica, to_array, to_tensor};
+use scdd_experiment::config::{Device, Fallback, RelabelConfig, TeacherBn};
+use scdd_graph::Op;
+use scdd_graph::ops::Norm;
+
+/// Teachers whose logits are averaged.
+pub struct Teachers {
+    members: Vec<Member>,
+}
+
+struct Member {
+    name: String,
+    /// Of the mean; all shares together are 1.
+    share: f32,
+    network: Network,
+}
+
+enum Network {
+    /// Through ONNX Runtime, by running statistics.
+    Running(Session),
+    /// Through the replica, by the statistics of as many images of the batch as go through it together; absent: all.
+    Batch(Box<Replica>, tch::Device, Option<u32>),
+}
+
+impl Teachers {
+    /// Networks where `config` wants them, for bundles with their weights in the mean, the first one's preprocessing being that of all; and a remark
+    /// where they are not where it wanted them first. `device` is where teachers by batch statistics run.
+    ///
+    /// # Errors
+    /// When CUDA is asked for, is not to be had, and no fallback is configured; when bundles do not fit each other; when batch statistics are asked of a
+    /// network without BatchNorm.
+    pub fn open(
+        bundles: &[(&Bundle, f64)],
+        runtime: &Runtime,
+        config: &RelabelConfig,
+        device: tch::Device,
+    ) -> Result<(Self, Option<String>), RelabelError> {
+        check_fit(bundles)?;
+        let total: f64 = bundles.iter().map(|(_, weight)| weight).sum();
+        let (mut members, mut last_remark) = (Vec::new(), None);
+        for (bundle, weight) in bundles {
+            let network = match config.teacher_bn {
+                TeacherBn::Batch => Network::Batch(Box::new(replica(bundle, device)?), device, config.micro_batch),
+                TeacherBn::Running => {
+                    let (session, remark) = open_session(bundle, runtime, config)?;
+                    last_remark = last_remark.or(remark);
+                    Network::Running(session)
+                }
+            };
+            members.push(Member { name: bundle.name().into(), share: (weight / total) as f32, network });
+        }
+        Ok((Self { members }, last_remark))
+    }
+
+    /// The mean of all teachers' logits `[N, K]` for images `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// When a network can't run.
+    pub fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
+        let [only] = &mut self.members[..] else { return self.mean(images) };
+        only.logits(images)
+    }
+
+    fn mean(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
+        let mut mean = Array2::zeros((0, 0));
+        for member in &mut self.members {
+            let logits = member.logits(images)?;
+            if mean.is_empty() {
+                mean = Array2::zeros(logits.raw_dim());
+            }
+            mean.scaled_add(member.share, &logits);
+        }
+        Ok(mean)
+    }
+}
+
+impl Member {
+    fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
+        match &mut self.network {
+            Network::Running(session) => Ok(session.logits(images)?),
+            Network::Batch(replica, device, part) => by_batch_statistics(replica, *device, images, *part)
+                .map_err(|e| RelabelError::Teacher { teacher: self.name.clone(), what: e.to_string() }),
+        }
+    }
+}
+
+fn by_batch_statistics(
+    replica: &Replica,
+    device: tch::Device,
+    images: &Array4<f32>,
+    part: Option<u32>,
+) -> Result<Array2<f32>, Box<dyn std::error::Error>> {
+    let _no_grad = tch::no_grad_guard();
+    let input = to_tensor(images.view())?.f_to_device(device)?;
+    let mut logits = Vec::new();
+    for images in input.f_split(part.map_or(input.size()[0], i64::from), 0)? {
+        logits.push(replica.run(&[images], &[], Mode::Batch)?.outputs.swap_remove(0));
+    }
+    Ok(to_array(&Tensor::f_cat(&logits, 0)?)?.into_dimensionality()?)
+}
+
+/// Teachers see the same images and mean the same by their logits.
+fn check_fit(bundles: &[(&Bundle, f64)]) -> Result<(), RelabelError> {
+    let Some(((first, _), others)) = bundles.split_first() else { return Ok(()) };
+    for (other, _) in others {
+        let what = match () {
+            () if other.manifest.preprocessing != first.manifest.preprocessing => "preprocesses images",
+            () if other.manifest.classes != first.manifest.classes => "orders or names classes",
+            () => continue,
+        };
+        let what = format!(
+            "{what} in another way than `{}`; logits can be averaged only of teachers that agree",
+            first.name()
+        );
+        return Err(RelabelError::Teacher { teacher: other.name().into(), what });
+    }
+    Ok(())
+}
+
+fn replica(bundle: &Bundle, device: tch::Device) -> Result<Replica, RelabelError> {
+    let fail = |what: String| RelabelError::Teacher { teacher: bundle.name().into(), what };
+    let replica = bundle.replica(device).map_err(|e| fail(e.to_string()))?;
+    if !replica.graph().nodes.iter().any(|node| matches!(node.op, Op::Norm(Norm::Batch { .. }))) {
+        return Err(fail(
+            "has no BatchNorm node, so `relabel.teacher_bn: batch` means nothing for it; use `running`".into(),
+        ));
+    }
+    Ok(replica)
+}
+
+/// A session where the configuration wants it, and a remark where that is not what was asked for first.
+fn open_session(
+    bundle: &Bundle,
+    runtime: &Runtime,
+    config: &RelabelConfig,
+) -> Result<(Session, Option<String>), RelabelError> {
+    let open = |provider| {
+        let options = SessionOptions { provider, optimize: true, threads: 0 };
+        runtime.session(bundle.name(), &bundle.model, &[], options)
+    };
+    let may_fall_back = config.provider == Device::Auto || config.fallback == Some(Fallback::Cpu);
+    if config.provider == Device::Cpu {
+        return Ok((open(Provider::Cpu)?, None));
+    }
+    match open(Provider::Cuda) {
+        Ok(session) => Ok((session, None)),
+        Err(RuntimeError::NoCuda { what }) if may_fall_back => {
+            let remark = format!("no CUDA in ONNX Runtime ({what}): soft labels are computed on the CPU");
+            Ok((open(Provider::Cpu)?, Some(remark)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 2] = ["resnet18-w16-supervised", "resnet18-w16-moco-v2"];
+
+    fn bundle(name: &str) -> Bundle {
+        Bundle::load(&crate::in_repository("onnx/fashion-mnist").join(name)).unwrap()
+    }
+
+    fn config(teacher_bn: TeacherBn) -> RelabelConfig {
+        let text = format!(
+            "epochs: 1\nbatch_size: 8\ncrop: null\nflip: false\nmix: {{type: none}}\nteacher_bn: {}\nensemble: []\ndtype: f32\ntop_k: null\n\
+             stored_epochs: null\nprovider: cpu\nfallback: null\n",
+            serde_yaml::to_string(&teacher_bn).unwrap()
+        );
+        serde_yaml::from_str(&text).unwrap()
+    }
+
+    fn images() -> Array4<f32> {
+        Array4::from_shape_fn((8, 1, 28, 28), |(n, _, y, x)| ((n * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0)
+    }
+
+    fn logits(bundles: &[(&Bundle, f64)], teacher_bn: TeacherBn) -> Array2<f32> {
+        let runtime = Runtime::open(None).unwrap();
+        let (mut teachers, remark) = Teachers::open(bundles, &runtime, &config(teacher_bn), tch::Device::Cpu).unwrap();
+        assert_eq!(remark, None);
+        let first = teachers.logits(&images()).unwrap();
+        assert_eq!(first, teachers.logits(&images()).unwrap(), "answering changed the teacher");
+        first
+    }
+
+    fn furthest(a: &Array2<f32>, b: &Array2<f32>) -> f32 {
+        assert_eq!(a.dim(), b.dim());
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    /// PyTorch's training mode normalises by the batch too, but also moves the running statistics.
+    #[test]
+    fn batch_statistics_are_those_of_training_mode() {
+        let bundle = bundle(NAMES[0]);
+        let found = logits(&[(&bundle, 1.0)], TeacherBn::Batch);
+        let replica = bundle.replica(tch::Device::Cpu).unwrap();
+        let input = to_tensor(images().view()).unwrap();
+        let trained = tch::no_grad(|| replica.run(&[input], &[], Mode::Train).unwrap());
+        let expected: Array2<f32> = to_array(&trained.outputs[0]).unwrap().into_dimensionality().unwrap();
+        assert!(furthest(&found, &expected) < 1e-4);
+        let running = logits(&[(&bundle, 1.0)], TeacherBn::Running);
+        assert!(furthest(&found, &running) > 0.1, "batch and running statistics gave the same");
+    }
+
+    #[test]
+    fn parts_of_a_batch_are_normalised_by_themselves() {
+        let bundle = bundle(NAMES[0]);
+        let replica = bundle.replica(tch::Device::Cpu).unwrap();
+        let found = by_batch_statistics(&replica, tch::Device::Cpu, &images(), Some(5)).unwrap();
+        for (first, last) in [(0, 5), (5, 8)] {
+            let part = images().slice(ndarray::s![first..last, .., .., ..]).to_owned();
+            let alone = by_batch_statistics(&replica, tch::Device::Cpu, &part, None).unwrap();
+            assert!(furthest(&found.slice(ndarray::s![first..last, ..]).to_owned(), &alone) < 1e-5);
+        }
+        let whole = by_batch_statistics(&replica, tch::Device::Cpu, &images(), None).unwrap();
+        assert!(furthest(&found, &whole) > 0.01, "parts made no difference");
+    }
+
+    #[test]
+    fn several_teachers_give_their_weighted_mean() {
+        let bundles = NAMES.map(bundle);
+        let [a, b] = [0, 1].map(|i| logits(&[(&bundles[i], 5.0)], TeacherBn::Running));
+        let found = logits(&[(&bundles[0], 3.0), (&bundles[1], 1.0)], TeacherBn::Running);
+        assert!(furthest(&found, &(a * 0.75 + b * 0.25)) < 1e-4);
+    }
+
+    #[test]
+    fn teachers_that_cannot_answer_together_are_refused() {
+        let (first, mut other) = (bundle(NAMES[0]), bundle(NAMES[1]));
+        let refusal = |bundles: &[(&Bundle, f64)]| check_fit(bundles).unwrap_err().to_string();
+        other.manifest.classes.swap(0, 1);
+        let message = refusal(&[(&first, 1.0), (&other, 1.0)]);
+        assert!(message.contains("teacher `resnet18-w16-moco-v2` orders or names classes in another way"), "{message}");
+        other.manifest.preprocessing.mean[0] += 0.1;
+        assert!(refusal(&[(&first, 1.0), (&other, 1.0)]).contains("preprocesses images"));
+        let message = replica(&bundle("convnet3-w128-in"), tch::Device::Cpu).err().unwrap().to_string();
+        assert!(message.contains("has no BatchNorm node"), "{message}");
+    }
+}

@@ -1,0 +1,118 @@
+//! Measures a teacher on real test images: how many it puts into their classes, and which order of classes fits its answers best.
+
+use ndarray::Axis;
+use pathfinding::kuhn_munkres::kuhn_munkres;
+use pathfinding::matrix::Matrix;
+
+use super::error::NetworkError;
+use super::runtime::{Provider, Runtime, SessionOptions};
+use super::{Bundle, BundleError, Measured};
+use scdd_data::{Dataset, Normalization, sample};
+
+/// Images that are run at once.
+const BATCH: usize = 50;
+/// Draws the images: always the same ones.
+const SEED: u64 = 0;
+
+/// Runs `teacher` in ONNX Runtime on `test`, whose classes are as many as its own, or on a part of it that is drawn evenly over the classes and always
+/// the same; tells `progress` how many images are done.
+///
+/// # Errors
+/// When the network can't be run on the images.
+pub fn measure(
+    teacher: &Bundle,
+    runtime: &Runtime,
+    test: &Dataset,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Measured, NetworkError> {
+    let refuse = |what: String| NetworkError::from(BundleError::invalid(&teacher.dir, what));
+    let p = &teacher.manifest.preprocessing;
+    let normalization = Normalization::new(p.mean.clone(), p.std.clone()).map_err(|e| refuse(e.to_string()))?;
+    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: 0 };
+    let mut session = runtime.session(teacher.name(), &teacher.model, &[], options)?;
+    let classes = test.classes.len();
+    let sample = sample::even(&test.labels, classes, Measured::images_of(test.len(), classes), SEED);
+    let mut answers = Vec::with_capacity(sample.len());
+    for batch in sample.chunks(BATCH) {
+        let images = normalization.batch(test, batch).map_err(|e| refuse(e.to_string()))?;
+        answers.extend(session.logits(&images)?.axis_iter(Axis(0)).map(|logits| largest(logits.iter().copied())));
+        progress(answers.len() as u64);
+    }
+    let labels: Vec<usize> = sample.iter().map(|&index| test.labels[index] as usize).collect();
+    Ok(judged(&labels, &answers, classes))
+}
+
+/// The place of the largest value; NaN is never it.
+fn largest(values: impl Iterator<Item = f32>) -> usize {
+    values.enumerate().fold((0, f32::NEG_INFINITY), |best, (i, v)| if v > best.1 { (i, v) } else { best }).0
+}
+
+/// What `answers` to images with these `labels`, class after class, say of the teacher.
+fn judged(labels: &[usize], answers: &[usize], classes: usize) -> Measured {
+    let pairs: Vec<(usize, usize)> = labels.iter().copied().zip(answers.iter().copied()).collect();
+    let top1 = pairs.iter().filter(|(label, answer)| label == answer).count();
+    let (mut gained, mut lost) = (0, 0);
+    for half in 0..2 {
+        let is_in = |(index, _): &(usize, &(usize, usize))| index % 2 == half;
+        let (own, other): (Vec<_>, Vec<_>) = pairs.iter().enumerate().partition(is_in);
+        let order = best_order(other.into_iter().map(|(_, pair)| *pair), classes);
+        for (_, &(label, answer)) in own {
+            let by_order = order.get(label).is_some_and(|&place| place as usize == answer);
+            gained += usize::from(by_order && label != answer);
+            lost += usize::from(!by_order && label == answer);
+        }
+    }
+    Measured { images: pairs.len(), top1, order: best_order(pairs.into_iter(), classes), gained, lost }
+}
+
+/// For each class of the labels the answer that stands for it, each answer once, so that as many answers as possible are right; of equally good
+/// orders the one that changes less.
+fn best_order(pairs: impl Iterator<Item = (usize, usize)>, classes: usize) -> Vec<u32> {
+    let mut weights = Matrix::new(classes, classes, 0i64);
+    (0..classes).for_each(|class| weights[(class, class)] = 1);
+    for pair in pairs.filter(|&(label, answer)| label < classes && answer < classes) {
+        weights[pair] += classes as i64 + 1;
+    }
+    kuhn_munkres(&weights).1.into_iter().map(|place| place as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `count` images of each of `classes` classes, and what `answer` says of the nth image of a class.
+    fn found(classes: usize, count: usize, answer: impl Fn(usize, usize) -> usize) -> Measured {
+        let labels: Vec<usize> = (0..classes).flat_map(|class| vec![class; count]).collect();
+        let answers: Vec<usize> = labels.iter().enumerate().map(|(i, &class)| answer(class, i % count)).collect();
+        judged(&labels, &answers, classes)
+    }
+
+    #[test]
+    fn a_right_order_stays() {
+        let good = found(10, 100, |class, n| if n % 10 == 0 { (class + 3) % 10 } else { class });
+        assert_eq!((good.top1, good.order.clone()), (900, (0..10).collect()));
+        assert!(!good.is_misordered());
+        // Answers without any sense: the best order of one half is none of the other.
+        let noise = |class: usize, n: usize| (class * 7919 + n * n * 104_729 + n * 31) / 13 % 10;
+        assert!(!found(10, 100, noise).is_misordered());
+    }
+
+    #[test]
+    fn a_wrong_order_is_found() {
+        let turned = found(10, 100, |class, n| if n % 4 == 0 { n / 4 % 10 } else { (class + 1) % 10 });
+        assert_eq!(turned.order, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
+        assert!(turned.is_misordered() && turned.accuracy() < 0.1);
+        let swapped = found(10, 20, |class, _| [0, 1, 7, 3, 4, 5, 6, 2, 8, 9][class]);
+        assert_eq!((swapped.order.clone(), swapped.top1), (vec![0, 1, 7, 3, 4, 5, 6, 2, 8, 9], 160));
+        assert!(swapped.is_misordered());
+        // Few images of many classes, of which each is hard.
+        let many = found(200, 2, |class, n| if n == 1 && class % 3 == 0 { 5 } else { 199 - class });
+        assert!(many.is_misordered(), "{many:?}");
+    }
+
+    #[test]
+    fn a_largest_value_is_never_nan() {
+        assert_eq!(largest([f32::NAN, 1.0, 3.0, 2.0].into_iter()), 2);
+        assert_eq!(largest([f32::NAN; 3].into_iter()), 0);
+    }
+}

@@ -1,0 +1,758 @@
+//! Validate: a fresh student learns from a small set of images and is tested on the real test set.
+//!
+//! The student's graph comes from its bundle, its weights from the run's seed. It sees the views that the relabelling
+//! stored and learns the teacher's answers, or, with hard labels, the images' own classes on the same views unmixed, which
+//! are drawn anew.
+
+mod ema;
+mod loss;
+mod optimizer;
+mod state;
+
+use ndarray::Array2;
+use rand::RngExt;
+use rand_distr::{Distribution as _, Normal};
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::progress::Progress;
+use crate::relabel::{BatchViews, Lens, Views, one_ahead};
+use crate::teacher::manifest::Distribution;
+use crate::teacher::{Bundle, Network, NetworkError};
+use scdd_artifacts::labels::{LabelBatch, Store, StoreError};
+pub use scdd_artifacts::records::{Epoch, Training};
+use scdd_compute::replica::{Mode, Replica, ReplicaError, TrainPlan, to_tensor};
+use scdd_compute::threads::TorchThreads;
+use scdd_data::rng;
+use scdd_data::{DataError, Dataset, Mix, Normalization};
+use scdd_experiment::config::{Schedule, ValidateConfig, Warmup};
+use scdd_graph::Op;
+use scdd_graph::ops::Norm;
+
+use ema::Average;
+use loss::{Objective, Objectives, Targets};
+use optimizer::Optimizer;
+use state::Numbers;
+pub use state::{Forgetful, Keeper};
+
+/// Test images that are run at once: few enough that a layer's activations stay in the processor's caches.
+const TEST_BATCH: usize = 50;
+
+/// Why a student could not be trained or tested.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidateError {
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("student `{student}`: {source}")]
+    Replica { student: String, source: ReplicaError },
+    #[error("student `{student}`: {what}")]
+    Student { student: String, what: String },
+    #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
+    Torch(#[from] TchError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the training loss is {loss} in epoch {epoch}: training has diverged; lower `validate.optimizer.learning_rate`"
+    )]
+    Diverged { epoch: u32, loss: f64 },
+    #[error("the training can't be kept: {0}")]
+    Keep(String),
+    #[error("`validate.loss` learns a teacher's answers, but there are none: relabel the images, or set {{type: ce}}")]
+    NoLabels,
+}
+
+/// What a student learns from.
+pub struct Lesson<'a> {
+    /// The synthetic (or real) images.
+    pub images: &'a Dataset,
+    /// How they are seen where a student learns their classes.
+    pub views: Views<'a>,
+    /// The teacher's answers, with the views that it saw; needed by every loss but cross entropy.
+    pub labels: Option<&'a Store>,
+}
+
+/// Where one epoch's batches come from.
+enum Batches<'a> {
+    /// Views drawn anew, without a teacher's answers.
+    Drawn(Vec<BatchViews>),
+    /// Those of one epoch of a store.
+    Stored(&'a Store, usize),
+}
+
+impl Lesson<'_> {
+    fn batches(&self, epoch: u32, objective: Objective) -> Result<Batches<'_>, ValidateError> {
+        match (objective, self.labels) {
+            // The views of a row of soft labels, which replays those that are stored.
+            (Objective::Hard { mixed: false, .. }, _) => {
+                let mut batches = self.views.epoch(epoch % self.views.stored_epochs().max(1))?;
+                batches.iter_mut().for_each(|batch| batch.mix = Mix::None);
+                Ok(Batches::Drawn(batches))
+            }
+            (Objective::Hard { mixed: true, .. }, _) => Ok(Batches::Drawn(self.views.epoch(epoch)?)),
+            (Objective::Soft { .. }, Some(labels)) => Ok(Batches::Stored(labels, epoch as usize)),
+            (Objective::Soft { .. }, None) => Err(ValidateError::NoLabels),
+        }
+    }
+}
+
+impl Batches<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Batches::Drawn(batches) => batches.len(),
+            Batches::Stored(labels, _) => labels.meta().batches(),
+        }
+    }
+
+    /// Batch `number`, and the teacher's logits of it, `[n, K]`.
+    fn get(&self, number: usize) -> Result<(BatchViews, Option<Array2<f32>>), StoreError> {
+        match self {
+            Batches::Drawn(batches) => Ok((batches[number].clone(), None)),
+            Batches::Stored(labels, epoch) => {
+                let LabelBatch { indices, views, operations, mix, logits } = labels.get(*epoch, number)?;
+                Ok((BatchViews { indices, views, operations, mix }, Some(logits)))
+            }
+        }
+    }
+}
+
+/// What a pass forwards and back gives.
+struct Pass {
+    /// A scalar.
+    loss: Tensor,
+    /// Of the parameters, in their order.
+    gradients: Vec<Tensor>,
+    /// The logits of the last views that went through together, `[n, K]`, and what they ought to be.
+    last: (Tensor, Targets),
+}
+
+/// A student with fresh weights.
+pub struct Student<'a> {
+    bundle: &'a Bundle,
+    replica: Replica,
+    parameters: Vec<(String, Tensor)>,
+    /// One for each shape of a batch; none where the replica trains and tests by itself.
+    plans: Vec<TrainPlan>,
+    normalization: Normalization,
+    device: Device,
+}
+
+impl<'a> Student<'a> {
+    /// Draws weights as the bundle's `init` says, from `seed`.
+    ///
+    /// # Errors
+    /// When the bundle is no student, or its `init` does not match its graph.
+    pub fn new(bundle: &'a Bundle, seed: u64, device: Device) -> Result<Self, ValidateError> {
+        let mut replica = bundle.replica(device)?;
+        let fail = |what: String| ValidateError::Student { student: bundle.name().into(), what };
+        if bundle.manifest.init.is_empty() {
+            return Err(fail(
+                "the bundle says nothing of how parameters are drawn (`init`); export it with `role: student`".into(),
+            ));
+        }
+        let mut parameters = Vec::new();
+        for (index, init) in bundle.manifest.init.iter().enumerate() {
+            let parameter = replica
+                .constant(&init.parameter)
+                .ok_or_else(|| fail(format!("`init` names `{}`, which the graph lacks", init.parameter)))?;
+            let shape: Vec<i64> = init.shape.iter().map(|&d| d as i64).collect();
+            if parameter.size() != shape {
+                return Err(fail(format!(
+                    "`init` gives `{}` shape {shape:?}, the graph {:?}",
+                    init.parameter,
+                    parameter.size()
+                )));
+            }
+            let values = draw(init.distribution, parameter.numel(), seed, index as u64).map_err(fail)?;
+            let drawn = outputs_last(&Tensor::f_from_slice(&values)?.f_reshape(shape)?)?.f_to_device(device)?;
+            let parameter = drawn.f_set_requires_grad(true)?;
+            replica.set_constant(&init.parameter, parameter.shallow_clone());
+            parameters.push((init.parameter.clone(), parameter));
+        }
+        reset_batch_norms(&replica)?;
+        let p = &bundle.manifest.preprocessing;
+        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+        Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device })
+    }
+
+    /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says. Goes on with what
+    /// `keeper` kept of an interrupted training of the same, and keeps this one now and then.
+    ///
+    /// # Errors
+    /// When student, images and labels do not fit each other, the loss stops being a number, or it can't be kept.
+    pub fn train(
+        &mut self,
+        lesson: &Lesson,
+        test: &Dataset,
+        config: &ValidateConfig,
+        keeper: &mut dyn Keeper,
+        progress: &dyn Progress,
+    ) -> Result<Training, ValidateError> {
+        self.check_classes(lesson.images)?;
+        self.check_classes(test)?;
+        let [channels, height, width] = self.bundle.image_shape().map(|d| d as i64);
+        let batch = lesson.views.batch_size();
+        let batch = i64::from(config.micro_batch.map_or(batch, |part| part.min(batch)));
+        // What a plan leaves to libtorch is too little for several threads, whose number would show in its rounding.
+        let _one_thread = self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
+        let epochs = lesson.views.epochs();
+        let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
+        let mut optimizer = Optimizer::new(tensors, config.optimizer, config.decay)?;
+        let mut objectives = Objectives::new(config, epochs);
+        let mut average = if config.ema > 0.0 {
+            Some(Average::new(self.named_tensors().into_iter().map(|(_, t)| t).collect(), config.ema)?)
+        } else {
+            None
+        };
+        let label = format!("validate {} on {}", self.bundle.name(), lesson.images.name);
+        let mut curve = Vec::new();
+        if let Some(kept) = keeper.kept() {
+            let mut tensors = self.tensors_of_training(&optimizer, average.as_ref());
+            match state::read(&kept, &mut tensors) {
+                Ok(numbers) => {
+                    curve = numbers.curve;
+                    optimizer.steps = numbers.steps;
+                    objectives.fitted = numbers.fitted;
+                }
+                Err(why) => progress.tell(&format!("{label}: what was kept is no use ({why}); it starts anew")),
+            }
+        }
+        let mut progress = progress.start(&label, u64::from(epochs), "epoch");
+        for epoch in curve.len() as u32 + 1..=epochs {
+            optimizer.scale_learning_rate(rate_factor(config, epoch - 1, epochs));
+            let loss =
+                self.train_epoch(lesson, epoch - 1, config, &mut objectives, &mut optimizer, average.as_mut())?;
+            if !loss.is_finite() {
+                return Err(ValidateError::Diverged { epoch, loss });
+            }
+            let is_tested = epoch == epochs || epoch % config.evaluate_every == 0;
+            let accuracy = if is_tested { Some(self.test_average(test, average.as_mut())?) } else { None };
+            curve.push(Epoch { epoch, loss, accuracy });
+            let shown = curve
+                .iter()
+                .rev()
+                .find_map(|e| e.accuracy)
+                .map_or(String::new(), |a| format!(", test {:.1} %", 100.0 * a));
+            progress.at(u64::from(epoch), &format!("loss {loss:.3}{shown}"));
+            if epoch < epochs && keeper.is_due() {
+                let tensors = self.tensors_of_training(&optimizer, average.as_ref());
+                let numbers = Numbers { curve: curve.clone(), steps: optimizer.steps, fitted: objectives.fitted };
+                let state = state::write(&tensors, Some(&numbers)).map_err(ValidateError::Keep)?;
+                keeper.keep(&state).map_err(|e| ValidateError::Keep(e.to_string()))?;
+            }
+        }
+        if let Some(average) = &mut average {
+            average.swap()?;
+        }
+        let training = summarise(curve);
+        progress.finish(&format!("test accuracy {:.2} %", 100.0 * training.last));
+        Ok(training)
+    }
+
+    /// Gives the mean loss of the epoch's batches.
+    fn train_epoch(
+        &mut self,
+        lesson: &Lesson,
+        epoch: u32,
+        config: &ValidateConfig,
+        objectives: &mut Objectives,
+        optimizer: &mut Optimizer,
+        mut average: Option<&mut Average>,
+    ) -> Result<f64, ValidateError> {
+        let objective = objectives.of(epoch);
+        let batches = lesson.batches(epoch, objective)?;
+        let lens = Lens::new(self.bundle, lesson.views.pad())?;
+        let seen = (0..batches.len()).map(|number| {
+            let (batch, logits) = batches.get(number)?;
+            let images = lens.see(lesson.images, &batch)?;
+            Ok::<_, ValidateError>((images, batch, logits))
+        });
+        let (mut total, mut last) = (0.0, None);
+        one_ahead(seen, |(images, batch, logits)| {
+            let input = to_tensor(images.view())?.f_to_device(self.device)?;
+            let targets = self.targets(lesson, &batch, logits)?;
+            let pass = self.pass(&input, targets, objective, config.micro_batch)?;
+            optimizer.step(&pass.gradients)?;
+            if let Some(average) = &mut average {
+                average.update()?;
+            }
+            total += f64::try_from(pass.loss.f_detach()?.f_to_kind(Kind::Double)?)?;
+            last = Some(pass.last);
+            Ok::<_, ValidateError>(())
+        })?;
+        if let Some((logits, Targets { teacher: Some(teacher), .. })) = last {
+            objectives.fit(epoch, &logits, &teacher)?;
+        }
+        Ok(total / batches.len() as f64)
+    }
+
+    /// The loss of one batch, and the parameters' gradients; at most `part` views go through the student together.
+    fn pass(
+        &mut self,
+        input: &Tensor,
+        targets: Targets,
+        objective: Objective,
+        part: Option<u32>,
+    ) -> Result<Pass, ValidateError> {
+        let count = input.size()[0];
+        let part = part.map_or(count, |part| i64::from(part).min(count));
+        if part == count {
+            return self.pass_together(input, targets, objective);
+        }
+        let mut sum = self.pass_part(input, &targets, objective, (0, part))?;
+        for start in (part..count).step_by(part as usize) {
+            sum = sum.and(self.pass_part(input, &targets, objective, (start, part.min(count - start)))?)?;
+        }
+        Ok(sum)
+    }
+
+    /// What the views from `start` on, `length` of them, add to the pass of their batch.
+    fn pass_part(
+        &mut self,
+        input: &Tensor,
+        targets: &Targets,
+        objective: Objective,
+        (start, length): (i64, i64),
+    ) -> Result<Pass, ValidateError> {
+        let views = input.f_narrow(0, start, length)?;
+        let pass = self.pass_together(&views, targets.part(start, length)?, objective)?;
+        Ok(pass.weighted(length as f64 / input.size()[0] as f64)?)
+    }
+
+    fn pass_together(&mut self, input: &Tensor, targets: Targets, objective: Objective) -> Result<Pass, ValidateError> {
+        let Some(index) = self.plan(&input.size())? else {
+            let logits = self.run(input, Mode::Train)?;
+            let loss = targets.loss(&logits, objective)?;
+            let parameters: Vec<&Tensor> = self.parameters.iter().map(|(_, t)| t).collect();
+            let gradients = Tensor::f_run_backward(&[&loss], &parameters, false, false)?;
+            return Ok(Pass { loss, gradients, last: (logits, targets) });
+        };
+        let plan = &mut self.plans[index];
+        plan.load()?;
+        let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
+        let (logits, tape) = plan.forward(input, Mode::Train).map_err(failed)?;
+        let logits = logits.f_set_requires_grad(true)?;
+        let loss = targets.loss(&logits, objective)?;
+        let gradient = Tensor::f_run_backward(&[&loss], &[&logits], false, false)?.swap_remove(0);
+        let gradients = plan.backward(tape, gradient).map_err(failed)?;
+        Ok(Pass { loss, gradients, last: (logits, targets) })
+    }
+
+    /// Where in `plans` the one for inputs of `shape` is, made now if need be.
+    fn plan(&mut self, shape: &[i64]) -> Result<Option<usize>, ValidateError> {
+        if let Some(index) = self.plans.iter().position(|plan| plan.shape() == shape) {
+            return Ok(Some(index));
+        }
+        let names: Vec<String> = self.parameters.iter().map(|(name, _)| name.clone()).collect();
+        let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
+        self.plans.extend(TrainPlan::compile(&self.replica, &names, shape).map_err(failed)?);
+        Ok(self.plans.iter().position(|plan| plan.shape() == shape))
+    }
+
+    /// The images are of as many classes as the student tells apart.
+    fn check_classes(&self, set: &Dataset) -> Result<(), ValidateError> {
+        let (own, classes) = (self.bundle.manifest.classes.len(), set.classes.len());
+        if own == classes {
+            return Ok(());
+        }
+        let what = format!(
+            "tells {own} classes apart, the images of {} are of {classes}: name a student of that many",
+            set.name
+        );
+        Err(ValidateError::Student { student: self.bundle.name().into(), what })
+    }
+
+    fn targets(&self, lesson: &Lesson, batch: &BatchViews, logits: Option<Array2<f32>>) -> Result<Targets, TchError> {
+        let own: Vec<i64> = batch.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
+        let partner = match &batch.mix {
+            Mix::None => None,
+            Mix::CutMix { partner, .. } | Mix::MixUp { partner, .. } => {
+                let classes: Vec<i64> = partner.iter().map(|&i| own[i as usize]).collect();
+                Some(Tensor::f_from_slice(&classes)?.f_to_device(self.device)?)
+            }
+        };
+        let to_device = |logits: Array2<f32>| to_tensor(logits.view())?.f_to_device(self.device);
+        Ok(Targets {
+            teacher: logits.map(to_device).transpose()?,
+            own: Tensor::f_from_slice(&own)?.f_to_device(self.device)?,
+            partner,
+            share: batch.mix.lambda(lesson.views.input()).into(),
+        })
+    }
+
+    /// As [`test`](Self::test), with the average in the weights' place where there is one.
+    fn test_average(&mut self, test: &Dataset, average: Option<&mut Average>) -> Result<f64, ValidateError> {
+        let Some(average) = average else { return self.test(test) };
+        average.swap()?;
+        let accuracy = self.test(test)?;
+        average.swap()?;
+        Ok(accuracy)
+    }
+
+    fn run(&self, input: &Tensor, mode: Mode) -> Result<Tensor, ValidateError> {
+        let run = self.replica.run(std::slice::from_ref(input), &[], mode);
+        let mut run = run.map_err(|source| ValidateError::Replica { student: self.bundle.name().into(), source })?;
+        Ok(run.outputs.swap_remove(0))
+    }
+
+    /// The share of all of `test` that the student classifies right, 0..=1.
+    ///
+    /// # Errors
+    /// When the images do not fit the student.
+    pub fn test(&mut self, test: &Dataset) -> Result<f64, ValidateError> {
+        let _no_grad = tch::no_grad_guard();
+        self.plans.iter_mut().try_for_each(TrainPlan::load)?;
+        let indices: Vec<usize> = (0..test.len()).collect();
+        let mut right = 0;
+        for chunk in indices.chunks(TEST_BATCH) {
+            let images = self.normalization.batch(test, chunk)?;
+            let logits = self.logits(&to_tensor(images.view())?.f_to_device(self.device)?)?;
+            let found = Vec::<i64>::try_from(&logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
+            right += chunk.iter().zip(found).filter(|(i, class)| i64::from(test.labels[**i]) == *class).count();
+        }
+        Ok(right as f64 / test.len().max(1) as f64)
+    }
+
+    /// In evaluation mode, by the parameters that the plans have loaded.
+    fn logits(&mut self, input: &Tensor) -> Result<Tensor, ValidateError> {
+        let known = self.plans.len();
+        let Some(index) = self.plan(&input.size())? else { return self.run(input, Mode::Eval) };
+        if index >= known {
+            self.plans[index].load()?;
+        }
+        let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
+        Ok(self.plans[index].forward(input, Mode::Eval).map_err(failed)?.0)
+    }
+
+    /// Parameters and running statistics as a safetensors file, named as in the graph.
+    ///
+    /// # Errors
+    /// When a tensor can't be copied.
+    pub fn checkpoint(&self) -> Result<Vec<u8>, ValidateError> {
+        let fail = |what: String| ValidateError::Student { student: self.bundle.name().into(), what };
+        state::write(&self.named_tensors(), None).map_err(fail)
+    }
+
+    /// Parameters and running statistics, which share their storage with the student, named as in the graph.
+    fn named_tensors(&self) -> Vec<(String, Tensor)> {
+        let parameters = self.parameters.iter().map(|(name, t)| (name.clone(), t.shallow_clone()));
+        parameters.chain(batch_norm_buffers(&self.replica)).collect()
+    }
+
+    /// All tensors that a training changes.
+    fn tensors_of_training(&self, optimizer: &Optimizer, average: Option<&Average>) -> Vec<(String, Tensor)> {
+        let student = self.named_tensors().into_iter().map(|(name, tensor)| (format!("student/{name}"), tensor));
+        let numbered = |kind: &'static str, tensors: Vec<Tensor>| {
+            tensors.into_iter().enumerate().map(move |(number, tensor)| (format!("{kind}/{number}"), tensor))
+        };
+        let [first, second] = optimizer.moments();
+        let average = average.map(Average::mean).unwrap_or_default();
+        student
+            .chain(numbered("first moment", first))
+            .chain(numbered("second moment", second))
+            .chain(numbered("average", average))
+            .collect()
+    }
+}
+
+impl Pass {
+    fn weighted(mut self, weight: f64) -> Result<Self, TchError> {
+        self.loss = self.loss.f_detach()?.f_mul_scalar(weight)?;
+        for gradient in &mut self.gradients {
+            *gradient = gradient.f_mul_scalar(weight)?;
+        }
+        Ok(self)
+    }
+
+    /// The sum of both.
+    fn and(mut self, other: Self) -> Result<Self, TchError> {
+        self.loss = self.loss.f_add(&other.loss)?;
+        for (sum, gradient) in self.gradients.iter_mut().zip(&other.gradients) {
+            let _ = sum.f_add_(gradient)?;
+        }
+        Ok(Self { last: other.last, ..self })
+    }
+}
+
+/// The same `[O, I, …]` values with the outputs innermost in memory, as the training plan's kernels read and write them; other ranks unchanged.
+fn outputs_last(tensor: &Tensor) -> Result<Tensor, TchError> {
+    if tensor.dim() != 4 {
+        return Ok(tensor.shallow_clone());
+    }
+    tensor.f_permute([2, 3, 1, 0])?.f_contiguous()?.f_permute([3, 2, 0, 1])
+}
+
+/// Values of one parameter; `index` is its place in the bundle's list.
+fn draw(distribution: Distribution, count: usize, seed: u64, index: u64) -> Result<Vec<f32>, String> {
+    let mut stream = rng::stream(seed, "validate/init", index);
+    match distribution {
+        Distribution::Constant { value } => Ok(vec![value; count]),
+        Distribution::Uniform { bound } if bound > 0.0 && bound.is_finite() => {
+            Ok((0..count).map(|_| stream.random_range(-bound..=bound)).collect())
+        }
+        Distribution::Normal { std } => {
+            let normal = Normal::new(0.0, std).map_err(|e| format!("a normal distribution of std {std}: {e}"))?;
+            Ok((0..count).map(|_| normal.sample(&mut stream)).collect())
+        }
+        Distribution::Uniform { bound } => Err(format!("a uniform distribution of bound {bound}")),
+    }
+}
+
+/// Running mean and running variance of every BatchNorm, each with its name in the graph.
+fn batch_norms(replica: &Replica) -> Vec<[Option<(String, Tensor)>; 2]> {
+    let graph = replica.graph();
+    let norms = graph.nodes.iter().filter(|node| matches!(node.op, Op::Norm(Norm::Batch { .. })));
+    let buffer = |id: usize| {
+        let name = graph.values[id].clone();
+        replica.constant(&name).map(|buffer| (name, buffer))
+    };
+    norms.map(|node| [3, 4].map(|place| node.inputs.get(place).copied().flatten().and_then(buffer))).collect()
+}
+
+/// Running means and variances of every BatchNorm, by their names in the graph.
+fn batch_norm_buffers(replica: &Replica) -> Vec<(String, Tensor)> {
+    batch_norms(replica).into_iter().flatten().flatten().collect()
+}
+
+/// Fresh running statistics: mean 0 and variance 1.
+fn reset_batch_norms(replica: &Replica) -> Result<(), TchError> {
+    for [mean, variance] in batch_norms(replica) {
+        for (buffer, fresh) in [(mean, 0.0), (variance, 1.0)] {
+            if let Some((_, mut buffer)) = buffer {
+                let _ = buffer.f_fill_(fresh)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the initial learning rate is multiplied by in epoch `epoch` (from 0) of `epochs`.
+fn rate_factor(config: &ValidateConfig, epoch: u32, epochs: u32) -> f64 {
+    match config.warmup {
+        Some(Warmup { epochs: rising, from }) if epoch < rising => {
+            from + (1.0 - from) * f64::from(epoch) / f64::from(rising)
+        }
+        Some(Warmup { epochs: rising, .. }) => {
+            scheduled(&config.schedule, epoch - rising, epochs.saturating_sub(rising))
+        }
+        None => scheduled(&config.schedule, epoch, epochs),
+    }
+}
+
+/// As [`rate_factor`], without a rise before.
+fn scheduled(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
+    match *schedule {
+        Schedule::Constant {} => 1.0,
+        Schedule::Linear {} => 1.0 - f64::from(epoch) / f64::from(epochs),
+        Schedule::Cosine { floor, smoothing, until } => {
+            let cosine = |phase: f64| floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos());
+            // A share of 0.8333 of 300 epochs is 250 of them, not 249.
+            if f64::from(epoch) > (until * f64::from(epochs) + 0.1).floor() {
+                return cosine(until / smoothing) * (1.0 - f64::from(epoch) / f64::from(epochs));
+            }
+            cosine(f64::from(epoch) / (smoothing * f64::from(epochs)))
+        }
+        Schedule::Multistep { ref milestones, factor } => {
+            let passed = milestones.iter().filter(|&share| f64::from(epoch) >= (share * f64::from(epochs)).round());
+            factor.powi(passed.count() as i32)
+        }
+    }
+}
+
+fn summarise(curve: Vec<Epoch>) -> Training {
+    let tested = || curve.iter().filter_map(|e| e.accuracy.map(|a| (e.epoch, a)));
+    let last = tested().next_back().map_or(0.0, |(_, a)| a);
+    let (best_epoch, best) = tested().fold((0, 0.0), |best, found| if found.1 > best.1 { found } else { best });
+    Training { last, best, best_epoch, curve }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scdd_experiment::config::RelabelConfig;
+
+    #[test]
+    fn the_smoothed_cosine_ends_where_its_smoothing_says() {
+        let cosine = |floor, smoothing| Schedule::Cosine { floor, smoothing, until: 1.0 };
+        let end = |smoothing| scheduled(&cosine(0.0, smoothing), 1000, 1000);
+        assert!(end(1.0).abs() < 1e-12);
+        assert!((end(2.0) - 0.5).abs() < 1e-12);
+        assert!((end(3.0) - 0.75).abs() < 1e-12);
+        assert_eq!(scheduled(&cosine(0.1, 1.0), 0, 10), 1.0);
+    }
+
+    /// `torch.optim.lr_scheduler.MultiStepLR(milestones=[800, 900, 950], gamma=0.5)` over 1000 epochs.
+    #[test]
+    fn milestones_are_shares_of_the_epochs() {
+        let schedule = Schedule::Multistep { milestones: vec![0.8, 0.9, 0.95], factor: 0.5 };
+        let cases =
+            [(0, 1.0), (799, 1.0), (800, 0.5), (899, 0.5), (900, 0.25), (949, 0.25), (950, 0.125), (999, 0.125)];
+        for (epoch, expected) in cases {
+            assert_eq!(scheduled(&schedule, epoch, 1000), expected, "epoch {epoch}");
+        }
+    }
+
+    /// The learning rates of `goldens/make_losses.py`.
+    #[test]
+    fn published_schedules_equal_their_code() {
+        let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/goldens/losses.json")).unwrap();
+        let cases = [
+            ("warmup", "schedule: {type: cosine, floor: 0, smoothing: 1}\nwarmup: {epochs: 5, from: 0.01}"),
+            ("linear", "schedule: {type: linear}"),
+            ("cos2", "schedule: {type: cosine, floor: 0, smoothing: 2, until: 0.8333333333333334}"),
+        ];
+        for (name, keys) in cases {
+            let text = format!(
+                "loss: {{type: ce}}\noptimizer: {{type: adamw, learning_rate: 1, weight_decay: 0}}\n{keys}\nema: 0\nevaluate_every: 1\n"
+            );
+            let config: ValidateConfig = serde_yaml::from_str(&text).unwrap();
+            let expected: Vec<f64> = serde_json::from_value(golden["rates"][name].clone()).unwrap();
+            for (epoch, expected) in (0..).zip(&expected) {
+                let found = rate_factor(&config, epoch, 30);
+                assert!((found - expected).abs() < 1e-9, "{name}, epoch {epoch}: {found} instead of {expected}");
+            }
+        }
+    }
+
+    fn student(name: &str) -> Bundle {
+        let folder = crate::in_repository("onnx/fashion-mnist");
+        Bundle::load(&folder.join(name)).unwrap()
+    }
+
+    fn views_and_targets() -> (Tensor, Targets) {
+        let input = Tensor::arange(8 * 784, (Kind::Float, Device::Cpu)).sin().reshape([8, 1, 28, 28]);
+        let teacher = Some(Tensor::arange(80, (Kind::Float, Device::Cpu)).cos().reshape([8, 10]));
+        let own = Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5, 6, 7]);
+        (input, Targets { teacher, own, partner: None, share: 1.0 })
+    }
+
+    /// The gradient of a batch in parts is the mean of its parts', each by its own BN statistics.
+    #[test]
+    fn parts_of_a_batch_go_through_the_student_by_themselves() {
+        let bundle = student("convnet3-w128");
+        let (input, targets) = views_and_targets();
+        let objective = Objective::Hard { smoothing: 0.0, mixed: false };
+        let fresh = || Student::new(&bundle, 3, Device::Cpu).unwrap();
+        let part = |start: i64, length: i64| {
+            let targets = targets.part(start, length).unwrap();
+            fresh().pass(&input.narrow(0, start, length), targets, objective, None).unwrap()
+        };
+        let weight = |pass: &Pass| -> Vec<f64> {
+            let all = pass.gradients.iter().map(|g| g.to_kind(Kind::Double).reshape([-1]));
+            Vec::try_from(Tensor::cat(&all.collect::<Vec<_>>(), 0)).unwrap()
+        };
+        let found = fresh().pass(&input, targets.part(0, 8).unwrap(), objective, Some(6)).unwrap();
+        let (first, last, whole) = (part(0, 6), part(6, 2), part(0, 8));
+        let (a, b) = (weight(&first), weight(&last));
+        let expected: Vec<f64> = a.iter().zip(&b).map(|(a, b)| 0.75 * a + 0.25 * b).collect();
+        let apart = |x: &[f64], y: &[f64]| {
+            let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+            norm(&mut x.iter().zip(y).map(|(x, y)| x - y)) / norm(&mut y.iter().copied())
+        };
+        assert!(apart(&weight(&found), &expected) < 1e-5);
+        assert!(apart(&weight(&found), &weight(&whole)) > 1e-2, "parts made no difference");
+        let loss = |pass: &Pass| f64::try_from(pass.loss.detach()).unwrap();
+        assert!((loss(&found) - 0.75 * loss(&first) - 0.25 * loss(&last)).abs() < 1e-5);
+        assert_eq!(found.last.0.size(), [2, 10]);
+    }
+
+    /// Keeps every epoch, and is interrupted after so many of them.
+    struct Interrupting {
+        kept: Option<Vec<u8>>,
+        left: u32,
+    }
+
+    impl Keeper for Interrupting {
+        fn kept(&self) -> Option<Vec<u8>> {
+            self.kept.clone()
+        }
+
+        fn is_due(&self) -> bool {
+            true
+        }
+
+        fn keep(&mut self, state: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            self.kept = Some(state.to_vec());
+            self.left -= 1;
+            if self.left == 0 { Err("killed".into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_training_goes_on_and_ends_in_the_same_bytes() {
+        let bundle = student("convnet3-w128");
+        let views: RelabelConfig = serde_json::from_value(serde_json::json!({
+            "epochs": 4, "batch_size": 4, "crop": null, "flip": true, "mix": {"type": "none"}, "teacher_bn": "running",
+            "ensemble": [], "dtype": "f16", "top_k": null, "stored_epochs": null, "provider": "cpu", "fallback": null
+        }))
+        .unwrap();
+        let images = Dataset {
+            name: "x".into(),
+            images: (0..10 * 784).map(|i| (i * 7 % 251) as u8).collect(),
+            labels: (0..10).collect(),
+            channels: 1,
+            height: 28,
+            width: 28,
+            classes: bundle.manifest.classes.clone(),
+        };
+        for (optimizer, ema) in [
+            ("{type: adamw, learning_rate: 0.01, weight_decay: 0.01}", 0.9),
+            ("{type: sgd, learning_rate: 0.01, momentum: 0.9, weight_decay: 0.01}", 0.0),
+        ] {
+            let text = format!(
+                "loss: {{type: ce}}\noptimizer: {optimizer}\nschedule: {{type: linear}}\nema: {ema}\nevaluate_every: 2\n"
+            );
+            let config: ValidateConfig = serde_yaml::from_str(&text).unwrap();
+            let train = |keeper: &mut dyn Keeper| {
+                let mut student = Student::new(&bundle, 3, Device::Cpu).unwrap();
+                let views = Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
+                let lesson = Lesson { images: &images, views, labels: None };
+                let training = student.train(&lesson, &images, &config, keeper, &crate::progress::Silent)?;
+                Ok::<_, ValidateError>((training, student.checkpoint().unwrap()))
+            };
+            let whole = train(&mut Forgetful).unwrap();
+            for epochs in 1..=3 {
+                let mut keeper = Interrupting { kept: None, left: epochs };
+                assert!(train(&mut keeper).unwrap_err().to_string().contains("killed"));
+                keeper.left = u32::MAX;
+                assert_eq!(train(&mut keeper).unwrap(), whole, "after epoch {epochs}");
+            }
+            // What is damaged is of no use, and the training starts anew.
+            assert_eq!(train(&mut Interrupting { kept: Some(vec![1, 2]), left: u32::MAX }).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn fresh_students_have_fresh_statistics() {
+        let bundle = student("resnet18-w16");
+        let student = Student::new(&bundle, 0, Device::Cpu).unwrap();
+        let norms = batch_norms(&student.replica);
+        assert!(norms.len() > 15);
+        for [mean, variance] in norms {
+            let range = |buffer: Option<(String, Tensor)>| {
+                let (_, buffer) = buffer.unwrap();
+                [buffer.min(), buffer.max()].map(|t| f64::try_from(t).unwrap())
+            };
+            assert_eq!((range(mean), range(variance)), ([0.0, 0.0], [1.0, 1.0]));
+        }
+    }
+
+    #[test]
+    fn the_last_epoch_and_the_best_are_told_apart() {
+        let epoch = |epoch, accuracy| Epoch { epoch, loss: 1.0, accuracy };
+        let found = summarise(vec![epoch(1, Some(0.3)), epoch(2, None), epoch(3, Some(0.6)), epoch(4, Some(0.5))]);
+        assert_eq!((found.last, found.best, found.best_epoch), (0.5, 0.6, 3));
+    }
+
+    #[test]
+    fn draws_are_repeatable_and_bounded() {
+        let uniform = draw(Distribution::Uniform { bound: 0.1 }, 1000, 7, 3).unwrap();
+        assert_eq!(uniform, draw(Distribution::Uniform { bound: 0.1 }, 1000, 7, 3).unwrap());
+        assert!(uniform.iter().all(|v| v.abs() <= 0.1) && uniform.iter().any(|v| v.abs() > 0.09));
+        let normal = draw(Distribution::Normal { std: 2.0 }, 4000, 7, 3).unwrap();
+        let std = (normal.iter().map(|v| v * v).sum::<f32>() / 4000.0).sqrt();
+        assert!((std - 2.0).abs() < 0.1);
+        assert!(draw(Distribution::Normal { std: f32::NAN }, 1, 0, 0).is_err());
+        assert!(draw(Distribution::Uniform { bound: -1.0 }, 1, 0, 0).is_err());
+    }
+}

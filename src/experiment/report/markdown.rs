@@ -1,0 +1,65 @@
+//! The results as Markdown with one SVG chart per table: what a repository commits of an experiment.
+
+use std::path::Path;
+
+use super::chart::{Dots, dot_plot};
+use super::summary::{Summary, groups, summaries};
+use super::text::{
+    BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images,
+};
+use super::{ReportError, Results, failed};
+use scdd_artifacts::own;
+
+/// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table; `command` is what a reader can write them again with.
+///
+/// # Errors
+/// When a file can't be written.
+pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(), ReportError> {
+    let results = results.sorted();
+    let all = summaries(&results.rows);
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut text = format!(
+        "# {}: results\n\nWritten by `{command}`. Accuracy in % on all {} test images of {}.\n",
+        results.name, results.test_images, results.data
+    );
+    for (number, block) in all.chunk_by(Summary::same_block).enumerate() {
+        let title = block_title(&block[0], protocols(&all));
+        let chart = format!("{stem}-{}.svg", number + 1);
+        own::write(&path.with_file_name(&chart), &plot(&results, &title, block))?;
+        text += &format!("\n## {title}\n\n![Test accuracy of every row, seed by seed]({chart})\n\n");
+        text += &line(&HEADINGS.map(str::to_owned));
+        text += &line(&HEADINGS.map(|_| "---".to_owned()));
+        block.iter().for_each(|summary| text += &line(&cells(summary)));
+        failed::lines(&results.failed, &block[0]).iter().for_each(|one| text += &line(&failed::cells(one)));
+    }
+    for note in [SPREAD_NOTE, &few_seeds(&all), COST_NOTE, BEST_NOTE].iter().flat_map(|note| note.lines()) {
+        text += &format!("\n{}\n", note.replace('*', "\\*"));
+    }
+    for (reason, rows) in failed::reasons(&results.failed) {
+        text += &format!("\nFailed ({rows} row{}): {reason}\n", if rows == 1 { "" } else { "s" });
+    }
+    Ok(own::write(path, &text)?)
+}
+
+fn line(cells: &[String]) -> String {
+    let cells = cells.iter().map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
+    format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+}
+
+/// The block's rows, best first.
+fn plot(results: &Results, title: &str, block: &[Summary]) -> String {
+    let groups = groups(&results.rows);
+    let mut rows: Vec<Dots> = summaries(&results.rows)
+        .iter()
+        .zip(&groups)
+        .filter(|(summary, _)| summary.same_block(&block[0]))
+        .map(|(summary, rows)| Dots {
+            label: format!("{}; {}", summary_images(summary), labels(summary)),
+            hollow: !summary.data_free,
+            values: rows.iter().map(|row| 100.0 * row.last_accuracy).collect(),
+            mean: 100.0 * summary.last.mean,
+        })
+        .collect();
+    rows.sort_by(|a, b| b.mean.total_cmp(&a.mean));
+    dot_plot(title, "test accuracy after the last epoch, %; filled: data-free, hollow: real images; bar: mean", &rows)
+}

@@ -1,0 +1,317 @@
+//! What an experiment found, as one self-contained HTML page, as JSON and CSV, and as a table for the terminal.
+//!
+//! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was made. Wall-clock times, which differ from
+//! run to run, are shown on the page and kept in `timing.json`, and in snapshots for the repository; `results.json` and `results.csv` are free of them.
+
+pub mod chart;
+mod compare;
+mod failed;
+pub mod html;
+mod images;
+mod markdown;
+mod snapshot;
+mod summary;
+#[cfg(test)]
+mod tests;
+pub mod text;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+pub use crate::config::Labels;
+use scdd_artifacts::own::{self, OwnError};
+use scdd_artifacts::records::Accuracy;
+use scdd_artifacts::stage::Timing;
+
+pub use compare::{CompareError, merge, read};
+pub use failed::{Failed, Trained};
+pub use html::duration;
+pub use markdown::write_markdown;
+pub use snapshot::write_snapshot;
+pub use summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
+pub use text::table;
+
+/// Why a report could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file could not be written.
+    #[error(transparent)]
+    Write(#[from] OwnError),
+    /// An image folder could not be read.
+    #[error("cannot read the images in {}: {source}", path.display())]
+    Images {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The page's template failed.
+    #[error("cannot render the report: {0}")]
+    Template(#[from] minijinja::Error),
+    /// The results cannot be written as JSON or CSV.
+    #[error("cannot write the results as {format}: {message}")]
+    Format {
+        /// `JSON` or `CSV`.
+        format: &'static str,
+        /// What the writer said.
+        message: String,
+    },
+}
+
+/// Everything that a report shows. Names of networks and methods are shown as they are given here, and rows of the same names are the same work.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// The experiment's name.
+    pub name: String,
+    /// The data set's name.
+    pub data: String,
+    /// Identifies the test set by its content; `None` in older reports and without real data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_hash: Option<String>,
+    /// Identifies the training set, where one was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_hash: Option<String>,
+    /// Classes in logit order; names the rows of image grids.
+    pub classes: Vec<String>,
+    /// Images in the test set that every accuracy is measured on.
+    pub test_images: usize,
+    /// The resolved experiment, as YAML.
+    pub experiment: String,
+    /// The networks that rows and recoveries name, each by a name of its own; empty in older reports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
+    /// One row per trained student.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Row>,
+    /// What could not be made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Failed>,
+    /// How each batch of synthetic images was optimised.
+    pub recoveries: Vec<Recovery>,
+    /// Images to show.
+    pub grids: Vec<Grid>,
+}
+
+/// A network of an experiment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Where the experiment finds its bundle.
+    pub path: PathBuf,
+    /// What rows call it.
+    pub name: String,
+    /// Its identity: SHA-256 of its manifest.
+    pub hash: String,
+}
+
+impl Network {
+    /// Its name where another network has the same one: `resnet18@1a2b3c4d`.
+    pub fn told_apart(&self) -> String {
+        format!("{}{}", self.plain_name(), self.suffix())
+    }
+
+    /// The name that its bundle gives it.
+    pub fn plain_name(&self) -> &str {
+        self.name.strip_suffix(&self.suffix()).unwrap_or(&self.name)
+    }
+
+    fn suffix(&self) -> String {
+        format!("@{}", self.hash.get(..8).unwrap_or(&self.hash))
+    }
+}
+
+/// One trained student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// How its images were made: a method of the experiment, or a choice of real images such as `random_real`.
+    pub method: String,
+    /// Whether making the images read no real image (the teacher itself was trained on some).
+    pub data_free: bool,
+    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
+    pub teacher: Option<String>,
+    /// The teacher that labelled them; `None` with hard labels.
+    pub relabel_teacher: Option<String>,
+    /// The student network.
+    pub student: String,
+    /// Images per class.
+    pub ipc: u32,
+    /// Kind of labels.
+    pub labels: Labels,
+    /// How they were labelled and the student trained.
+    pub protocol: String,
+    /// Whether that shows students cropped, mirrored or mixed images.
+    pub augmented: bool,
+    /// Seed of the whole chain.
+    pub seed: u64,
+    /// Test accuracy after the last epoch, 0..=1.
+    pub last_accuracy: f64,
+    /// The highest test accuracy on the way, 0..=1: selected on the test set.
+    pub best_accuracy: f64,
+    /// Images that the student learned from.
+    pub images: u64,
+    /// Images that were recovered together, where the student learned from some of them only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<u64>,
+    /// Size of the stored soft labels; `None` with hard labels.
+    pub label_bytes: Option<u64>,
+    /// What it cost.
+    #[serde(skip)]
+    pub cost: Cost,
+    /// How training went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<TrainPoint>,
+}
+
+impl Row {
+    /// Seconds that recovering (or choosing crops) took, per image. `None` for whole real images.
+    pub fn seconds_per_image(&self) -> Option<f64> {
+        Some(self.cost.recover?.seconds / self.recovered.unwrap_or(self.images).max(1) as f64)
+    }
+}
+
+/// Time and memory per stage; `None` where a row has no such stage.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Recovering the images.
+    pub recover: Option<Timing>,
+    /// Labelling them.
+    pub relabel: Option<Timing>,
+    /// Training and testing the student.
+    pub validate: Option<Timing>,
+}
+
+impl Cost {
+    /// The stages that there are.
+    pub fn stages(&self) -> impl Iterator<Item = Timing> {
+        [self.recover, self.relabel, self.validate].into_iter().flatten()
+    }
+}
+
+/// A student after one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TrainPoint {
+    /// Epochs done, from 1.
+    pub epoch: u32,
+    /// Mean training loss of that epoch.
+    pub train_loss: f64,
+    /// Test accuracy, 0..=1, where it was measured.
+    pub test_accuracy: Option<f64>,
+}
+
+/// The optimisation of one set of synthetic images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The method.
+    pub method: String,
+    /// The teacher.
+    pub teacher: String,
+    /// Images per class.
+    pub ipc: u32,
+    /// Seed of the whole chain.
+    pub seed: u64,
+    /// The objective, averaged over batches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<RecoverPoint>,
+    /// What networks that had no part in it see in the images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verified: Vec<Verified>,
+}
+
+/// A verifier's accuracy on a set of synthetic images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The network.
+    pub verifier: String,
+    /// How many images it puts into their classes.
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
+}
+
+/// The objective at one step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RecoverPoint {
+    /// Optimiser steps done.
+    pub iteration: u32,
+    /// The weighted sum of all terms.
+    pub loss: f64,
+    /// Cross entropy to the label.
+    pub ce: f64,
+    /// BN statistics term, before its weight `r_bn`.
+    pub bn: f64,
+}
+
+/// An ImageFolder (a directory per class, PNG files in it) to show some images of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Grid {
+    /// How the images were made, as in [`Row`].
+    pub method: String,
+    /// Whether that read no real image.
+    pub data_free: bool,
+    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
+    pub teacher: Option<String>,
+    /// Images per class.
+    pub ipc: u32,
+    /// Seed of the whole chain.
+    pub seed: u64,
+    /// The directory; left out of `results.json`, which must not depend on where a run lies.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+const RESULTS: &str = "results.json";
+const TABLE: &str = "results.csv";
+const TIMES: &str = "timing.json";
+const PAGE: &str = "report.html";
+
+/// Whether [`write()`] may write into `directory`.
+///
+/// # Errors
+/// When a file is there that is not scdd's.
+pub fn check(directory: &Path) -> Result<(), ReportError> {
+    [RESULTS, TABLE, TIMES, PAGE].iter().try_for_each(|file| Ok(own::check(&directory.join(file))?))
+}
+
+/// Writes `report.html`, `results.json`, `results.csv` and `timing.json` into `directory`, each whole or not at all; returns the page's path.
+///
+/// # Errors
+/// When a file is there that is not scdd's, or one can't be written.
+pub fn write(results: &Results, directory: &Path) -> Result<PathBuf, ReportError> {
+    let results = results.sorted();
+    let page = html::page(&results)?;
+    own::write(&directory.join(RESULTS), &results_json(&results)?)?;
+    own::write(&directory.join(TABLE), &text::csv(&results)?)?;
+    own::write(&directory.join(TIMES), &timing_json(&results)?)?;
+    let path = directory.join(PAGE);
+    own::write(&path, &page)?;
+    Ok(path)
+}
+
+impl Results {
+    /// The same results in the order in which they are shown.
+    fn sorted(&self) -> Self {
+        let mut sorted = self.clone();
+        sorted.rows.sort_by(|a, b| summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed)));
+        sorted.failed.sort_by_cached_key(|one| (one.method.clone(), one.teacher.clone(), one.ipc, one.seed));
+        sorted.recoveries.sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
+        let real = |grid: &Grid| grid.teacher.is_none() || grid.method == RDED_CROPS;
+        sorted.grids.sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));
+        sorted
+    }
+}
+
+fn results_json(results: &Results) -> Result<String, ReportError> {
+    let (summaries, comparisons) = (summaries(&results.rows), comparisons(&results.rows));
+    json_file(&json!({"summaries": summaries, "comparisons": comparisons, "results": results}))
+}
+
+fn timing_json(results: &Results) -> Result<String, ReportError> {
+    let row = |row: &Row| json!({"row": text::row_name(row), "seed": row.seed, "seconds_per_image": row.seconds_per_image(), "cost": row.cost});
+    json_file(&json!({"rows": results.rows.iter().map(row).collect::<Vec<_>>()}))
+}
+
+/// `value` as indented JSON with a newline at its end.
+pub fn json_file(value: &impl Serialize) -> Result<String, ReportError> {
+    let format = |error: serde_json::Error| ReportError::Format { format: "JSON", message: error.to_string() };
+    Ok(serde_json::to_string_pretty(value).map_err(format)? + "\n")
+}

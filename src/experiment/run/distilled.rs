@@ -1,0 +1,69 @@
+//! The distilled sets of an experiment, for who exports them.
+
+use std::path::{Path, PathBuf};
+
+use super::identity::Names;
+use super::inputs::{Bundles, Inputs};
+use super::matrix::Origin;
+use super::real::DatasetCache;
+use super::{Goal, RunError, graph::StageGraph, stages_in};
+use crate::config::{Experiment, RecoverConfig};
+use scdd_artifacts::stage::Store;
+
+/// A distilled set of images with its soft labels, complete on disk.
+pub struct DistilledSet {
+    /// Names it among the experiment's sets.
+    pub name: String,
+    /// The method's name in the experiment, and its settings.
+    pub method: (String, RecoverConfig),
+    /// The bundle that the images were recovered from, as the experiment names it.
+    pub teacher: PathBuf,
+    /// Images per class.
+    pub ipc: u32,
+    pub seed: u64,
+    /// The ImageFolder.
+    pub folder: PathBuf,
+    /// Identifies how it was made: the hash of configuration, teacher and seed.
+    pub key: String,
+    /// The stores of soft labels: name, labelling bundle, file.
+    pub labels: Vec<(String, PathBuf, PathBuf)>,
+}
+
+/// Every distilled set of `experiment`, each once, and the bundles that they came from.
+///
+/// # Errors
+/// When one of them, or of its labels, is not complete below `output`.
+pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
+    let (inputs, store) = (Inputs::open(experiment, &DatasetCache::default())?, Store::new(stages_in(output)));
+    let (graph, names) = (StageGraph::build(&inputs, &store, Goal::Relabel)?, Names::of(&inputs.bundles));
+    let complete = |id| graph.require(&store, id);
+    let mut sets: Vec<DistilledSet> = Vec::new();
+    for row in &graph.rows {
+        let Origin::Distilled { teacher, method } = row.spec.origin else { continue };
+        let (ipc, seed) = (row.spec.ipc, row.spec.seed);
+        complete(row.images.node)?;
+        let known = sets.iter().position(|set| set.folder == row.images.folder).unwrap_or_else(|| {
+            sets.push(DistilledSet {
+                name: format!("{method}-from-{}-ipc{ipc}-seed{seed}", names.get(teacher)),
+                method: (method.to_owned(), inputs.experiment.methods[method].clone()),
+                teacher: teacher.to_owned(),
+                ipc,
+                seed,
+                folder: row.images.folder.clone(),
+                key: row.images.key.clone(),
+                labels: Vec::new(),
+            });
+            sets.len() - 1
+        });
+        if let Some(labels) = &row.labels {
+            complete(labels.node)?;
+            let name = format!("{}-by-{}", row.spec.protocol, names.get(row.spec.labeller));
+            let entry = (name, row.spec.labeller.to_owned(), labels.file.clone());
+            if !sets[known].labels.contains(&entry) {
+                sets[known].labels.push(entry);
+            }
+        }
+    }
+    drop(graph);
+    Ok((sets, inputs.bundles))
+}

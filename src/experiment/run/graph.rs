@@ -1,0 +1,444 @@
+//! An experiment as a graph of stages, and which of them each row of its results is read from.
+//!
+//! The graph is plain data: building it makes nothing, and reads nothing but the experiment's
+//! [`Inputs`]. Whoever lists, makes or collects stages walks over it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::inputs::Inputs;
+use super::matrix::{self, ImageSetSpec, Origin, RowSpec};
+use super::real::require_images;
+use super::stages::images::{Described, Images};
+use super::stages::recover::{Balanced, Source};
+use super::stages::validate::Labelling;
+use super::stages::{Draft, Task};
+use super::stages::{balance, measure, real, recover, relabel, subset, validate, verifier, verify, whole};
+use super::{Failed, Goal, RunError};
+use crate::config::{BnWeight, Labels, Protocol, RecoverConfig, Start};
+use crate::report::RDED_CROPS;
+use scdd_artifacts::files::{AUTO, FOLDER, LABELS};
+use scdd_artifacts::stage::{Found, Stage, StageError, Store};
+
+/// The preset of the baseline of crops.
+const CROPS: &str = "rded-cifar100";
+
+/// A node of a [`StageGraph`]: its place in the order of nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// A stage of an experiment.
+pub struct Node<'a> {
+    pub stage: Stage,
+    /// Where its result is, or will be.
+    pub directory: PathBuf,
+    /// What is made, as a failure names it: `recover method a from teacher b, ipc 10, seed 0`.
+    pub title: String,
+    /// The nodes whose results must be there first; they come before it.
+    pub needs: Vec<NodeId>,
+    pub task: Task<'a>,
+}
+
+/// Every stage of an experiment, once, each after those that it needs.
+pub struct StageGraph<'a> {
+    nodes: Vec<Node<'a>>,
+    goal: Goal,
+    pub(super) recoveries: Vec<RecoveryNodes<'a>>,
+    pub(super) rows: Vec<RowNodes<'a>>,
+    pub(super) whole: Vec<WholeNodes<'a>>,
+    pub(super) remarks: Vec<String>,
+}
+
+/// One set of synthetic images, and by verifier the node that counts what it recognises.
+pub(super) struct RecoveryNodes<'a> {
+    pub spec: ImageSetSpec<'a>,
+    pub images: Images,
+    pub verified: Vec<(&'a Path, NodeId)>,
+}
+
+/// The stages of one row, as far as the goal.
+pub(super) struct RowNodes<'a> {
+    pub spec: RowSpec<'a>,
+    pub images: Images,
+    /// None with hard labels.
+    pub labels: Option<Labelling>,
+    pub student: Option<NodeId>,
+}
+
+/// The row of a student trained on the whole real training set.
+pub(super) struct WholeNodes<'a> {
+    pub protocol: &'a str,
+    pub student: &'a Path,
+    pub seed: u64,
+    pub node: NodeId,
+    /// How many images.
+    pub images: u64,
+}
+
+impl<'a> StageGraph<'a> {
+    /// The stages of the experiment of `inputs` as far as `goal`, whose results are in `store`.
+    ///
+    /// # Errors
+    /// When the experiment asks for what its inputs don't have, or its training set can't be read.
+    pub fn build(inputs: &'a Inputs, store: &'a Store, goal: Goal) -> Result<Self, RunError> {
+        let graph = Self {
+            nodes: Vec::new(),
+            goal,
+            recoveries: Vec::new(),
+            rows: Vec::new(),
+            whole: Vec::new(),
+            remarks: Vec::new(),
+        };
+        let mut builder = Builder { inputs, store, graph, places: BTreeMap::new(), checks: BTreeMap::new() };
+        builder.check_bundles()?;
+        builder.recover_all()?;
+        builder.add_rows()?;
+        builder.add_whole()?;
+        Ok(builder.graph)
+    }
+
+    /// Every stage, each after those that it needs.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node<'a>)> {
+        self.nodes.iter().enumerate().map(|(place, node)| (NodeId(place), node))
+    }
+
+    /// The stage `id`.
+    pub fn node(&self, id: NodeId) -> &Node<'a> {
+        &self.nodes[id.0]
+    }
+
+    /// The stages that are not complete in `store`.
+    ///
+    /// # Errors
+    /// When a stage's directory holds something else.
+    pub fn open(&self, store: &Store) -> Result<Vec<NodeId>, StageError> {
+        let mut open = Vec::new();
+        for (id, node) in self.nodes() {
+            if !matches!(store.look(&node.stage)?, Found::Complete(_)) {
+                open.push(id);
+            }
+        }
+        Ok(open)
+    }
+
+    /// The stages that are not there because their last attempt failed, as `store` remembers, and
+    /// those that need them.
+    ///
+    /// # Errors
+    /// When a stage's directory holds something else.
+    pub fn known_failures(&self, store: &Store) -> Result<Failed, StageError> {
+        let mut failed = Failed::new();
+        for id in self.open(store)? {
+            let node = self.node(id);
+            let of_needs = node.needs.iter().find_map(|need| failed.get(need).cloned());
+            if let Some(reason) = of_needs.or_else(|| store.failure(&node.stage)) {
+                failed.insert(id, reason);
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Checks that every stage is complete in `store`, but for those that `failed`.
+    ///
+    /// # Errors
+    /// Names the first one that is not.
+    pub(super) fn require_complete(&self, store: &Store, failed: &Failed) -> Result<(), RunError> {
+        self.nodes().filter(|(id, _)| !failed.contains_key(id)).try_for_each(|(id, _)| self.require(store, id))
+    }
+
+    /// Checks that the stage `id` is complete in `store`.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub(super) fn require(&self, store: &Store, id: NodeId) -> Result<(), RunError> {
+        let node = self.node(id);
+        match store.find(&node.stage)? {
+            Some(_) => Ok(()),
+            None => Err(RunError::Incomplete { missing: node.directory.clone() }),
+        }
+    }
+
+    /// The stages that the goal is about, in the order of nodes.
+    pub(super) fn targets(&self) -> Vec<NodeId> {
+        let of_row = |row: &RowNodes| match self.goal {
+            Goal::Recover => Some(row.images.node),
+            Goal::Relabel => row.labels.as_ref().map(|labels| labels.node),
+            Goal::Validate | Goal::Report => row.student,
+        };
+        let mut targets: Vec<NodeId> = self.rows.iter().filter_map(of_row).collect();
+        // Without students the images are all that there is.
+        if self.goal == Goal::Recover || self.rows.is_empty() {
+            targets.extend(self.recoveries.iter().map(|one| one.images.node));
+        }
+        targets.extend(self.whole.iter().map(|row| row.node));
+        targets.sort();
+        targets.dedup();
+        targets
+    }
+}
+
+struct Builder<'a> {
+    inputs: &'a Inputs,
+    store: &'a Store,
+    graph: StageGraph<'a>,
+    /// Of every node, by its directory.
+    places: BTreeMap<PathBuf, NodeId>,
+    /// What every use of a bundle waits for, by the bundle's path.
+    checks: BTreeMap<&'a Path, Vec<NodeId>>,
+}
+
+impl<'a> Builder<'a> {
+    /// Adds a stage, unless it is there.
+    fn add(&mut self, draft: Draft<'a>) -> NodeId {
+        let Draft { stage, title, needs, task } = draft;
+        let (directory, next) = (self.store.path(&stage), NodeId(self.graph.nodes.len()));
+        let place = *self.places.entry(directory.clone()).or_insert(next);
+        if place == next {
+            self.graph.nodes.push(Node { stage, directory, title, needs, task });
+        }
+        place
+    }
+
+    /// Adds a stage that makes images, out of those of the stage `whole` if there is one.
+    fn add_images(&mut self, (draft, described): (Draft<'a>, Described), whole: Option<&Images>) -> Images {
+        let (key, node) = (draft.stage.key(), self.add(draft));
+        let Described { name, title, count, formation } = described;
+        let folder = self.graph.node(node).directory.join(FOLDER);
+        let (recovery, recovered) = whole.map_or((node, count), |whole| (whole.recovery, whole.recovered));
+        Images { node, key, folder, name, title, count, formation, recovery, recovered }
+    }
+
+    /// Every bundle is verified, and those whose classes students learn are measured.
+    fn check_bundles(&mut self) -> Result<(), RunError> {
+        let inputs = self.inputs;
+        for (path, bundle) in &inputs.bundles {
+            let verified = self.add(verify::draft(bundle)?);
+            self.checks.insert(path, vec![verified]);
+        }
+        let Some(real) = inputs.real().ok().filter(|_| self.graph.goal >= Goal::Relabel) else { return Ok(()) };
+        let experiment = &inputs.experiment;
+        let teachers = experiment.teachers.iter().map(PathBuf::as_path);
+        for path in teachers.chain(experiment.labellers()).chain(experiment.ensembles()) {
+            let Some(checks) = self.checks.get(path) else { continue };
+            let (teacher, verified) = (&inputs.bundles[path], checks[0]);
+            if !teacher.manifest.is_features_only() {
+                let measured = self.add(measure::draft(teacher, &real.test, verified)?);
+                if let Some(checks) = self.checks.get_mut(path) {
+                    *checks = vec![verified, measured];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What every use of the bundle at `path` as a teacher waits for.
+    fn checks_of(&self, path: &Path) -> Vec<NodeId> {
+        self.checks.get(path).cloned().unwrap_or_default()
+    }
+
+    /// The node that verifies the bundle at `path`, which the experiment names.
+    fn verified(&self, path: &Path) -> NodeId {
+        self.checks[path][0]
+    }
+
+    /// Adds every set of synthetic images, and what its verifiers see in it.
+    fn recover_all(&mut self) -> Result<(), RunError> {
+        let inputs = self.inputs;
+        for spec in matrix::image_sets(&inputs.experiment) {
+            let method = &inputs.experiment.methods[spec.method];
+            let images = self.recover(spec.teacher, (spec.method, method), spec.ipc, spec.seed)?;
+            let mut verified = Vec::new();
+            for path in &method.verifier {
+                let draft = verifier::draft(&images, &inputs.bundles[path], self.verified(path), spec.seed)?;
+                verified.push((path.as_path(), self.add(draft)));
+            }
+            self.graph.recoveries.push(RecoveryNodes { spec, images, verified });
+        }
+        Ok(())
+    }
+
+    /// `ipc` images per class recovered from the teacher at `path` and its committee.
+    fn recover(
+        &mut self,
+        path: &'a Path,
+        (method, config): (&str, &RecoverConfig),
+        ipc: u32,
+        seed: u64,
+    ) -> Result<Images, RunError> {
+        if let Some(of) = config.subset_of.filter(|&of| of != ipc) {
+            let whole = self.recover(path, (method, config), of, seed)?;
+            return Ok(self.add_images(subset::draft(&whole, of, ipc)?, Some(&whole)));
+        }
+        let (inputs, teacher) = (self.inputs, &self.inputs.bundles[path]);
+        if teacher.manifest.is_features_only() {
+            self.graph.remarks.push(format!(
+                "`{}` has no classifier: cross entropy is off, its images are recovered from its statistics alone",
+                teacher.name()
+            ));
+        }
+        let members = config.committee.iter().flat_map(|committee| &committee.teachers);
+        let mut checks = self.checks_of(path);
+        checks.extend(members.clone().flat_map(|member| self.checks_of(member)));
+        let source = Source {
+            teacher,
+            others: members.map(|member| &inputs.bundles[member]).collect(),
+            train: if config.is_data_free() { None } else { Some(inputs.real()?.train()?) },
+            classes: inputs.classes_of(teacher),
+            balance: self.balance(path, (method, config))?,
+            checks,
+        };
+        Ok(self.add_images(recover::draft(source, (method, config), ipc, seed)?, None))
+    }
+
+    /// What `r_bn: auto` stands for with the teacher at `path`, where a method asks for it.
+    fn balance(&mut self, path: &Path, (method, config): (&str, &RecoverConfig)) -> Result<Option<Balanced>, RunError> {
+        // Each teacher of a committee has its own, which recover measures.
+        if config.r_bn != BnWeight::Auto || config.committee.is_some() {
+            return Ok(None);
+        }
+        let draft = balance::draft(&self.inputs.bundles[path], (method, config), self.verified(path))?;
+        let (key, node) = (draft.stage.key(), self.add(draft));
+        Ok(Some(Balanced { node, key, file: self.graph.node(node).directory.join(AUTO) }))
+    }
+
+    /// RDED as published for small images, which optimises nothing: `ipc` crops of training images
+    /// per class, those that the teacher at `path` recognises best.
+    fn crops(&mut self, path: &'a Path, ipc: u32, seed: u64) -> Result<Images, RunError> {
+        let mut config = RecoverConfig::of_preset(CROPS)?;
+        if let Start::Crops { images, .. } = &mut config.start {
+            *images = (*images).max(ipc);
+        }
+        let train = &self.inputs.real()?.train()?.set;
+        require_images(train, "the baseline `rded_crops`", recover::images_needed(&config, ipc))?;
+        self.recover(path, (RDED_CROPS, &config), ipc, seed)
+    }
+
+    /// Adds every row of distilled or chosen images.
+    fn add_rows(&mut self) -> Result<(), RunError> {
+        let experiment = &self.inputs.experiment;
+        for spec in matrix::rows(experiment) {
+            let (ipc, seed, protocol) = (spec.ipc, spec.seed, &experiment.protocols[spec.protocol]);
+            let images = match spec.origin {
+                Origin::Distilled { teacher, method } => {
+                    self.recover(teacher, (method, &experiment.methods[method]), ipc, seed)?
+                }
+                Origin::Real(choice) => {
+                    let draft = real::draft(self.inputs.real()?.train()?, choice, ipc, seed)?;
+                    self.add_images(draft, None)
+                }
+                Origin::Crops => self.crops(spec.labeller, ipc, seed)?,
+            };
+            let labels = match spec.labels {
+                Labels::Soft if self.graph.goal >= Goal::Relabel => {
+                    Some(self.relabel(&images, spec.labeller, protocol, seed)?)
+                }
+                _ => None,
+            };
+            let mut student = None;
+            if self.graph.goal >= Goal::Validate {
+                let trained = (&self.inputs.bundles[spec.student], self.verified(spec.student));
+                let test = &self.inputs.real()?.test;
+                student = Some(self.add(validate::draft((&images, labels.as_ref()), trained, test, protocol, seed)?));
+            }
+            self.graph.rows.push(RowNodes { spec, images, labels, student });
+        }
+        Ok(())
+    }
+
+    fn relabel(
+        &mut self,
+        images: &Images,
+        labeller: &Path,
+        protocol: &'a Protocol,
+        seed: u64,
+    ) -> Result<Labelling, RunError> {
+        let answering = self.inputs.answering(labeller, &protocol.relabel);
+        let members = protocol.relabel.ensemble.iter().map(|member| member.bundle.as_path());
+        let mut checks = self.checks_of(labeller);
+        checks.extend(members.filter(|member| *member != labeller).flat_map(|member| self.checks_of(member)));
+        let (draft, teacher) = relabel::draft(images, answering, checks, &protocol.relabel, seed)?;
+        let (key, node) = (draft.stage.key(), self.add(draft));
+        Ok(Labelling { node, key, file: self.graph.node(node).directory.join(LABELS), teacher })
+    }
+
+    /// Adds the rows of the whole training set, if the experiment asks for them and the goal is
+    /// that far.
+    fn add_whole(&mut self) -> Result<(), RunError> {
+        let (inputs, experiment) = (self.inputs, &self.inputs.experiment);
+        let Some(whole) = experiment.whole_real.filter(|_| self.graph.goal >= Goal::Validate) else { return Ok(()) };
+        for (name, protocol) in &experiment.protocols {
+            for student in &experiment.students {
+                for &seed in &experiment.seeds {
+                    let (real, trained) = (inputs.real()?, (&inputs.bundles[student], self.verified(student)));
+                    let train = real.train()?;
+                    let node = self.add(whole::draft(trained, [train, &real.test], protocol, whole, seed)?);
+                    let images = train.set.len() as u64;
+                    self.graph.whole.push(WholeNodes { protocol: name, student, seed, node, images });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Experiment;
+    use crate::in_repository;
+    use crate::run::real::DatasetCache;
+
+    /// An experiment without real data: two methods by two teachers, one of the methods with `r_bn:
+    /// auto`.
+    fn inputs() -> Inputs {
+        let bundle = |name: &str| in_repository("onnx/fashion-mnist").join(name).display().to_string();
+        let (a, b) = (bundle("resnet18-w16-moco-v2"), bundle("resnet18-w16-supervised"));
+        let text = format!(
+            "name: x\ndata: none\nteachers: ['{a}', '{b}']\nipc: [1, 2]\nmethods:\n  plain: {{iterations: 1}}\n  \
+             auto: {{iterations: 1, r_bn: auto, subset_of: 2, verifier: ['{b}']}}\n"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("e.yaml"), text).unwrap();
+        let experiment = Experiment::load(&dir.path().join("e.yaml"), &[]).unwrap();
+        Inputs::open(&experiment, &DatasetCache::default()).unwrap()
+    }
+
+    #[test]
+    fn every_stage_is_there_once_and_after_those_that_it_needs() {
+        let (inputs, store) = (inputs(), Store::new("nowhere"));
+        let graph = StageGraph::build(&inputs, &store, Goal::Report).unwrap();
+        let kinds = |kind: &str| graph.nodes().filter(|(_, node)| node.stage.kind() == kind).count();
+        // By `plain` four sets; by `auto` two, of which the smaller ones are subsets.
+        let found = ["verify", "balance", "recover", "subset", "verifier", "validate"].map(kinds);
+        assert_eq!(found, [2, 2, 6, 2, 4, 0]);
+        let verified = |id: &NodeId| graph.node(*id).stage.kind() == "verify";
+        for (id, node) in graph.nodes() {
+            assert!(node.needs.iter().all(|need| *need < id), "{}", node.title);
+            let is_first = matches!(node.stage.kind(), "verify" | "subset");
+            assert!(is_first || node.needs.iter().any(verified), "{} waits for no verification", node.title);
+        }
+        let mut directories: Vec<&Path> = graph.nodes().map(|(_, node)| node.directory.as_path()).collect();
+        directories.sort();
+        directories.dedup();
+        assert_eq!(directories.len(), graph.nodes().count());
+    }
+
+    #[test]
+    fn what_needs_a_failed_stage_has_failed_for_its_reason() {
+        let (inputs, dir) = (inputs(), tempfile::tempdir().unwrap());
+        let store = Store::new(dir.path());
+        let graph = StageGraph::build(&inputs, &store, Goal::Report).unwrap();
+        assert!(graph.known_failures(&store).unwrap().is_empty());
+        let (balance, node) = graph.nodes().find(|(_, node)| node.stage.kind() == "balance").unwrap();
+        store.note_failure(&node.stage, "balance it: no gradient").unwrap();
+        let failed = graph.known_failures(&store).unwrap();
+        // The set that needs it, its subset, and the verifier of each.
+        assert_eq!(failed.len(), 5);
+        assert!(failed.contains_key(&balance) && failed.values().all(|reason| reason == "balance it: no gradient"));
+        let missing = graph.require_complete(&store, &failed).unwrap_err();
+        assert!(matches!(missing, RunError::Incomplete { .. }), "{missing}");
+        store.run(&node.stage, &|_| {}, |_| Ok::<_, StageError>(())).unwrap();
+        assert!(graph.known_failures(&store).unwrap().is_empty(), "a complete stage has not failed");
+        assert_eq!(store.failure(&node.stage), None);
+    }
+}

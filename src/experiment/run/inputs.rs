@@ -1,0 +1,96 @@
+//! What an experiment reads: its bundles and its data, opened and found to fit each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::real::{DatasetCache, Real};
+use super::{RunError, every, fit, identity};
+use crate::config::{Experiment, RelabelConfig};
+use scdd_artifacts::bundle::Bundle;
+use scdd_data::Dataset;
+
+/// Every bundle that the experiment names, by its path there; so indexing with a path of the
+/// experiment cannot fail.
+pub type Bundles = BTreeMap<PathBuf, Bundle>;
+
+/// An experiment with all that it reads.
+pub struct Inputs {
+    /// It names each bundle by one path.
+    pub experiment: Experiment,
+    pub bundles: Bundles,
+    /// `None` where the experiment has no real data.
+    real: Option<Rc<Real>>,
+    /// What the user ought to know of all this.
+    remarks: Vec<String>,
+}
+
+impl Inputs {
+    /// Opens what `experiment` reads; data that is in `cache` is not read again.
+    ///
+    /// # Errors
+    /// When bundles or data can't be read or don't fit each other: all of them are named.
+    pub fn open(experiment: &Experiment, cache: &DatasetCache) -> Result<Self, RunError> {
+        let bundles = load_bundles(experiment)?;
+        let (experiment, mut remarks) = identity::unified(experiment, &bundles)?;
+        let shape = bundles[&experiment.teachers[0]].image_shape();
+        let real = cache.get(&experiment.data, shape)?;
+        let test = real.as_ref().map(|real| &real.test.set);
+        remarks.extend(fit::check(&experiment, &bundles, test)?);
+        Ok(Self { experiment, bundles, real, remarks })
+    }
+
+    /// The real data.
+    ///
+    /// # Errors
+    /// When the experiment has none.
+    pub fn real(&self) -> Result<&Real, RunError> {
+        self.real.as_deref().ok_or(RunError::NoData)
+    }
+
+    /// The real test set, if there is real data.
+    pub fn test(&self) -> Option<&Dataset> {
+        self.real.as_ref().map(|real| &real.test.set)
+    }
+
+    /// What identifies the test set and, where some stage reads it, the training set.
+    pub fn data_hashes(&self) -> [Option<String>; 2] {
+        let real = self.real.as_deref();
+        let train = real.and_then(Real::read_train);
+        [real.map(|real| real.test.hash.clone()), train.map(|train| train.hash.clone())]
+    }
+
+    /// What the user ought to know of what was read so far.
+    pub fn remarks(&self) -> Vec<String> {
+        let of_data = self.real.as_ref().map(|real| real.remarks()).unwrap_or_default();
+        [self.remarks.clone(), of_data].concat()
+    }
+
+    /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
+    pub fn classes_of<'a>(&'a self, teacher: &'a Bundle) -> &'a [String] {
+        match self.test().filter(|_| teacher.manifest.is_features_only()) {
+            Some(test) => &test.classes,
+            None => &teacher.manifest.classes,
+        }
+    }
+
+    /// The teachers that label together with `labeller`, it first, and their weights.
+    pub fn answering(&self, labeller: &Path, relabel: &RelabelConfig) -> Vec<(&Bundle, f64)> {
+        let (own, others): (Vec<_>, Vec<_>) = relabel.ensemble.iter().partition(|member| member.bundle == labeller);
+        let first = (&self.bundles[labeller], own.first().map_or(1.0, |member| member.weight));
+        let others = others.iter().map(|member| (&self.bundles[&member.bundle], member.weight));
+        [first].into_iter().chain(others).collect()
+    }
+}
+
+/// Every bundle that `experiment` names.
+pub fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
+    let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
+    let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
+    let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
+    let verifiers = experiment.methods.values().flat_map(|method| &method.verifier).map(PathBuf::as_path);
+    let labellers = experiment.labellers().into_iter().chain(experiment.ensembles());
+    let paths: BTreeSet<&Path> = paths.chain(members).chain(labellers).chain(verifiers).collect();
+    let load = |path: &Path| Ok((path.to_path_buf(), Bundle::load(path)?));
+    Ok(every(paths.into_iter().map(load))?.into_iter().collect())
+}

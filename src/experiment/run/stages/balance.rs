@@ -1,0 +1,43 @@
+//! Measures what `r_bn: auto` is with one teacher.
+
+use super::{Draft, Identity, inputs};
+use crate::config::RecoverConfig;
+use crate::run::graph::NodeId;
+use scdd_artifacts::bundle::Bundle;
+use scdd_artifacts::stage::{Stage, StageError};
+
+/// Raised whenever the code gives other bytes for the same input.
+const VERSION: u32 = 2;
+
+pub struct Task<'a> {
+    pub teacher: &'a Bundle,
+    pub config: RecoverConfig,
+}
+
+/// The balance of the method called `method`; the teacher was `verified` before.
+pub(in crate::run) fn draft<'a>(
+    teacher: &'a Bundle,
+    (method, config): (&str, &RecoverConfig),
+    verified: NodeId,
+) -> Result<Draft<'a>, StageError> {
+    // The terms are compared once, at the noise of one batch: nothing that concerns further steps
+    // matters.
+    let identity = Identity::default()
+        .with("batch_size", &config.batch_size)
+        .with("noise_std", &config.noise_std())
+        .with("first_bn_multiplier", &config.first_bn_multiplier)
+        .with("distance", &config.distance)
+        .unless(1.0, "r_var", &config.r_var)
+        .unless(0.0, "class_share", &config.class_share)
+        .unless(0.0, "r_patch", &config.r_patch)
+        .json();
+    let stage = Stage::new("balance", VERSION, teacher.name(), &identity, inputs([("teacher", &teacher.hash)]), 0)?
+        .of_passes(4 * u64::from(config.batch_size));
+    let title = format!("balance the loss terms of method `{method}` with teacher `{}`", teacher.name());
+    Ok(Draft {
+        stage,
+        title,
+        needs: vec![verified],
+        task: super::Task::Balance(Box::new(Task { teacher, config: config.clone() })),
+    })
+}

@@ -1,0 +1,237 @@
+//! Recovers images from teachers.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::images::Described;
+use super::{Draft, Identity, inputs};
+use crate::config::{Committee, RecoverConfig, Start};
+use crate::run::RunError;
+use crate::run::graph::NodeId;
+use crate::run::real::{HashedDataset, require_images};
+use scdd_artifacts::bundle::Bundle;
+use scdd_artifacts::stage::Stage;
+use scdd_data::Dataset;
+
+/// Raised whenever the code gives other bytes for the same input.
+const VERSION: u32 = 3;
+
+pub struct Task<'a> {
+    pub teacher: &'a Bundle,
+    /// The further teachers of the committee.
+    pub others: Vec<&'a Bundle>,
+    /// Of one set, which nobody verifies: `subset_of` and `verifier` are empty.
+    pub config: RecoverConfig,
+    /// The record of what `r_bn: auto` is, where the configuration says so and has no committee.
+    pub balance: Option<PathBuf>,
+    /// The real training set, where the configuration starts from it.
+    pub train: Option<&'a Dataset>,
+    /// Names of all classes.
+    pub classes: &'a [String],
+    /// The classes to recover, ascending.
+    pub chosen: Vec<u32>,
+    /// Images per class.
+    pub ipc: u32,
+    pub seed: u64,
+}
+
+/// The stage that measures what `r_bn: auto` is.
+pub(in crate::run) struct Balanced {
+    pub node: NodeId,
+    pub key: String,
+    /// The record that it leaves.
+    pub file: PathBuf,
+}
+
+/// What a set is recovered from.
+pub(in crate::run) struct Source<'a> {
+    pub teacher: &'a Bundle,
+    pub others: Vec<&'a Bundle>,
+    pub train: Option<&'a HashedDataset>,
+    /// Names of all classes: the teacher's, or the data's where it knows none.
+    pub classes: &'a [String],
+    pub balance: Option<Balanced>,
+    /// The checks of all teachers.
+    pub checks: Vec<NodeId>,
+}
+
+/// `ipc` images per class recovered from `source` by the method called `method`.
+pub(in crate::run) fn draft<'a>(
+    source: Source<'a>,
+    (method, config): (&str, &RecoverConfig),
+    ipc: u32,
+    seed: u64,
+) -> Result<(Draft<'a>, Described), RunError> {
+    let Source { teacher, others, train, classes, balance, checks } = source;
+    let config = RecoverConfig { subset_of: None, verifier: Vec::new(), ..config.clone() };
+    if let Some(train) = train {
+        require_images(&train.set, "`recover.start`", images_needed(&config, ipc))?;
+    }
+    let chosen = config.classes(classes.len() as u32);
+    let mut inputs = inputs([("teacher", &teacher.hash)]);
+    inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
+    inputs.extend(train.map(|train| ("data".to_owned(), train.hash.clone())));
+    inputs.extend(balance.iter().map(|balance| ("balance".to_owned(), balance.key.clone())));
+    // Without a classifier the classes are the data's, so the teacher's hash does not hold them.
+    let foreign = teacher.manifest.is_features_only().then_some(classes);
+    let (name, count) = (format!("{}-ipc{ipc}-seed{seed}", teacher.name()), chosen.len() as u64 * u64::from(ipc));
+    let stage = Stage::new("recover", VERSION, &name, &identity(&config, ipc, foreign), inputs, seed)?
+        .of_passes(scored(&config, chosen.len()) + 2 * count * u64::from(config.iterations));
+    let title = format!("method `{method}` from teacher `{}`, ipc {ipc}, seed {seed}", teacher.name());
+    let described = Described { name, title, count, formation: config.formation };
+    let mut needs = checks;
+    needs.extend(balance.iter().map(|balance| balance.node));
+    let (balance, train) = (balance.map(|balance| balance.file), train.map(|train| &train.set));
+    let task = Task { teacher, others, config, balance, train, classes, chosen, ipc, seed };
+    let title = format!("recover {}", described.title);
+    Ok((Draft { stage, title, needs, task: super::Task::Recover(Box::new(task)) }, described))
+}
+
+fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Value {
+    let RecoverConfig {
+        iterations,
+        batch_size,
+        packing,
+        learning_rate,
+        betas,
+        r_bn,
+        r_var,
+        first_bn_multiplier,
+        distance,
+        class_share,
+        r_patch,
+        statistics_momentum,
+        weight_adjustment,
+        tv,
+        l2,
+        jitter,
+        crop,
+        crop_curriculum,
+        flip,
+        start,
+        formation,
+        residual,
+        ema,
+        rounds,
+        committee,
+        bf16,
+        compat,
+        classes: chosen,
+        // A subset is a stage of its own.
+        subset_of: _,
+        // Who verifies the images afterwards changes nothing in them.
+        verifier: _,
+    } = config;
+    // The hashes of its teachers are inputs.
+    let committee = committee.as_ref().map(|Committee { teachers: _, turn, weights }| (turn, weights));
+    Identity::default()
+        .with("ipc", &ipc)
+        .with("iterations", iterations)
+        .with("batch_size", batch_size)
+        .with("packing", packing)
+        .with("learning_rate", learning_rate)
+        .with("betas", betas)
+        .with("r_bn", r_bn)
+        .with("first_bn_multiplier", first_bn_multiplier)
+        .with("distance", distance)
+        .with("start", start)
+        .unless(1.0, "r_var", r_var)
+        .unless(0.0, "class_share", class_share)
+        .unless(0.0, "r_patch", r_patch)
+        .unless(0.0, "statistics_momentum", statistics_momentum)
+        .unless(None, "weight_adjustment", weight_adjustment)
+        .unless(0.0, "tv", tv)
+        .unless(0.0, "l2", l2)
+        .unless(0, "jitter", jitter)
+        .unless(None, "crop", crop)
+        .unless(0.0, "crop_curriculum", crop_curriculum)
+        .unless(false, "flip", flip)
+        .unless(1, "formation", formation)
+        .unless(None, "residual", residual)
+        .unless(0.0, "ema", ema)
+        .unless(1, "rounds", rounds)
+        .unless(None, "committee", &committee)
+        .unless(false, "bf16", bf16)
+        .unless(Vec::new(), "compat", compat)
+        .unless(None, "chosen", chosen)
+        .unless(None, "classes", &classes)
+        .json()
+}
+
+/// How many images the teacher scores before the first step.
+fn scored(config: &RecoverConfig, classes: usize) -> u64 {
+    match config.start {
+        Start::Crops { images, crops, .. } => classes as u64 * u64::from(images) * u64::from(crops),
+        Start::Clusters { images } => classes as u64 * u64::from(images),
+        Start::Noise { .. } | Start::Real { .. } => 0,
+    }
+}
+
+/// How many training images of each class the start of `ipc` images needs.
+pub(in crate::run) fn images_needed(config: &RecoverConfig, ipc: u32) -> u64 {
+    let of_each = |side: u64, count: u32| u64::from(ipc) * side.pow(2) * u64::from(count);
+    match config.start {
+        Start::Noise { .. } => 0,
+        Start::Real { mean_of } => of_each(config.formation.into(), mean_of),
+        Start::Clusters { .. } => of_each(config.formation.into(), 1),
+        Start::Crops { factor, .. } => of_each(factor.into(), 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BnWeight;
+    use crate::in_repository;
+
+    /// The key of images of these `classes`; `balance` is the key of what `r_bn: auto` was measured
+    /// by.
+    fn key(teacher: &Bundle, classes: &[&str], config: &RecoverConfig, balance: Option<&str>) -> String {
+        let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
+        let balanced = |key: &str| Balanced { node: NodeId(0), key: key.into(), file: "r_bn.json".into() };
+        let balance = balance.map(balanced);
+        let source =
+            Source { teacher, others: Vec::new(), train: None, classes: &classes, balance, checks: Vec::new() };
+        draft(source, ("m", config), 1, 0).unwrap().0.stage.key()
+    }
+
+    fn config() -> RecoverConfig {
+        RecoverConfig::of_preset("sre2l-cifar100").unwrap()
+    }
+
+    #[test]
+    fn images_of_a_teacher_without_classes_are_of_the_datas() {
+        let features = Bundle::load(&in_repository("tests/goldens/features-only")).unwrap();
+        let of = |classes: &[&str]| key(&features, classes, &config(), None);
+        assert_eq!(of(&["a", "b"]), of(&["a", "b"]));
+        assert_ne!(of(&["a", "b"]), of(&["a", "b", "c"]), "a set of two classes is no set of three");
+        assert_ne!(of(&["a", "b"]), of(&["b", "a"]));
+        let own = Bundle::load(&in_repository("onnx/fashion-mnist/resnet18-w16-moco-v2")).unwrap();
+        assert_eq!(
+            key(&own, &["a"], &config(), None),
+            key(&own, &["b"], &config(), None),
+            "the teacher's hash has them"
+        );
+    }
+
+    #[test]
+    fn the_key_holds_what_changes_the_images_and_nothing_else() {
+        let teacher = Bundle::load(&in_repository("onnx/fashion-mnist/resnet18-w16-moco-v2")).unwrap();
+        let of = |config: &RecoverConfig, balance| key(&teacher, &["a"], config, balance);
+        let plain = of(&config(), None);
+        let same = RecoverConfig { verifier: vec!["a".into()], subset_of: Some(1), ..config() };
+        assert_eq!(of(&same, None), plain);
+        let auto = RecoverConfig { r_bn: BnWeight::Auto, ..config() };
+        assert_ne!(of(&auto, Some("1")), plain);
+        assert_ne!(of(&auto, Some("1")), of(&auto, Some("2")));
+        for other in [
+            RecoverConfig { tv: 1e-3, ..config() },
+            RecoverConfig { flip: !config().flip, ..config() },
+            RecoverConfig { iterations: 1, ..config() },
+            RecoverConfig { rounds: 2, ..config() },
+        ] {
+            assert_ne!(of(&other, None), plain);
+        }
+    }
+}

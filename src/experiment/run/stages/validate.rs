@@ -1,0 +1,107 @@
+//! Trains a student on a set of images and tests it.
+
+use std::path::PathBuf;
+
+use super::images::Images;
+use super::{Draft, Identity, inputs, relabel};
+use crate::config::{Decay, Protocol, RelabelConfig, ValidateConfig};
+use crate::run::graph::NodeId;
+use crate::run::real::HashedDataset;
+use scdd_artifacts::bundle::Bundle;
+use scdd_artifacts::stage::{Stage, StageError};
+use scdd_data::Dataset;
+
+/// Raised whenever the code gives other bytes for the same input.
+const VERSION: u32 = 3;
+
+pub struct Task<'a> {
+    /// What the set that the student learns from is called.
+    pub name: String,
+    /// An ImageFolder.
+    pub images: PathBuf,
+    /// How the images are seen where the student learns their classes.
+    pub views: RelabelConfig,
+    /// How many small images per row and column each image is a mosaic of.
+    pub formation: u16,
+    /// The label store; none where the student learns the images' classes alone.
+    pub labels: Option<PathBuf>,
+    pub student: &'a Bundle,
+    pub test: &'a Dataset,
+    pub config: ValidateConfig,
+    pub seed: u64,
+}
+
+/// A relabelling that a student learns from.
+#[derive(Debug, Clone)]
+pub(in crate::run) struct Labelling {
+    pub node: NodeId,
+    pub key: String,
+    /// The label store.
+    pub file: PathBuf,
+    /// The name of the teachers.
+    pub teacher: String,
+}
+
+/// The student, which was `verified` before, learns soft `labels` or, without any, the images' own
+/// classes.
+pub(in crate::run) fn draft<'a>(
+    (images, labels): (&Images, Option<&Labelling>),
+    (student, verified): (&'a Bundle, NodeId),
+    test: &'a HashedDataset,
+    protocol: &Protocol,
+    seed: u64,
+) -> Result<Draft<'a>, StageError> {
+    let HashedDataset { set: test, hash } = test;
+    let mut inputs = inputs([("images", &images.key), ("student", &student.hash), ("test", hash)]);
+    inputs.extend(labels.map(|labels| ("labels".to_owned(), labels.key.clone())));
+    let (config, kind) = match labels {
+        Some(labels) => (protocol.validate.clone(), format!("by-{}", labels.teacher)),
+        None => (protocol.validate.hard(), "hard".to_owned()),
+    };
+    let identity = match labels {
+        // The labels' key holds their views.
+        Some(_) => training(&config),
+        None => training(&config).with("views", &relabel::views(&protocol.relabel).json()),
+    };
+    let name = format!("{}-{kind}-{}", images.name, student.name());
+    let epochs = u64::from(protocol.relabel.epochs);
+    let stage = Stage::new("validate", VERSION, &name, &identity.json(), inputs, seed)?
+        .of_passes(3 * images.count * epochs + tests(&config, epochs, test));
+    let kind = labels.map_or("hard labels".to_owned(), |labels| format!("labels by `{}`", labels.teacher));
+    let title = format!("train student `{}` on {}, {kind}", student.name(), images.title);
+    let mut needs = vec![verified, images.node];
+    needs.extend(labels.map(|labels| labels.node));
+    let task = Task {
+        name: format!("{}{}", images.name, if labels.is_none() { ", hard labels" } else { "" }),
+        images: images.folder.clone(),
+        views: protocol.relabel.clone(),
+        formation: images.formation,
+        labels: labels.map(|labels| labels.file.clone()),
+        student,
+        test,
+        config,
+        seed,
+    };
+    Ok(Draft { stage, title, needs, task: super::Task::Validate(Box::new(task)) })
+}
+
+/// What a training and its tests depend on.
+pub(super) fn training(config: &ValidateConfig) -> Identity {
+    let ValidateConfig { loss, optimizer, decay, schedule, warmup, micro_batch, hard_epochs, ema, evaluate_every } =
+        config;
+    Identity::default()
+        .with("loss", loss)
+        .with("optimizer", optimizer)
+        .with("schedule", schedule)
+        .with("evaluate_every", evaluate_every)
+        .unless(Decay::All, "decay", decay)
+        .unless(None, "warmup", warmup)
+        .unless(None, "micro_batch", micro_batch)
+        .unless(None, "hard_epochs", hard_epochs)
+        .unless(0.0, "ema", ema)
+}
+
+/// How many test images go through the student in all its tests.
+pub(super) fn tests(config: &ValidateConfig, epochs: u64, test: &Dataset) -> u64 {
+    epochs.div_ceil(config.evaluate_every.into()) * test.len() as u64
+}

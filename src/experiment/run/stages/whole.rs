@@ -1,0 +1,53 @@
+//! Trains a student on the whole real training set with hard labels, and tests it.
+
+use super::{Draft, inputs, relabel, validate};
+use crate::config::{LabelDtype, Mix, Protocol, RelabelConfig, ValidateConfig, WholeReal};
+use crate::run::graph::NodeId;
+use crate::run::real::HashedDataset;
+use scdd_artifacts::bundle::Bundle;
+use scdd_artifacts::stage::{Stage, StageError};
+use scdd_data::Dataset;
+
+/// Raised whenever the code gives other bytes for the same input.
+const VERSION: u32 = 3;
+
+pub struct Task<'a> {
+    pub student: &'a Bundle,
+    pub train: &'a Dataset,
+    pub test: &'a Dataset,
+    /// How the training images are seen.
+    pub views: RelabelConfig,
+    pub config: ValidateConfig,
+    pub seed: u64,
+}
+
+/// The student was `verified` before.
+pub(in crate::run) fn draft<'a>(
+    (student, verified): (&'a Bundle, NodeId),
+    [train, test]: [&'a HashedDataset; 2],
+    protocol: &Protocol,
+    whole: WholeReal,
+    seed: u64,
+) -> Result<Draft<'a>, StageError> {
+    let WholeReal { epochs, batch_size } = whole;
+    let views = RelabelConfig {
+        epochs,
+        batch_size,
+        mix: Mix::None {},
+        dtype: LabelDtype::F16,
+        top_k: None,
+        stored_epochs: None,
+        ..protocol.relabel.clone()
+    };
+    let config = protocol.validate.hard();
+    let identity = validate::training(&config).with("views", &relabel::views(&views).json()).json();
+    let inputs = inputs([("data", &train.hash), ("student", &student.hash), ("test", &test.hash)]);
+    let (train, test) = (&train.set, &test.set);
+    let name = format!("{}-whole-{}", train.name, student.name());
+    let epochs = u64::from(epochs);
+    let stage = Stage::new("whole", VERSION, &name, &identity, inputs, seed)?
+        .of_passes(3 * train.len() as u64 * epochs + validate::tests(&config, epochs, test));
+    let title = format!("train student `{}` on the whole training set, seed {seed}", student.name());
+    let task = super::Task::Whole(Box::new(Task { student, train, test, views, config, seed }));
+    Ok(Draft { stage, title, needs: vec![verified], task })
+}

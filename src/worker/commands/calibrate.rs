@@ -1,0 +1,62 @@
+//! `scdd calibrate`: statistics for a network without BatchNorm, and those of classes and patches for any network.
+
+use anyhow::ensure;
+use scdd_cli::{Calibrate, Global, Outcome};
+
+use super::data::{check_classes, check_fit, training_images};
+use super::open_runtime;
+use scdd_data::{Normalization, sample};
+use scdd_distill::teacher::{Bundle, Calibrator, Detail, verify};
+
+/// How many images are run at once.
+const BATCH: usize = 64;
+/// Draws the images: the same ones in every call.
+const SEED: u64 = 0;
+
+pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
+    let bundle = Bundle::load(&command.bundle)?;
+    let verdict = verify(&bundle, &open_runtime(global)?, &|what| eprintln!("{what}"))?;
+    ensure!(verdict.passed(), "bundle `{}` does not verify; see `scdd verify`", bundle.name());
+    let out = command.out.unwrap_or_else(|| {
+        let name = command.bundle.file_name().unwrap_or(bundle.name().as_ref());
+        command.bundle.with_file_name(format!("{}-calibrated", name.to_string_lossy()))
+    });
+    ensure!(!out.exists(), "{}: exists already; choose another --out", out.display());
+    let set = training_images(&command.data, &bundle)?;
+    check_fit(&bundle, &set)?;
+    if command.per_class {
+        check_classes(&bundle, &set)?;
+        let (images, classes) = (command.images.get(), set.classes.len());
+        ensure!(
+            images >= classes,
+            "--images {images}: --per-class needs an image of each of {classes} classes at least"
+        );
+    }
+
+    let p = &bundle.manifest.preprocessing;
+    let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+    let mut calibrator =
+        Calibrator::new(&bundle, &command.nodes, Detail { per_class: command.per_class, patches: command.patches })?;
+    let classes = set.classes.len();
+    let chosen = sample::even(&set.labels, classes, command.images.get(), SEED);
+    let measured = chosen.len();
+    for class in 0..classes {
+        let of_class: Vec<usize> = chosen.iter().copied().filter(|&i| set.labels[i] as usize == class).collect();
+        for batch in of_class.chunks(BATCH) {
+            calibrator.add(class, &normalization.batch(&set, batch)?)?;
+        }
+    }
+    calibrator.write(&out, &set.name)?;
+    let written = Bundle::load(&out)?;
+    let layers = written.layers.len();
+    if global.json {
+        println!("{}", serde_json::json!({"bundle": out, "layers": layers, "images": measured}));
+    } else {
+        println!(
+            "{}: statistics of {layers} activations, measured on {measured} training images of {}, equally many of each class",
+            out.display(),
+            set.name
+        );
+    }
+    Ok(Outcome::Done)
+}

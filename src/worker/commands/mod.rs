@@ -1,0 +1,38 @@
+//! The commands that need networks, one file each, which calls the library and prints. What they take, and all other commands, are in
+//! [`scdd_cli`].
+
+mod calibrate;
+mod data;
+mod doctor;
+mod inspect;
+mod interrupt;
+mod progress;
+mod run;
+mod verify;
+
+use std::process::ExitCode;
+
+use scdd_cli::{Global, Outcome, Work};
+
+use scdd_distill::teacher::{Runtime, RuntimeError};
+use scdd_kernels::Isa;
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    scdd_cli::main(work)
+}
+
+fn work(global: &Global, work: Work) -> anyhow::Result<Outcome> {
+    Isa::limit().map_err(anyhow::Error::msg)?;
+    match work {
+        Work::Doctor => doctor::run(global),
+        Work::Verify(command) => verify::run(&command, global),
+        Work::Calibrate(command) => calibrate::run(command, global),
+        Work::Inspect(command) => inspect::run(&command, global),
+        Work::Run(command, goal) => run::run(&command, global, goal),
+    }
+}
+
+fn open_runtime(global: &Global) -> Result<Runtime, RuntimeError> {
+    Runtime::open(global.onnxruntime.as_deref())
+}

@@ -1,0 +1,43 @@
+//! `scdd run` and its parts: `recover`, `relabel`, `validate`. One experiment file, taken as far as asked.
+
+use scdd_cli::{Global, Outcome, Run, report::print};
+
+use super::{interrupt, open_runtime, progress};
+use crate::{Worker, why_no_cuda};
+use scdd_data::place::printable;
+use scdd_experiment::config::Device;
+use scdd_experiment::report;
+use scdd_experiment::run::{self, Goal};
+
+/// Takes the experiment to `goal`.
+pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
+    let experiment = command.load()?;
+    let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
+    let worker = Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
+    if experiment.device == Device::Auto && worker.device() == tch::Device::Cpu {
+        progress.tell(&format!("note: `device: auto` is the CPU here: {}", why_no_cuda()));
+    }
+    interrupt::say_what_stays(&command.output, progress.clone())?;
+    let run = run::Run::open(&experiment, &command.output, goal)?;
+    let graph = run.graph()?;
+    let outcome = worker.make_all(&graph, run.store())?;
+    let finished = run.finish(&graph, outcome, &|what| progress.tell(what))?;
+    for remark in &finished.remarks {
+        eprintln!("note: {}", printable(remark));
+    }
+    let outcome = if finished.failed.is_empty() { Outcome::Done } else { Outcome::CheckFailed };
+    if goal == Goal::Report {
+        print(global, &finished.results, Some(&command.output.join(&experiment.name)))?;
+        return Ok(outcome);
+    }
+    if global.json {
+        let summaries = report::summaries(&finished.results.rows);
+        let found = serde_json::json!({
+            "directories": finished.directories, "summaries": summaries, "failed": finished.failed
+        });
+        println!("{}", serde_json::to_string_pretty(&found)?);
+    } else {
+        finished.directories.iter().for_each(|directory| println!("{}", directory.display()));
+    }
+    Ok(outcome)
+}
