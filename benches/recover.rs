@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use scdd::graph::{Graph, Node};
-use scdd::replica::{Distance, LayerTarget, Momentum, Objective, Plan, PlanOptions, Replica};
+use scdd::replica::Replica;
+use scdd::synthesis::{Distance, LayerTarget, Momentum, Objective, PlanOptions, SynthesisPlan};
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
@@ -40,7 +41,8 @@ fn main() -> Result<()> {
         }
         "plan" | "torch" => {
             let kernels = options.kernels.filter(|_| mode == "plan");
-            let mut plan = Plan::compile(&graph, &objective, shape, PlanOptions { kernels, ..options })?;
+            let mut plan =
+                SynthesisPlan::compile(&graph, &objective, shape, PlanOptions { kernels, ..options.clone() })?;
             Box::new(move || {
                 let found = plan.evaluate(&input, &targets)?;
                 Ok((found.loss, found.gradient))

@@ -16,6 +16,7 @@ use scdd::progress::Silent;
 use scdd::relabel::{Relabel, Teachers, Views};
 use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
+use scdd::threads::Threads;
 use scdd::validate::{Forgetful, Lesson, Student};
 use tch::Device;
 
@@ -29,9 +30,18 @@ fn main() -> Result<()> {
     };
     let (teacher, student_bundle) = (Bundle::load(Path::new(teacher))?, Bundle::load(Path::new(student))?);
     let (images, protocol) = (noise(&teacher, count.parse()?, 0), protocol(batch)?);
+    let threads = Threads::all();
+    let runtime = Runtime::open(None)?;
     let bundles = [(&teacher, 1.0)];
-    let (mut teachers, _) = Teachers::open(&bundles, &Runtime::open(None)?, &protocol.relabel, Device::Cpu)?;
-    let relabel = Relabel { bundles: &bundles, config: &protocol.relabel, formation: 1, seed: 0, key: "bench" };
+    let (mut teachers, _) = Teachers::open(&bundles, &runtime, &protocol.relabel, Device::Cpu, &threads)?;
+    let relabel = Relabel {
+        bundles: &bundles,
+        config: &protocol.relabel,
+        formation: 1,
+        seed: 0,
+        key: "bench",
+        threads: threads.clone(),
+    };
     let folder = tempfile::tempdir()?;
     let labels = folder.path().join("labels.scdd");
     relabel.run(&images, &mut teachers, &labels, &Silent)?;
@@ -43,7 +53,7 @@ fn main() -> Result<()> {
         }
         "train" => {
             let labels = Store::open(&labels)?;
-            let mut student = Student::new(&student_bundle, 0, Device::Cpu)?;
+            let mut student = Student::new(&student_bundle, 0, Device::Cpu, threads.clone())?;
             let test = noise(&teacher, 1, 1);
             let [_, height, width] = student_bundle.image_shape();
             let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });

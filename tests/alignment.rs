@@ -5,7 +5,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use scdd::config::{BnDistance, Experiment, RecoverConfig};
 use scdd::recover::objective;
-use scdd::replica::{Objective, Plan, PlanOptions};
+use scdd::synthesis::{Objective, PlanOptions, SynthesisPlan};
 use scdd::teacher::{Bundle, ClassStatistics, Network, PatchStatistics};
 use tch::{Device, Kind, Tensor};
 
@@ -128,7 +128,8 @@ fn the_plan_equals_the_replica() {
             return; // the replica's alone
         }
         let expected = replica.evaluate(input, targets, objective).unwrap();
-        let mut plan = Plan::compile(&bundle.graph, objective, [4, 1, 28, 28], PlanOptions::default()).unwrap();
+        let mut plan =
+            SynthesisPlan::compile(&bundle.graph, objective, [4, 1, 28, 28], PlanOptions::default()).unwrap();
         let found = plan.evaluate(input, targets).unwrap();
         assert!((found.loss - expected.loss).abs() < 1e-5 * expected.loss, "{case}: {}", found.loss);
         assert!((found.bn - expected.bn).abs() < 1e-5 * expected.bn, "{case}: {}", found.bn);

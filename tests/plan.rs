@@ -8,7 +8,8 @@ use common::net::{Net, Value, append, block, ints};
 use proptest::prelude::*;
 use scdd::graph::{Graph, Node};
 use scdd::kernels::Isa;
-use scdd::replica::{Distance, LayerTarget, Momentum, Objective, Plan, PlanOptions, Replica};
+use scdd::replica::Replica;
+use scdd::synthesis::{Distance, LayerTarget, Momentum, Objective, PlanOptions, SynthesisPlan};
 use scdd::teacher::{Bundle, Network};
 use tch::{Device, Kind, Tensor};
 
@@ -56,7 +57,7 @@ fn agree<'t>(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets:
     let shape: [i64; 4] = input.size().try_into().unwrap();
     let wanted = Replica::new(graph.clone(), Device::Cpu).unwrap().evaluate(input, targets, objective).unwrap();
     for options in every_option() {
-        let mut plan = Plan::compile(graph, objective, shape, options).unwrap();
+        let mut plan = SynthesisPlan::compile(graph, objective, shape, options.clone()).unwrap();
         for _ in 0..2 {
             let found = plan.evaluate(input, targets).unwrap();
             let close = |a: f64, b: f64| (a - b).abs() <= LOSS * b.abs().max(1e-3);
@@ -275,7 +276,7 @@ fn averaged_statistics_agree_step_by_step() {
     let plain = averaged(0.0);
     for options in every_option() {
         let reference = averaged(0.8);
-        let mut plan = Plan::compile(&graph, &averaged(0.8), [2, 3, 8, 8], options).unwrap();
+        let mut plan = SynthesisPlan::compile(&graph, &averaged(0.8), [2, 3, 8, 8], options.clone()).unwrap();
         for (step, input) in inputs.iter().enumerate() {
             let found = plan.evaluate(input, &targets).unwrap();
             let expected = replica.evaluate(input, &targets, &reference).unwrap();
@@ -320,8 +321,8 @@ fn targets_can_be_exchanged() {
     second.r_bn = 0.3;
     let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
     let targets = Tensor::from_slice(&[1i64, 4]);
-    let loss = |plan: &mut Plan| plan.evaluate(&input, &targets).unwrap().loss;
-    let compiled = |objective| Plan::compile(&graph, objective, [2, 3, 8, 8], PlanOptions::default()).unwrap();
+    let loss = |plan: &mut SynthesisPlan| plan.evaluate(&input, &targets).unwrap().loss;
+    let compiled = |objective| SynthesisPlan::compile(&graph, objective, [2, 3, 8, 8], PlanOptions::default()).unwrap();
     let mut plan = compiled(&first);
     assert!(plan.retarget(&second).unwrap());
     assert_eq!(loss(&mut plan), loss(&mut compiled(&second)));
@@ -342,7 +343,10 @@ fn convolutions_in_bfloat16_change_the_gradient_by_their_rounding() {
     let targets = Tensor::arange(10, (Kind::Int64, Device::Cpu));
     let run = |bf16| {
         let options = PlanOptions { kernels: None, bf16, ..PlanOptions::default() };
-        Plan::compile(&bundle.graph, &objective, [10, 1, 28, 28], options).unwrap().evaluate(&input, &targets).unwrap()
+        SynthesisPlan::compile(&bundle.graph, &objective, [10, 1, 28, 28], options)
+            .unwrap()
+            .evaluate(&input, &targets)
+            .unwrap()
     };
     let (full, half) = (run(false), run(true));
     let apart = f64::try_from((&full.gradient - &half.gradient).norm() / full.gradient.norm()).unwrap();
@@ -356,7 +360,7 @@ fn another_shape_is_refused() {
     let (mut net, x) = Net::new(8);
     let x = net.conv(&x, 4, 3, 1, 1, false);
     let graph = net.finish(&x);
-    let mut plan = Plan::compile(&graph, &objective(&graph), [2, 3, 8, 8], PlanOptions::default()).unwrap();
+    let mut plan = SynthesisPlan::compile(&graph, &objective(&graph), [2, 3, 8, 8], PlanOptions::default()).unwrap();
     let input = Tensor::zeros([1, 3, 8, 8], (Kind::Float, Device::Cpu));
     let error = plan.evaluate(&input, &Tensor::from_slice(&[0i64])).err().unwrap().to_string();
     assert_eq!(error, "the plan was compiled for inputs of shape [2, 3, 8, 8], not [1, 3, 8, 8]");

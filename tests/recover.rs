@@ -9,7 +9,7 @@ use scdd::config::{BnDistance, BnWeight, Packing, RecoverConfig, Start};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::kernels::Isa;
 use scdd::recover::{Batch, Item, Recover};
-use scdd::replica::{Plan, PlanOptions};
+use scdd::synthesis::{PlanOptions, SynthesisPlan};
 use scdd::teacher::{Bundle, Network};
 use tch::{Device, Kind, Tensor};
 
@@ -121,7 +121,7 @@ fn losses_and_gradients_are_those_of_double_precision() {
         let tensor = |name: &str| Tensor::from_slice(&floats(goldens, name)).reshape([10, 4, 1, 28, 28]);
         let (points, gradients, losses) = (tensor("points"), tensor("gradients"), floats(goldens, "points.losses"));
         for options in every_engine() {
-            let mut plan = Plan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options).unwrap();
+            let mut plan = SynthesisPlan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options.clone()).unwrap();
             for (step, expected) in losses.iter().enumerate() {
                 let found = plan.evaluate(&points.get(step as i64), &targets).unwrap();
                 let loss = (found.loss / f64::from(*expected) - 1.0).abs();

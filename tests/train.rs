@@ -10,8 +10,10 @@ use scdd::graph::Graph;
 use scdd::graph::Op;
 use scdd::graph::ops::Norm;
 use scdd::kernels::Isa;
-use scdd::replica::{Mode, Replica, TrainPlan};
+use scdd::replica::{Mode, Replica};
 use scdd::teacher::Bundle;
+use scdd::threads::Threads;
+use scdd::training::TrainingPlan;
 use tch::{Device, Kind, Tensor};
 
 /// Weights and biases of convolutions, linear layers and normalisations; the running statistics.
@@ -67,7 +69,7 @@ fn by_autograd(graph: &Arc<Graph>, kind: Kind, input: &Tensor, weight: &Tensor) 
 fn by_plan(graph: &Arc<Graph>, isa: Isa, input: &Tensor, weight: &Tensor) -> Option<Found> {
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
     let (trained, running) = parameters(graph);
-    let mut plan = TrainPlan::compile_for(isa, &replica, &trained, &input.size()).unwrap()?;
+    let mut plan = TrainingPlan::compile_for(isa, &replica, &trained, &input.size(), &Threads::all()).unwrap()?;
     plan.load().unwrap();
     let (logits, tape) = plan.forward(input, Mode::Train).unwrap();
     let gradients = plan.backward(tape, weight.shallow_clone()).unwrap();
@@ -138,10 +140,14 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn another_shape_is_refused() {
     let graph = Bundle::load(&common::bundle("convnet3-w128")).unwrap().graph;
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
-    let Some(mut plan) = TrainPlan::compile(&replica, &parameters(&graph).0, &[2, 1, 28, 28]).unwrap() else { return };
+    let Some(mut plan) =
+        TrainingPlan::compile(&replica, &parameters(&graph).0, &[2, 1, 28, 28], &Threads::all()).unwrap()
+    else {
+        return;
+    };
     let error = plan.forward(&Tensor::zeros([3, 1, 28, 28], (Kind::Float, Device::Cpu)), Mode::Eval).err().unwrap();
     assert_eq!(error.to_string(), "the plan was compiled for inputs of shape [2, 1, 28, 28], not [3, 1, 28, 28]");
-    let unknown = TrainPlan::compile(&replica, &["nothing".into()], &[2, 1, 28, 28]).err().unwrap();
+    let unknown = TrainingPlan::compile(&replica, &["nothing".into()], &[2, 1, 28, 28], &Threads::all()).err().unwrap();
     assert_eq!(unknown.to_string(), "value `nothing` was never computed");
 }
 

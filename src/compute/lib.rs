@@ -1,8 +1,13 @@
 //! A graph that runs and differentiates.
 //!
-//! - [`replica`]: the graph as libtorch operations, under autograd; and compiled, for synthesis and
-//!   for training, on the CPU with the kernels of [`scdd_kernels`];
+//! - [`replica`]: the graph as libtorch operations, the readable reference, on any device;
+//! - [`synthesis`]: the loss of images and its gradient by them, with frozen weights: by the
+//!   reference, and compiled;
+//! - [`training`]: gradients by the weights, compiled for the CPU with [`scdd_kernels`];
 //! - [`threads`]: the cores, shared by the stages under way.
 
+mod compiled;
 pub mod replica;
+pub mod synthesis;
 pub mod threads;
+pub mod training;

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use scdd_artifacts::stage::Store;
+use scdd_compute::threads::Threads;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Runtime;
 use scdd_experiment::config;
@@ -36,11 +37,11 @@ pub enum WorkerError {
     Mislabels { path: std::path::PathBuf, what: String },
 }
 
-/// What stages are made with.
+/// Makes stages.
 pub struct Worker<'a> {
     /// Answers for the teachers.
     runtime: &'a Runtime,
-    progress: MemoryAwareProgress<'a>,
+    progress: &'a dyn Progress,
     device: tch::Device,
     /// Stages that may be under way at once.
     lanes: NonZeroUsize,
@@ -64,7 +65,7 @@ impl<'a> Worker<'a> {
         let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
         let lanes = if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
         tracing::debug!("tensors are on {device:?}; at most {lanes} stages at once, {cores} cores");
-        Ok(Self { runtime, progress: MemoryAwareProgress(progress), device, lanes, gpu: Mutex::default() })
+        Ok(Self { runtime, progress, device, lanes, gpu: Mutex::default() })
     }
 
     /// Where tensors live.
@@ -83,14 +84,22 @@ impl<'a> Worker<'a> {
             Job { id, title: title.clone(), needs: needs.clone() }
         };
         let jobs = graph.open(store)?.into_iter().map(job).collect();
-        scheduler::work_off(jobs, self.lanes, &self.progress, &|id| self.make(graph.node(id), store))
+        let make = |id, threads: &Threads| self.make(graph.node(id), store, threads);
+        scheduler::work_off(jobs, self.lanes, self.progress, &make)
     }
 
     /// Makes the stage of `node`; gives a remark for the user.
-    fn make(&self, node: &Node, store: &Store) -> Result<Option<String>, RunError> {
+    fn make(&self, node: &Node, store: &Store, threads: &Threads) -> Result<Option<String>, RunError> {
+        let tools = Tools {
+            runtime: self.runtime,
+            progress: MemoryAwareProgress(self.progress, threads.clone()),
+            device: self.device,
+            threads,
+            gpu: &self.gpu,
+        };
         let mut remark = None;
         let made = store.run(&node.stage, &|what| self.progress.tell(what), |work| {
-            remark = stages::make(&node.task, work, self)?;
+            remark = stages::make(&node.task, work, &tools)?;
             Ok::<_, RunError>(())
         });
         if let Err(error) = &made
@@ -100,7 +109,19 @@ impl<'a> Worker<'a> {
         }
         made.map(|_| remark)
     }
+}
 
+/// What one stage is made with.
+struct Tools<'a> {
+    /// Answers for the teachers.
+    runtime: &'a Runtime,
+    progress: MemoryAwareProgress<'a>,
+    device: tch::Device,
+    threads: &'a Threads,
+    gpu: &'a Mutex<()>,
+}
+
+impl Tools<'_> {
     /// Waits until nobody else labels on a GPU.
     fn lock_gpu(&self) -> MutexGuard<'_, ()> {
         self.gpu.lock().unwrap_or_else(PoisonError::into_inner)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
-use scdd_compute::threads::{self, Cores, Making};
+use scdd_compute::threads::{Cores, Threads};
 use scdd_distill::progress::{Piece, Progress};
 use scdd_experiment::run::graph::NodeId;
 use scdd_experiment::run::{Failed, Outcome, RunError};
@@ -29,8 +29,8 @@ pub struct Job {
     pub needs: Vec<NodeId>,
 }
 
-/// Makes the stage of a job; gives a remark for the user.
-type Make<'a> = &'a (dyn Fn(NodeId) -> Result<Option<String>, RunError> + Sync);
+/// Makes the stage of a job on its threads; gives a remark for the user.
+type Make<'a> = &'a (dyn Fn(NodeId, &Threads) -> Result<Option<String>, RunError> + Sync);
 
 /// Does all `jobs` by `make`, each after those that it needs, at most `lanes` at once. A job that
 /// fails is told at once, and ends those alone that need it.
@@ -77,8 +77,8 @@ impl<'a, M: Room + Send> Queue<'a, M> {
                 scope.spawn(|| {
                     // A new thread has as many as some other was last given.
                     tch::set_num_threads(torch);
-                    while let Some((job, making)) = self.next() {
-                        self.make(&job, making);
+                    while let Some((job, threads)) = self.next() {
+                        self.make(&job, threads);
                     }
                 });
             }
@@ -93,11 +93,11 @@ impl<'a, M: Room + Send> Queue<'a, M> {
 
     /// The next job, once it can begin, which it hereby does; none when there is nothing left for
     /// another lane.
-    fn next(&self) -> Option<(Job, Making)> {
+    fn next(&self) -> Option<(Job, Threads)> {
         let mut state = self.lock();
         while !state.waiting.is_empty() {
             if let Some(ready) = state.ready().filter(|_| self.has_room(&mut state)) {
-                return Some((state.waiting.remove(ready), Making::on(&self.cores)));
+                return Some((state.waiting.remove(ready), self.cores.lend()));
             }
             let waited = self.changed.wait_timeout(state, LOOK_EVERY);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -110,11 +110,11 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         self.cores.are_idle() || self.cores.are_settled() && state.memory.has_room()
     }
 
-    /// Does `job`, on this thread.
-    fn make(&self, job: &Job, making: Making) {
-        let made = catch_unwind(AssertUnwindSafe(|| (self.make)(job.id)));
+    /// Does `job`, on `threads`.
+    fn make(&self, job: &Job, threads: Threads) {
+        let made = catch_unwind(AssertUnwindSafe(|| (self.make)(job.id, &threads)));
         let mut state = self.lock();
-        drop(making);
+        drop(threads);
         state.missing.remove(&job.id);
         match made {
             Ok(Ok(remark)) => state.done.remarks.extend(remark),
@@ -204,13 +204,13 @@ impl Room for Memory {
     }
 }
 
-/// Tells on, and notes when the stage of this thread has come so far that it holds most of the
+/// Tells on, and notes when the stage on these threads has come so far that it holds most of the
 /// memory that it needs.
-pub struct MemoryAwareProgress<'a>(pub &'a dyn Progress);
+pub struct MemoryAwareProgress<'a>(pub &'a dyn Progress, pub Threads);
 
 impl Progress for MemoryAwareProgress<'_> {
     fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a> {
-        Box::new(MemoryAwarePiece(self.0.start(label, total, unit)))
+        Box::new(MemoryAwarePiece(self.0.start(label, total, unit), &self.1))
     }
 
     fn tell(&self, what: &str) {
@@ -218,11 +218,11 @@ impl Progress for MemoryAwareProgress<'_> {
     }
 }
 
-struct MemoryAwarePiece<'a>(Box<dyn Piece + 'a>);
+struct MemoryAwarePiece<'a>(Box<dyn Piece + 'a>, &'a Threads);
 
 impl Piece for MemoryAwarePiece<'_> {
     fn at(&mut self, done: u64, note: &str) {
-        threads::settle();
+        self.1.reached_peak();
         self.0.at(done, note);
     }
 
@@ -267,15 +267,16 @@ mod tests {
                 title: format!("make {name}"),
                 needs: needs.iter().map(|need| self.id(need)).collect(),
             };
-            Queue::new(self.0.iter().map(job).collect(), room, &Silent, &|id| self.make(id)).work_off(lanes)
+            Queue::new(self.0.iter().map(job).collect(), room, &Silent, &|id, threads| self.make(id, threads))
+                .work_off(lanes)
         }
 
         /// Settles, as with its first progress, and goes on once there is the note that it waits
         /// for.
-        fn make(&self, NodeId(place): NodeId) -> Result<Option<String>, RunError> {
+        fn make(&self, NodeId(place): NodeId, threads: &Threads) -> Result<Option<String>, RunError> {
             let (name, _, until) = self.0[place];
             self.note(format!("+{name}"));
-            threads::settle();
+            threads.reached_peak();
             let end = Instant::now() + Duration::from_secs(60);
             while !self.1.lock().unwrap().iter().any(|note| note == until) {
                 assert!(Instant::now() < end, "no {until}");
@@ -356,7 +357,7 @@ mod tests {
     #[should_panic(expected = "a scoped thread panicked")]
     fn a_panic_ends_the_run() {
         let job = |place: usize, needs| Job { id: NodeId(place), title: "x".into(), needs };
-        let make = |NodeId(place)| -> Result<Option<String>, RunError> {
+        let make = |NodeId(place), _: &Threads| -> Result<Option<String>, RunError> {
             assert!(place > 0, "on purpose");
             Ok(None)
         };

@@ -14,6 +14,7 @@ use super::error::BundleError;
 use super::kind;
 use super::manifest::{Layer, Manifest, Role, StatisticsKind};
 use scdd_data::place::is_invisible;
+use scdd_data::{DataError, Normalization};
 use scdd_graph::{Graph, ValueId};
 
 pub const MANIFEST: &str = "manifest.yaml";
@@ -141,6 +142,15 @@ impl Bundle {
     /// When it was changed since, or can't be read.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, BundleError> {
         read_file(&self.dir, name, &self.manifest)
+    }
+
+    /// How pixels become the network's input.
+    ///
+    /// # Errors
+    /// When the preprocessing is no normalisation.
+    pub fn normalization(&self) -> Result<Normalization, DataError> {
+        let p = &self.manifest.preprocessing;
+        Normalization::new(p.mean.clone(), p.std.clone())
     }
 
     pub fn name(&self) -> &str {

@@ -5,10 +5,7 @@
 
 mod convert;
 mod error;
-mod ops;
-pub mod plan;
-mod synthesis;
-pub mod train;
+pub(crate) mod ops;
 
 use std::sync::Arc;
 
@@ -20,9 +17,6 @@ use scdd_graph::{Graph, Node, Op, ValueId};
 pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
-pub use plan::{Plan, PlanOptions};
-pub use synthesis::{Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
-pub use train::TrainPlan;
 
 /// How normalisation layers behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +30,7 @@ pub enum Mode {
 }
 
 /// What a run gave.
-pub struct Run {
+pub struct Outputs {
     /// In the order of the graph's outputs.
     pub outputs: Vec<Tensor>,
     /// In the order of the taps that were asked for.
@@ -46,11 +40,11 @@ pub struct Run {
 /// A graph with its constants as tensors on one device.
 pub struct Replica {
     graph: Arc<Graph>,
-    constants: Vec<Option<Tensor>>,
+    pub(crate) constants: Vec<Option<Tensor>>,
     /// Per node: values that no later node reads.
-    dying: Vec<Vec<ValueId>>,
+    pub(crate) dying: Vec<Vec<ValueId>>,
     /// What float32 has become, if it was converted.
-    precision: Option<Kind>,
+    pub(crate) precision: Option<Kind>,
 }
 
 impl Replica {
@@ -105,7 +99,7 @@ impl Replica {
     }
 
     /// The same graph with the same constants: who writes to those of one writes to those of the other.
-    fn share(&self) -> Self {
+    pub(crate) fn shallow_clone(&self) -> Self {
         Self {
             graph: self.graph.clone(),
             constants: self.constants.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect(),
@@ -118,7 +112,7 @@ impl Replica {
     ///
     /// # Errors
     /// Names the node that failed, with the shapes of its inputs.
-    pub fn run(&self, inputs: &[Tensor], taps: &[ValueId], mode: Mode) -> Result<Run, ReplicaError> {
+    pub fn run(&self, inputs: &[Tensor], taps: &[ValueId], mode: Mode) -> Result<Outputs, ReplicaError> {
         if inputs.len() != self.graph.inputs.len() {
             return Err(ReplicaError::Inputs { expected: self.graph.inputs.len(), found: inputs.len() });
         }
@@ -143,7 +137,7 @@ impl Replica {
             }
         }
         let pick = |ids: &[ValueId]| ids.iter().map(|&id| self.value(&values, id)).collect::<Result<Vec<_>, _>>();
-        Ok(Run { outputs: pick(&self.graph.outputs)?, taps: pick(taps)? })
+        Ok(Outputs { outputs: pick(&self.graph.outputs)?, taps: pick(taps)? })
     }
 
     fn value(&self, values: &[Option<Tensor>], id: ValueId) -> Result<Tensor, ReplicaError> {
@@ -151,7 +145,12 @@ impl Replica {
         found.ok_or_else(|| ReplicaError::Missing { value: self.graph.values[id].clone() })
     }
 
-    fn run_node(&self, node: &Node, values: &[Option<Tensor>], mode: Mode) -> Result<Vec<Tensor>, ReplicaError> {
+    pub(crate) fn run_node(
+        &self,
+        node: &Node,
+        values: &[Option<Tensor>],
+        mode: Mode,
+    ) -> Result<Vec<Tensor>, ReplicaError> {
         let lookup = |id: &Option<ValueId>| id.and_then(|id| values[id].as_ref().or(self.constants[id].as_ref()));
         let args = Args::new(node.inputs.iter().map(lookup).collect(), node.outputs.len());
         let result = match (&node.op, mode) {

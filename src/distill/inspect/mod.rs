@@ -20,7 +20,7 @@ use crate::recover::RecoverError;
 use crate::recover::balance::{Balance, Terms, noise};
 use crate::teacher::{Bundle, LayerStatistics, Network};
 use scdd_artifacts::own;
-use scdd_data::{DataError, Dataset, Normalization, sample};
+use scdd_data::{DataError, Dataset, sample};
 use scdd_experiment::report::ReportError;
 
 use estimators::{effective_rank, entropy, gaussian_entropy, quantiles, rms};
@@ -157,9 +157,8 @@ pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32, seed: u64) 
     let (start, targets) = noise(bundle, images, START_STD);
     let mut gradients = vec![Gradients::new("noise", images as usize, balance.at(&start, &targets, &objective)?)];
     if let Some(set) = data {
-        let p = &bundle.manifest.preprocessing;
         let chosen = sample::even(&set.labels, set.classes.len(), images as usize, seed);
-        let batch = Normalization::new(p.mean.clone(), p.std.clone())?.batch(set, &chosen)?;
+        let batch = bundle.normalization()?.batch(set, &chosen)?;
         let targets: Vec<u32> = chosen.iter().map(|&i| set.labels[i]).collect();
         let terms = balance.at(&batch, &targets, &objective)?;
         gradients.push(Gradients::new(&set.name, chosen.len(), terms));

@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::teacher::{Golden, InputGradient, Network};
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::teacher::{Bundle, ClassStatistics, Network};
-use scdd_compute::replica::{Distance, LayerTarget, Momentum, Objective};
+use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective};
 use scdd_experiment::config::{BnDistance, RecoverConfig};
 
 /// What part of a layer's mean variance is added to every channel's before it divides, so that dead channels do not rule.

@@ -11,7 +11,8 @@ use tch::{Device, TchError, Tensor};
 use super::{RecoverError, alignment};
 use crate::teacher::{Bundle, Network};
 pub use scdd_artifacts::records::{Auto, Term, Terms};
-use scdd_compute::replica::{Evaluation, Momentum, Objective, Replica, to_tensor};
+use scdd_compute::replica::{Replica, to_tensor};
+use scdd_compute::synthesis::{Evaluation, Momentum, Objective};
 use scdd_data::rng;
 use scdd_experiment::config::RecoverConfig;
 

@@ -1,13 +1,14 @@
 //! The teachers of a recovery, and what they say of a batch: the loss and its gradient, of one in turn or of all together.
 
 use ndarray::Array4;
-use tch::{TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use super::adjust::adjusted;
 use super::plan_cache::PlanCache;
 use super::{Point, RecoverError, alignment, balance};
 use crate::teacher::{Bundle, LayerStatistics};
-use scdd_compute::replica::{Objective, Plan, PlanOptions, Replica, ReplicaError, to_array, to_tensor};
+use scdd_compute::replica::{Replica, ReplicaError, to_array, to_tensor};
+use scdd_compute::synthesis::{Objective, PlanOptions, SynthesisPlan};
 use scdd_experiment::config::{BnWeight, RecoverConfig, Turn};
 
 /// One teacher, ready for synthesis.
@@ -15,7 +16,7 @@ struct Member<'a> {
     bundle: &'a Bundle,
     r_bn: f64,
     plans: PlanCache,
-    options: PlanOptions,
+    device: Device,
     /// What its loss weighs where all are asked.
     weight: f64,
 }
@@ -25,7 +26,7 @@ pub struct Committee<'a> {
     members: Vec<Member<'a>>,
     config: &'a RecoverConfig,
     turn: Turn,
-    options: PlanOptions,
+    device: Device,
 }
 
 /// What a batch is to become, and what tells each teacher how far it is from that.
@@ -37,7 +38,7 @@ pub struct Aim {
 }
 
 enum Judge {
-    Plan(Box<Plan>),
+    Plan(Box<SynthesisPlan>),
     /// For statistics that a plan does not take: those of patches.
     Replica(Replica, Objective),
 }
@@ -63,12 +64,12 @@ impl<'a> Committee<'a> {
                 BnWeight::Auto => balance::auto(member, config, options.device)?.r_bn,
             };
             check(member, bundle, config, r_bn)?;
-            let plans = PlanCache::new(member.graph.clone(), options);
-            Ok(Member { bundle: member, r_bn, plans, options, weight: weight / total })
+            let plans = PlanCache::new(member.graph.clone(), options.clone());
+            Ok(Member { bundle: member, r_bn, plans, device: options.device, weight: weight / total })
         };
         let bundles = [bundle].into_iter().chain(others.iter().copied());
         let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
-        Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), options })
+        Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), device: options.device })
     }
 
     /// The aim of a batch of images of these `classes`, whose first view is `seen` `[N, C, H, W]`.
@@ -77,7 +78,7 @@ impl<'a> Committee<'a> {
     /// When a teacher can't be run, or libtorch fails.
     pub fn aim(&self, classes: &[u32], seen: &Array4<f32>) -> Result<Aim, RecoverError> {
         let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
-        let targets = Tensor::from_slice(&targets).to_device(self.options.device);
+        let targets = Tensor::from_slice(&targets).to_device(self.device);
         let judges = self.members.iter().map(|member| member.judge(self.config, classes, seen, &targets));
         let judges = judges.collect::<Result<_, _>>()?;
         Ok(Aim { targets, judges })
@@ -138,7 +139,7 @@ impl Member<'_> {
         seen: &Array4<f32>,
         targets: &Tensor,
     ) -> Result<Judge, RecoverError> {
-        let device = self.options.device;
+        let device = self.device;
         let graph = match config.weight_adjustment {
             Some(adjustment) => adjusted(self.bundle, adjustment, seen, targets, device)?,
             None => self.bundle.graph.clone(),
@@ -166,7 +167,7 @@ impl Member<'_> {
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let torch = |source| self.torch(source);
-        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.options.device)).map_err(torch)?;
+        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
         let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
         let found = match judge {
             Judge::Plan(plan) => plan.evaluate(&input, targets),

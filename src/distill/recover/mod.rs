@@ -1,7 +1,7 @@
 //! Recover: images optimised until the teacher sees in them what it learned.
 //!
 //! SC-DD (arXiv 2404.07976) as published and coded: Adam on the normalised image, cosine learning rate to 0, the loss of
-//! [`scdd_compute::replica::Objective`] plus optional image priors, each step seen through random views, each step clipped to valid pixels. What other
+//! [`scdd_compute::synthesis::Objective`] plus optional image priors, each step seen through random views, each step clipped to valid pixels. What other
 //! recipes add is a term of its own each: `start` of the images, their `views`, `alignment` of statistics, a `committee` of teachers.
 //! Work is cut into batches that know nothing of each other, so that any of them can be made anywhere and in any order.
 
@@ -26,7 +26,9 @@ use tch::TchError;
 
 use crate::teacher::{Bundle, NetworkError, RuntimeError};
 pub use scdd_artifacts::records::{Accuracy, Item, Point};
-use scdd_compute::replica::{PlanOptions, ReplicaError};
+use scdd_compute::replica::ReplicaError;
+use scdd_compute::synthesis::PlanOptions;
+use scdd_compute::threads::Threads;
 use scdd_data::view::{adjoint_batch, apply_batch};
 use scdd_data::{DataError, Dataset, Normalization, Resample, Size, jpeg};
 use scdd_experiment::config::{Quirk, RecoverConfig};
@@ -103,6 +105,7 @@ pub struct Recover<'a> {
     config: &'a RecoverConfig,
     committee: Committee<'a>,
     starts: Starts<'a>,
+    threads: Threads,
     normalization: Normalization,
     /// Of the teachers' images.
     size: Size,
@@ -114,12 +117,12 @@ const CIFAR10_STD: [f32; 3] = [0.2023, 0.1994, 0.2010];
 
 /// How values that `bundle` sees become pixels.
 fn normalization(bundle: &Bundle, config: &RecoverConfig) -> Result<Normalization, RecoverError> {
-    let p = &bundle.manifest.preprocessing;
     if !config.compat.contains(&Quirk::Cifar10Pixels) {
-        return Ok(Normalization::new(p.mean.clone(), p.std.clone())?);
+        return Ok(bundle.normalization()?);
     }
-    if p.mean.len() != CIFAR10_MEAN.len() {
-        return Err(RecoverError::NotColour { teacher: bundle.name().into(), channels: p.mean.len() });
+    let [channels, ..] = bundle.image_shape();
+    if channels != CIFAR10_MEAN.len() {
+        return Err(RecoverError::NotColour { teacher: bundle.name().into(), channels });
     }
     Ok(Normalization::new(CIFAR10_MEAN.to_vec(), CIFAR10_STD.to_vec())?)
 }
@@ -145,11 +148,12 @@ impl<'a> Recover<'a> {
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
         let options = PlanOptions { bf16: config.bf16, ..options };
+        let (device, threads) = (options.device, options.threads.clone());
         let committee = Committee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = normalization(bundle, config)?;
-        let starts = Starts::new(bundle, normalization.clone(), config, options.device);
-        Ok(Self { config, committee, starts, normalization, size: Size { height: p.height, width: p.width } })
+        let starts = Starts::new(bundle, normalization.clone(), config, device);
+        Ok(Self { config, committee, starts, threads, normalization, size: Size { height: p.height, width: p.width } })
     }
 
     /// With the training images that `config.start` may ask for.
@@ -187,15 +191,17 @@ impl<'a> Recover<'a> {
 
     /// Rounded, or cut off.
     fn quantised(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
+        let normalization = &self.normalization;
+        let to_pixels = |images: &Array4<f32>| self.threads.run(|| normalization.to_pixels(images));
         if !self.config.compat.contains(&Quirk::TruncatedPixels) {
-            return self.normalization.to_pixels(images);
+            return to_pixels(images);
         }
         // Rounding half a level lower cuts off.
         let mut lower = images.clone();
-        for (mut plane, (low, high)) in lower.axis_iter_mut(Axis(1)).zip(self.normalization.range()) {
+        for (mut plane, (low, high)) in lower.axis_iter_mut(Axis(1)).zip(normalization.range()) {
             plane -= 0.5 * (high - low) / 255.0;
         }
-        self.normalization.to_pixels(&lower)
+        to_pixels(&lower)
     }
 
     /// Optimises one batch; gives the images `[N, C, H, W]`, normalised, and the loss of every step.
@@ -273,19 +279,19 @@ impl<'a> Recover<'a> {
         let mut gradient = images.clone();
         let mut adam = Adam::new(images.raw_dim(), config.betas);
         let mut maps = views(steps.start)?;
-        apply_batch(&maps, &images, &mut seen)?;
+        self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
         let mut aim = self.committee.aim(classes, &seen)?;
         for iteration in steps.clone() {
             if iteration > steps.start {
                 maps = views(iteration)?;
-                apply_batch(&maps, &images, &mut seen)?;
+                self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
             }
             let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &mut aim, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
             }
-            adjoint_batch(&maps, &seen_gradient, &mut gradient)?;
+            self.threads.run(|| adjoint_batch(&maps, &seen_gradient, &mut gradient))?;
             adam.step(&mut images, &gradient, cosine(config.learning_rate, iteration, config.iterations));
             clip(&mut images, &range);
             if let Some(average) = &mut average {

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use scdd_compute::replica::{Objective, Plan, PlanOptions, ReplicaError};
+use scdd_compute::replica::ReplicaError;
+use scdd_compute::synthesis::{Objective, PlanOptions, SynthesisPlan};
 use scdd_graph::Graph;
 
 pub struct PlanCache {
@@ -11,7 +12,7 @@ pub struct PlanCache {
     options: PlanOptions,
     /// Of the last batch: batches follow each other in one shape, but for a smaller one at the end,
     /// and differ in the targets of their statistics.
-    last: Cell<Option<Plan>>,
+    last: Cell<Option<SynthesisPlan>>,
 }
 
 impl PlanCache {
@@ -22,8 +23,8 @@ impl PlanCache {
     /// The teacher compiled for `objective` and batches of `shape` `[N, C, H, W]`.
     ///
     /// # Errors
-    /// Those of [`Plan::compile`].
-    pub fn plan(&self, objective: &Objective, shape: [i64; 4]) -> Result<Plan, ReplicaError> {
+    /// Those of [`SynthesisPlan::compile`].
+    pub fn plan(&self, objective: &Objective, shape: [i64; 4]) -> Result<SynthesisPlan, ReplicaError> {
         if let Some(mut plan) = self.last.take()
             && plan.shape() == shape
             && plan.retarget(objective)?
@@ -36,13 +37,18 @@ impl PlanCache {
     /// As [`plan`](Self::plan), of `graph`: the teacher's with other weights.
     ///
     /// # Errors
-    /// Those of [`Plan::compile`].
-    pub fn compile(&self, graph: &Arc<Graph>, objective: &Objective, shape: [i64; 4]) -> Result<Plan, ReplicaError> {
-        Plan::compile(graph, objective, shape, self.options)
+    /// Those of [`SynthesisPlan::compile`].
+    pub fn compile(
+        &self,
+        graph: &Arc<Graph>,
+        objective: &Objective,
+        shape: [i64; 4],
+    ) -> Result<SynthesisPlan, ReplicaError> {
+        SynthesisPlan::compile(graph, objective, shape, self.options.clone())
     }
 
     /// Keeps a plan for the next batch.
-    pub fn keep(&self, plan: Plan) {
+    pub fn keep(&self, plan: SynthesisPlan) {
         self.last.set(Some(plan));
     }
 }

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 use super::clusters::representatives;
 use super::{Batch, Item, RecoverError};
 use crate::teacher::{Bundle, Network};
-use scdd_compute::replica::{Mode, Replica, Run, to_array, to_tensor};
+use scdd_compute::replica::{Mode, Outputs, Replica, to_array, to_tensor};
 use scdd_data::rng;
 use scdd_data::view::apply_batch;
 use scdd_data::{Dataset, Normalization, Resample, Size, View};
@@ -231,7 +231,7 @@ impl<'a> Starts<'a> {
     }
 
     /// The teacher's run on `images` `[N, C, H, W]`.
-    fn look(&self, replica: &Replica, images: &Array4<f32>, taps: &[ValueId]) -> Result<Run, RecoverError> {
+    fn look(&self, replica: &Replica, images: &Array4<f32>, taps: &[ValueId]) -> Result<Outputs, RecoverError> {
         let input = to_tensor(images.view()).and_then(|t| t.f_to_device(self.device)).map_err(self.torch())?;
         tch::no_grad(|| replica.run(&[input], taps, Mode::Eval))
             .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().to_owned(), source })
@@ -285,9 +285,7 @@ mod tests {
     use crate::recover::tests::{config, shipped, training_images};
 
     fn starts<'a>(bundle: &'a Bundle, config: &'a RecoverConfig, data: &'a Dataset) -> Starts<'a> {
-        let p = &bundle.manifest.preprocessing;
-        let normalization = Normalization::new(p.mean.clone(), p.std.clone()).unwrap();
-        Starts::new(bundle, normalization, config, Device::Cpu).with_data(data)
+        Starts::new(bundle, bundle.normalization().unwrap(), config, Device::Cpu).with_data(data)
     }
 
     fn batch(items: &[Item], ipc: u32) -> Batch {

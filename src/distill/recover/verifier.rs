@@ -5,8 +5,9 @@ use ndarray::{Array2, Array4};
 use super::RecoverError;
 use crate::teacher::{Bundle, Provider, Runtime, SessionOptions};
 use scdd_artifacts::records::Accuracy;
+use scdd_compute::threads::Threads;
 use scdd_data::view::apply_batch;
-use scdd_data::{Dataset, Normalization, Resample, Size, View};
+use scdd_data::{Dataset, Resample, Size, View};
 
 /// Images run at once.
 const BATCH: usize = 32;
@@ -17,18 +18,22 @@ const BATCH: usize = 32;
 ///
 /// # Errors
 /// When the network can't be run, or has other channels than the images.
-pub fn accuracy(verifier: &Bundle, runtime: &Runtime, set: &Dataset) -> Result<Accuracy, RecoverError> {
-    let p = &verifier.manifest.preprocessing;
-    let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+pub fn accuracy(
+    verifier: &Bundle,
+    runtime: &Runtime,
+    set: &Dataset,
+    threads: &Threads,
+) -> Result<Accuracy, RecoverError> {
+    let normalization = verifier.normalization()?;
     let [channels, height, width] = verifier.image_shape();
     let map = Resample::new(&View::full(set.size())?, set.size(), Size { height, width })?;
-    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: 0 };
+    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
     let mut session = runtime.session(verifier.name(), &verifier.model, &[], options)?;
     let mut found = Accuracy { images: set.len(), top1: 0, top5: 0 };
     let indices: Vec<usize> = (0..set.len()).collect();
     for batch in indices.chunks(BATCH) {
         let mut images = Array4::zeros((batch.len(), channels, height, width));
-        apply_batch(&vec![map.clone(); batch.len()], &normalization.batch(set, batch)?, &mut images)?;
+        threads.run(|| apply_batch(&vec![map.clone(); batch.len()], &normalization.batch(set, batch)?, &mut images))?;
         let logits = session.logits(&images)?;
         for rank in ranks(&logits, batch.iter().map(|&i| set.labels[i] as usize)) {
             found.top1 += usize::from(rank < 1);

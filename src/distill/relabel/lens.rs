@@ -22,9 +22,8 @@ impl Lens {
     /// # Errors
     /// When the bundle's preprocessing is no normalisation.
     pub fn new(bundle: &Bundle, pad: u16) -> Result<Self, DataError> {
-        let p = &bundle.manifest.preprocessing;
-        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        Ok(Self { normalization, pad: pad.into(), output: Size { height: p.height, width: p.width } })
+        let [_, height, width] = bundle.image_shape();
+        Ok(Self { normalization: bundle.normalization()?, pad: pad.into(), output: Size { height, width } })
     }
 
     /// The images of `set` as `batch` says (views are boxes of the image with its border), augmented and mixed;

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use crate::progress::Progress;
 use crate::teacher::{Bundle, RuntimeError};
+use scdd_compute::threads::Threads;
 use scdd_data::{DataError, Dataset, Size};
 use scdd_experiment::config::{LabelDtype, Mix as MixConfig, RelabelConfig};
 
@@ -46,6 +47,8 @@ pub struct Relabel<'a> {
     pub seed: u64,
     /// Identifies configuration and inputs in the store.
     pub key: &'a str,
+    /// What views are made on.
+    pub threads: Threads,
 }
 
 impl Relabel<'_> {
@@ -74,7 +77,7 @@ impl Relabel<'_> {
         });
         let seen = batches.map(|batch: Result<BatchViews, DataError>| {
             let batch = batch?;
-            Ok::<_, DataError>((lens.see(set, &batch)?, batch))
+            Ok::<_, DataError>((self.threads.run(|| lens.see(set, &batch))?, batch))
         });
         let mut done = 0;
         one_ahead(seen, |(images, BatchViews { indices, views, operations, mix })| {

@@ -6,57 +6,62 @@ use tch::Tensor;
 use super::RelabelError;
 use crate::teacher::{Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions};
 use scdd_compute::replica::{Mode, Replica, to_array, to_tensor};
+use scdd_compute::threads::Threads;
 use scdd_experiment::config::{Device, Fallback, RelabelConfig, TeacherBn};
 use scdd_graph::Op;
 use scdd_graph::ops::Norm;
 
 /// Teachers whose logits are averaged.
-pub struct Teachers {
-    members: Vec<Member>,
+pub struct Teachers<'a> {
+    members: Vec<Member<'a>>,
+    runtime: &'a Runtime,
+    threads: Threads,
 }
 
-struct Member {
-    name: String,
+struct Member<'a> {
+    bundle: &'a Bundle,
     /// Of the mean; all shares together are 1.
     share: f32,
-    network: Network,
+    network: Answering,
 }
 
-enum Network {
-    /// Through ONNX Runtime, by running statistics.
-    Running(Session),
+enum Answering {
+    /// Through ONNX Runtime, by running statistics, with these options.
+    Running(Session, SessionOptions),
     /// Through the replica, by the statistics of as many images of the batch as go through it together; absent: all.
     Batch(Box<Replica>, tch::Device, Option<u32>),
 }
 
-impl Teachers {
+impl<'a> Teachers<'a> {
     /// Networks where `config` wants them, for bundles with their weights in the mean, the first one's preprocessing being that of all; and a remark
     /// where they are not where it wanted them first. `device` is where teachers by batch statistics run.
+    /// Those in ONNX Runtime run on `threads`, however many those are at the moment.
     ///
     /// # Errors
     /// When CUDA is asked for, is not to be had, and no fallback is configured; when bundles do not fit each other; when batch statistics are asked of a
     /// network without BatchNorm.
     pub fn open(
-        bundles: &[(&Bundle, f64)],
-        runtime: &Runtime,
+        bundles: &[(&'a Bundle, f64)],
+        runtime: &'a Runtime,
         config: &RelabelConfig,
         device: tch::Device,
+        threads: &Threads,
     ) -> Result<(Self, Option<String>), RelabelError> {
         check_fit(bundles)?;
         let total: f64 = bundles.iter().map(|(_, weight)| weight).sum();
         let (mut members, mut last_remark) = (Vec::new(), None);
-        for (bundle, weight) in bundles {
+        for &(bundle, weight) in bundles {
             let network = match config.teacher_bn {
-                TeacherBn::Batch => Network::Batch(Box::new(replica(bundle, device)?), device, config.micro_batch),
+                TeacherBn::Batch => Answering::Batch(Box::new(replica(bundle, device)?), device, config.micro_batch),
                 TeacherBn::Running => {
-                    let (session, remark) = open_session(bundle, runtime, config)?;
+                    let (network, remark) = open_session(bundle, runtime, config, threads)?;
                     last_remark = last_remark.or(remark);
-                    Network::Running(session)
+                    network
                 }
             };
-            members.push(Member { name: bundle.name().into(), share: (weight / total) as f32, network });
+            members.push(Member { bundle, share: (weight / total) as f32, network });
         }
-        Ok((Self { members }, last_remark))
+        Ok((Self { members, runtime, threads: threads.clone() }, last_remark))
     }
 
     /// The mean of all teachers' logits `[N, K]` for images `[N, C, H, W]`.
@@ -64,8 +69,24 @@ impl Teachers {
     /// # Errors
     /// When a network can't run.
     pub fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
+        self.follow()?;
         let [only] = &mut self.members[..] else { return self.mean(images) };
         only.logits(images)
+    }
+
+    /// Opens anew what runs on another number of threads than there are now.
+    fn follow(&mut self) -> Result<(), RuntimeError> {
+        let threads = self.threads.count();
+        for Member { bundle, network, .. } in &mut self.members {
+            if let Answering::Running(session, options) = network
+                && options.provider == Provider::Cpu
+                && options.threads != threads
+            {
+                options.threads = threads;
+                *session = self.runtime.session(bundle.name(), &bundle.model, &[], *options)?;
+            }
+        }
+        Ok(())
     }
 
     fn mean(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
@@ -81,12 +102,12 @@ impl Teachers {
     }
 }
 
-impl Member {
+impl Member<'_> {
     fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
         match &mut self.network {
-            Network::Running(session) => Ok(session.logits(images)?),
-            Network::Batch(replica, device, part) => by_batch_statistics(replica, *device, images, *part)
-                .map_err(|e| RelabelError::Teacher { teacher: self.name.clone(), what: e.to_string() }),
+            Answering::Running(session, _) => Ok(session.logits(images)?),
+            Answering::Batch(replica, device, part) => by_batch_statistics(replica, *device, images, *part)
+                .map_err(|e| RelabelError::Teacher { teacher: self.bundle.name().into(), what: e.to_string() }),
         }
     }
 }
@@ -140,10 +161,12 @@ fn open_session(
     bundle: &Bundle,
     runtime: &Runtime,
     config: &RelabelConfig,
-) -> Result<(Session, Option<String>), RelabelError> {
+    threads: &Threads,
+) -> Result<(Answering, Option<String>), RelabelError> {
     let open = |provider| {
-        let options = SessionOptions { provider, optimize: true, threads: 0 };
-        runtime.session(bundle.name(), &bundle.model, &[], options)
+        let options = SessionOptions { provider, optimize: true, threads: threads.count() };
+        let session = runtime.session(bundle.name(), &bundle.model, &[], options)?;
+        Ok::<_, RuntimeError>(Answering::Running(session, options))
     };
     let may_fall_back = config.provider == Device::Auto || config.fallback == Some(Fallback::Cpu);
     if config.provider == Device::Cpu {
@@ -184,7 +207,8 @@ mod tests {
 
     fn logits(bundles: &[(&Bundle, f64)], teacher_bn: TeacherBn) -> Array2<f32> {
         let runtime = Runtime::open(None).unwrap();
-        let (mut teachers, remark) = Teachers::open(bundles, &runtime, &config(teacher_bn), tch::Device::Cpu).unwrap();
+        let (mut teachers, remark) =
+            Teachers::open(bundles, &runtime, &config(teacher_bn), tch::Device::Cpu, &Threads::all()).unwrap();
         assert_eq!(remark, None);
         let first = teachers.logits(&images()).unwrap();
         assert_eq!(first, teachers.logits(&images()).unwrap(), "answering changed the teacher");

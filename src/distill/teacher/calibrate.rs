@@ -20,9 +20,8 @@ use super::files::{
 };
 use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
 use super::network::Network;
-use scdd_compute::replica::{
-    Distance, LayerTarget, Mode, Momentum, Objective, Replica, channel_statistics, patch_statistics, to_tensor,
-};
+use scdd_compute::replica::{Mode, Replica, to_tensor};
+use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
 use scdd_graph::ops::Norm;
 use scdd_graph::{Graph, Node, Op, ValueId};
 

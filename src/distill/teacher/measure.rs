@@ -7,7 +7,8 @@ use pathfinding::matrix::Matrix;
 use super::error::NetworkError;
 use super::runtime::{Provider, Runtime, SessionOptions};
 use super::{Bundle, BundleError, Measured};
-use scdd_data::{Dataset, Normalization, sample};
+use scdd_compute::threads::Threads;
+use scdd_data::{Dataset, sample};
 
 /// Images that are run at once.
 const BATCH: usize = 50;
@@ -23,18 +24,18 @@ pub fn measure(
     teacher: &Bundle,
     runtime: &Runtime,
     test: &Dataset,
+    threads: &Threads,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Measured, NetworkError> {
     let refuse = |what: String| NetworkError::from(BundleError::invalid(&teacher.dir, what));
-    let p = &teacher.manifest.preprocessing;
-    let normalization = Normalization::new(p.mean.clone(), p.std.clone()).map_err(|e| refuse(e.to_string()))?;
-    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: 0 };
+    let normalization = teacher.normalization().map_err(|e| refuse(e.to_string()))?;
+    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
     let mut session = runtime.session(teacher.name(), &teacher.model, &[], options)?;
     let classes = test.classes.len();
     let sample = sample::even(&test.labels, classes, Measured::images_of(test.len(), classes), SEED);
     let mut answers = Vec::with_capacity(sample.len());
     for batch in sample.chunks(BATCH) {
-        let images = normalization.batch(test, batch).map_err(|e| refuse(e.to_string()))?;
+        let images = threads.run(|| normalization.batch(test, batch)).map_err(|e| refuse(e.to_string()))?;
         answers.extend(session.logits(&images)?.axis_iter(Axis(0)).map(|logits| largest(logits.iter().copied())));
         progress(answers.len() as u64);
     }

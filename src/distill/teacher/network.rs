@@ -4,7 +4,8 @@ use tch::{Device, TchError, Tensor};
 
 use super::error::NetworkError;
 use super::{Bundle, LayerStatistics, StatisticsKind};
-use scdd_compute::replica::{Distance, LayerTarget, Momentum, Objective, Replica, to_tensor};
+use scdd_compute::replica::{Replica, to_tensor};
+use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective};
 
 /// What libtorch makes of a bundle.
 pub trait Network {

@@ -144,7 +144,7 @@ pub struct SessionOptions {
     pub provider: Provider,
     /// Without graph optimisation results are bit-stable and every value keeps its meaning; with it they are fast.
     pub optimize: bool,
-    /// 0: as many as the machine has cores.
+    /// That it computes on; 0: as many as the machine has cores.
     pub threads: usize,
 }
 

@@ -19,7 +19,8 @@ use super::error::NetworkError;
 use super::network::Network;
 use super::runtime::{Provider, Runtime, SessionOptions};
 use super::{Bundle, InputGradient, LayerStatistics};
-use scdd_compute::replica::{Mode, Replica, ReplicaError, channel_statistics, to_array, to_tensor};
+use scdd_compute::replica::{Mode, Replica, ReplicaError, to_array, to_tensor};
+use scdd_compute::synthesis::channel_statistics;
 use scdd_data::rng;
 use scdd_graph::{Node, ValueId};
 

@@ -20,8 +20,9 @@ use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, Network, NetworkError};
 use scdd_artifacts::labels::{LabelBatch, Store, StoreError};
 pub use scdd_artifacts::records::{Epoch, Training};
-use scdd_compute::replica::{Mode, Replica, ReplicaError, TrainPlan, to_tensor};
-use scdd_compute::threads::TorchThreads;
+use scdd_compute::replica::{Mode, Replica, ReplicaError, to_tensor};
+use scdd_compute::threads::{Threads, TorchThreads};
+use scdd_compute::training::TrainingPlan;
 use scdd_data::rng;
 use scdd_data::{DataError, Dataset, Mix, Normalization};
 use scdd_experiment::config::{Schedule, ValidateConfig, Warmup};
@@ -132,17 +133,18 @@ pub struct Student<'a> {
     replica: Replica,
     parameters: Vec<(String, Tensor)>,
     /// One for each shape of a batch; none where the replica trains and tests by itself.
-    plans: Vec<TrainPlan>,
+    plans: Vec<TrainingPlan>,
     normalization: Normalization,
     device: Device,
+    threads: Threads,
 }
 
 impl<'a> Student<'a> {
-    /// Draws weights as the bundle's `init` says, from `seed`.
+    /// Draws weights as the bundle's `init` says, from `seed`; computes on `threads`.
     ///
     /// # Errors
     /// When the bundle is no student, or its `init` does not match its graph.
-    pub fn new(bundle: &'a Bundle, seed: u64, device: Device) -> Result<Self, ValidateError> {
+    pub fn new(bundle: &'a Bundle, seed: u64, device: Device, threads: Threads) -> Result<Self, ValidateError> {
         let mut replica = bundle.replica(device)?;
         let fail = |what: String| ValidateError::Student { student: bundle.name().into(), what };
         if bundle.manifest.init.is_empty() {
@@ -170,9 +172,8 @@ impl<'a> Student<'a> {
             parameters.push((init.parameter.clone(), parameter));
         }
         reset_batch_norms(&replica)?;
-        let p = &bundle.manifest.preprocessing;
-        let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
-        Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device })
+        let normalization = bundle.normalization()?;
+        Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device, threads })
     }
 
     /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says. Goes on with what
@@ -262,9 +263,10 @@ impl<'a> Student<'a> {
         let objective = objectives.of(epoch);
         let batches = lesson.batches(epoch, objective)?;
         let lens = Lens::new(self.bundle, lesson.views.pad())?;
+        let threads = self.threads.clone();
         let seen = (0..batches.len()).map(|number| {
             let (batch, logits) = batches.get(number)?;
-            let images = lens.see(lesson.images, &batch)?;
+            let images = threads.run(|| lens.see(lesson.images, &batch))?;
             Ok::<_, ValidateError>((images, batch, logits))
         });
         let (mut total, mut last) = (0.0, None);
@@ -345,7 +347,7 @@ impl<'a> Student<'a> {
         }
         let names: Vec<String> = self.parameters.iter().map(|(name, _)| name.clone()).collect();
         let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
-        self.plans.extend(TrainPlan::compile(&self.replica, &names, shape).map_err(failed)?);
+        self.plans.extend(TrainingPlan::compile(&self.replica, &names, shape, &self.threads).map_err(failed)?);
         Ok(self.plans.iter().position(|plan| plan.shape() == shape))
     }
 
@@ -401,11 +403,11 @@ impl<'a> Student<'a> {
     /// When the images do not fit the student.
     pub fn test(&mut self, test: &Dataset) -> Result<f64, ValidateError> {
         let _no_grad = tch::no_grad_guard();
-        self.plans.iter_mut().try_for_each(TrainPlan::load)?;
+        self.plans.iter_mut().try_for_each(TrainingPlan::load)?;
         let indices: Vec<usize> = (0..test.len()).collect();
         let mut right = 0;
         for chunk in indices.chunks(TEST_BATCH) {
-            let images = self.normalization.batch(test, chunk)?;
+            let images = self.threads.run(|| self.normalization.batch(test, chunk))?;
             let logits = self.logits(&to_tensor(images.view())?.f_to_device(self.device)?)?;
             let found = Vec::<i64>::try_from(&logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
             right += chunk.iter().zip(found).filter(|(i, class)| i64::from(test.labels[**i]) == *class).count();
@@ -595,7 +597,8 @@ mod tests {
     /// The learning rates of `goldens/make_losses.py`.
     #[test]
     fn published_schedules_equal_their_code() {
-        let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/goldens/losses.json")).unwrap();
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/goldens/losses.json")).unwrap();
         let cases = [
             ("warmup", "schedule: {type: cosine, floor: 0, smoothing: 1}\nwarmup: {epochs: 5, from: 0.01}"),
             ("linear", "schedule: {type: linear}"),
@@ -632,7 +635,7 @@ mod tests {
         let bundle = student("convnet3-w128");
         let (input, targets) = views_and_targets();
         let objective = Objective::Hard { smoothing: 0.0, mixed: false };
-        let fresh = || Student::new(&bundle, 3, Device::Cpu).unwrap();
+        let fresh = || Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
         let part = |start: i64, length: i64| {
             let targets = targets.part(start, length).unwrap();
             fresh().pass(&input.narrow(0, start, length), targets, objective, None).unwrap()
@@ -704,7 +707,7 @@ mod tests {
             );
             let config: ValidateConfig = serde_yaml::from_str(&text).unwrap();
             let train = |keeper: &mut dyn Keeper| {
-                let mut student = Student::new(&bundle, 3, Device::Cpu).unwrap();
+                let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
                 let views = Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
                 let lesson = Lesson { images: &images, views, labels: None };
                 let training = student.train(&lesson, &images, &config, keeper, &crate::progress::Silent)?;
@@ -725,7 +728,7 @@ mod tests {
     #[test]
     fn fresh_students_have_fresh_statistics() {
         let bundle = student("resnet18-w16");
-        let student = Student::new(&bundle, 0, Device::Cpu).unwrap();
+        let student = Student::new(&bundle, 0, Device::Cpu, Threads::all()).unwrap();
         let norms = batch_norms(&student.replica);
         assert!(norms.len() > 15);
         for [mean, variance] in norms {

@@ -5,7 +5,7 @@ use scdd_cli::{Calibrate, Global, Outcome};
 
 use super::data::{check_classes, check_fit, training_images};
 use super::open_runtime;
-use scdd_data::{Normalization, sample};
+use scdd_data::sample;
 use scdd_distill::teacher::{Bundle, Calibrator, Detail, verify};
 
 /// How many images are run at once.
@@ -33,8 +33,7 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
         );
     }
 
-    let p = &bundle.manifest.preprocessing;
-    let normalization = Normalization::new(p.mean.clone(), p.std.clone())?;
+    let normalization = bundle.normalization()?;
     let mut calibrator =
         Calibrator::new(&bundle, &command.nodes, Detail { per_class: command.per_class, patches: command.patches })?;
     let classes = set.classes.len();

@@ -1,6 +1,7 @@
 //! `scdd verify`: does a bundle mean the same to its golden probe, ONNX Runtime and tch? And does it mean the data's classes by its own?
 
 use scdd_cli::{Global, Outcome, Verify};
+use scdd_compute::threads::Threads;
 use serde::Serialize;
 
 use super::data::{CLASS_REMEDY, test_images};
@@ -76,7 +77,7 @@ fn on_data(bundle: &Bundle, test: &Dataset, runtime: &Runtime) -> anyhow::Result
     }
     let is_measurable = manifest.role == Role::Teacher && manifest.classes.len() == test.classes.len();
     if is_measurable {
-        let measured = measure(bundle, runtime, test, &mut |_| ())?;
+        let measured = measure(bundle, runtime, test, &Threads::all(), &mut |_| ())?;
         match measured.judge(manifest, &test.name, &test.classes) {
             Ok(remark) => found.remarks.extend(remark),
             Err(problem) => found.problem = Some(problem),

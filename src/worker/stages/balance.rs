@@ -1,12 +1,12 @@
 //! Measures what `r_bn: auto` is.
 
-use crate::Worker;
+use crate::Tools;
 use scdd_artifacts::files::{AUTO, write_json};
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::recover::balance;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::balance::Task;
 
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
-    Ok(write_json(work, AUTO, &balance::auto(task.teacher, &task.config, worker.device)?)?)
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
+    Ok(write_json(work, AUTO, &balance::auto(task.teacher, &task.config, tools.device)?)?)
 }

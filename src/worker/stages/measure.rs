@@ -1,6 +1,6 @@
 //! Measures a teacher on real test images; one whose labels would be wrong is refused.
 
-use crate::{Worker, WorkerError};
+use crate::{Tools, WorkerError};
 use scdd_artifacts::files::{MEASURED, write_json};
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::progress::Progress;
@@ -8,12 +8,12 @@ use scdd_distill::teacher::{Measured, measure, percent};
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::measure::Task;
 
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let Task { teacher, test } = task;
     let images = Measured::images_of(test.len(), test.classes.len());
     let label = format!("measure {} on {}", teacher.name(), test.name);
-    let mut piece = worker.progress.start(&label, images as u64, "image");
-    let measured = measure(teacher, worker.runtime, test, &mut |done| piece.at(done, ""))?;
+    let mut piece = tools.progress.start(&label, images as u64, "image");
+    let measured = measure(teacher, tools.runtime, test, tools.threads, &mut |done| piece.at(done, ""))?;
     measured
         .judge(&teacher.manifest, &test.name, &test.classes)
         .map_err(|what| WorkerError::Mislabels { path: teacher.dir.clone(), what })?;

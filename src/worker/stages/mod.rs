@@ -16,7 +16,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::Worker;
+use super::Tools;
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::{DataError, Dataset, Size, png};
 use scdd_distill::teacher::Bundle;
@@ -25,18 +25,18 @@ use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::Task;
 
 /// Makes the stage of `task` in `work`; gives a remark for the user.
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<String>, Failure> {
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     match task {
-        Task::Verify(task) => verify::make(task, work, worker).map(|()| None),
-        Task::Measure(task) => measure::make(task, work, worker).map(|()| None),
-        Task::Balance(task) => balance::make(task, work, worker).map(|()| None),
-        Task::Recover(task) => recover::make(task, work, worker),
+        Task::Verify(task) => verify::make(task, work, tools).map(|()| None),
+        Task::Measure(task) => measure::make(task, work, tools).map(|()| None),
+        Task::Balance(task) => balance::make(task, work, tools).map(|()| None),
+        Task::Recover(task) => recover::make(task, work, tools),
         Task::Subset(task) => subset::make(task, work).map(|()| None),
         Task::Real(task) => real::make(task, work).map(|()| None),
-        Task::Verifier(task) => verifier::make(task, work, worker).map(|()| None),
-        Task::Relabel(task) => relabel::make(task, work, worker),
-        Task::Validate(task) => validate::make(task, work, worker).map(|()| None),
-        Task::Whole(task) => whole::make(task, work, worker).map(|()| None),
+        Task::Verifier(task) => verifier::make(task, work, tools).map(|()| None),
+        Task::Relabel(task) => relabel::make(task, work, tools),
+        Task::Validate(task) => validate::make(task, work, tools).map(|()| None),
+        Task::Whole(task) => whole::make(task, work, tools).map(|()| None),
     }
 }
 

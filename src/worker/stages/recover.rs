@@ -3,11 +3,11 @@
 use serde_json::json;
 use tch::Device;
 
-use crate::Worker;
+use crate::Tools;
 use scdd_artifacts::files::{self, read_json, write_images};
 use scdd_artifacts::records::Auto;
 use scdd_artifacts::stage::WorkDir;
-use scdd_compute::replica::PlanOptions;
+use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Piece, Progress};
 use scdd_distill::recover::{Batch, Item, Recover};
 use scdd_experiment::config::BnWeight;
@@ -15,26 +15,26 @@ use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::recover::Task;
 
 /// Gives a remark for the user.
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<Option<String>, Failure> {
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     let mut config = task.config.clone();
     if let Some(balance) = &task.balance {
         config.r_bn = BnWeight::Fixed(read_json::<Auto>(balance)?.r_bn);
     }
-    let options = PlanOptions { device: worker.device, ..PlanOptions::default() };
+    let options = PlanOptions { device: tools.device, threads: tools.threads.clone(), ..PlanOptions::default() };
     let mut recover = Recover::with_committee(task.teacher, &task.others, &config, options)?;
     if let Some(train) = task.train {
         recover = recover.with_data(train);
     }
     let batches = recover.batches(&task.chosen, task.ipc, task.seed);
     let label = format!("recover {}, {} per class, seed {}", task.teacher.name(), task.ipc, task.seed);
-    let mut piece = worker.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
+    let mut piece = tools.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
     let mut done = 0;
     for (number, batch) in batches.iter().enumerate() {
         recover_batch(work, task, &recover, (number, batch), done, piece.as_mut())?;
         done += recover.steps(batch);
     }
     piece.finish("");
-    let without_effect = config.bf16 && worker.device == Device::Cpu;
+    let without_effect = config.bf16 && tools.device == Device::Cpu;
     Ok(without_effect.then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()))
 }
 

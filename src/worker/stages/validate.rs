@@ -1,6 +1,6 @@
 //! Trains a student on a set of images, tests it, and leaves its weights and figures.
 
-use crate::Worker;
+use crate::Tools;
 use scdd_artifacts::files::{TRAINING, write_json};
 use scdd_artifacts::labels;
 use scdd_artifacts::stage::WorkDir;
@@ -11,15 +11,15 @@ use scdd_experiment::run::stages::validate::Task;
 
 use super::{TrainingFile, input_size, read_named};
 
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let images = read_named(&task.images, &task.name)?;
     let labels = task.labels.as_deref().map(labels::Store::open).transpose()?;
     labels.as_ref().map(labels::Store::check).transpose()?;
-    let mut fresh = Student::new(task.student, task.seed, worker.device)?;
+    let mut fresh = Student::new(task.student, task.seed, tools.device, tools.threads.clone())?;
     let views = Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let lesson = Lesson { images: &images, views, labels: labels.as_ref() };
     let mut keeper = TrainingFile::new(work);
-    let training = fresh.train(&lesson, task.test, &task.config, &mut keeper, &worker.progress)?;
+    let training = fresh.train(&lesson, task.test, &task.config, &mut keeper, &tools.progress)?;
     keeper.remove()?;
     work.write("student.safetensors", &fresh.checkpoint()?)?;
     Ok(write_json(work, TRAINING, &training)?)

@@ -1,6 +1,6 @@
 //! Counts the images that a verifier puts into their classes.
 
-use crate::Worker;
+use crate::Tools;
 use scdd_artifacts::files::{ACCURACY, write_json};
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::png;
@@ -8,7 +8,7 @@ use scdd_distill::recover;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::verifier::Task;
 
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let set = png::read_set(&task.images)?;
-    Ok(write_json(work, ACCURACY, &recover::accuracy(task.verifier, worker.runtime, &set)?)?)
+    Ok(write_json(work, ACCURACY, &recover::accuracy(task.verifier, tools.runtime, &set, tools.threads)?)?)
 }

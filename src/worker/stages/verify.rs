@@ -1,6 +1,6 @@
 //! Verifies a bundle.
 
-use crate::{Worker, WorkerError};
+use crate::{Tools, WorkerError};
 use scdd_artifacts::files::{VERDICT, write_json};
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::progress::Progress;
@@ -8,10 +8,10 @@ use scdd_distill::teacher::verify;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::verify::Task;
 
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
-    let (bundle, progress) = (task.bundle, &worker.progress);
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
+    let (bundle, progress) = (task.bundle, &tools.progress);
     let piece = progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
-    let verdict = verify(bundle, worker.runtime, &|what| progress.tell(what))?;
+    let verdict = verify(bundle, tools.runtime, &|what| progress.tell(what))?;
     if !verdict.passed() {
         let bundle = bundle.name().into();
         return Err(WorkerError::Unverified { bundle, divergence: verdict.divergence }.into());

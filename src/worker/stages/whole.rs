@@ -1,6 +1,6 @@
 //! Trains a student on the whole real training set, tests it, and leaves its figures.
 
-use crate::Worker;
+use crate::Tools;
 use scdd_artifacts::files::{TRAINING, write_json};
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::relabel::Views;
@@ -10,12 +10,12 @@ use scdd_experiment::run::stages::whole::Task;
 
 use super::{TrainingFile, input_size};
 
-pub fn make(task: &Task, work: &WorkDir, worker: &Worker) -> Result<(), Failure> {
+pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let &Task { student, train, test, ref views, ref config, seed } = task;
-    let mut fresh = Student::new(student, seed, worker.device)?;
+    let mut fresh = Student::new(student, seed, tools.device, tools.threads.clone())?;
     let views = Views::new(views, 1, seed, train, input_size(student));
     let (lesson, mut keeper) = (Lesson { images: train, views, labels: None }, TrainingFile::new(work));
-    let training = fresh.train(&lesson, test, config, &mut keeper, &worker.progress)?;
+    let training = fresh.train(&lesson, test, config, &mut keeper, &tools.progress)?;
     keeper.remove()?;
     Ok(write_json(work, TRAINING, &training)?)
 }

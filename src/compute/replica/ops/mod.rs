@@ -1,11 +1,11 @@
 //! The operators as `tch` calls, one file per family.
 
 mod activation;
-pub(super) mod conv;
+pub(crate) mod conv;
 mod elementwise;
 mod layout;
 mod linear;
-pub(super) mod norm;
+pub(crate) mod norm;
 mod pool;
 mod reduce;
 mod resize;

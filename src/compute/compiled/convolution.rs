@@ -1,15 +1,13 @@
-//! A convolution with frozen weights, forward and backward.
+//! A convolution: its shape, and what computes it in each direction.
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::pass::PassStep;
-use super::statistics::floats;
-use scdd_graph::ValueId;
-use scdd_kernels::Isa;
+use super::floats;
 use scdd_kernels::conv::{Epilogue, Extent, Geometry};
 use scdd_kernels::depthwise::Depthwise;
 use scdd_kernels::direct::Direct;
 use scdd_kernels::winograd::{Tile, Winograd};
+use scdd_kernels::{Aligned, Isa};
 
 /// What computes one direction of a convolution, with its prepared weights.
 pub enum ConvKernel {
@@ -24,17 +22,6 @@ pub enum ConvKernel {
 pub enum Direction {
     Forward,
     Backward,
-}
-
-/// One `Conv` node, and the pass that is fused into it.
-pub struct ConvStep {
-    pub name: String,
-    pub x: ValueId,
-    pub out: ValueId,
-    pub conv: Convolution,
-    pub forward: ConvKernel,
-    pub backward: ConvKernel,
-    pub pass: Option<PassStep>,
 }
 
 /// A two-dimensional convolution and its weights.
@@ -76,6 +63,36 @@ impl ConvKernel {
             Self::Winograd(winograd) => winograd.run(x, y, beside, epilogue),
         }
     }
+
+    /// Takes over other weights `[kernel…, I, O]`, flat. Kernels of libtorch and depthwise ones have none to train.
+    pub fn load(&mut self, isa: Isa, weight: &[f32], channels: [usize; 2], geometry: Geometry, direction: Direction) {
+        let [inputs, outputs] = channels;
+        let width = geometry.kernel[1];
+        let at = |o: usize, i: usize, y: usize, x: usize| weight[((y * width + x) * inputs + i) * outputs + o];
+        match (self, direction) {
+            (Self::Winograd(kernel), Direction::Forward) => kernel.set(weight),
+            (Self::Winograd(kernel), Direction::Backward) => kernel.set(&turned(weight, channels)),
+            (Self::Direct(kernel), Direction::Forward) => *kernel = Direct::forward(isa, channels, geometry, at),
+            (Self::Direct(kernel), Direction::Backward) => *kernel = Direct::backward(isa, channels, geometry, at),
+            (Self::Torch | Self::Depthwise(_), _) => {}
+        }
+    }
+
+    /// The gradient by the weights, `[kernel…, I, O]`, flat, given the input and the output's gradient; as
+    /// [`load`](Self::load), of kernels that can be trained.
+    pub fn weight_gradient(
+        &self,
+        x: (&[f32], Extent),
+        dy: (&[f32], Extent),
+        scratch: &mut Aligned,
+        gradient: &mut [f32],
+    ) {
+        match self {
+            Self::Winograd(kernel) => kernel.weight_gradient(x, dy, scratch, gradient),
+            Self::Direct(kernel) => kernel.weight_gradient(x, dy, scratch, gradient),
+            Self::Torch | Self::Depthwise(_) => {}
+        }
+    }
 }
 
 impl Convolution {
@@ -98,8 +115,7 @@ impl Convolution {
         }
         let weight = |o: usize, i: usize, y: usize, x: usize| values[((o * inputs + i) * kernel_y + y) * kernel_x + x];
         let [from, to] = if backward { [self.channels[1], self.channels[0]] } else { self.channels };
-        let small = g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.pad.iter().all(|&p| p <= 2);
-        if !small || !Winograd::accepts(isa, from, to) {
+        if !self.is_small() || !Winograd::accepts(isa, from, to) {
             return Ok(ConvKernel::Direct(match direction {
                 Direction::Forward => Direct::forward(isa, self.channels, self.geometry, weight),
                 Direction::Backward => Direct::backward(isa, self.channels, self.geometry, weight),
@@ -114,6 +130,29 @@ impl Convolution {
                 Winograd::new(isa, Tile::Four, [from, to], g.pad.map(|p| 2 - p), rotated)
             }
         }))
+    }
+
+    /// The kernel of `direction` for a convolution of one group whose weights are trained: without weights until it is given some.
+    pub fn untrained(&self, isa: Isa, direction: Direction) -> ConvKernel {
+        let (channels, geometry) = (self.channels, self.geometry);
+        if self.is_small() && Winograd::accepts(isa, channels[0], channels[1]) {
+            let (channels, pad) = match direction {
+                Direction::Forward => (channels, geometry.pad),
+                Direction::Backward => ([channels[1], channels[0]], geometry.pad.map(|p| 2 - p)),
+            };
+            return ConvKernel::Winograd(Winograd::blank(isa, Tile::Four, channels, pad));
+        }
+        let none = |_: usize, _: usize, _: usize, _: usize| 0.0;
+        ConvKernel::Direct(match direction {
+            Direction::Forward => Direct::forward(isa, channels, geometry, none),
+            Direction::Backward => Direct::backward(isa, channels, geometry, none),
+        })
+    }
+
+    /// Whether it has the shape that Winograd's algorithm is for: 3×3, stride 1.
+    fn is_small(&self) -> bool {
+        let g = &self.geometry;
+        g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.pad.iter().all(|&p| p <= 2)
     }
 
     /// Prepares both directions on `isa`.
@@ -211,4 +250,22 @@ struct Settings {
 /// The shape `[N, C, H, W]` of images.
 pub fn size(extent: Extent, channels: usize) -> [i64; 4] {
     [extent.n, channels, extent.h, extent.w].map(|v| v as i64)
+}
+
+/// The kernel of the backward pass, `[3, 3, outputs, inputs]`, out of `[3, 3, inputs, outputs]`: turned by half a circle, inputs and outputs exchanged.
+fn turned(weight: &[f32], [inputs, outputs]: [usize; 2]) -> Vec<f32> {
+    /// Values of one side of the blocks that are exchanged in cache.
+    const SIDE: usize = 16;
+    let mut turned = vec![0.0; weight.len()];
+    let taps = weight.chunks_exact(inputs * outputs).rev();
+    for (to, from) in turned.chunks_exact_mut(inputs * outputs).zip(taps) {
+        for (i0, o0) in (0..inputs).step_by(SIDE).flat_map(|i| (0..outputs).step_by(SIDE).map(move |o| (i, o))) {
+            for o in o0..(o0 + SIDE).min(outputs) {
+                for i in i0..(i0 + SIDE).min(inputs) {
+                    to[o * inputs + i] = from[i * outputs + o];
+                }
+            }
+        }
+    }
+    turned
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use tch::{TchError, Tensor};
 
-use super::super::ops::norm::BN_MOMENTUM;
-use super::super::plan::statistics::floats;
-use super::super::plan::value::{Pool, Value};
-use super::super::{Mode, Replica};
+use crate::compiled::floats;
+use crate::compiled::value::{BufferPool, Value};
+use crate::replica::ops::norm::BN_MOMENTUM;
+use crate::replica::{Mode, Replica};
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
 use scdd_kernels::pass::{Activation, Backward, GradientSums, Moments, Pass, Pulling};
@@ -43,18 +43,18 @@ struct Loaded {
     running: Option<[Tensor; 2]>,
 }
 
-/// What a [`NormStep`] keeps for the way back.
-pub struct Kept {
+/// What a [`NormStep`] keeps for the backward pass.
+pub struct SavedNorm {
     x: Value,
     residual: Option<Value>,
-    affine: Affine,
+    affine: ChannelAffine,
     mean: Vec<f32>,
     /// 1 / √(var + ε).
     inverse: Vec<f32>,
 }
 
 /// Per channel: what `x` is multiplied by and what is added.
-struct Affine {
+struct ChannelAffine {
     scale: Vec<f32>,
     shift: Vec<f32>,
 }
@@ -106,11 +106,11 @@ impl NormStep {
     pub fn forward(
         &self,
         isa: Isa,
-        pool: &Arc<Pool>,
+        pool: &Arc<BufferPool>,
         (x, residual): (&Value, Option<&Value>),
         moments: Option<Moments>,
         mode: Mode,
-    ) -> Result<(Value, Kept), TchError> {
+    ) -> Result<(Value, SavedNorm), TchError> {
         let [n, channels, h, w] = self.size;
         let (x, residual) = (x.channels_last()?, residual.map(Value::channels_last).transpose()?);
         let (mean, inverse) = match mode {
@@ -128,7 +128,7 @@ impl NormStep {
                 (moments.mean.iter().map(|&mean| mean as f32).collect(), inverse)
             }
         };
-        let kept = Kept { affine: self.affine(&mean, &inverse), x, residual, mean, inverse };
+        let kept = SavedNorm { affine: self.affine(&mean, &inverse), x, residual, mean, inverse };
         let (out_h, out_w) = if self.halves { (h / 2, w / 2) } else { (h, w) };
         let mut out = pool.take(n * out_h * out_w * channels);
         self.work(isa, &kept)?.forward(&mut out);
@@ -136,8 +136,8 @@ impl NormStep {
         Ok((out.finish(size)?, kept))
     }
 
-    fn work<'a>(&self, isa: Isa, kept: &'a Kept) -> Result<Work<'a>, TchError> {
-        Ok(Work {
+    fn work<'a>(&self, isa: Isa, kept: &'a SavedNorm) -> Result<NormWork<'a>, TchError> {
+        Ok(NormWork {
             isa,
             size: self.size,
             halves: self.halves,
@@ -147,10 +147,10 @@ impl NormStep {
         })
     }
 
-    fn affine(&self, mean: &[f32], inverse: &[f32]) -> Affine {
+    fn affine(&self, mean: &[f32], inverse: &[f32]) -> ChannelAffine {
         let scale: Vec<f32> = self.loaded.scale.iter().zip(inverse).map(|(scale, inverse)| scale * inverse).collect();
         let shift = self.loaded.shift.iter().zip(&scale).zip(mean).map(|((shift, scale), mean)| shift - scale * mean);
-        Affine { shift: shift.collect(), scale }
+        ChannelAffine { shift: shift.collect(), scale }
     }
 
     /// Running mean, as `x` would have it without the bias that was left out, and inverse deviation.
@@ -179,8 +179,8 @@ impl NormStep {
     pub fn backward(
         &self,
         isa: Isa,
-        pool: &Arc<Pool>,
-        kept: &Kept,
+        pool: &Arc<BufferPool>,
+        kept: &SavedNorm,
         dy: &Value,
     ) -> Result<Vec<(ValueId, Value)>, TchError> {
         let [n, channels, h, w] = self.size;
@@ -217,7 +217,7 @@ impl NormStep {
 }
 
 /// What a step does to its pixels, image by image.
-struct Work<'a> {
+struct NormWork<'a> {
     isa: Isa,
     /// Of `x`, `[N, C, H, W]`.
     size: [usize; 4],
@@ -228,26 +228,26 @@ struct Work<'a> {
 }
 
 /// A part of an image that is worked on at once: where it lies in `x`, and its part of the result.
-struct Strip {
+struct RowStrip {
     x: Range<usize>,
     result: Range<usize>,
 }
 
-impl Work<'_> {
+impl NormWork<'_> {
     fn image(&self) -> usize {
         let [_, channels, h, w] = self.size;
         h * w * channels
     }
 
     /// The strips of image `index`: two rows where they become one (an odd last one is left out), else all of it.
-    fn strips(&self, index: usize) -> impl Iterator<Item = Strip> + use<> {
+    fn strips(&self, index: usize) -> impl Iterator<Item = RowStrip> + use<> {
         let [_, channels, _, w] = self.size;
         let image = self.image();
         let (strip, result) = if self.halves { (2 * w * channels, w / 2 * channels) } else { (image, image) };
         let count = image / strip;
         (0..count).map(move |i| {
             let (x, at) = (index * image + i * strip, (index * count + i) * result);
-            Strip { x: x..x + strip, result: at..at + result }
+            RowStrip { x: x..x + strip, result: at..at + result }
         })
     }
 
@@ -262,7 +262,7 @@ impl Work<'_> {
         out.par_chunks_exact_mut(out.len() / n).enumerate().for_each(|(index, out)| {
             let mut rows = self.rows();
             let mut rest = out;
-            for Strip { x, result } in self.strips(index) {
+            for RowStrip { x, result } in self.strips(index) {
                 let (out, after) = rest.split_at_mut(result.len());
                 rest = after;
                 let residual = self.residual.map(|r| &r[x.clone()]);
@@ -282,7 +282,7 @@ impl Work<'_> {
         let of_image = |index: usize| {
             let mut sums = GradientSums::zeros(channels);
             let mut rows = self.rows();
-            for Strip { x, result } in self.strips(index) {
+            for RowStrip { x, result } in self.strips(index) {
                 let gradient = if self.halves {
                     spread(self.isa, &dy[result], w, channels, &mut rows);
                     &rows[..]
@@ -311,7 +311,7 @@ impl Work<'_> {
         };
         dx.par_chunks_exact_mut(image).zip(beside).enumerate().for_each(|(index, (mut dx, mut beside))| {
             let mut at = index * image;
-            for Strip { x, result } in self.strips(index) {
+            for RowStrip { x, result } in self.strips(index) {
                 at = x.end;
                 let gradient = first(&mut dx, x.len());
                 if self.halves {

@@ -1,38 +1,39 @@
 //! A frozen graph compiled for synthesis: the same numbers as [`Replica::evaluate`], several times faster and in a fraction of the memory.
 //!
 //! Compiling runs the graph once on zeros, so that every shape is known; fuses what lies between convolutions into one step; and prepares the
-//! weights of each convolution, for both directions, for the engine that is fastest here. An evaluation then goes through the steps and back
-//! without autograd, except for operators that have no explicit way back: those use it locally. Memory comes from a pool: a tensor returns its
+//! weights of each convolution, for both directions, for the kernel that is fastest here. An evaluation then goes through the steps and back
+//! without autograd, except for operators that have no explicit backward pass: those are differentiated by it, node by node. Memory comes from a pool: a tensor returns its
 //! memory when its last reader, forward or backward, is done, so that the second evaluation allocates next to nothing.
 
-pub(super) mod compile;
-pub(super) mod conv;
-pub(super) mod local;
-pub(super) mod other;
-pub(super) mod pass;
-pub(super) mod statistics;
-pub(super) mod value;
+mod alignment;
+mod compile;
+mod objective;
+mod pass;
+mod reference;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{Evaluation, Mode, Momentum, Objective, OpError, Replica, ReplicaError};
-use crate::threads;
-use compile::{Known, Step, survey};
-use conv::Direction;
-use conv::{ConvStep, size};
-use pass::{PassStep, Pulled, Slope};
+use crate::compiled::autograd_node::SavedAutograd;
+use crate::compiled::convolution::{Direction, size};
+use crate::compiled::explicit::SavedExplicit;
+use crate::compiled::survey::survey;
+use crate::compiled::value::{BufferPool, Value};
+use crate::compiled::{Step as _, failed, fixed_values, last_uses, none, sum};
+use crate::replica::{Mode, Replica, ReplicaError};
+use crate::threads::Threads;
+use alignment::{AlignedLayer, MeasuredStatistics};
+use compile::{FrozenConv, SynthesisStep};
+pub use objective::{Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
+use pass::{PassGradients, PassStep, PieceInputs, SavedPass, StatisticsGradient};
 use scdd_graph::{Graph, ValueId};
 use scdd_kernels::Isa;
 use scdd_kernels::conv::Piece;
 use scdd_kernels::pass::{Gathered, add_bias};
-use statistics::{Layer, Measured};
-use value::{Pool, Value};
 
 /// How a plan is compiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PlanOptions {
     pub device: Device,
     /// The CPU kernels' instruction set; `None` makes the plan out of `tch` operators alone, and so does any other device than the CPU.
@@ -40,65 +41,67 @@ pub struct PlanOptions {
     /// Convolutions that libtorch computes take bfloat16 and sum in float32, as a GPU's tensor cores do; all else stays float32. The kernels have no such
     /// precision.
     pub bf16: bool,
+    /// What the kernels compute on.
+    pub threads: Threads,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, kernels: Some(Isa::best()), bf16: false }
+        Self { device: Device::Cpu, kernels: Some(Isa::best()), bf16: false, threads: Threads::all() }
     }
 }
 
 /// A compiled graph, for one objective and one shape of the input.
-pub struct Plan {
+pub struct SynthesisPlan {
     replica: Replica,
     options: PlanOptions,
     shape: Vec<i64>,
     input: ValueId,
     logits: ValueId,
-    steps: Vec<Step>,
+    steps: Vec<SynthesisStep>,
     /// Per step, the values that no later step reads.
     dying: Vec<Vec<ValueId>>,
     /// Per step, the earlier step whose pass goes backwards in this one's convolution.
     pulls: Vec<Option<usize>>,
-    /// The values that do not depend on the input and that local steps read.
+    /// The values that do not depend on the input and that nodes under autograd read.
     fixed: Vec<Option<Tensor>>,
     /// The activations that the layers of the objective look at.
     taps: Vec<(ValueId, i64)>,
-    layers: Vec<Layer>,
+    layers: Vec<AlignedLayer>,
     momentum: Momentum,
     r_bn: f64,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
 }
 
-/// What a step keeps for the way back.
-enum Kept {
-    Pass(pass::Kept),
-    Other(other::Kept),
-    Local(local::Kept),
+/// What a step keeps for the backward pass.
+enum SavedStep {
+    Pass(SavedPass),
+    Explicit(SavedExplicit),
+    Autograd(SavedAutograd),
 }
 
 /// One evaluation on its way.
-struct Run {
+struct EvaluationState {
     values: Vec<Option<Value>>,
     /// Per value, the gradients that its readers have sent back.
     gradients: Vec<Vec<Value>>,
-    kept: Vec<Option<Kept>>,
+    kept: Vec<Option<SavedStep>>,
     /// Per step, the statistics of its pass.
-    measured: Vec<Option<Measured>>,
-    slopes: Vec<Option<Slope>>,
+    measured: Vec<Option<MeasuredStatistics>>,
+    slopes: Vec<Option<StatisticsGradient>>,
 }
 
 /// Prepares the kernels of all convolutions.
-fn prepare(steps: &mut [Step], isa: Isa) -> Result<(), TchError> {
+fn prepare(steps: &mut [SynthesisStep], isa: Isa) -> Result<(), TchError> {
     for step in steps {
-        if let Step::Conv(step) = step {
+        if let SynthesisStep::Conv(step) = step {
             [step.forward, step.backward] = step.conv.kernels(isa)?;
         }
     }
     Ok(())
 }
 
-impl Plan {
+impl SynthesisPlan {
     /// Compiles `graph` for `objective` and inputs of `shape`, `[N, C, H, W]` for images.
     ///
     /// # Errors
@@ -124,20 +127,18 @@ impl Plan {
             compile::to_bfloat16(&mut steps).map_err(loss)?;
         }
         if let Some(isa) = options.kernels {
-            threads::on_share(|| prepare(&mut steps, isa)).map_err(loss)?;
+            options.threads.run(|| prepare(&mut steps, isa)).map_err(loss)?;
         }
         let logits = graph.outputs[0];
-        // From here on constants come from `fixed`, and only local steps read those; for the others the weights are prepared.
+        // From here on constants come from `fixed`, and only nodes under autograd read those; for the others the weights are prepared.
         replica.constants.iter_mut().for_each(|t| *t = None);
-        let locals = steps.iter().filter_map(|s| if let Step::Local(local) = s { Some(local) } else { None });
-        let needed: HashSet<ValueId> = locals.flat_map(|local| local.constants.iter().copied()).collect();
-        let fixed = fixed_values(known, &needed);
+        let fixed = fixed_values(known, &steps);
         Ok(Self {
-            dying: last_uses(&steps, graph),
+            dying: last_uses(&steps, logits, graph.values.len()),
             pulls: pulls(&steps, logits),
             fixed,
             taps: taps(objective),
-            layers: statistics::layers(objective).map_err(loss)?,
+            layers: alignment::layers(objective).map_err(loss)?,
             momentum: objective.momentum.fresh(),
             replica,
             options,
@@ -162,7 +163,7 @@ impl Plan {
     pub fn retarget(&mut self, objective: &Objective) -> Result<bool, ReplicaError> {
         let same = taps(objective) == self.taps;
         if same {
-            self.layers = statistics::layers(objective).map_err(|source| ReplicaError::Loss { source })?;
+            self.layers = alignment::layers(objective).map_err(|source| ReplicaError::Loss { source })?;
             self.momentum = objective.momentum.fresh();
             self.r_bn = objective.r_bn;
         }
@@ -184,7 +185,8 @@ impl Plan {
         }
         // A tensor may go to another thread, a reference to one may not.
         let (input, targets) = (input.shallow_clone(), targets.map(Tensor::shallow_clone));
-        threads::on_share(move || self.evaluate_here(&input, targets.as_ref()))
+        let threads = self.options.threads.clone();
+        threads.run(move || self.evaluate_here(&input, targets.as_ref()))
     }
 
     fn evaluate_here(&self, input: &Tensor, targets: Option<&Tensor>) -> Result<Evaluation, ReplicaError> {
@@ -193,7 +195,7 @@ impl Plan {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
         }
         let loss = |source| ReplicaError::Loss { source };
-        let mut run = Run::new(self);
+        let mut run = EvaluationState::new(self);
         run.values[self.input] = Some(Value::from(input.detach()).channels_last().map_err(loss)?);
         for (index, step) in self.steps.iter().enumerate() {
             self.forward(index, step, &mut run)?;
@@ -213,7 +215,7 @@ impl Plan {
         for (index, step) in self.steps.iter().enumerate().rev() {
             self.backward(index, step, &mut run)?;
         }
-        let gradient = pass::sum(&run.gradients[self.input]).and_then(|g| match g {
+        let gradient = sum(&run.gradients[self.input]).and_then(|g| match g {
             // A dense copy in the input's own layout: the plan's memory goes back to its pool.
             Some(g) => g.tensor().f_contiguous().map(|t| t.copy()),
             None => input.f_zeros_like(),
@@ -222,43 +224,40 @@ impl Plan {
         Ok(Evaluation { loss: ce + self.r_bn * bn, ce, bn, logits, gradient })
     }
 
-    fn read(&self, run: &Run, id: ValueId) -> Result<Value, ReplicaError> {
+    fn read(&self, run: &EvaluationState, id: ValueId) -> Result<Value, ReplicaError> {
         let missing = || ReplicaError::Missing { value: self.replica.graph().values[id].clone() };
         let fixed = || self.fixed[id].as_ref().map(|t| Value::from(t.shallow_clone()));
         run.values[id].clone().or_else(fixed).ok_or_else(missing)
     }
 
-    fn forward(&self, index: usize, step: &Step, run: &mut Run) -> Result<(), ReplicaError> {
-        let failed = |step: &str| {
-            let step = step.to_owned();
-            move |source: TchError| ReplicaError::Step { step, source: source.into() }
-        };
+    fn forward(&self, index: usize, step: &SynthesisStep, run: &mut EvaluationState) -> Result<(), ReplicaError> {
         match step {
-            Step::Conv(conv) => {
+            SynthesisStep::Conv(conv) => {
                 let x = self.read(run, conv.x)?;
                 let residual = conv.pass.as_ref().and_then(|p| p.residual).map(|id| self.read(run, id)).transpose()?;
                 self.forward_conv(index, conv, &x, residual, run).map_err(failed(&conv.name))?;
             }
-            Step::Pass(pass) => {
-                let kept = pass::Kept {
+            SynthesisStep::Pass(pass) => {
+                let kept = SavedPass {
                     x: self.read(run, pass.x)?,
                     residual: pass.residual.map(|id| self.read(run, id)).transpose()?,
                 };
                 self.forward_pass(index, pass, kept, run).map_err(failed(&self.name_of(pass)))?;
             }
-            Step::Other(other) => {
-                let inputs = other.inputs.iter().map(|(id, _)| self.read(run, *id)).collect::<Result<Vec<_>, _>>()?;
-                let (value, kept) = other.forward(&inputs).map_err(failed(&other.name))?;
-                run.values[other.out] = Some(value);
-                run.kept[index] = Some(Kept::Other(kept));
+            SynthesisStep::Explicit(explicit) => {
+                let inputs =
+                    explicit.inputs.iter().map(|(id, _)| self.read(run, *id)).collect::<Result<Vec<_>, _>>()?;
+                let (value, kept) = explicit.forward(&inputs).map_err(failed(&explicit.name))?;
+                run.values[explicit.out] = Some(value);
+                run.kept[index] = Some(SavedStep::Explicit(kept));
             }
-            Step::Local(local) => {
-                let inputs = local.reads.iter().map(|&id| self.read(run, id)).collect::<Result<Vec<_>, _>>()?;
-                let (values, kept) = local.forward(&self.replica, &self.fixed, inputs, Mode::Eval)?;
-                for (&id, value) in local.writes.iter().zip(values) {
+            SynthesisStep::Autograd(node) => {
+                let inputs = node.reads.iter().map(|&id| self.read(run, id)).collect::<Result<Vec<_>, _>>()?;
+                let (values, kept) = node.forward(&self.replica, &self.fixed, inputs, Mode::Eval)?;
+                for (&id, value) in node.writes.iter().zip(values) {
                     run.values[id] = Some(value);
                 }
-                run.kept[index] = Some(Kept::Local(kept));
+                run.kept[index] = Some(SavedStep::Autograd(kept));
             }
         }
         Ok(())
@@ -271,17 +270,17 @@ impl Plan {
     fn forward_conv(
         &self,
         index: usize,
-        step: &ConvStep,
+        step: &FrozenConv,
         x: &Value,
         residual: Option<Value>,
-        run: &mut Run,
+        run: &mut EvaluationState,
     ) -> Result<(), TchError> {
-        let (conv, engine) = (&step.conv, &step.forward);
-        let Some(isa) = self.options.kernels.filter(|_| !engine.is_torch()) else {
+        let (conv, kernel) = (&step.conv, &step.forward);
+        let Some(isa) = self.options.kernels.filter(|_| !kernel.is_torch()) else {
             let y: Value = conv.forward_torch(x.tensor())?.into();
             run.values[step.out] = Some(y.clone());
             return match &step.pass {
-                Some(pass) => self.forward_pass(index, pass, pass::Kept { x: y, residual }, run),
+                Some(pass) => self.forward_pass(index, pass, SavedPass { x: y, residual }, run),
                 None => Ok(()),
             };
         };
@@ -303,24 +302,30 @@ impl Plan {
                 pass.forward_piece(isa, piece.index, piece.rows, residual, piece.beside, &gathered);
             }
         };
-        engine.run((x.pixels()?, from), (&mut y, to), out.as_deref_mut(), &epilogue);
+        kernel.run((x.pixels()?, from), (&mut y, to), out.as_deref_mut(), &epilogue);
         let y = y.finish(size(to, channels))?;
         run.values[step.out] = Some(y.clone());
         if let Some(pass) = &step.pass {
             if let (Some(id), Some(out)) = (pass.out, out) {
                 run.values[id] = Some(out.finish(size(to, channels))?);
             }
-            run.measured[index] = gathered.total().as_ref().map(Measured::of_moments);
-            run.kept[index] = Some(Kept::Pass(pass::Kept { x: y, residual }));
+            run.measured[index] = gathered.total().as_ref().map(MeasuredStatistics::of_moments);
+            run.kept[index] = Some(SavedStep::Pass(SavedPass { x: y, residual }));
         }
         Ok(())
     }
 
-    fn forward_pass(&self, index: usize, pass: &PassStep, kept: pass::Kept, run: &mut Run) -> Result<(), TchError> {
+    fn forward_pass(
+        &self,
+        index: usize,
+        pass: &PassStep,
+        kept: SavedPass,
+        run: &mut EvaluationState,
+    ) -> Result<(), TchError> {
         let (kept, (out, measured)) = match (self.options.kernels, pass.image_size()) {
             (Some(isa), Some(size)) => {
                 let residual = kept.residual.map(|r| r.channels_last()).transpose()?;
-                let kept = pass::Kept { x: kept.x.channels_last()?, residual };
+                let kept = SavedPass { x: kept.x.channels_last()?, residual };
                 let done = pass.forward(isa, &self.pool, &kept, size)?;
                 (kept, done)
             }
@@ -333,12 +338,12 @@ impl Plan {
             run.values[id] = out;
         }
         run.measured[index] = measured;
-        run.kept[index] = Some(Kept::Pass(kept));
+        run.kept[index] = Some(SavedStep::Pass(kept));
         Ok(())
     }
 
     /// The cost of all layers, and per step the gradient that its statistics add.
-    fn align(&self, run: &mut Run) -> Result<f64, TchError> {
+    fn align(&self, run: &mut EvaluationState) -> Result<f64, TchError> {
         let mut costs = Vec::new();
         for (index, step) in self.steps.iter().enumerate() {
             let (Some(pass), Some(measured)) = (step.pass(), run.measured[index].take()) else { continue };
@@ -346,8 +351,10 @@ impl Plan {
                 let found = self.layers[layer].align(&measured, self.r_bn, (&self.momentum, layer))?;
                 costs.push(found.cost);
                 run.slopes[index] = Some(match run.slopes[index].take() {
-                    Some(Slope { a, b }) => Slope { a: a.f_add(&found.a)?, b: b.f_add(&found.b)? },
-                    None => Slope { a: found.a, b: found.b },
+                    Some(StatisticsGradient { a, b }) => {
+                        StatisticsGradient { a: a.f_add(&found.a)?, b: b.f_add(&found.b)? }
+                    }
+                    None => StatisticsGradient { a: found.a, b: found.b },
                 });
             }
         }
@@ -357,34 +364,30 @@ impl Plan {
         f64::try_from(Tensor::f_stack(&costs, 0)?.f_sum(None::<Kind>)?)
     }
 
-    fn backward(&self, index: usize, step: &Step, run: &mut Run) -> Result<(), ReplicaError> {
-        let failed = |step: &str| {
-            let step = step.to_owned();
-            move |source: TchError| ReplicaError::Step { step, source: source.into() }
-        };
+    fn backward(&self, index: usize, step: &SynthesisStep, run: &mut EvaluationState) -> Result<(), ReplicaError> {
         match (step, run.kept[index].take()) {
-            (Step::Conv(conv), kept) => {
-                if let (Some(pass), Some(Kept::Pass(kept))) = (&conv.pass, kept) {
+            (SynthesisStep::Conv(conv), kept) => {
+                if let (Some(pass), Some(SavedStep::Pass(kept))) = (&conv.pass, kept) {
                     self.backward_pass(index, pass, &kept, run).map_err(failed(&conv.name))?;
                 }
                 self.backward_conv(index, conv, run).map_err(failed(&conv.name))?;
             }
-            (Step::Pass(pass), Some(Kept::Pass(kept))) => {
+            (SynthesisStep::Pass(pass), Some(SavedStep::Pass(kept))) => {
                 self.backward_pass(index, pass, &kept, run).map_err(failed(&self.name_of(pass)))?;
             }
-            (Step::Other(other), Some(Kept::Other(kept))) => {
-                let gradients = std::mem::take(&mut run.gradients[other.out]);
-                let pulled = pass::sum(&gradients)
-                    .and_then(|gradient| gradient.map(|g| other.backward(&kept, &g)).transpose())
-                    .map_err(failed(&other.name))?;
-                for ((id, _), gradient) in other.inputs.iter().zip(pulled.into_iter().flatten()) {
+            (SynthesisStep::Explicit(explicit), Some(SavedStep::Explicit(kept))) => {
+                let gradients = std::mem::take(&mut run.gradients[explicit.out]);
+                let pulled = sum(&gradients)
+                    .and_then(|gradient| gradient.map(|g| explicit.backward(&kept, &g)).transpose())
+                    .map_err(failed(&explicit.name))?;
+                for ((id, _), gradient) in explicit.inputs.iter().zip(pulled.into_iter().flatten()) {
                     run.gradients[*id].push(gradient);
                 }
             }
-            (Step::Local(local), Some(Kept::Local(kept))) => {
-                let gradients = local.writes.iter().map(|&id| pass::sum(&std::mem::take(&mut run.gradients[id])));
-                let gradients = gradients.collect::<Result<Vec<_>, _>>().map_err(failed(&local.name))?;
-                for (id, gradient) in local.backward(kept, &gradients).map_err(failed(&local.name))? {
+            (SynthesisStep::Autograd(node), Some(SavedStep::Autograd(kept))) => {
+                let gradients = node.writes.iter().map(|&id| sum(&std::mem::take(&mut run.gradients[id])));
+                let gradients = gradients.collect::<Result<Vec<_>, _>>().map_err(failed(&node.name))?;
+                for (id, gradient) in node.backward(kept, &gradients).map_err(failed(&node.name))? {
                     run.gradients[id].push(gradient);
                 }
             }
@@ -394,7 +397,13 @@ impl Plan {
         Ok(())
     }
 
-    fn backward_pass(&self, index: usize, pass: &PassStep, kept: &pass::Kept, run: &mut Run) -> Result<(), TchError> {
+    fn backward_pass(
+        &self,
+        index: usize,
+        pass: &PassStep,
+        kept: &SavedPass,
+        run: &mut EvaluationState,
+    ) -> Result<(), TchError> {
         let gradients = pass.out.map(|id| std::mem::take(&mut run.gradients[id])).unwrap_or_default();
         let slope = run.slopes[index].as_ref();
         if gradients.is_empty() && slope.is_none() {
@@ -411,12 +420,12 @@ impl Plan {
         Ok(())
     }
 
-    fn backward_conv(&self, index: usize, step: &ConvStep, run: &mut Run) -> Result<(), TchError> {
+    fn backward_conv(&self, index: usize, step: &FrozenConv, run: &mut EvaluationState) -> Result<(), TchError> {
         let gradients = std::mem::take(&mut run.gradients[step.out]);
-        let Some(gradient) = pass::sum(&gradients)? else { return Ok(()) };
+        let Some(gradient) = sum(&gradients)? else { return Ok(()) };
         drop(gradients);
-        let (conv, engine) = (&step.conv, &step.backward);
-        let Some(isa) = self.options.kernels.filter(|_| !engine.is_torch()) else {
+        let (conv, kernel) = (&step.conv, &step.backward);
+        let Some(isa) = self.options.kernels.filter(|_| !kernel.is_torch()) else {
             run.gradients[step.x].push(conv.backward_torch(gradient.tensor())?.into());
             return Ok(());
         };
@@ -425,32 +434,26 @@ impl Plan {
         let mut x = self.pool.take(to.pixels() * channels);
         // The pass before this convolution, if it can go backwards piece by piece while the pieces are in cache.
         let before = self.pulls[index].and_then(|earlier| match run.kept[earlier].take() {
-            Some(Kept::Pass(kept)) => Some((earlier, self.steps[earlier].pass()?, kept)),
+            Some(SavedStep::Pass(kept)) => Some((earlier, self.steps[earlier].pass()?, kept)),
             _ => None,
         });
         let Some((earlier, pass, kept)) = before else {
-            engine.run((gradient.pixels()?, from), (&mut x, to), None, &|_| {});
+            kernel.run((gradient.pixels()?, from), (&mut x, to), None, &|_| {});
             run.gradients[step.x].push(x.finish(size(to, channels))?);
             return Ok(());
         };
         let more = std::mem::take(&mut run.gradients[step.x]);
         let more = more.iter().map(Value::channels_last).collect::<Result<Vec<_>, _>>()?;
         let more_pixels = more.iter().map(Value::pixels).collect::<Result<Vec<_>, _>>()?;
-        let inputs = pass::Inputs::new(&kept, more_pixels, run.slopes[earlier].as_ref())?;
+        let inputs = PieceInputs::new(&kept, more_pixels, run.slopes[earlier].as_ref())?;
         let mut residual = kept.residual.as_ref().map(|_| self.pool.take(inputs.len()));
         let epilogue = |piece: Piece| pass.backward_piece(isa, piece, &inputs);
-        engine.run((gradient.pixels()?, from), (&mut x, to), residual.as_deref_mut(), &epilogue);
+        kernel.run((gradient.pixels()?, from), (&mut x, to), residual.as_deref_mut(), &epilogue);
         let size = size(to, channels);
-        let pulled = Pulled { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? };
+        let pulled = PassGradients { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? };
         send(pass, pulled, run);
         Ok(())
     }
-}
-
-/// Those of the values that do not depend on the input and that `needed` names.
-pub(super) fn fixed_values(known: Vec<Option<Known>>, needed: &HashSet<ValueId>) -> Vec<Option<Tensor>> {
-    let known = known.into_iter().enumerate();
-    known.map(|(id, k)| k.filter(|_| needed.contains(&id)).and_then(|k| k.fixed)).collect()
 }
 
 /// The activations that an objective looks at, with their axes of channels.
@@ -459,18 +462,15 @@ fn taps(objective: &Objective) -> Vec<(ValueId, i64)> {
 }
 
 /// Passes on what a pass sends back.
-fn send(pass: &PassStep, pulled: Pulled, run: &mut Run) {
+fn send(pass: &PassStep, pulled: PassGradients, run: &mut EvaluationState) {
     run.gradients[pass.x].push(pulled.x);
     if let (Some(id), Some(gradient)) = (pass.residual, pulled.residual) {
         run.gradients[id].push(gradient);
     }
 }
 
-impl Run {
-    fn new(plan: &Plan) -> Self {
-        fn none<T>(len: usize) -> Vec<Option<T>> {
-            std::iter::repeat_with(|| None).take(len).collect()
-        }
+impl EvaluationState {
+    fn new(plan: &SynthesisPlan) -> Self {
         let (values, steps) = (plan.fixed.len(), plan.steps.len());
         Self {
             values: none(values),
@@ -493,30 +493,14 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor), Tch
     Ok((f64::try_from(ce)?, gradient))
 }
 
-/// Per step, the values whose last reader it is (the logits live on).
-fn last_uses(steps: &[Step], graph: &Graph) -> Vec<Vec<ValueId>> {
-    let mut seen = vec![false; graph.values.len()];
-    seen[graph.outputs[0]] = true;
-    let mut dying: Vec<Vec<ValueId>> = steps
-        .iter()
-        .rev()
-        .map(|step| {
-            let used = step.reads().into_iter().chain(step.writes());
-            used.filter(|&id| !std::mem::replace(&mut seen[id], true)).collect()
-        })
-        .collect();
-    dying.reverse();
-    dying
-}
-
 /// A convolution can take the pass that made its input backwards when it is the first to read it, and so the last to send a gradient.
-fn pulls(steps: &[Step], logits: ValueId) -> Vec<Option<usize>> {
+fn pulls(steps: &[SynthesisStep], logits: ValueId) -> Vec<Option<usize>> {
     let first_reader = |id: ValueId| steps.iter().position(|s| s.reads().contains(&id));
     steps
         .iter()
         .enumerate()
         .map(|(index, step)| {
-            let Step::Conv(conv) = step else { return None };
+            let SynthesisStep::Conv(conv) = step else { return None };
             let maker = steps.iter().position(|s| s.pass().is_some_and(|p| p.out == Some(conv.x)))?;
             (first_reader(conv.x) == Some(index) && conv.x != logits && !conv.backward.is_torch()).then_some(maker)
         })

@@ -1,12 +1,12 @@
 //! The alignment of activation statistics: what it costs, and the gradient that it sends back.
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-use super::super::{Distance, LayerTarget, Momentum, Objective, channel_statistics};
+use super::{Distance, LayerTarget, Momentum, Objective, channel_statistics};
 use scdd_kernels::pass::Moments;
 
 /// One layer's share of the objective, in double precision.
-pub struct Layer {
+pub struct AlignedLayer {
     mean: Tensor,
     var: Tensor,
     /// What each channel's differences of mean and variance weigh; absent: 1.
@@ -16,7 +16,7 @@ pub struct Layer {
 }
 
 /// Mean and biased variance per channel, `[C]`, over `count` values each.
-pub struct Measured {
+pub struct MeasuredStatistics {
     mean: Tensor,
     var: Tensor,
     count: f64,
@@ -30,14 +30,14 @@ pub struct Alignment {
     pub b: Tensor,
 }
 
-pub fn layers(objective: &Objective) -> Result<Vec<Layer>, TchError> {
+pub fn layers(objective: &Objective) -> Result<Vec<AlignedLayer>, TchError> {
     let layer = |target: &LayerTarget| {
         let double = |t: &Tensor| t.f_to_kind(Kind::Double);
         let weights = match &target.weights {
             Some((of_mean, of_var)) => Some((double(of_mean)?, double(of_var)?)),
             None => None,
         };
-        Ok(Layer {
+        Ok(AlignedLayer {
             mean: double(&target.mean)?,
             var: double(&target.var)?,
             weights,
@@ -48,7 +48,7 @@ pub fn layers(objective: &Objective) -> Result<Vec<Layer>, TchError> {
     objective.layers.iter().map(layer).collect()
 }
 
-impl Measured {
+impl MeasuredStatistics {
     pub fn of_moments(moments: &Moments) -> Self {
         let count = moments.count as f64;
         let var: Vec<f64> = moments.squares.iter().map(|s| s / count).collect();
@@ -62,12 +62,12 @@ impl Measured {
     }
 }
 
-impl Layer {
+impl AlignedLayer {
     /// The distances of μ from μ̂ and of σ² from σ̂², times the multiplier; their gradient also times `weight`. The layer is the objective's of this
     /// `index`, by which `momentum` knows it.
     pub fn align(
         &self,
-        measured: &Measured,
+        measured: &MeasuredStatistics,
         weight: f64,
         (momentum, index): (&Momentum, usize),
     ) -> Result<Alignment, TchError> {
@@ -96,9 +96,4 @@ impl Layer {
         };
         Ok((cost, weighted(&gradient)?))
     }
-}
-
-/// Per channel on the CPU, in the kernels' precision.
-pub fn floats(per_channel: &Tensor) -> Result<Vec<f32>, TchError> {
-    Vec::<f32>::try_from(&per_channel.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)
 }

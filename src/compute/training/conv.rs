@@ -4,20 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{TchError, Tensor};
 
-use super::super::plan::conv::{Convolution, size};
-use super::super::plan::statistics::floats;
-use super::super::plan::value::{Pool, Value};
-use super::super::{Mode, Replica};
+use crate::compiled::convolution::{ConvKernel, Convolution, Direction, size};
+use crate::compiled::floats;
+use crate::compiled::value::{BufferPool, Value};
+use crate::replica::{Mode, Replica};
 use scdd_graph::ValueId;
-use scdd_kernels::conv::{Epilogue, Extent, Geometry, Piece};
-use scdd_kernels::direct::Direct;
+use scdd_kernels::conv::{Extent, Geometry, Piece};
 use scdd_kernels::gradient::sum_pixels;
 use scdd_kernels::pass::{Gathered, Moments, add_bias};
-use scdd_kernels::winograd::{Tile, Winograd};
 use scdd_kernels::{Aligned, Isa};
 
 /// One `Conv` node of one group.
-pub struct ConvStep {
+pub struct TrainedConv {
     pub name: String,
     pub x: ValueId,
     pub out: ValueId,
@@ -33,19 +31,14 @@ pub struct ConvStep {
     from: Extent,
     to: Extent,
     isa: Isa,
-    forward: Engine,
-    backward: Engine,
+    forward: ConvKernel,
+    backward: ConvKernel,
     bias_values: Vec<f32>,
     /// What gradients of the weights are computed in.
     scratch: Mutex<Aligned>,
 }
 
-enum Engine {
-    Winograd(Winograd),
-    Direct(Direct),
-}
-
-impl ConvStep {
+impl TrainedConv {
     /// A step from value `x` to `out`, without weights until they are loaded.
     pub fn new(
         isa: Isa,
@@ -57,21 +50,6 @@ impl ConvStep {
         is_first: bool,
     ) -> Self {
         let Convolution { geometry, channels, from, to, .. } = *conv;
-        let turned = [channels[1], channels[0]];
-        let small = geometry.kernel == [3, 3] && geometry.stride == [1, 1] && geometry.dilation == [1, 1];
-        let is_tiled =
-            small && geometry.pad.iter().all(|&p| p <= 2) && Winograd::accepts(isa, channels[0], channels[1]);
-        let (forward, backward) = if is_tiled {
-            let pad = geometry.pad.map(|p| 2 - p);
-            let [forward, backward] =
-                [(channels, geometry.pad), (turned, pad)].map(|(c, pad)| Winograd::blank(isa, Tile::Four, c, pad));
-            (Engine::Winograd(forward), Engine::Winograd(backward))
-        } else {
-            let none = |_: usize, _: usize, _: usize, _: usize| 0.0;
-            let (forward, backward) =
-                (Direct::forward(isa, channels, geometry, none), Direct::backward(isa, channels, geometry, none));
-            (Engine::Direct(forward), Engine::Direct(backward))
-        };
         Self {
             name,
             x,
@@ -85,8 +63,8 @@ impl ConvStep {
             from,
             to,
             isa,
-            forward,
-            backward,
+            forward: conv.untrained(isa, Direction::Forward),
+            backward: conv.untrained(isa, Direction::Backward),
             bias_values: Vec::new(),
             scratch: Mutex::new(Aligned::zeros(0)),
         }
@@ -102,23 +80,12 @@ impl ConvStep {
             self.bias_values = floats(constant(bias)?)?;
         }
         let weight = floats(&constant(self.weight)?.f_detach()?.f_permute([2, 3, 1, 0])?.f_reshape([-1])?)?;
-        let [inputs, outputs] = self.channels;
-        let width = self.geometry.kernel[1];
-        let at = |o: usize, i: usize, y: usize, x: usize| weight[((y * width + x) * inputs + i) * outputs + o];
-        match &mut self.forward {
-            Engine::Winograd(engine) => engine.set(&weight),
-            Engine::Direct(engine) => {
-                *engine = Direct::forward(self.isa, self.channels, self.geometry, at);
-            }
-        }
-        if self.is_first {
-            return Ok(());
-        }
-        match &mut self.backward {
-            Engine::Winograd(engine) => engine.set(&turned(&weight, self.channels)),
-            Engine::Direct(engine) => {
-                *engine = Direct::backward(self.isa, self.channels, self.geometry, at);
-            }
+        let load = |kernel: &mut ConvKernel, direction| {
+            kernel.load(self.isa, &weight, self.channels, self.geometry, direction);
+        };
+        load(&mut self.forward, Direction::Forward);
+        if !self.is_first {
+            load(&mut self.backward, Direction::Backward);
         }
         Ok(())
     }
@@ -127,7 +94,7 @@ impl ConvStep {
     ///
     /// # Errors
     /// When libtorch can't lay out the input.
-    pub fn forward(&self, pool: &Arc<Pool>, x: &Value, mode: Mode) -> Result<(Value, Option<Moments>), TchError> {
+    pub fn forward(&self, pool: &Arc<BufferPool>, x: &Value, mode: Mode) -> Result<(Value, Option<Moments>), TchError> {
         let [_, outputs] = self.channels;
         let mut y = pool.take(self.to.pixels() * outputs);
         let gathered = Gathered::default();
@@ -141,7 +108,7 @@ impl ConvStep {
             }
         };
         let x = x.channels_last()?;
-        self.forward.run((x.pixels()?, self.from), (&mut y, self.to), &epilogue);
+        self.forward.run((x.pixels()?, self.from), (&mut y, self.to), None, &epilogue);
         Ok((y.finish(size(self.to, outputs))?, gathered.total()))
     }
 
@@ -149,7 +116,7 @@ impl ConvStep {
     ///
     /// # Errors
     /// When libtorch can't lay out a tensor.
-    pub fn backward(&self, pool: &Arc<Pool>, x: &Value, dy: &Value) -> Result<Vec<(ValueId, Value)>, TchError> {
+    pub fn backward(&self, pool: &Arc<BufferPool>, x: &Value, dy: &Value) -> Result<Vec<(ValueId, Value)>, TchError> {
         let [inputs, outputs] = self.channels;
         let (x, dy) = (x.channels_last()?, dy.channels_last()?);
         let mut pulled = vec![(self.weight, self.weight_gradient(x.pixels()?, dy.pixels()?)?.into())];
@@ -161,7 +128,7 @@ impl ConvStep {
         }
         if !self.is_first {
             let mut dx = pool.take(self.from.pixels() * inputs);
-            self.backward.run((dy.pixels()?, self.to), (&mut dx, self.from), &|_| {});
+            self.backward.run((dy.pixels()?, self.to), (&mut dx, self.from), None, &|_| {});
             pulled.push((self.x, dx.finish(size(self.from, inputs))?));
         }
         Ok(pulled)
@@ -173,44 +140,10 @@ impl ConvStep {
         let [height, width] = self.geometry.kernel;
         let mut gradient = vec![0.0; height * width * inputs * outputs];
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        match &self.forward {
-            Engine::Winograd(engine) => {
-                engine.weight_gradient((x, self.from), (dy, self.to), &mut scratch, &mut gradient);
-            }
-            Engine::Direct(engine) => {
-                engine.weight_gradient((x, self.from), (dy, self.to), &mut scratch, &mut gradient);
-            }
-        }
+        self.forward.weight_gradient((x, self.from), (dy, self.to), &mut scratch, &mut gradient);
         let shape = [height, width, inputs, outputs].map(|d| d as i64);
         Tensor::f_from_slice(&gradient)?.f_reshape(shape)?.f_permute([3, 2, 0, 1])
     }
-}
-
-impl Engine {
-    fn run(&self, x: (&[f32], Extent), y: (&mut [f32], Extent), epilogue: &Epilogue) {
-        match self {
-            Self::Winograd(engine) => engine.run(x, y, None, epilogue),
-            Self::Direct(engine) => engine.run(x, y, None, epilogue),
-        }
-    }
-}
-
-/// The kernel of the way back, `[3, 3, outputs, inputs]`, out of `[3, 3, inputs, outputs]`: turned by half a circle, inputs and outputs exchanged.
-fn turned(weight: &[f32], [inputs, outputs]: [usize; 2]) -> Vec<f32> {
-    /// Values of one side of the blocks that are exchanged in cache.
-    const SIDE: usize = 16;
-    let mut turned = vec![0.0; weight.len()];
-    let taps = weight.chunks_exact(inputs * outputs).rev();
-    for (to, from) in turned.chunks_exact_mut(inputs * outputs).zip(taps) {
-        for (i0, o0) in (0..inputs).step_by(SIDE).flat_map(|i| (0..outputs).step_by(SIDE).map(move |o| (i, o))) {
-            for o in o0..(o0 + SIDE).min(outputs) {
-                for i in i0..(i0 + SIDE).min(inputs) {
-                    to[o * inputs + i] = from[i * outputs + o];
-                }
-            }
-        }
-    }
-    turned
 }
 
 fn missing(step: &str) -> TchError {

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
-use super::statistics::{Measured, floats};
-use super::value::{Pool, Value};
+use super::alignment::MeasuredStatistics;
+use crate::compiled::value::{BufferPool, Value};
+use crate::compiled::{floats, sum};
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
 use scdd_kernels::conv::{Piece, for_pieces};
@@ -31,20 +32,20 @@ pub struct PassStep {
     pub layers: Vec<usize>,
 }
 
-/// What a [`PassStep`] keeps for the way back.
-pub struct Kept {
+/// What a [`PassStep`] keeps for the backward pass.
+pub struct SavedPass {
     pub x: Value,
     pub residual: Option<Value>,
 }
 
-/// What the way back gives: the gradients of `x` and of the residual.
-pub struct Pulled {
+/// What the backward pass gives: the gradients of `x` and of the residual.
+pub struct PassGradients {
     pub x: Value,
     pub residual: Option<Value>,
 }
 
 /// The statistics' gradient per channel: a + b · x.
-pub struct Slope {
+pub struct StatisticsGradient {
     pub a: Tensor,
     pub b: Tensor,
 }
@@ -98,7 +99,7 @@ impl PassStep {
     }
 
     /// One piece of the gradient, in place; the residual's goes beside it.
-    pub fn backward_piece(&self, isa: Isa, piece: Piece, inputs: &Inputs) {
+    pub fn backward_piece(&self, isa: Isa, piece: Piece, inputs: &PieceInputs) {
         let range = piece.range(self.channels());
         let more: Vec<&[f32]> = inputs.more.iter().map(|m| &m[range.clone()]).collect();
         let work = Backward {
@@ -116,10 +117,10 @@ impl PassStep {
     pub fn forward(
         &self,
         isa: Isa,
-        pool: &Arc<Pool>,
-        kept: &Kept,
+        pool: &Arc<BufferPool>,
+        kept: &SavedPass,
         size: [i64; 4],
-    ) -> Result<(Option<Value>, Option<Measured>), TchError> {
+    ) -> Result<(Option<Value>, Option<MeasuredStatistics>), TchError> {
         let gathered = Gathered::default();
         let x = kept.x.pixels()?;
         let residual = kept.residual.as_ref().map(Value::pixels).transpose()?;
@@ -135,22 +136,22 @@ impl PassStep {
             gathered.add(0, Moments::of_all(isa, x, self.channels()));
             None
         };
-        Ok((result, gathered.total().as_ref().map(Measured::of_moments)))
+        Ok((result, gathered.total().as_ref().map(MeasuredStatistics::of_moments)))
     }
 
-    /// The way back by the kernels, on its own.
+    /// The backward pass by the kernels, on its own.
     pub fn backward(
         &self,
         isa: Isa,
-        pool: &Arc<Pool>,
-        kept: &Kept,
+        pool: &Arc<BufferPool>,
+        kept: &SavedPass,
         gradients: &[Value],
-        slope: Option<&Slope>,
+        slope: Option<&StatisticsGradient>,
         size: [i64; 4],
-    ) -> Result<Pulled, TchError> {
+    ) -> Result<PassGradients, TchError> {
         let gradients = gradients.iter().map(Value::pixels).collect::<Result<Vec<_>, _>>()?;
         let (first, more) = gradients.split_first().map_or((None, &[][..]), |(first, more)| (Some(*first), more));
-        let inputs = Inputs::new(kept, more.to_vec(), slope)?;
+        let inputs = PieceInputs::new(kept, more.to_vec(), slope)?;
         let mut x = pool.take(inputs.x.len());
         let mut residual = kept.residual.as_ref().map(|_| pool.take(inputs.x.len()));
         for_pieces(self.channels(), &mut x, residual.as_deref_mut(), &|piece| {
@@ -160,13 +161,13 @@ impl PassStep {
             }
             self.backward_piece(isa, piece, &inputs);
         });
-        Ok(Pulled { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? })
+        Ok(PassGradients { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? })
     }
 
     /// The step as `tch` operations, on any device.
-    pub fn forward_torch(&self, kept: &Kept) -> Result<(Option<Value>, Option<Measured>), TchError> {
+    pub fn forward_torch(&self, kept: &SavedPass) -> Result<(Option<Value>, Option<MeasuredStatistics>), TchError> {
         let x = kept.x.tensor();
-        let measured = if self.layers.is_empty() { None } else { Some(Measured::of_tensor(x, self.axis)?) };
+        let measured = if self.layers.is_empty() { None } else { Some(MeasuredStatistics::of_tensor(x, self.axis)?) };
         if self.out.is_none() {
             return Ok((None, measured));
         }
@@ -180,14 +181,19 @@ impl PassStep {
         Ok((Some(out.into()), measured))
     }
 
-    /// The way back as `tch` operations.
-    pub fn backward_torch(&self, kept: &Kept, gradients: &[Value], slope: Option<&Slope>) -> Result<Pulled, TchError> {
+    /// The backward pass as `tch` operations.
+    pub fn backward_torch(
+        &self,
+        kept: &SavedPass,
+        gradients: &[Value],
+        slope: Option<&StatisticsGradient>,
+    ) -> Result<PassGradients, TchError> {
         let x = kept.x.tensor();
         let statistics =
             slope.map(|s| x.f_mul(&self.per_channel(&s.b, x)?)?.f_add(&self.per_channel(&s.a, x)?)).transpose()?;
         let Some(gradient) = sum(gradients)? else {
             let x = statistics.map_or_else(|| x.f_zeros_like(), Ok)?;
-            return Ok(Pulled { x: x.into(), residual: None });
+            return Ok(PassGradients { x: x.into(), residual: None });
         };
         let gradient = match self.activation {
             Activation::Identity => gradient.tensor().shallow_clone(),
@@ -199,10 +205,10 @@ impl PassStep {
             pulled = pulled.f_add(&statistics)?;
         }
         let residual = kept.residual.as_ref().map(|_| gradient.into());
-        Ok(Pulled { x: pulled.into(), residual })
+        Ok(PassGradients { x: pulled.into(), residual })
     }
 
-    fn preactivation(&self, kept: &Kept) -> Result<Tensor, TchError> {
+    fn preactivation(&self, kept: &SavedPass) -> Result<Tensor, TchError> {
         let x = kept.x.tensor();
         let scale = self.per_channel(&Tensor::from_slice(&self.scale), x)?;
         let shift = self.per_channel(&Tensor::from_slice(&self.shift), x)?;
@@ -238,17 +244,21 @@ fn slope_of(activation: Activation, p: &Tensor) -> Result<Tensor, TchError> {
     }
 }
 
-/// What the pieces of a way back read, whole.
-pub struct Inputs<'a> {
+/// What the pieces of a backward pass read, whole.
+pub struct PieceInputs<'a> {
     x: &'a [f32],
     residual: Option<&'a [f32]>,
     more: Vec<&'a [f32]>,
     slope: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-impl<'a> Inputs<'a> {
+impl<'a> PieceInputs<'a> {
     /// `more` are the gradients of the result beyond the one that is worked on in place.
-    pub fn new(kept: &'a Kept, more: Vec<&'a [f32]>, slope: Option<&Slope>) -> Result<Self, TchError> {
+    pub fn new(
+        kept: &'a SavedPass,
+        more: Vec<&'a [f32]>,
+        slope: Option<&StatisticsGradient>,
+    ) -> Result<Self, TchError> {
         Ok(Self {
             x: kept.x.pixels()?,
             residual: kept.residual.as_ref().map(Value::pixels).transpose()?,
@@ -260,15 +270,4 @@ impl<'a> Inputs<'a> {
     pub fn len(&self) -> usize {
         self.x.len()
     }
-}
-
-/// The sum of the gradients of one value, if it has any.
-pub fn sum(gradients: &[Value]) -> Result<Option<Value>, TchError> {
-    let Some((first, more)) = gradients.split_first() else { return Ok(None) };
-    more.iter().try_fold(first.clone(), |sum, g| Ok(sum.tensor().f_add(g.tensor())?.into())).map(Some)
-}
-
-/// Whether an activation's type is one that the steps of the plan are made for.
-pub fn is_image(size: &[i64], kind: Kind) -> bool {
-    size.len() == 4 && kind == Kind::Float
 }

@@ -1,4 +1,4 @@
-//! The synthesis objective on the reference executor: cross entropy towards the targets plus BN-statistics alignment, and its input gradient.
+//! The synthesis objective: cross entropy towards the targets plus BN-statistics alignment.
 //!
 //! SC-DD (arXiv 2404.07976, section 3) and SRe2L: `CE + r_bn · Σ m_l (‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂)`, norms not squared, the batch variance biased,
 //! m_l the layer's multiplier.
@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, TchError, Tensor};
 
-use super::{Mode, Replica, ReplicaError};
 use scdd_graph::ValueId;
 
 /// What one layer's statistics ought to be.
@@ -31,7 +30,7 @@ pub struct LayerTarget {
 
 impl LayerTarget {
     /// The distance of w_μ · (mean − target) from 0, plus that of w_σ · (var − target).
-    fn distance(&self, mean: &Tensor, var: &Tensor, distance: Distance) -> Result<Tensor, tch::TchError> {
+    pub(super) fn distance(&self, mean: &Tensor, var: &Tensor, distance: Distance) -> Result<Tensor, tch::TchError> {
         let (mut mean, mut var) = (mean.f_sub(&self.mean)?, var.f_sub(&self.var)?);
         if let Some((of_mean, of_var)) = &self.weights {
             (mean, var) = (mean.f_mul(of_mean)?, var.f_mul(of_var)?);
@@ -144,55 +143,4 @@ pub fn patch_statistics(x: &Tensor, patches: i64) -> Result<(Tensor, Tensor), tc
     let around = x.f_sub(&centre)?;
     let (first, second) = (pooled(&around)?, pooled(&around.f_square()?)?);
     Ok((first.f_add(&centre.f_squeeze_dim(0)?)?, second.f_sub(&first.f_square()?)?))
-}
-
-impl Replica {
-    /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.
-    ///
-    /// # Errors
-    /// Those of [`Replica::run`], or a graph without a `[N, K]` output.
-    pub fn evaluate<'t>(
-        &self,
-        input: &Tensor,
-        targets: impl Into<Option<&'t Tensor>>,
-        objective: &Objective,
-    ) -> Result<Evaluation, ReplicaError> {
-        let input = input.detach().set_requires_grad(true);
-        let taps: Vec<ValueId> = objective.layers.iter().map(|l| l.tap).collect();
-        let run = self.run(std::slice::from_ref(&input), &taps, Mode::Eval)?;
-        self.differentiate(&input, targets.into(), objective, &run.outputs[0], &run.taps)
-            .map_err(|source| ReplicaError::Loss { source })
-    }
-
-    fn differentiate(
-        &self,
-        input: &Tensor,
-        targets: Option<&Tensor>,
-        objective: &Objective,
-        logits: &Tensor,
-        taps: &[Tensor],
-    ) -> Result<Evaluation, tch::TchError> {
-        let ce = match targets {
-            Some(targets) => logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?,
-            None => Tensor::f_zeros([], (input.kind(), input.device()))?,
-        };
-        let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
-        for (index, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
-            let (mut mean, mut var) = match layer.patches {
-                1 => channel_statistics(tap, layer.axis)?,
-                patches => patch_statistics(tap, patches)?,
-            };
-            if let Some((of_mean, of_var)) = objective.momentum.blend(index, &mean, &var)? {
-                // The average's value with the step's gradient.
-                let through = |average: Tensor, step: &Tensor| average.f_add(&step.f_sub(&step.f_detach()?)?);
-                (mean, var) = (through(of_mean, &mean)?, through(of_var, &var)?);
-            }
-            let distance = layer.distance(&mean, &var, objective.distance)?;
-            bn = bn.f_add(&distance.f_mul_scalar(layer.multiplier)?)?;
-        }
-        let loss = ce.f_add(&bn.f_mul_scalar(objective.r_bn)?)?;
-        let gradient = Tensor::f_run_backward(&[&loss], &[input], false, false)?.remove(0);
-        let number = |t: &Tensor| f64::try_from(t.f_to_kind(Kind::Double)?);
-        Ok(Evaluation { loss: number(&loss)?, ce: number(&ce)?, bn: number(&bn)?, logits: logits.detach(), gradient })
-    }
 }

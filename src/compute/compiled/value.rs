@@ -9,9 +9,9 @@ use scdd_kernels::Aligned;
 
 /// Memory that is free for the next activation or gradient.
 #[derive(Default)]
-pub struct Pool(Mutex<Vec<Aligned>>);
+pub struct BufferPool(Mutex<Vec<Aligned>>);
 
-impl Pool {
+impl BufferPool {
     /// `len` values of arbitrary content: the smallest free memory that is large enough and not wastefully so, or new one.
     pub fn take(self: &Arc<Self>, len: usize) -> Fresh {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,7 +25,7 @@ impl Pool {
 /// Goes back to its pool when nothing refers to it any more.
 struct Block {
     memory: Aligned,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
 }
 
 impl Drop for Block {

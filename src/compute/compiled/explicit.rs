@@ -3,9 +3,11 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::value::Value;
+use crate::replica::ops::conv::{or_ones, resolve};
 use scdd_graph::ValueId;
+use scdd_graph::ops::{Pool, PoolKind};
 
-/// An operator with a written-out way back.
+/// An operator with a written-out backward pass.
 pub enum Operator {
     /// Symmetric windows.
     MaxPool {
@@ -35,7 +37,7 @@ pub enum Operator {
 }
 
 /// An explicit step.
-pub struct OtherStep {
+pub struct ExplicitStep {
     pub name: String,
     pub operator: Operator,
     /// With their sizes.
@@ -44,51 +46,53 @@ pub struct OtherStep {
     pub size: Vec<i64>,
 }
 
-/// What an [`OtherStep`] keeps for the way back.
-pub enum Kept {
+/// What an [`ExplicitStep`] keeps for the backward pass.
+pub enum SavedExplicit {
     Nothing,
     Input(Value),
     InputAndIndices(Value, Tensor),
 }
 
-impl OtherStep {
-    pub fn forward(&self, inputs: &[Value]) -> Result<(Value, Kept), TchError> {
+impl ExplicitStep {
+    pub fn forward(&self, inputs: &[Value]) -> Result<(Value, SavedExplicit), TchError> {
         let x = &inputs[0];
         Ok(match &self.operator {
             Operator::MaxPool { kernel, stride, pad, dilation } => {
                 let x = x.channels_last()?;
                 let (y, indices) =
                     x.tensor().f_max_pool2d_with_indices(&kernel[..], &stride[..], &pad[..], &dilation[..], false)?;
-                (y.into(), Kept::InputAndIndices(x, indices))
+                (y.into(), SavedExplicit::InputAndIndices(x, indices))
             }
             Operator::AveragePool { kernel, stride, pad, count_include_pad } => {
                 let x = x.channels_last()?;
                 let y = x.tensor().f_avg_pool2d(&kernel[..], &stride[..], &pad[..], false, *count_include_pad, None)?;
-                (y.into(), Kept::Input(x))
+                (y.into(), SavedExplicit::Input(x))
             }
             Operator::GlobalAverage => {
                 let mean = x.tensor().f_mean_dim(&[2i64, 3][..], true, None::<Kind>)?;
-                (mean.f_reshape(&self.size[..])?.into(), Kept::Nothing)
+                (mean.f_reshape(&self.size[..])?.into(), SavedExplicit::Nothing)
             }
-            Operator::Linear { weight, bias } => (x.tensor().f_linear(weight, bias.as_ref())?.into(), Kept::Nothing),
+            Operator::Linear { weight, bias } => {
+                (x.tensor().f_linear(weight, bias.as_ref())?.into(), SavedExplicit::Nothing)
+            }
             Operator::Concat { axis } => {
                 let parts: Vec<&Tensor> = inputs.iter().map(Value::tensor).collect();
-                (Tensor::f_cat(&parts, *axis)?.into(), Kept::Nothing)
+                (Tensor::f_cat(&parts, *axis)?.into(), SavedExplicit::Nothing)
             }
-            Operator::Reshape => (x.view(x.tensor().f_reshape(&self.size[..])?), Kept::Nothing),
+            Operator::Reshape => (x.view(x.tensor().f_reshape(&self.size[..])?), SavedExplicit::Nothing),
         })
     }
 
     /// The inputs' gradients, in their order.
-    pub fn backward(&self, kept: &Kept, gradient: &Value) -> Result<Vec<Value>, TchError> {
+    pub fn backward(&self, kept: &SavedExplicit, gradient: &Value) -> Result<Vec<Value>, TchError> {
         let g = gradient.tensor();
         let size = &self.inputs[0].1;
         let pulled = match (&self.operator, kept) {
-            (Operator::MaxPool { kernel, stride, pad, dilation }, Kept::InputAndIndices(x, indices)) => {
+            (Operator::MaxPool { kernel, stride, pad, dilation }, SavedExplicit::InputAndIndices(x, indices)) => {
                 let (k, s, p, d) = (&kernel[..], &stride[..], &pad[..], &dilation[..]);
                 x.tensor().f_max_pool2d_with_indices_backward(g, k, s, p, d, false, indices)?
             }
-            (Operator::AveragePool { kernel, stride, pad, count_include_pad }, Kept::Input(x)) => {
+            (Operator::AveragePool { kernel, stride, pad, count_include_pad }, SavedExplicit::Input(x)) => {
                 let (k, s, p) = (&kernel[..], &stride[..], &pad[..]);
                 x.tensor().f_avg_pool2d_backward(g, k, s, p, false, *count_include_pad, None)?
             }
@@ -108,9 +112,30 @@ impl OtherStep {
             }
             (Operator::Reshape, _) => return Ok(vec![gradient.view(g.f_reshape(&size[..])?)]),
             (Operator::MaxPool { .. } | Operator::AveragePool { .. }, _) => {
-                return Err(TchError::Shape("a pool kept nothing for its way back".into()));
+                return Err(TchError::Shape("a pool kept nothing for its backward pass".into()));
             }
         };
         Ok(vec![pulled.into()])
+    }
+}
+
+/// Windows that libtorch pools as they are; the replica knows the others.
+pub fn window(pool: &Pool, h: i64, w: i64) -> Option<Operator> {
+    let Pool::Window { kind, kernel, strides, dilations, padding, ceil } = pool else { return None };
+    let (stride, dilation) = (or_ones(strides, 2).ok()?, or_ones(dilations, 2).ok()?);
+    let kernel = or_ones(kernel, 2).ok()?;
+    let pads = resolve(padding, &[h, w], &kernel, &stride, &dilation).ok()?;
+    let symmetric = pads.iter().zip(&kernel).all(|(&(before, after), &k)| before == after && 2 * before <= k);
+    let plain = dilation == [1, 1];
+    if !symmetric || *ceil {
+        return None;
+    }
+    let pad = pads.iter().map(|p| p.0).collect();
+    match kind {
+        PoolKind::Max => Some(Operator::MaxPool { kernel, stride, pad, dilation }),
+        PoolKind::Average { count_include_pad } if plain => {
+            Some(Operator::AveragePool { kernel, stride, pad, count_include_pad: *count_include_pad })
+        }
+        PoolKind::Average { .. } => None,
     }
 }

@@ -1,72 +1,79 @@
 //! A graph compiled for training: what the replica computes under autograd, several times faster on a processor.
 //!
-//! Convolutions run on the kernels of [`scdd_kernels`], forwards and in both ways back; what lies between two of them (BatchNorm by the batch's
-//! statistics, a residual, an activation, 2×2 average pooling) is one step; every other operator uses autograd locally. Unlike those of a
-//! [`Plan`](super::Plan), weights change at every step, so they are not prepared once but whenever [`TrainPlan::load`] is called.
+//! Convolutions run on the kernels of [`scdd_kernels`], in the forward and both backward passes; what lies between two of them (BatchNorm by the batch's
+//! statistics, a residual, an activation, 2×2 average pooling) is one step; every other operator is differentiated by autograd. Unlike those of a
+//! [`SynthesisPlan`](crate::synthesis::SynthesisPlan), weights change at every step, so they are not prepared once but whenever [`TrainingPlan::load`] is called.
 
 mod compile;
 mod conv;
 mod norm;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::plan::compile::survey;
-use super::plan::value::{Pool, Value};
-use super::plan::{fixed_values, local, pass};
-use super::{Mode, Replica, ReplicaError};
-use crate::threads;
-use compile::Step;
+use crate::compiled::autograd_node::SavedAutograd;
+use crate::compiled::survey::survey;
+use crate::compiled::value::{BufferPool, Value};
+use crate::compiled::{failed, fixed_values, last_uses, none, sum};
+use crate::replica::{Mode, Replica, ReplicaError};
+use crate::threads::Threads;
+use compile::TrainingStep;
+use norm::SavedNorm;
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
 use scdd_kernels::pass::Moments;
 
 /// A graph compiled for training, for one shape of the input.
-pub struct TrainPlan {
+pub struct TrainingPlan {
     /// Shares its constants with the replica that the plan was compiled from.
     replica: Replica,
     isa: Isa,
+    threads: Threads,
     shape: Vec<i64>,
     input: ValueId,
     logits: ValueId,
     parameters: Vec<ValueId>,
-    steps: Vec<Step>,
+    steps: Vec<TrainingStep>,
     /// Per step, the values that no later step reads.
     dying: Vec<Vec<ValueId>>,
-    /// The values that depend on neither input nor parameters and that local steps read.
+    /// The values that depend on neither input nor parameters and that nodes under autograd read.
     fixed: Vec<Option<Tensor>>,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
 }
 
-/// What a run in training mode keeps for the way back.
-pub struct Tape(Vec<Option<Kept>>);
+/// What a run in training mode keeps for the backward pass.
+pub struct Tape(Vec<Option<SavedTraining>>);
 
-/// What a step keeps for the way back.
-enum Kept {
+/// What a step keeps for the backward pass.
+enum SavedTraining {
     Conv(Value),
-    Norm(norm::Kept),
-    Local(local::Kept),
+    Norm(SavedNorm),
+    Autograd(SavedAutograd),
 }
 
 /// A run on its way forwards.
-struct Forward {
+struct ForwardState {
     mode: Mode,
     values: Vec<Option<Value>>,
     /// Of convolutions' outputs that a normalisation reads next.
     moments: Vec<Option<Moments>>,
-    kept: Vec<Option<Kept>>,
+    kept: Vec<Option<SavedTraining>>,
 }
 
-impl TrainPlan {
+impl TrainingPlan {
     /// Compiles the graph of `replica` for training its constants `parameters` on inputs of `shape`, `[N, C, H, W]`. `None` where this processor has
     /// no kernels for it, or the replica is not in single precision on the CPU: it is then trained through autograd.
     ///
     /// # Errors
     /// Those of [`Replica::run`], or a graph that has not one input.
-    pub fn compile(replica: &Replica, parameters: &[String], shape: &[i64]) -> Result<Option<Self>, ReplicaError> {
-        Self::compile_for(Isa::best(), replica, parameters, shape)
+    pub fn compile(
+        replica: &Replica,
+        parameters: &[String],
+        shape: &[i64],
+        threads: &Threads,
+    ) -> Result<Option<Self>, ReplicaError> {
+        Self::compile_for(Isa::best(), replica, parameters, shape, threads)
     }
 
     /// As [`compile`](Self::compile), for the instruction set `isa`.
@@ -78,6 +85,7 @@ impl TrainPlan {
         replica: &Replica,
         parameters: &[String],
         shape: &[i64],
+        threads: &Threads,
     ) -> Result<Option<Self>, ReplicaError> {
         let graph = replica.graph().clone();
         let [input] = graph.inputs.as_slice() else {
@@ -95,20 +103,20 @@ impl TrainPlan {
             Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|source| ReplicaError::Loss { source })?;
         let known = survey(replica, &zeros, &ids)?;
         let steps = compile::steps(isa, replica, &known)?;
-        let locals = steps.iter().filter_map(|s| if let Step::Local(local) = s { Some(local) } else { None });
-        let needed: HashSet<ValueId> = locals.flat_map(|local| local.constants.iter().copied()).collect();
         let logits = graph.outputs[0];
+        let fixed = fixed_values(known, &steps);
         Ok(Some(Self {
             isa,
+            threads: threads.clone(),
             shape: shape.to_vec(),
             input: input.value,
             logits,
-            dying: compile::last_uses(&steps, logits, graph.values.len()),
+            dying: last_uses(&steps, logits, graph.values.len()),
             steps,
-            fixed: fixed_values(known, &needed),
+            fixed,
             parameters: ids,
             pool: Arc::default(),
-            replica: replica.share(),
+            replica: replica.shallow_clone(),
         }))
     }
 
@@ -122,29 +130,31 @@ impl TrainPlan {
     /// # Errors
     /// When libtorch can't copy them.
     pub fn load(&mut self) -> Result<(), TchError> {
-        threads::on_share(|| self.load_here())
+        let threads = self.threads.clone();
+        threads.run(|| self.load_here())
     }
 
     fn load_here(&mut self) -> Result<(), TchError> {
         let _guard = tch::no_grad_guard();
         for step in &mut self.steps {
             match step {
-                Step::Conv(conv) => conv.load(&self.replica)?,
-                Step::Norm(norm) => norm.load(&self.replica)?,
-                Step::Local(_) => {}
+                TrainingStep::Conv(conv) => conv.load(&self.replica)?,
+                TrainingStep::Norm(norm) => norm.load(&self.replica)?,
+                TrainingStep::Autograd(_) => {}
             }
         }
         Ok(())
     }
 
-    /// The logits of `input`, and what the way back needs. In `Mode::Train` running statistics are updated as the replica does; in `Mode::Eval`
-    /// they are used, and there is no way back.
+    /// The logits of `input`, and what the backward pass needs. In `Mode::Train` running statistics are updated as the replica does; in `Mode::Eval`
+    /// they are used, and there is no backward pass.
     ///
     /// # Errors
     /// An input of another shape than the plan's, or what went wrong at which step.
     pub fn forward(&mut self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
         let input = input.shallow_clone();
-        threads::on_share(move || self.forward_here(&input, mode))
+        let threads = self.threads.clone();
+        threads.run(move || self.forward_here(&input, mode))
     }
 
     fn forward_here(&self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
@@ -152,7 +162,7 @@ impl TrainPlan {
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
         }
-        let mut run = Forward::new(mode, self.replica.graph().values.len(), self.steps.len());
+        let mut run = ForwardState::new(mode, self.replica.graph().values.len(), self.steps.len());
         let input = Value::from(input.detach()).channels_last();
         run.values[self.input] = Some(input.map_err(|source| ReplicaError::Loss { source })?);
         for (index, step) in self.steps.iter().enumerate() {
@@ -164,37 +174,37 @@ impl TrainPlan {
         Ok((self.read(&run, self.logits)?.tensor().copy(), Tape(run.kept)))
     }
 
-    fn read(&self, run: &Forward, id: ValueId) -> Result<Value, ReplicaError> {
+    fn read(&self, run: &ForwardState, id: ValueId) -> Result<Value, ReplicaError> {
         let parameter = || self.replica.constants[id].as_ref().map(|t| Value::from(t.detach()));
         let missing = || ReplicaError::Missing { value: self.replica.graph().values[id].clone() };
         run.values[id].clone().or_else(parameter).ok_or_else(missing)
     }
 
-    fn forward_step(&self, index: usize, step: &Step, run: &mut Forward) -> Result<(), ReplicaError> {
+    fn forward_step(&self, index: usize, step: &TrainingStep, run: &mut ForwardState) -> Result<(), ReplicaError> {
         let kept = match step {
-            Step::Conv(conv) => {
+            TrainingStep::Conv(conv) => {
                 let x = self.read(run, conv.x)?;
                 let (y, moments) = conv.forward(&self.pool, &x, run.mode).map_err(failed(&conv.name))?;
                 run.values[conv.out] = Some(y);
                 run.moments[conv.out] = moments;
-                Kept::Conv(x)
+                SavedTraining::Conv(x)
             }
-            Step::Norm(norm) => {
+            TrainingStep::Norm(norm) => {
                 let x = self.read(run, norm.x)?;
                 let residual = norm.residual.map(|id| self.read(run, id)).transpose()?;
                 let moments = run.moments[norm.x].take();
                 let done = norm.forward(self.isa, &self.pool, (&x, residual.as_ref()), moments, run.mode);
                 let (out, kept) = done.map_err(failed(&norm.name))?;
                 run.values[norm.out] = Some(out);
-                Kept::Norm(kept)
+                SavedTraining::Norm(kept)
             }
-            Step::Local(local) => {
-                let inputs = local.reads.iter().map(|&id| self.read(run, id)).collect::<Result<Vec<_>, _>>()?;
-                let (values, kept) = local.forward(&self.replica, &self.fixed, inputs, run.mode)?;
-                for (&id, value) in local.writes.iter().zip(values) {
+            TrainingStep::Autograd(node) => {
+                let inputs = node.reads.iter().map(|&id| self.read(run, id)).collect::<Result<Vec<_>, _>>()?;
+                let (values, kept) = node.forward(&self.replica, &self.fixed, inputs, run.mode)?;
+                for (&id, value) in node.writes.iter().zip(values) {
                     run.values[id] = Some(value);
                 }
-                Kept::Local(kept)
+                SavedTraining::Autograd(kept)
             }
         };
         run.kept[index] = (run.mode == Mode::Train).then_some(kept);
@@ -206,7 +216,8 @@ impl TrainPlan {
     /// # Errors
     /// What went wrong at which step.
     pub fn backward(&mut self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
-        threads::on_share(move || self.backward_here(tape, logits))
+        let threads = self.threads.clone();
+        threads.run(move || self.backward_here(tape, logits))
     }
 
     fn backward_here(&self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
@@ -215,20 +226,24 @@ impl TrainPlan {
         gradients.resize_with(self.replica.graph().values.len(), Vec::new);
         gradients[self.logits].push(logits.into());
         for (step, kept) in self.steps.iter().zip(tape.0).rev() {
-            let mut take = |id: ValueId| pass::sum(&std::mem::take(&mut gradients[id]));
+            let mut take = |id: ValueId| sum(&std::mem::take(&mut gradients[id]));
             let pulled = match (step, kept) {
-                (Step::Conv(conv), Some(Kept::Conv(x))) => match take(conv.out).map_err(failed(&conv.name))? {
-                    Some(dy) => conv.backward(&self.pool, &x, &dy).map_err(failed(&conv.name))?,
-                    None => Vec::new(),
-                },
-                (Step::Norm(norm), Some(Kept::Norm(kept))) => match take(norm.out).map_err(failed(&norm.name))? {
-                    Some(dy) => norm.backward(self.isa, &self.pool, &kept, &dy).map_err(failed(&norm.name))?,
-                    None => Vec::new(),
-                },
-                (Step::Local(local), Some(Kept::Local(kept))) => {
-                    let gradients = local.writes.iter().map(|&id| take(id)).collect::<Result<Vec<_>, _>>();
-                    let gradients = gradients.map_err(failed(&local.name))?;
-                    local.backward(kept, &gradients).map_err(failed(&local.name))?
+                (TrainingStep::Conv(conv), Some(SavedTraining::Conv(x))) => {
+                    match take(conv.out).map_err(failed(&conv.name))? {
+                        Some(dy) => conv.backward(&self.pool, &x, &dy).map_err(failed(&conv.name))?,
+                        None => Vec::new(),
+                    }
+                }
+                (TrainingStep::Norm(norm), Some(SavedTraining::Norm(kept))) => {
+                    match take(norm.out).map_err(failed(&norm.name))? {
+                        Some(dy) => norm.backward(self.isa, &self.pool, &kept, &dy).map_err(failed(&norm.name))?,
+                        None => Vec::new(),
+                    }
+                }
+                (TrainingStep::Autograd(node), Some(SavedTraining::Autograd(kept))) => {
+                    let gradients = node.writes.iter().map(|&id| take(id)).collect::<Result<Vec<_>, _>>();
+                    let gradients = gradients.map_err(failed(&node.name))?;
+                    node.backward(kept, &gradients).map_err(failed(&node.name))?
                 }
                 _ => Vec::new(),
             };
@@ -236,7 +251,7 @@ impl TrainPlan {
                 gradients[id].push(gradient);
             }
         }
-        let gradient = |id: &ValueId| match (pass::sum(&gradients[*id])?, &self.replica.constants[*id]) {
+        let gradient = |id: &ValueId| match (sum(&gradients[*id])?, &self.replica.constants[*id]) {
             (Some(gradient), _) => Ok(gradient.tensor().shallow_clone()),
             (None, Some(parameter)) => parameter.f_zeros_like(),
             (None, None) => Ok(Tensor::new()),
@@ -246,16 +261,8 @@ impl TrainPlan {
     }
 }
 
-impl Forward {
+impl ForwardState {
     fn new(mode: Mode, values: usize, steps: usize) -> Self {
-        fn none<T>(len: usize) -> Vec<Option<T>> {
-            std::iter::repeat_with(|| None).take(len).collect()
-        }
         Self { mode, values: none(values), moments: none(values), kept: none(steps) }
     }
-}
-
-fn failed(step: &str) -> impl FnOnce(TchError) -> ReplicaError {
-    let step = step.to_owned();
-    move |source| ReplicaError::Step { step, source: source.into() }
 }

@@ -1,14 +1,14 @@
-//! Any other operator: the replica's executor under autograd, for this one node.
+//! Any other operator: one node, run as the replica runs it, under autograd.
 
 use tch::{Kind, TchError, Tensor};
 
-use super::super::{Mode, Replica, ReplicaError};
-use super::compile::Known;
+use super::survey::Known;
 use super::value::Value;
+use crate::replica::{Mode, Replica, ReplicaError};
 use scdd_graph::{Node, ValueId};
 
-/// A node that is run as the replica runs it.
-pub struct LocalStep {
+/// A node that autograd differentiates.
+pub struct AutogradNode {
     pub name: String,
     node: usize,
     /// The inputs that depend on the network's input, each once.
@@ -18,14 +18,14 @@ pub struct LocalStep {
     pub writes: Vec<ValueId>,
 }
 
-/// What a [`LocalStep`] keeps for the way back: its inputs as leaves, and its outputs with their history.
-pub struct Kept {
+/// What a [`AutogradNode`] keeps for the backward pass: its inputs as leaves, and its outputs with their history.
+pub struct SavedAutograd {
     leaves: Vec<Tensor>,
     inputs: Vec<Value>,
     outputs: Vec<Tensor>,
 }
 
-impl LocalStep {
+impl AutogradNode {
     pub fn new(index: usize, node: &Node, known: &[Option<Known>]) -> Self {
         let depends = |id: &ValueId| known[*id].as_ref().is_some_and(|k| k.fixed.is_none());
         let (mut reads, constants): (Vec<ValueId>, _) = node.inputs.iter().flatten().copied().partition(depends);
@@ -42,7 +42,7 @@ impl LocalStep {
         fixed: &[Option<Tensor>],
         inputs: Vec<Value>,
         mode: Mode,
-    ) -> Result<(Vec<Value>, Kept), ReplicaError> {
+    ) -> Result<(Vec<Value>, SavedAutograd), ReplicaError> {
         let node = &replica.graph().nodes[self.node];
         let mut values: Vec<Option<Tensor>> = fixed.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect();
         let leaf = |v: &Value| {
@@ -57,11 +57,15 @@ impl LocalStep {
         let made = node.outputs.iter().zip(outputs).filter(|(id, _)| id.is_some());
         let outputs: Vec<Tensor> = made.map(|(_, tensor)| tensor).collect();
         let results = outputs.iter().map(|t| Value::view_of(&inputs, t.detach())).collect();
-        Ok((results, Kept { leaves, inputs, outputs }))
+        Ok((results, SavedAutograd { leaves, inputs, outputs }))
     }
 
     /// The gradients of the inputs that have one, by value.
-    pub fn backward(&self, kept: Kept, gradients: &[Option<Value>]) -> Result<Vec<(ValueId, Value)>, TchError> {
+    pub fn backward(
+        &self,
+        kept: SavedAutograd,
+        gradients: &[Option<Value>],
+    ) -> Result<Vec<(ValueId, Value)>, TchError> {
         let mut root: Option<Tensor> = None;
         tch::with_grad(|| -> Result<(), TchError> {
             for (output, gradient) in kept.outputs.iter().zip(gradients) {

@@ -1,28 +1,30 @@
-//! Graph → steps: what training fuses, and what is left to local autograd.
+//! Graph → steps: what training fuses, and what is left to autograd.
 
-use super::super::plan::compile::{Compiler, Known, output, window};
-use super::super::plan::local::LocalStep;
-use super::super::plan::other::Operator;
-use super::super::{Distance, Momentum, Objective, OpError, Replica, ReplicaError};
-use super::conv::ConvStep;
+use super::conv::TrainedConv;
 use super::norm::NormStep;
+use crate::compiled::Step;
+use crate::compiled::autograd_node::AutogradNode;
+use crate::compiled::explicit::{Operator, window};
+use crate::compiled::fusion::{Fusion, output};
+use crate::compiled::survey::Known;
+use crate::replica::{OpError, Replica, ReplicaError};
 use scdd_graph::ops::Norm;
 use scdd_graph::{Graph, Op, ValueId};
 use scdd_kernels::Isa;
 
 /// One step of the plan.
-pub enum Step {
-    Conv(Box<ConvStep>),
+pub enum TrainingStep {
+    Conv(Box<TrainedConv>),
     Norm(Box<NormStep>),
-    Local(LocalStep),
+    Autograd(AutogradNode),
 }
 
-impl Step {
+impl Step for TrainingStep {
     fn reads(&self) -> Vec<ValueId> {
         match self {
             Self::Conv(step) => vec![step.x],
             Self::Norm(step) => [step.x].into_iter().chain(step.residual).collect(),
-            Self::Local(step) => step.reads.clone(),
+            Self::Autograd(step) => step.reads.clone(),
         }
     }
 
@@ -30,30 +32,35 @@ impl Step {
         match self {
             Self::Conv(step) => vec![step.out],
             Self::Norm(step) => vec![step.out],
-            Self::Local(step) => step.writes.clone(),
+            Self::Autograd(step) => step.writes.clone(),
+        }
+    }
+
+    fn autograd(&self) -> Option<&AutogradNode> {
+        match self {
+            Self::Autograd(node) => Some(node),
+            Self::Conv(_) | Self::Norm(_) => None,
         }
     }
 }
 
 /// Turns the graph into steps.
-pub fn steps(isa: Isa, replica: &Replica, known: &[Option<Known>]) -> Result<Vec<Step>, ReplicaError> {
+pub fn steps(isa: Isa, replica: &Replica, known: &[Option<Known>]) -> Result<Vec<TrainingStep>, ReplicaError> {
     let graph = replica.graph();
-    let objective =
-        Objective { layers: Vec::new(), r_bn: 0.0, distance: Distance::Norm, momentum: Momentum::default() };
-    let mut compiler = Compiler::new(graph, known, &objective);
+    let mut fusion = Fusion::new(graph, known, []);
     let mut steps = Vec::new();
     for index in 0..graph.nodes.len() {
         let name = || graph.nodes[index].name.clone();
         let failed = |source| ReplicaError::Step { step: name(), source };
-        if !compiler.is_open(index) {
+        if !fusion.is_open(index) {
             continue;
         }
-        let step = if let Some(conv) = convolution(isa, replica, &compiler, index).map_err(failed)? {
-            Step::Conv(Box::new(conv))
-        } else if let Some(norm) = norm(graph, &mut compiler, index).map_err(failed)? {
-            Step::Norm(Box::new(norm))
+        let step = if let Some(conv) = convolution(isa, replica, &fusion, index).map_err(failed)? {
+            TrainingStep::Conv(Box::new(conv))
+        } else if let Some(norm) = norm(graph, &mut fusion, index).map_err(failed)? {
+            TrainingStep::Norm(Box::new(norm))
         } else {
-            Step::Local(LocalStep::new(index, &graph.nodes[index], known))
+            TrainingStep::Autograd(AutogradNode::new(index, &graph.nodes[index], known))
         };
         steps.push(step);
     }
@@ -61,7 +68,7 @@ pub fn steps(isa: Isa, replica: &Replica, known: &[Option<Known>]) -> Result<Vec
     Ok(steps)
 }
 
-fn convolution(isa: Isa, replica: &Replica, compiler: &Compiler, index: usize) -> Result<Option<ConvStep>, OpError> {
+fn convolution(isa: Isa, replica: &Replica, fusion: &Fusion, index: usize) -> Result<Option<TrainedConv>, OpError> {
     let node = &replica.graph().nodes[index];
     let (&[Some(x), Some(weight), ..], &[Some(out)]) = (node.inputs.as_slice(), node.outputs.as_slice()) else {
         return Ok(None);
@@ -71,49 +78,49 @@ fn convolution(isa: Isa, replica: &Replica, compiler: &Compiler, index: usize) -
     let Some(values) = constant(weight).filter(|_| bias.is_none_or(|id| constant(id).is_some())) else {
         return Ok(None);
     };
-    let conv = compiler.convolution_with(node, values, bias.and_then(constant))?;
+    let conv = fusion.convolution(node, values, bias.and_then(constant))?;
     let is_first = replica.graph().inputs.iter().any(|input| input.value == x);
     Ok(conv
         .filter(|conv| conv.groups == 1)
-        .map(|conv| ConvStep::new(isa, node.name.clone(), [x, out], weight, bias, &conv, is_first)))
+        .map(|conv| TrainedConv::new(isa, node.name.clone(), [x, out], weight, bias, &conv, is_first)))
 }
 
 /// The longest chain BN → Add → activation → 2×2 average that starts at node `index`; all after the first are optional. What lies inside it has no other
 /// reader.
-fn norm(graph: &Graph, compiler: &mut Compiler, index: usize) -> Result<Option<NormStep>, OpError> {
+fn norm(graph: &Graph, fusion: &mut Fusion, index: usize) -> Result<Option<NormStep>, OpError> {
     let node = &graph.nodes[index];
     let (&Op::Norm(Norm::Batch { epsilon }), &[Some(x), Some(scale), Some(shift), Some(mean), Some(var)]) =
         (&node.op, node.inputs.as_slice())
     else {
         return Ok(None);
     };
-    let Some(size) = compiler.image(x) else { return Ok(None) };
+    let Some(size) = fusion.image(x) else { return Ok(None) };
     let mut step = NormStep::new(node.name.clone(), x, output(node), [scale, shift, mean, var], size, epsilon);
     let mut last = index;
-    if let Some(next) = compiler.only_reader(&graph.nodes[last])
-        && let Some(residual) = compiler.residual(next, step.out, index)
+    if let Some(next) = fusion.only_reader(&graph.nodes[last])
+        && let Some(residual) = fusion.residual(next, step.out, index)
     {
         step.residual = Some(residual);
-        last = take(compiler, next);
+        last = take(fusion, next);
     }
-    if let Some(next) = compiler.only_reader(&graph.nodes[last])
-        && let Some(activation) = compiler.activation(&graph.nodes[next])?
+    if let Some(next) = fusion.only_reader(&graph.nodes[last])
+        && let Some(activation) = fusion.activation(&graph.nodes[next])?
     {
         step.activation = activation;
-        last = take(compiler, next);
+        last = take(fusion, next);
     }
-    if let Some(next) = compiler.only_reader(&graph.nodes[last])
+    if let Some(next) = fusion.only_reader(&graph.nodes[last])
         && is_halving(&graph.nodes[next].op, size)
     {
         step.halves = true;
-        last = take(compiler, next);
+        last = take(fusion, next);
     }
     step.out = output(&graph.nodes[last]);
     Ok(Some(step))
 }
 
-fn take(compiler: &mut Compiler, node: usize) -> usize {
-    compiler.taken[node] = true;
+fn take(fusion: &mut Fusion, node: usize) -> usize {
+    fusion.taken[node] = true;
     node
 }
 
@@ -129,31 +136,18 @@ fn is_halving(op: &Op, [_, _, h, w]: [i64; 4]) -> bool {
 }
 
 /// A bias before a normalisation only moves the mean that it takes away: it goes into that step.
-fn absorb_biases(steps: &mut [Step]) {
+fn absorb_biases(steps: &mut [TrainingStep]) {
     for index in 0..steps.len() {
-        let Step::Conv(conv) = &steps[index] else { continue };
+        let TrainingStep::Conv(conv) = &steps[index] else { continue };
         let (out, bias) = (conv.out, conv.bias);
         let readers: Vec<usize> = (0..steps.len()).filter(|&i| steps[i].reads().contains(&out)).collect();
         let &[reader] = readers.as_slice() else { continue };
         match &mut steps[reader] {
-            Step::Norm(norm) if norm.x == out && norm.residual != Some(out) => norm.bias = bias,
+            TrainingStep::Norm(norm) if norm.x == out && norm.residual != Some(out) => norm.bias = bias,
             _ => continue,
         }
-        if let Step::Conv(conv) = &mut steps[index] {
+        if let TrainingStep::Conv(conv) = &mut steps[index] {
             conv.is_normalised = true;
         }
     }
-}
-
-/// Per step, the values whose last reader it is (the logits live on).
-pub fn last_uses(steps: &[Step], logits: ValueId, values: usize) -> Vec<Vec<ValueId>> {
-    let mut seen = vec![false; values];
-    seen[logits] = true;
-    let mut last = |step: &Step| {
-        let used = step.reads().into_iter().chain(step.writes());
-        used.filter(|&id| !std::mem::replace(&mut seen[id], true)).collect()
-    };
-    let mut dying: Vec<Vec<ValueId>> = steps.iter().rev().map(&mut last).collect();
-    dying.reverse();
-    dying
 }

@@ -1,0 +1,58 @@
+//! The objective on the reference executor, under autograd: what the compiled plan is compared with.
+
+use tch::{Kind, Tensor};
+
+use super::{Evaluation, Objective, channel_statistics, patch_statistics};
+use crate::replica::{Mode, Replica, ReplicaError};
+use scdd_graph::ValueId;
+
+impl Replica {
+    /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.
+    ///
+    /// # Errors
+    /// Those of [`Replica::run`], or a graph without a `[N, K]` output.
+    pub fn evaluate<'t>(
+        &self,
+        input: &Tensor,
+        targets: impl Into<Option<&'t Tensor>>,
+        objective: &Objective,
+    ) -> Result<Evaluation, ReplicaError> {
+        let input = input.detach().set_requires_grad(true);
+        let taps: Vec<ValueId> = objective.layers.iter().map(|l| l.tap).collect();
+        let run = self.run(std::slice::from_ref(&input), &taps, Mode::Eval)?;
+        self.differentiate(&input, targets.into(), objective, &run.outputs[0], &run.taps)
+            .map_err(|source| ReplicaError::Loss { source })
+    }
+
+    fn differentiate(
+        &self,
+        input: &Tensor,
+        targets: Option<&Tensor>,
+        objective: &Objective,
+        logits: &Tensor,
+        taps: &[Tensor],
+    ) -> Result<Evaluation, tch::TchError> {
+        let ce = match targets {
+            Some(targets) => logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?,
+            None => Tensor::f_zeros([], (input.kind(), input.device()))?,
+        };
+        let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
+        for (index, (layer, tap)) in objective.layers.iter().zip(taps).enumerate() {
+            let (mut mean, mut var) = match layer.patches {
+                1 => channel_statistics(tap, layer.axis)?,
+                patches => patch_statistics(tap, patches)?,
+            };
+            if let Some((of_mean, of_var)) = objective.momentum.blend(index, &mean, &var)? {
+                // The average's value with the step's gradient.
+                let through = |average: Tensor, step: &Tensor| average.f_add(&step.f_sub(&step.f_detach()?)?);
+                (mean, var) = (through(of_mean, &mean)?, through(of_var, &var)?);
+            }
+            let distance = layer.distance(&mean, &var, objective.distance)?;
+            bn = bn.f_add(&distance.f_mul_scalar(layer.multiplier)?)?;
+        }
+        let loss = ce.f_add(&bn.f_mul_scalar(objective.r_bn)?)?;
+        let gradient = Tensor::f_run_backward(&[&loss], &[input], false, false)?.remove(0);
+        let number = |t: &Tensor| f64::try_from(t.f_to_kind(Kind::Double)?);
+        Ok(Evaluation { loss: number(&loss)?, ce: number(&ce)?, bn: number(&bn)?, logits: logits.detach(), gradient })
+    }
+}
