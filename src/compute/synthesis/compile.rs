@@ -91,6 +91,9 @@ pub fn steps(
     Ok(compiler.steps)
 }
 
+/// Per channel.
+type ScaleAndShift = (Vec<f32>, Vec<f32>);
+
 /// Finds the steps, in the order of the nodes.
 struct Compiler<'a> {
     fusion: Fusion<'a>,
@@ -224,7 +227,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn batch_norm(&self, node: &Node) -> Result<Option<(Vec<f32>, Vec<f32>)>, OpError> {
+    fn batch_norm(&self, node: &Node) -> Result<Option<ScaleAndShift>, OpError> {
         let Op::Norm(Norm::Batch { epsilon }) = node.op else { return Ok(None) };
         let part = |i: usize| node.inputs.get(i).and_then(|&id| self.fusion.fixed(id));
         let (Some(weight), Some(bias), Some(mean), Some(var)) = (part(1), part(2), part(3), part(4)) else {
