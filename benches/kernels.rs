@@ -1,6 +1,8 @@
-//! The kernels one by one, at the sizes that a small teacher and the ConvNet-3 student have: `cargo bench --bench kernels`.
+//! The kernels one by one, at the sizes that a small teacher and the ConvNet-3 student have:
+//! `cargo bench --bench kernels`.
 //!
-//! Items are multiplications of the direct algorithm (for the passes: values), so that rates of different algorithms compare.
+//! Items are multiplications of the direct algorithm (for the passes: values), so that rates of
+//! different algorithms compare.
 
 use std::sync::Mutex;
 
@@ -8,7 +10,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use scdd::kernels::conv::{Extent, Geometry};
 use scdd::kernels::direct::Direct;
-use scdd::kernels::pass::{Activation, Backward, GradientSums, Moments, Pass, Pulling};
+use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, Pulling};
 use scdd::kernels::winograd::{Tile, Winograd};
 use scdd::kernels::{Aligned, Isa, pool};
 
@@ -16,7 +18,7 @@ fn main() {
     divan::main();
 }
 
-const RELU: Activation = Activation::Clamp { low: 0.0, high: f32::INFINITY };
+const RELU: FusedActivation = FusedActivation::Clamp { low: 0.0, high: f32::INFINITY };
 
 /// Side of the square images and channels (from, to) of a 3×3 convolution, batch 50.
 const SHAPES: [(usize, [usize; 2]); 3] = [(28, [1, 128]), (14, [128, 128]), (7, [128, 128])];
@@ -44,7 +46,9 @@ fn direct_forward(bencher: Bencher, shape: (usize, [usize; 2])) {
     let (extent, channels) = (images(shape.0), shape.1);
     let conv = Direct::forward(Isa::best(), channels, geometry(), |_, _, _, _| 0.1);
     let (x, mut y) = (values(extent.pixels() * channels[0]), values(extent.pixels() * channels[1]));
-    bencher.counter(multiplications(shape)).bench_local(|| conv.run((&x, extent), (&mut y, extent), None, &|_| {}));
+    bencher
+        .counter(multiplications(shape))
+        .bench_local(|| conv.run((&x, extent), (&mut y, extent), None, &|_| {}));
 }
 
 #[divan::bench(args = SHAPES)]
@@ -53,9 +57,9 @@ fn direct_weight_gradient(bencher: Bencher, shape: (usize, [usize; 2])) {
     let conv = Direct::forward(Isa::best(), channels, geometry(), |_, _, _, _| 0.1);
     let (x, dy) = (values(extent.pixels() * channels[0]), values(extent.pixels() * channels[1]));
     let (mut scratch, mut gradient) = (Aligned::zeros(0), values(9 * channels[0] * channels[1]));
-    bencher
-        .counter(multiplications(shape))
-        .bench_local(|| conv.weight_gradient((&x, extent), (&dy, extent), &mut scratch, &mut gradient));
+    bencher.counter(multiplications(shape)).bench_local(|| {
+        conv.weight_gradient((&x, extent), (&dy, extent), &mut scratch, &mut gradient)
+    });
 }
 
 #[divan::bench(args = TILED)]
@@ -66,7 +70,9 @@ fn winograd_forward(bencher: Bencher, shape: (usize, [usize; 2])) {
     }
     let conv = Winograd::new(Isa::best(), Tile::Four, channels, [1, 1], |_, _, _, _| 0.1);
     let (x, mut y) = (values(extent.pixels() * channels[0]), values(extent.pixels() * channels[1]));
-    bencher.counter(multiplications(shape)).bench_local(|| conv.run((&x, extent), (&mut y, extent), None, &|_| {}));
+    bencher
+        .counter(multiplications(shape))
+        .bench_local(|| conv.run((&x, extent), (&mut y, extent), None, &|_| {}));
 }
 
 #[divan::bench(args = TILED)]
@@ -78,9 +84,9 @@ fn winograd_weight_gradient(bencher: Bencher, shape: (usize, [usize; 2])) {
     let conv = Winograd::blank(Isa::best(), Tile::Four, channels, [1, 1]);
     let (x, dy) = (values(extent.pixels() * channels[0]), values(extent.pixels() * channels[1]));
     let (mut scratch, mut gradient) = (Aligned::zeros(0), values(9 * channels[0] * channels[1]));
-    bencher
-        .counter(multiplications(shape))
-        .bench_local(|| conv.weight_gradient((&x, extent), (&dy, extent), &mut scratch, &mut gradient));
+    bencher.counter(multiplications(shape)).bench_local(|| {
+        conv.weight_gradient((&x, extent), (&dy, extent), &mut scratch, &mut gradient)
+    });
 }
 
 #[divan::bench]
@@ -99,7 +105,9 @@ const IMAGE: usize = 28 * 28 * 128;
 #[divan::bench]
 fn moments(bencher: Bencher) {
     let x = values(IMAGE);
-    bencher.counter(ItemsCount::new(IMAGE)).bench_local(|| Moments::of(Isa::best(), black_box(&x), 128));
+    bencher
+        .counter(ItemsCount::new(IMAGE))
+        .bench_local(|| Moments::of(Isa::best(), black_box(&x), 128));
 }
 
 fn pass<'a>(scale: &'a [f32], shift: &'a [f32]) -> Pass<'a> {
@@ -110,7 +118,9 @@ fn pass<'a>(scale: &'a [f32], shift: &'a [f32]) -> Pass<'a> {
 fn pass_forward(bencher: Bencher) {
     let (x, scale, shift, mut out) = (values(IMAGE), values(128), values(128), values(IMAGE));
     let count = ItemsCount::new(IMAGE);
-    bencher.counter(count).bench_local(|| pass(&scale, &shift).forward(Isa::best(), black_box(&x), None, &mut out));
+    bencher
+        .counter(count)
+        .bench_local(|| pass(&scale, &shift).forward(Isa::best(), black_box(&x), None, &mut out));
 }
 
 #[divan::bench]
@@ -118,7 +128,8 @@ fn pass_sum_gradients(bencher: Bencher) {
     let (x, scale, shift, gradient) = (values(IMAGE), values(128), values(128), values(IMAGE));
     let mut sums = GradientSums::zeros(128);
     bencher.counter(ItemsCount::new(IMAGE)).bench_local(|| {
-        let work = Pulling { x: black_box(&x), residual: None, gradient: &gradient, centre: &shift };
+        let work =
+            Pulling { x: black_box(&x), residual: None, gradient: &gradient, centre: &shift };
         pass(&scale, &shift).sum_gradients(Isa::best(), work, &mut sums);
     });
 }
@@ -130,8 +141,14 @@ fn pass_backward(bencher: Bencher) {
     bencher.counter(ItemsCount::new(IMAGE)).bench_local(|| {
         let mut gradient = gradient.lock().unwrap();
         let slope = Some((&shift[..], &shift[..]));
-        let work =
-            Backward { x: &x, residual: None, gradient: &mut gradient, more: &[], slope, residual_gradient: None };
+        let work = Backward {
+            x: &x,
+            residual: None,
+            gradient: &mut gradient,
+            more: &[],
+            slope,
+            residual_gradient: None,
+        };
         pass(&scale, &shift).backward(Isa::best(), work);
     });
 }
@@ -140,5 +157,7 @@ fn pass_backward(bencher: Bencher) {
 fn average(bencher: Bencher) {
     let (rows, mut out) = (values(2 * 28 * 128), values(14 * 128));
     let count = ItemsCount::new(rows.len());
-    bencher.counter(count).bench_local(|| pool::average(Isa::best(), black_box(&rows), 28, 128, &mut out));
+    bencher
+        .counter(count)
+        .bench_local(|| pool::average(Isa::best(), black_box(&rows), 28, 128, &mut out));
 }

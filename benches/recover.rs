@@ -1,7 +1,9 @@
-//! One peer of `benches/peers.py`: evaluates the synthesis loss and its gradient for an ONNX model, once for every line on standard input, and
-//! answers each with the milliseconds it took. The objective aligns with the model's own running statistics.
+//! One peer of `benches/peers.py`: evaluates the synthesis loss and its gradient for an ONNX model,
+//! once for every line on standard input, and answers each with the milliseconds it took. The
+//! objective aligns with the model's own running statistics.
 //!
-//! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images>`, the images as little-endian float32; the first answer is one JSON line about itself.
+//! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images>`, the images as little-endian
+//! float32; the first answer is one JSON line about itself.
 
 mod worker;
 
@@ -22,7 +24,8 @@ fn main() -> Result<()> {
         println!("recover: a worker of benches/peers.py; nothing to do by itself");
         return Ok(());
     };
-    let shape: Vec<i64> = shape.split(',').map(str::parse).collect::<Result<_, _>>().context("the shape")?;
+    let shape: Vec<i64> =
+        shape.split(',').map(str::parse).collect::<Result<_, _>>().context("the shape")?;
     let shape: [i64; 4] = shape.try_into().ok().context("the shape has four numbers")?;
     let graph = Arc::new(Graph::load(&std::fs::read(model).with_context(|| model.clone())?)?);
     let objective = objective(&graph)?;
@@ -41,8 +44,12 @@ fn main() -> Result<()> {
         }
         "plan" | "torch" => {
             let kernels = options.kernels.filter(|_| mode == "plan");
-            let mut plan =
-                SynthesisPlan::compile(&graph, &objective, shape, PlanOptions { kernels, ..options.clone() })?;
+            let mut plan = SynthesisPlan::compile(
+                &graph,
+                &objective,
+                shape,
+                PlanOptions { kernels, ..options.clone() },
+            )?;
             Box::new(move || {
                 let found = plan.evaluate(&input, &targets)?;
                 Ok((found.loss, found.gradient))
@@ -60,7 +67,9 @@ fn main() -> Result<()> {
 /// Every `BatchNormalization`'s input is to have the running statistics.
 fn objective(graph: &Graph) -> Result<Objective> {
     let layer = |(i, node): (usize, &Node)| -> Option<LayerTarget> {
-        let part = |i: usize| graph.constants.get(&node.inputs[i]?)?.f32s().map(|v| Tensor::from_slice(&v));
+        let part = |i: usize| {
+            graph.constants.get(&node.inputs[i]?)?.f32s().map(|v| Tensor::from_slice(&v))
+        };
         let multiplier = if i == 0 { 10.0 } else { 1.0 };
         let (tap, mean, var) = (node.inputs[0]?, part(3)?, part(4)?);
         Some(LayerTarget { tap, axis: 1, patches: 1, mean, var, weights: None, multiplier })

@@ -1,7 +1,9 @@
-//! One peer of `benches/peers.py`: relabels images, or trains a student on them, once for every line on standard input, and answers each with the
-//! milliseconds it took. Images are noise; everything else is as in a run: augmented views, CutMix, the label store.
+//! One peer of `benches/peers.py`: relabels images, or trains a student on them, once for every
+//! line on standard input, and answers each with the milliseconds it took. Images are noise;
+//! everything else is as in a run: augmented views, CutMix, the label store.
 //!
-//! `stages <relabel|train> <teacher bundle> <student bundle> <images> <batch>`; the first answer is one JSON line about itself.
+//! `stages <relabel|train> <teacher bundle> <student bundle> <images> <batch>`; the first answer is
+//! one JSON line about itself.
 
 mod worker;
 
@@ -11,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use scdd::config::{Experiment, Protocol};
 use scdd::data::{Dataset, Size};
-use scdd::labels::Store;
+use scdd::labels::LabelStore;
 use scdd::progress::Silent;
 use scdd::relabel::{Relabel, Teachers, Views};
 use scdd::rng;
@@ -28,12 +30,14 @@ fn main() -> Result<()> {
         println!("stages: a worker of benches/peers.py; nothing to do by itself");
         return Ok(());
     };
-    let (teacher, student_bundle) = (Bundle::load(Path::new(teacher))?, Bundle::load(Path::new(student))?);
+    let (teacher, student_bundle) =
+        (Bundle::load(Path::new(teacher))?, Bundle::load(Path::new(student))?);
     let (images, protocol) = (noise(&teacher, count.parse()?, 0), protocol(batch)?);
     let threads = Threads::all();
     let runtime = Runtime::open(None)?;
     let bundles = [(&teacher, 1.0)];
-    let (mut teachers, _) = Teachers::open(&bundles, &runtime, &protocol.relabel, Device::Cpu, &threads)?;
+    let (mut teachers, _) =
+        Teachers::open(&bundles, &runtime, &protocol.relabel, Device::Cpu, &threads)?;
     let relabel = Relabel {
         bundles: &bundles,
         config: &protocol.relabel,
@@ -52,13 +56,14 @@ fn main() -> Result<()> {
             worker::serve(&about, || Ok(relabel.run(&images, &mut teachers, &again, &Silent)?))
         }
         "train" => {
-            let labels = Store::open(&labels)?;
+            let labels = LabelStore::open(&labels)?;
             let mut student = Student::new(&student_bundle, 0, Device::Cpu, threads.clone())?;
             let test = noise(&teacher, 1, 1);
             let [_, height, width] = student_bundle.image_shape();
             let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
             let lesson = Lesson { images: &images, views, labels: Some(&labels) };
-            let mut train = || student.train(&lesson, &test, &protocol.validate, &mut Forgetful, &Silent);
+            let mut train =
+                || student.train(&lesson, &test, &protocol.validate, &mut Forgetful, &Silent);
             train()?;
             worker::serve(&about, || Ok(train().map(drop)?))
         }

@@ -1,4 +1,5 @@
-//! `scdd` distils a labelled image data set into a few synthetic images per class, out of nothing but a pretrained network.
+//! `scdd` distils a labelled image data set into a few synthetic images per class, out of nothing
+//! but a pretrained network.
 //!
 //! This crate gathers all others under one name. Each depends only on those before it; those
 //! without a mark link no tensor library, the others come with the feature `torch`.
@@ -12,7 +13,8 @@
 //! 7. [`teacher`]°, [`recover`]°, [`relabel`]°, [`validate`]°, [`inspect`]°: the methods.
 //! 8. [`worker`]°: makes the stages of an experiment.
 //!
-//! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the bundle says everywhere else.
+//! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the
+//! bundle says everywhere else.
 
 pub use scdd_artifacts as artifacts;
 pub use scdd_artifacts::labels;

@@ -1,5 +1,5 @@
-//! What does not belong together is not run as if it did: classes in another order, networks or data that are only called alike, sets larger than the
-//! data.
+//! What does not belong together is not run as if it did: classes in another order, networks or
+//! data that are only called alike, sets larger than the data.
 
 mod common;
 
@@ -15,13 +15,25 @@ use scdd::data::{Dataset, Source, Split, png};
 const TEACHER: &str = "resnet18-w16-supervised";
 const STUDENT: &str = "resnet18-w16";
 /// Fashion-MNIST's names, as directories may be called.
-const NAMES: [&str; 10] =
-    ["T-shirt_top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
+const NAMES: [&str; 10] = [
+    "T-shirt_top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+];
 
-/// An image folder with a class map: `per_class` training and as many test images of each class; what is Fashion-MNIST's class `c` lies in the
-/// directory `names[c]`, and the map has the directories in the order of `order`.
+/// An image folder with a class map: `per_class` training and as many test images of each class;
+/// what is Fashion-MNIST's class `c` lies in the directory `names[c]`, and the map has the
+/// directories in the order of `order`.
 fn folder(root: &Path, per_class: usize, names: [&str; 10], order: [usize; 10]) {
-    let source = Source::find("fashion-mnist").expect("the tests need Fashion-MNIST: run `make data`");
+    let source =
+        Source::find("fashion-mnist").expect("the tests need Fashion-MNIST: run `make data`");
     for (split, directory) in [(Split::Train, "train"), (Split::Test, "test")] {
         let set = Dataset::load(&source, split).unwrap();
         let mut counts = [0; 10];
@@ -35,7 +47,8 @@ fn folder(root: &Path, per_class: usize, names: [&str; 10], order: [usize; 10]) 
             }
         }
     }
-    let map: String = order.iter().map(|&class| format!("{:?}: {:?}\n", names[class], names[class])).collect();
+    let map: String =
+        order.iter().map(|&class| format!("{:?}: {:?}\n", names[class], names[class])).collect();
     fs::write(root.join("map.yaml"), map).unwrap();
 }
 
@@ -63,7 +76,8 @@ fn teacher() -> String {
 /// The stages of a kind below the runs of `root`.
 fn stages(root: &Path, kind: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.join("runs/stages").join(kind));
-    let mut found: Vec<PathBuf> = entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    let mut found: Vec<PathBuf> =
+        entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found
 }
@@ -75,7 +89,9 @@ fn classes_in_another_order_are_refused_before_anything_is_labelled() {
     let strange = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
     folder(root.path(), 6, strange, RIGHT);
     run(root.path(), "relabel", &teacher(), &[]).success().stderr(
-        contains("note: ").and(contains("no class of toy is called as in the bundle")).and(contains("class_map")),
+        contains("note: ")
+            .and(contains("no class of toy is called as in the bundle"))
+            .and(contains("class_map")),
     );
 
     // The same names in another order: the teacher's answers tell.
@@ -93,9 +109,9 @@ fn classes_in_another_order_are_refused_before_anything_is_labelled() {
     let mut swapped = NAMES;
     swapped.swap(1, 9);
     folder(root.path(), 30, swapped, [0, 9, 2, 3, 4, 5, 6, 7, 8, 1]);
-    run(root.path(), "relabel", &teacher(), &[])
-        .code(2)
-        .stderr(contains("images of the data's class 1 (`Trouser`) are the bundle's class 9 (`Ankle boot`)"));
+    run(root.path(), "relabel", &teacher(), &[]).code(2).stderr(contains(
+        "images of the data's class 1 (`Trouser`) are the bundle's class 9 (`Ankle boot`)",
+    ));
 
     // A known name at another place among strange ones.
     let root = tempfile::tempdir().unwrap();
@@ -115,7 +131,9 @@ fn a_teacher_that_is_far_from_its_manifest_is_refused() {
     copy.edit_manifest(|manifest| manifest["preprocessing"]["mean"][0] = 9.0.into());
     let spoilt = copy.path.display().to_string();
     run(root.path(), "relabel", &spoilt, &[]).code(2).stderr(
-        contains("its manifest says 9").and(contains("preprocessing")).and(contains("of 60 test images of toy")),
+        contains("its manifest says 9")
+            .and(contains("preprocessing"))
+            .and(contains("of 60 test images of toy")),
     );
     // Without labels nothing depends on it.
     run(root.path(), "recover", &spoilt, &[]).success();
@@ -123,7 +141,9 @@ fn a_teacher_that_is_far_from_its_manifest_is_refused() {
     copy.edit_manifest(|manifest| {
         manifest.as_mapping_mut().unwrap().remove("accuracy");
     });
-    run(root.path(), "relabel", &spoilt, &[]).success().stderr(contains("not clearly more than by chance (10.0 %)"));
+    run(root.path(), "relabel", &spoilt, &[])
+        .success()
+        .stderr(contains("not clearly more than by chance (10.0 %)"));
     assert_eq!(stages(root.path(), "measure").len(), 1);
 
     let data = root.path().join("toy");
@@ -132,13 +152,18 @@ fn a_teacher_that_is_far_from_its_manifest_is_refused() {
         scdd.arg("verify").arg(teacher).arg("--data").arg(&data).assert()
     };
     // Without a map the directories count in the order of their names, which is another.
-    verify(&teacher()).code(1).stdout(contains("FAILED top-1 on 60 test images").and(contains("in another order")));
+    verify(&teacher())
+        .code(1)
+        .stdout(contains("FAILED top-1 on 60 test images").and(contains("in another order")));
     let mut known = scdd();
     known.args(["verify", &teacher(), "--data", "fashion-mnist", "--json"]);
     let found = known.assert().success().get_output().stdout.clone();
     let found: serde_json::Value = serde_json::from_slice(&found).unwrap();
     let data = &found[0]["data"];
-    assert_eq!((&data["measured"]["images"], &data["problem"]), (&2000.into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&data["measured"]["images"], &data["problem"]),
+        (&2000.into(), &serde_json::Value::Null)
+    );
     let accuracy = data["measured"]["top1"].as_f64().unwrap() / 2000.0;
     assert!((accuracy - data["recorded"].as_f64().unwrap()).abs() < 0.03, "{data}");
 }
@@ -165,9 +190,12 @@ fn what_makes_a_row_is_content() {
     other.edit_manifest(|manifest| manifest["pretraining"]["epochs"] = 77.into());
     fs::copy(bundle(TEACHER).join("manifest.yaml"), same.path.join("manifest.yaml")).unwrap();
     let teachers = format!("[{}, {}, {}]", teacher(), other.path.display(), same.path.display());
-    let table = run(root.path(), "run", &teachers, &[]).success().stderr(contains("is the same bundle as"));
+    let table =
+        run(root.path(), "run", &teachers, &[]).success().stderr(contains("is the same bundle as"));
     let table = String::from_utf8(table.get_output().stdout.clone()).unwrap();
-    let is_row = |line: &&str| line.starts_with("distilled from ") && line.contains(" soft, by the same  1 ");
+    let is_row = |line: &&str| {
+        line.starts_with("distilled from ") && line.contains(" soft, by the same  1 ")
+    };
     let rows: Vec<&str> = table.lines().filter(is_row).collect();
     assert_eq!(rows.len(), 2, "{table}");
     assert!(rows.iter().all(|row| row.contains(&format!("distilled from {TEACHER}@"))), "{table}");
@@ -179,18 +207,17 @@ fn what_makes_a_row_is_content() {
     fs::remove_dir_all(elsewhere.path().join("toy/test")).unwrap();
     copy_all(&root.path().join("toy/test"), &elsewhere.path().join("toy/test"));
     let test = elsewhere.path().join("toy/test/Bag");
-    let mut images: Vec<PathBuf> = fs::read_dir(&test).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut images: Vec<PathBuf> =
+        fs::read_dir(&test).unwrap().map(|entry| entry.unwrap().path()).collect();
     images.sort();
     fs::copy(&images[0], &images[1]).unwrap();
     run(elsewhere.path(), "run", &teacher(), &[]).success();
     let reports = [root.path(), elsewhere.path()].map(|path| path.join("runs/e"));
     let mut report = scdd();
-    report
-        .arg("report")
-        .args(&reports)
-        .assert()
-        .code(2)
-        .stderr(contains("toy (60 test images, 10 classes, content ").and(contains("their accuracies do not compare")));
+    report.arg("report").args(&reports).assert().code(2).stderr(
+        contains("toy (60 test images, 10 classes, content ")
+            .and(contains("their accuracies do not compare")),
+    );
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -210,11 +237,14 @@ fn copy_all(from: &Path, to: &Path) {
 fn more_images_than_the_data_has_are_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     folder(root.path(), 3, NAMES, RIGHT);
-    let one = fs::read_dir(root.path().join("toy/train/Coat")).unwrap().next().unwrap().unwrap().path();
+    let one =
+        fs::read_dir(root.path().join("toy/train/Coat")).unwrap().next().unwrap().unwrap().path();
     fs::remove_file(one).unwrap();
     let refused = |more: &[&str], what: &str| {
         let more = [&["ipc=[2, 3]"], more].concat();
-        let said = contains("needs 3 training images of every class, but `Coat` of toy has 2: lower `ipc`");
+        let said = contains(
+            "needs 3 training images of every class, but `Coat` of toy has 2: lower `ipc`",
+        );
         run(root.path(), "run", &teacher(), &more).code(2).stderr(said.and(contains(what)));
     };
     refused(&["baselines=[random_real_hard]"], "the baseline `random_real`");
@@ -233,11 +263,19 @@ fn small_sets_are_the_beginning_of_a_large_one_where_a_method_says_so() {
     let subset = ["recover.subset_of=3", "ipc=[1, 3]"];
     let table = run(root.path(), "run", &teacher(), &subset).success();
     let table = String::from_utf8(table.get_output().stdout.clone()).unwrap();
-    assert!(table.contains(", 1 image per class") && table.contains(", 3 images per class"), "{table}");
-    let ([whole], [part]) = (&stages(root.path(), "recover")[..], &stages(root.path(), "subset")[..]) else {
+    assert!(
+        table.contains(", 1 image per class") && table.contains(", 3 images per class"),
+        "{table}"
+    );
+    let ([whole], [part]) =
+        (&stages(root.path(), "recover")[..], &stages(root.path(), "subset")[..])
+    else {
         panic!("one recovery, of which one set is the beginning")
     };
-    let (whole, part) = (png::read_set(&whole.join("images")).unwrap(), png::read_set(&part.join("images")).unwrap());
+    let (whole, part) = (
+        png::read_set(&whole.join("images")).unwrap(),
+        png::read_set(&part.join("images")).unwrap(),
+    );
     assert_eq!((whole.len(), part.len(), &part.classes), (30, 10, &whole.classes));
     assert!((0..10).all(|class| part.image(class) == whole.image(3 * class)));
     let results = fs::read(root.path().join("runs/e/results.json")).unwrap();
@@ -245,7 +283,10 @@ fn small_sets_are_the_beginning_of_a_large_one_where_a_method_says_so() {
     let rows = results["results"]["rows"].as_array().unwrap();
     let small = rows.iter().find(|row| row["ipc"] == 1).unwrap();
     assert_eq!((&small["images"], &small["recovered"]), (&10.into(), &30.into()));
-    let refused =
-        contains("`recover.subset_of`: a set of 3 images per class (`ipc`) can't be the beginning of one of 2");
-    run(root.path(), "recover", &teacher(), &["recover.subset_of=2", "ipc=[1, 3]"]).code(2).stderr(refused);
+    let refused = contains(
+        "`recover.subset_of`: a set of 3 images per class (`ipc`) can't be the beginning of one of 2",
+    );
+    run(root.path(), "recover", &teacher(), &["recover.subset_of=2", "ipc=[1, 3]"])
+        .code(2)
+        .stderr(refused);
 }

@@ -1,4 +1,5 @@
-//! Every way to align statistics: against PyTorch (`goldens/make_alignment.py`), against central differences, and the plan against the replica.
+//! Every way to align statistics: against PyTorch (`goldens/make_alignment.py`), against central
+//! differences, and the plan against the replica.
 
 use std::path::Path;
 
@@ -27,7 +28,9 @@ const CLASSES: [u32; 4] = [2, 7, 2, 0];
 /// Made-up statistics of classes: every value's mean and variance, varied class by class.
 fn of_classes(values: &[(f64, f64)]) -> ClassStatistics {
     let per_class = |f: &dyn Fn(f64, f64, f64) -> f64| {
-        (0..10).flat_map(|k| values.iter().map(move |&(m, v)| f(f64::from(k), m, v) as f32)).collect()
+        (0..10)
+            .flat_map(|k| values.iter().map(move |&(m, v)| f(f64::from(k), m, v) as f32))
+            .collect()
     };
     ClassStatistics {
         mean: per_class(&|k, m, v| m + (k - 4.5) / 10.0 * v.sqrt()),
@@ -37,21 +40,28 @@ fn of_classes(values: &[(f64, f64)]) -> ClassStatistics {
 
 /// The shipped teacher with the goldens' made-up statistics of classes and patches.
 fn teacher() -> Bundle {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist/resnet18-w16-supervised");
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist/resnet18-w16-supervised");
     let mut bundle = Bundle::load(&root).unwrap();
     for layer in &mut bundle.layers {
-        let values: Vec<(f64, f64)> =
-            layer.mean.iter().zip(&layer.var).map(|(&m, &v)| (f64::from(m), f64::from(v))).collect();
+        let values: Vec<(f64, f64)> = layer
+            .mean
+            .iter()
+            .zip(&layer.var)
+            .map(|(&m, &v)| (f64::from(m), f64::from(v)))
+            .collect();
         let of_patches: Vec<(f64, f64)> = values
             .iter()
             .flat_map(|&(m, v)| {
-                [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
-                    .map(|(row, column)| (m + (column - row) / 5.0 * v.sqrt(), v * (1.0 + row / 2.0)))
+                [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)].map(|(row, column)| {
+                    (m + (column - row) / 5.0 * v.sqrt(), v * (1.0 + row / 2.0))
+                })
             })
             .collect();
         let (mean, var) = of_patches.iter().map(|&(m, v)| (m as f32, v as f32)).unzip();
         layer.per_class = Some(of_classes(&values));
-        layer.patches = Some(PatchStatistics { side: 2, mean, var, per_class: Some(of_classes(&of_patches)) });
+        layer.patches =
+            Some(PatchStatistics { side: 2, mean, var, per_class: Some(of_classes(&of_patches)) });
     }
     bundle
 }
@@ -64,7 +74,8 @@ fn config(distance: BnDistance, r_var: f64, class_share: f64, r_patch: f64) -> R
 
 fn floats(goldens: &SafeTensors, name: &str) -> Tensor {
     let view = goldens.tensor(name).unwrap();
-    let values: Vec<f32> = view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let values: Vec<f32> =
+        view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     Tensor::from_slice(&values).reshape(view.shape().iter().map(|&d| d as i64).collect::<Vec<_>>())
 }
 
@@ -74,8 +85,10 @@ fn apart(a: &Tensor, b: &Tensor) -> f64 {
 
 /// Runs `check` on every case: its name, its objective, the input and the targets.
 fn each(bundle: &Bundle, check: impl Fn(&str, &Objective, &Tensor, &Tensor, &SafeTensors)) {
-    let file =
-        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/alignment.safetensors")).unwrap();
+    let file = std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/alignment.safetensors"),
+    )
+    .unwrap();
     let goldens = SafeTensors::deserialize(&file).unwrap();
     let input = floats(&goldens, "input");
     let targets = Tensor::from_slice(&CLASSES.map(i64::from));
@@ -93,7 +106,11 @@ fn losses_and_gradients_equal_pytorchs() {
     each(&bundle, |case, objective, input, targets, goldens| {
         let found = replica.evaluate(input, targets, objective).unwrap();
         let expected = f64::try_from(floats(goldens, &format!("{case}.loss"))).unwrap();
-        assert!((found.loss - expected).abs() < 1e-5 * expected, "{case}: {} against {expected}", found.loss);
+        assert!(
+            (found.loss - expected).abs() < 1e-5 * expected,
+            "{case}: {} against {expected}",
+            found.loss
+        );
         let error = apart(&found.gradient, &floats(goldens, &format!("{case}.gradient")));
         assert!(error < 1e-4, "{case}: gradient off by {error:e}");
     });
@@ -115,7 +132,10 @@ fn gradients_equal_central_differences() {
         let (up, down) = (loss(&(&input + &direction * step)), loss(&(&input - &direction * step)));
         let slope = (up.loss - down.loss) / (2.0 * step);
         let expected = f64::try_from((&gradient * &direction).sum(Kind::Double)).unwrap();
-        assert!((slope - expected).abs() < 1e-5 * expected.abs(), "{case}: {slope} against {expected}");
+        assert!(
+            (slope - expected).abs() < 1e-5 * expected.abs(),
+            "{case}: {slope} against {expected}"
+        );
     });
 }
 
@@ -128,10 +148,19 @@ fn the_plan_equals_the_replica() {
             return; // the replica's alone
         }
         let expected = replica.evaluate(input, targets, objective).unwrap();
-        let mut plan =
-            SynthesisPlan::compile(&bundle.graph, objective, [4, 1, 28, 28], PlanOptions::default()).unwrap();
+        let mut plan = SynthesisPlan::compile(
+            &bundle.graph,
+            objective,
+            [4, 1, 28, 28],
+            PlanOptions::default(),
+        )
+        .unwrap();
         let found = plan.evaluate(input, targets).unwrap();
-        assert!((found.loss - expected.loss).abs() < 1e-5 * expected.loss, "{case}: {}", found.loss);
+        assert!(
+            (found.loss - expected.loss).abs() < 1e-5 * expected.loss,
+            "{case}: {}",
+            found.loss
+        );
         assert!((found.bn - expected.bn).abs() < 1e-5 * expected.bn, "{case}: {}", found.bn);
         let error = apart(&found.gradient, &expected.gradient);
         assert!(error < 1e-3, "{case}: gradient off by {error:e}");

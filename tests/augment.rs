@@ -1,4 +1,5 @@
-//! RandAugment's and DSA's operations equal torchvision's and PyTorch's (`goldens/make_augment.py`).
+//! RandAugment's and DSA's operations equal torchvision's and PyTorch's
+//! (`goldens/make_augment.py`).
 
 use rand::SeedableRng;
 use safetensors::SafeTensors;
@@ -12,7 +13,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 fn operation(number: &str, values: &str) -> Operation {
-    let mut operation = Operation { kind: Kind::of(number.parse().unwrap()).unwrap(), values: [0.0; 3] };
+    let mut operation =
+        Operation { kind: Kind::of(number.parse().unwrap()).unwrap(), values: [0.0; 3] };
     for (place, value) in operation.values.iter_mut().zip(values.split(',')) {
         *place = value.parse().unwrap();
     }
@@ -21,7 +23,9 @@ fn operation(number: &str, values: &str) -> Operation {
 
 #[test]
 fn operations_equal_torchvision_and_pytorch() {
-    let file = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/augment.safetensors")).unwrap();
+    let file =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/augment.safetensors"))
+            .unwrap();
     let goldens = SafeTensors::deserialize(&file).unwrap();
     let mut seen = std::collections::BTreeSet::new();
     for (name, expected) in goldens.tensors() {
@@ -33,17 +37,30 @@ fn operations_equal_torchvision_and_pytorch() {
         if image == "view" {
             let mut view = floats(source.data());
             operation.apply_to_view(&mut view, size).unwrap();
-            let furthest = view.iter().zip(floats(expected.data())).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let furthest = view
+                .iter()
+                .zip(floats(expected.data()))
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             assert!(furthest < 1e-4, "{name}: {furthest}");
         } else {
             let mut pixels = source.data().to_vec();
             operation.apply_to_pixels(&mut pixels, shape[0], size).unwrap();
             let apart = pixels.iter().zip(expected.data()).filter(|(a, b)| a != b).count();
-            let levels = pixels.iter().zip(expected.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-            // torchvision sums in single precision, so a level that lies on the edge may be cut off either way.
-            let rounds = matches!(operation.kind, Kind::Brightness | Kind::Color | Kind::Contrast | Kind::Sharpness);
+            let levels =
+                pixels.iter().zip(expected.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            // torchvision sums in single precision, so a level that lies on the edge may be cut off
+            // either way.
+            let rounds = matches!(
+                operation.kind,
+                Kind::Brightness | Kind::Color | Kind::Contrast | Kind::Sharpness
+            );
             let allowed = if rounds && levels <= 1 { pixels.len() / 50 } else { 0 };
-            assert!(apart <= allowed, "{name}: {apart} of {} pixels differ, by up to {levels}", pixels.len());
+            assert!(
+                apart <= allowed,
+                "{name}: {apart} of {} pixels differ, by up to {levels}",
+                pixels.len()
+            );
         }
     }
     assert_eq!(seen.len(), 20);
@@ -55,7 +72,10 @@ fn draws_repeat_and_stay_in_their_ranges() {
     for augment in [Augment::RandAugment { operations: 2, magnitude: 9 }, Augment::Dsa {}] {
         let mut stream = rng();
         let mut kinds = std::collections::BTreeSet::new();
-        assert_eq!(augment.draw(&mut rng(), 5, SIZE, SIZE), augment.draw(&mut rng(), 5, SIZE, SIZE));
+        assert_eq!(
+            augment.draw(&mut rng(), 5, SIZE, SIZE),
+            augment.draw(&mut rng(), 5, SIZE, SIZE)
+        );
         for _ in 0..200 {
             let drawn = augment.draw(&mut stream, 3, SIZE, SIZE);
             assert_eq!(drawn.len(), 3 * augment.per_view());
@@ -71,7 +91,10 @@ fn draws_repeat_and_stay_in_their_ranges() {
                 }
             }
             if matches!(augment, Augment::Dsa {}) {
-                assert!(drawn.iter().all(|o| o.kind == drawn[0].kind), "a batch has one of DSA's operations");
+                assert!(
+                    drawn.iter().all(|o| o.kind == drawn[0].kind),
+                    "a batch has one of DSA's operations"
+                );
             }
         }
         assert_eq!(kinds.len(), if matches!(augment, Augment::Dsa {}) { 6 } else { 14 });

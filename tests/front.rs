@@ -1,4 +1,5 @@
-//! `scdd` without `scdd-engine`: what needs no network runs at once, because libtorch, whose loading takes longer, is not even linked.
+//! `scdd` without `scdd-engine`: what needs no network runs at once, because libtorch, whose
+//! loading takes longer, is not even linked.
 
 mod common;
 
@@ -10,7 +11,8 @@ use common::{root, small_data};
 use predicates::prelude::*;
 use predicates::str::{contains, starts_with};
 
-/// Whether the loader is told to load libtorch: names in its table end and begin with a zero byte, those in messages do not.
+/// Whether the loader is told to load libtorch: names in its table end and begin with a zero byte,
+/// those in messages do not.
 fn links_libtorch(program: &Path) -> bool {
     let name = b"\0libtorch_cpu.so\0";
     fs::read(program).unwrap().windows(name.len()).any(|bytes| bytes == name)
@@ -20,7 +22,8 @@ fn links_libtorch(program: &Path) -> bool {
 fn alone(dir: &Path) -> Command {
     let program: PathBuf = dir.join("scdd");
     if !program.exists() {
-        // A link, because another test's child process might still hold a copy open for writing when it is to be started.
+        // A link, because another test's child process might still hold a copy open for writing
+        // when it is to be started.
         let built = assert_cmd::cargo::cargo_bin!("scdd");
         fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
     }
@@ -49,11 +52,17 @@ fn what_needs_no_network_needs_no_engine() {
     scdd(&["--version"]).success().stdout(starts_with("scdd "));
     scdd(&["schema"]).success().stdout(starts_with("{"));
     scdd(&["ops"]).success().stdout(contains("BatchNormalization"));
-    scdd(&["run", experiment, "--dry-run", "--output", output]).success().stdout(contains(" 0 complete; "));
-    scdd(&["recover", experiment, "--dry-run", "--output", output]).success().stdout(contains("missing"));
+    scdd(&["run", experiment, "--dry-run", "--output", output])
+        .success()
+        .stdout(contains(" 0 complete; "));
+    scdd(&["recover", experiment, "--dry-run", "--output", output])
+        .success()
+        .stdout(contains("missing"));
     scdd(&["status", experiment, "--output", output]).success().stdout(starts_with("quickstart: "));
     scdd(&["clean", experiment, "--output", output]).success().stdout("every stage is needed\n");
-    scdd(&["report", experiment, "--output", output]).code(2).stderr(contains("the experiment is not complete"));
+    scdd(&["report", experiment, "--output", output])
+        .code(2)
+        .stderr(contains("the experiment is not complete"));
 }
 
 #[test]
@@ -64,7 +73,10 @@ fn every_fault_of_every_file_is_named() {
         dir.path().join(name).to_str().unwrap().to_string()
     };
     let required = "name: x\ndata: fashion-mnist\nteachers: a\nstudents: s\n";
-    let one = file("one.yaml", &format!("{required}ipc: [ten, 0]\nseed: 4\nrecover: {{iteratons: 5, flip: maybe}}\n"));
+    let one = file(
+        "one.yaml",
+        &format!("{required}ipc: [ten, 0]\nseed: 4\nrecover: {{iteratons: 5, flip: maybe}}\n"),
+    );
     let two = file("two.yaml", "name: y\nrecover: fast\n");
     let faults = |file: &str| match file.ends_with("one.yaml") {
         true => vec![
@@ -89,14 +101,16 @@ fn every_fault_of_every_file_is_named() {
         faults(file).into_iter().fold(assert, |assert, fault| assert.stderr(contains(fault)));
     }
     let assert = alone(dir.path()).args(["status", &one, &two]).assert().code(1);
-    faults(&one).into_iter().chain(faults(&two)).fold(assert, |assert, fault| assert.stdout(contains(fault)));
+    faults(&one)
+        .into_iter()
+        .chain(faults(&two))
+        .fold(assert, |assert, fault| assert.stdout(contains(fault)));
 }
 
 #[test]
 fn a_missing_engine_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let missing =
-        "error: cannot start scdd-engine, which belongs beside scdd: No such file or directory (os error 2)\n";
+    let missing = "error: cannot start scdd-engine, which belongs beside scdd: No such file or directory (os error 2)\n";
     alone(dir.path()).arg("doctor").assert().code(2).stderr(missing);
     alone(dir.path()).args(["run", "configs/quickstart.yaml"]).assert().code(2).stderr(missing);
 }
@@ -105,13 +119,18 @@ fn a_missing_engine_is_named() {
 fn an_instruction_set_that_is_none_is_refused() {
     let mut scdd = assert_cmd::cargo::cargo_bin_cmd!("scdd");
     scdd.env("SCDD_MAX_ISA", "sse9").current_dir(root()).arg("doctor");
-    scdd.assert().code(2).stderr("error: SCDD_MAX_ISA is sse9; it must be avx512, avx2 or portable\n");
+    scdd.assert()
+        .code(2)
+        .stderr("error: SCDD_MAX_ISA is sse9; it must be avx512, avx2 or portable\n");
 }
 
 #[test]
 fn help_says_the_exit_codes() {
     let mut scdd = assert_cmd::cargo::cargo_bin_cmd!("scdd");
-    scdd.arg("--help").assert().success().stdout(contains("1  a check failed, or some rows of an experiment"));
+    scdd.arg("--help")
+        .assert()
+        .success()
+        .stdout(contains("1  a check failed, or some rows of an experiment"));
 }
 
 #[test]
@@ -127,35 +146,64 @@ fn shells_complete_every_command() {
         let file = dir.path().join(shell);
         fs::write(&file, &text).unwrap();
         if let Ok(checked) = std::process::Command::new(shell).arg("-n").arg(&file).output() {
-            assert!(checked.status.success(), "{shell}: {}", String::from_utf8_lossy(&checked.stderr));
+            assert!(
+                checked.status.success(),
+                "{shell}: {}",
+                String::from_utf8_lossy(&checked.stderr)
+            );
         }
     }
-    alone(dir.path()).args(["completions", "dos"]).assert().code(2).stderr(contains("[possible values: bash"));
+    alone(dir.path())
+        .args(["completions", "dos"])
+        .assert()
+        .code(2)
+        .stderr(contains("[possible values: bash"));
 }
 
 #[test]
 fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man1");
-    alone(dir.path()).arg("man").arg(&pages).assert().success().stdout(contains("scdd-export-set.1"));
+    alone(dir.path())
+        .arg("man")
+        .arg(&pages)
+        .assert()
+        .success()
+        .stdout(contains("scdd-export-set.1"));
     let read = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
     for command in commands(dir.path()) {
-        assert!(read(&format!("scdd-{command}.1")).contains(&format!(".TH scdd-{command} 1")), "{command}");
+        assert!(
+            read(&format!("scdd-{command}.1")).contains(&format!(".TH scdd-{command} 1")),
+            "{command}"
+        );
     }
     let main = read("scdd.1");
-    assert!(main.contains(".TH scdd 1") && main.contains("Exit codes") && main.contains(r"\-\-verbose"), "{main}");
+    assert!(
+        main.contains(".TH scdd 1") && main.contains("Exit codes") && main.contains(r"\-\-verbose"),
+        "{main}"
+    );
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    alone(dir.path()).arg("man").arg(&file).assert().code(2).stderr(contains(file.to_str().unwrap()));
+    alone(dir.path())
+        .arg("man")
+        .arg(&file)
+        .assert()
+        .code(2)
+        .stderr(contains(file.to_str().unwrap()));
 }
 
 /// The names of all commands but `help`, as `--help` lists them.
 fn commands(dir: &Path) -> Vec<String> {
     let printed = alone(dir).arg("--help").assert().success();
     let help = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
-    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let list = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
     let names = list.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-    let names: Vec<String> = names.filter_map(|line| line.split_whitespace().next()).map(String::from).collect();
+    let names: Vec<String> =
+        names.filter_map(|line| line.split_whitespace().next()).map(String::from).collect();
     assert!(names.len() > 10, "{help}");
     names.into_iter().filter(|name| name != "help").collect()
 }
@@ -167,7 +215,8 @@ fn only_verbose_says_what_is_used() {
         scdd.current_dir(root()).args(arguments).assert().success()
     };
     let bundle = "onnx/fashion-mnist/convnet3-w128";
-    scdd(&["verify", bundle, "--verbose"])
-        .stderr(contains("DEBUG scdd: starting ").and(contains("DEBUG scdd::teacher::runtime: loaded ")));
+    scdd(&["verify", bundle, "--verbose"]).stderr(
+        contains("DEBUG scdd: starting ").and(contains("DEBUG scdd::teacher::runtime: loaded ")),
+    );
     scdd(&["verify", bundle]).stderr(contains("DEBUG").not());
 }

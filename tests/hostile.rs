@@ -1,6 +1,8 @@
-//! Graphs made to hurt: each is refused with the node's name, or runs, in bounded time and memory; none panics.
+//! Graphs made to hurt: each is refused with the node's name, or runs, in bounded time and memory;
+//! none panics.
 //!
-//! `mutated_files_never_panic` goes through a fixed number of random mutations; `SCDD_FUZZ_SECONDS` lets it go on for that long.
+//! `mutated_files_never_panic` goes through a fixed number of random mutations; `SCDD_FUZZ_SECONDS`
+//! lets it go on for that long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +12,8 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use scdd::graph::Graph;
 use scdd::graph::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorTypeProto, TypeProto,
-    ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use scdd::replica::{Mode, Replica};
 use scdd::rng;
@@ -19,15 +21,28 @@ use tch::{Device, Kind, Tensor};
 
 fn info(name: &str) -> ValueInfoProto {
     let tensor_type = TensorTypeProto { elem_type: Some(1), shape: None };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+    ValueInfoProto {
+        name: Some(name.into()),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
+    }
 }
 
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), ints: values.to_vec(), r#type: Some(7), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        ints: values.to_vec(),
+        r#type: Some(7),
+        ..Default::default()
+    }
 }
 
 fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), i: Some(value), r#type: Some(2), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        i: Some(value),
+        r#type: Some(2),
+        ..Default::default()
+    }
 }
 
 fn node(op: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
@@ -53,8 +68,13 @@ fn list(name: &str, values: &[i64]) -> TensorProto {
 }
 
 fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Vec<u8> {
-    let graph =
-        GraphProto { node: nodes, initializer, input: vec![info("x")], output: vec![info("y")], ..Default::default() };
+    let graph = GraphProto {
+        node: nodes,
+        initializer,
+        input: vec![info("x")],
+        output: vec![info("y")],
+        ..Default::default()
+    };
     ModelProto {
         ir_version: Some(10),
         opset_import: vec![OperatorSetIdProto { domain: None, version: Some(18) }],
@@ -69,7 +89,8 @@ fn run(model: &[u8]) -> Result<(), String> {
     let graph = Graph::load(model).map_err(|e| e.to_string())?;
     let count = graph.inputs.len();
     let replica = Replica::new(Arc::new(graph), Device::Cpu).map_err(|e| e.to_string())?;
-    let inputs: Vec<Tensor> = (0..count).map(|_| Tensor::ones([1, 2, 4, 4], (Kind::Float, Device::Cpu))).collect();
+    let inputs: Vec<Tensor> =
+        (0..count).map(|_| Tensor::ones([1, 2, 4, 4], (Kind::Float, Device::Cpu))).collect();
     tch::no_grad(|| replica.run(&inputs, &[], Mode::Eval)).map(|_| ()).map_err(|e| e.to_string())
 }
 
@@ -83,7 +104,10 @@ fn enormous_results_are_refused_at_the_node() {
         (node("Tile", &["x", "a"], vec![]), vec![list("a", &[HUGE, 1, 1, 1])]),
         (node("Tile", &["x", "a"], vec![]), vec![list("a", &[1, 1])]),
         (node("Pad", &["x", "a"], vec![]), vec![list("a", &[0, 0, HUGE, 0, 0, 0, 0, 0])]),
-        (node("Pad", &["x", "a"], vec![]), vec![list("a", &[0, 0, i64::MIN, 0, 0, 0, i64::MIN, 0])]),
+        (
+            node("Pad", &["x", "a"], vec![]),
+            vec![list("a", &[0, 0, i64::MIN, 0, 0, 0, i64::MIN, 0])],
+        ),
         (node("ConstantOfShape", &["a"], vec![]), vec![list("a", &[HUGE])]),
         (node("Reshape", &["x", "a"], vec![]), vec![list("a", &[HUGE, -1])]),
         (node("Split", &["x"], vec![int("num_outputs", i64::MAX)]), vec![]),
@@ -92,7 +116,10 @@ fn enormous_results_are_refused_at_the_node() {
             node(
                 "AveragePool",
                 &["x"],
-                vec![ints("kernel_shape", &[2, 2]), ints("pads", &[1 << 20, 1 << 20, 1 << 20, 1 << 20])],
+                vec![
+                    ints("kernel_shape", &[2, 2]),
+                    ints("pads", &[1 << 20, 1 << 20, 1 << 20, 1 << 20]),
+                ],
             ),
             vec![],
         ),
@@ -120,20 +147,35 @@ fn broadcasting_can_not_explode() {
     let column = NodeProto { output: vec!["c".into()], ..column };
     let tall = NodeProto { output: vec!["t".into()], ..node("Expand", &["c", "b"], vec![]) };
     let wide = NodeProto { output: vec!["w".into()], ..node("Reshape", &["t", "d"], vec![]) };
-    let initializers = vec![list("a", &[-1, 1]), list("b", &[32, 1 << 15]), list("d", &[1, -1]), list("e", &[-1, 1])];
+    let initializers = vec![
+        list("a", &[-1, 1]),
+        list("b", &[32, 1 << 15]),
+        list("d", &[1, -1]),
+        list("e", &[-1, 1]),
+    ];
     let tower = NodeProto { output: vec!["v".into()], ..node("Reshape", &["t", "e"], vec![]) };
     let product = node("Mul", &["w", "v"], vec![]);
-    let message = run(&model(vec![column, tall, wide, tower, product], initializers)).expect_err("must be refused");
-    assert!(message.starts_with("node `the_node` (Mul) failed: asks for a tensor of shape"), "{message}");
+    let message = run(&model(vec![column, tall, wide, tower, product], initializers))
+        .expect_err("must be refused");
+    assert!(
+        message.starts_with("node `the_node` (Mul) failed: asks for a tensor of shape"),
+        "{message}"
+    );
 }
 
 #[test]
 fn many_attributes_and_deep_nesting_take_no_time() {
     let attributes = (0..200_000).map(|i| int(&format!("a{i}"), i)).collect();
     let started = Instant::now();
-    let message = run(&model(vec![node("Relu", &["x"], attributes)], vec![])).expect_err("must be refused");
-    assert!(message.starts_with("node `the_node` (Relu): unsupported attributes"), "{}", &message[..100]);
-    // Length-delimited fields nested a thousand deep: model, graph, node, attribute, graph, node, attribute, …
+    let message =
+        run(&model(vec![node("Relu", &["x"], attributes)], vec![])).expect_err("must be refused");
+    assert!(
+        message.starts_with("node `the_node` (Relu): unsupported attributes"),
+        "{}",
+        &message[..100]
+    );
+    // Length-delimited fields nested a thousand deep: model, graph, node, attribute, graph, node,
+    // attribute, …
     let mut bytes = Vec::new();
     for level in 0..3000 {
         let tag = [0x3A, 0x0A, 0x2A, 0x32][if level == 2999 { 0 } else { 1 + (2999 - level) % 3 }];
@@ -155,15 +197,26 @@ fn specimen() -> Vec<u8> {
         float_data: (0..dims.iter().product()).map(|i| 0.1 * i as f32).collect(),
         ..Default::default()
     };
-    let step = |op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>| NodeProto {
-        name: Some(output.into()),
-        output: vec![output.into()],
-        ..node(op, inputs, attributes)
-    };
+    let step =
+        |op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>| NodeProto {
+            name: Some(output.into()),
+            output: vec![output.into()],
+            ..node(op, inputs, attributes)
+        };
     let nodes = vec![
-        step("Conv", &["x", "w", "b"], "conv", vec![ints("pads", &[1, 1, 1, 1]), ints("strides", &[1, 1])]),
+        step(
+            "Conv",
+            &["x", "w", "b"],
+            "conv",
+            vec![ints("pads", &[1, 1, 1, 1]), ints("strides", &[1, 1])],
+        ),
         step("BatchNormalization", &["conv", "b", "b", "b", "b"], "bn", vec![]),
-        step("MaxPool", &["bn"], "pool", vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])]),
+        step(
+            "MaxPool",
+            &["bn"],
+            "pool",
+            vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])],
+        ),
         step("Resize", &["pool", "", "", "sizes"], "big", vec![]),
         step("Shape", &["big"], "shape", vec![int("start", 0), int("end", 1)]),
         step("Concat", &["shape", "rest"], "target", vec![int("axis", 0)]),

@@ -1,11 +1,12 @@
-//! Every CPU kernel against plain loops in double precision, on every instruction set that this machine has.
+//! Every CPU kernel against plain loops in double precision, on every instruction set that this
+//! machine has.
 
 use proptest::prelude::*;
 use scdd::kernels::conv::{Epilogue, Extent, Geometry, for_pieces};
 use scdd::kernels::depthwise::Depthwise;
 use scdd::kernels::direct::Direct;
 use scdd::kernels::gradient::sum_pixels;
-use scdd::kernels::pass::{Activation, Backward, GradientSums, Moments, Pass, Pulling};
+use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, Pulling};
 use scdd::kernels::pool;
 use scdd::kernels::winograd::{Tile, Winograd};
 use scdd::kernels::{Aligned, Isa};
@@ -44,8 +45,8 @@ impl Sums {
         self.squares += product * product;
     }
 
-    /// The error of `found`, relative to the sums, or to what they would be if their products had random signs: where
-    /// products happen to cancel, their rounding does not.
+    /// The error of `found`, relative to the sums, or to what they would be if their products had
+    /// random signs: where products happen to cancel, their rounding does not.
     fn error(&self, found: &[f32]) -> f64 {
         let size = self.values.iter().map(|value| value * value).sum::<f64>().sqrt();
         relative(found, &self.values) * (size / self.squares.sqrt().max(1e-15)).min(1.0)
@@ -65,7 +66,9 @@ impl Case {
     fn ends(&self) -> (Extent, Extent) {
         let g = &self.geometry;
         let out = |axis: usize| {
-            (self.size[axis] + 2 * g.pad[axis] - g.dilation[axis] * (g.kernel[axis] - 1) - 1) / g.stride[axis] + 1
+            (self.size[axis] + 2 * g.pad[axis] - g.dilation[axis] * (g.kernel[axis] - 1) - 1)
+                / g.stride[axis]
+                + 1
         };
         let [h, w] = self.size;
         (Extent { n: self.n, h, w }, Extent { n: self.n, h: out(0), w: out(1) })
@@ -79,7 +82,9 @@ impl Case {
 
     fn weight_len(&self) -> usize {
         let [inputs, outputs] = self.channels;
-        self.geometry.kernel.iter().product::<usize>() * outputs * if self.depthwise { 1 } else { inputs }
+        self.geometry.kernel.iter().product::<usize>()
+            * outputs
+            * if self.depthwise { 1 } else { inputs }
     }
 
     /// Calls `visit(y index, x index, weight index)` for every multiplication.
@@ -88,12 +93,18 @@ impl Case {
         let g = &self.geometry;
         let [inputs, outputs] = self.channels;
         let place = |axis: usize, at: usize, k: usize, length: usize| {
-            (at * g.stride[axis] + k * g.dilation[axis]).checked_sub(g.pad[axis]).filter(|&p| p < length)
+            (at * g.stride[axis] + k * g.dilation[axis])
+                .checked_sub(g.pad[axis])
+                .filter(|&p| p < length)
         };
         for pixel in 0..to.pixels() {
             let (n, y, x) = (pixel / to.w / to.h, pixel / to.w % to.h, pixel % to.w);
-            for (ky, kx) in (0..g.kernel[0]).flat_map(|ky| (0..g.kernel[1]).map(move |kx| (ky, kx))) {
-                let (Some(sy), Some(sx)) = (place(0, y, ky, from.h), place(1, x, kx, from.w)) else { continue };
+            for (ky, kx) in (0..g.kernel[0]).flat_map(|ky| (0..g.kernel[1]).map(move |kx| (ky, kx)))
+            {
+                let (Some(sy), Some(sx)) = (place(0, y, ky, from.h), place(1, x, kx, from.w))
+                else {
+                    continue;
+                };
                 let source = (n * from.h + sy) * from.w + sx;
                 for o in 0..outputs {
                     let seen = if self.depthwise { o..o + 1 } else { 0..inputs };
@@ -120,7 +131,13 @@ fn case(depthwise: bool) -> impl Strategy<Value = Case> {
                 dilation: [y.3, x.3],
                 pad: [y.4.min(y.1), x.4.min(x.1)],
             };
-            let case = Case { n, size: [y.0, x.0], channels: [i, if depthwise { i } else { o }], geometry, depthwise };
+            let case = Case {
+                n,
+                size: [y.0, x.0],
+                channels: [i, if depthwise { i } else { o }],
+                geometry,
+                depthwise,
+            };
             case.is_possible().then_some(case)
         },
     )
@@ -128,17 +145,17 @@ fn case(depthwise: bool) -> impl Strategy<Value = Case> {
 
 fn small_kernel() -> impl Strategy<Value = Case> {
     let channels = prop::sample::select(vec![16usize, 32, 48, 80, 128]);
-    (1usize..4, 1usize..15, 1usize..15, channels.clone(), channels, 0usize..3, 0usize..3).prop_filter_map(
-        "an impossible kernel",
-        |(n, h, w, i, o, py, px)| {
-            let geometry = Geometry { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], pad: [py, px] };
+    (1usize..4, 1usize..15, 1usize..15, channels.clone(), channels, 0usize..3, 0usize..3)
+        .prop_filter_map("an impossible kernel", |(n, h, w, i, o, py, px)| {
+            let geometry =
+                Geometry { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], pad: [py, px] };
             let case = Case { n, size: [h, w], channels: [i, o], geometry, depthwise: false };
             case.is_possible().then_some(case)
-        },
-    )
+        })
 }
 
-type Runner<'a> = dyn Fn((&[f32], Extent), (&mut [f32], Extent), Option<&mut [f32]>, &Epilogue) + 'a;
+type Runner<'a> =
+    dyn Fn((&[f32], Extent), (&mut [f32], Extent), Option<&mut [f32]>, &Epilogue) + 'a;
 
 /// Runs both directions and compares; `limit` is the largest relative error.
 fn check(case: &Case, weight: &[f32], forward: &Runner, backward: &Runner, limit: f64) {
@@ -328,7 +345,7 @@ proptest! {
         let (x, residual, gradient) = (values(len, 1), values(len, 2), values(len, 3));
         let [scale, shift, centre] = [5, 6, 7].map(|seed| values(channels, seed));
         let residual = with_residual.then_some(residual.as_slice());
-        let activation = Activation::Clamp { low: 0.0, high: f32::INFINITY };
+        let activation = FusedActivation::Clamp { low: 0.0, high: f32::INFINITY };
         let (mut sums, mut products) = (vec![0f64; channels], vec![0f64; channels]);
         for i in 0..len {
             let c = i % channels;
@@ -369,7 +386,8 @@ proptest! {
                 let squares: f64 = column().map(|v| (v - mean).powi(2)).sum();
                 prop_assert_eq!(found.count, pixels);
                 prop_assert!((found.mean[c] - mean).abs() <= 1e-6 * mean.abs().max(0.5), "mean {} {mean}", found.mean[c]);
-                // What the kernel adds up, and so what is rounded, are deviations from the first pixel.
+                // What the kernel adds up, and so what is rounded, are deviations from the first
+                // pixel.
                 let rounded: f64 = column().map(|v| (v - f64::from(x[c])).powi(2)).sum();
                 let apart = (found.squares[c] - squares).abs();
                 prop_assert!(apart <= 1e-6 * rounded.max(1e-3), "{} {squares} {rounded}", found.squares[c]);
@@ -385,11 +403,11 @@ proptest! {
         with_slope: bool,
         gradients in 1usize..4,
         activation in prop::sample::select(vec![
-            Activation::Identity,
-            Activation::Clamp { low: 0.0, high: f32::INFINITY },
-            Activation::Clamp { low: -0.1, high: 0.2 },
-            Activation::LeakyRelu { alpha: 0.1 },
-            Activation::HardSwish,
+            FusedActivation::Identity,
+            FusedActivation::Clamp { low: 0.0, high: f32::INFINITY },
+            FusedActivation::Clamp { low: -0.1, high: 0.2 },
+            FusedActivation::LeakyRelu { alpha: 0.1 },
+            FusedActivation::HardSwish,
         ]),
     ) {
         let len = pixels * channels;
@@ -431,18 +449,18 @@ proptest! {
 }
 
 /// Value and slope.
-fn reference(activation: Activation, p: f64) -> (f64, f64) {
+fn reference(activation: FusedActivation, p: f64) -> (f64, f64) {
     match activation {
-        Activation::Identity => (p, 1.0),
-        Activation::Clamp { low, high } => {
+        FusedActivation::Identity => (p, 1.0),
+        FusedActivation::Clamp { low, high } => {
             let (low, high) = (f64::from(low), f64::from(high));
             (p.clamp(low, high), if p > low && p < high { 1.0 } else { 0.0 })
         }
-        Activation::LeakyRelu { alpha } => {
+        FusedActivation::LeakyRelu { alpha } => {
             let slope = if p > 0.0 { 1.0 } else { f64::from(alpha) };
             (p * slope, slope)
         }
-        Activation::HardSwish => {
+        FusedActivation::HardSwish => {
             let slope = if p <= -3.0 {
                 0.0
             } else if p > 3.0 {
@@ -470,9 +488,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn activations_keep_nan() {
     let activations = [
-        Activation::Clamp { low: 0.0, high: f32::INFINITY },
-        Activation::LeakyRelu { alpha: 0.1 },
-        Activation::HardSwish,
+        FusedActivation::Clamp { low: 0.0, high: f32::INFINITY },
+        FusedActivation::LeakyRelu { alpha: 0.1 },
+        FusedActivation::HardSwish,
     ];
     for (isa, activation) in
         Isa::available().into_iter().flat_map(|isa| activations.map(|activation| (isa, activation)))
@@ -481,7 +499,12 @@ fn activations_keep_nan() {
         let channels = 71;
         let (scale, shift) = (vec![1.0; channels], vec![0.0; channels]);
         let mut out = vec![0.0; channels];
-        Pass { scale: &scale, shift: &shift, activation }.forward(isa, &vec![f32::NAN; channels], None, &mut out);
+        Pass { scale: &scale, shift: &shift, activation }.forward(
+            isa,
+            &vec![f32::NAN; channels],
+            None,
+            &mut out,
+        );
         assert!(out.iter().all(|value| value.is_nan()), "{isa:?}, {activation:?}: {out:?}");
     }
 }
@@ -494,7 +517,8 @@ fn pieces_cover_everything_once_and_memory_is_aligned() {
     assert!(rows.iter().all(|&v| v == 1.0));
 }
 
-/// Weights beyond a cache are gone through in another order, and for the way back they are turned: neither changes a bit of these.
+/// Weights beyond a cache are gone through in another order, and for the way back they are turned:
+/// neither changes a bit of these.
 #[test]
 fn wide_convolutions_are_the_narrow_ones_side_by_side() {
     let (inputs, outputs, parts) = (512, 288, 2);
@@ -517,29 +541,45 @@ fn wide_convolutions_are_the_narrow_ones_side_by_side() {
         let y = run(&forth, &x, outputs);
         let width = outputs / parts;
         for first in (0..outputs).step_by(width) {
-            let narrow = Winograd::new(isa, Tile::Four, [inputs, width], [1, 1], |o, i, y, x| at(first + o, i, y, x));
+            let narrow = Winograd::new(isa, Tile::Four, [inputs, width], [1, 1], |o, i, y, x| {
+                at(first + o, i, y, x)
+            });
             assert!(!narrow.is_wide());
-            assert!(run(&narrow, &x, width) == part_of(&y, outputs, first..first + width), "{isa:?}: forward");
+            assert!(
+                run(&narrow, &x, width) == part_of(&y, outputs, first..first + width),
+                "{isa:?}: forward"
+            );
         }
         let back = run(&forth.turned(), &y, inputs);
         let width = inputs / parts;
         for first in (0..inputs).step_by(width) {
             let turned = |o: usize, i: usize, y: usize, x: usize| at(i, first + o, 2 - y, 2 - x);
             let narrow = Winograd::new(isa, Tile::Four, [outputs, width], [1, 1], turned);
-            assert!(run(&narrow, &y, width) == part_of(&back, inputs, first..first + width), "{isa:?}: backward");
+            assert!(
+                run(&narrow, &y, width) == part_of(&back, inputs, first..first + width),
+                "{isa:?}: backward"
+            );
         }
     }
 }
 
-/// Tensors without images or without pixels have nothing to convolve: nothing is computed, and nothing panics.
+/// Tensors without images or without pixels have nothing to convolve: nothing is computed, and
+/// nothing panics.
 #[test]
 fn empty_outputs_have_no_pieces() {
-    for ([inputs, outputs], isa) in
-        [[64, 64], [512, 288]].into_iter().flat_map(|c| Isa::available().into_iter().map(move |i| (c, i)))
+    for ([inputs, outputs], isa) in [[64, 64], [512, 288]]
+        .into_iter()
+        .flat_map(|c| Isa::available().into_iter().map(move |i| (c, i)))
     {
-        for tile in [Tile::Two, Tile::Four].into_iter().filter(|_| Winograd::accepts(isa, inputs, outputs)) {
+        for tile in
+            [Tile::Two, Tile::Four].into_iter().filter(|_| Winograd::accepts(isa, inputs, outputs))
+        {
             let conv = Winograd::new(isa, tile, [inputs, outputs], [1, 1], |_, _, _, _| 1.0);
-            for to in [Extent { n: 0, h: 8, w: 8 }, Extent { n: 2, h: 0, w: 8 }, Extent { n: 2, h: 8, w: 0 }] {
+            for to in [
+                Extent { n: 0, h: 8, w: 8 },
+                Extent { n: 2, h: 0, w: 8 },
+                Extent { n: 2, h: 8, w: 0 },
+            ] {
                 conv.run((&[], to), (&mut [], to), None, &|_| panic!("a piece of nothing"));
             }
         }

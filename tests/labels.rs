@@ -1,5 +1,6 @@
-//! The soft-label store between Rust and Python: `goldens/labels/*.scdd` are what the writer makes, `goldens/labels/replay.safetensors` is what
-//! `exporters.labels` reads and replays of them (`goldens/make_labels.py`).
+//! The soft-label store between Rust and Python: `goldens/labels/*.scdd` are what the writer makes,
+//! `goldens/labels/replay.safetensors` is what `exporters.labels` reads and replays of them
+//! (`goldens/make_labels.py`).
 
 mod common;
 
@@ -11,8 +12,8 @@ use ndarray::Array2;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use safetensors::SafeTensors;
-use scdd::data::{Augment, Dataset, Mix, Size, View};
-use scdd::labels::{Dtype, LabelBatch, Meta, MixKind, Store, TopK, Writer};
+use scdd::data::{Augment, Dataset, DrawnMix, Size, View};
+use scdd::labels::{Dtype, LabelBatch, LabelStore, Meta, MixKind, StoredTopK, Writer};
 use scdd::relabel::{BatchViews, Lens, Views};
 use scdd::teacher::Bundle;
 
@@ -43,7 +44,7 @@ fn meta(name: &str) -> Meta {
         dtype,
         teacher_sha256: "0".repeat(64),
         config_hash: name.into(),
-        top_k: is_newest.then_some(TopK { k: 2, temperature: 4.0 }),
+        top_k: is_newest.then_some(StoredTopK { k: 2, temperature: 4.0 }),
         pad: if is_newest { 2 } else { 0 },
         stored_epochs: is_newest.then_some(2),
         augment: match name {
@@ -54,7 +55,8 @@ fn meta(name: &str) -> Meta {
     }
 }
 
-/// Logits in quarters, which every format but `i8` holds exactly; `make_labels.py` has the same formula.
+/// Logits in quarters, which every format but `i8` holds exactly; `make_labels.py` has the same
+/// formula.
 fn logit(epoch: usize, image: u32, class: usize) -> f32 {
     ((7 * image as usize + 3 * class * class + 5 * epoch) % 23) as f32 / 4.0 - 2.0
 }
@@ -71,14 +73,18 @@ fn label_batch(meta: &Meta, epoch: usize, number: usize) -> LabelBatch {
     };
     let partner: Vec<u32> = (0..indices.len() as u32).rev().collect();
     let mix = match meta.mix {
-        MixKind::None => Mix::None,
-        MixKind::CutMix => Mix::CutMix { partner, top: 3, left: 5 + epoch as u16, height: 14, width: 7 },
-        MixKind::MixUp => Mix::MixUp { partner, lambda: 0.25 + 0.5 * number as f32 },
+        MixKind::None => DrawnMix::None,
+        MixKind::CutMix => {
+            DrawnMix::CutMix { partner, top: 3, left: 5 + epoch as u16, height: 14, width: 7 }
+        }
+        MixKind::MixUp => DrawnMix::MixUp { partner, lambda: 0.25 + 0.5 * number as f32 },
     };
-    let logits = Array2::from_shape_fn((indices.len(), 6), |(row, class)| logit(epoch, indices[row], class));
+    let logits =
+        Array2::from_shape_fn((indices.len(), 6), |(row, class)| logit(epoch, indices[row], class));
     let views = indices.iter().enumerate().map(view).collect();
     let mut stream = scdd::rng::stream(5, "golden", (epoch * 2 + number) as u64);
-    let operations = meta.augment.map(|augment| augment.draw(&mut stream, indices.len(), SOURCE, meta.input));
+    let operations =
+        meta.augment.map(|augment| augment.draw(&mut stream, indices.len(), SOURCE, meta.input));
     LabelBatch { views, operations: operations.unwrap_or_default(), indices, mix, logits }
 }
 
@@ -110,7 +116,7 @@ fn what_was_written_stays_readable_and_looks_the_same() {
     for name in NAMES {
         let path = golden(&format!("{name}.scdd"));
         assert!(fs::read(&path).unwrap() == written(name), "{name}: the writer makes other bytes");
-        Store::open(&path).unwrap().verify().unwrap();
+        LabelStore::open(&path).unwrap().verify().unwrap();
     }
 }
 
@@ -131,11 +137,19 @@ fn python_reads_and_replays_the_same() {
     let file = fs::read(golden("replay.safetensors")).unwrap();
     let goldens = SafeTensors::deserialize(&file).unwrap();
     let floats = |name: String| -> Vec<f32> {
-        goldens.tensor(&name).unwrap().data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        goldens
+            .tensor(&name)
+            .unwrap()
+            .data()
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect()
     };
     let student = Bundle::load(&bundle("convnet3-w128")).unwrap();
     for name in NAMES {
-        let store = Store::open(&golden(&format!("{name}.scdd"))).unwrap();
+        let store = LabelStore::open(&golden(&format!("{name}.scdd"))).unwrap();
         let lens = Lens::new(&student, store.meta().pad).unwrap();
         for place in 0..store.meta().epochs as usize * store.meta().batches() {
             let (epoch, number) = (place / 2, place % 2);
@@ -143,11 +157,13 @@ fn python_reads_and_replays_the_same() {
             let key = format!("{name}.{epoch}.{number}");
             let logits = batch.logits.clone();
             let LabelBatch { indices, views, operations, mix, .. } = batch;
-            let seen = lens.see(&images(), &BatchViews { indices, views, operations, mix }).unwrap();
+            let seen =
+                lens.see(&images(), &BatchViews { indices, views, operations, mix }).unwrap();
             assert_eq!(logits.as_slice().unwrap(), floats(format!("{key}.logits")), "{key}");
             let expected = floats(format!("{key}.seen"));
             assert_eq!(seen.len(), expected.len());
-            let furthest = seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let furthest =
+                seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(furthest < 1e-5, "{key}: views differ by {furthest}");
         }
     }
@@ -160,29 +176,49 @@ fn protocols_run() {
     let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
     let run = |settings: &[&str]| {
         let mut command = scdd();
-        command.env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(dir.path().join("runs"));
+        command
+            .env("SCDD_DATA", data.path())
+            .arg("run")
+            .arg(&experiment)
+            .arg("--output")
+            .arg(dir.path().join("runs"));
         command.args(settings.iter().flat_map(|setting| ["--set", setting])).assert()
     };
     let short = ["relabel.epochs=6", "relabel.batch_size=12", "validate.evaluate_every=6"];
     for name in scdd::config::preset_names().filter(|name| name.starts_with("protocol-")) {
-        let [relabel, validate] = ["relabel", "validate"].map(|stage| format!("{stage}.preset={name}"));
-        let stored: &[&str] =
-            if ["protocol-lpqld", "protocol-hald"].contains(&name) { &["relabel.stored_epochs=2"] } else { &[] };
+        let [relabel, validate] =
+            ["relabel", "validate"].map(|stage| format!("{stage}.preset={name}"));
+        let stored: &[&str] = if ["protocol-lpqld", "protocol-hald"].contains(&name) {
+            &["relabel.stored_epochs=2"]
+        } else {
+            &[]
+        };
         run(&[&short[..], &[&relabel, &validate], stored].concat()).success();
     }
-    run(&[&short[..], &["relabel.preset=protocol-scdd", "relabel.compat=official", "validate.preset=protocol-scdd"]]
-        .concat())
+    run(&[
+        &short[..],
+        &[
+            "relabel.preset=protocol-scdd",
+            "relabel.compat=official",
+            "validate.preset=protocol-scdd",
+        ],
+    ]
+    .concat())
     .success();
     run(&["relabel.dtype=i8", "relabel.top_k={k: 3, temperature: 20}", "relabel.stored_epochs=1"])
         .success()
         .stderr(contains("MB of labels"));
     run(&["relabel.teacher_bn=batch", "validate.loss.ce=0.1"]).success();
-    let other = format!("relabel.ensemble=[{{bundle: {}, weight: 0.5}}]", bundle("resnet18-w16-moco-v2").display());
+    let other = format!(
+        "relabel.ensemble=[{{bundle: {}, weight: 0.5}}]",
+        bundle("resnet18-w16-moco-v2").display()
+    );
     run(&[&other, "relabel.dtype=f32"])
         .success()
         .stderr(contains("seed3 with resnet18-w16-supervised + resnet18-w16-moco-v2"));
     run(&["relabel.top_k={k: 10, temperature: 20}"]).code(2).stderr(
-        contains("the 10 largest of 10 logits: must be at least 1, and fewer than all").and(contains("panicked").not()),
+        contains("the 10 largest of 10 logits: must be at least 1, and fewer than all")
+            .and(contains("panicked").not()),
     );
 }
 
@@ -194,21 +230,34 @@ fn drawn_views_are_those_that_are_stored() {
     let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), more);
     let stages = |kind: &str| {
         let found = fs::read_dir(dir.path().join("runs/stages").join(kind));
-        found.map_or(Vec::new(), |found| found.map(|entry| entry.unwrap().path()).collect::<Vec<_>>())
+        found.map_or(Vec::new(), |found| {
+            found.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+        })
     };
     let run = |settings: &[&str]| {
         let mut command = scdd();
-        command.env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(dir.path().join("runs"));
+        command
+            .env("SCDD_DATA", data.path())
+            .arg("run")
+            .arg(&experiment)
+            .arg("--output")
+            .arg(dir.path().join("runs"));
         command.args(settings.iter().flat_map(|setting| ["--set", setting])).assert().success();
     };
     // Nobody asks a teacher for hard labels alone.
     run(&["labels=hard", "whole_real={epochs: 1, batch_size: 8}"]);
-    assert_eq!((stages("relabel").len(), stages("validate").len(), stages("whole").len()), (0, 1, 1));
+    assert_eq!(
+        (stages("relabel").len(), stages("validate").len(), stages("whole").len()),
+        (0, 1, 1)
+    );
     run(&["relabel.stored_epochs=3"]);
-    let store = Store::open(&stages("relabel")[0].join("labels.scdd")).unwrap();
+    let store = LabelStore::open(&stages("relabel")[0].join("labels.scdd")).unwrap();
 
-    let text = fs::read_to_string(&experiment).unwrap().replace("epochs: 4", "epochs: 4, stored_epochs: 3");
-    let protocol = scdd::config::Experiment::from_yaml(&text, &experiment, &[]).unwrap().protocols[0].clone();
+    let text = fs::read_to_string(&experiment)
+        .unwrap()
+        .replace("epochs: 4", "epochs: 4, stored_epochs: 3");
+    let protocol =
+        scdd::config::Experiment::from_yaml(&text, &experiment, &[]).unwrap().protocols[0].clone();
     let images = scdd::data::png::read_set(&stages("recover")[0].join("images")).unwrap();
     let views = Views::new(&protocol.relabel, 1, 3, &images, Size { height: 28, width: 28 });
     assert_eq!((views.epochs(), views.stored_epochs(), views.batch_size()), (4, 3, 8));
@@ -217,7 +266,10 @@ fn drawn_views_are_those_that_are_stored() {
         assert_eq!(drawn.len(), store.meta().batches());
         for (number, drawn) in drawn.iter().enumerate() {
             let stored = store.get(epoch as usize, number).unwrap();
-            assert_eq!((&drawn.indices, &drawn.views, &drawn.mix), (&stored.indices, &stored.views, &stored.mix));
+            assert_eq!(
+                (&drawn.indices, &drawn.views, &drawn.mix),
+                (&stored.indices, &stored.views, &stored.mix)
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Weight gradients of narrow convolutions by the replica, as on a processor without AVX-512.
 //!
-//! libtorch's own hang, kill the process or are wrong there: `docs/processors.md`. So they are computed in a process of their own.
+//! libtorch's own hang, kill the process or are wrong there: `docs/processors.md`. So they are
+//! computed in a process of their own.
 
 mod common;
 
@@ -56,7 +57,13 @@ fn gradient_error(width: usize, outputs: usize, stride: i64) -> f64 {
     let (mut net, x): (Net, Value) = Net::new(7);
     let wide = net.conv(&x, width, 3, 1, 1, true);
     let narrow = net.conv(&wide, outputs, 1, stride, 1, false);
-    let name = net.initializers.iter().rev().find(|t| t.dims.len() == 4).and_then(|t| t.name.clone()).unwrap();
+    let name = net
+        .initializers
+        .iter()
+        .rev()
+        .find(|t| t.dims.len() == 4)
+        .and_then(|t| t.name.clone())
+        .unwrap();
     let graph = net.finish(&narrow);
     tch::manual_seed(3);
     let images = Tensor::randn([5, 3, 28, 28], (Kind::Float, Device::Cpu));
@@ -65,7 +72,9 @@ fn gradient_error(width: usize, outputs: usize, stride: i64) -> f64 {
         let weight = replica.constant(&name).unwrap().set_requires_grad(true);
         let input = channels_last(&images.to_kind(kind)).unwrap();
         let logits = replica.run(&[input], &[], Mode::Train).unwrap().outputs.remove(0);
-        Tensor::run_backward(&[logits.square().sum(kind)], &[weight], false, false).remove(0).to_kind(Kind::Double)
+        Tensor::run_backward(&[logits.square().sum(kind)], &[weight], false, false)
+            .remove(0)
+            .to_kind(Kind::Double)
     };
     let (found, exact) = (gradient(Kind::Float), gradient(Kind::Double));
     f64::try_from((found - &exact).norm() / exact.norm()).unwrap()

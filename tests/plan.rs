@@ -1,4 +1,5 @@
-//! The compiled plan computes what the replica computes: over the shipped bundles, over the shapes that networks come in, over random networks.
+//! The compiled plan computes what the replica computes: over the shipped bundles, over the shapes
+//! that networks come in, over random networks.
 
 mod common;
 
@@ -19,10 +20,20 @@ const GRADIENT: f64 = 1e-4;
 /// Every BN's input is to have its running statistics.
 fn objective(graph: &Graph) -> Objective {
     let layer = |(i, node): (usize, &Node)| {
-        let part = |i: usize| Tensor::from_slice(&graph.constants[&node.inputs[i].unwrap()].f32s().unwrap());
+        let part = |i: usize| {
+            Tensor::from_slice(&graph.constants[&node.inputs[i].unwrap()].f32s().unwrap())
+        };
         let multiplier = if i == 0 { 10.0 } else { 1.0 };
         let (mean, var) = (part(3), part(4));
-        LayerTarget { tap: node.inputs[0].unwrap(), axis: 1, patches: 1, mean, var, weights: None, multiplier }
+        LayerTarget {
+            tap: node.inputs[0].unwrap(),
+            axis: 1,
+            patches: 1,
+            mean,
+            var,
+            weights: None,
+            multiplier,
+        }
     };
     Objective {
         layers: graph.batch_norms().enumerate().map(layer).collect(),
@@ -37,9 +48,16 @@ fn every_option() -> Vec<PlanOptions> {
     kernels.map(|kernels| PlanOptions { kernels, ..PlanOptions::default() }).collect()
 }
 
-/// How far the gradient goes when the input is disturbed in the fifth and the fourth digit: more than rounding where an activation is about to change
-/// sign, which another order of sums may do as well.
-fn kinks(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets: Option<&Tensor>, wanted: &Tensor) -> f64 {
+/// How far the gradient goes when the input is disturbed in the fifth and the fourth digit: more
+/// than rounding where an activation is about to change sign, which another order of sums may do as
+/// well.
+fn kinks(
+    graph: &Arc<Graph>,
+    objective: &Objective,
+    input: &Tensor,
+    targets: Option<&Tensor>,
+    wanted: &Tensor,
+) -> f64 {
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
     let noise = input.randn_like();
     // What one sign does not carry across zero, the other does.
@@ -52,23 +70,39 @@ fn kinks(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets: Opt
 }
 
 /// Twice with every option: the second evaluation runs in the first one's memory.
-fn agree<'t>(graph: &Arc<Graph>, objective: &Objective, input: &Tensor, targets: impl Into<Option<&'t Tensor>>) {
+fn agree<'t>(
+    graph: &Arc<Graph>,
+    objective: &Objective,
+    input: &Tensor,
+    targets: impl Into<Option<&'t Tensor>>,
+) {
     let targets = targets.into();
     let shape: [i64; 4] = input.size().try_into().unwrap();
-    let wanted = Replica::new(graph.clone(), Device::Cpu).unwrap().evaluate(input, targets, objective).unwrap();
+    let wanted = Replica::new(graph.clone(), Device::Cpu)
+        .unwrap()
+        .evaluate(input, targets, objective)
+        .unwrap();
     for options in every_option() {
         let mut plan = SynthesisPlan::compile(graph, objective, shape, options.clone()).unwrap();
         for _ in 0..2 {
             let found = plan.evaluate(input, targets).unwrap();
             let close = |a: f64, b: f64| (a - b).abs() <= LOSS * b.abs().max(1e-3);
-            assert!(close(found.loss, wanted.loss), "{options:?}: loss {} {}", found.loss, wanted.loss);
+            assert!(
+                close(found.loss, wanted.loss),
+                "{options:?}: loss {} {}",
+                found.loss,
+                wanted.loss
+            );
             assert!(close(found.ce, wanted.ce), "{options:?}: ce {} {}", found.ce, wanted.ce);
             assert!(close(found.bn, wanted.bn), "{options:?}: bn {} {}", found.bn, wanted.bn);
-            let apart = |a: &Tensor, b: &Tensor| f64::try_from((a - b).norm() / b.norm().clamp_min(1e-12)).unwrap();
+            let apart = |a: &Tensor, b: &Tensor| {
+                f64::try_from((a - b).norm() / b.norm().clamp_min(1e-12)).unwrap()
+            };
             assert!(apart(&found.logits, &wanted.logits) < 1e-4, "{options:?}");
             assert_eq!(found.gradient.size(), shape);
             let error = apart(&found.gradient, &wanted.gradient);
-            let allowed = || GRADIENT.max(2.0 * kinks(graph, objective, input, targets, &wanted.gradient));
+            let allowed =
+                || GRADIENT.max(2.0 * kinks(graph, objective, input, targets, &wanted.gradient));
             assert!(error < GRADIENT || error < allowed(), "{options:?}: gradient {error:e}");
         }
     }
@@ -188,7 +222,8 @@ fn gates_and_operators_without_a_way_back_of_their_own() {
     check(&net.finish(&x), [2, 3, 9, 9]);
 }
 
-/// Channels that a BN scales away: nothing of them is left in its output, their statistics still count.
+/// Channels that a BN scales away: nothing of them is left in its output, their statistics still
+/// count.
 #[test]
 fn channels_with_vanishing_scale() {
     let (mut net, x) = Net::new(5);
@@ -217,7 +252,15 @@ fn statistics_of_any_activation() {
         let channels = if name == "x" { 3 } else { 16 };
         let filled = |v: f64| Tensor::full([channels], v, (Kind::Float, Device::Cpu));
         let weights = Some((filled(1.3), filled(0.6)));
-        LayerTarget { tap, axis: 1, patches: 1, mean: filled(0.1), var: filled(0.7), weights, multiplier: 2.0 }
+        LayerTarget {
+            tap,
+            axis: 1,
+            patches: 1,
+            mean: filled(0.1),
+            var: filled(0.7),
+            weights,
+            multiplier: 2.0,
+        }
     };
     let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
     for distance in [Distance::Norm, Distance::Squared] {
@@ -228,7 +271,8 @@ fn statistics_of_any_activation() {
     }
 }
 
-/// Statistics of features that lie along the last axis, as those of tokens do, beside others of the same activation.
+/// Statistics of features that lie along the last axis, as those of tokens do, beside others of the
+/// same activation.
 #[test]
 fn statistics_along_any_axis() {
     let (mut net, x) = Net::new(9);
@@ -262,7 +306,8 @@ fn statistics_along_any_axis() {
     agree(&graph, &objective, &input, &Tensor::from_slice(&[1i64, 4]));
 }
 
-/// Statistics that are averaged over evaluations, whose gradients are those of each evaluation's own; a new objective begins afresh.
+/// Statistics that are averaged over evaluations, whose gradients are those of each evaluation's
+/// own; a new objective begins afresh.
 #[test]
 fn averaged_statistics_agree_step_by_step() {
     let (mut net, x) = Net::new(11);
@@ -270,17 +315,24 @@ fn averaged_statistics_agree_step_by_step() {
     let y = net.bn(&y);
     let graph = net.finish(&y);
     let averaged = |decay| Objective { momentum: Momentum::new(decay), ..objective(&graph) };
-    let inputs: Vec<Tensor> = (0..3).map(|_| Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu))).collect();
+    let inputs: Vec<Tensor> =
+        (0..3).map(|_| Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu))).collect();
     let targets = Tensor::from_slice(&[1i64, 4]);
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
     let plain = averaged(0.0);
     for options in every_option() {
         let reference = averaged(0.8);
-        let mut plan = SynthesisPlan::compile(&graph, &averaged(0.8), [2, 3, 8, 8], options.clone()).unwrap();
+        let mut plan =
+            SynthesisPlan::compile(&graph, &averaged(0.8), [2, 3, 8, 8], options.clone()).unwrap();
         for (step, input) in inputs.iter().enumerate() {
             let found = plan.evaluate(input, &targets).unwrap();
             let expected = replica.evaluate(input, &targets, &reference).unwrap();
-            assert!((found.bn - expected.bn).abs() < 1e-5 * expected.bn, "step {step}: {} {}", found.bn, expected.bn);
+            assert!(
+                (found.bn - expected.bn).abs() < 1e-5 * expected.bn,
+                "step {step}: {} {}",
+                found.bn,
+                expected.bn
+            );
             let off = f64::try_from((&found.gradient - &expected.gradient).norm()).unwrap();
             let size = f64::try_from(expected.gradient.norm()).unwrap();
             assert!(off < 1e-5 * size, "step {step}: {off} of {size}");
@@ -322,7 +374,9 @@ fn targets_can_be_exchanged() {
     let input = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
     let targets = Tensor::from_slice(&[1i64, 4]);
     let loss = |plan: &mut SynthesisPlan| plan.evaluate(&input, &targets).unwrap().loss;
-    let compiled = |objective| SynthesisPlan::compile(&graph, objective, [2, 3, 8, 8], PlanOptions::default()).unwrap();
+    let compiled = |objective| {
+        SynthesisPlan::compile(&graph, objective, [2, 3, 8, 8], PlanOptions::default()).unwrap()
+    };
     let mut plan = compiled(&first);
     assert!(plan.retarget(&second).unwrap());
     assert_eq!(loss(&mut plan), loss(&mut compiled(&second)));
@@ -335,7 +389,8 @@ fn targets_can_be_exchanged() {
 
 #[test]
 fn convolutions_in_bfloat16_change_the_gradient_by_their_rounding() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist/resnet18-w16-supervised");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("onnx/fashion-mnist/resnet18-w16-supervised");
     let bundle = Bundle::load(&root).unwrap();
     let objective = bundle.objective(0.1, 10.0, Device::Cpu);
     tch::manual_seed(7);
@@ -349,7 +404,8 @@ fn convolutions_in_bfloat16_change_the_gradient_by_their_rounding() {
             .unwrap()
     };
     let (full, half) = (run(false), run(true));
-    let apart = f64::try_from((&full.gradient - &half.gradient).norm() / full.gradient.norm()).unwrap();
+    let apart =
+        f64::try_from((&full.gradient - &half.gradient).norm() / full.gradient.norm()).unwrap();
     assert!((1e-4..0.1).contains(&apart), "{apart:e}");
     assert!((full.loss - half.loss).abs() < 0.02 * full.loss, "{} {}", full.loss, half.loss);
     assert_eq!(half.gradient.kind(), Kind::Float);
@@ -360,7 +416,9 @@ fn another_shape_is_refused() {
     let (mut net, x) = Net::new(8);
     let x = net.conv(&x, 4, 3, 1, 1, false);
     let graph = net.finish(&x);
-    let mut plan = SynthesisPlan::compile(&graph, &objective(&graph), [2, 3, 8, 8], PlanOptions::default()).unwrap();
+    let mut plan =
+        SynthesisPlan::compile(&graph, &objective(&graph), [2, 3, 8, 8], PlanOptions::default())
+            .unwrap();
     let input = Tensor::zeros([1, 3, 8, 8], (Kind::Float, Device::Cpu));
     let error = plan.evaluate(&input, &Tensor::from_slice(&[0i64])).err().unwrap().to_string();
     assert_eq!(error, "the plan was compiled for inputs of shape [2, 3, 8, 8], not [1, 3, 8, 8]");

@@ -1,5 +1,6 @@
-//! Properties of single operators over random shapes and settings: the values against loops written from ONNX's definitions, the gradient
-//! against the loss's slope along a random direction, both in float64.
+//! Properties of single operators over random shapes and settings: the values against loops written
+//! from ONNX's definitions, the gradient against the loss's slope along a random direction, both in
+//! float64.
 
 use std::sync::Arc;
 
@@ -7,17 +8,28 @@ use proptest::prelude::*;
 use prost::Message;
 use scdd::graph::Graph;
 use scdd::graph::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorTypeProto,
+    TypeProto, ValueInfoProto,
 };
 use scdd::replica::{Mode, Replica};
 use tch::{Device, Kind, Tensor};
 
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), ints: values.to_vec(), r#type: Some(7), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        ints: values.to_vec(),
+        r#type: Some(7),
+        ..Default::default()
+    }
 }
 
 fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), i: Some(value), r#type: Some(2), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        i: Some(value),
+        r#type: Some(2),
+        ..Default::default()
+    }
 }
 
 /// A graph of one node with `inputs` inputs and one output.
@@ -25,7 +37,9 @@ fn one_node(op: &str, inputs: usize, attribute: Vec<AttributeProto>) -> Replica 
     let names: Vec<String> = (0..inputs).map(|i| format!("x{i}")).collect();
     let info = |name: &str| ValueInfoProto {
         name: Some(name.into()),
-        r#type: Some(TypeProto { tensor_type: Some(TensorTypeProto { elem_type: Some(11), shape: None }) }),
+        r#type: Some(TypeProto {
+            tensor_type: Some(TensorTypeProto { elem_type: Some(11), shape: None }),
+        }),
     };
     let node = NodeProto {
         op_type: Some(op.into()),
@@ -65,7 +79,8 @@ fn permutation(count: usize, seed: u64) -> Vec<i64> {
     let mut order: Vec<i64> = (0..count as i64).collect();
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     for i in (1..count).rev() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         order.swap(i, (state >> 33) as usize % (i + 1));
     }
     order
@@ -78,7 +93,10 @@ fn flat(tensor: &Tensor) -> Vec<f64> {
 fn assert_equal(found: &Tensor, shape: &[i64], expected: &[f64]) -> Result<(), TestCaseError> {
     prop_assert_eq!(found.size(), shape);
     for (i, (a, b)) in flat(found).iter().zip(expected).enumerate() {
-        prop_assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "element {i}: {a} where {b} is expected");
+        prop_assert!(
+            (a - b).abs() <= 1e-9 * b.abs().max(1.0),
+            "element {i}: {a} where {b} is expected"
+        );
     }
     Ok(())
 }
@@ -89,20 +107,30 @@ fn assert_gradient(replica: &Replica, inputs: &[Tensor]) -> Result<(), TestCaseE
     let leaves: Vec<Tensor> = inputs.iter().map(|t| t.copy().set_requires_grad(true)).collect();
     let output = run(replica, &leaves);
     let weights = values(&output.size(), 77);
-    let gradients = Tensor::run_backward(&[(output * &weights).sum(Kind::Double)], &leaves, false, false);
-    let directions: Vec<Tensor> = inputs.iter().enumerate().map(|(i, t)| values(&t.size(), 55 + i as u64)).collect();
+    let gradients =
+        Tensor::run_backward(&[(output * &weights).sum(Kind::Double)], &leaves, false, false);
+    let directions: Vec<Tensor> =
+        inputs.iter().enumerate().map(|(i, t)| values(&t.size(), 55 + i as u64)).collect();
     let at = |step: f64| {
-        let moved: Vec<Tensor> = inputs.iter().zip(&directions).map(|(t, d)| t + d * step).collect();
+        let moved: Vec<Tensor> =
+            inputs.iter().zip(&directions).map(|(t, d)| t + d * step).collect();
         (run(replica, &moved) * &weights).sum(Kind::Double).double_value(&[])
     };
     let slope = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-    let predicted: f64 =
-        gradients.iter().zip(&directions).map(|(g, d)| (g * d).sum(Kind::Double).double_value(&[])).sum();
-    prop_assert!((slope - predicted).abs() <= 1e-5 * slope.abs().max(1.0), "slope {slope}, gradient says {predicted}");
+    let predicted: f64 = gradients
+        .iter()
+        .zip(&directions)
+        .map(|(g, d)| (g * d).sum(Kind::Double).double_value(&[]))
+        .sum();
+    prop_assert!(
+        (slope - predicted).abs() <= 1e-5 * slope.abs().max(1.0),
+        "slope {slope}, gradient says {predicted}"
+    );
     Ok(())
 }
 
-/// As `values`, with the channels innermost and the batch's stride that a transpose from tokens leaves.
+/// As `values`, with the channels innermost and the batch's stride that a transpose from tokens
+/// leaves.
 fn from_tokens(tensor: &Tensor) -> Tensor {
     tensor.flatten(2, 3).transpose(1, 2).contiguous().transpose(1, 2).view_as(tensor)
 }
@@ -124,7 +152,12 @@ fn batch_norm_of_one_image_in_any_layout() {
         let x = x.set_requires_grad(true);
         let mut inputs = vec![x.shallow_clone()];
         inputs.extend(parameters.iter().map(Tensor::shallow_clone));
-        let gradient = Tensor::run_backward(&[(run(&replica, &inputs) * w).sum(Kind::Double)], &[x], false, false);
+        let gradient = Tensor::run_backward(
+            &[(run(&replica, &inputs) * w).sum(Kind::Double)],
+            &[x],
+            false,
+            false,
+        );
         assert_equal(&gradient[0], &shape, &expected).unwrap();
     }
 }
@@ -144,29 +177,45 @@ struct Window {
 fn window() -> impl Strategy<Value = Window> {
     let pair = |range: std::ops::Range<i64>| [range.clone(), range];
     let pads = [0..3i64, 0..3, 0..3, 0..3];
-    let fits = |w: &Window| (0..2).all(|i| w.free(i) >= 0 && w.pads[i] < w.kernel[i] && w.pads[i + 2] < w.kernel[i]);
+    let fits = |w: &Window| {
+        (0..2).all(|i| w.free(i) >= 0 && w.pads[i] < w.kernel[i] && w.pads[i + 2] < w.kernel[i])
+    };
     (pair(1..8), pair(1..4), pair(1..4), pair(1..3), pads, any::<bool>())
-        .prop_map(|(size, kernel, stride, dilation, pads, ceil)| Window { size, kernel, stride, dilation, pads, ceil })
+        .prop_map(|(size, kernel, stride, dilation, pads, ceil)| Window {
+            size,
+            kernel,
+            stride,
+            dilation,
+            pads,
+            ceil,
+        })
         .prop_filter("the window fits, and more than padding", fits)
 }
 
 impl Window {
     /// How far the window can move along an axis.
     fn free(&self, axis: usize) -> i64 {
-        self.size[axis] + self.pads[axis] + self.pads[axis + 2] - (self.kernel[axis] - 1) * self.dilation[axis] - 1
+        self.size[axis] + self.pads[axis] + self.pads[axis + 2]
+            - (self.kernel[axis] - 1) * self.dilation[axis]
+            - 1
     }
 
-    /// The number of places; with `ceil` a last one that overhangs the end, if it starts before the padding there.
+    /// The number of places; with `ceil` a last one that overhangs the end, if it starts before the
+    /// padding there.
     fn places(&self, axis: usize, ceil: bool) -> i64 {
         let (free, stride) = (self.free(axis), self.stride[axis]);
         let up = free.div_euclid(stride) + 1;
-        let overhangs = ceil && free % stride != 0 && up * stride < self.size[axis] + self.pads[axis];
+        let overhangs =
+            ceil && free % stride != 0 && up * stride < self.size[axis] + self.pads[axis];
         up + i64::from(overhangs)
     }
 
-    /// The pixels under the window at `place`, as offsets into the kernel and coordinates that may lie outside the image.
+    /// The pixels under the window at `place`, as offsets into the kernel and coordinates that may
+    /// lie outside the image.
     fn pixels(&self, place: [i64; 2]) -> Vec<([i64; 2], [i64; 2])> {
-        let at = |axis: usize, k: i64| place[axis] * self.stride[axis] - self.pads[axis] + k * self.dilation[axis];
+        let at = |axis: usize, k: i64| {
+            place[axis] * self.stride[axis] - self.pads[axis] + k * self.dilation[axis]
+        };
         let rows = (0..self.kernel[0]).flat_map(|i| (0..self.kernel[1]).map(move |j| [i, j]));
         rows.map(|k| (k, [at(0, k[0]), at(1, k[1])])).collect()
     }
@@ -177,7 +226,9 @@ impl Window {
 
     /// Inside the image or its padding, which an overhang is not.
     fn in_padding(&self, pixel: [i64; 2]) -> bool {
-        (0..2).all(|axis| (-self.pads[axis]..self.size[axis] + self.pads[axis + 2]).contains(&pixel[axis]))
+        (0..2).all(|axis| {
+            (-self.pads[axis]..self.size[axis] + self.pads[axis + 2]).contains(&pixel[axis])
+        })
     }
 
     fn attributes(&self) -> Vec<AttributeProto> {

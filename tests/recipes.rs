@@ -1,4 +1,5 @@
-//! Every recipe through the command line: each preset's recovery for a few steps on the shipped teachers.
+//! Every recipe through the command line: each preset's recovery for a few steps on the shipped
+//! teachers.
 
 mod common;
 
@@ -67,12 +68,14 @@ fn every_preset_is_here_with_its_source() {
     let mut here: Vec<&str> = all().map(|(name, _)| *name).collect();
     here.sort_unstable();
     assert_eq!(files, here);
-    let mut known: Vec<&str> = scdd::config::preset_names().filter(|name| *name != "default").collect();
+    let mut known: Vec<&str> =
+        scdd::config::preset_names().filter(|name| *name != "default").collect();
     known.sort_unstable();
     assert_eq!(files, known);
     for (name, source) in all() {
         let text = fs::read_to_string(folder.join(format!("{name}.yaml"))).unwrap();
-        let comments: Vec<&str> = text.lines().filter_map(|line| line.trim_start().strip_prefix('#')).collect();
+        let comments: Vec<&str> =
+            text.lines().filter_map(|line| line.trim_start().strip_prefix('#')).collect();
         let comments = comments.join("").split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(comments.contains(source), "{name} does not name its source, {source}: {comments}");
     }
@@ -99,7 +102,12 @@ fn recover(yaml: &str) -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
     let file = dir.path().join("recipes.yaml");
     fs::write(&file, yaml).unwrap();
     let mut command = scdd();
-    command.env("SCDD_DATA", data.path()).arg("recover").arg(&file).arg("--output").arg(dir.path().join("runs"));
+    command
+        .env("SCDD_DATA", data.path())
+        .arg("recover")
+        .arg(&file)
+        .arg("--output")
+        .arg(dir.path().join("runs"));
     let output = command.assert().success().get_output().stdout.clone();
     let directories = String::from_utf8(output).unwrap().lines().map(Into::into).collect();
     (dir, directories)
@@ -113,7 +121,8 @@ fn images(directory: &std::path::Path) -> usize {
 #[test]
 fn presets_that_start_from_noise_recover_images() {
     let (_dir, found) = recover(&experiment(&NOISE.map(|(name, _)| name), ""));
-    // Two pairs of recipes are equal but for their numbers, none is equal altogether but CDA's and SRe2L's at CIFAR size.
+    // Two pairs of recipes are equal but for their numbers, none is equal altogether but CDA's and
+    // SRe2L's at CIFAR size.
     assert_eq!(found.len(), NOISE.len() - 1, "{found:?}");
     assert!(found.iter().all(|directory| images(directory) == 10));
 }
@@ -141,7 +150,9 @@ fn the_published_codes_quirks_and_a_committee_change_the_images() {
         );
     let (_dir, found) = recover(&yaml);
     assert_eq!(found.len(), 3);
-    let first = |directory: &std::path::PathBuf| fs::read(directory.join("images/03_dress/00000.png")).unwrap();
+    let first = |directory: &std::path::PathBuf| {
+        fs::read(directory.join("images/03_dress/00000.png")).unwrap()
+    };
     let images: Vec<Vec<u8>> = found.iter().map(first).collect();
     assert!(images[0] != images[1] && images[1] != images[2] && images[0] != images[2]);
 }
@@ -159,14 +170,21 @@ fn views_of_mosaics_made_of_clusters_show_one_small_image_each() {
     );
     fs::write(&file, yaml).unwrap();
     let mut command = scdd();
-    command.env("SCDD_DATA", data.path()).arg("relabel").arg(&file).arg("--output").arg(dir.path().join("runs"));
+    command
+        .env("SCDD_DATA", data.path())
+        .arg("relabel")
+        .arg(&file)
+        .arg("--output")
+        .arg(dir.path().join("runs"));
     let output = command.assert().success().get_output().stdout.clone();
-    let labels = std::path::Path::new(String::from_utf8(output).unwrap().trim()).join("labels.scdd");
+    let labels =
+        std::path::Path::new(String::from_utf8(output).unwrap().trim()).join("labels.scdd");
     let store = scdd::labels::Store::open(&labels).unwrap();
     let views: Vec<_> = (0..6).flat_map(|epoch| store.get(epoch, 0).unwrap().views).collect();
     let cell = |from: u16, length: u16| (from / 14, (from + length - 1) / 14);
     assert!(views.iter().all(|v| cell(v.top, v.height).0 == cell(v.top, v.height).1));
     assert!(views.iter().all(|v| cell(v.left, v.width).0 == cell(v.left, v.width).1));
-    let cells: std::collections::BTreeSet<_> = views.iter().map(|v| (v.top / 14, v.left / 14)).collect();
+    let cells: std::collections::BTreeSet<_> =
+        views.iter().map(|v| (v.top / 14, v.left / 14)).collect();
     assert_eq!(cells.len(), 4);
 }

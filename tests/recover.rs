@@ -1,5 +1,5 @@
-//! Synthesis against an independent PyTorch implementation in double precision (`goldens/make_recover.py`): same start, same shifts, ten steps, with
-//! every kind of kernels.
+//! Synthesis against an independent PyTorch implementation in double precision
+//! (`goldens/make_recover.py`): same start, same shifts, ten steps, with every kind of kernels.
 
 use std::path::Path;
 
@@ -61,7 +61,10 @@ fn fixture(check: impl Fn(&SafeTensors, &Bundle)) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let file = std::fs::read(root.join("tests/goldens/recover.safetensors")).unwrap();
     let goldens = SafeTensors::deserialize(&file).unwrap();
-    check(&goldens, &Bundle::load(&root.join("onnx/fashion-mnist/resnet18-w16-supervised")).unwrap());
+    check(
+        &goldens,
+        &Bundle::load(&root.join("onnx/fashion-mnist/resnet18-w16-supervised")).unwrap(),
+    );
 }
 
 /// Every instruction set of this machine, and libtorch alone.
@@ -72,34 +75,47 @@ fn every_engine() -> impl Iterator<Item = PlanOptions> {
 
 fn check(case: &str, config: &RecoverConfig) {
     fixture(|goldens, bundle| {
-        every_engine()
-            .for_each(|options| follow(case, config, goldens, &Recover::new(bundle, config, options).unwrap()));
+        every_engine().for_each(|options| {
+            follow(case, config, goldens, &Recover::new(bundle, config, options).unwrap())
+        });
     });
 }
 
 fn follow(case: &str, config: &RecoverConfig, goldens: &SafeTensors, recover: &Recover) {
     let size = Size { height: 28, width: 28 };
     let start = Array4::from_shape_vec((4, 1, 28, 28), floats(goldens, "start")).unwrap();
-    let shifts: Vec<i16> =
-        bytes(goldens, "shifts").as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as i16).collect();
+    let shifts: Vec<i16> = bytes(goldens, "shifts")
+        .as_chunks()
+        .0
+        .iter()
+        .map(|b| i32::from_le_bytes(*b) as i16)
+        .collect();
     let mut views = |step: u32| {
         let of_step = &shifts[step as usize * 8..][..8];
         of_step
             .chunks(2)
-            .map(|s| Ok(Resample::new(&View::full(size)?, size, size)?.roll_output(Shift { dy: s[0], dx: s[1] })))
+            .map(|s| {
+                Ok(Resample::new(&View::full(size)?, size, size)?
+                    .roll_output(Shift { dy: s[0], dx: s[1] }))
+            })
             .collect()
     };
     let mut losses = Vec::new();
-    let images = recover.optimise(start, &[0, 1, 2, 3], &mut views, &mut |point| losses.push(point.loss)).unwrap();
+    let images = recover
+        .optimise(start, &[0, 1, 2, 3], &mut views, &mut |point| losses.push(point.loss))
+        .unwrap();
 
     assert_eq!(losses.len(), config.iterations as usize);
-    for (step, (found, expected)) in losses.iter().zip(floats(goldens, &format!("{case}.losses"))).enumerate() {
+    for (step, (found, expected)) in
+        losses.iter().zip(floats(goldens, &format!("{case}.losses"))).enumerate()
+    {
         let error = (found / f64::from(expected) - 1.0).abs();
         assert!(error < 1e-4, "{case}, step {step}: loss {found} against {expected}");
     }
     let expected = floats(goldens, &format!("{case}.images"));
     let off = images.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 4e-4).count();
-    // Adam divides by the gradient's own size: where that is next to nothing, rounding decides the direction of a step.
+    // Adam divides by the gradient's own size: where that is next to nothing, rounding decides the
+    // direction of a step.
     assert!(off * 200 < expected.len(), "{case}: {off} of {} pixels differ", expected.len());
 }
 
@@ -118,23 +134,32 @@ fn losses_and_gradients_are_those_of_double_precision() {
     fixture(|goldens, bundle| {
         let objective = bundle.objective(0.01, 10.0, Device::Cpu);
         let targets = Tensor::arange(4, (Kind::Int64, Device::Cpu));
-        let tensor = |name: &str| Tensor::from_slice(&floats(goldens, name)).reshape([10, 4, 1, 28, 28]);
-        let (points, gradients, losses) = (tensor("points"), tensor("gradients"), floats(goldens, "points.losses"));
+        let tensor =
+            |name: &str| Tensor::from_slice(&floats(goldens, name)).reshape([10, 4, 1, 28, 28]);
+        let (points, gradients, losses) =
+            (tensor("points"), tensor("gradients"), floats(goldens, "points.losses"));
         for options in every_engine() {
-            let mut plan = SynthesisPlan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options.clone()).unwrap();
+            let mut plan =
+                SynthesisPlan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options.clone())
+                    .unwrap();
             for (step, expected) in losses.iter().enumerate() {
                 let found = plan.evaluate(&points.get(step as i64), &targets).unwrap();
                 let loss = (found.loss / f64::from(*expected) - 1.0).abs();
                 let gradient = gradients.get(step as i64);
-                let error = f64::try_from((found.gradient - &gradient).norm() / gradient.norm()).unwrap();
+                let error =
+                    f64::try_from((found.gradient - &gradient).norm() / gradient.norm()).unwrap();
                 assert!(loss < 2e-6, "{options:?}, step {step}: the loss is off by {loss:.1e}");
-                assert!(error < 1e-5, "{options:?}, step {step}: the gradient is off by {error:.1e}");
+                assert!(
+                    error < 1e-5,
+                    "{options:?}, step {step}: the gradient is off by {error:.1e}"
+                );
             }
         }
     });
 }
 
-/// The plan of one batch serves the next ones, also after a batch of another size, and leaves no trace in them.
+/// The plan of one batch serves the next ones, also after a batch of another size, and leaves no
+/// trace in them.
 #[test]
 fn batches_know_nothing_of_each_other() {
     fixture(|_, bundle| {

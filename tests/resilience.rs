@@ -1,4 +1,5 @@
-//! What happens to experiments in the world: damaged stages, foreign files, single failures, other processes, signals.
+//! What happens to experiments in the world: damaged stages, foreign files, single failures, other
+//! processes, signals.
 
 mod common;
 
@@ -35,7 +36,12 @@ impl Trial {
 
     fn scdd(&self, arguments: &[&str]) -> Assert {
         let mut command = scdd();
-        command.env("SCDD_DATA", self.data.path()).args(arguments).arg("--output").arg(&self.output).assert()
+        command
+            .env("SCDD_DATA", self.data.path())
+            .args(arguments)
+            .arg("--output")
+            .arg(&self.output)
+            .assert()
     }
 
     /// `scdd` with a command that takes the experiment.
@@ -45,7 +51,9 @@ impl Trial {
 
     /// The only stage directory of this kind.
     fn stage(&self, kind: &str) -> PathBuf {
-        let mut found = fs::read_dir(self.output.join("stages").join(kind)).unwrap().map(|entry| entry.unwrap().path());
+        let mut found = fs::read_dir(self.output.join("stages").join(kind))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
         let stage = found.next().unwrap();
         assert_eq!(found.next(), None, "more than one {kind}");
         stage
@@ -55,7 +63,12 @@ impl Trial {
     fn spawn(&self, more: &[&str]) -> std::process::Child {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
         command.current_dir(root()).env("SCDD_DATA", self.data.path()).arg("run").arg(&self.file);
-        command.args(more).arg("--output").arg(&self.output).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(more)
+            .arg("--output")
+            .arg(&self.output)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         command.spawn().unwrap()
     }
 }
@@ -80,14 +93,20 @@ fn damaged_stages_are_made_again_with_the_same_bytes() {
         bytes[place] ^= 8;
         fs::write(path, bytes).unwrap();
     };
-    let (shirt, boot) = (image(&images, "00_t-shirt-top", "00000.png"), image(&images, "09_ankle-boot", "00001.png"));
+    let (shirt, boot) = (
+        image(&images, "00_t-shirt-top", "00000.png"),
+        image(&images, "09_ankle-boot", "00001.png"),
+    );
     let damages: [(&dyn Fn(), &str); 6] = [
         (&|| fs::remove_file(&boot).unwrap(), "images/09_ankle-boot/00001.png is missing"),
         (&|| fs::copy(&shirt, &boot).map(drop).unwrap(), "images/09_ankle-boot/00001.png has"),
         (&|| flip(&labels), "labels.scdd has other bytes than were written"),
         (&|| fs::write(&labels, "SCDDSOFT").unwrap(), "labels.scdd has 8 bytes"),
         (&|| fs::remove_file(&labels).unwrap(), "labels.scdd is missing"),
-        (&|| fs::remove_file(images.join("curves/batch-00000.jsonl")).unwrap(), "curves/batch-00000.jsonl is missing"),
+        (
+            &|| fs::remove_file(images.join("curves/batch-00000.jsonl")).unwrap(),
+            "curves/batch-00000.jsonl is missing",
+        ),
     ];
     for (damage, what) in damages {
         damage();
@@ -95,7 +114,10 @@ fn damaged_stages_are_made_again_with_the_same_bytes() {
         assert!(text(&trial.on_it("status", &[])).contains("1 damaged"));
         // Before a student learns from it, too.
         fs::remove_dir_all(trial.output.join("stages/validate")).unwrap();
-        trial.on_it("run", &["--quiet"]).success().stderr(contains(what).and(contains("is made again")));
+        trial
+            .on_it("run", &["--quiet"])
+            .success()
+            .stderr(contains(what).and(contains("is made again")));
         assert!(contents(&trial.output) == whole, "{what}");
     }
     // The advice of the store itself: remove the file and relabel.
@@ -110,7 +132,10 @@ fn a_foreign_file_in_a_stage_is_refused_and_stays() {
     trial.on_it("run", &["--quiet"]).success();
     let extra = image(&trial.stage("recover"), "00_t-shirt-top", "mine.png");
     fs::write(&extra, "mine").unwrap();
-    trial.on_it("run", &[]).code(2).stderr(contains("mine.png is no file of its stage").and(contains("move it away")));
+    trial
+        .on_it("run", &[])
+        .code(2)
+        .stderr(contains("mine.png is no file of its stage").and(contains("move it away")));
     assert_eq!(fs::read(&extra).unwrap(), b"mine");
     fs::remove_file(&extra).unwrap();
     trial.on_it("run", &["--quiet"]).success();
@@ -138,7 +163,9 @@ fn files_that_scdd_did_not_write_are_never_replaced() {
     let words = format!("# my notes\n{}", fs::read_to_string(&trial.file).unwrap());
     fs::write(&own, &words).unwrap();
     let run = |file: &Path| trial.scdd(&["run", "--quiet", file.to_str().unwrap()]);
-    run(&own).code(2).stderr(contains("experiment.yaml is not as scdd wrote it").and(contains("move it away")));
+    run(&own)
+        .code(2)
+        .stderr(contains("experiment.yaml is not as scdd wrote it").and(contains("move it away")));
     assert_eq!(fs::read_to_string(&own).unwrap(), words);
     assert!(!trial.output.join("stages").exists(), "refused before anything was made");
     fs::remove_file(&own).unwrap();
@@ -160,24 +187,32 @@ fn files_that_scdd_did_not_write_are_never_replaced() {
     let docs = trial.dir.path().join("docs");
     fs::create_dir(&docs).unwrap();
     let (report, to) = (home.to_str().unwrap(), docs.to_str().unwrap());
-    for (option, file) in
-        [("--markdown", "a.md"), ("--markdown", "b-1.svg"), ("--snapshot", "c.json"), ("--to", "report.html")]
-    {
+    for (option, file) in [
+        ("--markdown", "a.md"),
+        ("--markdown", "b-1.svg"),
+        ("--snapshot", "c.json"),
+        ("--to", "report.html"),
+    ] {
         let (path, target) = (docs.join(file), docs.join(file.replace("-1.svg", ".md")));
         let target = if option == "--to" { to } else { target.to_str().unwrap() };
         fs::write(&path, "mine").unwrap();
-        trial.scdd(&["report", report, option, target]).code(2).stderr(contains(file).and(contains("not replaced")));
+        trial
+            .scdd(&["report", report, option, target])
+            .code(2)
+            .stderr(contains(file).and(contains("not replaced")));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
         fs::remove_file(&path).unwrap();
         trial.scdd(&["report", report, option, target]).success();
         trial.scdd(&["report", report, option, target]).success();
     }
-    trial.on_it("run", &["--set", "name=stages"]).code(2).stderr(contains("`name`").and(contains("choose another")));
+    trial
+        .on_it("run", &["--set", "name=stages"])
+        .code(2)
+        .stderr(contains("`name`").and(contains("choose another")));
 }
 
 /// Two methods, of which one can't be recovered from a teacher that has no statistics of patches.
-const HALF: &str =
-    "methods:\n  bad: {iterations: 3, batch_size: 20, r_patch: 1}\n  good: {iterations: 3, batch_size: 20}\n";
+const HALF: &str = "methods:\n  bad: {iterations: 3, batch_size: 20, r_patch: 1}\n  good: {iterations: 3, batch_size: 20}\n";
 
 #[test]
 fn one_failure_costs_its_own_rows_alone_and_is_named_everywhere() {
@@ -188,24 +223,42 @@ fn one_failure_costs_its_own_rows_alone_and_is_named_everywhere() {
     let named = format!("error: recover method `bad` from teacher `{TEACHER}`, ipc 2, seed 3: ");
     let assert = trial.on_it("run", &["--quiet"]).code(1).stderr(contains(named.as_str()));
     let table = text(&assert);
-    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).map(str::to_owned).unwrap();
-    assert!(line("bad from").contains("failed") && !line("good from").contains("failed"), "{table}");
+    let line =
+        |name: &str| table.lines().find(|line| line.starts_with(name)).map(str::to_owned).unwrap();
+    assert!(
+        line("bad from").contains("failed") && !line("good from").contains("failed"),
+        "{table}"
+    );
     assert!(line("failed (1 row): recover method `bad`").contains("r_patch"), "{table}");
 
     let home = trial.output.join("tiny");
-    let results: serde_json::Value = serde_json::from_slice(&fs::read(home.join("results.json")).unwrap()).unwrap();
+    let results: serde_json::Value =
+        serde_json::from_slice(&fs::read(home.join("results.json")).unwrap()).unwrap();
     let failed = results["results"]["failed"].as_array().unwrap();
-    assert_eq!((failed.len(), &failed[0]["method"], &failed[0]["seed"]), (1, &"bad".into(), &3.into()));
+    assert_eq!(
+        (failed.len(), &failed[0]["method"], &failed[0]["seed"]),
+        (1, &"bad".into(), &3.into())
+    );
     assert_eq!(results["results"]["rows"].as_array().unwrap().len(), 1);
     let page = fs::read_to_string(home.join("report.html")).unwrap();
-    assert!(page.contains("What failed") && page.contains("<b>failed</b>") && page.contains("recover method `bad`"));
+    assert!(
+        page.contains("What failed")
+            && page.contains("<b>failed</b>")
+            && page.contains("recover method `bad`")
+    );
     let json = text(&trial.on_it("run", &["--quiet", "--json"]).code(1));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((json["failed"].as_array().unwrap().len(), json["summaries"].as_array().unwrap().len()), (1, 1));
+    assert_eq!(
+        (json["failed"].as_array().unwrap().len(), json["summaries"].as_array().unwrap().len()),
+        (1, 1)
+    );
     let snapshot = trial.dir.path().join("a.json");
-    trial.scdd(&["report", home.to_str().unwrap(), "--snapshot", snapshot.to_str().unwrap()]).success();
+    trial
+        .scdd(&["report", home.to_str().unwrap(), "--snapshot", snapshot.to_str().unwrap()])
+        .success();
     assert!(
-        text(&trial.scdd(&["report", snapshot.to_str().unwrap()])).contains("failed (1 row): recover method `bad`")
+        text(&trial.scdd(&["report", snapshot.to_str().unwrap()]))
+            .contains("failed (1 row): recover method `bad`")
     );
     trial.on_it("recover", &["--quiet"]).code(1).stderr(contains(named.as_str()));
     // Where nothing is left there is no report to make.
@@ -229,7 +282,9 @@ fn several_bad_bundles_are_named_at_once() {
     trial.on_it("run", &["--set", &teachers]).code(2).stderr(all);
     let [first, second] = ["convnet3-w128", "convnet3-w128-in"].map(bundle);
     let misfits = format!("teachers=[{}, {}]", first.display(), second.display());
-    let all = contains("2 things are wrong").and(contains("convnet3-w128: ")).and(contains("convnet3-w128-in: "));
+    let all = contains("2 things are wrong")
+        .and(contains("convnet3-w128: "))
+        .and(contains("convnet3-w128-in: "));
     trial.on_it("run", &["--set", &misfits]).code(2).stderr(all);
 }
 
@@ -240,12 +295,18 @@ fn status_and_clean_survive_an_experiment_whose_data_has_moved() {
     let moved = small_data(40, 10);
     let data = format!("data={{type: fashion-mnist, path: {}}}", moved.path().display());
     let other = format!("teachers={}", bundle("resnet18-w16-swav").display());
-    trial.on_it("run", &["--quiet", "--set", "name=second", "--set", &data, "--set", &other]).success();
+    trial
+        .on_it("run", &["--quiet", "--set", "name=second", "--set", &data, "--set", &other])
+        .success();
     trial.on_it("recover", &["--quiet", "--set", "recover.iterations=1"]).success();
     fs::rename(moved.path().join("fashion-mnist"), moved.path().join("gone")).unwrap();
     let status = text(&trial.scdd(&["status"]).code(1));
-    assert!(status.contains("tiny: 6 complete\n") && status.contains("second: can't be told: "), "{status}");
-    let json: serde_json::Value = serde_json::from_str(&text(&trial.scdd(&["status", "--json"]))).unwrap();
+    assert!(
+        status.contains("tiny: 6 complete\n") && status.contains("second: can't be told: "),
+        "{status}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&text(&trial.scdd(&["status", "--json"]))).unwrap();
     assert_eq!(
         (json["experiments"][0]["name"].as_str(), json["unreadable"].as_array().unwrap().len()),
         (Some("tiny"), 1)
@@ -254,7 +315,10 @@ fn status_and_clean_survive_an_experiment_whose_data_has_moved() {
     let homes = ["tiny", "second"].map(|name| trial.output.join(name));
     let [first, second] = homes.each_ref().map(|home| home.to_str().unwrap());
     // The set of one iteration is of the first's teacher: nobody needs it. The student is of both.
-    let clean = trial.scdd(&["clean", first, second]).code(1).stderr(contains("every stage of its networks is kept"));
+    let clean = trial
+        .scdd(&["clean", first, second])
+        .code(1)
+        .stderr(contains("every stage of its networks is kept"));
     assert!(text(&clean).contains("1 stages"), "{}", text(&clean));
     let before = fs::read_dir(trial.output.join("stages/recover")).unwrap().count();
     trial.scdd(&["clean", first, second, "--yes"]).code(1);
@@ -271,7 +335,9 @@ fn an_interrupted_run_says_what_stays_and_status_shows_it_before_there_is_a_repo
     let mut child = trial.spawn(&long);
     let (recover, started) = (trial.output.join("stages/recover"), Instant::now());
     while fs::read_dir(&recover).map_or(0, Iterator::count) == 0 {
-        assert!(started.elapsed() < Duration::from_secs(120) && child.try_wait().unwrap().is_none());
+        assert!(
+            started.elapsed() < Duration::from_secs(120) && child.try_wait().unwrap().is_none()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     // Where tests run in the background, SIGINT is ignored.
@@ -281,15 +347,22 @@ fn an_interrupted_run_says_what_stays_and_status_shows_it_before_there_is_a_repo
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15), "{said}");
-    assert!(said.contains("stopped by SIGTERM") && said.contains("the same command goes on"), "{said}");
+    assert!(
+        said.contains("stopped by SIGTERM") && said.contains("the same command goes on"),
+        "{said}"
+    );
 
     let shown = text(&trial.scdd(&["status"]).success());
-    for part in
-        ["no experiment has its report", "verify    2 complete", "recover   1 interrupted", "scdd status EXPERIMENT"]
-    {
+    for part in [
+        "no experiment has its report",
+        "verify    2 complete",
+        "recover   1 interrupted",
+        "scdd status EXPERIMENT",
+    ] {
         assert!(shown.contains(part), "{part:?} is not in {shown}");
     }
-    let json: serde_json::Value = serde_json::from_str(&text(&trial.scdd(&["status", "--json"]))).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&text(&trial.scdd(&["status", "--json"]))).unwrap();
     // Two networks verified, the teacher measured, the set begun.
     assert_eq!(json["other_stages"].as_array().unwrap().len(), 4);
 }
@@ -298,9 +371,12 @@ fn an_interrupted_run_says_what_stays_and_status_shows_it_before_there_is_a_repo
 fn who_waits_for_another_process_says_for_which_and_at_what() {
     let trial = Trial::new("");
     let plan: serde_json::Value =
-        serde_json::from_str(&text(&trial.on_it("run", &["--dry-run", "--json"]).success())).unwrap();
+        serde_json::from_str(&text(&trial.on_it("run", &["--dry-run", "--json"]).success()))
+            .unwrap();
     let stages = plan["plan"]["stages"].as_array().unwrap();
-    let recover = stages.iter().find(|stage| stage["stage"] == "recover").unwrap()["directory"].as_str().unwrap();
+    let recover = stages.iter().find(|stage| stage["stage"] == "recover").unwrap()["directory"]
+        .as_str()
+        .unwrap();
     let name = Path::new(recover).file_name().unwrap().to_str().unwrap();
     let locks = trial.output.join("stages/.locks");
     fs::create_dir_all(&locks).unwrap();
@@ -312,7 +388,10 @@ fn who_waits_for_another_process_says_for_which_and_at_what() {
     let mut child = trial.spawn(&["--quiet"]);
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let waiting = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("waiting"));
-    assert_eq!(waiting, Some(format!("waiting for process 4711 on elsewhere, which is at recover/{name}")));
+    assert_eq!(
+        waiting,
+        Some(format!("waiting for process 4711 on elsewhere, which is at recover/{name}"))
+    );
     drop(lock);
     // Whatever else is said must not fill the pipe.
     lines.for_each(drop);
@@ -322,8 +401,14 @@ fn who_waits_for_another_process_says_for_which_and_at_what() {
 #[test]
 fn the_device_that_auto_means_is_said_at_the_start() {
     let trial = Trial::new("");
-    trial.on_it("recover", &[]).success().stderr(contains("`device: auto` is the CPU here: ").or(contains("CUDA")));
-    trial.on_it("recover", &["--set", "device=cpu"]).success().stderr(contains("device: auto").not());
+    trial
+        .on_it("recover", &[])
+        .success()
+        .stderr(contains("`device: auto` is the CPU here: ").or(contains("CUDA")));
+    trial
+        .on_it("recover", &["--set", "device=cpu"])
+        .success()
+        .stderr(contains("device: auto").not());
 }
 
 /// Kind and directory of every stage that `scdd run` would need.
@@ -331,7 +416,9 @@ fn planned(trial: &Trial, more: &[&str]) -> Vec<(String, String)> {
     let dry = text(&trial.on_it("run", &[&["--dry-run", "--json"], more].concat()).success());
     let plan: serde_json::Value = serde_json::from_str(&dry).unwrap();
     let stages = plan["plan"]["stages"].as_array().unwrap().iter();
-    stages.map(|one| ["stage", "directory"].map(|key| one[key].as_str().unwrap().to_owned()).into()).collect()
+    stages
+        .map(|one| ["stage", "directory"].map(|key| one[key].as_str().unwrap().to_owned()).into())
+        .collect()
 }
 
 #[test]
@@ -342,7 +429,9 @@ fn the_plan_of_an_automatic_weight_is_that_of_the_run() {
     assert!(before.iter().any(|(kind, _)| kind == "balance"));
     trial.on_it("run", &[&["--quiet"][..], &auto].concat()).success();
     assert_eq!(planned(&trial, &auto), before);
-    assert!(before.iter().all(|(_, directory)| Path::new(directory).join("contents.json").is_file()));
+    assert!(
+        before.iter().all(|(_, directory)| Path::new(directory).join("contents.json").is_file())
+    );
     let clean = trial.scdd(&["clean", trial.output.join("tiny").to_str().unwrap()]).success();
     assert_eq!(text(&clean), "every stage is needed\n");
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{bundle, contents, copy_bundle, features_only, root, scdd, small_data, tiny_experiment};
+use common::{
+    bundle, contents, copy_bundle, features_only, root, scdd, small_data, tiny_experiment,
+};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 
@@ -20,27 +22,44 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     let output = dir.path().join("runs");
     let run = |command: &str| {
         let mut scdd = scdd();
-        scdd.env("SCDD_DATA", data.path()).arg(command).arg(&experiment).arg("--output").arg(&output);
+        scdd.env("SCDD_DATA", data.path())
+            .arg(command)
+            .arg(&experiment)
+            .arg("--output")
+            .arg(&output);
         scdd
     };
     run("report").assert().code(2).stderr(contains("the experiment is not complete"));
-    let images = String::from_utf8(run("recover").assert().success().get_output().stdout.clone()).unwrap();
-    assert_eq!(images.lines().count(), 4, "one recovery; random images, those nearest to the mean, crops: {images}");
-    run("run").assert().success().stdout(contains("distilled from resnet18-w16-moco-v2").and(contains("report: ")));
+    let images =
+        String::from_utf8(run("recover").assert().success().get_output().stdout.clone()).unwrap();
+    assert_eq!(
+        images.lines().count(),
+        4,
+        "one recovery; random images, those nearest to the mean, crops: {images}"
+    );
+    run("run")
+        .assert()
+        .success()
+        .stdout(contains("distilled from resnet18-w16-moco-v2").and(contains("report: ")));
 
     let html = fs::read_to_string(output.join("tiny/report.html")).unwrap();
     assert!(html.contains("data:image/png;base64,") && html.contains("<svg"));
     let results: serde_json::Value =
         serde_json::from_slice(&fs::read(output.join("tiny/results.json")).unwrap()).unwrap();
     assert_eq!(results["results"]["rows"].as_array().unwrap().len(), 7);
-    let recovered = fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
+    let recovered =
+        fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
     let classes: Vec<_> = fs::read_dir(recovered.join("images")).unwrap().collect();
     assert_eq!(classes.len(), 10);
 
     let markdown = dir.path().join("docs/tiny.md");
     run("report").arg("--markdown").arg(&markdown).assert().success();
     let text = fs::read_to_string(&markdown).unwrap();
-    assert!(text.contains("| distilled from resnet18-w16-moco-v2 | yes |") && text.contains("](tiny-1.svg)"), "{text}");
+    assert!(
+        text.contains("| distilled from resnet18-w16-moco-v2 | yes |")
+            && text.contains("](tiny-1.svg)"),
+        "{text}"
+    );
     let chart = fs::read_to_string(markdown.with_file_name("tiny-1.svg")).unwrap();
     assert_eq!(chart.matches("<circle").count(), 7, "{chart}");
 
@@ -50,7 +69,8 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     assert_eq!(before, contents(&output));
 }
 
-/// Starts the run of `jobs` stages at once, kills it after `delay`, and says whether it had finished by itself.
+/// Starts the run of `jobs` stages at once, kills it after `delay`, and says whether it had
+/// finished by itself.
 fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Duration) -> bool {
     let mut child = Command::new(assert_cmd::cargo::cargo_bin!("scdd"))
         .current_dir(root())
@@ -83,14 +103,23 @@ fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_sa
     let started = Instant::now();
     assert!(killed(&experiment, data.path(), &calm, "1", Duration::from_secs(600)));
     let whole = started.elapsed();
-    // Each attempt gets a little longer, so that kills fall into every stage and the last attempt is not killed.
+    // Each attempt gets a little longer, so that kills fall into every stage and the last attempt
+    // is not killed.
     let mut kills = 0;
-    while !killed(&experiment, data.path(), &killed_often, "3", whole.mul_f64(0.1 + 0.06 * f64::from(kills))) {
+    while !killed(
+        &experiment,
+        data.path(),
+        &killed_often,
+        "3",
+        whole.mul_f64(0.1 + 0.06 * f64::from(kills)),
+    ) {
         kills += 1;
     }
     assert!(kills >= 2, "the run was killed {kills} times only");
     let (expected, found) = (contents(&calm), contents(&killed_often));
-    let names = |files: &[(std::path::PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
+    let names = |files: &[(std::path::PathBuf, Vec<u8>)]| {
+        files.iter().map(|f| f.0.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(names(&found), names(&expected));
     for ((name, a), (_, b)) in found.iter().zip(&expected) {
         assert!(a == b, "{} differs", name.display());
@@ -100,17 +129,24 @@ fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_sa
 #[test]
 fn a_bundle_that_does_not_verify_costs_all_that_needs_it() {
     use prost::Message;
-    let (data, dir, copy) = (small_data(50, 20), tempfile::tempdir().unwrap(), copy_bundle(TEACHER));
-    let mut model = scdd::graph::proto::ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
+    let (data, dir, copy) =
+        (small_data(50, 20), tempfile::tempdir().unwrap(), copy_bundle(TEACHER));
+    let mut model =
+        scdd::graph::proto::ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
     let weight = &mut model.graph.as_mut().unwrap().initializer;
-    let weight = weight.iter_mut().find(|t| t.name.as_deref() == Some("layer3.0.conv2.weight")).unwrap();
+    let weight =
+        weight.iter_mut().find(|t| t.name.as_deref() == Some("layer3.0.conv2.weight")).unwrap();
     weight.raw_data.as_mut().unwrap()[..4].copy_from_slice(&0.5f32.to_le_bytes());
     copy.replace("model.onnx", &model.encode_to_vec());
     let experiment = tiny_experiment(dir.path(), &copy.path, "");
     let output = dir.path().join("runs");
     let scdd = |command: &str| {
         let mut scdd = scdd();
-        scdd.env("SCDD_DATA", data.path()).arg(command).arg(&experiment).arg("--output").arg(&output);
+        scdd.env("SCDD_DATA", data.path())
+            .arg(command)
+            .arg(&experiment)
+            .arg("--output")
+            .arg(&output);
         scdd
     };
     let why = "failed its verification: first diverging node: layer3.0.conv2 (Conv)";
@@ -118,12 +154,23 @@ fn a_bundle_that_does_not_verify_costs_all_that_needs_it() {
     let made = "failed (5 rows): verify `resnet18-w16-moco-v2`";
     scdd("run").assert().code(1).stderr(contains(why)).stdout(contains(made));
     assert!(!output.join("stages/recover").exists() && !output.join("stages/measure").exists());
-    assert_eq!(fs::read_dir(output.join("stages/verify")).unwrap().count(), 1, "the student's verdict alone");
+    assert_eq!(
+        fs::read_dir(output.join("stages/verify")).unwrap().count(),
+        1,
+        "the student's verdict alone"
+    );
     // Later commands know what failed, too.
     scdd("report").assert().success().stdout(contains(made));
-    scdd("status").assert().success().stdout(contains(format!("failed: verify `{TEACHER}`")).and(contains(why)));
+    scdd("status")
+        .assert()
+        .success()
+        .stdout(contains(format!("failed: verify `{TEACHER}`")).and(contains(why)));
     // Without these rows nothing is left that could be made.
-    scdd("recover").args(["--set", "baselines=[]"]).assert().code(2).stderr(contains("nothing could be made"));
+    scdd("recover")
+        .args(["--set", "baselines=[]"])
+        .assert()
+        .code(2)
+        .stderr(contains("nothing could be made"));
 }
 
 #[test]
@@ -133,20 +180,30 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
     let run = |command: &str, more: &str| {
         let experiment = tiny_experiment(dir.path(), &features_only(), more);
         let mut scdd = scdd();
-        scdd.env("SCDD_DATA", data.path()).arg(command).arg(experiment).arg("--output").arg(dir.path().join("runs"));
+        scdd.env("SCDD_DATA", data.path())
+            .arg(command)
+            .arg(experiment)
+            .arg("--output")
+            .arg(dir.path().join("runs"));
         scdd.args(["--set", "recover.iterations=30", "--set", "recover.crop=null"]).assert()
     };
     run("recover", "").code(2).stderr(contains("can't label images").and(contains("Probe one: ")));
     run("run", &labeller)
         .success()
-        .stdout(contains("distilled from features-only").and(contains("soft, by resnet18-w16-moco-v2")))
+        .stdout(
+            contains("distilled from features-only").and(contains("soft, by resnet18-w16-moco-v2")),
+        )
         .stderr(contains("note: `features-only` has no classifier: cross entropy is off"));
-    let mut recovered =
-        fs::read_dir(dir.path().join("runs/stages/recover")).unwrap().map(|entry| entry.unwrap().path());
-    let own = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("features-only");
+    let mut recovered = fs::read_dir(dir.path().join("runs/stages/recover"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let own = |path: &std::path::PathBuf| {
+        path.file_name().unwrap().to_str().unwrap().starts_with("features-only")
+    };
     let curve = recovered.find(own).unwrap();
     let curve = fs::read_to_string(curve.join("curves/batch-00000.jsonl")).unwrap();
-    let points: Vec<serde_json::Value> = curve.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let points: Vec<serde_json::Value> =
+        curve.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(points.iter().all(|point| point["ce"] == 0.0) && points.len() == 30, "{curve}");
     assert!(points[29]["bn"].as_f64() < points[0]["bn"].as_f64(), "{curve}");
 
@@ -173,14 +230,18 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
         .stderr(contains("but the teacher has no classifier; give `recover.r_bn` a number"));
 }
 
-/// A limit on the size of files stands for a full disk, which a test can't have: the student's weights are the first file above it.
+/// A limit on the size of files stands for a full disk, which a test can't have: the student's
+/// weights are the first file above it.
 #[test]
 fn a_file_that_cannot_be_written_stops_the_run_which_then_goes_on() {
     let (data, dir) = (small_data(50, 20), tempfile::tempdir().unwrap());
     let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
     let output = dir.path().join("runs");
     let mut limited = assert_cmd::Command::new("sh");
-    limited.current_dir(root()).env("SCDD_DATA", data.path()).args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\""]);
+    limited
+        .current_dir(root())
+        .env("SCDD_DATA", data.path())
+        .args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\""]);
     limited
         .arg("sh")
         .arg(assert_cmd::cargo::cargo_bin!("scdd"))
@@ -190,12 +251,22 @@ fn a_file_that_cannot_be_written_stops_the_run_which_then_goes_on() {
         .arg(&output);
     limited.assert().code(2).stderr(contains("cannot write").and(contains("File too large")));
     let complete = |stage: &str| {
-        let entries = fs::read_dir(output.join("stages").join(stage)).map(|d| d.flatten().collect()).unwrap_or(vec![]);
+        let entries = fs::read_dir(output.join("stages").join(stage))
+            .map(|d| d.flatten().collect())
+            .unwrap_or(vec![]);
         entries.iter().filter(|e| !e.file_name().to_string_lossy().ends_with(".partial")).count()
     };
-    // The first student needs distilled images; whether RDED's crops were begun by then depends on the processor.
+    // The first student needs distilled images; whether RDED's crops were begun by then depends on
+    // the processor.
     assert!(complete("recover") >= 1 && complete("validate") == 0);
-    scdd().env("SCDD_DATA", data.path()).arg("run").arg(&experiment).arg("--output").arg(&output).assert().success();
+    scdd()
+        .env("SCDD_DATA", data.path())
+        .arg("run")
+        .arg(&experiment)
+        .arg("--output")
+        .arg(&output)
+        .assert()
+        .success();
 }
 
 #[test]
@@ -205,22 +276,39 @@ fn the_balance_of_the_loss_terms_is_measured_once_and_recorded() {
     let recover = |teacher: &Path, r_bn: &str| {
         let mut scdd = scdd();
         scdd.env("SCDD_DATA", data.path()).arg("recover").arg(&experiment);
-        scdd.args(["--set", &format!("recover.r_bn={r_bn}"), "--set", &format!("teachers={}", teacher.display())]);
+        scdd.args([
+            "--set",
+            &format!("recover.r_bn={r_bn}"),
+            "--set",
+            &format!("teachers={}", teacher.display()),
+        ]);
         scdd.arg("--output").arg(dir.path().join("runs")).assert()
     };
-    let first = recover(&bundle(TEACHER), "auto").success().stderr(contains("`recover.r_bn: auto` is, with resnet18"));
+    let first = recover(&bundle(TEACHER), "auto")
+        .success()
+        .stderr(contains("`recover.r_bn: auto` is, with resnet18"));
     let directory = String::from_utf8(first.get_output().stdout.clone()).unwrap();
     let record = fs::read(Path::new(directory.trim()).join("stage.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-    assert_eq!((&record["config"]["r_bn"], record["inputs"]["balance"].is_string()), (&"auto".into(), true));
+    assert_eq!(
+        (&record["config"]["r_bn"], record["inputs"]["balance"].is_string()),
+        (&"auto".into(), true)
+    );
     let again = recover(&bundle(TEACHER), "auto").success().stderr(contains("done in").not());
     assert_eq!(String::from_utf8(again.get_output().stdout.clone()).unwrap(), directory);
     // The number that was measured is what the images were recovered with.
-    let measured = fs::read_dir(dir.path().join("runs/stages/balance")).unwrap().next().unwrap().unwrap().path();
-    let measured: serde_json::Value = serde_json::from_slice(&fs::read(measured.join("r_bn.json")).unwrap()).unwrap();
+    let measured = fs::read_dir(dir.path().join("runs/stages/balance"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let measured: serde_json::Value =
+        serde_json::from_slice(&fs::read(measured.join("r_bn.json")).unwrap()).unwrap();
     let weight = measured["r_bn"].as_f64().unwrap();
     assert!(weight > 0.0, "{measured}");
-    let fixed = recover(&bundle(TEACHER), &weight.to_string()).success().get_output().stdout.clone();
+    let fixed =
+        recover(&bundle(TEACHER), &weight.to_string()).success().get_output().stdout.clone();
     let images = |directory: &str| contents(&Path::new(directory.trim()).join("images"));
     assert_eq!(images(&directory), images(&String::from_utf8(fixed).unwrap()));
 }
@@ -235,7 +323,13 @@ fn refusal(experiment: &str, data: Option<&Path>, output: &str) -> String {
         command.env("SCDD_DATA", data);
     }
     let output = dir.path().join(output);
-    let assert = command.arg("run").arg(dir.path().join("e.yaml")).arg("--output").arg(&output).assert().code(2);
+    let assert = command
+        .arg("run")
+        .arg(dir.path().join("e.yaml"))
+        .arg("--output")
+        .arg(&output)
+        .assert()
+        .code(2);
     assert!(!output.is_dir(), "something was left behind");
     String::from_utf8(assert.get_output().stderr.clone()).unwrap()
 }
@@ -253,15 +347,24 @@ fn bad_experiments_are_explained_and_leave_nothing_behind() {
     let nothing = tempfile::tempdir().unwrap();
     let data = Some(small.path());
     let cases = [
-        (refusal(&format!("{plain}recover: {{iteratons: 3}}\n"), data, "runs"), "did you mean `iterations`?"),
+        (
+            refusal(&format!("{plain}recover: {{iteratons: 3}}\n"), data, "runs"),
+            "did you mean `iterations`?",
+        ),
         (
             refusal(&plain.replace("resnet18-w16-moco-v2", "nothing"), data, "runs"),
             "nothing/manifest.yaml: No such file",
         ),
-        (refusal(&plain.replace("resnet18-w16-moco-v2", "convnet3-w128"), data, "runs"), "is a student bundle"),
+        (
+            refusal(&plain.replace("resnet18-w16-moco-v2", "convnet3-w128"), data, "runs"),
+            "is a student bundle",
+        ),
         (refusal(&plain, data, "a-file/runs"), "a file is where a directory should be"),
         (refusal(&plain, Some(broken.path()), "runs"), "t10k-images-idx3-ubyte"),
-        (refusal(&plain, Some(nothing.path()), "runs"), "data set fashion-mnist not found; looked in"),
+        (
+            refusal(&plain, Some(nothing.path()), "runs"),
+            "data set fashion-mnist not found; looked in",
+        ),
         (refusal(&format!("{plain}device: cuda\n"), data, "runs"), "libtorch finds no CUDA device"),
         (refusal("name: [\n", data, "runs"), "e.yaml"),
     ];
@@ -277,7 +380,12 @@ fn cuda_labels_without_cuda_are_an_error_or_the_configured_fallback() {
         let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
         let mut command = scdd();
         command.env("SCDD_DATA", data.path()).arg("relabel").arg(&experiment);
-        command.args(["--set", "relabel.provider=cuda", "--set", &format!("relabel.fallback={fallback}")]);
+        command.args([
+            "--set",
+            "relabel.provider=cuda",
+            "--set",
+            &format!("relabel.fallback={fallback}"),
+        ]);
         command.arg("--output").arg(dir.path().join("runs")).assert()
     };
     relabel("error").code(2).stderr(contains("CUDA was asked for").and(contains("fallback: cpu")));
@@ -292,7 +400,14 @@ const MATRIX: &str = "methods:\n  few: {iterations: 2, batch_size: 20}\n  fewer:
 
 /// What `scdd` with `arguments` prints as JSON.
 fn json(data: &Path, arguments: &[&str]) -> serde_json::Value {
-    let output = scdd().env("SCDD_DATA", data).args(arguments).arg("--json").assert().success().get_output().clone();
+    let output = scdd()
+        .env("SCDD_DATA", data)
+        .args(arguments)
+        .arg("--json")
+        .assert()
+        .success()
+        .get_output()
+        .clone();
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -310,15 +425,19 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let output = dir.path().join("runs");
     let (file, runs) = (file.to_str().unwrap(), output.to_str().unwrap());
     let elsewhere = tempfile::tempdir().unwrap();
-    let json = |arguments: &[&str]| json(elsewhere.path(), &[arguments, &["--output", runs]].concat());
+    let json =
+        |arguments: &[&str]| json(elsewhere.path(), &[arguments, &["--output", runs]].concat());
 
-    // 2 bundles, of which the teacher is measured; 2 recoveries and 1 set of real images, each relabelled under the soft
-    // protocol; of each set a student learns soft labels and hard ones under the first protocol, hard ones under the
-    // second, which nobody labels.
+    // 2 bundles, of which the teacher is measured; 2 recoveries and 1 set of real images, each
+    // relabelled under the soft protocol; of each set a student learns soft labels and hard ones
+    // under the first protocol, hard ones under the second, which nobody labels.
     let dry = json(&["run", "--dry-run", file]);
     let stages = dry["plan"]["stages"].as_array().unwrap();
     let count = |kind: &str| stages.iter().filter(|stage| stage["stage"] == kind).count();
-    assert_eq!(["verify", "measure", "recover", "real", "relabel", "validate"].map(count), [2, 1, 2, 1, 3, 9]);
+    assert_eq!(
+        ["verify", "measure", "recover", "real", "relabel", "validate"].map(count),
+        [2, 1, 2, 1, 3, 9]
+    );
     assert!(stages.iter().all(|stage| stage["state"] == "missing" && stage["seconds"].is_null()));
     assert_eq!(dry["seconds"].to_string(), "0.0");
     assert!(!output.exists(), "a dry run leaves nothing");
@@ -328,11 +447,18 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let summaries = json(&["run", "--quiet", file])["summaries"].as_array().unwrap().clone();
     assert_eq!(summaries.len(), 9);
     let distilled = summaries.iter().filter(|summary| summary["data_free"] == true);
-    let mut rows: Vec<String> =
-        distilled.map(|s| format!("{} {} {}", s["method"], s["protocol"], s["labels"]).replace('"', "")).collect();
+    let mut rows: Vec<String> = distilled
+        .map(|s| format!("{} {} {}", s["method"], s["protocol"], s["labels"]).replace('"', ""))
+        .collect();
     rows.sort();
-    let expected =
-        ["few mixed hard", "few mixed soft", "few own hard", "fewer mixed hard", "fewer mixed soft", "fewer own hard"];
+    let expected = [
+        "few mixed hard",
+        "few mixed soft",
+        "few own hard",
+        "fewer mixed hard",
+        "fewer mixed soft",
+        "fewer own hard",
+    ];
     assert_eq!(rows, expected);
     let planned: Vec<_> = stages.iter().map(|stage| stage["directory"].as_str().unwrap()).collect();
     assert!(planned.iter().all(|directory| Path::new(directory).join("timing.json").is_file()));
@@ -344,27 +470,38 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     assert_eq!(contents(&output), before);
 
     // A longer variant shares what does not change, and its cost is known from what was timed.
-    let longer = ["run", "--dry-run", file, "--set", "methods.few.iterations=4", "--set", "name=longer"];
+    let longer =
+        ["run", "--dry-run", file, "--set", "methods.few.iterations=4", "--set", "name=longer"];
     let dry = json(&longer);
     let stages = dry["plan"]["stages"].as_array().unwrap();
     let missing: Vec<_> = stages.iter().filter(|stage| stage["state"] == "missing").collect();
     assert_eq!((stages.len(), missing.len()), (18, 1 + 1 + 3));
     assert!(missing.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0), "{missing:#?}");
 
-    let status =
-        String::from_utf8(scdd().args(["status", "--output", runs]).assert().success().get_output().stdout.clone());
+    let status = String::from_utf8(
+        scdd().args(["status", "--output", runs]).assert().success().get_output().stdout.clone(),
+    );
     assert!(status.as_ref().unwrap().starts_with("matrix: 18 complete\n"), "{status:?}");
 
     // What only the longer variant needs goes, when it is not listed.
     json(&[&["run", "--quiet"][..], &longer[2..]].concat());
     let listed = json(&["clean", file]);
-    assert_eq!((listed["stages"].as_array().unwrap().len(), listed["removed"].as_bool()), (5, Some(false)));
+    assert_eq!(
+        (listed["stages"].as_array().unwrap().len(), listed["removed"].as_bool()),
+        (5, Some(false))
+    );
     json(&["clean", file, "--yes"]);
     assert_eq!(json(&["clean", file])["stages"].as_array().unwrap().len(), 0);
-    let kept: Vec<_> = contents(&output).into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
-    let stages_before: Vec<_> = before.into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
+    let kept: Vec<_> =
+        contents(&output).into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
+    let stages_before: Vec<_> =
+        before.into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
     let names = |files: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<_> {
-        files.iter().map(|(path, _)| path.clone()).filter(|path| !path.starts_with("stages/.locks")).collect()
+        files
+            .iter()
+            .map(|(path, _)| path.clone())
+            .filter(|path| !path.starts_with("stages/.locks"))
+            .collect()
     };
     assert_eq!(names(&kept), names(&stages_before));
 }
@@ -388,7 +525,10 @@ fn the_schema_is_printed() {
     let schema = json(Path::new("."), &["schema"]);
     assert_eq!(schema["properties"]["methods"]["type"], "object");
     assert!(
-        schema["$defs"]["RecoverConfig"]["properties"]["r_bn"]["description"].as_str().unwrap().contains("Published")
+        schema["$defs"]["RecoverConfig"]["properties"]["r_bn"]["description"]
+            .as_str()
+            .unwrap()
+            .contains("Published")
     );
 }
 
@@ -405,13 +545,24 @@ fn without_real_data_images_of_chosen_classes_are_recovered_and_verified() {
     };
     let run = |verifier: &str| {
         fs::write(&experiment, text(verifier)).unwrap();
-        scdd().env("SCDD_DATA", dir.path()).arg("run").arg(&experiment).arg("--output").arg(&output).assert()
+        scdd()
+            .env("SCDD_DATA", dir.path())
+            .arg("run")
+            .arg(&experiment)
+            .arg("--output")
+            .arg(&output)
+            .assert()
     };
     run("resnet18-w16").code(2).stderr(contains("is a student bundle"));
-    run("resnet18-w16-supervised").success().stdout(contains("recovered images that a verifier puts into"));
-    let recovered = fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
-    let mut classes: Vec<_> =
-        fs::read_dir(recovered.join("images")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    run("resnet18-w16-supervised")
+        .success()
+        .stdout(contains("recovered images that a verifier puts into"));
+    let recovered =
+        fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
+    let mut classes: Vec<_> = fs::read_dir(recovered.join("images"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     classes.sort();
     assert_eq!(classes, ["02_pullover", "07_sneaker"]);
 
@@ -420,13 +571,26 @@ fn without_real_data_images_of_chosen_classes_are_recovered_and_verified() {
     let verified = &results["results"]["recoveries"][0]["verified"];
     let accuracy: serde_json::Value = serde_json::from_slice(
         &fs::read(
-            fs::read_dir(output.join("stages/verifier")).unwrap().next().unwrap().unwrap().path().join("accuracy.json"),
+            fs::read_dir(output.join("stages/verifier"))
+                .unwrap()
+                .next()
+                .unwrap()
+                .unwrap()
+                .path()
+                .join("accuracy.json"),
         )
         .unwrap(),
     )
     .unwrap();
-    assert_eq!((&verified[0]["top1"], &verified[0]["images"]), (&accuracy["top1"], &serde_json::json!(4)));
-    assert!(fs::read_to_string(output.join("e/report.html")).unwrap().contains("What other networks see"));
+    assert_eq!(
+        (&verified[0]["top1"], &verified[0]["images"]),
+        (&accuracy["top1"], &serde_json::json!(4))
+    );
+    assert!(
+        fs::read_to_string(output.join("e/report.html"))
+            .unwrap()
+            .contains("What other networks see")
+    );
     // Another verifier needs no other images.
     run(TEACHER).success();
     assert_eq!(fs::read_dir(output.join("stages/recover")).unwrap().count(), 1);
@@ -448,44 +612,68 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     };
     let table = scdd(&["run", "--quiet", file]).assert().success().get_output().stdout.clone();
     let table = String::from_utf8(table).unwrap();
-    for expected in
-        ["nearest mean", "whole real", "HLR", "fewer than five seeds (1)", "resnet18-w16, 20 images per class"]
-    {
+    for expected in [
+        "nearest mean",
+        "whole real",
+        "HLR",
+        "fewer than five seeds (1)",
+        "resnet18-w16, 20 images per class",
+    ] {
         assert!(table.contains(expected), "{expected:?} is not in {table}");
     }
-    scdd(&["run", "--quiet", file, "--set", "name=other", "--set", "recover.iterations=2"]).assert().success();
+    scdd(&["run", "--quiet", file, "--set", "name=other", "--set", "recover.iterations=2"])
+        .assert()
+        .success();
 
-    let both = [output.join("tiny"), output.join("other")].map(|path| path.to_str().unwrap().to_string());
+    let both =
+        [output.join("tiny"), output.join("other")].map(|path| path.to_str().unwrap().to_string());
     let to = dir.path().join("compared");
-    let report = scdd(&["report", &both[0], &both[1], "--to", to.to_str().unwrap(), "--json"]).assert().success();
+    let report = scdd(&["report", &both[0], &both[1], "--to", to.to_str().unwrap(), "--json"])
+        .assert()
+        .success();
     let report: serde_json::Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
     let mut methods: Vec<String> =
         report["summaries"].as_array().unwrap().iter().map(|s| s["method"].to_string()).collect();
     methods.sort();
     methods.dedup();
-    let expected = ["distilled (other)", "distilled (tiny)", "nearest_mean", "random_real", "whole_real"];
+    let expected =
+        ["distilled (other)", "distilled (tiny)", "nearest_mean", "random_real", "whole_real"];
     assert_eq!(methods, expected.map(|method| format!("\"{method}\"")));
-    let soft = report["summaries"].as_array().unwrap().iter().find(|s| s["data_free"] == true && s["labels"] == "soft");
+    let soft = report["summaries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|s| s["data_free"] == true && s["labels"] == "soft");
     let ranking = &soft.unwrap()["ranking"];
     assert!(ranking["lrs"].as_f64().unwrap() > 0.0 && ranking["ars"].is_null(), "{ranking}");
     assert_eq!(report["comparisons"].as_array().unwrap().len(), 2, "soft rows, hard rows");
     assert!(report["costs"][0]["seconds_per_image"].as_f64().unwrap() > 0.0);
     assert!(fs::read_to_string(to.join("report.html")).unwrap().contains("distilled (tiny) from"));
-    scdd(&["report", &both[0], dir.path().to_str().unwrap()]).assert().code(2).stderr(contains("results.json"));
+    scdd(&["report", &both[0], dir.path().to_str().unwrap()])
+        .assert()
+        .code(2)
+        .stderr(contains("results.json"));
 
     // A snapshot stands for the report that it was taken of.
     let [part, whole, markdown] =
         ["tiny.json", "results.json", "results.md"].map(|name| dir.path().join("docs").join(name));
     let [part, whole, markdown] = [&part, &whole, &markdown].map(|path| path.to_str().unwrap());
     scdd(&["report", file, "--snapshot", part]).assert().success();
-    let arguments = ["report", part, &both[1], "--json", "--markdown", markdown, "--snapshot", whole];
+    let arguments =
+        ["report", part, &both[1], "--json", "--markdown", markdown, "--snapshot", whole];
     let again = scdd(&arguments).assert().success();
     let again: serde_json::Value = serde_json::from_slice(&again.get_output().stdout).unwrap();
     assert_eq!((&again["summaries"], &again["costs"]), (&report["summaries"], &report["costs"]));
     let table: serde_json::Value = serde_json::from_slice(&fs::read(whole).unwrap()).unwrap();
-    assert_eq!(table["rows"].as_array().unwrap().len(), report["summaries"].as_array().unwrap().len());
+    assert_eq!(
+        table["rows"].as_array().unwrap().len(),
+        report["summaries"].as_array().unwrap().len()
+    );
     assert!(fs::read_to_string(markdown).unwrap().contains("| s/image | memory | label size |"));
-    scdd(&["report", part, "--set", "name=x"]).assert().code(2).stderr(contains("--set is for experiment files"));
+    scdd(&["report", part, "--set", "name=x"])
+        .assert()
+        .code(2)
+        .stderr(contains("--set is for experiment files"));
 
     for (format, expected) in [
         ("imagefolder", "images/00_t-shirt-top/00000.png"),
@@ -494,29 +682,42 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     ] {
         let to = dir.path().join(format);
         let arguments = ["export-set", &both[0], "--as", format, "--to", to.to_str().unwrap()];
-        scdd(&arguments).assert().success().stdout(contains("distilled-from-resnet18-w16-moco-v2-ipc2-seed3"));
+        scdd(&arguments)
+            .assert()
+            .success()
+            .stdout(contains("distilled-from-resnet18-w16-moco-v2-ipc2-seed3"));
         let set = to.join("distilled-from-resnet18-w16-moco-v2-ipc2-seed3");
         assert!(set.join(expected).is_file(), "{expected}");
         let card = fs::read_to_string(set.join("README.md")).unwrap();
-        for part in ["fashion-mnist", "| teacher | resnet18-w16-moco-v2 (SHA-256 `", "## Licence", "iterations: 3"] {
+        for part in [
+            "fashion-mnist",
+            "| teacher | resnet18-w16-moco-v2 (SHA-256 `",
+            "## Licence",
+            "iterations: 3",
+        ] {
             assert!(card.contains(part), "{part:?} is not in {card}");
         }
         let labels = set.join("labels/default-by-resnet18-w16-moco-v2.scdd");
-        let stored = scdd::labels::Store::open(&labels).unwrap();
+        let stored = scdd::labels::LabelStore::open(&labels).unwrap();
         assert_eq!(stored.meta().images, 20);
         scdd(&arguments).assert().code(2).stderr(contains("is there already"));
     }
-    let metadata = fs::read_to_string(
-        dir.path().join("huggingface/distilled-from-resnet18-w16-moco-v2-ipc2-seed3/train/metadata.jsonl"),
-    );
+    let metadata =
+        fs::read_to_string(dir.path().join(
+            "huggingface/distilled-from-resnet18-w16-moco-v2-ipc2-seed3/train/metadata.jsonl",
+        ));
     let lines: Vec<serde_json::Value> =
         metadata.unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
         (lines.len(), lines[19]["label"].as_u64(), lines[0]["class"].as_str()),
         (20, Some(9), Some("T-shirt/top"))
     );
-    let npz = fs::File::open(dir.path().join("npz/distilled-from-resnet18-w16-moco-v2-ipc2-seed3/images.npz")).unwrap();
-    let images: ndarray::Array4<u8> = ndarray_npy::NpzReader::new(npz).unwrap().by_name("images").unwrap();
+    let npz = fs::File::open(
+        dir.path().join("npz/distilled-from-resnet18-w16-moco-v2-ipc2-seed3/images.npz"),
+    )
+    .unwrap();
+    let images: ndarray::Array4<u8> =
+        ndarray_npy::NpzReader::new(npz).unwrap().by_name("images").unwrap();
     assert_eq!(images.dim(), (20, 28, 28, 1));
 }
 
@@ -532,10 +733,17 @@ fn crops_are_chosen_by_each_labelling_teacher_and_anew_for_each_seed() {
     let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), &more);
     let output = dir.path().join("runs");
     let (file, runs) = (experiment.to_str().unwrap(), output.to_str().unwrap());
-    let found = json(data.path(), &["run", "--quiet", file, "--set", "seeds=[3, 4]", "--output", runs]);
-    let rows = found["summaries"].as_array().unwrap().iter().filter(|summary| summary["method"] == "rded_crops");
+    let found =
+        json(data.path(), &["run", "--quiet", file, "--set", "seeds=[3, 4]", "--output", runs]);
+    let rows = found["summaries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|summary| summary["method"] == "rded_crops");
     let rows: Vec<[&str; 3]> = rows
-        .map(|row| ["labels", "teacher", "relabel_teacher"].map(|key| row[key].as_str().unwrap_or("none")))
+        .map(|row| {
+            ["labels", "teacher", "relabel_teacher"].map(|key| row[key].as_str().unwrap_or("none"))
+        })
         .collect();
     assert_eq!(rows, [["soft", second, second], ["soft", first, first], ["hard", first, "none"]]);
 
@@ -543,17 +751,27 @@ fn crops_are_chosen_by_each_labelling_teacher_and_anew_for_each_seed() {
         let of = |path: &Path| -> serde_json::Value {
             serde_json::from_slice(&fs::read(path.join("stage.json")).unwrap()).unwrap()
         };
-        let sets = fs::read_dir(output.join("stages/recover")).unwrap().map(|entry| entry.unwrap().path());
-        let mut sets = sets.filter(|path| of(path)["config"]["iterations"] == 0 && of(path)["seed"] == seed);
+        let sets =
+            fs::read_dir(output.join("stages/recover")).unwrap().map(|entry| entry.unwrap().path());
+        let mut sets =
+            sets.filter(|path| of(path)["config"]["iterations"] == 0 && of(path)["seed"] == seed);
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().starts_with(teacher);
         contents(&sets.find(|path| name(path)).unwrap().join("images"))
     };
     assert_ne!(crops(first, 3), crops(second, 3));
     assert_ne!(crops(first, 3), crops(first, 4));
     // A method of RDED's by the same teacher is the same work.
-    let plan = json(data.path(), &["run", "--dry-run", file, "--set", "recover=rded-cifar100", "--output", runs]);
+    let plan = json(
+        data.path(),
+        &["run", "--dry-run", file, "--set", "recover=rded-cifar100", "--output", runs],
+    );
     let stages = plan["plan"]["stages"].as_array().unwrap();
-    assert!(stages.iter().filter(|stage| stage["stage"] == "recover").all(|stage| stage["state"] == "complete"));
+    assert!(
+        stages
+            .iter()
+            .filter(|stage| stage["stage"] == "recover")
+            .all(|stage| stage["state"] == "complete")
+    );
 }
 
 /// The stages of the tiny experiment on `data`, without the names that they have for people.
@@ -563,7 +781,9 @@ fn stage_keys(dir: &Path, data: &str) -> Vec<String> {
     fs::write(&experiment, text).unwrap();
     let plan = json(Path::new("."), &["run", "--dry-run", experiment.to_str().unwrap()]);
     let stages = plan["plan"]["stages"].as_array().unwrap().iter();
-    stages.map(|s| s["directory"].as_str().unwrap().rsplit('-').next().unwrap().to_string()).collect()
+    stages
+        .map(|s| s["directory"].as_str().unwrap().rsplit('-').next().unwrap().to_string())
+        .collect()
 }
 
 #[test]
@@ -572,13 +792,19 @@ fn the_same_images_are_the_same_data_in_every_form() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let idx = data.path().join("fashion-mnist");
     let source = Source::find_at("fashion-mnist", data.path()).unwrap();
-    let mut npz = ndarray_npy::NpzWriter::new_compressed(fs::File::create(dir.path().join("set.npz")).unwrap());
-    for (split, images, labels) in [(Split::Train, "x_train", "y_train"), (Split::Test, "x_test", "y_test")] {
+    let mut npz = ndarray_npy::NpzWriter::new_compressed(
+        fs::File::create(dir.path().join("set.npz")).unwrap(),
+    );
+    for (split, images, labels) in
+        [(Split::Train, "x_train", "y_train"), (Split::Test, "x_test", "y_test")]
+    {
         let set = Dataset::load(&source, split).unwrap();
         let shape = (set.len(), set.height, set.width);
-        npz.add_array(images, &ndarray::Array3::from_shape_vec(shape, set.images.clone()).unwrap()).unwrap();
+        npz.add_array(images, &ndarray::Array3::from_shape_vec(shape, set.images.clone()).unwrap())
+            .unwrap();
         npz.add_array(labels, &ndarray::Array1::from_vec(set.labels.clone())).unwrap();
-        let folder = dir.path().join("folder").join(if split == Split::Train { "train" } else { "test" });
+        let folder =
+            dir.path().join("folder").join(if split == Split::Train { "train" } else { "test" });
         for (index, &label) in set.labels.iter().enumerate() {
             // Directories whose names sort the other way round, which the class map puts right.
             let class = folder.join(format!("c{}", 9 - label));
@@ -597,21 +823,39 @@ fn the_same_images_are_the_same_data_in_every_form() {
     assert_eq!(keys(format!("data: {{type: idx, path: {}}}", idx.display())), known);
     assert_eq!(keys(format!("data: {{type: npz, path: {}}}", path("set.npz"))), known);
 
-    // Folders are read class by class, so the data's order, and thus its hash, is another; what a student learns is not wrong for it.
-    let folder = format!("data: {{type: image-folder, path: {}, class_map: {}}}", path("folder"), path("map.yaml"));
+    // Folders are read class by class, so the data's order, and thus its hash, is another; what a
+    // student learns is not wrong for it.
+    let folder = format!(
+        "data: {{type: image-folder, path: {}, class_map: {}}}",
+        path("folder"),
+        path("map.yaml")
+    );
     assert_ne!(keys(folder.clone()), known);
     let experiment = dir.path().join("tiny.yaml");
     let mut command = scdd();
-    command.arg("validate").arg(&experiment).arg("--output").arg(dir.path().join("runs")).arg("--quiet");
+    command
+        .arg("validate")
+        .arg(&experiment)
+        .arg("--output")
+        .arg(dir.path().join("runs"))
+        .arg("--quiet");
     command.assert().success();
-    let first = fs::read_dir(dir.path().join("runs/stages/real")).unwrap().next().unwrap().unwrap().path();
+    let first =
+        fs::read_dir(dir.path().join("runs/stages/real")).unwrap().next().unwrap().unwrap().path();
     let real = png::read_set(&first.join("images")).unwrap();
     let train = Dataset::load(&source, Split::Train).unwrap();
     let classes = registry::find("fashion-mnist").unwrap().class_names();
     let reversed: String = (0..10).map(|c| format!("c{c}: {:?}\n", classes[9 - c])).collect();
     fs::write(dir.path().join("map.yaml"), reversed).unwrap();
     let mut command = scdd();
-    command.args(["run", "--dry-run"]).arg(&experiment).assert().code(2).stderr(contains("in another order than"));
-    let label_of = |image: &[u8]| (0..train.len()).find(|&i| train.image(i) == Some(image)).map(|i| train.labels[i]);
+    command
+        .args(["run", "--dry-run"])
+        .arg(&experiment)
+        .assert()
+        .code(2)
+        .stderr(contains("in another order than"));
+    let label_of = |image: &[u8]| {
+        (0..train.len()).find(|&i| train.image(i) == Some(image)).map(|i| train.labels[i])
+    };
     assert!((0..real.len()).all(|i| label_of(real.image(i).unwrap()) == Some(real.labels[i])));
 }

@@ -1,4 +1,5 @@
-//! The training plan computes what the replica computes under autograd: logits, gradients of every parameter, running statistics.
+//! The training plan computes what the replica computes under autograd: logits, gradients of every
+//! parameter, running statistics.
 
 mod common;
 
@@ -22,7 +23,11 @@ fn parameters(graph: &Graph) -> (Vec<String>, Vec<String>) {
     for node in &graph.nodes {
         let constants = node.inputs.iter().enumerate().filter_map(|(i, id)| {
             let id = (*id)?;
-            graph.constants.get(&id).filter(|c| c.dtype.is_float()).map(|_| (i, graph.values[id].clone()))
+            graph
+                .constants
+                .get(&id)
+                .filter(|c| c.dtype.is_float())
+                .map(|_| (i, graph.values[id].clone()))
         });
         for (place, name) in constants {
             let trains = match node.op {
@@ -55,8 +60,10 @@ struct Found {
 fn by_autograd(graph: &Arc<Graph>, kind: Kind, input: &Tensor, weight: &Tensor) -> Found {
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap().to_kind(kind).unwrap();
     let (trained, running) = parameters(graph);
-    let tensors: Vec<Tensor> =
-        trained.iter().map(|name| replica.constant(name).unwrap().set_requires_grad(true)).collect();
+    let tensors: Vec<Tensor> = trained
+        .iter()
+        .map(|name| replica.constant(name).unwrap().set_requires_grad(true))
+        .collect();
     let inputs = [input.to_kind(kind)];
     let logits = replica.run(&inputs, &[], Mode::Train).unwrap().outputs.remove(0);
     let loss = (&logits * weight.to_kind(kind)).sum(kind);
@@ -69,7 +76,9 @@ fn by_autograd(graph: &Arc<Graph>, kind: Kind, input: &Tensor, weight: &Tensor) 
 fn by_plan(graph: &Arc<Graph>, isa: Isa, input: &Tensor, weight: &Tensor) -> Option<Found> {
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
     let (trained, running) = parameters(graph);
-    let mut plan = TrainingPlan::compile_for(isa, &replica, &trained, &input.size(), &Threads::all()).unwrap()?;
+    let mut plan =
+        TrainingPlan::compile_for(isa, &replica, &trained, &input.size(), &Threads::all())
+            .unwrap()?;
     plan.load().unwrap();
     let (logits, tape) = plan.forward(input, Mode::Train).unwrap();
     let gradients = plan.backward(tape, weight.shallow_clone()).unwrap();
@@ -79,15 +88,18 @@ fn by_plan(graph: &Arc<Graph>, isa: Isa, input: &Tensor, weight: &Tensor) -> Opt
     Some(Found { logits, gradients, running, tested })
 }
 
-/// The plan must be no further from double precision than `factor` times autograd in single precision is, nor than a bound.
+/// The plan must be no further from double precision than `factor` times autograd in single
+/// precision is, nor than a bound.
 fn check(graph: &Arc<Graph>, shape: [i64; 4]) {
     tch::manual_seed(3);
     let input = Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let classes = by_autograd(graph, Kind::Float, &input, &Tensor::from(1.0f32)).logits.size()[1];
     let weight = Tensor::randn([shape[0], classes], (Kind::Float, Device::Cpu));
-    let [exact, single] = [Kind::Double, Kind::Float].map(|kind| by_autograd(graph, kind, &input, &weight));
+    let [exact, single] =
+        [Kind::Double, Kind::Float].map(|kind| by_autograd(graph, kind, &input, &weight));
     let names = parameters(graph).0;
-    let largest = exact.gradients.iter().map(|g| f64::try_from(g.norm()).unwrap()).fold(0.0, f64::max);
+    let largest =
+        exact.gradients.iter().map(|g| f64::try_from(g.norm()).unwrap()).fold(0.0, f64::max);
     for isa in Isa::available() {
         let Some(found) = by_plan(graph, isa, &input, &weight) else {
             assert_eq!(isa, Isa::Portable);
@@ -96,16 +108,22 @@ fn check(graph: &Arc<Graph>, shape: [i64; 4]) {
         let close = |what: &str, found: &Tensor, exact: &Tensor, single: &Tensor| {
             assert_eq!(found.size(), exact.size(), "{isa:?}: {what}");
             let (error, allowed) = (apart(found, exact), 1e-5 + 10.0 * apart(single, exact));
-            // Gradients that are zero but for rounding, as those of a bias before a normalisation, are compared with the largest one.
+            // Gradients that are zero but for rounding, as those of a bias before a normalisation,
+            // are compared with the largest one.
             let absolute = f64::try_from((found.to_kind(Kind::Double) - exact).norm()).unwrap();
-            assert!(error < allowed || absolute < 1e-6 * largest, "{isa:?}: {what}: {error:e}, allowed {allowed:e}");
+            assert!(
+                error < allowed || absolute < 1e-6 * largest,
+                "{isa:?}: {what}: {error:e}, allowed {allowed:e}"
+            );
         };
         close("logits", &found.logits, &exact.logits, &single.logits);
         close("logits in evaluation", &found.tested, &exact.tested, &single.tested);
         for (i, name) in names.iter().enumerate() {
             close(name, &found.gradients[i], &exact.gradients[i], &single.gradients[i]);
         }
-        for ((found, exact), single) in found.running.iter().zip(&exact.running).zip(&single.running) {
+        for ((found, exact), single) in
+            found.running.iter().zip(&exact.running).zip(&single.running)
+        {
             close("running statistics", found, exact, single);
         }
     }
@@ -113,7 +131,9 @@ fn check(graph: &Arc<Graph>, shape: [i64; 4]) {
 
 #[test]
 fn shipped_students() {
-    for (name, batch) in [("convnet3-w128", 5), ("convnet3-w128", 1), ("convnet3-w128-in", 3), ("resnet18-w16", 4)] {
+    for (name, batch) in
+        [("convnet3-w128", 5), ("convnet3-w128", 1), ("convnet3-w128-in", 3), ("resnet18-w16", 4)]
+    {
         let graph = Bundle::load(&common::bundle(name)).unwrap().graph;
         check(&graph, [batch, 1, 28, 28]);
     }
@@ -126,7 +146,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // Tensors may not cross threads, numbers may.
         pool.install(|| {
-            let input = Tensor::arange(50 * 784, (Kind::Float, Device::Cpu)).sin().reshape([50, 1, 28, 28]);
+            let input =
+                Tensor::arange(50 * 784, (Kind::Float, Device::Cpu)).sin().reshape([50, 1, 28, 28]);
             let weight = Tensor::arange(500, (Kind::Float, Device::Cpu)).cos().reshape([50, 10]);
             let found = by_plan(&graph, Isa::best(), &input, &weight)?;
             let numbers = |t: &Tensor| Vec::<f32>::try_from(t.reshape([-1])).unwrap();
@@ -141,13 +162,23 @@ fn another_shape_is_refused() {
     let graph = Bundle::load(&common::bundle("convnet3-w128")).unwrap().graph;
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
     let Some(mut plan) =
-        TrainingPlan::compile(&replica, &parameters(&graph).0, &[2, 1, 28, 28], &Threads::all()).unwrap()
+        TrainingPlan::compile(&replica, &parameters(&graph).0, &[2, 1, 28, 28], &Threads::all())
+            .unwrap()
     else {
         return;
     };
-    let error = plan.forward(&Tensor::zeros([3, 1, 28, 28], (Kind::Float, Device::Cpu)), Mode::Eval).err().unwrap();
-    assert_eq!(error.to_string(), "the plan was compiled for inputs of shape [2, 1, 28, 28], not [3, 1, 28, 28]");
-    let unknown = TrainingPlan::compile(&replica, &["nothing".into()], &[2, 1, 28, 28], &Threads::all()).err().unwrap();
+    let error = plan
+        .forward(&Tensor::zeros([3, 1, 28, 28], (Kind::Float, Device::Cpu)), Mode::Eval)
+        .err()
+        .unwrap();
+    assert_eq!(
+        error.to_string(),
+        "the plan was compiled for inputs of shape [2, 1, 28, 28], not [3, 1, 28, 28]"
+    );
+    let unknown =
+        TrainingPlan::compile(&replica, &["nothing".into()], &[2, 1, 28, 28], &Threads::all())
+            .err()
+            .unwrap();
     assert_eq!(unknown.to_string(), "value `nothing` was never computed");
 }
 

@@ -1,4 +1,5 @@
-//! `scdd verify` through the command line: it passes on what ships, and names what is wrong with what was tampered with.
+//! `scdd verify` through the command line: it passes on what ships, and names what is wrong with
+//! what was tampered with.
 
 mod common;
 
@@ -15,7 +16,8 @@ const TEACHER: &str = "resnet18-w16-supervised";
 
 #[test]
 fn every_shipped_bundle_verifies() {
-    let mut bundles: Vec<_> = std::fs::read_dir(bundle("")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut bundles: Vec<_> =
+        std::fs::read_dir(bundle("")).unwrap().map(|e| e.unwrap().path()).collect();
     bundles.sort();
     assert!(bundles.len() >= 5);
     let output = scdd().arg("verify").arg("--json").args(&bundles).assert().success();
@@ -27,19 +29,30 @@ fn every_shipped_bundle_verifies() {
 fn a_backbone_without_classifier_verifies_by_its_features() {
     let output = scdd().arg("verify").arg(features_only()).assert().success();
     let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-    for check in ["golden: features, tch", "golden: features, ONNX Runtime", "input gradient", "layer statistics"] {
+    for check in [
+        "golden: features, tch",
+        "golden: features, ONNX Runtime",
+        "input gradient",
+        "layer statistics",
+    ] {
         assert!(text.contains(check), "{text} lacks {check:?}");
     }
     type Edit = fn(&mut serde_yaml::Value);
     let edits: [(Edit, &str); 5] = [
         (|m| m["role"] = "student".into(), "which can't be a student"),
         (|m| m["onnx"]["output"] = "logits".into(), "which has the output `features`"),
-        (|m| m["statistics"] = serde_yaml::from_str("{kind: none, layers: []}").unwrap(), "which needs statistics"),
+        (
+            |m| m["statistics"] = serde_yaml::from_str("{kind: none, layers: []}").unwrap(),
+            "which needs statistics",
+        ),
         (
             |m| m["accuracy"] = serde_yaml::from_str("{top1: 1, split: test, images: 1}").unwrap(),
             "which has no accuracy",
         ),
-        (|m| m["classes"] = vec!["a".to_owned()].into(), "golden.safetensors: lacks tensor `targets`"),
+        (
+            |m| m["classes"] = vec!["a".to_owned()].into(),
+            "golden.safetensors: lacks tensor `targets`",
+        ),
     ];
     for (edit, expected) in edits {
         let copy = copy_of(&features_only());
@@ -48,7 +61,8 @@ fn a_backbone_without_classifier_verifies_by_its_features() {
     }
 }
 
-/// A copy of the teacher whose initialiser `name` has `change` applied to its element `index`; manifest and hashes agree with it.
+/// A copy of the teacher whose initialiser `name` has `change` applied to its element `index`;
+/// manifest and hashes agree with it.
 fn with_weight(name: &str, index: usize, change: impl Fn(f32) -> f32) -> Copied {
     let copy = copy_bundle(TEACHER);
     let mut model = ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
@@ -66,17 +80,29 @@ fn with_weight(name: &str, index: usize, change: impl Fn(f32) -> f32) -> Copied 
 fn one_changed_weight_is_found_and_its_node_named() {
     let cases = [
         ("conv1.weight", "first diverging node: conv1 (Conv), the input of layer `bn1`"),
-        ("layer2.1.conv1.weight", "first diverging node: layer2.1.conv1 (Conv), the input of layer `layer2.1.bn1`"),
-        ("layer4.1.conv2.weight", "first diverging node: layer4.1.conv2 (Conv), the input of layer `layer4.1.bn2`"),
+        (
+            "layer2.1.conv1.weight",
+            "first diverging node: layer2.1.conv1 (Conv), the input of layer `layer2.1.bn1`",
+        ),
+        (
+            "layer4.1.conv2.weight",
+            "first diverging node: layer4.1.conv2 (Conv), the input of layer `layer4.1.bn2`",
+        ),
         ("fc.weight", "diverges after layer `layer4.1.bn2`, at the latest at node fc (Gemm)"),
     ];
     for (weight, named) in cases {
         let copy = with_weight(weight, 17, |w| w + 0.05);
-        scdd().arg("verify").arg(&copy.path).assert().code(1).stdout(contains(named).and(contains("NOT verified")));
+        scdd()
+            .arg("verify")
+            .arg(&copy.path)
+            .assert()
+            .code(1)
+            .stdout(contains(named).and(contains("NOT verified")));
     }
 }
 
-/// The teacher's golden probe with its gradient's products with `count` random directions in place of the gradient, each changed by `change`.
+/// The teacher's golden probe with its gradient's products with `count` random directions in place
+/// of the gradient, each changed by `change`.
 fn with_slopes(copy: &Copied, count: usize, change: impl Fn(f64) -> f64) {
     let bytes = copy.read("golden.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -84,13 +110,17 @@ fn with_slopes(copy: &Copied, count: usize, change: impl Fn(f64) -> f64) {
     let gradient: Vec<f64> =
         whole.data().as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
     let mut stream = scdd::rng::stream(0, "test", 0);
-    let directions: Vec<i8> = (0..count * gradient.len()).map(|_| if stream.random() { 1 } else { -1 }).collect();
+    let directions: Vec<i8> =
+        (0..count * gradient.len()).map(|_| if stream.random() { 1 } else { -1 }).collect();
     let slope = |row: &[i8]| row.iter().zip(&gradient).map(|(d, g)| f64::from(*d) * g).sum::<f64>();
-    let slopes: Vec<u8> =
-        directions.chunks(gradient.len()).flat_map(|row| (change(slope(row)) as f32).to_le_bytes()).collect();
+    let slopes: Vec<u8> = directions
+        .chunks(gradient.len())
+        .flat_map(|row| (change(slope(row)) as f32).to_le_bytes())
+        .collect();
     let signs: Vec<u8> = directions.iter().map(|d| d.cast_unsigned()).collect();
     let shape = [&[count], whole.shape()].concat();
-    let mut kept: Vec<(&str, TensorView)> = tensors.iter().filter(|(name, _)| *name != "input_grad").collect();
+    let mut kept: Vec<(&str, TensorView)> =
+        tensors.iter().filter(|(name, _)| *name != "input_grad").collect();
     kept.push(("directions", TensorView::new(Dtype::I8, shape, &signs).unwrap()));
     kept.push(("slopes", TensorView::new(Dtype::F32, vec![count], &slopes).unwrap()));
     copy.replace("golden.safetensors", &safetensors::serialize(kept, None).unwrap());
@@ -100,13 +130,25 @@ fn with_slopes(copy: &Copied, count: usize, change: impl Fn(f64) -> f64) {
 fn a_gradient_known_in_some_directions_is_checked_there() {
     let copy = copy_bundle(TEACHER);
     with_slopes(&copy, 8, |slope| slope);
-    scdd().arg("verify").arg(&copy.path).assert().success().stdout(contains("input gradient in 8 directions"));
+    scdd()
+        .arg("verify")
+        .arg(&copy.path)
+        .assert()
+        .success()
+        .stdout(contains("input gradient in 8 directions"));
     let copy = copy_bundle(TEACHER);
     with_slopes(&copy, 8, |slope| 1.01 * slope);
-    scdd().arg("verify").arg(&copy.path).assert().code(1).stdout(contains("FAILED golden: input gradient in 8"));
+    scdd()
+        .arg("verify")
+        .arg(&copy.path)
+        .assert()
+        .code(1)
+        .stdout(contains("FAILED golden: input gradient in 8"));
     let message = complaint(|copy| with_slopes(copy, 3, |slope| slope));
     assert!(
-        message.contains("`directions` is I8 [3, 4, 1, 28, 28], expected I8 [4 to 64] of [4, 1, 28, 28]"),
+        message.contains(
+            "`directions` is I8 [3, 4, 1, 28, 28], expected I8 [4 to 64] of [4, 1, 28, 28]"
+        ),
         "{message}"
     );
 }
@@ -114,12 +156,9 @@ fn a_gradient_known_in_some_directions_is_checked_there() {
 #[test]
 fn side_tensors_that_differ_from_the_graph_are_refused() {
     let copy = with_weight("layer1.0.bn1.running_mean", 3, |w| w + 1.0);
-    scdd()
-        .arg("verify")
-        .arg(&copy.path)
-        .assert()
-        .code(2)
-        .stderr(contains("`layer1.0.bn1.running_mean` differs from what node `layer1.0.bn1` of the graph holds"));
+    scdd().arg("verify").arg(&copy.path).assert().code(2).stderr(contains(
+        "`layer1.0.bn1.running_mean` differs from what node `layer1.0.bn1` of the graph holds",
+    ));
 }
 
 /// What `scdd verify` complains of after `spoil`.
@@ -157,17 +196,29 @@ fn broken_bundles_are_explained() {
             std::fs::write(copy.path.join(file), &bytes[..length]).unwrap();
         }
     };
-    let replaced = |file: &'static str, bytes: &'static [u8]| move |copy: &Copied| copy.replace(file, bytes);
-    let removed = |file: &'static str| move |copy: &Copied| std::fs::remove_file(copy.path.join(file)).unwrap();
+    let replaced =
+        |file: &'static str, bytes: &'static [u8]| move |copy: &Copied| copy.replace(file, bytes);
+    let removed = |file: &'static str| {
+        move |copy: &Copied| std::fs::remove_file(copy.path.join(file)).unwrap()
+    };
     let cases: Vec<(String, &str)> = vec![
         (complaint(removed("model.onnx")), "model.onnx: No such file"),
         (complaint(removed("manifest.yaml")), "is no bundle: it has no manifest.yaml"),
         (complaint(cut("model.onnx", 1000)), "model.onnx: has 1000 bytes, the manifest says"),
-        (complaint(cut("golden.safetensors", 5)), "golden.safetensors: has 5 bytes, the manifest says"),
+        (
+            complaint(cut("golden.safetensors", 5)),
+            "golden.safetensors: has 5 bytes, the manifest says",
+        ),
         (complaint(replaced("model.onnx", b"nonsense")), "model.onnx: not a readable ONNX file"),
         (complaint(replaced("model.onnx", b"")), "model.onnx: the ONNX model holds no graph"),
-        (complaint(replaced("golden.safetensors", b"nonsense")), "golden.safetensors: not a readable safetensors file"),
-        (complaint(replaced("bn_stats.safetensors", b"")), "bn_stats.safetensors: not a readable safetensors file"),
+        (
+            complaint(replaced("golden.safetensors", b"nonsense")),
+            "golden.safetensors: not a readable safetensors file",
+        ),
+        (
+            complaint(replaced("bn_stats.safetensors", b"")),
+            "bn_stats.safetensors: not a readable safetensors file",
+        ),
         (
             complaint(|copy| {
                 let mut bytes = copy.read("model.onnx");
@@ -188,13 +239,22 @@ fn broken_bundles_are_explained() {
             complaint(|copy| copy.edit_manifest(|m| m["preprocessing"]["channels"] = 3.into())),
             "`preprocessing`: mean and std need 3 values each",
         ),
-        (complaint(|copy| copy.edit_manifest(|m| m["version"] = 9.into())), "this program reads scdd-bundle version 1"),
         (
-            complaint(|copy| copy.edit_manifest(|m| m["files"]["../../secret"] = m["files"]["model.onnx"].clone())),
+            complaint(|copy| copy.edit_manifest(|m| m["version"] = 9.into())),
+            "this program reads scdd-bundle version 1",
+        ),
+        (
+            complaint(|copy| {
+                copy.edit_manifest(|m| {
+                    m["files"]["../../secret"] = m["files"]["model.onnx"].clone()
+                })
+            }),
             "`files` names `../../secret`, which is no file of a bundle",
         ),
         (
-            complaint(|copy| copy.edit_manifest(|m| m["classes"] = vec!["a".to_owned(), "b".to_owned()].into())),
+            complaint(|copy| {
+                copy.edit_manifest(|m| m["classes"] = vec!["a".to_owned(), "b".to_owned()].into())
+            }),
             "bn_stats.safetensors: `bn1.class_mean` is F32 [10, 16], expected F32 [2, 16]",
         ),
         (
@@ -204,7 +264,10 @@ fn broken_bundles_are_explained() {
             }),
             "golden.safetensors: `targets` contains class",
         ),
-        (complaint(|copy| copy.edit_manifest(|m| m["rolle"] = "teacher".into())), "unknown field `rolle`"),
+        (
+            complaint(|copy| copy.edit_manifest(|m| m["rolle"] = "teacher".into())),
+            "unknown field `rolle`",
+        ),
     ];
     for (message, expected) in cases {
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
@@ -215,7 +278,14 @@ fn broken_bundles_are_explained() {
 fn unsupported_operators_are_listed_with_their_nodes() {
     let message = complaint(|copy| {
         let mut model = ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
-        for node in model.graph.as_mut().unwrap().node.iter_mut().filter(|n| n.op_type.as_deref() == Some("Relu")) {
+        for node in model
+            .graph
+            .as_mut()
+            .unwrap()
+            .node
+            .iter_mut()
+            .filter(|n| n.op_type.as_deref() == Some("Relu"))
+        {
             node.op_type = Some("Frobnicate".into());
         }
         copy.replace("model.onnx", &model.encode_to_vec());
@@ -223,7 +293,8 @@ fn unsupported_operators_are_listed_with_their_nodes() {
     assert!(message.contains("unsupported operators: Frobnicate ×17 (relu"), "{message}");
 }
 
-/// Networks that were changed for inference, or decide by themselves, are told at the start, in one sentence.
+/// Networks that were changed for inference, or decide by themselves, are told at the start, in one
+/// sentence.
 #[test]
 fn graphs_that_leave_nothing_to_recover_from_are_refused() {
     let refused = |change: &dyn Fn(&mut ModelProto), expected: &str| {
@@ -231,32 +302,60 @@ fn graphs_that_leave_nothing_to_recover_from_are_refused() {
         let mut model = ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
         change(&mut model);
         copy.replace("model.onnx", &model.encode_to_vec());
-        let output =
-            scdd().arg("verify").arg(&copy.path).assert().code(2).stderr(contains(expected)).get_output().clone();
+        let output = scdd()
+            .arg("verify")
+            .arg(&copy.path)
+            .assert()
+            .code(2)
+            .stderr(contains(expected))
+            .get_output()
+            .clone();
         assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1);
     };
     let kind = |model: &mut ModelProto, code: i32| {
         let input = &mut model.graph.as_mut().unwrap().input[0];
         input.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().elem_type = Some(code);
     };
-    refused(&|model| kind(model, 2), "is uint8, so the graph begins with a preprocessing of its own");
+    refused(
+        &|model| kind(model, 2),
+        "is uint8, so the graph begins with a preprocessing of its own",
+    );
     refused(&|model| kind(model, 10), "is float16: export the network in float32");
     refused(
         &|model| {
-            let tensor = model.graph.as_mut().unwrap().input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
+            let tensor = model.graph.as_mut().unwrap().input[0]
+                .r#type
+                .as_mut()
+                .unwrap()
+                .tensor_type
+                .as_mut()
+                .unwrap();
             tensor.shape.as_mut().unwrap().dim[1..].rotate_left(1);
         },
         "with the channels last: export the network with [N, C, H, W]",
     );
     let all = |op: &'static str, domain: &'static str| {
         move |model: &mut ModelProto| {
-            for node in model.graph.as_mut().unwrap().node.iter_mut().filter(|n| n.op_type.as_deref() == Some("Relu")) {
+            for node in model
+                .graph
+                .as_mut()
+                .unwrap()
+                .node
+                .iter_mut()
+                .filter(|n| n.op_type.as_deref() == Some("Relu"))
+            {
                 (node.op_type, node.domain) = (Some(op.into()), Some(domain.into()));
             }
         }
     };
-    refused(&all("DequantizeLinear", ""), "the graph is quantised (DequantizeLinear ×17), which leaves no gradients");
-    refused(&all("FusedConv", "com.microsoft"), "operators outside ONNX (com.microsoft::FusedConv ×17)");
+    refused(
+        &all("DequantizeLinear", ""),
+        "the graph is quantised (DequantizeLinear ×17), which leaves no gradients",
+    );
+    refused(
+        &all("FusedConv", "com.microsoft"),
+        "operators outside ONNX (com.microsoft::FusedConv ×17)",
+    );
     refused(
         &|model| {
             let last = model.graph.as_mut().unwrap().node.last_mut().unwrap();

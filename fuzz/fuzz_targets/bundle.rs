@@ -1,6 +1,8 @@
-//! A good bundle with one file replaced: the first byte of the input says which, the rest is the file. It loads or is refused.
+//! A good bundle with one file replaced: the first byte of the input says which, the rest is the
+//! file. It loads or is refused.
 //!
-//! Sizes and hashes in the manifest are made to agree, or nothing but the hash check would be tried.
+//! Sizes and hashes in the manifest are made to agree, or nothing but the hash check would be
+//! tried.
 
 #![no_main]
 

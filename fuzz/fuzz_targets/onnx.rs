@@ -1,4 +1,5 @@
-//! Any bytes as an ONNX file: they load or are refused, without a panic, in bounded time and memory.
+//! Any bytes as an ONNX file: they load or are refused, without a panic, in bounded time and
+//! memory.
 
 #![no_main]
 

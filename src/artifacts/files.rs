@@ -1,4 +1,5 @@
-//! The files that stages leave in their directories: what they are called, how they are written and read.
+//! The files that stages leave in their directories: what they are called, how they are written and
+//! read.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +48,8 @@ pub fn image(item: Item, classes: &[String]) -> PathBuf {
     class.join(png::file_name(item.number as usize))
 }
 
-/// Writes each of `items` as a PNG of `images/<class>/`; `pixels` is `[N, C, H, W]`, a file appears whole or not at all.
+/// Writes each of `items` as a PNG of `images/<class>/`; `pixels` is `[N, C, H, W]`, a file appears
+/// whole or not at all.
 pub fn write_images(
     work: &WorkDir,
     classes: &[String],

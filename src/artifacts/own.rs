@@ -1,8 +1,9 @@
-//! Files that scdd writes for people, and replaces when it writes them again: reports, tables, charts, resolved experiments.
+//! Files that scdd writes for people, and replaces when it writes them again: reports, tables,
+//! charts, resolved experiments.
 //!
-//! Each says so in a line of its own, with the BLAKE3 of all its other bytes. A file without that line, or with other
-//! bytes, is somebody else's or was edited: it is never replaced. CSV files have no place for such a line; one is taken
-//! for scdd's if it has the same heading.
+//! Each says so in a line of its own, with the BLAKE3 of all its other bytes. A file without that
+//! line, or with other bytes, is somebody else's or was edited: it is never replaced. CSV files
+//! have no place for such a line; one is taken for scdd's if it has the same heading.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::stage::{StageError, write_atomic};
 
-const MARK: &str = "written by scdd, which replaces this file unless it was changed; BLAKE3 of the rest: ";
+const MARK: &str =
+    "written by scdd, which replaces this file unless it was changed; BLAKE3 of the rest: ";
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
@@ -43,20 +45,20 @@ pub enum OwnError {
 pub fn check(path: &Path) -> Result<(), OwnError> {
     let foreign = || OwnError::Foreign { path: path.to_path_buf() };
     match found(path)? {
-        Some(text) if Form::of(path) != Form::Csv && !is_own(&text) => Err(foreign()),
+        Some(text) if FileForm::of(path) != FileForm::Csv && !is_own(&text) => Err(foreign()),
         _ => Ok(()),
     }
 }
 
-/// Writes `text` with its mark to `path`, whole or not at all. The form follows from the path's extension: HTML, SVG,
-/// Markdown, YAML, CSV, or JSON (an object over several lines).
+/// Writes `text` with its mark to `path`, whole or not at all. The form follows from the path's
+/// extension: HTML, SVG, Markdown, YAML, CSV, or JSON (an object over several lines).
 ///
 /// # Errors
 /// When something else is there, or the file can't be written.
 pub fn write(path: &Path, text: &str) -> Result<(), OwnError> {
-    let form = Form::of(path);
+    let form = FileForm::of(path);
     let is_own = |known: &str| match form {
-        Form::Csv => known.lines().next() == text.lines().next(),
+        FileForm::Csv => known.lines().next() == text.lines().next(),
         _ => is_own(known),
     };
     if found(path)?.is_some_and(|known| !is_own(&known)) {
@@ -71,13 +73,17 @@ fn found(path: &Path) -> Result<Option<String>, OwnError> {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(None),
         // A link to nothing is something, too.
-        Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => Ok(None),
+        Err(error)
+            if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() =>
+        {
+            Ok(None)
+        }
         Err(source) => Err(OwnError::Read { path: path.to_path_buf(), source }),
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum FileForm {
     Html,
     /// SVG and Markdown.
     Comment,
@@ -86,7 +92,7 @@ enum Form {
     Csv,
 }
 
-impl Form {
+impl FileForm {
     fn of(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("html") => Self::Html,
@@ -147,13 +153,22 @@ mod tests {
                 write(&path, text).unwrap();
             }
             let written = fs::read_to_string(&path).unwrap();
-            assert!(written.contains(text.lines().next_back().unwrap()) && (written.contains(MARK) || name == "a.csv"));
+            assert!(
+                written.contains(text.lines().next_back().unwrap())
+                    && (written.contains(MARK) || name == "a.csv")
+            );
         }
-        let json: serde_json::Value = serde_json::from_slice(&fs::read(root.path().join("a.json")).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&fs::read(root.path().join("a.json")).unwrap()).unwrap();
         assert_eq!(json["a"], 1);
-        let yaml: serde_yaml::Value = serde_yaml::from_slice(&fs::read(root.path().join("a.yaml")).unwrap()).unwrap();
+        let yaml: serde_yaml::Value =
+            serde_yaml::from_slice(&fs::read(root.path().join("a.yaml")).unwrap()).unwrap();
         assert_eq!(yaml["name"], "a");
-        assert!(fs::read_to_string(root.path().join("a.html")).unwrap().starts_with("<!doctype html>\n"));
+        assert!(
+            fs::read_to_string(root.path().join("a.html"))
+                .unwrap()
+                .starts_with("<!doctype html>\n")
+        );
     }
 
     #[test]
@@ -164,7 +179,11 @@ mod tests {
             let refused = |kept: &[u8]| {
                 fs::write(&path, kept).unwrap();
                 let error = write(&path, text).unwrap_err().to_string();
-                assert!(error.starts_with(&path.display().to_string()) && error.contains("move it away"), "{error}");
+                assert!(
+                    error.starts_with(&path.display().to_string())
+                        && error.contains("move it away"),
+                    "{error}"
+                );
                 assert_eq!(check(&path).is_err(), name != "a.csv", "{name}");
                 assert_eq!(fs::read(&path).unwrap(), kept);
             };
@@ -173,9 +192,9 @@ mod tests {
             refused(b"\xff\xfe\x00mine");
             if name != "a.csv" {
                 refused(text.as_bytes());
-                refused((Form::of(&path).marked(text) + "# a note\n").as_bytes());
+                refused((FileForm::of(&path).marked(text) + "# a note\n").as_bytes());
                 // A mark that was copied elsewhere.
-                refused((Form::of(&path).marked("x\n").replace('x', "y")).as_bytes());
+                refused((FileForm::of(&path).marked("x\n").replace('x', "y")).as_bytes());
             }
         }
         #[cfg(unix)]
@@ -192,15 +211,17 @@ mod tests {
     fn the_repositorys_reports_are_replaced() {
         let docs = crate::in_repository("docs");
         let names = fs::read_dir(&docs).unwrap().map(|entry| entry.unwrap().path());
-        let of_a_report = |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
-            Some("svg") => true,
-            Some("md") => fs::read_to_string(path).unwrap().contains("Written by `scdd report"),
-            Some("json") => {
-                let json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-                json.get("results").is_some()
-            }
-            _ => false,
-        };
+        let of_a_report =
+            |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
+                Some("svg") => true,
+                Some("md") => fs::read_to_string(path).unwrap().contains("Written by `scdd report"),
+                Some("json") => {
+                    let json: serde_json::Value =
+                        serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+                    json.get("results").is_some()
+                }
+                _ => false,
+            };
         let reports: Vec<PathBuf> = names.filter(of_a_report).collect();
         assert!(reports.len() >= 13, "{reports:?}");
         for path in reports {

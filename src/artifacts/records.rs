@@ -60,8 +60,9 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The `r_bn` at which both gradients are of equal norm, to three significant digits, so that rounding in the last bits of a float does not
-    /// make another experiment of it. None where a term is missing or has no gradient.
+    /// The `r_bn` at which both gradients are of equal norm, to three significant digits, so that
+    /// rounding in the last bits of a float does not make another experiment of it. None where a
+    /// term is missing or has no gradient.
     pub fn balance(&self) -> Option<f64> {
         let ratio = self.ce?.gradient_norm / self.bn?.gradient_norm;
         let rounded = format!("{ratio:.2e}").parse().ok()?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 
 use super::status::load;
-use super::{Global, Outcome, describe};
+use super::{CommandOutcome, Global, describe};
 use scdd_artifacts::stage::StageError;
 use scdd_experiment::run::Goal;
 use scdd_experiment::run::plan::{Needed, Planner, remove, unneeded};
@@ -25,29 +25,39 @@ pub struct Clean {
 }
 
 impl Clean {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         let needed = self.needed()?;
         let mut found = unneeded(&self.output, &needed)?;
         if self.yes {
-            let removed = found.into_iter().map(|stage| Ok(remove(&self.output, &stage)?.then_some(stage)));
+            let removed =
+                found.into_iter().map(|stage| Ok(remove(&self.output, &stage)?.then_some(stage)));
             found = removed.filter_map(Result::transpose).collect::<Result<_, StageError>>()?;
         }
         if global.json {
-            println!("{}", serde_json::to_string_pretty(&serde_json::json!({"removed": self.yes, "stages": found}))?);
+            println!(
+                "{}",
+                serde_json::to_string_pretty(
+                    &serde_json::json!({"removed": self.yes, "stages": found})
+                )?
+            );
             return Ok(outcome(&needed));
         }
-        found.iter().for_each(|stage| println!("{:>10}  {}", megabytes(stage.bytes), stage.directory.display()));
+        found.iter().for_each(|stage| {
+            println!("{:>10}  {}", megabytes(stage.bytes), stage.directory.display())
+        });
         let (count, sum) = (found.len(), megabytes(found.iter().map(|stage| stage.bytes).sum()));
         match (count, self.yes) {
             (0, _) => println!("every stage is needed"),
             (_, true) => println!("removed {count} stages, {sum}"),
-            (_, false) => println!("{count} stages, {sum}, can go: the same command with --yes removes them"),
+            (_, false) => {
+                println!("{count} stages, {sum}, can go: the same command with --yes removes them")
+            }
         }
         Ok(outcome(&needed))
     }
 
-    /// What the experiments need. Of one whose stages can't be listed, because its data has moved for instance, those of
-    /// its networks.
+    /// What the experiments need. Of one whose stages can't be listed, because its data has moved
+    /// for instance, those of its networks.
     fn needed(&self) -> anyhow::Result<Needed> {
         let (planner, mut needed) = (Planner::default(), Needed::default());
         let mut wrong = Vec::new();
@@ -60,11 +70,16 @@ impl Clean {
                 }
             };
             match planner.plan(&experiment, &self.output, Goal::Report) {
-                Ok(plan) => needed.stages.extend(plan.stages.into_iter().map(|stage| stage.directory)),
+                Ok(plan) => {
+                    needed.stages.extend(plan.stages.into_iter().map(|stage| stage.directory))
+                }
                 Err(error) => {
                     needed.networks.extend(planner.networks(&experiment)?);
                     let error = describe(&error.into());
-                    eprintln!("note: {}: {error}; so every stage of its networks is kept", path.display());
+                    eprintln!(
+                        "note: {}: {error}; so every stage of its networks is kept",
+                        path.display()
+                    );
                 }
             }
         }
@@ -73,8 +88,8 @@ impl Clean {
     }
 }
 
-fn outcome(needed: &Needed) -> Outcome {
-    if needed.networks.is_empty() { Outcome::Done } else { Outcome::CheckFailed }
+fn outcome(needed: &Needed) -> CommandOutcome {
+    if needed.networks.is_empty() { CommandOutcome::Done } else { CommandOutcome::CheckFailed }
 }
 
 fn megabytes(bytes: u64) -> String {

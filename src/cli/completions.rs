@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, Outcome};
+use super::{Cli, CommandOutcome};
 
 /// Print the completions of a shell, made from the table of commands; --help says where they go
 #[derive(clap::Args)]
@@ -21,10 +21,10 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self) -> anyhow::Result<Outcome> {
+    pub fn run(self) -> anyhow::Result<CommandOutcome> {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "scdd", &mut text);
         std::io::stdout().write_all(&text)?;
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }

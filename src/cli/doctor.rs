@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Global, Outcome};
+use super::{CommandOutcome, Global};
 
 /// One thing that was looked for.
 #[derive(Serialize)]
@@ -26,15 +26,20 @@ impl Finding {
 }
 
 /// Prints `findings`; the check has failed where something is missing that is needed.
-pub fn print(global: &Global, findings: &[Finding]) -> anyhow::Result<Outcome> {
+pub fn print(global: &Global, findings: &[Finding]) -> anyhow::Result<CommandOutcome> {
     if global.json {
         println!("{}", serde_json::to_string_pretty(findings)?);
     } else {
         println!("scdd {}", env!("CARGO_PKG_VERSION"));
         for finding in findings {
-            println!("{} {:<22} {}", if finding.found { "ok" } else { "--" }, finding.what, finding.detail);
+            println!(
+                "{} {:<22} {}",
+                if finding.found { "ok" } else { "--" },
+                finding.what,
+                finding.detail
+            );
         }
     }
     let is_missing = findings.iter().any(|f| !f.found && NEEDED.contains(&f.what));
-    Ok(if is_missing { Outcome::CheckFailed } else { Outcome::Done })
+    Ok(if is_missing { CommandOutcome::CheckFailed } else { CommandOutcome::Done })
 }

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::status::load;
-use super::{Global, Outcome};
+use super::{CommandOutcome, Global};
 use scdd_experiment::export::{Format, export};
 use scdd_experiment::run::distilled::distilled_sets;
 
-/// Write every distilled set of a complete experiment for others: images, soft labels, and a data card
+/// Write every distilled set of a complete experiment for others: images, soft labels, and a data
+/// card
 #[derive(clap::Args)]
 pub struct ExportSet {
     /// The experiment's YAML file, or the directory of its report
@@ -25,7 +26,7 @@ pub struct ExportSet {
 }
 
 impl ExportSet {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         let experiment = load(&self.experiment)?;
         let (sets, bundles) = distilled_sets(&experiment, &self.output)?;
         let data = serde_json::to_value(experiment.data.kind)?;
@@ -33,10 +34,13 @@ impl ExportSet {
         let written = sets.iter().map(|set| export(set, &bundles, data, self.format, &self.to));
         let written = written.collect::<Result<Vec<_>, _>>()?;
         if global.json {
-            println!("{}", serde_json::to_string_pretty(&serde_json::json!({"directories": written}))?);
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&serde_json::json!({"directories": written}))?
+            );
         } else {
             written.iter().for_each(|directory| println!("{}", directory.display()));
         }
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }

@@ -1,8 +1,8 @@
-//! The command line: what every command takes, and one file for each command that needs no network. The others are the engine's: they are parsed
-//! here too, and handed on as [`Work`].
+//! The command line: what every command takes, and one file for each command that needs no network.
+//! The others are the engine's: they are parsed here too, and handed on as [`WorkerCommand`].
 //!
-//! Only this module and the engine's command line print. Exit codes: 0 done, 1 a check failed or a part of an experiment,
-//! 2 bad usage, configuration or input.
+//! Only this module and the engine's command line print. Exit codes: 0 done, 1 a check failed or a
+//! part of an experiment, 2 bad usage, configuration or input.
 
 mod clean;
 mod completions;
@@ -28,7 +28,7 @@ use scdd_experiment::run::Goal;
 
 use networks::Doctor;
 pub use networks::{Calibrate, Inspect, Verify};
-pub use run::Run;
+pub use run::ExperimentArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -36,7 +36,8 @@ Exit codes:
   1  a check failed, or some rows of an experiment
   2  bad usage, configuration or input";
 
-/// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained network.
+/// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained
+/// network.
 #[derive(Parser)]
 #[command(name = "scdd", bin_name = "scdd", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
@@ -71,14 +72,15 @@ enum Command {
     Calibrate(Calibrate),
     Inspect(Inspect),
     /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
-    Recover(Run),
+    Recover(ExperimentArgs),
     /// Recover as needed, then store the teachers' soft labels
-    Relabel(Run),
+    Relabel(ExperimentArgs),
     /// Recover and relabel as needed, then train and test the students
-    Validate(Run),
+    Validate(ExperimentArgs),
     Report(report::Report),
-    /// Run a whole experiment: recover, relabel, validate, report; what is complete is not done again
-    Run(Run),
+    /// Run a whole experiment: recover, relabel, validate, report; what is complete is not done
+    /// again
+    Run(ExperimentArgs),
     Status(status::Status),
     Clean(clean::Clean),
     ExportSet(export_set::ExportSet),
@@ -88,33 +90,36 @@ enum Command {
 }
 
 /// A command that needs networks.
-pub enum Work {
+pub enum WorkerCommand {
     Doctor,
     Verify(Verify),
     Calibrate(Calibrate),
     Inspect(Inspect),
     /// An experiment is to be taken to a goal.
-    Run(Run, Goal),
+    Run(ExperimentArgs, Goal),
 }
 
 /// What a subcommand found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommandOutcome {
     Done,
     /// A check failed, or some rows of an experiment; what was found is printed.
     CheckFailed,
 }
 
-/// Runs the command that the process's arguments name, by `engine` where it needs networks. To be called before there are threads.
-pub fn main(engine: impl FnOnce(&Global, Work) -> anyhow::Result<Outcome>) -> ExitCode {
+/// Runs the command that the process's arguments name, by `engine` where it needs networks. To be
+/// called before there are threads.
+pub fn main(
+    engine: impl FnOnce(&Global, WorkerCommand) -> anyhow::Result<CommandOutcome>,
+) -> ExitCode {
     pipe::die_of_broken_pipes();
     let Cli { global, command } = Cli::parse();
     if global.verbose {
         log::listen();
     }
     match run(&global, command, engine) {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Ok(CommandOutcome::Done) => ExitCode::SUCCESS,
+        Ok(CommandOutcome::CheckFailed) => ExitCode::from(1),
         Err(error) => {
             eprintln!("error: {}", printable(&describe(&error)));
             ExitCode::from(2)
@@ -125,8 +130,8 @@ pub fn main(engine: impl FnOnce(&Global, Work) -> anyhow::Result<Outcome>) -> Ex
 fn run(
     global: &Global,
     command: Command,
-    engine: impl FnOnce(&Global, Work) -> anyhow::Result<Outcome>,
-) -> anyhow::Result<Outcome> {
+    engine: impl FnOnce(&Global, WorkerCommand) -> anyhow::Result<CommandOutcome>,
+) -> anyhow::Result<CommandOutcome> {
     let work = match command {
         Command::Ops(command) => return command.run(global),
         Command::Report(command) => return command.run(global),
@@ -136,17 +141,17 @@ fn run(
         Command::Schema(command) => return command.run(),
         Command::Completions(command) => return command.run(),
         Command::Man(command) => return command.run(global),
-        Command::Recover(command) => Work::Run(command, Goal::Recover),
-        Command::Relabel(command) => Work::Run(command, Goal::Relabel),
-        Command::Validate(command) => Work::Run(command, Goal::Validate),
-        Command::Run(command) => Work::Run(command, Goal::Report),
-        Command::Calibrate(command) => Work::Calibrate(command),
-        Command::Inspect(command) => Work::Inspect(command),
-        Command::Verify(command) => Work::Verify(command),
-        Command::Doctor(_) => Work::Doctor,
+        Command::Recover(command) => WorkerCommand::Run(command, Goal::Recover),
+        Command::Relabel(command) => WorkerCommand::Run(command, Goal::Relabel),
+        Command::Validate(command) => WorkerCommand::Run(command, Goal::Validate),
+        Command::Run(command) => WorkerCommand::Run(command, Goal::Report),
+        Command::Calibrate(command) => WorkerCommand::Calibrate(command),
+        Command::Inspect(command) => WorkerCommand::Inspect(command),
+        Command::Verify(command) => WorkerCommand::Verify(command),
+        Command::Doctor(_) => WorkerCommand::Doctor,
     };
     match work {
-        Work::Run(run, goal) if run.dry_run => run.plan(global, goal),
+        WorkerCommand::Run(run, goal) if run.dry_run => run.plan(global, goal),
         work => engine(global, work),
     }
 }
@@ -166,7 +171,9 @@ mod tests {
 
     #[test]
     fn a_cause_is_said_once() {
-        let error = anyhow::anyhow!("disk full").context("cannot write x: disk full; free some space").context("run");
+        let error = anyhow::anyhow!("disk full")
+            .context("cannot write x: disk full; free some space")
+            .context("run");
         assert_eq!(describe(&error), "run: cannot write x: disk full; free some space");
         assert_eq!(describe(&anyhow::anyhow!("a").context("b")), "b: a");
     }

@@ -1,8 +1,9 @@
-//! The `scdd` program: does by itself what needs no network. For all else it becomes `scdd-engine` with the same arguments, in an environment in
-//! which libtorch runs well.
+//! The `scdd` program: does by itself what needs no network. For all else it becomes `scdd-engine`
+//! with the same arguments, in an environment in which libtorch runs well.
 //!
-//! OpenMP, which libtorch brings, reads its settings before `main`. Its default of spinning while it waits for a thread that was descheduled makes
-//! small networks several times slower wherever other programs share the cores, so waiting threads are told to yield.
+//! OpenMP, which libtorch brings, reads its settings before `main`. Its default of spinning while
+//! it waits for a thread that was descheduled makes small networks several times slower wherever
+//! other programs share the cores, so waiting threads are told to yield.
 
 use std::ffi::CString;
 use std::os::unix::process::CommandExt;
@@ -11,25 +12,29 @@ use std::process::{Command, ExitCode};
 
 use anyhow::anyhow;
 use scdd_cli::doctor::{self, Finding};
-use scdd_cli::{Global, Outcome, Work};
+use scdd_cli::{CommandOutcome, Global, WorkerCommand};
 
 /// Where libtorch was when the program was built; `scdd-engine` looks for it there.
 const TORCH: &str = concat!(env!("SCDD_SITE_PACKAGES"), "/torch/lib");
-const LIBRARY: &str = if cfg!(target_os = "macos") { "libtorch_cpu.dylib" } else { "libtorch_cpu.so" };
+const LIBRARY: &str =
+    if cfg!(target_os = "macos") { "libtorch_cpu.dylib" } else { "libtorch_cpu.so" };
 
 fn main() -> ExitCode {
     scdd_cli::main(work)
 }
 
-fn work(global: &Global, work: Work) -> anyhow::Result<Outcome> {
+fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> {
     let scdd = std::env::current_exe();
     // An installed program lies in site-packages/scdd/bin.
-    let beside = scdd.as_ref().ok().and_then(|path| Some(path.ancestors().nth(3)?.join("torch/lib")));
+    let beside =
+        scdd.as_ref().ok().and_then(|path| Some(path.ancestors().nth(3)?.join("torch/lib")));
     let is_beside = beside.is_some_and(|torch| torch.join(LIBRARY).is_file());
     let missing = if is_beside { None } else { torch_is_missing(TORCH, LIBRARY) };
     if let Some(why) = missing {
         return match work {
-            Work::Doctor => doctor::print(global, &[Finding::new("libtorch", Err::<String, _>(why))]),
+            WorkerCommand::Doctor => {
+                doctor::print(global, &[Finding::new("libtorch", Err::<String, _>(why))])
+            }
             _ => Err(anyhow!("{why}")),
         };
     }
@@ -54,8 +59,8 @@ fn torch_is_missing(torch: &str, library: &str) -> Option<String> {
 /// Whether the loader finds `library` somewhere else, as LD_LIBRARY_PATH tells it.
 fn can_be_loaded(library: &str) -> bool {
     let Ok(name) = CString::new(library) else { return false };
-    // SAFETY: the name is a string that outlives the call. Loading runs the library's initialisers, as starting
-    // `scdd-engine` would.
+    // SAFETY: the name is a string that outlives the call. Loading runs the library's initialisers,
+    // as starting `scdd-engine` would.
     !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY) }.is_null()
 }
 
@@ -75,8 +80,16 @@ mod tests {
     #[test]
     fn a_library_that_was_moved_is_missed() {
         assert_eq!(torch_is_missing(TORCH, LIBRARY), None);
-        assert_eq!(torch_is_missing("/nowhere", "libc.so.6"), None, "the loader finds it elsewhere");
+        assert_eq!(
+            torch_is_missing("/nowhere", "libc.so.6"),
+            None,
+            "the loader finds it elsewhere"
+        );
         let why = torch_is_missing("/nowhere/torch/lib", "libno-such-library.so").unwrap();
-        assert!(why.starts_with("libtorch is no longer in /nowhere/torch/lib") && why.contains("make build"), "{why}");
+        assert!(
+            why.starts_with("libtorch is no longer in /nowhere/torch/lib")
+                && why.contains("make build"),
+            "{why}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory};
 
-use super::{Cli, Global, Outcome};
+use super::{Cli, CommandOutcome, Global};
 use scdd_artifacts::stage::write_atomic;
 
 /// Write the manual pages, scdd.1 and one for each command, made from the table of commands
@@ -16,17 +16,19 @@ pub struct Man {
 }
 
 impl Man {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         let mut program = Cli::command().disable_help_subcommand(true);
         program.build();
         let pages = std::iter::once(&program).chain(program.get_subcommands());
-        let written = pages.map(|command| write_page(command, &self.to)).collect::<anyhow::Result<Vec<_>>>()?;
+        let written = pages
+            .map(|command| write_page(command, &self.to))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         if global.json {
             println!("{}", serde_json::to_string_pretty(&serde_json::json!({"files": written}))?);
         } else {
             written.iter().for_each(|path| println!("{}", path.display()));
         }
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 

@@ -5,22 +5,27 @@ use std::path::PathBuf;
 
 use scdd_data::registry;
 
-/// Say what was found: versions, ONNX Runtime and its execution providers, CUDA or why not, data sets
+/// Say what was found: versions, ONNX Runtime and its execution providers, CUDA or why not, data
+/// sets
 #[derive(clap::Args)]
 pub struct Doctor {}
 
-/// Check bundles: hashes, operators, side tensors, and tch against ONNX Runtime and the golden probe, forward and backward
+/// Check bundles: hashes, operators, side tensors, and tch against ONNX Runtime and the golden
+/// probe, forward and backward
 #[derive(clap::Args)]
 pub struct Verify {
     /// Bundle directories
     #[arg(required = true, value_name = "BUNDLE")]
     pub bundles: Vec<PathBuf>,
-    /// Also compare class names with this data set's and measure accuracy on its test images, at most 2000 or two of each class: a name, or a path to images
+    /// Also compare class names with this data set's and measure accuracy on its test images, at
+    /// most 2000 or two of each class: a name, or a path to images
     #[arg(long, value_name = "NAME|PATH")]
     pub data: Option<String>,
 }
 
-/// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, or of any network class by class (--per-class) or patch by patch (--patches), and write them as a new bundle
+/// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images,
+/// or of any network class by class (--per-class) or patch by patch (--patches), and write them as
+/// a new bundle
 #[derive(clap::Args)]
 pub struct Calibrate {
     /// The bundle's directory
@@ -36,15 +41,18 @@ pub struct Calibrate {
     /// Keep the statistics of patches too, this many per side, for `recover.r_patch`
     #[arg(long, value_name = "N", value_parser = side)]
     pub patches: Option<usize>,
-    /// Measure at these nodes; by default at all layer normalisations (their inputs), or else at all convolutions (their outputs)
+    /// Measure at these nodes; by default at all layer normalisations (their inputs), or else at
+    /// all convolutions (their outputs)
     #[arg(long = "node", value_name = "NAME")]
     pub nodes: Vec<String>,
-    /// The new bundle's directory, which gives it its name; by default the old one's with `-calibrated` added
+    /// The new bundle's directory, which gives it its name; by default the old one's with
+    /// `-calibrated` added
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 
-/// Compare teachers by their BN statistics (quantiles, entropy, effective rank) and by the gradients that these and cross entropy give
+/// Compare teachers by their BN statistics (quantiles, entropy, effective rank) and by the
+/// gradients that these and cross entropy give
 #[derive(clap::Args)]
 pub struct Inspect {
     /// Bundle directories
@@ -69,5 +77,8 @@ fn of_data(what: &str) -> String {
 }
 
 fn side(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (2..=64).contains(n)).ok_or_else(|| "a whole number from 2 to 64".into())
+    text.parse()
+        .ok()
+        .filter(|n| (2..=64).contains(n))
+        .ok_or_else(|| "a whole number from 2 to 64".into())
 }

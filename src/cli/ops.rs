@@ -1,6 +1,6 @@
 //! `scdd ops`: which ONNX operators are supported.
 
-use super::{Global, Outcome};
+use super::{CommandOutcome, Global};
 use scdd_graph::support::{Conformance, table};
 
 /// List the supported ONNX operators: opsets, gradients, conformance cases passed
@@ -8,18 +8,25 @@ use scdd_graph::support::{Conformance, table};
 pub struct Ops {}
 
 impl Ops {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         let rows = table(&Conformance::built_in()?);
         if global.json {
             println!("{}", serde_json::to_string_pretty(&rows)?);
-            return Ok(Outcome::Done);
+            return Ok(CommandOutcome::Done);
         }
-        println!("{:<24} {:>6}  {:<14} {:>12}", "operator", "opsets", "differentiable", "cases passed");
+        println!(
+            "{:<24} {:>6}  {:<14} {:>12}",
+            "operator", "opsets", "differentiable", "cases passed"
+        );
         for row in rows {
             let gradient = if row.differentiable { "yes" } else { "no" };
             let cases = format!("{}/{}", row.cases.passed, row.cases.total);
-            println!("{:<24} {:>6}  {gradient:<14} {cases:>12}", row.operator, format!("{}+", row.since));
+            println!(
+                "{:<24} {:>6}  {gradient:<14} {cases:>12}",
+                row.operator,
+                format!("{}+", row.since)
+            );
         }
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }

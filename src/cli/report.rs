@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 
-use super::{Global, Outcome};
+use super::{CommandOutcome, Global};
 use scdd_artifacts::stage::fill;
 use scdd_experiment::config::Experiment;
 use scdd_experiment::report::{self, Results};
@@ -19,7 +19,8 @@ pub struct Report {
     /// Override a key in every experiment file, for example --set name=other
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where the stages are: in DIR/stages; the report of one experiment goes to DIR/<experiment's name>
+    /// Where the stages are: in DIR/stages; the report of one experiment goes to DIR/<experiment's
+    /// name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     output: PathBuf,
     /// Write the comparison's page and tables into this directory, which gives it its name
@@ -28,13 +29,14 @@ pub struct Report {
     /// Also write the table as Markdown, with its charts as SVG files beside it
     #[arg(long, value_name = "FILE.md")]
     markdown: Option<PathBuf>,
-    /// Also write the table with its costs, and all that this command needs to show it again, as one small file
+    /// Also write the table with its costs, and all that this command needs to show it again, as
+    /// one small file
     #[arg(long, value_name = "FILE.json")]
     snapshot: Option<PathBuf>,
 }
 
 impl Report {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         if let ([experiment], None) = (self.experiments.as_slice(), &self.to)
             && !is_report(experiment)
         {
@@ -45,9 +47,16 @@ impl Report {
         if let Some(directory) = &self.to {
             report::check(directory)?;
         }
-        let reports = self.experiments.iter().map(|one| self.read(one)).collect::<anyhow::Result<Vec<_>>>()?;
-        let name =
-            self.to.as_deref().and_then(Path::file_name).map_or("comparison".into(), |name| name.to_string_lossy());
+        let reports = self
+            .experiments
+            .iter()
+            .map(|one| self.read(one))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let name = self
+            .to
+            .as_deref()
+            .and_then(Path::file_name)
+            .map_or("comparison".into(), |name| name.to_string_lossy());
         let merged = report::merge(&name, reports)?;
         if let Some(directory) = &self.to {
             fill(directory, &tell, |directory| -> anyhow::Result<()> {
@@ -64,8 +73,10 @@ impl Report {
             report::write_snapshot(results, path)?;
         }
         let Some(path) = &self.markdown else { return Ok(()) };
-        let experiments: Vec<String> = self.experiments.iter().map(|one| one.display().to_string()).collect();
-        let command = format!("scdd report {} --markdown {}", experiments.join(" "), path.display());
+        let experiments: Vec<String> =
+            self.experiments.iter().map(|one| one.display().to_string()).collect();
+        let command =
+            format!("scdd report {} --markdown {}", experiments.join(" "), path.display());
         Ok(report::write_markdown(results, path, &command)?)
     }
 
@@ -74,7 +85,11 @@ impl Report {
         if !is_report(experiment) {
             return Ok(self.rewrite(experiment)?.0);
         }
-        ensure!(self.overrides.is_empty(), "--set is for experiment files, {} is a report", experiment.display());
+        ensure!(
+            self.overrides.is_empty(),
+            "--set is for experiment files, {} is a report",
+            experiment.display()
+        );
         Ok(report::read(experiment)?)
     }
 
@@ -96,7 +111,11 @@ fn is_report(path: &Path) -> bool {
 }
 
 /// The table, and where the page is.
-pub fn print(global: &Global, results: &Results, home: Option<&Path>) -> anyhow::Result<Outcome> {
+pub fn print(
+    global: &Global,
+    results: &Results,
+    home: Option<&Path>,
+) -> anyhow::Result<CommandOutcome> {
     if global.json {
         let summaries = report::summaries(&results.rows);
         let costs = summaries.iter().map(|summary| {
@@ -110,11 +129,11 @@ pub fn print(global: &Global, results: &Results, home: Option<&Path>) -> anyhow:
             "failed": results.failed,
         });
         println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     println!("{}", report::table(results));
     if let Some(home) = home {
         println!("report: {}", home.join("report.html").display());
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

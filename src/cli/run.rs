@@ -1,18 +1,19 @@
-//! What `scdd run` and its parts (`recover`, `relabel`, `validate`) take, and what they would do: `--dry-run`.
+//! What `scdd run` and its parts (`recover`, `relabel`, `validate`) take, and what they would do:
+//! `--dry-run`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::{Global, Outcome};
+use super::{CommandOutcome, Global};
 use scdd_artifacts::stage::State;
 use scdd_experiment::config::{ConfigError, Experiment};
 use scdd_experiment::report;
 use scdd_experiment::run::Goal;
-use scdd_experiment::run::plan::{Plan, Planned, Planner};
+use scdd_experiment::run::plan::{Planned, Planner, RunPlan};
 
 /// What every command on an experiment takes.
 #[derive(clap::Args)]
-pub struct Run {
+pub struct ExperimentArgs {
     /// The experiment's YAML file
     #[arg(value_name = "EXPERIMENT.yaml")]
     experiment: PathBuf,
@@ -22,39 +23,48 @@ pub struct Run {
     /// Where results go: stages in DIR/stages, the report in DIR/<experiment's name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     pub output: PathBuf,
-    /// Make at most N stages at once; by default as many as the CPU has cores and memory for. With CUDA it is always one
+    /// Make at most N stages at once; by default as many as the CPU has cores and memory for. With
+    /// CUDA it is always one
     #[arg(long, short, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// Print what would be done: every stage, whether it is complete, and what it is expected to cost
+    /// Print what would be done: every stage, whether it is complete, and what it is expected to
+    /// cost
     #[arg(long)]
     pub dry_run: bool,
 }
 
-impl Run {
+impl ExperimentArgs {
     /// The experiment, its overrides put in.
     pub fn load(&self) -> Result<Experiment, ConfigError> {
         Experiment::load(&self.experiment, &self.overrides)
     }
 
     /// Prints what taking the experiment to `goal` would do.
-    pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
+    pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<CommandOutcome> {
         print_plan(global, &Planner::default().plan(&self.load()?, &self.output, goal)?)
     }
 }
 
-fn print_plan(global: &Global, plan: &Plan) -> anyhow::Result<Outcome> {
+fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome> {
     let (seconds, passes) = plan.remaining();
     if global.json {
-        let found = serde_json::json!({"plan": plan, "seconds": seconds, "passes_never_timed": passes});
+        let found =
+            serde_json::json!({"plan": plan, "seconds": seconds, "passes_never_timed": passes});
         println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     for stage in &plan.stages {
-        println!("{:<9} {:<12} {:>16}  {}", stage.stage, state(stage.state), cost(stage), directory_name(stage));
+        println!(
+            "{:<9} {:<12} {:>16}  {}",
+            stage.stage,
+            state(stage.state),
+            cost(stage),
+            directory_name(stage)
+        );
     }
     let (all, complete) = (plan.stages.len(), plan.count(State::Complete));
     println!("\n{all} stages, {complete} complete; the others: {}", total(seconds, passes));
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 fn directory_name(stage: &Planned) -> String {
@@ -81,7 +91,8 @@ fn cost(stage: &Planned) -> String {
 
 /// What is left to do, such as `≈ 12 min`; what was never timed, as images through a network.
 pub fn total(seconds: f64, passes: u64) -> String {
-    let untimed = format!("{passes} passes (images through a network), of which none was timed here yet");
+    let untimed =
+        format!("{passes} passes (images through a network), of which none was timed here yet");
     match (seconds > 0.0, passes) {
         (true, 0) => format!("≈ {}", report::duration(seconds)),
         (false, 0) => "nothing to compute".to_string(),

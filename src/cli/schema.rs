@@ -1,6 +1,6 @@
 //! `scdd schema`: what an experiment file may hold, for editors.
 
-use super::Outcome;
+use super::CommandOutcome;
 use scdd_experiment::config;
 
 /// Print the JSON schema of experiment files, from which editors complete and check them
@@ -8,8 +8,8 @@ use scdd_experiment::config;
 pub struct Schema {}
 
 impl Schema {
-    pub fn run(self) -> anyhow::Result<Outcome> {
+    pub fn run(self) -> anyhow::Result<CommandOutcome> {
         println!("{}", serde_json::to_string_pretty(&config::schema())?);
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }

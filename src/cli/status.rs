@@ -7,17 +7,18 @@ use indexmap::{IndexMap, IndexSet};
 use serde_json::{Value, json};
 
 use super::run::{state, total};
-use super::{Global, Outcome, describe};
+use super::{CommandOutcome, Global, describe};
 use scdd_artifacts::stage::State;
 use scdd_data::place::printable;
 use scdd_experiment::config::Experiment;
-use scdd_experiment::run::plan::{Other, Plan, Planner, others};
+use scdd_experiment::run::plan::{Other, Planner, RunPlan, others};
 use scdd_experiment::run::{Goal, RESOLVED};
 
 /// Say for each experiment what is complete, running, interrupted and missing
 #[derive(clap::Args)]
 pub struct Status {
-    /// Experiment files, or directories of reports; by default every report in the output directory, and all other stages
+    /// Experiment files, or directories of reports; by default every report in the output
+    /// directory, and all other stages
     #[arg(value_name = "EXPERIMENT")]
     experiments: Vec<PathBuf>,
     /// Where the stages and reports are
@@ -26,7 +27,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         let is_all = self.experiments.is_empty();
         let experiments = if is_all { reports(&self.output)? } else { self.experiments };
         let planner = Planner::default();
@@ -39,25 +40,33 @@ impl Status {
         }
         let others = if is_all { others(&self.output, &plans)? } else { Vec::new() };
         if global.json {
-            let unknown: Vec<Value> =
-                unknown.iter().map(|(path, error)| json!({"experiment": path, "error": error})).collect();
-            let found = json!({"experiments": plans, "unreadable": unknown, "other_stages": others});
+            let unknown: Vec<Value> = unknown
+                .iter()
+                .map(|(path, error)| json!({"experiment": path, "error": error}))
+                .collect();
+            let found =
+                json!({"experiments": plans, "unreadable": unknown, "other_stages": others});
             println!("{}", serde_json::to_string_pretty(&found)?);
         } else {
             plans.iter().for_each(print_plan);
-            unknown.iter().for_each(|(path, error)| println!("{}: can't be told: {error}", path.display()));
+            unknown
+                .iter()
+                .for_each(|(path, error)| println!("{}: can't be told: {error}", path.display()));
             print_others(&others, &self.output, plans.is_empty() && unknown.is_empty());
         }
-        Ok(if unknown.is_empty() { Outcome::Done } else { Outcome::CheckFailed })
+        Ok(if unknown.is_empty() { CommandOutcome::Done } else { CommandOutcome::CheckFailed })
     }
 }
 
-fn print_plan(plan: &Plan) {
+fn print_plan(plan: &RunPlan) {
     let (seconds, passes) = plan.remaining();
     let all = || plan.stages.iter().map(|stage| (stage.stage.as_str(), stage.state));
     println!("{}: {}", plan.name, counts(all().map(|(_, state)| state)));
     for kind in all().map(|(kind, _)| kind).collect::<IndexSet<_>>() {
-        println!("  {kind:<9} {}", counts(all().filter(|one| one.0 == kind).map(|(_, state)| state)));
+        println!(
+            "  {kind:<9} {}",
+            counts(all().filter(|one| one.0 == kind).map(|(_, state)| state))
+        );
     }
     if plan.open().next().is_some() {
         println!("  to do: {}", total(seconds, passes));
@@ -75,7 +84,9 @@ fn print_others(others: &[Other], output: &Path, is_all: bool) {
     match (others.is_empty(), is_all) {
         (true, false) => return,
         (true, true) => println!("nothing is in {output} yet"),
-        (false, true) => println!("no experiment has its report in {output} yet; the stages there:"),
+        (false, true) => {
+            println!("no experiment has its report in {output} yet; the stages there:")
+        }
         (false, false) => println!("stages that none of these needs:"),
     }
     for (kind, stages) in kinds {
@@ -92,9 +103,15 @@ fn print_others(others: &[Other], output: &Path, is_all: bool) {
 
 /// The resolved experiments that lie beside reports below `output`, sorted.
 fn reports(output: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let list = || std::fs::read_dir(output)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
-    let found = list().with_context(|| format!("cannot look for reports in {}", output.display()))?;
-    let mut found: Vec<PathBuf> = found.into_iter().filter(|path| path.join(RESOLVED).is_file()).collect();
+    let list = || {
+        std::fs::read_dir(output)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+    };
+    let found =
+        list().with_context(|| format!("cannot look for reports in {}", output.display()))?;
+    let mut found: Vec<PathBuf> =
+        found.into_iter().filter(|path| path.join(RESOLVED).is_file()).collect();
     found.sort();
     Ok(found)
 }
@@ -109,7 +126,11 @@ pub fn load(path: &Path) -> anyhow::Result<Experiment> {
 fn counts(found: impl Iterator<Item = State>) -> String {
     let found: Vec<State> = found.collect();
     let count = |wanted: State| found.iter().filter(|state| **state == wanted).count();
-    let states = [State::Complete, State::Damaged, State::Running, State::Interrupted, State::Missing];
-    let counted = states.into_iter().map(|wanted| (count(wanted), state(wanted))).filter(|(count, _)| *count > 0);
+    let states =
+        [State::Complete, State::Damaged, State::Running, State::Interrupted, State::Missing];
+    let counted = states
+        .into_iter()
+        .map(|wanted| (count(wanted), state(wanted)))
+        .filter(|(count, _)| *count > 0);
     counted.map(|(count, state)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
 }

@@ -77,7 +77,9 @@ impl CoreLease {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = match pools.entry(threads) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().ok()?)),
+            Entry::Vacant(new) => {
+                new.insert(Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().ok()?))
+            }
         };
         Some(pool.clone())
     }

@@ -1,6 +1,7 @@
 //! Augmentations beyond crops and flips: RandAugment on pixels, DSA on normalised views.
 //!
-//! An [`Operation`] is one step with its drawn parameters, so that whoever holds it repeats it exactly.
+//! An [`Operation`] is one step with its drawn parameters, so that whoever holds it repeats it
+//! exactly.
 
 use rand::{Rng, RngExt};
 use schemars::JsonSchema;
@@ -19,15 +20,19 @@ const LUMA: [f32; 3] = [0.2989, 0.587, 0.114];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Augment {
-    /// RandAugment (arXiv 1909.13719) as torchvision has it for tensors: on an image's pixels, before its view is cut out.
+    /// RandAugment (arXiv 1909.13719) as torchvision has it for tensors: on an image's pixels,
+    /// before its view is cut out.
     RandAugment {
         /// Operations per view, 1 to 16. Published: 2 (EDC).
+        #[schemars(range(min = 1, max = 16))]
         operations: u8,
         /// How strong they are, 0 to 30. Published: 9 (EDC).
+        #[schemars(range(max = 30))]
         magnitude: u8,
     },
-    /// DSA (arXiv 2102.08259), on a normalised view: of colour, crop, cutout, flip, scale and rotation one for each batch,
-    /// its parameters anew for each view. Published: by DSA, DM and CIM in place of crops and flips.
+    /// DSA (arXiv 2102.08259), on a normalised view: of colour, crop, cutout, flip, scale and
+    /// rotation one for each batch, its parameters anew for each view. Published: by DSA, DM and
+    /// CIM in place of crops and flips.
     Dsa {},
 }
 
@@ -107,7 +112,8 @@ impl Kind {
     }
 }
 
-/// One step of an augmentation. What `values` are, [`Kind`] says; those that it does not need are 0.
+/// One step of an augmentation. What `values` are, [`Kind`] says; those that it does not need are
+/// 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Operation {
     pub kind: Kind,
@@ -129,9 +135,15 @@ impl Augment {
             && operation.values.iter().all(|v| v.abs() <= LARGEST)
     }
 
-    /// Operations of a batch of `count` views, one view's after another's, `[count · per_view]`. `source` is the size of
-    /// the images, `view` that of the views.
-    pub fn draw(self, rng: &mut impl Rng, count: usize, source: Size, view: Size) -> Vec<Operation> {
+    /// Operations of a batch of `count` views, one view's after another's, `[count · per_view]`.
+    /// `source` is the size of the images, `view` that of the views.
+    pub fn draw(
+        self,
+        rng: &mut impl Rng,
+        count: usize,
+        source: Size,
+        view: Size,
+    ) -> Vec<Operation> {
         match self {
             Augment::RandAugment { operations, magnitude } => {
                 let draws = count * usize::from(operations);
@@ -198,18 +210,29 @@ impl Operation {
     ///
     /// # Errors
     /// When it is one of DSA's, or the pixels are not so many.
-    pub fn apply_to_pixels(&self, pixels: &mut Vec<u8>, channels: usize, size: Size) -> Result<(), DataError> {
+    pub fn apply_to_pixels(
+        &self,
+        pixels: &mut Vec<u8>,
+        channels: usize,
+        size: Size,
+    ) -> Result<(), DataError> {
         let plane = size.height * size.width;
         let fits = plane > 0 && pixels.len() == channels * plane && [1, 3].contains(&channels);
         if self.kind.is_dsa() || !fits {
-            let problem = format!("{:?} on {} bytes of {channels} channels of {size:?}", self.kind, pixels.len());
+            let problem = format!(
+                "{:?} on {} bytes of {channels} channels of {size:?}",
+                self.kind,
+                pixels.len()
+            );
             return Err(DataError::Mismatch(problem));
         }
         let value = self.values[0];
         match self.kind {
             Kind::ShearX | Kind::ShearY | Kind::TranslateX | Kind::TranslateY | Kind::Rotate => {
-                let moved: Vec<u8> =
-                    pixels.chunks_exact(plane).flat_map(|p| moved(p, size, self.kind, value)).collect();
+                let moved: Vec<u8> = pixels
+                    .chunks_exact(plane)
+                    .flat_map(|p| moved(p, size, self.kind, value))
+                    .collect();
                 *pixels = moved;
             }
             Kind::Brightness => blend(pixels, |_, _| 0.0, 1.0 + f64::from(value)),
@@ -223,11 +246,13 @@ impl Operation {
                 blend(pixels, |_, _| mean as f32, 1.0 + f64::from(value));
             }
             Kind::Sharpness if size.height > 2 && size.width > 2 => {
-                let blurred: Vec<f32> = pixels.chunks_exact(plane).flat_map(|p| blurred(p, size)).collect();
+                let blurred: Vec<f32> =
+                    pixels.chunks_exact(plane).flat_map(|p| blurred(p, size)).collect();
                 blend(pixels, |_, place| blurred[place], 1.0 + f64::from(value));
             }
             Kind::Posterize => {
-                let mask = 255u32.checked_shl(8 - (value as i32).clamp(0, 8) as u32).unwrap_or(0) as u8;
+                let mask =
+                    255u32.checked_shl(8 - (value as i32).clamp(0, 8) as u32).unwrap_or(0) as u8;
                 pixels.iter_mut().for_each(|p| *p &= mask);
             }
             Kind::Solarize => {
@@ -259,7 +284,8 @@ impl Operation {
                 plane,
                 |old, row, column| {
                     let (from_row, from_column) = (row + first as i64, column + second as i64);
-                    let inside = (0..height).contains(&from_row) && (0..width).contains(&from_column);
+                    let inside =
+                        (0..height).contains(&from_row) && (0..width).contains(&from_column);
                     if inside { old[(from_row * width + from_column) as usize] } else { 0.0 }
                 },
                 width,
@@ -267,7 +293,8 @@ impl Operation {
             Kind::DsaCutout => {
                 let (rows, columns) = (cutout(height), cutout(width));
                 let (top, left) = (first as i64 - rows / 2, second as i64 - columns / 2);
-                // Beyond an edge the box is cut off at it, and its outermost row and column there become zeros too.
+                // Beyond an edge the box is cut off at it, and its outermost row and column there
+                // become zeros too.
                 let rows = top.clamp(0, height - 1)..=(top + rows - 1).clamp(0, height - 1);
                 let columns = left.clamp(0, width - 1)..=(left + columns - 1).clamp(0, width - 1);
                 each_plane(
@@ -281,17 +308,25 @@ impl Operation {
                 );
             }
             Kind::DsaFlip if first != 0.0 => {
-                each_plane(view, plane, |old, row, column| old[(row * width + width - 1 - column) as usize], width);
+                each_plane(
+                    view,
+                    plane,
+                    |old, row, column| old[(row * width + width - 1 - column) as usize],
+                    width,
+                );
             }
             Kind::DsaScale => sample(view, size, [first, 0.0, 0.0, second]),
-            Kind::DsaRotate => sample(view, size, [first.cos(), (-first).sin(), first.sin(), first.cos()]),
+            Kind::DsaRotate => {
+                sample(view, size, [first.cos(), (-first).sin(), first.sin(), first.cos()])
+            }
             _ => {}
         }
         Ok(())
     }
 }
 
-/// factor · pixel + (1 − factor) · other(pixel, place), cut off at 0 and 255 and at the level below.
+/// factor · pixel + (1 − factor) · other(pixel, place), cut off at 0 and 255 and at the level
+/// below.
 fn blend(pixels: &mut [u8], other: impl Fn(u8, usize) -> f32, factor: f64) {
     let (own, rest) = (factor as f32, (1.0 - factor) as f32);
     for (place, pixel) in pixels.iter_mut().enumerate() {
@@ -305,14 +340,16 @@ fn gray(pixels: &[u8], plane: usize) -> Vec<f32> {
     if pixels.len() == plane {
         return pixels.iter().map(|&p| f32::from(p)).collect();
     }
-    let at = |place: usize, channel: usize| LUMA[channel] * f32::from(pixels[channel * plane + place]);
+    let at =
+        |place: usize, channel: usize| LUMA[channel] * f32::from(pixels[channel * plane + place]);
     (0..plane).map(|place| (at(place, 0) + at(place, 1) + at(place, 2)).trunc()).collect()
 }
 
 /// Where each pixel of a moved plane comes from; zeros where that is outside.
 fn moved(plane: &[u8], size: Size, kind: Kind, value: f32) -> Vec<u8> {
     let value = f64::from(value);
-    let (middle_row, middle_column) = ((size.height as f64 - 1.0) / 2.0, (size.width as f64 - 1.0) / 2.0);
+    let (middle_row, middle_column) =
+        ((size.height as f64 - 1.0) / 2.0, (size.width as f64 - 1.0) / 2.0);
     let (sin, cos) = value.to_radians().sin_cos();
     let place = |index: usize| ((index / size.width) as f64, (index % size.width) as f64);
     let from = |(row, column): (f64, f64)| match kind {
@@ -328,7 +365,8 @@ fn moved(plane: &[u8], size: Size, kind: Kind, value: f32) -> Vec<u8> {
     let value = |index: usize| {
         let (row, column) = from(place(index));
         let (row, column) = (row.round_ties_even(), column.round_ties_even());
-        let inside = (0.0..size.height as f64).contains(&row) && (0.0..size.width as f64).contains(&column);
+        let inside =
+            (0.0..size.height as f64).contains(&row) && (0.0..size.width as f64).contains(&column);
         if inside { plane[row as usize * size.width + column as usize] } else { 0 }
     };
     (0..plane.len()).map(value).collect()
@@ -339,7 +377,9 @@ fn blurred(plane: &[u8], size: Size) -> Vec<f32> {
     let mut blurred: Vec<f32> = plane.iter().map(|&p| f32::from(p)).collect();
     for row in 1..size.height - 1 {
         for column in 1..size.width - 1 {
-            let at = |dy: usize, dx: usize| f32::from(plane[(row + dy - 1) * size.width + column + dx - 1]);
+            let at = |dy: usize, dx: usize| {
+                f32::from(plane[(row + dy - 1) * size.width + column + dx - 1])
+            };
             let sum: f32 = (0..9).map(|i| at(i / 3, i % 3)).sum::<f32>() + 4.0 * at(1, 1);
             blurred[row * size.width + column] = (sum / 13.0).round_ties_even();
         }
@@ -398,7 +438,8 @@ fn recolour(view: &mut [f32], plane: usize, [brightness, saturation, contrast]: 
     view.iter_mut().for_each(|x| *x = (*x - mean) * (contrast + 0.5) + mean);
 }
 
-/// PyTorch's `grid_sample(x, affine_grid([[a, b, 0], [c, d, 0]]))`, bilinear, zeros outside, without aligned corners.
+/// PyTorch's `grid_sample(x, affine_grid([[a, b, 0], [c, d, 0]]))`, bilinear, zeros outside,
+/// without aligned corners.
 fn sample(view: &mut [f32], size: Size, [a, b, c, d]: [f32; 4]) {
     let (height, width) = (size.height as f32, size.width as f32);
     let centred = |index: i64, side: f32| (2.0 * index as f32 + 1.0) / side - 1.0;
@@ -408,7 +449,8 @@ fn sample(view: &mut [f32], size: Size, [a, b, c, d]: [f32; 4]) {
         size.height * size.width,
         |old, row, column| {
             let (x, y) = (centred(column, width), centred(row, height));
-            let (from_column, from_row) = (pixel(a * x + b * y, width), pixel(c * x + d * y, height));
+            let (from_column, from_row) =
+                (pixel(a * x + b * y, width), pixel(c * x + d * y, height));
             let (left, top) = (from_column.floor(), from_row.floor());
             let at = |row: f32, column: f32| {
                 let inside = (0.0..height).contains(&row) && (0.0..width).contains(&column);

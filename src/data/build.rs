@@ -6,10 +6,12 @@ use std::{env, fs};
 // What fails here ends the build, which nobody can go on with: cargo shows the reason.
 fn main() {
     // Cargo sets CARGO_MANIFEST_DIR and OUT_DIR for every build script.
-    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../datasets");
+    let folder =
+        Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../datasets");
     println!("cargo:rerun-if-changed={}", folder.display());
     println!("cargo:rerun-if-changed=build.rs");
-    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+    let entries = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
     let mut files: Vec<_> = entries
         .filter_map(|entry| entry.ok()?.path().canonicalize().ok())
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
@@ -21,8 +23,11 @@ fn main() {
         texts += &format!("include_str!({:?}), ", file.to_string_lossy());
     }
     let count = files.len();
-    let list = format!("pub static NAMES: [&str; {count}] = [{names}];\nstatic TEXTS: [&str; {count}] = [{texts}];\n");
+    let list = format!(
+        "pub static NAMES: [&str; {count}] = [{names}];\nstatic TEXTS: [&str; {count}] = [{texts}];\n"
+    );
     // Cargo made this directory for this script to write to.
     let out = env::var("OUT_DIR").expect("cargo sets it");
-    fs::write(Path::new(&out).join("datasets.rs"), list).expect("cargo's output directory can be written");
+    fs::write(Path::new(&out).join("datasets.rs"), list)
+        .expect("cargo's output directory can be written");
 }

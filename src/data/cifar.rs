@@ -1,6 +1,6 @@
 //! Reads CIFAR-10 and CIFAR-100: the binary version and the pickled one for Python.
 
-use super::pickle::{self, Value};
+use super::pickle::{self, PickleValue};
 use super::{DataError, Dataset, memory, png};
 use std::fs::File;
 use std::io::Read;
@@ -15,9 +15,11 @@ const MAX_BYTES: u64 = 1 << 30;
 /// Where the binary versions name their classes.
 const NAMES: [&str; 2] = ["batches.meta.txt", "fine_label_names.txt"];
 /// Where the pickled versions name their classes, and by which key.
-const PICKLED_NAMES: [(&str, &str); 2] = [("batches.meta", "label_names"), ("meta", "fine_label_names")];
+const PICKLED_NAMES: [(&str, &str); 2] =
+    [("batches.meta", "label_names"), ("meta", "fine_label_names")];
 
-/// Reads `files` of `dir`, whose records have `label_bytes` labels before the pixels, of which the last counts.
+/// Reads `files` of `dir`, whose records have `label_bytes` labels before the pixels, of which the
+/// last counts.
 pub(super) fn binary(
     dir: &Path,
     files: &[String],
@@ -35,14 +37,21 @@ pub(super) fn binary(
     Ok(set)
 }
 
-/// Reads the dictionaries in `files` of `dir`: `data` of bytes `[N, 3072]`, and the labels under `label`.
-pub(super) fn pickled(dir: &Path, files: &[String], label: &str, classes: Vec<String>) -> Result<Dataset, DataError> {
+/// Reads the dictionaries in `files` of `dir`: `data` of bytes `[N, 3072]`, and the labels under
+/// `label`.
+pub(super) fn pickled(
+    dir: &Path,
+    files: &[String],
+    label: &str,
+    classes: Vec<String>,
+) -> Result<Dataset, DataError> {
     for (path, key) in PICKLED_NAMES.map(|(name, key)| (dir.join(name), key)) {
         if path.is_file() {
             let bytes = read(&path)?;
             let refuse = |problem: String| DataError::invalid(&path, problem, REMEDY);
-            let value = pickle::read(&bytes).map_err(|problem| refuse(format!("is not read: it {problem}")))?;
-            let names = value.get(key).and_then(Value::items).unwrap_or_default();
+            let value = pickle::read(&bytes)
+                .map_err(|problem| refuse(format!("is not read: it {problem}")))?;
+            let names = value.get(key).and_then(PickleValue::items).unwrap_or_default();
             check_names(&path, names.iter().map(|name| name.text().unwrap_or("?")), &classes)?;
         }
     }
@@ -55,7 +64,15 @@ pub(super) fn pickled(dir: &Path, files: &[String], label: &str, classes: Vec<St
 
 fn empty(dir: &Path, classes: Vec<String>) -> Dataset {
     let (images, labels) = (Vec::new(), Vec::new());
-    Dataset { name: png::display_name(dir), images, labels, channels: 3, height: SIDE, width: SIDE, classes }
+    Dataset {
+        name: png::display_name(dir),
+        images,
+        labels,
+        channels: 3,
+        height: SIDE,
+        width: SIDE,
+        classes,
+    }
 }
 
 /// The whole of a file that is not absurdly large.
@@ -63,7 +80,11 @@ fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     let file = File::open(path).map_err(DataError::io(path, "open"))?;
     let length = file.metadata().map_err(DataError::io(path, "open"))?.len();
     if length > MAX_BYTES {
-        return Err(DataError::invalid(path, format!("has {length} bytes, no file of CIFAR"), REMEDY));
+        return Err(DataError::invalid(
+            path,
+            format!("has {length} bytes, no file of CIFAR"),
+            REMEDY,
+        ));
     }
     // Its images are copied out of it.
     memory::check(path, 2, length)?;
@@ -73,7 +94,11 @@ fn read(path: &Path) -> Result<Vec<u8>, DataError> {
 }
 
 /// The classes that a file beside the images names must be those of the data set.
-fn check_names<'a>(path: &Path, found: impl Iterator<Item = &'a str>, classes: &[String]) -> Result<(), DataError> {
+fn check_names<'a>(
+    path: &Path,
+    found: impl Iterator<Item = &'a str>,
+    classes: &[String],
+) -> Result<(), DataError> {
     let found: Vec<_> = found.collect();
     if found.len() != classes.len() {
         let problem = format!("{} class names instead of {}", found.len(), classes.len());
@@ -81,7 +106,8 @@ fn check_names<'a>(path: &Path, found: impl Iterator<Item = &'a str>, classes: &
     }
     match found.iter().zip(classes).enumerate().find(|(_, (found, class))| *found != class) {
         Some((label, (found, class))) => {
-            let problem = format!("calls class {label} {found:?}, which the data set calls {class:?}");
+            let problem =
+                format!("calls class {label} {found:?}, which the data set calls {class:?}");
             Err(DataError::invalid(path, problem, REMEDY))
         }
         None => Ok(()),
@@ -92,7 +118,8 @@ fn read_records(path: &Path, labels: usize, set: &mut Dataset) -> Result<(), Dat
     let bytes = read(path)?;
     let record = labels + PIXELS;
     if bytes.is_empty() || bytes.len() % record != 0 {
-        let problem = format!("{} bytes are not a whole number of records of {record} bytes", bytes.len());
+        let problem =
+            format!("{} bytes are not a whole number of records of {record} bytes", bytes.len());
         return Err(DataError::invalid(path, problem, REMEDY));
     }
     let first = set.labels.len();
@@ -106,11 +133,12 @@ fn read_records(path: &Path, labels: usize, set: &mut Dataset) -> Result<(), Dat
 fn read_pickle(path: &Path, label: &str, set: &mut Dataset) -> Result<(), DataError> {
     let refuse = |problem: String| DataError::invalid(path, problem, REMEDY);
     let bytes = read(path)?;
-    let value = pickle::read(&bytes).map_err(|problem| refuse(format!("is not read: it {problem}")))?;
-    let Some(Value::Array { shape, dtype: b"u1", bytes }) = value.get("data") else {
+    let value =
+        pickle::read(&bytes).map_err(|problem| refuse(format!("is not read: it {problem}")))?;
+    let Some(PickleValue::Array { shape, dtype: b"u1", bytes }) = value.get("data") else {
         return Err(refuse("has no array of bytes called `data`".into()));
     };
-    let labels = value.get(label).and_then(Value::numbers);
+    let labels = value.get(label).and_then(PickleValue::numbers);
     let labels = labels.ok_or_else(|| refuse(format!("has no whole numbers called `{label}`")))?;
     if shape[..] != [labels.len(), PIXELS] || labels.is_empty() {
         return Err(refuse(format!("has images of shape {shape:?} for {} labels", labels.len())));
@@ -137,7 +165,8 @@ mod tests {
     #[test]
     fn records_of_all_files_are_read_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+        let write =
+            |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
         let files: Vec<String> = (1..=5).map(|file| format!("data_batch_{file}.bin")).collect();
         for (file, name) in (1..).zip(&files) {
             write(name, &record(&[file], 10 * file));
@@ -148,13 +177,19 @@ mod tests {
         assert_eq!(train.labels, [1, 2, 3, 4, 5]);
         assert_eq!(train.images.len(), 5 * PIXELS);
         assert_eq!((train.images[0], train.images[5 * PIXELS - 1]), (10, 50));
-        assert_eq!(binary(dir.path(), &["test.bin".into()], 2, numbered(100)).unwrap().labels, [99, 3]);
+        assert_eq!(
+            binary(dir.path(), &["test.bin".into()], 2, numbered(100)).unwrap().labels,
+            [99, 3]
+        );
         // Class names beside the images must be the known ones.
         write("batches.meta.txt", (numbered(10).join("\n") + "\n\n").as_bytes());
         binary(dir.path(), &files, 1, numbered(10)).unwrap();
         write("batches.meta.txt", numbered(10).join("\n").replace("class 3", "cat").as_bytes());
         let message = binary(dir.path(), &files, 1, numbered(10)).unwrap_err().to_string();
-        assert!(message.contains("calls class 3 \"cat\", which the data set calls \"class 3\""), "{message}");
+        assert!(
+            message.contains("calls class 3 \"cat\", which the data set calls \"class 3\""),
+            "{message}"
+        );
         write("batches.meta.txt", numbered(9).join("\n").as_bytes());
         let message = binary(dir.path(), &files, 1, numbered(10)).unwrap_err().to_string();
         assert!(message.contains("batches.meta.txt: 9 class names instead of 10"), "{message}");
@@ -177,7 +212,8 @@ mod tests {
     #[test]
     fn the_python_version_is_read_like_the_binary_one() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+        let write =
+            |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
         let files = ["data_batch_1".to_string(), "data_batch_2".to_string()];
         write(&files[0], &pickle(&[3, 9], 7));
         write(&files[1], &pickle(&[0], 8));
@@ -186,10 +222,16 @@ mod tests {
         assert_eq!((set.labels.as_slice(), set.images.len()), ([3, 9, 0].as_slice(), 3 * PIXELS));
         assert_eq!((set.images[0], set.images[3 * PIXELS - 1]), (7, 8));
         let message = read(&files, "fine_labels").unwrap_err().to_string();
-        assert!(message.contains("data_batch_1: has no whole numbers called `fine_labels`"), "{message}");
+        assert!(
+            message.contains("data_batch_1: has no whole numbers called `fine_labels`"),
+            "{message}"
+        );
         write(&files[1], &pickle(&[10], 8));
         let message = read(&files, "labels").unwrap_err().to_string();
-        assert!(message.contains("data_batch_2: label 10 of image 0, but there are 10 classes"), "{message}");
+        assert!(
+            message.contains("data_batch_2: label 10 of image 0, but there are 10 classes"),
+            "{message}"
+        );
         write(&files[1], b"cos\nsystem\n(U\x02lstR.");
         let message = read(&files, "labels").unwrap_err().to_string();
         assert!(message.contains("data_batch_2: is not read: it calls \"os.system\""), "{message}");
@@ -205,11 +247,15 @@ mod tests {
         for (records, expected) in cases {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("test_batch.bin"), records).unwrap();
-            let message = binary(dir.path(), &["test_batch.bin".into()], 1, numbered(10)).unwrap_err().to_string();
+            let message = binary(dir.path(), &["test_batch.bin".into()], 1, numbered(10))
+                .unwrap_err()
+                .to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
         let empty = tempfile::tempdir().unwrap();
-        let message = binary(empty.path(), &["test_batch.bin".into()], 1, numbered(10)).unwrap_err().to_string();
+        let message = binary(empty.path(), &["test_batch.bin".into()], 1, numbered(10))
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("cannot open"), "{message}");
     }
 }

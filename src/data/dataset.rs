@@ -32,7 +32,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads one split of `source` into memory, as it is. [`Source::load`] also fits images, and tells remarks.
+    /// Reads one split of `source` into memory, as it is. [`Source::load`] also fits images, and
+    /// tells remarks.
     pub fn load(source: &Source, split: Split) -> Result<Self, DataError> {
         source.load(split, Fit::Exact, &mut Vec::new())
     }
@@ -65,8 +66,15 @@ pub(super) fn check_labels(path: &Path, labels: &[u32], classes: usize) -> Resul
     match labels.iter().position(|label| *label as usize >= classes) {
         None => Ok(()),
         Some(image) => {
-            let problem = format!("label {} of image {image}, but there are {classes} classes", labels[image]);
-            Err(DataError::invalid(path, problem, "the file belongs to another data set or is damaged"))
+            let problem = format!(
+                "label {} of image {image}, but there are {classes} classes",
+                labels[image]
+            );
+            Err(DataError::invalid(
+                path,
+                problem,
+                "the file belongs to another data set or is damaged",
+            ))
         }
     }
 }
@@ -88,10 +96,14 @@ mod tests {
         };
         assert_eq!(set.image(1).unwrap(), [6, 7, 8, 9, 10, 11]);
         assert!(set.image(2).is_none() && set.image(usize::MAX).is_none());
-        assert_eq!((set.len(), set.is_empty(), set.size()), (2, false, Size { height: 2, width: 3 }));
+        assert_eq!(
+            (set.len(), set.is_empty(), set.size()),
+            (2, false, Size { height: 2, width: 3 })
+        );
     }
 
-    /// The data set is not part of the repository: `make data` fetches it, and without it there is nothing to check here.
+    /// The data set is not part of the repository: `make data` fetches it, and without it there is
+    /// nothing to check here.
     #[test]
     fn reads_fashion_mnist_where_present() {
         let Ok(source) = Source::find("fashion-mnist") else { return };

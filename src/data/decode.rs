@@ -1,8 +1,10 @@
 //! The bytes of an image file become pixels, and these are fitted to what networks take.
 //!
-//! The exporters follow the same rule, so that both see the same bytes (`tests/goldens/make_folder.py` writes what Pillow makes of odd files):
-//! the content tells PNG from JPEG; 16-bit values keep their high byte; palettes and CMYK become RGB; alpha is dropped, not composed;
-//! EXIF orientation, ICC profiles and gamma are ignored, as torchvision ignores them; a file that ends early is refused.
+//! The exporters follow the same rule, so that both see the same bytes
+//! (`tests/goldens/make_folder.py` writes what Pillow makes of odd files): the content tells PNG
+//! from JPEG; 16-bit values keep their high byte; palettes and CMYK become RGB; alpha is dropped,
+//! not composed; EXIF orientation, ICC profiles and gamma are ignored, as torchvision ignores them;
+//! a file that ends early is refused.
 
 use std::io::Cursor;
 use std::ops::Range;
@@ -14,7 +16,8 @@ use mozjpeg::{ColorSpace, Decompress};
 
 /// The most pixels that an image may have, before or after scaling: Pillow's own limit.
 const MAX_PIXELS: u64 = 178_956_970;
-/// The most scans of a JPEG file. Progressive files have about ten; each costs a pass over the whole image.
+/// The most scans of a JPEG file. Progressive files have about ten; each costs a pass over the
+/// whole image.
 const MAX_SCANS: usize = 1000;
 /// Bits after the point of Pillow's 8-bit resampling weights.
 const PRECISION_BITS: u32 = 22;
@@ -24,8 +27,9 @@ const PRECISION_BITS: u32 = 22;
 pub enum Fit {
     /// They stay as they are, all of the size and the channels of the first.
     Exact,
-    /// They are brought to `[channels, height, width]` as the exporters do it: scaled bilinearly so that they cover 8/7 of the size, of which the
-    /// centre stays. An image of that very size is not scaled.
+    /// They are brought to `[channels, height, width]` as the exporters do it: scaled bilinearly so
+    /// that they cover 8/7 of the size, of which the centre stays. An image of that very size is
+    /// not scaled.
     To([usize; 3]),
 }
 
@@ -54,7 +58,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, String> {
 
 fn check_pixels(height: usize, width: usize) -> Result<(), String> {
     if height as u64 * width as u64 > MAX_PIXELS {
-        return Err(format!("has {height}x{width} pixels, more than the {MAX_PIXELS} that are read"));
+        return Err(format!(
+            "has {height}x{width} pixels, more than the {MAX_PIXELS} that are read"
+        ));
     }
     Ok(())
 }
@@ -68,7 +74,8 @@ fn png(bytes: &[u8]) -> Result<Pixels, String> {
     let (width, height) = decoder.dimensions();
     check_pixels(height as usize, width as usize)?;
     let image = DynamicImage::from_decoder(decoder).map_err(refuse)?;
-    let high = |values: Vec<u16>| values.into_iter().map(|value| (value >> 8) as u8).collect::<Vec<_>>();
+    let high =
+        |values: Vec<u16>| values.into_iter().map(|value| (value >> 8) as u8).collect::<Vec<_>>();
     let (stride, channels, values) = match image {
         DynamicImage::ImageLuma8(image) => (1, 1, image.into_raw()),
         DynamicImage::ImageLumaA8(image) => (2, 1, image.into_raw()),
@@ -78,7 +85,12 @@ fn png(bytes: &[u8]) -> Result<Pixels, String> {
         DynamicImage::ImageLumaA16(image) => (2, 1, high(image.into_raw())),
         DynamicImage::ImageRgb16(image) => (3, 3, high(image.into_raw())),
         DynamicImage::ImageRgba16(image) => (4, 3, high(image.into_raw())),
-        other => return Err(format!("has the colour type {:?}; convert it to 8-bit gray or RGB", other.color())),
+        other => {
+            return Err(format!(
+                "has the colour type {:?}; convert it to 8-bit gray or RGB",
+                other.color()
+            ));
+        }
     };
     let values = if stride == channels {
         values
@@ -91,7 +103,8 @@ fn png(bytes: &[u8]) -> Result<Pixels, String> {
 /// A JPEG file of gray, YCbCr, RGB, CMYK or YCCK, decoded as Pillow's libjpeg decodes it.
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Pixels, String> {
     check_markers(bytes)?;
-    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. Nothing outside the closure is changed by it.
+    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. Nothing
+    // outside the closure is changed by it.
     let decoded = catch_unwind(AssertUnwindSafe(|| libjpeg(bytes)));
     decoded.unwrap_or_else(|payload| {
         let what = payload.downcast_ref::<String>().map_or("damaged", String::as_str);
@@ -136,7 +149,8 @@ fn rgb_of_inverted_cmyk([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// Walks over the markers of a JPEG file up to the one that ends the image. libjpeg would fill up what is missing with gray.
+/// Walks over the markers of a JPEG file up to the one that ends the image. libjpeg would fill up
+/// what is missing with gray.
 fn check_markers(bytes: &[u8]) -> Result<(), String> {
     const END: u8 = 0xD9;
     const SCAN: u8 = 0xDA;
@@ -144,7 +158,9 @@ fn check_markers(bytes: &[u8]) -> Result<(), String> {
     let (mut at, mut scans) = (2, 0);
     loop {
         // Entropy-coded data lie between markers: there, 0xFF is followed by 0 or a restart marker.
-        let Some(found) = bytes.get(at..).and_then(|rest| rest.windows(2).position(|pair| pair[0] == 0xFF)) else {
+        let Some(found) =
+            bytes.get(at..).and_then(|rest| rest.windows(2).position(|pair| pair[0] == 0xFF))
+        else {
             return truncated();
         };
         at += found + 1;
@@ -164,18 +180,27 @@ fn check_markers(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The pixels `[C, H, W]` of `image` in this shape, which has one channel or three: an image of another size is scaled bilinearly so
-/// that it covers 8/7 of the size, of which the centre stays.
-pub(super) fn fitted(image: Pixels, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>, String> {
+/// The pixels `[C, H, W]` of `image` in this shape, which has one channel or three: an image of
+/// another size is scaled bilinearly so that it covers 8/7 of the size, of which the centre stays.
+pub(super) fn fitted(
+    image: Pixels,
+    [channels, height, width]: [usize; 3],
+) -> Result<Vec<u8>, String> {
     let image = with_channels(image, channels);
-    let image = if (image.height, image.width) == (height, width) { image } else { covering(&image, height, width)? };
+    let image = if (image.height, image.width) == (height, width) {
+        image
+    } else {
+        covering(&image, height, width)?
+    };
     Ok(super::png::planes(&image.values, channels))
 }
 
 fn with_channels(image: Pixels, channels: usize) -> Pixels {
     let values = match (image.channels, channels) {
         (1, 3) => image.values.iter().flat_map(|&value| [value; 3]).collect(),
-        (3, 1) => image.values.chunks_exact(3).map(|pixel| luma([pixel[0], pixel[1], pixel[2]])).collect(),
+        (3, 1) => {
+            image.values.chunks_exact(3).map(|pixel| luma([pixel[0], pixel[1], pixel[2]])).collect()
+        }
         _ => return image,
     };
     Pixels { channels, values, ..image }
@@ -183,7 +208,8 @@ fn with_channels(image: Pixels, channels: usize) -> Pixels {
 
 /// By ITU-R 601, in Pillow's arithmetic.
 fn luma([red, green, blue]: [u8; 3]) -> u8 {
-    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16)
+        as u8
 }
 
 /// Scaled and cut to `height` × `width`; only what the cut needs is computed.
@@ -191,7 +217,8 @@ fn covering(image: &Pixels, height: usize, width: usize) -> Result<Pixels, Strin
     // In the exporters' order of operations, so that both round alike.
     let share = |wanted: usize, side: usize| wanted as f64 * 8.0 / 7.0 / side as f64;
     let scale = f64::max(share(height, image.height), share(width, image.width));
-    let scaled = |side: usize, least: usize| ((side as f64 * scale).round_ties_even() as usize).max(least);
+    let scaled =
+        |side: usize, least: usize| ((side as f64 * scale).round_ties_even() as usize).max(least);
     let (tall, wide) = (scaled(image.height, height), scaled(image.width, width));
     if (tall as u64).saturating_mul(wide as u64) > MAX_PIXELS {
         return Err(format!(
@@ -211,7 +238,8 @@ struct Weights {
     weights: Vec<i32>,
 }
 
-/// Pillow's bilinear weights of the output positions `wanted` when `source` pixels become `output` pixels; widened for shrinking.
+/// Pillow's bilinear weights of the output positions `wanted` when `source` pixels become `output`
+/// pixels; widened for shrinking.
 fn weights(source: usize, output: usize, wanted: Range<usize>) -> Vec<Weights> {
     let scale = source as f64 / output as f64;
     let support = scale.max(1.0);
@@ -245,7 +273,9 @@ fn resampled(image: &Pixels, rows: &[Weights], columns: &[Weights]) -> Pixels {
             for channel in 0..channels {
                 let source = row[column.first * channels + channel..].iter().step_by(channels);
                 across.push(byte(
-                    source.zip(&column.weights).fold(half, |sum, (&value, weight)| sum + i32::from(value) * weight),
+                    source
+                        .zip(&column.weights)
+                        .fold(half, |sum, (&value, weight)| sum + i32::from(value) * weight),
                 ));
             }
         }
@@ -256,7 +286,11 @@ fn resampled(image: &Pixels, rows: &[Weights], columns: &[Weights]) -> Pixels {
         let source = &across[(row.first - first) * line..];
         values.extend((0..line).map(|at| {
             let column = source[at..].iter().step_by(line);
-            byte(column.zip(&row.weights).fold(half, |sum, (&value, weight)| sum + i32::from(value) * weight))
+            byte(
+                column
+                    .zip(&row.weights)
+                    .fold(half, |sum, (&value, weight)| sum + i32::from(value) * weight),
+            )
         }));
     }
     Pixels { channels, height: rows.len(), width, values }
@@ -281,7 +315,14 @@ mod tests {
     /// Pillow refuses these files too.
     #[test]
     fn truncated_files_are_refused() {
-        let names = ["b/0.jpeg", "b/cmyk.jpg", "b/progressive.jpg", "b/rotated.jpg", "a/rgb-16.png", "a/palette.png"];
+        let names = [
+            "b/0.jpeg",
+            "b/cmyk.jpg",
+            "b/progressive.jpg",
+            "b/rotated.jpg",
+            "a/rgb-16.png",
+            "a/palette.png",
+        ];
         for name in names {
             let whole = golden(name);
             decode(&whole).unwrap();
@@ -296,7 +337,9 @@ mod tests {
     /// Whatever byte is damaged: an error or an image, never a panic.
     #[test]
     fn damaged_files_never_panic() {
-        for name in ["b/0.jpeg", "b/ycck.jpg", "b/progressive.jpg", "a/rgba-16.png", "a/palette-alpha.png"] {
+        for name in
+            ["b/0.jpeg", "b/ycck.jpg", "b/progressive.jpg", "a/rgba-16.png", "a/palette-alpha.png"]
+        {
             let whole = golden(name);
             for at in (0..whole.len()).step_by(5) {
                 let mut damaged = whole.clone();
@@ -308,7 +351,8 @@ mod tests {
 
     /// A PNG of `width` × `height` black pixels.
     fn black(width: u32, height: u32) -> Vec<u8> {
-        encode(&vec![0; width as usize * height as usize], 1, height as usize, width as usize).unwrap()
+        encode(&vec![0; width as usize * height as usize], 1, height as usize, width as usize)
+            .unwrap()
     }
 
     #[test]
@@ -331,7 +375,9 @@ mod tests {
         let wide = decode(&black(300_000, 1)).unwrap();
         let message = fitted(wide, [1, 32, 32]).unwrap_err();
         assert!(
-            message.contains("has 1x300000 pixels, which would be scaled to 37x10971429 to cover 32x32"),
+            message.contains(
+                "has 1x300000 pixels, which would be scaled to 37x10971429 to cover 32x32"
+            ),
             "{message}"
         );
 
@@ -352,7 +398,10 @@ mod tests {
     #[test]
     fn other_files_are_explained() {
         assert_eq!(decode(b"").unwrap_err(), "is empty");
-        assert_eq!(decode(b"GIF89a").unwrap_err(), "is neither a PNG nor a JPEG file, whatever its name says");
+        assert_eq!(
+            decode(b"GIF89a").unwrap_err(),
+            "is neither a PNG nor a JPEG file, whatever its name says"
+        );
         let message = decode(&[&[0xFF, 0xD8][..], &[0xFF, 0xD9]].concat()).unwrap_err();
         assert!(message.starts_with("is not a readable JPEG"), "{message}");
     }

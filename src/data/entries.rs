@@ -1,4 +1,5 @@
-//! What lies in a directory: entries in the order of their names, without those that systems and tools leave behind.
+//! What lies in a directory: entries in the order of their names, without those that systems and
+//! tools leave behind.
 
 use std::fs::FileType;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,25 @@ pub(super) struct Findings {
 impl Findings {
     /// Notes that `path`, which lies below `root`, `is` something that can't be read.
     pub fn problem(&mut self, root: &Path, path: &Path, is: impl AsRef<str>) {
-        self.problems.push(format!("{} {}", path.strip_prefix(root).unwrap_or(path).display(), is.as_ref()));
+        self.problems.push(format!(
+            "{} {}",
+            path.strip_prefix(root).unwrap_or(path).display(),
+            is.as_ref()
+        ));
     }
 
     /// One error about all problems; one remark about what was skipped.
     pub fn conclude(self, root: &Path, remarks: &mut Vec<String>) -> Result<(), DataError> {
         if !self.skipped.is_empty() {
-            let names = self.skipped.iter().map(|path| path.strip_prefix(root).unwrap_or(path).display().to_string());
-            remarks.push(format!("{}: system and hidden entries are left out: {}", root.display(), listed(names)));
+            let names = self
+                .skipped
+                .iter()
+                .map(|path| path.strip_prefix(root).unwrap_or(path).display().to_string());
+            remarks.push(format!(
+                "{}: system and hidden entries are left out: {}",
+                root.display(),
+                listed(names)
+            ));
         }
         if self.problems.is_empty() {
             return Ok(());
@@ -42,7 +54,9 @@ impl Findings {
         let count = self.problems.len();
         let problem = match self.problems.as_slice() {
             [one] => one.clone(),
-            problems => format!("{count} entries can't be used: {}", listed(problems.iter().cloned())),
+            problems => {
+                format!("{count} entries can't be used: {}", listed(problems.iter().cloned()))
+            }
         };
         Err(DataError::invalid(root, problem, "repair, move or remove what is named"))
     }
@@ -80,5 +94,7 @@ pub(super) fn entries(dir: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Entr
 /// Whether systems, file managers, archivers or notebooks make entries of this name.
 fn is_of_system(name: &str) -> bool {
     let exact = ["__MACOSX", "@eaDir", "lost+found"].contains(&name);
-    exact || name.starts_with('.') || ["Thumbs.db", "desktop.ini"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    exact
+        || name.starts_with('.')
+        || ["Thumbs.db", "desktop.ini"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }

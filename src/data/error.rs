@@ -49,7 +49,9 @@ pub enum DataError {
         known: String,
     },
     /// A batch is not stored image after image.
-    #[error("the batch is not contiguous in [N, C, H, W] order; pass an owned array in standard layout")]
+    #[error(
+        "the batch is not contiguous in [N, C, H, W] order; pass an owned array in standard layout"
+    )]
     Layout,
     /// Two arguments do not fit each other.
     #[error("{0}")]
@@ -71,7 +73,11 @@ impl DataError {
 
 /// What fetches the data set.
 fn fetching(name: &str) -> String {
-    if name == "fashion-mnist" { "make data".into() } else { format!("python -m exporters fetch {name}") }
+    if name == "fashion-mnist" {
+        "make data".into()
+    } else {
+        format!("python -m exporters fetch {name}")
+    }
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -1,6 +1,8 @@
-//! Class folders: one directory of PNG or JPEG files per class, below `train/` and `test/` or `val/`.
+//! Class folders: one directory of PNG or JPEG files per class, below `train/` and `test/` or
+//! `val/`.
 //!
-//! Tiny-ImageNet's two peculiarities are read too: `images/` below each class, and `val/images/` with `val/val_annotations.txt`.
+//! Tiny-ImageNet's two peculiarities are read too: `images/` below each class, and `val/images/`
+//! with `val/val_annotations.txt`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ const IMAGES: &str = "images";
 const ANNOTATIONS: &str = "val_annotations.txt";
 
 /// The images of one split, on disk.
-enum Part {
+enum FolderPart {
     /// A directory per class.
     Classes(PathBuf),
     /// All images in `images/`, with a file that names their classes.
@@ -29,7 +31,7 @@ enum Part {
 }
 
 /// The directories of classes, in label order, with the names of the classes.
-type Labelling = Vec<(String, String)>;
+type FolderLabels = Vec<(String, String)>;
 
 /// Whether `root` holds class folders.
 pub(super) fn is_here(root: &Path) -> bool {
@@ -39,11 +41,14 @@ pub(super) fn is_here(root: &Path) -> bool {
 
 /// Whether the class folders in `root` are those of `set`.
 pub(super) fn is_of(root: &Path, set: &DataSet) -> bool {
-    let parts = [Split::Train, Split::Test].into_iter().filter_map(|split| part(root, split).ok().flatten());
+    let parts = [Split::Train, Split::Test]
+        .into_iter()
+        .filter_map(|split| part(root, split).ok().flatten());
     parts.filter_map(|part| part.names().ok()).any(|names| labelling(names, Some(set)).is_ok())
 }
 
-/// Reads one split of the folder `root`, whose data set may be `known`; `map` (directory → class) chooses, names and orders its classes.
+/// Reads one split of the folder `root`, whose data set may be `known`; `map` (directory → class)
+/// chooses, names and orders its classes.
 pub(super) fn load(
     root: &Path,
     split: Split,
@@ -70,7 +75,11 @@ pub(super) fn load(
                 check_alike(root, &wanted, &names, other)?;
             }
             labelling(names, known).map_err(|problem| {
-                DataError::invalid(&wanted.dir(), problem, "correct the directories, or name them in a `class_map`")
+                DataError::invalid(
+                    &wanted.dir(),
+                    problem,
+                    "correct the directories, or name them in a `class_map`",
+                )
             })?
         }
     };
@@ -83,7 +92,7 @@ pub(super) fn load(
 }
 
 /// The part of `root` that holds `split`, if it has classes.
-fn part(root: &Path, split: Split) -> Result<Option<Part>, DataError> {
+fn part(root: &Path, split: Split) -> Result<Option<FolderPart>, DataError> {
     let candidates: &[&str] = match split {
         Split::Train => &["train"],
         Split::Test => &TEST_DIRS,
@@ -91,12 +100,13 @@ fn part(root: &Path, split: Split) -> Result<Option<Part>, DataError> {
     for name in candidates {
         let dir = root.join(name);
         if dir.join(ANNOTATIONS).is_file() && dir.join(IMAGES).is_dir() {
-            return Ok(Some(Part::Annotated(dir)));
+            return Ok(Some(FolderPart::Annotated(dir)));
         }
         // Unlabelled test images lie in the directory itself or in `images/`.
-        let has_classes = |entries: Vec<Entry>| entries.iter().any(|entry| entry.is_dir && entry.name != IMAGES);
+        let has_classes =
+            |entries: Vec<Entry>| entries.iter().any(|entry| entry.is_dir && entry.name != IMAGES);
         if dir.is_dir() && has_classes(entries(&dir, &mut Vec::new())?) {
-            return Ok(Some(Part::Classes(dir)));
+            return Ok(Some(FolderPart::Classes(dir)));
         }
     }
     Ok(None)
@@ -108,24 +118,31 @@ fn missing(root: &Path, split: Split) -> DataError {
         Split::Test => "test/ or val/",
     };
     let problem = format!("holds no {wanted} with a directory of images for each class");
-    DataError::invalid(root, problem, "sort the images into such directories, or name the directory that holds them")
+    DataError::invalid(
+        root,
+        problem,
+        "sort the images into such directories, or name the directory that holds them",
+    )
 }
 
-impl Part {
+impl FolderPart {
     fn dir(&self) -> PathBuf {
         match self {
-            Part::Classes(dir) | Part::Annotated(dir) => dir.clone(),
+            FolderPart::Classes(dir) | FolderPart::Annotated(dir) => dir.clone(),
         }
     }
 
     /// The names of its classes' directories.
     fn names(&self) -> Result<BTreeSet<String>, DataError> {
         match self {
-            Part::Classes(dir) => {
-                let directories = entries(dir, &mut Vec::new())?.into_iter().filter(|entry| entry.is_dir);
+            FolderPart::Classes(dir) => {
+                let directories =
+                    entries(dir, &mut Vec::new())?.into_iter().filter(|entry| entry.is_dir);
                 Ok(directories.map(|entry| entry.name).collect())
             }
-            Part::Annotated(dir) => Ok(annotations(dir)?.into_iter().map(|(_, class)| class).collect()),
+            FolderPart::Annotated(dir) => {
+                Ok(annotations(dir)?.into_iter().map(|(_, class)| class).collect())
+            }
         }
     }
 
@@ -133,13 +150,15 @@ impl Part {
     fn files(
         &self,
         root: &Path,
-        labelling: &Labelling,
+        labelling: &FolderLabels,
         findings: &mut Findings,
     ) -> Result<Vec<(PathBuf, u32)>, DataError> {
         let mut files = Vec::new();
         match self {
-            Part::Classes(dir) => {
-                for entry in entries(dir, &mut findings.skipped)?.iter().filter(|entry| !entry.is_dir) {
+            FolderPart::Classes(dir) => {
+                for entry in
+                    entries(dir, &mut findings.skipped)?.iter().filter(|entry| !entry.is_dir)
+                {
                     findings.problem(root, &entry.path, "lies beside the classes' directories");
                 }
                 for (label, (name, _)) in (0..).zip(labelling) {
@@ -147,16 +166,21 @@ impl Part {
                     files.extend(images.into_iter().map(|path| (path, label)));
                 }
             }
-            Part::Annotated(dir) => {
-                let labels: BTreeMap<&str, u32> = labelling.iter().map(|(name, _)| name.as_str()).zip(0..).collect();
+            FolderPart::Annotated(dir) => {
+                let labels: BTreeMap<&str, u32> =
+                    labelling.iter().map(|(name, _)| name.as_str()).zip(0..).collect();
                 let annotated: BTreeMap<String, String> = annotations(dir)?.into_iter().collect();
                 let mut unseen: BTreeSet<&str> = annotated.keys().map(String::as_str).collect();
                 for path in images_of(root, &dir.join(IMAGES), findings)? {
                     let name = png::display_name(&path);
                     unseen.remove(name.as_str());
                     match annotated.get(&name) {
-                        None => findings.problem(root, &path, format!("has no line in {ANNOTATIONS}")),
-                        Some(class) => files.extend(labels.get(class.as_str()).map(|&label| (path, label))),
+                        None => {
+                            findings.problem(root, &path, format!("has no line in {ANNOTATIONS}"))
+                        }
+                        Some(class) => {
+                            files.extend(labels.get(class.as_str()).map(|&label| (path, label)))
+                        }
                     }
                 }
                 for name in unseen {
@@ -176,7 +200,11 @@ fn annotations(dir: &Path) -> Result<Vec<(String, String)>, DataError> {
     let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
     let line = |(line, number): (&str, usize)| match line.split('\t').collect::<Vec<_>>()[..] {
         [file, class, ..] => Ok((file.to_string(), class.trim().to_string())),
-        _ => Err(DataError::invalid(&path, format!("has no class in line {number}"), "fetch the file again")),
+        _ => Err(DataError::invalid(
+            &path,
+            format!("has no class in line {number}"),
+            "fetch the file again",
+        )),
     };
     lines.map(line).collect()
 }
@@ -185,7 +213,9 @@ fn annotations(dir: &Path) -> Result<Vec<(String, String)>, DataError> {
 fn images_of(root: &Path, dir: &Path, findings: &mut Findings) -> Result<Vec<PathBuf>, DataError> {
     let mut found = entries(dir, &mut findings.skipped)?;
     if found.iter().any(|entry| entry.is_dir && entry.name == IMAGES) {
-        for entry in found.iter().filter(|entry| entry.name != IMAGES && !entry.name.ends_with("_boxes.txt")) {
+        for entry in
+            found.iter().filter(|entry| entry.name != IMAGES && !entry.name.ends_with("_boxes.txt"))
+        {
             findings.problem(root, &entry.path, format!("lies beside {IMAGES}/"));
         }
         found = entries(&dir.join(IMAGES), &mut findings.skipped)?;
@@ -206,34 +236,48 @@ fn images_of(root: &Path, dir: &Path, findings: &mut Findings) -> Result<Vec<Pat
     Ok(files)
 }
 
-fn check_map(part: &Part, map: &[(String, String)]) -> Result<(), DataError> {
+fn check_map(part: &FolderPart, map: &[(String, String)]) -> Result<(), DataError> {
     let names = part.names()?;
-    let missing: Vec<_> = map.iter().map(|(name, _)| name).filter(|name| !names.contains(*name)).cloned().collect();
+    let missing: Vec<_> =
+        map.iter().map(|(name, _)| name).filter(|name| !names.contains(*name)).cloned().collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let problem = format!("has no directory {}, which the class map names", listed(missing.into_iter()));
+    let problem =
+        format!("has no directory {}, which the class map names", listed(missing.into_iter()));
     Err(DataError::invalid(&part.dir(), problem, "correct the map, or put the images there"))
 }
 
 /// Training and test images must be of the same classes.
-fn check_alike(root: &Path, part: &Part, names: &BTreeSet<String>, other: &Part) -> Result<(), DataError> {
+fn check_alike(
+    root: &Path,
+    part: &FolderPart,
+    names: &BTreeSet<String>,
+    other: &FolderPart,
+) -> Result<(), DataError> {
     let others = other.names()?;
     if *names == others {
         return Ok(());
     }
-    let only = |one: &Part, these: &BTreeSet<String>, those: &BTreeSet<String>| {
+    let only = |one: &FolderPart, these: &BTreeSet<String>, those: &BTreeSet<String>| {
         let own: Vec<_> = these.difference(those).cloned().collect();
-        (!own.is_empty()).then(|| format!("only {}/ has {}", png::display_name(&one.dir()), listed(own.into_iter())))
+        (!own.is_empty()).then(|| {
+            format!("only {}/ has {}", png::display_name(&one.dir()), listed(own.into_iter()))
+        })
     };
-    let differences: Vec<_> = [only(part, names, &others), only(other, &others, names)].into_iter().flatten().collect();
-    let problem = format!("its training and test images are of different classes: {}", differences.join("; "));
+    let differences: Vec<_> =
+        [only(part, names, &others), only(other, &others, names)].into_iter().flatten().collect();
+    let problem = format!(
+        "its training and test images are of different classes: {}",
+        differences.join("; ")
+    );
     let remedy = "rename or remove directories until both have the same, or choose classes with a `class_map`";
     Err(DataError::invalid(root, problem, remedy))
 }
 
-/// Which directory is which class: as the `known` data set says, else by the number that ends the names, else by name.
-fn labelling(names: BTreeSet<String>, known: Option<&DataSet>) -> Result<Labelling, String> {
+/// Which directory is which class: as the `known` data set says, else by the number that ends the
+/// names, else by name.
+fn labelling(names: BTreeSet<String>, known: Option<&DataSet>) -> Result<FolderLabels, String> {
     let names = ordered(names)?;
     match known {
         Some(known) => matched(names, known),
@@ -241,13 +285,16 @@ fn labelling(names: BTreeSet<String>, known: Option<&DataSet>) -> Result<Labelli
     }
 }
 
-/// By number where all names are one common beginning and a number (`00000`, `new12`, `n01440764`), else by their letters.
+/// By number where all names are one common beginning and a number (`00000`, `new12`, `n01440764`),
+/// else by their letters.
 fn ordered(names: BTreeSet<String>) -> Result<Vec<String>, String> {
     let split = |name: &String| {
         let start = name.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
         Some((name[..start].to_string(), name[start..].parse::<u64>().ok()?))
     };
-    let Some(mut numbered) = names.iter().map(|name| Some((split(name)?, name))).collect::<Option<Vec<_>>>() else {
+    let Some(mut numbered) =
+        names.iter().map(|name| Some((split(name)?, name))).collect::<Option<Vec<_>>>()
+    else {
         return Ok(names.into_iter().collect());
     };
     if numbered.windows(2).any(|pair| pair[0].0.0 != pair[1].0.0) {
@@ -260,19 +307,28 @@ fn ordered(names: BTreeSet<String>) -> Result<Vec<String>, String> {
     Ok(numbered.into_iter().map(|(_, name)| name.clone()).collect())
 }
 
-/// The names of ImageNet's classes where all directories are called by its WordNet ids, else the directories' own.
-pub(super) fn readable(names: Vec<String>) -> Labelling {
-    let wnid = |name: &str| name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit());
+/// The names of ImageNet's classes where all directories are called by its WordNet ids, else the
+/// directories' own.
+pub(super) fn readable(names: Vec<String>) -> FolderLabels {
+    let wnid = |name: &str| {
+        name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit())
+    };
     let known = if names.iter().all(|name| wnid(name)) { registry::find("imagenet") } else { None };
-    let by_wnid: BTreeMap<&str, &Class> =
-        known.iter().flat_map(|set| &set.classes).filter_map(|class| Some((class.wnid()?, class))).collect();
-    let classes: Option<Vec<String>> =
-        names.iter().map(|name| by_wnid.get(name.as_str()).map(|class| class.name().to_string())).collect();
+    let by_wnid: BTreeMap<&str, &Class> = known
+        .iter()
+        .flat_map(|set| &set.classes)
+        .filter_map(|class| Some((class.wnid()?, class)))
+        .collect();
+    let classes: Option<Vec<String>> = names
+        .iter()
+        .map(|name| by_wnid.get(name.as_str()).map(|class| class.name().to_string()))
+        .collect();
     let classes = classes.unwrap_or_else(|| names.clone());
     names.into_iter().zip(classes).collect()
 }
 
-/// The letters and digits of a name, in lower case: people and tools write the rest of it in many ways.
+/// The letters and digits of a name, in lower case: people and tools write the rest of it in many
+/// ways.
 fn plain(name: &str) -> String {
     name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
@@ -284,7 +340,7 @@ pub(super) fn names_class(name: &str, class: &Class) -> bool {
 }
 
 /// The directory of each class of `known`: called by its WordNet id, its name or its label.
-fn matched(names: Vec<String>, known: &DataSet) -> Result<Labelling, String> {
+fn matched(names: Vec<String>, known: &DataSet) -> Result<FolderLabels, String> {
     let are_labels = names.len() == known.classes.len()
         && names.iter().zip(0..).all(|(name, label)| name.parse() == Ok::<usize, _>(label));
     let mut left = BTreeMap::new();
@@ -298,7 +354,10 @@ fn matched(names: Vec<String>, known: &DataSet) -> Result<Labelling, String> {
         let directory = if are_labels {
             left.remove(&plain(&names[label]))
         } else {
-            class.wnid().and_then(|wnid| left.remove(wnid)).or_else(|| left.remove(&plain(class.name())))
+            class
+                .wnid()
+                .and_then(|wnid| left.remove(wnid))
+                .or_else(|| left.remove(&plain(class.name())))
         };
         match directory {
             Some(directory) => labelling.push((directory.clone(), class.name().to_string())),
@@ -312,23 +371,38 @@ fn matched(names: Vec<String>, known: &DataSet) -> Result<Labelling, String> {
     if !left.is_empty() {
         problems.push(format!("{} is no class of it", listed(left.into_values().cloned())));
     }
-    if problems.is_empty() { Ok(labelling) } else { Err(format!("is not {}: {}", known.title, problems.join("; "))) }
+    if problems.is_empty() {
+        Ok(labelling)
+    } else {
+        Err(format!("is not {}: {}", known.title, problems.join("; ")))
+    }
 }
 
 /// The directories and class names of a YAML or JSON mapping, in its order.
 pub(super) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataError> {
     let text = std::fs::read_to_string(path).map_err(DataError::io(path, "read the class map"))?;
     let remedy = "write one line `directory: class name` per class, in label order";
-    let refuse = |why: String| DataError::invalid(path, format!("is no map of texts to texts ({why})"), remedy);
+    let refuse = |why: String| {
+        DataError::invalid(path, format!("is no map of texts to texts ({why})"), remedy)
+    };
     // A mapping, unlike a map of strings, refuses a key that comes twice.
     let tree: serde_yaml::Mapping =
         serde_yaml::from_str(without_mark(&text)).map_err(|error| refuse(error.to_string()))?;
-    let entries: Option<Vec<(String, String)>> =
-        tree.iter().map(|(name, class)| Some((name.as_str()?.to_string(), class.as_str()?.to_string()))).collect();
-    let map = entries.ok_or_else(|| refuse("something in it is not text; put it in quotes".into()))?;
-    let outside = |name: &String| name.is_empty() || name.contains(['/', '\\']) || name == ".." || name == ".";
+    let entries: Option<Vec<(String, String)>> = tree
+        .iter()
+        .map(|(name, class)| Some((name.as_str()?.to_string(), class.as_str()?.to_string())))
+        .collect();
+    let map =
+        entries.ok_or_else(|| refuse("something in it is not text; put it in quotes".into()))?;
+    let outside = |name: &String| {
+        name.is_empty() || name.contains(['/', '\\']) || name == ".." || name == "."
+    };
     if let Some((name, _)) = map.iter().find(|(name, _)| outside(name)) {
-        return Err(DataError::invalid(path, format!("names {name:?}, which is no directory's name"), remedy));
+        return Err(DataError::invalid(
+            path,
+            format!("names {name:?}, which is no directory's name"),
+            remedy,
+        ));
     }
     if map.is_empty() {
         return Err(DataError::invalid(path, "names no directory", remedy));
@@ -410,7 +484,8 @@ mod tests {
     use crate::Source;
     use std::fs;
 
-    /// An image file at each of `files` below a new directory; its one pixel is the file's place in the list.
+    /// An image file at each of `files` below a new directory; its one pixel is the file's place in
+    /// the list.
     fn folder(files: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (value, file) in (0..).zip(files) {
@@ -424,7 +499,9 @@ mod tests {
     fn load(dir: &Path, split: Split) -> Result<(Dataset, Vec<String>), String> {
         let mut remarks = Vec::new();
         let source = Source::open(dir).map_err(|error| error.to_string())?;
-        let set = source.load(split, Fit::To([1, 1, 1]), &mut remarks).map_err(|error| error.to_string())?;
+        let set = source
+            .load(split, Fit::To([1, 1, 1]), &mut remarks)
+            .map_err(|error| error.to_string())?;
         Ok((set, remarks))
     }
 
@@ -441,15 +518,24 @@ mod tests {
             let expected = expected.tensor(name).unwrap();
             assert_eq!(expected.shape(), [&[set.len()][..], &shape[..]].concat());
             let length = shape.iter().product();
-            for (index, (own, wanted)) in set.images.chunks(length).zip(expected.data().chunks(length)).enumerate() {
+            for (index, (own, wanted)) in
+                set.images.chunks(length).zip(expected.data().chunks(length)).enumerate()
+            {
                 assert!(own == wanted, "{name}: image {index} differs");
             }
         }
         let source = Source::open(&goldens).unwrap();
-        let message = source.load(Split::Train, Fit::To([2, 28, 28]), &mut Vec::new()).unwrap_err().to_string();
+        let message = source
+            .load(Split::Train, Fit::To([2, 28, 28]), &mut Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("can't become 2 channels"), "{message}");
-        let message = source.load(Split::Test, Fit::Exact, &mut Vec::new()).unwrap_err().to_string();
-        assert!(message.contains("holds no test/ or val/ with a directory of images for each class"), "{message}");
+        let message =
+            source.load(Split::Test, Fit::Exact, &mut Vec::new()).unwrap_err().to_string();
+        assert!(
+            message.contains("holds no test/ or val/ with a directory of images for each class"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -476,16 +562,26 @@ mod tests {
         ]);
         fs::write(dir.path().join("train/n1/n1_boxes.txt"), "n1_0.JPEG\t0\t0\t1\t1\n").unwrap();
         let annotations = dir.path().join("val/val_annotations.txt");
-        fs::write(&annotations, "val_0.JPEG\tn2\t0\t0\t62\t62\nval_1.JPEG\tn1\t0\t0\t62\t62\n").unwrap();
+        fs::write(&annotations, "val_0.JPEG\tn2\t0\t0\t62\t62\nval_1.JPEG\tn1\t0\t0\t62\t62\n")
+            .unwrap();
         let (train, _) = load(dir.path(), Split::Train).unwrap();
-        assert_eq!((train.labels.as_slice(), train.images.as_slice()), ([0, 0, 1].as_slice(), [1, 2, 0].as_slice()));
+        assert_eq!(
+            (train.labels.as_slice(), train.images.as_slice()),
+            ([0, 0, 1].as_slice(), [1, 2, 0].as_slice())
+        );
         let (test, _) = load(dir.path(), Split::Test).unwrap();
-        assert_eq!((test.labels.as_slice(), test.images.as_slice()), ([0, 1].as_slice(), [4, 3].as_slice()));
+        assert_eq!(
+            (test.labels.as_slice(), test.images.as_slice()),
+            ([0, 1].as_slice(), [4, 3].as_slice())
+        );
         assert_eq!(test.classes, ["n1", "n2"]);
 
         fs::write(&annotations, "val_0.JPEG\tn2\t0\nval_2.JPEG\tn1\t0\n").unwrap();
         let message = load(dir.path(), Split::Test).unwrap_err();
-        assert!(message.contains("val/images/val_1.JPEG has no line in val_annotations.txt"), "{message}");
+        assert!(
+            message.contains("val/images/val_1.JPEG has no line in val_annotations.txt"),
+            "{message}"
+        );
         assert!(message.contains("val/images/val_2.JPEG is missing"), "{message}");
         fs::write(&annotations, "val_0.JPEG n2\n").unwrap();
         let message = load(dir.path(), Split::Train).unwrap_err();
@@ -494,8 +590,9 @@ mod tests {
 
     #[test]
     fn numbers_sort_as_numbers_and_words_as_words() {
-        let order =
-            |names: &[&str]| ordered(names.iter().map(ToString::to_string).collect()).map(|names| names.join(" "));
+        let order = |names: &[&str]| {
+            ordered(names.iter().map(ToString::to_string).collect()).map(|names| names.join(" "))
+        };
         assert_eq!(order(&["0", "1", "10", "2"]).unwrap(), "0 1 2 10");
         assert_eq!(order(&["new010", "new002", "new1"]).unwrap(), "new1 new002 new010");
         assert_eq!(order(&["00001", "00000"]).unwrap(), "00000 00001");
@@ -508,10 +605,17 @@ mod tests {
 
     #[test]
     fn directories_by_wordnet_id_have_readable_classes() {
-        let dir =
-            folder(&["train/n02102040/0.png", "train/n01440764/0.png", "val/n01440764/0.png", "val/n02102040/0.png"]);
+        let dir = folder(&[
+            "train/n02102040/0.png",
+            "train/n01440764/0.png",
+            "val/n01440764/0.png",
+            "val/n02102040/0.png",
+        ]);
         let (set, _) = load(dir.path(), Split::Train).unwrap();
-        assert_eq!((set.classes.join(", "), set.images), ("tench, English springer".to_string(), vec![1, 0]));
+        assert_eq!(
+            (set.classes.join(", "), set.images),
+            ("tench, English springer".to_string(), vec![1, 0])
+        );
         // An id that ImageNet's classes lack keeps all as they are.
         let dir = folder(&["train/n02102040/0.png", "train/n99999999/0.png"]);
         assert_eq!(load(dir.path(), Split::Train).unwrap().0.classes, ["n02102040", "n99999999"]);
@@ -523,8 +627,13 @@ mod tests {
         let directories = |name: fn(usize, &Class) -> String| -> BTreeSet<String> {
             set.classes.iter().enumerate().map(|(label, class)| name(label, class)).collect()
         };
-        let classes =
-            |names| matched(ordered(names).unwrap(), set).unwrap().into_iter().map(|(_, class)| class).collect();
+        let classes = |names| {
+            matched(ordered(names).unwrap(), set)
+                .unwrap()
+                .into_iter()
+                .map(|(_, class)| class)
+                .collect()
+        };
         let spellings: [fn(usize, &Class) -> String; 5] = [
             |_, class| class.wnid().unwrap().into(),
             |_, class| class.name().into(),
@@ -545,15 +654,25 @@ mod tests {
 
     #[test]
     fn classes_of_training_and_test_images_must_agree() {
-        let dir = folder(&["train/ant/0.png", "train/zzz/0.png", "test/ant/0.png", "test/bee/0.png"]);
+        let dir =
+            folder(&["train/ant/0.png", "train/zzz/0.png", "test/ant/0.png", "test/bee/0.png"]);
         for split in [Split::Train, Split::Test] {
             let message = load(dir.path(), split).unwrap_err();
-            assert!(message.contains("training and test images are of different classes"), "{message}");
-            assert!(message.contains("only train/ has zzz") && message.contains("only test/ has bee"), "{message}");
+            assert!(
+                message.contains("training and test images are of different classes"),
+                "{message}"
+            );
+            assert!(
+                message.contains("only train/ has zzz") && message.contains("only test/ has bee"),
+                "{message}"
+            );
         }
         let dir = folder(&["train/ant/0.png", "train/bee/0.png", "test/ant/0.png"]);
         let message = load(dir.path(), Split::Train).unwrap_err();
-        assert!(message.contains("only train/ has bee") && !message.contains("only test/"), "{message}");
+        assert!(
+            message.contains("only train/ has bee") && !message.contains("only test/"),
+            "{message}"
+        );
         // A class map says which are meant.
         let map = dir.path().join("map.yaml");
         fs::write(&map, "ant: an ant").unwrap();
@@ -576,7 +695,13 @@ mod tests {
         let (set, remarks) = load(dir.path(), Split::Train).unwrap();
         assert_eq!((set.classes.len(), set.images), (1, vec![0]));
         let [remark] = remarks.as_slice() else { panic!("{remarks:?}") };
-        for name in ["train/a/._0.png", ".DS_Store", "Thumbs.db", "train/.ipynb_checkpoints", "train/__MACOSX"] {
+        for name in [
+            "train/a/._0.png",
+            ".DS_Store",
+            "Thumbs.db",
+            "train/.ipynb_checkpoints",
+            "train/__MACOSX",
+        ] {
             assert!(remark.contains(name), "{remark}");
         }
         assert!(load(dir.path(), Split::Test).unwrap().1.is_empty());
@@ -584,7 +709,8 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_named_at_once() {
-        let dir = folder(&["train/a/0.png", "train/b/0.png", "train/loose.png", "train/a/deep/0.png"]);
+        let dir =
+            folder(&["train/a/0.png", "train/b/0.png", "train/loose.png", "train/a/deep/0.png"]);
         let path = |name: &str| dir.path().join("train").join(name);
         fs::create_dir(path("empty")).unwrap();
         fs::write(path("a/1.webp"), "RIFF").unwrap();
@@ -608,7 +734,10 @@ mod tests {
             fs::write(path("b").join(format!("{number}.jpg")), "no").unwrap();
         }
         let message = load(dir.path(), Split::Train).unwrap_err();
-        assert!(message.contains("57 entries can't be used") && message.contains("and 37 more"), "{message}");
+        assert!(
+            message.contains("57 entries can't be used") && message.contains("and 37 more"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -621,7 +750,10 @@ mod tests {
             source.load(Split::Train, Fit::To([1, 1, 1]), &mut Vec::new())
         };
         let chosen = read("y: first\nx: second\n").unwrap();
-        assert_eq!((chosen.classes.join(" "), chosen.labels), ("first second".to_string(), vec![0, 0, 1]));
+        assert_eq!(
+            (chosen.classes.join(" "), chosen.labels),
+            ("first second".to_string(), vec![0, 0, 1])
+        );
         assert_eq!(chosen.images, [1, 2, 0]);
         for (text, expected) in [
             ("coat: coat", "has no directory coat, which the class map names"),

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 const DOWNLOAD_AGAIN: &str = "the file is damaged or is something else: fetch it again";
 /// More than any data set that fits in memory; a header that claims more is damaged.
 const MAX_BYTES: usize = 1 << 36;
-/// How much gzip can shrink: a header that claims more than this times the file's length is damaged.
+/// How much gzip can shrink: a header that claims more than this times the file's length is
+/// damaged.
 const MAX_RATIO: usize = 1032;
 
 /// One split: `images` is `[N, height, width]`, `labels` is `[N]`.
@@ -33,14 +34,19 @@ fn highest_label(dir: &Path, split: Split) -> Result<u8, DataError> {
     Ok(labels.into_iter().max().unwrap_or(0))
 }
 
-/// Reads `split` of the data set in `dir`. Its `classes`, unless they are known, are the lines of `classes.txt`, else numbers up to the highest
-/// label of both splits.
-pub(super) fn dataset(dir: &Path, split: Split, classes: Option<Vec<String>>) -> Result<Dataset, DataError> {
+/// Reads `split` of the data set in `dir`. Its `classes`, unless they are known, are the lines of
+/// `classes.txt`, else numbers up to the highest label of both splits.
+pub(super) fn dataset(
+    dir: &Path,
+    split: Split,
+    classes: Option<Vec<String>>,
+) -> Result<Dataset, DataError> {
     let names = dir.join("classes.txt");
     let classes: Vec<String> = match classes {
         Some(classes) => classes,
         None if names.is_file() => {
-            let text = std::fs::read_to_string(&names).map_err(DataError::io(&names, "read the class names"))?;
+            let text = std::fs::read_to_string(&names)
+                .map_err(DataError::io(&names, "read the class names"))?;
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
         }
         None => {
@@ -49,7 +55,15 @@ pub(super) fn dataset(dir: &Path, split: Split, classes: Option<Vec<String>>) ->
         }
     };
     let Idx { images, labels, height, width } = load(dir, split, classes.len())?;
-    Ok(Dataset { name: png::display_name(dir), images, labels, channels: 1, height, width, classes })
+    Ok(Dataset {
+        name: png::display_name(dir),
+        images,
+        labels,
+        channels: 1,
+        height,
+        width,
+        classes,
+    })
 }
 
 /// Reads the image and the label file of `split` in `dir`; labels must lie below `classes`.
@@ -59,7 +73,8 @@ fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
     let ([count, height, width], images) = read::<3>(&image_path)?;
     let ([label_count], labels) = read::<1>(&label_path)?;
     if count != label_count {
-        let problem = format!("{label_count} labels for the {count} images of {}", image_path.display());
+        let problem =
+            format!("{label_count} labels for the {count} images of {}", image_path.display());
         return Err(DataError::invalid(&label_path, problem, "fetch both files again"));
     }
     let labels: Vec<u32> = labels.into_iter().map(u32::from).collect();
@@ -71,7 +86,11 @@ fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
 fn find(dir: &Path, stem: &str) -> Result<PathBuf, DataError> {
     present(dir, stem).ok_or_else(|| {
         let problem = format!("has neither {stem} nor {stem}.gz");
-        DataError::invalid(dir, problem, "name the directory that has it; `make data` fetches Fashion-MNIST")
+        DataError::invalid(
+            dir,
+            problem,
+            "name the directory that has it; `make data` fetches Fashion-MNIST",
+        )
     })
 }
 
@@ -92,20 +111,29 @@ fn read<const RANK: usize>(path: &Path) -> Result<([usize; RANK], Vec<u8>), Data
     let magic = read_u32(&mut stream, path)?;
     let expected = 0x0800 + RANK as u32;
     if magic != expected {
-        let problem = format!("starts with {magic:#010x} where an IDX file of {RANK} dimensions has {expected:#010x}");
+        let problem = format!(
+            "starts with {magic:#010x} where an IDX file of {RANK} dimensions has {expected:#010x}"
+        );
         return Err(DataError::invalid(path, problem, DOWNLOAD_AGAIN));
     }
     let mut sizes = [0; RANK];
     for size in &mut sizes {
         *size = read_u32(&mut stream, path)? as usize;
     }
-    let most = usize::try_from(length).unwrap_or(usize::MAX).saturating_mul(MAX_RATIO).min(MAX_BYTES);
+    let most =
+        usize::try_from(length).unwrap_or(usize::MAX).saturating_mul(MAX_RATIO).min(MAX_BYTES);
     let values = read_values(stream, path, &sizes, most)?;
     Ok((sizes, values))
 }
 
-/// Reads exactly as many bytes as `sizes` says, which are at most `most`; memory grows with what is really there.
-fn read_values(stream: impl Read, path: &Path, sizes: &[usize], most: usize) -> Result<Vec<u8>, DataError> {
+/// Reads exactly as many bytes as `sizes` says, which are at most `most`; memory grows with what is
+/// really there.
+fn read_values(
+    stream: impl Read,
+    path: &Path,
+    sizes: &[usize],
+    most: usize,
+) -> Result<Vec<u8>, DataError> {
     let length = sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
     let Some(length) = length.filter(|length| (1..=most).contains(length)) else {
         let problem = format!("its header claims the dimensions {sizes:?}");
@@ -113,7 +141,10 @@ fn read_values(stream: impl Read, path: &Path, sizes: &[usize], most: usize) -> 
     };
     memory::check(path, sizes[0] as u64, (length / sizes[0]) as u64)?;
     let mut values = Vec::new();
-    stream.take(length as u64 + 1).read_to_end(&mut values).map_err(|error| damaged(path, &error))?;
+    stream
+        .take(length as u64 + 1)
+        .read_to_end(&mut values)
+        .map_err(|error| damaged(path, &error))?;
     if values.len() == length {
         return Ok(values);
     }
@@ -197,23 +228,44 @@ mod tests {
         let labels = |bytes: Vec<u8>| vec![(IMAGES, good_images()), (LABELS, bytes)];
         let gz = "train-images-idx3-ubyte.gz";
         let cases = [
-            (images(good_images()[..14].to_vec()), "train-images-idx3-ubyte: cannot be read to its end"),
+            (
+                images(good_images()[..14].to_vec()),
+                "train-images-idx3-ubyte: cannot be read to its end",
+            ),
             (images(vec![]), "cannot be read to its end"),
-            (images(good_images()[..20].to_vec()), "announces 12 values [2, 2, 3], but there are 4"),
+            (
+                images(good_images()[..20].to_vec()),
+                "announces 12 values [2, 2, 3], but there are 4",
+            ),
             (images(longer), "announces 12 values [2, 2, 3], but there are more"),
-            (images(good_labels()), "starts with 0x00000801 where an IDX file of 3 dimensions has 0x00000803"),
+            (
+                images(good_labels()),
+                "starts with 0x00000801 where an IDX file of 3 dimensions has 0x00000803",
+            ),
             (images(idx(0x803, &[0, 28, 28], &[])), "claims the dimensions [0, 28, 28]"),
             (images(idx(0x803, &[u32::MAX; 3], &[])), "claims the dimensions [4294967295, "),
-            (vec![(gz, zipped[..zipped.len() / 2].to_vec()), (LABELS, good_labels())], "cannot be read to its end"),
-            (vec![(gz, zipped[..zipped.len() - 3].to_vec()), (LABELS, good_labels())], "cannot be read to its end"),
+            (
+                vec![(gz, zipped[..zipped.len() / 2].to_vec()), (LABELS, good_labels())],
+                "cannot be read to its end",
+            ),
+            (
+                vec![(gz, zipped[..zipped.len() - 3].to_vec()), (LABELS, good_labels())],
+                "cannot be read to its end",
+            ),
             (vec![(gz, wrong_sum), (LABELS, good_labels())], "cannot be read to its end"),
             (vec![(gz, good_images()), (LABELS, good_labels())], "cannot be read to its end"),
-            (labels(idx(0x801, &[3], &[1, 2, 3])), "train-labels-idx1-ubyte: 3 labels for the 2 images"),
+            (
+                labels(idx(0x801, &[3], &[1, 2, 3])),
+                "train-labels-idx1-ubyte: 3 labels for the 2 images",
+            ),
             (
                 labels(idx(0x801, &[2], &[1, 10])),
                 "train-labels-idx1-ubyte: label 10 of image 1, but there are 10 classes",
             ),
-            (vec![(IMAGES, good_images())], "has neither train-labels-idx1-ubyte nor train-labels-idx1-ubyte.gz"),
+            (
+                vec![(IMAGES, good_images())],
+                "has neither train-labels-idx1-ubyte nor train-labels-idx1-ubyte.gz",
+            ),
         ];
         for (files, expected) in cases {
             let message = load_files(&files).err().unwrap().to_string();

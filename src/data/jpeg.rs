@@ -1,4 +1,5 @@
-//! What JPEG leaves of an image, for recipes whose published code saves such files: as Pillow writes and reads them by default.
+//! What JPEG leaves of an image, for recipes whose published code saves such files: as Pillow
+//! writes and reads them by default.
 
 use super::png::{interleave, planes};
 use super::{DataError, decode};
@@ -7,12 +8,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const QUALITY: f32 = 75.0;
 
-/// The pixels `[C, H, W]` that come back from a JPEG file of `pixels` `[C, H, W]`: quality 75, and of three channels the colours at half the resolution.
+/// The pixels `[C, H, W]` that come back from a JPEG file of `pixels` `[C, H, W]`: quality 75, and
+/// of three channels the colours at half the resolution.
 ///
 /// # Errors
 /// When there are not 1 or 3 channels, or a side is 0 or beyond 65500.
-pub fn recompressed(pixels: &[u8], channels: usize, height: usize, width: usize) -> Result<Vec<u8>, DataError> {
-    let refuse = |why: String| DataError::Mismatch(format!("an image can't be passed through JPEG: {why}"));
+pub fn recompressed(
+    pixels: &[u8],
+    channels: usize,
+    height: usize,
+    width: usize,
+) -> Result<Vec<u8>, DataError> {
+    let refuse =
+        |why: String| DataError::Mismatch(format!("an image can't be passed through JPEG: {why}"));
     let space = match channels {
         1 => ColorSpace::JCS_GRAYSCALE,
         3 => ColorSpace::JCS_RGB,
@@ -22,7 +30,8 @@ pub fn recompressed(pixels: &[u8], channels: usize, height: usize, width: usize)
         return Err(refuse(format!("{height}x{width} pixels are none or too many")));
     }
     let interleaved = interleave(pixels, channels);
-    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. Nothing outside the closure is changed by it.
+    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. Nothing
+    // outside the closure is changed by it.
     let file = catch_unwind(AssertUnwindSafe(|| -> std::io::Result<Vec<u8>> {
         let mut encoder = Compress::new(space);
         encoder.set_size(width, height);
@@ -36,7 +45,9 @@ pub fn recompressed(pixels: &[u8], channels: usize, height: usize, width: usize)
         encoder.write_scanlines(&interleaved)?;
         encoder.finish()
     }));
-    let file = file.map_err(|_| refuse("libjpeg fails".into()))?.map_err(|error| refuse(error.to_string()))?;
+    let file = file
+        .map_err(|_| refuse("libjpeg fails".into()))?
+        .map_err(|error| refuse(error.to_string()))?;
     let image = decode::jpeg(&file).map_err(refuse)?;
     Ok(planes(&image.values, channels))
 }
@@ -52,7 +63,8 @@ mod tests {
         let bytes = std::fs::read(crate::in_repository("tests/goldens/jpeg.safetensors")).unwrap();
         let goldens = SafeTensors::deserialize(&bytes).unwrap();
         for name in ["gray.noise", "gray.smooth", "rgb.noise", "rgb.smooth"] {
-            let [before, after] = ["before", "after"].map(|part| goldens.tensor(&format!("{name}.{part}")).unwrap());
+            let [before, after] =
+                ["before", "after"].map(|part| goldens.tensor(&format!("{name}.{part}")).unwrap());
             let shape = before.shape();
             let found = recompressed(before.data(), shape[0], shape[1], shape[2]).unwrap();
             assert_eq!(found, after.data(), "{name}");

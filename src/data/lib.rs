@@ -46,7 +46,7 @@ pub use augment::{Augment, Operation};
 pub use dataset::{Dataset, Split};
 pub use decode::Fit;
 pub use error::DataError;
-pub use mix::Mix;
+pub use mix::DrawnMix;
 pub use normalize::Normalization;
 pub use source::Source;
 pub use view::{Resample, Shift, Size, View};

@@ -4,10 +4,13 @@ use std::path::Path;
 
 use super::DataError;
 
-/// Refuses to read `count` images of `bytes` each from `path` where the system says that there is no memory for them.
+/// Refuses to read `count` images of `bytes` each from `path` where the system says that there is
+/// no memory for them.
 pub(super) fn check(path: &Path, count: u64, bytes: u64) -> Result<(), DataError> {
     match available() {
-        Some(free) if count.saturating_mul(bytes) > free => Err(too_large(path, count, bytes, free)),
+        Some(free) if count.saturating_mul(bytes) > free => {
+            Err(too_large(path, count, bytes, free))
+        }
         _ => Ok(()),
     }
 }
@@ -19,7 +22,11 @@ fn too_large(path: &Path, count: u64, bytes: u64, free: u64) -> DataError {
         gigabytes(count.saturating_mul(bytes)),
         gigabytes(free)
     );
-    DataError::invalid(path, problem, "take fewer classes with a `class_map`, smaller images, or a larger machine")
+    DataError::invalid(
+        path,
+        problem,
+        "take fewer classes with a `class_map`, smaller images, or a larger machine",
+    )
 }
 
 /// Bytes that can be allocated without swapping; `None` where the system does not say.

@@ -1,4 +1,5 @@
-//! CutMix and MixUp within a batch, as FKD and SRe2L draw them: one permutation, one box or one λ per batch.
+//! CutMix and MixUp within a batch, as FKD and SRe2L draw them: one permutation, one box or one λ
+//! per batch.
 
 use super::{DataError, Size, values, values_mut};
 use ndarray::Array4;
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 
 /// How sample `i` of a batch is mixed with sample `partner[i]` of the same batch.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Mix {
+pub enum DrawnMix {
     /// Not at all.
     None,
     /// The box comes from the partner; it may be empty.
@@ -34,10 +35,15 @@ pub enum Mix {
     },
 }
 
-impl Mix {
-    /// CutMix of `count` images of size `size` with λ ~ Beta(alpha, alpha): the box has λ's complement of the area, a uniform centre, and is cut at the
-    /// borders.
-    pub fn cut_mix(rng: &mut impl Rng, count: usize, size: Size, alpha: f32) -> Result<Self, DataError> {
+impl DrawnMix {
+    /// CutMix of `count` images of size `size` with λ ~ Beta(alpha, alpha): the box has λ's
+    /// complement of the area, a uniform centre, and is cut at the borders.
+    pub fn cut_mix(
+        rng: &mut impl Rng,
+        count: usize,
+        size: Size,
+        alpha: f32,
+    ) -> Result<Self, DataError> {
         let lambda = draw_lambda(rng, alpha)?;
         let partner = draw_partner(rng, count)?;
         let share = (1.0 - lambda).sqrt();
@@ -79,7 +85,9 @@ impl Mix {
             return Ok(());
         }
         let Size { height, width } = size;
-        Err(DataError::Mismatch(format!("{self:?} does not fit {count} images of {height}x{width} pixels")))
+        Err(DataError::Mismatch(format!(
+            "{self:?} does not fit {count} images of {height}x{width} pixels"
+        )))
     }
 
     /// Writes the mixed images of the batch `unmixed` `[N, C, H, W]` to `mixed`, of the same shape.
@@ -87,28 +95,31 @@ impl Mix {
         let (count, channels, height, width) = unmixed.dim();
         self.check(count, Size { height, width })?;
         if mixed.dim() != unmixed.dim() {
-            let message = format!("a batch {:?} cannot take the mix of {:?}", mixed.dim(), unmixed.dim());
+            let message =
+                format!("a batch {:?} cannot take the mix of {:?}", mixed.dim(), unmixed.dim());
             return Err(DataError::Mismatch(message));
         }
         let source = values(unmixed)?;
         let length = (channels * height * width).max(1);
         let image = |index: usize| &source[index * length..][..length];
-        values_mut(mixed)?.par_chunks_exact_mut(length).enumerate().for_each(|(index, target)| match self {
-            Self::None => target.copy_from_slice(image(index)),
-            Self::MixUp { partner, lambda } => {
-                let pairs = image(index).iter().zip(image(partner[index] as usize));
-                for (target, (own, other)) in target.iter_mut().zip(pairs) {
-                    *target = lambda * own + (1.0 - lambda) * other;
+        values_mut(mixed)?.par_chunks_exact_mut(length).enumerate().for_each(|(index, target)| {
+            match self {
+                Self::None => target.copy_from_slice(image(index)),
+                Self::MixUp { partner, lambda } => {
+                    let pairs = image(index).iter().zip(image(partner[index] as usize));
+                    for (target, (own, other)) in target.iter_mut().zip(pairs) {
+                        *target = lambda * own + (1.0 - lambda) * other;
+                    }
                 }
-            }
-            Self::CutMix { partner, top, left, height: rows, width: columns } => {
-                target.copy_from_slice(image(index));
-                let other = image(partner[index] as usize);
-                for channel in 0..channels {
-                    for row in usize::from(*top)..usize::from(*top) + usize::from(*rows) {
-                        let start = (channel * height + row) * width + usize::from(*left);
-                        let end = start + usize::from(*columns);
-                        target[start..end].copy_from_slice(&other[start..end]);
+                Self::CutMix { partner, top, left, height: rows, width: columns } => {
+                    target.copy_from_slice(image(index));
+                    let other = image(partner[index] as usize);
+                    for channel in 0..channels {
+                        for row in usize::from(*top)..usize::from(*top) + usize::from(*rows) {
+                            let start = (channel * height + row) * width + usize::from(*left);
+                            let end = start + usize::from(*columns);
+                            target[start..end].copy_from_slice(&other[start..end]);
+                        }
                     }
                 }
             }
@@ -119,24 +130,27 @@ impl Mix {
 
 fn draw_lambda(rng: &mut impl Rng, alpha: f32) -> Result<f64, DataError> {
     let alpha = f64::from(alpha);
-    let beta = Beta::new(alpha, alpha)
-        .ok()
-        .filter(|_| alpha.is_finite())
-        .ok_or_else(|| DataError::Mismatch(format!("alpha {alpha} of a mix; give a positive number")))?;
+    let beta = Beta::new(alpha, alpha).ok().filter(|_| alpha.is_finite()).ok_or_else(|| {
+        DataError::Mismatch(format!("alpha {alpha} of a mix; give a positive number"))
+    })?;
     Ok(beta.sample(rng).clamp(0.0, 1.0))
 }
 
 fn draw_partner(rng: &mut impl Rng, count: usize) -> Result<Vec<u32>, DataError> {
-    let count = u32::try_from(count).map_err(|_| DataError::Mismatch(format!("a batch of {count} is too large")))?;
+    let count = u32::try_from(count)
+        .map_err(|_| DataError::Mismatch(format!("a batch of {count} is too large")))?;
     let mut partner: Vec<u32> = (0..count).collect();
     partner.shuffle(rng);
     Ok(partner)
 }
 
-/// Start and length of one side of the box: `share` of `length`, about a uniform centre, cut at the borders.
+/// Start and length of one side of the box: `share` of `length`, about a uniform centre, cut at the
+/// borders.
 fn draw_side(rng: &mut impl Rng, length: usize, share: f64) -> Result<(u16, u16), DataError> {
     let Ok(length @ 1..) = u16::try_from(length) else {
-        return Err(DataError::Mismatch(format!("images of {length} pixels a side; CutMix takes 1 to 65535")));
+        return Err(DataError::Mismatch(format!(
+            "images of {length} pixels a side; CutMix takes 1 to 65535"
+        )));
     };
     let half = (f64::from(length) * share) as u16 / 2;
     let centre = rng.random_range(0..length);
@@ -147,7 +161,9 @@ fn draw_side(rng: &mut impl Rng, length: usize, share: f64) -> Result<(u16, u16)
 fn is_permutation(partner: &[u32], count: usize) -> bool {
     let mut seen = vec![false; partner.len()];
     partner.len() == count
-        && partner.iter().all(|index| seen.get_mut(*index as usize).is_some_and(|seen| !std::mem::replace(seen, true)))
+        && partner.iter().all(|index| {
+            seen.get_mut(*index as usize).is_some_and(|seen| !std::mem::replace(seen, true))
+        })
 }
 
 #[cfg(test)]
@@ -162,7 +178,7 @@ mod tests {
         Array4::from_shape_fn((3, 2, 4, 5), |(image, ..)| image as f32)
     }
 
-    fn mixed(mix: &Mix) -> Array4<f32> {
+    fn mixed(mix: &DrawnMix) -> Array4<f32> {
         let mut mixed = Array4::from_elem((3, 2, 4, 5), f32::NAN);
         mix.apply(&batch(), &mut mixed).unwrap();
         mixed
@@ -170,13 +186,13 @@ mod tests {
 
     #[test]
     fn none_copies() {
-        assert_eq!(mixed(&Mix::None), batch());
-        assert_eq!(Mix::None.lambda(SIZE), 1.0);
+        assert_eq!(mixed(&DrawnMix::None), batch());
+        assert_eq!(DrawnMix::None.lambda(SIZE), 1.0);
     }
 
     #[test]
     fn mix_up_blends_with_the_partner() {
-        let mix = Mix::MixUp { partner: vec![2, 0, 1], lambda: 0.75 };
+        let mix = DrawnMix::MixUp { partner: vec![2, 0, 1], lambda: 0.75 };
         let expected = [0.5, 0.75, 1.75];
         assert_eq!(mixed(&mix), Array4::from_shape_fn((3, 2, 4, 5), |(image, ..)| expected[image]));
         assert_eq!(mix.lambda(SIZE), 0.75);
@@ -184,7 +200,7 @@ mod tests {
 
     #[test]
     fn cut_mix_pastes_the_partners_box() {
-        let mix = Mix::CutMix { partner: vec![2, 0, 1], top: 1, left: 2, height: 2, width: 3 };
+        let mix = DrawnMix::CutMix { partner: vec![2, 0, 1], top: 1, left: 2, height: 2, width: 3 };
         let expected = |(image, _, row, column): (usize, usize, usize, usize)| {
             let inside = (1..3).contains(&row) && (2..5).contains(&column);
             if inside { [2.0, 0.0, 1.0][image] } else { image as f32 }
@@ -198,11 +214,11 @@ mod tests {
         let size = Size { height: 32, width: 24 };
         let mut cut = 0.0;
         for item in 0..1000 {
-            let draw = || Mix::cut_mix(&mut stream(1, "mix", item), 7, size, 1.0).unwrap();
+            let draw = || DrawnMix::cut_mix(&mut stream(1, "mix", item), 7, size, 1.0).unwrap();
             draw().check(7, size).unwrap();
             assert_eq!(draw(), draw());
             cut += (1.0 - draw().lambda(size)) / 1000.0;
-            Mix::mix_up(&mut stream(1, "mix", item), 7, 0.2).unwrap().check(7, size).unwrap();
+            DrawnMix::mix_up(&mut stream(1, "mix", item), 7, 0.2).unwrap().check(7, size).unwrap();
         }
         // Half the area before the borders cut some of it off.
         assert!((0.2..0.45).contains(&cut), "mean share of the box {cut}");
@@ -210,19 +226,31 @@ mod tests {
 
     #[test]
     fn misuse_is_explained() {
-        let cut = |partner: Vec<u32>, top| Mix::CutMix { partner, top, left: 0, height: 2, width: 2 };
+        let cut = |partner: Vec<u32>, top| DrawnMix::CutMix {
+            partner,
+            top,
+            left: 0,
+            height: 2,
+            width: 2,
+        };
         let mut rng = stream(0, "mix", 0);
         let cases = [
             (cut(vec![0, 1], 0).check(3, SIZE), "does not fit 3 images of 4x5 pixels"),
             (cut(vec![0, 1, 1], 0).check(3, SIZE), "does not fit"),
             (cut(vec![0, 1, 3], 0).check(3, SIZE), "does not fit"),
             (cut(vec![0, 1, 2], 3).check(3, SIZE), "does not fit"),
-            (Mix::MixUp { partner: vec![0], lambda: 1.5 }.check(1, SIZE), "does not fit"),
-            (Mix::MixUp { partner: vec![0], lambda: f32::NAN }.check(1, SIZE), "does not fit"),
-            (Mix::None.apply(&batch(), &mut Array4::zeros((2, 2, 4, 5))), "cannot take the mix"),
-            (Mix::mix_up(&mut rng, 1, 0.0).map(|_| ()), "alpha 0 of a mix"),
-            (Mix::mix_up(&mut rng, 1, f32::INFINITY).map(|_| ()), "alpha inf of a mix"),
-            (Mix::cut_mix(&mut rng, 1, Size { height: 0, width: 1 }, 1.0).map(|_| ()), "images of 0 pixels a side"),
+            (DrawnMix::MixUp { partner: vec![0], lambda: 1.5 }.check(1, SIZE), "does not fit"),
+            (DrawnMix::MixUp { partner: vec![0], lambda: f32::NAN }.check(1, SIZE), "does not fit"),
+            (
+                DrawnMix::None.apply(&batch(), &mut Array4::zeros((2, 2, 4, 5))),
+                "cannot take the mix",
+            ),
+            (DrawnMix::mix_up(&mut rng, 1, 0.0).map(|_| ()), "alpha 0 of a mix"),
+            (DrawnMix::mix_up(&mut rng, 1, f32::INFINITY).map(|_| ()), "alpha inf of a mix"),
+            (
+                DrawnMix::cut_mix(&mut rng, 1, Size { height: 0, width: 1 }, 1.0).map(|_| ()),
+                "images of 0 pixels a side",
+            ),
         ];
         for (result, expected) in cases {
             let message = result.unwrap_err().to_string();

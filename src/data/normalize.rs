@@ -14,7 +14,8 @@ pub struct Normalization {
 impl Normalization {
     /// `mean` and `std` of pixels in 0..=1, `[C]` each; every std positive.
     pub fn new(mean: Vec<f32>, std: Vec<f32>) -> Result<Self, DataError> {
-        let good = mean.iter().all(|mean| mean.is_finite()) && std.iter().all(|std| std.is_finite() && *std > 0.0);
+        let good = mean.iter().all(|mean| mean.is_finite())
+            && std.iter().all(|std| std.is_finite() && *std > 0.0);
         if mean.is_empty() || mean.len() != std.len() || !good {
             return Err(DataError::Mismatch(format!(
                 "cannot normalise by mean {mean:?} and std {std:?}; give one finite mean and one positive std per channel"
@@ -30,14 +31,17 @@ impl Normalization {
 
     /// Per channel, the normalised values of pixel 0 and pixel 255.
     pub fn range(&self) -> Vec<(f32, f32)> {
-        (0..self.channels()).map(|channel| (self.value(channel, 0), self.value(channel, 255))).collect()
+        (0..self.channels())
+            .map(|channel| (self.value(channel, 0), self.value(channel, 255)))
+            .collect()
     }
 
     /// The images of `set` at `indices`, normalised: `[indices.len(), C, H, W]`.
     pub fn batch(&self, set: &Dataset, indices: &[usize]) -> Result<Array4<f32>, DataError> {
         self.check_channels(set.channels, &set.name)?;
         if let Some(index) = indices.iter().find(|index| set.image(**index).is_none()) {
-            let message = format!("image {index} of {} asked for, but it has {} images", set.name, set.len());
+            let message =
+                format!("image {index} of {} asked for, but it has {} images", set.name, set.len());
             return Err(DataError::Mismatch(message));
         }
         let tables: Vec<_> = (0..set.channels).map(|channel| self.table(channel)).collect();
@@ -54,18 +58,22 @@ impl Normalization {
         Ok(batch)
     }
 
-    /// The nearest pixels of a normalised batch `[N, C, H, W]`, clamped to 0..=255, in the same order.
+    /// The nearest pixels of a normalised batch `[N, C, H, W]`, clamped to 0..=255, in the same
+    /// order.
     pub fn to_pixels(&self, batch: &Array4<f32>) -> Result<Vec<u8>, DataError> {
         let (_, channels, height, width) = batch.dim();
         self.check_channels(channels, "the batch")?;
         let batch = values(batch)?;
         if let Some(value) = batch.iter().find(|value| !value.is_finite()) {
-            let message = format!("a pixel has the value {value}; the images have diverged: lower the learning rate");
+            let message = format!(
+                "a pixel has the value {value}; the images have diverged: lower the learning rate"
+            );
             return Err(DataError::Mismatch(message));
         }
         let mut pixels = vec![0; batch.len()];
         let plane = (height * width).max(1);
-        let planes = pixels.par_chunks_exact_mut(plane).zip(batch.par_chunks_exact(plane)).enumerate();
+        let planes =
+            pixels.par_chunks_exact_mut(plane).zip(batch.par_chunks_exact(plane)).enumerate();
         planes.for_each(|(position, (target, source))| {
             let (mean, std) = (self.mean[position % channels], self.std[position % channels]);
             for (pixel, value) in target.iter_mut().zip(source) {
@@ -88,7 +96,9 @@ impl Normalization {
             return Ok(());
         }
         let own = self.channels();
-        Err(DataError::Mismatch(format!("{what} has {channels} channels, the normalisation {own}; use matching data")))
+        Err(DataError::Mismatch(format!(
+            "{what} has {channels} channels, the normalisation {own}; use matching data"
+        )))
     }
 }
 
@@ -125,24 +135,37 @@ mod tests {
     #[test]
     fn values_outside_the_range_are_clamped() {
         let plain = Normalization::new(vec![0.0], vec![1.0]).unwrap();
-        let batch = Array4::from_shape_vec((1, 1, 1, 4), vec![-3.0, 9.0, 0.4999 / 255.0, 0.5001 / 255.0]).unwrap();
+        let batch =
+            Array4::from_shape_vec((1, 1, 1, 4), vec![-3.0, 9.0, 0.4999 / 255.0, 0.5001 / 255.0])
+                .unwrap();
         assert_eq!(plain.to_pixels(&batch).unwrap(), [0, 255, 0, 1]);
         assert_eq!(imagenet().range()[0], (-0.485 / 0.229, (1.0 - 0.485) / 0.229));
     }
 
     #[test]
     fn misuse_is_explained() {
-        for (mean, std) in [(vec![], vec![]), (vec![0.0], vec![]), (vec![0.0], vec![0.0]), (vec![f32::NAN], vec![1.0])]
-        {
+        for (mean, std) in [
+            (vec![], vec![]),
+            (vec![0.0], vec![]),
+            (vec![0.0], vec![0.0]),
+            (vec![f32::NAN], vec![1.0]),
+        ] {
             let message = Normalization::new(mean, std).unwrap_err().to_string();
-            assert!(message.contains("give one finite mean and one positive std per channel"), "{message}");
+            assert!(
+                message.contains("give one finite mean and one positive std per channel"),
+                "{message}"
+            );
         }
         let gray = Normalization::new(vec![0.0], vec![1.0]).unwrap();
         let message = gray.batch(&every_pixel(), &[0]).unwrap_err().to_string();
         assert!(message.contains("has 3 channels, the normalisation 1"), "{message}");
         let message = imagenet().batch(&every_pixel(), &[2]).unwrap_err().to_string();
-        assert!(message.contains("image 2 of every pixel asked for, but it has 2 images"), "{message}");
-        let message = gray.to_pixels(&Array4::from_elem((1, 1, 1, 1), f32::NAN)).unwrap_err().to_string();
+        assert!(
+            message.contains("image 2 of every pixel asked for, but it has 2 images"),
+            "{message}"
+        );
+        let message =
+            gray.to_pixels(&Array4::from_elem((1, 1, 1, 1), f32::NAN)).unwrap_err().to_string();
         assert!(message.contains("diverged"), "{message}");
         assert_eq!(gray.to_pixels(&Array4::zeros((0, 1, 4, 4))).unwrap(), [] as [u8; 0]);
     }

@@ -1,4 +1,5 @@
-//! NumPy archives: data sets in (`x_train` …, as Keras and MedMNIST write them), distilled sets out.
+//! NumPy archives: data sets in (`x_train` …, as Keras and MedMNIST write them), distilled sets
+//! out.
 
 use super::{DataError, Dataset, Split, dataset, memory, png};
 use ndarray::{Array1, Array4, ArrayViewD, Axis, IxDyn};
@@ -9,19 +10,32 @@ use std::path::Path;
 use zip::ZipArchive;
 
 /// Names of training images, training labels, test images, test labels.
-const NAMES: [[&str; 4]; 2] =
-    [["x_train", "y_train", "x_test", "y_test"], ["train_images", "train_labels", "test_images", "test_labels"]];
-const REMEDY: &str = "write uint8 images [N, H, W] or [N, H, W, C] and whole-number labels [N] with numpy.savez";
-/// More than any data set that fits in memory; an archive that unpacks to more is damaged or hostile.
+const NAMES: [[&str; 4]; 2] = [
+    ["x_train", "y_train", "x_test", "y_test"],
+    ["train_images", "train_labels", "test_images", "test_labels"],
+];
+const REMEDY: &str =
+    "write uint8 images [N, H, W] or [N, H, W, C] and whole-number labels [N] with numpy.savez";
+/// More than any data set that fits in memory; an archive that unpacks to more is damaged or
+/// hostile.
 const MAX_BYTES: u64 = 1 << 36;
 
-/// One split of the archive `path`; its `classes`, unless they are known, are numbers up to the highest label of both splits.
-pub(super) fn load(path: &Path, split: Split, classes: Option<Vec<String>>) -> Result<Dataset, DataError> {
+/// One split of the archive `path`; its `classes`, unless they are known, are numbers up to the
+/// highest label of both splits.
+pub(super) fn load(
+    path: &Path,
+    split: Split,
+    classes: Option<Vec<String>>,
+) -> Result<Dataset, DataError> {
     let file = File::open(path).map_err(DataError::io(path, "open"))?;
-    let mut archive = ZipArchive::new(file)
-        .map_err(|error| DataError::invalid(path, format!("is no NumPy archive ({error})"), REMEDY))?;
-    let has = |archive: &ZipArchive<File>, name: &str| archive.index_for_name(&format!("{name}.npy")).is_some();
-    let Some(names) = NAMES.iter().find(|names| names.iter().all(|name| has(&archive, name))) else {
+    let mut archive = ZipArchive::new(file).map_err(|error| {
+        DataError::invalid(path, format!("is no NumPy archive ({error})"), REMEDY)
+    })?;
+    let has = |archive: &ZipArchive<File>, name: &str| {
+        archive.index_for_name(&format!("{name}.npy")).is_some()
+    };
+    let Some(names) = NAMES.iter().find(|names| names.iter().all(|name| has(&archive, name)))
+    else {
         let problem = format!("has neither {} nor {}", NAMES[0].join(", "), NAMES[1].join(", "));
         return Err(DataError::invalid(path, problem, REMEDY));
     };
@@ -47,12 +61,24 @@ fn entry(path: &Path, archive: &mut ZipArchive<File>, name: &str) -> Result<Vec<
     // An archive announces what it unpacks to; the reader below stops there.
     memory::check(path, 2, file.size().min(MAX_BYTES))?;
     let mut bytes = Vec::new();
-    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
-    if read as u64 > MAX_BYTES { Err(fail(format!("more than {MAX_BYTES} bytes"))) } else { Ok(bytes) }
+    let read = file
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| fail(error.to_string()))?;
+    if read as u64 > MAX_BYTES {
+        Err(fail(format!("more than {MAX_BYTES} bytes")))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Pixels `[N, C, H, W]` of `count` images, and `[C, H, W]`.
-fn images(path: &Path, name: &str, bytes: &[u8], count: usize) -> Result<(Vec<u8>, [usize; 3]), DataError> {
+fn images(
+    path: &Path,
+    name: &str,
+    bytes: &[u8],
+    count: usize,
+) -> Result<(Vec<u8>, [usize; 3]), DataError> {
     let fail = |problem: String| DataError::invalid(path, format!("{name}: {problem}"), REMEDY);
     let array = ArrayViewD::<u8>::view_npy(bytes).map_err(|error| fail(error.to_string()))?;
     let array = if array.ndim() == 3 { array.insert_axis(Axis(3)) } else { array };
@@ -83,27 +109,33 @@ fn labels(path: &Path, name: &str, bytes: &[u8]) -> Result<Vec<u32>, DataError> 
         .or_else(|| whole_numbers::<u16>(bytes))
         .or_else(|| whole_numbers::<i16>(bytes))
         .or_else(|| whole_numbers::<i8>(bytes));
-    let (shape, values) = found.ok_or_else(|| fail("are not whole numbers, or the array is damaged".into()))?;
+    let (shape, values) =
+        found.ok_or_else(|| fail("are not whole numbers, or the array is damaged".into()))?;
     if !matches!(shape[..], [_] | [_, 1]) {
         return Err(fail(format!("has the shape {shape:?}")));
     }
-    let value = |value: i128| u32::try_from(value).ok().filter(|label| *label < u32::from(u16::MAX));
+    let value =
+        |value: i128| u32::try_from(value).ok().filter(|label| *label < u32::from(u16::MAX));
     let bad = || fail("a label lies outside 0..=65534".into());
     values.into_iter().map(|label| value(label).ok_or_else(bad)).collect()
 }
 
 /// Shape and values, if the array is of type `T`.
-fn whole_numbers<T: ViewElement + Copy + Into<i128>>(bytes: &[u8]) -> Option<(Vec<usize>, Vec<i128>)> {
+fn whole_numbers<T: ViewElement + Copy + Into<i128>>(
+    bytes: &[u8],
+) -> Option<(Vec<usize>, Vec<i128>)> {
     let array = ArrayViewD::<T>::view_npy(bytes).ok()?;
     Some((array.shape().to_vec(), array.iter().map(|&value| value.into()).collect()))
 }
 
 /// The archive of `set`: `images` uint8 \[N, H, W, C\] and `labels` int64 \[N\].
 pub fn encode(set: &Dataset) -> Result<Vec<u8>, DataError> {
-    let fail =
-        |error: String| DataError::Mismatch(format!("{} cannot be written as a NumPy archive ({error})", set.name));
+    let fail = |error: String| {
+        DataError::Mismatch(format!("{} cannot be written as a NumPy archive ({error})", set.name))
+    };
     let shape = (set.len(), set.channels, set.height, set.width);
-    let planes = Array4::from_shape_vec(shape, set.images.clone()).map_err(|error| fail(error.to_string()))?;
+    let planes = Array4::from_shape_vec(shape, set.images.clone())
+        .map_err(|error| fail(error.to_string()))?;
     let images = planes.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
     let labels: Array1<i64> = set.labels.iter().map(|&label| i64::from(label)).collect();
     let mut writer = NpzWriter::new_compressed(Cursor::new(Vec::new()));
@@ -123,11 +155,17 @@ mod tests {
         let file = tempfile::Builder::new().suffix(".npz").tempfile().unwrap();
         let mut writer = NpzWriter::new_compressed(file.reopen().unwrap());
         writer
-            .add_array(names[0], &Array3::from_shape_fn((2, 2, 3), |(n, y, x)| (100 * n + 10 * y + x) as u8))
+            .add_array(
+                names[0],
+                &Array3::from_shape_fn((2, 2, 3), |(n, y, x)| (100 * n + 10 * y + x) as u8),
+            )
             .unwrap();
         writer.add_array(names[1], &Array1::from_vec(y[..2].to_vec())).unwrap();
         writer
-            .add_array(names[2], &Array4::from_shape_fn((1, 2, 3, 3), |(_, y, x, c)| (100 * c + 10 * y + x) as u8))
+            .add_array(
+                names[2],
+                &Array4::from_shape_fn((1, 2, 3, 3), |(_, y, x, c)| (100 * c + 10 * y + x) as u8),
+            )
             .unwrap();
         writer.add_array(names[3], &Array2::from_elem((1, 1), y[2] as u8)).unwrap();
         writer.finish().unwrap();
@@ -157,13 +195,18 @@ mod tests {
             std::fs::write(file.path(), bytes).unwrap();
             load(file.path(), Split::Train, None).unwrap_err().to_string()
         };
-        let message = |file: tempfile::NamedTempFile| load(file.path(), Split::Train, None).unwrap_err().to_string();
+        let message = |file: tempfile::NamedTempFile| {
+            load(file.path(), Split::Train, None).unwrap_err().to_string()
+        };
         let cases = [
             (of(b"no zip"), "is no NumPy archive"),
             (of(&bytes[..bytes.len() / 2]), "is no NumPy archive"),
             (message(archive(["a", "b", "c", "d"], [0; 3])), "has neither x_train, y_train"),
             (message(archive(NAMES[0], [0, -1, 0])), "y_train: a label lies outside"),
-            (message(archive(["y_train", "x_train", "x_test", "y_test"], [0; 3])), "y_train: has the shape [2, 2, 3]"),
+            (
+                message(archive(["y_train", "x_train", "x_test", "y_test"], [0; 3])),
+                "y_train: has the shape [2, 2, 3]",
+            ),
             (load(Path::new("no.npz"), Split::Test, None).unwrap_err().to_string(), "cannot open"),
         ];
         for (message, expected) in cases {
@@ -179,7 +222,8 @@ mod tests {
         }
     }
 
-    /// MedMNIST's volumes are `[N, 28, 28, 28]`, PyTorch's images `[N, 3, 32, 32]`: neither has 28 or 32 channels.
+    /// MedMNIST's volumes are `[N, 28, 28, 28]`, PyTorch's images `[N, 3, 32, 32]`: neither has 28
+    /// or 32 channels.
     #[test]
     fn volumes_and_channels_first_are_refused() {
         for shape in [(2, 28, 28, 28), (2, 3, 32, 32)] {
@@ -191,7 +235,10 @@ mod tests {
             }
             writer.finish().unwrap();
             let message = load(file.path(), Split::Train, None).unwrap_err().to_string();
-            assert!(message.contains("volumes or images with the channels first, which are not read"), "{message}");
+            assert!(
+                message.contains("volumes or images with the channels first, which are not read"),
+                "{message}"
+            );
         }
     }
 

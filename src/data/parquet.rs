@@ -1,7 +1,9 @@
-//! Parquet files as the Hugging Face Hub keeps data sets of images: a column of encoded images and one of labels.
+//! Parquet files as the Hugging Face Hub keeps data sets of images: a column of encoded images and
+//! one of labels.
 //!
-//! `train-00000-of-00002.parquet` or `train/0000.parquet`, perhaps some directories deep, is training data; `test…` or `validation…` is test
-//! data. Class names are in the file's metadata, where the `datasets` library puts them.
+//! `train-00000-of-00002.parquet` or `train/0000.parquet`, perhaps some directories deep, is
+//! training data; `test…` or `validation…` is test data. Class names are in the file's metadata,
+//! where the `datasets` library puts them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -29,7 +31,8 @@ const ROWS: usize = 256;
 const LABELS: [&str; 4] = ["label", "labels", "fine_label", "class"];
 /// What image columns are called, best first.
 const IMAGES: [&str; 2] = ["image", "img"];
-/// The beginnings of names by which test files are known, best first; those of ImageNet's `test` have no labels.
+/// The beginnings of names by which test files are known, best first; those of ImageNet's `test`
+/// have no labels.
 const TEST: [&str; 5] = ["test", "validation", "valid", "val", "dev"];
 
 /// Whether `dir` holds training or test files.
@@ -40,7 +43,9 @@ pub(super) fn is_here(dir: &Path) -> bool {
 /// The column of the labels in the files in `dir`.
 pub(super) fn label_name(dir: &Path) -> Result<String, DataError> {
     let files = files(dir)?;
-    let Some((_, path)) = files.first() else { return Err(DataError::invalid(dir, "holds no Parquet file", REMEDY)) };
+    let Some((_, path)) = files.first() else {
+        return Err(DataError::invalid(dir, "holds no Parquet file", REMEDY));
+    };
     guarded(dir, || {
         let opened = Opened::new(path, None)?;
         Ok(opened.schema().column(opened.label).path().string())
@@ -54,7 +59,8 @@ fn guarded<T>(dir: &Path, work: impl FnOnce() -> Result<T, DataError>) -> Result
     done.unwrap_or_else(|_| Err(DataError::invalid(dir, "holds a damaged Parquet file", REMEDY)))
 }
 
-/// Reads `split` of the files in `dir`, whose labels are in the column `label` and whose data set may be `known`.
+/// Reads `split` of the files in `dir`, whose labels are in the column `label` and whose data set
+/// may be `known`.
 pub(super) fn load(
     dir: &Path,
     split: Split,
@@ -82,7 +88,11 @@ fn load_split(
     parts.retain(|part| !part.is_empty());
     let Some(last) = parts.pop() else {
         let wanted = if split == Split::Train { "train" } else { "test or validation" };
-        return Err(DataError::invalid(dir, format!("has no Parquet file called {wanted}"), REMEDY));
+        return Err(DataError::invalid(
+            dir,
+            format!("has no Parquet file called {wanted}"),
+            REMEDY,
+        ));
     };
     // Where the best has no labels, the next one is it.
     let mut chosen = last;
@@ -92,9 +102,11 @@ fn load_split(
             break;
         }
     }
-    let Table { mut set, names } = read(dir, &chosen, label, fit, remarks)?;
+    let ParquetTable { mut set, names } = read(dir, &chosen, label, fit, remarks)?;
     set.classes = match (known, names) {
-        (None, Some(names)) => folder::readable(names).into_iter().map(|(_, class)| class).collect(),
+        (None, Some(names)) => {
+            folder::readable(names).into_iter().map(|(_, class)| class).collect()
+        }
         (None, None) => (0..=highest_label(&all, label)?).map(|class| class.to_string()).collect(),
         (Some(known), names) => {
             reorder(dir, &mut set.labels, names, known, remarks)?;
@@ -115,10 +127,12 @@ fn reorder(
 ) -> Result<(), DataError> {
     let Some(names) = names else { return Ok(()) };
     if names.len() != known.classes.len() {
-        let problem = format!("has {} classes, {} has {}", names.len(), known.title, known.classes.len());
+        let problem =
+            format!("has {} classes, {} has {}", names.len(), known.title, known.classes.len());
         return Err(DataError::invalid(dir, problem, "name a data set of one's own by its path"));
     }
-    let class = |name: &String| known.classes.iter().position(|class| folder::names_class(name, class));
+    let class =
+        |name: &String| known.classes.iter().position(|class| folder::names_class(name, class));
     let order: Option<Vec<usize>> = names.iter().map(class).collect();
     let distinct = |order: &Vec<usize>| order.iter().collect::<BTreeSet<_>>().len() == order.len();
     match order.filter(distinct) {
@@ -140,7 +154,7 @@ fn reorder(
 }
 
 /// Images and labels, and the names of the classes where the files tell them.
-struct Table {
+struct ParquetTable {
     set: Dataset,
     /// In label order.
     names: Option<Vec<String>>,
@@ -151,7 +165,12 @@ fn highest_label(files: &[(&str, PathBuf)], label: &str) -> Result<u32, DataErro
     let mut highest = 0;
     for (_, path) in files {
         let labels = Opened::new(path, Some(label))?.labels()?;
-        highest = labels.into_iter().filter_map(|label| u32::try_from(label).ok()).max().unwrap_or(0).max(highest);
+        highest = labels
+            .into_iter()
+            .filter_map(|label| u32::try_from(label).ok())
+            .max()
+            .unwrap_or(0)
+            .max(highest);
     }
     // A label beyond this is refused where it is read.
     Ok(highest.min(u16::MAX.into()))
@@ -178,7 +197,9 @@ fn search(
         let own = ["train"].iter().chain(&TEST).find(is).copied().or(split);
         if entry.is_dir && depth > 0 {
             search(&entry.path, own, depth - 1, found)?;
-        } else if entry.path.extension().is_some_and(|extension| extension == "parquet") && !entry.is_dir {
+        } else if entry.path.extension().is_some_and(|extension| extension == "parquet")
+            && !entry.is_dir
+        {
             found.extend(own.map(|split| (split, entry.path)));
         }
     }
@@ -212,8 +233,10 @@ impl<'a> Opened<'a> {
         let reader = SerializedFileReader::new(file).map_err(damaged(path))?;
         let schema = reader.metadata().file_metadata().schema_descr();
         let refuse = |what: &str| {
-            let columns: Vec<_> = schema.columns().iter().map(|column| column.path().string()).collect();
-            let problem = format!("has no column of {what}; its columns are {}", columns.join(", "));
+            let columns: Vec<_> =
+                schema.columns().iter().map(|column| column.path().string()).collect();
+            let problem =
+                format!("has no column of {what}; its columns are {}", columns.join(", "));
             DataError::invalid(path, problem, "write one image and one whole-number label per row")
         };
         let image = image_column(schema).ok_or_else(|| refuse("encoded images"))?;
@@ -226,7 +249,8 @@ impl<'a> Opened<'a> {
     }
 
     fn groups(&self) -> impl Iterator<Item = Result<Box<dyn RowGroupReader + '_>, DataError>> {
-        (0..self.reader.num_row_groups()).map(|group| self.reader.get_row_group(group).map_err(damaged(self.path)))
+        (0..self.reader.num_row_groups())
+            .map(|group| self.reader.get_row_group(group).map_err(damaged(self.path)))
     }
 
     /// All labels; −1 is none.
@@ -245,7 +269,9 @@ impl<'a> Opened<'a> {
         let descriptor = self.schema().column(self.label);
         match reader {
             ColumnReader::Int32ColumnReader(_) => {
-                let push = |values: Vec<Option<i32>>| values.into_iter().for_each(|value| push(value.map(i64::from)));
+                let push = |values: Vec<Option<i32>>| {
+                    values.into_iter().for_each(|value| push(value.map(i64::from)))
+                };
                 self.column::<Int32Type>(reader, &descriptor, push)?;
             }
             _ => {
@@ -267,8 +293,9 @@ impl<'a> Opened<'a> {
         let present = descriptor.max_def_level();
         loop {
             let (mut levels, mut values) = (Vec::new(), Vec::new());
-            let (rows, ..) =
-                reader.read_records(ROWS, Some(&mut levels), None, &mut values).map_err(damaged(self.path))?;
+            let (rows, ..) = reader
+                .read_records(ROWS, Some(&mut levels), None, &mut values)
+                .map_err(damaged(self.path))?;
             if rows == 0 {
                 return Ok(());
             }
@@ -276,7 +303,12 @@ impl<'a> Opened<'a> {
             if present == 0 {
                 give(values.map(Some).collect());
             } else {
-                give(levels.iter().map(|level| if *level == present { values.next() } else { None }).collect());
+                give(
+                    levels
+                        .iter()
+                        .map(|level| if *level == present { values.next() } else { None })
+                        .collect(),
+                );
             }
         }
     }
@@ -284,7 +316,12 @@ impl<'a> Opened<'a> {
     /// The classes' names in the metadata of the `datasets` library.
     fn names(&self) -> Option<Vec<String>> {
         let metadata = self.reader.metadata().file_metadata();
-        let text = metadata.key_value_metadata()?.iter().find(|entry| entry.key == "huggingface")?.value.as_ref()?;
+        let text = metadata
+            .key_value_metadata()?
+            .iter()
+            .find(|entry| entry.key == "huggingface")?
+            .value
+            .as_ref()?;
         let tree: serde_json::Value = serde_json::from_str(text).ok()?;
         let column = metadata.schema_descr().column(self.label).path().string();
         let names = tree.get("info")?.get("features")?.get(column)?.get("names")?.as_array()?;
@@ -295,13 +332,19 @@ impl<'a> Opened<'a> {
 /// The column of the images' bytes: `image.bytes`, or bytes by themselves.
 fn image_column(schema: &SchemaDescriptor) -> Option<usize> {
     let columns = || schema.columns().iter().enumerate();
-    let is_plain =
-        |column: &ColumnDescriptor| column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0;
-    let called = |name: &str| columns().find(|(_, column)| is_plain(column) && column.path().string() == name);
+    let is_plain = |column: &ColumnDescriptor| {
+        column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
+    };
+    let called = |name: &str| {
+        columns().find(|(_, column)| is_plain(column) && column.path().string() == name)
+    };
     IMAGES
         .iter()
         .find_map(|name| called(&format!("{name}.bytes")).or_else(|| called(name)))
-        .or_else(|| columns().find(|(_, column)| is_plain(column) && column.path().string().ends_with(".bytes")))
+        .or_else(|| {
+            columns()
+                .find(|(_, column)| is_plain(column) && column.path().string().ends_with(".bytes"))
+        })
         .map(|(index, _)| index)
 }
 
@@ -309,15 +352,25 @@ fn label_column(schema: &SchemaDescriptor, wanted: Option<&str>) -> Option<usize
     let is_number = |column: &ColumnDescriptor| {
         matches!(column.physical_type(), Type::INT32 | Type::INT64) && column.max_rep_level() == 0
     };
-    let called =
-        |name: &str| schema.columns().iter().position(|column| is_number(column) && column.path().string() == name);
+    let called = |name: &str| {
+        schema
+            .columns()
+            .iter()
+            .position(|column| is_number(column) && column.path().string() == name)
+    };
     match wanted {
         Some(name) => called(name),
         None => LABELS.iter().find_map(|name| called(name)),
     }
 }
 
-fn read(dir: &Path, files: &[PathBuf], label: &str, fit: Fit, remarks: &mut Vec<String>) -> Result<Table, DataError> {
+fn read(
+    dir: &Path,
+    files: &[PathBuf],
+    label: &str,
+    fit: Fit,
+    remarks: &mut Vec<String>,
+) -> Result<ParquetTable, DataError> {
     let mut findings = Findings::default();
     let (mut images, mut labels, mut names) = (Vec::new(), Vec::new(), None);
     let mut shape = if let Fit::To(shape) = fit { Some(shape) } else { None };
@@ -341,7 +394,8 @@ fn read(dir: &Path, files: &[PathBuf], label: &str, fit: Fit, remarks: &mut Vec<
             let reader = group.get_column_reader(opened.image).map_err(damaged(path))?;
             let first = row;
             opened.column::<ByteArrayType>(reader, &descriptor, |encoded| {
-                let decoded: Vec<_> = encoded.into_par_iter().map(|bytes| pixels(bytes, fit)).collect();
+                let decoded: Vec<_> =
+                    encoded.into_par_iter().map(|bytes| pixels(bytes, fit)).collect();
                 for image in decoded {
                     let image = image.and_then(|(found, pixels)| match shape {
                         Some(shape) if shape != found => {
@@ -375,8 +429,16 @@ fn read(dir: &Path, files: &[PathBuf], label: &str, fit: Fit, remarks: &mut Vec<
     let Some([channels, height, width]) = shape.filter(|_| !labels.is_empty()) else {
         return Err(DataError::invalid(dir, "holds no image", REMEDY));
     };
-    let set = Dataset { name: png::display_name(dir), images, labels, channels, height, width, classes: Vec::new() };
-    Ok(Table { set, names })
+    let set = Dataset {
+        name: png::display_name(dir),
+        images,
+        labels,
+        channels,
+        height,
+        width,
+        classes: Vec::new(),
+    };
+    Ok(ParquetTable { set, names })
 }
 
 /// Shape and pixels `[C, H, W]` of an encoded image.
@@ -385,13 +447,18 @@ fn pixels(bytes: Option<ByteArray>, fit: Fit) -> Result<([usize; 3], Vec<u8>), S
     let image = decode::decode(bytes.data())?;
     match fit {
         Fit::To(shape) => Ok((shape, decode::fitted(image, shape)?)),
-        Fit::Exact => Ok(([image.channels, image.height, image.width], png::planes(&image.values, image.channels))),
+        Fit::Exact => Ok((
+            [image.channels, image.height, image.width],
+            png::planes(&image.values, image.channels),
+        )),
     }
 }
 
 fn damaged(path: &Path) -> impl Fn(ParquetError) -> DataError {
     let path = path.to_path_buf();
-    move |error| DataError::invalid(&path, format!("is not a readable Parquet file ({error})"), REMEDY)
+    move |error| {
+        DataError::invalid(&path, format!("is not a readable Parquet file ({error})"), REMEDY)
+    }
 }
 
 #[cfg(test)]
@@ -416,24 +483,35 @@ mod tests {
             let features = serde_json::json!({"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}});
             vec![KeyValue::new("huggingface".into(), features.to_string())]
         });
-        let properties =
-            WriterProperties::builder().set_compression(Compression::SNAPPY).set_key_value_metadata(names).build();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_key_value_metadata(names)
+            .build();
         let schema = Arc::new(parse_message_type(&schema).unwrap());
-        let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();
+        let mut writer =
+            SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties))
+                .unwrap();
         for rows in rows.chunks(2) {
             let mut group = writer.next_row_group().unwrap();
             let mut column = group.next_column().unwrap().unwrap();
             let bytes: Vec<ByteArray> =
                 rows.iter().filter_map(|(image, _)| image.clone().map(ByteArray::from)).collect();
-            let levels: Vec<i16> = rows.iter().map(|(image, _)| if image.is_some() { 2 } else { 1 }).collect();
+            let levels: Vec<i16> =
+                rows.iter().map(|(image, _)| if image.is_some() { 2 } else { 1 }).collect();
             column.typed::<ByteArrayType>().write_batch(&bytes, Some(&levels), None).unwrap();
             column.close().unwrap();
             let mut column = group.next_column().unwrap().unwrap();
-            column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![1; rows.len()]), None).unwrap();
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&[], Some(&vec![1; rows.len()]), None)
+                .unwrap();
             column.close().unwrap();
             let mut column = group.next_column().unwrap().unwrap();
             let labels: Vec<i64> = rows.iter().map(|(_, label)| *label).collect();
-            column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; rows.len()]), None).unwrap();
+            column
+                .typed::<Int64Type>()
+                .write_batch(&labels, Some(&vec![1; rows.len()]), None)
+                .unwrap();
             column.close().unwrap();
             group.close().unwrap();
         }
@@ -446,7 +524,9 @@ mod tests {
 
     fn read(source: &Source, split: Split) -> Result<(Dataset, Vec<String>), String> {
         let mut remarks = Vec::new();
-        let set = source.load(split, Fit::To([1, 1, 1]), &mut remarks).map_err(|error| error.to_string())?;
+        let set = source
+            .load(split, Fit::To([1, 1, 1]), &mut remarks)
+            .map_err(|error| error.to_string())?;
         Ok((set, remarks))
     }
 
@@ -504,7 +584,13 @@ mod tests {
     fn bad_rows_are_all_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("train-0.parquet");
-        let rows = [(image(1), 0), (None, 0), (Some(b"no".to_vec()), 1), (image(2), -1), (image(3), 70_000)];
+        let rows = [
+            (image(1), 0),
+            (None, 0),
+            (Some(b"no".to_vec()), 1),
+            (image(2), -1),
+            (image(3), 70_000),
+        ];
         write(&path, "label", &rows, None);
         let message = read(&Source::open(dir.path()).unwrap(), Split::Train).unwrap_err();
         for part in [
@@ -519,7 +605,9 @@ mod tests {
         write(&path, "score", &[(image(1), 0)], None);
         let message = Source::open(dir.path()).unwrap_err().to_string();
         assert!(
-            message.contains("has no column of labels; its columns are image.bytes, image.path, score"),
+            message.contains(
+                "has no column of labels; its columns are image.bytes, image.path, score"
+            ),
             "{message}"
         );
     }
@@ -540,7 +628,10 @@ mod tests {
                 let _ = read();
             }
             fs::write(&path, &whole[..at]).unwrap();
-            assert!(read().is_err_and(|_| true) || read().is_ok_and(|set| set.is_err()), "{at} bytes");
+            assert!(
+                read().is_err_and(|_| true) || read().is_ok_and(|set| set.is_err()),
+                "{at} bytes"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Reads the pickled dictionaries in which CIFAR's Python version is packed. Nothing is executed.
 //!
-//! Only what such files hold is understood: dictionaries, lists, tuples, texts, whole numbers and NumPy arrays of bytes or whole numbers
-//! (opcodes: Python's `pickletools`; protocols 2 to 4). Memory is bounded by the file's length, nesting by [`MAX_DEPTH`].
+//! Only what such files hold is understood: dictionaries, lists, tuples, texts, whole numbers and
+//! NumPy arrays of bytes or whole numbers (opcodes: Python's `pickletools`; protocols 2 to 4).
+//! Memory is bounded by the file's length, nesting by [`MAX_DEPTH`].
 
 use std::collections::HashMap;
 
@@ -14,14 +15,14 @@ const MAX_NAME: usize = 256;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value<'a> {
+pub(super) enum PickleValue<'a> {
     None,
     Int(i64),
     /// A text or a byte string.
     Bytes(&'a [u8]),
-    List(Vec<Value<'a>>),
-    Tuple(Vec<Value<'a>>),
-    Dict(Vec<(Value<'a>, Value<'a>)>),
+    List(Vec<PickleValue<'a>>),
+    Tuple(Vec<PickleValue<'a>>),
+    Dict(Vec<(PickleValue<'a>, PickleValue<'a>)>),
     /// The name of a class or function.
     Global(String),
     /// A NumPy element type, such as `u1`.
@@ -34,21 +35,22 @@ pub(super) enum Value<'a> {
     },
 }
 
-impl<'a> Value<'a> {
+impl<'a> PickleValue<'a> {
     /// The value of `key` in a dictionary.
-    pub fn get(&self, key: &str) -> Option<&Value<'a>> {
+    pub fn get(&self, key: &str) -> Option<&PickleValue<'a>> {
         match self {
-            Value::Dict(entries) => {
-                entries.iter().find(|(name, _)| *name == Value::Bytes(key.as_bytes())).map(|(_, value)| value)
-            }
+            PickleValue::Dict(entries) => entries
+                .iter()
+                .find(|(name, _)| *name == PickleValue::Bytes(key.as_bytes()))
+                .map(|(_, value)| value),
             _ => None,
         }
     }
 
     /// The elements of a list or tuple.
-    pub fn items(&self) -> Option<&[Value<'a>]> {
+    pub fn items(&self) -> Option<&[PickleValue<'a>]> {
         match self {
-            Value::List(items) | Value::Tuple(items) => Some(items),
+            PickleValue::List(items) | PickleValue::Tuple(items) => Some(items),
             _ => None,
         }
     }
@@ -56,17 +58,19 @@ impl<'a> Value<'a> {
     /// A text.
     pub fn text(&self) -> Option<&'a str> {
         match self {
-            Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            PickleValue::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
             _ => None,
         }
     }
 
     /// Whole numbers of a list, or of an array of one dimension.
     pub fn numbers(&self) -> Option<Vec<i64>> {
-        let int = |value: &Value| if let Value::Int(number) = value { Some(*number) } else { None };
+        let int = |value: &PickleValue| {
+            if let PickleValue::Int(number) = value { Some(*number) } else { None }
+        };
         match self {
-            Value::List(items) | Value::Tuple(items) => items.iter().map(int).collect(),
-            Value::Array { shape, dtype, bytes } if shape.len() == 1 => match *dtype {
+            PickleValue::List(items) | PickleValue::Tuple(items) => items.iter().map(int).collect(),
+            PickleValue::Array { shape, dtype, bytes } if shape.len() == 1 => match *dtype {
                 b"u1" => Some(bytes.iter().map(|&byte| byte.into()).collect()),
                 b"i8" => {
                     let (eights, []) = bytes.as_chunks::<8>() else { return None };
@@ -84,34 +88,35 @@ impl<'a> Value<'a> {
 }
 
 /// The object in `bytes`; else why it is not read.
-pub(super) fn read(bytes: &[u8]) -> Result<Value<'_>, String> {
-    let mut machine = Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+pub(super) fn read(bytes: &[u8]) -> Result<PickleValue<'_>, String> {
+    let mut machine =
+        Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     for _ in 0..2 * MAX_VALUES {
         let at = machine.at;
         match machine.step() {
             Ok(None) => {}
             Ok(Some(value)) => return Ok(value),
-            Err(Failure::Short) => return Err("ends early".into()),
-            Err(Failure::Wrong(what)) => return Err(format!("{what} at byte {at}")),
+            Err(PickleFault::Short) => return Err("ends early".into()),
+            Err(PickleFault::Wrong(what)) => return Err(format!("{what} at byte {at}")),
         }
     }
     Err(format!("holds more than {MAX_VALUES} values"))
 }
 
-enum Failure {
+enum PickleFault {
     /// The bytes end within an instruction.
     Short,
     Wrong(String),
 }
 
-type Step<T> = Result<T, Failure>;
+type PickleStep<T> = Result<T, PickleFault>;
 
-fn wrong<T>(what: impl Into<String>) -> Step<T> {
-    Err(Failure::Wrong(what.into()))
+fn wrong<T>(what: impl Into<String>) -> PickleStep<T> {
+    Err(PickleFault::Wrong(what.into()))
 }
 
 /// A value, and how deep it is nested.
-type Nested<'a> = (Value<'a>, usize);
+type Nested<'a> = (PickleValue<'a>, usize);
 
 struct Machine<'a> {
     bytes: &'a [u8],
@@ -119,49 +124,56 @@ struct Machine<'a> {
     stack: Vec<Nested<'a>>,
     /// Lengths of the stack at which marks were set.
     marks: Vec<usize>,
-    /// What may be asked for again. `None` stands for containers, which change after they are stored.
-    memo: HashMap<u32, Option<Value<'a>>>,
+    /// What may be asked for again. `None` stands for containers, which change after they are
+    /// stored.
+    memo: HashMap<u32, Option<PickleValue<'a>>>,
 }
 
 impl<'a> Machine<'a> {
     /// Does one instruction; gives the result where it was the last one.
-    fn step(&mut self) -> Step<Option<Value<'a>>> {
+    fn step(&mut self) -> PickleStep<Option<PickleValue<'a>>> {
         match self.byte()? {
             0x80 => match self.byte()? {
                 2..=4 => {}
-                protocol => return wrong(format!("is of pickle protocol {protocol}, of which 2 to 4 are read")),
+                protocol => {
+                    return wrong(format!(
+                        "is of pickle protocol {protocol}, of which 2 to 4 are read"
+                    ));
+                }
             },
             0x95 => drop(self.take(8)?),
             b'.' => return Ok(Some(self.pop()?.0)),
             b'(' => self.marks.push(self.stack.len()),
-            b'N' => self.push(Value::None),
-            0x88 => self.push(Value::Int(1)),
-            0x89 => self.push(Value::Int(0)),
+            b'N' => self.push(PickleValue::None),
+            0x88 => self.push(PickleValue::Int(1)),
+            0x89 => self.push(PickleValue::Int(0)),
             b'K' => {
                 let number = self.byte()?;
-                self.push(Value::Int(number.into()));
+                self.push(PickleValue::Int(number.into()));
             }
             b'M' => {
                 let number = self.unsigned(2)?;
-                self.push(Value::Int(number as i64));
+                self.push(PickleValue::Int(number as i64));
             }
             b'J' => {
                 let number = self.unsigned(4)? as u32;
-                self.push(Value::Int((number as i32).into()));
+                self.push(PickleValue::Int((number as i32).into()));
             }
             b'U' | b'C' | 0x8C => self.bytes_of(1)?,
             b'T' | b'B' | b'X' => self.bytes_of(4)?,
             0x8E | 0x8D => self.bytes_of(8)?,
-            b'}' => self.push(Value::Dict(Vec::new())),
-            b']' => self.push(Value::List(Vec::new())),
-            b')' => self.push(Value::Tuple(Vec::new())),
+            b'}' => self.push(PickleValue::Dict(Vec::new())),
+            b']' => self.push(PickleValue::List(Vec::new())),
+            b')' => self.push(PickleValue::Tuple(Vec::new())),
             b't' => {
                 let items = self.pop_mark()?;
                 self.push_tuple(items)?;
             }
             count @ 0x85..=0x87 => {
                 let start = self.stack.len().checked_sub(usize::from(count - 0x84));
-                let Some(start) = start.filter(|start| self.marks.last().is_none_or(|mark| mark <= start)) else {
+                let Some(start) =
+                    start.filter(|start| self.marks.last().is_none_or(|mark| mark <= start))
+                else {
                     return wrong("takes more than there is");
                 };
                 let items = self.stack.split_off(start);
@@ -204,15 +216,17 @@ impl<'a> Machine<'a> {
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.push(Value::Global(format!("{module}.{name}")));
+                self.push(PickleValue::Global(format!("{module}.{name}")));
             }
             0x93 => {
                 let (name, module) = (self.pop()?.0, self.pop()?.0);
                 let short = |text: &&str| text.len() <= MAX_NAME;
-                let (Some(module), Some(name)) = (module.text().filter(short), name.text().filter(short)) else {
+                let (Some(module), Some(name)) =
+                    (module.text().filter(short), name.text().filter(short))
+                else {
                     return wrong("names a class by something that is no short text");
                 };
-                self.push(Value::Global(format!("{module}.{name}")));
+                self.push(PickleValue::Global(format!("{module}.{name}")));
             }
             b'R' => {
                 let (arguments, function) = (self.pop()?.0, self.pop()?.0);
@@ -222,77 +236,84 @@ impl<'a> Machine<'a> {
                 let (state, object) = (self.pop()?.0, self.pop()?.0);
                 self.push(built(object, state)?);
             }
-            other => return wrong(format!("has the opcode {other:#04x}, which CIFAR's files don't use")),
+            other => {
+                return wrong(format!(
+                    "has the opcode {other:#04x}, which CIFAR's files don't use"
+                ));
+            }
         }
         Ok(None)
     }
 
-    fn take(&mut self, length: usize) -> Step<&'a [u8]> {
-        let end = self.at.checked_add(length).ok_or(Failure::Short)?;
-        let taken = self.bytes.get(self.at..end).ok_or(Failure::Short)?;
+    fn take(&mut self, length: usize) -> PickleStep<&'a [u8]> {
+        let end = self.at.checked_add(length).ok_or(PickleFault::Short)?;
+        let taken = self.bytes.get(self.at..end).ok_or(PickleFault::Short)?;
         self.at = end;
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Step<u8> {
+    fn byte(&mut self) -> PickleStep<u8> {
         Ok(self.take(1)?[0])
     }
 
     /// A little-endian number of `length` bytes.
-    fn unsigned(&mut self, length: usize) -> Step<u64> {
+    fn unsigned(&mut self, length: usize) -> PickleStep<u64> {
         Ok(self.take(length)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
-    fn line(&mut self) -> Step<&'a str> {
+    fn line(&mut self) -> PickleStep<&'a str> {
         let rest = &self.bytes[self.at..];
         let rest = &rest[..rest.len().min(MAX_NAME)];
-        let length = rest.iter().position(|&byte| byte == b'\n').ok_or(Failure::Short)?;
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or(PickleFault::Short)?;
         let line = self.take(length + 1)?;
         std::str::from_utf8(&line[..length]).or_else(|_| wrong("has a name that is no text"))
     }
 
     /// Pushes the bytes whose length the next `digits` bytes tell.
-    fn bytes_of(&mut self, digits: usize) -> Step<()> {
+    fn bytes_of(&mut self, digits: usize) -> PickleStep<()> {
         let length = self.unsigned(digits)?;
-        let bytes = self.take(usize::try_from(length).map_err(|_| Failure::Short)?)?;
-        self.push(Value::Bytes(bytes));
+        let bytes = self.take(usize::try_from(length).map_err(|_| PickleFault::Short)?)?;
+        self.push(PickleValue::Bytes(bytes));
         Ok(())
     }
 
-    fn push(&mut self, value: Value<'a>) {
+    fn push(&mut self, value: PickleValue<'a>) {
         self.stack.push((value, 0));
     }
 
-    fn push_tuple(&mut self, items: Vec<Nested<'a>>) -> Step<()> {
+    fn push_tuple(&mut self, items: Vec<Nested<'a>>) -> PickleStep<()> {
         let depth = depth_around(0, &items)?;
-        self.stack.push((Value::Tuple(items.into_iter().map(|(item, _)| item).collect()), depth));
+        self.stack
+            .push((PickleValue::Tuple(items.into_iter().map(|(item, _)| item).collect()), depth));
         Ok(())
     }
 
     /// The top of the stack, not beyond a mark.
-    fn pop(&mut self) -> Step<Nested<'a>> {
+    fn pop(&mut self) -> PickleStep<Nested<'a>> {
         if self.marks.last().is_some_and(|&mark| self.stack.len() <= mark) {
             return wrong("takes more than there is");
         }
-        self.stack.pop().ok_or_else(|| Failure::Wrong("takes more than there is".into()))
+        self.stack.pop().ok_or_else(|| PickleFault::Wrong("takes more than there is".into()))
     }
 
     /// What was pushed since the last mark.
-    fn pop_mark(&mut self) -> Step<Vec<Nested<'a>>> {
+    fn pop_mark(&mut self) -> PickleStep<Vec<Nested<'a>>> {
         let Some(mark) = self.marks.pop() else { return wrong("takes what no mark begins") };
         // Nothing pops beyond a mark.
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
-    fn append(&mut self, items: Vec<Nested<'a>>) -> Step<()> {
-        let Some((Value::List(list), depth)) = self.stack.last_mut() else { return wrong("appends to no list") };
+    fn append(&mut self, items: Vec<Nested<'a>>) -> PickleStep<()> {
+        let Some((PickleValue::List(list), depth)) = self.stack.last_mut() else {
+            return wrong("appends to no list");
+        };
         *depth = depth_around(*depth, &items)?;
         list.extend(items.into_iter().map(|(item, _)| item));
         Ok(())
     }
 
-    fn set_items(&mut self, items: Vec<Nested<'a>>) -> Step<()> {
-        let Some((Value::Dict(dict), depth)) = self.stack.last_mut() else {
+    fn set_items(&mut self, items: Vec<Nested<'a>>) -> PickleStep<()> {
+        let Some((PickleValue::Dict(dict), depth)) = self.stack.last_mut() else {
             return wrong("sets an entry of no dictionary");
         };
         *depth = depth_around(*depth, &items)?;
@@ -306,17 +327,17 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, key: u32) -> Step<()> {
+    fn remember(&mut self, key: u32) -> PickleStep<()> {
         let Some((value, _)) = self.stack.last() else { return wrong("stores what there is not") };
         let kept = match value {
-            Value::List(_) | Value::Dict(_) | Value::Tuple(_) => None,
+            PickleValue::List(_) | PickleValue::Dict(_) | PickleValue::Tuple(_) => None,
             value => Some(value.clone()),
         };
         self.memo.insert(key, kept);
         Ok(())
     }
 
-    fn recall(&mut self, key: u32) -> Step<()> {
+    fn recall(&mut self, key: u32) -> PickleStep<()> {
         match self.memo.get(&key) {
             Some(Some(value)) => {
                 let value = value.clone();
@@ -330,35 +351,54 @@ impl<'a> Machine<'a> {
 }
 
 /// The depth of something of depth `own` that holds `items` too.
-fn depth_around(own: usize, items: &[Nested]) -> Step<usize> {
+fn depth_around(own: usize, items: &[Nested]) -> PickleStep<usize> {
     let depth = items.iter().map(|(_, depth)| depth + 1).max().unwrap_or(0).max(own);
-    if depth > MAX_DEPTH { wrong(format!("is nested more than {MAX_DEPTH} levels deep")) } else { Ok(depth) }
+    if depth > MAX_DEPTH {
+        wrong(format!("is nested more than {MAX_DEPTH} levels deep"))
+    } else {
+        Ok(depth)
+    }
 }
 
 /// What a call makes: only NumPy's empty arrays and element types are known.
-fn reduced<'a>(function: Value<'a>, arguments: Value<'a>) -> Step<Value<'a>> {
-    let name = if let Value::Global(name) = &function { name.as_str() } else { "" };
+fn reduced<'a>(
+    function: PickleValue<'a>,
+    arguments: PickleValue<'a>,
+) -> PickleStep<PickleValue<'a>> {
+    let name = if let PickleValue::Global(name) = &function { name.as_str() } else { "" };
     match (name, arguments.items()) {
         ("numpy.core.multiarray._reconstruct" | "numpy._core.multiarray._reconstruct", Some(_)) => {
-            Ok(Value::Array { shape: Vec::new(), dtype: b"", bytes: b"" })
+            Ok(PickleValue::Array { shape: Vec::new(), dtype: b"", bytes: b"" })
         }
-        ("numpy.dtype", Some([Value::Bytes(dtype), ..])) => Ok(Value::DType(dtype)),
+        ("numpy.dtype", Some([PickleValue::Bytes(dtype), ..])) => Ok(PickleValue::DType(dtype)),
         _ => wrong(format!("calls {name:?}, which is no array of numbers")),
     }
 }
 
 /// What an object becomes by its state.
-fn built<'a>(object: Value<'a>, state: Value<'a>) -> Step<Value<'a>> {
+fn built<'a>(object: PickleValue<'a>, state: PickleValue<'a>) -> PickleStep<PickleValue<'a>> {
     match (object, state.items()) {
         // Version, byte order, and what only structured types have.
-        (Value::DType(dtype), Some([_, Value::Bytes(order), ..])) if matches!(*order, b"|" | b"<" | b"=") => {
-            Ok(Value::DType(dtype))
+        (PickleValue::DType(dtype), Some([_, PickleValue::Bytes(order), ..]))
+            if matches!(*order, b"|" | b"<" | b"=") =>
+        {
+            Ok(PickleValue::DType(dtype))
         }
         (
-            Value::Array { .. },
-            Some([_, Value::Tuple(shape), Value::DType(dtype), Value::Int(0), Value::Bytes(bytes)]),
+            PickleValue::Array { .. },
+            Some(
+                [
+                    _,
+                    PickleValue::Tuple(shape),
+                    PickleValue::DType(dtype),
+                    PickleValue::Int(0),
+                    PickleValue::Bytes(bytes),
+                ],
+            ),
         ) => {
-            let size = |value: &Value| if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None };
+            let size = |value: &PickleValue| {
+                if let PickleValue::Int(size) = value { usize::try_from(*size).ok() } else { None }
+            };
             let Some(shape) = shape.iter().map(size).collect::<Option<Vec<_>>>() else {
                 return wrong("has an array of an impossible shape");
             };
@@ -367,7 +407,7 @@ fn built<'a>(object: Value<'a>, state: Value<'a>) -> Step<Value<'a>> {
             if length != Some(bytes.len()) {
                 return wrong(format!("has an array of shape {shape:?} in {} bytes", bytes.len()));
             }
-            Ok(Value::Array { shape, dtype, bytes })
+            Ok(PickleValue::Array { shape, dtype, bytes })
         }
         _ => wrong("has an object that is no plain array in rows"),
     }
@@ -379,7 +419,8 @@ mod tests {
 
     /// As Python 2 wrote it: texts as `U`, an array of bytes `[2, 3]`.
     pub fn official(labels: &[u8]) -> Vec<u8> {
-        let mut bytes = b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x04onceq\x03U\x06labelsq\x04]q\x05(".to_vec();
+        let mut bytes =
+            b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x04onceq\x03U\x06labelsq\x04]q\x05(".to_vec();
         labels.iter().for_each(|&label| bytes.extend([b'K', label]));
         bytes.extend(b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09(K\x01");
         bytes.extend(b"K\x02K\x03\x86cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb");
@@ -393,7 +434,8 @@ mod tests {
         let value = read(&bytes).unwrap();
         assert_eq!(value.get("labels").unwrap().numbers().unwrap(), [7, 9]);
         assert_eq!(value.get("batch_label").unwrap().text(), Some("once"));
-        let expected = Value::Array { shape: vec![2, 3], dtype: b"u1", bytes: &[1, 2, 3, 4, 5, 6] };
+        let expected =
+            PickleValue::Array { shape: vec![2, 3], dtype: b"u1", bytes: &[1, 2, 3, 4, 5, 6] };
         assert_eq!(value.get("data"), Some(&expected));
         assert_eq!(value.get("nothing"), None);
     }
@@ -418,7 +460,10 @@ mod tests {
         let deep = [vec![0x80, 2], vec![b']'; 100_000], vec![b'a'; 99_999], vec![b'.']].concat();
         let many = [vec![b'('], vec![b'N'; 2 * MAX_VALUES + 1]].concat();
         let cases: [(&[u8], &str); 13] = [
-            (b"cos\nsystem\n(U\x02lstR.", "calls \"os.system\", which is no array of numbers at byte"),
+            (
+                b"cos\nsystem\n(U\x02lstR.",
+                "calls \"os.system\", which is no array of numbers at byte",
+            ),
             (b"\x80\x04\x8c\x02os\x8c\x06system\x93)R.", "calls \"os.system\""),
             (b"(ios\nsystem\n.", "has the opcode 0x69, which CIFAR's files don't use at byte 1"),
             (b"cos\nsystem\n)\x81.", "has the opcode 0x81"),

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::Path;
 
-/// What the system said of `path`; where nothing is there, also the directory that a relative path starts from.
+/// What the system said of `path`; where nothing is there, also the directory that a relative path
+/// starts from.
 pub fn said(path: &Path, error: &io::Error) -> String {
     match (error.kind(), std::env::current_dir()) {
         (io::ErrorKind::NotFound, Ok(here)) if path.is_relative() => {
@@ -19,7 +20,8 @@ pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// `text` with control and invisible formatting characters written out, so that it can neither move a terminal's cursor nor pass for other text.
+/// `text` with control and invisible formatting characters written out, so that it can neither move
+/// a terminal's cursor nor pass for other text.
 pub fn printable(text: &str) -> String {
     let escape = |letter: char| match letter {
         '\n' | '\t' => letter.to_string(),
@@ -46,7 +48,10 @@ mod tests {
         let told = said(Path::new("a/b"), &missing());
         assert!(told.ends_with(&format!("; relative paths start at {}", here.display())), "{told}");
         assert!(!said(Path::new("/a/b"), &missing()).contains("relative"));
-        assert!(!said(Path::new("a"), &io::Error::from(io::ErrorKind::PermissionDenied)).contains("relative"));
+        assert!(
+            !said(Path::new("a"), &io::Error::from(io::ErrorKind::PermissionDenied))
+                .contains("relative")
+        );
     }
 
     #[test]

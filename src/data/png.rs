@@ -1,5 +1,6 @@
-//! Sets of images as they are written: one directory per class, whose name begins with the label, one PNG file per image. torchvision's
-//! `ImageFolder` reads them as they are, unless a class has no image.
+//! Sets of images as they are written: one directory per class, whose name begins with the label,
+//! one PNG file per image. torchvision's `ImageFolder` reads them as they are, unless a class has
+//! no image.
 
 use super::entries::{Findings, entries};
 use super::{DataError, Dataset, Fit, folder};
@@ -7,7 +8,8 @@ use image::{ExtendedColorType, ImageFormat};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The directory of class `index` of a set: `03_dress` for class `Dress` of ten. Sorted names are in class order.
+/// The directory of class `index` of a set: `03_dress` for class `Dress` of ten. Sorted names are
+/// in class order.
 pub fn class_dir(index: usize, classes: &[String]) -> String {
     let digits = classes.len().saturating_sub(1).to_string().len().max(2);
     let name = classes.get(index).map_or("", String::as_str);
@@ -20,12 +22,21 @@ pub fn file_name(number: usize) -> String {
 }
 
 /// The PNG file of `pixels` `[C, H, W]`: 8-bit gray for one channel, RGB for three.
-pub fn encode(pixels: &[u8], channels: usize, height: usize, width: usize) -> Result<Vec<u8>, DataError> {
+pub fn encode(
+    pixels: &[u8],
+    channels: usize,
+    height: usize,
+    width: usize,
+) -> Result<Vec<u8>, DataError> {
     let refuse = |message: String| Err(DataError::Mismatch(message));
     let color = match channels {
         1 => ExtendedColorType::L8,
         3 => ExtendedColorType::Rgb8,
-        _ => return refuse(format!("an image of {channels} channels; only 1 or 3 can be written as PNG")),
+        _ => {
+            return refuse(format!(
+                "an image of {channels} channels; only 1 or 3 can be written as PNG"
+            ));
+        }
     };
     let (Ok(rows), Ok(columns)) = (u32::try_from(height), u32::try_from(width)) else {
         return refuse(format!("{height}x{width} pixels; PNG cannot hold so large an image"));
@@ -37,23 +48,38 @@ pub fn encode(pixels: &[u8], channels: usize, height: usize, width: usize) -> Re
         ));
     }
     let mut file = std::io::Cursor::new(Vec::new());
-    image::write_buffer_with_format(&mut file, &interleave(pixels, channels), columns, rows, color, ImageFormat::Png)
-        .map_err(|error| DataError::Mismatch(format!("an image cannot be written as PNG ({error})")))?;
+    image::write_buffer_with_format(
+        &mut file,
+        &interleave(pixels, channels),
+        columns,
+        rows,
+        color,
+        ImageFormat::Png,
+    )
+    .map_err(|error| DataError::Mismatch(format!("an image cannot be written as PNG ({error})")))?;
     Ok(file.into_inner())
 }
 
-/// A set of images as recover writes it. Labels are the numbers that its directories' names begin with; classes are called as their
-/// directories, one without a directory by its number. Images are of the size and the colours of the first.
+/// A set of images as recover writes it. Labels are the numbers that its directories' names begin
+/// with; classes are called as their directories, one without a directory by its number. Images are
+/// of the size and the colours of the first.
 ///
 /// # Errors
-/// When a directory's name begins with no number, two have the same, a class has no image, or a file can't be read.
+/// When a directory's name begins with no number, two have the same, a class has no image, or a
+/// file can't be read.
 pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
     let mut findings = Findings::default();
     let (mut classes, files) = list(dir, &mut findings)?;
     let Some(count) = classes.keys().last().map(|label| label + 1) else {
-        return Err(DataError::invalid(dir, "holds no class directory", "name the directory of a set's images"));
+        return Err(DataError::invalid(
+            dir,
+            "holds no class directory",
+            "name the directory of a set's images",
+        ));
     };
-    let names = (0..count).map(|label| classes.remove(&label).unwrap_or_else(|| format!("{label:02}"))).collect();
+    let names = (0..count)
+        .map(|label| classes.remove(&label).unwrap_or_else(|| format!("{label:02}")))
+        .collect();
     let set = folder::read(dir, names, files, Fit::Exact, &mut findings)?;
     // A set is written by this program; what the system left in it concerns nobody.
     findings.conclude(dir, &mut Vec::new())?;
@@ -72,7 +98,10 @@ pub fn set_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
 type LabelledFiles = Vec<(PathBuf, u32)>;
 
 /// The directories of a set by their labels, and its image files with them.
-fn list(dir: &Path, findings: &mut Findings) -> Result<(BTreeMap<u32, String>, LabelledFiles), DataError> {
+fn list(
+    dir: &Path,
+    findings: &mut Findings,
+) -> Result<(BTreeMap<u32, String>, LabelledFiles), DataError> {
     let (mut classes, mut files) = (BTreeMap::new(), Vec::new());
     for entry in entries(dir, &mut findings.skipped)?.into_iter().filter(|entry| entry.is_dir) {
         let Some(label) = label_of(&entry.name) else {
@@ -82,7 +111,9 @@ fn list(dir: &Path, findings: &mut Findings) -> Result<(BTreeMap<u32, String>, L
         if let Some(same) = classes.insert(label, entry.name) {
             findings.problem(dir, &entry.path, format!("has the number of {same}"));
         }
-        let images = entries(&entry.path, &mut findings.skipped)?.into_iter().filter(|entry| is_image(&entry.path));
+        let images = entries(&entry.path, &mut findings.skipped)?
+            .into_iter()
+            .filter(|entry| is_image(&entry.path));
         let before = files.len();
         files.extend(images.map(|image| (image.path, label)));
         if files.len() == before {
@@ -100,7 +131,8 @@ fn label_of(name: &str) -> Option<u32> {
 /// Whether the name is that of a PNG or JPEG file.
 pub(super) fn is_image(path: &Path) -> bool {
     let known = ["png", "jpg", "jpeg"];
-    path.extension().is_some_and(|extension| known.iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    path.extension()
+        .is_some_and(|extension| known.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 /// The last part of `path`, which names what lies there.
@@ -110,19 +142,26 @@ pub(super) fn display_name(path: &Path) -> String {
 
 /// Lower-case ASCII letters and digits, everything else between them as one hyphen.
 fn slug(name: &str) -> String {
-    let words: Vec<_> = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let words: Vec<_> = name
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|w| !w.is_empty())
+        .collect();
     if words.is_empty() { "class".into() } else { words.join("-").to_ascii_lowercase() }
 }
 
 /// `[C, H, W]` to `[H, W, C]`.
 pub(super) fn interleave(pixels: &[u8], channels: usize) -> Vec<u8> {
     let plane = pixels.len() / channels;
-    (0..plane).flat_map(|position| (0..channels).map(move |channel| pixels[channel * plane + position])).collect()
+    (0..plane)
+        .flat_map(|position| (0..channels).map(move |channel| pixels[channel * plane + position]))
+        .collect()
 }
 
 /// `[H, W, C]` to `[C, H, W]`.
 pub(super) fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
-    (0..channels).flat_map(|channel| pixels.iter().skip(channel).step_by(channels).copied()).collect()
+    (0..channels)
+        .flat_map(|channel| pixels.iter().skip(channel).step_by(channels).copied())
+        .collect()
 }
 
 #[cfg(test)]
@@ -147,7 +186,8 @@ mod tests {
         for (index, label) in set.labels.iter().enumerate() {
             let class = dir.join(class_dir(*label as usize, &set.classes));
             fs::create_dir_all(&class).unwrap();
-            let image = encode(set.image(index).unwrap(), set.channels, set.height, set.width).unwrap();
+            let image =
+                encode(set.image(index).unwrap(), set.channels, set.height, set.width).unwrap();
             fs::write(class.join(file_name(index)), image).unwrap();
         }
     }
@@ -159,7 +199,8 @@ mod tests {
             let path = dir.path().join("set");
             write_set(&path, &set(channels));
             assert!(path.join("00_t-shirt-top/00001.png").is_file());
-            let classes = ["00_t-shirt-top", "01_ankle-boot", "02_class"].map(String::from).to_vec();
+            let classes =
+                ["00_t-shirt-top", "01_ankle-boot", "02_class"].map(String::from).to_vec();
             assert_eq!(read_set(&path).unwrap(), Dataset { classes, ..set(channels) });
         }
     }
@@ -187,7 +228,11 @@ mod tests {
         let other = |channels, height, width| {
             move |dir: &Path| {
                 let pixels = vec![0; channels * height * width];
-                fs::write(dir.join("01_ankle-boot/1.png"), encode(&pixels, channels, height, width).unwrap()).unwrap();
+                fs::write(
+                    dir.join("01_ankle-boot/1.png"),
+                    encode(&pixels, channels, height, width).unwrap(),
+                )
+                .unwrap();
             }
         };
         let cases = [
@@ -197,7 +242,10 @@ mod tests {
                 read_spoilt(|dir| fs::write(dir.join("02_class/00003.png"), "no").unwrap()),
                 "02_class/00003.png is neither a PNG nor a JPEG file",
             ),
-            (read_spoilt(|dir| fs::remove_file(dir.join("02_class/00003.png")).unwrap()), "02_class holds no image"),
+            (
+                read_spoilt(|dir| fs::remove_file(dir.join("02_class/00003.png")).unwrap()),
+                "02_class holds no image",
+            ),
             (
                 read_spoilt(|dir| fs::rename(dir.join("02_class"), dir.join("class")).unwrap()),
                 "class does not begin with the number of a class",
@@ -206,7 +254,10 @@ mod tests {
                 read_spoilt(|dir| fs::rename(dir.join("02_class"), dir.join("1_class")).unwrap()),
                 "1_class has the number of 01_ankle-boot",
             ),
-            (read_set(tempfile::tempdir().unwrap().path()).unwrap_err().to_string(), "holds no class directory"),
+            (
+                read_set(tempfile::tempdir().unwrap().path()).unwrap_err().to_string(),
+                "holds no class directory",
+            ),
             (read_set(Path::new("no such directory")).unwrap_err().to_string(), "cannot list"),
         ];
         for (message, expected) in cases {
@@ -228,7 +279,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for name in ["2_b", "10_a"] {
             fs::create_dir(dir.path().join(name)).unwrap();
-            fs::write(dir.path().join(name).join("0.png"), encode(&[1; 6], 1, 2, 3).unwrap()).unwrap();
+            fs::write(dir.path().join(name).join("0.png"), encode(&[1; 6], 1, 2, 3).unwrap())
+                .unwrap();
         }
         assert_eq!(read_set(dir.path()).unwrap().labels, [10, 2]);
     }

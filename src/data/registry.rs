@@ -1,4 +1,5 @@
-//! The data sets that are known by name: one YAML file each in `datasets/`, which the exporters read too.
+//! The data sets that are known by name: one YAML file each in `datasets/`, which the exporters
+//! read too.
 //!
 //! The files are part of the program. Nothing else in it lists names of data sets.
 
@@ -33,10 +34,11 @@ pub struct DataSet {
     /// What its directory may be called inside a directory of data sets, best first.
     pub directories: Vec<String>,
     /// The forms in which its files are met, best first.
-    pub layouts: Vec<Layout>,
+    pub layouts: Vec<DataLayout>,
     /// In label order.
     pub classes: Vec<Class>,
-    /// Where `python -m exporters fetch` gets it. Only the exporters read it; a file with it is not refused.
+    /// Where `python -m exporters fetch` gets it. Only the exporters read it; a file with it is not
+    /// refused.
     fetch: serde_yaml::Value,
 }
 
@@ -63,7 +65,7 @@ pub struct SplitInfo {
 /// A form of files.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "form", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Layout {
+pub enum DataLayout {
     /// Four IDX files named as MNIST's, plain or gzipped.
     Idx,
     /// Records of `label_bytes` labels, of which the last counts, and 3×32×32 pixels.
@@ -84,9 +86,11 @@ pub enum Layout {
         /// The dictionary's key of the labels.
         label: String,
     },
-    /// One directory of images for each class, called by its WordNet id or its name, in a directory for each split.
+    /// One directory of images for each class, called by its WordNet id or its name, in a directory
+    /// for each split.
     ImageFolder,
-    /// As Stanford packs it: `train/<wnid>/images/`, and `val/images/` with `val/val_annotations.txt`.
+    /// As Stanford packs it: `train/<wnid>/images/`, and `val/images/` with
+    /// `val/val_annotations.txt`.
     TinyImagenet,
     /// A NumPy archive.
     Npz,
@@ -166,7 +170,9 @@ pub fn find(name: &str) -> Option<&'static DataSet> {
     static READ: [OnceLock<DataSet>; NAMES.len()] = [const { OnceLock::new() }; NAMES.len()];
     let index = NAMES.iter().position(|known| *known == name)?;
     // The text is part of the program, and a test reads each.
-    Some(READ[index].get_or_init(|| serde_yaml::from_str(TEXTS[index]).expect("a built-in data set is well formed")))
+    Some(READ[index].get_or_init(|| {
+        serde_yaml::from_str(TEXTS[index]).expect("a built-in data set is well formed")
+    }))
 }
 
 /// `1281167` as `1,281,167`.
@@ -186,14 +192,28 @@ mod tests {
     fn every_file_is_whole_and_consistent() {
         for name in names() {
             let set = find(name).unwrap();
-            assert_eq!((set.name.as_str(), set.mean.len(), set.std.len()), (*name, set.channels, set.channels));
+            assert_eq!(
+                (set.name.as_str(), set.mean.len(), set.std.len()),
+                (*name, set.channels, set.channels)
+            );
             let distinct: BTreeSet<_> = set.classes.iter().map(Class::name).collect();
             assert_eq!(distinct.len(), set.classes.len(), "{name}: a class's name comes twice");
             let wnids: Vec<_> = set.classes.iter().filter_map(Class::wnid).collect();
-            assert!(wnids.is_empty() || wnids.len() == set.classes.len(), "{name}: only some classes have WordNet ids");
-            assert!(wnids.windows(2).all(|pair| pair[0] < pair[1]), "{name}: WordNet ids are out of order");
-            assert!(!set.layouts.is_empty() && !set.directories.is_empty() && !set.licence.is_empty());
-            assert!([1, 3].contains(&set.channels) && set.mean.iter().chain(&set.std).all(|x| (0.0..1.0).contains(x)));
+            assert!(
+                wnids.is_empty() || wnids.len() == set.classes.len(),
+                "{name}: only some classes have WordNet ids"
+            );
+            assert!(
+                wnids.windows(2).all(|pair| pair[0] < pair[1]),
+                "{name}: WordNet ids are out of order"
+            );
+            assert!(
+                !set.layouts.is_empty() && !set.directories.is_empty() && !set.licence.is_empty()
+            );
+            assert!(
+                [1, 3].contains(&set.channels)
+                    && set.mean.iter().chain(&set.std).all(|x| (0.0..1.0).contains(x))
+            );
         }
     }
 

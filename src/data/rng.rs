@@ -1,11 +1,14 @@
-//! Counter-based randomness: one independent stream per (seed, purpose, item), never a global generator.
+//! Counter-based randomness: one independent stream per (seed, purpose, item), never a global
+//! generator.
 //!
-//! A result then depends on which item it is, not on how many items were drawn before it, in what order, or by how many processes.
+//! A result then depends on which item it is, not on how many items were drawn before it, in what
+//! order, or by how many processes.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// The stream of `item` (an image, a batch, an epoch …) for one `purpose` (`"recover/start"`, `"relabel/views"` …) of a run with `seed`.
+/// The stream of `item` (an image, a batch, an epoch …) for one `purpose` (`"recover/start"`,
+/// `"relabel/views"` …) of a run with `seed`.
 ///
 /// The same arguments give the same stream on every machine.
 pub fn stream(seed: u64, purpose: &str, item: u64) -> ChaCha8Rng {
@@ -25,7 +28,8 @@ mod tests {
     fn streams_are_repeatable_and_distinct() {
         let draw = |seed, purpose, item| stream(seed, purpose, item).next_u64();
         assert_eq!(draw(1, "a", 2), draw(1, "a", 2));
-        let all = [draw(1, "a", 2), draw(2, "a", 2), draw(1, "b", 2), draw(1, "a", 3), draw(2, "a", 1)];
+        let all =
+            [draw(1, "a", 2), draw(2, "a", 2), draw(1, "b", 2), draw(1, "a", 3), draw(2, "a", 1)];
         for (i, x) in all.iter().enumerate() {
             assert!(!all[..i].contains(x));
         }

@@ -4,10 +4,12 @@ use rand::seq::SliceRandom;
 
 use crate::rng;
 
-/// `count` of the images that have these `labels`, or all where there are fewer; class after class, in the images' order.
+/// `count` of the images that have these `labels`, or all where there are fewer; class after class,
+/// in the images' order.
 ///
-/// Every class of `classes` gives equally many, one more for the first of them where `count` is no multiple. What a class lacks, the
-/// others give. Which images of a class it is depends on `seed` alone.
+/// Every class of `classes` gives equally many, one more for the first of them where `count` is no
+/// multiple. What a class lacks, the others give. Which images of a class it is depends on `seed`
+/// alone.
 pub fn even(labels: &[u32], classes: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut members = vec![Vec::new(); classes];
     for (index, label) in labels.iter().enumerate() {
@@ -31,7 +33,8 @@ fn quotas(sizes: &[usize], count: usize) -> Vec<usize> {
     let mut quotas = vec![0; sizes.len()];
     let mut left = count.min(sizes.iter().sum());
     while left > 0 {
-        let open: Vec<usize> = (0..sizes.len()).filter(|&class| quotas[class] < sizes[class]).collect();
+        let open: Vec<usize> =
+            (0..sizes.len()).filter(|&class| quotas[class] < sizes[class]).collect();
         let (each, more) = (left / open.len(), left % open.len());
         for (place, class) in open.into_iter().enumerate() {
             // Only a last round, in which no class gives a whole share, hands out the remainder.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::registry::{self, DataSet, Layout};
+use super::registry::{self, DataLayout, DataSet};
 use super::{DataError, Dataset, Fit, Split, cifar, folder, idx, npz, parquet, png};
 
 const SYSTEM_DIR: &str = "/usr/share/datasets";
@@ -16,7 +16,7 @@ const LAYOUTS: &str = "name a directory of IDX files, of CIFAR's batches, of Par
 pub struct Source {
     /// Its directory, or its file.
     place: PathBuf,
-    layout: Layout,
+    layout: DataLayout,
     /// What is known of it, where it has a name.
     known: Option<&'static DataSet>,
     /// For class folders: YAML or JSON, directory → class name, in label order.
@@ -26,8 +26,9 @@ pub struct Source {
 impl Source {
     /// Finds a data set of the [registry] by its name, in any of its layouts.
     ///
-    /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data set's directory or is it) and nowhere else;
-    /// without the variable in `data/` of the current directory and of each directory above it, then in `/usr/share/datasets`.
+    /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data
+    /// set's directory or is it) and nowhere else; without the variable in `data/` of the current
+    /// directory and of each directory above it, then in `/usr/share/datasets`.
     ///
     /// # Errors
     /// When the name is unknown, or no such directory holds the data set.
@@ -36,14 +37,16 @@ impl Source {
         Self::find_from(name, std::env::var_os("SCDD_DATA").map(PathBuf::from).as_deref(), &here)
     }
 
-    /// As [`Source::find`], in `place` alone, which is the data set's directory or file, or holds it.
+    /// As [`Source::find`], in `place` alone, which is the data set's directory or file, or holds
+    /// it.
     pub fn find_at(name: &str, place: &Path) -> Result<Self, DataError> {
         let set = registered(name)?;
         match inside(set, place).or_else(|| Self::of(set, place)) {
             Some(source) => Ok(source),
             None => Err(missing(
                 set,
-                [set.directories.iter().map(|dir| place.join(dir)).collect(), vec![place.into()]].concat(),
+                [set.directories.iter().map(|dir| place.join(dir)).collect(), vec![place.into()]]
+                    .concat(),
             )),
         }
     }
@@ -52,14 +55,22 @@ impl Source {
         let set = registered(name)?;
         if let Some(chosen) = chosen {
             let itself = || Self::of(set, chosen).filter(|source| source.is_certain(set));
-            let looked =
-                || [set.directories.iter().map(|dir| chosen.join(dir)).collect(), vec![chosen.into()]].concat();
+            let looked = || {
+                [set.directories.iter().map(|dir| chosen.join(dir)).collect(), vec![chosen.into()]]
+                    .concat()
+            };
             return inside(set, chosen).or_else(itself).ok_or_else(|| missing(set, looked()));
         }
         let mut roots: Vec<PathBuf> = here.ancestors().map(|dir| dir.join("data")).collect();
         roots.push(SYSTEM_DIR.into());
         roots.iter().find_map(|root| inside(set, root)).ok_or_else(|| {
-            missing(set, roots.iter().flat_map(|root| set.directories.iter().map(|dir| root.join(dir))).collect())
+            missing(
+                set,
+                roots
+                    .iter()
+                    .flat_map(|root| set.directories.iter().map(|dir| root.join(dir)))
+                    .collect(),
+            )
         })
     }
 
@@ -69,28 +80,41 @@ impl Source {
     /// When nothing there is in a known layout.
     pub fn open(place: &Path) -> Result<Self, DataError> {
         std::fs::metadata(place).map_err(DataError::io(place, "open"))?;
-        let found = |layout: Layout, known| Self { place: place.into(), layout, known, class_map: None };
+        let found = |layout: DataLayout, known| Self {
+            place: place.into(),
+            layout,
+            known,
+            class_map: None,
+        };
         if place.is_file() && has_extension(place, "npz") {
-            return Ok(found(Layout::Npz, None));
+            return Ok(found(DataLayout::Npz, None));
         }
-        if lies_in(place, &Layout::Idx) {
-            return Ok(found(Layout::Idx, None));
+        if lies_in(place, &DataLayout::Idx) {
+            return Ok(found(DataLayout::Idx, None));
         }
         let sets = registry::names().iter().filter_map(|name| registry::find(name));
-        for (set, layout) in sets.flat_map(|set| set.layouts.iter().map(move |layout| (set, layout))) {
-            let is_cifar = matches!(layout, Layout::CifarBinary { .. } | Layout::CifarPickle { .. });
+        for (set, layout) in
+            sets.flat_map(|set| set.layouts.iter().map(move |layout| (set, layout)))
+        {
+            let is_cifar =
+                matches!(layout, DataLayout::CifarBinary { .. } | DataLayout::CifarPickle { .. });
             if is_cifar && lies_in(place, layout) {
                 return Ok(found(layout.clone(), Some(set)));
             }
         }
         if folder::is_here(place) {
-            return Ok(found(Layout::ImageFolder, None));
+            return Ok(found(DataLayout::ImageFolder, None));
         }
         if parquet::is_here(place) {
-            return Ok(found(Layout::Parquet { label: parquet::label_name(place)? }, None));
+            return Ok(found(DataLayout::Parquet { label: parquet::label_name(place)? }, None));
         }
         match archives(place).as_slice() {
-            [archive] => Ok(Self { place: archive.clone(), layout: Layout::Npz, known: None, class_map: None }),
+            [archive] => Ok(Self {
+                place: archive.clone(),
+                layout: DataLayout::Npz,
+                known: None,
+                class_map: None,
+            }),
             _ => Err(DataError::invalid(place, "holds no data set", LAYOUTS)),
         }
     }
@@ -109,11 +133,11 @@ impl Source {
 
     /// Whether it consists of image files in class folders.
     pub fn is_folder(&self) -> bool {
-        matches!(self.layout, Layout::ImageFolder | Layout::TinyImagenet)
+        matches!(self.layout, DataLayout::ImageFolder | DataLayout::TinyImagenet)
     }
 
     /// The form of its files.
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &DataLayout {
         &self.layout
     }
 
@@ -125,31 +149,44 @@ impl Source {
     /// `set` in `place`, if it is there in one of its layouts.
     fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
         let layout = set.layouts.iter().find(|layout| match layout {
-            Layout::Npz => archive(set, place).is_some(),
+            DataLayout::Npz => archive(set, place).is_some(),
             layout => lies_in(place, layout),
         })?;
-        let place = archive(set, place).filter(|_| *layout == Layout::Npz).unwrap_or_else(|| place.into());
+        let place = archive(set, place)
+            .filter(|_| *layout == DataLayout::Npz)
+            .unwrap_or_else(|| place.into());
         Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None })
     }
 
-    /// Whether the files themselves show that they are `set`, though their directory is not called so.
+    /// Whether the files themselves show that they are `set`, though their directory is not called
+    /// so.
     fn is_certain(&self, set: &DataSet) -> bool {
         match self.layout {
-            Layout::Idx | Layout::CifarBinary { .. } | Layout::CifarPickle { .. } | Layout::Npz => true,
-            Layout::ImageFolder | Layout::TinyImagenet => folder::is_of(&self.place, set),
-            Layout::Parquet { .. } => {
-                set.directories.iter().any(|dir| Some(Path::new(dir)) == self.place.file_name().map(Path::new))
-            }
+            DataLayout::Idx
+            | DataLayout::CifarBinary { .. }
+            | DataLayout::CifarPickle { .. }
+            | DataLayout::Npz => true,
+            DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_of(&self.place, set),
+            DataLayout::Parquet { .. } => set
+                .directories
+                .iter()
+                .any(|dir| Some(Path::new(dir)) == self.place.file_name().map(Path::new)),
         }
     }
 
-    /// Reads one split into memory. Images of files become what `fit` says; those of other layouts stay as they are.
+    /// Reads one split into memory. Images of files become what `fit` says; those of other layouts
+    /// stay as they are.
     ///
     /// What the user should know, though nothing is wrong, is put into `remarks`.
     ///
     /// # Errors
     /// When a file is missing, damaged or too large, or classes don't agree.
-    pub fn load(&self, split: Split, fit: Fit, remarks: &mut Vec<String>) -> Result<Dataset, DataError> {
+    pub fn load(
+        &self,
+        split: Split,
+        fit: Fit,
+        remarks: &mut Vec<String>,
+    ) -> Result<Dataset, DataError> {
         let Self { place, layout, known, class_map } = self;
         let name = known.map_or_else(
             || png::display_name(Path::new(place.file_stem().unwrap_or_default())),
@@ -157,21 +194,23 @@ impl Source {
         );
         let classes = known.map(DataSet::class_names);
         let set = match layout {
-            Layout::Idx => idx::dataset(place, split, classes)?,
-            Layout::CifarBinary { train, test, label_bytes } => {
+            DataLayout::Idx => idx::dataset(place, split, classes)?,
+            DataLayout::CifarBinary { train, test, label_bytes } => {
                 let files = if split == Split::Train { train } else { test };
                 cifar::binary(place, files, *label_bytes, classes.unwrap_or_default())?
             }
-            Layout::CifarPickle { train, test, label } => {
+            DataLayout::CifarPickle { train, test, label } => {
                 let files = if split == Split::Train { train } else { test };
                 cifar::pickled(place, files, label, classes.unwrap_or_default())?
             }
-            Layout::ImageFolder | Layout::TinyImagenet => {
+            DataLayout::ImageFolder | DataLayout::TinyImagenet => {
                 let map = class_map.as_deref().map(folder::read_class_map).transpose()?;
                 folder::load(place, split, *known, map.as_deref(), fit, remarks)?
             }
-            Layout::Npz => npz::load(place, split, classes)?,
-            Layout::Parquet { label } => parquet::load(place, split, label, *known, fit, remarks)?,
+            DataLayout::Npz => npz::load(place, split, classes)?,
+            DataLayout::Parquet { label } => {
+                parquet::load(place, split, label, *known, fit, remarks)?
+            }
         };
         if let Some(known) = known
             && class_map.is_none()
@@ -179,14 +218,21 @@ impl Source {
         {
             let (found, whole) = (set.len(), known.split(split).images);
             let part = if split == Split::Train { "training" } else { "test" };
-            remarks.push(format!("{}: {found} {part} images, where {} has {whole}", place.display(), known.title));
+            remarks.push(format!(
+                "{}: {found} {part} images, where {} has {whole}",
+                place.display(),
+                known.title
+            ));
         }
         Ok(Dataset { name, ..set })
     }
 }
 
 fn registered(name: &str) -> Result<&'static DataSet, DataError> {
-    registry::find(name).ok_or_else(|| DataError::Unknown { name: name.into(), known: registry::names().join(", ") })
+    registry::find(name).ok_or_else(|| DataError::Unknown {
+        name: name.into(),
+        known: registry::names().join(", "),
+    })
 }
 
 fn missing(set: &DataSet, looked: Vec<PathBuf>) -> DataError {
@@ -200,7 +246,11 @@ fn inside(set: &'static DataSet, root: &Path) -> Option<Source> {
 
 /// The archive of `set`: `place` itself, or the file of its name in it.
 fn archive(set: &DataSet, place: &Path) -> Option<PathBuf> {
-    let own = if has_extension(place, "npz") { place.into() } else { place.join(&set.name).with_extension("npz") };
+    let own = if has_extension(place, "npz") {
+        place.into()
+    } else {
+        place.join(&set.name).with_extension("npz")
+    };
     own.is_file().then_some(own)
 }
 
@@ -215,15 +265,15 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
 }
 
 /// Whether `dir` holds files of this form.
-fn lies_in(dir: &Path, layout: &Layout) -> bool {
+fn lies_in(dir: &Path, layout: &DataLayout) -> bool {
     match layout {
-        Layout::Idx => idx::present(dir, TEST_LABELS).is_some(),
-        Layout::CifarBinary { test, .. } | Layout::CifarPickle { test, .. } => {
+        DataLayout::Idx => idx::present(dir, TEST_LABELS).is_some(),
+        DataLayout::CifarBinary { test, .. } | DataLayout::CifarPickle { test, .. } => {
             test.iter().all(|file| dir.join(file).is_file())
         }
-        Layout::ImageFolder | Layout::TinyImagenet => folder::is_here(dir),
-        Layout::Parquet { .. } => parquet::is_here(dir),
-        Layout::Npz => false,
+        DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_here(dir),
+        DataLayout::Parquet { .. } => parquet::is_here(dir),
+        DataLayout::Npz => false,
     }
 }
 
@@ -244,8 +294,12 @@ mod tests {
         };
 
         let message = Source::find_from("mnist", None, &here).unwrap_err().to_string();
-        for part in ["data set mnist not found", "/a/b/data/mnist, ", "`python -m exporters fetch mnist`", "SCDD_DATA"]
-        {
+        for part in [
+            "data set mnist not found",
+            "/a/b/data/mnist, ",
+            "`python -m exporters fetch mnist`",
+            "SCDD_DATA",
+        ] {
             assert!(message.contains(part), "{message:?} lacks {part:?}");
         }
         let found = |name: &str, chosen: Option<&Path>| {
@@ -256,9 +310,13 @@ mod tests {
         let own = put("a/b/data/mnist", "t10k-labels-idx1-ubyte");
         assert_eq!(found("mnist", None), own);
         // A place that was named is the only one.
-        let message = Source::find_from("mnist", Some(&root.path().join("x")), &here).unwrap_err().to_string();
+        let message = Source::find_from("mnist", Some(&root.path().join("x")), &here)
+            .unwrap_err()
+            .to_string();
         assert!(
-            message.contains("looked in") && message.contains("/x/mnist, ") && !message.contains("/a/b"),
+            message.contains("looked in")
+                && message.contains("/x/mnist, ")
+                && !message.contains("/a/b"),
             "{message}"
         );
         let itself = put("chosen", "test.bin");
@@ -274,7 +332,9 @@ mod tests {
         assert!(known.contains("cifar-100, fashion-mnist"), "{known}");
         assert_eq!(
             message,
-            format!("unknown data set \"imagenet-21k\"; known are {known}; give other images as an image folder")
+            format!(
+                "unknown data set \"imagenet-21k\"; known are {known}; give other images as an image folder"
+            )
         );
     }
 
@@ -289,7 +349,10 @@ mod tests {
         }
         let source = Source::open(dir.path()).unwrap();
         let test = Dataset::load(&source, Split::Test).unwrap();
-        assert_eq!((test.labels.as_slice(), test.classes.join(" ")), ([1, 2].as_slice(), "0 1 2 3".to_string()));
+        assert_eq!(
+            (test.labels.as_slice(), test.classes.join(" ")),
+            ([1, 2].as_slice(), "0 1 2 3".to_string())
+        );
         fs::write(dir.path().join("classes.txt"), "a\nb\nc\n\nd\n").unwrap();
         assert_eq!(Dataset::load(&source, Split::Train).unwrap().classes, ["a", "b", "c", "d"]);
         fs::write(dir.path().join("classes.txt"), "a\nb\n").unwrap();

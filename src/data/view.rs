@@ -1,7 +1,8 @@
 //! Crops, flips and shifts as sparse linear maps with exact adjoints.
 //!
-//! A [`View`] (crop, bilinear resize, flip) and a [`Shift`] (roll) say what to do; a [`Resample`] is the linear map that they make of one
-//! image size. It is separable: each output row is a mix of two source rows, each output column of two source columns.
+//! A [`View`] (crop, bilinear resize, flip) and a [`Shift`] (roll) say what to do; a [`Resample`]
+//! is the linear map that they make of one image size. It is separable: each output row is a mix of
+//! two source rows, each output column of two source columns.
 
 use super::{DataError, values, values_mut};
 use ndarray::Array4;
@@ -24,9 +25,11 @@ pub struct Size {
     pub width: usize,
 }
 
-/// A box inside the source image, brought to the output size by bilinear interpolation, then perhaps mirrored left to right.
+/// A box inside the source image, brought to the output size by bilinear interpolation, then
+/// perhaps mirrored left to right.
 ///
-/// Equals PyTorch's `interpolate(mode="bilinear", align_corners=False, antialias=False)` of the cropped image.
+/// Equals PyTorch's `interpolate(mode="bilinear", align_corners=False, antialias=False)` of the
+/// cropped image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// First row of the box.
@@ -48,7 +51,8 @@ impl View {
         Ok(Self { top: 0, left: 0, height, width, flip: false })
     }
 
-    /// A random box of `scale` times the image's area and of aspect ratio (width / height) `ratio`, as torchvision's `RandomResizedCrop` draws it.
+    /// A random box of `scale` times the image's area and of aspect ratio (width / height) `ratio`,
+    /// as torchvision's `RandomResizedCrop` draws it.
     ///
     /// Ten boxes are tried; when none fits, the largest central box within the ratios is taken.
     pub fn random_resized_crop(
@@ -67,7 +71,9 @@ impl View {
             let aspect = rng.random_range(log_ratio.0..=log_ratio.1).exp();
             let width = (target * aspect).sqrt().round_ties_even();
             let height = (target / aspect).sqrt().round_ties_even();
-            if (1.0..=f64::from(columns)).contains(&width) && (1.0..=f64::from(rows)).contains(&height) {
+            if (1.0..=f64::from(columns)).contains(&width)
+                && (1.0..=f64::from(rows)).contains(&height)
+            {
                 let (height, width) = (height as u16, width as u16);
                 let top = rng.random_range(0..=rows - height);
                 let left = rng.random_range(0..=columns - width);
@@ -83,14 +89,17 @@ impl View {
         let own = f64::from(columns) / f64::from(rows);
         let (mut height, mut width) = (rows, columns);
         if own < low {
-            height = (f64::from(columns) / low).round_ties_even().clamp(1.0, f64::from(rows)) as u16;
+            height =
+                (f64::from(columns) / low).round_ties_even().clamp(1.0, f64::from(rows)) as u16;
         } else if own > high {
-            width = (f64::from(rows) * high).round_ties_even().clamp(1.0, f64::from(columns)) as u16;
+            width =
+                (f64::from(rows) * high).round_ties_even().clamp(1.0, f64::from(columns)) as u16;
         }
         Self { top: (rows - height) / 2, left: (columns - width) / 2, height, width, flip: false }
     }
 
-    /// A random one of the image's `grid` × `grid` cells; a grid of one cell is the whole image, and draws nothing.
+    /// A random one of the image's `grid` × `grid` cells; a grid of one cell is the whole image,
+    /// and draws nothing.
     pub fn random_cell(rng: &mut impl Rng, source: Size, grid: u16) -> Result<Self, DataError> {
         if grid == 1 {
             return Self::full(source);
@@ -99,13 +108,19 @@ impl View {
         Self::cell(source, grid, row, column)
     }
 
-    /// The cell in this row and column of the image's `grid` × `grid` cells, whose edges are the exact ones rounded down.
+    /// The cell in this row and column of the image's `grid` × `grid` cells, whose edges are the
+    /// exact ones rounded down.
     pub fn cell(source: Size, grid: u16, row: u16, column: u16) -> Result<Self, DataError> {
         let (rows, columns) = sides(source)?;
         let edge = |i: u16, side: u16| (u32::from(i) * u32::from(side) / u32::from(grid)) as u16;
         let (top, left) = (edge(row, rows), edge(column, columns));
-        let view =
-            Self { top, left, height: edge(row + 1, rows) - top, width: edge(column + 1, columns) - left, flip: false };
+        let view = Self {
+            top,
+            left,
+            height: edge(row + 1, rows) - top,
+            width: edge(column + 1, columns) - left,
+            flip: false,
+        };
         view.check(source)?;
         Ok(view)
     }
@@ -115,7 +130,8 @@ impl View {
         Size { height: self.height.into(), width: self.width.into() }
     }
 
-    /// The same box, which lies in what `outer` cuts out, as a box of the image that `outer` is cut out of.
+    /// The same box, which lies in what `outer` cuts out, as a box of the image that `outer` is cut
+    /// out of.
     pub fn inside(self, outer: &Self) -> Self {
         Self { top: self.top + outer.top, left: self.left + outer.left, ..self }
     }
@@ -125,9 +141,14 @@ impl View {
         Self { flip: rng.random::<f32>() < probability, ..self }
     }
 
-    /// The same box, moved down and to the right by up to `limit` pixels each: a random crop of its size out of an image that is `limit` pixels larger.
+    /// The same box, moved down and to the right by up to `limit` pixels each: a random crop of its
+    /// size out of an image that is `limit` pixels larger.
     pub fn shifted(self, rng: &mut impl Rng, limit: u16) -> Self {
-        Self { top: self.top + rng.random_range(0..=limit), left: self.left + rng.random_range(0..=limit), ..self }
+        Self {
+            top: self.top + rng.random_range(0..=limit),
+            left: self.left + rng.random_range(0..=limit),
+            ..self
+        }
     }
 
     /// Checks that the box is not empty and lies inside an image of size `source`.
@@ -144,7 +165,8 @@ impl View {
     }
 }
 
-/// A roll: what leaves at one border comes back at the other. `out[y + dy, x + dx] = in[y, x]`, as `torch.roll`.
+/// A roll: what leaves at one border comes back at the other. `out[y + dy, x + dx] = in[y, x]`, as
+/// `torch.roll`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shift {
     /// Rows downwards.
@@ -163,7 +185,7 @@ impl Shift {
 
 /// One output position: `(1 - weight) * source[first] + weight * source[second]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Tap {
+struct PixelTap {
     first: usize,
     second: usize,
     weight: f32,
@@ -171,7 +193,7 @@ struct Tap {
 
 /// A piece of output that copies a piece of source, possibly backwards.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct PixelRun {
     to: usize,
     /// The lowest source position.
     from: usize,
@@ -183,10 +205,10 @@ struct Run {
 #[derive(Clone, Debug)]
 pub struct Resample {
     source: Size,
-    rows: Vec<Tap>,
-    columns: Vec<Tap>,
+    rows: Vec<PixelTap>,
+    columns: Vec<PixelTap>,
     /// The columns as contiguous copies, where they are.
-    runs: Option<Vec<Run>>,
+    runs: Option<Vec<PixelRun>>,
 }
 
 impl Resample {
@@ -205,7 +227,9 @@ impl Resample {
     /// The map that rolls its input before it does what it did.
     pub fn roll_input(self, shift: Shift) -> Self {
         let Self { source, mut rows, mut columns, .. } = self;
-        for (taps, offset, length) in [(&mut rows, shift.dy, source.height), (&mut columns, shift.dx, source.width)] {
+        for (taps, offset, length) in
+            [(&mut rows, shift.dy, source.height), (&mut columns, shift.dx, source.width)]
+        {
             let back = length - wrapped(offset, length);
             for tap in taps {
                 tap.first = (tap.first + back) % length;
@@ -225,7 +249,7 @@ impl Resample {
         Self::from_taps(source, rows, columns)
     }
 
-    fn from_taps(source: Size, rows: Vec<Tap>, columns: Vec<Tap>) -> Self {
+    fn from_taps(source: Size, rows: Vec<PixelTap>, columns: Vec<PixelTap>) -> Self {
         let runs = runs(&columns);
         Self { source, rows, columns, runs }
     }
@@ -240,7 +264,8 @@ impl Resample {
         Size { height: self.rows.len(), width: self.columns.len() }
     }
 
-    /// `dst = A src`: `src` is an image `[channels, H, W]` of the source size, `dst` one of the output size, overwritten.
+    /// `dst = A src`: `src` is an image `[channels, H, W]` of the source size, `dst` one of the
+    /// output size, overwritten.
     ///
     /// # Panics
     ///
@@ -250,8 +275,8 @@ impl Resample {
         self.apply_planes(src, dst, &mut Vec::new());
     }
 
-    /// `dst = Aᵀ src`, the exact transpose of [`apply`](Self::apply): `src` is an image (a gradient) `[channels, H, W]` of the output size, `dst`
-    /// one of the source size, overwritten.
+    /// `dst = Aᵀ src`, the exact transpose of [`apply`](Self::apply): `src` is an image (a
+    /// gradient) `[channels, H, W]` of the output size, `dst` one of the source size, overwritten.
     ///
     /// # Panics
     ///
@@ -262,8 +287,16 @@ impl Resample {
     }
 
     fn check_lengths(&self, source: usize, output: usize, channels: usize) {
-        assert_eq!(source, channels * self.source_plane(), "the image of the source size has the wrong length");
-        assert_eq!(output, channels * self.output_plane(), "the image of the output size has the wrong length");
+        assert_eq!(
+            source,
+            channels * self.source_plane(),
+            "the image of the source size has the wrong length"
+        );
+        assert_eq!(
+            output,
+            channels * self.output_plane(),
+            "the image of the output size has the wrong length"
+        );
     }
 
     fn source_plane(&self) -> usize {
@@ -277,7 +310,8 @@ impl Resample {
     fn apply_planes(&self, src: &[f32], dst: &mut [f32], scratch: &mut Vec<f32>) {
         let width = self.source.width;
         scratch.resize(width, 0.0);
-        let planes = dst.chunks_exact_mut(self.output_plane()).zip(src.chunks_exact(self.source_plane()));
+        let planes =
+            dst.chunks_exact_mut(self.output_plane()).zip(src.chunks_exact(self.source_plane()));
         for (dst, src) in planes {
             for (out, tap) in dst.chunks_exact_mut(self.columns.len()).zip(&self.rows) {
                 let first = &src[tap.first * width..][..width];
@@ -295,7 +329,8 @@ impl Resample {
         let width = self.source.width;
         scratch.resize(width, 0.0);
         dst.fill(0.0);
-        let planes = dst.chunks_exact_mut(self.source_plane()).zip(src.chunks_exact(self.output_plane()));
+        let planes =
+            dst.chunks_exact_mut(self.source_plane()).zip(src.chunks_exact(self.output_plane()));
         for (dst, src) in planes {
             for (gradient, tap) in src.chunks_exact(self.columns.len()).zip(&self.rows) {
                 if tap.weight == 0.0 {
@@ -356,24 +391,47 @@ impl Resample {
     }
 }
 
-/// `dst[n] = maps[n] src[n]` for a whole batch, in parallel: `src` `[N, C, H, W]` of the maps' source size, `dst` `[N, C, h, w]` of their output size.
-pub fn apply_batch(maps: &[Resample], src: &Array4<f32>, dst: &mut Array4<f32>) -> Result<(), DataError> {
+/// `dst[n] = maps[n] src[n]` for a whole batch, in parallel: `src` `[N, C, H, W]` of the maps'
+/// source size, `dst` `[N, C, h, w]` of their output size.
+pub fn apply_batch(
+    maps: &[Resample],
+    src: &Array4<f32>,
+    dst: &mut Array4<f32>,
+) -> Result<(), DataError> {
     let (from, to) = check_batch(maps, src, dst)?;
-    let images = values_mut(dst)?.par_chunks_exact_mut(to).zip(values(src)?.par_chunks_exact(from)).zip(maps);
-    images.for_each_init(Vec::new, |scratch, ((dst, src), map)| map.apply_planes(src, dst, scratch));
+    let images = values_mut(dst)?
+        .par_chunks_exact_mut(to)
+        .zip(values(src)?.par_chunks_exact(from))
+        .zip(maps);
+    images
+        .for_each_init(Vec::new, |scratch, ((dst, src), map)| map.apply_planes(src, dst, scratch));
     Ok(())
 }
 
-/// `dst[n] = maps[n]ᵀ src[n]` for a whole batch, in parallel: `src` `[N, C, h, w]` of the maps' output size, `dst` `[N, C, H, W]` of their source size.
-pub fn adjoint_batch(maps: &[Resample], src: &Array4<f32>, dst: &mut Array4<f32>) -> Result<(), DataError> {
+/// `dst[n] = maps[n]ᵀ src[n]` for a whole batch, in parallel: `src` `[N, C, h, w]` of the maps'
+/// output size, `dst` `[N, C, H, W]` of their source size.
+pub fn adjoint_batch(
+    maps: &[Resample],
+    src: &Array4<f32>,
+    dst: &mut Array4<f32>,
+) -> Result<(), DataError> {
     let (to, from) = check_batch(maps, dst, src)?;
-    let images = values_mut(dst)?.par_chunks_exact_mut(to).zip(values(src)?.par_chunks_exact(from)).zip(maps);
-    images.for_each_init(Vec::new, |scratch, ((dst, src), map)| map.adjoint_planes(src, dst, scratch));
+    let images = values_mut(dst)?
+        .par_chunks_exact_mut(to)
+        .zip(values(src)?.par_chunks_exact(from))
+        .zip(maps);
+    images.for_each_init(Vec::new, |scratch, ((dst, src), map)| {
+        map.adjoint_planes(src, dst, scratch)
+    });
     Ok(())
 }
 
 /// Checks that the maps fit both batches; returns the lengths of an image in each (at least 1).
-fn check_batch(maps: &[Resample], source: &Array4<f32>, output: &Array4<f32>) -> Result<(usize, usize), DataError> {
+fn check_batch(
+    maps: &[Resample],
+    source: &Array4<f32>,
+    output: &Array4<f32>,
+) -> Result<(usize, usize), DataError> {
     let (count, channels, height, width) = source.dim();
     let from = Size { height, width };
     let (out_count, out_channels, out_height, out_width) = output.dim();
@@ -397,7 +455,9 @@ fn check_batch(maps: &[Resample], source: &Array4<f32>, output: &Array4<f32>) ->
 fn sides(size: Size) -> Result<(u16, u16), DataError> {
     match (u16::try_from(size.height), u16::try_from(size.width)) {
         (Ok(height @ 1..), Ok(width @ 1..)) => Ok((height, width)),
-        _ => Err(DataError::Mismatch(format!("{size:?} has no views; use images of 1 to 65535 pixels a side"))),
+        _ => Err(DataError::Mismatch(format!(
+            "{size:?} has no views; use images of 1 to 65535 pixels a side"
+        ))),
     }
 }
 
@@ -405,18 +465,21 @@ fn check_range(what: &str, (low, high): (f32, f32)) -> Result<(), DataError> {
     if low > 0.0 && low <= high && high.is_finite() {
         return Ok(());
     }
-    Err(DataError::Mismatch(format!("{what} ({low}, {high}) of a random crop; give 0 < low <= high")))
+    Err(DataError::Mismatch(format!(
+        "{what} ({low}, {high}) of a random crop; give 0 < low <= high"
+    )))
 }
 
-/// The taps that bring the `length` positions from `start` on to `output` positions, clamped at both ends, in PyTorch's arithmetic.
-fn bilinear(start: usize, length: usize, output: usize) -> Vec<Tap> {
+/// The taps that bring the `length` positions from `start` on to `output` positions, clamped at
+/// both ends, in PyTorch's arithmetic.
+fn bilinear(start: usize, length: usize, output: usize) -> Vec<PixelTap> {
     let scale = length as f32 / output as f32;
     let tap = |position: usize| {
         let exact = (scale * (position as f32 + 0.5) - 0.5).max(0.0);
         let low = (exact as usize).min(length - 1);
         let high = (low + 1).min(length - 1);
         let weight = if high == low { 0.0 } else { (exact - low as f32).clamp(0.0, 1.0) };
-        Tap { first: start + low, second: start + high, weight }
+        PixelTap { first: start + low, second: start + high, weight }
     };
     (0..output).map(tap).collect()
 }
@@ -427,8 +490,8 @@ fn wrapped(offset: i16, length: usize) -> usize {
 }
 
 /// The taps as a few contiguous copies, if they are.
-fn runs(taps: &[Tap]) -> Option<Vec<Run>> {
-    let mut runs: Vec<Run> = vec![];
+fn runs(taps: &[PixelTap]) -> Option<Vec<PixelRun>> {
+    let mut runs: Vec<PixelRun> = vec![];
     for (to, tap) in taps.iter().enumerate() {
         if tap.weight != 0.0 {
             return None;
@@ -437,13 +500,13 @@ fn runs(taps: &[Tap]) -> Option<Vec<Run>> {
             if runs.len() == MAX_RUNS {
                 return None;
             }
-            runs.push(Run { to, from: tap.first, length: 1, backwards: false });
+            runs.push(PixelRun { to, from: tap.first, length: 1, backwards: false });
         }
     }
     Some(runs)
 }
 
-impl Run {
+impl PixelRun {
     /// Takes `position` in as the next one, if it is adjacent in the run's direction.
     fn extend(&mut self, position: usize) -> bool {
         if position == self.from + self.length && !self.backwards {
@@ -494,7 +557,8 @@ mod tests {
         for (row, column) in (0..9).map(|i| (i / 3, i % 3)) {
             let cell = View::cell(source, 3, row, column).unwrap();
             for y in cell.top..cell.top + cell.height {
-                (cell.left..cell.left + cell.width).for_each(|x| covered[usize::from(y) * 31 + usize::from(x)] += 1);
+                (cell.left..cell.left + cell.width)
+                    .for_each(|x| covered[usize::from(y) * 31 + usize::from(x)] += 1);
             }
             let inner = View { top: 2, left: 1, height: 3, width: 4, flip: true };
             let outer = inner.inside(&cell);
@@ -509,27 +573,39 @@ mod tests {
 
     fn floats(tensors: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f32>) {
         let tensor = tensors.tensor(name).unwrap();
-        let values = tensor.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+        let values = tensor
+            .data()
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
         (tensor.shape().to_vec(), values.collect())
     }
 
     fn assert_close(found: &[f32], expected: &[f32], what: &str) {
         assert_eq!(found.len(), expected.len(), "{what}");
         for (found, expected) in found.iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{what}: {found} instead of {expected}");
+            assert!(
+                (found - expected).abs() < 1e-5 * expected.abs().max(1.0),
+                "{what}: {found} instead of {expected}"
+            );
         }
     }
 
-    /// Per case, `tests/goldens/make_views.py` wrote PyTorch's output, and the gradient of its input for a given gradient of its output.
+    /// Per case, `tests/goldens/make_views.py` wrote PyTorch's output, and the gradient of its
+    /// input for a given gradient of its output.
     #[test]
     fn agrees_with_pytorch() {
         let bytes = std::fs::read(crate::in_repository("tests/goldens/views.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let mut cases = 0;
         while let Ok(tensor) = tensors.tensor(&format!("{cases}.case")) {
-            let case: Vec<i32> =
-                tensor.data().chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect();
-            let [top, left, height, width, flip, in_dy, in_dx, out_dy, out_dx] = case[..] else { panic!("{case:?}") };
+            let case: Vec<i32> = tensor
+                .data()
+                .chunks_exact(4)
+                .map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap()))
+                .collect();
+            let [top, left, height, width, flip, in_dy, in_dx, out_dy, out_dx] = case[..] else {
+                panic!("{case:?}")
+            };
             let view = View {
                 top: top as u16,
                 left: left as u16,
@@ -576,7 +652,8 @@ mod tests {
                 output = source;
                 View::full(source).unwrap().with_random_flip(&mut rng, 0.5)
             } else {
-                let crop = View::random_resized_crop(&mut rng, source, (0.05, 1.0), IMAGENET_RATIO).unwrap();
+                let crop = View::random_resized_crop(&mut rng, source, (0.05, 1.0), IMAGENET_RATIO)
+                    .unwrap();
                 crop.with_random_flip(&mut rng, 0.5)
             };
             let map = Resample::new(&view, source, output).unwrap();
@@ -641,7 +718,8 @@ mod tests {
         let maps: Vec<_> = (0..5)
             .map(|item| {
                 let mut rng = stream(7, "views", item);
-                let view = View::random_resized_crop(&mut rng, source, (0.2, 1.0), IMAGENET_RATIO).unwrap();
+                let view = View::random_resized_crop(&mut rng, source, (0.2, 1.0), IMAGENET_RATIO)
+                    .unwrap();
                 Resample::new(&view, source, output).unwrap()
             })
             .collect();
@@ -651,8 +729,10 @@ mod tests {
         let mut gradients = Array4::from_elem((5, 2, 9, 11), f32::NAN);
         adjoint_batch(&maps, &views, &mut gradients).unwrap();
         for (item, map) in maps.iter().enumerate() {
-            let (image, view) =
-                (&images.as_slice().unwrap()[item * 198..][..198], &views.as_slice().unwrap()[item * 128..][..128]);
+            let (image, view) = (
+                &images.as_slice().unwrap()[item * 198..][..198],
+                &views.as_slice().unwrap()[item * 128..][..128],
+            );
             let (mut forward, mut backward) = (vec![0.0; 128], vec![0.0; 198]);
             map.apply(image, &mut forward, 2);
             map.adjoint(view, &mut backward, 2);
@@ -667,7 +747,8 @@ mod tests {
         let (mut area, mut flips) = (0.0, 0);
         for item in 0..2000 {
             let mut rng = stream(1, "crop", item);
-            let view = View::random_resized_crop(&mut rng, source, (0.08, 1.0), IMAGENET_RATIO).unwrap();
+            let view =
+                View::random_resized_crop(&mut rng, source, (0.08, 1.0), IMAGENET_RATIO).unwrap();
             let share = f64::from(view.height) * f64::from(view.width) / 4096.0;
             let ratio = f64::from(view.width) / f64::from(view.height);
             assert!((0.07..=1.0).contains(&share), "{view:?}");
@@ -682,14 +763,23 @@ mod tests {
     #[test]
     fn crops_that_cannot_fit_fall_back_to_the_centre() {
         let mut rng = stream(1, "crop", 0);
-        let mut crop = |source| View::random_resized_crop(&mut rng, source, (1.0, 1.0), IMAGENET_RATIO).unwrap();
-        assert_eq!(crop(size(30, 90)), View { top: 0, left: 25, height: 30, width: 40, flip: false });
-        assert_eq!(crop(size(90, 30)), View { top: 25, left: 0, height: 40, width: 30, flip: false });
+        let mut crop = |source| {
+            View::random_resized_crop(&mut rng, source, (1.0, 1.0), IMAGENET_RATIO).unwrap()
+        };
+        assert_eq!(
+            crop(size(30, 90)),
+            View { top: 0, left: 25, height: 30, width: 40, flip: false }
+        );
+        assert_eq!(
+            crop(size(90, 30)),
+            View { top: 25, left: 0, height: 40, width: 30, flip: false }
+        );
     }
 
     #[test]
     fn shifts_are_symmetric() {
-        let shifts: Vec<_> = (0..500).map(|item| Shift::random(&mut stream(1, "shift", item), 2)).collect();
+        let shifts: Vec<_> =
+            (0..500).map(|item| Shift::random(&mut stream(1, "shift", item), 2)).collect();
         for offset in -2..=2 {
             assert!(shifts.iter().filter(|shift| shift.dy == offset).count() > 50);
             assert!(shifts.iter().filter(|shift| shift.dx == offset).count() > 50);
@@ -703,7 +793,8 @@ mod tests {
         let full = View::full(source).unwrap();
         let map = Resample::new(&full, source, output).unwrap();
         let mut rng = stream(0, "crop", 0);
-        let mut crop = |scale| View::random_resized_crop(&mut rng, source, scale, IMAGENET_RATIO).map(|_| ());
+        let mut crop =
+            |scale| View::random_resized_crop(&mut rng, source, scale, IMAGENET_RATIO).map(|_| ());
         let images = |count, side| Array4::<f32>::zeros((count, 1, side, side));
         let cases = [
             (View::full(size(0, 4)).map(|_| ()), "has no views"),
@@ -712,13 +803,25 @@ mod tests {
                 Resample::new(&View { top: 1, ..full }, source, output).map(|_| ()),
                 "is not a box inside an image of 4x4",
             ),
-            (Resample::new(&View { width: 0, ..full }, source, output).map(|_| ()), "is not a box inside"),
+            (
+                Resample::new(&View { width: 0, ..full }, source, output).map(|_| ()),
+                "is not a box inside",
+            ),
             (Resample::new(&full, source, size(0, 1)).map(|_| ()), "has no views"),
             (crop((0.0, 1.0)), "scale (0, 1) of a random crop"),
             (crop((0.5, 0.1)), "scale (0.5, 0.1) of a random crop"),
-            (apply_batch(std::slice::from_ref(&map), &images(2, 4), &mut images(2, 2)), "1 views for 2 images"),
-            (apply_batch(std::slice::from_ref(&map), &images(1, 4), &mut images(1, 4)), "build it for their sizes"),
-            (apply_batch(&[map], &images(1, 4), &mut images(1, 2).permuted_axes([0, 1, 3, 2])), "not contiguous"),
+            (
+                apply_batch(std::slice::from_ref(&map), &images(2, 4), &mut images(2, 2)),
+                "1 views for 2 images",
+            ),
+            (
+                apply_batch(std::slice::from_ref(&map), &images(1, 4), &mut images(1, 4)),
+                "build it for their sizes",
+            ),
+            (
+                apply_batch(&[map], &images(1, 4), &mut images(1, 2).permuted_axes([0, 1, 3, 2])),
+                "not contiguous",
+            ),
         ];
         for (result, expected) in cases {
             let message = result.unwrap_err().to_string();

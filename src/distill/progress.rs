@@ -3,13 +3,13 @@
 /// Receives the progress of several pieces of work at once.
 pub trait Progress: Sync {
     /// Work called `label` begins; it has `total` units (`unit`: "it", "batch", "epoch" …).
-    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a>;
+    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Activity + 'a>;
     /// Something that the user ought to know at once.
     fn tell(&self, what: &str);
 }
 
 /// Receives the progress of one piece of work.
-pub trait Piece {
+pub trait Activity {
     /// `done` units are through; `note` is the newest figure of interest.
     fn at(&mut self, done: u64, note: &str);
     /// The work is finished.
@@ -20,14 +20,14 @@ pub trait Piece {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn start<'a>(&'a self, _: &str, _: u64, _: &str) -> Box<dyn Piece + 'a> {
+    fn start<'a>(&'a self, _: &str, _: u64, _: &str) -> Box<dyn Activity + 'a> {
         Box::new(Silent)
     }
 
     fn tell(&self, _: &str) {}
 }
 
-impl Piece for Silent {
+impl Activity for Silent {
     fn at(&mut self, _: u64, _: &str) {}
     fn finish(self: Box<Self>, _: &str) {}
 }

@@ -9,7 +9,8 @@ use super::proto::{AttributeProto, NodeProto, TensorProto};
 
 /// Gives an operator's reader the node's attributes by type and keeps account of which were read.
 ///
-/// An attribute that nobody read is an error: a setting that is silently ignored would give silently wrong numbers.
+/// An attribute that nobody read is an error: a setting that is silently ignored would give
+/// silently wrong numbers.
 pub struct NodeReader<'a> {
     pub opset: i64,
     name: String,
@@ -37,9 +38,9 @@ impl<'a> NodeReader<'a> {
         let Some(attr) = self.unread.borrow_mut().remove(name) else { return Ok(None) };
         // Very old files leave the type out.
         match attr.r#type {
-            Some(found) if found != kind && found != 0 => {
-                Err(self.error(format!("attribute `{name}` has type code {found} where {kind} is expected")))
-            }
+            Some(found) if found != kind && found != 0 => Err(self.error(format!(
+                "attribute `{name}` has type code {found} where {kind} is expected"
+            ))),
             _ => Ok(Some(attr)),
         }
     }
@@ -86,7 +87,11 @@ impl<'a> NodeReader<'a> {
     pub fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, GraphError> {
         match self.take(name, 4)? {
             None => Ok(None),
-            Some(attr) => attr.t.as_ref().map(Some).ok_or_else(|| self.error(format!("attribute `{name}` is empty"))),
+            Some(attr) => attr
+                .t
+                .as_ref()
+                .map(Some)
+                .ok_or_else(|| self.error(format!("attribute `{name}` is empty"))),
         }
     }
 
@@ -115,7 +120,8 @@ impl<'a> NodeReader<'a> {
         self.proto.output.len()
     }
 
-    /// Turns an attribute that later opsets carry as input `index` into that input, so that executors see one form.
+    /// Turns an attribute that later opsets carry as input `index` into that input, so that
+    /// executors see one form.
     pub fn inject(&mut self, index: usize, constant: Constant) {
         self.injected.push((index, constant));
     }
@@ -136,6 +142,10 @@ impl<'a> NodeReader<'a> {
         if unread.is_empty() {
             return Ok(self.injected);
         }
-        Err(self.error(format!("unsupported attributes at opset {}: {}", self.opset, unread.join(", "))))
+        Err(self.error(format!(
+            "unsupported attributes at opset {}: {}",
+            self.opset,
+            unread.join(", ")
+        )))
     }
 }

@@ -1,4 +1,5 @@
-//! Constant tensors: initialisers, `Constant` nodes and tensor attributes, all as little-endian bytes.
+//! Constant tensors: initialisers, `Constant` nodes and tensor attributes, all as little-endian
+//! bytes.
 
 use super::error::GraphError;
 use super::proto::TensorProto;
@@ -94,7 +95,8 @@ impl DType {
     }
 }
 
-/// A tensor known when the graph is loaded. `bytes` holds exactly `dims.product() * dtype.size()` little-endian bytes.
+/// A tensor known when the graph is loaded. `bytes` holds exactly `dims.product() * dtype.size()`
+/// little-endian bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constant {
     pub dtype: DType,
@@ -104,11 +106,19 @@ pub struct Constant {
 
 impl Constant {
     pub fn from_i64s(dims: &[usize], values: &[i64]) -> Self {
-        Self { dtype: DType::I64, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+        Self {
+            dtype: DType::I64,
+            dims: dims.to_vec(),
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
     }
 
     pub fn from_f32s(dims: &[usize], values: &[f32]) -> Self {
-        Self { dtype: DType::F32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+        Self {
+            dtype: DType::F32,
+            dims: dims.to_vec(),
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -128,16 +138,27 @@ impl Constant {
     /// The values of an int64 or int32 constant.
     pub fn i64s(&self) -> Option<Vec<i64>> {
         match self.dtype {
-            DType::I64 => Some(self.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
-            DType::I32 => Some(self.bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()),
+            DType::I64 => {
+                Some(self.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
+            }
+            DType::I32 => Some(
+                self.bytes
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|b| i32::from_le_bytes(*b).into())
+                    .collect(),
+            ),
             _ => None,
         }
     }
 
-    /// Reads `proto`; sizes are checked against the data that the file really holds before anything is allocated.
+    /// Reads `proto`; sizes are checked against the data that the file really holds before anything
+    /// is allocated.
     ///
     /// # Errors
-    /// External or sparse data, an unsupported element type, negative or overflowing dims, dims that disagree with the data.
+    /// External or sparse data, an unsupported element type, negative or overflowing dims, dims
+    /// that disagree with the data.
     pub fn read(proto: &TensorProto) -> Result<Self, GraphError> {
         let name = proto.name.as_deref().unwrap_or("<unnamed>");
         let fail = |what: String| Err(GraphError::tensor(name, what));
@@ -180,7 +201,11 @@ fn typed_data(proto: &TensorProto, dtype: DType) -> Vec<u8> {
         DType::I64 => proto.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         _ => {
             let size = dtype.size();
-            proto.int32_data.iter().flat_map(move |v| v.to_le_bytes().into_iter().take(size)).collect()
+            proto
+                .int32_data
+                .iter()
+                .flat_map(move |v| v.to_le_bytes().into_iter().take(size))
+                .collect()
         }
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 /// Something that a file asks for and that is not supported, with every node that asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// `Conv`, or `com.microsoft::FusedConv` outside the default domain; of a known operator, what of it is not supported.
+    /// `Conv`, or `com.microsoft::FusedConv` outside the default domain; of a known operator, what
+    /// of it is not supported.
     pub what: String,
     pub nodes: Vec<String>,
 }
@@ -13,7 +14,13 @@ pub struct Gap {
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
-        write!(f, "{} ×{} ({}", self.what, self.nodes.len(), self.nodes[..self.nodes.len().min(SHOWN)].join(", "))?;
+        write!(
+            f,
+            "{} ×{} ({}",
+            self.what,
+            self.nodes.len(),
+            self.nodes[..self.nodes.len().min(SHOWN)].join(", ")
+        )?;
         if self.nodes.len() > SHOWN {
             write!(f, ", …")?;
         }
@@ -34,17 +41,19 @@ fn list(operators: &[Gap], uses: &[Gap]) -> String {
     if let Some(what) = rewritten(operators) {
         return what;
     }
-    let parts = [part("unsupported operators", operators), part("unsupported of known operators", uses)];
+    let parts =
+        [part("unsupported operators", operators), part("unsupported of known operators", uses)];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// What to say of graphs that were rewritten for inference, which have no gradients or operators of one runtime only:
-/// there the operators alone tell all.
+/// What to say of graphs that were rewritten for inference, which have no gradients or operators of
+/// one runtime only: there the operators alone tell all.
 fn rewritten(operators: &[Gap]) -> Option<String> {
     let counted = |is_such: fn(&str) -> bool| {
         let mut such: Vec<&Gap> = operators.iter().filter(|gap| is_such(&gap.what)).collect();
         such.sort_by_key(|gap| std::cmp::Reverse(gap.nodes.len()));
-        let shown: Vec<String> = such.iter().take(3).map(|gap| format!("{} ×{}", gap.what, gap.nodes.len())).collect();
+        let shown: Vec<String> =
+            such.iter().take(3).map(|gap| format!("{} ×{}", gap.what, gap.nodes.len())).collect();
         let rest = such.len().saturating_sub(3);
         let more = if rest == 0 { String::new() } else { format!(" and {rest} more kinds") };
         (!such.is_empty()).then(|| shown.join(", ") + &more)
@@ -76,7 +85,8 @@ pub enum GraphError {
     Decode(#[from] prost::DecodeError),
     #[error("the ONNX model {0}")]
     Model(String),
-    /// Everything that is not supported: operators that the registry lacks, and nodes of known operators that can't be read.
+    /// Everything that is not supported: operators that the registry lacks, and nodes of known
+    /// operators that can't be read.
     #[error("{}", list(.operators, .uses))]
     Unsupported { operators: Vec<Gap>, uses: Vec<Gap> },
     #[error("node `{node}` ({op}): {what}")]

@@ -1,8 +1,9 @@
 //! ONNX bytes become a typed graph.
 //!
-//! Loading checks everything that can be checked without running the graph: the bytes decode, sizes agree with the data, every value has one
-//! producer that comes before its readers, every operator is known, every attribute was understood. All that is not supported is reported in one
-//! message. What executes the graph is elsewhere; this module knows nothing of tensor libraries.
+//! Loading checks everything that can be checked without running the graph: the bytes decode, sizes
+//! agree with the data, every value has one producer that comes before its readers, every operator
+//! is known, every attribute was understood. All that is not supported is reported in one message.
+//! What executes the graph is elsewhere; this module knows nothing of tensor libraries.
 
 #![forbid(unsafe_code)]
 
@@ -63,7 +64,10 @@ pub struct Graph {
 /// Protobuf messages merge by concatenation, so nothing of the original is decoded or changed.
 pub fn with_outputs(model: &[u8], names: &[String]) -> Vec<u8> {
     use prost::Message;
-    let output = names.iter().map(|name| proto::ValueInfoProto { name: Some(name.clone()), r#type: None }).collect();
+    let output = names
+        .iter()
+        .map(|name| proto::ValueInfoProto { name: Some(name.clone()), r#type: None })
+        .collect();
     let graph = Some(proto::GraphProto { output, ..Default::default() });
     let mut bytes = model.to_vec();
     bytes.extend(proto::ModelProto { graph, ..Default::default() }.encode_to_vec());
@@ -104,7 +108,8 @@ impl Graph {
         self.nodes.iter().filter(|n| matches!(n.op, Op::Conv(_)))
     }
 
-    /// How many convolutions have a bias, as they do after a `BatchNormalization` was folded into them.
+    /// How many convolutions have a bias, as they do after a `BatchNormalization` was folded into
+    /// them.
     pub fn biased_convolutions(&self) -> usize {
         self.convolutions().filter(|n| n.inputs.get(2).is_some_and(Option::is_some)).count()
     }

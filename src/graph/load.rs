@@ -8,14 +8,16 @@ use super::attrs::NodeReader;
 use super::constant::{Constant, DType};
 use super::error::{Gap, GraphError};
 use super::ops::{self, Op, OpSpec};
-use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
 use super::{Graph, Input, Node, ValueId};
 
 /// The newest stamps that were tried; newer ones load with a warning.
 const NEWEST_OPSET: i64 = 28;
 const NEWEST_IR: i64 = 14;
-/// The most constants that nothing reads. ONNX Runtime removes them one by one, each in time that grows with their number: 50,000 take it
-/// 20 seconds for every session.
+/// The most constants that nothing reads. ONNX Runtime removes them one by one, each in time that
+/// grows with their number: 50,000 take it 20 seconds for every session.
 const MAX_UNREAD: usize = 10_000;
 
 pub(super) fn load(bytes: &[u8]) -> Result<Graph, GraphError> {
@@ -56,10 +58,13 @@ fn warnings(model: &ModelProto, opset: i64) -> Vec<String> {
     let ir = model.ir_version.unwrap_or(0);
     let mut warnings = Vec::new();
     if opset > NEWEST_OPSET {
-        warnings.push(format!("opset {opset} is newer than {NEWEST_OPSET}, the newest that was tested"));
+        warnings.push(format!(
+            "opset {opset} is newer than {NEWEST_OPSET}, the newest that was tested"
+        ));
     }
     if ir > NEWEST_IR {
-        warnings.push(format!("IR version {ir} is newer than {NEWEST_IR}, the newest that was tested"));
+        warnings
+            .push(format!("IR version {ir} is newer than {NEWEST_IR}, the newest that was tested"));
     }
     warnings
 }
@@ -131,7 +136,9 @@ fn read_node(proto: &NodeProto, name: &str, opset: i64) -> Result<Content, Graph
         return Ok(Content::Constant(constant));
     };
     if opset < spec.since {
-        return Err(reader.error(format!("is read from opset {} on, the model uses {opset}", spec.since)));
+        return Err(
+            reader.error(format!("is read from opset {} on, the model uses {opset}", spec.since))
+        );
     }
     let op = (spec.read)(&mut reader)?;
     Ok(Content::Op(op, reader.finish()?))
@@ -154,7 +161,10 @@ impl Gaps {
             let domain = node.domain.as_deref().unwrap_or("");
             let key = if is_default(domain) { op.into() } else { format!("{domain}::{op}") };
             self.operators.entry(key).or_default().push(node_name(node, position));
-            node.attribute.iter().filter_map(|a| a.g.as_ref()).for_each(|graph| self.add_operators(&graph.node));
+            node.attribute
+                .iter()
+                .filter_map(|a| a.g.as_ref())
+                .for_each(|graph| self.add_operators(&graph.node));
         }
     }
 
@@ -172,8 +182,9 @@ impl Gaps {
             };
             uses.entry(what).or_default().push(node);
         }
-        let list =
-            |gaps: BTreeMap<String, Vec<String>>| gaps.into_iter().map(|(what, nodes)| Gap { what, nodes }).collect();
+        let list = |gaps: BTreeMap<String, Vec<String>>| {
+            gaps.into_iter().map(|(what, nodes)| Gap { what, nodes }).collect()
+        };
         Some(GraphError::Unsupported { operators: list(self.operators), uses: list(uses) })
     }
 }
@@ -248,13 +259,19 @@ impl Builder {
         Ok(())
     }
 
-    fn resolve_inputs(&self, proto: &NodeProto, node: &str, op: &str) -> Result<Vec<Option<ValueId>>, GraphError> {
+    fn resolve_inputs(
+        &self,
+        proto: &NodeProto,
+        node: &str,
+        op: &str,
+    ) -> Result<Vec<Option<ValueId>>, GraphError> {
         let resolve = |input: &String| match (input.is_empty(), self.ids.get(input)) {
             (true, _) => Ok(None),
             (false, Some(&id)) => Ok(Some(id)),
             (false, None) => {
-                let what =
-                    format!("reads `{input}`, which nothing before it makes (missing, out of order, or a cycle)");
+                let what = format!(
+                    "reads `{input}`, which nothing before it makes (missing, out of order, or a cycle)"
+                );
                 Err(GraphError::Node { node: node.into(), op: op.into(), what })
             }
         };
@@ -262,10 +279,19 @@ impl Builder {
     }
 
     fn define_outputs(&mut self, proto: &NodeProto) -> Result<Vec<Option<ValueId>>, GraphError> {
-        proto.output.iter().map(|o| if o.is_empty() { Ok(None) } else { self.define(o).map(Some) }).collect()
+        proto
+            .output
+            .iter()
+            .map(|o| if o.is_empty() { Ok(None) } else { self.define(o).map(Some) })
+            .collect()
     }
 
-    fn add_constant(&mut self, proto: &NodeProto, node: String, constant: Constant) -> Result<(), GraphError> {
+    fn add_constant(
+        &mut self,
+        proto: &NodeProto,
+        node: String,
+        constant: Constant,
+    ) -> Result<(), GraphError> {
         let [output] = proto.output.as_slice() else {
             let what = format!("has {} outputs, not one", proto.output.len());
             return Err(GraphError::Node { node, op: "Constant".into(), what });
@@ -277,7 +303,10 @@ impl Builder {
     fn finish(mut self, graph: &GraphProto) -> Result<Graph, GraphError> {
         for output in &graph.output {
             let name = output.name.as_deref().unwrap_or("");
-            let id = self.ids.get(name).ok_or_else(|| GraphError::tensor(name, "is an output that nothing makes"))?;
+            let id = self
+                .ids
+                .get(name)
+                .ok_or_else(|| GraphError::tensor(name, "is an output that nothing makes"))?;
             self.graph.outputs.push(*id);
         }
         if self.graph.outputs.is_empty() {
@@ -291,8 +320,12 @@ impl Builder {
 impl Builder {
     fn check_unread(&self) -> Result<(), GraphError> {
         let Graph { nodes, outputs, constants, values, .. } = &self.graph;
-        let read: HashSet<ValueId> =
-            nodes.iter().flat_map(|node| node.inputs.iter().flatten()).chain(outputs).copied().collect();
+        let read: HashSet<ValueId> = nodes
+            .iter()
+            .flat_map(|node| node.inputs.iter().flatten())
+            .chain(outputs)
+            .copied()
+            .collect();
         let mut unread = constants.keys().filter(|id| !read.contains(id));
         match (unread.clone().count(), unread.next()) {
             (count, Some(first)) if count > MAX_UNREAD => Err(GraphError::Model(format!(
@@ -344,7 +377,9 @@ fn read_input(info: &ValueInfoProto, value: ValueId, name: &str) -> Result<Input
     };
     let dims = match &tensor.shape {
         None => None,
-        Some(shape) => Some(shape.dim.iter().map(|d| read_dim(d.dim_value, name)).collect::<Result<_, _>>()?),
+        Some(shape) => {
+            Some(shape.dim.iter().map(|d| read_dim(d.dim_value, name)).collect::<Result<_, _>>()?)
+        }
     };
     Ok(Input { value, dtype: tensor.elem_type.and_then(DType::from_onnx), dims })
 }
@@ -352,7 +387,9 @@ fn read_input(info: &ValueInfoProto, value: ValueId, name: &str) -> Result<Input
 fn read_dim(value: Option<i64>, name: &str) -> Result<Option<usize>, GraphError> {
     match value {
         None => Ok(None),
-        Some(v) => usize::try_from(v).map(Some).map_err(|_| GraphError::tensor(name, format!("has a dim of {v}"))),
+        Some(v) => usize::try_from(v)
+            .map(Some)
+            .map_err(|_| GraphError::tensor(name, format!("has a dim of {v}"))),
     }
 }
 
@@ -373,7 +410,10 @@ mod tests {
 
     fn info(name: &str) -> ValueInfoProto {
         let tensor_type = TensorTypeProto { elem_type: Some(1), shape: None };
-        ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+        ValueInfoProto {
+            name: Some(name.into()),
+            r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
+        }
     }
 
     fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str) -> ModelProto {
@@ -397,16 +437,27 @@ mod tests {
 
     #[test]
     fn a_chain_loads_in_order() {
-        let m = model(vec![node("Relu", "r", &["x"], &["y"]), node("Sigmoid", "", &["y"], &["z"])], vec![], "z");
+        let m = model(
+            vec![node("Relu", "r", &["x"], &["y"]), node("Sigmoid", "", &["y"], &["z"])],
+            vec![],
+            "z",
+        );
         let graph = load(&m.encode_to_vec()).unwrap();
-        assert_eq!(graph.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["r", "Sigmoid#1"]);
+        assert_eq!(
+            graph.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(),
+            ["r", "Sigmoid#1"]
+        );
         assert_eq!(graph.outputs, [graph.value("z").unwrap()]);
     }
 
     #[test]
     fn all_unsupported_operators_come_in_one_message() {
         let m = model(
-            vec![node("Foo", "a", &["x"], &["y"]), node("Bar", "b", &["y"], &["z"]), node("Foo", "c", &["z"], &["w"])],
+            vec![
+                node("Foo", "a", &["x"], &["y"]),
+                node("Bar", "b", &["y"], &["z"]),
+                node("Foo", "c", &["z"], &["w"]),
+            ],
             vec![],
             "w",
         );
@@ -423,12 +474,24 @@ mod tests {
             };
             ops.iter().enumerate().map(one).collect()
         };
-        let said = |ops: &[(&str, &str)]| error(&model(chain(ops), vec![], &format!("v{}", ops.len())));
+        let said =
+            |ops: &[(&str, &str)]| error(&model(chain(ops), vec![], &format!("v{}", ops.len())));
         let remedy = "which leaves no gradients: export the float32 network that it was made of";
-        assert_eq!(said(&[("", "QLinearConv")]), format!("the graph is quantised (QLinearConv ×1), {remedy}"));
-        let qdq: Vec<_> =
-            [("", "QuantizeLinear"), ("", "DequantizeLinear"), ("", "Relu"), ("", "DequantizeLinear")].repeat(30);
-        assert_eq!(said(&qdq), format!("the graph is quantised (DequantizeLinear ×60, QuantizeLinear ×30), {remedy}"));
+        assert_eq!(
+            said(&[("", "QLinearConv")]),
+            format!("the graph is quantised (QLinearConv ×1), {remedy}")
+        );
+        let qdq: Vec<_> = [
+            ("", "QuantizeLinear"),
+            ("", "DequantizeLinear"),
+            ("", "Relu"),
+            ("", "DequantizeLinear"),
+        ]
+        .repeat(30);
+        assert_eq!(
+            said(&qdq),
+            format!("the graph is quantised (DequantizeLinear ×60, QuantizeLinear ×30), {remedy}")
+        );
         let dynamic = [
             ("", "DynamicQuantizeLinear"),
             ("", "MatMulInteger"),
@@ -442,7 +505,8 @@ mod tests {
             )
         );
         let fused: Vec<_> =
-            [("com.microsoft", "FusedConv"), ("", "Frobnicate"), ("com.microsoft", "FusedConv")].repeat(20);
+            [("com.microsoft", "FusedConv"), ("", "Frobnicate"), ("com.microsoft", "FusedConv")]
+                .repeat(20);
         assert_eq!(
             said(&fused),
             "the graph has operators outside ONNX (com.microsoft::FusedConv ×40), as ONNX Runtime's optimiser writes them: \
@@ -455,18 +519,31 @@ mod tests {
 
     #[test]
     fn what_known_operators_lack_and_what_subgraphs_hold_comes_with_it() {
-        let float = |name: &str| AttributeProto { name: Some(name.into()), r#type: Some(1), ..Default::default() };
+        let float = |name: &str| AttributeProto {
+            name: Some(name.into()),
+            r#type: Some(1),
+            ..Default::default()
+        };
         let relu = |name: &str, i: &str, o: &str| NodeProto {
             attribute: vec![float("alpha")],
             ..node("Relu", name, &[i], &[o])
         };
-        let body = GraphProto { node: vec![node("Foo", "inner", &["x"], &["u"])], ..Default::default() };
-        let branch =
-            AttributeProto { name: Some("then_branch".into()), g: Some(body), r#type: Some(5), ..Default::default() };
+        let body =
+            GraphProto { node: vec![node("Foo", "inner", &["x"], &["u"])], ..Default::default() };
+        let branch = AttributeProto {
+            name: Some("then_branch".into()),
+            g: Some(body),
+            r#type: Some(5),
+            ..Default::default()
+        };
         let choice = NodeProto { attribute: vec![branch], ..node("If", "choice", &["x"], &["w"]) };
         let mut sigmoid = node("Sigmoid", "s", &["w"], &["v"]);
         sigmoid.attribute.push(float("beta"));
-        let m = model(vec![relu("a", "x", "y"), relu("b", "y", "z"), choice, sigmoid.clone()], vec![], "v");
+        let m = model(
+            vec![relu("a", "x", "y"), relu("b", "y", "z"), choice, sigmoid.clone()],
+            vec![],
+            "v",
+        );
         assert_eq!(
             error(&m),
             "unsupported operators: Foo ×1 (inner); If ×1 (choice); unsupported of known operators: \
@@ -478,7 +555,11 @@ mod tests {
 
     #[test]
     fn initialisers_that_cannot_be_read_come_with_the_rest() {
-        let text = |name: &str| TensorProto { name: Some(name.into()), data_type: Some(8), ..Default::default() };
+        let text = |name: &str| TensorProto {
+            name: Some(name.into()),
+            data_type: Some(8),
+            ..Default::default()
+        };
         let m = model(vec![node("Foo", "a", &["x"], &["y"])], vec![text("v"), text("w")], "y");
         assert_eq!(
             error(&m),
@@ -515,17 +596,35 @@ mod tests {
             ..Default::default()
         });
         let cases = [
-            (model(vec![relu("r", "y", "z"), relu("s", "x", "y")], vec![], "z"), "node `r` (Relu): reads `y`"),
+            (
+                model(vec![relu("r", "y", "z"), relu("s", "x", "y")], vec![], "z"),
+                "node `r` (Relu): reads `y`",
+            ),
             (model(vec![relu("r", "y", "y")], vec![], "y"), "node `r` (Relu): reads `y`"),
-            (model(vec![relu("r", "x", "x")], vec![], "x"), "tensor `x`: is defined more than once"),
-            (model(vec![relu("r", "x", "y")], vec![], "q"), "tensor `q`: is an output that nothing makes"),
+            (
+                model(vec![relu("r", "x", "x")], vec![], "x"),
+                "tensor `x`: is defined more than once",
+            ),
+            (
+                model(vec![relu("r", "x", "y")], vec![], "q"),
+                "tensor `q`: is an output that nothing makes",
+            ),
             (
                 model(vec![node("Relu", "r", &[], &["y"])], vec![], "y"),
                 "node `r` (Relu): 0 inputs where 1 are expected",
             ),
-            (model(vec![node("Relu", "r", &["x"], &[])], vec![], "x"), "node `r` (Relu): has no output"),
-            (model(vec![subgraph], vec![], "y"), "node `r` (Relu): attribute `body` holds a subgraph"),
-            (model(vec![unread], vec![], "y"), "node `r` (Relu): unsupported attributes at opset 18: alpha"),
+            (
+                model(vec![node("Relu", "r", &["x"], &[])], vec![], "x"),
+                "node `r` (Relu): has no output",
+            ),
+            (
+                model(vec![subgraph], vec![], "y"),
+                "node `r` (Relu): attribute `body` holds a subgraph",
+            ),
+            (
+                model(vec![unread], vec![], "y"),
+                "node `r` (Relu): unsupported attributes at opset 18: alpha",
+            ),
         ];
         for (model, expected) in cases {
             let message = error(&model);
@@ -548,9 +647,15 @@ mod tests {
         dtype.data_type = Some(8);
         let cases = [
             (tensor(&[1 << 40, 1 << 40], vec![]), "tensor `w`: impossible dims"),
-            (tensor(&[1 << 31], vec![0; 16]), "tensor `w`: dims [2147483648] need 2147483648 elements"),
+            (
+                tensor(&[1 << 31], vec![0; 16]),
+                "tensor `w`: dims [2147483648] need 2147483648 elements",
+            ),
             (tensor(&[-1], vec![]), "tensor `w`: impossible dims [-1]"),
-            (tensor(&[2], vec![0; 7]), "tensor `w`: dims [2] need 2 elements of 4 bytes, the file holds 7 bytes"),
+            (
+                tensor(&[2], vec![0; 7]),
+                "tensor `w`: dims [2] need 2 elements of 4 bytes, the file holds 7 bytes",
+            ),
             (external, "tensor `w`: its data lie in another file"),
             (dtype, "tensor `w`: element type string is not supported"),
         ];
@@ -569,10 +674,15 @@ mod tests {
             raw_data: Some(vec![0; 4]),
             ..Default::default()
         };
-        let of = |count: usize| model(vec![node("Relu", "r", &["x"], &["y"])], (0..count).map(tensor).collect(), "y");
+        let of = |count: usize| {
+            model(vec![node("Relu", "r", &["x"], &["y"])], (0..count).map(tensor).collect(), "y")
+        };
         load(&of(MAX_UNREAD).encode_to_vec()).unwrap();
         let message = error(&of(MAX_UNREAD + 1));
-        assert!(message.contains("has 10001 initialisers that no node reads, such as `w0`"), "{message}");
+        assert!(
+            message.contains("has 10001 initialisers that no node reads, such as `w0`"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The part of the ONNX protobuf schema that inference graphs use, as `prost` messages.
 //!
-//! Field numbers are those of `onnx.proto` (proto2) of ONNX 1.23. Fields that are left out (doc strings, training info, device configurations)
-//! are skipped when a file is read. Both packed and unpacked repeated fields are accepted, so files written from `onnx.proto` and from
-//! `onnx.proto3` both load.
+//! Field numbers are those of `onnx.proto` (proto2) of ONNX 1.23. Fields that are left out (doc
+//! strings, training info, device configurations) are skipped when a file is read. Both packed and
+//! unpacked repeated fields are accepted, so files written from `onnx.proto` and from `onnx.proto3`
+//! both load.
 
 use prost::Message;
 
@@ -78,7 +79,8 @@ pub struct NodeProto {
     pub domain: Option<String>,
 }
 
-/// `type` values: 1 float, 2 int, 3 string, 4 tensor, 5 graph, 6 floats, 7 ints, 8 strings, 9 tensors, 10 graphs.
+/// `type` values: 1 float, 2 int, 3 string, 4 tensor, 5 graph, 6 floats, 7 ints, 8 strings, 9
+/// tensors, 10 graphs.
 #[derive(Clone, PartialEq, Message)]
 pub struct AttributeProto {
     #[prost(string, optional, tag = "1")]

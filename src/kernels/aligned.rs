@@ -4,28 +4,28 @@ use std::ops::{Deref, DerefMut};
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; Line::LEN]);
+struct CacheLine([f32; CacheLine::LEN]);
 
-impl Line {
+impl CacheLine {
     const LEN: usize = 16;
 }
 
 /// `f32`s in a row, the first at a multiple of 64 bytes.
 #[derive(Clone, Default)]
 pub struct Aligned {
-    lines: Vec<Line>,
+    lines: Vec<CacheLine>,
     len: usize,
 }
 
 impl Aligned {
     pub fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line([0.0; Line::LEN]); len.div_ceil(Line::LEN)], len }
+        Self { lines: vec![CacheLine([0.0; CacheLine::LEN]); len.div_ceil(CacheLine::LEN)], len }
     }
 
     /// At least `len` values; what is there stays.
     pub fn grow(&mut self, len: usize) -> &mut [f32] {
         if self.len < len {
-            self.lines.resize(len.div_ceil(Line::LEN), Line([0.0; Line::LEN]));
+            self.lines.resize(len.div_ceil(CacheLine::LEN), CacheLine([0.0; CacheLine::LEN]));
             self.len = len;
         }
         self
@@ -36,7 +36,8 @@ impl Deref for Aligned {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: lines are arrays of f32 without padding, one after the other, and hold at least `len` of them.
+        // SAFETY: lines are arrays of f32 without padding, one after the other, and hold at least
+        // `len` of them.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }

@@ -55,14 +55,18 @@ impl Piece<'_> {
     }
 }
 
-/// Cuts an output of `channels` channels, and what lies beside it, into pieces of as many pixels as `lengths` says (the last one may be shorter).
+/// Cuts an output of `channels` channels, and what lies beside it, into pieces of as many pixels as
+/// `lengths` says (the last one may be shorter).
 pub(super) fn cut<'a>(
     lengths: impl IntoIterator<Item = usize>,
     channels: usize,
     mut rows: &'a mut [f32],
     mut beside: Option<&'a mut [f32]>,
 ) -> Vec<Piece<'a>> {
-    assert!(beside.as_ref().is_none_or(|b| b.len() == rows.len()), "what lies beside the output has another size");
+    assert!(
+        beside.as_ref().is_none_or(|b| b.len() == rows.len()),
+        "what lies beside the output has another size"
+    );
     let mut pieces = Vec::new();
     let mut first_pixel = 0;
     for pixels in lengths {
@@ -85,10 +89,12 @@ pub fn for_pieces(channels: usize, rows: &mut [f32], beside: Option<&mut [f32]>,
     cut(std::iter::repeat(pixels), channels, rows, beside).into_par_iter().for_each(work);
 }
 
-/// Values per piece where no convolution says how to cut: what stays in a second-level cache together with its inputs.
+/// Values per piece where no convolution says how to cut: what stays in a second-level cache
+/// together with its inputs.
 pub(super) const PIECE: usize = 1 << 14;
 
-/// What is done with a finished piece while it is in cache. Pieces come from several threads, in any order.
+/// What is done with a finished piece while it is in cache. Pieces come from several threads, in
+/// any order.
 pub type Epilogue<'a> = dyn Fn(Piece) + Sync + 'a;
 
 thread_local! {

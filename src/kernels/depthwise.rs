@@ -1,5 +1,5 @@
-//! Depthwise convolution (every channel on its own), forward and backward: each output pixel sums its kernel's taps, vectors of channels at a
-//! time.
+//! Depthwise convolution (every channel on its own), forward and backward: each output pixel sums
+//! its kernel's taps, vectors of channels at a time.
 
 use rayon::prelude::*;
 
@@ -25,11 +25,15 @@ impl Depthwise {
         backward: bool,
         weight: impl Fn(usize, usize, usize) -> f32,
     ) -> Self {
-        let weights = geometry.taps().map(|[y, x]| (0..channels).map(|c| weight(c, y, x)).collect()).collect();
+        let weights = geometry
+            .taps()
+            .map(|[y, x]| (0..channels).map(|c| weight(c, y, x)).collect())
+            .collect();
         Self { isa, channels, geometry, backward, weights }
     }
 
-    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every finished piece of `y` and what lies beside it.
+    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every
+    /// finished piece of `y` and what lies beside it.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents.
@@ -40,12 +44,18 @@ impl Depthwise {
         beside: Option<&mut [f32]>,
         epilogue: &Epilogue,
     ) {
-        assert!(x.len() == from.pixels() * self.channels && y.len() == to.pixels() * self.channels && from.n == to.n);
+        assert!(
+            x.len() == from.pixels() * self.channels
+                && y.len() == to.pixels() * self.channels
+                && from.n == to.n
+        );
         let pixels = (PIECE / self.channels).max(1);
-        cut(std::iter::repeat(pixels), self.channels, y, beside).into_par_iter().for_each(|mut piece| {
-            self.isa.run(Work { conv: self, x, from, to, piece: &mut piece });
-            epilogue(piece);
-        });
+        cut(std::iter::repeat(pixels), self.channels, y, beside).into_par_iter().for_each(
+            |mut piece| {
+                self.isa.run(DepthwiseWork { conv: self, x, from, to, piece: &mut piece });
+                epilogue(piece);
+            },
+        );
     }
 
     /// The place in the input that tap `k` of output `at` sees.
@@ -63,7 +73,7 @@ impl Depthwise {
 }
 
 /// One piece.
-struct Work<'a, 'p> {
+struct DepthwiseWork<'a, 'p> {
     conv: &'a Depthwise,
     x: &'a [f32],
     from: Extent,
@@ -74,7 +84,7 @@ struct Work<'a, 'p> {
 /// A tap of one output pixel: the input pixel's channels and their weights.
 type Seen<'a> = (&'a [f32], &'a [f32]);
 
-impl Kernel for Work<'_, '_> {
+impl Kernel for DepthwiseWork<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -87,7 +97,9 @@ impl Kernel for Work<'_, '_> {
             let (n, y, x) = (pixel / to.w / to.h, pixel / to.w % to.h, pixel % to.w);
             seen.clear();
             for ([ky, kx], weights) in conv.geometry.taps().zip(&conv.weights) {
-                if let (Some(y), Some(x)) = (conv.source(0, y, ky, from.h), conv.source(1, x, kx, from.w)) {
+                if let (Some(y), Some(x)) =
+                    (conv.source(0, y, ky, from.h), conv.source(1, x, kx, from.w))
+                {
                     let pixel = (n * from.h + y) * from.w + x;
                     seen.push((&self.x[pixel * conv.channels..][..conv.channels], weights));
                 }
@@ -114,7 +126,8 @@ impl Kernel for Work<'_, '_> {
 fn sum<V: Lanes, const N: usize>(seen: &[Seen], first: usize, out: &mut [f32]) {
     let mut sums = [V::splat(0.0); N];
     for (pixel, weights) in seen {
-        let (pixel, weights) = (&pixel[first..first + N * V::COUNT], &weights[first..first + N * V::COUNT]);
+        let (pixel, weights) =
+            (&pixel[first..first + N * V::COUNT], &weights[first..first + N * V::COUNT]);
         for (j, sum) in sums.iter_mut().enumerate() {
             *sum = V::read(&pixel[j * V::COUNT..]).mul_add(V::read(&weights[j * V::COUNT..]), *sum);
         }

@@ -1,8 +1,9 @@
 //! Convolution of any kernel, stride, padding and dilation (one group) as matrix products.
 //!
-//! A block of output pixels gathers what its kernel sees into the rows of a matrix, in cache, and multiplies it with the packed weights. The
-//! same kernel runs backwards: the gradient of a strided convolution falls apart into as many small convolutions as the stride has phases, each
-//! with the taps that meet its pixels.
+//! A block of output pixels gathers what its kernel sees into the rows of a matrix, in cache, and
+//! multiplies it with the packed weights. The same kernel runs backwards: the gradient of a strided
+//! convolution falls apart into as many small convolutions as the stride has phases, each with the
+//! taps that meet its pixels.
 
 use rayon::prelude::*;
 
@@ -15,7 +16,7 @@ use super::lanes::{Isa, Kernel, Lanes};
 pub(super) const BLOCK: usize = 48;
 
 /// Taps of one kernel row that lie side by side in the input: their pixels are copied in one go.
-struct Run {
+struct DirectRun {
     y: isize,
     x: isize,
     len: usize,
@@ -24,7 +25,7 @@ struct Run {
 /// The output pixels (offset + step · base); each sees the input around base · stride.
 pub(super) struct Phase {
     offset: [usize; 2],
-    runs: Vec<Run>,
+    runs: Vec<DirectRun>,
     pub weights: Packed,
 }
 
@@ -42,14 +43,17 @@ pub struct Direct {
 type Tap = ([isize; 2], [usize; 2]);
 
 impl Direct {
-    /// From `inputs` to `outputs` channels; `weight(o, i, y, x)` is the kernel from input channel `i` to output channel `o`.
+    /// From `inputs` to `outputs` channels; `weight(o, i, y, x)` is the kernel from input channel
+    /// `i` to output channel `o`.
     pub fn forward(
         isa: Isa,
         [inputs, outputs]: [usize; 2],
         geometry: Geometry,
         weight: impl Fn(usize, usize, usize, usize) -> f32,
     ) -> Self {
-        let offset = |axis: usize, k: usize| (k * geometry.dilation[axis]) as isize - geometry.pad[axis] as isize;
+        let offset = |axis: usize, k: usize| {
+            (k * geometry.dilation[axis]) as isize - geometry.pad[axis] as isize
+        };
         let taps = geometry.taps().map(|[y, x]| ([offset(0, y), offset(1, x)], [y, x])).collect();
         let phases = vec![phase(isa, [inputs, outputs], [0, 0], taps, weight)];
         Self { isa, inputs, outputs, stride: geometry.stride, step: [1, 1], phases }
@@ -65,28 +69,38 @@ impl Direct {
         let turned = |i: usize, o: usize, y: usize, x: usize| weight(o, i, y, x);
         // Output pixel o meets input pixel o · stride − pad + k · dilation.
         let offset = |axis: usize, at: usize, k: usize| {
-            let distance = (at + geometry.pad[axis]) as isize - (k * geometry.dilation[axis]) as isize;
+            let distance =
+                (at + geometry.pad[axis]) as isize - (k * geometry.dilation[axis]) as isize;
             let stride = geometry.stride[axis] as isize;
             (distance.rem_euclid(stride) == 0).then_some(distance.div_euclid(stride))
         };
         let phases = (0..geometry.stride[0])
             .flat_map(|y| (0..geometry.stride[1]).map(move |x| [y, x]))
             .map(|at| {
-                let tap = |k: [usize; 2]| Some(([offset(0, at[0], k[0])?, offset(1, at[1], k[1])?], k));
+                let tap =
+                    |k: [usize; 2]| Some(([offset(0, at[0], k[0])?, offset(1, at[1], k[1])?], k));
                 let taps = geometry.taps().filter_map(tap).collect();
                 phase(isa, [outputs, inputs], at, taps, turned)
             })
             .collect();
-        Self { isa, inputs: outputs, outputs: inputs, stride: [1, 1], step: geometry.stride, phases }
+        Self {
+            isa,
+            inputs: outputs,
+            outputs: inputs,
+            stride: [1, 1],
+            step: geometry.stride,
+            phases,
+        }
     }
 
     /// Whether every output pixel sees just the input pixel in its place.
     fn is_pointwise(&self) -> bool {
         self.stride == [1, 1]
-            && matches!(self.phases.as_slice(), [p] if matches!(p.runs.as_slice(), [Run { y: 0, x: 0, len: 1 }]))
+            && matches!(self.phases.as_slice(), [p] if matches!(p.runs.as_slice(), [DirectRun { y: 0, x: 0, len: 1 }]))
     }
 
-    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every finished piece of `y` and what lies beside it.
+    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every
+    /// finished piece of `y` and what lies beside it.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents.
@@ -97,11 +111,19 @@ impl Direct {
         beside: Option<&mut [f32]>,
         epilogue: &Epilogue,
     ) {
-        assert!(x.len() == from.pixels() * self.inputs && y.len() == to.pixels() * self.outputs && from.n == to.n);
-        let pixels = if self.is_pointwise() { 2 * BLOCK } else { BLOCK.div_ceil(to.w) * to.w * self.step[0] };
+        assert!(
+            x.len() == from.pixels() * self.inputs
+                && y.len() == to.pixels() * self.outputs
+                && from.n == to.n
+        );
+        let pixels = if self.is_pointwise() {
+            2 * BLOCK
+        } else {
+            BLOCK.div_ceil(to.w) * to.w * self.step[0]
+        };
         cut(std::iter::repeat(pixels), self.outputs, y, beside).into_par_iter().for_each(|piece| {
             with_scratch(|scratch| {
-                self.isa.run(Work {
+                self.isa.run(DirectWork {
                     conv: self,
                     x,
                     from,
@@ -124,11 +146,11 @@ fn phase(
     weight: impl Fn(usize, usize, usize, usize) -> f32,
 ) -> Phase {
     taps.sort_unstable();
-    let mut runs: Vec<Run> = Vec::new();
+    let mut runs: Vec<DirectRun> = Vec::new();
     for &([y, x], _) in &taps {
         match runs.last_mut() {
             Some(run) if run.y == y && run.x + run.len as isize == x => run.len += 1,
-            _ => runs.push(Run { y, x, len: 1 }),
+            _ => runs.push(DirectRun { y, x, len: 1 }),
         }
     }
     let weights = Packed::new(isa, taps.len() * inputs, outputs, |row, o| {
@@ -139,7 +161,7 @@ fn phase(
 }
 
 /// One piece.
-struct Work<'a> {
+struct DirectWork<'a> {
     conv: &'a Direct,
     x: &'a [f32],
     from: Extent,
@@ -150,7 +172,7 @@ struct Work<'a> {
     scratch: &'a mut Aligned,
 }
 
-impl Kernel for Work<'_> {
+impl Kernel for DirectWork<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -167,7 +189,10 @@ impl Kernel for Work<'_> {
             let (rows, products) = self.scratch.grow(BLOCK * (k + columns)).split_at_mut(BLOCK * k);
             let mut block = [0; BLOCK];
             let mut ours = (0..pixels).filter(|p| {
-                let (y, x) = ((self.first_pixel + p) / self.to.w % self.to.h, (self.first_pixel + p) % self.to.w);
+                let (y, x) = (
+                    (self.first_pixel + p) / self.to.w % self.to.h,
+                    (self.first_pixel + p) % self.to.w,
+                );
                 [y % conv.step[0], x % conv.step[1]] == phase.offset
             });
             loop {
@@ -187,7 +212,8 @@ impl Kernel for Work<'_> {
                 }
                 multiply::<V>(rows, k, count, &phase.weights, products, columns);
                 for (pixel, product) in block[..count].iter().zip(products.chunks_exact(columns)) {
-                    self.y[pixel * conv.outputs..][..conv.outputs].copy_from_slice(&product[..conv.outputs]);
+                    self.y[pixel * conv.outputs..][..conv.outputs]
+                        .copy_from_slice(&product[..conv.outputs]);
                 }
             }
         }
@@ -205,7 +231,8 @@ pub(super) fn gather(
     mut row: &mut [f32],
 ) {
     let (n, y, column) = (pixel / to.w / to.h, pixel / to.w % to.h, pixel % to.w);
-    let base = [y / conv.step[0] * conv.stride[0], column / conv.step[1] * conv.stride[1]].map(|b| b as isize);
+    let base = [y / conv.step[0] * conv.stride[0], column / conv.step[1] * conv.stride[1]]
+        .map(|b| b as isize);
     let channels = conv.inputs;
     for run in &phase.runs {
         let (part, rest) = row.split_at_mut(run.len * channels);
@@ -220,7 +247,8 @@ pub(super) fn gather(
         }
         let start = (n * from.h + y as usize) * from.w + (first + before as isize) as usize;
         part[..before * channels].fill(0.0);
-        part[before * channels..end * channels].copy_from_slice(&x[start * channels..][..(end - before) * channels]);
+        part[before * channels..end * channels]
+            .copy_from_slice(&x[start * channels..][..(end - before) * channels]);
         part[end * channels..].fill(0.0);
     }
 }

@@ -1,5 +1,5 @@
-//! Matrix products: against a matrix that is packed once into panels, which the kernel reads front to back; and sums of outer products, as the
-//! gradients of weights are.
+//! Matrix products: against a matrix that is packed once into panels, which the kernel reads front
+//! to back; and sums of outer products, as the gradients of weights are.
 
 use std::ops::Range;
 
@@ -10,7 +10,8 @@ use super::lanes::{Isa, Lanes};
 const ROWS: usize = 6;
 /// Vectors per row of the register tile, and so per panel.
 const VECTORS: usize = 4;
-/// Rows of a panel that one sweep reads: with the rows of `a` beside it, what stays in the first-level cache.
+/// Rows of a panel that one sweep reads: with the rows of `a` beside it, what stays in the
+/// first-level cache.
 const DEPTH: usize = 256;
 
 /// A `[k, n]` matrix, cut into panels of columns; columns are padded with zeros to whole vectors.
@@ -42,7 +43,8 @@ impl Packed {
     /// The panels: first column, columns, and their values row by row.
     pub(super) fn panels_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut [f32])> {
         let (k, columns, most) = (self.k, self.columns, VECTORS * self.lanes);
-        let widths = (0..columns).step_by(most).map(move |first| (first, (columns - first).min(most)));
+        let widths =
+            (0..columns).step_by(most).map(move |first| (first, (columns - first).min(most)));
         let mut rest = &mut self.data[..k * columns];
         widths.map(move |(first, width)| {
             let (panel, after) = std::mem::take(&mut rest).split_at_mut(k * width);
@@ -62,7 +64,8 @@ impl Packed {
         Panel { values: &self.data[first * self.k..][..width * self.k], width }
     }
 
-    /// Writes `factor` times the transpose of `rows`: for every column, as many values as there are rows.
+    /// Writes `factor` times the transpose of `rows`: for every column, as many values as there are
+    /// rows.
     #[inline(always)]
     pub(super) fn transpose(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
         let count = rows.len();
@@ -97,9 +100,17 @@ pub(super) struct Panel<'a> {
     pub width: usize,
 }
 
-/// `c = a · b` for the `rows` rows of `a`, `lda` apart, into rows of `c`, `ldc` apart, each `b.columns()` long.
+/// `c = a · b` for the `rows` rows of `a`, `lda` apart, into rows of `c`, `ldc` apart, each
+/// `b.columns()` long.
 #[inline(always)]
-pub(super) fn multiply<V: Lanes>(a: &[f32], lda: usize, rows: usize, b: &Packed, c: &mut [f32], ldc: usize) {
+pub(super) fn multiply<V: Lanes>(
+    a: &[f32],
+    lda: usize,
+    rows: usize,
+    b: &Packed,
+    c: &mut [f32],
+    ldc: usize,
+) {
     for first in (0..b.columns).step_by(VECTORS * V::COUNT) {
         multiply_panel::<V>(a, lda, rows, b.panel(first), &mut c[first..], ldc);
     }
@@ -120,13 +131,20 @@ pub(super) fn multiply_panel<V: Lanes>(
     }
     assert!(width.is_multiple_of(V::COUNT) && (1..=VECTORS).contains(&(width / V::COUNT)));
     let whole = values.len() / width;
-    assert!(lda >= whole && ldc >= width && a.len() >= (rows - 1) * lda + whole && c.len() >= (rows - 1) * ldc + width);
+    assert!(
+        lda >= whole
+            && ldc >= width
+            && a.len() >= (rows - 1) * lda + whole
+            && c.len() >= (rows - 1) * ldc + width
+    );
     for depth in (0..whole).step_by(DEPTH) {
         let k = (whole - depth).min(DEPTH);
-        let strip = Strip { k, lda, ldc, accumulate: depth > 0 };
-        // SAFETY: by the assertions above, rows of `a` hold a value for each row of the panel, and rows of `c` hold `width`.
+        let strip = GemmStrip { k, lda, ldc, accumulate: depth > 0 };
+        // SAFETY: by the assertions above, rows of `a` hold a value for each row of the panel, and
+        // rows of `c` hold `width`.
         unsafe {
-            let (a, b, c) = (a.as_ptr().add(depth), values.as_ptr().add(depth * width), c.as_mut_ptr());
+            let (a, b, c) =
+                (a.as_ptr().add(depth), values.as_ptr().add(depth * width), c.as_mut_ptr());
             match width / V::COUNT {
                 4 => strip.sweep::<V, 4>(rows, a, b, c),
                 3 => strip.sweep::<V, 3>(rows, a, b, c),
@@ -144,20 +162,26 @@ pub(super) fn panel_width(lanes: usize) -> usize {
 
 /// What all register tiles of one panel share.
 #[derive(Clone, Copy)]
-struct Strip {
+struct GemmStrip {
     k: usize,
     lda: usize,
     ldc: usize,
     accumulate: bool,
 }
 
-impl Strip {
+impl GemmStrip {
     /// All rows of `a` against one panel.
     ///
     /// # Safety
     /// `rows` rows of k values at `a`, of N vectors at `c`, and k rows of N vectors at `b`.
     #[inline(always)]
-    unsafe fn sweep<V: Lanes, const N: usize>(self, rows: usize, a: *const f32, b: *const f32, c: *mut f32) {
+    unsafe fn sweep<V: Lanes, const N: usize>(
+        self,
+        rows: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+    ) {
         let whole = rows - rows % ROWS;
         // SAFETY: every tile lies within the rows that the caller vouches for.
         unsafe {
@@ -179,7 +203,12 @@ impl Strip {
     /// # Safety
     /// As [`sweep`](Self::sweep), with M rows.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(self, a: *const f32, b: *const f32, c: *mut f32) {
+    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(
+        self,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+    ) {
         // SAFETY: i < M, j < N and p < k keep every access within what the caller vouches for.
         unsafe {
             let mut sums = [[V::splat(0.0); N]; M];
@@ -207,8 +236,9 @@ impl Strip {
     }
 }
 
-/// `c += aᵀ · b`: for each of `depth` rows of `a` and of `b`, the outer product of `m` values of the one and `n` of the other. Rows of `a` are `lda`
-/// apart, those of `b` `ldb`, those of `c`, of which there are `m`, `n`.
+/// `c += aᵀ · b`: for each of `depth` rows of `a` and of `b`, the outer product of `m` values of
+/// the one and `n` of the other. Rows of `a` are `lda` apart, those of `b` `ldb`, those of `c`, of
+/// which there are `m`, `n`.
 #[inline(always)]
 pub(super) fn add_outer<V: Lanes>(
     (a, lda, m): (&[f32], usize, usize),
@@ -219,11 +249,16 @@ pub(super) fn add_outer<V: Lanes>(
     if depth == 0 || m == 0 || n == 0 {
         return;
     }
-    assert!(lda >= m && ldb >= n && a.len() >= (depth - 1) * lda + m && b.len() >= (depth - 1) * ldb + n);
+    assert!(
+        lda >= m
+            && ldb >= n
+            && a.len() >= (depth - 1) * lda + m
+            && b.len() >= (depth - 1) * ldb + n
+    );
     assert!(c.len() >= m * n);
     let outer = Outer { lda, ldb, ldc: n, depth };
-    // SAFETY: by the assertions above, `depth` rows of `a` hold m values, those of `b` n, and so do m rows of `c`; a sweep over `width` columns from
-    // `first` on stays below n.
+    // SAFETY: by the assertions above, `depth` rows of `a` hold m values, those of `b` n, and so do
+    // m rows of `c`; a sweep over `width` columns from `first` on stays below n.
     unsafe {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         let mut first = 0;
@@ -255,7 +290,13 @@ impl Outer {
     /// # Safety
     /// `depth` rows of m values at `a` and of N vectors at `b`, and m rows of N vectors at `c`.
     #[inline(always)]
-    unsafe fn sweep<V: Lanes, const N: usize>(self, m: usize, a: *const f32, b: *const f32, c: *mut f32) {
+    unsafe fn sweep<V: Lanes, const N: usize>(
+        self,
+        m: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+    ) {
         let whole = m - m % ROWS;
         // SAFETY: every tile lies within the m values that the caller vouches for.
         unsafe {
@@ -277,7 +318,12 @@ impl Outer {
     /// # Safety
     /// As [`sweep`](Self::sweep), with M values.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(self, a: *const f32, b: *const f32, c: *mut f32) {
+    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(
+        self,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+    ) {
         // SAFETY: i < M, j < N and p < depth keep every access within what the caller vouches for.
         unsafe {
             let mut sums = [[V::splat(0.0); N]; M];

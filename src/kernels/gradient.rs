@@ -1,7 +1,8 @@
 //! Gradients of convolutions' weights: the kernels that training needs beside those of synthesis.
 //!
-//! Weights and their gradients are `[kernel y, kernel x, inputs, outputs]`, so that vectors of output channels lie side by side. Sums run over a
-//! fixed number of parts, whatever the number of threads, so their rounding never changes.
+//! Weights and their gradients are `[kernel y, kernel x, inputs, outputs]`, so that vectors of
+//! output channels lie side by side. Sums run over a fixed number of parts, whatever the number of
+//! threads, so their rounding never changes.
 
 use std::marker::PhantomData;
 
@@ -12,18 +13,22 @@ use super::conv::Extent;
 use super::direct::{BLOCK, Direct, gather};
 use super::gemm::add_outer;
 use super::lanes::{Isa, Kernel, Lanes};
-use super::winograd::{Filter, Four, Input, Place, Spread, Tile, Tiled, Two, Winograd, plane};
+use super::winograd::{
+    Filter, Four, Place, Spread, Tile, Tiled, Two, Winograd, WinogradInput, plane,
+};
 
 /// Tiles whose transforms lie together: the depth of one matrix product.
 const GROUP: usize = 32;
-/// Groups that are transformed before they are multiplied: few enough that they stay in a third-level cache.
+/// Groups that are transformed before they are multiplied: few enough that they stay in a
+/// third-level cache.
 const GROUPS: usize = 8;
 /// Parts of the output that are summed on their own.
 const PARTS: usize = 8;
 
 impl Winograd {
-    /// The gradient with respect to the weights, given the convolution's input `x` and its output's gradient `dy`: the transpose of what
-    /// [`run`](Self::run) does, by the same transforms. `scratch` is kept between calls.
+    /// The gradient with respect to the weights, given the convolution's input `x` and its output's
+    /// gradient `dy`: the transpose of what [`run`](Self::run) does, by the same transforms.
+    /// `scratch` is kept between calls.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents or the weights.
@@ -34,7 +39,9 @@ impl Winograd {
         scratch: &mut Aligned,
         gradient: &mut [f32],
     ) {
-        assert!(x.0.len() == x.1.pixels() * self.inputs && dy.0.len() == dy.1.pixels() * self.outputs);
+        assert!(
+            x.0.len() == x.1.pixels() * self.inputs && dy.0.len() == dy.1.pixels() * self.outputs
+        );
         assert!(x.1.n == dy.1.n && gradient.len() == 9 * self.inputs * self.outputs);
         match self.tile {
             Tile::Two => tiled_gradient::<Two, 4, 2>(self, x, dy, scratch, gradient),
@@ -65,16 +72,31 @@ fn tiled_gradient<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     sums.fill(0.0);
     let zeros = vec![0.0; inputs.max(outputs)];
     for places in places.chunks(GROUP * GROUPS) {
-        transformed.par_chunks_exact_mut(group).zip(places.par_chunks(GROUP)).for_each(|(to, places)| {
-            let work =
-                Transforms::<'_, F, IN, OUT> { conv, x, dy, places, planes, zeros: &zeros, to, filter: PhantomData };
-            conv.isa.run(work);
-        });
+        transformed.par_chunks_exact_mut(group).zip(places.par_chunks(GROUP)).for_each(
+            |(to, places)| {
+                let work = GradientTransforms::<'_, F, IN, OUT> {
+                    conv,
+                    x,
+                    dy,
+                    places,
+                    planes,
+                    zeros: &zeros,
+                    to,
+                    filter: PhantomData,
+                };
+                conv.isa.run(work);
+            },
+        );
         sums.par_chunks_exact_mut(product).enumerate().for_each(|(p, sums)| {
             for (group, places) in transformed.chunks_exact(group).zip(places.chunks(GROUP)) {
                 let (x, dy) = group.split_at(IN * IN * planes[0]);
                 let (a, b) = (&x[p * planes[0]..], &dy[p * planes[1]..]);
-                conv.isa.run(Outer { a: (a, inputs), b: (b, outputs), depth: places.len(), sums: &mut *sums });
+                conv.isa.run(OuterSum {
+                    a: (a, inputs),
+                    b: (b, outputs),
+                    depth: places.len(),
+                    sums: &mut *sums,
+                });
             }
         });
     }
@@ -86,7 +108,7 @@ fn tiled_gradient<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
 }
 
 /// The transforms of a group of tiles: of the input, and of the output's gradient.
-struct Transforms<'a, F, const IN: usize, const OUT: usize> {
+struct GradientTransforms<'a, F, const IN: usize, const OUT: usize> {
     conv: &'a Winograd,
     x: (&'a [f32], Extent),
     dy: (&'a [f32], Extent),
@@ -97,7 +119,9 @@ struct Transforms<'a, F, const IN: usize, const OUT: usize> {
     filter: PhantomData<F>,
 }
 
-impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Transforms<'_, F, IN, OUT> {
+impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
+    for GradientTransforms<'_, F, IN, OUT>
+{
     type Output = ();
 
     #[inline(always)]
@@ -105,23 +129,43 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Transform
         let conv = self.conv;
         let (x, dy) = self.to.split_at_mut(IN * IN * self.planes[0]);
         for (t, &place) in self.places.iter().enumerate() {
-            let seen = Tiled { x: self.x.0, extent: self.x.1, channels: conv.inputs, place, pad: conv.pad };
-            seen.transform::<V, Input<F, OUT>, IN, IN>(&mut x[t * conv.inputs..], self.planes[0], self.zeros);
-            let made = Tiled { x: self.dy.0, extent: self.dy.1, channels: conv.outputs, place, pad: [0, 0] };
-            made.transform::<V, Spread<F>, OUT, IN>(&mut dy[t * conv.outputs..], self.planes[1], self.zeros);
+            let seen = Tiled {
+                x: self.x.0,
+                extent: self.x.1,
+                channels: conv.inputs,
+                place,
+                pad: conv.pad,
+            };
+            seen.transform::<V, WinogradInput<F, OUT>, IN, IN>(
+                &mut x[t * conv.inputs..],
+                self.planes[0],
+                self.zeros,
+            );
+            let made = Tiled {
+                x: self.dy.0,
+                extent: self.dy.1,
+                channels: conv.outputs,
+                place,
+                pad: [0, 0],
+            };
+            made.transform::<V, Spread<F>, OUT, IN>(
+                &mut dy[t * conv.outputs..],
+                self.planes[1],
+                self.zeros,
+            );
         }
     }
 }
 
 /// `sums += aᵀ · b` over rows of as many values as are given beside each.
-struct Outer<'a> {
+struct OuterSum<'a> {
     a: (&'a [f32], usize),
     b: (&'a [f32], usize),
     depth: usize,
     sums: &'a mut [f32],
 }
 
-impl Kernel for Outer<'_> {
+impl Kernel for OuterSum<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -165,10 +209,12 @@ impl Weighted<'_> {
 }
 
 impl Direct {
-    /// The gradient with respect to the weights, given the convolution's input `x` and its output's gradient `dy`. `scratch` is kept between calls.
+    /// The gradient with respect to the weights, given the convolution's input `x` and its output's
+    /// gradient `dy`. `scratch` is kept between calls.
     ///
     /// # Panics
-    /// When the slices' lengths disagree with the extents or the weights, or this is no forward convolution.
+    /// When the slices' lengths disagree with the extents or the weights, or this is no forward
+    /// convolution.
     pub fn weight_gradient(
         &self,
         (x, from): (&[f32], Extent),
@@ -180,7 +226,11 @@ impl Direct {
             panic!("only a forward convolution has a gradient of its weights")
         };
         let (k, outputs) = (phase.weights.depth(), self.outputs);
-        assert!(x.len() == from.pixels() * self.inputs && dy.len() == to.pixels() * outputs && from.n == to.n);
+        assert!(
+            x.len() == from.pixels() * self.inputs
+                && dy.len() == to.pixels() * outputs
+                && from.n == to.n
+        );
         assert!(gradient.len() == k * outputs);
         let part = k * outputs + BLOCK * k;
         let scratch = scratch.grow(PARTS * part);
@@ -188,13 +238,19 @@ impl Direct {
         scratch[..PARTS * part].par_chunks_exact_mut(part).enumerate().for_each(|(index, part)| {
             let (sums, rows) = part.split_at_mut(k * outputs);
             sums.fill(0.0);
-            let (first, last) = ((index * pixels).min(to.pixels()), ((index + 1) * pixels).min(to.pixels()));
+            let (first, last) =
+                ((index * pixels).min(to.pixels()), ((index + 1) * pixels).min(to.pixels()));
             for block in (first..last).step_by(BLOCK) {
                 let count = BLOCK.min(last - block);
                 for (pixel, row) in (block..block + count).zip(rows.chunks_exact_mut(k)) {
                     gather(self, phase, x, from, to, pixel, row);
                 }
-                let work = Outer { a: (rows, k), b: (&dy[block * outputs..], outputs), depth: count, sums: &mut *sums };
+                let work = OuterSum {
+                    a: (rows, k),
+                    b: (&dy[block * outputs..], outputs),
+                    depth: count,
+                    sums: &mut *sums,
+                };
                 self.isa.run(work);
             }
         });

@@ -1,15 +1,18 @@
-//! One vector type per instruction set, behind one trait: every kernel is written once and compiled for each.
+//! One vector type per instruction set, behind one trait: every kernel is written once and compiled
+//! for each.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _CMP_GT_OQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_div_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps,
-    _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_blend_ps,
-    _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m512, _CMP_GT_OQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_div_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps,
+    _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 use std::sync::LazyLock;
 
-/// A vector of `f32`s. Private to the kernels: a type other than `f32` is named only inside [`Isa::run`], on a machine that has it.
+/// A vector of `f32`s. Private to the kernels: a type other than `f32` is named only inside
+/// [`Isa::run`], on a machine that has it.
 pub(super) trait Lanes: Copy {
     const COUNT: usize;
 
@@ -104,8 +107,8 @@ impl Lanes for f32 {
 macro_rules! x86 {
     ($vector:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
      $fma:ident, |$a:ident, $bound:ident, $yes:ident| $above:expr) => {
-        // SAFETY of every block below: the type is only named on machines that have its instructions (see `Lanes`), and pointers
-        // carry the caller's promise.
+        // SAFETY of every block below: the type is only named on machines that have its
+        // instructions (see `Lanes`), and pointers carry the caller's promise.
         impl Lanes for $vector {
             const COUNT: usize = $count;
 
@@ -183,7 +186,11 @@ x86!(
     _mm512_min_ps,
     _mm512_max_ps,
     _mm512_fmadd_ps,
-    |a, bound, yes| _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, bound), _mm512_set1_ps(0.0), yes)
+    |a, bound, yes| _mm512_mask_blend_ps(
+        _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, bound),
+        _mm512_set1_ps(0.0),
+        yes
+    )
 );
 
 #[cfg(target_arch = "x86_64")]
@@ -222,8 +229,8 @@ pub(super) trait Kernel {
 }
 
 impl Isa {
-    /// The environment variable that bounds the instruction set: `avx512`, `avx2` or `portable`. With it a machine
-    /// computes as one that lacks the better ones.
+    /// The environment variable that bounds the instruction set: `avx512`, `avx2` or `portable`.
+    /// With it a machine computes as one that lacks the better ones.
     pub const LIMIT: &str = "SCDD_MAX_ISA";
 
     /// The bound that [`Isa::LIMIT`] sets; AVX-512 where it is not set.
@@ -236,7 +243,11 @@ impl Isa {
             Some("avx512") => Ok(Self::Avx512),
             Some("avx2") => Ok(Self::Avx2),
             Some("portable") => Ok(Self::Portable),
-            _ => Err(format!("{} is {}; it must be avx512, avx2 or portable", Self::LIMIT, name.display())),
+            _ => Err(format!(
+                "{} is {}; it must be avx512, avx2 or portable",
+                Self::LIMIT,
+                name.display()
+            )),
         }
     }
 
@@ -245,10 +256,11 @@ impl Isa {
         Self::available()[0]
     }
 
-    /// Every one that this machine has within [`Isa::limit`], best first. A bound that can't be read is none; the
-    /// program refuses it when it starts.
+    /// Every one that this machine has within [`Isa::limit`], best first. A bound that can't be
+    /// read is none; the program refuses it when it starts.
     pub fn available() -> Vec<Self> {
-        static LIMIT: LazyLock<usize> = LazyLock::new(|| Isa::limit().map_or(usize::MAX, Isa::lanes));
+        static LIMIT: LazyLock<usize> =
+            LazyLock::new(|| Isa::limit().map_or(usize::MAX, Isa::lanes));
         let all = [Self::Avx512, Self::Avx2, Self::Portable].into_iter();
         all.filter(|isa| isa.lanes() <= *LIMIT && isa.is_available()).collect()
     }

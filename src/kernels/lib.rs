@@ -1,7 +1,9 @@
-//! The CPU kernels of the compiled plans, of synthesis and of training: pure Rust on slices of channels-last (`[N, H, W, C]`) data, without any tensor library.
+//! The CPU kernels of the compiled plans, of synthesis and of training: pure Rust on slices of
+//! channels-last (`[N, H, W, C]`) data, without any tensor library.
 //!
-//! Every kernel is written once over `lanes::Lanes` and compiled for each [`Isa`]; which one runs is a value, so that tests can go through all
-//! of them on one machine. Work is cut into pieces that do not depend on the number of threads, so results don't either.
+//! Every kernel is written once over `lanes::Lanes` and compiled for each [`Isa`]; which one runs
+//! is a value, so that tests can go through all of them on one machine. Work is cut into pieces
+//! that do not depend on the number of threads, so results don't either.
 
 mod aligned;
 pub mod conv;

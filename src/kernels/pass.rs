@@ -1,5 +1,5 @@
-//! The passes between convolutions, each one sweep over a piece of channels-last data: statistics per channel; normalisation with a residual and
-//! an activation; and both of them backwards.
+//! The passes between convolutions, each one sweep over a piece of channels-last data: statistics
+//! per channel; normalisation with a residual and an activation; and both of them backwards.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use super::lanes::{Isa, Kernel, Lanes};
 
 /// An elementwise function.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Activation {
+pub enum FusedActivation {
     Identity,
     /// Between two bounds; ReLU is 0 to infinity. The gradient passes strictly between them.
     Clamp {
@@ -48,7 +48,7 @@ fn sweep<V: Lanes>(work: &mut impl Columns) {
     }
 }
 
-/// [`Activation`] as a type, so that each has its own loop.
+/// [`FusedActivation`] as a type, so that each has its own loop.
 trait Function: Copy {
     fn apply<V: Lanes>(self, p: V) -> V;
     /// The gradient with respect to `p`, given that with respect to the result.
@@ -133,19 +133,19 @@ struct With<W, F> {
 macro_rules! with_function {
     ($activation:expr, |$function:ident| $body:expr) => {
         match $activation {
-            Activation::Identity => {
+            FusedActivation::Identity => {
                 let $function = Identity;
                 $body
             }
-            Activation::Clamp { low, high } => {
+            FusedActivation::Clamp { low, high } => {
                 let $function = Clamp { low, high };
                 $body
             }
-            Activation::LeakyRelu { alpha } => {
+            FusedActivation::LeakyRelu { alpha } => {
                 let $function = LeakyRelu { alpha };
                 $body
             }
-            Activation::HardSwish => {
+            FusedActivation::HardSwish => {
                 let $function = HardSwish;
                 $body
             }
@@ -167,7 +167,11 @@ const SINGLE: usize = 16;
 impl Moments {
     /// Of `x`, whose rows are pixels of `channels` values.
     pub fn of(isa: Isa, x: &[f32], channels: usize) -> Self {
-        let mut moments = Self { count: x.len() / channels, mean: vec![0.0; channels], squares: vec![0.0; channels] };
+        let mut moments = Self {
+            count: x.len() / channels,
+            mean: vec![0.0; channels],
+            squares: vec![0.0; channels],
+        };
         isa.run(Sums { x, channels, moments: &mut moments });
         moments
     }
@@ -186,7 +190,8 @@ impl Moments {
     pub fn merge(&mut self, other: &Self) {
         let (n, m) = (self.count as f64, other.count as f64);
         let total = (n + m).max(1.0);
-        let channels = self.mean.iter_mut().zip(&mut self.squares).zip(other.mean.iter().zip(&other.squares));
+        let channels =
+            self.mean.iter_mut().zip(&mut self.squares).zip(other.mean.iter().zip(&other.squares));
         for ((mean, squares), (other_mean, other_squares)) in channels {
             let difference = other_mean - *mean;
             *mean += difference * m / total;
@@ -216,7 +221,8 @@ impl Columns for Sums<'_> {
         self.channels
     }
 
-    /// Deviations are taken from the first pixel, so that a large mean cancels before anything is squared.
+    /// Deviations are taken from the first pixel, so that a large mean cancels before anything is
+    /// squared.
     #[inline(always)]
     fn columns<V: Lanes, const N: usize>(&mut self, first: usize) {
         let Some(pixel) = self.x.get(first..) else { return };
@@ -259,7 +265,7 @@ impl Columns for Sums<'_> {
 pub struct Pass<'a> {
     pub scale: &'a [f32],
     pub shift: &'a [f32],
-    pub activation: Activation,
+    pub activation: FusedActivation,
 }
 
 impl Pass<'_> {
@@ -283,12 +289,16 @@ impl Pass<'_> {
         assert!(work.residual.is_none_or(|r| r.len() == len));
         assert!(work.residual_gradient.as_ref().is_none_or(|r| r.len() == len));
         assert!(self.shift.len() == self.scale.len() && len.is_multiple_of(self.scale.len()));
-        assert!(work.slope.is_none_or(|(a, b)| a.len() == self.scale.len() && b.len() == self.scale.len()));
+        assert!(
+            work.slope
+                .is_none_or(|(a, b)| a.len() == self.scale.len() && b.len() == self.scale.len())
+        );
         isa.run(Backwards { pass: self, work });
     }
 }
 
-/// Per channel, what BatchNorm's own gradient is made of: the sums of the gradient of `scale · x + shift`, and of it times `x`'s distance from a centre.
+/// Per channel, what BatchNorm's own gradient is made of: the sums of the gradient of
+/// `scale · x + shift`, and of it times `x`'s distance from a centre.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientSums {
     pub gradient: Vec<f64>,
@@ -324,7 +334,11 @@ impl Pass<'_> {
     /// When lengths disagree.
     pub fn sum_gradients(&self, isa: Isa, work: Pulling, sums: &mut GradientSums) {
         let (len, channels) = (work.gradient.len(), self.scale.len());
-        assert!(work.x.len() == len && work.residual.is_none_or(|r| r.len() == len) && len.is_multiple_of(channels));
+        assert!(
+            work.x.len() == len
+                && work.residual.is_none_or(|r| r.len() == len)
+                && len.is_multiple_of(channels)
+        );
         assert!(self.shift.len() == channels && work.centre.len() == channels);
         assert!(sums.gradient.len() == channels && sums.product.len() == channels);
         isa.run(Summing { pass: self, work, sums });
@@ -342,7 +356,10 @@ impl Kernel for Summing<'_, '_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        with_function!(self.pass.activation, |function| sweep::<V>(&mut With { work: self, function }));
+        with_function!(self.pass.activation, |function| sweep::<V>(&mut With {
+            work: self,
+            function
+        }));
     }
 }
 
@@ -410,7 +427,10 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        with_function!(self.pass.activation, |function| sweep::<V>(&mut With { work: self, function }));
+        with_function!(self.pass.activation, |function| sweep::<V>(&mut With {
+            work: self,
+            function
+        }));
     }
 }
 
@@ -450,7 +470,10 @@ impl Kernel for Backwards<'_, '_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        with_function!(self.pass.activation, |function| sweep::<V>(&mut With { work: self, function }));
+        with_function!(self.pass.activation, |function| sweep::<V>(&mut With {
+            work: self,
+            function
+        }));
     }
 }
 
@@ -466,8 +489,9 @@ impl<F: Function> Columns for With<Backwards<'_, '_>, F> {
         let scale = vectors::<V, N>(&work.pass.scale[first..]);
         let shift = vectors::<V, N>(&work.pass.shift[first..]);
         let zero = [V::splat(0.0); N];
-        let (a, b) =
-            work.work.slope.map_or((zero, zero), |(a, b)| (vectors::<V, N>(&a[first..]), vectors::<V, N>(&b[first..])));
+        let (a, b) = work.work.slope.map_or((zero, zero), |(a, b)| {
+            (vectors::<V, N>(&a[first..]), vectors::<V, N>(&b[first..]))
+        });
         for at in (first..work.work.x.len()).step_by(channels) {
             for j in 0..N {
                 let here = at + j * V::COUNT..at + (j + 1) * V::COUNT;
@@ -484,7 +508,9 @@ impl<F: Function> Columns for With<Backwards<'_, '_>, F> {
                 if let Some(to) = &mut work.work.residual_gradient {
                     gradient.write(&mut to[here.clone()]);
                 }
-                gradient.mul_add(scale[j], x.mul_add(b[j], a[j])).write(&mut work.work.gradient[here]);
+                gradient
+                    .mul_add(scale[j], x.mul_add(b[j], a[j]))
+                    .write(&mut work.work.gradient[here]);
             }
         }
     }
@@ -517,7 +543,8 @@ pub struct Gathered(Mutex<Vec<(usize, Moments)>>);
 
 impl Gathered {
     pub fn add(&self, index: usize, moments: Moments) {
-        // A poisoned list means that another piece panicked, and that panic is on its way to the caller.
+        // A poisoned list means that another piece panicked, and that panic is on its way to the
+        // caller.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((index, moments));
     }
 

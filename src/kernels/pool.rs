@@ -1,8 +1,10 @@
-//! Average pooling of 2×2 pixels, row by row, so that it can run on what another kernel has just written.
+//! Average pooling of 2×2 pixels, row by row, so that it can run on what another kernel has just
+//! written.
 
 use super::lanes::{Isa, Kernel, Lanes};
 
-/// Averages two rows of `width` pixels, one after the other in `rows`, into one of `width / 2` pixels.
+/// Averages two rows of `width` pixels, one after the other in `rows`, into one of `width / 2`
+/// pixels.
 ///
 /// # Panics
 /// When lengths disagree.
@@ -11,13 +13,14 @@ pub fn average(isa: Isa, rows: &[f32], width: usize, channels: usize, out: &mut 
     isa.run(Average { rows, width, channels, out });
 }
 
-/// The way back: each value of `row`, `width / 2` pixels, goes in quarters to four pixels of two rows; an odd last pixel gets nothing.
+/// The way back: each value of `row`, `width / 2` pixels, goes in quarters to four pixels of two
+/// rows; an odd last pixel gets nothing.
 ///
 /// # Panics
 /// When lengths disagree.
 pub fn spread(isa: Isa, row: &[f32], width: usize, channels: usize, out: &mut [f32]) {
     assert!(out.len() == 2 * width * channels && row.len() == width / 2 * channels);
-    isa.run(Spread { row, width, channels, out });
+    isa.run(SpreadKernel { row, width, channels, out });
 }
 
 struct Average<'a> {
@@ -33,7 +36,8 @@ impl Kernel for Average<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let (upper, lower) = self.rows.split_at(self.width * self.channels);
-        let pairs = upper.chunks_exact(2 * self.channels).zip(lower.chunks_exact(2 * self.channels));
+        let pairs =
+            upper.chunks_exact(2 * self.channels).zip(lower.chunks_exact(2 * self.channels));
         for (out, (upper, lower)) in self.out.chunks_exact_mut(self.channels).zip(pairs) {
             let whole = self.channels - self.channels % V::COUNT;
             quarter::<V>(upper, lower, 0..whole, out);
@@ -53,14 +57,14 @@ fn quarter<V: Lanes>(upper: &[f32], lower: &[f32], range: std::ops::Range<usize>
     }
 }
 
-struct Spread<'a> {
+struct SpreadKernel<'a> {
     row: &'a [f32],
     width: usize,
     channels: usize,
     out: &'a mut [f32],
 }
 
-impl Kernel for Spread<'_> {
+impl Kernel for SpreadKernel<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -69,7 +73,9 @@ impl Kernel for Spread<'_> {
         for row in self.out.chunks_exact_mut(self.width * channels) {
             let (pairs, last) = row.split_at_mut(self.width / 2 * 2 * channels);
             last.fill(0.0);
-            for (pair, from) in pairs.chunks_exact_mut(2 * channels).zip(self.row.chunks_exact(channels)) {
+            for (pair, from) in
+                pairs.chunks_exact_mut(2 * channels).zip(self.row.chunks_exact(channels))
+            {
                 let whole = channels - channels % V::COUNT;
                 share::<V>(from, 0..whole, pair);
                 share::<f32>(from, whole..channels, pair);

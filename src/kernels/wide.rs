@@ -1,9 +1,12 @@
-//! Winograd's algorithm where transformed weights are larger than a second-level cache: each is read once for many tiles.
+//! Winograd's algorithm where transformed weights are larger than a second-level cache: each is
+//! read once for many tiles.
 //!
-//! The tiles of several pieces are transformed; then every panel of output channels is multiplied with all of them, panels in parallel; then the
-//! panels' outputs are put together piece by piece. What is computed is the same as by [`Winograd::run`] piece by piece, to the last bit.
+//! The tiles of several pieces are transformed; then every panel of output channels is multiplied
+//! with all of them, panels in parallel; then the panels' outputs are put together piece by piece.
+//! What is computed is the same as by [`Winograd::run`] piece by piece, to the last bit.
 //!
-//! As a panel serves many tiles, it may be turned on the way, which lets gradients go back through the weights of the way forth.
+//! As a panel serves many tiles, it may be turned on the way, which lets gradients go back through
+//! the weights of the way forth.
 
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
@@ -14,15 +17,19 @@ use super::aligned::Aligned;
 use super::conv::{Epilogue, Extent, Piece, with_scratch};
 use super::gemm::{Panel, multiply_panel, panel_width};
 use super::lanes::{Kernel, Lanes};
-use super::winograd::{Filter, Four, Input, Made, Place, Tile, Tiled, Two, Winograd, plane};
+use super::winograd::{
+    Filter, Four, Made, Place, Tile, Tiled, Two, Winograd, WinogradInput, plane,
+};
 
 /// Pieces whose tiles are multiplied with a panel while it is in cache.
 const PIECES: usize = 10;
 
-/// Transformed tiles, and outputs panel by panel, of earlier calls: as many as there ever were at once.
+/// Transformed tiles, and outputs panel by panel, of earlier calls: as many as there ever were at
+/// once.
 static BUFFERS: Mutex<Vec<[Aligned; 2]>> = Mutex::new(Vec::new());
 
-/// Convolves `x` into the `pieces`, each with its tiles' places, and runs `epilogue` on every piece.
+/// Convolves `x` into the `pieces`, each with its tiles' places, and runs `epilogue` on every
+/// piece.
 pub(super) fn run(
     conv: &Winograd,
     x: (&[f32], Extent),
@@ -48,30 +55,50 @@ fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     [transformed, columns]: &mut [Aligned; 2],
 ) {
     let most = places.iter().map(Vec::len).max().unwrap_or(0);
-    let (plane, width) = (plane(most * conv.inputs), panel_width(conv.isa.lanes()).min(conv.outputs));
+    let (plane, width) =
+        (plane(most * conv.inputs), panel_width(conv.isa.lanes()).min(conv.outputs));
     let stride = IN * IN * plane;
     let mut pieces = pieces.into_iter();
     for places in places.chunks(PIECES) {
         let group: Vec<Piece> = pieces.by_ref().take(places.len()).collect();
         let Some(first) = group.first() else { return };
-        let (first_pixel, values) = (first.first_pixel, group.iter().map(|piece| piece.rows.len()).sum::<usize>());
+        let (first_pixel, values) =
+            (first.first_pixel, group.iter().map(|piece| piece.rows.len()).sum::<usize>());
         let pixels = values / conv.outputs;
         let transformed = &mut transformed.grow(places.len() * stride)[..places.len() * stride];
         transformed.par_chunks_exact_mut(stride).zip(places).for_each(|(to, places)| {
-            conv.isa.run(Transforms::<F, IN, OUT> { conv, x, from, places, to, plane, filter: PhantomData });
+            conv.isa.run(Transforms::<F, IN, OUT> {
+                conv,
+                x,
+                from,
+                places,
+                to,
+                plane,
+                filter: PhantomData,
+            });
         });
         let transformed = Transformed { values: transformed, stride, plane, places };
         let columns = &mut columns.grow(values)[..values];
         columns.par_chunks_mut(pixels * width).enumerate().for_each(|(panel, y)| {
             let made = Made { channels: y.len() / pixels, y, to, first_pixel };
-            let work = Columns::<F, IN, OUT> { conv, first: panel * width, transformed, made, filter: PhantomData };
-            with_scratch(|scratch| conv.isa.run(Scratched { work, scratch }));
+            let work = TileColumns::<F, IN, OUT> {
+                conv,
+                first: panel * width,
+                transformed,
+                made,
+                filter: PhantomData,
+            };
+            with_scratch(|scratch| conv.isa.run(WideScratched { work, scratch }));
         });
         let columns = &*columns;
         group.into_par_iter().for_each(|piece| {
-            for (pixel, row) in (piece.first_pixel - first_pixel..).zip(piece.rows.chunks_exact_mut(conv.outputs)) {
+            for (pixel, row) in
+                (piece.first_pixel - first_pixel..).zip(piece.rows.chunks_exact_mut(conv.outputs))
+            {
                 for (panel, part) in row.chunks_mut(width).enumerate() {
-                    part.copy_from_slice(&columns[panel * width * pixels + pixel * part.len()..][..part.len()]);
+                    part.copy_from_slice(
+                        &columns[panel * width * pixels + pixel * part.len()..][..part.len()],
+                    );
                 }
             }
             epilogue(piece);
@@ -99,8 +126,13 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Transform
         let conv = self.conv;
         let zeros = vec![0.0; conv.inputs];
         for (t, &place) in self.places.iter().enumerate() {
-            let tile = Tiled { x: self.x, extent: self.from, channels: conv.inputs, place, pad: conv.pad };
-            tile.transform::<V, Input<F, OUT>, IN, IN>(&mut self.to[t * conv.inputs..], self.plane, &zeros);
+            let tile =
+                Tiled { x: self.x, extent: self.from, channels: conv.inputs, place, pad: conv.pad };
+            tile.transform::<V, WinogradInput<F, OUT>, IN, IN>(
+                &mut self.to[t * conv.inputs..],
+                self.plane,
+                &zeros,
+            );
         }
     }
 }
@@ -115,7 +147,7 @@ struct Transformed<'a> {
 }
 
 /// One panel of output channels.
-struct Columns<'a, F, const IN: usize, const OUT: usize> {
+struct TileColumns<'a, F, const IN: usize, const OUT: usize> {
     conv: &'a Winograd,
     /// Its first channel.
     first: usize,
@@ -124,26 +156,31 @@ struct Columns<'a, F, const IN: usize, const OUT: usize> {
     filter: PhantomData<F>,
 }
 
-struct Scratched<'a, F, const IN: usize, const OUT: usize> {
-    work: Columns<'a, F, IN, OUT>,
+struct WideScratched<'a, F, const IN: usize, const OUT: usize> {
+    work: TileColumns<'a, F, IN, OUT>,
     scratch: &'a mut Aligned,
 }
 
-impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Scratched<'_, F, IN, OUT> {
+impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
+    for WideScratched<'_, F, IN, OUT>
+{
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Self { work: Columns { conv, first, transformed, mut made, .. }, scratch } = self;
+        let Self { work: TileColumns { conv, first, transformed, mut made, .. }, scratch } = self;
         let width = made.channels;
         let tiles: usize = transformed.places.iter().map(Vec::len).sum();
         let plane = plane(tiles * width);
-        let (products, rest) = scratch.grow(IN * IN * plane + conv.inputs * width).split_at_mut(IN * IN * plane);
+        let (products, rest) =
+            scratch.grow(IN * IN * plane + conv.inputs * width).split_at_mut(IN * IN * plane);
         let turned = &mut rest[..conv.inputs * width];
         for position in 0..IN * IN {
             let panel = panel::<F, IN, OUT>(conv, position, first, width, turned);
             let mut at = position * plane;
-            for (piece, places) in transformed.values.chunks_exact(transformed.stride).zip(transformed.places) {
+            for (piece, places) in
+                transformed.values.chunks_exact(transformed.stride).zip(transformed.places)
+            {
                 let a = &piece[position * transformed.plane..];
                 let c = &mut products[at..][..places.len() * width];
                 multiply_panel::<V>(a, conv.inputs, places.len(), panel, c, width);
@@ -156,7 +193,8 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Scratched
     }
 }
 
-/// The weights of one position for the `width` output channels from `first` on; `turned` is room for one panel.
+/// The weights of one position for the `width` output channels from `first` on; `turned` is room
+/// for one panel.
 #[inline(always)]
 fn panel<'a, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     conv: &'a Winograd,

@@ -1,8 +1,9 @@
-//! 3×3 convolution of stride 1 with fewer multiplications: Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308) on tiles of 2×2 or 4×4
-//! outputs.
+//! 3×3 convolution of stride 1 with fewer multiplications: Winograd's minimal filtering (Lavin and
+//! Gray, arXiv 1509.09308) on tiles of 2×2 or 4×4 outputs.
 //!
-//! Weights are transformed once. A run cuts the output into pieces of whole tile rows; a piece's tiles are transformed, multiplied (one matrix
-//! product per tile position) and transformed back while they are in cache, then handed to the caller's epilogue. Where weights are larger than
+//! Weights are transformed once. A run cuts the output into pieces of whole tile rows; a piece's
+//! tiles are transformed, multiplied (one matrix product per tile position) and transformed back
+//! while they are in cache, then handed to the caller's epilogue. Where weights are larger than
 //! that cache, the order is that of the module `wide`.
 
 use std::marker::PhantomData;
@@ -16,7 +17,8 @@ use super::gemm::{Packed, multiply_panel, panel_width};
 use super::lanes::{Isa, Kernel, Lanes};
 use super::wide;
 
-/// Tiles that are multiplied at once: enough for the product to run at full speed, few enough to stay in cache.
+/// Tiles that are multiplied at once: enough for the product to run at full speed, few enough to
+/// stay in cache.
 const TILES_PER_PIECE: usize = 24;
 
 /// Bytes of weights beyond which the order of [`wide`] is taken.
@@ -38,9 +40,13 @@ impl Tile {
     }
 }
 
-/// Column `j`. A loop, as everywhere between vectors: the closures of `array::from_fn` would be compiled without the vector instructions.
+/// Column `j`. A loop, as everywhere between vectors: the closures of `array::from_fn` would be
+/// compiled without the vector instructions.
 #[inline(always)]
-fn column<V: Lanes, const ROWS: usize, const COLUMNS: usize>(rows: &[[V; COLUMNS]; ROWS], j: usize) -> [V; ROWS] {
+fn column<V: Lanes, const ROWS: usize, const COLUMNS: usize>(
+    rows: &[[V; COLUMNS]; ROWS],
+    j: usize,
+) -> [V; ROWS] {
     let mut column = [V::splat(0.0); ROWS];
     for (v, row) in column.iter_mut().zip(rows) {
         *v = row[j];
@@ -55,28 +61,33 @@ pub(super) trait Filter<const IN: usize, const OUT: usize> {
     fn output<V: Lanes>(m: [V; IN]) -> [V; OUT];
     /// The transpose of `output`, which gradients go through.
     fn spread<V: Lanes>(y: [V; OUT]) -> [V; IN];
-    /// Where among [`weights`](Self::weights) those of the turned kernel (g2, g1, g0) lie, and their factors. A kernel turned is a polynomial with
-    /// its coefficients reversed, p² g(1/p), so this takes points of which the reciprocals are points too.
+    /// Where among [`weights`](Self::weights) those of the turned kernel (g2, g1, g0) lie, and
+    /// their factors. A kernel turned is a polynomial with its coefficients reversed, p² g(1/p), so
+    /// this takes points of which the reciprocals are points too.
     const TURNED: [(usize, f32); IN];
 
     /// Per position of the tile, the factors with which its weight is made of the kernel's nine.
     fn factors() -> Vec<[f32; 9]> {
-        let unit = |k: usize| Self::weights(std::array::from_fn(|i| if i == k { 1.0 } else { 0.0 }));
+        let unit =
+            |k: usize| Self::weights(std::array::from_fn(|i| if i == k { 1.0 } else { 0.0 }));
         let parts: [[f64; IN]; 3] = [unit(0), unit(1), unit(2)];
         let factor = |p: usize, k: usize| (parts[k / 3][p / IN] * parts[k % 3][p % IN]) as f32;
         (0..IN * IN).map(|p| std::array::from_fn(|k| factor(p, k))).collect()
     }
 }
 
-/// A linear map of `FROM` vectors to `TO`. A type, not a closure, which would be compiled without the vector instructions.
+/// A linear map of `FROM` vectors to `TO`. A type, not a closure, which would be compiled without
+/// the vector instructions.
 pub(super) trait Along<const FROM: usize, const TO: usize> {
     fn apply<V: Lanes>(values: [V; FROM]) -> [V; TO];
 }
 
 /// [`Filter::input`] of `F`.
-pub(super) struct Input<F, const OUT: usize>(PhantomData<F>);
+pub(super) struct WinogradInput<F, const OUT: usize>(PhantomData<F>);
 
-impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Along<IN, IN> for Input<F, OUT> {
+impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Along<IN, IN>
+    for WinogradInput<F, OUT>
+{
     #[inline(always)]
     fn apply<V: Lanes>(values: [V; IN]) -> [V; IN] {
         F::input(values)
@@ -129,11 +140,14 @@ impl Four {
 
 impl Filter<6, 4> for Four {
     // By A² = ½ and B² = 2.
-    const TURNED: [(usize, f32); 6] = [(5, 1.0), (3, -2.0), (4, -2.0), (1, -0.5), (2, -0.5), (0, 1.0)];
+    const TURNED: [(usize, f32); 6] =
+        [(5, 1.0), (3, -2.0), (4, -2.0), (1, -0.5), (2, -0.5), (0, 1.0)];
 
     fn weights([g0, g1, g2]: [f64; 3]) -> [f64; 6] {
         let (a, b) = (Self::A, Self::B);
-        let at = |p: f64, other: f64| (g0 + p * g1 + p * p * g2) / (2.0 * p * p * (p * p - other * other));
+        let at = |p: f64, other: f64| {
+            (g0 + p * g1 + p * p * g2) / (2.0 * p * p * (p * p - other * other))
+        };
         [g0 / (a * a * b * b), at(a, b), at(-a, b), at(b, a), at(-b, a), g2]
     }
 
@@ -160,8 +174,10 @@ impl Filter<6, 4> for Four {
 
     #[inline(always)]
     fn output<V: Lanes>([m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 4] {
-        const A: [f32; 3] = [Four::A as f32, (Four::A * Four::A) as f32, (Four::A * Four::A * Four::A) as f32];
-        const B: [f32; 3] = [Four::B as f32, (Four::B * Four::B) as f32, (Four::B * Four::B * Four::B) as f32];
+        const A: [f32; 3] =
+            [Four::A as f32, (Four::A * Four::A) as f32, (Four::A * Four::A * Four::A) as f32];
+        const B: [f32; 3] =
+            [Four::B as f32, (Four::B * Four::B) as f32, (Four::B * Four::B * Four::B) as f32];
         let (sum_a, difference_a) = (m1.add(m2), m1.sub(m2));
         let (sum_b, difference_b) = (m3.add(m4), m3.sub(m4));
         [
@@ -174,10 +190,14 @@ impl Filter<6, 4> for Four {
 
     #[inline(always)]
     fn spread<V: Lanes>([y0, y1, y2, y3]: [V; 4]) -> [V; 6] {
-        const A: [f32; 3] = [Four::A as f32, (Four::A * Four::A) as f32, (Four::A * Four::A * Four::A) as f32];
-        const B: [f32; 3] = [Four::B as f32, (Four::B * Four::B) as f32, (Four::B * Four::B * Four::B) as f32];
-        let (even_a, odd_a) = (y2.mul_add(V::splat(A[1]), y0), y3.mul_add(V::splat(A[2]), y1.mul(V::splat(A[0]))));
-        let (even_b, odd_b) = (y2.mul_add(V::splat(B[1]), y0), y3.mul_add(V::splat(B[2]), y1.mul(V::splat(B[0]))));
+        const A: [f32; 3] =
+            [Four::A as f32, (Four::A * Four::A) as f32, (Four::A * Four::A * Four::A) as f32];
+        const B: [f32; 3] =
+            [Four::B as f32, (Four::B * Four::B) as f32, (Four::B * Four::B * Four::B) as f32];
+        let (even_a, odd_a) =
+            (y2.mul_add(V::splat(A[1]), y0), y3.mul_add(V::splat(A[2]), y1.mul(V::splat(A[0]))));
+        let (even_b, odd_b) =
+            (y2.mul_add(V::splat(B[1]), y0), y3.mul_add(V::splat(B[2]), y1.mul(V::splat(B[0]))));
         [y0, even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), y3]
     }
 }
@@ -190,7 +210,8 @@ pub struct Winograd {
     pub(super) outputs: usize,
     /// Zeros before the first row and column.
     pub(super) pad: [usize; 2],
-    /// Per position in the tile, `[inputs, outputs]`, or if turned those of the convolution that was turned, `[outputs, inputs]`.
+    /// Per position in the tile, `[inputs, outputs]`, or if turned those of the convolution that
+    /// was turned, `[outputs, inputs]`.
     pub(super) weights: Arc<Vec<Packed>>,
     pub(super) turned: bool,
 }
@@ -198,7 +219,9 @@ pub struct Winograd {
 impl Winograd {
     /// Whether this many channels can be convolved: whole vectors of both.
     pub fn accepts(isa: Isa, inputs: usize, outputs: usize) -> bool {
-        isa != Isa::Portable && inputs.is_multiple_of(isa.lanes()) && outputs.is_multiple_of(isa.lanes())
+        isa != Isa::Portable
+            && inputs.is_multiple_of(isa.lanes())
+            && outputs.is_multiple_of(isa.lanes())
     }
 
     /// `weight(o, i, y, x)` is the kernel from input channel `i` to output channel `o`.
@@ -212,7 +235,10 @@ impl Winograd {
         pad: [usize; 2],
         weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
     ) -> Self {
-        assert!(Self::accepts(isa, inputs, outputs), "{inputs} to {outputs} channels are no whole vectors");
+        assert!(
+            Self::accepts(isa, inputs, outputs),
+            "{inputs} to {outputs} channels are no whole vectors"
+        );
         let weights = match tile {
             Tile::Two => transform_weights::<Two, 4, 2>(isa, [inputs, outputs], weight),
             Tile::Four => transform_weights::<Four, 6, 4>(isa, [inputs, outputs], weight),
@@ -233,11 +259,12 @@ impl Winograd {
         self.tile
     }
 
-    /// The way back of gradients, with the same weights in memory: the convolution by the kernel turned by 180°, from the output's channels to the
-    /// input's, with the opposite padding. It keeps these weights when others are [`set`](Self::set) here.
+    /// The way back of gradients, with the same weights in memory: the convolution by the kernel
+    /// turned by 180°, from the output's channels to the input's, with the opposite padding. It
+    /// keeps these weights when others are [`set`](Self::set) here.
     ///
-    /// Next to that of a kernel that is turned before its weights are transformed, it may differ in the last bit of rare weights, where the two round
-    /// apart in double precision already.
+    /// Next to that of a kernel that is turned before its weights are transformed, it may differ in
+    /// the last bit of rare weights, where the two round apart in double precision already.
     pub fn turned(&self) -> Self {
         let pad = self.pad.map(|p| 2 - p);
         Self {
@@ -250,14 +277,20 @@ impl Winograd {
         }
     }
 
-    /// Whether it goes by panels: weights outweigh the pixels that they are for, or are turned, which is done panel by panel.
+    /// Whether it goes by panels: weights outweigh the pixels that they are for, or are turned,
+    /// which is done panel by panel.
     pub fn is_wide(&self) -> bool {
         self.turned
-            || self.weights.iter().map(|packed| packed.depth() * packed.columns() * size_of::<f32>()).sum::<usize>()
+            || self
+                .weights
+                .iter()
+                .map(|packed| packed.depth() * packed.columns() * size_of::<f32>())
+                .sum::<usize>()
                 > WIDE
     }
 
-    /// Exchanges the weights for `kernel`, `[3, 3, inputs, outputs]`; they are transformed in single precision.
+    /// Exchanges the weights for `kernel`, `[3, 3, inputs, outputs]`; they are transformed in
+    /// single precision.
     ///
     /// # Panics
     /// When `kernel` has another length, or this is [`turned`](Self::turned).
@@ -272,7 +305,8 @@ impl Winograd {
         work.for_each(|(packed, factors)| isa.run(Transform { packed, kernel, columns, factors }));
     }
 
-    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every finished piece of `y` and what lies beside it.
+    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every
+    /// finished piece of `y` and what lies beside it.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents.
@@ -283,7 +317,11 @@ impl Winograd {
         beside: Option<&mut [f32]>,
         epilogue: &Epilogue,
     ) {
-        assert!(x.len() == from.pixels() * self.inputs && y.len() == to.pixels() * self.outputs && from.n == to.n);
+        assert!(
+            x.len() == from.pixels() * self.inputs
+                && y.len() == to.pixels() * self.outputs
+                && from.n == to.n
+        );
         let side = self.tile.outputs();
         let rows_per_image = to.h.div_ceil(side);
         let tiles_per_row = to.w.div_ceil(side);
@@ -293,7 +331,10 @@ impl Winograd {
         let image_row = |row: usize| row / rows_per_image * to.h + row % rows_per_image * side;
         let starts: Vec<usize> = (0..tile_rows).step_by(per_piece).collect();
         let ends = starts.iter().skip(1).copied().chain([tile_rows]);
-        let lengths = starts.iter().zip(ends).map(|(&first, last)| (image_row(last) - image_row(first)) * to.w);
+        let lengths = starts
+            .iter()
+            .zip(ends)
+            .map(|(&first, last)| (image_row(last) - image_row(first)) * to.w);
         let pieces = cut(lengths, self.outputs, y, beside);
         let place = |row: usize, column: usize| Place {
             n: row / rows_per_image,
@@ -313,9 +354,21 @@ impl Winograd {
         });
     }
 
-    fn run_piece(&self, (x, from): (&[f32], Extent), to: Extent, places: &[Place], piece: Piece, epilogue: &Epilogue) {
-        let made = Made { y: &mut *piece.rows, to, first_pixel: piece.first_pixel, channels: self.outputs };
-        let work = Work { conv: self, x, from, made, places };
+    fn run_piece(
+        &self,
+        (x, from): (&[f32], Extent),
+        to: Extent,
+        places: &[Place],
+        piece: Piece,
+        epilogue: &Epilogue,
+    ) {
+        let made = Made {
+            y: &mut *piece.rows,
+            to,
+            first_pixel: piece.first_pixel,
+            channels: self.outputs,
+        };
+        let work = WinogradWork { conv: self, x, from, made, places };
         with_scratch(|scratch| self.isa.run(Scratched { work, scratch }));
         epilogue(piece);
     }
@@ -326,12 +379,14 @@ fn transform_weights<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     [inputs, outputs]: [usize; 2],
     weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
 ) -> Vec<Packed> {
-    // Row by row of inputs: [position][output] of one row stays in cache while the positions are told apart.
+    // Row by row of inputs: [position][output] of one row stays in cache while the positions are
+    // told apart.
     let mut transformed = vec![0.0f32; inputs * IN * IN * outputs];
     transformed.par_chunks_exact_mut(IN * IN * outputs).enumerate().for_each(|(i, row)| {
         for o in 0..outputs {
-            let rows: [[f64; IN]; 3] =
-                std::array::from_fn(|y| F::weights(std::array::from_fn(|x| f64::from(weight(o, i, y, x)))));
+            let rows: [[f64; IN]; 3] = std::array::from_fn(|y| {
+                F::weights(std::array::from_fn(|x| f64::from(weight(o, i, y, x))))
+            });
             for x in 0..IN {
                 for (y, v) in F::weights(rows.map(|row| row[x])).into_iter().enumerate() {
                     row[(y * IN + x) * outputs + o] = v as f32;
@@ -340,7 +395,10 @@ fn transform_weights<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
         }
     });
     let at = |p: usize, i: usize, o: usize| transformed[(i * IN * IN + p) * outputs + o];
-    (0..IN * IN).into_par_iter().map(|p| Packed::new(isa, inputs, outputs, |i, o| at(p, i, o))).collect()
+    (0..IN * IN)
+        .into_par_iter()
+        .map(|p| Packed::new(isa, inputs, outputs, |i, o| at(p, i, o)))
+        .collect()
 }
 
 /// One position's weights out of a kernel `[3, 3, depth, columns]`.
@@ -381,7 +439,7 @@ pub(super) struct Place {
 }
 
 /// One piece.
-struct Work<'a> {
+struct WinogradWork<'a> {
     conv: &'a Winograd,
     x: &'a [f32],
     from: Extent,
@@ -390,7 +448,7 @@ struct Work<'a> {
 }
 
 struct Scratched<'a> {
-    work: Work<'a>,
+    work: WinogradWork<'a>,
     scratch: &'a mut Aligned,
 }
 
@@ -406,9 +464,12 @@ impl Kernel for Scratched<'_> {
     }
 }
 
-impl Work<'_> {
+impl WinogradWork<'_> {
     #[inline(always)]
-    fn filter<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(&mut self, scratch: &mut Aligned) {
+    fn filter<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
+        &mut self,
+        scratch: &mut Aligned,
+    ) {
         let conv = self.conv;
         let tiles = self.places.len();
         let width = panel_width(V::COUNT).min(conv.outputs);
@@ -419,8 +480,18 @@ impl Work<'_> {
         let zeros = &mut zeros[..conv.inputs];
         zeros.fill(0.0);
         for (t, place) in self.places.iter().enumerate() {
-            let tile = Tiled { x: self.x, extent: self.from, channels: conv.inputs, place: *place, pad: conv.pad };
-            tile.transform::<V, Input<F, OUT>, IN, IN>(&mut transformed[t * conv.inputs..], from_plane, zeros);
+            let tile = Tiled {
+                x: self.x,
+                extent: self.from,
+                channels: conv.inputs,
+                place: *place,
+                pad: conv.pad,
+            };
+            tile.transform::<V, WinogradInput<F, OUT>, IN, IN>(
+                &mut transformed[t * conv.inputs..],
+                from_plane,
+                zeros,
+            );
         }
         for first in (0..conv.outputs).step_by(width) {
             let width = width.min(conv.outputs - first);
@@ -430,7 +501,12 @@ impl Work<'_> {
                 multiply_panel::<V>(a, conv.inputs, tiles, weights.panel(first), c, width);
             }
             for (t, place) in self.places.iter().enumerate() {
-                self.made.transform::<V, F, IN, OUT>(*place, &products[t * width..], to_plane, first..first + width);
+                self.made.transform::<V, F, IN, OUT>(
+                    *place,
+                    &products[t * width..],
+                    to_plane,
+                    first..first + width,
+                );
             }
         }
     }
@@ -446,7 +522,8 @@ pub(super) struct Made<'a> {
 }
 
 impl Made<'_> {
-    /// Aᵀ m A of one tile into the output's channels `range`; position p comes from `from[p · plane..]`.
+    /// Aᵀ m A of one tile into the output's channels `range`; position p comes from
+    /// `from[p · plane..]`.
     #[inline(always)]
     pub fn transform<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
         &mut self,
@@ -464,8 +541,10 @@ impl Made<'_> {
             for (i, row) in rows.iter_mut().enumerate() {
                 let mut products = [V::splat(0.0); IN];
                 for (j, v) in products.iter_mut().enumerate() {
-                    // SAFETY: by the assertion above, the last position has a value for every channel of the range too.
-                    *v = unsafe { V::load(from.as_ptr().add((i * IN + j) * plane + at * V::COUNT)) };
+                    // SAFETY: by the assertion above, the last position has a value for every
+                    // channel of the range too.
+                    *v =
+                        unsafe { V::load(from.as_ptr().add((i * IN + j) * plane + at * V::COUNT)) };
                 }
                 *row = F::output(products);
             }
@@ -480,7 +559,8 @@ impl Made<'_> {
     }
 }
 
-/// Values from one tile position to the next: an odd number of cache lines keeps them from falling into the same cache sets.
+/// Values from one tile position to the next: an odd number of cache lines keeps them from falling
+/// into the same cache sets.
 pub(super) fn plane(values: usize) -> usize {
     (values.div_ceil(16) | 1) * 16
 }
@@ -496,7 +576,8 @@ pub(super) struct Tiled<'a> {
 }
 
 impl Tiled<'_> {
-    /// `A` of `FROM` by `FROM` pixels (zeros outside the image) along both axes, all channels; position p goes to `to[p · plane..]`.
+    /// `A` of `FROM` by `FROM` pixels (zeros outside the image) along both axes, all channels;
+    /// position p goes to `to[p · plane..]`.
     ///
     /// # Panics
     /// When there are no whole vectors of channels, or fewer than `channels` zeros.
@@ -514,7 +595,8 @@ impl Tiled<'_> {
                 let y = (self.place.y + i).wrapping_sub(self.pad[0]);
                 let x = (self.place.x + j).wrapping_sub(self.pad[1]);
                 if y < extent.h && x < extent.w {
-                    *at = &self.x[((self.place.n * extent.h + y) * extent.w + x) * channels..][..channels];
+                    *at = &self.x[((self.place.n * extent.h + y) * extent.w + x) * channels..]
+                        [..channels];
                 }
             }
         }

@@ -14,12 +14,12 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use scdd_artifacts::stage::Store;
+use scdd_artifacts::stage::StageStore;
 use scdd_compute::threads::Threads;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Runtime;
 use scdd_experiment::config;
-use scdd_experiment::run::graph::{Node, StageGraph};
+use scdd_experiment::run::graph::{StageGraph, StageNode};
 use scdd_experiment::run::{Outcome, RunError};
 
 use scheduler::{Job, MemoryAwareProgress};
@@ -63,7 +63,8 @@ impl<'a> Worker<'a> {
     ) -> Result<Self, WorkerError> {
         let device = find(device)?;
         let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
-        let lanes = if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
+        let lanes =
+            if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
         tracing::debug!("tensors are on {device:?}; at most {lanes} stages at once, {cores} cores");
         Ok(Self { runtime, progress, device, lanes, gpu: Mutex::default() })
     }
@@ -78,9 +79,9 @@ impl<'a> Worker<'a> {
     ///
     /// # Errors
     /// What would end every stage, such as a full disk; none is begun after it.
-    pub fn make_all(&self, graph: &StageGraph, store: &Store) -> Result<Outcome, RunError> {
+    pub fn make_all(&self, graph: &StageGraph, store: &StageStore) -> Result<Outcome, RunError> {
         let job = |id| {
-            let Node { title, needs, .. } = graph.node(id);
+            let StageNode { title, needs, .. } = graph.node(id);
             Job { id, title: title.clone(), needs: needs.clone() }
         };
         let jobs = graph.open(store)?.into_iter().map(job).collect();
@@ -89,7 +90,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Makes the stage of `node`; gives a remark for the user.
-    fn make(&self, node: &Node, store: &Store, threads: &Threads) -> Result<Option<String>, RunError> {
+    fn make(
+        &self,
+        node: &StageNode,
+        store: &StageStore,
+        threads: &Threads,
+    ) -> Result<Option<String>, RunError> {
         let tools = Tools {
             runtime: self.runtime,
             progress: MemoryAwareProgress(self.progress, threads.clone()),
@@ -135,7 +141,9 @@ pub fn why_no_cuda() -> String {
         return format!("libtorch {version} was built without CUDA");
     }
     match Path::new("/proc/driver/nvidia/version").exists() {
-        true => format!("there is an NVIDIA driver, but libtorch {version} sees no device through it"),
+        true => {
+            format!("there is an NVIDIA driver, but libtorch {version} sees no device through it")
+        }
         false => "no NVIDIA driver is here".to_owned(),
     }
 }

@@ -1,4 +1,5 @@
-//! `scdd-engine` does the work; users start it as `scdd`. Everything is in the library's [`scdd_worker::commands`].
+//! `scdd-engine` does the work; users start it as `scdd`. Everything is in the library's
+//! [`scdd_worker::commands`].
 
 fn main() -> std::process::ExitCode {
     // SAFETY: main has begun, and has started no thread.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use scdd_compute::threads::{Cores, Threads};
-use scdd_distill::progress::{Piece, Progress};
+use scdd_distill::progress::{Activity, Progress};
 use scdd_experiment::run::graph::NodeId;
 use scdd_experiment::run::{Failed, Outcome, RunError};
 
@@ -38,7 +38,12 @@ type Make<'a> = &'a (dyn Fn(NodeId, &Threads) -> Result<Option<String>, RunError
 /// # Errors
 /// Where the system refuses what every job asks for, such as room on the disk; no further one is
 /// begun after that.
-pub fn work_off(jobs: Vec<Job>, lanes: NonZeroUsize, progress: &dyn Progress, make: Make) -> Result<Outcome, RunError> {
+pub fn work_off(
+    jobs: Vec<Job>,
+    lanes: NonZeroUsize,
+    progress: &dyn Progress,
+    make: Make,
+) -> Result<Outcome, RunError> {
     let lanes = lanes.get().min(jobs.len());
     Queue::new(jobs, Memory::new(), progress, make).work_off(lanes)
 }
@@ -48,11 +53,11 @@ struct Queue<'a, M> {
     progress: &'a dyn Progress,
     make: Make<'a>,
     cores: Arc<Cores>,
-    state: Mutex<State<M>>,
+    state: Mutex<QueueState<M>>,
     changed: Condvar,
 }
 
-struct State<M> {
+struct QueueState<M> {
     waiting: Vec<Job>,
     /// What waiting jobs and those under way will leave.
     missing: BTreeSet<NodeId>,
@@ -65,7 +70,8 @@ struct State<M> {
 impl<'a, M: Room + Send> Queue<'a, M> {
     fn new(jobs: Vec<Job>, memory: M, progress: &'a dyn Progress, make: Make<'a>) -> Self {
         let missing = jobs.iter().map(|job| job.id).collect();
-        let state = State { waiting: jobs, missing, failure: None, done: Outcome::default(), memory };
+        let state =
+            QueueState { waiting: jobs, missing, failure: None, done: Outcome::default(), memory };
         let cores = Cores::new(rayon::current_num_threads());
         Self { progress, make, cores, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -87,7 +93,7 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         state.failure.map_or(Ok(state.done), Err)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<M>> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<M>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,7 +112,7 @@ impl<'a, M: Room + Send> Queue<'a, M> {
     }
 
     /// Whether a further job can begin beside those under way.
-    fn has_room(&self, state: &mut State<M>) -> bool {
+    fn has_room(&self, state: &mut QueueState<M>) -> bool {
         self.cores.are_idle() || self.cores.are_settled() && state.memory.has_room()
     }
 
@@ -126,7 +132,9 @@ impl<'a, M: Room + Send> Queue<'a, M> {
             Ok(Err(error)) => {
                 state.waiting.clear();
                 if !self.cores.are_idle() {
-                    self.progress.tell(&format!("error: {error}; the run ends with the stages that are under way"));
+                    self.progress.tell(&format!(
+                        "error: {error}; the run ends with the stages that are under way"
+                    ));
                 }
                 state.failure.get_or_insert(error);
             }
@@ -141,16 +149,20 @@ impl<'a, M: Room + Send> Queue<'a, M> {
     }
 }
 
-impl<M> State<M> {
+impl<M> QueueState<M> {
     /// Which waiting job is the first that has all that it needs.
     fn ready(&self) -> Option<usize> {
-        self.waiting.iter().position(|job| job.needs.iter().all(|need| !self.missing.contains(need)))
+        self.waiting
+            .iter()
+            .position(|job| job.needs.iter().all(|need| !self.missing.contains(need)))
     }
 
     /// The job `id` failed for this `reason`, and with it all that wait for it.
     fn fail(&mut self, id: NodeId, reason: String) {
         self.done.failed.insert(id, reason.clone());
-        while let Some(place) = self.waiting.iter().position(|job| needs_one_of(job, &self.done.failed)) {
+        while let Some(place) =
+            self.waiting.iter().position(|job| needs_one_of(job, &self.done.failed))
+        {
             let job = self.waiting.remove(place);
             self.missing.remove(&job.id);
             self.done.failed.insert(job.id, reason.clone());
@@ -167,8 +179,13 @@ pub fn ends_all(error: &RunError) -> bool {
     let chain = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
     let mut kinds = chain.filter_map(|error| Some(error.downcast_ref::<io::Error>()?.kind()));
     let is_for_all = |kind| {
-        use ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        matches!(kind, FileTooLarge | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+        use ErrorKind::{
+            FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+        };
+        matches!(
+            kind,
+            FileTooLarge | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull
+        )
     };
     kinds.any(is_for_all)
 }
@@ -192,13 +209,20 @@ impl Room for Memory {
     /// As much as this process holds can still be had, or the system does not tell.
     fn has_room(&mut self) -> bool {
         let Ok(own) = sysinfo::get_current_pid() else { return true };
-        self.0.refresh_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
+        self.0.refresh_specifics(
+            RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()),
+        );
         let which = ProcessesToUpdate::Some(&[own]);
-        self.0.refresh_processes_specifics(which, false, ProcessRefreshKind::nothing().with_memory().without_tasks());
+        self.0.refresh_processes_specifics(
+            which,
+            false,
+            ProcessRefreshKind::nothing().with_memory().without_tasks(),
+        );
         if self.0.total_memory() == 0 {
             return true;
         }
-        let group = self.0.cgroup_limits().map(|group| group.total_memory.saturating_sub(group.rss));
+        let group =
+            self.0.cgroup_limits().map(|group| group.total_memory.saturating_sub(group.rss));
         let free = group.into_iter().fold(self.0.available_memory(), u64::min);
         self.0.process(own).is_none_or(|process| free >= process.memory())
     }
@@ -209,8 +233,8 @@ impl Room for Memory {
 pub struct MemoryAwareProgress<'a>(pub &'a dyn Progress, pub Threads);
 
 impl Progress for MemoryAwareProgress<'_> {
-    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a> {
-        Box::new(MemoryAwarePiece(self.0.start(label, total, unit), &self.1))
+    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Activity + 'a> {
+        Box::new(MemoryAwareActivity(self.0.start(label, total, unit), &self.1))
     }
 
     fn tell(&self, what: &str) {
@@ -218,9 +242,9 @@ impl Progress for MemoryAwareProgress<'_> {
     }
 }
 
-struct MemoryAwarePiece<'a>(Box<dyn Piece + 'a>, &'a Threads);
+struct MemoryAwareActivity<'a>(Box<dyn Activity + 'a>, &'a Threads);
 
-impl Piece for MemoryAwarePiece<'_> {
+impl Activity for MemoryAwareActivity<'_> {
     fn at(&mut self, done: u64, note: &str) {
         self.1.reached_peak();
         self.0.at(done, note);
@@ -267,13 +291,19 @@ mod tests {
                 title: format!("make {name}"),
                 needs: needs.iter().map(|need| self.id(need)).collect(),
             };
-            Queue::new(self.0.iter().map(job).collect(), room, &Silent, &|id, threads| self.make(id, threads))
-                .work_off(lanes)
+            Queue::new(self.0.iter().map(job).collect(), room, &Silent, &|id, threads| {
+                self.make(id, threads)
+            })
+            .work_off(lanes)
         }
 
         /// Settles, as with its first progress, and goes on once there is the note that it waits
         /// for.
-        fn make(&self, NodeId(place): NodeId, threads: &Threads) -> Result<Option<String>, RunError> {
+        fn make(
+            &self,
+            NodeId(place): NodeId,
+            threads: &Threads,
+        ) -> Result<Option<String>, RunError> {
             let (name, _, until) = self.0[place];
             self.note(format!("+{name}"));
             threads.reached_peak();
@@ -286,7 +316,8 @@ mod tests {
             if name == "!" {
                 let source = io::Error::from(ErrorKind::StorageFull);
                 // As a stage's own error arrives: in a box.
-                let failure: Failure = Box::new(StageError::Io { action: "write", path: "x".into(), source });
+                let failure: Failure =
+                    Box::new(StageError::Io { action: "write", path: "x".into(), source });
                 return Err(RunError::Make(failure));
             }
             let is_bad = name.chars().all(char::is_uppercase);
@@ -306,8 +337,12 @@ mod tests {
 
     #[test]
     fn a_job_waits_for_what_it_needs_and_the_next_one_goes_first() {
-        let jobs =
-            Jobs::new(&[("a", &["there"], "+c"), ("b", &["a"], "+b"), ("c", &[], "+b"), ("d", &["b", "c"], "+d")]);
+        let jobs = Jobs::new(&[
+            ("a", &["there"], "+c"),
+            ("b", &["a"], "+b"),
+            ("c", &[], "+b"),
+            ("d", &["b", "c"], "+d"),
+        ]);
         let mut remarks = jobs.work_off(true, 2).unwrap().remarks;
         remarks.sort();
         assert_eq!(remarks, ["made a", "made b", "made c", "made d"]);
@@ -339,7 +374,10 @@ mod tests {
             let Outcome { mut remarks, failed } = jobs.work_off(true, lanes).unwrap();
             remarks.sort();
             assert_eq!(remarks, ["made c", "made e"]);
-            assert_eq!(failed.keys().copied().collect::<Vec<_>>(), ["A", "b", "d", "f"].map(|name| jobs.id(name)));
+            assert_eq!(
+                failed.keys().copied().collect::<Vec<_>>(),
+                ["A", "b", "d", "f"].map(|name| jobs.id(name))
+            );
             assert!(failed.values().all(|reason| reason.starts_with("make A: ")), "{failed:?}");
         }
         assert!(Jobs::new(&[]).work_off(true, 2).unwrap().failed.is_empty());

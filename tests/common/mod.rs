@@ -1,4 +1,5 @@
-//! What the integration tests share: the program, a small cut of the real data, bundles that can be spoilt.
+//! What the integration tests share: the program, a small cut of the real data, bundles that can be
+//! spoilt.
 
 #![allow(dead_code, reason = "each test target uses its own part")]
 
@@ -36,11 +37,13 @@ pub fn small_data(train: usize, test: usize) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("fashion-mnist");
     fs::create_dir(&target).unwrap();
-    let source = Source::find("fashion-mnist").expect("the tests need Fashion-MNIST: run `make data`");
+    let source =
+        Source::find("fashion-mnist").expect("the tests need Fashion-MNIST: run `make data`");
     for (split, prefix, count) in [(Split::Train, "train", train), (Split::Test, "t10k", test)] {
         let set = Dataset::load(&source, split).unwrap();
         let sizes = [count, set.height, set.width].map(|n| (n as u32).to_be_bytes()).concat();
-        let images = [&[0, 0, 8, 3][..], &sizes, &set.images[..count * set.height * set.width]].concat();
+        let images =
+            [&[0, 0, 8, 3][..], &sizes, &set.images[..count * set.height * set.width]].concat();
         let labels: Vec<u8> = set.labels[..count].iter().map(|&label| label as u8).collect();
         let labels = [&[0, 0, 8, 1][..], &sizes[..4], &labels].concat();
         fs::write(target.join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
@@ -88,7 +91,8 @@ impl Copied {
 
     pub fn edit_manifest(&self, edit: impl FnOnce(&mut serde_yaml::Value)) {
         let path = self.path.join("manifest.yaml");
-        let mut manifest: serde_yaml::Value = serde_yaml::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let mut manifest: serde_yaml::Value =
+            serde_yaml::from_slice(&fs::read(&path).unwrap()).unwrap();
         edit(&mut manifest);
         fs::write(path, serde_yaml::to_string(&manifest).unwrap()).unwrap();
     }
@@ -122,7 +126,10 @@ pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             if path.is_dir() {
                 open.push(path);
             } else if name != "timing.json" && name != "report.html" {
-                found.push((path.strip_prefix(dir).unwrap().to_path_buf(), fs::read(&path).unwrap()));
+                found.push((
+                    path.strip_prefix(dir).unwrap().to_path_buf(),
+                    fs::read(&path).unwrap(),
+                ));
             }
         }
     }

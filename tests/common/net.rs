@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use prost::Message;
 use scdd::graph::Graph;
 use scdd::graph::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorTypeProto, TypeProto,
-    ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorTypeProto, TypeProto, ValueInfoProto,
 };
 
 /// Builds an ONNX network node by node; a value is its name and its channels.
@@ -26,7 +26,10 @@ impl Net {
     }
 
     pub fn random(&mut self) -> f32 {
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.seed >> 40) as f32 / (1u64 << 24) as f32
     }
 
@@ -61,7 +64,15 @@ impl Net {
         Value(self.node(op, &[&x.0], vec![]), x.1)
     }
 
-    pub fn conv(&mut self, x: &Value, out: usize, k: i64, stride: i64, groups: usize, bias: bool) -> Value {
+    pub fn conv(
+        &mut self,
+        x: &Value,
+        out: usize,
+        k: i64,
+        stride: i64,
+        groups: usize,
+        bias: bool,
+    ) -> Value {
         self.conv_padded(x, out, k, stride, groups, bias, [k / 2; 4])
     }
 
@@ -82,7 +93,11 @@ impl Net {
         let bias = bias.then(|| self.constant(&[out], -0.2, 0.2));
         let mut inputs = vec![x.0.as_str(), weight.as_str()];
         inputs.extend(bias.as_deref());
-        let attributes = vec![ints("strides", &[stride, stride]), ints("pads", &pads), int("group", groups as i64)];
+        let attributes = vec![
+            ints("strides", &[stride, stride]),
+            ints("pads", &pads),
+            int("group", groups as i64),
+        ];
         Value(self.node("Conv", &inputs, attributes), out)
     }
 
@@ -112,8 +127,11 @@ impl Net {
     }
 
     pub fn pool(&mut self, op: &str, x: &Value, k: i64, stride: i64, pad: i64) -> Value {
-        let attributes =
-            vec![ints("kernel_shape", &[k, k]), ints("strides", &[stride, stride]), ints("pads", &[pad; 4])];
+        let attributes = vec![
+            ints("kernel_shape", &[k, k]),
+            ints("strides", &[stride, stride]),
+            ints("pads", &[pad; 4]),
+        ];
         Value(self.node(op, &[&x.0], attributes), x.1)
     }
 
@@ -124,7 +142,9 @@ impl Net {
         let logits = self.node("Gemm", &[&flat.0, &weight, &bias], vec![int("transB", 1)]);
         let info = |name: &str| ValueInfoProto {
             name: Some(name.into()),
-            r#type: Some(TypeProto { tensor_type: Some(TensorTypeProto { elem_type: Some(1), shape: None }) }),
+            r#type: Some(TypeProto {
+                tensor_type: Some(TensorTypeProto { elem_type: Some(1), shape: None }),
+            }),
         };
         let model = ModelProto {
             ir_version: Some(10),
@@ -143,11 +163,21 @@ impl Net {
 }
 
 pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(2), i: Some(value), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(2),
+        i: Some(value),
+        ..Default::default()
+    }
 }
 
 pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(7), ints: values.to_vec(), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(7),
+        ints: values.to_vec(),
+        ..Default::default()
+    }
 }
 
 /// What networks are made of.

@@ -42,7 +42,12 @@ impl Case {
                 let operators = operators(&std::fs::read(dir.join("model.onnx"))?);
                 if operators.iter().all(|(domain, op)| ops::find(domain, op).is_some()) {
                     let operators = operators.into_iter().map(|(_, op)| op).collect();
-                    cases.push(Case { set: file_name(&set), name: file_name(&dir), dir, operators });
+                    cases.push(Case {
+                        set: file_name(&set),
+                        name: file_name(&dir),
+                        dir,
+                        operators,
+                    });
                 }
             }
         }
@@ -71,7 +76,9 @@ impl Case {
     fn outputs(&self) -> Result<Vec<Tensor>, String> {
         let replica = self.replica()?;
         let inputs = self.tensors("input")?;
-        tch::no_grad(|| replica.run(&inputs, &[], Mode::Eval)).map(|run| run.outputs).map_err(|e| e.to_string())
+        tch::no_grad(|| replica.run(&inputs, &[], Mode::Eval))
+            .map(|run| run.outputs)
+            .map_err(|e| e.to_string())
     }
 
     pub fn replica(&self) -> Result<Replica, String> {
@@ -91,14 +98,16 @@ impl Case {
             return Ok(None);
         }
         let bytes = std::fs::read(&path).map_err(|e| e.to_string())?;
-        let proto = TensorProto::decode(bytes.as_slice()).map_err(|e| format!("{role} {index}: {e}"))?;
+        let proto =
+            TensorProto::decode(bytes.as_slice()).map_err(|e| format!("{role} {index}: {e}"))?;
         let constant = Constant::read(&proto).map_err(|e| e.to_string())?;
         tensor_of(&constant).map(Some).map_err(|e| e.to_string())
     }
 }
 
 fn folders(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
+    let entries =
+        std::fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
     let mut folders: Vec<_> = entries.into_iter().filter(|p| p.is_dir()).collect();
     folders.sort();
     Ok(folders)
@@ -108,10 +117,14 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// `(domain, operator)` of every node; a file that does not decode has none, and fails when it is run.
+/// `(domain, operator)` of every node; a file that does not decode has none, and fails when it is
+/// run.
 fn operators(model: &[u8]) -> BTreeSet<(String, String)> {
     let graph = ModelProto::decode(model).ok().and_then(|m| m.graph).unwrap_or_default();
-    let names = graph.node.into_iter().map(|n| (n.domain.unwrap_or_default(), n.op_type.unwrap_or_default()));
+    let names = graph
+        .node
+        .into_iter()
+        .map(|n| (n.domain.unwrap_or_default(), n.op_type.unwrap_or_default()));
     names.filter(|(_, op)| op != "Constant").collect()
 }
 
@@ -131,7 +144,12 @@ pub fn difference(found: &Tensor, expected: &Tensor) -> Option<String> {
     if bool::try_from(close.all()).unwrap_or(false) {
         return None;
     }
-    let worst = (&found - &expected).abs().masked_fill(&close, -1.0).reshape([-1]).argmax(0, false).int64_value(&[]);
+    let worst = (&found - &expected)
+        .abs()
+        .masked_fill(&close, -1.0)
+        .reshape([-1])
+        .argmax(0, false)
+        .int64_value(&[]);
     let at = |t: &Tensor| t.reshape([-1]).double_value(&[worst]);
     Some(format!("element {worst} is {:e} where {:e} is expected", at(&found), at(&expected)))
 }

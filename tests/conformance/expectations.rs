@@ -1,4 +1,5 @@
-//! `expectations.toml`: what every case is known to come to. A row that no longer holds, in either direction, fails the gate.
+//! `expectations.toml`: what every case is known to come to. A row that no longer holds, in either
+//! direction, fails the gate.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -39,12 +40,16 @@ impl Expectations {
     pub fn stale(&self, cases: &[Case]) -> Vec<String> {
         let known = |set: &str, name: &str| cases.iter().any(|c| c.set == set && c.name == name);
         let rows = self.0.iter().flat_map(|(set, rows)| rows.keys().map(move |name| (set, name)));
-        rows.filter(|(set, name)| !known(set, name)).map(|(set, name)| format!("{set}.{name}")).collect()
+        rows.filter(|(set, name)| !known(set, name))
+            .map(|(set, name)| format!("{set}.{name}"))
+            .collect()
     }
 
     /// What is wrong with the case's row, now that the case came to `outcome`.
     pub fn judge(&self, case: &Case, outcome: &Outcome) -> Result<(), String> {
-        let Some(row) = self.row(case) else { return Err(format!("has no row; it came to {outcome:?}")) };
+        let Some(row) = self.row(case) else {
+            return Err(format!("has no row; it came to {outcome:?}"));
+        };
         match (row, outcome) {
             (Row::Pass, Outcome::Pass)
             | (Row::Unsupported(_), Outcome::Unsupported(_))

@@ -5,7 +5,8 @@ use tch::{Kind, Tensor};
 
 use crate::case::Case;
 
-/// Largest difference from PyTorch's float32 gradient, relative to its largest element where that exceeds 1.
+/// Largest difference from PyTorch's float32 gradient, relative to its largest element where that
+/// exceeds 1.
 const GOLDEN: f64 = 1e-4;
 /// The same from central differences.
 const DIFFERENCES: f64 = 1e-5;
@@ -22,14 +23,17 @@ pub fn check(case: &Case) -> Result<(), String> {
     let (inputs, cotangents) = (case.tensors("input")?, case.tensors("cotangent")?);
     let found = gradients(&replica, &inputs, &cotangents)?;
     for (i, gradient) in &found {
-        let golden = case.tensor("gradient", *i)?.ok_or_else(|| format!("gradient {i} is missing on disk"))?;
+        let golden = case
+            .tensor("gradient", *i)?
+            .ok_or_else(|| format!("gradient {i} is missing on disk"))?;
         close(gradient, &golden, GOLDEN).map_err(|e| format!("input {i}: {e}, says PyTorch"))?;
     }
     let replica = replica.to_kind(Kind::Double).map_err(|e| e.to_string())?;
     let inputs: Vec<Tensor> = inputs.iter().map(double).collect();
     for (i, gradient) in gradients(&replica, &inputs, &cotangents)? {
         let expected = central_differences(&replica, &inputs, &cotangents, i)?;
-        close(&gradient, &expected, DIFFERENCES).map_err(|e| format!("input {i}: {e}, say central differences"))?;
+        close(&gradient, &expected, DIFFERENCES)
+            .map_err(|e| format!("input {i}: {e}, say central differences"))?;
     }
     Ok(())
 }
@@ -45,7 +49,11 @@ fn total(replica: &Replica, inputs: &[Tensor], cotangents: &[Tensor]) -> Result<
 }
 
 /// By position of the input, for the float ones.
-fn gradients(replica: &Replica, inputs: &[Tensor], cotangents: &[Tensor]) -> Result<Vec<(usize, Tensor)>, String> {
+fn gradients(
+    replica: &Replica,
+    inputs: &[Tensor],
+    cotangents: &[Tensor],
+) -> Result<Vec<(usize, Tensor)>, String> {
     let leaves: Vec<Tensor> =
         inputs.iter().map(|t| t.detach().copy().set_requires_grad(t.is_floating_point())).collect();
     let floats: Vec<usize> = (0..leaves.len()).filter(|&i| leaves[i].requires_grad()).collect();
@@ -53,7 +61,8 @@ fn gradients(replica: &Replica, inputs: &[Tensor], cotangents: &[Tensor]) -> Res
     let zero: Tensor = floats.iter().map(|&i| leaves[i].sum(leaves[i].kind()) * 0.0).sum();
     let total = total(replica, &leaves, cotangents)? + zero;
     let wanted: Vec<&Tensor> = floats.iter().map(|&i| &leaves[i]).collect();
-    let found = Tensor::f_run_backward(&[total], &wanted, false, false).map_err(|e| e.to_string())?;
+    let found =
+        Tensor::f_run_backward(&[total], &wanted, false, false).map_err(|e| e.to_string())?;
     Ok(floats.into_iter().zip(found).collect())
 }
 
@@ -70,7 +79,8 @@ fn central_differences(
         tch::no_grad(|| total(replica, &moved, cotangents)).map(|t| t.double_value(&[]))
     };
     let slope = |element: i64| Ok((at(element, STEP)? - at(element, -STEP)?) / (2.0 * STEP));
-    let slopes = (0..inputs[index].numel() as i64).map(slope).collect::<Result<Vec<f64>, String>>()?;
+    let slopes =
+        (0..inputs[index].numel() as i64).map(slope).collect::<Result<Vec<f64>, String>>()?;
     Ok(Tensor::from_slice(&slopes).reshape(size))
 }
 
@@ -81,5 +91,9 @@ fn close(found: &Tensor, expected: &Tensor, limit: f64) -> Result<(), String> {
     }
     let error = (&found - &expected).abs().max().double_value(&[]);
     let scale = expected.abs().max().double_value(&[]).max(1.0);
-    if error <= limit * scale { Ok(()) } else { Err(format!("gradient differs by {error:.1e} of {scale:.1e}")) }
+    if error <= limit * scale {
+        Ok(())
+    } else {
+        Err(format!("gradient differs by {error:.1e} of {scale:.1e}"))
+    }
 }

@@ -1,7 +1,10 @@
-//! ONNX's backend tests and our own PyTorch goldens, one named test per case, gated by `expectations.toml`.
+//! ONNX's backend tests and our own PyTorch goldens, one named test per case, gated by
+//! `expectations.toml`.
 //!
-//! `python -m exporters.conformance` writes the cases under `target/conformance` (or where its argument says: cargo's target directory). Only cases whose operators are all in the registry take part.
-//! With `SCDD_UPDATE_CONFORMANCE=1` nothing is tested: `expectations.toml`, `docs/conformance.json` and `docs/conformance.md` are rewritten.
+//! `python -m exporters.conformance` writes the cases under `target/conformance` (or where its
+//! argument says: cargo's target directory). Only cases whose operators are all in the registry
+//! take part. With `SCDD_UPDATE_CONFORMANCE=1` nothing is tested: `expectations.toml`,
+//! `docs/conformance.json` and `docs/conformance.md` are rewritten.
 
 mod case;
 mod expectations;
@@ -33,7 +36,9 @@ fn main() -> ExitCode {
         Ok(cases) if !cases.is_empty() => cases,
         _ => {
             let root = root.display();
-            eprintln!("error: {root} holds no cases; run `python -m exporters.conformance {root}` first");
+            eprintln!(
+                "error: {root} holds no cases; run `python -m exporters.conformance {root}` first"
+            );
             return ExitCode::from(2);
         }
     };
@@ -55,7 +60,13 @@ fn trials(cases: Vec<Case>, expectations: Expectations) -> Vec<Trial> {
     let mut trials = vec![
         trial("expectations::no_row_without_a_case", {
             let stale = expectations.stale(&cases);
-            move || if stale.is_empty() { Ok(()) } else { Err(format!("rows without a case: {}", stale.join(", "))) }
+            move || {
+                if stale.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("rows without a case: {}", stale.join(", ")))
+                }
+            }
         }),
         trial("gradient::every_differentiable_operator_has_a_case", {
             let missing = without_gradients(&cases);
@@ -86,15 +97,17 @@ fn trial(name: &str, test: impl FnOnce() -> Result<(), String> + Send + 'static)
 fn without_gradients(cases: &[Case]) -> Vec<String> {
     let tested: BTreeSet<&String> =
         cases.iter().filter(|c| gradient::has_gradients(c)).flat_map(|c| &c.operators).collect();
-    let differentiable = ops::registry().filter(|spec| spec.differentiable).map(|spec| spec.name.to_owned());
+    let differentiable =
+        ops::registry().filter(|spec| spec.differentiable).map(|spec| spec.name.to_owned());
     differentiable.filter(|name| !tested.contains(name)).collect()
 }
 
 fn update(cases: &[Case], old: &Expectations) -> ExitCode {
     let outcomes: Vec<_> = cases.iter().map(|case| (case, case.run())).collect();
     let expectations = old.updated(&outcomes);
-    let written = std::fs::write(path("tests/conformance/expectations.toml"), expectations.to_toml())
-        .and_then(|()| report::Report::new(cases, &expectations).write());
+    let written =
+        std::fs::write(path("tests/conformance/expectations.toml"), expectations.to_toml())
+            .and_then(|()| report::Report::new(cases, &expectations).write());
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,4 +1,5 @@
-//! `docs/conformance.json` and `docs/conformance.md`: the gate's rows, counted by operator and by set.
+//! `docs/conformance.json` and `docs/conformance.md`: the gate's rows, counted by operator and by
+//! set.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -81,7 +82,11 @@ fn markdown(found: &Conformance, open: &Open) -> String {
     for spec in specs {
         let tally = found.operators.get(spec.name).copied().unwrap_or_default();
         let gradient = if spec.differentiable { "yes" } else { "no" };
-        let _ = writeln!(text, "| {} | {}+ | {gradient} | {} | {} |", spec.name, spec.since, tally.passed, tally.total);
+        let _ = writeln!(
+            text,
+            "| {} | {}+ | {gradient} | {} | {} |",
+            spec.name, spec.since, tally.passed, tally.total
+        );
     }
     for (title, reasons) in open {
         let _ = write!(text, "\n## {title}\n\n");

@@ -1,4 +1,5 @@
-//! Compares a network's class names with those of data or of another network: what one calls class 3 the other must not call class 5.
+//! Compares a network's class names with those of data or of another network: what one calls class
+//! 3 the other must not call class 5.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
@@ -23,11 +24,13 @@ pub struct Agreement {
 impl Agreement {
     /// Compares `network`'s names with `other`'s; both have the same length.
     ///
-    /// Case, `_`, `-` and spaces don't count, nor does the index that a written set's directories begin with. Of several names for one class, as in
-    /// `tench, Tinca tinca`, one in common is enough. A WordNet ID is also known by the name that the [registry] has for it.
+    /// Case, `_`, `-` and spaces don't count, nor does the index that a written set's directories
+    /// begin with. Of several names for one class, as in `tench, Tinca tinca`, one in common is
+    /// enough. A WordNet ID is also known by the name that the [registry] has for it.
     pub fn of(network: &[String], other: &[String]) -> Self {
         let (own, others) = (all_keys(network), all_keys(other));
-        let is_same = |index: usize| others.get(index).is_some_and(|other| !own[index].is_disjoint(other));
+        let is_same =
+            |index: usize| others.get(index).is_some_and(|other| !own[index].is_disjoint(other));
         let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
         for index in (0..others.len()).filter(|&index| index >= own.len() || !is_same(index)) {
             others[index].iter().for_each(|key| places.entry(key).or_default().push(index));
@@ -49,7 +52,10 @@ impl Agreement {
 fn keys(index: usize, name: &str) -> BTreeSet<String> {
     let name = without_index(index, name);
     let all = [Some(name), READABLE.get(name).copied()].into_iter().flatten();
-    all.flat_map(|name| std::iter::once(name).chain(name.split(','))).map(plain).filter(|key| !key.is_empty()).collect()
+    all.flat_map(|name| std::iter::once(name).chain(name.split(',')))
+        .map(plain)
+        .filter(|key| !key.is_empty())
+        .collect()
 }
 
 fn all_keys(names: &[String]) -> Vec<BTreeSet<String>> {
@@ -58,21 +64,32 @@ fn all_keys(names: &[String]) -> Vec<BTreeSet<String>> {
 
 /// The readable name of each WordNet ID of the registry.
 static READABLE: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
-    let classes = registry::names().iter().filter_map(|name| registry::find(name)).flat_map(|set| &set.classes);
+    let classes = registry::names()
+        .iter()
+        .filter_map(|name| registry::find(name))
+        .flat_map(|set| &set.classes);
     classes.filter_map(|class| Some((class.wnid()?, class.name()))).collect()
 });
 
 /// `dress` of `03_dress`, which class 3 of a written set is called.
 fn without_index(index: usize, name: &str) -> &str {
     match name.split_once('_') {
-        Some((digits, rest)) if digits.len() > 1 && digits.parse() == Ok(index) && !rest.is_empty() => rest,
+        Some((digits, rest))
+            if digits.len() > 1 && digits.parse() == Ok(index) && !rest.is_empty() =>
+        {
+            rest
+        }
         _ => name,
     }
 }
 
 /// Letters and digits in lower case; a number without leading zeros.
 fn plain(name: &str) -> String {
-    let key: String = name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    let key: String = name
+        .chars()
+        .filter(|letter| letter.is_alphanumeric())
+        .flat_map(char::to_lowercase)
+        .collect();
     match key.parse::<u64>() {
         Ok(number) => number.to_string(),
         Err(_) => key,
@@ -89,36 +106,53 @@ pub struct Sides<'a> {
     pub remedy: &'a str,
 }
 
-/// Checks that `network` and `other` are the same classes in the same order; gives a remark where names leave that open.
+/// Checks that `network` and `other` are the same classes in the same order; gives a remark where
+/// names leave that open.
 ///
 /// # Errors
-/// When their numbers differ, or a name stands at different places: then labels are wrong. The message names the classes.
-pub fn check(network: &[String], other: &[String], sides: &Sides) -> Result<Option<String>, String> {
+/// When their numbers differ, or a name stands at different places: then labels are wrong. The
+/// message names the classes.
+pub fn check(
+    network: &[String],
+    other: &[String],
+    sides: &Sides,
+) -> Result<Option<String>, String> {
     let Sides { network: own, other: its, remedy } = sides;
     if network.len() != other.len() {
         return Err(other_count(network, other, sides));
     }
     let found = Agreement::of(network, other);
     if !found.moved.is_empty() {
-        let name = |&(a, b): &(usize, usize)| format!("`{}` is class {a} of {own} and class {b} of {its}", network[a]);
+        let name = |&(a, b): &(usize, usize)| {
+            format!("`{}` is class {a} of {own} and class {b} of {its}", network[a])
+        };
         let named = listed(found.moved.len(), found.moved.iter().map(name));
         return Err(format!("numbers its classes in another order than {its}: {named}; {remedy}"));
     }
     if found.strange.is_empty() {
         return Ok(None);
     }
-    let name = |&i: &usize| format!("class {i} is `{}` in {own} and `{}` in {its}", network[i], other[i]);
+    let name =
+        |&i: &usize| format!("class {i} is `{}` in {own} and `{}` in {its}", network[i], other[i]);
     let named = listed(found.strange.len(), found.strange.iter().map(name));
     let extent = match found.same {
         0 => format!("no class of {its} is called as in {own}"),
-        _ => format!("{} of {} classes of {its} are called otherwise in {own}", found.strange.len(), network.len()),
+        _ => format!(
+            "{} of {} classes of {its} are called otherwise in {own}",
+            found.strange.len(),
+            network.len()
+        ),
     };
     Ok(Some(format!(
         "{extent}, so names don't show that they are the same: {named}. If they are not, labels are wrong: {remedy}"
     )))
 }
 
-fn other_count(network: &[String], other: &[String], Sides { other: its, remedy, .. }: &Sides) -> String {
+fn other_count(
+    network: &[String],
+    other: &[String],
+    Sides { other: its, remedy, .. }: &Sides,
+) -> String {
     let lacking = |of: &[String], from: &[String]| -> Vec<String> {
         let known: BTreeSet<String> = all_keys(from).into_iter().flatten().collect();
         of.iter()
@@ -133,7 +167,8 @@ fn other_count(network: &[String], other: &[String], Sides { other: its, remedy,
     if missing.len() < network.len() {
         for (what, names) in [("lacks", &missing), ("adds", &extra)] {
             if !names.is_empty() {
-                let _ = write!(text, ", {its} {what} {}", listed(names.len(), names.iter().cloned()));
+                let _ =
+                    write!(text, ", {its} {what} {}", listed(names.len(), names.iter().cloned()));
             }
         }
         let _ = write!(text, "; {remedy}");
@@ -189,14 +224,22 @@ mod tests {
         assert!(moved.contains("`ant` is class 0 of `net` and class 1 of toy; "), "{moved}");
         // Numbers sorted as text.
         let text = compare("0|1|2|3|4|5|6|7|8|9|10", "0|1|10|2|3|4|5|6|7|8|9").unwrap_err();
-        assert!(text.contains("`2` is class 2 of `net` and class 3 of toy") && text.contains("and 5 more"), "{text}");
+        assert!(
+            text.contains("`2` is class 2 of `net` and class 3 of toy")
+                && text.contains("and 5 more"),
+            "{text}"
+        );
     }
 
     #[test]
     fn strange_names_are_a_remark() {
         let none = compare("ant|bee", "n0|n1").unwrap().unwrap();
         assert!(none.starts_with("no class of toy is called as in `net`"), "{none}");
-        assert!(none.contains("class 1 is `bee` in `net` and `n1` in toy") && none.contains("class_map"), "{none}");
+        assert!(
+            none.contains("class 1 is `bee` in `net` and `n1` in toy")
+                && none.contains("class_map"),
+            "{none}"
+        );
         let some = compare("ant|bee|cat", "ant|bee|kitten").unwrap().unwrap();
         assert!(some.starts_with("1 of 3 classes of toy are called otherwise"), "{some}");
         // An index is only one where it is the class's own.

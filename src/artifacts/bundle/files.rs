@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::BundleError;
 use super::kind;
-use super::manifest::{Layer, Manifest, Role, StatisticsKind};
+use super::manifest::{LayerEntry, Manifest, Role, StatisticsKind};
 use scdd_data::place::is_invisible;
 use scdd_data::{DataError, Normalization};
 use scdd_graph::{Graph, ValueId};
@@ -33,12 +33,14 @@ pub const CLASS_PATCH_VAR: &str = "class_patch_var";
 const FEATURES: &str = "features";
 /// How many directions tell a gradient: with fewer, a wrong one could pass by chance.
 const DIRECTIONS: RangeInclusive<usize> = 4..=64;
-/// A longer name of a network or class is no name. (ImageNet's longest list of synonyms has 121 characters.)
+/// A longer name of a network or class is no name. (ImageNet's longest list of synonyms has 121
+/// characters.)
 const LONGEST_NAME: usize = 200;
 /// A manifest is text for people; anything larger is not one.
 const LARGEST_MANIFEST: u64 = 16 << 20;
 
-/// What one layer's input looked like while the network was trained (or calibrated). All of length C.
+/// What one layer's input looked like while the network was trained (or calibrated). All of length
+/// C.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerStatistics {
     pub key: String,
@@ -64,7 +66,8 @@ pub struct ClassStatistics {
     pub var: Vec<f32>,
 }
 
-/// A calibrated layer's statistics patch by patch, for each channel row by row: C · side² values each.
+/// A calibrated layer's statistics patch by patch, for each channel row by row: C · side² values
+/// each.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PatchStatistics {
     /// How many patches the plane has per side.
@@ -97,7 +100,8 @@ pub struct Golden {
 pub enum InputGradient {
     /// `[N, C, H, W]`.
     Whole(ArrayD<f32>),
-    /// Its products with random directions, which tell as much of a difference: their mean square is that of the whole.
+    /// Its products with random directions, which tell as much of a difference: their mean square
+    /// is that of the whole.
     Along {
         /// `[D, N, C, H, W]` of ±1.
         directions: ArrayD<i8>,
@@ -124,13 +128,16 @@ impl Bundle {
     /// Reads the bundle in `dir`.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it: missing, truncated, changed, or saying something impossible.
+    /// Names the file and what is wrong with it: missing, truncated, changed, or saying something
+    /// impossible.
     pub fn load(dir: &Path) -> Result<Self, BundleError> {
         let (manifest, hash) = read_manifest(dir)?;
         let model = read_file(dir, MODEL, &manifest)?;
         let model_path = dir.join(MODEL);
-        let graph = Graph::load(&model).map_err(|source| BundleError::Graph { path: model_path.clone(), source })?;
-        check_interface(&manifest, &graph).map_err(|what| BundleError::invalid(&model_path, what))?;
+        let graph = Graph::load(&model)
+            .map_err(|source| BundleError::Graph { path: model_path.clone(), source })?;
+        check_interface(&manifest, &graph)
+            .map_err(|what| BundleError::invalid(&model_path, what))?;
         let layers = read_layers(dir, &manifest, &graph)?;
         let golden = read_golden(dir, &manifest)?;
         Ok(Self { dir: dir.into(), manifest, hash, model, graph: Arc::new(graph), layers, golden })
@@ -163,9 +170,15 @@ impl Bundle {
         [p.channels, p.height, p.width]
     }
 
-    /// Why the bundle can't weigh a cross entropy or label images, and what to do about it; `None` where it has a classifier.
+    /// Why the bundle can't weigh a cross entropy or label images, and what to do about it; `None`
+    /// where it has a classifier.
     pub fn without_classifier(&self) -> Option<String> {
-        let file = self.manifest.source.as_ref().and_then(|source| source["file"].as_str()).unwrap_or("FILE");
+        let file = self
+            .manifest
+            .source
+            .as_ref()
+            .and_then(|source| source["file"].as_str())
+            .unwrap_or("FILE");
         self.manifest.is_features_only().then(|| {
             format!(
                 "`{}` is a features-only bundle, it has no classifier. Probe one: `python -m exporters export --checkpoint {file} --save-network \
@@ -175,7 +188,8 @@ impl Bundle {
         })
     }
 
-    /// Why the bundle has no statistics to align with, for the user to act on; `None` where it has some.
+    /// Why the bundle has no statistics to align with, for the user to act on; `None` where it has
+    /// some.
     pub fn without_statistics(&self) -> Option<String> {
         if !self.layers.is_empty() {
             return None;
@@ -186,35 +200,47 @@ impl Bundle {
                 "its graph has no BatchNormalization, but {convolutions} convolutions with a bias: BatchNorm was folded into them, or there was none"
             ),
             0 => "its graph has no BatchNormalization".into(),
-            count => format!("its manifest lists none of the graph's {count} BatchNormalization nodes"),
+            count => {
+                format!("its manifest lists none of the graph's {count} BatchNormalization nodes")
+            }
         })
     }
 }
 
 fn read_manifest(dir: &Path) -> Result<(Manifest, String), BundleError> {
     let path = dir.join(MANIFEST);
-    let metadata =
-        std::fs::metadata(&path).map_err(|error| no_manifest(dir).unwrap_or(BundleError::io(&path, error)))?;
+    let metadata = std::fs::metadata(&path)
+        .map_err(|error| no_manifest(dir).unwrap_or(BundleError::io(&path, error)))?;
     let size = metadata.len();
     if size > LARGEST_MANIFEST {
-        return Err(BundleError::invalid(&path, format!("{size} bytes are too many for a manifest")));
+        return Err(BundleError::invalid(
+            &path,
+            format!("{size} bytes are too many for a manifest"),
+        ));
     }
     let bytes = std::fs::read(&path).map_err(|e| BundleError::io(&path, e))?;
     let hash = sha256(&bytes);
     let parsed = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_slice(&bytes));
     let manifest: Manifest = parsed.map_err(|e| {
         let at = e.path().to_string();
-        BundleError::invalid(&path, if at == "." { e.inner().to_string() } else { format!("`{at}`: {}", e.inner()) })
+        BundleError::invalid(
+            &path,
+            if at == "." { e.inner().to_string() } else { format!("`{at}`: {}", e.inner()) },
+        )
     })?;
     check_manifest(&manifest).map_err(|what| BundleError::invalid(&path, what))?;
     Ok((manifest, hash))
 }
 
-/// What `dir` is in place of a bundle; nothing where it is not there or has a manifest that can't be read.
+/// What `dir` is in place of a bundle; nothing where it is not there or has a manifest that can't
+/// be read.
 fn no_manifest(dir: &Path) -> Option<BundleError> {
     const SHOWN: usize = 5;
     if dir.is_file() {
-        return Some(BundleError::invalid(dir, format!("is a file; a bundle is a directory with {MANIFEST} in it")));
+        return Some(BundleError::invalid(
+            dir,
+            format!("is a file; a bundle is a directory with {MANIFEST} in it"),
+        ));
     }
     let entries = std::fs::read_dir(dir).ok()?;
     if std::fs::symlink_metadata(dir.join(MANIFEST)).is_ok() {
@@ -237,19 +263,30 @@ fn no_manifest(dir: &Path) -> Option<BundleError> {
 
 fn check_manifest(m: &Manifest) -> Result<(), String> {
     if m.format != "scdd-bundle" || m.version != 1 {
-        return Err(format!("format {} version {}, this program reads scdd-bundle version 1", m.format, m.version));
+        return Err(format!(
+            "format {} version {}, this program reads scdd-bundle version 1",
+            m.format, m.version
+        ));
     }
     check_texts(m)?;
-    if let Some(odd) = m.files.keys().find(|name| ![MODEL, STATISTICS, GOLDEN].contains(&name.as_str())) {
+    if let Some(odd) =
+        m.files.keys().find(|name| ![MODEL, STATISTICS, GOLDEN].contains(&name.as_str()))
+    {
         return Err(format!("`files` names `{odd}`, which is no file of a bundle"));
     }
     let p = &m.preprocessing;
     let side = |n: usize| (1..=4096).contains(&n);
     if !(1..=16).contains(&p.channels) || !side(p.height) || !side(p.width) {
-        return Err(format!("`preprocessing`: impossible image {}x{}x{}", p.channels, p.height, p.width));
+        return Err(format!(
+            "`preprocessing`: impossible image {}x{}x{}",
+            p.channels, p.height, p.width
+        ));
     }
     if p.mean.len() != p.channels || p.std.len() != p.channels {
-        return Err(format!("`preprocessing`: mean and std need {} values each, one per channel", p.channels));
+        return Err(format!(
+            "`preprocessing`: mean and std need {} values each, one per channel",
+            p.channels
+        ));
     }
     if !p.mean.iter().all(|v| v.is_finite()) || !p.std.iter().all(|v| v.is_finite() && *v > 0.0) {
         return Err("`preprocessing`: mean must be finite and std positive".into());
@@ -261,7 +298,10 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
         return Err("a student needs `init`: how each parameter is drawn".into());
     }
     if let Some(odd) = m.statistics.layers.iter().find(|l| ![1, -1].contains(&l.axis)) {
-        return Err(format!("`statistics`: layer `{}` has axis {}, neither 1 nor -1", odd.key, odd.axis));
+        return Err(format!(
+            "`statistics`: layer `{}` has axis {}, neither 1 nor -1",
+            odd.key, odd.axis
+        ));
     }
     if (m.statistics.kind == StatisticsKind::None) != m.statistics.layers.is_empty() {
         return Err(
@@ -275,19 +315,27 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
 fn check_texts(m: &Manifest) -> Result<(), String> {
     let check = |key: &str, text: &str| match text.chars().find(|&letter| is_invisible(letter)) {
         None if text.trim().is_empty() => Err(format!("`{key}` is empty: give it a name")),
-        None if text.chars().count() > LONGEST_NAME => Err(format!("`{key}` has more than {LONGEST_NAME} characters")),
-        None => Ok(()),
-        Some(odd) => {
-            Err(format!("`{key}` contains {}, which no name may: write it in plain text", odd.escape_unicode()))
+        None if text.chars().count() > LONGEST_NAME => {
+            Err(format!("`{key}` has more than {LONGEST_NAME} characters"))
         }
+        None => Ok(()),
+        Some(odd) => Err(format!(
+            "`{key}` contains {}, which no name may: write it in plain text",
+            odd.escape_unicode()
+        )),
     };
     check("name", &m.name)?;
-    m.classes.iter().enumerate().try_for_each(|(class, name)| check(&format!("classes[{class}]"), name))
+    m.classes
+        .iter()
+        .enumerate()
+        .try_for_each(|(class, name)| check(&format!("classes[{class}]"), name))
 }
 
 /// What has no classes serves for its statistics alone.
 fn check_features_only(m: &Manifest) -> Result<(), String> {
-    let needs = |what: &str| Err(format!("`classes` is empty, so this is a features-only bundle, which {what}"));
+    let needs = |what: &str| {
+        Err(format!("`classes` is empty, so this is a features-only bundle, which {what}"))
+    };
     match (m.role, m.onnx.output.as_str(), &m.accuracy, m.statistics.kind) {
         (Role::Student, ..) => needs("can't be a student"),
         (_, output, ..) if output != FEATURES => needs("has the output `features`"),
@@ -309,12 +357,18 @@ fn read_file(dir: &Path, name: &str, manifest: &Manifest) -> Result<Vec<u8>, Bun
     };
     let size = std::fs::metadata(&path).map_err(|e| BundleError::io(&path, e))?.len();
     if size != entry.bytes {
-        return Err(BundleError::invalid(&path, format!("has {size} bytes, the manifest says {}", entry.bytes)));
+        return Err(BundleError::invalid(
+            &path,
+            format!("has {size} bytes, the manifest says {}", entry.bytes),
+        ));
     }
     let bytes = std::fs::read(&path).map_err(|e| BundleError::io(&path, e))?;
     let found = sha256(&bytes);
     if found != entry.sha256 {
-        let what = format!("SHA-256 is {found}, the manifest says {}: the file was changed or damaged", entry.sha256);
+        let what = format!(
+            "SHA-256 is {found}, the manifest says {}: the file was changed or damaged",
+            entry.sha256
+        );
         return Err(BundleError::invalid(&path, what));
     }
     Ok(bytes)
@@ -332,29 +386,39 @@ fn check_interface(manifest: &Manifest, graph: &Graph) -> Result<(), String> {
     kind::check(graph, input)?;
     let output = &graph.values[graph.outputs[0]];
     if *output != manifest.onnx.output {
-        return Err(format!("its first output is `{output}`, the manifest says `{}`", manifest.onnx.output));
+        return Err(format!(
+            "its first output is `{output}`, the manifest says `{}`",
+            manifest.onnx.output
+        ));
     }
     let p = &manifest.preprocessing;
     let wanted = [None, Some(p.channels), Some(p.height), Some(p.width)];
     let fits = |dims: &[Option<usize>]| {
-        dims.len() == 4 && dims.iter().zip(wanted).all(|(d, w)| d.is_none() || w.is_none() || *d == w)
+        dims.len() == 4
+            && dims.iter().zip(wanted).all(|(d, w)| d.is_none() || w.is_none() || *d == w)
     };
     match &input.dims {
         Some(dims) if !fits(dims) => Err(format!(
             "its input has dims {dims:?}, the manifest's images are {}x{}x{}",
             p.channels, p.height, p.width
         )),
-        Some(dims) if dims[0].is_some() => Err("its batch dimension is fixed; export it with a dynamic one".into()),
+        Some(dims) if dims[0].is_some() => {
+            Err("its batch dimension is fixed; export it with a dynamic one".into())
+        }
         _ => Ok(()),
     }
 }
 
-fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<LayerStatistics>, BundleError> {
+fn read_layers(
+    dir: &Path,
+    manifest: &Manifest,
+    graph: &Graph,
+) -> Result<Vec<LayerStatistics>, BundleError> {
     let path = dir.join(STATISTICS);
     let bytes = read_file(dir, STATISTICS, manifest)?;
     let invalid = |what: String| BundleError::invalid(&path, what);
-    let tensors =
-        SafeTensors::deserialize(&bytes).map_err(|e| invalid(format!("not a readable safetensors file: {e}")))?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|e| invalid(format!("not a readable safetensors file: {e}")))?;
     let from_graph = manifest.statistics.kind == StatisticsKind::BatchNorm;
     if from_graph {
         check_count(manifest.statistics.layers.len(), graph).map_err(invalid)?;
@@ -364,12 +428,18 @@ fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<Lay
     let patches = calibration.and_then(|c| c.patches);
     let values: HashMap<&str, ValueId> =
         graph.values.iter().enumerate().map(|(id, name)| (name.as_str(), id)).collect();
-    let read = |l: &Layer| read_layer(l, &tensors, &values, classes, patches).map_err(invalid);
-    let layers: Vec<LayerStatistics> = manifest.statistics.layers.iter().map(read).collect::<Result<_, _>>()?;
-    let calibrated = (1 + usize::from(classes.is_some())) * (1 + usize::from(patches.is_some())) - 1;
+    let read = |l: &LayerEntry| read_layer(l, &tensors, &values, classes, patches).map_err(invalid);
+    let layers: Vec<LayerStatistics> =
+        manifest.statistics.layers.iter().map(read).collect::<Result<_, _>>()?;
+    let calibrated =
+        (1 + usize::from(classes.is_some())) * (1 + usize::from(patches.is_some())) - 1;
     let needed = layers.len() * (4 + 2 * calibrated);
     if tensors.len() != needed {
-        return Err(invalid(format!("holds {} tensors, {} layers need {needed}", tensors.len(), layers.len())));
+        return Err(invalid(format!(
+            "holds {} tensors, {} layers need {needed}",
+            tensors.len(),
+            layers.len()
+        )));
     }
     if from_graph {
         check_against_graph(&layers, graph).map_err(invalid)?;
@@ -377,18 +447,19 @@ fn read_layers(dir: &Path, manifest: &Manifest, graph: &Graph) -> Result<Vec<Lay
     Ok(layers)
 }
 
-/// `classes`: their number, where the layer has statistics of each; `patches`: how many per side, where it has statistics of those.
+/// `classes`: their number, where the layer has statistics of each; `patches`: how many per side,
+/// where it has statistics of those.
 fn read_layer(
-    layer: &Layer,
+    layer: &LayerEntry,
     tensors: &SafeTensors,
     values: &HashMap<&str, ValueId>,
     classes: Option<usize>,
     patches: Option<usize>,
 ) -> Result<LayerStatistics, String> {
     let read = |part: &str| floats(tensors, &format!("{}.{part}", layer.key), &[layer.channels]);
-    let tap = *values
-        .get(layer.tensor.as_str())
-        .ok_or_else(|| format!("layer `{}`: the graph has no value `{}`", layer.key, layer.tensor))?;
+    let tap = *values.get(layer.tensor.as_str()).ok_or_else(|| {
+        format!("layer `{}`: the graph has no value `{}`", layer.key, layer.tensor)
+    })?;
     let found = LayerStatistics {
         key: layer.key.clone(),
         node: layer.node.clone(),
@@ -420,13 +491,18 @@ fn read_layer(
     Ok(found)
 }
 
-fn read_classes(layer: &Layer, tensors: &SafeTensors, classes: usize) -> Result<ClassStatistics, String> {
-    let (mean, var) = calibrated(layer, tensors, [CLASS_MEAN, CLASS_VAR], &[classes, layer.channels])?;
+fn read_classes(
+    layer: &LayerEntry,
+    tensors: &SafeTensors,
+    classes: usize,
+) -> Result<ClassStatistics, String> {
+    let (mean, var) =
+        calibrated(layer, tensors, [CLASS_MEAN, CLASS_VAR], &[classes, layer.channels])?;
     Ok(ClassStatistics { mean, var })
 }
 
 fn read_patches(
-    layer: &Layer,
+    layer: &LayerEntry,
     tensors: &SafeTensors,
     side: usize,
     classes: Option<usize>,
@@ -443,7 +519,7 @@ fn read_patches(
 
 /// Means and variances that were calibrated.
 fn calibrated(
-    layer: &Layer,
+    layer: &LayerEntry,
     tensors: &SafeTensors,
     parts: [&str; 2],
     shape: &[usize],
@@ -478,7 +554,10 @@ fn check_count(layers: usize, graph: &Graph) -> Result<(), String> {
 fn check_against_graph(layers: &[LayerStatistics], graph: &Graph) -> Result<(), String> {
     for (layer, node) in layers.iter().zip(graph.batch_norms()) {
         if layer.node != node.name || node.inputs[0] != Some(layer.tap) {
-            return Err(format!("layer `{}` does not match the graph's BatchNormalization `{}`", layer.key, node.name));
+            return Err(format!(
+                "layer `{}` does not match the graph's BatchNormalization `{}`",
+                layer.key, node.name
+            ));
         }
         let sides = [
             ("weight", &layer.weight),
@@ -487,7 +566,8 @@ fn check_against_graph(layers: &[LayerStatistics], graph: &Graph) -> Result<(), 
             ("running_var", &layer.var),
         ];
         for (i, (part, side)) in sides.into_iter().enumerate() {
-            let constant = node.inputs[i + 1].and_then(|id| graph.constants.get(&id)).and_then(|c| c.f32s());
+            let constant =
+                node.inputs[i + 1].and_then(|id| graph.constants.get(&id)).and_then(|c| c.f32s());
             if constant.as_ref() != Some(side) {
                 return Err(format!(
                     "`{}.{part}` differs from what node `{}` of the graph holds",
@@ -502,7 +582,11 @@ fn check_against_graph(layers: &[LayerStatistics], graph: &Graph) -> Result<(), 
 fn floats(tensors: &SafeTensors, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
     let view = tensors.tensor(name).map_err(|_| format!("lacks tensor `{name}`"))?;
     if view.dtype() != Dtype::F32 || view.shape() != shape {
-        return Err(format!("`{name}` is {:?} {:?}, expected F32 {shape:?}", view.dtype(), view.shape()));
+        return Err(format!(
+            "`{name}` is {:?} {:?}, expected F32 {shape:?}",
+            view.dtype(),
+            view.shape()
+        ));
     }
     Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
@@ -510,13 +594,20 @@ fn floats(tensors: &SafeTensors, name: &str, shape: &[usize]) -> Result<Vec<f32>
 fn read_golden(dir: &Path, manifest: &Manifest) -> Result<Golden, BundleError> {
     let path = dir.join(GOLDEN);
     let bytes = read_file(dir, GOLDEN, manifest)?;
-    let tensors = SafeTensors::deserialize(&bytes)
-        .map_err(|e| BundleError::invalid(&path, format!("not a readable safetensors file: {e}")))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| {
+        BundleError::invalid(&path, format!("not a readable safetensors file: {e}"))
+    })?;
     golden_of(&tensors, manifest).map_err(|what| BundleError::invalid(&path, what))
 }
 
 fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, String> {
-    let batch = tensors.tensor("input").map_err(|_| "lacks tensor `input`")?.shape().first().copied().unwrap_or(0);
+    let batch = tensors
+        .tensor("input")
+        .map_err(|_| "lacks tensor `input`")?
+        .shape()
+        .first()
+        .copied()
+        .unwrap_or(0);
     if !(1..=1024).contains(&batch) {
         return Err(format!("a probe of {batch} images"));
     }
@@ -531,18 +622,25 @@ fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, Strin
         ArrayD::from_shape_vec(shape, values).map_err(|e| format!("`{name}`: {e}"))
     };
     let scalar = |name: &str| floats(tensors, name, &[]).map(|v| f64::from(v[0]));
-    let pair = |layer: &Layer| -> Result<(ArrayD<f32>, ArrayD<f32>), String> {
+    let pair = |layer: &LayerEntry| -> Result<(ArrayD<f32>, ArrayD<f32>), String> {
         let part = |what: &str| array(&format!("stats.{}.{what}", layer.key), &[layer.channels]);
         Ok((part("mean")?, part("var")?))
     };
     let (targets, output) = if manifest.is_features_only() {
-        let width = tensors.tensor(FEATURES).map_err(|_| "lacks tensor `features`")?.shape().last().copied();
+        let width = tensors
+            .tensor(FEATURES)
+            .map_err(|_| "lacks tensor `features`")?
+            .shape()
+            .last()
+            .copied();
         (None, array(FEATURES, &[batch, width.unwrap_or(0)])?)
     } else {
         (Some(targets_of(tensors, batch, classes)?), array("logits", &[batch, classes])?)
     };
     Ok(Golden {
-        input: array("input", &image)?.into_dimensionality().map_err(|e| format!("`input`: {e}"))?,
+        input: array("input", &image)?
+            .into_dimensionality()
+            .map_err(|e| format!("`input`: {e}"))?,
         targets,
         output,
         statistics: manifest.statistics.layers.iter().map(pair).collect::<Result<_, _>>()?,
@@ -562,7 +660,10 @@ fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, Strin
 /// Directions `[D, N, C, H, W]` for images of shape `image`.
 fn directions_of(view: &TensorView, image: &[usize]) -> Result<ArrayD<i8>, String> {
     let count = view.shape().first().copied().unwrap_or(0);
-    if view.dtype() != Dtype::I8 || view.shape().get(1..) != Some(image) || !DIRECTIONS.contains(&count) {
+    if view.dtype() != Dtype::I8
+        || view.shape().get(1..) != Some(image)
+        || !DIRECTIONS.contains(&count)
+    {
         return Err(format!(
             "`directions` is {:?} {:?}, expected I8 [{} to {}] of {image:?}",
             view.dtype(),
@@ -581,9 +682,14 @@ fn directions_of(view: &TensorView, image: &[usize]) -> Result<ArrayD<i8>, Strin
 fn targets_of(tensors: &SafeTensors, batch: usize, classes: usize) -> Result<Vec<i64>, String> {
     let view = tensors.tensor("targets").map_err(|_| "lacks tensor `targets`")?;
     if view.dtype() != Dtype::I64 || view.shape() != [batch] {
-        return Err(format!("`targets` is {:?} {:?}, expected I64 [{batch}]", view.dtype(), view.shape()));
+        return Err(format!(
+            "`targets` is {:?} {:?}, expected I64 [{batch}]",
+            view.dtype(),
+            view.shape()
+        ));
     }
-    let values: Vec<i64> = view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+    let values: Vec<i64> =
+        view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
     if let Some(bad) = values.iter().find(|v| !(0..classes as i64).contains(v)) {
         return Err(format!("`targets` contains class {bad} of {classes}"));
     }

@@ -43,9 +43,12 @@ pub(super) fn check(graph: &Graph, input: &Input) -> Result<(), String> {
 
 /// Weights of another precision run nowhere beside float32 images.
 fn weights(graph: &Graph) -> Result<(), String> {
-    let count = |wanted: DType| graph.constants.values().filter(|constant| constant.dtype == wanted).count();
+    let count = |wanted: DType| {
+        graph.constants.values().filter(|constant| constant.dtype == wanted).count()
+    };
     let single = count(DType::F32);
-    let other = [DType::F16, DType::BF16, DType::F64].into_iter().find(|&dtype| count(dtype) > single);
+    let other =
+        [DType::F16, DType::BF16, DType::F64].into_iter().find(|&dtype| count(dtype) > single);
     match other {
         Some(dtype) => Err(format!(
             "its weights are {} ({} tensors): export the network in float32, after `model.float()`",
@@ -63,13 +66,15 @@ fn output(graph: &Graph) -> Result<(), String> {
     // What only changes type or shape is seen through.
     while let Some(node) = graph.producer(value) {
         let what = match node.op_type.as_str() {
-            "Cast" | "Identity" | "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => match node.inputs.first() {
-                Some(Some(input)) => {
-                    value = *input;
-                    continue;
+            "Cast" | "Identity" | "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => {
+                match node.inputs.first() {
+                    Some(Some(input)) => {
+                        value = *input;
+                        continue;
+                    }
+                    _ => return Ok(()),
                 }
-                _ => return Ok(()),
-            },
+            }
             "ArgMax" | "ArgMin" | "TopK" => "the chosen class",
             "Softmax" => "probabilities",
             _ => return Ok(()),
@@ -101,17 +106,30 @@ mod tests {
     }
 
     fn cast(to: i64) -> NodeProto {
-        let attribute = AttributeProto { name: Some("to".into()), i: Some(to), r#type: Some(2), ..Default::default() };
+        let attribute = AttributeProto {
+            name: Some("to".into()),
+            i: Some(to),
+            r#type: Some(2),
+            ..Default::default()
+        };
         NodeProto { attribute: vec![attribute], ..node("Cast", &["y"], "z") }
     }
 
     /// A model of one image input of the type `kind` and these dims (0 is dynamic), with a weight
     /// of the type `weights`.
-    fn model(kind: i32, dims: &[i64], weights: (i32, usize), nodes: Vec<NodeProto>, output: &str) -> Vec<u8> {
-        let dim = |&size: &i64| DimensionProto { dim_value: (size > 0).then_some(size), dim_param: None };
+    fn model(
+        kind: i32,
+        dims: &[i64],
+        weights: (i32, usize),
+        nodes: Vec<NodeProto>,
+        output: &str,
+    ) -> Vec<u8> {
+        let dim =
+            |&size: &i64| DimensionProto { dim_value: (size > 0).then_some(size), dim_param: None };
         let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
         let tensor_type = Some(TensorTypeProto { elem_type: Some(kind), shape });
-        let input = ValueInfoProto { name: Some("x".into()), r#type: Some(TypeProto { tensor_type }) };
+        let input =
+            ValueInfoProto { name: Some("x".into()), r#type: Some(TypeProto { tensor_type }) };
         let weight = TensorProto {
             dims: vec![1],
             data_type: Some(weights.0),
@@ -127,7 +145,8 @@ mod tests {
             ..Default::default()
         };
         let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(18) }];
-        ModelProto { ir_version: Some(10), opset_import, graph: Some(graph), ..Default::default() }.encode_to_vec()
+        ModelProto { ir_version: Some(10), opset_import, graph: Some(graph), ..Default::default() }
+            .encode_to_vec()
     }
 
     fn said(bytes: &[u8]) -> Result<(), String> {
@@ -144,8 +163,14 @@ mod tests {
         said(&model(FLOAT, NCHW, (FLOAT, 4), mul(), "y")).unwrap();
         said(&model(FLOAT, &[0, 1, 28, 1], (FLOAT, 4), mul(), "y")).unwrap();
         let cases = [
-            (model(10, NCHW, (10, 2), mul(), "y"), "its input `x` is float16: export the network in float32"),
-            (model(11, NCHW, (11, 8), mul(), "y"), "its input `x` is float64: export the network in float32"),
+            (
+                model(10, NCHW, (10, 2), mul(), "y"),
+                "its input `x` is float16: export the network in float32",
+            ),
+            (
+                model(11, NCHW, (11, 8), mul(), "y"),
+                "its input `x` is float64: export the network in float32",
+            ),
             (
                 model(FLOAT, NCHW, (10, 2), mul(), "y"),
                 "its weights are float16 (1 tensors): export the network in float32",
@@ -187,7 +212,9 @@ mod tests {
                     op.to_lowercase()
                 )
             };
-            for (nodes, output) in [(vec![node(op, &["v"], "y")], "y"), (vec![node(op, &["v"], "y"), cast(1)], "z")] {
+            for (nodes, output) in
+                [(vec![node(op, &["v"], "y")], "y"), (vec![node(op, &["v"], "y"), cast(1)], "z")]
+            {
                 let found = after(nodes, output).unwrap_err();
                 assert!(found.starts_with(&of(output)), "{found}");
             }

@@ -36,7 +36,7 @@ pub struct Preprocessing {
 
 /// Top-1 accuracy measured at export, as a fraction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Accuracy {
+pub struct RecordedAccuracy {
     pub top1: f64,
     pub split: String,
     pub images: usize,
@@ -64,7 +64,7 @@ pub enum StatisticsKind {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Layer {
+pub struct LayerEntry {
     /// Prefix of the layer's side tensors.
     pub key: String,
     /// The ONNX node that the layer is named after.
@@ -87,7 +87,7 @@ fn second_axis() -> i64 {
 pub struct Statistics {
     pub kind: StatisticsKind,
     /// In execution order.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<LayerEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
 }
@@ -100,7 +100,8 @@ pub struct Calibration {
     pub images: usize,
     /// Whether the side tensors hold every class's statistics too.
     pub per_class: bool,
-    /// Into how many patches per side the plane was cut, where the side tensors hold each patch's statistics too.
+    /// Into how many patches per side the plane was cut, where the side tensors hold each patch's
+    /// statistics too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patches: Option<usize>,
 }
@@ -162,7 +163,7 @@ pub struct Manifest {
     /// In logit order; empty in a features-only bundle.
     pub classes: Vec<String>,
     #[serde(default)]
-    pub accuracy: Option<Accuracy>,
+    pub accuracy: Option<RecordedAccuracy>,
     pub onnx: Onnx,
     pub statistics: Statistics,
     pub golden: GoldenWeights,

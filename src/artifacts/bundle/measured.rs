@@ -1,5 +1,5 @@
-//! How a teacher does on real test images, and whether that is what its manifest says: a wrong order of classes, or wrong preprocessing, shows in
-//! nothing else, since soft labels hide it.
+//! How a teacher does on real test images, and whether that is what its manifest says: a wrong
+//! order of classes, or wrong preprocessing, shows in nothing else, since soft labels hide it.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,8 @@ pub struct Measured {
     pub top1: usize,
     /// The order of classes that fits the answers best: for each class of the data, the teacher's.
     pub order: Vec<u32>,
-    /// Images that such an order, chosen on the other half of them, gets right and the given order wrong.
+    /// Images that such an order, chosen on the other half of them, gets right and the given order
+    /// wrong.
     pub gained: usize,
     /// Images that the given order gets right and such an order wrong.
     pub lost: usize,
@@ -40,20 +41,34 @@ impl Measured {
         self.top1 as f64 / self.images.max(1) as f64
     }
 
-    /// Whether another order of classes is right for so many more images that chance can't explain it.
+    /// Whether another order of classes is right for so many more images that chance can't explain
+    /// it.
     pub fn is_misordered(&self) -> bool {
         let (gained, lost) = (self.gained as f64, self.lost as f64);
         gained - lost > SIGNIFICANT * (gained + lost).sqrt()
     }
 
-    /// Compares with what the teacher's `manifest` says, on the data called `data` that has these `classes`; gives a remark for the user.
+    /// Compares with what the teacher's `manifest` says, on the data called `data` that has these
+    /// `classes`; gives a remark for the user.
     ///
     /// # Errors
-    /// When the classes are in another order, or accuracy is less than half as far above chance as the manifest says.
-    pub fn judge(&self, manifest: &Manifest, data: &str, classes: &[String]) -> Result<Option<String>, String> {
-        let found = format!("is right for {} of {} test images of {data}", percent(self.accuracy()), self.images);
+    /// When the classes are in another order, or accuracy is less than half as far above chance as
+    /// the manifest says.
+    pub fn judge(
+        &self,
+        manifest: &Manifest,
+        data: &str,
+        classes: &[String],
+    ) -> Result<Option<String>, String> {
+        let found = format!(
+            "is right for {} of {} test images of {data}",
+            percent(self.accuracy()),
+            self.images
+        );
         let recorded = manifest.accuracy.as_ref();
-        let says = recorded.map(|a| format!("its manifest says {} of {} ({})", percent(a.top1), a.images, a.split));
+        let says = recorded.map(|a| {
+            format!("its manifest says {} of {} ({})", percent(a.top1), a.images, a.split)
+        });
         if self.is_misordered() {
             let gain = (self.gained as f64 - self.lost as f64) / self.images.max(1) as f64;
             let better = percent(self.accuracy() + gain);
@@ -75,25 +90,32 @@ impl Measured {
             }));
         };
         let half = chance + (recorded.top1 - chance) / 2.0;
-        if recorded.top1 > chance && self.is_below(half, -SIGNIFICANT * deviation(half, self.images)) {
+        if recorded.top1 > chance
+            && self.is_below(half, -SIGNIFICANT * deviation(half, self.images))
+        {
             return Err(format!(
                 "{found}, {says}: the likeliest cause is other preprocessing than in training (`preprocessing` in its manifest: mean, std, size, order of \
                  channels), or that the images are of another data set than it was trained for"
             ));
         }
-        let pooled =
-            (self.top1 as f64 + recorded.top1 * recorded.images as f64) / (self.images + recorded.images).max(1) as f64;
+        let pooled = (self.top1 as f64 + recorded.top1 * recorded.images as f64)
+            / (self.images + recorded.images).max(1) as f64;
         let noise = deviation(pooled, self.images).hypot(deviation(pooled, recorded.images));
-        let is_lower =
-            self.is_below(recorded.top1 - TOLERATED, 0.0) && self.is_below(recorded.top1, -SIGNIFICANT * noise);
-        Ok(is_lower.then(|| format!("{found}, {says}: its preprocessing or the data may be other than at its export")))
+        let is_lower = self.is_below(recorded.top1 - TOLERATED, 0.0)
+            && self.is_below(recorded.top1, -SIGNIFICANT * noise);
+        Ok(is_lower.then(|| {
+            format!(
+                "{found}, {says}: its preprocessing or the data may be other than at its export"
+            )
+        }))
     }
 
     fn is_below(&self, level: f64, slack: f64) -> bool {
         self.accuracy() < level + slack
     }
 
-    /// The classes that are at other places, such as ``what the data calls `ant` (class 0) the bundle calls `dog` (class 3)``.
+    /// The classes that are at other places, such as ``what the data calls `ant` (class 0) the
+    /// bundle calls `dog` (class 3)``.
     fn told(&self, own: &[String], data: &[String]) -> String {
         let name = |names: &[String], index: usize| names.get(index).cloned().unwrap_or_default();
         let moved: Vec<(usize, usize)> = self
@@ -129,12 +151,20 @@ pub fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::manifest::Accuracy;
+    use crate::bundle::manifest::RecordedAccuracy;
 
     fn manifest(top1: Option<f64>) -> Manifest {
         let path = crate::in_repository("onnx/fashion-mnist/resnet18-w16-supervised/manifest.yaml");
-        let manifest: Manifest = serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        Manifest { accuracy: top1.map(|top1| Accuracy { top1, split: "test".into(), images: 10_000 }), ..manifest }
+        let manifest: Manifest =
+            serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        Manifest {
+            accuracy: top1.map(|top1| RecordedAccuracy {
+                top1,
+                split: "test".into(),
+                images: 10_000,
+            }),
+            ..manifest
+        }
     }
 
     fn judged(top1: usize, images: usize, recorded: Option<f64>) -> Result<Option<String>, String> {
@@ -150,17 +180,23 @@ mod tests {
         assert_eq!(judged(16, 20, Some(0.915)), Ok(None));
         let lower = judged(1_500, 2_000, Some(0.915)).unwrap().unwrap();
         assert!(
-            lower.contains("75.0 % of 2000 test images of toy, its manifest says 91.5 % of 10000 (test)"),
+            lower.contains(
+                "75.0 % of 2000 test images of toy, its manifest says 91.5 % of 10000 (test)"
+            ),
             "{lower}"
         );
         let far = judged(600, 2_000, Some(0.915)).unwrap_err();
-        assert!(far.contains("30.0 %") && far.contains("91.5 %") && far.contains("preprocessing"), "{far}");
+        assert!(
+            far.contains("30.0 %") && far.contains("91.5 %") && far.contains("preprocessing"),
+            "{far}"
+        );
         judged(1, 20, Some(0.915)).unwrap_err();
     }
 
     #[test]
     fn of_large_sets_a_part_is_looked_at() {
-        let looked_at = [(50, 10), (50_000, 1_000), (50_000, 5_000)].map(|(n, k)| Measured::images_of(n, k));
+        let looked_at =
+            [(50, 10), (50_000, 1_000), (50_000, 5_000)].map(|(n, k)| Measured::images_of(n, k));
         assert_eq!(looked_at, [50, 2_000, 10_000]);
     }
 
@@ -168,7 +204,10 @@ mod tests {
     fn without_a_recorded_accuracy_chance_is_the_measure() {
         assert_eq!(judged(600, 2_000, None), Ok(None));
         let chance = judged(205, 2_000, None).unwrap().unwrap();
-        assert!(chance.contains("10.2 % of 2000") && chance.contains("by chance (10.0 %)"), "{chance}");
+        assert!(
+            chance.contains("10.2 % of 2000") && chance.contains("by chance (10.0 %)"),
+            "{chance}"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Pretrained networks on disk: the bundle, checked in everything that can be checked without running it.
+//! Pretrained networks on disk: the bundle, checked in everything that can be checked without
+//! running it.
 
 pub mod classes;
 mod error;

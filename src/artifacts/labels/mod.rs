@@ -1,12 +1,13 @@
 //! The soft-label store: one indexed, memory-mapped file per relabelling.
 //!
-//! A relabelling visits the images for some epochs in batches; the store keeps, per batch, everything that a student needs to see exactly what
-//! the teacher saw (order, views, mix) and what the teacher said (logits).
+//! A relabelling visits the images for some epochs in batches; the store keeps, per batch,
+//! everything that a student needs to see exactly what the teacher saw (order, views, mix) and what
+//! the teacher said (logits).
 //!
 //! # Format, version 4
 //!
-//! Everything is little-endian. `E` stored epochs of `B = ceil(images / batch_size)` batches; the last batch of an epoch may be smaller; `n` is a
-//! batch's size, `K` the number of classes.
+//! Everything is little-endian. `E` stored epochs of `B = ceil(images / batch_size)` batches; the
+//! last batch of an epoch may be smaller; `n` is a batch's size, `K` the number of classes.
 //!
 //! | bytes | holds |
 //! | --- | --- |
@@ -14,12 +15,13 @@
 //! | 4 | version, u32: 4 |
 //! | 4 | length `M` of the metadata, u32 |
 //! | M | metadata, JSON (below), padded with zeros to a multiple of 8 from the file's start |
-//! | 8 · (E·B + 1) | index, u64: where the record of batch `b` of epoch `e` starts, at place `e·B + b`; the last entry is where the file ends |
+//! | 8 · (E·B + 1) | index, u64: at `e·B + b` where batch `b` of epoch `e` starts; last, the end |
 //! | 32 | the head's hash: SHA-256 of everything before |
-//! | … | the epochs, each its records in order, of a multiple of 8 bytes each, and 32 bytes of hash |
+//! | … | the epochs: records, of a multiple of 8 bytes each, then 32 bytes of hash |
 //!
-//! An epoch's hash is the SHA-256 of the head's hash, the epoch's number as u64, and its records. So a reader checks an
-//! epoch when it first reads it, without the others, and a file that ends behind an epoch is good as far as it goes.
+//! An epoch's hash is the SHA-256 of the head's hash, the epoch's number as u64, and its records.
+//! So a reader checks an epoch when it first reads it, without the others, and a file that ends
+//! behind an epoch is good as far as it goes.
 //!
 //! A record:
 //!
@@ -27,17 +29,18 @@
 //! | --- | --- |
 //! | 4 | mix, u32: 0 none, 1 CutMix, 2 MixUp |
 //! | 4 | λ, f32: the own image's share (1 without a mix) |
-//! | 8 | the CutMix box, u16 × 4: top, left, height, width (else zeros), in pixels of the teacher's input |
+//! | 8 | the CutMix box, u16 × 4: top, left, height, width in the input (else zeros) |
 //! | 4n | the images' indices in batch order, u32 |
 //! | 4n | the partners' positions in the batch, u32: a permutation (without a mix: zeros) |
-//! | 8n | the views, u16 × 4 each: top, left, height, width, in pixels of the source image, its border included |
-//! | 16A·n | with `augment`: A operations for each view, each its number, u32, and three values, f32 |
+//! | 8n | the views, u16 × 4 each: top, left, height, width in the bordered image |
+//! | 16A·n | with `augment`: A operations a view: number, u32, and three values, f32 |
 //! | R·n | the rows of logits (below), one per view |
 //! | n | flips, u8: 1 where the view is mirrored |
 //! | 0 … 7 | zeros, to a multiple of 8 |
 //!
-//! A row holds `V` numbers, the `K` logits; with `top_k` `V = k + 1`: the `k` largest logits, the largest first, then the one logit that all other
-//! classes have. That one gives each of them an equal share of the probability that they had together at the softmax temperature of `top_k`.
+//! A row holds `V` numbers, the `K` logits; with `top_k` `V = k + 1`: the `k` largest logits, the
+//! largest first, then the one logit that all other classes have. That one gives each of them an
+//! equal share of the probability that they had together at the softmax temperature of `top_k`.
 //!
 //! | bytes | holds |
 //! | --- | --- |
@@ -45,7 +48,8 @@
 //! | 4 | with `i8`: the number of code 0 and the step from one code to the next, f16 each |
 //! | V · 4, 2 or 1 | the numbers: f32, f16 or u8 codes (number = lowest + step · code) |
 //!
-//! The metadata, in this order (`source` and `input` are the sizes of the synthetic images and of the teacher's input):
+//! The metadata, in this order (`source` and `input` are the sizes of the synthetic images and of
+//! the teacher's input):
 //!
 //! ```json
 //! {"images": 100, "classes": 10, "epochs": 300, "batch_size": 50,
@@ -55,23 +59,25 @@
 //!  "augment": {"type": "rand_augment", "operations": 2, "magnitude": 9}}
 //! ```
 //!
-//! The last two lines are there only where they say something. `pad` is the width of the border of black pixels around a
-//! source image; of `epochs` only the first `stored_epochs` are in the file, and epoch `e` is epoch `e mod stored_epochs`
-//! of these. With `{"type": "rand_augment"}` `A` is its `operations`, which act on the source image's pixels; with
-//! `{"type": "dsa"}` it is 1, and the operation acts on the normalised view. What operations do, and their numbers,
+//! The last two lines are there only where they say something. `pad` is the width of the border of
+//! black pixels around a source image; of `epochs` only the first `stored_epochs` are in the file,
+//! and epoch `e` is epoch `e mod stored_epochs` of these. With `{"type": "rand_augment"}` `A` is
+//! its `operations`, which act on the source image's pixels; with `{"type": "dsa"}` it is 1, and
+//! the operation acts on the normalised view. What operations do, and their numbers,
 //! [`scdd_data::augment`] says.
 //!
-//! Stores of versions 1 to 3 had one BLAKE3 of all at their end; they are refused, and labelled again.
+//! Stores of versions 1 to 3 had one BLAKE3 of all at their end; they are refused, and labelled
+//! again.
 
 mod record;
 mod rows;
 
-use crate::stage::SCRATCH;
+use crate::atomic;
 use memmap2::Mmap;
 use ndarray::Array2;
 use rows::Rows;
-pub use rows::{Dtype, TopK};
-use scdd_data::{Augment, Mix, Operation, Size, View};
+pub use rows::{Dtype, StoredTopK};
+use scdd_data::{Augment, DrawnMix, Operation, Size, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -128,7 +134,9 @@ pub enum StoreError {
         problem: String,
     },
     /// There is no such batch.
-    #[error("batch {batch} of epoch {epoch} asked for, but there are {epochs} epochs of {batches} batches")]
+    #[error(
+        "batch {batch} of epoch {epoch} asked for, but there are {epochs} epochs of {batches} batches"
+    )]
     OutOfRange {
         /// The epoch asked for.
         epoch: usize,
@@ -179,7 +187,7 @@ pub struct Meta {
     pub config_hash: String,
     /// The logits of each row that are stored one by one; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<TopK>,
+    pub top_k: Option<StoredTopK>,
     /// Black pixels that were added at each side of an image before views were cut out of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pad: u16,
@@ -202,17 +210,19 @@ pub struct LabelBatch {
     pub indices: Vec<u32>,
     /// How each was cropped and mirrored `[n]`.
     pub views: Vec<View>,
-    /// How each was augmented besides, `[n · A]`: one view's operations after another's, as many as [`Meta::augment`] says.
+    /// How each was augmented besides, `[n · A]`: one view's operations after another's, as many as
+    /// [`Meta::augment`] says.
     pub operations: Vec<Operation>,
     /// How they were mixed after that.
-    pub mix: Mix,
-    /// The teacher's logits `[n, K]`; read from a store, as its number format and `top_k` left them.
+    pub mix: DrawnMix,
+    /// The teacher's logits `[n, K]`; read from a store, as its number format and `top_k` left
+    /// them.
     pub logits: Array2<f32>,
 }
 
 /// Where everything lies in a file, which follows from the metadata alone.
 #[derive(Debug)]
-struct Layout {
+struct StoreLayout {
     batches: u64,
     last_batch: u64,
     /// Bytes of a full record, and of an epoch's last.
@@ -248,25 +258,41 @@ impl Meta {
     /// What is wrong with the metadata, if anything.
     fn problem(&self) -> Option<String> {
         let canvas = self.canvas();
-        let sides =
-            [self.source.height, self.source.width, canvas.height, canvas.width, self.input.height, self.input.width];
+        let sides = [
+            self.source.height,
+            self.source.width,
+            canvas.height,
+            canvas.width,
+            self.input.height,
+            self.input.width,
+        ];
         if [self.images, self.classes, self.epochs, self.batch_size].contains(&0) {
             return Some("no images, classes, epochs or batches: each must be at least 1".into());
         }
         if sides.iter().any(|side| !(1..=usize::from(u16::MAX)).contains(side)) {
-            let border = if self.pad == 0 { String::new() } else { format!(" with a border of {}", self.pad) };
+            let border = if self.pad == 0 {
+                String::new()
+            } else {
+                format!(" with a border of {}", self.pad)
+            };
             return Some(format!(
                 "images of {:?}{border} seen as {:?}: sides must be 1 to 65535",
                 self.source, self.input
             ));
         }
-        if let Some(stored) = self.stored_epochs.filter(|stored| !(1..self.epochs).contains(stored)) {
-            return Some(format!("{stored} stored epochs of {}: must be at least 1, and fewer than all", self.epochs));
+        if let Some(stored) = self.stored_epochs.filter(|stored| !(1..self.epochs).contains(stored))
+        {
+            return Some(format!(
+                "{stored} stored epochs of {}: must be at least 1, and fewer than all",
+                self.epochs
+            ));
         }
         if let Some(Augment::RandAugment { operations, magnitude }) = self.augment
             && !(1..=16).contains(&operations)
         {
-            return Some(format!("{operations} operations of magnitude {magnitude} for each view: must be 1 to 16"));
+            return Some(format!(
+                "{operations} operations of magnitude {magnitude} for each view: must be 1 to 16"
+            ));
         }
         self.rows().problem()
     }
@@ -284,20 +310,22 @@ impl Meta {
     }
 
     /// The layout behind metadata of `length` bytes, unless it exceeds what can be addressed.
-    fn layout(&self, length: usize) -> Option<Layout> {
+    fn layout(&self, length: usize) -> Option<StoreLayout> {
         let batches = self.batches() as u64;
         let last_batch = u64::from(self.images) - (batches - 1) * u64::from(self.batch_size);
-        let (record, last_record) = (self.record(self.batch_size.into())?, self.record(last_batch)?);
+        let (record, last_record) =
+            (self.record(self.batch_size.into())?, self.record(last_batch)?);
         let index = ((PREFIX + length) as u64).next_multiple_of(8);
         let entries = batches.checked_mul(self.stored_epochs().into())?.checked_add(1)?;
         let records = index.checked_add(entries.checked_mul(8)?)?.checked_add(HASH as u64)?;
-        let epoch = record.checked_mul(batches - 1)?.checked_add(last_record)?.checked_add(HASH as u64)?;
+        let epoch =
+            record.checked_mul(batches - 1)?.checked_add(last_record)?.checked_add(HASH as u64)?;
         let end = records.checked_add(epoch.checked_mul(self.stored_epochs().into())?)?;
-        Some(Layout { batches, last_batch, record, last_record, index, records, end })
+        Some(StoreLayout { batches, last_batch, record, last_record, index, records, end })
     }
 }
 
-impl Layout {
+impl StoreLayout {
     /// Where the record at `place` in the index starts.
     fn start(&self, place: u64) -> u64 {
         let (epoch, batch) = (place / self.batches, place % self.batches);
@@ -311,15 +339,20 @@ impl Layout {
 
     /// Images in the batch at `place` in the index.
     fn batch_size(&self, place: u64, full: u32) -> usize {
-        if place % self.batches + 1 == self.batches { self.last_batch as usize } else { full as usize }
+        if place % self.batches + 1 == self.batches {
+            self.last_batch as usize
+        } else {
+            full as usize
+        }
     }
 }
 
-/// Writes a store batch by batch. Nothing appears at its path before [`finish`](Self::finish); dropped before that, it leaves nothing.
+/// Writes a store batch by batch. Nothing appears at its path before [`finish`](Self::finish);
+/// dropped before that, it leaves nothing.
 pub struct Writer {
     path: PathBuf,
     meta: Meta,
-    layout: Layout,
+    layout: StoreLayout,
     next: u64,
     file: BufWriter<NamedTempFile>,
     head: [u8; HASH],
@@ -334,14 +367,17 @@ impl Writer {
         if let Some(problem) = meta.problem() {
             return Err(unfit(problem));
         }
-        let json = serde_json::to_vec(&meta).map_err(|error| unfit(format!("the metadata ({error})")))?;
+        let json =
+            serde_json::to_vec(&meta).map_err(|error| unfit(format!("the metadata ({error})")))?;
         if json.len() > MAX_METADATA {
             return Err(unfit(format!("metadata of {} bytes", json.len())));
         }
         let layout = meta.layout(json.len()).ok_or_else(|| unfit("so many labels".into()))?;
-        let file = temporary_beside(path).map_err(|source| io_error(path, "create a file beside it", source))?;
+        let file = atomic::file_beside(path)
+            .map_err(|source| io_error(path, "create a file beside it", source))?;
         let (file, hasher) = (BufWriter::new(file), Sha256::new());
-        let mut writer = Self { path: path.into(), meta, layout, next: 0, file, head: [0; HASH], hasher };
+        let mut writer =
+            Self { path: path.into(), meta, layout, next: 0, file, head: [0; HASH], hasher };
         writer.write_head(&json)?;
         Ok(writer)
     }
@@ -388,16 +424,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it; says how many bytes it has.
+    /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it;
+    /// says how many bytes it has.
     pub fn finish(self) -> Result<u64, StoreError> {
         if self.next != self.places() {
-            let problem = format!("{} batches where the metadata announces {}", self.next, self.places());
+            let problem =
+                format!("{} batches where the metadata announces {}", self.next, self.places());
             return Err(StoreError::Unfit { path: self.path, problem });
         }
         let Self { path, layout, file, .. } = self;
-        let file = file.into_inner().map_err(|error| io_error(&path, "write", error.into_error()))?;
-        file.as_file().sync_all().map_err(|source| io_error(&path, "flush to disk", source))?;
-        file.persist(&path).map_err(|error| io_error(&path, "put the finished file there", error.error))?;
+        let file =
+            file.into_inner().map_err(|error| io_error(&path, "write", error.into_error()))?;
+        atomic::keep(file, &path)
+            .map_err(|source| io_error(&path, "put the finished file there", source))?;
         Ok(layout.end)
     }
 
@@ -410,43 +449,37 @@ impl Writer {
     }
 }
 
-/// What an epoch's records go through: the hash of a store's head and the epoch's number tell them from others'.
+/// What an epoch's records go through: the hash of a store's head and the epoch's number tell them
+/// from others'.
 fn epoch_hasher(head: &[u8], epoch: u64) -> Sha256 {
     Sha256::new_with_prefix(head).chain_update(epoch.to_le_bytes())
 }
 
-/// A temporary file in the directory of `path`, with the rights that a new file has.
-fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    let prefix = format!("{SCRATCH}labels-");
-    builder.prefix(&prefix);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(dir)
-}
-
 /// An open store: random access to its batches.
 #[derive(Debug)]
-pub struct Store {
+pub struct LabelStore {
     path: PathBuf,
     meta: Meta,
-    layout: Layout,
+    layout: StoreLayout,
     /// Stored epochs whose hash was found right.
     checked: Vec<AtomicBool>,
     map: Mmap,
 }
 
-impl Store {
-    /// Opens the store at `path`. Its head and length are checked here, an epoch when a batch of it is first read.
+impl LabelStore {
+    /// Opens the store at `path`. Its head and length are checked here, an epoch when a batch of it
+    /// is first read.
     ///
     /// The file must not be changed while it is open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let file = File::open(path).map_err(|source| io_error(path, "open", source))?;
-        // SAFETY: a store is written aside, renamed into place and never changed after that; whoever truncates it while it is open ends the process
-        // with a bus error, as with every mapped file.
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| io_error(path, "map into memory", source))?;
-        let invalid = |(problem, remedy)| StoreError::Invalid { path: path.into(), problem, remedy };
+        // SAFETY: a store is written aside, renamed into place and never changed after that;
+        // whoever truncates it while it is open ends the process with a bus error, as with every
+        // mapped file.
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|source| io_error(path, "map into memory", source))?;
+        let invalid =
+            |(problem, remedy)| StoreError::Invalid { path: path.into(), problem, remedy };
         let (meta, layout) = parse_head(&map).map_err(invalid)?;
         check_index(&map, &meta, &layout).map_err(|problem| invalid((problem, RELABEL_AGAIN)))?;
         let checked = (0..meta.stored_epochs()).map(|_| AtomicBool::new(false)).collect();
@@ -461,7 +494,8 @@ impl Store {
     /// Batch `batch` of epoch `epoch`.
     ///
     /// # Errors
-    /// When there is none, or its epoch is damaged, which the first of its batches to be read finds out.
+    /// When there is none, or its epoch is damaged, which the first of its batches to be read finds
+    /// out.
     pub fn get(&self, epoch: usize, batch: usize) -> Result<LabelBatch, StoreError> {
         let (epochs, batches) = (self.meta.epochs as usize, self.layout.batches as usize);
         if epoch >= epochs || batch >= batches {
@@ -479,7 +513,8 @@ impl Store {
             .map_err(|problem| self.damage(format!("batch {batch} of epoch {epoch}: {problem}")))
     }
 
-    /// Reads the whole file and compares the hash of each epoch, at the speed of the disk or of SHA-256.
+    /// Reads the whole file and compares the hash of each epoch, at the speed of the disk or of
+    /// SHA-256.
     ///
     /// # Errors
     /// When a single bit differs from what was written.
@@ -497,7 +532,9 @@ impl Store {
         let head = &self.map[self.layout.records as usize - HASH..self.layout.records as usize];
         let hash = epoch_hasher(head, epoch as u64).chain_update(records).finalize();
         if hash[..] != rest[..HASH] {
-            return Err(self.damage(format!("epoch {epoch} is not as it was written (its hash differs)")));
+            return Err(
+                self.damage(format!("epoch {epoch} is not as it was written (its hash differs)"))
+            );
         }
         self.checked[epoch].store(true, Ordering::Relaxed);
         Ok(())
@@ -522,9 +559,12 @@ impl Store {
 }
 
 /// Metadata and layout of a file that is as long as they say; else the problem and the remedy.
-fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
+fn parse_head(bytes: &[u8]) -> Result<(Meta, StoreLayout), (String, &'static str)> {
     if bytes.get(..MAGIC.len()) != Some(MAGIC) {
-        return Err(("is not a soft-label store".into(), "give the file that `scdd relabel` wrote"));
+        return Err((
+            "is not a soft-label store".into(),
+            "give the file that `scdd relabel` wrote",
+        ));
     }
     if bytes.len() < PREFIX {
         return Err((format!("ends after {} bytes", bytes.len()), RELABEL_AGAIN));
@@ -535,21 +575,25 @@ fn parse_head(bytes: &[u8]) -> Result<(Meta, Layout), (String, &'static str)> {
         return Err((problem, RELABEL_IN_THIS_FORM));
     }
     let length = read_u32(bytes, 12) as usize;
-    let json = bytes.get(PREFIX..PREFIX + length.min(MAX_METADATA + 1)).filter(|json| json.len() <= MAX_METADATA);
-    let json = json.ok_or_else(|| (format!("announces metadata of {length} bytes"), RELABEL_AGAIN))?;
-    let meta: Meta =
-        serde_json::from_slice(json).map_err(|error| (format!("its metadata is wrong ({error})"), RELABEL_AGAIN))?;
+    let json = bytes
+        .get(PREFIX..PREFIX + length.min(MAX_METADATA + 1))
+        .filter(|json| json.len() <= MAX_METADATA);
+    let json =
+        json.ok_or_else(|| (format!("announces metadata of {length} bytes"), RELABEL_AGAIN))?;
+    let meta: Meta = serde_json::from_slice(json)
+        .map_err(|error| (format!("its metadata is wrong ({error})"), RELABEL_AGAIN))?;
     if let Some(problem) = meta.problem() {
         return Err((format!("its metadata announces {problem}"), RELABEL_AGAIN));
     }
     let layout = meta.layout(length).filter(|layout| layout.end == bytes.len() as u64);
-    let layout =
-        layout.ok_or_else(|| (format!("has {} bytes, not what its metadata announces", bytes.len()), RELABEL_AGAIN))?;
+    let layout = layout.ok_or_else(|| {
+        (format!("has {} bytes, not what its metadata announces", bytes.len()), RELABEL_AGAIN)
+    })?;
     Ok((meta, layout))
 }
 
 /// Checks the index and the head's hash in a file of the right length.
-fn check_index(bytes: &[u8], meta: &Meta, layout: &Layout) -> Result<(), String> {
+fn check_index(bytes: &[u8], meta: &Meta, layout: &StoreLayout) -> Result<(), String> {
     let (head, hash) = bytes[..layout.records as usize].split_at(layout.records as usize - HASH);
     if Sha256::digest(head)[..] != *hash {
         return Err("its head is not as it was written (its hash differs)".into());
@@ -594,9 +638,17 @@ mod tests {
 
     /// Everything that metadata may say, at once.
     fn newest() -> Meta {
-        let top_k = Some(TopK { k: 1, temperature: 20.0 });
+        let top_k = Some(StoredTopK { k: 1, temperature: 20.0 });
         let augment = Some(Augment::RandAugment { operations: 2, magnitude: 9 });
-        Meta { dtype: Dtype::I8, top_k, pad: 2, epochs: 5, stored_epochs: Some(2), augment, ..meta() }
+        Meta {
+            dtype: Dtype::I8,
+            top_k,
+            pad: 2,
+            epochs: 5,
+            stored_epochs: Some(2),
+            augment,
+            ..meta()
+        }
     }
 
     /// The batches of a store with this metadata, drawn from `seed`, in order.
@@ -605,7 +657,8 @@ mod tests {
             let mut rng = stream(seed, "order", epoch);
             let mut order: Vec<u32> = (0..meta.images).collect();
             order.shuffle(&mut rng);
-            let chunks: Vec<_> = order.chunks(meta.batch_size as usize).map(<[u32]>::to_vec).collect();
+            let chunks: Vec<_> =
+                order.chunks(meta.batch_size as usize).map(<[u32]>::to_vec).collect();
             chunks.into_iter().map(move |indices| label_batch(&mut rng, meta, indices))
         };
         (0..u64::from(meta.stored_epochs())).flat_map(epoch_batches).collect()
@@ -614,18 +667,22 @@ mod tests {
     fn label_batch(rng: &mut impl rand::Rng, meta: &Meta, indices: Vec<u32>) -> LabelBatch {
         let count = indices.len();
         let mut view = || {
-            let view = View::random_resized_crop(rng, meta.canvas(), (0.1, 1.0), (0.75, 1.25)).unwrap();
+            let view =
+                View::random_resized_crop(rng, meta.canvas(), (0.1, 1.0), (0.75, 1.25)).unwrap();
             view.with_random_flip(rng, 0.5)
         };
         let views = (0..count).map(|_| view()).collect();
         let mix = match meta.mix {
-            _ if rng.random_bool(0.2) => Mix::None,
-            MixKind::None => Mix::None,
-            MixKind::CutMix => Mix::cut_mix(rng, count, meta.input, 1.0).unwrap(),
-            MixKind::MixUp => Mix::mix_up(rng, count, 0.8).unwrap(),
+            _ if rng.random_bool(0.2) => DrawnMix::None,
+            MixKind::None => DrawnMix::None,
+            MixKind::CutMix => DrawnMix::cut_mix(rng, count, meta.input, 1.0).unwrap(),
+            MixKind::MixUp => DrawnMix::mix_up(rng, count, 0.8).unwrap(),
         };
-        let logits = Array2::from_shape_simple_fn((count, meta.classes as usize), || rng.random_range(-20.0f32..20.0));
-        let operations = meta.augment.map(|augment| augment.draw(rng, count, meta.source, meta.input));
+        let logits = Array2::from_shape_simple_fn((count, meta.classes as usize), || {
+            rng.random_range(-20.0f32..20.0)
+        });
+        let operations =
+            meta.augment.map(|augment| augment.draw(rng, count, meta.source, meta.input));
         LabelBatch { indices, views, operations: operations.unwrap_or_default(), mix, logits }
     }
 
@@ -661,7 +718,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
         fs::write(&path, bytes).unwrap();
-        Store::open(&path).and_then(|store| store.verify()).map_err(|error| error.to_string())
+        LabelStore::open(&path).and_then(|store| store.verify()).map_err(|error| error.to_string())
     }
 
     fn any_meta() -> impl Strategy<Value = Meta> {
@@ -693,7 +750,7 @@ mod tests {
                 dtype,
                 source: Size { height, width },
                 input: Size { height: input_height, width: input_width },
-                top_k: (1..classes).contains(&k).then_some(TopK { k, temperature: 4.0 }),
+                top_k: (1..classes).contains(&k).then_some(StoredTopK { k, temperature: 4.0 }),
                 pad,
                 stored_epochs: (1..epochs).contains(&stored).then_some(stored),
                 augment,
@@ -711,7 +768,7 @@ mod tests {
             let path = dir.path().join("labels");
             let batches = batches(&meta, seed);
             write(&path, &meta, &batches);
-            let store = Store::open(&path).unwrap();
+            let store = LabelStore::open(&path).unwrap();
             store.verify().unwrap();
             prop_assert_eq!(store.meta(), &meta);
             prop_assert_eq!(batches.len(), meta.stored_epochs() as usize * meta.batches());
@@ -736,7 +793,7 @@ mod tests {
             indices: vec![1, 0],
             views: vec![view(1, false), view(5, true)],
             operations: vec![],
-            mix: Mix::CutMix { partner: vec![1, 0], top: 1, left: 2, height: 3, width: 2 },
+            mix: DrawnMix::CutMix { partner: vec![1, 0], top: 1, left: 2, height: 3, width: 2 },
             logits: Array2::from_shape_vec((2, 3), vec![1.0, -2.0, 0.5, 0.0, 1.0, -1.0]).unwrap(),
         };
         let dir = tempfile::tempdir().unwrap();
@@ -791,15 +848,17 @@ mod tests {
             let good = file(&meta);
             let layout = meta.layout(serde_json::to_vec(&meta).unwrap().len()).unwrap();
             let places = layout.batches * u64::from(meta.stored_epochs());
-            for (place, mask) in (0..places).zip([1, 2, 4, 8, 16, 32, 64, 128].into_iter().cycle()) {
+            for (place, mask) in (0..places).zip([1, 2, 4, 8, 16, 32, 64, 128].into_iter().cycle())
+            {
                 let damaged = (place / layout.batches) as usize;
                 let mut bytes = good.clone();
                 bytes[layout.start(place) as usize + 20] ^= mask;
                 fs::write(&path, &bytes).unwrap();
-                let store = Store::open(&path).unwrap();
+                let store = LabelStore::open(&path).unwrap();
                 for epoch in 0..meta.epochs as usize {
                     for batch in 0..meta.batches() {
-                        let found = store.get(epoch, batch).map(drop).map_err(|error| error.to_string());
+                        let found =
+                            store.get(epoch, batch).map(drop).map_err(|error| error.to_string());
                         let stored = epoch % meta.stored_epochs() as usize;
                         let expected = format!(
                             "{}: epoch {damaged} is not as it was written (its hash differs); the file is damaged: remove it and relabel again",
@@ -831,12 +890,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
         let bytes = [file(&meta()), file(&newest())];
-        for (bytes, at) in bytes.iter().flat_map(|bytes| (0..bytes.len()).map(move |at| (bytes, at))) {
+        for (bytes, at) in
+            bytes.iter().flat_map(|bytes| (0..bytes.len()).map(move |at| (bytes, at)))
+        {
             for change in [1, 0xff] {
                 let mut changed = bytes.clone();
                 changed[at] ^= change;
                 fs::write(&path, &changed).unwrap();
-                let Ok(store) = Store::open(&path) else { continue };
+                let Ok(store) = LabelStore::open(&path) else { continue };
                 for place in 0..6 {
                     let _ = store.get(place / 3, place % 3);
                 }
@@ -856,7 +917,8 @@ mod tests {
         for epoch in 0..2u64 {
             let start = layout.start(epoch * layout.batches) as usize;
             let end = start + layout.epoch() as usize;
-            let hash = Sha256::digest([&head[..], &epoch.to_le_bytes(), &bytes[start..end]].concat());
+            let hash =
+                Sha256::digest([&head[..], &epoch.to_le_bytes(), &bytes[start..end]].concat());
             bytes[end..end + HASH].copy_from_slice(&hash);
         }
         read_bytes(&bytes).unwrap_err()
@@ -869,7 +931,8 @@ mod tests {
     fn with_metadata(from: &'static str, to: &'static str) -> impl Fn(&mut Vec<u8>) {
         assert_eq!(from.len(), to.len());
         move |bytes| {
-            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            let at =
+                bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
             put(at, to.as_bytes())(bytes);
         }
     }
@@ -879,7 +942,10 @@ mod tests {
         let layout = meta().layout(serde_json::to_vec(&meta()).unwrap().len()).unwrap();
         let (index, first) = (layout.index as usize, layout.records as usize);
         let cases = [
-            (forge(put(0, b"X")), "is not a soft-label store; give the file that `scdd relabel` wrote"),
+            (
+                forge(put(0, b"X")),
+                "is not a soft-label store; give the file that `scdd relabel` wrote",
+            ),
             (
                 forge(put(8, &[3])),
                 "has the format version 3, this program reads 4; remove it and relabel again, or use the program that wrote it",
@@ -889,11 +955,20 @@ mod tests {
             (forge(put(16, b"!")), "its metadata is wrong"),
             (forge(with_metadata("\"images\":7", "\"images\":0")), "each must be at least 1"),
             (forge(with_metadata("\"height\":9", "\"height\":0")), "sides must be 1 to 65535"),
-            (forge(with_metadata("\"config_hash\"", "\"config_hush\"")), "unknown field `config_hush`"),
-            (forge(with_metadata("\"classes\":3", "\"classes\":4")), "not what its metadata announces"),
+            (
+                forge(with_metadata("\"config_hash\"", "\"config_hush\"")),
+                "unknown field `config_hush`",
+            ),
+            (
+                forge(with_metadata("\"classes\":3", "\"classes\":4")),
+                "not what its metadata announces",
+            ),
             (forge(put(index + 15, &[255])), "entry 1 of its index is wrong"),
             (forge(put(first, &[9])), "batch 0 of epoch 0: the unknown mix 9"),
-            (forge(put(first, &[2])), "batch 0 of epoch 0: a mix MixUp where the metadata announces CutMix"),
+            (
+                forge(put(first, &[2])),
+                "batch 0 of epoch 0: a mix MixUp where the metadata announces CutMix",
+            ),
             (forge(put(first + 4, &[0; 4])), "its lambda does not belong to its mix"),
             (forge(put(first + 16, &[7])), "batch 0 of epoch 0: image 7 of 7"),
             (forge(put(first + 28, &[3])), "does not fit 3 images"),
@@ -904,7 +979,8 @@ mod tests {
         for (message, expected) in cases {
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
-        let huge = Meta { images: u32::MAX, classes: u32::MAX, epochs: u32::MAX, batch_size: 1, ..meta() };
+        let huge =
+            Meta { images: u32::MAX, classes: u32::MAX, epochs: u32::MAX, batch_size: 1, ..meta() };
         assert!(huge.layout(0).is_none());
     }
 
@@ -913,9 +989,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
         let good = batches(&meta(), 1)[0].clone();
-        let cut = |height| Mix::CutMix { partner: vec![0, 1, 2], top: 0, left: 0, height, width: 1 };
+        let cut =
+            |height| DrawnMix::CutMix { partner: vec![0, 1, 2], top: 0, left: 0, height, width: 1 };
         let view = View { top: 0, left: 0, height: 10, width: 1, flip: false };
-        let operation = Operation { kind: scdd_data::augment::Kind::DsaFlip, values: [1.0, 0.0, 0.0] };
+        let operation =
+            Operation { kind: scdd_data::augment::Kind::DsaFlip, values: [1.0, 0.0, 0.0] };
         let cases = [
             (
                 LabelBatch { indices: vec![0, 1], ..good.clone() },
@@ -928,24 +1006,46 @@ mod tests {
                 "3 operations instead of 0 for each of 3 views",
             ),
             (LabelBatch { mix: cut(7), ..good.clone() }, "does not fit 3 images of 6x5"),
-            (LabelBatch { mix: Mix::MixUp { partner: vec![0, 1, 2], lambda: 0.5 }, ..good.clone() }, "a mix MixUp"),
-            (LabelBatch { logits: Array2::zeros((3, 4)), ..good.clone() }, "logits (3, 4) of 3 images and 3 classes"),
-            (LabelBatch { logits: Array2::from_elem((3, 3), f32::NAN), ..good.clone() }, "the logit NaN"),
-            (LabelBatch { logits: Array2::from_elem((3, 3), 7e4), ..good.clone() }, "f16 cannot hold; use f32"),
+            (
+                LabelBatch {
+                    mix: DrawnMix::MixUp { partner: vec![0, 1, 2], lambda: 0.5 },
+                    ..good.clone()
+                },
+                "a mix MixUp",
+            ),
+            (
+                LabelBatch { logits: Array2::zeros((3, 4)), ..good.clone() },
+                "logits (3, 4) of 3 images and 3 classes",
+            ),
+            (
+                LabelBatch { logits: Array2::from_elem((3, 3), f32::NAN), ..good.clone() },
+                "the logit NaN",
+            ),
+            (
+                LabelBatch { logits: Array2::from_elem((3, 3), 7e4), ..good.clone() },
+                "f16 cannot hold; use f32",
+            ),
         ];
         for (batch, expected) in cases {
-            let message = Writer::create(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
+            let message =
+                Writer::create(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
-        let top_k = |k, temperature| Meta { top_k: Some(TopK { k, temperature }), ..meta() };
+        let top_k = |k, temperature| Meta { top_k: Some(StoredTopK { k, temperature }), ..meta() };
         let cases = [
             (Meta { classes: 0, ..meta() }, "each must be at least 1"),
             (Meta { pad: 65_000, ..meta() }, "with a border of 65000 seen as"),
             (
-                Meta { augment: Some(Augment::RandAugment { operations: 0, magnitude: 9 }), ..meta() },
+                Meta {
+                    augment: Some(Augment::RandAugment { operations: 0, magnitude: 9 }),
+                    ..meta()
+                },
                 "0 operations of magnitude 9 for each view: must be 1 to 16",
             ),
-            (Meta { stored_epochs: Some(2), ..meta() }, "2 stored epochs of 2: must be at least 1, and fewer than all"),
+            (
+                Meta { stored_epochs: Some(2), ..meta() },
+                "2 stored epochs of 2: must be at least 1, and fewer than all",
+            ),
             (top_k(3, 1.0), "the 3 largest of 3 logits: must be at least 1, and fewer than all"),
             (top_k(1, 0.0), "a temperature of 0: must be above 0"),
         ];
@@ -986,12 +1086,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
         write(&path, &meta(), &batches(&meta(), 1));
-        let store = Store::open(&path).unwrap();
+        let store = LabelStore::open(&path).unwrap();
         for (epoch, batch) in [(2, 0), (0, 3), (usize::MAX, usize::MAX)] {
             let message = store.get(epoch, batch).unwrap_err().to_string();
             assert!(message.contains("but there are 2 epochs of 3 batches"), "{message}");
         }
-        let message = Store::open(&dir.path().join("none")).unwrap_err().to_string();
+        let message = LabelStore::open(&dir.path().join("none")).unwrap_err().to_string();
         assert!(message.contains("cannot open"), "{message}");
     }
 }

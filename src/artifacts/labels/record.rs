@@ -2,12 +2,16 @@
 
 use super::{LabelBatch, Meta, MixKind, OPERATION, RECORD_PREFIX};
 use scdd_data::augment::Kind;
-use scdd_data::{Mix, Operation, View};
+use scdd_data::{DrawnMix, Operation, View};
 
 /// Checks a batch of `size` images against the metadata.
 pub(super) fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Result<(), String> {
     if batch.indices.len() != size || batch.views.len() != size {
-        return Err(format!("{} images and {} views instead of {size}", batch.indices.len(), batch.views.len()));
+        return Err(format!(
+            "{} images and {} views instead of {size}",
+            batch.indices.len(),
+            batch.views.len()
+        ));
     }
     if let Some(index) = batch.indices.iter().find(|index| **index >= meta.images) {
         return Err(format!("image {index} of {}", meta.images));
@@ -15,25 +19,33 @@ pub(super) fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Resul
     for view in &batch.views {
         view.check(meta.canvas()).map_err(|error| error.to_string())?;
     }
-    let foreign = |operation: &&Operation| meta.augment.is_none_or(|augment| !augment.has(operation));
+    let foreign =
+        |operation: &&Operation| meta.augment.is_none_or(|augment| !augment.has(operation));
     if batch.operations.len() != size * meta.operations() {
         let found = batch.operations.len();
-        return Err(format!("{found} operations instead of {} for each of {size} views", meta.operations()));
+        return Err(format!(
+            "{found} operations instead of {} for each of {size} views",
+            meta.operations()
+        ));
     }
     if let Some(operation) = batch.operations.iter().find(foreign) {
         return Err(format!("an {operation:?} where the metadata announces {:?}", meta.augment));
     }
     let kind = match batch.mix {
-        Mix::None => MixKind::None,
-        Mix::CutMix { .. } => MixKind::CutMix,
-        Mix::MixUp { .. } => MixKind::MixUp,
+        DrawnMix::None => MixKind::None,
+        DrawnMix::CutMix { .. } => MixKind::CutMix,
+        DrawnMix::MixUp { .. } => MixKind::MixUp,
     };
     if kind != MixKind::None && kind != meta.mix {
         return Err(format!("a mix {kind:?} where the metadata announces {:?}", meta.mix));
     }
     batch.mix.check(size, meta.input).map_err(|error| error.to_string())?;
     if batch.logits.dim() != (size, meta.classes as usize) {
-        return Err(format!("logits {:?} of {size} images and {} classes", batch.logits.dim(), meta.classes));
+        return Err(format!(
+            "logits {:?} of {size} images and {} classes",
+            batch.logits.dim(),
+            meta.classes
+        ));
     }
     match batch.logits.iter().find(|logit| !logit.is_finite()) {
         Some(logit) => Err(format!("the logit {logit}, which is not a number to learn from")),
@@ -45,9 +57,11 @@ pub(super) fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Resul
 pub(super) fn encode(batch: &LabelBatch, meta: &Meta) -> Result<Vec<u8>, String> {
     let mut record = vec![];
     let (kind, cut, partner) = match &batch.mix {
-        Mix::None => (0u32, [0; 4], None),
-        Mix::CutMix { partner, top, left, height, width } => (1, [*top, *left, *height, *width], Some(partner)),
-        Mix::MixUp { partner, .. } => (2, [0; 4], Some(partner)),
+        DrawnMix::None => (0u32, [0; 4], None),
+        DrawnMix::CutMix { partner, top, left, height, width } => {
+            (1, [*top, *left, *height, *width], Some(partner))
+        }
+        DrawnMix::MixUp { partner, .. } => (2, [0; 4], Some(partner)),
     };
     record.extend(kind.to_le_bytes());
     record.extend(batch.mix.lambda(meta.input).to_le_bytes());
@@ -69,7 +83,8 @@ pub(super) fn encode(batch: &LabelBatch, meta: &Meta) -> Result<Vec<u8>, String>
     Ok(record)
 }
 
-/// The batch of `size` images in a `record` of the length that the metadata demands; its values are not checked yet.
+/// The batch of `size` images in a `record` of the length that the metadata demands; its values are
+/// not checked yet.
 pub(super) fn decode(record: &[u8], size: usize, meta: &Meta) -> Result<LabelBatch, String> {
     let (prefix, rest) = record.split_at(RECORD_PREFIX as usize);
     let (indices, rest) = rest.split_at(4 * size);
@@ -82,24 +97,26 @@ pub(super) fn decode(record: &[u8], size: usize, meta: &Meta) -> Result<LabelBat
     if mix.lambda(meta.input).to_bits() != read_u32(prefix, 4) {
         return Err("its lambda does not belong to its mix".into());
     }
-    let views: Result<_, _> = views.chunks_exact(8).zip(flips).map(|(sides, flip)| decode_view(sides, *flip)).collect();
+    let views: Result<_, _> =
+        views.chunks_exact(8).zip(flips).map(|(sides, flip)| decode_view(sides, *flip)).collect();
     let logits = meta.rows().decode(logits)?;
-    let operations = operations.chunks_exact(OPERATION).map(decode_operation).collect::<Result<_, _>>()?;
+    let operations =
+        operations.chunks_exact(OPERATION).map(decode_operation).collect::<Result<_, _>>()?;
     Ok(LabelBatch { indices: read_u32s(indices), views: views?, operations, mix, logits })
 }
 
-fn decode_mix(prefix: &[u8], partners: &[u8]) -> Result<Mix, String> {
+fn decode_mix(prefix: &[u8], partners: &[u8]) -> Result<DrawnMix, String> {
     let partner = read_u32s(partners);
     match read_u32(prefix, 0) {
-        0 => Ok(Mix::None),
-        1 => Ok(Mix::CutMix {
+        0 => Ok(DrawnMix::None),
+        1 => Ok(DrawnMix::CutMix {
             partner,
             top: read_u16(prefix, 8),
             left: read_u16(prefix, 10),
             height: read_u16(prefix, 12),
             width: read_u16(prefix, 14),
         }),
-        2 => Ok(Mix::MixUp { partner, lambda: f32::from_bits(read_u32(prefix, 4)) }),
+        2 => Ok(DrawnMix::MixUp { partner, lambda: f32::from_bits(read_u32(prefix, 4)) }),
         other => Err(format!("the unknown mix {other}")),
     }
 }

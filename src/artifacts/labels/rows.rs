@@ -1,4 +1,5 @@
-//! How the soft-label store writes one row of logits: number formats, and the `k` largest instead of all.
+//! How the soft-label store writes one row of logits: number formats, and the `k` largest instead
+//! of all.
 
 use half::f16;
 use ndarray::{Array2, ArrayViewMut1};
@@ -21,13 +22,15 @@ pub enum Dtype {
     I8,
 }
 
-/// The `k` largest logits of a row; the other classes share what is left of the probability equally.
+/// The `k` largest logits of a row; the other classes share what is left of the probability
+/// equally.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TopK {
+pub struct StoredTopK {
     /// At least 1 and below the number of classes.
     pub k: u32,
-    /// The softmax temperature at which the others' common logit keeps their total probability; above 0.
+    /// The softmax temperature at which the others' common logit keeps their total probability;
+    /// above 0.
     pub temperature: f32,
 }
 
@@ -37,15 +40,18 @@ pub struct Rows {
     /// Classes, K.
     pub classes: usize,
     pub dtype: Dtype,
-    pub top_k: Option<TopK>,
+    pub top_k: Option<StoredTopK>,
 }
 
 impl Rows {
     /// What is wrong with the format, if anything.
     pub fn problem(&self) -> Option<String> {
-        let TopK { k, temperature } = self.top_k?;
+        let StoredTopK { k, temperature } = self.top_k?;
         if k == 0 || k as usize >= self.classes || self.classes > MAX_INDEXED {
-            return Some(format!("the {k} largest of {} logits: must be at least 1, and fewer than all", self.classes));
+            return Some(format!(
+                "the {k} largest of {} logits: must be at least 1, and fewer than all",
+                self.classes
+            ));
         }
         let is_good = temperature.is_finite() && temperature > 0.0;
         (!is_good).then(|| format!("a temperature of {temperature}: must be above 0"))
@@ -116,14 +122,18 @@ impl Rows {
 
     fn decode_row(&self, bytes: &[u8], mut row: ArrayViewMut1<f32>) -> Result<(), String> {
         let Some(k) = self.kept() else {
-            row.iter_mut().zip(self.decode_numbers(bytes)).for_each(|(logit, number)| *logit = number);
+            row.iter_mut()
+                .zip(self.decode_numbers(bytes))
+                .for_each(|(logit, number)| *logit = number);
             return Ok(());
         };
         let (classes, numbers) = bytes.split_at(2 * k);
         let numbers: Vec<f32> = self.decode_numbers(numbers).collect();
         row.fill(f32::NAN);
-        for (class, &number) in
-            classes.chunks_exact(2).map(|c| usize::from(u16::from_le_bytes([c[0], c[1]]))).zip(&numbers)
+        for (class, &number) in classes
+            .chunks_exact(2)
+            .map(|c| usize::from(u16::from_le_bytes([c[0], c[1]])))
+            .zip(&numbers)
         {
             match row.get_mut(class) {
                 Some(logit) if logit.is_nan() => *logit = number,
@@ -138,32 +148,38 @@ impl Rows {
     fn decode_numbers<'a>(&self, bytes: &'a [u8]) -> Box<dyn Iterator<Item = f32> + 'a> {
         let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
         match self.dtype {
-            Dtype::F32 => Box::new(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            Dtype::F32 => Box::new(
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            ),
             Dtype::F16 => Box::new(bytes.chunks_exact(2).map(half)),
             Dtype::I8 => {
                 let (low, step) = (half(bytes), half(&bytes[2..]));
-                Box::new(bytes[QUANTISED_PREFIX..].iter().map(move |&code| low + step * f32::from(code)))
+                Box::new(
+                    bytes[QUANTISED_PREFIX..].iter().map(move |&code| low + step * f32::from(code)),
+                )
             }
         }
     }
 }
 
-/// The classes of the `k` largest logits, the largest first and the lower class first among equals, and their logits, with the logit `r` that gives each
-/// of the others an equal share of their total probability at the temperature: `exp(r / T) = mean(exp(others / T))`.
-fn largest(row: &[f32], top: TopK) -> (Vec<usize>, Vec<f32>) {
+/// The classes of the `k` largest logits, the largest first and the lower class first among equals,
+/// and their logits, with the logit `r` that gives each of the others an equal share of their total
+/// probability at the temperature: `exp(r / T) = mean(exp(others / T))`.
+fn largest(row: &[f32], top: StoredTopK) -> (Vec<usize>, Vec<f32>) {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
     let (kept, others) = order.split_at(top.k as usize);
     let highest = f64::from(row[others[0]]);
     let temperature = f64::from(top.temperature);
     let mean =
-        others.iter().map(|&i| ((f64::from(row[i]) - highest) / temperature).exp()).sum::<f64>() / others.len() as f64;
+        others.iter().map(|&i| ((f64::from(row[i]) - highest) / temperature).exp()).sum::<f64>()
+            / others.len() as f64;
     let common = (highest + temperature * mean.ln()) as f32;
     (kept.to_vec(), kept.iter().map(|&i| row[i]).chain([common]).collect())
 }
 
-/// Appends the lowest number and the step between two codes, f16 each, and one code per number. Rounded outwards, so that no number is
-/// further than half a step from its code.
+/// Appends the lowest number and the step between two codes, f16 each, and one code per number.
+/// Rounded outwards, so that no number is further than half a step from its code.
 fn quantise(numbers: &[f32], record: &mut Vec<u8>) -> Result<(), String> {
     let lowest = numbers.iter().copied().fold(f32::INFINITY, f32::min);
     let highest = numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -207,12 +223,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn rows(classes: usize, dtype: Dtype, k: u32) -> Rows {
-        Rows { classes, dtype, top_k: (k > 0).then_some(TopK { k, temperature: 4.0 }) }
+        Rows { classes, dtype, top_k: (k > 0).then_some(StoredTopK { k, temperature: 4.0 }) }
     }
 
     fn coded(rows: Rows, logits: &[f32]) -> Vec<f32> {
         let mut record = vec![];
-        rows.encode(&Array2::from_shape_vec((1, logits.len()), logits.to_vec()).unwrap(), &mut record).unwrap();
+        rows.encode(
+            &Array2::from_shape_vec((1, logits.len()), logits.to_vec()).unwrap(),
+            &mut record,
+        )
+        .unwrap();
         assert_eq!(record.len(), rows.bytes());
         rows.decode(&record).unwrap().into_raw_vec_and_offset().0
     }
@@ -228,7 +248,8 @@ mod tests {
         fn quantised_rows_are_half_a_step_off_at_most(logits in proptest::collection::vec(-50f32..50.0, 1..30)) {
             let found = coded(rows(logits.len(), Dtype::I8, 0), &logits);
             let spread = logits.iter().copied().fold(f32::MIN, f32::max) - logits.iter().copied().fold(f32::MAX, f32::min);
-            // The bounds are rounded to 11 bits each: 2⁻¹⁰ of the size of the numbers and of the step.
+            // The bounds are rounded to 11 bits each: 2⁻¹⁰ of the size of the numbers and of the
+            // step.
             let bound = (spread + 50.0 / 1024.0) / 255.0 / 2.0 * 1.002 + 1e-5;
             for (a, b) in found.iter().zip(&logits) {
                 prop_assert!((a - b).abs() <= bound, "{a} for {b}, bound {bound}");
@@ -258,9 +279,11 @@ mod tests {
             rows.encode(&logits, &mut record).unwrap();
             record
         };
-        // low = -2 = 0xc000, step = 5/255 rounded up to f16 = 0x2506; codes 3/step, 0, 5/step, 2/step.
+        // low = -2 = 0xc000, step = 5/255 rounded up to f16 = 0x2506; codes 3/step, 0, 5/step,
+        // 2/step.
         assert_eq!(bytes(rows(4, Dtype::I8, 0)), [0x00, 0xc0, 0x06, 0x25, 153, 0, 255, 102]);
-        // Classes 2 and 0, then 3, 1 and 4 ln((exp(0) + exp(-1/2)) / 2) = -0.87628 = 0xbb03 in half precision.
+        // Classes 2 and 0, then 3, 1 and 4 ln((exp(0) + exp(-1/2)) / 2) = -0.87628 = 0xbb03 in half
+        // precision.
         assert_eq!(bytes(rows(4, Dtype::F16, 2)), [2, 0, 0, 0, 0x00, 0x42, 0x00, 0x3c, 0x03, 0xbb]);
     }
 
@@ -271,7 +294,9 @@ mod tests {
         let tiny = coded(rows(2, Dtype::I8, 0), &[1e-9, 2e-9]);
         assert!(tiny.iter().all(|v| v.abs() < 1e-5), "{tiny:?}");
         let refuse = |dtype, row: [f32; 2]| {
-            rows(2, dtype, 0).encode(&Array2::from_shape_vec((1, 2), row.to_vec()).unwrap(), &mut vec![]).unwrap_err()
+            rows(2, dtype, 0)
+                .encode(&Array2::from_shape_vec((1, 2), row.to_vec()).unwrap(), &mut vec![])
+                .unwrap_err()
         };
         assert!(refuse(Dtype::F16, [7e4, 0.0]).contains("f16 cannot hold; use f32"));
         assert!(refuse(Dtype::I8, [-7e4, 0.0]).contains("f16 cannot hold; use f32"));

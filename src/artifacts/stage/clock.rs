@@ -1,5 +1,6 @@
-//! What stages cost that are under way at once in one process: of each moment an even share, so that the costs of all add up to the time they took;
-//! and the most memory that the process held meanwhile.
+//! What stages cost that are under way at once in one process: of each moment an even share, so
+//! that the costs of all add up to the time they took; and the most memory that the process held
+//! meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,11 +10,11 @@ use super::memory;
 
 /// Of the stages that share it; clones are the same clock.
 #[derive(Debug, Clone, Default)]
-pub struct Clock(Arc<Mutex<State>>);
+pub struct Clock(Arc<Mutex<ClockState>>);
 
 /// Runs as fast as time for one stage, half as fast for two, and so on.
 #[derive(Debug, Default)]
-struct State {
+struct ClockState {
     seconds: f64,
     read: Option<Instant>,
     /// By the number of a stage under way: the peak of memory so far.
@@ -45,7 +46,7 @@ impl Clock {
     }
 
     /// The state, brought up to date.
-    fn read(&self) -> MutexGuard<'_, State> {
+    fn read(&self) -> MutexGuard<'_, ClockState> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(before) = state.read.replace(now) {
@@ -61,7 +62,8 @@ impl Begun {
         self.clock.read().seconds - self.at
     }
 
-    /// The most resident memory of the process since then, in bytes; `None` where the system does not tell.
+    /// The most resident memory of the process since then, in bytes; `None` where the system does
+    /// not tell.
     pub fn peak(&self) -> Option<u64> {
         let mut state = self.clock.read();
         state.note(memory::peak());
@@ -75,7 +77,7 @@ impl Drop for Begun {
     }
 }
 
-impl State {
+impl ClockState {
     /// A stage begins; its number.
     fn begin(&mut self) -> u64 {
         self.number += 1;
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn costs_add_up_to_the_time_that_passed() {
-        let mut clock = State::default();
+        let mut clock = ClockState::default();
         let (one, begun) = (clock.begin(), clock.seconds);
         clock.pass(3.0);
         let (_, other_begun) = (clock.begin(), clock.seconds);
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_peak_is_of_those_under_way() {
-        let mut clock = State::default();
+        let mut clock = ClockState::default();
         clock.note(Some(9));
         let one = clock.begin();
         clock.note(Some(5));

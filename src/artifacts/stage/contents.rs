@@ -1,8 +1,9 @@
-//! What a complete stage consists of: `contents.json` names every file with its size and BLAKE3, so that damage is seen
-//! before anybody reads it.
+//! What a complete stage consists of: `contents.json` names every file with its size and BLAKE3, so
+//! that damage is seen before anybody reads it.
 //!
-//! A file that the file system has not touched since the record was written is not read again: looking at a stage then
-//! costs a look at each file. `stage.json`, `timing.json` and hidden files are no part of the contents.
+//! A file that the file system has not touched since the record was written is not read again:
+//! looking at a stage then costs a look at each file. `stage.json`, `timing.json` and hidden files
+//! are no part of the contents.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -39,7 +40,10 @@ pub fn record(directory: &Path) -> Result<(), StageError> {
         let bytes = fs::metadata(&path).map_err(io_error("look at", &path))?.len();
         Ok((name, Written { bytes, blake3: hash(&path)? }))
     };
-    let contents = files(directory)?.into_iter().map(written).collect::<Result<BTreeMap<_, _>, StageError>>()?;
+    let contents = files(directory)?
+        .into_iter()
+        .map(written)
+        .collect::<Result<BTreeMap<_, _>, StageError>>()?;
     write_atomic(&directory.join(CONTENTS), format!("{:#}\n", json!(contents)).as_bytes()).map(drop)
 }
 
@@ -47,22 +51,31 @@ pub fn record(directory: &Path) -> Result<(), StageError> {
 pub fn problem(directory: &Path) -> Result<Option<Problem>, StageError> {
     let damage = |what: String| Ok(Some(Problem::Damage(what)));
     let path = directory.join(CONTENTS);
-    let read = || Some((fs::metadata(&path).ok()?, serde_json::from_slice(&fs::read(&path).ok()?).ok()?));
+    let read =
+        || Some((fs::metadata(&path).ok()?, serde_json::from_slice(&fs::read(&path).ok()?).ok()?));
     let Some((at, written)): Option<(Metadata, BTreeMap<String, Written>)> = read() else {
         return damage(format!("{CONTENTS} is missing or can't be read"));
     };
-    if let Some((_, path)) = files(directory)?.into_iter().find(|(name, _)| !written.contains_key(name)) {
+    if let Some((_, path)) =
+        files(directory)?.into_iter().find(|(name, _)| !written.contains_key(name))
+    {
         return Ok(Some(Problem::Foreign(path)));
     }
     for (name, file) in &written {
         let path = directory.join(name);
         let found = match fs::metadata(&path) {
             Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound => return damage(format!("{name} is missing")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return damage(format!("{name} is missing"));
+            }
             Err(error) => return Err(io_error("look at", &path)(error)),
         };
         if found.len() != file.bytes {
-            return damage(format!("{name} has {} bytes, {} were written", found.len(), file.bytes));
+            return damage(format!(
+                "{name} has {} bytes, {} were written",
+                found.len(),
+                file.bytes
+            ));
         }
         if !is_older(&found, &at) && hash(&path)? != file.blake3 {
             return damage(format!("{name} has other bytes than were written"));
@@ -71,8 +84,8 @@ pub fn problem(directory: &Path) -> Result<Option<Problem>, StageError> {
     Ok(None)
 }
 
-/// Whether the file system has not touched `file` since `record` was written: neither its bytes, nor its name, nor its
-/// rights. Copies are touched, so they are read once more.
+/// Whether the file system has not touched `file` since `record` was written: neither its bytes,
+/// nor its name, nor its rights. Copies are touched, so they are read once more.
 #[cfg(unix)]
 fn is_older(file: &Metadata, record: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -86,11 +99,14 @@ fn is_older(_: &Metadata, _: &Metadata) -> bool {
 
 fn hash(path: &Path) -> Result<String, StageError> {
     let mut hasher = blake3::Hasher::new();
-    File::open(path).and_then(|file| hasher.update_reader(file).map(drop)).map_err(io_error("read", path))?;
+    File::open(path)
+        .and_then(|file| hasher.update_reader(file).map(drop))
+        .map_err(io_error("read", path))?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Every file of the contents below `directory`, by its name in the record (`images/00_cat/00000.png`).
+/// Every file of the contents below `directory`, by its name in the record
+/// (`images/00_cat/00000.png`).
 fn files(directory: &Path) -> Result<Vec<(String, PathBuf)>, StageError> {
     let mut found = Vec::new();
     let mut open = vec![(String::new(), directory.to_path_buf())];
@@ -118,7 +134,9 @@ mod tests {
     /// A directory with a record, a moment old, as it is when anything happens to a stage.
     fn recorded() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        for (name, bytes) in [("images/0/a.png", "one"), ("images/1/b.png", "two"), ("labels.scdd", "three")] {
+        for (name, bytes) in
+            [("images/0/a.png", "one"), ("images/1/b.png", "two"), ("labels.scdd", "three")]
+        {
             write_atomic(&root.path().join(name), bytes.as_bytes()).unwrap();
         }
         record(root.path()).unwrap();
@@ -138,16 +156,26 @@ mod tests {
 
     #[test]
     fn every_kind_of_damage_is_seen() {
-        assert_eq!(damage(|root| fs::remove_file(root.join("images/1/b.png")).unwrap()), "images/1/b.png is missing");
-        assert_eq!(damage(|root| fs::remove_dir_all(root.join("images/1")).unwrap()), "images/1/b.png is missing");
+        assert_eq!(
+            damage(|root| fs::remove_file(root.join("images/1/b.png")).unwrap()),
+            "images/1/b.png is missing"
+        );
+        assert_eq!(
+            damage(|root| fs::remove_dir_all(root.join("images/1")).unwrap()),
+            "images/1/b.png is missing"
+        );
         let longer = damage(|root| fs::write(root.join("labels.scdd"), "longer").unwrap());
         assert_eq!(longer, "labels.scdd has 6 bytes, 5 were written");
         let flipped = damage(|root| fs::write(root.join("labels.scdd"), "thref").unwrap());
         assert_eq!(flipped, "labels.scdd has other bytes than were written");
         // Files that change places keep their sizes and their times.
         let swapped = damage(|root| {
-            let [a, b, aside] = ["images/0/a.png", "images/1/b.png", "aside"].map(|name| root.join(name));
-            fs::rename(&a, &aside).and_then(|()| fs::rename(&b, &a)).and_then(|()| fs::rename(&aside, &b)).unwrap();
+            let [a, b, aside] =
+                ["images/0/a.png", "images/1/b.png", "aside"].map(|name| root.join(name));
+            fs::rename(&a, &aside)
+                .and_then(|()| fs::rename(&b, &a))
+                .and_then(|()| fs::rename(&aside, &b))
+                .unwrap();
         });
         assert_eq!(swapped, "images/0/a.png has other bytes than were written");
         let torn = damage(|root| fs::write(root.join(CONTENTS), "{").unwrap());
@@ -170,8 +198,10 @@ mod tests {
     #[test]
     fn a_copy_and_changed_rights_are_no_damage() {
         let (root, copy) = (recorded(), tempfile::tempdir().unwrap());
-        for (name, path) in
-            files(root.path()).unwrap().into_iter().chain([(CONTENTS.into(), root.path().join(CONTENTS))])
+        for (name, path) in files(root.path())
+            .unwrap()
+            .into_iter()
+            .chain([(CONTENTS.into(), root.path().join(CONTENTS))])
         {
             let to = copy.path().join(name);
             fs::create_dir_all(to.parent().unwrap()).unwrap();

@@ -14,7 +14,8 @@ const SHORT: Duration = Duration::from_millis(500);
 /// Between two lines about the same wait.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// An exclusive lock, held until this is dropped or the process dies. Its file holds the name of the process meanwhile.
+/// An exclusive lock, held until this is dropped or the process dies. Its file holds the name of
+/// the process meanwhile.
 #[derive(Debug)]
 pub struct Lock(File);
 
@@ -45,7 +46,11 @@ impl Lock {
     pub fn is_held(path: &Path) -> Result<bool, StageError> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(false);
+            }
             Err(error) => return Err(io_error("open", path)(error)),
         };
         match file.try_lock_shared() {
@@ -74,7 +79,13 @@ impl Drop for Lock {
 fn open(path: &Path) -> Result<File, StageError> {
     path.parent().map_or(Ok(()), create_directories)?;
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).open(path).map_err(io_error("create", path))
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(io_error("create", path))
 }
 
 fn has_locked(file: &File, path: &Path) -> Result<bool, StageError> {
@@ -127,7 +138,10 @@ mod tests {
         });
         let told = told.into_inner().unwrap();
         let own = format!("waiting for process {}", std::process::id());
-        assert!(told.len() == 1 && told[0].starts_with(&own) && told[0].ends_with("at recover/x"), "{told:?}");
+        assert!(
+            told.len() == 1 && told[0].starts_with(&own) && told[0].ends_with("at recover/x"),
+            "{told:?}"
+        );
         assert!(!Lock::is_held(&path).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"", "a free lock names nobody");
         assert!(!Lock::is_held(&root.path().join("none")).unwrap());

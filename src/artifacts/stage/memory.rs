@@ -13,11 +13,13 @@ pub fn give_back() {
 
 /// Forgets the peak so far, so that [`peak`] tells of what comes after.
 pub fn reset_peak() {
-    // Where the system has no such file or refuses, the peak is that of the whole process, which is still an upper bound.
+    // Where the system has no such file or refuses, the peak is that of the whole process, which is
+    // still an upper bound.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Peak of resident memory in bytes since [`reset_peak`], the accelerator's own memory not included; `None` where the system does not say.
+/// Peak of resident memory in bytes since [`reset_peak`], the accelerator's own memory not
+/// included; `None` where the system does not say.
 pub fn peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -38,7 +40,8 @@ mod tests {
         drop(buffer);
         give_back();
         reset_peak();
-        // Tests beside this one hold memory too, and a system that refuses the reset still knows the old peak.
+        // Tests beside this one hold memory too, and a system that refuses the reset still knows
+        // the old peak.
         let after = peak().unwrap();
         let refused = fs::write("/proc/self/clear_refs", "5").is_err();
         assert!(after + (256 << 20) < with || refused, "{after} {with}");

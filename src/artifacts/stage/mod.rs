@@ -1,14 +1,16 @@
-//! Content-addressed stage directories: a directory that exists under its final name is complete, and equal work is done once.
+//! Content-addressed stage directories: a directory that exists under its final name is complete,
+//! and equal work is done once.
 //!
 //! ```text
-//! <root>/<stage>/<name>-<first 16 hex digits of the key>/           complete
-//! <root>/<stage>/<name>-<first 16 hex digits of the key>.partial/   being made, or left by a kill; continued by the next run
-//! <root>/.locks/                                                    one lock file per stage directory and report, never removed
-//! <root>/.failures/                                                 why the last attempt at a stage failed, a file per stage
+//! <root>/<stage>/<name>-<16 hex digits>/           complete
+//! <root>/<stage>/<name>-<16 hex digits>.partial/   under way, or left by a kill: the next run goes on
+//! <root>/.locks/                                   a file per stage and report, never removed
+//! <root>/.failures/                                why the last attempt at a stage failed
 //! ```
 //!
-//! Each directory holds `stage.json`, the record that its key is the hash of. When complete it also holds `contents.json`,
-//! by which damage is seen, and `timing.json`, the only file in it that two runs of the same work may differ in.
+//! The digits are the first of the stage's key. Each directory holds `stage.json`, the record that
+//! its key is the hash of. When complete it also holds `contents.json`, by which damage is seen,
+//! and `timing.json`, the only file in it that two runs of the same work may differ in.
 
 mod clock;
 mod contents;
@@ -17,12 +19,13 @@ mod memory;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::atomic::{self, SCRATCH};
 use clock::{Begun, Clock};
 use contents::Problem;
 use lock::Lock;
@@ -34,8 +37,6 @@ const FAILURES: &str = ".failures";
 /// The lock of a directory that is filled.
 const FILLING: &str = ".scdd-lock";
 const PARTIAL: &str = ".partial";
-/// Files and directories of this prefix are scratch: never part of a result, swept away on resume.
-pub const SCRATCH: &str = ".scdd-tmp-";
 /// Receives what the user ought to know at once.
 pub type Tell<'a> = &'a dyn Fn(&str);
 
@@ -87,9 +88,15 @@ pub enum StageError {
 /// What to do about an error of the file system, where that is clear.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space and run again: finished work is kept",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; choose a directory that can be written",
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "; a file is where a directory should be",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "; free some space and run again: finished work is kept"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; choose a directory that can be written"
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "; a file is where a directory should be"
+        }
         _ => "",
     }
 }
@@ -125,8 +132,9 @@ pub enum State {
 }
 
 impl Stage {
-    /// `stage` names the kind of work (`recover`), `version` changes whenever that code gives other results, `name` is for people and
-    /// must follow from the rest (equal work under another name is done again), `inputs` are the hashes of whatever is read.
+    /// `stage` names the kind of work (`recover`), `version` changes whenever that code gives other
+    /// results, `name` is for people and must follow from the rest (equal work under another name
+    /// is done again), `inputs` are the hashes of whatever is read.
     pub fn new(
         stage: &str,
         version: u32,
@@ -135,13 +143,14 @@ impl Stage {
         inputs: BTreeMap<String, String>,
         seed: u64,
     ) -> Result<Self, StageError> {
-        let config =
-            serde_json::to_value(config).map_err(|source| StageError::Record { stage: stage.to_string(), source })?;
+        let config = serde_json::to_value(config)
+            .map_err(|source| StageError::Record { stage: stage.to_string(), source })?;
         let record = json!({"stage": stage, "version": version, "config": config, "inputs": inputs, "seed": seed});
         Ok(Self { stage: plain(stage), name: plain(name), record: canonical(record), passes: 0 })
     }
 
-    /// The same stage, whose work is worth `passes` images through its network; no part of its identity.
+    /// The same stage, whose work is worth `passes` images through its network; no part of its
+    /// identity.
     pub fn of_passes(self, passes: u64) -> Self {
         Self { passes, ..self }
     }
@@ -166,7 +175,8 @@ impl Stage {
         network_of(&serde_json::from_slice(&fs::read(directory.join(RECORD)).ok()?).ok()?)
     }
 
-    /// The stage's identity: BLAKE3 of its canonical JSON record, 64 hex digits. Later stages take it as the hash of this input.
+    /// The stage's identity: BLAKE3 of its canonical JSON record, 64 hex digits. Later stages take
+    /// it as the hash of this input.
     pub fn key(&self) -> String {
         blake3::hash(self.record.to_string().as_bytes()).to_hex().to_string()
     }
@@ -183,10 +193,13 @@ impl Stage {
         format!("{record:#}\n").into_bytes()
     }
 
-    /// How the record in `directory` differs from this stage's, or `None` where it is the same work.
+    /// How the record in `directory` differs from this stage's, or `None` where it is the same
+    /// work.
     fn difference(&self, directory: &Path) -> Option<String> {
         let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
-        let Some(mut found) = fs::read_to_string(directory.join(RECORD)).ok().as_deref().and_then(parse) else {
+        let Some(mut found) =
+            fs::read_to_string(directory.join(RECORD)).ok().as_deref().and_then(parse)
+        else {
             return Some(format!("no readable {RECORD}"));
         };
         if let Value::Object(found) = &mut found {
@@ -201,12 +214,15 @@ impl Stage {
 /// The student trains where there is one; else the teacher works.
 fn network_of(record: &Value) -> Option<String> {
     let inputs = &record["inputs"];
-    ["student", "teacher", "bundle"].iter().find_map(|input| Some(inputs.get(input)?.as_str()?.to_string()))
+    ["student", "teacher", "bundle"]
+        .iter()
+        .find_map(|input| Some(inputs.get(input)?.as_str()?.to_string()))
 }
 
 /// `name` as a file name: anything but letters, digits, `.`, `_` and `-` becomes `-`.
 fn plain(name: &str) -> String {
-    let keep = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let keep =
+        |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
     name.trim_start_matches('.').chars().take(100).map(keep).collect()
 }
 
@@ -214,7 +230,8 @@ fn plain(name: &str) -> String {
 fn canonical(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<String, Value> = map.into_iter().map(|(key, value)| (key, canonical(value))).collect();
+            let sorted: BTreeMap<String, Value> =
+                map.into_iter().map(|(key, value)| (key, canonical(value))).collect();
             Value::Object(Map::from_iter(sorted))
         }
         Value::Array(items) => items.into_iter().map(canonical).collect(),
@@ -226,7 +243,8 @@ fn first_difference(path: &str, found: &Value, expected: &Value) -> Option<Strin
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {
             let keys = found.keys().chain(expected.keys().filter(|key| !found.contains_key(*key)));
-            let value = |map: &Map<String, Value>, key: &String| map.get(key).cloned().unwrap_or_default();
+            let value =
+                |map: &Map<String, Value>, key: &String| map.get(key).cloned().unwrap_or_default();
             keys.into_iter().find_map(|key| {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 first_difference(&path, &value(found, key), &value(expected, key))
@@ -239,12 +257,12 @@ fn first_difference(path: &str, found: &Value, expected: &Value) -> Option<Strin
 
 /// Where stage directories live.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct StageStore {
     root: PathBuf,
     clock: Clock,
 }
 
-impl Store {
+impl StageStore {
     /// A store below `root`, which is created when the first stage runs.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), clock: Clock::default() }
@@ -255,14 +273,17 @@ impl Store {
         self.root.join(&stage.stage).join(stage.directory_name())
     }
 
-    /// What lies under the final name of `stage`; an error where its directory holds something else.
+    /// What lies under the final name of `stage`; an error where its directory holds something
+    /// else.
     pub fn look(&self, stage: &Stage) -> Result<Found, StageError> {
         let directory = self.path(stage);
         match directory.try_exists() {
             Ok(true) => {}
             Ok(false) => return Ok(Found::Nothing),
             Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Found::Nothing),
-            Err(source) => return Err(StageError::Io { action: "look for", path: directory, source }),
+            Err(source) => {
+                return Err(StageError::Io { action: "look for", path: directory, source });
+            }
         }
         if let Some(difference) = stage.difference(&directory) {
             return Err(StageError::Mismatch { directory, difference });
@@ -279,15 +300,18 @@ impl Store {
         match self.look(stage)? {
             Found::Nothing => Ok(None),
             Found::Complete(directory) => Ok(Some(directory)),
-            Found::Damaged(damage) => Err(StageError::Damaged { directory: self.path(stage), damage }),
+            Found::Damaged(damage) => {
+                Err(StageError::Damaged { directory: self.path(stage), damage })
+            }
         }
     }
 
     /// The complete result of `stage`: the one that is there, or else what `work` makes.
     ///
-    /// `work` finds in its directory whatever an interrupted run had committed there, and should keep it. A damaged
-    /// result is removed and made again, and where another process is at the same stage, this waits for it: both are
-    /// told. After an error the directory stays for the next attempt, unless nothing was written.
+    /// `work` finds in its directory whatever an interrupted run had committed there, and should
+    /// keep it. A damaged result is removed and made again, and where another process is at the
+    /// same stage, this waits for it: both are told. After an error the directory stays for the
+    /// next attempt, unless nothing was written.
     pub fn run<E: From<StageError>>(
         &self,
         stage: &Stage,
@@ -347,7 +371,7 @@ impl Store {
         })
     }
 
-    /// How far `directory` of [`Store::all`] is.
+    /// How far `directory` of [`StageStore::all`] is.
     pub fn state_of(&self, directory: &Path) -> Result<State, StageError> {
         let path = Self::final_name(directory);
         Ok(match contents::problem(directory)? {
@@ -369,16 +393,20 @@ impl Store {
         if !self.root.is_dir() {
             return Ok(found);
         }
-        for (kind, _) in entries(&self.root)?.into_iter().filter(|(path, is_dir)| *is_dir && !is_hidden(path)) {
+        for (kind, _) in
+            entries(&self.root)?.into_iter().filter(|(path, is_dir)| *is_dir && !is_hidden(path))
+        {
             let name = kind.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let stages = entries(&kind)?.into_iter().filter(|(path, is_dir)| *is_dir && path.join(RECORD).is_file());
+            let stages = entries(&kind)?
+                .into_iter()
+                .filter(|(path, is_dir)| *is_dir && path.join(RECORD).is_file());
             found.extend(stages.map(|(path, _)| (name.clone(), path)));
         }
         found.sort();
         Ok(found)
     }
 
-    /// The name that `directory` of [`Store::all`] has, or would have, when complete.
+    /// The name that `directory` of [`StageStore::all`] has, or would have, when complete.
     pub fn final_name(directory: &Path) -> PathBuf {
         match directory.to_str().and_then(|name| name.strip_suffix(PARTIAL)) {
             Some(name) => PathBuf::from(name),
@@ -386,8 +414,8 @@ impl Store {
         }
     }
 
-    /// Removes `directory` of [`Store::all`]; a kill on the way leaves no part of it under its name. False where that is not to be done: a process
-    /// is at it, or has finished it meanwhile.
+    /// Removes `directory` of [`StageStore::all`]; a kill on the way leaves no part of it under its
+    /// name. False where that is not to be done: a process is at it, or has finished it meanwhile.
     pub fn remove(&self, directory: &Path) -> Result<bool, StageError> {
         match Lock::attempt(&self.lock_path(&Self::final_name(directory)))? {
             Some(_lock) if directory.exists() => self.discard(directory).map(|()| true),
@@ -398,8 +426,12 @@ impl Store {
     /// Removes `directory`, whose lock is held.
     fn discard(&self, directory: &Path) -> Result<(), StageError> {
         let mut scratch = tempfile::Builder::new();
-        let scratch = scratch.prefix(SCRATCH).tempdir_in(&self.root).map_err(io_error("write in", &self.root))?;
-        fs::rename(directory, scratch.path().join("removed")).map_err(io_error("move away", directory))?;
+        let scratch = scratch
+            .prefix(SCRATCH)
+            .tempdir_in(&self.root)
+            .map_err(io_error("write in", &self.root))?;
+        fs::rename(directory, scratch.path().join("removed"))
+            .map_err(io_error("move away", directory))?;
         scratch.close().map_err(io_error("remove", directory))
     }
 
@@ -421,11 +453,14 @@ pub enum Found {
 
 /// The stage in `directory` as people know it: `<kind>/<directory name>`.
 fn label(directory: &Path) -> String {
-    let name = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let name = |path: Option<&Path>| {
+        path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned()
+    };
     format!("{}/{}", name(directory.parent()), name(Some(directory)))
 }
 
-/// Lets `write` fill `directory` file by file by [`write_atomic`], one process at a time; what a kill left of such files is swept away.
+/// Lets `write` fill `directory` file by file by [`write_atomic`], one process at a time; what a
+/// kill left of such files is swept away.
 ///
 /// # Errors
 /// Those of `write`, or when the directory can't be made or locked.
@@ -478,7 +513,8 @@ impl WorkDir {
         Ok(Self { path, resumed, passes: stage.passes, begun, before })
     }
 
-    /// The directory itself. Whatever is written here directly must appear by a rename: after a kill, what is there counts as done.
+    /// The directory itself. Whatever is written here directly must appear by a rename: after a
+    /// kill, what is there counts as done.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -500,8 +536,13 @@ impl WorkDir {
         Ok(path)
     }
 
-    /// As [`write`](Self::write), of a file that completes a part of the work, which no later run does again: so its time is kept.
-    pub fn write_last_of_part(&self, relative: impl AsRef<Path>, bytes: &[u8]) -> Result<PathBuf, StageError> {
+    /// As [`write`](Self::write), of a file that completes a part of the work, which no later run
+    /// does again: so its time is kept.
+    pub fn write_last_of_part(
+        &self,
+        relative: impl AsRef<Path>,
+        bytes: &[u8],
+    ) -> Result<PathBuf, StageError> {
         let path = self.write(relative, bytes)?;
         self.write_timing()?;
         Ok(path)
@@ -509,7 +550,8 @@ impl WorkDir {
 
     /// What the work has cost until now.
     fn write_timing(&self) -> Result<(), StageError> {
-        let (seconds, peak) = self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
+        let (seconds, peak) =
+            self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
         let timing = Timing {
             seconds: seconds + self.begun.seconds(),
             resumed: self.resumed,
@@ -519,7 +561,8 @@ impl WorkDir {
         self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
     }
 
-    /// A path for a file that is no part of the result: swept away on resume, to be [discarded](Self::discard) before the end.
+    /// A path for a file that is no part of the result: swept away on resume, to be
+    /// [discarded](Self::discard) before the end.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.path.join(format!("{SCRATCH}{name}"))
     }
@@ -531,8 +574,9 @@ impl WorkDir {
 
     /// Leaves nothing behind where `work` failed before it wrote anything.
     fn remove_if_untouched(&self) {
-        let only_record = fs::read_dir(&self.path)
-            .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == RECORD)));
+        let only_record = fs::read_dir(&self.path).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == RECORD))
+        });
         if only_record {
             // A directory that stays is continued by the next run, so failing here costs nothing.
             let _ = fs::remove_dir_all(&self.path);
@@ -552,16 +596,17 @@ impl WorkDir {
 /// What a stage cost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Wall-clock seconds that it took, of those in which `n` stages were under way at once the `n`th part; of interrupted runs those until the last
-    /// part that they completed, as what came after was done again.
+    /// Wall-clock seconds that it took, of those in which `n` stages were under way at once the
+    /// `n`th part; of interrupted runs those until the last part that they completed, as what came
+    /// after was done again.
     pub seconds: f64,
     /// Whether the run that completed it continued an interrupted one.
     pub resumed: bool,
     /// What the whole work is worth, in images through its network.
     #[serde(default)]
     pub passes: Option<u64>,
-    /// The most resident memory of its runs during the stage, in bytes, where the system tells; of the whole process, so with what
-    /// others held that were under way.
+    /// The most resident memory of its runs during the stage, in bytes, where the system tells; of
+    /// the whole process, so with what others held that were under way.
     #[serde(default)]
     pub peak_bytes: Option<u64>,
 }
@@ -573,27 +618,10 @@ impl Timing {
     }
 }
 
-/// Writes `path` whole or not at all: a temporary file beside it, synced to disk and renamed. Creates directories on the way.
+/// Writes `path` whole or not at all. Creates directories on the way.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_directories(directory)?;
-    let mut builder = tempfile::Builder::new();
-    readable_by_all(builder.prefix(SCRATCH));
-    let mut file = builder.tempfile_in(directory).map_err(io_error("write in", directory))?;
-    // Through the file itself: the wrapper's errors would name the scratch file.
-    let file_itself = file.as_file_mut();
-    file_itself.write_all(bytes).and_then(|()| file_itself.sync_all()).map_err(io_error("write", path))?;
-    file.persist(path).map_err(|error| io_error("write", path)(error.error))?;
-    Ok(())
-}
-
-/// Results get the usual permissions of new files, not those of secrets that temporary files have.
-fn readable_by_all(builder: &mut tempfile::Builder) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
+    create_directories(atomic::parent(path))?;
+    atomic::write(path, bytes).map_err(io_error("write", path))
 }
 
 pub(super) fn create_directories(path: &Path) -> Result<(), StageError> {
@@ -633,7 +661,8 @@ fn sweep(directory: &Path) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Brings all files and directories below `directory` to disk, so that not even a power cut leaves a complete name with holes in it.
+/// Brings all files and directories below `directory` to disk, so that not even a power cut leaves
+/// a complete name with holes in it.
 fn sync_tree(directory: &Path) -> Result<(), StageError> {
     for (path, is_directory) in entries(directory)? {
         if is_directory { sync_tree(&path)? } else { sync(&path)? }
@@ -648,7 +677,9 @@ fn sync(path: &Path) -> Result<(), StageError> {
 /// The entries of a directory, and whether each is one itself (links are not followed).
 pub(super) fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
     let entry = |entry: fs::DirEntry| Ok((entry.path(), entry.file_type()?.is_dir()));
-    let list = || fs::read_dir(directory)?.map(|found| found.and_then(entry)).collect::<io::Result<Vec<_>>>();
+    let list = || {
+        fs::read_dir(directory)?.map(|found| found.and_then(entry)).collect::<io::Result<Vec<_>>>()
+    };
     list().map_err(io_error("read the directory", directory))
 }
 
@@ -663,7 +694,15 @@ mod tests {
 
     fn stage(iterations: u32) -> Stage {
         let inputs = BTreeMap::from([("teacher".to_string(), "ab12".to_string())]);
-        Stage::new("recover", 1, "net a/ipc10", &json!({"r_bn": 0.1, "iterations": iterations}), inputs, 3).unwrap()
+        Stage::new(
+            "recover",
+            1,
+            "net a/ipc10",
+            &json!({"r_bn": 0.1, "iterations": iterations}),
+            inputs,
+            3,
+        )
+        .unwrap()
     }
 
     fn failure() -> StageError {
@@ -678,8 +717,13 @@ mod tests {
 
     #[test]
     fn the_key_depends_on_content_and_not_on_the_order_of_keys() {
-        let other = |config: Value, seed| Stage::new("recover", 1, "n", &config, BTreeMap::new(), seed).unwrap().key();
-        assert_eq!(other(json!({"a": 1, "b": {"c": 1, "d": 2}}), 0), other(json!({"b": {"d": 2, "c": 1}, "a": 1}), 0));
+        let other = |config: Value, seed| {
+            Stage::new("recover", 1, "n", &config, BTreeMap::new(), seed).unwrap().key()
+        };
+        assert_eq!(
+            other(json!({"a": 1, "b": {"c": 1, "d": 2}}), 0),
+            other(json!({"b": {"d": 2, "c": 1}, "a": 1}), 0)
+        );
         assert_ne!(other(json!({"a": 1}), 0), other(json!({"a": 2}), 0));
         assert_ne!(other(json!({"a": 1}), 0), other(json!({"a": 1}), 1));
         assert_ne!(stage(5).key(), stage(6).key());
@@ -689,7 +733,7 @@ mod tests {
     #[test]
     fn complete_work_is_not_done_again() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path().join("deep/store"));
+        let store = StageStore::new(root.path().join("deep/store"));
         assert_eq!(store.find(&stage(5)).unwrap(), None);
         let make = |work: &WorkDir| work.write("images/0.png", b"x").map(|_| ());
         let first = store.run(&stage(5), QUIET, make).unwrap();
@@ -703,11 +747,13 @@ mod tests {
     #[test]
     fn an_interrupted_stage_is_continued_and_ends_in_the_same_bytes() {
         let (root, quiet) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::new(root.path());
+        let store = StageStore::new(root.path());
         let shards = |work: &WorkDir, upto: usize| {
-            let missing: Vec<usize> = (0..upto).filter(|i| !work.has(format!("shard-{i}"))).collect();
+            let missing: Vec<usize> =
+                (0..upto).filter(|i| !work.has(format!("shard-{i}"))).collect();
             std::thread::sleep(std::time::Duration::from_millis(20));
-            let write = |i: &usize| work.write_last_of_part(format!("shard-{i}"), &[*i as u8]).map(|_| ());
+            let write =
+                |i: &usize| work.write_last_of_part(format!("shard-{i}"), &[*i as u8]).map(|_| ());
             missing.iter().try_for_each(write)?;
             Ok::<_, StageError>(missing)
         };
@@ -729,8 +775,13 @@ mod tests {
         assert_eq!(made, [2, 3]);
         let timing = Timing::read(&resumed).unwrap();
         assert!(timing.resumed && !partial.exists());
-        assert!((before + 0.02..=before + elapsed).contains(&timing.seconds), "{before} {elapsed} {timing:?}");
-        let undisturbed = Store::new(quiet.path()).run(&stage(5), QUIET, |work| shards(work, 4).map(|_| ())).unwrap();
+        assert!(
+            (before + 0.02..=before + elapsed).contains(&timing.seconds),
+            "{before} {elapsed} {timing:?}"
+        );
+        let undisturbed = StageStore::new(quiet.path())
+            .run(&stage(5), QUIET, |work| shards(work, 4).map(|_| ()))
+            .unwrap();
         assert_eq!(files(&resumed), files(&undisturbed));
     }
 
@@ -745,13 +796,16 @@ mod tests {
                     std::thread::park();
                 }
             };
-            Store::new(root).run(&stage(5), QUIET, hang).unwrap();
+            StageStore::new(root).run(&stage(5), QUIET, hang).unwrap();
         }
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path());
+        let store = StageStore::new(root.path());
         let this = "stage::tests::a_killed_process_keeps_what_it_committed_and_frees_its_lock";
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        let command = command.args(["--exact", this]).env(ROOT, root.path()).stdout(std::process::Stdio::null());
+        let command = command
+            .args(["--exact", this])
+            .env(ROOT, root.path())
+            .stdout(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
         let shard = PathBuf::from(format!("{}.partial/shard-0", store.path(&stage(5)).display()));
         while !shard.exists() {
@@ -764,14 +818,15 @@ mod tests {
             assert!(work.resumed() && work.has("shard-0"));
             work.write("shard-1", b"1").map(|_| ())
         };
-        let names: Vec<String> = files(&store.run(&stage(5), QUIET, work).unwrap()).into_keys().collect();
+        let names: Vec<String> =
+            files(&store.run(&stage(5), QUIET, work).unwrap()).into_keys().collect();
         assert_eq!(names, ["contents.json", "shard-0", "shard-1", RECORD]);
     }
 
     #[test]
     fn a_partial_of_other_work_is_discarded() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path());
+        let store = StageStore::new(root.path());
         let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
         write_atomic(&partial.join(RECORD), &stage(6).record_file()).unwrap();
         write_atomic(&partial.join("shard-0"), b"old").unwrap();
@@ -786,7 +841,9 @@ mod tests {
     fn a_directory_that_is_filled_again_keeps_nothing_half_written() {
         let root = tempfile::tempdir().unwrap();
         let home = root.path().join("report");
-        let fill = |bytes: &'static [u8]| super::fill(&home, QUIET, |home| write_atomic(&home.join("page"), bytes));
+        let fill = |bytes: &'static [u8]| {
+            super::fill(&home, QUIET, |home| write_atomic(&home.join("page"), bytes))
+        };
         fill(b"old").unwrap();
         fs::write(home.join(".scdd-tmp-torn"), b"half a page").unwrap();
         fill(b"new").unwrap();
@@ -797,14 +854,14 @@ mod tests {
     #[test]
     fn a_failure_before_anything_was_written_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
-        Store::new(root.path()).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err();
+        StageStore::new(root.path()).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err();
         assert_eq!(fs::read_dir(root.path().join("recover")).unwrap().count(), 0);
     }
 
     #[test]
     fn states_are_told_apart_and_removal_spares_what_is_being_made() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path());
+        let store = StageStore::new(root.path());
         assert!(store.all().unwrap().is_empty());
         assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
         let inside = |work: &WorkDir| {
@@ -816,7 +873,10 @@ mod tests {
         store.run(&stage(5), QUIET, inside).unwrap_err();
         assert_eq!(store.state(&stage(5)).unwrap(), State::Interrupted);
         let [(kind, partial)] = store.all().unwrap().try_into().unwrap();
-        assert_eq!((kind.as_str(), Store::final_name(&partial)), ("recover", store.path(&stage(5))));
+        assert_eq!(
+            (kind.as_str(), StageStore::final_name(&partial)),
+            ("recover", store.path(&stage(5)))
+        );
         let complete = store.run(&stage(5), QUIET, |_| Ok::<_, StageError>(())).unwrap();
         assert_eq!(store.state(&stage(5)).unwrap(), State::Complete);
         assert_eq!(Stage::network_in(&complete).unwrap(), "ab12");
@@ -824,13 +884,17 @@ mod tests {
         assert!(store.remove(&complete).unwrap());
         assert!(!store.remove(&complete).unwrap(), "is gone");
         assert_eq!(store.state(&stage(5)).unwrap(), State::Missing);
-        assert_eq!(entries(root.path()).unwrap().len(), 2, "only the locks and the kind's directory are left");
+        assert_eq!(
+            entries(root.path()).unwrap().len(),
+            2,
+            "only the locks and the kind's directory are left"
+        );
     }
 
     #[test]
     fn a_directory_that_holds_something_else_is_refused() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path());
+        let store = StageStore::new(root.path());
         let directory = store.path(&stage(5));
         write_atomic(&directory.join(RECORD), &stage(6).record_file()).unwrap();
         let error = store.run(&stage(5), QUIET, |_| Err(failure())).unwrap_err().to_string();
@@ -846,7 +910,7 @@ mod tests {
         let (count, barrier) = (AtomicUsize::new(0), Barrier::new(4));
         let run = || {
             barrier.wait();
-            Store::new(root.path()).run(&stage(5), QUIET, |work| {
+            StageStore::new(root.path()).run(&stage(5), QUIET, |work| {
                 count.fetch_add(1, Ordering::SeqCst);
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 work.write("done", b"").map(|_| ())
@@ -865,21 +929,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, b"").unwrap();
-        let error = Store::new(file.join("store")).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err().to_string();
-        assert!(error.starts_with("cannot create the directory ") && error.ends_with("should be"), "{error}");
+        let error = StageStore::new(file.join("store"))
+            .run(&stage(5), QUIET, |_| Err(failure()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cannot create the directory ") && error.ends_with("should be"),
+            "{error}"
+        );
         let error = write_atomic(&file.join("x"), b"").unwrap_err().to_string();
         assert!(error.contains("a file is where a directory should be"), "{error}");
         let full = io_error("write", Path::new("x"))(ErrorKind::StorageFull.into()).to_string();
         assert!(full.ends_with("free some space and run again: finished work is kept"), "{full}");
-    }
-
-    #[test]
-    fn atomic_writes_replace_whole_files_and_leave_no_scratch() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("a/b.json");
-        write_atomic(&path, b"one").unwrap();
-        write_atomic(&path, b"two").unwrap();
-        assert_eq!(files(path.parent().unwrap()), BTreeMap::from([("b.json".to_string(), b"two".to_vec())]));
-        write_atomic(&path.join("c"), b"").unwrap_err();
     }
 }

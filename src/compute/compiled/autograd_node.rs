@@ -18,7 +18,8 @@ pub struct AutogradNode {
     pub writes: Vec<ValueId>,
 }
 
-/// What a [`AutogradNode`] keeps for the backward pass: its inputs as leaves, and its outputs with their history.
+/// What a [`AutogradNode`] keeps for the backward pass: its inputs as leaves, and its outputs with
+/// their history.
 pub struct SavedAutograd {
     leaves: Vec<Tensor>,
     inputs: Vec<Value>,
@@ -28,14 +29,16 @@ pub struct SavedAutograd {
 impl AutogradNode {
     pub fn new(index: usize, node: &Node, known: &[Option<Known>]) -> Self {
         let depends = |id: &ValueId| known[*id].as_ref().is_some_and(|k| k.fixed.is_none());
-        let (mut reads, constants): (Vec<ValueId>, _) = node.inputs.iter().flatten().copied().partition(depends);
+        let (mut reads, constants): (Vec<ValueId>, _) =
+            node.inputs.iter().flatten().copied().partition(depends);
         reads.sort_unstable();
         reads.dedup();
         let writes = node.outputs.iter().flatten().copied().collect();
         Self { name: node.name.clone(), node: index, reads, constants, writes }
     }
 
-    /// `fixed` holds every value that does not depend on the network's input; `inputs` go with [`reads`](Self::reads).
+    /// `fixed` holds every value that does not depend on the network's input; `inputs` go with
+    /// [`reads`](Self::reads).
     pub fn forward(
         &self,
         replica: &Replica,
@@ -44,7 +47,8 @@ impl AutogradNode {
         mode: Mode,
     ) -> Result<(Vec<Value>, SavedAutograd), ReplicaError> {
         let node = &replica.graph().nodes[self.node];
-        let mut values: Vec<Option<Tensor>> = fixed.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect();
+        let mut values: Vec<Option<Tensor>> =
+            fixed.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect();
         let leaf = |v: &Value| {
             let differentiable = v.tensor().is_floating_point();
             v.tensor().detach().set_requires_grad(differentiable)

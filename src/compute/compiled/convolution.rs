@@ -46,7 +46,8 @@ impl ConvKernel {
         matches!(self, Self::Torch)
     }
 
-    /// The kernel of the backward pass out of this one of the forward pass, where both share their weights in memory.
+    /// The kernel of the backward pass out of this one of the forward pass, where both share their
+    /// weights in memory.
     pub fn transposed(&self) -> Option<Self> {
         match self {
             Self::Winograd(forward) if forward.is_wide() => Some(Self::Winograd(forward.turned())),
@@ -55,7 +56,13 @@ impl ConvKernel {
     }
 
     /// Runs a kernel; nothing happens when libtorch is to do it.
-    pub fn run(&self, x: (&[f32], Extent), y: (&mut [f32], Extent), beside: Option<&mut [f32]>, epilogue: &Epilogue) {
+    pub fn run(
+        &self,
+        x: (&[f32], Extent),
+        y: (&mut [f32], Extent),
+        beside: Option<&mut [f32]>,
+        epilogue: &Epilogue,
+    ) {
         match self {
             Self::Torch => {}
             Self::Direct(direct) => direct.run(x, y, beside, epilogue),
@@ -64,22 +71,36 @@ impl ConvKernel {
         }
     }
 
-    /// Takes over other weights `[kernel…, I, O]`, flat. Kernels of libtorch and depthwise ones have none to train.
-    pub fn load(&mut self, isa: Isa, weight: &[f32], channels: [usize; 2], geometry: Geometry, direction: Direction) {
+    /// Takes over other weights `[kernel…, I, O]`, flat. Kernels of libtorch and depthwise ones
+    /// have none to train.
+    pub fn load(
+        &mut self,
+        isa: Isa,
+        weight: &[f32],
+        channels: [usize; 2],
+        geometry: Geometry,
+        direction: Direction,
+    ) {
         let [inputs, outputs] = channels;
         let width = geometry.kernel[1];
-        let at = |o: usize, i: usize, y: usize, x: usize| weight[((y * width + x) * inputs + i) * outputs + o];
+        let at = |o: usize, i: usize, y: usize, x: usize| {
+            weight[((y * width + x) * inputs + i) * outputs + o]
+        };
         match (self, direction) {
             (Self::Winograd(kernel), Direction::Forward) => kernel.set(weight),
             (Self::Winograd(kernel), Direction::Backward) => kernel.set(&turned(weight, channels)),
-            (Self::Direct(kernel), Direction::Forward) => *kernel = Direct::forward(isa, channels, geometry, at),
-            (Self::Direct(kernel), Direction::Backward) => *kernel = Direct::backward(isa, channels, geometry, at),
+            (Self::Direct(kernel), Direction::Forward) => {
+                *kernel = Direct::forward(isa, channels, geometry, at)
+            }
+            (Self::Direct(kernel), Direction::Backward) => {
+                *kernel = Direct::backward(isa, channels, geometry, at)
+            }
             (Self::Torch | Self::Depthwise(_), _) => {}
         }
     }
 
-    /// The gradient by the weights, `[kernel…, I, O]`, flat, given the input and the output's gradient; as
-    /// [`load`](Self::load), of kernels that can be trained.
+    /// The gradient by the weights, `[kernel…, I, O]`, flat, given the input and the output's
+    /// gradient; as [`load`](Self::load), of kernels that can be trained.
     pub fn weight_gradient(
         &self,
         x: (&[f32], Extent),
@@ -96,7 +117,8 @@ impl ConvKernel {
 }
 
 impl Convolution {
-    /// The kernel of `direction` on `isa`, which is the fastest that there is for such a convolution.
+    /// The kernel of `direction` on `isa`, which is the fastest that there is for such a
+    /// convolution.
     ///
     /// # Errors
     /// When libtorch can't give the weights.
@@ -111,10 +133,19 @@ impl Convolution {
         let values = &floats(&self.weight.f_reshape([-1])?)?;
         if is_depthwise {
             let weight = |c: usize, y: usize, x: usize| values[(c * kernel_y + y) * kernel_x + x];
-            return Ok(ConvKernel::Depthwise(Depthwise::new(isa, inputs, self.geometry, backward, weight)));
+            return Ok(ConvKernel::Depthwise(Depthwise::new(
+                isa,
+                inputs,
+                self.geometry,
+                backward,
+                weight,
+            )));
         }
-        let weight = |o: usize, i: usize, y: usize, x: usize| values[((o * inputs + i) * kernel_y + y) * kernel_x + x];
-        let [from, to] = if backward { [self.channels[1], self.channels[0]] } else { self.channels };
+        let weight = |o: usize, i: usize, y: usize, x: usize| {
+            values[((o * inputs + i) * kernel_y + y) * kernel_x + x]
+        };
+        let [from, to] =
+            if backward { [self.channels[1], self.channels[0]] } else { self.channels };
         if !self.is_small() || !Winograd::accepts(isa, from, to) {
             return Ok(ConvKernel::Direct(match direction {
                 Direction::Forward => Direct::forward(isa, self.channels, self.geometry, weight),
@@ -124,15 +155,16 @@ impl Convolution {
         Ok(ConvKernel::Winograd(match direction {
             Direction::Forward => Winograd::new(isa, Tile::Four, self.channels, g.pad, weight),
             Direction::Backward => {
-                // The gradient of a 3×3 convolution of stride 1 is the convolution with the kernel rotated by half a
-                // turn and the opposite padding.
+                // The gradient of a 3×3 convolution of stride 1 is the convolution with the kernel
+                // rotated by half a turn and the opposite padding.
                 let rotated = |o: usize, i: usize, y: usize, x: usize| weight(i, o, 2 - y, 2 - x);
                 Winograd::new(isa, Tile::Four, [from, to], g.pad.map(|p| 2 - p), rotated)
             }
         }))
     }
 
-    /// The kernel of `direction` for a convolution of one group whose weights are trained: without weights until it is given some.
+    /// The kernel of `direction` for a convolution of one group whose weights are trained: without
+    /// weights until it is given some.
     pub fn untrained(&self, isa: Isa, direction: Direction) -> ConvKernel {
         let (channels, geometry) = (self.channels, self.geometry);
         if self.is_small() && Winograd::accepts(isa, channels[0], channels[1]) {
@@ -152,7 +184,10 @@ impl Convolution {
     /// Whether it has the shape that Winograd's algorithm is for: 3×3, stride 1.
     fn is_small(&self) -> bool {
         let g = &self.geometry;
-        g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.pad.iter().all(|&p| p <= 2)
+        g.kernel == [3, 3]
+            && g.stride == [1, 1]
+            && g.dilation == [1, 1]
+            && g.pad.iter().all(|&p| p <= 2)
     }
 
     /// Prepares both directions on `isa`.
@@ -191,7 +226,17 @@ impl Convolution {
             (x.f_pad([pad[1], after[1], pad[0], after[0]], "constant", 0.0)?, [0, 0])
         };
         let groups = self.groups as i64;
-        x.f_convolution(&self.weight, self.bias.as_ref(), stride, pad, dilation, false, [0, 0], groups)?.f_to_kind(kind)
+        x.f_convolution(
+            &self.weight,
+            self.bias.as_ref(),
+            stride,
+            pad,
+            dilation,
+            false,
+            [0, 0],
+            groups,
+        )?
+        .f_to_kind(kind)
     }
 
     /// The gradient with respect to the input, by libtorch.
@@ -252,14 +297,17 @@ pub fn size(extent: Extent, channels: usize) -> [i64; 4] {
     [extent.n, channels, extent.h, extent.w].map(|v| v as i64)
 }
 
-/// The kernel of the backward pass, `[3, 3, outputs, inputs]`, out of `[3, 3, inputs, outputs]`: turned by half a circle, inputs and outputs exchanged.
+/// The kernel of the backward pass, `[3, 3, outputs, inputs]`, out of `[3, 3, inputs, outputs]`:
+/// turned by half a circle, inputs and outputs exchanged.
 fn turned(weight: &[f32], [inputs, outputs]: [usize; 2]) -> Vec<f32> {
     /// Values of one side of the blocks that are exchanged in cache.
     const SIDE: usize = 16;
     let mut turned = vec![0.0; weight.len()];
     let taps = weight.chunks_exact(inputs * outputs).rev();
     for (to, from) in turned.chunks_exact_mut(inputs * outputs).zip(taps) {
-        for (i0, o0) in (0..inputs).step_by(SIDE).flat_map(|i| (0..outputs).step_by(SIDE).map(move |o| (i, o))) {
+        for (i0, o0) in
+            (0..inputs).step_by(SIDE).flat_map(|i| (0..outputs).step_by(SIDE).map(move |o| (i, o)))
+        {
             for o in o0..(o0 + SIDE).min(outputs) {
                 for i in i0..(i0 + SIDE).min(inputs) {
                     to[o * inputs + i] = from[i * outputs + o];

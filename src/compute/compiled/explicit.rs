@@ -1,4 +1,5 @@
-//! The explicit steps beside convolutions and passes: pools, the classifier, concatenation, reshaping.
+//! The explicit steps beside convolutions and passes: pools, the classifier, concatenation,
+//! reshaping.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -59,13 +60,25 @@ impl ExplicitStep {
         Ok(match &self.operator {
             Operator::MaxPool { kernel, stride, pad, dilation } => {
                 let x = x.channels_last()?;
-                let (y, indices) =
-                    x.tensor().f_max_pool2d_with_indices(&kernel[..], &stride[..], &pad[..], &dilation[..], false)?;
+                let (y, indices) = x.tensor().f_max_pool2d_with_indices(
+                    &kernel[..],
+                    &stride[..],
+                    &pad[..],
+                    &dilation[..],
+                    false,
+                )?;
                 (y.into(), SavedExplicit::InputAndIndices(x, indices))
             }
             Operator::AveragePool { kernel, stride, pad, count_include_pad } => {
                 let x = x.channels_last()?;
-                let y = x.tensor().f_avg_pool2d(&kernel[..], &stride[..], &pad[..], false, *count_include_pad, None)?;
+                let y = x.tensor().f_avg_pool2d(
+                    &kernel[..],
+                    &stride[..],
+                    &pad[..],
+                    false,
+                    *count_include_pad,
+                    None,
+                )?;
                 (y.into(), SavedExplicit::Input(x))
             }
             Operator::GlobalAverage => {
@@ -79,7 +92,9 @@ impl ExplicitStep {
                 let parts: Vec<&Tensor> = inputs.iter().map(Value::tensor).collect();
                 (Tensor::f_cat(&parts, *axis)?.into(), SavedExplicit::Nothing)
             }
-            Operator::Reshape => (x.view(x.tensor().f_reshape(&self.size[..])?), SavedExplicit::Nothing),
+            Operator::Reshape => {
+                (x.view(x.tensor().f_reshape(&self.size[..])?), SavedExplicit::Nothing)
+            }
         })
     }
 
@@ -88,16 +103,23 @@ impl ExplicitStep {
         let g = gradient.tensor();
         let size = &self.inputs[0].1;
         let pulled = match (&self.operator, kept) {
-            (Operator::MaxPool { kernel, stride, pad, dilation }, SavedExplicit::InputAndIndices(x, indices)) => {
+            (
+                Operator::MaxPool { kernel, stride, pad, dilation },
+                SavedExplicit::InputAndIndices(x, indices),
+            ) => {
                 let (k, s, p, d) = (&kernel[..], &stride[..], &pad[..], &dilation[..]);
                 x.tensor().f_max_pool2d_with_indices_backward(g, k, s, p, d, false, indices)?
             }
-            (Operator::AveragePool { kernel, stride, pad, count_include_pad }, SavedExplicit::Input(x)) => {
+            (
+                Operator::AveragePool { kernel, stride, pad, count_include_pad },
+                SavedExplicit::Input(x),
+            ) => {
                 let (k, s, p) = (&kernel[..], &stride[..], &pad[..]);
                 x.tensor().f_avg_pool2d_backward(g, k, s, p, false, *count_include_pad, None)?
             }
             (Operator::GlobalAverage, _) => {
-                let share = g.f_div_scalar(size[2] * size[3])?.f_reshape([size[0], size[1], 1, 1])?;
+                let share =
+                    g.f_div_scalar(size[2] * size[3])?.f_reshape([size[0], size[1], 1, 1])?;
                 share.f_expand(&size[..], false)?
             }
             (Operator::Linear { weight, .. }, _) => g.f_matmul(weight)?,
@@ -121,11 +143,14 @@ impl ExplicitStep {
 
 /// Windows that libtorch pools as they are; the replica knows the others.
 pub fn window(pool: &Pool, h: i64, w: i64) -> Option<Operator> {
-    let Pool::Window { kind, kernel, strides, dilations, padding, ceil } = pool else { return None };
+    let Pool::Window { kind, kernel, strides, dilations, padding, ceil } = pool else {
+        return None;
+    };
     let (stride, dilation) = (or_ones(strides, 2).ok()?, or_ones(dilations, 2).ok()?);
     let kernel = or_ones(kernel, 2).ok()?;
     let pads = resolve(padding, &[h, w], &kernel, &stride, &dilation).ok()?;
-    let symmetric = pads.iter().zip(&kernel).all(|(&(before, after), &k)| before == after && 2 * before <= k);
+    let symmetric =
+        pads.iter().zip(&kernel).all(|(&(before, after), &k)| before == after && 2 * before <= k);
     let plain = dilation == [1, 1];
     if !symmetric || *ceil {
         return None;
@@ -133,9 +158,12 @@ pub fn window(pool: &Pool, h: i64, w: i64) -> Option<Operator> {
     let pad = pads.iter().map(|p| p.0).collect();
     match kind {
         PoolKind::Max => Some(Operator::MaxPool { kernel, stride, pad, dilation }),
-        PoolKind::Average { count_include_pad } if plain => {
-            Some(Operator::AveragePool { kernel, stride, pad, count_include_pad: *count_include_pad })
-        }
+        PoolKind::Average { count_include_pad } if plain => Some(Operator::AveragePool {
+            kernel,
+            stride,
+            pad,
+            count_include_pad: *count_include_pad,
+        }),
         PoolKind::Average { .. } => None,
     }
 }

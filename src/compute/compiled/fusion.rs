@@ -10,7 +10,7 @@ use crate::replica::ops::conv::{or_ones, resolve};
 use scdd_graph::ops::{Activation as Function, Binary, Conv};
 use scdd_graph::{Graph, Node, Op, ValueId};
 use scdd_kernels::conv::{Extent, Geometry};
-use scdd_kernels::pass::Activation;
+use scdd_kernels::pass::FusedActivation;
 
 /// A graph, and which of its nodes a step has taken in.
 pub struct Fusion<'a> {
@@ -26,7 +26,11 @@ pub struct Fusion<'a> {
 
 impl<'a> Fusion<'a> {
     /// Nothing is taken yet. `wanted` are values that must exist beside the graph's outputs.
-    pub fn new(graph: &'a Graph, values: &'a [Option<Known>], wanted: impl IntoIterator<Item = ValueId>) -> Self {
+    pub fn new(
+        graph: &'a Graph,
+        values: &'a [Option<Known>],
+        wanted: impl IntoIterator<Item = ValueId>,
+    ) -> Self {
         let mut readers = vec![Vec::new(); graph.values.len()];
         for (index, node) in graph.nodes.iter().enumerate() {
             node.inputs.iter().flatten().for_each(|&id| readers[id].push(index));
@@ -52,7 +56,8 @@ impl<'a> Fusion<'a> {
 
     pub fn is_open(&self, index: usize) -> bool {
         let outputs = self.graph.nodes[index].outputs.iter().flatten();
-        !self.taken[index] && outputs.into_iter().any(|&id| self.known(id).is_some_and(|k| k.fixed.is_none()))
+        !self.taken[index]
+            && outputs.into_iter().any(|&id| self.known(id).is_some_and(|k| k.fixed.is_none()))
     }
 
     pub fn convolution(
@@ -61,11 +66,14 @@ impl<'a> Fusion<'a> {
         weight: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Option<Convolution>, OpError> {
-        let (Op::Conv(op), &[Some(x), ..], &[Some(out)]) = (&node.op, node.inputs.as_slice(), node.outputs.as_slice())
+        let (Op::Conv(op), &[Some(x), ..], &[Some(out)]) =
+            (&node.op, node.inputs.as_slice(), node.outputs.as_slice())
         else {
             return Ok(None);
         };
-        let (Some([n, channels, h, w]), Some([_, outputs, to_h, to_w])) = (self.image(x), self.image(out)) else {
+        let (Some([n, channels, h, w]), Some([_, outputs, to_h, to_w])) =
+            (self.image(x), self.image(out))
+        else {
             return Ok(None);
         };
         if weight.kind() != Kind::Float {
@@ -82,7 +90,8 @@ impl<'a> Fusion<'a> {
             dilation: pair(&dilations),
             pad: [pads[0].0 as usize, pads[1].0 as usize],
         };
-        let extent = |n: i64, h: i64, w: i64| Extent { n: n as usize, h: h as usize, w: w as usize };
+        let extent =
+            |n: i64, h: i64, w: i64| Extent { n: n as usize, h: h as usize, w: w as usize };
         Ok(Some(Convolution {
             geometry,
             pad_after: [pads[0].1 as usize, pads[1].1 as usize],
@@ -109,7 +118,9 @@ impl<'a> Fusion<'a> {
     pub fn residual(&self, index: usize, x: ValueId, before: usize) -> Option<ValueId> {
         let node = &self.graph.nodes[index];
         let &[Some(a), Some(b)] = node.inputs.as_slice() else { return None };
-        if !matches!(node.op, Op::Binary(Binary::Add | Binary::Sum)) || self.image(a)? != self.image(b)? {
+        if !matches!(node.op, Op::Binary(Binary::Add | Binary::Sum))
+            || self.image(a)? != self.image(b)?
+        {
             return None;
         }
         let other = if a == x { b } else { a };
@@ -117,26 +128,28 @@ impl<'a> Fusion<'a> {
         exists.then_some(other)
     }
 
-    pub fn activation(&self, node: &Node) -> Result<Option<Activation>, OpError> {
+    pub fn activation(&self, node: &Node) -> Result<Option<FusedActivation>, OpError> {
         let x = node.inputs.first().copied().flatten();
         if x.and_then(|x| self.image(x)).is_none() || node.outputs.len() != 1 {
             return Ok(None);
         }
         let Op::Activation(function) = node.op else { return Ok(None) };
         Ok(match function {
-            Function::Relu => Some(Activation::Clamp { low: 0.0, high: f32::INFINITY }),
+            Function::Relu => Some(FusedActivation::Clamp { low: 0.0, high: f32::INFINITY }),
             Function::LeakyRelu { alpha } if (0.0..=1.0).contains(&alpha) => {
-                Some(Activation::LeakyRelu { alpha: alpha as f32 })
+                Some(FusedActivation::LeakyRelu { alpha: alpha as f32 })
             }
-            Function::HardSwish => Some(Activation::HardSwish),
+            Function::HardSwish => Some(FusedActivation::HardSwish),
             Function::Clip => {
                 let bound = |i: usize, default: f32| -> Result<Option<f32>, OpError> {
-                    let Some(id) = node.inputs.get(i).copied().flatten() else { return Ok(Some(default)) };
+                    let Some(id) = node.inputs.get(i).copied().flatten() else {
+                        return Ok(Some(default));
+                    };
                     let Some(value) = self.fixed(Some(id)) else { return Ok(None) };
                     Ok(Some(value.f_double_value(&[])? as f32))
                 };
                 match (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?) {
-                    (Some(low), Some(high)) => Some(Activation::Clamp { low, high }),
+                    (Some(low), Some(high)) => Some(FusedActivation::Clamp { low, high }),
                     _ => None,
                 }
             }

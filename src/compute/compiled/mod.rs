@@ -33,7 +33,8 @@ pub trait Step {
     fn autograd(&self) -> Option<&AutogradNode>;
 }
 
-/// Per step, the values whose last reader it is (the logits live on). The graph has `values` of them.
+/// Per step, the values whose last reader it is (the logits live on). The graph has `values` of
+/// them.
 pub fn last_uses(steps: &[impl Step], logits: ValueId, values: usize) -> Vec<Vec<ValueId>> {
     let mut seen = vec![false; values];
     seen[logits] = true;
@@ -60,7 +61,9 @@ pub fn fixed_values(known: Vec<Option<Known>>, steps: &[impl Step]) -> Vec<Optio
 /// When libtorch can't add them.
 pub fn sum(gradients: &[Value]) -> Result<Option<Value>, TchError> {
     let Some((first, more)) = gradients.split_first() else { return Ok(None) };
-    more.iter().try_fold(first.clone(), |sum, g| Ok(sum.tensor().f_add(g.tensor())?.into())).map(Some)
+    more.iter()
+        .try_fold(first.clone(), |sum, g| Ok(sum.tensor().f_add(g.tensor())?.into()))
+        .map(Some)
 }
 
 /// Per channel on the CPU, in the kernels' precision.

@@ -1,4 +1,5 @@
-//! What one run on zeros tells of every value: its shape, its type, and whether it depends on the input.
+//! What one run on zeros tells of every value: its shape, its type, and whether it depends on the
+//! input.
 
 use tch::{Kind, Tensor};
 
@@ -14,8 +15,13 @@ pub struct Known {
     pub fixed: Option<Tensor>,
 }
 
-/// Runs the graph once on zeros. `live` are constants that change between runs: nothing that depends on them is fixed.
-pub fn survey(replica: &Replica, input: &Tensor, live: &[ValueId]) -> Result<Vec<Option<Known>>, ReplicaError> {
+/// Runs the graph once on zeros. `live` are constants that change between runs: nothing that
+/// depends on them is fixed.
+pub fn survey(
+    replica: &Replica,
+    input: &Tensor,
+    live: &[ValueId],
+) -> Result<Vec<Option<Known>>, ReplicaError> {
     let graph = replica.graph();
     let mut values: Vec<Option<Tensor>> = Vec::new();
     values.resize_with(graph.values.len(), || None);

@@ -1,4 +1,5 @@
-//! Tensors of one evaluation, and the pool of memory that they live in from evaluation to evaluation.
+//! Tensors of one evaluation, and the pool of memory that they live in from evaluation to
+//! evaluation.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,8 @@ use scdd_kernels::Aligned;
 pub struct BufferPool(Mutex<Vec<Aligned>>);
 
 impl BufferPool {
-    /// `len` values of arbitrary content: the smallest free memory that is large enough and not wastefully so, or new one.
+    /// `len` values of arbitrary content: the smallest free memory that is large enough and not
+    /// wastefully so, or new one.
     pub fn take(self: &Arc<Self>, len: usize) -> Fresh {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |m: &Aligned| m.len() >= len && m.len() <= 2 * len;
@@ -63,13 +65,18 @@ impl Fresh {
     pub fn finish(self, size: [i64; 4]) -> Result<Value, TchError> {
         let [n, c, h, w] = size;
         if n * c * h * w != self.len as i64 {
-            return Err(TchError::Shape(format!("{size:?} is not the shape of {} values", self.len)));
+            return Err(TchError::Shape(format!(
+                "{size:?} is not the shape of {} values",
+                self.len
+            )));
         }
         let strides = [h * w * c, 1, w * c, c];
         let data = self.block.memory.as_ptr().cast();
-        // SAFETY: the memory holds as many values as the shape has, as just checked; the value keeps the block alive, whose memory neither moves
-        // nor is written again while a value refers to it.
-        let tensor = unsafe { Tensor::f_from_blob(data, &size, &strides, Kind::Float, Device::Cpu)? };
+        // SAFETY: the memory holds as many values as the shape has, as just checked; the value
+        // keeps the block alive, whose memory neither moves nor is written again while a value
+        // refers to it.
+        let tensor =
+            unsafe { Tensor::f_from_blob(data, &size, &strides, Kind::Float, Device::Cpu)? };
         Ok(Value { tensor, held: vec![Arc::new(self.block)] })
     }
 }
@@ -119,10 +126,15 @@ impl Value {
     }
 
     fn is_channels_last(&self) -> bool {
-        let (Ok((n, c, h, w)), Ok(strides)) = (self.tensor.size4(), self.tensor.stride4()) else { return false };
+        let (Ok((n, c, h, w)), Ok(strides)) = (self.tensor.size4(), self.tensor.stride4()) else {
+            return false;
+        };
         let strides = [strides.0, strides.1, strides.2, strides.3];
         let expected = [h * w * c, 1, w * c, c];
-        [n, c, h, w].iter().zip(strides.iter().zip(expected)).all(|(&size, (&s, e))| size == 1 || s == e)
+        [n, c, h, w]
+            .iter()
+            .zip(strides.iter().zip(expected))
+            .all(|(&size, (&s, e))| size == 1 || s == e)
     }
 
     /// The values of a channels-last tensor, pixel by pixel.
@@ -132,13 +144,17 @@ impl Value {
     pub fn pixels(&self) -> Result<&[f32], TchError> {
         let known = self.tensor.kind() == Kind::Float && self.tensor.device() == Device::Cpu;
         if !known || !self.is_channels_last() {
-            return Err(TchError::Shape(format!("{:?} is not dense channels-last f32", self.tensor)));
+            return Err(TchError::Shape(format!(
+                "{:?} is not dense channels-last f32",
+                self.tensor
+            )));
         }
         let data = self.tensor.data_ptr().cast::<f32>().cast_const();
         if self.tensor.numel() == 0 {
             return Ok(&[]);
         }
-        // SAFETY: dense f32 on the CPU, as just checked; the memory lives as long as `self`, and nobody writes to a value.
+        // SAFETY: dense f32 on the CPU, as just checked; the memory lives as long as `self`, and
+        // nobody writes to a value.
         Ok(unsafe { std::slice::from_raw_parts(data, self.tensor.numel()) })
     }
 }

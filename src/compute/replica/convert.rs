@@ -1,4 +1,5 @@
-//! Into and out of `tch`: the graph's constants, and `ndarray` (data, ONNX Runtime), each with one copy.
+//! Into and out of `tch`: the graph's constants, and `ndarray` (data, ONNX Runtime), each with one
+//! copy.
 
 use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 use tch::{Device, Kind, TchError, Tensor};
@@ -17,7 +18,8 @@ pub fn to_tensor<D: Dimension>(array: ArrayView<f32, D>) -> Result<Tensor, TchEr
     }
 }
 
-/// The same `[N, C, H, W]` values with the channels innermost in memory, the layout in which CPU convolutions are fastest; other ranks unchanged.
+/// The same `[N, C, H, W]` values with the channels innermost in memory, the layout in which CPU
+/// convolutions are fastest; other ranks unchanged.
 ///
 /// # Errors
 /// When libtorch can't copy the tensor.
@@ -34,7 +36,12 @@ pub fn channels_last(tensor: &Tensor) -> Result<Tensor, TchError> {
 /// When libtorch can't copy the tensor to the CPU.
 pub fn to_array(tensor: &Tensor) -> Result<ArrayD<f32>, TchError> {
     let dims: Vec<usize> = tensor.size().iter().map(|&d| d as usize).collect();
-    let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_reshape([-1])?;
+    let flat = tensor
+        .f_detach()?
+        .f_to_device(Device::Cpu)?
+        .f_to_kind(Kind::Float)?
+        .f_contiguous()?
+        .f_reshape([-1])?;
     let values = Vec::<f32>::try_from(&flat)?;
     ArrayD::from_shape_vec(IxDyn(&dims), values).map_err(|e| TchError::Shape(e.to_string()))
 }

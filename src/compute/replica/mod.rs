@@ -1,7 +1,8 @@
 //! The `tch` re-instantiation of a graph: the readable reference executor.
 //!
-//! Any supported operator, any device, evaluation or training mode, under autograd when a tensor that enters asks for gradients.
-//! One file per operator family under `ops/`, mirroring [`scdd_graph::ops`]. Knows nothing of files.
+//! Any supported operator, any device, evaluation or training mode, under autograd when a tensor
+//! that enters asks for gradients. One file per operator family under `ops/`, mirroring
+//! [`scdd_graph::ops`]. Knows nothing of files.
 
 mod convert;
 mod error;
@@ -23,7 +24,8 @@ use ops::Args;
 pub enum Mode {
     /// BatchNorm uses its running statistics.
     Eval,
-    /// BatchNorm uses the batch's statistics and updates its running ones, with PyTorch's momentum of 0.1.
+    /// BatchNorm uses the batch's statistics and updates its running ones, with PyTorch's momentum
+    /// of 0.1.
     Train,
     /// BatchNorm uses the batch's statistics; nothing is updated.
     Batch,
@@ -48,7 +50,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Floating-point constants go to `device`; integer ones, which are shapes and axes, stay on the CPU.
+    /// Floating-point constants go to `device`; integer ones, which are shapes and axes, stay on
+    /// the CPU.
     ///
     /// # Errors
     /// When a constant can't be brought to the device.
@@ -57,9 +60,10 @@ impl Replica {
         constants.resize_with(graph.values.len(), || None);
         for (&id, constant) in &graph.constants {
             let place = if constant.dtype.is_float() { device } else { Device::Cpu };
-            let tensor = tensor_of(constant)
-                .and_then(|t| channels_last(&t.f_to_device(place)?))
-                .map_err(|e| ReplicaError::Constant { name: graph.values[id].clone(), source: e })?;
+            let tensor =
+                tensor_of(constant).and_then(|t| channels_last(&t.f_to_device(place)?)).map_err(
+                    |e| ReplicaError::Constant { name: graph.values[id].clone(), source: e },
+                )?;
             constants[id] = Some(tensor);
         }
         let dying = last_uses(&graph);
@@ -70,51 +74,69 @@ impl Replica {
         &self.graph
     }
 
-    /// Converts every floating-point constant, and every float32 value of later runs: for instance to `Kind::Double`, to be free of rounding.
+    /// Converts every floating-point constant, and every float32 value of later runs: for instance
+    /// to `Kind::Double`, to be free of rounding.
     ///
     /// # Errors
     /// When libtorch refuses the conversion.
     pub fn to_kind(mut self, kind: Kind) -> Result<Self, ReplicaError> {
         for (id, constant) in self.constants.iter_mut().enumerate() {
             if let Some(t) = constant.as_mut().filter(|t| t.is_floating_point()) {
-                *t = t
-                    .f_to_kind(kind)
-                    .map_err(|e| ReplicaError::Constant { name: self.graph.values[id].clone(), source: e })?;
+                *t = t.f_to_kind(kind).map_err(|e| ReplicaError::Constant {
+                    name: self.graph.values[id].clone(),
+                    source: e,
+                })?;
             }
         }
         self.precision = Some(kind);
         Ok(self)
     }
 
-    /// The tensor of the constant called `name`; it shares its storage, so that a trainer can write to it.
+    /// The tensor of the constant called `name`; it shares its storage, so that a trainer can write
+    /// to it.
     pub fn constant(&self, name: &str) -> Option<Tensor> {
         self.graph.value(name).and_then(|id| self.constants[id].as_ref()).map(Tensor::shallow_clone)
     }
 
-    /// Puts `tensor`, of the same shape, in the place of the constant called `name`; without such a constant nothing happens.
+    /// Puts `tensor`, of the same shape, in the place of the constant called `name`; without such a
+    /// constant nothing happens.
     pub fn set_constant(&mut self, name: &str, tensor: Tensor) {
         if let Some(constant) = self.graph.value(name).and_then(|id| self.constants[id].as_mut()) {
             *constant = tensor;
         }
     }
 
-    /// The same graph with the same constants: who writes to those of one writes to those of the other.
+    /// The same graph with the same constants: who writes to those of one writes to those of the
+    /// other.
     pub(crate) fn shallow_clone(&self) -> Self {
         Self {
             graph: self.graph.clone(),
-            constants: self.constants.iter().map(|t| t.as_ref().map(Tensor::shallow_clone)).collect(),
+            constants: self
+                .constants
+                .iter()
+                .map(|t| t.as_ref().map(Tensor::shallow_clone))
+                .collect(),
             dying: self.dying.clone(),
             precision: self.precision,
         }
     }
 
-    /// Runs the graph. `inputs` are in the order of the graph's inputs, images as `[N, C, H, W]`; `taps` are values to be handed out too.
+    /// Runs the graph. `inputs` are in the order of the graph's inputs, images as `[N, C, H, W]`;
+    /// `taps` are values to be handed out too.
     ///
     /// # Errors
     /// Names the node that failed, with the shapes of its inputs.
-    pub fn run(&self, inputs: &[Tensor], taps: &[ValueId], mode: Mode) -> Result<Outputs, ReplicaError> {
+    pub fn run(
+        &self,
+        inputs: &[Tensor],
+        taps: &[ValueId],
+        mode: Mode,
+    ) -> Result<Outputs, ReplicaError> {
         if inputs.len() != self.graph.inputs.len() {
-            return Err(ReplicaError::Inputs { expected: self.graph.inputs.len(), found: inputs.len() });
+            return Err(ReplicaError::Inputs {
+                expected: self.graph.inputs.len(),
+                found: inputs.len(),
+            });
         }
         let mut values: Vec<Option<Tensor>> = Vec::new();
         values.resize_with(self.graph.values.len(), || None);
@@ -122,7 +144,10 @@ impl Replica {
             let tensor = self
                 .precise(tensor.shallow_clone())
                 .and_then(|t| channels_last(&t))
-                .map_err(|e| ReplicaError::Constant { name: self.graph.values[input.value].clone(), source: e })?;
+                .map_err(|e| ReplicaError::Constant {
+                    name: self.graph.values[input.value].clone(),
+                    source: e,
+                })?;
             values[input.value] = Some(tensor);
         }
         for (node, dying) in self.graph.nodes.iter().zip(&self.dying) {
@@ -136,7 +161,9 @@ impl Replica {
                 values[id] = None;
             }
         }
-        let pick = |ids: &[ValueId]| ids.iter().map(|&id| self.value(&values, id)).collect::<Result<Vec<_>, _>>();
+        let pick = |ids: &[ValueId]| {
+            ids.iter().map(|&id| self.value(&values, id)).collect::<Result<Vec<_>, _>>()
+        };
         Ok(Outputs { outputs: pick(&self.graph.outputs)?, taps: pick(taps)? })
     }
 
@@ -151,7 +178,9 @@ impl Replica {
         values: &[Option<Tensor>],
         mode: Mode,
     ) -> Result<Vec<Tensor>, ReplicaError> {
-        let lookup = |id: &Option<ValueId>| id.and_then(|id| values[id].as_ref().or(self.constants[id].as_ref()));
+        let lookup = |id: &Option<ValueId>| {
+            id.and_then(|id| values[id].as_ref().or(self.constants[id].as_ref()))
+        };
         let args = Args::new(node.inputs.iter().map(lookup).collect(), node.outputs.len());
         let result = match (&node.op, mode) {
             (Op::Norm(Norm::Batch { epsilon }), Mode::Train | Mode::Batch) => {
@@ -159,7 +188,8 @@ impl Replica {
             }
             _ => ops::run(&node.op, &args),
         };
-        let precise = |tensors: Vec<Tensor>| tensors.into_iter().map(|t| Ok(self.precise(t)?)).collect();
+        let precise =
+            |tensors: Vec<Tensor>| tensors.into_iter().map(|t| Ok(self.precise(t)?)).collect();
         result.and_then(precise).map_err(|source| ReplicaError::Node {
             node: node.name.clone(),
             op: node.op_type.clone(),

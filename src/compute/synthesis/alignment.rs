@@ -22,7 +22,8 @@ pub struct MeasuredStatistics {
     count: f64,
 }
 
-/// What a layer's statistics cost, and the gradient a + b · x per channel that they add to the activation x.
+/// What a layer's statistics cost, and the gradient a + b · x per channel that they add to the
+/// activation x.
 pub struct Alignment {
     /// The multiplier included, the weight of the whole term not.
     pub cost: Tensor,
@@ -63,17 +64,19 @@ impl MeasuredStatistics {
 }
 
 impl AlignedLayer {
-    /// The distances of μ from μ̂ and of σ² from σ̂², times the multiplier; their gradient also times `weight`. The layer is the objective's of this
-    /// `index`, by which `momentum` knows it.
+    /// The distances of μ from μ̂ and of σ² from σ̂², times the multiplier; their gradient also
+    /// times `weight`. The layer is the objective's of this `index`, by which `momentum` knows it.
     pub fn align(
         &self,
         measured: &MeasuredStatistics,
         weight: f64,
         (momentum, index): (&Momentum, usize),
     ) -> Result<Alignment, TchError> {
-        let (of_mean, of_var) = self.weights.as_ref().map_or((None, None), |(m, v)| (Some(m), Some(v)));
+        let (of_mean, of_var) =
+            self.weights.as_ref().map_or((None, None), |(m, v)| (Some(m), Some(v)));
         let blend = momentum.blend(index, &measured.mean, &measured.var)?;
-        let (mean, var) = blend.as_ref().map_or((&measured.mean, &measured.var), |(mean, var)| (mean, var));
+        let (mean, var) =
+            blend.as_ref().map_or((&measured.mean, &measured.var), |(mean, var)| (mean, var));
         let (mean_cost, by_mean) = self.distance(&mean.f_sub(&self.mean)?, of_mean)?;
         let (var_cost, by_var) = self.distance(&var.f_sub(&self.var)?, of_var)?;
         let share = weight * self.multiplier / measured.count;
@@ -82,8 +85,13 @@ impl AlignedLayer {
         Ok(Alignment { cost: mean_cost.f_add(&var_cost)?.f_mul_scalar(self.multiplier)?, a, b })
     }
 
-    /// The distance of the (weighted) difference from 0 and its gradient, which is 0 where the distance is.
-    fn distance(&self, difference: &Tensor, weight: Option<&Tensor>) -> Result<(Tensor, Tensor), TchError> {
+    /// The distance of the (weighted) difference from 0 and its gradient, which is 0 where the
+    /// distance is.
+    fn distance(
+        &self,
+        difference: &Tensor,
+        weight: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor), TchError> {
         let weighted = |t: &Tensor| weight.map_or_else(|| Ok(t.shallow_clone()), |w| t.f_mul(w));
         let scaled = weighted(difference)?;
         let (cost, gradient) = match self.distance {
@@ -92,7 +100,9 @@ impl AlignedLayer {
                 let gradient = scaled.f_div(&norm.f_clamp_min(f64::MIN_POSITIVE)?)?;
                 (norm, gradient)
             }
-            Distance::Squared => (scaled.f_square()?.f_sum(None::<Kind>)?, scaled.f_mul_scalar(2.0)?),
+            Distance::Squared => {
+                (scaled.f_square()?.f_sum(None::<Kind>)?, scaled.f_mul_scalar(2.0)?)
+            }
         };
         Ok((cost, weighted(&gradient)?))
     }

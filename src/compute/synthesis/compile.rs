@@ -1,4 +1,5 @@
-//! Graph → steps of synthesis: which nodes fuse, which have an explicit backward pass, which are left to autograd.
+//! Graph → steps of synthesis: which nodes fuse, which have an explicit backward pass, which are
+//! left to autograd.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,9 @@ use crate::compiled::fusion::{Fusion, output};
 use crate::compiled::survey::Known;
 use crate::compiled::{Step, floats};
 use crate::replica::{OpError, Replica, ReplicaError};
-use scdd_graph::ops::{Activation as Function, Layout, Linear, Norm, Pool, Reduce, ReduceKind, Unary};
+use scdd_graph::ops::{
+    Activation as Function, Layout, Linear, Norm, Pool, Reduce, ReduceKind, Unary,
+};
 use scdd_graph::{Node, Op, ValueId};
 
 /// One step of the plan.
@@ -37,9 +40,13 @@ impl SynthesisStep {
 
 impl Step for SynthesisStep {
     fn reads(&self) -> Vec<ValueId> {
-        let of_pass = |pass: &PassStep| [Some(pass.x), pass.residual].into_iter().flatten().collect::<Vec<_>>();
+        let of_pass = |pass: &PassStep| {
+            [Some(pass.x), pass.residual].into_iter().flatten().collect::<Vec<_>>()
+        };
         match self {
-            Self::Conv(step) => [step.x].into_iter().chain(step.pass.iter().flat_map(of_pass)).collect(),
+            Self::Conv(step) => {
+                [step.x].into_iter().chain(step.pass.iter().flat_map(of_pass)).collect()
+            }
             Self::Pass(step) => of_pass(step),
             Self::Explicit(step) => step.inputs.iter().map(|(id, _)| *id).collect(),
             Self::Autograd(step) => step.reads.clone(),
@@ -48,9 +55,10 @@ impl Step for SynthesisStep {
 
     fn writes(&self) -> Vec<ValueId> {
         match self {
-            Self::Conv(step) => {
-                [Some(step.out), step.pass.as_ref().and_then(|p| p.out)].into_iter().flatten().collect()
-            }
+            Self::Conv(step) => [Some(step.out), step.pass.as_ref().and_then(|p| p.out)]
+                .into_iter()
+                .flatten()
+                .collect(),
             Self::Pass(step) => step.out.into_iter().collect(),
             Self::Explicit(step) => vec![step.out],
             Self::Autograd(step) => step.writes.clone(),
@@ -85,7 +93,10 @@ pub fn steps(
     let graph = replica.graph();
     let mut compiler = Compiler::new(replica, known, objective);
     for index in 0..graph.nodes.len() {
-        compiler.add(index).map_err(|source| ReplicaError::Step { step: graph.nodes[index].name.clone(), source })?;
+        compiler.add(index).map_err(|source| ReplicaError::Step {
+            step: graph.nodes[index].name.clone(),
+            source,
+        })?;
     }
     compiler.measure_the_rest();
     Ok(compiler.steps)
@@ -100,7 +111,8 @@ struct Compiler<'a> {
     steps: Vec<SynthesisStep>,
     /// The step that makes a value.
     made: HashMap<ValueId, usize>,
-    /// Per value and axis of channels, the layers of the objective that want its statistics and are not yet served.
+    /// Per value and axis of channels, the layers of the objective that want its statistics and are
+    /// not yet served.
     layers: HashMap<(ValueId, usize), Vec<usize>>,
 }
 
@@ -142,11 +154,14 @@ impl<'a> Compiler<'a> {
     }
 
     fn convolution(&self, node: &Node) -> Result<Option<FrozenConv>, OpError> {
-        let (&[Some(x), Some(weight), ..], &[Some(out)]) = (node.inputs.as_slice(), node.outputs.as_slice()) else {
+        let (&[Some(x), Some(weight), ..], &[Some(out)]) =
+            (node.inputs.as_slice(), node.outputs.as_slice())
+        else {
             return Ok(None);
         };
         let bias_id = node.inputs.get(2).copied().flatten();
-        let (Some(weight), bias) = (self.fusion.fixed(Some(weight)), self.fusion.fixed(bias_id)) else {
+        let (Some(weight), bias) = (self.fusion.fixed(Some(weight)), self.fusion.fixed(bias_id))
+        else {
             return Ok(None);
         };
         if bias.is_some() != bias_id.is_some() {
@@ -154,7 +169,15 @@ impl<'a> Compiler<'a> {
         }
         let Some(conv) = self.fusion.convolution(node, weight, bias)? else { return Ok(None) };
         let name = node.name.clone();
-        Ok(Some(FrozenConv { name, x, out, conv, forward: ConvKernel::Torch, backward: ConvKernel::Torch, pass: None }))
+        Ok(Some(FrozenConv {
+            name,
+            x,
+            out,
+            conv,
+            forward: ConvKernel::Torch,
+            backward: ConvKernel::Torch,
+            pass: None,
+        }))
     }
 
     fn pass(&mut self, index: usize) -> Result<Option<PassStep>, OpError> {
@@ -170,8 +193,11 @@ impl<'a> Compiler<'a> {
             at = self.fusion.only_reader(node);
         }
         if let Some(next) = at
-            && let Some(residual) =
-                self.fusion.residual(next, chain.last().map_or(x, |&i| output(&self.fusion.graph.nodes[i])), index)
+            && let Some(residual) = self.fusion.residual(
+                next,
+                chain.last().map_or(x, |&i| output(&self.fusion.graph.nodes[i])),
+                index,
+            )
         {
             pass.residual = Some(residual);
             if chain.is_empty() && self.made.get(&residual) > self.made.get(&x) {
@@ -230,7 +256,9 @@ impl<'a> Compiler<'a> {
     fn batch_norm(&self, node: &Node) -> Result<Option<ScaleAndShift>, OpError> {
         let Op::Norm(Norm::Batch { epsilon }) = node.op else { return Ok(None) };
         let part = |i: usize| node.inputs.get(i).and_then(|&id| self.fusion.fixed(id));
-        let (Some(weight), Some(bias), Some(mean), Some(var)) = (part(1), part(2), part(3), part(4)) else {
+        let (Some(weight), Some(bias), Some(mean), Some(var)) =
+            (part(1), part(2), part(3), part(4))
+        else {
             return Ok(None);
         };
         let double = |t: &Tensor| t.f_to_kind(Kind::Double);
@@ -261,14 +289,22 @@ impl<'a> Compiler<'a> {
 
     fn operator(&self, node: &Node, out: ValueId) -> Result<Option<Operator>, OpError> {
         let Some(x) = node.inputs.first().copied().flatten() else { return Ok(None) };
-        let (Some(x_known), Some(out_known)) = (self.fusion.known(x), self.fusion.known(out)) else { return Ok(None) };
+        let (Some(x_known), Some(out_known)) = (self.fusion.known(x), self.fusion.known(out))
+        else {
+            return Ok(None);
+        };
         let image = self.fusion.image(x);
         Ok(match &node.op {
             Op::Pool(Pool::GlobalAverage) if image.is_some() => Some(Operator::GlobalAverage),
-            Op::Pool(pool @ Pool::Window { .. }) => image.and_then(|[_, _, h, w]| window(pool, h, w)),
+            Op::Pool(pool @ Pool::Window { .. }) => {
+                image.and_then(|[_, _, h, w]| window(pool, h, w))
+            }
             Op::Reduce(Reduce::Axes { kind: ReduceKind::Mean, .. }) if image.is_some() => {
-                let Some(axes) = node.inputs.get(1).and_then(|&id| self.fusion.fixed(id)) else { return Ok(None) };
-                let mut axes: Vec<i64> = Vec::<i64>::try_from(&axes.f_reshape([-1])?.f_to_kind(Kind::Int64)?)?;
+                let Some(axes) = node.inputs.get(1).and_then(|&id| self.fusion.fixed(id)) else {
+                    return Ok(None);
+                };
+                let mut axes: Vec<i64> =
+                    Vec::<i64>::try_from(&axes.f_reshape([-1])?.f_to_kind(Kind::Int64)?)?;
                 axes.iter_mut().for_each(|a| *a = a.rem_euclid(4));
                 axes.sort_unstable();
                 (axes == [2, 3]).then_some(Operator::GlobalAverage)
@@ -278,24 +314,32 @@ impl<'a> Compiler<'a> {
                     return Ok(None);
                 }
                 let bias_id = node.inputs.get(2).copied().flatten();
-                let (Some(weight), bias) =
-                    (node.inputs.get(1).and_then(|&id| self.fusion.fixed(id)), self.fusion.fixed(bias_id))
-                else {
+                let (Some(weight), bias) = (
+                    node.inputs.get(1).and_then(|&id| self.fusion.fixed(id)),
+                    self.fusion.fixed(bias_id),
+                ) else {
                     return Ok(None);
                 };
                 if bias.is_some() != bias_id.is_some() || bias.is_some_and(|b| b.dim() != 1) {
                     return Ok(None);
                 }
-                let weight = if *transpose_b { weight.shallow_clone() } else { weight.f_transpose(0, 1)? };
+                let weight =
+                    if *transpose_b { weight.shallow_clone() } else { weight.f_transpose(0, 1)? };
                 Some(Operator::Linear { weight, bias: bias.map(Tensor::shallow_clone) })
             }
             Op::Layout(Layout::Concat { axis }) => {
                 Some(Operator::Concat { axis: axis.rem_euclid(x_known.size.len().max(1) as i64) })
             }
-            Op::Layout(Layout::Reshape { .. } | Layout::Flatten { .. } | Layout::Squeeze | Layout::Unsqueeze)
+            Op::Layout(
+                Layout::Reshape { .. }
+                | Layout::Flatten { .. }
+                | Layout::Squeeze
+                | Layout::Unsqueeze,
+            )
             | Op::Unary(Unary::Identity)
             | Op::Activation(Function::Dropout) => {
-                let same = x_known.size.iter().product::<i64>() == out_known.size.iter().product::<i64>();
+                let same =
+                    x_known.size.iter().product::<i64>() == out_known.size.iter().product::<i64>();
                 same.then_some(Operator::Reshape)
             }
             _ => None,
@@ -311,7 +355,8 @@ pub fn to_bfloat16(steps: &mut [SynthesisStep]) -> Result<(), TchError> {
     for step in steps {
         let SynthesisStep::Conv(step) = step else { continue };
         step.conv.weight = step.conv.weight.f_to_kind(Kind::BFloat16)?;
-        step.conv.bias = step.conv.bias.take().map(|bias| bias.f_to_kind(Kind::BFloat16)).transpose()?;
+        step.conv.bias =
+            step.conv.bias.take().map(|bias| bias.f_to_kind(Kind::BFloat16)).transpose()?;
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
-//! A frozen graph compiled for synthesis: the same numbers as [`Replica::evaluate`], several times faster and in a fraction of the memory.
+//! A frozen graph compiled for synthesis: the same numbers as [`Replica::evaluate`], several times
+//! faster and in a fraction of the memory.
 //!
-//! Compiling runs the graph once on zeros, so that every shape is known; fuses what lies between convolutions into one step; and prepares the
-//! weights of each convolution, for both directions, for the kernel that is fastest here. An evaluation then goes through the steps and back
-//! without autograd, except for operators that have no explicit backward pass: those are differentiated by it, node by node. Memory comes from a pool: a tensor returns its
-//! memory when its last reader, forward or backward, is done, so that the second evaluation allocates next to nothing.
+//! Compiling runs the graph once on zeros, so that every shape is known; fuses what lies between
+//! convolutions into one step; and prepares the weights of each convolution, for both directions,
+//! for the kernel that is fastest here. An evaluation then goes through the steps and back without
+//! autograd, except for operators that have no explicit backward pass: those are differentiated by
+//! it, node by node. Memory comes from a pool: a tensor returns its memory when its last reader,
+//! forward or backward, is done, so that the second evaluation allocates next to nothing.
 
 mod alignment;
 mod compile;
@@ -25,7 +28,9 @@ use crate::replica::{Mode, Replica, ReplicaError};
 use crate::threads::Threads;
 use alignment::{AlignedLayer, MeasuredStatistics};
 use compile::{FrozenConv, SynthesisStep};
-pub use objective::{Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
+pub use objective::{
+    Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics,
+};
 use pass::{PassGradients, PassStep, PieceInputs, SavedPass, StatisticsGradient};
 use scdd_graph::{Graph, ValueId};
 use scdd_kernels::Isa;
@@ -36,10 +41,11 @@ use scdd_kernels::pass::{Gathered, add_bias};
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
     pub device: Device,
-    /// The CPU kernels' instruction set; `None` makes the plan out of `tch` operators alone, and so does any other device than the CPU.
+    /// The CPU kernels' instruction set; `None` makes the plan out of `tch` operators alone, and so
+    /// does any other device than the CPU.
     pub kernels: Option<Isa>,
-    /// Convolutions that libtorch computes take bfloat16 and sum in float32, as a GPU's tensor cores do; all else stays float32. The kernels have no such
-    /// precision.
+    /// Convolutions that libtorch computes take bfloat16 and sum in float32, as a GPU's tensor
+    /// cores do; all else stays float32. The kernels have no such precision.
     pub bf16: bool,
     /// What the kernels compute on.
     pub threads: Threads,
@@ -47,7 +53,12 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, kernels: Some(Isa::best()), bf16: false, threads: Threads::all() }
+        Self {
+            device: Device::Cpu,
+            kernels: Some(Isa::best()),
+            bf16: false,
+            threads: Threads::all(),
+        }
     }
 }
 
@@ -116,7 +127,10 @@ impl SynthesisPlan {
         let [input] = graph.inputs.as_slice() else {
             return Err(ReplicaError::Inputs { expected: 1, found: graph.inputs.len() });
         };
-        let options = PlanOptions { kernels: options.kernels.filter(|_| options.device == Device::Cpu), ..options };
+        let options = PlanOptions {
+            kernels: options.kernels.filter(|_| options.device == Device::Cpu),
+            ..options
+        };
         let mut replica = Replica::new(graph.clone(), options.device)?;
         let loss = |source| ReplicaError::Loss { source };
         let shape = shape.into();
@@ -130,7 +144,8 @@ impl SynthesisPlan {
             options.threads.run(|| prepare(&mut steps, isa)).map_err(loss)?;
         }
         let logits = graph.outputs[0];
-        // From here on constants come from `fixed`, and only nodes under autograd read those; for the others the weights are prepared.
+        // From here on constants come from `fixed`, and only nodes under autograd read those; for
+        // the others the weights are prepared.
         replica.constants.iter_mut().for_each(|t| *t = None);
         let fixed = fixed_values(known, &steps);
         Ok(Self {
@@ -156,21 +171,24 @@ impl SynthesisPlan {
         &self.shape
     }
 
-    /// Takes over the targets and weights of another objective, forgetting averaged statistics, if it looks at the same activations; else nothing happens, and the answer is `false`.
+    /// Takes over the targets and weights of another objective, forgetting averaged statistics, if
+    /// it looks at the same activations; else nothing happens, and the answer is `false`.
     ///
     /// # Errors
     /// When libtorch can't convert the targets.
     pub fn retarget(&mut self, objective: &Objective) -> Result<bool, ReplicaError> {
         let same = taps(objective) == self.taps;
         if same {
-            self.layers = alignment::layers(objective).map_err(|source| ReplicaError::Loss { source })?;
+            self.layers =
+                alignment::layers(objective).map_err(|source| ReplicaError::Loss { source })?;
             self.momentum = objective.momentum.fresh();
             self.r_bn = objective.r_bn;
         }
         Ok(same)
     }
 
-    /// The loss of `input` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.
+    /// The loss of `input` for `targets` (int64 `[N]`) and its gradient. Without targets the loss
+    /// has no cross entropy.
     ///
     /// # Errors
     /// An input of another shape than the plan's, or what went wrong at which step.
@@ -189,7 +207,11 @@ impl SynthesisPlan {
         threads.run(move || self.evaluate_here(&input, targets.as_ref()))
     }
 
-    fn evaluate_here(&self, input: &Tensor, targets: Option<&Tensor>) -> Result<Evaluation, ReplicaError> {
+    fn evaluate_here(
+        &self,
+        input: &Tensor,
+        targets: Option<&Tensor>,
+    ) -> Result<Evaluation, ReplicaError> {
         let _guard = tch::no_grad_guard();
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
@@ -230,11 +252,21 @@ impl SynthesisPlan {
         run.values[id].clone().or_else(fixed).ok_or_else(missing)
     }
 
-    fn forward(&self, index: usize, step: &SynthesisStep, run: &mut EvaluationState) -> Result<(), ReplicaError> {
+    fn forward(
+        &self,
+        index: usize,
+        step: &SynthesisStep,
+        run: &mut EvaluationState,
+    ) -> Result<(), ReplicaError> {
         match step {
             SynthesisStep::Conv(conv) => {
                 let x = self.read(run, conv.x)?;
-                let residual = conv.pass.as_ref().and_then(|p| p.residual).map(|id| self.read(run, id)).transpose()?;
+                let residual = conv
+                    .pass
+                    .as_ref()
+                    .and_then(|p| p.residual)
+                    .map(|id| self.read(run, id))
+                    .transpose()?;
                 self.forward_conv(index, conv, &x, residual, run).map_err(failed(&conv.name))?;
             }
             SynthesisStep::Pass(pass) => {
@@ -245,15 +277,23 @@ impl SynthesisPlan {
                 self.forward_pass(index, pass, kept, run).map_err(failed(&self.name_of(pass)))?;
             }
             SynthesisStep::Explicit(explicit) => {
-                let inputs =
-                    explicit.inputs.iter().map(|(id, _)| self.read(run, *id)).collect::<Result<Vec<_>, _>>()?;
+                let inputs = explicit
+                    .inputs
+                    .iter()
+                    .map(|(id, _)| self.read(run, *id))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let (value, kept) = explicit.forward(&inputs).map_err(failed(&explicit.name))?;
                 run.values[explicit.out] = Some(value);
                 run.kept[index] = Some(SavedStep::Explicit(kept));
             }
             SynthesisStep::Autograd(node) => {
-                let inputs = node.reads.iter().map(|&id| self.read(run, id)).collect::<Result<Vec<_>, _>>()?;
-                let (values, kept) = node.forward(&self.replica, &self.fixed, inputs, Mode::Eval)?;
+                let inputs = node
+                    .reads
+                    .iter()
+                    .map(|&id| self.read(run, id))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let (values, kept) =
+                    node.forward(&self.replica, &self.fixed, inputs, Mode::Eval)?;
                 for (&id, value) in node.writes.iter().zip(values) {
                     run.values[id] = Some(value);
                 }
@@ -346,9 +386,12 @@ impl SynthesisPlan {
     fn align(&self, run: &mut EvaluationState) -> Result<f64, TchError> {
         let mut costs = Vec::new();
         for (index, step) in self.steps.iter().enumerate() {
-            let (Some(pass), Some(measured)) = (step.pass(), run.measured[index].take()) else { continue };
+            let (Some(pass), Some(measured)) = (step.pass(), run.measured[index].take()) else {
+                continue;
+            };
             for &layer in &pass.layers {
-                let found = self.layers[layer].align(&measured, self.r_bn, (&self.momentum, layer))?;
+                let found =
+                    self.layers[layer].align(&measured, self.r_bn, (&self.momentum, layer))?;
                 costs.push(found.cost);
                 run.slopes[index] = Some(match run.slopes[index].take() {
                     Some(StatisticsGradient { a, b }) => {
@@ -364,7 +407,12 @@ impl SynthesisPlan {
         f64::try_from(Tensor::f_stack(&costs, 0)?.f_sum(None::<Kind>)?)
     }
 
-    fn backward(&self, index: usize, step: &SynthesisStep, run: &mut EvaluationState) -> Result<(), ReplicaError> {
+    fn backward(
+        &self,
+        index: usize,
+        step: &SynthesisStep,
+        run: &mut EvaluationState,
+    ) -> Result<(), ReplicaError> {
         match (step, run.kept[index].take()) {
             (SynthesisStep::Conv(conv), kept) => {
                 if let (Some(pass), Some(SavedStep::Pass(kept))) = (&conv.pass, kept) {
@@ -380,13 +428,16 @@ impl SynthesisPlan {
                 let pulled = sum(&gradients)
                     .and_then(|gradient| gradient.map(|g| explicit.backward(&kept, &g)).transpose())
                     .map_err(failed(&explicit.name))?;
-                for ((id, _), gradient) in explicit.inputs.iter().zip(pulled.into_iter().flatten()) {
+                for ((id, _), gradient) in explicit.inputs.iter().zip(pulled.into_iter().flatten())
+                {
                     run.gradients[*id].push(gradient);
                 }
             }
             (SynthesisStep::Autograd(node), Some(SavedStep::Autograd(kept))) => {
-                let gradients = node.writes.iter().map(|&id| sum(&std::mem::take(&mut run.gradients[id])));
-                let gradients = gradients.collect::<Result<Vec<_>, _>>().map_err(failed(&node.name))?;
+                let gradients =
+                    node.writes.iter().map(|&id| sum(&std::mem::take(&mut run.gradients[id])));
+                let gradients =
+                    gradients.collect::<Result<Vec<_>, _>>().map_err(failed(&node.name))?;
                 for (id, gradient) in node.backward(kept, &gradients).map_err(failed(&node.name))? {
                     run.gradients[id].push(gradient);
                 }
@@ -404,14 +455,16 @@ impl SynthesisPlan {
         kept: &SavedPass,
         run: &mut EvaluationState,
     ) -> Result<(), TchError> {
-        let gradients = pass.out.map(|id| std::mem::take(&mut run.gradients[id])).unwrap_or_default();
+        let gradients =
+            pass.out.map(|id| std::mem::take(&mut run.gradients[id])).unwrap_or_default();
         let slope = run.slopes[index].as_ref();
         if gradients.is_empty() && slope.is_none() {
             return Ok(());
         }
         let pulled = match (self.options.kernels, pass.image_size()) {
             (Some(isa), Some(size)) => {
-                let gradients = gradients.iter().map(Value::channels_last).collect::<Result<Vec<_>, _>>()?;
+                let gradients =
+                    gradients.iter().map(Value::channels_last).collect::<Result<Vec<_>, _>>()?;
                 pass.backward(isa, &self.pool, kept, &gradients, slope, size)?
             }
             _ => pass.backward_torch(kept, &gradients, slope)?,
@@ -420,7 +473,12 @@ impl SynthesisPlan {
         Ok(())
     }
 
-    fn backward_conv(&self, index: usize, step: &FrozenConv, run: &mut EvaluationState) -> Result<(), TchError> {
+    fn backward_conv(
+        &self,
+        index: usize,
+        step: &FrozenConv,
+        run: &mut EvaluationState,
+    ) -> Result<(), TchError> {
         let gradients = std::mem::take(&mut run.gradients[step.out]);
         let Some(gradient) = sum(&gradients)? else { return Ok(()) };
         drop(gradients);
@@ -432,7 +490,8 @@ impl SynthesisPlan {
         let [(from, _), (to, channels)] = conv.ends(Direction::Backward);
         let gradient = gradient.channels_last()?;
         let mut x = self.pool.take(to.pixels() * channels);
-        // The pass before this convolution, if it can go backwards piece by piece while the pieces are in cache.
+        // The pass before this convolution, if it can go backwards piece by piece while the pieces
+        // are in cache.
         let before = self.pulls[index].and_then(|earlier| match run.kept[earlier].take() {
             Some(SavedStep::Pass(kept)) => Some((earlier, self.steps[earlier].pass()?, kept)),
             _ => None,
@@ -450,7 +509,10 @@ impl SynthesisPlan {
         let epilogue = |piece: Piece| pass.backward_piece(isa, piece, &inputs);
         kernel.run((gradient.pixels()?, from), (&mut x, to), residual.as_deref_mut(), &epilogue);
         let size = size(to, channels);
-        let pulled = PassGradients { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? };
+        let pulled = PassGradients {
+            x: x.finish(size)?,
+            residual: residual.map(|r| r.finish(size)).transpose()?,
+        };
         send(pass, pulled, run);
         Ok(())
     }
@@ -489,11 +551,15 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor), Tch
     let ce = log_probabilities.f_gather(1, &chosen, false)?.f_mean(Kind::Double)?.f_neg()?;
     let count = *logits.size().first().unwrap_or(&1) as f64;
     let ones = chosen.f_ones_like()?.f_to_kind(Kind::Float)?;
-    let gradient = log_probabilities.f_exp()?.f_scatter_add(1, &chosen, &ones.f_neg()?)?.f_div_scalar(count)?;
+    let gradient = log_probabilities
+        .f_exp()?
+        .f_scatter_add(1, &chosen, &ones.f_neg()?)?
+        .f_div_scalar(count)?;
     Ok((f64::try_from(ce)?, gradient))
 }
 
-/// A convolution can take the pass that made its input backwards when it is the first to read it, and so the last to send a gradient.
+/// A convolution can take the pass that made its input backwards when it is the first to read it,
+/// and so the last to send a gradient.
 fn pulls(steps: &[SynthesisStep], logits: ValueId) -> Vec<Option<usize>> {
     let first_reader = |id: ValueId| steps.iter().position(|s| s.reads().contains(&id));
     steps
@@ -501,8 +567,10 @@ fn pulls(steps: &[SynthesisStep], logits: ValueId) -> Vec<Option<usize>> {
         .enumerate()
         .map(|(index, step)| {
             let SynthesisStep::Conv(conv) = step else { return None };
-            let maker = steps.iter().position(|s| s.pass().is_some_and(|p| p.out == Some(conv.x)))?;
-            (first_reader(conv.x) == Some(index) && conv.x != logits && !conv.backward.is_torch()).then_some(maker)
+            let maker =
+                steps.iter().position(|s| s.pass().is_some_and(|p| p.out == Some(conv.x)))?;
+            (first_reader(conv.x) == Some(index) && conv.x != logits && !conv.backward.is_torch())
+                .then_some(maker)
         })
         .collect()
 }

@@ -1,7 +1,9 @@
-//! What happens between two convolutions, as one step: statistics of an activation, its normalisation, a residual, an activation function.
+//! What happens between two convolutions, as one step: statistics of an activation, its
+//! normalisation, a residual, an activation function.
 //!
-//! BN is not folded into the convolution's weights but into this step, where an affine map costs nothing: the statistics are then those of the
-//! activation itself, without a detour through the folded output that channels with vanishing scale could not take.
+//! BN is not folded into the convolution's weights but into this step, where an affine map costs
+//! nothing: the statistics are then those of the activation itself, without a detour through the
+//! folded output that channels with vanishing scale could not take.
 
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use crate::compiled::{floats, sum};
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
 use scdd_kernels::conv::{Piece, for_pieces};
-use scdd_kernels::pass::{Activation, Backward, Gathered, Moments, Pass};
+use scdd_kernels::pass::{Backward, FusedActivation, Gathered, Moments, Pass};
 
 /// `out = activation(scale · x + shift + residual)`, and the statistics of `x`.
 pub struct PassStep {
@@ -27,7 +29,7 @@ pub struct PassStep {
     pub axis: usize,
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
-    pub activation: Activation,
+    pub activation: FusedActivation,
     /// The objective's layers that `x` is the activation of.
     pub layers: Vec<usize>,
 }
@@ -62,7 +64,7 @@ impl PassStep {
             axis,
             scale: vec![1.0; channels],
             shift: vec![0.0; channels],
-            activation: Activation::Identity,
+            activation: FusedActivation::Identity,
             layers,
         }
     }
@@ -129,7 +131,14 @@ impl PassStep {
             for_pieces(self.channels(), &mut out, None, &|piece| {
                 let range = piece.range(self.channels());
                 let residual = residual.map(|r| &r[range.clone()]);
-                self.forward_piece(isa, piece.index, &x[range], residual, Some(piece.rows), &gathered);
+                self.forward_piece(
+                    isa,
+                    piece.index,
+                    &x[range],
+                    residual,
+                    Some(piece.rows),
+                    &gathered,
+                );
             });
             Some(out.finish(size)?)
         } else {
@@ -150,7 +159,8 @@ impl PassStep {
         size: [i64; 4],
     ) -> Result<PassGradients, TchError> {
         let gradients = gradients.iter().map(Value::pixels).collect::<Result<Vec<_>, _>>()?;
-        let (first, more) = gradients.split_first().map_or((None, &[][..]), |(first, more)| (Some(*first), more));
+        let (first, more) =
+            gradients.split_first().map_or((None, &[][..]), |(first, more)| (Some(*first), more));
         let inputs = PieceInputs::new(kept, more.to_vec(), slope)?;
         let mut x = pool.take(inputs.x.len());
         let mut residual = kept.residual.as_ref().map(|_| pool.take(inputs.x.len()));
@@ -161,22 +171,34 @@ impl PassStep {
             }
             self.backward_piece(isa, piece, &inputs);
         });
-        Ok(PassGradients { x: x.finish(size)?, residual: residual.map(|r| r.finish(size)).transpose()? })
+        Ok(PassGradients {
+            x: x.finish(size)?,
+            residual: residual.map(|r| r.finish(size)).transpose()?,
+        })
     }
 
     /// The step as `tch` operations, on any device.
-    pub fn forward_torch(&self, kept: &SavedPass) -> Result<(Option<Value>, Option<MeasuredStatistics>), TchError> {
+    pub fn forward_torch(
+        &self,
+        kept: &SavedPass,
+    ) -> Result<(Option<Value>, Option<MeasuredStatistics>), TchError> {
         let x = kept.x.tensor();
-        let measured = if self.layers.is_empty() { None } else { Some(MeasuredStatistics::of_tensor(x, self.axis)?) };
+        let measured = if self.layers.is_empty() {
+            None
+        } else {
+            Some(MeasuredStatistics::of_tensor(x, self.axis)?)
+        };
         if self.out.is_none() {
             return Ok((None, measured));
         }
         let p = self.preactivation(kept)?;
         let out = match self.activation {
-            Activation::Identity => p,
-            Activation::Clamp { low, high } => p.f_clamp(f64::from(low), f64::from(high))?,
-            Activation::LeakyRelu { alpha } => p.f_maximum(&p.f_mul_scalar(f64::from(alpha))?)?,
-            Activation::HardSwish => p.f_hardswish()?,
+            FusedActivation::Identity => p,
+            FusedActivation::Clamp { low, high } => p.f_clamp(f64::from(low), f64::from(high))?,
+            FusedActivation::LeakyRelu { alpha } => {
+                p.f_maximum(&p.f_mul_scalar(f64::from(alpha))?)?
+            }
+            FusedActivation::HardSwish => p.f_hardswish()?,
         };
         Ok((Some(out.into()), measured))
     }
@@ -189,15 +211,18 @@ impl PassStep {
         slope: Option<&StatisticsGradient>,
     ) -> Result<PassGradients, TchError> {
         let x = kept.x.tensor();
-        let statistics =
-            slope.map(|s| x.f_mul(&self.per_channel(&s.b, x)?)?.f_add(&self.per_channel(&s.a, x)?)).transpose()?;
+        let statistics = slope
+            .map(|s| x.f_mul(&self.per_channel(&s.b, x)?)?.f_add(&self.per_channel(&s.a, x)?))
+            .transpose()?;
         let Some(gradient) = sum(gradients)? else {
             let x = statistics.map_or_else(|| x.f_zeros_like(), Ok)?;
             return Ok(PassGradients { x: x.into(), residual: None });
         };
         let gradient = match self.activation {
-            Activation::Identity => gradient.tensor().shallow_clone(),
-            activation => gradient.tensor().f_mul(&slope_of(activation, &self.preactivation(kept)?)?)?,
+            FusedActivation::Identity => gradient.tensor().shallow_clone(),
+            activation => {
+                gradient.tensor().f_mul(&slope_of(activation, &self.preactivation(kept)?)?)?
+            }
         };
         let scale = self.per_channel(&Tensor::from_slice(&self.scale), x)?;
         let mut pulled = gradient.f_mul(&scale)?;
@@ -221,23 +246,24 @@ impl PassStep {
 
     /// `[C]` so that it broadcasts over `x`, in its type and on its device.
     fn per_channel(&self, values: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
-        let shape: Vec<i64> = (0..x.dim()).map(|axis| if axis == self.axis { -1 } else { 1 }).collect();
+        let shape: Vec<i64> =
+            (0..x.dim()).map(|axis| if axis == self.axis { -1 } else { 1 }).collect();
         values.f_to_device(x.device())?.f_to_kind(x.kind())?.f_reshape(shape)
     }
 }
 
-fn slope_of(activation: Activation, p: &Tensor) -> Result<Tensor, TchError> {
+fn slope_of(activation: FusedActivation, p: &Tensor) -> Result<Tensor, TchError> {
     let within = |low: f32, high: f32| -> Result<Tensor, TchError> {
         p.f_gt(f64::from(low))?.f_logical_and(&p.f_lt(f64::from(high))?)?.f_to_kind(p.kind())
     };
     match activation {
-        Activation::Identity => p.f_ones_like(),
-        Activation::Clamp { low, high } => within(low, high),
-        Activation::LeakyRelu { alpha } => {
+        FusedActivation::Identity => p.f_ones_like(),
+        FusedActivation::Clamp { low, high } => within(low, high),
+        FusedActivation::LeakyRelu { alpha } => {
             let alpha = f64::from(alpha);
             p.f_gt(0.0)?.f_to_kind(p.kind())?.f_mul_scalar(1.0 - alpha)?.f_add_scalar(alpha)
         }
-        Activation::HardSwish => {
+        FusedActivation::HardSwish => {
             let between = within(-3.0, 3.0)?.f_mul(&p.f_div_scalar(3.0)?.f_add_scalar(0.5)?)?;
             between.f_add(&p.f_ge(3.0)?.f_to_kind(p.kind())?)
         }

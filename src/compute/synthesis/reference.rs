@@ -1,4 +1,5 @@
-//! The objective on the reference executor, under autograd: what the compiled plan is compared with.
+//! The objective on the reference executor, under autograd: what the compiled plan is compared
+//! with.
 
 use tch::{Kind, Tensor};
 
@@ -7,7 +8,8 @@ use crate::replica::{Mode, Replica, ReplicaError};
 use scdd_graph::ValueId;
 
 impl Replica {
-    /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient. Without targets the loss has no cross entropy.
+    /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient. Without
+    /// targets the loss has no cross entropy.
     ///
     /// # Errors
     /// Those of [`Replica::run`], or a graph without a `[N, K]` output.
@@ -33,7 +35,13 @@ impl Replica {
         taps: &[Tensor],
     ) -> Result<Evaluation, tch::TchError> {
         let ce = match targets {
-            Some(targets) => logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?,
+            Some(targets) => logits.f_cross_entropy_loss::<Tensor>(
+                targets,
+                None,
+                tch::Reduction::Mean,
+                -100,
+                0.0,
+            )?,
             None => Tensor::f_zeros([], (input.kind(), input.device()))?,
         };
         let mut bn = Tensor::f_zeros([], (input.kind(), input.device()))?;
@@ -44,7 +52,8 @@ impl Replica {
             };
             if let Some((of_mean, of_var)) = objective.momentum.blend(index, &mean, &var)? {
                 // The average's value with the step's gradient.
-                let through = |average: Tensor, step: &Tensor| average.f_add(&step.f_sub(&step.f_detach()?)?);
+                let through =
+                    |average: Tensor, step: &Tensor| average.f_add(&step.f_sub(&step.f_detach()?)?);
                 (mean, var) = (through(of_mean, &mean)?, through(of_var, &var)?);
             }
             let distance = layer.distance(&mean, &var, objective.distance)?;
@@ -53,6 +62,12 @@ impl Replica {
         let loss = ce.f_add(&bn.f_mul_scalar(objective.r_bn)?)?;
         let gradient = Tensor::f_run_backward(&[&loss], &[input], false, false)?.remove(0);
         let number = |t: &Tensor| f64::try_from(t.f_to_kind(Kind::Double)?);
-        Ok(Evaluation { loss: number(&loss)?, ce: number(&ce)?, bn: number(&bn)?, logits: logits.detach(), gradient })
+        Ok(Evaluation {
+            loss: number(&loss)?,
+            ce: number(&ce)?,
+            bn: number(&bn)?,
+            logits: logits.detach(),
+            gradient,
+        })
     }
 }

@@ -45,7 +45,11 @@ impl Step for TrainingStep {
 }
 
 /// Turns the graph into steps.
-pub fn steps(isa: Isa, replica: &Replica, known: &[Option<Known>]) -> Result<Vec<TrainingStep>, ReplicaError> {
+pub fn steps(
+    isa: Isa,
+    replica: &Replica,
+    known: &[Option<Known>],
+) -> Result<Vec<TrainingStep>, ReplicaError> {
     let graph = replica.graph();
     let mut fusion = Fusion::new(graph, known, []);
     let mut steps = Vec::new();
@@ -68,34 +72,45 @@ pub fn steps(isa: Isa, replica: &Replica, known: &[Option<Known>]) -> Result<Vec
     Ok(steps)
 }
 
-fn convolution(isa: Isa, replica: &Replica, fusion: &Fusion, index: usize) -> Result<Option<TrainedConv>, OpError> {
+fn convolution(
+    isa: Isa,
+    replica: &Replica,
+    fusion: &Fusion,
+    index: usize,
+) -> Result<Option<TrainedConv>, OpError> {
     let node = &replica.graph().nodes[index];
-    let (&[Some(x), Some(weight), ..], &[Some(out)]) = (node.inputs.as_slice(), node.outputs.as_slice()) else {
+    let (&[Some(x), Some(weight), ..], &[Some(out)]) =
+        (node.inputs.as_slice(), node.outputs.as_slice())
+    else {
         return Ok(None);
     };
     let bias = node.inputs.get(2).copied().flatten();
     let constant = |id: ValueId| replica.constants[id].as_ref();
-    let Some(values) = constant(weight).filter(|_| bias.is_none_or(|id| constant(id).is_some())) else {
+    let Some(values) = constant(weight).filter(|_| bias.is_none_or(|id| constant(id).is_some()))
+    else {
         return Ok(None);
     };
     let conv = fusion.convolution(node, values, bias.and_then(constant))?;
     let is_first = replica.graph().inputs.iter().any(|input| input.value == x);
-    Ok(conv
-        .filter(|conv| conv.groups == 1)
-        .map(|conv| TrainedConv::new(isa, node.name.clone(), [x, out], weight, bias, &conv, is_first)))
+    Ok(conv.filter(|conv| conv.groups == 1).map(|conv| {
+        TrainedConv::new(isa, node.name.clone(), [x, out], weight, bias, &conv, is_first)
+    }))
 }
 
-/// The longest chain BN → Add → activation → 2×2 average that starts at node `index`; all after the first are optional. What lies inside it has no other
-/// reader.
+/// The longest chain BN → Add → activation → 2×2 average that starts at node `index`; all after the
+/// first are optional. What lies inside it has no other reader.
 fn norm(graph: &Graph, fusion: &mut Fusion, index: usize) -> Result<Option<NormStep>, OpError> {
     let node = &graph.nodes[index];
-    let (&Op::Norm(Norm::Batch { epsilon }), &[Some(x), Some(scale), Some(shift), Some(mean), Some(var)]) =
-        (&node.op, node.inputs.as_slice())
+    let (
+        &Op::Norm(Norm::Batch { epsilon }),
+        &[Some(x), Some(scale), Some(shift), Some(mean), Some(var)],
+    ) = (&node.op, node.inputs.as_slice())
     else {
         return Ok(None);
     };
     let Some(size) = fusion.image(x) else { return Ok(None) };
-    let mut step = NormStep::new(node.name.clone(), x, output(node), [scale, shift, mean, var], size, epsilon);
+    let mut step =
+        NormStep::new(node.name.clone(), x, output(node), [scale, shift, mean, var], size, epsilon);
     let mut last = index;
     if let Some(next) = fusion.only_reader(&graph.nodes[last])
         && let Some(residual) = fusion.residual(next, step.out, index)
@@ -140,10 +155,13 @@ fn absorb_biases(steps: &mut [TrainingStep]) {
     for index in 0..steps.len() {
         let TrainingStep::Conv(conv) = &steps[index] else { continue };
         let (out, bias) = (conv.out, conv.bias);
-        let readers: Vec<usize> = (0..steps.len()).filter(|&i| steps[i].reads().contains(&out)).collect();
+        let readers: Vec<usize> =
+            (0..steps.len()).filter(|&i| steps[i].reads().contains(&out)).collect();
         let &[reader] = readers.as_slice() else { continue };
         match &mut steps[reader] {
-            TrainingStep::Norm(norm) if norm.x == out && norm.residual != Some(out) => norm.bias = bias,
+            TrainingStep::Norm(norm) if norm.x == out && norm.residual != Some(out) => {
+                norm.bias = bias
+            }
             _ => continue,
         }
         if let TrainingStep::Conv(conv) = &mut steps[index] {

@@ -21,7 +21,8 @@ pub struct TrainedConv {
     pub out: ValueId,
     pub weight: ValueId,
     pub bias: Option<ValueId>,
-    /// Whether a normalisation by the batch is all that reads the output: it then takes care of the bias and wants the output's moments.
+    /// Whether a normalisation by the batch is all that reads the output: it then takes care of the
+    /// bias and wants the output's moments.
     pub is_normalised: bool,
     /// Whether the input is the network's, whose gradient nobody wants.
     is_first: bool,
@@ -75,11 +76,13 @@ impl TrainedConv {
     /// # Errors
     /// When libtorch can't copy them.
     pub fn load(&mut self, replica: &Replica) -> Result<(), TchError> {
-        let constant = |id: ValueId| replica.constants[id].as_ref().ok_or_else(|| missing(&self.name));
+        let constant =
+            |id: ValueId| replica.constants[id].as_ref().ok_or_else(|| missing(&self.name));
         if let Some(bias) = self.bias.filter(|_| !self.is_normalised) {
             self.bias_values = floats(constant(bias)?)?;
         }
-        let weight = floats(&constant(self.weight)?.f_detach()?.f_permute([2, 3, 1, 0])?.f_reshape([-1])?)?;
+        let weight =
+            floats(&constant(self.weight)?.f_detach()?.f_permute([2, 3, 1, 0])?.f_reshape([-1])?)?;
         let load = |kernel: &mut ConvKernel, direction| {
             kernel.load(self.isa, &weight, self.channels, self.geometry, direction);
         };
@@ -90,11 +93,17 @@ impl TrainedConv {
         Ok(())
     }
 
-    /// The output, without its bias where a normalisation follows; and then, in training, its moments.
+    /// The output, without its bias where a normalisation follows; and then, in training, its
+    /// moments.
     ///
     /// # Errors
     /// When libtorch can't lay out the input.
-    pub fn forward(&self, pool: &Arc<BufferPool>, x: &Value, mode: Mode) -> Result<(Value, Option<Moments>), TchError> {
+    pub fn forward(
+        &self,
+        pool: &Arc<BufferPool>,
+        x: &Value,
+        mode: Mode,
+    ) -> Result<(Value, Option<Moments>), TchError> {
         let [_, outputs] = self.channels;
         let mut y = pool.take(self.to.pixels() * outputs);
         let gathered = Gathered::default();
@@ -112,18 +121,28 @@ impl TrainedConv {
         Ok((y.finish(size(self.to, outputs))?, gathered.total()))
     }
 
-    /// The gradients of weights, bias and input, as far as there are any, given the input and the output's gradient.
+    /// The gradients of weights, bias and input, as far as there are any, given the input and the
+    /// output's gradient.
     ///
     /// # Errors
     /// When libtorch can't lay out a tensor.
-    pub fn backward(&self, pool: &Arc<BufferPool>, x: &Value, dy: &Value) -> Result<Vec<(ValueId, Value)>, TchError> {
+    pub fn backward(
+        &self,
+        pool: &Arc<BufferPool>,
+        x: &Value,
+        dy: &Value,
+    ) -> Result<Vec<(ValueId, Value)>, TchError> {
         let [inputs, outputs] = self.channels;
         let (x, dy) = (x.channels_last()?, dy.channels_last()?);
-        let mut pulled = vec![(self.weight, self.weight_gradient(x.pixels()?, dy.pixels()?)?.into())];
+        let mut pulled =
+            vec![(self.weight, self.weight_gradient(x.pixels()?, dy.pixels()?)?.into())];
         if let Some(bias) = self.bias {
             // Before a normalisation by the batch's mean a bias has no effect, so no gradient.
-            let gradient =
-                if self.is_normalised { vec![0.0; outputs] } else { sum_pixels(self.isa, dy.pixels()?, outputs) };
+            let gradient = if self.is_normalised {
+                vec![0.0; outputs]
+            } else {
+                sum_pixels(self.isa, dy.pixels()?, outputs)
+            };
             pulled.push((bias, Tensor::f_from_slice(&gradient)?.into()));
         }
         if !self.is_first {

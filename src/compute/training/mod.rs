@@ -1,8 +1,11 @@
-//! A graph compiled for training: what the replica computes under autograd, several times faster on a processor.
+//! A graph compiled for training: what the replica computes under autograd, several times faster on
+//! a processor.
 //!
-//! Convolutions run on the kernels of [`scdd_kernels`], in the forward and both backward passes; what lies between two of them (BatchNorm by the batch's
-//! statistics, a residual, an activation, 2×2 average pooling) is one step; every other operator is differentiated by autograd. Unlike those of a
-//! [`SynthesisPlan`](crate::synthesis::SynthesisPlan), weights change at every step, so they are not prepared once but whenever [`TrainingPlan::load`] is called.
+//! Convolutions run on the kernels of [`scdd_kernels`], in the forward and both backward passes;
+//! what lies between two of them (BatchNorm by the batch's statistics, a residual, an activation,
+//! 2×2 average pooling) is one step; every other operator is differentiated by autograd. Unlike
+//! those of a [`SynthesisPlan`](crate::synthesis::SynthesisPlan), weights change at every step, so
+//! they are not prepared once but whenever [`TrainingPlan::load`] is called.
 
 mod compile;
 mod conv;
@@ -62,8 +65,9 @@ struct ForwardState {
 }
 
 impl TrainingPlan {
-    /// Compiles the graph of `replica` for training its constants `parameters` on inputs of `shape`, `[N, C, H, W]`. `None` where this processor has
-    /// no kernels for it, or the replica is not in single precision on the CPU: it is then trained through autograd.
+    /// Compiles the graph of `replica` for training its constants `parameters` on inputs of
+    /// `shape`, `[N, C, H, W]`. `None` where this processor has no kernels for it, or the replica
+    /// is not in single precision on the CPU: it is then trained through autograd.
     ///
     /// # Errors
     /// Those of [`Replica::run`], or a graph that has not one input.
@@ -92,15 +96,19 @@ impl TrainingPlan {
             return Err(ReplicaError::Inputs { expected: 1, found: graph.inputs.len() });
         };
         let find = |name: &String| graph.value(name).filter(|&id| replica.constants[id].is_some());
-        let ids = parameters.iter().map(|name| find(name).ok_or_else(|| ReplicaError::Missing { value: name.clone() }));
+        let ids = parameters
+            .iter()
+            .map(|name| find(name).ok_or_else(|| ReplicaError::Missing { value: name.clone() }));
         let ids: Vec<ValueId> = ids.collect::<Result<_, _>>()?;
-        let on_cpu = |id: &ValueId| replica.constants[*id].as_ref().is_some_and(|t| t.device() == Device::Cpu);
+        let on_cpu = |id: &ValueId| {
+            replica.constants[*id].as_ref().is_some_and(|t| t.device() == Device::Cpu)
+        };
         if isa == Isa::Portable || replica.precision.is_some() || !ids.iter().all(on_cpu) {
             return Ok(None);
         }
         let _guard = tch::no_grad_guard();
-        let zeros =
-            Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).map_err(|source| ReplicaError::Loss { source })?;
+        let zeros = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))
+            .map_err(|source| ReplicaError::Loss { source })?;
         let known = survey(replica, &zeros, &ids)?;
         let steps = compile::steps(isa, replica, &known)?;
         let logits = graph.outputs[0];
@@ -146,8 +154,9 @@ impl TrainingPlan {
         Ok(())
     }
 
-    /// The logits of `input`, and what the backward pass needs. In `Mode::Train` running statistics are updated as the replica does; in `Mode::Eval`
-    /// they are used, and there is no backward pass.
+    /// The logits of `input`, and what the backward pass needs. In `Mode::Train` running statistics
+    /// are updated as the replica does; in `Mode::Eval` they are used, and there is no backward
+    /// pass.
     ///
     /// # Errors
     /// An input of another shape than the plan's, or what went wrong at which step.
@@ -180,11 +189,17 @@ impl TrainingPlan {
         run.values[id].clone().or_else(parameter).ok_or_else(missing)
     }
 
-    fn forward_step(&self, index: usize, step: &TrainingStep, run: &mut ForwardState) -> Result<(), ReplicaError> {
+    fn forward_step(
+        &self,
+        index: usize,
+        step: &TrainingStep,
+        run: &mut ForwardState,
+    ) -> Result<(), ReplicaError> {
         let kept = match step {
             TrainingStep::Conv(conv) => {
                 let x = self.read(run, conv.x)?;
-                let (y, moments) = conv.forward(&self.pool, &x, run.mode).map_err(failed(&conv.name))?;
+                let (y, moments) =
+                    conv.forward(&self.pool, &x, run.mode).map_err(failed(&conv.name))?;
                 run.values[conv.out] = Some(y);
                 run.moments[conv.out] = moments;
                 SavedTraining::Conv(x)
@@ -193,13 +208,18 @@ impl TrainingPlan {
                 let x = self.read(run, norm.x)?;
                 let residual = norm.residual.map(|id| self.read(run, id)).transpose()?;
                 let moments = run.moments[norm.x].take();
-                let done = norm.forward(self.isa, &self.pool, (&x, residual.as_ref()), moments, run.mode);
+                let done =
+                    norm.forward(self.isa, &self.pool, (&x, residual.as_ref()), moments, run.mode);
                 let (out, kept) = done.map_err(failed(&norm.name))?;
                 run.values[norm.out] = Some(out);
                 SavedTraining::Norm(kept)
             }
             TrainingStep::Autograd(node) => {
-                let inputs = node.reads.iter().map(|&id| self.read(run, id)).collect::<Result<Vec<_>, _>>()?;
+                let inputs = node
+                    .reads
+                    .iter()
+                    .map(|&id| self.read(run, id))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let (values, kept) = node.forward(&self.replica, &self.fixed, inputs, run.mode)?;
                 for (&id, value) in node.writes.iter().zip(values) {
                     run.values[id] = Some(value);
@@ -211,7 +231,8 @@ impl TrainingPlan {
         Ok(())
     }
 
-    /// The gradients of the parameters, in the order in which they were named, given that of the logits. One that the logits do not depend on is zero.
+    /// The gradients of the parameters, in the order in which they were named, given that of the
+    /// logits. One that the logits do not depend on is zero.
     ///
     /// # Errors
     /// What went wrong at which step.
@@ -230,18 +251,23 @@ impl TrainingPlan {
             let pulled = match (step, kept) {
                 (TrainingStep::Conv(conv), Some(SavedTraining::Conv(x))) => {
                     match take(conv.out).map_err(failed(&conv.name))? {
-                        Some(dy) => conv.backward(&self.pool, &x, &dy).map_err(failed(&conv.name))?,
+                        Some(dy) => {
+                            conv.backward(&self.pool, &x, &dy).map_err(failed(&conv.name))?
+                        }
                         None => Vec::new(),
                     }
                 }
                 (TrainingStep::Norm(norm), Some(SavedTraining::Norm(kept))) => {
                     match take(norm.out).map_err(failed(&norm.name))? {
-                        Some(dy) => norm.backward(self.isa, &self.pool, &kept, &dy).map_err(failed(&norm.name))?,
+                        Some(dy) => norm
+                            .backward(self.isa, &self.pool, &kept, &dy)
+                            .map_err(failed(&norm.name))?,
                         None => Vec::new(),
                     }
                 }
                 (TrainingStep::Autograd(node), Some(SavedTraining::Autograd(kept))) => {
-                    let gradients = node.writes.iter().map(|&id| take(id)).collect::<Result<Vec<_>, _>>();
+                    let gradients =
+                        node.writes.iter().map(|&id| take(id)).collect::<Result<Vec<_>, _>>();
                     let gradients = gradients.map_err(failed(&node.name))?;
                     node.backward(kept, &gradients).map_err(failed(&node.name))?
                 }

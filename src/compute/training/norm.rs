@@ -12,10 +12,11 @@ use crate::replica::ops::norm::BN_MOMENTUM;
 use crate::replica::{Mode, Replica};
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
-use scdd_kernels::pass::{Activation, Backward, GradientSums, Moments, Pass, Pulling};
+use scdd_kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, Pulling};
 use scdd_kernels::pool::{average, spread};
 
-/// `out = average(activation(γ · (x − mean) / √(var + ε) + β + residual))`, where the average of 2×2 pixels is optional.
+/// `out = average(activation(γ · (x − mean) / √(var + ε) + β + residual))`, where the average of
+/// 2×2 pixels is optional.
 pub struct NormStep {
     pub name: String,
     pub x: ValueId,
@@ -23,7 +24,7 @@ pub struct NormStep {
     pub out: ValueId,
     /// That of the convolution which makes `x` and has left it out.
     pub bias: Option<ValueId>,
-    pub activation: Activation,
+    pub activation: FusedActivation,
     /// Whether 2×2 pixels become one.
     pub halves: bool,
     /// Scale, shift, running mean, running variance.
@@ -61,14 +62,21 @@ struct ChannelAffine {
 
 impl NormStep {
     /// BatchNorm alone.
-    pub fn new(name: String, x: ValueId, out: ValueId, constants: [ValueId; 4], size: [i64; 4], epsilon: f64) -> Self {
+    pub fn new(
+        name: String,
+        x: ValueId,
+        out: ValueId,
+        constants: [ValueId; 4],
+        size: [i64; 4],
+        epsilon: f64,
+    ) -> Self {
         Self {
             name,
             x,
             residual: None,
             out,
             bias: None,
-            activation: Activation::Identity,
+            activation: FusedActivation::Identity,
             halves: false,
             constants,
             size: size.map(|d| d as usize),
@@ -82,7 +90,8 @@ impl NormStep {
     /// # Errors
     /// When libtorch can't copy them.
     pub fn load(&mut self, replica: &Replica) -> Result<(), TchError> {
-        let missing = || TchError::Shape(format!("the parameters of {} are no constants", self.name));
+        let missing =
+            || TchError::Shape(format!("the parameters of {} are no constants", self.name));
         let constant = |id: ValueId| replica.constants[id].as_ref().ok_or_else(missing);
         let [scale, shift, mean, var] = self.constants;
         let bias = self.bias.map(|id| floats(constant(id)?)).transpose()?;
@@ -96,7 +105,10 @@ impl NormStep {
     }
 
     fn running(&self) -> Result<&[Tensor; 2], TchError> {
-        self.loaded.running.as_ref().ok_or_else(|| TchError::Shape(format!("{} was not loaded", self.name)))
+        self.loaded
+            .running
+            .as_ref()
+            .ok_or_else(|| TchError::Shape(format!("{} was not loaded", self.name)))
     }
 
     /// The result for `x` (whose moments may be known) and the residual.
@@ -141,32 +153,54 @@ impl NormStep {
             isa,
             size: self.size,
             halves: self.halves,
-            pass: Pass { scale: &kept.affine.scale, shift: &kept.affine.shift, activation: self.activation },
+            pass: Pass {
+                scale: &kept.affine.scale,
+                shift: &kept.affine.shift,
+                activation: self.activation,
+            },
             x: kept.x.pixels()?,
             residual: kept.residual.as_ref().map(Value::pixels).transpose()?,
         })
     }
 
     fn affine(&self, mean: &[f32], inverse: &[f32]) -> ChannelAffine {
-        let scale: Vec<f32> = self.loaded.scale.iter().zip(inverse).map(|(scale, inverse)| scale * inverse).collect();
-        let shift = self.loaded.shift.iter().zip(&scale).zip(mean).map(|((shift, scale), mean)| shift - scale * mean);
+        let scale: Vec<f32> =
+            self.loaded.scale.iter().zip(inverse).map(|(scale, inverse)| scale * inverse).collect();
+        let shift = self
+            .loaded
+            .shift
+            .iter()
+            .zip(&scale)
+            .zip(mean)
+            .map(|((shift, scale), mean)| shift - scale * mean);
         ChannelAffine { shift: shift.collect(), scale }
     }
 
-    /// Running mean, as `x` would have it without the bias that was left out, and inverse deviation.
+    /// Running mean, as `x` would have it without the bias that was left out, and inverse
+    /// deviation.
     fn running_statistics(&self) -> Result<(Vec<f32>, Vec<f32>), TchError> {
         let [mean, var] = self.running()?;
         let (mean, var) = (floats(mean)?, floats(var)?);
         let inverse = var.iter().map(|&var| (1.0 / (f64::from(var) + self.epsilon).sqrt()) as f32);
-        Ok((mean.iter().zip(&self.loaded.bias).map(|(mean, bias)| mean - bias).collect(), inverse.collect()))
+        Ok((
+            mean.iter().zip(&self.loaded.bias).map(|(mean, bias)| mean - bias).collect(),
+            inverse.collect(),
+        ))
     }
 
-    /// Moves the running statistics towards the batch's, as PyTorch does: the variance's divisor is one less than the number of pixels.
+    /// Moves the running statistics towards the batch's, as PyTorch does: the variance's divisor is
+    /// one less than the number of pixels.
     fn follow(&self, moments: &Moments) -> Result<(), TchError> {
-        let mean = moments.mean.iter().zip(&self.loaded.bias).map(|(mean, bias)| (mean + f64::from(*bias)) as f32);
+        let mean = moments
+            .mean
+            .iter()
+            .zip(&self.loaded.bias)
+            .map(|(mean, bias)| (mean + f64::from(*bias)) as f32);
         let divisor = (moments.count as f64 - 1.0).max(1.0);
         let var = moments.squares.iter().map(|squares| (squares / divisor) as f32);
-        for (running, found) in self.running()?.iter().zip([mean.collect::<Vec<_>>(), var.collect()]) {
+        for (running, found) in
+            self.running()?.iter().zip([mean.collect::<Vec<_>>(), var.collect()])
+        {
             let _ = running.shallow_clone().f_lerp_(&Tensor::f_from_slice(&found)?, BN_MOMENTUM)?;
         }
         Ok(())
@@ -189,9 +223,11 @@ impl NormStep {
         let sums = work.sums(dy.pixels()?, &kept.mean);
         let count = (n * h * w) as f64;
         let inverse = || kept.inverse.iter().map(|&inverse| f64::from(inverse));
-        let scale_gradient: Vec<f32> = sums.product.iter().zip(inverse()).map(|(sum, i)| (sum * i) as f32).collect();
+        let scale_gradient: Vec<f32> =
+            sums.product.iter().zip(inverse()).map(|(sum, i)| (sum * i) as f32).collect();
         let shift_gradient: Vec<f32> = sums.gradient.iter().map(|&sum| sum as f32).collect();
-        // dx = scale · (g − mean(g) − x̂ · mean(g · x̂)), x̂ = (x − mean) · inverse: an affine map of g and x.
+        // dx = scale · (g − mean(g) − x̂ · mean(g · x̂)), x̂ = (x − mean) · inverse: an affine map
+        // of g and x.
         let slope = |c: usize| {
             let (scale, inverse) = (f64::from(kept.affine.scale[c]), f64::from(kept.inverse[c]));
             let b = -scale * inverse * inverse * sums.product[c] / count;
@@ -239,11 +275,13 @@ impl NormWork<'_> {
         h * w * channels
     }
 
-    /// The strips of image `index`: two rows where they become one (an odd last one is left out), else all of it.
+    /// The strips of image `index`: two rows where they become one (an odd last one is left out),
+    /// else all of it.
     fn strips(&self, index: usize) -> impl Iterator<Item = RowStrip> + use<> {
         let [_, channels, _, w] = self.size;
         let image = self.image();
-        let (strip, result) = if self.halves { (2 * w * channels, w / 2 * channels) } else { (image, image) };
+        let (strip, result) =
+            if self.halves { (2 * w * channels, w / 2 * channels) } else { (image, image) };
         let count = image / strip;
         (0..count).map(move |i| {
             let (x, at) = (index * image + i * strip, (index * count + i) * result);
@@ -302,31 +340,39 @@ impl NormWork<'_> {
     }
 
     /// Writes the gradients of `x` and of the residual; `slope` is what the batch's statistics add.
-    fn pull(&self, dy: &[f32], dx: &mut [f32], residual: Option<&mut [f32]>, slope: (&[f32], &[f32])) {
+    fn pull(
+        &self,
+        dy: &[f32],
+        dx: &mut [f32],
+        residual: Option<&mut [f32]>,
+        slope: (&[f32], &[f32]),
+    ) {
         let [_, channels, _, w] = self.size;
         let image = self.image();
         let beside: Vec<Option<&mut [f32]>> = match residual {
             Some(gradient) => gradient.chunks_exact_mut(image).map(Some).collect(),
             None => dx.chunks_exact(image).map(|_| None).collect(),
         };
-        dx.par_chunks_exact_mut(image).zip(beside).enumerate().for_each(|(index, (mut dx, mut beside))| {
-            let mut at = index * image;
-            for RowStrip { x, result } in self.strips(index) {
-                at = x.end;
-                let gradient = first(&mut dx, x.len());
-                if self.halves {
-                    spread(self.isa, &dy[result], w, channels, gradient);
-                } else {
-                    gradient.copy_from_slice(&dy[result]);
+        dx.par_chunks_exact_mut(image).zip(beside).enumerate().for_each(
+            |(index, (mut dx, mut beside))| {
+                let mut at = index * image;
+                for RowStrip { x, result } in self.strips(index) {
+                    at = x.end;
+                    let gradient = first(&mut dx, x.len());
+                    if self.halves {
+                        spread(self.isa, &dy[result], w, channels, gradient);
+                    } else {
+                        gradient.copy_from_slice(&dy[result]);
+                    }
+                    let beside = beside.as_mut().map(|b| first(b, x.len()));
+                    self.pull_strip(x, gradient, beside, slope);
                 }
-                let beside = beside.as_mut().map(|b| first(b, x.len()));
-                self.pull_strip(x, gradient, beside, slope);
-            }
-            // An odd last row, of which the result knows nothing.
-            dx.fill(0.0);
-            let rest = at..at + dx.len();
-            self.pull_strip(rest, dx, beside, slope);
-        });
+                // An odd last row, of which the result knows nothing.
+                dx.fill(0.0);
+                let rest = at..at + dx.len();
+                self.pull_strip(rest, dx, beside, slope);
+            },
+        );
     }
 
     fn pull_strip(
@@ -337,7 +383,8 @@ impl NormWork<'_> {
         slope: (&[f32], &[f32]),
     ) {
         let (x, residual) = (&self.x[here.clone()], self.residual.map(|r| &r[here]));
-        let work = Backward { x, residual, gradient, more: &[], slope: Some(slope), residual_gradient };
+        let work =
+            Backward { x, residual, gradient, more: &[], slope: Some(slope), residual_gradient };
         self.pass.backward(self.isa, work);
     }
 }

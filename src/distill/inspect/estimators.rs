@@ -1,4 +1,5 @@
-//! How much a list of statistics (one number per channel) says: spread, entropy, effective rank. Definitions with their reasons: `docs/inspect.md`.
+//! How much a list of statistics (one number per channel) says: spread, entropy, effective rank.
+//! Definitions with their reasons: `docs/inspect.md`.
 
 use std::collections::BTreeMap;
 use std::f64::consts::{E, PI};
@@ -9,7 +10,8 @@ pub const QUANTILES: [f64; 7] = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
 /// Width of the histogram's bins, in units of the list's RMS.
 const BIN: f64 = 0.25;
 
-/// The quantiles of `values` at [`QUANTILES`], linear between neighbours (numpy's default); all 0 for no values.
+/// The quantiles of `values` at [`QUANTILES`], linear between neighbours (numpy's default); all 0
+/// for no values.
 pub fn quantiles(values: &[f64]) -> [f64; 7] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -37,23 +39,26 @@ pub fn entropy(values: &[f64]) -> Option<f64> {
     }
     let mut bins: BTreeMap<i64, usize> = BTreeMap::new();
     for value in values {
-        // Bins are centred on multiples of their width, so that values of one size fall into one bin.
+        // Bins are centred on multiples of their width, so that values of one size fall into one
+        // bin.
         *bins.entry((value / width).round() as i64).or_default() += 1;
     }
     let shares = bins.values().map(|&count| count as f64 / values.len() as f64);
     Some(shares.map(|p| -p * p.ln()).sum::<f64>() + width.ln())
 }
 
-/// Differential entropy in nats of the normal distribution with the values' (biased) variance, the largest that this variance allows:
-/// ½ ln(2πe · variance). None where all values are equal.
+/// Differential entropy in nats of the normal distribution with the values' (biased) variance, the
+/// largest that this variance allows: ½ ln(2πe · variance). None where all values are equal.
 pub fn gaussian_entropy(values: &[f64]) -> Option<f64> {
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len().max(1) as f64;
+    let variance =
+        values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len().max(1) as f64;
     (variance > 0.0).then(|| 0.5 * (2.0 * PI * E * variance).ln())
 }
 
-/// Effective rank (Roy and Vetterli, 2007) of the diagonal matrix of `values`: exp of the entropy of |value| / Σ|value|, which are its singular
-/// values' shares. From 1 (one channel has everything) to the number of values (all are of one size). None where all values are 0.
+/// Effective rank (Roy and Vetterli, 2007) of the diagonal matrix of `values`: exp of the entropy
+/// of |value| / Σ|value|, which are its singular values' shares. From 1 (one channel has
+/// everything) to the number of values (all are of one size). None where all values are 0.
 pub fn effective_rank(values: &[f64]) -> Option<f64> {
     let total: f64 = values.iter().map(|v| v.abs()).sum();
     if total.is_nan() || total <= 0.0 {

@@ -1,8 +1,10 @@
-//! What the BN statistics of teachers hold, side by side: the analysis with which SC-DD (arXiv 2404.07976) explains why self-supervised teachers
-//! recover better images. Its claim is that their statistics have the higher entropy, H(Θ_ssl) > H(Θ_sl).
+//! What the BN statistics of teachers hold, side by side: the analysis with which SC-DD (arXiv
+//! 2404.07976) explains why self-supervised teachers recover better images. Its claim is that their
+//! statistics have the higher entropy, H(Θ_ssl) > H(Θ_sl).
 //!
-//! Raw scale alone would decide such a comparison, so every figure is given twice: raw, and scale-free (each layer's statistics divided by their
-//! RMS). Beside the statistics stand the gradients that they and the cross entropy give, at noise and at real images. Definitions:
+//! Raw scale alone would decide such a comparison, so every figure is given twice: raw, and
+//! scale-free (each layer's statistics divided by their RMS). Beside the statistics stand the
+//! gradients that they and the cross entropy give, at noise and at real images. Definitions:
 //! `docs/inspect.md`.
 
 pub mod estimators;
@@ -48,7 +50,7 @@ pub enum InspectError {
 
 /// What a list of statistics says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Content {
+pub struct Informativeness {
     /// At [`estimators::QUANTILES`].
     pub quantiles: [f64; 7],
     /// Differential entropy in nats, by histogram.
@@ -59,7 +61,7 @@ pub struct Content {
     pub effective_rank: Option<f64>,
 }
 
-impl Content {
+impl Informativeness {
     fn of(values: &[f64]) -> Self {
         Self {
             quantiles: quantiles(values),
@@ -72,14 +74,14 @@ impl Content {
 
 /// The running means, or the running variances, of one layer or of all together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Spread {
+pub struct ValueSpread {
     pub rms: f64,
-    pub raw: Content,
+    pub raw: Informativeness,
     /// Of the values divided by their layer's RMS.
-    pub scale_free: Content,
+    pub scale_free: Informativeness,
 }
 
-impl Spread {
+impl ValueSpread {
     /// Of the values of these layers, channel after channel.
     fn of(layers: &[&[f32]]) -> Self {
         let wide = |layer: &&[f32]| layer.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
@@ -89,22 +91,26 @@ impl Spread {
             layer.iter().map(move |v| if scale > 0.0 { v / scale } else { 0.0 })
         });
         let (free, all): (Vec<f64>, Vec<f64>) = (free.collect(), raw.concat());
-        Self { rms: rms(&all), raw: Content::of(&all), scale_free: Content::of(&free) }
+        Self {
+            rms: rms(&all),
+            raw: Informativeness::of(&all),
+            scale_free: Informativeness::of(&free),
+        }
     }
 }
 
 /// One layer's statistics.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Layer {
+pub struct LayerContent {
     pub key: String,
     pub channels: usize,
-    pub mean: Spread,
-    pub var: Spread,
+    pub mean: ValueSpread,
+    pub var: ValueSpread,
 }
 
-impl Layer {
+impl LayerContent {
     fn of(layer: &LayerStatistics) -> Self {
-        let (mean, var) = (Spread::of(&[&layer.mean]), Spread::of(&[&layer.var]));
+        let (mean, var) = (ValueSpread::of(&[&layer.mean]), ValueSpread::of(&[&layer.var]));
         Self { key: layer.key.clone(), channels: layer.mean.len(), mean, var }
     }
 }
@@ -117,7 +123,8 @@ pub struct Gradients {
     pub images: usize,
     #[serde(flatten)]
     pub terms: Terms,
-    /// The `r_bn` at which both gradients are of equal norm; at noise that is what `r_bn: auto` takes.
+    /// The `r_bn` at which both gradients are of equal norm; at noise that is what `r_bn: auto`
+    /// takes.
     pub balance: Option<f64>,
 }
 
@@ -136,26 +143,32 @@ pub struct Inspection {
     /// Channels of all layers together.
     pub channels: usize,
     /// All layers' channels as one list.
-    pub mean: Spread,
-    pub var: Spread,
+    pub mean: ValueSpread,
+    pub var: ValueSpread,
     /// In execution order.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<LayerContent>,
     pub gradients: Vec<Gradients>,
 }
 
-/// Inspects `bundle`; gradients are taken at `images` noise images, and at as many of `data` if that is given, drawn with
-/// `seed`, equally many of each class.
+/// Inspects `bundle`; gradients are taken at `images` noise images, and at as many of `data` if
+/// that is given, drawn with `seed`, equally many of each class.
 ///
 /// # Errors
 /// When the bundle has no statistics, can't be run, or does not take the data's images.
-pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32, seed: u64) -> Result<Inspection, InspectError> {
+pub fn inspect(
+    bundle: &Bundle,
+    data: Option<&Dataset>,
+    images: u32,
+    seed: u64,
+) -> Result<Inspection, InspectError> {
     if let Some(why) = bundle.without_statistics() {
         return Err(InspectError::NoStatistics { bundle: bundle.name().into(), why });
     }
     let balance = Balance::new(bundle, Device::Cpu)?;
     let objective = bundle.objective(1.0, FIRST_MULTIPLIER, Device::Cpu);
     let (start, targets) = noise(bundle, images, START_STD);
-    let mut gradients = vec![Gradients::new("noise", images as usize, balance.at(&start, &targets, &objective)?)];
+    let mut gradients =
+        vec![Gradients::new("noise", images as usize, balance.at(&start, &targets, &objective)?)];
     if let Some(set) = data {
         let chosen = sample::even(&set.labels, set.classes.len(), images as usize, seed);
         let batch = bundle.normalization()?.batch(set, &chosen)?;
@@ -164,7 +177,7 @@ pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32, seed: u64) 
         gradients.push(Gradients::new(&set.name, chosen.len(), terms));
     }
     let all = |of: fn(&LayerStatistics) -> &Vec<f32>| {
-        Spread::of(&bundle.layers.iter().map(|layer| of(layer).as_slice()).collect::<Vec<_>>())
+        ValueSpread::of(&bundle.layers.iter().map(|layer| of(layer).as_slice()).collect::<Vec<_>>())
     };
     Ok(Inspection {
         bundle: bundle.name().into(),
@@ -172,7 +185,7 @@ pub fn inspect(bundle: &Bundle, data: Option<&Dataset>, images: u32, seed: u64) 
         channels: bundle.layers.iter().map(|layer| layer.mean.len()).sum(),
         mean: all(|layer| &layer.mean),
         var: all(|layer| &layer.var),
-        layers: bundle.layers.iter().map(Layer::of).collect(),
+        layers: bundle.layers.iter().map(LayerContent::of).collect(),
         gradients,
     })
 }
@@ -188,15 +201,19 @@ pub fn check(directory: &Path) -> Result<(), InspectError> {
         let what = format!("{} is a file; --out wants a directory", file.display());
         return Err(InspectError::Out(what));
     }
-    FILES.iter().try_for_each(|file| Ok(own::check(&directory.join(file)).map_err(ReportError::from)?))
+    FILES
+        .iter()
+        .try_for_each(|file| Ok(own::check(&directory.join(file)).map_err(ReportError::from)?))
 }
 
-/// Writes `inspect.html`, `inspect.csv` (one line per layer) and `inspect.json` into `directory`, each whole or not at all; returns the page's path.
+/// Writes `inspect.html`, `inspect.csv` (one line per layer) and `inspect.json` into `directory`,
+/// each whole or not at all; returns the page's path.
 ///
 /// # Errors
 /// When a file can't be written.
 pub fn write(teachers: &[Inspection], directory: &Path) -> Result<PathBuf, InspectError> {
-    let put = |file: &str, text: &str| own::write(&directory.join(file), text).map_err(ReportError::from);
+    let put =
+        |file: &str, text: &str| own::write(&directory.join(file), text).map_err(ReportError::from);
     let [json, csv, html] = FILES;
     put(json, &scdd_experiment::report::json_file(&serde_json::json!({"teachers": teachers}))?)?;
     put(csv, &table::csv(teachers)?)?;

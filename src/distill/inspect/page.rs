@@ -4,10 +4,10 @@ use minijinja::value::Serde;
 use serde::Serialize;
 
 use super::table::{number, share, significant};
-use super::{Content, Inspection, Layer, Spread};
+use super::{Informativeness, Inspection, LayerContent, ValueSpread};
 use crate::recover::balance::Term;
 use scdd_experiment::report::ReportError;
-use scdd_experiment::report::chart::{COLOURS, Line, Scale, line_chart};
+use scdd_experiment::report::chart::{COLOURS, ChartLine, Scale, line_chart};
 use scdd_experiment::report::html::{Figure, environment};
 
 const TEMPLATE: &str = include_str!("template.html");
@@ -18,7 +18,7 @@ const OUTER: [usize; 2] = [1, 5];
 
 /// What the template shows.
 #[derive(Serialize)]
-struct Page<'a> {
+struct InspectPage<'a> {
     teachers: Vec<Teacher<'a>>,
     gradients: Vec<GradientRow<'a>>,
     sections: Vec<Section>,
@@ -35,7 +35,7 @@ struct Teacher<'a> {
     layers: Vec<LayerRow<'a>>,
 }
 
-/// A [`Spread`] in texts.
+/// A [`ValueSpread`] in texts.
 #[derive(Serialize)]
 struct Figures {
     rms: String,
@@ -73,9 +73,13 @@ struct Section {
 
 /// The whole page.
 pub(super) fn page(teachers: &[Inspection]) -> Result<String, ReportError> {
-    let page = Page {
+    let page = InspectPage {
         teachers: teachers.iter().enumerate().map(|(index, teacher)| row(index, teacher)).collect(),
-        gradients: teachers.iter().enumerate().flat_map(|(index, teacher)| gradient_rows(index, teacher)).collect(),
+        gradients: teachers
+            .iter()
+            .enumerate()
+            .flat_map(|(index, teacher)| gradient_rows(index, teacher))
+            .collect(),
         sections: vec![
             section("Running means, layer by layer", teachers, |layer| &layer.mean, Scale::Linear),
             section("Running variances, layer by layer", teachers, |layer| &layer.var, Scale::Log),
@@ -85,8 +89,10 @@ pub(super) fn page(teachers: &[Inspection]) -> Result<String, ReportError> {
 }
 
 fn row(index: usize, teacher: &Inspection) -> Teacher<'_> {
-    let figures = |mean: &Spread, var: &Spread, channels| [figures(mean, channels), figures(var, channels)];
-    let layer = |layer: &Layer| figures(&layer.mean, &layer.var, layer.channels);
+    let figures = |mean: &ValueSpread, var: &ValueSpread, channels| {
+        [figures(mean, channels), figures(var, channels)]
+    };
+    let layer = |layer: &LayerContent| figures(&layer.mean, &layer.var, layer.channels);
     Teacher {
         colour: index % COLOURS,
         name: &teacher.bundle,
@@ -101,8 +107,8 @@ fn row(index: usize, teacher: &Inspection) -> Teacher<'_> {
     }
 }
 
-fn figures(spread: &Spread, channels: usize) -> Figures {
-    let both = |of: &dyn Fn(&Content) -> String| [of(&spread.raw), of(&spread.scale_free)];
+fn figures(spread: &ValueSpread, channels: usize) -> Figures {
+    let both = |of: &dyn Fn(&Informativeness) -> String| [of(&spread.raw), of(&spread.scale_free)];
     Figures {
         rms: significant(Some(spread.rms)),
         entropy: both(&|c| number(c.entropy)),
@@ -130,7 +136,12 @@ fn gradient_rows(index: usize, teacher: &Inspection) -> impl Iterator<Item = Gra
 }
 
 /// The charts of one statistic: every teacher a line, its layers from first to last.
-fn section(title: &'static str, teachers: &[Inspection], of: fn(&Layer) -> &Spread, scale: Scale) -> Section {
+fn section(
+    title: &'static str,
+    teachers: &[Inspection],
+    of: fn(&LayerContent) -> &ValueSpread,
+    scale: Scale,
+) -> Section {
     let legend: Vec<(usize, String)> =
         teachers.iter().enumerate().map(|(index, t)| (index % COLOURS, t.bundle.clone())).collect();
     let figure = |title: &str, y_label: &str, scale, note: &str, curves: &[(bool, ValueOf)]| {
@@ -149,15 +160,26 @@ fn section(title: &'static str, teachers: &[Inspection], of: fn(&Layer) -> &Spre
         (false, |s, _| Some(s.scale_free.quantiles[MEDIAN])),
     ];
     let rank: ValueOf = |s, channels| Some(100.0 * s.raw.effective_rank? / channels as f64);
-    let scale_note =
-        "Root of the mean square over the layer's channels: the scale that the scale-free figures are free of.";
+    let scale_note = "Root of the mean square over the layer's channels: the scale that the scale-free figures are free of.";
     let entropy_note = "In nats, by histogram. Raw minus scale-free is ln RMS.";
     let figures = [
         figure("Quantiles, raw", "", scale, quantile_note, &raw),
         figure("Quantiles, scale-free", "RMS", scale, quantile_note, &free),
         figure("RMS", "log scale", Scale::Log, scale_note, &[(false, |s, _| Some(s.rms))]),
-        figure("Entropy, raw", "nats", Scale::Linear, entropy_note, &[(false, |s, _| s.raw.entropy)]),
-        figure("Entropy, scale-free", "nats", Scale::Linear, entropy_note, &[(false, |s, _| s.scale_free.entropy)]),
+        figure(
+            "Entropy, raw",
+            "nats",
+            Scale::Linear,
+            entropy_note,
+            &[(false, |s, _| s.raw.entropy)],
+        ),
+        figure(
+            "Entropy, scale-free",
+            "nats",
+            Scale::Linear,
+            entropy_note,
+            &[(false, |s, _| s.scale_free.entropy)],
+        ),
         figure(
             "Effective rank",
             "% of the channels",
@@ -170,17 +192,32 @@ fn section(title: &'static str, teachers: &[Inspection], of: fn(&Layer) -> &Spre
 }
 
 /// A figure of a layer's spread, given its channels.
-type ValueOf = fn(&Spread, usize) -> Option<f64>;
+type ValueOf = fn(&ValueSpread, usize) -> Option<f64>;
 
-/// Pale lines first, so that the others lie on top. Depth is 0 at the first layer and 1 at the last, so that networks of any depth compare.
-fn lines(teachers: &[Inspection], of: fn(&Layer) -> &Spread, curves: &[(bool, ValueOf)]) -> Vec<Line> {
+/// Pale lines first, so that the others lie on top. Depth is 0 at the first layer and 1 at the
+/// last, so that networks of any depth compare.
+fn lines(
+    teachers: &[Inspection],
+    of: fn(&LayerContent) -> &ValueSpread,
+    curves: &[(bool, ValueOf)],
+) -> Vec<ChartLine> {
     let line = |faint: bool, value: ValueOf, index: usize, teacher: &Inspection| {
         let last = teacher.layers.len().saturating_sub(1).max(1) as f64;
-        let point = |(at, layer): (usize, &Layer)| Some((at as f64 / last, value(of(layer), layer.channels)?));
-        Line { colour: index % COLOURS, faint, points: teacher.layers.iter().enumerate().filter_map(point).collect() }
+        let point = |(at, layer): (usize, &LayerContent)| {
+            Some((at as f64 / last, value(of(layer), layer.channels)?))
+        };
+        ChartLine {
+            colour: index % COLOURS,
+            faint,
+            points: teacher.layers.iter().enumerate().filter_map(point).collect(),
+        }
     };
     let of_curve = |&(faint, value): &(bool, ValueOf)| {
-        teachers.iter().enumerate().map(move |(index, teacher)| line(faint, value, index, teacher)).collect::<Vec<_>>()
+        teachers
+            .iter()
+            .enumerate()
+            .map(move |(index, teacher)| line(faint, value, index, teacher))
+            .collect::<Vec<_>>()
     };
     curves.iter().flat_map(of_curve).collect()
 }

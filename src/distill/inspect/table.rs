@@ -1,7 +1,7 @@
 //! Inspections as plain text: tables for the terminal, and CSV.
 
 use super::estimators::QUANTILES;
-use super::{Content, Gradients, Inspection, Spread};
+use super::{Gradients, Informativeness, Inspection, ValueSpread};
 use crate::recover::balance::Term;
 use scdd_experiment::report::ReportError;
 use scdd_experiment::report::text::aligned;
@@ -21,23 +21,27 @@ pub fn table(teachers: &[Inspection]) -> String {
         "scale-free",
     ];
     let mut text = String::new();
-    for (title, of) in
-        [("running means", (|t| &t.mean) as fn(&Inspection) -> &Spread), ("running variances", |t| &t.var)]
-    {
-        text += &format!("{title} of all layers (entropies in nats, effective rank in % of the channels)\n");
+    for (title, of) in [
+        ("running means", (|t| &t.mean) as fn(&Inspection) -> &ValueSpread),
+        ("running variances", |t| &t.var),
+    ] {
+        text += &format!(
+            "{title} of all layers (entropies in nats, effective rank in % of the channels)\n"
+        );
         let mut lines = vec![heads.map(str::to_owned)];
         lines.extend(teachers.iter().map(|teacher| spread(teacher, of(teacher))));
         text += &format!("{}\n", aligned(&lines));
     }
-    let heads = ["teacher", "at", "CE", "its gradient", "BN loss", "its gradient", "balancing r_bn"];
+    let heads =
+        ["teacher", "at", "CE", "its gradient", "BN loss", "its gradient", "balancing r_bn"];
     text += "loss terms and the L2 norms of their gradients, of all images together\n";
     let mut lines = vec![heads.map(str::to_owned)];
     lines.extend(teachers.iter().flat_map(|t| t.gradients.iter().map(|g| gradients(&t.bundle, g))));
     text + &aligned(&lines)
 }
 
-fn spread(teacher: &Inspection, spread: &Spread) -> [String; 10] {
-    let rank = |content: &Content| share(content.effective_rank, teacher.channels);
+fn spread(teacher: &Inspection, spread: &ValueSpread) -> [String; 10] {
+    let rank = |content: &Informativeness| share(content.effective_rank, teacher.channels);
     let (raw, free) = (&spread.raw, &spread.scale_free);
     [
         teacher.bundle.clone(),
@@ -76,7 +80,9 @@ pub(super) fn number(value: Option<f64>) -> String {
 pub(super) fn significant(value: Option<f64>) -> String {
     value.map_or("–".into(), |v| match v.abs() {
         size if size >= 100.0 => format!("{v:.0}"),
-        size if size >= 0.01 => format!("{v:.*}", (2 - size.log10().floor() as i32).max(0) as usize),
+        size if size >= 0.01 => {
+            format!("{v:.*}", (2 - size.log10().floor() as i32).max(0) as usize)
+        }
         _ => format!("{v:.2e}"),
     })
 }
@@ -91,15 +97,20 @@ pub(super) fn csv(teachers: &[Inspection]) -> Result<String, ReportError> {
     let format = |message: String| ReportError::Format { format: "CSV", message };
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut head: Vec<String> =
-        ["teacher", "scheme", "layer", "key", "channels", "statistic", "rms"].map(str::to_owned).into();
+        ["teacher", "scheme", "layer", "key", "channels", "statistic", "rms"]
+            .map(str::to_owned)
+            .into();
     for kind in ["raw", "scale_free"] {
         head.extend(QUANTILES.map(|share| format!("{kind}_q{:02.0}", 100.0 * share)));
-        head.extend(["entropy", "gaussian_entropy", "effective_rank"].map(|name| format!("{kind}_{name}")));
+        head.extend(
+            ["entropy", "gaussian_entropy", "effective_rank"].map(|name| format!("{kind}_{name}")),
+        );
     }
     writer.write_record(&head).map_err(|e| format(e.to_string()))?;
     for teacher in teachers {
         for (index, layer) in teacher.layers.iter().enumerate() {
-            for (statistic, spread) in [("running_mean", &layer.mean), ("running_var", &layer.var)] {
+            for (statistic, spread) in [("running_mean", &layer.mean), ("running_var", &layer.var)]
+            {
                 let mut record = vec![
                     teacher.bundle.clone(),
                     teacher.scheme.clone().unwrap_or_default(),
@@ -111,8 +122,11 @@ pub(super) fn csv(teachers: &[Inspection]) -> Result<String, ReportError> {
                 ];
                 for content in [&spread.raw, &spread.scale_free] {
                     record.extend(content.quantiles.map(|q| q.to_string()));
-                    let figures = [content.entropy, content.gaussian_entropy, content.effective_rank];
-                    record.extend(figures.map(|figure| figure.map_or(String::new(), |f| f.to_string())));
+                    let figures =
+                        [content.entropy, content.gaussian_entropy, content.effective_rank];
+                    record.extend(
+                        figures.map(|figure| figure.map_or(String::new(), |f| f.to_string())),
+                    );
                 }
                 writer.write_record(&record).map_err(|e| format(e.to_string()))?;
             }

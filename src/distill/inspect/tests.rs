@@ -6,7 +6,8 @@ fn bundle(path: &str) -> Bundle {
 }
 
 fn teachers() -> Vec<Inspection> {
-    let bundles = ["onnx/fashion-mnist/resnet18-w16-supervised", "tests/goldens/features-only"].map(bundle);
+    let bundles =
+        ["onnx/fashion-mnist/resnet18-w16-supervised", "tests/goldens/features-only"].map(bundle);
     bundles.iter().map(|b| inspect(b, None, 4, 0).unwrap()).collect()
 }
 
@@ -14,17 +15,20 @@ fn teachers() -> Vec<Inspection> {
 fn scale_free_figures_do_not_see_a_layers_scale() {
     let (a, b) = ([1.0f32, -2.0, 4.0, 0.5], [3.0f32, 1.0, -1.0]);
     let louder = b.map(|v| 100.0 * v);
-    let (plain, loud) = (Spread::of(&[&a, &b]), Spread::of(&[&a, &louder]));
+    let (plain, loud) = (ValueSpread::of(&[&a, &b]), ValueSpread::of(&[&a, &louder]));
     let same = |x: Option<f64>, y: Option<f64>| (x.unwrap() - y.unwrap()).abs() < 1e-9;
     assert!(same(plain.scale_free.entropy, loud.scale_free.entropy));
     assert!(same(plain.scale_free.effective_rank, loud.scale_free.effective_rank));
     assert!(loud.raw.gaussian_entropy > plain.raw.gaussian_entropy);
     assert!(loud.raw.effective_rank < plain.raw.effective_rank);
 
-    let one = Spread::of(&[&a]);
+    let one = ValueSpread::of(&[&a]);
     assert!(same(one.raw.entropy, one.scale_free.entropy.map(|h| h + one.rms.ln())));
-    let silent = Spread::of(&[&[0.0f32, 0.0]]);
-    assert_eq!((silent.rms, silent.scale_free.quantiles, silent.raw.entropy), (0.0, [0.0; 7], None));
+    let silent = ValueSpread::of(&[&[0.0f32, 0.0]]);
+    assert_eq!(
+        (silent.rms, silent.scale_free.quantiles, silent.raw.entropy),
+        (0.0, [0.0; 7], None)
+    );
 }
 
 fn terms_at(bundle: &Bundle, images: &ndarray::Array4<f32>, targets: &[u32]) -> Terms {
@@ -35,12 +39,15 @@ fn terms_at(bundle: &Bundle, images: &ndarray::Array4<f32>, targets: &[u32]) -> 
 /// The norm of a probe's whole gradient, which PyTorch computed.
 fn norm(golden: &Golden) -> f64 {
     match &golden.input_grad {
-        InputGradient::Whole(gradient) => gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt(),
+        InputGradient::Whole(gradient) => {
+            gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()
+        }
         InputGradient::Along { .. } => panic!("the probe has its gradient in some directions only"),
     }
 }
 
-/// Against PyTorch: the golden probe of a features-only bundle has the BN loss's gradient alone, times its `r_bn`.
+/// Against PyTorch: the golden probe of a features-only bundle has the BN loss's gradient alone,
+/// times its `r_bn`.
 #[test]
 fn losses_and_gradients_are_pytorchs() {
     let bundle = bundle("tests/goldens/features-only");
@@ -76,7 +83,10 @@ fn teachers_stand_side_by_side_in_every_format() {
     let read = |file: &str| std::fs::read_to_string(root.path().join(file)).unwrap();
     let csv = read("inspect.csv");
     assert_eq!(csv.lines().count(), 1 + 2 * (20 + 12));
-    assert!(csv.starts_with("teacher,scheme,layer,key,channels,statistic,rms,raw_q00,raw_q05,"), "{csv}");
+    assert!(
+        csv.starts_with("teacher,scheme,layer,key,channels,statistic,rms,raw_q00,raw_q05,"),
+        "{csv}"
+    );
     let columns = csv.lines().next().unwrap().split(',').count();
     assert!(csv.lines().all(|line| line.split(',').count() == columns));
     let json: serde_json::Value = serde_json::from_str(&read("inspect.json")).unwrap();
@@ -91,6 +101,13 @@ fn teachers_stand_side_by_side_in_every_format() {
 
 #[test]
 fn a_network_without_statistics_is_explained() {
-    let error = inspect(&bundle("onnx/fashion-mnist/convnet3-w128-in"), None, 2, 0).unwrap_err().to_string();
-    assert!(error.contains("`convnet3-w128-in` has no statistics to inspect: its graph has no BatchNorm"), "{error}");
+    let error = inspect(&bundle("onnx/fashion-mnist/convnet3-w128-in"), None, 2, 0)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(
+            "`convnet3-w128-in` has no statistics to inspect: its graph has no BatchNorm"
+        ),
+        "{error}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Adam (Kingma & Ba 2015) on a batch of images, in PyTorch's arithmetic: bias-corrected moments, ε = 1e-8 outside the root.
+//! Adam (Kingma & Ba 2015) on a batch of images, in PyTorch's arithmetic: bias-corrected moments, ε
+//! = 1e-8 outside the root.
 
 use ndarray::{Array4, Ix4, Zip};
 
@@ -25,11 +26,13 @@ impl Adam {
         let root = correction[1].sqrt() as f32;
         let [b1, b2] = self.betas.map(|beta| beta as f32);
         let [a1, a2] = self.betas.map(|beta| (1.0 - beta) as f32);
-        Zip::from(images).and(&mut self.first).and(&mut self.second).and(gradient).for_each(|x, m, v, &g| {
-            *m = b1 * *m + a1 * g;
-            *v = b2 * *v + a2 * g * g;
-            *x -= size * *m / (v.sqrt() / root + EPSILON);
-        });
+        Zip::from(images).and(&mut self.first).and(&mut self.second).and(gradient).for_each(
+            |x, m, v, &g| {
+                *m = b1 * *m + a1 * g;
+                *v = b2 * *v + a2 * g * g;
+                *x -= size * *m / (v.sqrt() / root + EPSILON);
+            },
+        );
     }
 }
 
@@ -37,7 +40,8 @@ impl Adam {
 mod tests {
     use super::*;
 
-    /// Expected values from `torch.optim.Adam([x], lr, betas=(0.5, 0.9))` with x = [1, -2] and gradients 2x, learning rates 0.1, 0.05, 0.025.
+    /// Expected values from `torch.optim.Adam([x], lr, betas=(0.5, 0.9))` with x = [1, -2] and
+    /// gradients 2x, learning rates 0.1, 0.05, 0.025.
     #[test]
     fn three_steps_equal_pytorch() {
         let mut adam = Adam::new(ndarray::Dim([1, 1, 1, 2]), [0.5, 0.9]);

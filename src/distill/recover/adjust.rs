@@ -1,7 +1,9 @@
-//! DWA's directed weight adjustment (arXiv 2409.17612): a batch is recovered from a teacher whose weights were moved, in a few steps of fixed length,
-//! up the gradient of the batch's own cross entropy, so that different batches have different teachers.
+//! DWA's directed weight adjustment (arXiv 2409.17612): a batch is recovered from a teacher whose
+//! weights were moved, in a few steps of fixed length, up the gradient of the batch's own cross
+//! entropy, so that different batches have different teachers.
 //!
-//! As in the published code, what moves are the weights that PyTorch would train; BN's running statistics, and so the targets, stay.
+//! As in the published code, what moves are the weights that PyTorch would train; BN's running
+//! statistics, and so the targets, stay.
 
 use std::sync::Arc;
 
@@ -17,7 +19,8 @@ use scdd_graph::{Constant, Graph, Node, Op, ValueId};
 /// As in the published code: no step is divided by 0.
 const FLOOR: f64 = 1e-12;
 
-/// The teacher's graph with the weights that images `seen` `[N, C, H, W]` of classes `targets` (int64 `[N]`) give it.
+/// The teacher's graph with the weights that images `seen` `[N, C, H, W]` of classes `targets`
+/// (int64 `[N]`) give it.
 ///
 /// # Errors
 /// When the teacher can't be run, or libtorch fails.
@@ -44,19 +47,27 @@ pub fn adjusted(
             .map_err(|source| RecoverError::Replica { teacher: bundle.name().into(), source })?
             .outputs
             .remove(0);
-        climb(&logits, targets, &weights, adjustment.rho / f64::from(adjustment.steps)).map_err(torch)?;
+        climb(&logits, targets, &weights, adjustment.rho / f64::from(adjustment.steps))
+            .map_err(torch)?;
     }
     for (id, weight) in &weights {
         let values = to_array(weight).map_err(torch)?;
-        let constant = Constant::from_f32s(values.shape(), &values.iter().copied().collect::<Vec<_>>());
+        let constant =
+            Constant::from_f32s(values.shape(), &values.iter().copied().collect::<Vec<_>>());
         graph.constants.insert(*id, constant);
     }
     Ok(Arc::new(graph))
 }
 
 /// Moves all weights together by `length` up the gradient of the cross entropy.
-fn climb(logits: &Tensor, targets: &Tensor, weights: &[(ValueId, Tensor)], length: f64) -> Result<(), tch::TchError> {
-    let loss = logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?;
+fn climb(
+    logits: &Tensor,
+    targets: &Tensor,
+    weights: &[(ValueId, Tensor)],
+    length: f64,
+) -> Result<(), tch::TchError> {
+    let loss =
+        logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Mean, -100, 0.0)?;
     let tensors: Vec<&Tensor> = weights.iter().map(|(_, weight)| weight).collect();
     let gradients = Tensor::f_run_backward(&[&loss], &tensors, false, false)?;
     let _no_grad = tch::no_grad_guard();
@@ -68,14 +79,18 @@ fn climb(logits: &Tensor, targets: &Tensor, weights: &[(ValueId, Tensor)], lengt
     Ok(())
 }
 
-/// The constants that training would change: weights and biases of convolutions, products and normalisations.
+/// The constants that training would change: weights and biases of convolutions, products and
+/// normalisations.
 fn trained(graph: &Graph) -> Vec<ValueId> {
     let places = |node: &Node| match node.op {
         // A normalisation's further inputs are its running statistics.
-        Op::Conv(_) | Op::Linear(_) | Op::Norm(_) => node.inputs.iter().skip(1).take(2).flatten().copied().collect(),
+        Op::Conv(_) | Op::Linear(_) | Op::Norm(_) => {
+            node.inputs.iter().skip(1).take(2).flatten().copied().collect()
+        }
         _ => Vec::new(),
     };
-    let float = |id: &ValueId| graph.constants.get(id).is_some_and(|constant| constant.f32s().is_some());
+    let float =
+        |id: &ValueId| graph.constants.get(id).is_some_and(|constant| constant.f32s().is_some());
     let mut found: Vec<ValueId> = graph.nodes.iter().flat_map(places).filter(float).collect();
     found.sort_unstable();
     found.dedup();
@@ -106,7 +121,9 @@ mod tests {
     #[test]
     fn weights_move_by_the_length_of_the_steps_and_the_loss_rises() {
         let bundle = shipped("resnet18-w16-supervised");
-        let images = Array4::from_shape_fn((4, 1, 28, 28), |(n, _, y, x)| ((n + 1) * (y + x)) as f32 / 60.0 - 1.0);
+        let images = Array4::from_shape_fn((4, 1, 28, 28), |(n, _, y, x)| {
+            ((n + 1) * (y + x)) as f32 / 60.0 - 1.0
+        });
         let targets = Tensor::from_slice(&[0i64, 1, 2, 3]);
         let before = bundle.replica(Device::Cpu).unwrap();
         let of = |steps| {
@@ -114,12 +131,17 @@ mod tests {
             adjusted(&bundle, adjustment, &images, &targets, Device::Cpu).unwrap()
         };
         let (one, twelve) = (of(1), of(12));
-        assert!((distance(&bundle.graph, &one) - 0.015).abs() < 1e-5, "{}", distance(&bundle.graph, &one));
+        assert!(
+            (distance(&bundle.graph, &one) - 0.015).abs() < 1e-5,
+            "{}",
+            distance(&bundle.graph, &one)
+        );
         // Steps that turn do not go as far.
         assert!((0.001..0.01500001).contains(&distance(&bundle.graph, &twelve)));
         for graph in [one, twelve] {
             let after = Replica::new(graph, Device::Cpu).unwrap();
-            let [low, high] = [&before, &after].map(|replica| cross_entropy(replica, &images, &targets));
+            let [low, high] =
+                [&before, &after].map(|replica| cross_entropy(replica, &images, &targets));
             assert!(high > low + 1e-3, "{low} {high}");
         }
     }
@@ -128,8 +150,10 @@ mod tests {
     fn running_statistics_do_not_move() {
         let bundle = shipped("resnet18-w16-supervised");
         let moved = trained(&bundle.graph);
-        let (convolutions, norms) = (bundle.graph.convolutions().count(), bundle.graph.batch_norms().count());
-        // Each convolution's weight, each normalisation's scale and bias, the classifier's weight and bias.
+        let (convolutions, norms) =
+            (bundle.graph.convolutions().count(), bundle.graph.batch_norms().count());
+        // Each convolution's weight, each normalisation's scale and bias, the classifier's weight
+        // and bias.
         assert_eq!(moved.len(), convolutions + 2 * norms + 2);
         for norm in bundle.graph.batch_norms() {
             assert!(norm.inputs[3..5].iter().flatten().all(|id| !moved.contains(id)));

@@ -1,8 +1,11 @@
-//! What a batch's statistics are aligned with: the teacher's own, those of the batch's classes, or both; and how their differences are measured.
+//! What a batch's statistics are aligned with: the teacher's own, those of the batch's classes, or
+//! both; and how their differences are measured.
 //!
-//! With μ̂, σ̂² what a layer ought to have, its distance is d(μ − μ̂) + r_var · d(σ² − σ̂²). `r_var` is DWA's (arXiv 2409.17612). Statistics of
-//! classes are LPLD's (arXiv 2410.15919) for batches of one class; for mixed batches they are those of the mixture, and `class_share` weighs both
-//! distances as EDC does (arXiv 2404.13733). Statistics of patches are G-VBSM's (arXiv 2311.17950), but of each channel.
+//! With μ̂, σ̂² what a layer ought to have, its distance is d(μ − μ̂) + r_var · d(σ² − σ̂²).
+//! `r_var` is DWA's (arXiv 2409.17612). Statistics of classes are LPLD's (arXiv 2410.15919) for
+//! batches of one class; for mixed batches they are those of the mixture, and `class_share` weighs
+//! both distances as EDC does (arXiv 2404.13733). Statistics of patches are G-VBSM's (arXiv
+//! 2311.17950), but of each channel.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +15,12 @@ use crate::teacher::{Bundle, ClassStatistics, Network};
 use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective};
 use scdd_experiment::config::{BnDistance, RecoverConfig};
 
-/// What part of a layer's mean variance is added to every channel's before it divides, so that dead channels do not rule.
+/// What part of a layer's mean variance is added to every channel's before it divides, so that dead
+/// channels do not rule.
 const VARIANCE_FLOOR: f64 = 1e-3;
 
-/// The objective of a batch of these `classes`, one per image, with `bundle` as the teacher and the term's weight `r_bn`. What of the classes the bundle does not know is left out.
+/// The objective of a batch of these `classes`, one per image, with `bundle` as the teacher and the
+/// term's weight `r_bn`. What of the classes the bundle does not know is left out.
 ///
 /// # Errors
 /// When libtorch can't bring the targets to `device`.
@@ -28,13 +33,21 @@ pub fn objective(
 ) -> Result<Objective, TchError> {
     let mut objective = bundle.objective(r_bn, config.first_bn_multiplier, device);
     if config.class_share > 0.0 {
-        let of_classes = objective.layers.iter().zip(&bundle.layers).filter_map(|(global, layer)| {
-            let (mean, var) = mixture(layer.per_class.as_ref()?, layer.mean.len(), classes);
-            let tensor = |values: &[f32]| Tensor::f_from_slice(values)?.f_to_device(device);
-            let multiplier = global.multiplier * config.class_share;
-            let target = || Ok(LayerTarget { mean: tensor(&mean)?, var: tensor(&var)?, multiplier, ..share(global) });
-            Some(target())
-        });
+        let of_classes =
+            objective.layers.iter().zip(&bundle.layers).filter_map(|(global, layer)| {
+                let (mean, var) = mixture(layer.per_class.as_ref()?, layer.mean.len(), classes);
+                let tensor = |values: &[f32]| Tensor::f_from_slice(values)?.f_to_device(device);
+                let multiplier = global.multiplier * config.class_share;
+                let target = || {
+                    Ok(LayerTarget {
+                        mean: tensor(&mean)?,
+                        var: tensor(&var)?,
+                        multiplier,
+                        ..share(global)
+                    })
+                };
+                Some(target())
+            });
         let of_classes: Vec<LayerTarget> = of_classes.collect::<Result<_, TchError>>()?;
         objective.layers.iter_mut().for_each(|layer| layer.multiplier *= 1.0 - config.class_share);
         objective.layers.retain(|layer| layer.multiplier > 0.0);
@@ -65,13 +78,22 @@ fn patches(
         let Some(patches) = &layer.patches else { continue };
         let side = patches.side as i64;
         let size = [layer.mean.len() as i64, side, side];
-        let tensor = |values: &[f32]| Tensor::f_from_slice(values)?.f_reshape(size)?.f_to_device(device);
+        let tensor =
+            |values: &[f32]| Tensor::f_from_slice(values)?.f_reshape(size)?.f_to_device(device);
         let of_layer = if i == 0 { config.first_bn_multiplier } else { 1.0 };
         let target = |mean: &[f32], var: &[f32], share: f64| {
             let (mean, var) = (tensor(mean)?, tensor(var)?);
             let multiplier = share * config.r_patch * of_layer;
             let (tap, axis) = (layer.tap, layer.axis);
-            Ok::<_, TchError>(LayerTarget { tap, axis, patches: side, mean, var, weights: None, multiplier })
+            Ok::<_, TchError>(LayerTarget {
+                tap,
+                axis,
+                patches: side,
+                mean,
+                var,
+                weights: None,
+                multiplier,
+            })
         };
         if config.class_share < 1.0 {
             targets.push(target(&patches.mean, &patches.var, 1.0 - config.class_share)?);
@@ -93,12 +115,16 @@ fn share(layer: &LayerTarget) -> LayerTarget {
     }
 }
 
-/// Mean and variance, `[C]` each, of a batch that has one image of each of `classes`, given every class's `[K, C]`.
+/// Mean and variance, `[C]` each, of a batch that has one image of each of `classes`, given every
+/// class's `[K, C]`.
 fn mixture(statistics: &ClassStatistics, channels: usize, classes: &[u32]) -> (Vec<f32>, Vec<f32>) {
     let known = statistics.mean.len() / channels.max(1);
-    let classes: Vec<usize> = classes.iter().map(|&class| class as usize).filter(|&class| class < known).collect();
+    let classes: Vec<usize> =
+        classes.iter().map(|&class| class as usize).filter(|&class| class < known).collect();
     let mut counts: BTreeMap<usize, f64> = BTreeMap::new();
-    classes.iter().for_each(|&class| *counts.entry(class).or_default() += 1.0 / classes.len() as f64);
+    classes
+        .iter()
+        .for_each(|&class| *counts.entry(class).or_default() += 1.0 / classes.len() as f64);
     let moments = |channel: usize| {
         let of = |values: &[f32], class: usize| f64::from(values[class * channels + channel]);
         let mean: f64 = counts.iter().map(|(&k, share)| share * of(&statistics.mean, k)).sum();
@@ -108,8 +134,12 @@ fn mixture(statistics: &ClassStatistics, channels: usize, classes: &[u32]) -> (V
     (0..channels).map(moments).unzip()
 }
 
-/// What each channel's differences weigh, `[C]` each: `r_var`, and in units of the target's own deviation where the distance is normalised.
-fn weights(layer: &LayerTarget, config: &RecoverConfig) -> Result<Option<(Tensor, Tensor)>, TchError> {
+/// What each channel's differences weigh, `[C]` each: `r_var`, and in units of the target's own
+/// deviation where the distance is normalised.
+fn weights(
+    layer: &LayerTarget,
+    config: &RecoverConfig,
+) -> Result<Option<(Tensor, Tensor)>, TchError> {
     let normalised = config.distance == BnDistance::Normalised;
     if !normalised && config.r_var == 1.0 {
         return Ok(share(layer).weights);
@@ -120,14 +150,17 @@ fn weights(layer: &LayerTarget, config: &RecoverConfig) -> Result<Option<(Tensor
     };
     if normalised {
         let variance = layer.var.f_mul(&of_var)?;
-        let floor =
-            variance.f_mean(None::<Kind>)?.f_mul_scalar(VARIANCE_FLOOR)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+        let floor = variance
+            .f_mean(None::<Kind>)?
+            .f_mul_scalar(VARIANCE_FLOOR)?
+            .f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
         let variance = variance.f_add(&floor)?;
         let channels = (layer.mean.numel() as f64).sqrt();
         of_mean = of_mean.f_div(&variance.f_sqrt()?)?.f_div_scalar(channels)?;
         of_var = of_var.f_div(&variance)?.f_div_scalar(channels)?;
     }
-    let r_var = if config.distance == BnDistance::Squared { config.r_var.sqrt() } else { config.r_var };
+    let r_var =
+        if config.distance == BnDistance::Squared { config.r_var.sqrt() } else { config.r_var };
     Ok(Some((of_mean, of_var.f_mul_scalar(r_var)?)))
 }
 
@@ -143,7 +176,10 @@ mod tests {
         let mean = pixels.iter().sum::<f64>() / 6.0;
         let var = pixels.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / 6.0;
         let found = mixture(&statistics, 1, &[1, 0, 1]);
-        assert!((f64::from(found.0[0]) - mean).abs() < 1e-6 && (f64::from(found.1[0]) - var).abs() < 1e-5);
+        assert!(
+            (f64::from(found.0[0]) - mean).abs() < 1e-6
+                && (f64::from(found.1[0]) - var).abs() < 1e-5
+        );
         assert_eq!(mixture(&statistics, 1, &[1, 1]), (vec![13.0], vec![9.0]));
     }
 }

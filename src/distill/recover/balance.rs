@@ -1,8 +1,9 @@
 //! How hard cross entropy and BN statistics alignment pull at the images, one against the other.
 //!
-//! The scales of both depend on the teacher: self-supervised networks have other activations than supervised ones, and a probed classifier other
-//! logits than a trained one. So one `r_bn` for all teachers compares weightings rather than teachers. `r_bn: auto` gives each teacher the weight
-//! at which both terms have gradients of equal norm when optimisation starts.
+//! The scales of both depend on the teacher: self-supervised networks have other activations than
+//! supervised ones, and a probed classifier other logits than a trained one. So one `r_bn` for all
+//! teachers compares weightings rather than teachers. `r_bn: auto` gives each teacher the weight at
+//! which both terms have gradients of equal norm when optimisation starts.
 
 use ndarray::Array4;
 use rand_distr::{Distribution, StandardNormal};
@@ -25,8 +26,10 @@ pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<A
     let (images, targets) = noise(bundle, config.batch_size, config.noise_std());
     // Of one step: an average over steps is but a share of it in the beginning.
     let momentum = Momentum::default();
-    let objective =
-        Objective { momentum, ..alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)? };
+    let objective = Objective {
+        momentum,
+        ..alignment::objective(bundle, config, 1.0, &targets, device).map_err(torch)?
+    };
     let terms = Balance::new(bundle, device)?.at(&images, &targets, &objective)?;
     let r_bn = terms.balance().ok_or_else(|| {
         let why = match terms {
@@ -53,26 +56,45 @@ impl<'a> Balance<'a> {
         Ok(Self { bundle, replica: bundle.replica(device)?, device })
     }
 
-    /// Cross entropy at normalised `images` `[N, C, H, W]` of the classes `targets` `[N]`, and the statistics term of `objective`, whose `r_bn` is 1.
+    /// Cross entropy at normalised `images` `[N, C, H, W]` of the classes `targets` `[N]`, and the
+    /// statistics term of `objective`, whose `r_bn` is 1.
     ///
     /// # Errors
     /// When the teacher can't be run.
-    pub fn at(&self, images: &Array4<f32>, targets: &[u32], objective: &Objective) -> Result<Terms, RecoverError> {
-        let input = to_tensor(images.view()).and_then(|t| t.f_to_device(self.device)).map_err(|e| self.torch(e))?;
+    pub fn at(
+        &self,
+        images: &Array4<f32>,
+        targets: &[u32],
+        objective: &Objective,
+    ) -> Result<Terms, RecoverError> {
+        let input = to_tensor(images.view())
+            .and_then(|t| t.f_to_device(self.device))
+            .map_err(|e| self.torch(e))?;
         let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.device);
-        let term = |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
-            let found = self.replica.evaluate(&input, targets, objective);
-            let found = found.map_err(|source| RecoverError::Replica { teacher: self.bundle.name().into(), source })?;
-            let norm = found.gradient.f_norm().and_then(f64::try_from).map_err(|e| self.torch(e))?;
-            Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
-        };
+        let term =
+            |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
+                let found = self.replica.evaluate(&input, targets, objective);
+                let found = found.map_err(|source| RecoverError::Replica {
+                    teacher: self.bundle.name().into(),
+                    source,
+                })?;
+                let norm =
+                    found.gradient.f_norm().and_then(f64::try_from).map_err(|e| self.torch(e))?;
+                Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
+            };
         let has_classifier = !self.bundle.manifest.is_features_only();
-        let no_layers =
-            Objective { layers: Vec::new(), r_bn: 0.0, distance: objective.distance, momentum: Momentum::default() };
+        let no_layers = Objective {
+            layers: Vec::new(),
+            r_bn: 0.0,
+            distance: objective.distance,
+            momentum: Momentum::default(),
+        };
         Ok(Terms {
             ce: has_classifier.then(|| term(Some(&targets), &no_layers, |e| e.ce)).transpose()?,
-            bn: (!objective.layers.is_empty()).then(|| term(None, objective, |e| e.bn)).transpose()?,
+            bn: (!objective.layers.is_empty())
+                .then(|| term(None, objective, |e| e.bn))
+                .transpose()?,
         })
     }
 
@@ -81,14 +103,17 @@ impl<'a> Balance<'a> {
     }
 }
 
-/// Where optimisation starts: `count` images `[N, C, H, W]` of normal noise with standard deviation `start_std`, and their classes, which take
-/// turns. The noise is the same for every teacher and seed.
+/// Where optimisation starts: `count` images `[N, C, H, W]` of normal noise with standard deviation
+/// `start_std`, and their classes, which take turns. The noise is the same for every teacher and
+/// seed.
 pub fn noise(bundle: &Bundle, count: u32, start_std: f64) -> (Array4<f32>, Vec<u32>) {
     let [channels, height, width] = bundle.image_shape();
     let mut noise = Array4::zeros((count as usize, channels, height, width));
     for (number, mut image) in noise.outer_iter_mut().enumerate() {
         let mut stream = rng::stream(0, "recover/balance", number as u64);
-        image.mapv_inplace(|_: f32| start_std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
+        image.mapv_inplace(|_: f32| {
+            start_std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream)
+        });
     }
     let classes = bundle.manifest.classes.len().max(1) as u32;
     (noise, (0..count).map(|number| number % classes).collect())

@@ -18,8 +18,9 @@ pub struct Batch {
 
 /// `ipc` images of each of `classes` in batches.
 ///
-/// With several rounds (DELT's early-late optimisation, arXiv 2411.19946) a class's images join in that many equal parts, each when its share of the
-/// steps is over, so that later ones are optimised less. Images of different rounds share no batch.
+/// With several rounds (DELT's early-late optimisation, arXiv 2411.19946) a class's images join in
+/// that many equal parts, each when its share of the steps is over, so that later ones are
+/// optimised less. Images of different rounds share no batch.
 pub fn pack(classes: &[u32], ipc: u32, config: &RecoverConfig, seed: u64) -> Vec<Batch> {
     let rounds = u64::from(config.rounds);
     let of_round = |round: u32| {
@@ -39,7 +40,12 @@ pub fn pack(classes: &[u32], ipc: u32, config: &RecoverConfig, seed: u64) -> Vec
 }
 
 /// The images of these `numbers`, in groups that share no batch.
-fn group(classes: &[u32], numbers: std::ops::Range<u32>, packing: Packing, seed: u64) -> Vec<Vec<Item>> {
+fn group(
+    classes: &[u32],
+    numbers: std::ops::Range<u32>,
+    packing: Packing,
+    seed: u64,
+) -> Vec<Vec<Item>> {
     let of_class = |class: u32| numbers.clone().map(move |number| Item { class, number });
     if packing == Packing::Class {
         return classes.iter().map(|&class| of_class(class).collect()).collect();
@@ -47,8 +53,10 @@ fn group(classes: &[u32], numbers: std::ops::Range<u32>, packing: Packing, seed:
     if packing == Packing::Ordered {
         return vec![classes.iter().copied().flat_map(of_class).collect()];
     }
-    let mut items: Vec<Item> =
-        numbers.clone().flat_map(|number| classes.iter().map(move |&class| Item { class, number })).collect();
+    let mut items: Vec<Item> = numbers
+        .clone()
+        .flat_map(|number| classes.iter().map(move |&class| Item { class, number }))
+        .collect();
     if packing == Packing::Shuffled {
         items.shuffle(&mut rng::stream(seed, "recover/packing", numbers.start.into()));
     }
@@ -62,9 +70,11 @@ mod tests {
 
     fn packed(settings: &str, seed: u64) -> Vec<Batch> {
         let batches = pack(&[0, 1, 2], 4, &config(settings), seed);
-        let mut all: Vec<_> = batches.iter().flat_map(|b| &b.items).map(|i| (i.class, i.number)).collect();
+        let mut all: Vec<_> =
+            batches.iter().flat_map(|b| &b.items).map(|i| (i.class, i.number)).collect();
         all.sort_unstable();
-        let complete: Vec<_> = (0..3).flat_map(|class| (0..4).map(move |number| (class, number))).collect();
+        let complete: Vec<_> =
+            (0..3).flat_map(|class| (0..4).map(move |number| (class, number))).collect();
         assert_eq!(all, complete);
         batches
     }
@@ -93,14 +103,21 @@ mod tests {
     fn batches_of_a_class_hold_no_other() {
         let found = packed("{batch_size: 3, packing: class}", 0);
         assert_eq!(sizes(&found), [3, 1, 3, 1, 3, 1]);
-        assert!(found.iter().all(|batch| batch.items.iter().all(|item| item.class == batch.items[0].class)));
+        assert!(
+            found
+                .iter()
+                .all(|batch| batch.items.iter().all(|item| item.class == batch.items[0].class))
+        );
     }
 
     #[test]
     fn ordered_batches_take_class_after_class() {
         let found = packed("{batch_size: 5, packing: ordered}", 0);
         assert_eq!(sizes(&found), [5, 5, 2]);
-        assert_eq!(found[0].items.iter().map(|item| item.class).collect::<Vec<_>>(), [0, 0, 0, 0, 1]);
+        assert_eq!(
+            found[0].items.iter().map(|item| item.class).collect::<Vec<_>>(),
+            [0, 0, 0, 0, 1]
+        );
     }
 
     #[test]

@@ -6,10 +6,11 @@ use rand::{Rng, RngExt};
 /// Most rounds of Lloyd's algorithm; it has long come to rest by then.
 const ROUNDS: usize = 100;
 
-/// The `count` points nearest to the centres of as many clusters of `points` `[N, D]`, no point twice, those of larger clusters first. With no more points
-/// than `count`, all of them.
+/// The `count` points nearest to the centres of as many clusters of `points` `[N, D]`, no point
+/// twice, those of larger clusters first. With no more points than `count`, all of them.
 ///
-/// Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii 2007). A cluster that is left without a point takes the one that is farthest from its centre.
+/// Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii 2007). A cluster that is left without
+/// a point takes the one that is farthest from its centre.
 pub fn representatives(points: ArrayView2<f32>, count: usize, rng: &mut impl Rng) -> Vec<usize> {
     if points.nrows() <= count {
         return (0..points.nrows()).collect();
@@ -18,7 +19,8 @@ pub fn representatives(points: ArrayView2<f32>, count: usize, rng: &mut impl Rng
     let mut nearest = Vec::new();
     for _ in 0..ROUNDS {
         let distances = distances(points, centres.view());
-        let assigned: Vec<usize> = distances.rows().into_iter().map(|row| smallest(row.iter().copied())).collect();
+        let assigned: Vec<usize> =
+            distances.rows().into_iter().map(|row| smallest(row.iter().copied())).collect();
         if assigned == nearest {
             break;
         }
@@ -41,13 +43,16 @@ fn smallest(values: impl Iterator<Item = f32>) -> usize {
     values.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(place, _)| place)
 }
 
-/// `count` of the points, each drawn with a chance in proportion to its squared distance from those before it.
+/// `count` of the points, each drawn with a chance in proportion to its squared distance from those
+/// before it.
 fn seeded(points: ArrayView2<f32>, count: usize, rng: &mut impl Rng) -> Array2<f32> {
     let mut chosen = vec![rng.random_range(0..points.nrows())];
     let mut left = Array1::from_elem(points.nrows(), f32::INFINITY);
     while chosen.len() < count {
         let last = points.select(Axis(0), &chosen[chosen.len() - 1..]);
-        left.zip_mut_with(&distances(points, last.view()).column(0), |left, &new| *left = left.min(new));
+        left.zip_mut_with(&distances(points, last.view()).column(0), |left, &new| {
+            *left = left.min(new)
+        });
         let total: f64 = left.iter().map(|&d| f64::from(d)).sum();
         let mut mark = rng.random::<f64>() * total;
         let drawn = left.iter().position(|&d| {
@@ -60,7 +65,12 @@ fn seeded(points: ArrayView2<f32>, count: usize, rng: &mut impl Rng) -> Array2<f
 }
 
 /// The mean of each cluster's points.
-fn means(points: ArrayView2<f32>, nearest: &[usize], distances: &Array2<f32>, count: usize) -> Array2<f32> {
+fn means(
+    points: ArrayView2<f32>,
+    nearest: &[usize],
+    distances: &Array2<f32>,
+    count: usize,
+) -> Array2<f32> {
     let mut sums = Array2::zeros((count, points.ncols()));
     let mut sizes = vec![0; count];
     for (point, &cluster) in points.rows().into_iter().zip(nearest) {
@@ -84,7 +94,8 @@ fn means(points: ArrayView2<f32>, nearest: &[usize], distances: &Array2<f32>, co
 /// For each cluster the nearest point that stands for no other, of larger clusters first.
 fn stand_ins(distances: &Array2<f32>, nearest: &[usize]) -> Vec<usize> {
     let size = |cluster: usize| nearest.iter().filter(|&&n| n == cluster).count();
-    let mut clusters: Vec<(usize, usize)> = (0..distances.ncols()).map(|cluster| (size(cluster), cluster)).collect();
+    let mut clusters: Vec<(usize, usize)> =
+        (0..distances.ncols()).map(|cluster| (size(cluster), cluster)).collect();
     clusters.sort_by_key(|&(size, cluster)| (std::cmp::Reverse(size), cluster));
     let mut taken = vec![false; distances.nrows()];
     let stand_in = |(_, cluster): (usize, usize)| {
@@ -104,8 +115,16 @@ mod tests {
 
     #[test]
     fn each_group_of_points_is_stood_for_by_its_middle_one_and_the_larger_comes_first() {
-        let points =
-            array![[0.0_f32, 0.1], [0.0, 0.0], [0.0, -0.1], [9.0, 9.0], [5.0, 0.0], [5.2, 0.0], [4.8, 0.0], [5.0, 0.1]];
+        let points = array![
+            [0.0_f32, 0.1],
+            [0.0, 0.0],
+            [0.0, -0.1],
+            [9.0, 9.0],
+            [5.0, 0.0],
+            [5.2, 0.0],
+            [4.8, 0.0],
+            [5.0, 0.1]
+        ];
         for seed in 0..20 {
             let found = representatives(points.view(), 3, &mut rng::stream(seed, "test", 0));
             assert_eq!(found, [4, 1, 3], "seed {seed}");
@@ -119,15 +138,19 @@ mod tests {
         found.sort_unstable();
         found.dedup();
         assert_eq!(found.len(), 4);
-        assert_eq!(representatives(points.view(), 7, &mut rng::stream(1, "test", 0)), [0, 1, 2, 3, 4]);
+        assert_eq!(
+            representatives(points.view(), 7, &mut rng::stream(1, "test", 0)),
+            [0, 1, 2, 3, 4]
+        );
     }
 
     #[test]
     fn clusters_lower_the_squared_error_below_that_of_random_points() {
         use rand_distr::{Distribution, StandardNormal};
         let mut stream = rng::stream(3, "test", 0);
-        let points =
-            Array2::from_shape_simple_fn((300, 4), || Distribution::<f32>::sample(&StandardNormal, &mut stream));
+        let points = Array2::from_shape_simple_fn((300, 4), || {
+            Distribution::<f32>::sample(&StandardNormal, &mut stream)
+        });
         let error = |chosen: &[usize]| -> f32 {
             let centres = points.select(Axis(0), chosen);
             distances(points.view(), centres.view())

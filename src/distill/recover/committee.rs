@@ -1,4 +1,5 @@
-//! The teachers of a recovery, and what they say of a batch: the loss and its gradient, of one in turn or of all together.
+//! The teachers of a recovery, and what they say of a batch: the loss and its gradient, of one in
+//! turn or of all together.
 
 use ndarray::Array4;
 use tch::{Device, TchError, Tensor};
@@ -12,7 +13,7 @@ use scdd_compute::synthesis::{Objective, PlanOptions, SynthesisPlan};
 use scdd_experiment::config::{BnWeight, RecoverConfig, Turn};
 
 /// One teacher, ready for synthesis.
-struct Member<'a> {
+struct CommitteeMember<'a> {
     bundle: &'a Bundle,
     r_bn: f64,
     plans: PlanCache,
@@ -22,8 +23,8 @@ struct Member<'a> {
 }
 
 /// One or several teachers of the same images.
-pub struct Committee<'a> {
-    members: Vec<Member<'a>>,
+pub struct TeacherCommittee<'a> {
+    members: Vec<CommitteeMember<'a>>,
     config: &'a RecoverConfig,
     turn: Turn,
     device: Device,
@@ -43,7 +44,7 @@ enum Judge {
     Replica(Replica, Objective),
 }
 
-impl<'a> Committee<'a> {
+impl<'a> TeacherCommittee<'a> {
     /// Of the recovery's own teacher, `bundle`, and those that `config.committee` names.
     ///
     /// # Errors
@@ -56,7 +57,8 @@ impl<'a> Committee<'a> {
     ) -> Result<Self, RecoverError> {
         let committee = config.committee.as_ref();
         let weights = committee.map_or(&[][..], |c| &c.weights);
-        let weights = if weights.is_empty() { vec![1.0; 1 + others.len()] } else { weights.to_vec() };
+        let weights =
+            if weights.is_empty() { vec![1.0; 1 + others.len()] } else { weights.to_vec() };
         let total: f64 = weights.iter().sum();
         let member = |(member, weight): (&'a Bundle, f64)| {
             let r_bn = match config.r_bn {
@@ -65,11 +67,22 @@ impl<'a> Committee<'a> {
             };
             check(member, bundle, config, r_bn)?;
             let plans = PlanCache::new(member.graph.clone(), options.clone());
-            Ok(Member { bundle: member, r_bn, plans, device: options.device, weight: weight / total })
+            Ok(CommitteeMember {
+                bundle: member,
+                r_bn,
+                plans,
+                device: options.device,
+                weight: weight / total,
+            })
         };
         let bundles = [bundle].into_iter().chain(others.iter().copied());
         let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
-        Ok(Self { members, config, turn: committee.map_or(Turn::RoundRobin, |c| c.turn), device: options.device })
+        Ok(Self {
+            members,
+            config,
+            turn: committee.map_or(Turn::RoundRobin, |c| c.turn),
+            device: options.device,
+        })
     }
 
     /// The aim of a batch of images of these `classes`, whose first view is `seen` `[N, C, H, W]`.
@@ -79,7 +92,8 @@ impl<'a> Committee<'a> {
     pub fn aim(&self, classes: &[u32], seen: &Array4<f32>) -> Result<Aim, RecoverError> {
         let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.device);
-        let judges = self.members.iter().map(|member| member.judge(self.config, classes, seen, &targets));
+        let judges =
+            self.members.iter().map(|member| member.judge(self.config, classes, seen, &targets));
         let judges = judges.collect::<Result<_, _>>()?;
         Ok(Aim { targets, judges })
     }
@@ -108,7 +122,12 @@ impl<'a> Committee<'a> {
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         if self.turn == Turn::RoundRobin || self.members.len() == 1 {
             let turn = iteration as usize % self.members.len();
-            return self.members[turn].evaluate(seen, &aim.targets, &mut aim.judges[turn], iteration);
+            return self.members[turn].evaluate(
+                seen,
+                &aim.targets,
+                &mut aim.judges[turn],
+                iteration,
+            );
         }
         let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
         let mut gradient = Array4::zeros(seen.raw_dim());
@@ -123,7 +142,7 @@ impl<'a> Committee<'a> {
     }
 }
 
-impl Member<'_> {
+impl CommitteeMember<'_> {
     fn torch(&self, source: TchError) -> RecoverError {
         RecoverError::Torch { teacher: self.bundle.name().into(), source }
     }
@@ -144,10 +163,13 @@ impl Member<'_> {
             Some(adjustment) => adjusted(self.bundle, adjustment, seen, targets, device)?,
             None => self.bundle.graph.clone(),
         };
-        let objective =
-            alignment::objective(self.bundle, config, self.r_bn, classes, device).map_err(|e| self.torch(e))?;
+        let objective = alignment::objective(self.bundle, config, self.r_bn, classes, device)
+            .map_err(|e| self.torch(e))?;
         if objective.layers.iter().any(|layer| layer.patches > 1) {
-            return Ok(Judge::Replica(Replica::new(graph, device).map_err(|e| self.replica(e))?, objective));
+            return Ok(Judge::Replica(
+                Replica::new(graph, device).map_err(|e| self.replica(e))?,
+                objective,
+            ));
         }
         let (n, c, h, w) = seen.dim();
         let shape = [n, c, h, w].map(|d| d as i64);
@@ -167,7 +189,8 @@ impl Member<'_> {
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let torch = |source| self.torch(source);
-        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
+        let input =
+            to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
         let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
         let found = match judge {
             Judge::Plan(plan) => plan.evaluate(&input, targets),
@@ -175,13 +198,19 @@ impl Member<'_> {
         };
         let found = found.map_err(|e| self.replica(e))?;
         let gradient = to_array(&found.gradient).map_err(torch)?;
-        let gradient = gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
+        let gradient =
+            gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
         Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
     }
 }
 
 /// The bundle has what the loss needs, and sees images as the `first` one does.
-fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig, r_bn: f64) -> Result<(), RecoverError> {
+fn check(
+    bundle: &Bundle,
+    first: &Bundle,
+    config: &RecoverConfig,
+    r_bn: f64,
+) -> Result<(), RecoverError> {
     if let Some(why) = bundle.without_statistics().filter(|_| r_bn > 0.0) {
         return Err(RecoverError::NoStatistics { teacher: bundle.name().into(), why });
     }
@@ -189,7 +218,10 @@ fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig, r_bn: f64) -> 
         return Err(RecoverError::NoClassStatistics { teacher: bundle.name().into() });
     }
     let missing = |layer: &LayerStatistics| {
-        layer.patches.as_ref().is_none_or(|patches| config.class_share > 0.0 && patches.per_class.is_none())
+        layer
+            .patches
+            .as_ref()
+            .is_none_or(|patches| config.class_share > 0.0 && patches.per_class.is_none())
     };
     if config.r_patch > 0.0 && bundle.layers.iter().any(missing) {
         return Err(RecoverError::NoPatchStatistics { teacher: bundle.name().into() });
@@ -201,8 +233,13 @@ fn check(bundle: &Bundle, first: &Bundle, config: &RecoverConfig, r_bn: f64) -> 
         return Err(RecoverError::NoLoss { why });
     }
     let (own, other) = (&bundle.manifest.preprocessing, &first.manifest.preprocessing);
-    if bundle.image_shape() != first.image_shape() || (&own.mean, &own.std) != (&other.mean, &other.std) {
-        return Err(RecoverError::Unlike { teacher: bundle.name().into(), first: first.name().into() });
+    if bundle.image_shape() != first.image_shape()
+        || (&own.mean, &own.std) != (&other.mean, &other.std)
+    {
+        return Err(RecoverError::Unlike {
+            teacher: bundle.name().into(),
+            first: first.name().into(),
+        });
     }
     Ok(())
 }

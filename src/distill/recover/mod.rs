@@ -1,9 +1,11 @@
 //! Recover: images optimised until the teacher sees in them what it learned.
 //!
-//! SC-DD (arXiv 2404.07976) as published and coded: Adam on the normalised image, cosine learning rate to 0, the loss of
-//! [`scdd_compute::synthesis::Objective`] plus optional image priors, each step seen through random views, each step clipped to valid pixels. What other
-//! recipes add is a term of its own each: `start` of the images, their `views`, `alignment` of statistics, a `committee` of teachers.
-//! Work is cut into batches that know nothing of each other, so that any of them can be made anywhere and in any order.
+//! SC-DD (arXiv 2404.07976) as published and coded: Adam on the normalised image, cosine learning
+//! rate to 0, the loss of [`scdd_compute::synthesis::Objective`] plus optional image priors, each
+//! step seen through random views, each step clipped to valid pixels. What other recipes add is a
+//! term of its own each: `start` of the images, their `views`, `alignment` of statistics, a
+//! `committee` of teachers. Work is cut into batches that know nothing of each other, so that any
+//! of them can be made anywhere and in any order.
 
 mod adam;
 mod adjust;
@@ -36,7 +38,7 @@ use scdd_experiment::config::{Quirk, RecoverConfig};
 use adam::Adam;
 pub use alignment::objective;
 pub use batch::Batch;
-use committee::Committee;
+use committee::TeacherCommittee;
 use prior::Priors;
 use start::{Starts, resize};
 pub use verifier::accuracy;
@@ -61,13 +63,17 @@ pub enum RecoverError {
         "the loss is {loss} at step {iteration}: the images have diverged; lower `recover.learning_rate` or `recover.r_bn`"
     )]
     Diverged { iteration: u32, loss: f64 },
-    #[error("there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics")]
+    #[error(
+        "there is nothing to recover from: {why}; or set `recover.r_bn` above 0, which aligns with its statistics"
+    )]
     NoLoss { why: String },
     #[error(
         "`recover.r_bn: auto` balances cross entropy with the statistics of `{teacher}`, but {why}; give `recover.r_bn` a number"
     )]
     NoBalance { teacher: String, why: String },
-    #[error("`recover.weight_adjustment` climbs the cross entropy of teacher `{teacher}`, but {why}; leave it out")]
+    #[error(
+        "`recover.weight_adjustment` climbs the cross entropy of teacher `{teacher}`, but {why}; leave it out"
+    )]
     NoAdjustment { teacher: String, why: String },
     #[error(
         "teacher `{teacher}` has no statistics to align with: {why}. Measure some with `scdd calibrate`, or set `recover.r_bn` to 0"
@@ -103,7 +109,7 @@ pub enum RecoverError {
 /// Teachers made ready for synthesis.
 pub struct Recover<'a> {
     config: &'a RecoverConfig,
-    committee: Committee<'a>,
+    committee: TeacherCommittee<'a>,
     starts: Starts<'a>,
     threads: Threads,
     normalization: Normalization,
@@ -111,7 +117,8 @@ pub struct Recover<'a> {
     size: Size,
 }
 
-/// CIFAR-10's as SRe2L's and SC-DD's small-dataset code have them, whose deviations are means over images.
+/// CIFAR-10's as SRe2L's and SC-DD's small-dataset code have them, whose deviations are means over
+/// images.
 const CIFAR10_MEAN: [f32; 3] = [0.4914, 0.4822, 0.4465];
 const CIFAR10_STD: [f32; 3] = [0.2023, 0.1994, 0.2010];
 
@@ -133,11 +140,16 @@ impl<'a> Recover<'a> {
     /// # Errors
     /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
     /// do without them.
-    pub fn new(bundle: &'a Bundle, config: &'a RecoverConfig, options: PlanOptions) -> Result<Self, RecoverError> {
+    pub fn new(
+        bundle: &'a Bundle,
+        config: &'a RecoverConfig,
+        options: PlanOptions,
+    ) -> Result<Self, RecoverError> {
         Self::with_committee(bundle, &[], config, options)
     }
 
-    /// As [`new`](Self::new), with the further teachers that `config.committee` names, in its order.
+    /// As [`new`](Self::new), with the further teachers that `config.committee` names, in its
+    /// order.
     ///
     /// # Errors
     /// As [`new`](Self::new), or when the teachers differ in the images that they take.
@@ -149,11 +161,18 @@ impl<'a> Recover<'a> {
     ) -> Result<Self, RecoverError> {
         let options = PlanOptions { bf16: config.bf16, ..options };
         let (device, threads) = (options.device, options.threads.clone());
-        let committee = Committee::new(bundle, others, config, options)?;
+        let committee = TeacherCommittee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = normalization(bundle, config)?;
         let starts = Starts::new(bundle, normalization.clone(), config, device);
-        Ok(Self { config, committee, starts, threads, normalization, size: Size { height: p.height, width: p.width } })
+        Ok(Self {
+            config,
+            committee,
+            starts,
+            threads,
+            normalization,
+            size: Size { height: p.height, width: p.width },
+        })
     }
 
     /// With the training images that `config.start` may ask for.
@@ -172,7 +191,8 @@ impl<'a> Recover<'a> {
         u64::from(self.config.iterations - batch.first)
     }
 
-    /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order; with the quirks of files that the configuration asks for.
+    /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order; with the quirks
+    /// of files that the configuration asks for.
     ///
     /// # Errors
     /// When they have diverged.
@@ -204,13 +224,21 @@ impl<'a> Recover<'a> {
         to_pixels(&lower)
     }
 
-    /// Optimises one batch; gives the images `[N, C, H, W]`, normalised, and the loss of every step.
+    /// Optimises one batch; gives the images `[N, C, H, W]`, normalised, and the loss of every
+    /// step.
     ///
     /// # Errors
-    /// When a teacher can't be run, the loss stops being a number, or there are too few real images to start from.
-    pub fn run(&self, batch: &Batch, seed: u64, step: &mut dyn FnMut(Point)) -> Result<Array4<f32>, RecoverError> {
+    /// When a teacher can't be run, the loss stops being a number, or there are too few real images
+    /// to start from.
+    pub fn run(
+        &self,
+        batch: &Batch,
+        seed: u64,
+        step: &mut dyn FnMut(Point),
+    ) -> Result<Array4<f32>, RecoverError> {
         let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
-        let mut streams: Vec<ChaCha8Rng> = batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
+        let mut streams: Vec<ChaCha8Rng> =
+            batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
         let start = self.starts.images(batch, seed)?;
         let mut images = start.clone();
         for (budget, steps) in self.budgets(batch.first).into_iter().enumerate() {
@@ -218,10 +246,13 @@ impl<'a> Recover<'a> {
             images = resize(&images, size)?;
             if let Some(residual) = self.config.residual.as_ref().filter(|_| budget > 0) {
                 let alpha = residual.alpha as f32;
-                Zip::from(&mut images).and(&resize(&start, size)?).for_each(|x, s| *x = alpha * *x + (1.0 - alpha) * s);
+                Zip::from(&mut images)
+                    .and(&resize(&start, size)?)
+                    .for_each(|x, s| *x = alpha * *x + (1.0 - alpha) * s);
             }
             let total = f64::from(self.config.iterations);
-            let mut views = |i: u32| views::draw(self.config, &mut streams, size, f64::from(i) / total);
+            let mut views =
+                |i: u32| views::draw(self.config, &mut streams, size, f64::from(i) / total);
             images = self.descend(images, &classes, steps, &mut views, step)?;
         }
         Ok(images)
@@ -243,8 +274,9 @@ impl<'a> Recover<'a> {
         Size { height: side(self.size.height), width: side(self.size.width) }
     }
 
-    /// The optimisation itself, from `start` `[N, C, H, W]` towards `targets` `[N]`, with the views that `views` gives for each step.
-    /// Without a classifier there is no cross entropy, and the targets go unused.
+    /// The optimisation itself, from `start` `[N, C, H, W]` towards `targets` `[N]`, with the views
+    /// that `views` gives for each step. Without a classifier there is no cross entropy, and the
+    /// targets go unused.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -286,13 +318,18 @@ impl<'a> Recover<'a> {
                 maps = views(iteration)?;
                 self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
             }
-            let (mut point, mut seen_gradient) = self.committee.evaluate(&seen, &mut aim, iteration)?;
+            let (mut point, mut seen_gradient) =
+                self.committee.evaluate(&seen, &mut aim, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
             }
             self.threads.run(|| adjoint_batch(&maps, &seen_gradient, &mut gradient))?;
-            adam.step(&mut images, &gradient, cosine(config.learning_rate, iteration, config.iterations));
+            adam.step(
+                &mut images,
+                &gradient,
+                cosine(config.learning_rate, iteration, config.iterations),
+            );
             clip(&mut images, &range);
             if let Some(average) = &mut average {
                 let keep = config.ema as f32;

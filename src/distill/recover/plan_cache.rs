@@ -24,7 +24,11 @@ impl PlanCache {
     ///
     /// # Errors
     /// Those of [`SynthesisPlan::compile`].
-    pub fn plan(&self, objective: &Objective, shape: [i64; 4]) -> Result<SynthesisPlan, ReplicaError> {
+    pub fn plan(
+        &self,
+        objective: &Objective,
+        shape: [i64; 4],
+    ) -> Result<SynthesisPlan, ReplicaError> {
         if let Some(mut plan) = self.last.take()
             && plan.shape() == shape
             && plan.retarget(objective)?

@@ -1,7 +1,9 @@
-//! Image priors of SRe2L's ImageNet recipe (from DeepInversion): total variation and L2 norm, with their gradients written out.
+//! Image priors of SRe2L's ImageNet recipe (from DeepInversion): total variation and L2 norm, with
+//! their gradients written out.
 //!
-//! TV is the sum of four norms, each over the whole batch, of the differences between pixels and their right, lower, lower right and lower left
-//! neighbours. L2 is the mean over images of the image's norm.
+//! TV is the sum of four norms, each over the whole batch, of the differences between pixels and
+//! their right, lower, lower right and lower left neighbours. L2 is the mean over images of the
+//! image's norm.
 
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, s};
 
@@ -29,7 +31,8 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
     values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
-/// The two overlapping windows whose difference is one direction's variation: each pixel and its neighbour.
+/// The two overlapping windows whose difference is one direction's variation: each pixel and its
+/// neighbour.
 fn windows(images: &Array4<f32>) -> [(ArrayView4<'_, f32>, ArrayView4<'_, f32>); 4] {
     [
         (images.slice(s![.., .., .., ..-1]), images.slice(s![.., .., .., 1..])),
@@ -39,7 +42,11 @@ fn windows(images: &Array4<f32>) -> [(ArrayView4<'_, f32>, ArrayView4<'_, f32>);
     ]
 }
 
-fn window_mut(images: &mut Array4<f32>, direction: usize, neighbour: bool) -> ArrayViewMut4<'_, f32> {
+fn window_mut(
+    images: &mut Array4<f32>,
+    direction: usize,
+    neighbour: bool,
+) -> ArrayViewMut4<'_, f32> {
     match (direction, neighbour) {
         (0, false) => images.slice_mut(s![.., .., .., ..-1]),
         (0, true) => images.slice_mut(s![.., .., .., 1..]),
@@ -90,7 +97,8 @@ mod tests {
     #[test]
     fn the_gradient_is_that_of_central_differences() {
         let mut stream = rng::stream(1, "test", 0);
-        let images = Array4::from_shape_simple_fn((2, 2, 4, 3), || StandardNormal.sample(&mut stream));
+        let images =
+            Array4::from_shape_simple_fn((2, 2, 4, 3), || StandardNormal.sample(&mut stream));
         let priors = Priors { tv: 0.3, l2: 0.7 };
         let mut gradient = Array4::zeros(images.raw_dim());
         priors.add(&images, &mut gradient);
@@ -100,7 +108,10 @@ mod tests {
             up[index] += 1e-2;
             down[index] -= 1e-2;
             let found = (value(&up) - value(&down)) / f64::from(up[index] - down[index]);
-            assert!((found - f64::from(expected)).abs() < 1e-3, "{index:?}: {found} against {expected}");
+            assert!(
+                (found - f64::from(expected)).abs() < 1e-3,
+                "{index:?}: {found} against {expected}"
+            );
         }
     }
 

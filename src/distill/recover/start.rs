@@ -1,5 +1,5 @@
-//! What images start from: noise, real training images (any, or those that stand for clusters), or the crops of them that the teacher recognises (RDED,
-//! arXiv 2312.03526).
+//! What images start from: noise, real training images (any, or those that stand for clusters), or
+//! the crops of them that the teacher recognises (RDED, arXiv 2312.03526).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -41,7 +41,12 @@ pub struct Starts<'a> {
 }
 
 impl<'a> Starts<'a> {
-    pub fn new(bundle: &'a Bundle, normalization: Normalization, config: &'a RecoverConfig, device: Device) -> Self {
+    pub fn new(
+        bundle: &'a Bundle,
+        normalization: Normalization,
+        config: &'a RecoverConfig,
+        device: Device,
+    ) -> Self {
         let (start, formation) = (&config.start, config.formation);
         let (crops, clusters) = (RefCell::default(), RefCell::default());
         Self { bundle, normalization, start, formation, data: None, device, crops, clusters }
@@ -53,7 +58,8 @@ impl<'a> Starts<'a> {
         self
     }
 
-    /// The images `[N, C, H, W]`, normalised, that those of `batch` start from; each depends on nothing but itself, the set's size and the seed.
+    /// The images `[N, C, H, W]`, normalised, that those of `batch` start from; each depends on
+    /// nothing but itself, the set's size and the seed.
     ///
     /// # Errors
     /// When real images are needed and there are none, or too few of a class.
@@ -64,7 +70,9 @@ impl<'a> Starts<'a> {
             match *self.start {
                 Start::Noise { std } => {
                     let mut stream = item.stream(seed, "recover/start");
-                    image.mapv_inplace(|_: f32| std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream));
+                    image.mapv_inplace(|_: f32| {
+                        std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut stream)
+                    });
                 }
                 Start::Real { mean_of } => {
                     let part = |number| self.mean(Item { number, ..item }, seed, mean_of);
@@ -91,7 +99,11 @@ impl<'a> Starts<'a> {
     }
 
     fn enough(class: u32, found: usize, needed: usize) -> Result<(), RecoverError> {
-        if found < needed { Err(RecoverError::TooFewImages { class, found, needed }) } else { Ok(()) }
+        if found < needed {
+            Err(RecoverError::TooFewImages { class, found, needed })
+        } else {
+            Ok(())
+        }
     }
 
     /// The mean of `count` training images that no other item starts from.
@@ -109,7 +121,13 @@ impl<'a> Starts<'a> {
     }
 
     /// The images of `class` that stand for its `count` clusters.
-    fn of_clusters(&self, class: u32, seed: u64, images: u32, count: usize) -> Result<Vec<usize>, RecoverError> {
+    fn of_clusters(
+        &self,
+        class: u32,
+        seed: u64,
+        images: u32,
+        count: usize,
+    ) -> Result<Vec<usize>, RecoverError> {
         let key = (seed, class, count);
         if let Some(known) = self.clusters.borrow().get(&key) {
             return Ok(known.clone());
@@ -119,8 +137,10 @@ impl<'a> Starts<'a> {
         Self::enough(class, own.len(), count)?;
         let features = self.features(data, &own)?;
         let mut stream = rng::stream(seed, "recover/clusters", class.into());
-        let chosen: Vec<usize> =
-            representatives(features.view(), count, &mut stream).into_iter().map(|place| own[place]).collect();
+        let chosen: Vec<usize> = representatives(features.view(), count, &mut stream)
+            .into_iter()
+            .map(|place| own[place])
+            .collect();
         self.clusters.borrow_mut().insert(key, chosen.clone());
         Ok(chosen)
     }
@@ -132,7 +152,8 @@ impl<'a> Starts<'a> {
         let mut parts = Vec::new();
         for part in indices.chunks(BATCH) {
             let run = self.look(&replica, &self.normalization.batch(data, part)?, &[tap])?;
-            let features = run.taps[0].f_flatten(1, -1).and_then(|t| to_array(&t)).map_err(self.torch())?;
+            let features =
+                run.taps[0].f_flatten(1, -1).and_then(|t| to_array(&t)).map_err(self.torch())?;
             parts.extend(features);
         }
         let features = parts.len() / indices.len();
@@ -140,7 +161,8 @@ impl<'a> Starts<'a> {
         Ok(Array2::from_shape_vec((indices.len(), features), parts).unwrap_or_default())
     }
 
-    /// The item's part of the class's images, `grid`² of them side by side; `part` gives them by their number within the class.
+    /// The item's part of the class's images, `grid`² of them side by side; `part` gives them by
+    /// their number within the class.
     fn mosaic(
         &self,
         item: Item,
@@ -174,12 +196,17 @@ impl<'a> Starts<'a> {
         let needed = (item.number as usize + 1) * (factor * factor) as usize;
         Self::enough(item.class, crops.len_of(Axis(0)), needed)?;
         // The configuration keeps `factor` to 16.
-        self.mosaic(item, factor as u16, |number| Ok(crops.index_axis(Axis(0), number as usize).to_owned()))
+        self.mosaic(item, factor as u16, |number| {
+            Ok(crops.index_axis(Axis(0), number as usize).to_owned())
+        })
     }
 
-    /// Of each of some training images the crop that the teacher recognises best; by difficulty, the most useful first.
+    /// Of each of some training images the crop that the teacher recognises best; by difficulty,
+    /// the most useful first.
     fn best_crops(&self, class: u32, seed: u64) -> Result<Array4<f32>, RecoverError> {
-        let Start::Crops { images, crops, factor, difficulty } = *self.start else { return Err(RecoverError::NoData) };
+        let Start::Crops { images, crops, factor, difficulty } = *self.start else {
+            return Err(RecoverError::NoData);
+        };
         let (data, own) = self.of_class(class, seed)?;
         let own = &own[..own.len().min(images as usize)];
         let [channels, height, width] = self.bundle.image_shape();
@@ -192,7 +219,12 @@ impl<'a> Starts<'a> {
             for (from, part) in own.chunks(BATCH).enumerate() {
                 let whole = self.normalization.batch(data, part)?;
                 let map = |_: &usize| {
-                    let view = View::random_resized_crop(&mut stream, data.size(), CROP_SCALE, CROP_RATIO)?;
+                    let view = View::random_resized_crop(
+                        &mut stream,
+                        data.size(),
+                        CROP_SCALE,
+                        CROP_RATIO,
+                    )?;
                     Resample::new(&view, data.size(), size)
                 };
                 let maps = part.iter().map(map).collect::<Result<Vec<_>, _>>()?;
@@ -216,7 +248,12 @@ impl<'a> Starts<'a> {
     }
 
     /// The teacher's cross entropy of each crop, padded to the size of an image.
-    fn losses(&self, replica: &Replica, crops: &Array4<f32>, class: u32) -> Result<Vec<f64>, RecoverError> {
+    fn losses(
+        &self,
+        replica: &Replica,
+        crops: &Array4<f32>,
+        class: u32,
+    ) -> Result<Vec<f64>, RecoverError> {
         let (count, channels, height, width) = crops.dim();
         let [_, full_height, full_width] = self.bundle.image_shape();
         let mut padded = Array4::zeros((count, channels, full_height, full_width));
@@ -231,10 +268,18 @@ impl<'a> Starts<'a> {
     }
 
     /// The teacher's run on `images` `[N, C, H, W]`.
-    fn look(&self, replica: &Replica, images: &Array4<f32>, taps: &[ValueId]) -> Result<Outputs, RecoverError> {
-        let input = to_tensor(images.view()).and_then(|t| t.f_to_device(self.device)).map_err(self.torch())?;
-        tch::no_grad(|| replica.run(&[input], taps, Mode::Eval))
-            .map_err(|source| RecoverError::Replica { teacher: self.bundle.name().to_owned(), source })
+    fn look(
+        &self,
+        replica: &Replica,
+        images: &Array4<f32>,
+        taps: &[ValueId],
+    ) -> Result<Outputs, RecoverError> {
+        let input = to_tensor(images.view())
+            .and_then(|t| t.f_to_device(self.device))
+            .map_err(self.torch())?;
+        tch::no_grad(|| replica.run(&[input], taps, Mode::Eval)).map_err(|source| {
+            RecoverError::Replica { teacher: self.bundle.name().to_owned(), source }
+        })
     }
 
     fn torch(&self) -> impl Fn(tch::TchError) -> RecoverError + '_ {
@@ -242,7 +287,8 @@ impl<'a> Starts<'a> {
     }
 }
 
-/// What the last matrix product on the way to the output reads; the output itself where there is none.
+/// What the last matrix product on the way to the output reads; the output itself where there is
+/// none.
 fn classifier_input(graph: &Graph) -> ValueId {
     let output = graph.outputs[0];
     let mut value = output;
@@ -260,7 +306,12 @@ fn classifier_input(graph: &Graph) -> ValueId {
 fn from_the_middle(ranked: &[usize]) -> Vec<usize> {
     let (below, above) = ranked.split_at(ranked.len() / 2);
     let (mut below, mut above) = (below.iter().rev(), above.iter());
-    std::iter::from_fn(|| Some([above.next(), below.next()])).take(ranked.len()).flatten().flatten().copied().collect()
+    std::iter::from_fn(|| Some([above.next(), below.next()]))
+        .take(ranked.len())
+        .flatten()
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// `images` `[N, C, H, W]` at another size, bilinearly.
@@ -295,8 +346,10 @@ mod tests {
     #[test]
     fn a_mosaic_is_made_of_the_next_images_at_half_the_size() {
         let (bundle, data) = (shipped("resnet18-w16-supervised"), training_images());
-        let (plain, mosaic) =
-            (config("{start: {type: real, mean_of: 1}}"), config("{start: {type: real, mean_of: 1}, formation: 2}"));
+        let (plain, mosaic) = (
+            config("{start: {type: real, mean_of: 1}}"),
+            config("{start: {type: real, mean_of: 1}, formation: 2}"),
+        );
         let item = |number| Item { class: 3, number };
         let all: Vec<Item> = (0..4).map(item).collect();
         let parts = starts(&bundle, &plain, &data).images(&batch(&all, 4), 7).unwrap();
@@ -317,13 +370,16 @@ mod tests {
         let starts = starts(&bundle, &settings, &data);
         let chosen = starts.of_clusters(3, 7, 100, 2).unwrap();
         assert!(
-            chosen.len() == 2 && chosen[0] != chosen[1] && chosen.iter().all(|&i| data.labels[i] == 3),
+            chosen.len() == 2
+                && chosen[0] != chosen[1]
+                && chosen.iter().all(|&i| data.labels[i] == 3),
             "{chosen:?}"
         );
         let image = starts.images(&batch(&[Item { class: 3, number: 1 }], 2), 7).unwrap();
         let expected = starts.normalization.batch(&data, &chosen[1..]).unwrap();
         assert_eq!(image, expected);
-        let error = starts.images(&batch(&[Item { class: 3, number: 0 }], 5), 7).unwrap_err().to_string();
+        let error =
+            starts.images(&batch(&[Item { class: 3, number: 0 }], 5), 7).unwrap_err().to_string();
         assert!(error.contains("class 3 has 4 images to start from, 5 are needed"), "{error}");
     }
 
@@ -334,9 +390,12 @@ mod tests {
         let starts = starts(&bundle, &settings, &data);
         let features = starts.features(&data, &[0, 5]).unwrap();
         let replica = bundle.replica(Device::Cpu).unwrap();
-        let (weight, bias) = (replica.constant("fc.weight").unwrap(), replica.constant("fc.bias").unwrap());
+        let (weight, bias) =
+            (replica.constant("fc.weight").unwrap(), replica.constant("fc.bias").unwrap());
         let logits = to_tensor(features.view()).unwrap().matmul(&weight.tr()) + bias;
-        let expected = starts.look(&replica, &starts.normalization.batch(&data, &[0, 5]).unwrap(), &[]).unwrap();
+        let expected = starts
+            .look(&replica, &starts.normalization.batch(&data, &[0, 5]).unwrap(), &[])
+            .unwrap();
         assert!((logits - &expected.outputs[0]).abs().max().double_value(&[]) < 1e-4);
     }
 
@@ -349,7 +408,8 @@ mod tests {
         let images = starts.images(&batch(&[item(0), item(1)], 2), 7).unwrap();
         let own: Vec<usize> = (0..4).map(|i| i * 10 + 3).collect();
         let all = starts.normalization.batch(&data, &own).unwrap();
-        let (found, expected) = (images.mean_axis(Axis(0)).unwrap(), all.mean_axis(Axis(0)).unwrap());
+        let (found, expected) =
+            (images.mean_axis(Axis(0)).unwrap(), all.mean_axis(Axis(0)).unwrap());
         assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5));
         assert_eq!(
             starts.images(&batch(&[item(1)], 2), 7).unwrap().index_axis(Axis(0), 0),
@@ -363,7 +423,9 @@ mod tests {
     fn crops_are_ranked_by_the_teachers_loss() {
         let (bundle, data) = (shipped("resnet18-w16-supervised"), training_images());
         let of = |difficulty: &str| {
-            config(&format!("{{start: {{type: crops, images: 4, crops: 3, factor: 2, difficulty: {difficulty}}}}}"))
+            config(&format!(
+                "{{start: {{type: crops, images: 4, crops: 3, factor: 2, difficulty: {difficulty}}}}}"
+            ))
         };
         let (low, medium) = (of("low"), of("medium"));
         let replica = bundle.replica(Device::Cpu).unwrap();
@@ -372,14 +434,18 @@ mod tests {
         assert_eq!(crops.dim(), (4, 1, 14, 14));
         let losses = starts_low.losses(&replica, &crops, 5).unwrap();
         assert!(losses.is_sorted(), "{losses:?}");
-        let one_crop = config("{start: {type: crops, images: 4, crops: 1, factor: 2, difficulty: low}}");
+        let one_crop =
+            config("{start: {type: crops, images: 4, crops: 1, factor: 2, difficulty: low}}");
         let worse = starts(&bundle, &one_crop, &data);
         let worse = worse.losses(&replica, &worse.best_crops(5, 1).unwrap(), 5).unwrap();
         assert!(worse.iter().zip(&losses).all(|(one, best)| one >= best), "{worse:?} {losses:?}");
         let image = starts_low.images(&batch(&[Item { class: 5, number: 0 }], 1), 1).unwrap();
         assert_eq!(image.slice(s![0, .., ..14, 14..]), crops.index_axis(Axis(0), 1));
         let starts_medium = starts(&bundle, &medium, &data);
-        assert_eq!(starts_medium.best_crops(5, 1).unwrap().index_axis(Axis(0), 0), crops.index_axis(Axis(0), 2));
+        assert_eq!(
+            starts_medium.best_crops(5, 1).unwrap().index_axis(Axis(0), 0),
+            crops.index_axis(Axis(0), 2)
+        );
     }
 
     #[test]

@@ -7,7 +7,9 @@ use scdd_experiment::config::Experiment;
 
 /// The default settings with some in YAML over them.
 pub fn config(settings: &str) -> RecoverConfig {
-    let text = format!("name: x\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\nrecover: {settings}\n");
+    let text = format!(
+        "name: x\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\nrecover: {settings}\n"
+    );
     Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap().methods[0].clone()
 }
 
@@ -29,14 +31,19 @@ pub fn training_images() -> Dataset {
     }
 }
 
-/// The first batch of one image per class, recovered with these settings, and the losses of its steps.
+/// The first batch of one image per class, recovered with these settings, and the losses of its
+/// steps.
 fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     let (config, data) = (config(settings), training_images());
     let recover =
-        Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default()).unwrap().with_data(&data);
+        Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default())
+            .unwrap()
+            .with_data(&data);
     let mut losses = Vec::new();
     let images = recover
-        .run(&recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0], 0, &mut |point| losses.push(point.loss))
+        .run(&recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0], 0, &mut |point| {
+            losses.push(point.loss)
+        })
         .unwrap();
     (images, losses)
 }
@@ -55,7 +62,9 @@ fn the_learning_rate_falls_from_its_start_to_zero() {
 
 #[test]
 fn clipping_is_per_channel() {
-    let mut images = Array4::from_shape_fn((1, 2, 1, 2), |(_, c, _, x)| (c as f32 + 1.0) * (x as f32 * 4.0 - 2.0));
+    let mut images = Array4::from_shape_fn((1, 2, 1, 2), |(_, c, _, x)| {
+        (c as f32 + 1.0) * (x as f32 * 4.0 - 2.0)
+    });
     clip(&mut images, &[(-1.0, 1.0), (-3.0, 2.0)]);
     assert_eq!(images.as_slice(), Some(&[-1.0, 1.0, -3.0, 2.0][..]));
 }
@@ -67,14 +76,19 @@ fn a_committee_takes_turns_or_votes() {
         recovered(&format!("{{iterations: 2, jitter: 0, {settings}}}"), teachers).1
     };
     let (first, second) = (losses("", &[&one]), losses("", &[&other]));
-    let turns = losses("committee: {teachers: [b], turn: round_robin, weights: []}", &[&one, &other]);
-    let back = losses("committee: {teachers: [b], turn: round_robin, weights: []}", &[&other, &one]);
+    let turns =
+        losses("committee: {teachers: [b], turn: round_robin, weights: []}", &[&one, &other]);
+    let back =
+        losses("committee: {teachers: [b], turn: round_robin, weights: []}", &[&other, &one]);
     assert_eq!((turns[0], back[0]), (first[0], second[0]));
     assert!(turns[1] != first[1] && back[1] != second[1]);
-    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-6 * expected, "{found} {expected}");
+    let close = |found: f64, expected: f64| {
+        assert!((found - expected).abs() < 1e-6 * expected, "{found} {expected}")
+    };
     let all = losses("committee: {teachers: [b], turn: all, weights: []}", &[&one, &other]);
     close(all[0], (first[0] + second[0]) / 2.0);
-    let weighted = losses("committee: {teachers: [b], turn: all, weights: [3, 1]}", &[&one, &other]);
+    let weighted =
+        losses("committee: {teachers: [b], turn: all, weights: [3, 1]}", &[&one, &other]);
     close(weighted[0], 0.75 * first[0] + 0.25 * second[0]);
     let same = losses("committee: {teachers: [b], turn: all, weights: []}", &[&one, &one]);
     same.iter().zip(&first).for_each(|(found, expected)| close(*found, *expected));
@@ -85,24 +99,30 @@ fn teachers_of_other_images_are_refused() {
     let (one, mut other) = (shipped("resnet18-w16-supervised"), shipped("resnet18-w16-moco-v2"));
     other.manifest.preprocessing.mean[0] += 0.1;
     let config = config("{committee: {teachers: [b], turn: all, weights: []}}");
-    let refused =
-        Recover::with_committee(&one, &[&other], &config, PlanOptions::default()).map(|_| ()).unwrap_err().to_string();
+    let refused = Recover::with_committee(&one, &[&other], &config, PlanOptions::default())
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("takes other images than `resnet18-w16-supervised`"), "{refused}");
     let config = self::config("{class_share: 0.5}");
     other.layers[3].per_class = None;
-    let refused = Recover::new(&other, &config, PlanOptions::default()).map(|_| ()).unwrap_err().to_string();
+    let refused =
+        Recover::new(&other, &config, PlanOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("scdd calibrate --per-class"), "{refused}");
 }
 
 #[test]
 fn without_steps_images_stay_as_they_start() {
     let teacher = shipped("resnet18-w16-supervised");
-    let (images, losses) = recovered("{iterations: 0, start: {type: real, mean_of: 1}}", &[&teacher]);
+    let (images, losses) =
+        recovered("{iterations: 0, start: {type: real, mean_of: 1}}", &[&teacher]);
     let data = training_images();
     assert!(losses.is_empty());
     let p = &teacher.manifest.preprocessing;
-    let all =
-        Normalization::new(p.mean.clone(), p.std.clone()).unwrap().batch(&data, &(0..40).collect::<Vec<_>>()).unwrap();
+    let all = Normalization::new(p.mean.clone(), p.std.clone())
+        .unwrap()
+        .batch(&data, &(0..40).collect::<Vec<_>>())
+        .unwrap();
     for (class, image) in images.axis_iter(Axis(0)).enumerate() {
         assert!((0..4).any(|i| image == all.index_axis(Axis(0), i * 10 + class)), "class {class}");
     }
@@ -114,7 +134,9 @@ fn the_residual_blends_with_the_start_and_the_average_lags_behind() {
     let teacher = shipped("resnet18-w16-supervised");
     let of = |settings: &str| {
         recovered(
-            &format!("{{jitter: 0, learning_rate: 0.01, start: {{type: real, mean_of: 2}}, {settings}}}"),
+            &format!(
+                "{{jitter: 0, learning_rate: 0.01, start: {{type: real, mean_of: 2}}, {settings}}}"
+            ),
             &[&teacher],
         )
         .0
@@ -179,25 +201,30 @@ fn jpeg_is_what_a_file_keeps() {
     let teacher = shipped("resnet18-w16-supervised");
     let data = training_images();
     let p = &teacher.manifest.preprocessing;
-    let images = Normalization::new(p.mean.clone(), p.std.clone()).unwrap().batch(&data, &[3, 17]).unwrap();
+    let images =
+        Normalization::new(p.mean.clone(), p.std.clone()).unwrap().batch(&data, &[3, 17]).unwrap();
     let pixels = |settings: &str| {
         let config = config(settings);
         Recover::new(&teacher, &config, PlanOptions::default()).unwrap().to_pixels(&images).unwrap()
     };
     let (plain, jpeg) = (pixels("{}"), pixels("{compat: [jpeg_files]}"));
     assert_ne!(plain, jpeg);
-    let kept: Vec<u8> = plain.chunks(784).flat_map(|image| jpeg::recompressed(image, 1, 28, 28).unwrap()).collect();
+    let kept: Vec<u8> =
+        plain.chunks(784).flat_map(|image| jpeg::recompressed(image, 1, 28, 28).unwrap()).collect();
     assert_eq!(jpeg, kept);
 }
 
 #[test]
 fn an_adjusted_teacher_likes_the_start_less_and_each_batch_has_its_own() {
     let teacher = shipped("resnet18-w16-supervised");
-    let of = |settings: &str| recovered(&format!("{{iterations: 2, r_bn: 0, jitter: 1, {settings}}}"), &[&teacher]).1;
+    let of = |settings: &str| {
+        recovered(&format!("{{iterations: 2, r_bn: 0, jitter: 1, {settings}}}"), &[&teacher]).1
+    };
     let (plain, adjusted) = (of(""), of("weight_adjustment: {steps: 3, rho: 0.1}"));
     assert!(adjusted[0] > plain[0] + 0.01, "{adjusted:?} {plain:?}");
 
-    let (config, data) = (config("{iterations: 1, weight_adjustment: {steps: 3, rho: 0.1}}"), training_images());
+    let (config, data) =
+        (config("{iterations: 1, weight_adjustment: {steps: 3, rho: 0.1}}"), training_images());
     let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap().with_data(&data);
     let batch = |numbers: std::ops::Range<u32>| Batch {
         items: numbers.map(|number| Item { class: number % 10, number }).collect(),
@@ -215,17 +242,23 @@ fn an_adjusted_teacher_likes_the_start_less_and_each_batch_has_its_own() {
 fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
     let teacher = shipped("resnet18-w16-supervised");
     let first = |settings: &str| {
-        let config = config(&format!("{{iterations: 1, jitter: 0, distance: squared, {settings}}}"));
+        let config =
+            config(&format!("{{iterations: 1, jitter: 0, distance: squared, {settings}}}"));
         let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
         let batch = recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0).remove(0);
         let mut bn = Vec::new();
         recover.run(&batch, 0, &mut |point| bn.push(point.bn)).unwrap();
         bn[0]
     };
-    // An average that is almost all of its own past is still at 0, and so as far off as the targets are long.
-    let objective = objective(&teacher, &config("{distance: squared}"), 0.01, &[0], tch::Device::Cpu).unwrap();
+    // An average that is almost all of its own past is still at 0, and so as far off as the targets
+    // are long.
+    let objective =
+        objective(&teacher, &config("{distance: squared}"), 0.01, &[0], tch::Device::Cpu).unwrap();
     let length = |t: &tch::Tensor| f64::try_from(t.square().sum(tch::Kind::Double)).unwrap();
-    let targets = objective.layers.iter().map(|layer| layer.multiplier * (length(&layer.mean) + length(&layer.var)));
+    let targets = objective
+        .layers
+        .iter()
+        .map(|layer| layer.multiplier * (length(&layer.mean) + length(&layer.var)));
     let expected: f64 = targets.sum();
     let found = first("statistics_momentum: 0.999999");
     assert!((found - expected).abs() < 1e-3 * expected, "{found} {expected}");

@@ -14,7 +14,8 @@ const BATCH: usize = 32;
 
 /// Runs `verifier` in ONNX Runtime on `set`, whose labels are the verifier's.
 ///
-/// Images of another size than the verifier's are scaled bilinearly, and normalised as its bundle says.
+/// Images of another size than the verifier's are scaled bilinearly, and normalised as its bundle
+/// says.
 ///
 /// # Errors
 /// When the network can't be run, or has other channels than the images.
@@ -27,13 +28,20 @@ pub fn accuracy(
     let normalization = verifier.normalization()?;
     let [channels, height, width] = verifier.image_shape();
     let map = Resample::new(&View::full(set.size())?, set.size(), Size { height, width })?;
-    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
+    let options =
+        SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
     let mut session = runtime.session(verifier.name(), &verifier.model, &[], options)?;
     let mut found = Accuracy { images: set.len(), top1: 0, top5: 0 };
     let indices: Vec<usize> = (0..set.len()).collect();
     for batch in indices.chunks(BATCH) {
         let mut images = Array4::zeros((batch.len(), channels, height, width));
-        threads.run(|| apply_batch(&vec![map.clone(); batch.len()], &normalization.batch(set, batch)?, &mut images))?;
+        threads.run(|| {
+            apply_batch(
+                &vec![map.clone(); batch.len()],
+                &normalization.batch(set, batch)?,
+                &mut images,
+            )
+        })?;
         let logits = session.logits(&images)?;
         for rank in ranks(&logits, batch.iter().map(|&i| set.labels[i] as usize)) {
             found.top1 += usize::from(rank < 1);
@@ -43,11 +51,15 @@ pub fn accuracy(
     Ok(found)
 }
 
-/// Per row of `logits` `[N, K]`, how many other classes are not clearly below the target: 0 is first. An unknown target is last.
+/// Per row of `logits` `[N, K]`, how many other classes are not clearly below the target: 0 is
+/// first. An unknown target is last.
 fn ranks(logits: &Array2<f32>, targets: impl Iterator<Item = usize>) -> Vec<usize> {
     let rank = |(row, target): (ndarray::ArrayView1<f32>, usize)| {
         let Some(own) = row.get(target) else { return row.len() };
-        row.iter().filter(|other| !matches!(other.partial_cmp(&own), Some(std::cmp::Ordering::Less))).count() - 1
+        row.iter()
+            .filter(|other| !matches!(other.partial_cmp(&own), Some(std::cmp::Ordering::Less)))
+            .count()
+            - 1
     };
     logits.rows().into_iter().zip(targets).map(rank).collect()
 }
@@ -59,7 +71,8 @@ mod tests {
 
     #[test]
     fn a_rank_counts_what_is_not_below_the_target() {
-        let logits = array![[3.0, 1.0, 2.0], [3.0, 3.0, 2.0], [f32::NAN, 3.0, 2.0], [0.0, f32::NAN, 1.0]];
+        let logits =
+            array![[3.0, 1.0, 2.0], [3.0, 3.0, 2.0], [f32::NAN, 3.0, 2.0], [0.0, f32::NAN, 1.0]];
         assert_eq!(ranks(&logits, [2, 0, 1, 1].into_iter()), [1, 1, 1, 2]);
         assert_eq!(ranks(&logits, [0, 9, 3, 2].into_iter()), [0, 3, 3, 1]);
     }

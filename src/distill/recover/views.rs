@@ -1,4 +1,5 @@
-//! The views through which the teachers see the images at a step: crop, flip, then shift, as the published code does.
+//! The views through which the teachers see the images at a step: crop, flip, then shift, as the
+//! published code does.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -7,7 +8,8 @@ use super::CROP_RATIO;
 use scdd_data::{DataError, Resample, Shift, Size, View};
 use scdd_experiment::config::{Quirk, RecoverConfig};
 
-/// One view per image of size `size`, each drawn from its own stream; `progress` is the share of the steps that is done.
+/// One view per image of size `size`, each drawn from its own stream; `progress` is the share of
+/// the steps that is done.
 ///
 /// # Errors
 /// When the configuration's ranges are impossible.
@@ -25,7 +27,12 @@ pub fn draw(
     Ok(vec![view; 1 + others.len()])
 }
 
-fn draw_one(config: &RecoverConfig, stream: &mut ChaCha8Rng, size: Size, progress: f64) -> Result<Resample, DataError> {
+fn draw_one(
+    config: &RecoverConfig,
+    stream: &mut ChaCha8Rng,
+    size: Size,
+    progress: f64,
+) -> Result<Resample, DataError> {
     let cell = View::random_cell(stream, size, config.formation)?;
     let mut view = match config.crop {
         Some(crop) => {
@@ -52,7 +59,8 @@ fn draw_one(config: &RecoverConfig, stream: &mut ChaCha8Rng, size: Size, progres
     Ok(map.roll_output(shift))
 }
 
-/// CDA's curriculum: the smallest area share falls from 1 to `target` along half a cosine, until the share `milestone` of the steps is done.
+/// CDA's curriculum: the smallest area share falls from 1 to `target` along half a cosine, until
+/// the share `milestone` of the steps is done.
 fn smallest(target: f64, milestone: f64, progress: f64) -> f64 {
     if progress >= milestone {
         return target;
@@ -84,7 +92,10 @@ mod tests {
 
     #[test]
     fn the_curriculum_goes_from_whole_images_to_the_smallest_crops() {
-        assert_eq!((smallest(0.08, 1.0, 0.0), smallest(0.08, 0.5, 0.5), smallest(0.08, 0.0, 0.0)), (1.0, 0.08, 0.08));
+        assert_eq!(
+            (smallest(0.08, 1.0, 0.0), smallest(0.08, 0.5, 0.5), smallest(0.08, 0.0, 0.0)),
+            (1.0, 0.08, 0.08)
+        );
         assert!((smallest(0.08, 1.0, 0.5) - 0.54).abs() < 1e-12);
         assert!((smallest(0.08, 0.5, 0.25) - 0.54).abs() < 1e-12);
     }
@@ -92,7 +103,8 @@ mod tests {
     #[test]
     fn each_image_has_its_own_shift_either_way() {
         let config = config("{jitter: 3}");
-        let found: Vec<_> = draw(&config, &mut streams(), SIZE, 0.0).unwrap().iter().map(offset).collect();
+        let found: Vec<_> =
+            draw(&config, &mut streams(), SIZE, 0.0).unwrap().iter().map(offset).collect();
         assert!(found.iter().any(|(y, _)| *y < 4) && found.iter().any(|(y, _)| *y > 4));
         assert!(found.iter().all(|(y, x)| (1..=7).contains(y) && (1..=7).contains(x)));
     }
@@ -103,7 +115,8 @@ mod tests {
         let maps = draw(&shared, &mut streams(), SIZE, 0.0).unwrap();
         assert!(maps.iter().map(offset).all(|at| at == offset(&maps[0])));
         let positive = config("{jitter: 3, compat: [positive_jitter]}");
-        let found: Vec<_> = draw(&positive, &mut streams(), SIZE, 0.0).unwrap().iter().map(offset).collect();
+        let found: Vec<_> =
+            draw(&positive, &mut streams(), SIZE, 0.0).unwrap().iter().map(offset).collect();
         assert!(found.iter().all(|(y, x)| (4..=7).contains(y) && (4..=7).contains(x)));
         assert!(found.iter().any(|at| *at != found[0]));
     }

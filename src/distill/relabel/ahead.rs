@@ -3,7 +3,8 @@
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-/// Feeds `items` to `consume` in their order; each is made in a thread of its own while the one before it is consumed.
+/// Feeds `items` to `consume` in their order; each is made in a thread of its own while the one
+/// before it is consumed.
 ///
 /// # Errors
 /// The first that an item is, or that `consume` gives; nothing after it is consumed.
@@ -45,8 +46,9 @@ mod tests {
             Ok::<_, String>(())
         });
         assert_eq!((result, last), (Err("made".into()), 6));
-        let refused =
-            one_ahead((0..).map(Ok::<_, String>), |item| if item == 5 { Err("used".to_owned()) } else { Ok(()) });
+        let refused = one_ahead((0..).map(Ok::<_, String>), |item| {
+            if item == 5 { Err("used".to_owned()) } else { Ok(()) }
+        });
         assert_eq!(refused, Err("used".into()));
     }
 }

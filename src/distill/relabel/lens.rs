@@ -5,7 +5,7 @@ use ndarray::{Array4, s};
 use crate::relabel::BatchViews;
 use crate::teacher::Bundle;
 use scdd_data::view::apply_batch;
-use scdd_data::{DataError, Dataset, Mix, Normalization, Operation, Resample, Size};
+use scdd_data::{DataError, Dataset, DrawnMix, Normalization, Operation, Resample, Size};
 
 /// Images as one network takes them: with a border, normalised, cut out and resized, mixed.
 pub struct Lens {
@@ -23,11 +23,15 @@ impl Lens {
     /// When the bundle's preprocessing is no normalisation.
     pub fn new(bundle: &Bundle, pad: u16) -> Result<Self, DataError> {
         let [_, height, width] = bundle.image_shape();
-        Ok(Self { normalization: bundle.normalization()?, pad: pad.into(), output: Size { height, width } })
+        Ok(Self {
+            normalization: bundle.normalization()?,
+            pad: pad.into(),
+            output: Size { height, width },
+        })
     }
 
-    /// The images of `set` as `batch` says (views are boxes of the image with its border), augmented and mixed;
-    /// `[n, C, H, W]`.
+    /// The images of `set` as `batch` says (views are boxes of the image with its border),
+    /// augmented and mixed; `[n, C, H, W]`.
     ///
     /// # Errors
     /// When set, views and network do not fit each other.
@@ -45,14 +49,18 @@ impl Lens {
         let images = self.bordered(images);
         let (_, channels, height, width) = images.dim();
         let source = Size { height, width };
-        let maps = views.iter().map(|v| Resample::new(v, source, self.output)).collect::<Result<Vec<_>, _>>()?;
-        let mut seen = Array4::zeros((indices.len(), channels, self.output.height, self.output.width));
+        let maps = views
+            .iter()
+            .map(|v| Resample::new(v, source, self.output))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut seen =
+            Array4::zeros((indices.len(), channels, self.output.height, self.output.width));
         apply_batch(&maps, &images, &mut seen)?;
         for (operation, mut view) in on_views.iter().zip(seen.outer_iter_mut()) {
             let values = view.as_slice_mut().ok_or(DataError::Layout)?;
             operation.apply_to_view(values, self.output)?;
         }
-        if matches!(mix, Mix::None) {
+        if matches!(mix, DrawnMix::None) {
             return Ok(seen);
         }
         let mut mixed = Array4::zeros(seen.raw_dim());
@@ -67,7 +75,8 @@ impl Lens {
         }
         let (count, channels, height, width) = images.dim();
         let pad = self.pad;
-        let black: Vec<f32> = self.normalization.range().into_iter().map(|(black, _)| black).collect();
+        let black: Vec<f32> =
+            self.normalization.range().into_iter().map(|(black, _)| black).collect();
         let shape = (count, channels, height + 2 * pad, width + 2 * pad);
         let mut bordered = Array4::from_shape_fn(shape, |(_, channel, ..)| black[channel]);
         bordered.slice_mut(s![.., .., pad..pad + height, pad..pad + width]).assign(&images);
@@ -75,7 +84,8 @@ impl Lens {
     }
 }
 
-/// Those operations that act on pixels, and those that act on normalised views. A batch has but one of these.
+/// Those operations that act on pixels, and those that act on normalised views. A batch has but one
+/// of these.
 fn apart(operations: &[Operation]) -> (&[Operation], &[Operation]) {
     match operations.first() {
         Some(first) if first.kind.is_dsa() => (&[], operations),
@@ -84,18 +94,32 @@ fn apart(operations: &[Operation]) -> (&[Operation], &[Operation]) {
 }
 
 /// The images of `set` that are `picked`, each after its share of the `operations`.
-fn augmented(set: &Dataset, picked: &[usize], operations: &[Operation]) -> Result<Dataset, DataError> {
+fn augmented(
+    set: &Dataset,
+    picked: &[usize],
+    operations: &[Operation],
+) -> Result<Dataset, DataError> {
     let per_view = (operations.len() / picked.len().max(1)).max(1);
     let image = |(&index, operations): (&usize, &[Operation])| {
-        let missing = || DataError::Mismatch(format!("image {index} of {} asked for, but there is none", set.name));
+        let missing = || {
+            DataError::Mismatch(format!(
+                "image {index} of {} asked for, but there is none",
+                set.name
+            ))
+        };
         let mut pixels = set.image(index).ok_or_else(missing)?.to_vec();
         for operation in operations {
             operation.apply_to_pixels(&mut pixels, set.channels, set.size())?;
         }
         Ok(pixels)
     };
-    let images = picked.iter().zip(operations.chunks(per_view)).map(image).collect::<Result<Vec<_>, DataError>>()?;
-    let labels = picked.iter().map(|&index| set.labels.get(index).copied().unwrap_or_default()).collect();
+    let images = picked
+        .iter()
+        .zip(operations.chunks(per_view))
+        .map(image)
+        .collect::<Result<Vec<_>, DataError>>()?;
+    let labels =
+        picked.iter().map(|&index| set.labels.get(index).copied().unwrap_or_default()).collect();
     let (name, classes) = (set.name.clone(), set.classes.clone());
     let Dataset { channels, height, width, .. } = *set;
     Ok(Dataset { name, classes, channels, height, width, images: images.concat(), labels })
@@ -106,7 +130,8 @@ mod tests {
     use super::*;
     use scdd_data::View;
 
-    /// `torchvision.transforms.functional.pad(image, 1)`, then the crop of rows 0 to 1 and columns 2 to 3, then normalisation.
+    /// `torchvision.transforms.functional.pad(image, 1)`, then the crop of rows 0 to 1 and columns
+    /// 2 to 3, then normalisation.
     #[test]
     fn a_border_is_black_before_normalisation() {
         let set = Dataset {
@@ -121,11 +146,18 @@ mod tests {
         let normalization = Normalization::new(vec![0.5], vec![0.5]).unwrap();
         let lens = Lens { normalization, pad: 1, output: Size { height: 2, width: 2 } };
         let view = View { top: 0, left: 2, height: 2, width: 2, flip: false };
-        let batch = |view| BatchViews { indices: vec![0], views: vec![view], operations: vec![], mix: Mix::None };
+        let batch = |view| BatchViews {
+            indices: vec![0],
+            views: vec![view],
+            operations: vec![],
+            mix: DrawnMix::None,
+        };
         let seen = lens.see(&set, &batch(view)).unwrap();
         let expected = [-1.0, -1.0, 2.0 * 102.0 / 255.0 - 1.0, -1.0];
         assert!(seen.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{seen:?}");
         let outside = View { left: 3, ..view };
-        assert!(lens.see(&set, &batch(outside)).unwrap_err().to_string().contains("not a box inside"));
+        assert!(
+            lens.see(&set, &batch(outside)).unwrap_err().to_string().contains("not a box inside")
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Relabel: what the teacher says of every augmented, mixed view of the synthetic images, stored so that a student replays exactly those views.
+//! Relabel: what the teacher says of every augmented, mixed view of the synthetic images, stored so
+//! that a student replays exactly those views.
 //!
-//! "Fast Knowledge Distillation" (FKD), as SRe2L and SC-DD use it. The views depend on the seed, the epoch and the batch alone, so synthetic and
-//! real images under the same seed are seen through the same views.
+//! "Fast Knowledge Distillation" (FKD), as SRe2L and SC-DD use it. The views depend on the seed,
+//! the epoch and the batch alone, so synthetic and real images under the same seed are seen through
+//! the same views.
 
 mod ahead;
 mod lens;
@@ -15,14 +17,14 @@ use crate::progress::Progress;
 use crate::teacher::{Bundle, RuntimeError};
 use scdd_compute::threads::Threads;
 use scdd_data::{DataError, Dataset, Size};
-use scdd_experiment::config::{LabelDtype, Mix as MixConfig, RelabelConfig};
+use scdd_experiment::config::{LabelDtype, Mix, RelabelConfig};
 
 pub use ahead::one_ahead;
 pub use lens::Lens;
 pub use teachers::Teachers;
 pub use views::{BatchViews, Views};
 
-use scdd_artifacts::labels::{Dtype, LabelBatch, Meta, MixKind, StoreError, TopK, Writer};
+use scdd_artifacts::labels::{Dtype, LabelBatch, Meta, MixKind, StoreError, StoredTopK, Writer};
 
 /// Why images could not be labelled.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +44,8 @@ pub struct Relabel<'a> {
     /// With their weights in the mean, as [`Teachers::open`] takes them; at least one.
     pub bundles: &'a [(&'a Bundle, f64)],
     pub config: &'a RelabelConfig,
-    /// How many small images per row and column each image is a mosaic of (`recover.formation`); a view is of one of them.
+    /// How many small images per row and column each image is a mosaic of (`recover.formation`); a
+    /// view is of one of them.
     pub formation: u16,
     pub seed: u64,
     /// Identifies configuration and inputs in the store.
@@ -109,7 +112,8 @@ impl Relabel<'_> {
     fn meta(&self, set: &Dataset) -> Meta {
         let bundle = self.bundles[0].0;
         let [_, height, width] = bundle.image_shape();
-        let hashes: Vec<&str> = self.bundles.iter().map(|(bundle, _)| bundle.hash.as_str()).collect();
+        let hashes: Vec<&str> =
+            self.bundles.iter().map(|(bundle, _)| bundle.hash.as_str()).collect();
         Meta {
             images: set.len() as u32,
             classes: bundle.manifest.classes.len() as u32,
@@ -118,9 +122,9 @@ impl Relabel<'_> {
             source: set.size(),
             input: Size { height, width },
             mix: match self.config.mix {
-                MixConfig::Cutmix { .. } => MixKind::CutMix,
-                MixConfig::Mixup { .. } => MixKind::MixUp,
-                MixConfig::None {} => MixKind::None,
+                Mix::Cutmix { .. } => MixKind::CutMix,
+                Mix::Mixup { .. } => MixKind::MixUp,
+                Mix::None {} => MixKind::None,
             },
             dtype: match self.config.dtype {
                 LabelDtype::F16 => Dtype::F16,
@@ -129,7 +133,10 @@ impl Relabel<'_> {
             },
             teacher_sha256: hashes.join("+"),
             config_hash: self.key.into(),
-            top_k: self.config.top_k.map(|top| TopK { k: top.k, temperature: top.temperature as f32 }),
+            top_k: self
+                .config
+                .top_k
+                .map(|top| StoredTopK { k: top.k, temperature: top.temperature as f32 }),
             pad: views::pad(self.config),
             augment: self.config.augment,
             stored_epochs: self.config.stored_epochs.filter(|&stored| stored < self.config.epochs),

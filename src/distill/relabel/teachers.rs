@@ -1,10 +1,13 @@
-//! Who answers: one teacher or the mean of several, by their running BN statistics or by those of the batch.
+//! Who answers: one teacher or the mean of several, by their running BN statistics or by those of
+//! the batch.
 
 use ndarray::{Array2, Array4};
 use tch::Tensor;
 
 use super::RelabelError;
-use crate::teacher::{Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions};
+use crate::teacher::{
+    Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions,
+};
 use scdd_compute::replica::{Mode, Replica, to_array, to_tensor};
 use scdd_compute::threads::Threads;
 use scdd_experiment::config::{Device, Fallback, RelabelConfig, TeacherBn};
@@ -13,12 +16,12 @@ use scdd_graph::ops::Norm;
 
 /// Teachers whose logits are averaged.
 pub struct Teachers<'a> {
-    members: Vec<Member<'a>>,
+    members: Vec<AnsweringTeacher<'a>>,
     runtime: &'a Runtime,
     threads: Threads,
 }
 
-struct Member<'a> {
+struct AnsweringTeacher<'a> {
     bundle: &'a Bundle,
     /// Of the mean; all shares together are 1.
     share: f32,
@@ -28,18 +31,20 @@ struct Member<'a> {
 enum Answering {
     /// Through ONNX Runtime, by running statistics, with these options.
     Running(Session, SessionOptions),
-    /// Through the replica, by the statistics of as many images of the batch as go through it together; absent: all.
+    /// Through the replica, by the statistics of as many images of the batch as go through it
+    /// together; absent: all.
     Batch(Box<Replica>, tch::Device, Option<u32>),
 }
 
 impl<'a> Teachers<'a> {
-    /// Networks where `config` wants them, for bundles with their weights in the mean, the first one's preprocessing being that of all; and a remark
-    /// where they are not where it wanted them first. `device` is where teachers by batch statistics run.
-    /// Those in ONNX Runtime run on `threads`, however many those are at the moment.
+    /// Networks where `config` wants them, for bundles with their weights in the mean, the first
+    /// one's preprocessing being that of all; and a remark where they are not where it wanted them
+    /// first. `device` is where teachers by batch statistics run. Those in ONNX Runtime run on
+    /// `threads`, however many those are at the moment.
     ///
     /// # Errors
-    /// When CUDA is asked for, is not to be had, and no fallback is configured; when bundles do not fit each other; when batch statistics are asked of a
-    /// network without BatchNorm.
+    /// When CUDA is asked for, is not to be had, and no fallback is configured; when bundles do not
+    /// fit each other; when batch statistics are asked of a network without BatchNorm.
     pub fn open(
         bundles: &[(&'a Bundle, f64)],
         runtime: &'a Runtime,
@@ -52,14 +57,16 @@ impl<'a> Teachers<'a> {
         let (mut members, mut last_remark) = (Vec::new(), None);
         for &(bundle, weight) in bundles {
             let network = match config.teacher_bn {
-                TeacherBn::Batch => Answering::Batch(Box::new(replica(bundle, device)?), device, config.micro_batch),
+                TeacherBn::Batch => {
+                    Answering::Batch(Box::new(replica(bundle, device)?), device, config.micro_batch)
+                }
                 TeacherBn::Running => {
                     let (network, remark) = open_session(bundle, runtime, config, threads)?;
                     last_remark = last_remark.or(remark);
                     network
                 }
             };
-            members.push(Member { bundle, share: (weight / total) as f32, network });
+            members.push(AnsweringTeacher { bundle, share: (weight / total) as f32, network });
         }
         Ok((Self { members, runtime, threads: threads.clone() }, last_remark))
     }
@@ -77,7 +84,7 @@ impl<'a> Teachers<'a> {
     /// Opens anew what runs on another number of threads than there are now.
     fn follow(&mut self) -> Result<(), RuntimeError> {
         let threads = self.threads.count();
-        for Member { bundle, network, .. } in &mut self.members {
+        for AnsweringTeacher { bundle, network, .. } in &mut self.members {
             if let Answering::Running(session, options) = network
                 && options.provider == Provider::Cpu
                 && options.threads != threads
@@ -102,12 +109,18 @@ impl<'a> Teachers<'a> {
     }
 }
 
-impl Member<'_> {
+impl AnsweringTeacher<'_> {
     fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
         match &mut self.network {
             Answering::Running(session, _) => Ok(session.logits(images)?),
-            Answering::Batch(replica, device, part) => by_batch_statistics(replica, *device, images, *part)
-                .map_err(|e| RelabelError::Teacher { teacher: self.bundle.name().into(), what: e.to_string() }),
+            Answering::Batch(replica, device, part) => {
+                by_batch_statistics(replica, *device, images, *part).map_err(|e| {
+                    RelabelError::Teacher {
+                        teacher: self.bundle.name().into(),
+                        what: e.to_string(),
+                    }
+                })
+            }
         }
     }
 }
@@ -132,7 +145,9 @@ fn check_fit(bundles: &[(&Bundle, f64)]) -> Result<(), RelabelError> {
     let Some(((first, _), others)) = bundles.split_first() else { return Ok(()) };
     for (other, _) in others {
         let what = match () {
-            () if other.manifest.preprocessing != first.manifest.preprocessing => "preprocesses images",
+            () if other.manifest.preprocessing != first.manifest.preprocessing => {
+                "preprocesses images"
+            }
             () if other.manifest.classes != first.manifest.classes => "orders or names classes",
             () => continue,
         };
@@ -156,7 +171,8 @@ fn replica(bundle: &Bundle, device: tch::Device) -> Result<Replica, RelabelError
     Ok(replica)
 }
 
-/// A session where the configuration wants it, and a remark where that is not what was asked for first.
+/// A session where the configuration wants it, and a remark where that is not what was asked for
+/// first.
 fn open_session(
     bundle: &Bundle,
     runtime: &Runtime,
@@ -175,7 +191,8 @@ fn open_session(
     match open(Provider::Cuda) {
         Ok(session) => Ok((session, None)),
         Err(RuntimeError::NoCuda { what }) if may_fall_back => {
-            let remark = format!("no CUDA in ONNX Runtime ({what}): soft labels are computed on the CPU");
+            let remark =
+                format!("no CUDA in ONNX Runtime ({what}): soft labels are computed on the CPU");
             Ok((open(Provider::Cpu)?, Some(remark)))
         }
         Err(error) => Err(error.into()),
@@ -202,13 +219,21 @@ mod tests {
     }
 
     fn images() -> Array4<f32> {
-        Array4::from_shape_fn((8, 1, 28, 28), |(n, _, y, x)| ((n * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0)
+        Array4::from_shape_fn((8, 1, 28, 28), |(n, _, y, x)| {
+            ((n * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
+        })
     }
 
     fn logits(bundles: &[(&Bundle, f64)], teacher_bn: TeacherBn) -> Array2<f32> {
         let runtime = Runtime::open(None).unwrap();
-        let (mut teachers, remark) =
-            Teachers::open(bundles, &runtime, &config(teacher_bn), tch::Device::Cpu, &Threads::all()).unwrap();
+        let (mut teachers, remark) = Teachers::open(
+            bundles,
+            &runtime,
+            &config(teacher_bn),
+            tch::Device::Cpu,
+            &Threads::all(),
+        )
+        .unwrap();
         assert_eq!(remark, None);
         let first = teachers.logits(&images()).unwrap();
         assert_eq!(first, teachers.logits(&images()).unwrap(), "answering changed the teacher");
@@ -228,7 +253,8 @@ mod tests {
         let replica = bundle.replica(tch::Device::Cpu).unwrap();
         let input = to_tensor(images().view()).unwrap();
         let trained = tch::no_grad(|| replica.run(&[input], &[], Mode::Train).unwrap());
-        let expected: Array2<f32> = to_array(&trained.outputs[0]).unwrap().into_dimensionality().unwrap();
+        let expected: Array2<f32> =
+            to_array(&trained.outputs[0]).unwrap().into_dimensionality().unwrap();
         assert!(furthest(&found, &expected) < 1e-4);
         let running = logits(&[(&bundle, 1.0)], TeacherBn::Running);
         assert!(furthest(&found, &running) > 0.1, "batch and running statistics gave the same");
@@ -262,10 +288,15 @@ mod tests {
         let refusal = |bundles: &[(&Bundle, f64)]| check_fit(bundles).unwrap_err().to_string();
         other.manifest.classes.swap(0, 1);
         let message = refusal(&[(&first, 1.0), (&other, 1.0)]);
-        assert!(message.contains("teacher `resnet18-w16-moco-v2` orders or names classes in another way"), "{message}");
+        assert!(
+            message
+                .contains("teacher `resnet18-w16-moco-v2` orders or names classes in another way"),
+            "{message}"
+        );
         other.manifest.preprocessing.mean[0] += 0.1;
         assert!(refusal(&[(&first, 1.0), (&other, 1.0)]).contains("preprocesses images"));
-        let message = replica(&bundle("convnet3-w128-in"), tch::Device::Cpu).err().unwrap().to_string();
+        let message =
+            replica(&bundle("convnet3-w128-in"), tch::Device::Cpu).err().unwrap().to_string();
         assert!(message.contains("has no BatchNorm node"), "{message}");
     }
 }

@@ -5,15 +5,16 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::recover::CROP_RATIO;
 use scdd_data::rng;
-use scdd_data::{DataError, Dataset, Mix, Operation, Size, View};
-use scdd_experiment::config::{Mix as MixConfig, RelabelConfig, ViewCrop};
+use scdd_data::{DataError, Dataset, DrawnMix, Operation, Size, View};
+use scdd_experiment::config::{Mix, RelabelConfig, ViewCrop};
 
-/// The views of a set of images. They depend on the seed, the epoch and the batch alone, so nobody need store them:
-/// whoever draws them anew draws the same.
+/// The views of a set of images. They depend on the seed, the epoch and the batch alone, so nobody
+/// need store them: whoever draws them anew draws the same.
 #[derive(Clone, Copy)]
 pub struct Views<'a> {
     config: &'a RelabelConfig,
-    /// How many small images per row and column each image is a mosaic of; a view is of one of them.
+    /// How many small images per row and column each image is a mosaic of; a view is of one of
+    /// them.
     formation: u16,
     seed: u64,
     images: u32,
@@ -33,12 +34,18 @@ pub struct BatchViews {
     /// How each was augmented besides, one view's operations after another's; empty where none is.
     pub operations: Vec<Operation>,
     /// How they were mixed after that.
-    pub mix: Mix,
+    pub mix: DrawnMix,
 }
 
 impl<'a> Views<'a> {
     /// Views of `set`, of the size `input`, as `config` says.
-    pub fn new(config: &'a RelabelConfig, formation: u16, seed: u64, set: &Dataset, input: Size) -> Self {
+    pub fn new(
+        config: &'a RelabelConfig,
+        formation: u16,
+        seed: u64,
+        set: &Dataset,
+        input: Size,
+    ) -> Self {
         Self { config, formation, seed, images: set.len() as u32, source: set.size(), input }
     }
 
@@ -49,7 +56,9 @@ impl<'a> Views<'a> {
 
     /// Epochs that differ; they are replayed in turn.
     pub fn stored_epochs(&self) -> u32 {
-        self.config.stored_epochs.map_or(self.config.epochs, |stored| stored.min(self.config.epochs))
+        self.config
+            .stored_epochs
+            .map_or(self.config.epochs, |stored| stored.min(self.config.epochs))
     }
 
     /// Images in a batch; an epoch's last one may have fewer.
@@ -78,15 +87,24 @@ impl<'a> Views<'a> {
         // A stream of its own, so that crops and mixes are the same with and without.
         let mut augment = rng::stream(self.seed, "relabel/augment", u64::from(epoch));
         let batch = |indices: &[u32]| {
-            let views = indices.iter().map(|_| self.view(&mut stream)).collect::<Result<Vec<_>, _>>()?;
+            let views =
+                indices.iter().map(|_| self.view(&mut stream)).collect::<Result<Vec<_>, _>>()?;
             let (count, input) = (indices.len(), self.input);
             let mix = match self.config.mix {
-                MixConfig::Cutmix { alpha } => Mix::cut_mix(&mut stream, count, input, alpha as f32)?,
-                MixConfig::Mixup { alpha } => Mix::mix_up(&mut stream, count, alpha as f32)?,
-                MixConfig::None {} => Mix::None,
+                Mix::Cutmix { alpha } => {
+                    DrawnMix::cut_mix(&mut stream, count, input, alpha as f32)?
+                }
+                Mix::Mixup { alpha } => DrawnMix::mix_up(&mut stream, count, alpha as f32)?,
+                Mix::None {} => DrawnMix::None,
             };
-            let operations = self.config.augment.map(|a| a.draw(&mut augment, count, self.source, input));
-            Ok(BatchViews { indices: indices.to_vec(), views, operations: operations.unwrap_or_default(), mix })
+            let operations =
+                self.config.augment.map(|a| a.draw(&mut augment, count, self.source, input));
+            Ok(BatchViews {
+                indices: indices.to_vec(),
+                views,
+                operations: operations.unwrap_or_default(),
+                mix,
+            })
         };
         order.chunks(self.config.batch_size as usize).map(batch).collect()
     }

@@ -1,8 +1,10 @@
-//! Measures the statistics of a network without BatchNorm (or with BatchNorm folded away) on images, and writes them as a new bundle. A network that
-//! has the statistics of its BatchNorm layers keeps them; of it those of every class or patch are measured, at the same places.
+//! Measures the statistics of a network without BatchNorm (or with BatchNorm folded away) on
+//! images, and writes them as a new bundle. A network that has the statistics of its BatchNorm
+//! layers keeps them; of it those of every class or patch are measured, at the same places.
 //!
-//! What is measured otherwise: what enters the layer normalisations, per feature of the last axis, or where there is none what leaves the convolutions,
-//! per channel; or the nodes that the user names, by the same rule.
+//! What is measured otherwise: what enters the layer normalisations, per feature of the last axis,
+//! or where there is none what leaves the convolutions, per channel; or the nodes that the user
+//! names, by the same rule.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,13 +17,16 @@ use tch::{Device, Kind, Tensor};
 use super::BundleError;
 use super::error::NetworkError;
 use super::files::{
-    Bundle, CLASS_MEAN, CLASS_PATCH_MEAN, CLASS_PATCH_VAR, CLASS_VAR, GOLDEN, MANIFEST, MODEL, PATCH_MEAN, PATCH_VAR,
-    STATISTICS, sha256,
+    Bundle, CLASS_MEAN, CLASS_PATCH_MEAN, CLASS_PATCH_VAR, CLASS_VAR, GOLDEN, MANIFEST, MODEL,
+    PATCH_MEAN, PATCH_VAR, STATISTICS, sha256,
 };
-use super::manifest::{Calibration, FileEntry, Layer, StatisticsKind};
+use super::manifest::{Calibration, FileEntry, LayerEntry, StatisticsKind};
 use super::network::Network;
+use scdd_artifacts::atomic::DirectoryAside;
 use scdd_compute::replica::{Mode, Replica, to_tensor};
-use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics};
+use scdd_compute::synthesis::{
+    Distance, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics,
+};
 use scdd_graph::ops::Norm;
 use scdd_graph::{Graph, Node, Op, ValueId};
 
@@ -30,14 +35,14 @@ const EPSILON: f64 = 0.0;
 
 /// Mean and variance of a growing number of values, per channel (and patch), in double precision.
 #[derive(Debug)]
-struct Moments {
+struct RunningMoments {
     count: f64,
     mean: Tensor,
     /// Sum of squared deviations from the mean.
     squares: Tensor,
 }
 
-impl Moments {
+impl RunningMoments {
     fn of(x: &Tensor, axis: i64) -> Result<Self, tch::TchError> {
         let (mean, var) = channel_statistics(&x.f_to_kind(Kind::Double)?, axis)?;
         let count = x.numel() as f64 / mean.numel().max(1) as f64;
@@ -61,7 +66,11 @@ impl Moments {
     }
 
     fn share(&self) -> Self {
-        Self { count: self.count, mean: self.mean.shallow_clone(), squares: self.squares.shallow_clone() }
+        Self {
+            count: self.count,
+            mean: self.mean.shallow_clone(),
+            squares: self.squares.shallow_clone(),
+        }
     }
 
     fn var(&self) -> Result<Tensor, tch::TchError> {
@@ -82,15 +91,16 @@ pub struct Detail {
 pub struct Calibrator<'a> {
     bundle: &'a Bundle,
     replica: Replica,
-    layers: Vec<(Layer, ValueId)>,
+    layers: Vec<(LayerEntry, ValueId)>,
     detail: Detail,
     /// Per class: per layer, then per layer those of its patches.
-    moments: Vec<Option<Vec<Moments>>>,
+    moments: Vec<Option<Vec<RunningMoments>>>,
     images: usize,
 }
 
 impl<'a> Calibrator<'a> {
-    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else all convolutions.
+    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else
+    /// all convolutions.
     ///
     /// # Errors
     /// When the bundle has all that is asked for, or there is nothing to measure.
@@ -129,13 +139,21 @@ impl<'a> Calibrator<'a> {
         let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
         let input = to_tensor(images.view()).map_err(failed)?;
         let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
-        let run = tch::no_grad(|| self.replica.run(&[input], &taps, Mode::Eval))
-            .map_err(|source| NetworkError::Replica { bundle: self.bundle.name().into(), source })?;
-        let found = run.taps.iter().zip(&self.layers).map(|(tap, (layer, _))| Moments::of(tap, layer.axis));
+        let run =
+            tch::no_grad(|| self.replica.run(&[input], &taps, Mode::Eval)).map_err(|source| {
+                NetworkError::Replica { bundle: self.bundle.name().into(), source }
+            })?;
+        let found = run
+            .taps
+            .iter()
+            .zip(&self.layers)
+            .map(|(tap, (layer, _))| RunningMoments::of(tap, layer.axis));
         let side = self.detail.patches.map(|side| side as i64);
-        let of_patches =
-            side.into_iter().flat_map(|side| run.taps.iter().map(move |tap| Moments::of_patches(tap, side)));
-        let found: Vec<Moments> = found.chain(of_patches).collect::<Result<_, _>>().map_err(failed)?;
+        let of_patches = side
+            .into_iter()
+            .flat_map(|side| run.taps.iter().map(move |tap| RunningMoments::of_patches(tap, side)));
+        let found: Vec<RunningMoments> =
+            found.chain(of_patches).collect::<Result<_, _>>().map_err(failed)?;
         let Some(slot) = self.moments.get_mut(class) else {
             let what = format!("class {class} of the data is none of its");
             return Err(BundleError::invalid(&self.bundle.dir, what).into());
@@ -151,42 +169,56 @@ impl<'a> Calibrator<'a> {
     /// Writes the bundle `out`, which is named after its directory; it appears when it is complete.
     ///
     /// # Errors
-    /// When no images were added, a class lacks images where each class is asked for, or `out` exists or can't be written.
+    /// When no images were added, a class lacks images where each class is asked for, or `out`
+    /// exists or can't be written.
     pub fn write(self, out: &Path, data: &str) -> Result<(), NetworkError> {
         let refuse = |what: String| NetworkError::from(BundleError::invalid(out, what));
         if out.exists() {
             return Err(refuse("exists already; choose another --out".into()));
         }
-        if let Some(class) = self.moments.iter().position(Option::is_none).filter(|_| self.detail.per_class) {
-            return Err(refuse(format!("no image of class `{}` was measured", self.bundle.manifest.classes[class])));
+        if let Some(class) =
+            self.moments.iter().position(Option::is_none).filter(|_| self.detail.per_class)
+        {
+            return Err(refuse(format!(
+                "no image of class `{}` was measured",
+                self.bundle.manifest.classes[class]
+            )));
         }
         let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
-        let classes: Vec<&Vec<Moments>> = self.moments.iter().flatten().collect();
+        let classes: Vec<&Vec<RunningMoments>> = self.moments.iter().flatten().collect();
         let Some((first, others)) = classes.split_first() else {
             return Err(refuse("no images were measured".into()));
         };
-        let total = others.iter().try_fold(first.iter().map(Moments::share).collect(), |sum: Vec<_>, m| merge(&sum, m));
+        let total = others
+            .iter()
+            .try_fold(first.iter().map(RunningMoments::share).collect(), |sum: Vec<_>, m| {
+                merge(&sum, m)
+            });
         let total = total.map_err(failed)?;
-        let classes: &[&Vec<Moments>] = if self.detail.per_class { &classes } else { &[] };
+        let classes: &[&Vec<RunningMoments>] = if self.detail.per_class { &classes } else { &[] };
         let statistics = self.side_tensors(&total, classes).map_err(failed)?;
         let golden = match has_own_statistics(self.bundle) {
             true => self.bundle.read(GOLDEN)?,
             false => to_safetensors(&self.golden(&total)?).map_err(failed)?,
         };
         let Detail { per_class, patches } = self.detail;
-        let calibration = Calibration { data: data.into(), images: self.images, per_class, patches };
+        let calibration =
+            Calibration { data: data.into(), images: self.images, per_class, patches };
         self.publish(out, calibration, &statistics, golden)
     }
 
     fn side_tensors(
         &self,
-        total: &[Moments],
-        classes: &[&Vec<Moments>],
+        total: &[RunningMoments],
+        classes: &[&Vec<RunningMoments>],
     ) -> Result<BTreeMap<String, Tensor>, tch::TchError> {
         let mut tensors = BTreeMap::new();
         for (i, ((layer, _), moments)) in self.layers.iter().zip(total).enumerate() {
-            let mut put = |part: &str, tensor: Tensor| tensors.insert(format!("{}.{part}", layer.key), tensor);
-            if let Some(own) = self.bundle.layers.get(i).filter(|_| has_own_statistics(self.bundle)) {
+            let mut put = |part: &str, tensor: Tensor| {
+                tensors.insert(format!("{}.{part}", layer.key), tensor)
+            };
+            if let Some(own) = self.bundle.layers.get(i).filter(|_| has_own_statistics(self.bundle))
+            {
                 put("weight", Tensor::f_from_slice(&own.weight)?);
                 put("bias", Tensor::f_from_slice(&own.bias)?);
                 put("running_mean", Tensor::f_from_slice(&own.mean)?);
@@ -214,24 +246,40 @@ impl<'a> Calibrator<'a> {
         Ok(tensors)
     }
 
-    /// The old probe with the statistics, their loss and its gradient put in, as the replica computes them.
-    fn golden(&self, total: &[Moments]) -> Result<BTreeMap<String, Tensor>, NetworkError> {
+    /// The old probe with the statistics, their loss and its gradient put in, as the replica
+    /// computes them.
+    fn golden(&self, total: &[RunningMoments]) -> Result<BTreeMap<String, Tensor>, NetworkError> {
         let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
         let broken = |source| NetworkError::Replica { bundle: self.bundle.name().into(), source };
         let (old, weights) = (&self.bundle.golden, self.bundle.manifest.golden);
-        let target = |(i, ((layer, tap), moments)): (usize, (&(Layer, ValueId), &Moments))| {
-            let (mean, var) = (moments.mean.f_to_kind(Kind::Float)?, moments.var()?.f_to_kind(Kind::Float)?);
-            let multiplier = if i == 0 { weights.first_bn_multiplier } else { 1.0 };
-            Ok(LayerTarget { tap: *tap, axis: layer.axis, patches: 1, mean, var, weights: None, multiplier })
-        };
+        let target =
+            |(i, ((layer, tap), moments)): (usize, (&(LayerEntry, ValueId), &RunningMoments))| {
+                let (mean, var) =
+                    (moments.mean.f_to_kind(Kind::Float)?, moments.var()?.f_to_kind(Kind::Float)?);
+                let multiplier = if i == 0 { weights.first_bn_multiplier } else { 1.0 };
+                Ok(LayerTarget {
+                    tap: *tap,
+                    axis: layer.axis,
+                    patches: 1,
+                    mean,
+                    var,
+                    weights: None,
+                    multiplier,
+                })
+            };
         let layers = self.layers.iter().zip(total).enumerate().map(target);
         let layers = layers.collect::<Result<_, _>>().map_err(failed)?;
-        let objective =
-            Objective { layers, r_bn: weights.r_bn, distance: Distance::Norm, momentum: Momentum::default() };
+        let objective = Objective {
+            layers,
+            r_bn: weights.r_bn,
+            distance: Distance::Norm,
+            momentum: Momentum::default(),
+        };
         let (input, targets) = self.bundle.probe().map_err(failed)?;
         let found = self.replica.evaluate(&input, targets.as_ref(), &objective).map_err(broken)?;
         let taps: Vec<ValueId> = self.layers.iter().map(|(_, tap)| *tap).collect();
-        let run = tch::no_grad(|| self.replica.run(std::slice::from_ref(&input), &taps, Mode::Eval));
+        let run =
+            tch::no_grad(|| self.replica.run(std::slice::from_ref(&input), &taps, Mode::Eval));
         let mut tensors = BTreeMap::from([
             ("input".to_owned(), input),
             ("logits".to_owned(), to_tensor(old.output.view()).map_err(failed)?),
@@ -271,22 +319,20 @@ impl<'a> Calibrator<'a> {
         manifest.statistics.layers = self.layers.iter().map(|(layer, _)| layer.clone()).collect();
         manifest.statistics.calibration = Some(calibration);
         let entry = |bytes: &[u8]| FileEntry { sha256: sha256(bytes), bytes: bytes.len() as u64 };
-        manifest.files = files.iter().map(|(file, bytes)| ((*file).to_owned(), entry(bytes))).collect();
-        let text = serde_yaml::to_string(&manifest).map_err(|e| BundleError::invalid(out, e.to_string()))?;
+        manifest.files =
+            files.iter().map(|(file, bytes)| ((*file).to_owned(), entry(bytes))).collect();
+        let text = serde_yaml::to_string(&manifest)
+            .map_err(|e| BundleError::invalid(out, e.to_string()))?;
 
-        let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(|e| BundleError::io(parent, e))?;
-        let aside = tempfile::Builder::new().prefix(".calibrate").tempdir_in(parent);
-        let aside = aside.map_err(|e| BundleError::io(parent, e))?;
-        let bundle = aside.path().join("bundle");
-        let write = |file: &str, bytes: &[u8]| std::fs::write(bundle.join(file), bytes);
-        std::fs::create_dir(&bundle)
-            .and_then(|()| files.iter().try_for_each(|(file, bytes)| write(file, bytes)))
+        let aside = DirectoryAside::beside(out).map_err(|e| BundleError::io(out, e))?;
+        let write = |file: &str, bytes: &[u8]| std::fs::write(aside.path().join(file), bytes);
+        let files = files.iter().try_for_each(|(file, bytes)| write(file, bytes));
+        files
             .and_then(|()| write(MANIFEST, text.as_bytes()))
             .map_err(|e| BundleError::io(out, e))?;
         // Nothing is put in place that can't be read back.
-        Bundle::load(&bundle)?;
-        std::fs::rename(&bundle, out).map_err(|e| BundleError::io(out, e).into())
+        Bundle::load(aside.path())?;
+        aside.keep(out).map_err(|e| BundleError::io(out, e).into())
     }
 }
 
@@ -296,62 +342,76 @@ fn has_own_statistics(bundle: &Bundle) -> bool {
 }
 
 /// The classes' means and variances at `index`, class by class.
-fn stacked(classes: &[&Vec<Moments>], index: usize) -> Result<(Tensor, Tensor), tch::TchError> {
+fn stacked(
+    classes: &[&Vec<RunningMoments>],
+    index: usize,
+) -> Result<(Tensor, Tensor), tch::TchError> {
     let means: Vec<&Tensor> = classes.iter().map(|class| &class[index].mean).collect();
     let vars = classes.iter().map(|class| class[index].var()).collect::<Result<Vec<_>, _>>()?;
     Ok((Tensor::f_stack(&means, 0)?, Tensor::f_stack(&vars, 0)?))
 }
 
-fn merge(a: &[Moments], b: &[Moments]) -> Result<Vec<Moments>, tch::TchError> {
+fn merge(a: &[RunningMoments], b: &[RunningMoments]) -> Result<Vec<RunningMoments>, tch::TchError> {
     a.iter().zip(b).map(|(a, b)| a.merge(b)).collect()
 }
 
 /// The layers to measure, and the values that are their taps.
-fn layers(graph: &Graph, nodes: &[String]) -> Result<Vec<(Layer, ValueId)>, String> {
+fn layers(graph: &Graph, nodes: &[String]) -> Result<Vec<(LayerEntry, ValueId)>, String> {
     let chosen: Vec<&Node> = if nodes.is_empty() {
         let norms: Vec<&Node> = graph.layer_norms().collect();
         if norms.is_empty() { graph.convolutions().collect() } else { norms }
     } else {
         let missing = |name: &String| format!("its graph has no node `{name}`");
-        nodes.iter().map(|name| graph.node(name).ok_or_else(|| missing(name))).collect::<Result<_, _>>()?
+        nodes
+            .iter()
+            .map(|name| graph.node(name).ok_or_else(|| missing(name)))
+            .collect::<Result<_, _>>()?
     };
-    if let Some(name) = nodes.iter().enumerate().find_map(|(i, name)| nodes[..i].contains(name).then_some(name)) {
+    if let Some(name) =
+        nodes.iter().enumerate().find_map(|(i, name)| nodes[..i].contains(name).then_some(name))
+    {
         return Err(format!("node `{name}` is given twice"));
     }
     if chosen.is_empty() {
-        return Err("its graph has no layer normalisation and no convolution; name nodes to measure at".into());
+        return Err(
+            "its graph has no layer normalisation and no convolution; name nodes to measure at"
+                .into(),
+        );
     }
     chosen.into_iter().map(|node| layer_at(graph, node)).collect()
 }
 
 /// The layer at `node`, whose channels are not known yet.
-fn layer_at(graph: &Graph, node: &Node) -> Result<(Layer, ValueId), String> {
+fn layer_at(graph: &Graph, node: &Node) -> Result<(LayerEntry, ValueId), String> {
     let is_norm = matches!(node.op, Op::Norm(Norm::Layer { .. }));
     let (value, axis) = if is_norm { (node.inputs[0], -1) } else { (node.outputs[0], 1) };
     let Some(tap) = value else {
         return Err(format!("node `{}` ({}) has nothing to measure", node.name, node.op_type));
     };
     let (key, tensor) = (node.name.clone(), graph.values[tap].clone());
-    Ok((Layer { key: key.clone(), node: key, tensor, channels: 0, eps: EPSILON, axis }, tap))
+    Ok((LayerEntry { key: key.clone(), node: key, tensor, channels: 0, eps: EPSILON, axis }, tap))
 }
 
-/// The layers with the channels that their activations have: in images the second axis, in tokens `[N, T, C]` the last one.
+/// The layers with the channels that their activations have: in images the second axis, in tokens
+/// `[N, T, C]` the last one.
 fn measurable(
     bundle: &Bundle,
     replica: &Replica,
-    layers: Vec<(Layer, ValueId)>,
-) -> Result<Vec<(Layer, ValueId)>, NetworkError> {
+    layers: Vec<(LayerEntry, ValueId)>,
+) -> Result<Vec<(LayerEntry, ValueId)>, NetworkError> {
     let [c, h, w] = bundle.image_shape().map(|side| side as i64);
     let input = Tensor::f_zeros([1, c, h, w], (Kind::Float, Device::Cpu))
         .map_err(|source| NetworkError::Torch { bundle: bundle.name().into(), source })?;
     let taps: Vec<ValueId> = layers.iter().map(|(_, tap)| *tap).collect();
     let run = tch::no_grad(|| replica.run(&[input], &taps, Mode::Eval))
         .map_err(|source| NetworkError::Replica { bundle: bundle.name().into(), source })?;
-    let measure = |((mut layer, tap), found): ((Layer, ValueId), &Tensor)| {
+    let measure = |((mut layer, tap), found): ((LayerEntry, ValueId), &Tensor)| {
         let shape = found.size();
         if shape.len() < 2 || !found.is_floating_point() {
-            let what =
-                format!("node `{}` gives {shape:?}, not an activation [N, C, …]: choose another --node", layer.node);
+            let what = format!(
+                "node `{}` gives {shape:?}, not an activation [N, C, …]: choose another --node",
+                layer.node
+            );
             return Err(BundleError::invalid(&bundle.dir, what).into());
         }
         if shape.len() == 3 {
@@ -371,11 +431,15 @@ fn to_safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, tch::Tc
             let values = Vec::<i64>::try_from(&tensor.f_contiguous()?.f_reshape([-1])?)?;
             return Ok((Dtype::I64, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
         }
-        let values =
-            Vec::<f32>::try_from(&tensor.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.f_reshape([-1])?)?;
+        let values = Vec::<f32>::try_from(
+            &tensor.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.f_reshape([-1])?,
+        )?;
         Ok((Dtype::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
     };
-    let data = tensors.iter().map(|(name, t)| Ok((name, bytes(t)?))).collect::<Result<Vec<_>, tch::TchError>>()?;
+    let data = tensors
+        .iter()
+        .map(|(name, t)| Ok((name, bytes(t)?)))
+        .collect::<Result<Vec<_>, tch::TchError>>()?;
     let failed = |e: safetensors::SafeTensorError| tch::TchError::FileFormat(e.to_string());
     let views = data.iter().map(|(name, (dtype, shape, bytes))| {
         Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(failed)?))

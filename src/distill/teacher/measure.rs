@@ -1,4 +1,5 @@
-//! Measures a teacher on real test images: how many it puts into their classes, and which order of classes fits its answers best.
+//! Measures a teacher on real test images: how many it puts into their classes, and which order of
+//! classes fits its answers best.
 
 use ndarray::Axis;
 use pathfinding::kuhn_munkres::kuhn_munkres;
@@ -15,8 +16,9 @@ const BATCH: usize = 50;
 /// Draws the images: always the same ones.
 const SEED: u64 = 0;
 
-/// Runs `teacher` in ONNX Runtime on `test`, whose classes are as many as its own, or on a part of it that is drawn evenly over the classes and always
-/// the same; tells `progress` how many images are done.
+/// Runs `teacher` in ONNX Runtime on `test`, whose classes are as many as its own, or on a part of
+/// it that is drawn evenly over the classes and always the same; tells `progress` how many images
+/// are done.
 ///
 /// # Errors
 /// When the network can't be run on the images.
@@ -29,14 +31,22 @@ pub fn measure(
 ) -> Result<Measured, NetworkError> {
     let refuse = |what: String| NetworkError::from(BundleError::invalid(&teacher.dir, what));
     let normalization = teacher.normalization().map_err(|e| refuse(e.to_string()))?;
-    let options = SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
+    let options =
+        SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
     let mut session = runtime.session(teacher.name(), &teacher.model, &[], options)?;
     let classes = test.classes.len();
-    let sample = sample::even(&test.labels, classes, Measured::images_of(test.len(), classes), SEED);
+    let sample =
+        sample::even(&test.labels, classes, Measured::images_of(test.len(), classes), SEED);
     let mut answers = Vec::with_capacity(sample.len());
     for batch in sample.chunks(BATCH) {
-        let images = threads.run(|| normalization.batch(test, batch)).map_err(|e| refuse(e.to_string()))?;
-        answers.extend(session.logits(&images)?.axis_iter(Axis(0)).map(|logits| largest(logits.iter().copied())));
+        let images =
+            threads.run(|| normalization.batch(test, batch)).map_err(|e| refuse(e.to_string()))?;
+        answers.extend(
+            session
+                .logits(&images)?
+                .axis_iter(Axis(0))
+                .map(|logits| largest(logits.iter().copied())),
+        );
         progress(answers.len() as u64);
     }
     let labels: Vec<usize> = sample.iter().map(|&index| test.labels[index] as usize).collect();
@@ -45,7 +55,10 @@ pub fn measure(
 
 /// The place of the largest value; NaN is never it.
 fn largest(values: impl Iterator<Item = f32>) -> usize {
-    values.enumerate().fold((0, f32::NEG_INFINITY), |best, (i, v)| if v > best.1 { (i, v) } else { best }).0
+    values
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (i, v)| if v > best.1 { (i, v) } else { best })
+        .0
 }
 
 /// What `answers` to images with these `labels`, class after class, say of the teacher.
@@ -63,11 +76,17 @@ fn judged(labels: &[usize], answers: &[usize], classes: usize) -> Measured {
             lost += usize::from(!by_order && label == answer);
         }
     }
-    Measured { images: pairs.len(), top1, order: best_order(pairs.into_iter(), classes), gained, lost }
+    Measured {
+        images: pairs.len(),
+        top1,
+        order: best_order(pairs.into_iter(), classes),
+        gained,
+        lost,
+    }
 }
 
-/// For each class of the labels the answer that stands for it, each answer once, so that as many answers as possible are right; of equally good
-/// orders the one that changes less.
+/// For each class of the labels the answer that stands for it, each answer once, so that as many
+/// answers as possible are right; of equally good orders the one that changes less.
 fn best_order(pairs: impl Iterator<Item = (usize, usize)>, classes: usize) -> Vec<u32> {
     let mut weights = Matrix::new(classes, classes, 0i64);
     (0..classes).for_each(|class| weights[(class, class)] = 1);
@@ -81,10 +100,12 @@ fn best_order(pairs: impl Iterator<Item = (usize, usize)>, classes: usize) -> Ve
 mod tests {
     use super::*;
 
-    /// `count` images of each of `classes` classes, and what `answer` says of the nth image of a class.
+    /// `count` images of each of `classes` classes, and what `answer` says of the nth image of a
+    /// class.
     fn found(classes: usize, count: usize, answer: impl Fn(usize, usize) -> usize) -> Measured {
         let labels: Vec<usize> = (0..classes).flat_map(|class| vec![class; count]).collect();
-        let answers: Vec<usize> = labels.iter().enumerate().map(|(i, &class)| answer(class, i % count)).collect();
+        let answers: Vec<usize> =
+            labels.iter().enumerate().map(|(i, &class)| answer(class, i % count)).collect();
         judged(&labels, &answers, classes)
     }
 
@@ -100,11 +121,15 @@ mod tests {
 
     #[test]
     fn a_wrong_order_is_found() {
-        let turned = found(10, 100, |class, n| if n % 4 == 0 { n / 4 % 10 } else { (class + 1) % 10 });
+        let turned =
+            found(10, 100, |class, n| if n % 4 == 0 { n / 4 % 10 } else { (class + 1) % 10 });
         assert_eq!(turned.order, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
         assert!(turned.is_misordered() && turned.accuracy() < 0.1);
         let swapped = found(10, 20, |class, _| [0, 1, 7, 3, 4, 5, 6, 2, 8, 9][class]);
-        assert_eq!((swapped.order.clone(), swapped.top1), (vec![0, 1, 7, 3, 4, 5, 6, 2, 8, 9], 160));
+        assert_eq!(
+            (swapped.order.clone(), swapped.top1),
+            (vec![0, 1, 7, 3, 4, 5, 6, 2, 8, 9], 160)
+        );
         assert!(swapped.is_misordered());
         // Few images of many classes, of which each is hard.
         let many = found(200, 2, |class, n| if n == 1 && class % 3 == 0 { 5 } else { 199 - class });

@@ -1,4 +1,5 @@
-//! Pretrained networks: the bundle on disk, its network in libtorch, its verification, and ONNX Runtime sessions on it.
+//! Pretrained networks: the bundle on disk, its network in libtorch, its verification, and ONNX
+//! Runtime sessions on it.
 
 mod calibrate;
 mod error;
@@ -13,7 +14,7 @@ pub use measure::measure;
 pub use network::Network;
 pub use runtime::{Provider, Runtime, Session, SessionOptions};
 pub use scdd_artifacts::bundle::{
-    Bundle, BundleError, ClassStatistics, Golden, InputGradient, LayerStatistics, Manifest, Measured, PatchStatistics,
-    Role, StatisticsKind, classes, files, manifest, percent,
+    Bundle, BundleError, ClassStatistics, Golden, InputGradient, LayerStatistics, Manifest,
+    Measured, PatchStatistics, Role, StatisticsKind, classes, files, manifest, percent,
 };
 pub use verify::{Check, Verification, verify};

@@ -1,4 +1,5 @@
-//! A bundle's network in libtorch: its graph, the objective that its statistics give, its golden probe.
+//! A bundle's network in libtorch: its graph, the objective that its statistics give, its golden
+//! probe.
 
 use tch::{Device, TchError, Tensor};
 
@@ -51,15 +52,22 @@ impl Network for Bundle {
     }
 
     fn probe(&self) -> Result<(Tensor, Option<Tensor>), TchError> {
-        let targets = self.golden.targets.as_ref().map(|targets| Tensor::f_from_slice(targets)).transpose()?;
+        let targets = self
+            .golden
+            .targets
+            .as_ref()
+            .map(|targets| Tensor::f_from_slice(targets))
+            .transpose()?;
         Ok((to_tensor(self.golden.input.view())?, targets))
     }
 }
 
-/// What a folded BatchNorm's input statistics are worth on its output, which is all that the graph still has.
+/// What a folded BatchNorm's input statistics are worth on its output, which is all that the graph
+/// still has.
 ///
-/// With s = γ/√(σ² + ε) the output y has mean s·(mean_x − μ) + β and variance s²·var_x. So differences on the output, divided by s and s²,
-/// are those on the input. A channel with a vanishing s tells nothing of its input and weighs nothing.
+/// With s = γ/√(σ² + ε) the output y has mean s·(mean_x − μ) + β and variance s²·var_x. So
+/// differences on the output, divided by s and s², are those on the input. A channel with a
+/// vanishing s tells nothing of its input and weighs nothing.
 struct Unfolded {
     mean: Vec<f32>,
     var: Vec<f32>,
@@ -71,8 +79,11 @@ struct Unfolded {
 const VANISHING_SCALE: f64 = 1e-6;
 
 fn unfolded(layer: &LayerStatistics) -> Unfolded {
-    let scale = |c: usize| f64::from(layer.weight[c]) / (f64::from(layer.var[c]) + layer.eps).sqrt();
-    let per_channel = |f: &dyn Fn(f64, usize) -> f64| (0..layer.mean.len()).map(|c| f(scale(c), c) as f32).collect();
+    let scale =
+        |c: usize| f64::from(layer.weight[c]) / (f64::from(layer.var[c]) + layer.eps).sqrt();
+    let per_channel = |f: &dyn Fn(f64, usize) -> f64| {
+        (0..layer.mean.len()).map(|c| f(scale(c), c) as f32).collect()
+    };
     let inverse = |s: f64| if s.abs() < VANISHING_SCALE { 0.0 } else { 1.0 / s.abs() };
     Unfolded {
         mean: layer.bias.clone(),

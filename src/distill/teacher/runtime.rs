@@ -33,8 +33,9 @@ static OPENED: OnceLock<Runtime> = OnceLock::new();
 static OPENING: Mutex<()> = Mutex::new(());
 
 impl Runtime {
-    /// Opens ONNX Runtime from `flag`, `ORT_DYLIB_PATH`, the checkout's Python environment (`.venv`) or the one that the program was built with,
-    /// whichever of these is given or exists first.
+    /// Opens ONNX Runtime from `flag`, `ORT_DYLIB_PATH`, the checkout's Python environment
+    /// (`.venv`) or the one that the program was built with, whichever of these is given or exists
+    /// first.
     ///
     /// # Errors
     /// When none exists (the message lists the places), or the library can't be loaded.
@@ -72,11 +73,13 @@ impl Runtime {
     /// ONNX Runtime's reason why not.
     pub fn has(&self, provider: Provider) -> Result<(), RuntimeError> {
         let builder = OrtSession::builder(&self.environment);
-        let builder = builder.map_err(|e| RuntimeError::Load { path: self.path.clone(), what: e.to_string() })?;
+        let builder = builder
+            .map_err(|e| RuntimeError::Load { path: self.path.clone(), what: e.to_string() })?;
         with_provider(builder, provider).map(|_| ())
     }
 
-    /// A session on the ONNX bytes `model`; `name` is for error messages. `taps` become outputs after the model's own.
+    /// A session on the ONNX bytes `model`; `name` is for error messages. `taps` become outputs
+    /// after the model's own.
     ///
     /// # Errors
     /// When the model is refused, or `provider` is not to be had.
@@ -95,7 +98,8 @@ impl Runtime {
             .map_err(plain)?
             .with_intra_threads(options.threads)
             .map_err(plain)?
-            // Threads that spin while they wait take the cores from other sessions (of an ensemble) and other programs.
+            // Threads that spin while they wait take the cores from other sessions (of an ensemble)
+            // and other programs.
             .with_intra_op_spinning(false)
             .map_err(plain)?;
         let mut builder = with_provider(builder, options.provider)?;
@@ -109,7 +113,8 @@ impl Runtime {
 fn why_not_loaded(error: &LoadDynamicError) -> String {
     match error {
         LoadDynamicError::Dlopen { error, .. } => {
-            let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+            let reason = std::error::Error::source(error)
+                .map_or_else(|| error.to_string(), ToString::to_string);
             format!(
                 "the system can't load it: {reason}; name ONNX Runtime's library for this system, or run `make setup`"
             )
@@ -121,19 +126,23 @@ fn why_not_loaded(error: &LoadDynamicError) -> String {
             )
         }
         LoadDynamicError::MissingApi { .. } | LoadDynamicError::InvalidVersionString => {
-            "it is another library, not ONNX Runtime: name `libonnxruntime.so`, or run `make setup`".into()
+            "it is another library, not ONNX Runtime: name `libonnxruntime.so`, or run `make setup`"
+                .into()
         }
     }
 }
 
-fn with_provider(builder: SessionBuilder, provider: Provider) -> Result<SessionBuilder, RuntimeError> {
+fn with_provider(
+    builder: SessionBuilder,
+    provider: Provider,
+) -> Result<SessionBuilder, RuntimeError> {
     match provider {
         Provider::Cpu => Ok(builder),
         Provider::Cuda => {
             let cuda = ep::CUDA::default().build().error_on_failure();
-            builder
-                .with_execution_providers([cuda])
-                .map_err(|e| RuntimeError::NoCuda { what: e.to_string().trim_end_matches('.').into() })
+            builder.with_execution_providers([cuda]).map_err(|e| RuntimeError::NoCuda {
+                what: e.to_string().trim_end_matches('.').into(),
+            })
         }
     }
 }
@@ -142,7 +151,8 @@ fn with_provider(builder: SessionBuilder, provider: Provider) -> Result<SessionB
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionOptions {
     pub provider: Provider,
-    /// Without graph optimisation results are bit-stable and every value keeps its meaning; with it they are fast.
+    /// Without graph optimisation results are bit-stable and every value keeps its meaning; with it
+    /// they are fast.
     pub optimize: bool,
     /// That it computes on; 0: as many as the machine has cores.
     pub threads: usize,
@@ -176,7 +186,8 @@ impl Session {
         let input = TensorRef::from_array_view(images).map_err(|e| error(e.to_string()))?;
         let outputs = self.session.run(ort::inputs![input]).map_err(|e| error(e.to_string()))?;
         let read = |i: usize| -> Result<ArrayD<f32>, RuntimeError> {
-            let (shape, data) = outputs[i].try_extract_tensor::<f32>().map_err(|e| error(e.to_string()))?;
+            let (shape, data) =
+                outputs[i].try_extract_tensor::<f32>().map_err(|e| error(e.to_string()))?;
             let dims: Vec<usize> = shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
             ArrayD::from_shape_vec(IxDyn(&dims), data.to_vec()).map_err(|e| error(e.to_string()))
         };
@@ -194,7 +205,8 @@ impl Session {
 }
 
 fn find_library(flag: Option<&Path>) -> Result<PathBuf, RuntimeError> {
-    let named = flag.map(PathBuf::from).or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
+    let named =
+        flag.map(PathBuf::from).or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
     if let Some(path) = named {
         // The loader would start relative paths at the program.
         let path = std::path::absolute(&path).unwrap_or(path);
@@ -204,11 +216,13 @@ fn find_library(flag: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     places.iter().find_map(|place| library_in(place)).ok_or(RuntimeError::NotFound(places))
 }
 
-/// Directories that may hold `libonnxruntime.so*`: the checkout's environment in this directory or above, then the one built with.
+/// Directories that may hold `libonnxruntime.so*`: the checkout's environment in this directory or
+/// above, then the one built with.
 fn library_places() -> Vec<PathBuf> {
     let built_with = Path::new(env!("SCDD_SITE_PACKAGES"));
     // `lib/python3.x/site-packages`, whatever environment it is in.
-    let tail: PathBuf = built_with.components().rev().take(3).collect::<Vec<_>>().iter().rev().collect();
+    let tail: PathBuf =
+        built_with.components().rev().take(3).collect::<Vec<_>>().iter().rev().collect();
     let here = std::env::current_dir().unwrap_or_default();
     let checkouts = here.ancestors().map(|dir| dir.join(".venv").join(&tail));
     checkouts
@@ -222,7 +236,9 @@ fn library_in(dir: &Path) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
         .ok()?
         .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libonnxruntime.so")))
+        .filter(|p| {
+            p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libonnxruntime.so"))
+        })
         .collect();
     found.sort();
     found.pop()

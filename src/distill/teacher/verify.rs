@@ -1,11 +1,13 @@
-//! Proves that a bundle's graph means the same to whoever computed its golden probe (PyTorch, or ONNX's reference evaluator), in ONNX Runtime and
-//! in its `tch` re-instantiation.
+//! Proves that a bundle's graph means the same to whoever computed its golden probe (PyTorch, or
+//! ONNX's reference evaluator), in ONNX Runtime and in its `tch` re-instantiation.
 //!
-//! What is compared: the output (logits, or features without a classifier) and every statistics layer's input on the golden probe and on fresh
-//! random images, the synthesis loss and its input gradient on the golden probe. Where something differs, the first diverging node is named.
+//! What is compared: the output (logits, or features without a classifier) and every statistics
+//! layer's input on the golden probe and on fresh random images, the synthesis loss and its input
+//! gradient on the golden probe. Where something differs, the first diverging node is named.
 //!
-//! Deep networks amplify float32's rounding, up to where a ReLU takes the other branch. So what disagrees in float32 is computed again in float64:
-//! there the probe must agree to the same limits, and ONNX Runtime, which stays in float32, must come about as near as the replica did.
+//! Deep networks amplify float32's rounding, up to where a ReLU takes the other branch. So what
+//! disagrees in float32 is computed again in float64: there the probe must agree to the same
+//! limits, and ONNX Runtime, which stays in float32, must come about as near as the replica did.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -30,7 +32,8 @@ const VALUES: f64 = 1e-4;
 const GRADIENT: f64 = 1e-3;
 /// Smallest cosine between gradients.
 const COSINE: f64 = 0.9999;
-/// How much farther from the float64 values ONNX Runtime may be than the float32 replica is, and the most that this allows.
+/// How much farther from the float64 values ONNX Runtime may be than the float32 replica is, and
+/// the most that this allows.
 const ROUNDING_SLACK: f64 = 10.0;
 const MOST_ROUNDING: f64 = 1e-2;
 /// Batch sizes of the fresh random images.
@@ -64,16 +67,28 @@ impl Verification {
     }
 }
 
-/// Runs every check on `bundle`. `say` hears how far the search is for the node at which a graph diverges.
+/// Runs every check on `bundle`. `say` hears how far the search is for the node at which a graph
+/// diverges.
 ///
 /// # Errors
 /// When the graph can't be run at all; a difference is no error but a failed check.
-pub fn verify(bundle: &Bundle, runtime: &Runtime, say: &dyn Fn(&str)) -> Result<Verification, NetworkError> {
+pub fn verify(
+    bundle: &Bundle,
+    runtime: &Runtime,
+    say: &dyn Fn(&str),
+) -> Result<Verification, NetworkError> {
     let probe = bundle.probe().map_err(|source| torch(bundle, source))?;
-    let verifier =
-        Verifier { bundle, runtime, say, probe, replica: bundle.replica(Device::Cpu)?, exact: OnceCell::new() };
+    let verifier = Verifier {
+        bundle,
+        runtime,
+        say,
+        probe,
+        replica: bundle.replica(Device::Cpu)?,
+        exact: OnceCell::new(),
+    };
     let mut checks = verifier.golden()?;
-    let mut divergence = if all_passed(&checks) { None } else { verifier.first_difference_from_golden()? };
+    let mut divergence =
+        if all_passed(&checks) { None } else { verifier.first_difference_from_golden()? };
     for batch in RANDOM_BATCHES {
         let images = random_images(bundle, batch);
         let found = verifier.against_onnx_runtime(&images)?;
@@ -112,8 +127,9 @@ fn relative(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f64 {
 
 /// Relative L2 difference, and 1 − cosine.
 fn gradient_errors(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (f64, f64) {
-    let dot =
-        |x: &ArrayD<f32>, y: &ArrayD<f32>| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let dot = |x: &ArrayD<f32>, y: &ArrayD<f32>| {
+        x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>()
+    };
     let difference: f64 = a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
     let norm = dot(b, b).sqrt().max(f64::MIN_POSITIVE);
     (difference.sqrt() / norm, 1.0 - dot(a, b) / (norm * dot(a, a).sqrt().max(f64::MIN_POSITIVE)))
@@ -121,7 +137,9 @@ fn gradient_errors(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (f64, f64) {
 
 /// `gradient` `[N, C, H, W]` in the form in which the probe has its own.
 fn in_form_of(golden: &InputGradient, gradient: &Tensor) -> Result<Tensor, tch::TchError> {
-    let InputGradient::Along { directions, .. } = golden else { return Ok(gradient.shallow_clone()) };
+    let InputGradient::Along { directions, .. } = golden else {
+        return Ok(gradient.shallow_clone());
+    };
     let shape = [directions.shape()[0] as i64, -1];
     let signs: Vec<i8> = directions.iter().copied().collect();
     let rows = Tensor::f_from_slice(&signs)?.f_reshape(shape)?.f_to_kind(Kind::Double)?;
@@ -138,7 +156,9 @@ fn values_of(golden: &InputGradient) -> &ArrayD<f32> {
 fn gradient_name(golden: &InputGradient) -> String {
     match golden {
         InputGradient::Whole(_) => "input gradient".into(),
-        InputGradient::Along { slopes, .. } => format!("input gradient in {} directions", slopes.len()),
+        InputGradient::Along { slopes, .. } => {
+            format!("input gradient in {} directions", slopes.len())
+        }
     }
 }
 
@@ -206,7 +226,11 @@ impl Verifier<'_> {
     /// The replica in float64.
     fn exact(&self) -> Result<&Replica, NetworkError> {
         if self.exact.get().is_none() {
-            let replica = self.bundle.replica(Device::Cpu)?.to_kind(Kind::Double).map_err(|e| self.replica_error(e))?;
+            let replica = self
+                .bundle
+                .replica(Device::Cpu)?
+                .to_kind(Kind::Double)
+                .map_err(|e| self.replica_error(e))?;
             let _ = self.exact.set(replica);
         }
         Ok(self.exact.get().unwrap_or(&self.replica))
@@ -243,7 +267,8 @@ impl Verifier<'_> {
         let graph = &self.bundle.graph;
         let names: Vec<String> = taps.iter().map(|&id| graph.values[id].clone()).collect();
         let options = SessionOptions { provider: Provider::Cpu, optimize, threads: 0 };
-        let mut session = self.runtime.session(self.bundle.name(), &self.bundle.model, &names, options)?;
+        let mut session =
+            self.runtime.session(self.bundle.name(), &self.bundle.model, &names, options)?;
         let mut outputs = session.run(images)?;
         let taps = outputs.split_off(graph.outputs.len());
         Ok((outputs.swap_remove(0), taps))
@@ -273,19 +298,30 @@ impl Verifier<'_> {
     }
 
     /// The checks of the golden probe that `replica` makes, and its output.
-    fn golden_by(&self, replica: &Replica, precision: &str) -> Result<(Vec<Check>, ArrayD<f32>), NetworkError> {
+    fn golden_by(
+        &self,
+        replica: &Replica,
+        precision: &str,
+    ) -> Result<(Vec<Check>, ArrayD<f32>), NetworkError> {
         let golden = &self.bundle.golden;
         let weights = self.bundle.manifest.golden;
-        let objective = self.bundle.objective(weights.r_bn, weights.first_bn_multiplier, Device::Cpu);
+        let objective =
+            self.bundle.objective(weights.r_bn, weights.first_bn_multiplier, Device::Cpu);
         let (images, targets) = &self.probe;
-        let found = replica.evaluate(images, targets.as_ref(), &objective).map_err(|e| self.replica_error(e))?;
+        let found = replica
+            .evaluate(images, targets.as_ref(), &objective)
+            .map_err(|e| self.replica_error(e))?;
         let output = self.array(&found.logits)?;
-        let gradient = in_form_of(&golden.input_grad, &found.gradient).map_err(|e| self.torch(e))?;
-        let (gradient, cosine) = gradient_errors(&self.array(&gradient)?, values_of(&golden.input_grad));
+        let gradient =
+            in_form_of(&golden.input_grad, &found.gradient).map_err(|e| self.torch(e))?;
+        let (gradient, cosine) =
+            gradient_errors(&self.array(&gradient)?, values_of(&golden.input_grad));
         let of = gradient_name(&golden.input_grad);
         let statistics = self.golden_statistics(replica)?.into_iter().fold(0.0, larger);
         let loss = (found.loss - golden.loss).abs() / golden.loss.abs().max(1e-6);
-        let one = |what: &str, error: f64, limit: f64| check(format!("golden: {what}{precision}"), error, limit);
+        let one = |what: &str, error: f64, limit: f64| {
+            check(format!("golden: {what}{precision}"), error, limit)
+        };
         let checks = vec![
             one(&format!("{}, tch", self.output_name()), relative(&output, &golden.output), VALUES),
             one("layer statistics, tch", statistics, VALUES),
@@ -296,19 +332,26 @@ impl Verifier<'_> {
         Ok((checks, output))
     }
 
-    /// Per layer, the larger relative difference of its input's mean and variance from the golden ones.
+    /// Per layer, the larger relative difference of its input's mean and variance from the golden
+    /// ones.
     fn golden_statistics(&self, replica: &Replica) -> Result<Vec<f64>, NetworkError> {
         let (_, taps) = self.run_replica(replica, &self.probe.0, &self.taps())?;
         let error = |((tap, layer), expected): ((&Tensor, &LayerStatistics), &Pair)| {
             Ok(pair_error(&self.statistics_of(tap, layer)?, expected))
         };
-        taps.iter().zip(&self.bundle.layers).zip(&self.bundle.golden.statistics).map(error).collect()
+        taps.iter()
+            .zip(&self.bundle.layers)
+            .zip(&self.bundle.golden.statistics)
+            .map(error)
+            .collect()
     }
 
     fn first_difference_from_golden(&self) -> Result<Option<String>, NetworkError> {
         let graph = &self.bundle.graph;
         let producer = |id: ValueId| {
-            graph.producer(id).map_or_else(|| graph.values[id].clone(), |n| format!("{} ({})", n.name, n.op_type))
+            graph
+                .producer(id)
+                .map_or_else(|| graph.values[id].clone(), |n| format!("{} ({})", n.name, n.op_type))
         };
         let errors = self.golden_statistics(self.exact()?)?;
         // A NaN counts as different.
@@ -325,7 +368,8 @@ impl Verifier<'_> {
         }
         let (output, _) = self.run_replica(self.exact()?, &self.probe.0, &[])?;
         let (index, a, b) = worst(&output, &self.bundle.golden.output);
-        let after = self.bundle.layers.last().map_or("the input".into(), |l| format!("layer `{}`", l.key));
+        let after =
+            self.bundle.layers.last().map_or("the input".into(), |l| format!("layer `{}`", l.key));
         Ok(Some(format!(
             "diverges after {after}, at the latest at node {}: {} {index} is {a:e}, the golden probe says {b:e}",
             producer(graph.outputs[0]),
@@ -347,12 +391,24 @@ impl Verifier<'_> {
         }
         let of = format!("random images, batch {}", images.shape()[0]);
         Ok(vec![
-            check(format!("{of}: {}, tch against ONNX Runtime{precision}", self.output_name()), output, limits.0),
-            check(format!("{of}: layer statistics, tch against ONNX Runtime{precision}"), statistics, limits.1),
+            check(
+                format!("{of}: {}, tch against ONNX Runtime{precision}", self.output_name()),
+                output,
+                limits.0,
+            ),
+            check(
+                format!("{of}: layer statistics, tch against ONNX Runtime{precision}"),
+                statistics,
+                limits.1,
+            ),
         ])
     }
 
-    fn observed_by(&self, replica: &Replica, images: &Array4<f32>) -> Result<Observed, NetworkError> {
+    fn observed_by(
+        &self,
+        replica: &Replica,
+        images: &Array4<f32>,
+    ) -> Result<Observed, NetworkError> {
         let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
         let (output, taps) = self.run_replica(replica, &input, &self.taps())?;
         self.observed(output, &taps)
@@ -365,29 +421,47 @@ impl Verifier<'_> {
     }
 
     fn observed(&self, output: ArrayD<f32>, taps: &[Tensor]) -> Result<Observed, NetworkError> {
-        let layers = taps.iter().zip(&self.bundle.layers).map(|(tap, layer)| self.statistics_of(tap, layer));
+        let layers =
+            taps.iter().zip(&self.bundle.layers).map(|(tap, layer)| self.statistics_of(tap, layer));
         Ok(Observed { output, layers: layers.collect::<Result<_, _>>()? })
     }
 
     /// Looks for the first diverging node: first among the layers, then between two of them.
-    fn first_difference_from_onnx_runtime(&self, images: &Array4<f32>) -> Result<Option<String>, NetworkError> {
+    fn first_difference_from_onnx_runtime(
+        &self,
+        images: &Array4<f32>,
+    ) -> Result<Option<String>, NetworkError> {
         let graph = &self.bundle.graph;
         let input = to_tensor(images.view()).map_err(|e| self.torch(e))?;
-        let makers: BTreeMap<ValueId, usize> =
-            graph.nodes.iter().enumerate().filter_map(|(i, n)| Some((n.outputs.first().copied()??, i))).collect();
-        let mut marks: Vec<usize> = self.bundle.layers.iter().filter_map(|l| makers.get(&l.tap).copied()).collect();
+        let makers: BTreeMap<ValueId, usize> = graph
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(i, n)| Some((n.outputs.first().copied()??, i)))
+            .collect();
+        let mut marks: Vec<usize> =
+            self.bundle.layers.iter().filter_map(|l| makers.get(&l.tap).copied()).collect();
         marks.extend(graph.outputs.first().and_then(|id| makers.get(id)));
         marks.sort_unstable();
         let above = |node: usize| -> Vec<usize> {
-            graph.nodes[node].inputs.iter().flatten().filter_map(|id| makers.get(id).copied()).collect()
+            graph.nodes[node]
+                .inputs
+                .iter()
+                .flatten()
+                .filter_map(|id| makers.get(id).copied())
+                .collect()
         };
         let say = |left: usize| {
-            (self.say)(&format!("{}: {left} nodes left that may be the first to diverge", self.bundle.name()));
+            (self.say)(&format!(
+                "{}: {left} nodes left that may be the first to diverge",
+                self.bundle.name()
+            ));
         };
         first_to_diverge(&marks, above, say, |nodes| self.differences(&input, images, nodes))
     }
 
-    /// For each of the `nodes` how its first output differs; nothing where it agrees or holds no numbers to compare.
+    /// For each of the `nodes` how its first output differs; nothing where it agrees or holds no
+    /// numbers to compare.
     fn differences(
         &self,
         input: &Tensor,
@@ -395,10 +469,15 @@ impl Verifier<'_> {
         nodes: &[usize],
     ) -> Result<Vec<Option<String>>, NetworkError> {
         let graph = &self.bundle.graph;
-        let taps: Vec<ValueId> = nodes.iter().filter_map(|&i| graph.nodes[i].outputs.first().copied()?).collect();
+        let taps: Vec<ValueId> =
+            nodes.iter().filter_map(|&i| graph.nodes[i].outputs.first().copied()?).collect();
         let (_, found) = self.run_replica(&self.replica, input, &taps)?;
-        let floats: Vec<ValueId> =
-            taps.iter().zip(&found).filter(|(_, tensor)| tensor.is_floating_point()).map(|(&id, _)| id).collect();
+        let floats: Vec<ValueId> = taps
+            .iter()
+            .zip(&found)
+            .filter(|(_, tensor)| tensor.is_floating_point())
+            .map(|(&id, _)| id)
+            .collect();
         let (_, by_onnx) = self.run_onnx(images, &floats, false)?;
         let mut by_onnx = by_onnx.into_iter();
         let mut differences = Vec::with_capacity(nodes.len());
@@ -413,11 +492,12 @@ impl Verifier<'_> {
     }
 }
 
-/// How the first of a graph's nodes that diverges does so: it is sought among `marks`, which ascend, then by halving what
-/// lies between two of them. `differences` says how each of some nodes differs, if it does; every call of it is a session.
+/// How the first of a graph's nodes that diverges does so: it is sought among `marks`, which
+/// ascend, then by halving what lies between two of them. `differences` says how each of some nodes
+/// differs, if it does; every call of it is a session.
 ///
-/// A node on another branch than the culprit may agree, so that halving can end beside it. From there
-/// the search goes up, to a node that diverges although all that it reads (`above`) agrees.
+/// A node on another branch than the culprit may agree, so that halving can end beside it. From
+/// there the search goes up, to a node that diverges although all that it reads (`above`) agrees.
 fn first_to_diverge<E>(
     marks: &[usize],
     above: impl Fn(usize) -> Vec<usize>,
@@ -429,7 +509,8 @@ fn first_to_diverge<E>(
         Ok(found.filter_map(|(place, how)| Some((place, how?))).next())
     };
     let Some((place, mut how)) = first(marks)? else { return Ok(None) };
-    let (mut agrees, mut differs) = (place.checked_sub(1).map(|before| marks[before]), marks[place]);
+    let (mut agrees, mut differs) =
+        (place.checked_sub(1).map(|before| marks[before]), marks[place]);
     while let Some(middle) = between(agrees, differs) {
         say(differs - agrees.map_or(0, |i| i + 1));
         match first(&[middle])? {
@@ -488,8 +569,8 @@ mod tests {
     use scdd_graph::Constant;
     use scdd_graph::proto::ModelProto;
 
-    /// The node that the search names, and how many sessions it took; `reads` are each node's inputs, of which those that
-    /// come of `culprit` differ.
+    /// The node that the search names, and how many sessions it took; `reads` are each node's
+    /// inputs, of which those that come of `culprit` differ.
     fn search(reads: &[Vec<usize>], marks: &[usize], culprit: usize) -> (Option<String>, usize) {
         let mut differs = vec![false; reads.len()];
         for node in 0..reads.len() {
@@ -502,7 +583,9 @@ mod tests {
             |left| assert!(left > 0 && left < reads.len()),
             |nodes| {
                 sessions += 1;
-                Ok::<_, Infallible>(nodes.iter().map(|&node| differs[node].then(|| node.to_string())).collect())
+                Ok::<_, Infallible>(
+                    nodes.iter().map(|&node| differs[node].then(|| node.to_string())).collect(),
+                )
             },
         );
         (found.unwrap(), sessions)
@@ -510,7 +593,8 @@ mod tests {
 
     #[test]
     fn any_node_of_a_chain_is_found_in_few_sessions() {
-        let chain: Vec<Vec<usize>> = (0..493).map(|node: usize| node.checked_sub(1).into_iter().collect()).collect();
+        let chain: Vec<Vec<usize>> =
+            (0..493).map(|node: usize| node.checked_sub(1).into_iter().collect()).collect();
         for culprit in 0..493 {
             // The marks, halving 493 nodes, and one look above.
             let (found, sessions) = search(&chain, &[492], culprit);
@@ -526,7 +610,8 @@ mod tests {
     #[test]
     fn a_node_on_another_branch_than_the_one_halved_is_found() {
         // Two chains in turns, from one root to one sum: each node reads the last but one.
-        let mut reads: Vec<Vec<usize>> = (0..200).map(|node: usize| vec![node.saturating_sub(2)]).collect();
+        let mut reads: Vec<Vec<usize>> =
+            (0..200).map(|node: usize| vec![node.saturating_sub(2)]).collect();
         reads[0] = Vec::new();
         reads.push(vec![198, 199]);
         for culprit in 0..=200 {
@@ -544,7 +629,10 @@ mod tests {
         for place in 0..3 {
             let mut values = [1.0, 2.0, 3.0];
             values[place] = f32::NAN;
-            assert!(relative(&of(values), &plain).is_nan() && relative(&plain, &of(values)).is_nan(), "{place}");
+            assert!(
+                relative(&of(values), &plain).is_nan() && relative(&plain, &of(values)).is_nan(),
+                "{place}"
+            );
         }
     }
 
@@ -552,7 +640,8 @@ mod tests {
         Bundle::load(&crate::in_repository("onnx/fashion-mnist/resnet18-w16-supervised")).unwrap()
     }
 
-    /// What is said of `bundle`'s first difference at random images, and how often the search said where it was.
+    /// What is said of `bundle`'s first difference at random images, and how often the search said
+    /// where it was.
     fn said(bundle: &Bundle) -> (String, usize) {
         let told = RefCell::new(Vec::new());
         let say = |what: &str| told.borrow_mut().push(what.to_string());
@@ -564,7 +653,10 @@ mod tests {
             replica: bundle.replica(Device::Cpu).unwrap(),
             exact: OnceCell::new(),
         };
-        let found = verifier.first_difference_from_onnx_runtime(&random_images(bundle, 1)).unwrap().unwrap();
+        let found = verifier
+            .first_difference_from_onnx_runtime(&random_images(bundle, 1))
+            .unwrap()
+            .unwrap();
         let told = told.into_inner();
         assert!(told.iter().all(|what| what.starts_with("resnet18-w16-supervised: ")), "{told:?}");
         (found, told.len())
@@ -576,7 +668,8 @@ mod tests {
         let mut graph = (*bundle.graph).clone();
         let id = graph.values.iter().position(|value| value == name).unwrap();
         let known = &graph.constants[&id];
-        let values: Vec<f32> = known.bytes.as_chunks().0.iter().map(|b| change(f32::from_le_bytes(*b))).collect();
+        let values: Vec<f32> =
+            known.bytes.as_chunks().0.iter().map(|b| change(f32::from_le_bytes(*b))).collect();
         let changed = Constant::from_f32s(&known.dims, &values);
         graph.constants.insert(id, changed);
         bundle.graph = Arc::new(graph);
@@ -592,7 +685,10 @@ mod tests {
             ("fc.weight", "fc (Gemm)"),
         ] {
             let (found, steps) = said(&with_constant(name, |value| value + 0.25));
-            assert!(found.starts_with(&format!("first diverging node: {node}: element ")), "{name}: {found}");
+            assert!(
+                found.starts_with(&format!("first diverging node: {node}: element ")),
+                "{name}: {found}"
+            );
             assert!(steps <= 4, "{name}: {steps} steps");
         }
     }
@@ -600,17 +696,23 @@ mod tests {
     #[test]
     fn what_computes_nan_is_named() {
         let (found, _) = said(&with_constant("fc.bias", |_| f32::NAN));
-        assert!(found.starts_with("first diverging node: fc (Gemm): tch computes NaN at element "), "{found}");
+        assert!(
+            found.starts_with("first diverging node: fc (Gemm): tch computes NaN at element "),
+            "{found}"
+        );
 
         let mut bundle = teacher();
         let mut model = ModelProto::decode(bundle.model.as_slice()).unwrap();
         let tensors = &mut model.graph.as_mut().unwrap().initializer;
-        let bias = tensors.iter_mut().find(|tensor| tensor.name.as_deref() == Some("fc.bias")).unwrap();
+        let bias =
+            tensors.iter_mut().find(|tensor| tensor.name.as_deref() == Some("fc.bias")).unwrap();
         bias.raw_data.as_mut().unwrap()[..4].copy_from_slice(&f32::NAN.to_le_bytes());
         bundle.model = model.encode_to_vec();
         let (found, _) = said(&bundle);
         assert!(
-            found.starts_with("first diverging node: fc (Gemm): ONNX Runtime computes NaN at element 0, tch "),
+            found.starts_with(
+                "first diverging node: fc (Gemm): ONNX Runtime computes NaN at element 0, tch "
+            ),
             "{found}"
         );
     }

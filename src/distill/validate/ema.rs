@@ -2,15 +2,15 @@
 
 use tch::{TchError, Tensor};
 
-/// Tensors with the average of their past: parameters and, unlike EDC's published code, BN statistics too, which belong to the weights they were
-/// measured with.
-pub struct Average {
+/// Tensors with the average of their past: parameters and, unlike EDC's published code, BN
+/// statistics too, which belong to the weights they were measured with.
+pub struct WeightAverage {
     live: Vec<Tensor>,
     mean: Vec<Tensor>,
     decay: f64,
 }
 
-impl Average {
+impl WeightAverage {
     /// Starts from the tensors as they are. `decay`, 0..1, is what a step leaves of the average.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn the_average_follows_its_recurrence_and_swaps_back() {
         let mut live = Tensor::from_slice(&[1.0f32, -4.0]).set_requires_grad(true);
-        let mut average = Average::new(vec![live.shallow_clone()], 0.75).unwrap();
+        let mut average = WeightAverage::new(vec![live.shallow_clone()], 0.75).unwrap();
         let mut expected = [1.0f32, -4.0];
         for step in 1..=5 {
             let now = [step as f32 * 2.0, -1.0];
@@ -70,7 +70,10 @@ mod tests {
         let values = |t: &Tensor| Vec::<f32>::try_from(&t.detach()).unwrap();
         average.swap().unwrap();
         let found = values(&live);
-        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} against {expected:?}");
+        assert!(
+            found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?} against {expected:?}"
+        );
         assert!(live.requires_grad());
         average.swap().unwrap();
         assert_eq!(values(&live), [10.0, -1.0]);

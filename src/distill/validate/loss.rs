@@ -18,7 +18,7 @@ pub struct Targets {
 
 /// What a student minimises in one epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Objective {
+pub enum EpochObjective {
     /// A loss that needs a teacher's answers.
     Soft {
         loss: Loss,
@@ -52,19 +52,21 @@ impl Objectives {
     }
 
     /// What epoch `epoch` (from 0) minimises.
-    pub fn of(&self, epoch: u32) -> Objective {
+    pub fn of(&self, epoch: u32) -> EpochObjective {
         let reached = |share: f64| f64::from(epoch) >= (share * f64::from(self.epochs)).round();
         match (self.config.hard_epochs, self.config.loss) {
-            (_, Loss::Ce {}) => Objective::Hard { smoothing: 0.0, mixed: false },
+            (_, Loss::Ce {}) => EpochObjective::Hard { smoothing: 0.0, mixed: false },
             (Some(hard), _) if reached(hard.from) && !reached(hard.to) => {
-                Objective::Hard { smoothing: hard.smoothing, mixed: true }
+                EpochObjective::Hard { smoothing: hard.smoothing, mixed: true }
             }
-            (_, loss) => Objective::Soft { loss, temperatures: self.temperatures(epoch) },
+            (_, loss) => EpochObjective::Soft { loss, temperatures: self.temperatures(epoch) },
         }
     }
 
     fn temperatures(&self, epoch: u32) -> (f64, f64) {
-        let Loss::Kl { temperature, cooling, student_temperature, .. } = self.config.loss else { return (1.0, 1.0) };
+        let Loss::Kl { temperature, cooling, student_temperature, .. } = self.config.loss else {
+            return (1.0, 1.0);
+        };
         let teacher = cooling.map_or(temperature, |cooling| cooled(temperature, cooling, epoch));
         match student_temperature {
             StudentTemperature::Same => (teacher, teacher),
@@ -72,13 +74,16 @@ impl Objectives {
         }
     }
 
-    /// Takes over the student's temperature that suits its `logits` and `teacher`'s best, both `[N, K]`, of the last
-    /// views of epoch `epoch`; where none is fitted, nothing happens.
+    /// Takes over the student's temperature that suits its `logits` and `teacher`'s best, both
+    /// `[N, K]`, of the last views of epoch `epoch`; where none is fitted, nothing happens.
     ///
     /// # Errors
     /// When libtorch fails.
     pub fn fit(&mut self, epoch: u32, logits: &Tensor, teacher: &Tensor) -> Result<(), TchError> {
-        if !matches!(self.config.loss, Loss::Kl { student_temperature: StudentTemperature::Fitted, .. }) {
+        if !matches!(
+            self.config.loss,
+            Loss::Kl { student_temperature: StudentTemperature::Fitted, .. }
+        ) {
             return Ok(());
         }
         let double = |t: &Tensor| t.f_detach()?.f_to_kind(Kind::Double);
@@ -86,7 +91,8 @@ impl Objectives {
         let mut least = f64::INFINITY;
         for hundredths in HUNDREDTHS {
             let candidate = f64::from(hundredths) / 100.0;
-            let divergence = f64::try_from(kl(&logits, &teacher, (self.temperatures(epoch).0, candidate))?)?;
+            let divergence =
+                f64::try_from(kl(&logits, &teacher, (self.temperatures(epoch).0, candidate))?)?;
             if divergence < least {
                 (least, self.fitted) = (divergence, candidate);
             }
@@ -106,10 +112,10 @@ impl Targets {
     ///
     /// # Errors
     /// When logits and targets have different shapes, or a soft loss has no teacher's answers.
-    pub fn loss(&self, logits: &Tensor, objective: Objective) -> Result<Tensor, TchError> {
+    pub fn loss(&self, logits: &Tensor, objective: EpochObjective) -> Result<Tensor, TchError> {
         let (loss, temperatures) = match objective {
-            Objective::Hard { smoothing, .. } => return self.cross_entropy(logits, smoothing),
-            Objective::Soft { loss, temperatures } => (loss, temperatures),
+            EpochObjective::Hard { smoothing, .. } => return self.cross_entropy(logits, smoothing),
+            EpochObjective::Soft { loss, temperatures } => (loss, temperatures),
         };
         let missing = || TchError::Shape("a soft loss, but no teacher's answers".into());
         let teacher = self.teacher.as_ref().ok_or_else(missing)?;
@@ -117,15 +123,21 @@ impl Targets {
             Loss::Kl { ce, t_squared, .. } => {
                 let divergence = kl(logits, teacher, temperatures)?;
                 let (temperature, _) = temperatures;
-                let divergence =
-                    if t_squared { divergence.f_mul_scalar(temperature * temperature)? } else { divergence };
+                let divergence = if t_squared {
+                    divergence.f_mul_scalar(temperature * temperature)?
+                } else {
+                    divergence
+                };
                 self.with_classes(divergence, logits, ce)
             }
-            Loss::MseGt { ce } => self.with_classes(logits.f_mse_loss(teacher, Reduction::Mean)?, logits, ce),
+            Loss::MseGt { ce } => {
+                self.with_classes(logits.f_mse_loss(teacher, Reduction::Mean)?, logits, ce)
+            }
             Loss::Gift { smoothing, weight } => {
                 let classes = self.smoothed(logits.size()[1], smoothing)?;
                 let target = unit(teacher)?.f_add(&unit(&classes)?.f_mul_scalar(weight)?)?;
-                let similarity = Tensor::f_cosine_similarity(logits, &target, 1, 1e-8)?.f_mean(None::<Kind>)?;
+                let similarity =
+                    Tensor::f_cosine_similarity(logits, &target, 1, 1e-8)?.f_mean(None::<Kind>)?;
                 similarity.f_neg()?.f_add_scalar(1.0)
             }
             Loss::Ce {} => self.cross_entropy(logits, 0.0),
@@ -154,20 +166,22 @@ impl Targets {
         soft.f_add(&self.cross_entropy(logits, 0.0)?.f_mul_scalar(weight)?)
     }
 
-    /// Cross entropy to own and partner's classes, by their shares (CutMix, arXiv 1905.04899), mean over the batch;
-    /// `smoothing` of each label goes evenly to all classes.
+    /// Cross entropy to own and partner's classes, by their shares (CutMix, arXiv 1905.04899), mean
+    /// over the batch; `smoothing` of each label goes evenly to all classes.
     fn cross_entropy(&self, logits: &Tensor, smoothing: f64) -> Result<Tensor, TchError> {
-        let to =
-            |classes: &Tensor| logits.f_cross_entropy_loss::<Tensor>(classes, None, Reduction::Mean, -100, smoothing);
+        let to = |classes: &Tensor| {
+            logits.f_cross_entropy_loss::<Tensor>(classes, None, Reduction::Mean, -100, smoothing)
+        };
         match &self.partner {
             None => to(&self.own),
-            Some(partner) => {
-                to(&self.own)?.f_mul_scalar(self.share)?.f_add(&to(partner)?.f_mul_scalar(1.0 - self.share)?)
-            }
+            Some(partner) => to(&self.own)?
+                .f_mul_scalar(self.share)?
+                .f_add(&to(partner)?.f_mul_scalar(1.0 - self.share)?),
         }
     }
 
-    /// Own and partner's classes, by their shares, as float `[N, classes]`; `smoothing` of each goes to the others.
+    /// Own and partner's classes, by their shares, as float `[N, classes]`; `smoothing` of each
+    /// goes to the others.
     fn smoothed(&self, classes: i64, smoothing: f64) -> Result<Tensor, TchError> {
         let others = smoothing / (classes - 1).max(1) as f64;
         let one_hot = |own: &Tensor| {
@@ -176,9 +190,9 @@ impl Targets {
         };
         match &self.partner {
             None => one_hot(&self.own),
-            Some(partner) => {
-                one_hot(&self.own)?.f_mul_scalar(self.share)?.f_add(&one_hot(partner)?.f_mul_scalar(1.0 - self.share)?)
-            }
+            Some(partner) => one_hot(&self.own)?
+                .f_mul_scalar(self.share)?
+                .f_add(&one_hot(partner)?.f_mul_scalar(1.0 - self.share)?),
         }
     }
 }
@@ -188,9 +202,11 @@ fn unit(t: &Tensor) -> Result<Tensor, TchError> {
     t.f_div(&t.f_norm_scalaropt_dim(2, [1], true)?.f_clamp_min(1e-12)?)
 }
 
-/// KL(teacher ‖ student) of the softmax at the `temperatures` of teacher and student, mean over the batch.
+/// KL(teacher ‖ student) of the softmax at the `temperatures` of teacher and student, mean over the
+/// batch.
 fn kl(student: &Tensor, teacher: &Tensor, temperatures: (f64, f64)) -> Result<Tensor, TchError> {
-    let soften = |t: &Tensor, temperature| t.f_div_scalar(temperature)?.f_log_softmax(-1, None::<Kind>);
+    let soften =
+        |t: &Tensor, temperature| t.f_div_scalar(temperature)?.f_log_softmax(-1, None::<Kind>);
     let (student, teacher) = (soften(student, temperatures.1)?, soften(teacher, temperatures.0)?);
     let batch = student.size()[0] as f64;
     teacher.f_exp()?.f_mul(&teacher.f_sub(&student)?)?.f_sum(None::<Kind>)?.f_div_scalar(batch)
@@ -239,11 +255,11 @@ mod tests {
         serde_json::from_str(include_str!("../../../tests/goldens/losses.json")).unwrap()
     }
 
-    fn value(targets: &Targets, objective: Objective) -> f64 {
+    fn value(targets: &Targets, objective: EpochObjective) -> f64 {
         f64::try_from(targets.loss(&logits(), objective).unwrap()).unwrap()
     }
 
-    fn first(loss: Loss) -> Objective {
+    fn first(loss: Loss) -> EpochObjective {
         Objectives::new(&training(loss), 10).of(0)
     }
 
@@ -252,8 +268,9 @@ mod tests {
         assert!((found - expected).abs() < allowed, "{what}: {found} instead of {expected}");
     }
 
-    /// Expected values from `torch.nn.functional`: `kl_div(log_softmax(s/4), softmax(t/4), "batchmean")`, `mse_loss(s, t)`, and
-    /// `0.7 * cross_entropy(s, own) + 0.3 * cross_entropy(s, partner)`.
+    /// Expected values from `torch.nn.functional`:
+    /// `kl_div(log_softmax(s/4), softmax(t/4), "batchmean")`, `mse_loss(s, t)`, and `0.7 *
+    /// cross_entropy(s, own) + 0.3 * cross_entropy(s, partner)`.
     #[test]
     fn losses_equal_pytorch() {
         let (mixed, plain) = (targets(), unmixed());
@@ -275,11 +292,16 @@ mod tests {
         let golden = golden();
         let expected = |name: &str| golden[name].as_f64().unwrap();
         let (cooling, student_temperature) = Default::default();
-        let squared = Loss::Kl { temperature: 4.0, ce: 0.0, t_squared: true, cooling, student_temperature };
+        let squared =
+            Loss::Kl { temperature: 4.0, ce: 0.0, t_squared: true, cooling, student_temperature };
         near(value(&targets(), first(squared)), expected("kl_t_squared"), "squared temperature");
-        let two = Objective::Soft { loss: kl_loss(4.0, 0.0), temperatures: (4.0, 0.5) };
+        let two = EpochObjective::Soft { loss: kl_loss(4.0, 0.0), temperatures: (4.0, 0.5) };
         near(value(&targets(), two), expected("kl_two_temperatures"), "two temperatures");
-        near(value(&targets(), Objective::Hard { smoothing: 0.8, mixed: true }), expected("smoothed_ce"), "smoothing");
+        near(
+            value(&targets(), EpochObjective::Hard { smoothing: 0.8, mixed: true }),
+            expected("smoothed_ce"),
+            "smoothing",
+        );
         let gift = first(Loss::Gift { smoothing: 0.1, weight: 0.1 });
         near(value(&unmixed(), gift), expected("gift"), "GIFT");
         near(value(&targets(), gift), expected("gift_mixed"), "GIFT of mixed views");
@@ -288,11 +310,18 @@ mod tests {
     #[test]
     fn parts_of_a_batch_sum_to_its_loss() {
         let whole = targets();
-        for loss in
-            [kl_loss(4.0, 0.5), Loss::MseGt { ce: 0.1 }, Loss::Gift { smoothing: 0.1, weight: 0.1 }, Loss::Ce {}]
-        {
+        for loss in [
+            kl_loss(4.0, 0.5),
+            Loss::MseGt { ce: 0.1 },
+            Loss::Gift { smoothing: 0.1, weight: 0.1 },
+            Loss::Ce {},
+        ] {
             let of = |start| {
-                let part = whole.part(start, 1).unwrap().loss(&logits().narrow(0, start, 1), first(loss)).unwrap();
+                let part = whole
+                    .part(start, 1)
+                    .unwrap()
+                    .loss(&logits().narrow(0, start, 1), first(loss))
+                    .unwrap();
                 f64::try_from(part).unwrap() / 2.0
             };
             near(of(0) + of(1), value(&whole, first(loss)), &format!("{loss:?}"));
@@ -311,10 +340,15 @@ mod tests {
         };
         let objectives = Objectives::new(&training(loss), 300);
         for (epoch, expected) in golden()["cooled"].as_object().unwrap() {
-            let Objective::Soft { temperatures, .. } = objectives.of(epoch.parse::<u32>().unwrap() - 1) else {
+            let EpochObjective::Soft { temperatures, .. } =
+                objectives.of(epoch.parse::<u32>().unwrap() - 1)
+            else {
                 panic!()
             };
-            assert!((temperatures.0 - expected.as_f64().unwrap()).abs() < 1e-12, "epoch {epoch}: {temperatures:?}");
+            assert!(
+                (temperatures.0 - expected.as_f64().unwrap()).abs() < 1e-12,
+                "epoch {epoch}: {temperatures:?}"
+            );
             assert_eq!(temperatures.1, 1.0);
         }
     }
@@ -330,7 +364,7 @@ mod tests {
             let loss = Loss::Kl { temperature, ce, t_squared, cooling, student_temperature };
             let mut objectives = Objectives::new(&training(loss), 2);
             objectives.fit(0, &student, &teacher).unwrap();
-            let Objective::Soft { temperatures, .. } = objectives.of(1) else { panic!() };
+            let EpochObjective::Soft { temperatures, .. } = objectives.of(1) else { panic!() };
             assert_eq!(temperatures.0, temperature);
             near(temperatures.1, expected.as_f64().unwrap(), "the student's temperature");
         }
@@ -339,12 +373,17 @@ mod tests {
     #[test]
     fn hard_epochs_are_in_the_middle() {
         let hard_epochs = Some(HardEpochs { from: 0.25, to: 0.75, smoothing: 0.8 });
-        let objectives = Objectives::new(&ValidateConfig { hard_epochs, ..training(kl_loss(20.0, 0.0)) }, 300);
-        let hard = Objective::Hard { smoothing: 0.8, mixed: true };
+        let objectives =
+            Objectives::new(&ValidateConfig { hard_epochs, ..training(kl_loss(20.0, 0.0)) }, 300);
+        let hard = EpochObjective::Hard { smoothing: 0.8, mixed: true };
         let found: Vec<u32> = (0..300).filter(|&epoch| objectives.of(epoch) == hard).collect();
         assert_eq!(found, (75..225).collect::<Vec<_>>());
         let alone = Objectives::new(&training(Loss::Ce {}), 300);
-        assert!((0..300).all(|epoch| alone.of(epoch) == Objective::Hard { smoothing: 0.0, mixed: false }));
+        assert!(
+            (0..300)
+                .all(|epoch| alone.of(epoch)
+                    == EpochObjective::Hard { smoothing: 0.0, mixed: false })
+        );
     }
 
     #[test]

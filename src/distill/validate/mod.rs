@@ -1,8 +1,8 @@
 //! Validate: a fresh student learns from a small set of images and is tested on the real test set.
 //!
-//! The student's graph comes from its bundle, its weights from the run's seed. It sees the views that the relabelling
-//! stored and learns the teacher's answers, or, with hard labels, the images' own classes on the same views unmixed, which
-//! are drawn anew.
+//! The student's graph comes from its bundle, its weights from the run's seed. It sees the views
+//! that the relabelling stored and learns the teacher's answers, or, with hard labels, the images'
+//! own classes on the same views unmixed, which are drawn anew.
 
 mod ema;
 mod loss;
@@ -18,24 +18,25 @@ use crate::progress::Progress;
 use crate::relabel::{BatchViews, Lens, Views, one_ahead};
 use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, Network, NetworkError};
-use scdd_artifacts::labels::{LabelBatch, Store, StoreError};
+use scdd_artifacts::labels::{LabelBatch, LabelStore, StoreError};
 pub use scdd_artifacts::records::{Epoch, Training};
 use scdd_compute::replica::{Mode, Replica, ReplicaError, to_tensor};
 use scdd_compute::threads::{Threads, TorchThreads};
 use scdd_compute::training::TrainingPlan;
 use scdd_data::rng;
-use scdd_data::{DataError, Dataset, Mix, Normalization};
+use scdd_data::{DataError, Dataset, DrawnMix, Normalization};
 use scdd_experiment::config::{Schedule, ValidateConfig, Warmup};
 use scdd_graph::Op;
 use scdd_graph::ops::Norm;
 
-use ema::Average;
-use loss::{Objective, Objectives, Targets};
-use optimizer::Optimizer;
+use ema::WeightAverage;
+use loss::{EpochObjective, Objectives, Targets};
+use optimizer::StudentOptimizer;
 use state::Numbers;
 pub use state::{Forgetful, Keeper};
 
-/// Test images that are run at once: few enough that a layer's activations stay in the processor's caches.
+/// Test images that are run at once: few enough that a layer's activations stay in the processor's
+/// caches.
 const TEST_BATCH: usize = 50;
 
 /// Why a student could not be trained or tested.
@@ -59,7 +60,9 @@ pub enum ValidateError {
     Diverged { epoch: u32, loss: f64 },
     #[error("the training can't be kept: {0}")]
     Keep(String),
-    #[error("`validate.loss` learns a teacher's answers, but there are none: relabel the images, or set {{type: ce}}")]
+    #[error(
+        "`validate.loss` learns a teacher's answers, but there are none: relabel the images, or set {{type: ce}}"
+    )]
     NoLabels,
 }
 
@@ -70,7 +73,7 @@ pub struct Lesson<'a> {
     /// How they are seen where a student learns their classes.
     pub views: Views<'a>,
     /// The teacher's answers, with the views that it saw; needed by every loss but cross entropy.
-    pub labels: Option<&'a Store>,
+    pub labels: Option<&'a LabelStore>,
 }
 
 /// Where one epoch's batches come from.
@@ -78,21 +81,25 @@ enum Batches<'a> {
     /// Views drawn anew, without a teacher's answers.
     Drawn(Vec<BatchViews>),
     /// Those of one epoch of a store.
-    Stored(&'a Store, usize),
+    Stored(&'a LabelStore, usize),
 }
 
 impl Lesson<'_> {
-    fn batches(&self, epoch: u32, objective: Objective) -> Result<Batches<'_>, ValidateError> {
+    fn batches(&self, epoch: u32, objective: EpochObjective) -> Result<Batches<'_>, ValidateError> {
         match (objective, self.labels) {
             // The views of a row of soft labels, which replays those that are stored.
-            (Objective::Hard { mixed: false, .. }, _) => {
+            (EpochObjective::Hard { mixed: false, .. }, _) => {
                 let mut batches = self.views.epoch(epoch % self.views.stored_epochs().max(1))?;
-                batches.iter_mut().for_each(|batch| batch.mix = Mix::None);
+                batches.iter_mut().for_each(|batch| batch.mix = DrawnMix::None);
                 Ok(Batches::Drawn(batches))
             }
-            (Objective::Hard { mixed: true, .. }, _) => Ok(Batches::Drawn(self.views.epoch(epoch)?)),
-            (Objective::Soft { .. }, Some(labels)) => Ok(Batches::Stored(labels, epoch as usize)),
-            (Objective::Soft { .. }, None) => Err(ValidateError::NoLabels),
+            (EpochObjective::Hard { mixed: true, .. }, _) => {
+                Ok(Batches::Drawn(self.views.epoch(epoch)?))
+            }
+            (EpochObjective::Soft { .. }, Some(labels)) => {
+                Ok(Batches::Stored(labels, epoch as usize))
+            }
+            (EpochObjective::Soft { .. }, None) => Err(ValidateError::NoLabels),
         }
     }
 }
@@ -110,7 +117,8 @@ impl Batches<'_> {
         match self {
             Batches::Drawn(batches) => Ok((batches[number].clone(), None)),
             Batches::Stored(labels, epoch) => {
-                let LabelBatch { indices, views, operations, mix, logits } = labels.get(*epoch, number)?;
+                let LabelBatch { indices, views, operations, mix, logits } =
+                    labels.get(*epoch, number)?;
                 Ok((BatchViews { indices, views, operations, mix }, Some(logits)))
             }
         }
@@ -118,12 +126,13 @@ impl Batches<'_> {
 }
 
 /// What a pass forwards and back gives.
-struct Pass {
+struct BatchPass {
     /// A scalar.
     loss: Tensor,
     /// Of the parameters, in their order.
     gradients: Vec<Tensor>,
-    /// The logits of the last views that went through together, `[n, K]`, and what they ought to be.
+    /// The logits of the last views that went through together, `[n, K]`, and what they ought to
+    /// be.
     last: (Tensor, Targets),
 }
 
@@ -144,7 +153,12 @@ impl<'a> Student<'a> {
     ///
     /// # Errors
     /// When the bundle is no student, or its `init` does not match its graph.
-    pub fn new(bundle: &'a Bundle, seed: u64, device: Device, threads: Threads) -> Result<Self, ValidateError> {
+    pub fn new(
+        bundle: &'a Bundle,
+        seed: u64,
+        device: Device,
+        threads: Threads,
+    ) -> Result<Self, ValidateError> {
         let mut replica = bundle.replica(device)?;
         let fail = |what: String| ValidateError::Student { student: bundle.name().into(), what };
         if bundle.manifest.init.is_empty() {
@@ -154,9 +168,9 @@ impl<'a> Student<'a> {
         }
         let mut parameters = Vec::new();
         for (index, init) in bundle.manifest.init.iter().enumerate() {
-            let parameter = replica
-                .constant(&init.parameter)
-                .ok_or_else(|| fail(format!("`init` names `{}`, which the graph lacks", init.parameter)))?;
+            let parameter = replica.constant(&init.parameter).ok_or_else(|| {
+                fail(format!("`init` names `{}`, which the graph lacks", init.parameter))
+            })?;
             let shape: Vec<i64> = init.shape.iter().map(|&d| d as i64).collect();
             if parameter.size() != shape {
                 return Err(fail(format!(
@@ -165,8 +179,10 @@ impl<'a> Student<'a> {
                     parameter.size()
                 )));
             }
-            let values = draw(init.distribution, parameter.numel(), seed, index as u64).map_err(fail)?;
-            let drawn = outputs_last(&Tensor::f_from_slice(&values)?.f_reshape(shape)?)?.f_to_device(device)?;
+            let values =
+                draw(init.distribution, parameter.numel(), seed, index as u64).map_err(fail)?;
+            let drawn = outputs_last(&Tensor::f_from_slice(&values)?.f_reshape(shape)?)?
+                .f_to_device(device)?;
             let parameter = drawn.f_set_requires_grad(true)?;
             replica.set_constant(&init.parameter, parameter.shallow_clone());
             parameters.push((init.parameter.clone(), parameter));
@@ -176,11 +192,13 @@ impl<'a> Student<'a> {
         Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device, threads })
     }
 
-    /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says. Goes on with what
-    /// `keeper` kept of an interrupted training of the same, and keeps this one now and then.
+    /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says.
+    /// Goes on with what `keeper` kept of an interrupted training of the same, and keeps this one
+    /// now and then.
     ///
     /// # Errors
-    /// When student, images and labels do not fit each other, the loss stops being a number, or it can't be kept.
+    /// When student, images and labels do not fit each other, the loss stops being a number, or it
+    /// can't be kept.
     pub fn train(
         &mut self,
         lesson: &Lesson,
@@ -194,14 +212,19 @@ impl<'a> Student<'a> {
         let [channels, height, width] = self.bundle.image_shape().map(|d| d as i64);
         let batch = lesson.views.batch_size();
         let batch = i64::from(config.micro_batch.map_or(batch, |part| part.min(batch)));
-        // What a plan leaves to libtorch is too little for several threads, whose number would show in its rounding.
-        let _one_thread = self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
+        // What a plan leaves to libtorch is too little for several threads, whose number would show
+        // in its rounding.
+        let _one_thread =
+            self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
         let epochs = lesson.views.epochs();
         let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
-        let mut optimizer = Optimizer::new(tensors, config.optimizer, config.decay)?;
+        let mut optimizer = StudentOptimizer::new(tensors, config.optimizer, config.decay)?;
         let mut objectives = Objectives::new(config, epochs);
         let mut average = if config.ema > 0.0 {
-            Some(Average::new(self.named_tensors().into_iter().map(|(_, t)| t).collect(), config.ema)?)
+            Some(WeightAverage::new(
+                self.named_tensors().into_iter().map(|(_, t)| t).collect(),
+                config.ema,
+            )?)
         } else {
             None
         };
@@ -215,19 +238,27 @@ impl<'a> Student<'a> {
                     optimizer.steps = numbers.steps;
                     objectives.fitted = numbers.fitted;
                 }
-                Err(why) => progress.tell(&format!("{label}: what was kept is no use ({why}); it starts anew")),
+                Err(why) => progress
+                    .tell(&format!("{label}: what was kept is no use ({why}); it starts anew")),
             }
         }
         let mut progress = progress.start(&label, u64::from(epochs), "epoch");
         for epoch in curve.len() as u32 + 1..=epochs {
             optimizer.scale_learning_rate(rate_factor(config, epoch - 1, epochs));
-            let loss =
-                self.train_epoch(lesson, epoch - 1, config, &mut objectives, &mut optimizer, average.as_mut())?;
+            let loss = self.train_epoch(
+                lesson,
+                epoch - 1,
+                config,
+                &mut objectives,
+                &mut optimizer,
+                average.as_mut(),
+            )?;
             if !loss.is_finite() {
                 return Err(ValidateError::Diverged { epoch, loss });
             }
             let is_tested = epoch == epochs || epoch % config.evaluate_every == 0;
-            let accuracy = if is_tested { Some(self.test_average(test, average.as_mut())?) } else { None };
+            let accuracy =
+                if is_tested { Some(self.test_average(test, average.as_mut())?) } else { None };
             curve.push(Epoch { epoch, loss, accuracy });
             let shown = curve
                 .iter()
@@ -237,7 +268,11 @@ impl<'a> Student<'a> {
             progress.at(u64::from(epoch), &format!("loss {loss:.3}{shown}"));
             if epoch < epochs && keeper.is_due() {
                 let tensors = self.tensors_of_training(&optimizer, average.as_ref());
-                let numbers = Numbers { curve: curve.clone(), steps: optimizer.steps, fitted: objectives.fitted };
+                let numbers = Numbers {
+                    curve: curve.clone(),
+                    steps: optimizer.steps,
+                    fitted: objectives.fitted,
+                };
                 let state = state::write(&tensors, Some(&numbers)).map_err(ValidateError::Keep)?;
                 keeper.keep(&state).map_err(|e| ValidateError::Keep(e.to_string()))?;
             }
@@ -257,8 +292,8 @@ impl<'a> Student<'a> {
         epoch: u32,
         config: &ValidateConfig,
         objectives: &mut Objectives,
-        optimizer: &mut Optimizer,
-        mut average: Option<&mut Average>,
+        optimizer: &mut StudentOptimizer,
+        mut average: Option<&mut WeightAverage>,
     ) -> Result<f64, ValidateError> {
         let objective = objectives.of(epoch);
         let batches = lesson.batches(epoch, objective)?;
@@ -288,14 +323,15 @@ impl<'a> Student<'a> {
         Ok(total / batches.len() as f64)
     }
 
-    /// The loss of one batch, and the parameters' gradients; at most `part` views go through the student together.
+    /// The loss of one batch, and the parameters' gradients; at most `part` views go through the
+    /// student together.
     fn pass(
         &mut self,
         input: &Tensor,
         targets: Targets,
-        objective: Objective,
+        objective: EpochObjective,
         part: Option<u32>,
-    ) -> Result<Pass, ValidateError> {
+    ) -> Result<BatchPass, ValidateError> {
         let count = input.size()[0];
         let part = part.map_or(count, |part| i64::from(part).min(count));
         if part == count {
@@ -303,7 +339,12 @@ impl<'a> Student<'a> {
         }
         let mut sum = self.pass_part(input, &targets, objective, (0, part))?;
         for start in (part..count).step_by(part as usize) {
-            sum = sum.and(self.pass_part(input, &targets, objective, (start, part.min(count - start)))?)?;
+            sum = sum.and(self.pass_part(
+                input,
+                &targets,
+                objective,
+                (start, part.min(count - start)),
+            )?)?;
         }
         Ok(sum)
     }
@@ -313,21 +354,26 @@ impl<'a> Student<'a> {
         &mut self,
         input: &Tensor,
         targets: &Targets,
-        objective: Objective,
+        objective: EpochObjective,
         (start, length): (i64, i64),
-    ) -> Result<Pass, ValidateError> {
+    ) -> Result<BatchPass, ValidateError> {
         let views = input.f_narrow(0, start, length)?;
         let pass = self.pass_together(&views, targets.part(start, length)?, objective)?;
         Ok(pass.weighted(length as f64 / input.size()[0] as f64)?)
     }
 
-    fn pass_together(&mut self, input: &Tensor, targets: Targets, objective: Objective) -> Result<Pass, ValidateError> {
+    fn pass_together(
+        &mut self,
+        input: &Tensor,
+        targets: Targets,
+        objective: EpochObjective,
+    ) -> Result<BatchPass, ValidateError> {
         let Some(index) = self.plan(&input.size())? else {
             let logits = self.run(input, Mode::Train)?;
             let loss = targets.loss(&logits, objective)?;
             let parameters: Vec<&Tensor> = self.parameters.iter().map(|(_, t)| t).collect();
             let gradients = Tensor::f_run_backward(&[&loss], &parameters, false, false)?;
-            return Ok(Pass { loss, gradients, last: (logits, targets) });
+            return Ok(BatchPass { loss, gradients, last: (logits, targets) });
         };
         let plan = &mut self.plans[index];
         plan.load()?;
@@ -337,7 +383,7 @@ impl<'a> Student<'a> {
         let loss = targets.loss(&logits, objective)?;
         let gradient = Tensor::f_run_backward(&[&loss], &[&logits], false, false)?.swap_remove(0);
         let gradients = plan.backward(tape, gradient).map_err(failed)?;
-        Ok(Pass { loss, gradients, last: (logits, targets) })
+        Ok(BatchPass { loss, gradients, last: (logits, targets) })
     }
 
     /// Where in `plans` the one for inputs of `shape` is, made now if need be.
@@ -347,7 +393,9 @@ impl<'a> Student<'a> {
         }
         let names: Vec<String> = self.parameters.iter().map(|(name, _)| name.clone()).collect();
         let failed = |source| ValidateError::Replica { student: self.bundle.name().into(), source };
-        self.plans.extend(TrainingPlan::compile(&self.replica, &names, shape, &self.threads).map_err(failed)?);
+        self.plans.extend(
+            TrainingPlan::compile(&self.replica, &names, shape, &self.threads).map_err(failed)?,
+        );
         Ok(self.plans.iter().position(|plan| plan.shape() == shape))
     }
 
@@ -364,11 +412,17 @@ impl<'a> Student<'a> {
         Err(ValidateError::Student { student: self.bundle.name().into(), what })
     }
 
-    fn targets(&self, lesson: &Lesson, batch: &BatchViews, logits: Option<Array2<f32>>) -> Result<Targets, TchError> {
-        let own: Vec<i64> = batch.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
+    fn targets(
+        &self,
+        lesson: &Lesson,
+        batch: &BatchViews,
+        logits: Option<Array2<f32>>,
+    ) -> Result<Targets, TchError> {
+        let own: Vec<i64> =
+            batch.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
         let partner = match &batch.mix {
-            Mix::None => None,
-            Mix::CutMix { partner, .. } | Mix::MixUp { partner, .. } => {
+            DrawnMix::None => None,
+            DrawnMix::CutMix { partner, .. } | DrawnMix::MixUp { partner, .. } => {
                 let classes: Vec<i64> = partner.iter().map(|&i| own[i as usize]).collect();
                 Some(Tensor::f_from_slice(&classes)?.f_to_device(self.device)?)
             }
@@ -383,7 +437,11 @@ impl<'a> Student<'a> {
     }
 
     /// As [`test`](Self::test), with the average in the weights' place where there is one.
-    fn test_average(&mut self, test: &Dataset, average: Option<&mut Average>) -> Result<f64, ValidateError> {
+    fn test_average(
+        &mut self,
+        test: &Dataset,
+        average: Option<&mut WeightAverage>,
+    ) -> Result<f64, ValidateError> {
         let Some(average) = average else { return self.test(test) };
         average.swap()?;
         let accuracy = self.test(test)?;
@@ -393,7 +451,10 @@ impl<'a> Student<'a> {
 
     fn run(&self, input: &Tensor, mode: Mode) -> Result<Tensor, ValidateError> {
         let run = self.replica.run(std::slice::from_ref(input), &[], mode);
-        let mut run = run.map_err(|source| ValidateError::Replica { student: self.bundle.name().into(), source })?;
+        let mut run = run.map_err(|source| ValidateError::Replica {
+            student: self.bundle.name().into(),
+            source,
+        })?;
         Ok(run.outputs.swap_remove(0))
     }
 
@@ -409,8 +470,13 @@ impl<'a> Student<'a> {
         for chunk in indices.chunks(TEST_BATCH) {
             let images = self.threads.run(|| self.normalization.batch(test, chunk))?;
             let logits = self.logits(&to_tensor(images.view())?.f_to_device(self.device)?)?;
-            let found = Vec::<i64>::try_from(&logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
-            right += chunk.iter().zip(found).filter(|(i, class)| i64::from(test.labels[**i]) == *class).count();
+            let found =
+                Vec::<i64>::try_from(&logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
+            right += chunk
+                .iter()
+                .zip(found)
+                .filter(|(i, class)| i64::from(test.labels[**i]) == *class)
+                .count();
         }
         Ok(right as f64 / test.len().max(1) as f64)
     }
@@ -431,24 +497,36 @@ impl<'a> Student<'a> {
     /// # Errors
     /// When a tensor can't be copied.
     pub fn checkpoint(&self) -> Result<Vec<u8>, ValidateError> {
-        let fail = |what: String| ValidateError::Student { student: self.bundle.name().into(), what };
+        let fail =
+            |what: String| ValidateError::Student { student: self.bundle.name().into(), what };
         state::write(&self.named_tensors(), None).map_err(fail)
     }
 
-    /// Parameters and running statistics, which share their storage with the student, named as in the graph.
+    /// Parameters and running statistics, which share their storage with the student, named as in
+    /// the graph.
     fn named_tensors(&self) -> Vec<(String, Tensor)> {
         let parameters = self.parameters.iter().map(|(name, t)| (name.clone(), t.shallow_clone()));
         parameters.chain(batch_norm_buffers(&self.replica)).collect()
     }
 
     /// All tensors that a training changes.
-    fn tensors_of_training(&self, optimizer: &Optimizer, average: Option<&Average>) -> Vec<(String, Tensor)> {
-        let student = self.named_tensors().into_iter().map(|(name, tensor)| (format!("student/{name}"), tensor));
+    fn tensors_of_training(
+        &self,
+        optimizer: &StudentOptimizer,
+        average: Option<&WeightAverage>,
+    ) -> Vec<(String, Tensor)> {
+        let student = self
+            .named_tensors()
+            .into_iter()
+            .map(|(name, tensor)| (format!("student/{name}"), tensor));
         let numbered = |kind: &'static str, tensors: Vec<Tensor>| {
-            tensors.into_iter().enumerate().map(move |(number, tensor)| (format!("{kind}/{number}"), tensor))
+            tensors
+                .into_iter()
+                .enumerate()
+                .map(move |(number, tensor)| (format!("{kind}/{number}"), tensor))
         };
         let [first, second] = optimizer.moments();
-        let average = average.map(Average::mean).unwrap_or_default();
+        let average = average.map(WeightAverage::mean).unwrap_or_default();
         student
             .chain(numbered("first moment", first))
             .chain(numbered("second moment", second))
@@ -457,7 +535,7 @@ impl<'a> Student<'a> {
     }
 }
 
-impl Pass {
+impl BatchPass {
     fn weighted(mut self, weight: f64) -> Result<Self, TchError> {
         self.loss = self.loss.f_detach()?.f_mul_scalar(weight)?;
         for gradient in &mut self.gradients {
@@ -476,7 +554,8 @@ impl Pass {
     }
 }
 
-/// The same `[O, I, …]` values with the outputs innermost in memory, as the training plan's kernels read and write them; other ranks unchanged.
+/// The same `[O, I, …]` values with the outputs innermost in memory, as the training plan's kernels
+/// read and write them; other ranks unchanged.
 fn outputs_last(tensor: &Tensor) -> Result<Tensor, TchError> {
     if tensor.dim() != 4 {
         return Ok(tensor.shallow_clone());
@@ -485,7 +564,12 @@ fn outputs_last(tensor: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Values of one parameter; `index` is its place in the bundle's list.
-fn draw(distribution: Distribution, count: usize, seed: u64, index: u64) -> Result<Vec<f32>, String> {
+fn draw(
+    distribution: Distribution,
+    count: usize,
+    seed: u64,
+    index: u64,
+) -> Result<Vec<f32>, String> {
     let mut stream = rng::stream(seed, "validate/init", index);
     match distribution {
         Distribution::Constant { value } => Ok(vec![value; count]),
@@ -493,7 +577,8 @@ fn draw(distribution: Distribution, count: usize, seed: u64, index: u64) -> Resu
             Ok((0..count).map(|_| stream.random_range(-bound..=bound)).collect())
         }
         Distribution::Normal { std } => {
-            let normal = Normal::new(0.0, std).map_err(|e| format!("a normal distribution of std {std}: {e}"))?;
+            let normal = Normal::new(0.0, std)
+                .map_err(|e| format!("a normal distribution of std {std}: {e}"))?;
             Ok((0..count).map(|_| normal.sample(&mut stream)).collect())
         }
         Distribution::Uniform { bound } => Err(format!("a uniform distribution of bound {bound}")),
@@ -508,7 +593,9 @@ fn batch_norms(replica: &Replica) -> Vec<[Option<(String, Tensor)>; 2]> {
         let name = graph.values[id].clone();
         replica.constant(&name).map(|buffer| (name, buffer))
     };
-    norms.map(|node| [3, 4].map(|place| node.inputs.get(place).copied().flatten().and_then(buffer))).collect()
+    norms
+        .map(|node| [3, 4].map(|place| node.inputs.get(place).copied().flatten().and_then(buffer)))
+        .collect()
 }
 
 /// Running means and variances of every BatchNorm, by their names in the graph.
@@ -547,7 +634,9 @@ fn scheduled(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
         Schedule::Constant {} => 1.0,
         Schedule::Linear {} => 1.0 - f64::from(epoch) / f64::from(epochs),
         Schedule::Cosine { floor, smoothing, until } => {
-            let cosine = |phase: f64| floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos());
+            let cosine = |phase: f64| {
+                floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos())
+            };
             // A share of 0.8333 of 300 epochs is 250 of them, not 249.
             if f64::from(epoch) > (until * f64::from(epochs) + 0.1).floor() {
                 return cosine(until / smoothing) * (1.0 - f64::from(epoch) / f64::from(epochs));
@@ -555,7 +644,9 @@ fn scheduled(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
             cosine(f64::from(epoch) / (smoothing * f64::from(epochs)))
         }
         Schedule::Multistep { ref milestones, factor } => {
-            let passed = milestones.iter().filter(|&share| f64::from(epoch) >= (share * f64::from(epochs)).round());
+            let passed = milestones
+                .iter()
+                .filter(|&share| f64::from(epoch) >= (share * f64::from(epochs)).round());
             factor.powi(passed.count() as i32)
         }
     }
@@ -564,7 +655,8 @@ fn scheduled(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
 fn summarise(curve: Vec<Epoch>) -> Training {
     let tested = || curve.iter().filter_map(|e| e.accuracy.map(|a| (e.epoch, a)));
     let last = tested().next_back().map_or(0.0, |(_, a)| a);
-    let (best_epoch, best) = tested().fold((0, 0.0), |best, found| if found.1 > best.1 { found } else { best });
+    let (best_epoch, best) =
+        tested().fold((0, 0.0), |best, found| if found.1 > best.1 { found } else { best });
     Training { last, best, best_epoch, curve }
 }
 
@@ -583,12 +675,21 @@ mod tests {
         assert_eq!(scheduled(&cosine(0.1, 1.0), 0, 10), 1.0);
     }
 
-    /// `torch.optim.lr_scheduler.MultiStepLR(milestones=[800, 900, 950], gamma=0.5)` over 1000 epochs.
+    /// `torch.optim.lr_scheduler.MultiStepLR(milestones=[800, 900, 950], gamma=0.5)` over 1000
+    /// epochs.
     #[test]
     fn milestones_are_shares_of_the_epochs() {
         let schedule = Schedule::Multistep { milestones: vec![0.8, 0.9, 0.95], factor: 0.5 };
-        let cases =
-            [(0, 1.0), (799, 1.0), (800, 0.5), (899, 0.5), (900, 0.25), (949, 0.25), (950, 0.125), (999, 0.125)];
+        let cases = [
+            (0, 1.0),
+            (799, 1.0),
+            (800, 0.5),
+            (899, 0.5),
+            (900, 0.25),
+            (949, 0.25),
+            (950, 0.125),
+            (999, 0.125),
+        ];
         for (epoch, expected) in cases {
             assert_eq!(scheduled(&schedule, epoch, 1000), expected, "epoch {epoch}");
         }
@@ -600,7 +701,10 @@ mod tests {
         let golden: serde_json::Value =
             serde_json::from_str(include_str!("../../../tests/goldens/losses.json")).unwrap();
         let cases = [
-            ("warmup", "schedule: {type: cosine, floor: 0, smoothing: 1}\nwarmup: {epochs: 5, from: 0.01}"),
+            (
+                "warmup",
+                "schedule: {type: cosine, floor: 0, smoothing: 1}\nwarmup: {epochs: 5, from: 0.01}",
+            ),
             ("linear", "schedule: {type: linear}"),
             ("cos2", "schedule: {type: cosine, floor: 0, smoothing: 2, until: 0.8333333333333334}"),
         ];
@@ -612,7 +716,10 @@ mod tests {
             let expected: Vec<f64> = serde_json::from_value(golden["rates"][name].clone()).unwrap();
             for (epoch, expected) in (0..).zip(&expected) {
                 let found = rate_factor(&config, epoch, 30);
-                assert!((found - expected).abs() < 1e-9, "{name}, epoch {epoch}: {found} instead of {expected}");
+                assert!(
+                    (found - expected).abs() < 1e-9,
+                    "{name}, epoch {epoch}: {found} instead of {expected}"
+                );
             }
         }
     }
@@ -623,7 +730,8 @@ mod tests {
     }
 
     fn views_and_targets() -> (Tensor, Targets) {
-        let input = Tensor::arange(8 * 784, (Kind::Float, Device::Cpu)).sin().reshape([8, 1, 28, 28]);
+        let input =
+            Tensor::arange(8 * 784, (Kind::Float, Device::Cpu)).sin().reshape([8, 1, 28, 28]);
         let teacher = Some(Tensor::arange(80, (Kind::Float, Device::Cpu)).cos().reshape([8, 10]));
         let own = Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5, 6, 7]);
         (input, Targets { teacher, own, partner: None, share: 1.0 })
@@ -634,13 +742,13 @@ mod tests {
     fn parts_of_a_batch_go_through_the_student_by_themselves() {
         let bundle = student("convnet3-w128");
         let (input, targets) = views_and_targets();
-        let objective = Objective::Hard { smoothing: 0.0, mixed: false };
+        let objective = EpochObjective::Hard { smoothing: 0.0, mixed: false };
         let fresh = || Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
         let part = |start: i64, length: i64| {
             let targets = targets.part(start, length).unwrap();
             fresh().pass(&input.narrow(0, start, length), targets, objective, None).unwrap()
         };
-        let weight = |pass: &Pass| -> Vec<f64> {
+        let weight = |pass: &BatchPass| -> Vec<f64> {
             let all = pass.gradients.iter().map(|g| g.to_kind(Kind::Double).reshape([-1]));
             Vec::try_from(Tensor::cat(&all.collect::<Vec<_>>(), 0)).unwrap()
         };
@@ -654,7 +762,7 @@ mod tests {
         };
         assert!(apart(&weight(&found), &expected) < 1e-5);
         assert!(apart(&weight(&found), &weight(&whole)) > 1e-2, "parts made no difference");
-        let loss = |pass: &Pass| f64::try_from(pass.loss.detach()).unwrap();
+        let loss = |pass: &BatchPass| f64::try_from(pass.loss.detach()).unwrap();
         assert!((loss(&found) - 0.75 * loss(&first) - 0.25 * loss(&last)).abs() < 1e-5);
         assert_eq!(found.last.0.size(), [2, 10]);
     }
@@ -708,9 +816,11 @@ mod tests {
             let config: ValidateConfig = serde_yaml::from_str(&text).unwrap();
             let train = |keeper: &mut dyn Keeper| {
                 let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
-                let views = Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
+                let views =
+                    Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
                 let lesson = Lesson { images: &images, views, labels: None };
-                let training = student.train(&lesson, &images, &config, keeper, &crate::progress::Silent)?;
+                let training =
+                    student.train(&lesson, &images, &config, keeper, &crate::progress::Silent)?;
                 Ok::<_, ValidateError>((training, student.checkpoint().unwrap()))
             };
             let whole = train(&mut Forgetful).unwrap();
@@ -721,7 +831,10 @@ mod tests {
                 assert_eq!(train(&mut keeper).unwrap(), whole, "after epoch {epochs}");
             }
             // What is damaged is of no use, and the training starts anew.
-            assert_eq!(train(&mut Interrupting { kept: Some(vec![1, 2]), left: u32::MAX }).unwrap(), whole);
+            assert_eq!(
+                train(&mut Interrupting { kept: Some(vec![1, 2]), left: u32::MAX }).unwrap(),
+                whole
+            );
         }
     }
 
@@ -743,7 +856,12 @@ mod tests {
     #[test]
     fn the_last_epoch_and_the_best_are_told_apart() {
         let epoch = |epoch, accuracy| Epoch { epoch, loss: 1.0, accuracy };
-        let found = summarise(vec![epoch(1, Some(0.3)), epoch(2, None), epoch(3, Some(0.6)), epoch(4, Some(0.5))]);
+        let found = summarise(vec![
+            epoch(1, Some(0.3)),
+            epoch(2, None),
+            epoch(3, Some(0.6)),
+            epoch(4, Some(0.5)),
+        ]);
         assert_eq!((found.last, found.best, found.best_epoch), (0.5, 0.6, 3));
     }
 

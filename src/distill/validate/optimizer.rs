@@ -8,7 +8,7 @@ const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
 
 /// Parameters with the optimiser's memory of each.
-pub struct Optimizer {
+pub struct StudentOptimizer {
     parameters: Vec<Tensor>,
     /// AdamW: first and second moments. SGD: velocities, empty without momentum.
     first: Vec<Tensor>,
@@ -19,20 +19,25 @@ pub struct Optimizer {
     pub steps: i32,
 }
 
-impl Optimizer {
+impl StudentOptimizer {
     /// Weight decay acts on those of `parameters` that `decay` names.
     ///
     /// # Errors
     /// When libtorch can't make the moments.
     pub fn new(parameters: Vec<Tensor>, config: Config, decay: Decay) -> Result<Self, TchError> {
-        let zeros = || parameters.iter().map(|p| p.f_detach()?.f_zeros_like()).collect::<Result<Vec<_>, _>>();
-        let (first, second) = (zeros()?, if matches!(config, Config::Adamw { .. }) { zeros()? } else { Vec::new() });
+        let zeros = || {
+            parameters.iter().map(|p| p.f_detach()?.f_zeros_like()).collect::<Result<Vec<_>, _>>()
+        };
+        let (first, second) =
+            (zeros()?, if matches!(config, Config::Adamw { .. }) { zeros()? } else { Vec::new() });
         Ok(Self { parameters, first, second, config, decay, factor: 1.0, steps: 0 })
     }
 
-    /// The first and the second moments, as far as there are any; they share their storage with the optimiser.
+    /// The first and the second moments, as far as there are any; they share their storage with the
+    /// optimiser.
     pub fn moments(&self) -> [Vec<Tensor>; 2] {
-        [&self.first, &self.second].map(|moments| moments.iter().map(Tensor::shallow_clone).collect())
+        [&self.first, &self.second]
+            .map(|moments| moments.iter().map(Tensor::shallow_clone).collect())
     }
 
     /// The learning rate from now on is `factor` times the configured one.
@@ -55,7 +60,13 @@ impl Optimizer {
                     self.adamw(i, gradient, learning_rate * self.factor, decay(weight_decay))?;
                 }
                 Config::Sgd { learning_rate, momentum, weight_decay } => {
-                    self.sgd(i, gradient, learning_rate * self.factor, momentum, decay(weight_decay))?;
+                    self.sgd(
+                        i,
+                        gradient,
+                        learning_rate * self.factor,
+                        momentum,
+                        decay(weight_decay),
+                    )?;
                 }
             }
         }
@@ -63,18 +74,32 @@ impl Optimizer {
     }
 
     /// Loshchilov & Hutter 2019: the decay acts on the parameter, not through the moments.
-    fn adamw(&mut self, i: usize, gradient: &Tensor, rate: f64, decay: f64) -> Result<(), TchError> {
+    fn adamw(
+        &mut self,
+        i: usize,
+        gradient: &Tensor,
+        rate: f64,
+        decay: f64,
+    ) -> Result<(), TchError> {
         let (parameter, m, v) = (&mut self.parameters[i], &mut self.first[i], &mut self.second[i]);
         let correction = |beta: f64| 1.0 - beta.powi(self.steps);
         let _ = parameter.f_mul_scalar_(1.0 - rate * decay)?;
         let _ = m.f_lerp_(gradient, 1.0 - BETAS.0)?;
-        let _ = v.f_mul_scalar_(BETAS.1)?.f_add_(&gradient.f_square()?.f_mul_scalar(1.0 - BETAS.1)?)?;
+        let _ =
+            v.f_mul_scalar_(BETAS.1)?.f_add_(&gradient.f_square()?.f_mul_scalar(1.0 - BETAS.1)?)?;
         let root = v.f_sqrt()?.f_div_scalar_(correction(BETAS.1).sqrt())?.f_add_scalar_(EPSILON)?;
         let _ = parameter.f_sub_(&m.f_div(&root)?.f_mul_scalar_(rate / correction(BETAS.0))?)?;
         Ok(())
     }
 
-    fn sgd(&mut self, i: usize, gradient: &Tensor, rate: f64, momentum: f64, decay: f64) -> Result<(), TchError> {
+    fn sgd(
+        &mut self,
+        i: usize,
+        gradient: &Tensor,
+        rate: f64,
+        momentum: f64,
+        decay: f64,
+    ) -> Result<(), TchError> {
         let (parameter, velocity) = (&mut self.parameters[i], &mut self.first[i]);
         let gradient = gradient.f_add(&parameter.f_mul_scalar(decay)?)?;
         let _ = velocity.f_mul_scalar_(momentum)?.f_add_(&gradient)?;
@@ -90,14 +115,18 @@ mod tests {
     /// Three steps on Σ x² from [1, −2] at rates r, r/2, r/4, against `torch.optim`.
     fn check(config: Config, expected: [f32; 2]) {
         let x = Tensor::from_slice(&[1.0f32, -2.0]).set_requires_grad(true);
-        let mut optimizer = Optimizer::new(vec![x.shallow_clone()], config, Decay::All).unwrap();
+        let mut optimizer =
+            StudentOptimizer::new(vec![x.shallow_clone()], config, Decay::All).unwrap();
         for factor in [1.0, 0.5, 0.25] {
             optimizer.scale_learning_rate(factor);
             let loss = x.square().sum(tch::Kind::Float);
             optimizer.step(&Tensor::run_backward(&[loss], &[&x], false, false)).unwrap();
         }
         let found = Vec::<f32>::try_from(&x.detach()).unwrap();
-        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} against {expected:?}");
+        assert!(
+            found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?} against {expected:?}"
+        );
     }
 
     const ADAMW: [f32; 2] = [0.8237482, -1.821757];
@@ -118,7 +147,8 @@ mod tests {
     fn weights_alone_decay_where_asked() {
         let weights = Tensor::from_slice(&[1.0f32, -2.0]).reshape([1, 2]).set_requires_grad(true);
         let bias = Tensor::from_slice(&[1.0f32, -2.0]).set_requires_grad(true);
-        let zeros: Vec<Tensor> = [&weights, &bias].iter().map(|t| t.detach().zeros_like()).collect();
+        let zeros: Vec<Tensor> =
+            [&weights, &bias].iter().map(|t| t.detach().zeros_like()).collect();
         for config in [
             Config::Adamw { learning_rate: 0.5, weight_decay: 0.5 },
             Config::Sgd { learning_rate: 0.5, momentum: 0.0, weight_decay: 0.5 },
@@ -126,7 +156,7 @@ mod tests {
             for (decay, expected) in [(Decay::Weights, [0.75, 1.0]), (Decay::All, [0.75, 0.75])] {
                 let fresh = [&weights, &bias].map(|t| t.detach().copy().set_requires_grad(true));
                 let tensors = fresh.iter().map(Tensor::shallow_clone).collect();
-                Optimizer::new(tensors, config, decay).unwrap().step(&zeros).unwrap();
+                StudentOptimizer::new(tensors, config, decay).unwrap().step(&zeros).unwrap();
                 let first = fresh.map(|t| f64::try_from(t.detach().reshape([-1]).get(0)).unwrap());
                 assert!(
                     first.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),

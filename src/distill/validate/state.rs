@@ -64,11 +64,17 @@ pub fn write(tensors: &[(String, Tensor)], numbers: Option<&Numbers>) -> Result<
     let mut copied: BTreeMap<&str, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for (name, tensor) in tensors {
         let array = scdd_compute::replica::to_array(tensor).map_err(|e| e.to_string())?;
-        copied.insert(name, (array.shape().to_vec(), array.iter().flat_map(|v| v.to_le_bytes()).collect()));
+        copied.insert(
+            name,
+            (array.shape().to_vec(), array.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        );
     }
     let mut views = Vec::with_capacity(copied.len());
     for (name, (shape, bytes)) in &copied {
-        views.push((name, TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| e.to_string())?));
+        views.push((
+            name,
+            TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| e.to_string())?,
+        ));
     }
     let numbers = numbers.map(serde_json::to_string).transpose().map_err(|e| e.to_string())?;
     let metadata = numbers.map(|numbers| HashMap::from([(NUMBERS.to_owned(), numbers)]));
@@ -82,8 +88,11 @@ pub fn write(tensors: &[(String, Tensor)], numbers: Option<&Numbers>) -> Result<
 /// When the bytes are damaged or of other tensors. Then no tensor was changed.
 pub fn read(bytes: &[u8], tensors: &mut [(String, Tensor)]) -> Result<Numbers, String> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-    let numbers =
-        header.metadata().as_ref().and_then(|metadata| metadata.get(NUMBERS)).ok_or("it holds no training")?;
+    let numbers = header
+        .metadata()
+        .as_ref()
+        .and_then(|metadata| metadata.get(NUMBERS))
+        .ok_or("it holds no training")?;
     let numbers = serde_json::from_str(numbers).map_err(|e| e.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
     if file.len() != tensors.len() {
@@ -94,11 +103,19 @@ pub fn read(bytes: &[u8], tensors: &mut [(String, Tensor)]) -> Result<Numbers, S
         let view = file.tensor(name).map_err(|e| e.to_string())?;
         let shape: Vec<i64> = view.shape().iter().map(|&side| side as i64).collect();
         if view.dtype() != Dtype::F32 || shape != tensor.size() {
-            return Err(format!("`{name}` is {:?} {shape:?}, the training has {:?}", view.dtype(), tensor.size()));
+            return Err(format!(
+                "`{name}` is {:?} {shape:?}, the training has {:?}",
+                view.dtype(),
+                tensor.size()
+            ));
         }
         let (values, _) = view.data().as_chunks::<4>();
         let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-        found.push(Tensor::f_from_slice(&values).and_then(|values| values.f_reshape(shape)).map_err(first_line)?);
+        found.push(
+            Tensor::f_from_slice(&values)
+                .and_then(|values| values.f_reshape(shape))
+                .map_err(first_line)?,
+        );
     }
     let _no_grad = tch::no_grad_guard();
     for ((_, tensor), found) in tensors.iter_mut().zip(found) {
@@ -118,10 +135,16 @@ mod tests {
     #[test]
     fn damaged_and_foreign_files_change_nothing() {
         let tensors = |value: f32| {
-            vec![("a".to_owned(), Tensor::from_slice(&[value, -0.0])), ("b".to_owned(), Tensor::from(value))]
+            vec![
+                ("a".to_owned(), Tensor::from_slice(&[value, -0.0])),
+                ("b".to_owned(), Tensor::from(value)),
+            ]
         };
-        let numbers =
-            Numbers { curve: vec![Epoch { epoch: 1, loss: 0.1 + 0.2, accuracy: None }], steps: 7, fitted: 0.3 };
+        let numbers = Numbers {
+            curve: vec![Epoch { epoch: 1, loss: 0.1 + 0.2, accuracy: None }],
+            steps: 7,
+            fitted: 0.3,
+        };
         let bytes = write(&tensors(1.5), Some(&numbers)).unwrap();
         let mut other = tensors(0.0);
         assert_eq!(read(&bytes, &mut other).unwrap(), numbers);
@@ -129,8 +152,10 @@ mod tests {
         let mut fewer = tensors(0.0);
         fewer.truncate(1);
         assert!(read(&bytes, &mut fewer).unwrap_err().contains("2 tensors"));
-        let mut of_other_shape =
-            vec![("a".to_owned(), Tensor::from_slice(&[0f32; 3])), ("b".to_owned(), Tensor::from(0f32))];
+        let mut of_other_shape = vec![
+            ("a".to_owned(), Tensor::from_slice(&[0f32; 3])),
+            ("b".to_owned(), Tensor::from(0f32)),
+        ];
         assert!(read(&bytes, &mut of_other_shape).unwrap_err().contains("[3]"));
         assert!(read(&bytes[..bytes.len() - 1], &mut tensors(0.0)).is_err());
         let plain = write(&tensors(1.5), None).unwrap();

@@ -1,128 +1,15 @@
-//! Ranges and contradictions: what types alone cannot say about an experiment. All that is wrong is found, not the first alone.
+//! Names and contradictions: what types and ranges alone cannot say about an experiment. All that
+//! is wrong is found, not the first alone.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt;
-
-use serde_yaml::Value;
 
 use super::error::Fault;
 use super::model::{
-    BnWeight, Crop, DataConfig, DataKind, Device, EnsembleMember, Experiment, Labels, Loss, Mix, Protocol,
+    BnWeight, Crop, DataConfig, DataKind, Device, Experiment, Labels, Loss, Mix, Protocol,
     RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, Turn, ViewCrop,
 };
-
-/// Numbers from `low` to `high`, each of which may itself be excluded.
-pub(super) struct Range {
-    pub low: f64,
-    pub low_excluded: bool,
-    pub high: f64,
-    pub high_excluded: bool,
-}
-
-const fn closed(low: f64, high: f64) -> Range {
-    Range { low, low_excluded: false, high, high_excluded: false }
-}
-
-/// Above 0, at most `high`.
-const fn positive(high: f64) -> Range {
-    Range { low: 0.0, low_excluded: true, high, high_excluded: false }
-}
-
-const BELOW_ONE: Range = Range { low: 0.0, low_excluded: false, high: 1.0, high_excluded: true };
-/// Above 0 and below 1.
-const SHARE: Range = Range { low: 0.0, low_excluded: true, high: 1.0, high_excluded: true };
-const WEIGHT: Range = closed(0.0, 1e6);
-
-/// Every key that holds a number or a list of numbers, with what is allowed; a key that the file's choices leave out is skipped.
-///
-/// `recover`, `relabel` and `validate` stand for those of every method and protocol.
-pub(super) const RANGES: &[(&str, Range)] = &[
-    ("ipc", closed(1.0, 10_000.0)),
-    ("whole_real.epochs", closed(1.0, 10_000.0)),
-    ("whole_real.batch_size", closed(1.0, 65_536.0)),
-    ("recover.iterations", closed(0.0, 1e6)),
-    ("recover.batch_size", closed(1.0, 65_536.0)),
-    ("recover.learning_rate", positive(100.0)),
-    ("recover.betas", BELOW_ONE),
-    ("recover.r_bn", WEIGHT),
-    ("recover.r_var", WEIGHT),
-    ("recover.class_share", closed(0.0, 1.0)),
-    ("recover.r_patch", WEIGHT),
-    ("recover.first_bn_multiplier", WEIGHT),
-    ("recover.statistics_momentum", BELOW_ONE),
-    ("recover.weight_adjustment.steps", closed(1.0, 1000.0)),
-    ("recover.weight_adjustment.rho", positive(1000.0)),
-    ("recover.tv", WEIGHT),
-    ("recover.l2", WEIGHT),
-    ("recover.jitter", closed(0.0, 4096.0)),
-    ("recover.crop.scale", positive(1.0)),
-    ("recover.classes", closed(0.0, 99_999.0)),
-    ("recover.crop_curriculum", closed(0.0, 1.0)),
-    ("recover.start.std", positive(100.0)),
-    ("recover.start.mean_of", closed(1.0, 100_000.0)),
-    ("recover.start.images", closed(1.0, 100_000.0)),
-    ("recover.start.crops", closed(1.0, 100.0)),
-    ("recover.start.factor", closed(1.0, 16.0)),
-    ("recover.formation", closed(1.0, 16.0)),
-    ("recover.residual.budgets", closed(2.0, 1000.0)),
-    ("recover.residual.alpha", closed(0.0, 1.0)),
-    ("recover.residual.scales", positive(4.0)),
-    ("recover.ema", BELOW_ONE),
-    ("recover.rounds", closed(1.0, 1000.0)),
-    ("recover.subset_of", closed(1.0, 10_000.0)),
-    ("recover.committee.weights", positive(1e6)),
-    ("relabel.epochs", closed(1.0, 100_000.0)),
-    ("relabel.batch_size", closed(1.0, 65_536.0)),
-    ("relabel.crop.scale", positive(1.0)),
-    ("relabel.crop.pad", closed(1.0, 4096.0)),
-    ("relabel.augment.operations", closed(1.0, 16.0)),
-    ("relabel.augment.magnitude", closed(0.0, 30.0)),
-    ("relabel.mix.alpha", positive(100.0)),
-    ("relabel.top_k.k", closed(1.0, 65_535.0)),
-    ("relabel.top_k.temperature", positive(1000.0)),
-    ("relabel.stored_epochs", closed(1.0, 100_000.0)),
-    ("relabel.micro_batch", closed(1.0, 65_536.0)),
-    ("validate.loss.temperature", positive(1000.0)),
-    ("validate.loss.ce", WEIGHT),
-    ("validate.loss.cooling.factor", positive(1.0)),
-    ("validate.loss.cooling.every", closed(1.0, 100_000.0)),
-    ("validate.loss.cooling.floor", positive(1000.0)),
-    ("validate.loss.smoothing", BELOW_ONE),
-    ("validate.loss.weight", WEIGHT),
-    ("validate.optimizer.learning_rate", positive(100.0)),
-    ("validate.optimizer.momentum", BELOW_ONE),
-    ("validate.optimizer.weight_decay", closed(0.0, 1.0)),
-    ("validate.schedule.floor", closed(0.0, 1.0)),
-    ("validate.schedule.smoothing", closed(1.0, 10.0)),
-    ("validate.schedule.until", positive(1.0)),
-    ("validate.schedule.milestones", SHARE),
-    ("validate.schedule.factor", positive(1.0)),
-    ("validate.warmup.epochs", closed(1.0, 10_000.0)),
-    ("validate.warmup.from", closed(0.0, 1.0)),
-    ("validate.micro_batch", closed(1.0, 65_536.0)),
-    ("validate.hard_epochs.from", closed(0.0, 1.0)),
-    ("validate.hard_epochs.to", positive(1.0)),
-    ("validate.hard_epochs.smoothing", BELOW_ONE),
-    ("validate.ema", BELOW_ONE),
-    ("validate.evaluate_every", closed(1.0, 100_000.0)),
-];
-
-impl Range {
-    fn contains(&self, value: f64) -> bool {
-        let above = if self.low_excluded { value > self.low } else { value >= self.low };
-        let below = if self.high_excluded { value < self.high } else { value <= self.high };
-        above && below
-    }
-}
-
-impl fmt::Display for Range {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let low = if self.low_excluded { "above" } else { "at least" };
-        let high = if self.high_excluded { "below" } else { "at most" };
-        write!(formatter, "{low} {} and {high} {}", self.low, self.high)
-    }
-}
+use super::{range, real_rows};
 
 /// What is wrong with single values, whatever the others are: names and numbers out of range.
 pub(super) fn values(experiment: &Experiment) -> Vec<Fault> {
@@ -130,7 +17,7 @@ pub(super) fn values(experiment: &Experiment) -> Vec<Fault> {
     faults.extend(name(&experiment.name));
     faults.extend(experiment.methods.keys().filter_map(|name| entry_name("methods", name)));
     faults.extend(experiment.protocols.keys().filter_map(|name| entry_name("protocols", name)));
-    faults.extend(ranges(experiment));
+    faults.extend(range::faults(experiment));
     faults
 }
 
@@ -147,7 +34,9 @@ pub(super) fn contradictions(experiment: &Experiment) -> Vec<Fault> {
     for (name, protocol) in &experiment.protocols {
         let at = |stage| format!("protocols.{name}.{stage}");
         let found = check_protocol(protocol).into_iter();
-        faults.extend(found.map(|fault| fault.moved("relabel", &at("relabel")).moved("validate", &at("validate"))));
+        faults.extend(found.map(|fault| {
+            fault.moved("relabel", &at("relabel")).moved("validate", &at("validate"))
+        }));
     }
     faults.extend(without_students(experiment));
     faults.extend(formations(experiment));
@@ -157,21 +46,28 @@ pub(super) fn contradictions(experiment: &Experiment) -> Vec<Fault> {
 
 /// Students are tested on real data, and learn every class that they can tell.
 fn without_students(experiment: &Experiment) -> Vec<Fault> {
-    let axes = [("students", experiment.students.is_empty()), ("baselines", experiment.baselines.is_empty())];
+    let axes = [
+        ("students", experiment.students.is_empty()),
+        ("baselines", experiment.baselines.is_empty()),
+    ];
     let given = axes.iter().filter(|(_, is_empty)| !is_empty).map(|(key, _)| *key);
     if experiment.data.kind == DataKind::None {
         let problem = "needs real data, but `data` is `none`: leave it out, or name a data set";
         return given.map(|key| Fault::new(key, problem)).collect();
     }
-    let some =
-        experiment.methods.iter().filter(|(_, method)| method.classes.is_some() && !experiment.students.is_empty());
-    let problem = "students need images of every class: leave it out, or set `data: none` and no students";
+    let some = experiment
+        .methods
+        .iter()
+        .filter(|(_, method)| method.classes.is_some() && !experiment.students.is_empty());
+    let problem =
+        "students need images of every class: leave it out, or set `data: none` and no students";
     some.map(|(name, _)| Fault::new(format!("methods.{name}.classes"), problem)).collect()
 }
 
 /// The small images of a mosaic have no border that could be black.
 fn formations(experiment: &Experiment) -> Option<Fault> {
-    let padded = |protocol: &Protocol| matches!(protocol.relabel.crop, Some(ViewCrop::Padded { .. }));
+    let padded =
+        |protocol: &Protocol| matches!(protocol.relabel.crop, Some(ViewCrop::Padded { .. }));
     let mosaic = experiment.methods.iter().find(|(_, method)| method.formation > 1);
     let (method, _) = mosaic?;
     let (protocol, _) = experiment.protocols.iter().find(|(_, protocol)| padded(protocol))?;
@@ -256,12 +152,15 @@ fn micro_batches(protocol: &Protocol) -> Vec<Fault> {
     ];
     for (path, part) in parts {
         if let Some(part) = part.filter(|&part| part >= batch) {
-            let problem = format!("{part} views are no part of a batch of {batch} (relabel.batch_size): leave it out");
+            let problem = format!(
+                "{part} views are no part of a batch of {batch} (relabel.batch_size): leave it out"
+            );
             faults.push(Fault::new(path, problem));
         }
     }
     if protocol.relabel.micro_batch.is_some() && protocol.relabel.teacher_bn == TeacherBn::Running {
-        let problem = "has no effect, because relabel.teacher_bn is `running`: leave it out, or set `batch`";
+        let problem =
+            "has no effect, because relabel.teacher_bn is `running`: leave it out, or set `batch`";
         faults.push(Fault::new("relabel.micro_batch", problem));
     }
     faults
@@ -272,13 +171,17 @@ fn training(protocol: &Protocol) -> Vec<Fault> {
     let mut faults = Vec::new();
     let (validate, epochs) = (&protocol.validate, protocol.relabel.epochs);
     if let Some(warmup) = validate.warmup.filter(|warmup| warmup.epochs >= epochs) {
-        let problem = format!("{} epochs leave none of relabel.epochs, {epochs}, for the schedule", warmup.epochs);
+        let problem = format!(
+            "{} epochs leave none of relabel.epochs, {epochs}, for the schedule",
+            warmup.epochs
+        );
         faults.push(Fault::new("validate.warmup.epochs", problem));
     }
     if let Loss::Kl { temperature, cooling: Some(cooling), .. } = validate.loss
         && cooling.floor > temperature
     {
-        let problem = format!("{} is above the temperature that falls, {temperature}", cooling.floor);
+        let problem =
+            format!("{} is above the temperature that falls, {temperature}", cooling.floor);
         faults.push(Fault::new("validate.loss.cooling.floor", problem));
     }
     let Some(hard) = validate.hard_epochs else { return faults };
@@ -287,23 +190,24 @@ fn training(protocol: &Protocol) -> Vec<Fault> {
         faults.push(Fault::new("validate.hard_epochs", problem));
     }
     if hard.from >= hard.to {
-        let problem = format!("{} does not come after validate.hard_epochs.from, {}", hard.to, hard.from);
+        let problem =
+            format!("{} does not come after validate.hard_epochs.from, {}", hard.to, hard.from);
         faults.push(Fault::new("validate.hard_epochs.to", problem));
     }
     faults
 }
-
-/// What rows of real images are called.
-const BASELINES: [&str; 4] = ["random_real", "nearest_mean", "rded_crops", "whole_real"];
 
 /// Names of methods and protocols are parts of YAML paths, of file names and of tables.
 fn entry_name(axis: &str, name: &str) -> Option<Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.is_empty() || name.len() > 60 || !name.chars().all(plain) {
         let allowed = "letters, digits, `_` and `-`, at most 60 of them";
-        return Some(Fault::new(axis, format!("`{name}` is no name for one of them: allowed are {allowed}")));
+        return Some(Fault::new(
+            axis,
+            format!("`{name}` is no name for one of them: allowed are {allowed}"),
+        ));
     }
-    (axis == "methods" && BASELINES.contains(&name)).then(|| {
+    (axis == "methods" && real_rows::ALL.contains(&name)).then(|| {
         let problem = "is what the rows of a baseline are called: choose another name";
         Fault::new(format!("{axis}.{name}"), problem)
     })
@@ -312,19 +216,30 @@ fn entry_name(axis: &str, name: &str) -> Option<Fault> {
 fn name(name: &str) -> Option<Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
-        let allowed = "letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`";
-        return Some(Fault::new("name", format!("`{name}` cannot name a directory: allowed are {allowed}")));
+        let allowed =
+            "letters, digits, `.`, `_` and `-`, at most 100 of them, not starting with `.`";
+        return Some(Fault::new(
+            "name",
+            format!("`{name}` cannot name a directory: allowed are {allowed}"),
+        ));
     }
     // Some file systems take `Stages` for the same.
-    name.eq_ignore_ascii_case("stages")
-        .then(|| Fault::new("name", format!("`{name}` is where all experiments keep their stages: choose another")))
+    name.eq_ignore_ascii_case("stages").then(|| {
+        Fault::new(
+            "name",
+            format!("`{name}` is where all experiments keep their stages: choose another"),
+        )
+    })
 }
 
 fn data(data: &DataConfig) -> Vec<Fault> {
     let mut faults = Vec::new();
     let needs_path = data.kind.known_name().is_none() && data.kind != DataKind::None;
     if needs_path && data.path.is_none() {
-        faults.push(Fault::new("data.path", "is missing: such files are found nowhere but where this key says"));
+        faults.push(Fault::new(
+            "data.path",
+            "is missing: such files are found nowhere but where this key says",
+        ));
     }
     if data.class_map.is_some() && data.kind != DataKind::ImageFolder {
         let problem = "has no effect, because data.type is not `image-folder`: leave it out";
@@ -361,15 +276,17 @@ fn axis<T: Ord>(path: &str, values: &[T]) -> Vec<Fault> {
 
 fn distinct<T: Ord>(path: &str, values: &[T]) -> Vec<Fault> {
     let mut places = BTreeMap::new();
-    let repeats = values.iter().enumerate().filter_map(|(index, value)| match places.entry(value) {
-        Entry::Occupied(first) => {
-            Some(Fault::new(format!("{path}[{index}]"), format!("repeats {path}[{}]", first.get())))
-        }
-        Entry::Vacant(place) => {
-            place.insert(index);
-            None
-        }
-    });
+    let repeats =
+        values.iter().enumerate().filter_map(|(index, value)| match places.entry(value) {
+            Entry::Occupied(first) => Some(Fault::new(
+                format!("{path}[{index}]"),
+                format!("repeats {path}[{}]", first.get()),
+            )),
+            Entry::Vacant(place) => {
+                place.insert(index);
+                None
+            }
+        });
     repeats.collect()
 }
 
@@ -395,61 +312,23 @@ fn size(experiment: &Experiment) -> Option<Fault> {
     let rows = axes.iter().fold(1usize, |rows, (_, length)| rows.saturating_mul(*length));
     let (longest, length) = axes.into_iter().max_by_key(|(_, length)| *length)?;
     (rows > MOST_ROWS).then(|| {
-        let problem = format!("its {length} values make a matrix of {rows} rows, of which {MOST_ROWS} are allowed");
+        let problem = format!(
+            "its {length} values make a matrix of {rows} rows, of which {MOST_ROWS} are allowed"
+        );
         Fault::new(longest, problem)
     })
 }
 
-fn ranges(experiment: &Experiment) -> Vec<Fault> {
-    let tree = match serde_yaml::to_value(experiment) {
-        Ok(tree) => tree,
-        Err(error) => return vec![Fault::new(".", error.to_string())],
-    };
-    let mut faults = Vec::new();
-    for (path, range) in RANGES {
-        for path in places(path, experiment) {
-            let Some(value) = path.split('.').try_fold(&tree, |node, key| node.get(key)) else { continue };
-            match value {
-                Value::Sequence(values) => {
-                    let values = values.iter().enumerate();
-                    faults.extend(values.filter_map(|(at, value)| in_range(&format!("{path}[{at}]"), value, range)));
-                }
-                value => faults.extend(in_range(&path, value, range)),
-            }
-        }
-    }
-    for (name, protocol) in &experiment.protocols {
-        for (index, EnsembleMember { weight, .. }) in protocol.relabel.ensemble.iter().enumerate() {
-            let path = format!("protocols.{name}.relabel.ensemble[{index}].weight");
-            faults.extend(in_range(&path, &Value::from(*weight), &positive(1e6)));
-        }
-    }
-    faults
-}
-
-/// Where a key of [`RANGES`] stands in the experiment: once, or once per method or protocol.
-fn places(path: &str, experiment: &Experiment) -> Vec<String> {
-    match path.split_once('.') {
-        Some(("recover", key)) => experiment.methods.keys().map(|name| format!("methods.{name}.{key}")).collect(),
-        Some(("relabel" | "validate", _)) => {
-            experiment.protocols.keys().map(|name| format!("protocols.{name}.{path}")).collect()
-        }
-        _ => vec![path.to_string()],
-    }
-}
-
-fn in_range(path: &str, value: &Value, range: &Range) -> Option<Fault> {
-    let number = value.as_f64().filter(|number| !range.contains(*number))?;
-    Some(Fault::new(path, format!("{number} is out of range: must be {range}")))
-}
-
 fn ascending(path: &str, [low, high]: [f64; 2]) -> Option<Fault> {
-    (low > high).then(|| Fault::new(path, format!("the smallest share, {low}, is above the largest, {high}")))
+    (low > high).then(|| {
+        Fault::new(path, format!("the smallest share, {low}, is above the largest, {high}"))
+    })
 }
 
 fn stored_epochs(relabel: &RelabelConfig) -> Option<Fault> {
     let stored = relabel.stored_epochs.filter(|stored| *stored > relabel.epochs)?;
-    let problem = format!("{stored} epochs are to be stored, but relabel.epochs is {}", relabel.epochs);
+    let problem =
+        format!("{stored} epochs are to be stored, but relabel.epochs is {}", relabel.epochs);
     Some(Fault::new("relabel.stored_epochs", problem))
 }
 
@@ -476,7 +355,9 @@ fn recover_terms(recover: &RecoverConfig) -> Vec<Fault> {
         faults.push(Fault::new("recover.crop_curriculum", problem));
     }
     if let Some(residual) = &recover.residual {
-        let last = (residual.budgets as usize - 1).checked_rem(residual.scales.len()).map(|at| residual.scales[at]);
+        let last = (residual.budgets as usize - 1)
+            .checked_rem(residual.scales.len())
+            .map(|at| residual.scales[at]);
         if recover.is_data_free() {
             let problem = "blends images with what they start from, which is noise: set recover.start to `real`, `clusters` or `crops`, or leave it out";
             faults.push(Fault::new("recover.residual", problem));
@@ -504,11 +385,19 @@ fn hard_labels(experiment: &Experiment) -> Vec<Fault> {
         return Vec::new();
     }
     let contradiction = |path: &str, problem: &str| {
-        Fault::new(path, format!("{problem}, but validate.loss is `ce`, which trains on hard labels"))
+        Fault::new(
+            path,
+            format!("{problem}, but validate.loss is `ce`, which trains on hard labels"),
+        )
     };
-    let soft = experiment.baselines.iter().enumerate().filter(|(_, baseline)| baseline.labels() == Labels::Soft);
-    let mut faults: Vec<Fault> =
-        soft.map(|(at, _)| contradiction(&format!("baselines[{at}]"), "this baseline has soft labels")).collect();
+    let soft = experiment
+        .baselines
+        .iter()
+        .enumerate()
+        .filter(|(_, baseline)| baseline.labels() == Labels::Soft);
+    let mut faults: Vec<Fault> = soft
+        .map(|(at, _)| contradiction(&format!("baselines[{at}]"), "this baseline has soft labels"))
+        .collect();
     if experiment.relabel_teachers != RelabelTeachers::Same {
         faults.push(contradiction("relabel_teachers", "these teachers would give soft labels"));
     }

@@ -50,13 +50,13 @@ pub(super) const MOST: usize = 50;
 /// A fault and what to change.
 #[derive(Debug)]
 pub struct Located {
-    pub(super) place: Place,
+    pub(super) place: YamlPlace,
     pub(super) fault: Fault,
 }
 
 /// What is to be changed.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum YamlPlace {
     /// The file, nobody knows where.
     File,
     /// A place in the file, both from 1.
@@ -69,21 +69,23 @@ pub(super) enum Place {
 fn told(file: &Path, faults: &[Located]) -> String {
     if let [Located { place, fault }] = faults {
         return match place {
-            Place::File => format!("{}: {fault}", file.display()),
-            Place::Line { line, .. } => format!("{}, line {line}: {fault}", file.display()),
-            Place::Override(argument) => format!("--set {argument}: {fault}"),
+            YamlPlace::File => format!("{}: {fault}", file.display()),
+            YamlPlace::Line { line, .. } => format!("{}, line {line}: {fault}", file.display()),
+            YamlPlace::Override(argument) => format!("--set {argument}: {fault}"),
         };
     }
-    let count = if faults.len() < MOST { faults.len().to_string() } else { format!("at least {MOST}") };
+    let count =
+        if faults.len() < MOST { faults.len().to_string() } else { format!("at least {MOST}") };
     let mut lists = HashSet::new();
     let line = |Located { place, fault }: &Located| {
         // What is known at one place is told once.
         let is_new = lists.insert(fault.known.split_once(": ").map(|(_, list)| list.to_string()));
-        let fault = if is_new { fault.to_string() } else { format!("`{}`: {}", fault.path, fault.problem) };
+        let fault =
+            if is_new { fault.to_string() } else { format!("`{}`: {}", fault.path, fault.problem) };
         match place {
-            Place::File => format!("\n  {fault}"),
-            Place::Line { line, .. } => format!("\n  line {line}: {fault}"),
-            Place::Override(argument) => format!("\n  --set {argument}: {fault}"),
+            YamlPlace::File => format!("\n  {fault}"),
+            YamlPlace::Line { line, .. } => format!("\n  line {line}: {fault}"),
+            YamlPlace::Override(argument) => format!("\n  --set {argument}: {fault}"),
         }
     };
     format!("{}: {count} faults:{}", file.display(), faults.iter().map(line).collect::<String>())
@@ -96,7 +98,8 @@ pub(super) struct Fault {
     pub path: String,
     /// What is wrong and what is allowed.
     pub problem: String,
-    /// After an unknown name those that are known, as the rest of the sentence or a sentence of its own.
+    /// After an unknown name those that are known, as the rest of the sentence or a sentence of its
+    /// own.
     pub known: String,
 }
 
@@ -129,19 +132,29 @@ impl Fault {
     }
 
     /// "unknown key; did you mean `x`? Known keys: …"
-    fn unknown(path: impl Into<String>, what: &str, quoted: &str, name: &str, known: &[&str]) -> Self {
+    fn unknown(
+        path: impl Into<String>,
+        what: &str,
+        quoted: &str,
+        name: &str,
+        known: &[&str],
+    ) -> Self {
         let (hint, list) = (nearest(name, known), known.join(", "));
         let (problem, known) = match hint {
-            _ if known.is_empty() => (format!("unknown {what}{quoted}; there is nothing to set here"), String::new()),
-            Some(near) => {
-                (format!("unknown {what}{quoted}; did you mean `{near}`?"), format!(" Known {what}s: {list}"))
+            _ if known.is_empty() => {
+                (format!("unknown {what}{quoted}; there is nothing to set here"), String::new())
             }
+            Some(near) => (
+                format!("unknown {what}{quoted}; did you mean `{near}`?"),
+                format!(" Known {what}s: {list}"),
+            ),
             None => (format!("unknown {what}{quoted}"), format!("; known {what}s: {list}")),
         };
         Self { path: path.into(), problem, known }
     }
 
-    /// What serde said about `path`, in the words of an experiment file, whose top knows the keys `short` too.
+    /// What serde said about `path`, in the words of an experiment file, whose top knows the keys
+    /// `short` too.
     pub fn from_serde(path: &str, message: &str, short: &[&'static str]) -> Self {
         let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         match names.split_first() {
@@ -153,15 +166,19 @@ impl Fault {
             Some((name, known)) if message.starts_with("unknown variant") => {
                 Self::unknown(path, "value", &format!(" `{name}`"), name, known)
             }
-            Some((name, _)) if message.starts_with("missing field") => Self::new(join(path, name), MISSING),
+            Some((name, _)) if message.starts_with("missing field") => {
+                Self::new(join(path, name), MISSING)
+            }
             _ => Self::new(path, in_plain_words(message)),
         }
     }
 }
 
-/// `path` with `key` appended, unless it is there already (serde's path sometimes ends at the key, sometimes before it).
+/// `path` with `key` appended, unless it is there already (serde's path sometimes ends at the key,
+/// sometimes before it).
 fn join(path: &str, key: &str) -> String {
-    let is_there = path.strip_suffix(key).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    let is_there =
+        path.strip_suffix(key).is_some_and(|before| before.is_empty() || before.ends_with('.'));
     match path {
         "." | "" => key.to_string(),
         _ if is_there => path.to_string(),
@@ -172,10 +189,16 @@ fn join(path: &str, key: &str) -> String {
 /// What the parser said, in the user's words.
 pub(super) fn of_yaml(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
-    let number = text.split('`').nth(1).filter(|_| text.contains("as u128") || text.contains("as i128"));
-    let place = error.location().map_or(String::new(), |at| format!(" at line {} column {}", at.line(), at.column()));
+    let number =
+        text.split('`').nth(1).filter(|_| text.contains("as u128") || text.contains("as i128"));
+    let place = error
+        .location()
+        .map_or(String::new(), |at| format!(" at line {} column {}", at.line(), at.column()));
     match number {
-        Some(number) => format!("the number `{number}`{place} is too large: whole numbers are at most {}", u64::MAX),
+        Some(number) => format!(
+            "the number `{number}`{place} is too large: whole numbers are at most {}",
+            u64::MAX
+        ),
         None if text.contains("cannot start any token") => {
             format!("{text}; if it is a tab: YAML is indented by spaces")
         }
@@ -193,9 +216,13 @@ pub(super) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str>
 
 /// What serde said of a value's type, in the user's words.
 fn in_plain_words(message: &str) -> String {
-    let kinds =
-        [("invalid type: ", ", expected "), ("invalid value: ", ", expected "), ("invalid length ", ", expected ")];
-    let parts = kinds.iter().find_map(|(start, middle)| message.strip_prefix(start)?.rsplit_once(middle));
+    let kinds = [
+        ("invalid type: ", ", expected "),
+        ("invalid value: ", ", expected "),
+        ("invalid length ", ", expected "),
+    ];
+    let parts =
+        kinds.iter().find_map(|(start, middle)| message.strip_prefix(start)?.rsplit_once(middle));
     let Some((found, expected)) = parts else { return message.to_string() };
     let text = found.strip_prefix("string ").map(|quoted| quoted.trim_matches('"'));
     if let Some(name) = expected.strip_prefix("internally tagged enum ") {
@@ -210,10 +237,16 @@ fn of_types(found: &str, text: Option<&str>, name: &str) -> String {
     let known: Vec<&str> = types.iter().map(|(name, _)| name.as_str()).collect();
     let example = match text.and_then(|text| types.iter().find(|(name, _)| name == text)) {
         Some((name, keys)) => {
-            format!("set `{{type: {name}{}}}`", keys.iter().map(|key| format!(", {key}: …")).collect::<String>())
+            format!(
+                "set `{{type: {name}{}}}`",
+                keys.iter().map(|key| format!(", {key}: …")).collect::<String>()
+            )
         }
         None if schema::may_be_null(name) => {
-            format!("expected `type` and its keys below this, or `null` (off); types: {}", known.join(", "))
+            format!(
+                "expected `type` and its keys below this, or `null` (off); types: {}",
+                known.join(", ")
+            )
         }
         None => format!("expected `type` and its keys below this; types: {}", known.join(", ")),
     };
@@ -224,7 +257,9 @@ fn of_types(found: &str, text: Option<&str>, name: &str) -> String {
 fn found_value(found: &str) -> String {
     match found.split_once(' ') {
         Some(("string", quoted)) => format!("is the text {}", quoted.replace('"', "`")),
-        Some(("integer" | "floating", _)) => format!("is the number {}", found.rsplit(' ').next().unwrap_or(found)),
+        Some(("integer" | "floating", _)) => {
+            format!("is the number {}", found.rsplit(' ').next().unwrap_or(found))
+        }
         Some(("boolean", value)) => format!("is {value}"),
         Some(("unit" | "Option", _)) => "is empty (`null`)".into(),
         _ if found == "map" => "has keys below it".into(),
@@ -245,10 +280,13 @@ fn expected_value(expected: &str) -> String {
         "a sequence" => "a list".into(),
         "a map" => "keys below it".into(),
         "field identifier" => "text as a key".into(),
-        "string or map" | "variant identifier" | "string or singleton map" | "a Value::Tagged enum" => {
-            "the name of one of its values, as text".into()
+        "string or map"
+        | "variant identifier"
+        | "string or singleton map"
+        | "a Value::Tagged enum" => "the name of one of its values, as text".into(),
+        _ if expected.starts_with("struct ") || expected.starts_with("enum ") => {
+            "keys below it".into()
         }
-        _ if expected.starts_with("struct ") || expected.starts_with("enum ") => "keys below it".into(),
         _ => match expected.strip_prefix("an array of length ") {
             Some(length) => format!("a list of {length} numbers"),
             None => expected.to_string(),

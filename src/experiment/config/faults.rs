@@ -21,7 +21,7 @@ const STAND_INS: [(&str, &str); 5] =
 /// # Errors
 /// Whatever is wrong, up to [`MOST`] faults.
 pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
-    let mut found = Found::default();
+    let mut found = FaultsFound::default();
     let (experiment, forms) = loop {
         match typed(raw.clone()) {
             Ok(found) => break found,
@@ -40,20 +40,22 @@ pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
     };
     check::values(&experiment).into_iter().for_each(|fault| found.add(as_written(fault, &forms)));
     if found.faults.is_empty() {
-        check::contradictions(&experiment).into_iter().for_each(|fault| found.add(as_written(fault, &forms)));
+        check::contradictions(&experiment)
+            .into_iter()
+            .for_each(|fault| found.add(as_written(fault, &forms)));
     }
     if found.faults.is_empty() { Ok(experiment) } else { Err(found.faults) }
 }
 
 /// The faults so far, and which elements of lists were left out for them.
 #[derive(Default)]
-struct Found {
+struct FaultsFound {
     faults: Vec<Fault>,
     paths: Vec<Vec<Segment>>,
     elements: Vec<Vec<Segment>>,
 }
 
-impl Found {
+impl FaultsFound {
     /// Notes a fault of what is left of the file, unless it comes of what was left out or there are
     /// enough.
     fn add(&mut self, fault: Fault) {
@@ -113,7 +115,10 @@ fn leave_out(raw: &mut Mapping, path: &[Segment]) -> Option<usize> {
     if depth > 0 {
         return Some(1 + depth);
     }
-    let stand_in = STAND_INS.iter().find(|(key, _)| key == top).and_then(|(_, value)| serde_yaml::from_str(value).ok());
+    let stand_in = STAND_INS
+        .iter()
+        .find(|(key, _)| key == top)
+        .and_then(|(_, value)| serde_yaml::from_str(value).ok());
     match stand_in {
         None => raw.remove(top).map(|_| 1),
         Some(stand_in) if raw.get(top) == Some(&stand_in) => None,
@@ -131,7 +136,9 @@ fn remove(node: &mut Value, path: &[Segment]) -> usize {
     let depth = path::at(node, &path[..1]).map(|child| remove(child, rest));
     match (depth, node, first) {
         (None, ..) => 0,
-        (Some(0), Value::Mapping(keys), Segment::Key(key)) => keys.remove(key.as_str()).map_or(0, |_| 1),
+        (Some(0), Value::Mapping(keys), Segment::Key(key)) => {
+            keys.remove(key.as_str()).map_or(0, |_| 1)
+        }
         (Some(0), Value::Sequence(values), Segment::Index(index)) => {
             values.remove(*index);
             1

@@ -1,4 +1,5 @@
-//! Finds a YAML path in the text: a walk that stops with a deliberate error at the wanted key, whose location the parser adds.
+//! Finds a YAML path in the text: a walk that stops with a deliberate error at the wanted key,
+//! whose location the parser adds.
 
 use std::fmt;
 
@@ -6,7 +7,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use super::path::Segment;
 
-/// The line and column (from 1) where `path` stands in `text`, or the longest part of it that stands there.
+/// The line and column (from 1) where `path` stands in `text`, or the longest part of it that
+/// stands there.
 pub(super) fn position(text: &str, path: &[Segment]) -> Option<(usize, usize)> {
     (1..=path.len()).rev().find_map(|length| exact(text, &path[..length]))
 }
@@ -41,7 +43,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let [Segment::Key(wanted), rest @ ..] = self.0 else { return Err(A::Error::custom("not a list")) };
+        let [Segment::Key(wanted), rest @ ..] = self.0 else {
+            return Err(A::Error::custom("not a list"));
+        };
         while let Some(matches) = map.next_key_seed(Key { wanted, last: rest.is_empty() })? {
             if matches {
                 return map.next_value_seed(Walk(rest));
@@ -52,7 +56,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
-        let [Segment::Index(wanted), rest @ ..] = self.0 else { return Err(A::Error::custom("not a mapping")) };
+        let [Segment::Index(wanted), rest @ ..] = self.0 else {
+            return Err(A::Error::custom("not a mapping"));
+        };
         for _ in 0..*wanted {
             sequence.next_element::<IgnoredAny>()?;
         }

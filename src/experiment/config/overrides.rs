@@ -15,11 +15,13 @@ pub(super) struct Override<'a> {
 impl<'a> Override<'a> {
     /// Reads `path=value`, the value being YAML (`5`, `[1, 10]`, `{type: none}`, `null`).
     pub fn parse(argument: &'a str) -> Result<Self, ConfigError> {
-        let fail = |problem: String| ConfigError::Override { argument: argument.to_string(), problem };
-        let (path, value) = argument
-            .split_once('=')
-            .ok_or_else(|| fail("expected `path=value`, such as `recover.iterations=5`".to_string()))?;
-        let path = path::parse(path.trim()).ok_or_else(|| fail(format!("`{path}` is not a path of keys")))?;
+        let fail =
+            |problem: String| ConfigError::Override { argument: argument.to_string(), problem };
+        let (path, value) = argument.split_once('=').ok_or_else(|| {
+            fail("expected `path=value`, such as `recover.iterations=5`".to_string())
+        })?;
+        let path = path::parse(path.trim())
+            .ok_or_else(|| fail(format!("`{path}` is not a path of keys")))?;
         let value = serde_yaml::from_str(value)
             .map_err(|error| fail(format!("the value can't be read: {}", of_yaml(&error))))?;
         Ok(Self { argument, path, value })
@@ -27,8 +29,10 @@ impl<'a> Override<'a> {
 
     /// Writes the value into `root`, creating mappings on the way.
     pub fn apply(&self, root: &mut Value) -> Result<(), ConfigError> {
-        let fail =
-            |problem: &str| ConfigError::Override { argument: self.argument.to_string(), problem: problem.to_string() };
+        let fail = |problem: &str| ConfigError::Override {
+            argument: self.argument.to_string(),
+            problem: problem.to_string(),
+        };
         let mut node = root;
         for segment in &self.path {
             node = match segment {
@@ -43,9 +47,9 @@ impl<'a> Override<'a> {
                     })?;
                     mapping.entry(Value::from(key.as_str())).or_insert(Value::Null)
                 }
-                Segment::Index(index) => node
-                    .get_mut(*index)
-                    .ok_or_else(|| fail(&format!("the file has no list with an element [{index}] there")))?,
+                Segment::Index(index) => node.get_mut(*index).ok_or_else(|| {
+                    fail(&format!("the file has no list with an element [{index}] there"))
+                })?,
             };
         }
         *node = self.value.clone();

@@ -51,7 +51,8 @@ const PROTOCOL: &str = "protocol";
 /// In a preset's section, what `compat: official` stands for.
 const OFFICIAL: &str = "official";
 
-/// The names of all presets. A preset has a section for each stage that its recipe says something of; a protocol has none for recover.
+/// The names of all presets. A preset has a section for each stage that its recipe says something
+/// of; a protocol has none for recover.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
@@ -66,8 +67,12 @@ pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
     let path = format!("{stage}.preset");
     let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
         let known: Vec<&str> = names().collect();
-        let hint = nearest(name, &known).map_or(String::new(), |near| format!(" Did you mean `{near}`?"));
-        return Err(Fault::new(path, format!("there is no preset `{name}`; there are {}.{hint}", known.join(", "))));
+        let hint =
+            nearest(name, &known).map_or(String::new(), |near| format!(" Did you mean `{near}`?"));
+        return Err(Fault::new(
+            path,
+            format!("there is no preset `{name}`; there are {}.{hint}", known.join(", ")),
+        ));
     };
     let preset = parse(name, text)?;
     // A protocol has sections for the student, not for the images.
@@ -81,16 +86,21 @@ pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
             Ok(section)
         }
         _ => {
-            let stages: Vec<&str> = preset.keys().filter_map(Value::as_str).filter(|key| *key != PROTOCOL).collect();
+            let stages: Vec<&str> =
+                preset.keys().filter_map(Value::as_str).filter(|key| *key != PROTOCOL).collect();
             Err(Fault::new(
                 path,
-                format!("the preset `{name}` has no {stage} section; it has {}", stages.join(" and ")),
+                format!(
+                    "the preset `{name}` has no {stage} section; it has {}",
+                    stages.join(" and ")
+                ),
             ))
         }
     }
 }
 
-/// Puts the published code's quirks, which a preset lists as `official`, in the place of `compat: official`.
+/// Puts the published code's quirks, which a preset lists as `official`, in the place of
+/// `compat: official`.
 pub(super) fn spell_out_quirks(section: &mut Mapping) -> Result<(), Fault> {
     let official = section.remove(OFFICIAL);
     if section.get("compat").and_then(Value::as_str) != Some("official") {
@@ -104,13 +114,15 @@ pub(super) fn spell_out_quirks(section: &mut Mapping) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Takes what the published code does with labels, which a preset has as `official`, out of a relabel `section`; it is
-/// asked for by `compat: official` among the user's own keys.
+/// Takes what the published code does with labels, which a preset has as `official`, out of a
+/// relabel `section`; it is asked for by `compat: official` among the user's own keys.
 pub(super) fn official_labels(section: &mut Mapping, user: &mut Mapping) -> Result<Mapping, Fault> {
     let official = section.remove(OFFICIAL);
     match (user.remove("compat"), official) {
         (None | Some(Value::Null), _) => Ok(Mapping::new()),
-        (Some(asked), Some(Value::Mapping(official))) if asked.as_str() == Some(OFFICIAL) => Ok(official),
+        (Some(asked), Some(Value::Mapping(official))) if asked.as_str() == Some(OFFICIAL) => {
+            Ok(official)
+        }
         _ => {
             let problem = "can only be `official`, and needs a preset of labels that the published code makes in another way, \
                            in `relabel.preset`; or leave it out";
@@ -120,6 +132,7 @@ pub(super) fn official_labels(section: &mut Mapping, user: &mut Mapping) -> Resu
 }
 
 fn parse(name: &str, text: &str) -> Result<Mapping, Fault> {
-    serde_yaml::from_str(text)
-        .map_err(|error| Fault::new(".", format!("the built-in preset `{name}` is broken: {error}")))
+    serde_yaml::from_str(text).map_err(|error| {
+        Fault::new(".", format!("the built-in preset `{name}` is broken: {error}"))
+    })
 }

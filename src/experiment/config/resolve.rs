@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::error::{ConfigError, Fault, Located, Place, of_yaml};
+use super::error::{ConfigError, Fault, Located, YamlPlace, of_yaml};
 use super::model::{Device, Experiment, Fallback, Labels, Protocol, RecoverConfig};
 use super::overrides::Override;
 use super::{faults, locate, path, presets};
@@ -17,7 +17,8 @@ pub(super) const LISTS: [&str; 6] = ["teachers", "students", "ipc", "seeds", "la
 pub(super) const SHORT: [&str; 3] = ["recover", "relabel", "validate"];
 
 impl Experiment {
-    /// Reads, overrides (`recover.iterations=5`), resolves and checks the experiment file at `path`.
+    /// Reads, overrides (`recover.iterations=5`), resolves and checks the experiment file at
+    /// `path`.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
         Self::from_yaml(&fs::read_to_string(path).map_err(read)?, path, overrides)
@@ -36,7 +37,10 @@ impl Experiment {
             ConfigError::Syntax { file: file.to_path_buf(), message }
         };
         let text = without_mark(text);
-        let overrides = overrides.iter().map(|argument| Override::parse(argument)).collect::<Result<Vec<_>, _>>()?;
+        let overrides = overrides
+            .iter()
+            .map(|argument| Override::parse(argument))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut root: Value = serde_yaml::from_str(text).map_err(syntax)?;
         expand_merges(&mut root).map_err(syntax)?;
         for one in &overrides {
@@ -86,10 +90,10 @@ fn blame(faults: Vec<Fault>, text: &str, file: &Path, overrides: &[Override]) ->
     let place = |fault: Fault| {
         let segments = path::parse(&fault.path).unwrap_or_default();
         let place = match overrides.iter().rev().find(|one| one.sets(&segments)) {
-            Some(one) => Place::Override(one.argument.to_string()),
+            Some(one) => YamlPlace::Override(one.argument.to_string()),
             None => match locate::position(text, &segments) {
-                Some((line, column)) => Place::Line { line, column },
-                None => Place::File,
+                Some((line, column)) => YamlPlace::Line { line, column },
+                None => YamlPlace::File,
             },
         };
         Located { place, fault }
@@ -106,27 +110,29 @@ impl RecoverConfig {
     /// When there is no such preset, or it has no recovery.
     pub fn of_preset(name: &str) -> Result<Self, ConfigError> {
         let invalid = |fault| {
-            let faults = vec![Located { place: Place::File, fault }];
+            let faults = vec![Located { place: YamlPlace::File, fault }];
             ConfigError::Invalid { file: name.into(), faults }
         };
         let defaults = stage_defaults(&mut presets::defaults());
         let section = stage_section("recover", Some(name.into()), &defaults).map_err(invalid)?;
-        serde_path_to_error::deserialize(Value::Mapping(section))
-            .map_err(|error| invalid(Fault::from_serde(&error.path().to_string(), &error.inner().to_string(), &[])))
+        serde_path_to_error::deserialize(Value::Mapping(section)).map_err(|error| {
+            invalid(Fault::from_serde(&error.path().to_string(), &error.inner().to_string(), &[]))
+        })
     }
 }
 
-/// What the keys of a file are, each of its type, in the experiment with all keys; and the short forms that the file uses.
+/// What the keys of a file are, each of its type, in the experiment with all keys; and the short
+/// forms that the file uses.
 ///
 /// # Errors
 /// The first key or value that is no such thing.
-pub(super) fn typed(mut raw: Mapping) -> Result<(Experiment, Vec<Form>), Fault> {
+pub(super) fn typed(mut raw: Mapping) -> Result<(Experiment, Vec<ShortForm>), Fault> {
     spell_out(&mut raw);
     let mut resolved = presets::defaults();
     let defaults = stage_defaults(&mut resolved);
     let (methods, method_form) = methods(&mut raw, &defaults)?;
     let (protocols, protocol_form) = protocols(&mut raw, &defaults)?;
-    let forms: Vec<Form> = method_form.into_iter().chain(protocol_form).collect();
+    let forms: Vec<ShortForm> = method_form.into_iter().chain(protocol_form).collect();
     let chose_baselines = raw.contains_key("baselines");
     resolved.extend(raw);
     resolved.insert("methods".into(), Value::Mapping(methods));
@@ -135,7 +141,8 @@ pub(super) fn typed(mut raw: Mapping) -> Result<(Experiment, Vec<Form>), Fault> 
         let path = key_of_choice(&resolved, &path, &message).unwrap_or(path);
         as_written(Fault::from_serde(&path, &message, &SHORT), &forms)
     })?;
-    for protocol in experiment.protocols.values_mut().filter(|p| p.relabel.provider == Device::Cuda) {
+    for protocol in experiment.protocols.values_mut().filter(|p| p.relabel.provider == Device::Cuda)
+    {
         protocol.relabel.fallback.get_or_insert(Fallback::Error);
     }
     // Of the default baselines those stay that some protocol can have.
@@ -151,33 +158,43 @@ fn read(resolved: &Mapping) -> Result<Experiment, (String, String)> {
         .map_err(|error| (error.path().to_string(), error.inner().to_string()))
 }
 
-/// The path of the wrong value among the keys beside a `type`, of which serde tells the parent alone: without the wrong
-/// one it says something else.
+/// The path of the wrong value among the keys beside a `type`, of which serde tells the parent
+/// alone: without the wrong one it says something else.
 fn key_of_choice(resolved: &Mapping, path: &str, message: &str) -> Option<String> {
     if !message.starts_with("invalid ") {
         return None;
     }
     let segments = path::parse(path)?;
     let mut tree = Value::Mapping(resolved.clone());
-    let keys = path::at(&mut tree, &segments)?.as_mapping().filter(|keys| keys.contains_key("type"))?.clone();
+    let keys = path::at(&mut tree, &segments)?
+        .as_mapping()
+        .filter(|keys| keys.contains_key("type"))?
+        .clone();
     keys.keys().filter_map(Value::as_str).filter(|key| *key != "type").find_map(|key| {
         let mut without = keys.clone();
         without.remove(key);
         *path::at(&mut tree, &segments)? = Value::Mapping(without);
-        let is_same = read(tree.as_mapping()?).is_err_and(|(other, said)| other == path && said == message);
+        let is_same =
+            read(tree.as_mapping()?).is_err_and(|(other, said)| other == path && said == message);
         (!is_same).then(|| format!("{path}.{key}"))
     })
 }
 
 /// Takes the stages' sections out of the defaults.
 fn stage_defaults(defaults: &mut Mapping) -> Mapping {
-    SHORT.iter().map(|stage| (Value::from(*stage), defaults.remove(stage).unwrap_or_default())).collect()
+    SHORT
+        .iter()
+        .map(|stage| (Value::from(*stage), defaults.remove(stage).unwrap_or_default()))
+        .collect()
 }
 
-/// Turns one value into a list of one, and `data: x` into `data: {type: x}`; without real data, students and baselines are none.
+/// Turns one value into a list of one, and `data: x` into `data: {type: x}`; without real data,
+/// students and baselines are none.
 fn spell_out(raw: &mut Mapping) {
     for key in LISTS {
-        if let Some(value) = raw.get_mut(key).filter(|value| !value.is_sequence() && !value.is_null()) {
+        if let Some(value) =
+            raw.get_mut(key).filter(|value| !value.is_sequence() && !value.is_null())
+        {
             *value = Value::Sequence(vec![value.clone()]);
         }
     }
@@ -191,38 +208,41 @@ fn spell_out(raw: &mut Mapping) {
     }
 }
 
-/// A short form that the file uses: faults at `long` are told as `short`, which is where the user wrote it.
-pub(super) struct Form {
+/// A short form that the file uses: faults at `long` are told as `short`, which is where the user
+/// wrote it.
+pub(super) struct ShortForm {
     long: String,
     short: &'static str,
 }
 
 /// The fault at the place where the user wrote what is wrong.
-pub(super) fn as_written(fault: Fault, forms: &[Form]) -> Fault {
+pub(super) fn as_written(fault: Fault, forms: &[ShortForm]) -> Fault {
     forms.iter().fold(fault, |fault, form| fault.moved(&form.long, form.short))
 }
 
 /// Every method with all keys.
-fn methods(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<Form>), Fault> {
+fn methods(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<ShortForm>), Fault> {
     let short = raw.remove("recover");
     if let Some(named) = named(raw, "methods", short.is_some().then_some("recover"))? {
         let resolve = |(name, user): (String, Value)| {
             let at = format!("methods.{name}");
-            let section = stage_section("recover", Some(user), defaults).map_err(|f| f.moved("recover", &at))?;
+            let section = stage_section("recover", Some(user), defaults)
+                .map_err(|f| f.moved("recover", &at))?;
             Ok((Value::from(name), Value::Mapping(section)))
         };
         return Ok((named.into_iter().map(resolve).collect::<Result<_, _>>()?, Vec::new()));
     }
     let name = preset_alone(short.as_ref()).unwrap_or("distilled").to_string();
-    let form = Form { long: format!("methods.{name}"), short: "recover" };
+    let form = ShortForm { long: format!("methods.{name}"), short: "recover" };
     let section = stage_section("recover", short, defaults)?;
     Ok((Mapping::from_iter([(name.into(), Value::Mapping(section))]), vec![form]))
 }
 
 /// Every protocol with all keys.
-fn protocols(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<Form>), Fault> {
+fn protocols(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<ShortForm>), Fault> {
     let (relabel, validate) = (raw.remove("relabel"), raw.remove("validate"));
-    let short = if relabel.is_some() { Some("relabel") } else { validate.is_some().then_some("validate") };
+    let short =
+        if relabel.is_some() { Some("relabel") } else { validate.is_some().then_some("validate") };
     if let Some(named) = named(raw, "protocols", short)? {
         let resolve = |(name, user): (String, Value)| {
             let section = protocol(&format!("protocols.{name}"), user, defaults)?;
@@ -235,7 +255,7 @@ fn protocols(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<Form
         (Some(relabel), Some(validate)) if relabel == validate => relabel.to_string(),
         _ => "default".to_string(),
     };
-    let form = |short| Form { long: format!("protocols.{name}.{short}"), short };
+    let form = |short| ShortForm { long: format!("protocols.{name}.{short}"), short };
     let forms = vec![form("relabel"), form("validate")];
     let sections = Mapping::from_iter([
         ("relabel".into(), Value::Mapping(stage_section("relabel", relabel, defaults)?)),
@@ -249,10 +269,16 @@ fn protocol(at: &str, user: Value, defaults: &Mapping) -> Result<Mapping, Fault>
     let mut user = match user {
         Value::Null => Mapping::new(),
         Value::Mapping(user) => user,
-        Value::String(_) => {
-            ["relabel", "validate"].map(|stage| (Value::from(stage), user.clone())).into_iter().collect()
+        Value::String(_) => ["relabel", "validate"]
+            .map(|stage| (Value::from(stage), user.clone()))
+            .into_iter()
+            .collect(),
+        _ => {
+            return Err(Fault::new(
+                at,
+                "expected `relabel` and `validate` below this, or the name of a preset",
+            ));
         }
-        _ => return Err(Fault::new(at, "expected `relabel` and `validate` below this, or the name of a preset")),
     };
     for stage in ["relabel", "validate"] {
         let section = stage_section(stage, user.remove(stage), defaults)
@@ -262,17 +288,28 @@ fn protocol(at: &str, user: Value, defaults: &Mapping) -> Result<Mapping, Fault>
     Ok(user)
 }
 
-/// The named entries of `key`, if the file has it; `short` is its short form where the file has that.
-fn named(raw: &mut Mapping, key: &str, short: Option<&str>) -> Result<Option<Vec<(String, Value)>>, Fault> {
+/// The named entries of `key`, if the file has it; `short` is its short form where the file has
+/// that.
+fn named(
+    raw: &mut Mapping,
+    key: &str,
+    short: Option<&str>,
+) -> Result<Option<Vec<(String, Value)>>, Fault> {
     let entries = match raw.remove(key) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Mapping(entries)) => entries,
         Some(_) => {
-            return Err(Fault::new(key, "expected names below this, each with settings or the name of a preset"));
+            return Err(Fault::new(
+                key,
+                "expected names below this, each with settings or the name of a preset",
+            ));
         }
     };
     if let Some(short) = short {
-        return Err(Fault::new(short, format!("is the short form of `{key}`, which the file has too: leave one out")));
+        return Err(Fault::new(
+            short,
+            format!("is the short form of `{key}`, which the file has too: leave one out"),
+        ));
     }
     let entry = |(name, value): (Value, Value)| match name {
         Value::String(name) => Ok((name, value)),
@@ -296,7 +333,12 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
         Some(Value::Mapping(user)) => user,
         None | Some(Value::Null) => Mapping::new(),
         Some(Value::String(name)) => Mapping::from_iter([("preset".into(), name.into())]),
-        Some(_) => return Err(Fault::new(stage, "expected keys such as `preset: scdd-cifar100` below this")),
+        Some(_) => {
+            return Err(Fault::new(
+                stage,
+                "expected keys such as `preset: scdd-cifar100` below this",
+            ));
+        }
     };
     let mut section = match defaults.get(stage) {
         Some(Value::Mapping(defaults)) => defaults.clone(),
@@ -305,7 +347,9 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
     match user.remove("preset") {
         None | Some(Value::Null) => {}
         Some(Value::String(name)) => merge(&mut section, presets::section(&name, stage)?),
-        Some(_) => return Err(Fault::new(format!("{stage}.preset"), "expected the name of a preset")),
+        Some(_) => {
+            return Err(Fault::new(format!("{stage}.preset"), "expected the name of a preset"));
+        }
     }
     if stage == "relabel" {
         let official = presets::official_labels(&mut section, &mut user)?;
@@ -326,7 +370,9 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
 pub(super) fn merge(base: &mut Mapping, over: Mapping) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
-            (Some(Value::Mapping(base)), Value::Mapping(over)) if same_type(base, &over) => merge(base, over),
+            (Some(Value::Mapping(base)), Value::Mapping(over)) if same_type(base, &over) => {
+                merge(base, over)
+            }
             (_, value) => {
                 base.insert(key, value);
             }

@@ -43,7 +43,9 @@ fn quickstart() -> Experiment {
 
 #[test]
 fn the_weight_of_the_statistics_is_a_number_or_auto() {
-    for (text, weight) in [("auto", BnWeight::Auto), ("0.5", BnWeight::Fixed(0.5)), ("2", BnWeight::Fixed(2.0))] {
+    for (text, weight) in
+        [("auto", BnWeight::Auto), ("0.5", BnWeight::Fixed(0.5)), ("2", BnWeight::Fixed(2.0))]
+    {
         let experiment = with(&format!("recover: {{r_bn: {text}}}\n"));
         assert_eq!(recover(&experiment).r_bn, weight);
         assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
@@ -56,21 +58,30 @@ fn the_quickstart_resolves_and_has_two_cells_in_order() {
     let cells = experiment.cells();
     assert_eq!(cells.len(), 2);
     assert!(
-        cells[0].teacher.ends_with("resnet18-w16-supervised") && cells[1].teacher.ends_with("resnet18-w16-moco-v2")
+        cells[0].teacher.ends_with("resnet18-w16-supervised")
+            && cells[1].teacher.ends_with("resnet18-w16-moco-v2")
     );
     assert!(cells.iter().all(|cell| cell.relabel_teacher == cell.teacher));
     assert_eq!((recover(&experiment).jitter, recover(&experiment).iterations), (2, 250));
     let tests = relabel(&experiment).epochs / validate(&experiment).evaluate_every;
     assert!(tests >= 5, "{tests} tests are no curve");
-    assert_eq!((cells[0].method, cells[0].protocol, cells[0].labels), ("distilled", "default", Labels::Soft));
+    assert_eq!(
+        (cells[0].method, cells[0].protocol, cells[0].labels),
+        ("distilled", "default", Labels::Soft)
+    );
 }
 
 #[test]
 fn a_resolved_experiment_resolves_to_itself() {
-    let cuda = with("relabel: {provider: cuda}\nrecover: {r_bn: 0}\nrelabel_teachers: [onnx/a, onnx/b]\n");
-    assert_eq!((relabel(&cuda).fallback, recover(&cuda).first_bn_multiplier), (Some(Fallback::Error), 1.0));
-    let matrix =
-        with("methods: {a: scdd-cifar100, b: {r_bn: 1}}\nprotocols: {x: sre2l-imagenet, y: }\nlabels: [soft, hard]\n");
+    let cuda =
+        with("relabel: {provider: cuda}\nrecover: {r_bn: 0}\nrelabel_teachers: [onnx/a, onnx/b]\n");
+    assert_eq!(
+        (relabel(&cuda).fallback, recover(&cuda).first_bn_multiplier),
+        (Some(Fallback::Error), 1.0)
+    );
+    let matrix = with(
+        "methods: {a: scdd-cifar100, b: {r_bn: 1}}\nprotocols: {x: sre2l-imagenet, y: }\nlabels: [soft, hard]\n",
+    );
     for experiment in [quickstart(), with(""), cuda, matrix] {
         let yaml = experiment.to_yaml().unwrap();
         let again = parse(&yaml, &[]).unwrap();
@@ -85,14 +96,16 @@ fn every_preset_resolves_in_each_of_its_sections() {
         let has = |stage: &str| presets::section(name, stage).is_ok();
         assert!(has("recover") || (has("relabel") && has("validate")), "{name}");
         let stages = ["recover", "relabel", "validate"].into_iter().filter(|stage| has(stage));
-        let sections: String = stages.map(|stage| format!("{stage}: {{preset: {name}}}\n")).collect();
+        let sections: String =
+            stages.map(|stage| format!("{stage}: {{preset: {name}}}\n")).collect();
         with(&format!("{sections}baselines: [random_real_hard]\n"));
     }
 }
 
 #[test]
 fn a_recipe_and_its_protocol_are_labelled_and_trained_alike() {
-    let of = |name: &str| with(&format!("relabel: {{preset: {name}}}\nvalidate: {{preset: {name}}}\n"));
+    let of =
+        |name: &str| with(&format!("relabel: {{preset: {name}}}\nvalidate: {{preset: {name}}}\n"));
     for name in ["scdd", "sre2l"] {
         let (recipe, protocol) = (of(&format!("{name}-cifar100")), of(&format!("protocol-{name}")));
         assert_eq!(recipe.protocols[0], protocol.protocols[0]);
@@ -116,17 +129,25 @@ fn official_labels_are_those_of_a_teacher_in_training_mode() {
     assert_eq!(bn("{preset: scdd-cifar100}"), TeacherBn::Running);
     assert_eq!(bn("{preset: scdd-cifar100, compat: official}"), TeacherBn::Batch);
     assert_eq!(bn("{preset: protocol-sre2l, compat: official}"), TeacherBn::Batch);
-    assert_eq!(bn("{preset: protocol-sre2l, compat: official, teacher_bn: running}"), TeacherBn::Running);
+    assert_eq!(
+        bn("{preset: protocol-sre2l, compat: official, teacher_bn: running}"),
+        TeacherBn::Running
+    );
 }
 
 #[test]
 fn a_recipe_overrides_its_protocol_key_by_key() {
-    let of =
-        |name: &str| with(&format!("relabel: {{preset: {name}}}\nvalidate: {{preset: {name}}}\n")).protocols[0].clone();
+    let of = |name: &str| {
+        with(&format!("relabel: {{preset: {name}}}\nvalidate: {{preset: {name}}}\n")).protocols[0]
+            .clone()
+    };
     let (protocol, recipe) = (of("protocol-fadrm"), of("fadrm-tiny-imagenet"));
     assert_eq!((protocol.relabel.epochs, recipe.relabel.epochs), (1000, 300));
     assert_eq!((protocol.relabel.micro_batch, recipe.relabel.micro_batch), (Some(8), None));
-    assert_eq!((recipe.relabel.teacher_bn, recipe.validate.micro_batch), (TeacherBn::Running, Some(8)));
+    assert_eq!(
+        (recipe.relabel.teacher_bn, recipe.validate.micro_batch),
+        (TeacherBn::Running, Some(8))
+    );
     assert_eq!(protocol.validate, recipe.validate);
 }
 
@@ -143,8 +164,12 @@ fn official_is_what_the_presets_code_has() {
 #[test]
 fn keys_override_the_preset_and_equal_settings_are_equal() {
     let experiment = with("recover: {preset: scdd-cifar100, r_bn: 0.5}\n");
-    assert_eq!((recover(&experiment).r_bn, recover(&experiment).learning_rate), (BnWeight::Fixed(0.5), 0.4));
-    let spelled = with("recover: {preset: default, iterations: 1000, r_bn: 0.5, learning_rate: 0.4}\n");
+    assert_eq!(
+        (recover(&experiment).r_bn, recover(&experiment).learning_rate),
+        (BnWeight::Fixed(0.5), 0.4)
+    );
+    let spelled =
+        with("recover: {preset: default, iterations: 1000, r_bn: 0.5, learning_rate: 0.4}\n");
     assert_eq!(recover(&experiment), recover(&spelled));
 }
 
@@ -186,8 +211,10 @@ fn a_value_of_another_type_is_refused_in_plain_words() {
     ];
     for key in found {
         for value in ["text", "3.5", "-3", "true", "null", "[[1]]", "[]", "{odd: 1}"] {
-            let said = parse(&full.to_yaml().unwrap(), &[&format!("{key}={value}")]).map_err(|error| error.to_string());
-            let word = jargon.iter().find(|word| said.as_ref().is_err_and(|said| said.contains(*word)));
+            let said = parse(&full.to_yaml().unwrap(), &[&format!("{key}={value}")])
+                .map_err(|error| error.to_string());
+            let word =
+                jargon.iter().find(|word| said.as_ref().is_err_and(|said| said.contains(*word)));
             assert_eq!(word, None, "{said:?}");
         }
     }
@@ -224,7 +251,10 @@ fn every_baseline_is_there_unless_no_protocol_has_its_labels() {
     let soft = with("");
     assert_eq!(soft.baselines.len(), 6);
     let hard = with("protocols: {own: protocol-hard}\n");
-    assert_eq!(hard.baselines, [Baseline::RandomRealHard, Baseline::NearestMeanHard, Baseline::RdedCropsHard]);
+    assert_eq!(
+        hard.baselines,
+        [Baseline::RandomRealHard, Baseline::NearestMeanHard, Baseline::RdedCropsHard]
+    );
     assert_eq!(with("protocols: {own: protocol-hard, soft: }\n").baselines, soft.baselines);
 }
 
@@ -238,15 +268,22 @@ fn labellers_stand_in_the_order_of_the_file() {
 fn without_real_data_there_are_neither_students_nor_baselines() {
     let text = "name: x\ndata: none\nteachers: onnx/a\nipc: 1\nrecover: {classes: [7, 2], verifier: [onnx/b]}\n";
     let experiment = parse(text, &[]).unwrap();
-    assert_eq!((experiment.students.len(), experiment.baselines.len(), experiment.cells().len()), (0, 0, 0));
+    assert_eq!(
+        (experiment.students.len(), experiment.baselines.len(), experiment.cells().len()),
+        (0, 0, 0)
+    );
     let classes = |experiment: &Experiment, count| experiment.methods["distilled"].classes(count);
     assert_eq!((classes(&experiment, 10), classes(&with(""), 3)), (vec![2, 7], vec![0, 1, 2]));
     assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
-    for (key, line) in [("students", "students: onnx/s\n"), ("baselines", "baselines: random_real_soft\n")] {
+    for (key, line) in
+        [("students", "students: onnx/s\n"), ("baselines", "baselines: random_real_soft\n")]
+    {
         let message = parse(&format!("{text}{line}"), &[]).unwrap_err().to_string();
         assert_eq!(
             message,
-            format!("e.yaml, line 6: `{key}`: needs real data, but `data` is `none`: leave it out, or name a data set")
+            format!(
+                "e.yaml, line 6: `{key}`: needs real data, but `data` is `none`: leave it out, or name a data set"
+            )
         );
     }
 }
@@ -257,11 +294,17 @@ fn losses_and_schedules_resolve() {
         "validate: {loss: {type: mse_gt, ce: 0.025}, schedule: {type: multistep, milestones: [0.8, 0.9], factor: 0.5}, ema: 0.99}\n",
     );
     assert_eq!(validate(&edc).loss, Loss::MseGt { ce: 0.025 });
-    assert_eq!(validate(&edc).schedule, Schedule::Multistep { milestones: vec![0.8, 0.9], factor: 0.5 });
+    assert_eq!(
+        validate(&edc).schedule,
+        Schedule::Multistep { milestones: vec![0.8, 0.9], factor: 0.5 }
+    );
     assert_eq!(validate(&edc).ema, 0.99);
     let kl = with("validate: {loss: {temperature: 4}}\n");
     let (t_squared, cooling, student_temperature) = Default::default();
-    assert_eq!(validate(&kl).loss, Loss::Kl { temperature: 4.0, ce: 0.0, t_squared, cooling, student_temperature });
+    assert_eq!(
+        validate(&kl).loss,
+        Loss::Kl { temperature: 4.0, ce: 0.0, t_squared, cooling, student_temperature }
+    );
 }
 
 #[test]
@@ -270,7 +313,10 @@ fn label_formats_resolve() {
         "relabel: {crop: {type: padded, pad: 2}, dtype: i8, top_k: {k: 3, temperature: 20}, stored_epochs: 30, teacher_bn: batch}\n",
     );
     assert_eq!(relabel(&found).crop, Some(ViewCrop::Padded { pad: 2 }));
-    assert_eq!((relabel(&found).dtype, relabel(&found).teacher_bn), (LabelDtype::I8, TeacherBn::Batch));
+    assert_eq!(
+        (relabel(&found).dtype, relabel(&found).teacher_bn),
+        (LabelDtype::I8, TeacherBn::Batch)
+    );
     assert_eq!(
         (relabel(&found).top_k, relabel(&found).stored_epochs),
         (Some(TopK { k: 3, temperature: 20.0 }), Some(30))
@@ -282,8 +328,11 @@ fn label_formats_resolve() {
 #[test]
 fn a_list_of_relabel_teachers_is_crossed() {
     let experiment = with("relabel_teachers: [onnx/a, onnx/b]\nseeds: [3, 4]\n");
-    let cells: Vec<(String, u64)> =
-        experiment.cells().iter().map(|cell| (cell.relabel_teacher.display().to_string(), cell.seed)).collect();
+    let cells: Vec<(String, u64)> = experiment
+        .cells()
+        .iter()
+        .map(|cell| (cell.relabel_teacher.display().to_string(), cell.seed))
+        .collect();
     let expected = [("onnx/a", 3), ("onnx/a", 4), ("onnx/b", 3), ("onnx/b", 4)];
     assert_eq!(cells, expected.map(|(teacher, seed)| (teacher.to_string(), seed)));
 }
@@ -295,10 +344,13 @@ fn every_axis_is_crossed_and_hard_labels_need_one_labeller() {
                 labels: [soft, hard]\nseeds: [3, 4]\n";
     let experiment = parse(&MINIMAL.replace("teachers: onnx/a\n", text), &["ipc=[1, 10]"]).unwrap();
     let cells = experiment.cells();
-    // 2 teachers × 2 methods × 2 IPC × (soft protocol: 2 labellers + 1 hard; hard protocol: 1) × 1 student × 2 seeds.
+    // 2 teachers × 2 methods × 2 IPC × (soft protocol: 2 labellers + 1 hard; hard protocol: 1) × 1
+    // student × 2 seeds.
     assert_eq!(cells.len(), 2 * 2 * 2 * (2 + 1 + 1) * 2);
     let hard: Vec<_> = cells.iter().filter(|cell| cell.labels == Labels::Hard).collect();
-    assert!(hard.len() == 32 && hard.iter().all(|cell| cell.relabel_teacher == Path::new("onnx/a")));
+    assert!(
+        hard.len() == 32 && hard.iter().all(|cell| cell.relabel_teacher == Path::new("onnx/a"))
+    );
     for (index, cell) in cells.iter().enumerate() {
         assert!(!cells[..index].contains(cell), "{cell:?} twice");
     }
@@ -308,11 +360,15 @@ fn every_axis_is_crossed_and_hard_labels_need_one_labeller() {
 fn short_forms_are_named_after_their_preset_alone() {
     let names = |lines: &str| {
         let experiment = with(lines);
-        (experiment.methods.keys().next().unwrap().clone(), experiment.protocols.keys().next().unwrap().clone())
+        (
+            experiment.methods.keys().next().unwrap().clone(),
+            experiment.protocols.keys().next().unwrap().clone(),
+        )
     };
     let pair = |method: &str, protocol: &str| (method.to_string(), protocol.to_string());
     assert_eq!(names(""), pair("distilled", "default"));
-    let presets = "recover: sre2l-cifar100\nrelabel: {preset: sre2l-imagenet}\nvalidate: sre2l-imagenet\n";
+    let presets =
+        "recover: sre2l-cifar100\nrelabel: {preset: sre2l-imagenet}\nvalidate: sre2l-imagenet\n";
     assert_eq!(names(presets), pair("sre2l-cifar100", "sre2l-imagenet"));
     let adapted = "recover: {preset: sre2l-cifar100, r_bn: 1}\nrelabel: sre2l-imagenet\n";
     assert_eq!(names(adapted), pair("distilled", "default"));
@@ -353,7 +409,10 @@ const FAULTY: &[(&str, &str)] = &[
         "relabel: {mix: {type: none, alpha: 1}}",
         "e.yaml, line 6: `relabel.mix.alpha`: unknown key; there is nothing to set here",
     ),
-    ("relabel: {mix: {type: mixup}}", "e.yaml, line 6: `relabel.mix.alpha`: this key is missing and has no default"),
+    (
+        "relabel: {mix: {type: mixup}}",
+        "e.yaml, line 6: `relabel.mix.alpha`: this key is missing and has no default",
+    ),
     (
         "relabel: {mix: {type: cutmux, alpha: 1}}",
         "e.yaml, line 6: `relabel.mix.type`: unknown value `cutmux`; did you mean `cutmix`? Known values: cutmix, mixup, none",
@@ -362,8 +421,14 @@ const FAULTY: &[(&str, &str)] = &[
         "validate:\n  optimizer:\n    type: sgd\n    learning_rate: 1",
         "e.yaml, line 7: `validate.optimizer.momentum`: this key is missing and has no default",
     ),
-    ("relabel: {mix: none}", "e.yaml, line 6: `relabel.mix`: is the text `none`: set `{type: none}`"),
-    ("relabel: {mix: mixup}", "e.yaml, line 6: `relabel.mix`: is the text `mixup`: set `{type: mixup, alpha: …}`"),
+    (
+        "relabel: {mix: none}",
+        "e.yaml, line 6: `relabel.mix`: is the text `none`: set `{type: none}`",
+    ),
+    (
+        "relabel: {mix: mixup}",
+        "e.yaml, line 6: `relabel.mix`: is the text `mixup`: set `{type: mixup, alpha: …}`",
+    ),
     (
         "relabel: {crop: none}",
         "e.yaml, line 6: `relabel.crop`: is the text `none`: expected `type` and its keys below this, or `null` (off); types: resized, padded",
@@ -372,7 +437,10 @@ const FAULTY: &[(&str, &str)] = &[
         "validate: {loss: 3}",
         "e.yaml, line 6: `validate.loss`: is the number `3`: expected `type` and its keys below this; types: kl, mse_gt, gift, ce",
     ),
-    ("recover: {flip: maybe}", "e.yaml, line 6: `recover.flip`: is the text `maybe`, expected `true` or `false`"),
+    (
+        "recover: {flip: maybe}",
+        "e.yaml, line 6: `recover.flip`: is the text `maybe`, expected `true` or `false`",
+    ),
     (
         "recover: {subset_of: 5}",
         "e.yaml, line 6: `recover.subset_of`: a set of 10 images per class (`ipc`) can't be the beginning of one of 5: set at least 10",
@@ -389,7 +457,10 @@ const FAULTY: &[(&str, &str)] = &[
         "recover:\n  betas:\n    - 0.5\n    - 1",
         "e.yaml, line 9: `recover.betas[1]`: 1 is out of range: must be at least 0 and below 1",
     ),
-    ("recover: {betas: [0.5]}", "e.yaml, line 6: `recover.betas`: is a list of 1, expected a list of 2 numbers"),
+    (
+        "recover: {betas: [0.5]}",
+        "e.yaml, line 6: `recover.betas`: is a list of 1, expected a list of 2 numbers",
+    ),
     (
         "recover: {iterations: 1000001}",
         "e.yaml, line 6: `recover.iterations`: 1000001 is out of range: must be at least 0 and at most 1000000",
@@ -455,8 +526,14 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 6: `recover.preset`: the preset `protocol-rded` has no recover section; it has relabel and validate",
     ),
     ("recover: {preset: 3}", "e.yaml, line 6: `recover.preset`: expected the name of a preset"),
-    ("recover: 7", "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this"),
-    ("recover: fast", "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are {presets}."),
+    (
+        "recover: 7",
+        "e.yaml, line 6: `recover`: expected keys such as `preset: scdd-cifar100` below this",
+    ),
+    (
+        "recover: fast",
+        "e.yaml, line 6: `recover.preset`: there is no preset `fast`; there are {presets}.",
+    ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
         "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, bf16, compat, classes, verifier",
@@ -523,12 +600,18 @@ const FAULTY: &[(&str, &str)] = &[
         "methods: {whole_real: scdd-cifar100}",
         "e.yaml, line 6: `methods.whole_real`: is what the rows of a baseline are called: choose another name",
     ),
-    ("recover: {classes: [3, 1, 3]}", "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]"),
+    (
+        "recover: {classes: [3, 1, 3]}",
+        "e.yaml, line 6: `recover.classes[2]`: repeats recover.classes[0]",
+    ),
     (
         "recover: {classes: [3, 1]}",
         "e.yaml, line 6: `recover.classes`: students need images of every class: leave it out, or set `data: none` and no students",
     ),
-    ("recover: {classes: []}", "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed"),
+    (
+        "recover: {classes: []}",
+        "e.yaml, line 6: `recover.classes`: the list is empty; at least one value is needed",
+    ),
     (
         "recover: {formation: 2}\nrelabel: {crop: {type: padded, pad: 2}}",
         "e.yaml, line 7: `relabel.crop`: pads whole images, but those of methods.distilled are mosaics (formation above 1): set {type: resized, scale: [0.5, 1]}",
@@ -549,7 +632,10 @@ const FAULTY: &[(&str, &str)] = &[
         "relabel: {crop: {scale: [0.5, 0.1]}}",
         "e.yaml, line 6: `relabel.crop.scale`: the smallest share, 0.5, is above the largest, 0.1",
     ),
-    ("relabel: {top_k: {k: 3}}", "e.yaml, line 6: `relabel.top_k.temperature`: this key is missing and has no default"),
+    (
+        "relabel: {top_k: {k: 3}}",
+        "e.yaml, line 6: `relabel.top_k.temperature`: this key is missing and has no default",
+    ),
     (
         "relabel: {ensemble: [{bundle: a, weight: 1}, {bundle: b, weight: 0}]}",
         "e.yaml, line 6: `relabel.ensemble[1].weight`: 0 is out of range: must be above 0 and at most 1000000",
@@ -610,11 +696,20 @@ const FAULTY: &[(&str, &str)] = &[
         "validate: {schedule: {type: multistep, milestones: [1], factor: 0.5}}",
         "e.yaml, line 6: `validate.schedule.milestones[0]`: 1 is out of range: must be above 0 and below 1",
     ),
-    ("validate:\n  ema: 1", "e.yaml, line 7: `validate.ema`: 1 is out of range: must be at least 0 and below 1"),
-    ("device: gpu", "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto"),
+    (
+        "validate:\n  ema: 1",
+        "e.yaml, line 7: `validate.ema`: 1 is out of range: must be at least 0 and below 1",
+    ),
+    (
+        "device: gpu",
+        "e.yaml, line 6: `device`: unknown value `gpu`; did you mean `cpu`? Known values: cpu, cuda, auto",
+    ),
     ("seeds: []", "e.yaml, line 6: `seeds`: the list is empty; at least one value is needed"),
     ("seeds:\n- 1\n- 2\n- 1", "e.yaml, line 9: `seeds[2]`: repeats seeds[0]"),
-    ("seeds: two", "e.yaml, line 6: `seeds[0]`: is the text `two`, expected a whole number that is not negative"),
+    (
+        "seeds: two",
+        "e.yaml, line 6: `seeds[0]`: is the text `two`, expected a whole number that is not negative",
+    ),
     (
         "relabel_teachers: 7",
         "e.yaml, line 6: `relabel_teachers`: is the number `7`, expected `same`, a bundle directory, or a list of them",
@@ -635,12 +730,16 @@ fn faulty_files_are_told_where_and_what() {
     let said = |lines: &str| parse(&format!("{MINIMAL}{lines}\n"), &[]).unwrap_err().to_string();
     let presets = preset_names().collect::<Vec<_>>().join(", ");
     let expected = |text: &str| text.replace("{presets}", &presets);
-    let wrong: Vec<_> =
-        FAULTY.iter().map(|(lines, text)| (said(lines), expected(text))).filter(|(a, b)| a != b).collect();
+    let wrong: Vec<_> = FAULTY
+        .iter()
+        .map(|(lines, text)| (said(lines), expected(text)))
+        .filter(|(a, b)| a != b)
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A file's text, and the lines and paths of the faults that it is told of; `--set` stands for a line.
+/// A file's text, and the lines and paths of the faults that it is told of; `--set` stands for a
+/// line.
 const SEVERAL: &[(&str, &[&str])] = &[
     (
         "name: ../x\ndata: fashion-mnist\nteacher: onnx/a\nstudents: onnx/s\nipc: [ten, 5, twenty]\nseed: 4\n",
@@ -702,7 +801,8 @@ fn all_faults_of_a_file_are_told_at_once() {
     for (text, expected) in SEVERAL {
         let said = parse(text, &[]).unwrap_err().to_string();
         let told = |line: &str| {
-            let (line, fault) = line.trim().trim_start_matches("e.yaml, ").split_once(": ").unwrap();
+            let (line, fault) =
+                line.trim().trim_start_matches("e.yaml, ").split_once(": ").unwrap();
             let path = fault.split('`').nth(1).unwrap();
             format!("{} {path}", line.trim_start_matches("line "))
         };
@@ -715,22 +815,34 @@ fn all_faults_of_a_file_are_told_at_once() {
 
 #[test]
 fn overrides_and_the_file_are_blamed_together() {
-    let said = parse(&format!("{MINIMAL}seed: 4\n"), &["ipc=0", "recover.flip=maybe"]).unwrap_err().to_string();
+    let said = parse(&format!("{MINIMAL}seed: 4\n"), &["ipc=0", "recover.flip=maybe"])
+        .unwrap_err()
+        .to_string();
     let lines: Vec<&str> = said.lines().collect();
-    assert!(lines[0] == "e.yaml: 3 faults:" && lines[1].starts_with("  line 6: `seed`: unknown key"), "{said}");
+    assert!(
+        lines[0] == "e.yaml: 3 faults:" && lines[1].starts_with("  line 6: `seed`: unknown key"),
+        "{said}"
+    );
     assert!(lines[2].starts_with("  --set ipc=0: `ipc[0]`: 0 is out of range"), "{said}");
-    assert!(lines[3].starts_with("  --set recover.flip=maybe: `recover.flip`: is the text"), "{said}");
+    assert!(
+        lines[3].starts_with("  --set recover.flip=maybe: `recover.flip`: is the text"),
+        "{said}"
+    );
 }
 
 /// What is long is neither slow nor told whole.
 #[test]
 fn long_lists_are_bounded() {
-    let list =
-        |value: &dyn Fn(usize) -> usize| (0..100_001).map(|i| value(i).to_string()).collect::<Vec<_>>().join(", ");
-    let of = |values: &str| parse(&format!("{MINIMAL}seeds: [{values}]\n"), &[]).unwrap_err().to_string();
+    let list = |value: &dyn Fn(usize) -> usize| {
+        (0..100_001).map(|i| value(i).to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let of = |values: &str| {
+        parse(&format!("{MINIMAL}seeds: [{values}]\n"), &[]).unwrap_err().to_string()
+    };
     let repeated = of(&list(&|_| 1));
     assert!(
-        repeated.starts_with("e.yaml: at least 50 faults:\n  line 6: `seeds[1]`: repeats seeds[0]\n"),
+        repeated
+            .starts_with("e.yaml: at least 50 faults:\n  line 6: `seeds[1]`: repeats seeds[0]\n"),
         "{repeated}"
     );
     let distinct = of(&list(&|i| i));
@@ -744,7 +856,10 @@ fn long_lists_are_bounded() {
 fn names_are_alike_in_any_case_and_known_ones_are_listed_once() {
     let said = parse("Name: x\ndata.path: y\nTEACHERS: z\n", &[]).unwrap_err().to_string();
     assert_eq!(said.matches("nown keys:").count(), 1, "{said}");
-    for hint in ["`Name`: unknown key; did you mean `name`?", "`TEACHERS`: unknown key; did you mean `teachers`?"] {
+    for hint in [
+        "`Name`: unknown key; did you mean `name`?",
+        "`TEACHERS`: unknown key; did you mean `teachers`?",
+    ] {
         assert!(said.contains(hint), "{said}");
     }
     assert!(said.contains("`data.path`: unknown key"), "{said}");
@@ -759,8 +874,16 @@ fn many_faults_are_told_up_to_a_bound() {
     let said = parse(&format!("{MINIMAL}{keys}"), &[]).unwrap_err().to_string();
     assert!(said.starts_with("e.yaml: at least 50 faults:\n  line 6: `key0`"), "{said}");
     assert_eq!(said.lines().count(), 51);
-    let odd =
-        ["1: 2", "true: [x]", "? [a]\n: b", "\"\": 1", "a.b: 1", "recover: {1: 2}", "data: [x]", "teachers: {type: x}"];
+    let odd = [
+        "1: 2",
+        "true: [x]",
+        "? [a]\n: b",
+        "\"\": 1",
+        "a.b: 1",
+        "recover: {1: 2}",
+        "data: [x]",
+        "teachers: {type: x}",
+    ];
     for lines in odd {
         let said = parse(&format!("name: x\n{lines}\nseed: 1\n"), &[]).unwrap_err().to_string();
         assert!(said.lines().count() < 12, "{said}");
@@ -770,8 +893,14 @@ fn many_faults_are_told_up_to_a_bound() {
 #[test]
 fn a_value_within_a_choice_of_type_is_told_with_its_key() {
     for (line, expected) in [
-        ("relabel: {mix: {type: cutmix, alpha: x}}", "line 6: `relabel.mix.alpha`: is the text `x`, expected a number"),
-        ("validate: {loss: {temperature: [1]}}", "line 6: `validate.loss.temperature`: is a list, expected a number"),
+        (
+            "relabel: {mix: {type: cutmix, alpha: x}}",
+            "line 6: `relabel.mix.alpha`: is the text `x`, expected a number",
+        ),
+        (
+            "validate: {loss: {temperature: [1]}}",
+            "line 6: `validate.loss.temperature`: is a list, expected a number",
+        ),
         (
             "recover: {start: {type: crops, images: -1, crops: 1, factor: 1, difficulty: low}}",
             "line 6: `recover.start.images`: is the number `-1`, expected a whole number that is not negative",
@@ -818,8 +947,11 @@ fn data_needs_a_path_where_it_has_no_name() {
         error("{type: mnist, class_map: m.yaml}"),
         "--set data={type: mnist, class_map: m.yaml}: `data.class_map`: has no effect, because data.type is not `image-folder`: leave it out"
     );
-    assert!(error("{type: cifar-11}").contains("unknown value `cifar-11`; did you mean `cifar-10`?"));
-    let folder = parse(MINIMAL, &["data={type: image-folder, path: x, class_map: m.yaml}"]).unwrap();
+    assert!(
+        error("{type: cifar-11}").contains("unknown value `cifar-11`; did you mean `cifar-10`?")
+    );
+    let folder =
+        parse(MINIMAL, &["data={type: image-folder, path: x, class_map: m.yaml}"]).unwrap();
     assert_eq!(folder.data.path.as_deref(), Some(Path::new("x")));
 }
 
@@ -834,10 +966,17 @@ fn faulty_overrides_are_blamed() {
 fn missing_keys_and_files_are_named() {
     let error = |text: &str| parse(text, &[]).unwrap_err().to_string();
     let missing = |key: &str| format!("`{key}`: this key is missing and has no default");
-    let all = |keys: &[&str]| keys.iter().map(|key| format!("\n  {}", missing(key))).collect::<String>();
+    let all =
+        |keys: &[&str]| keys.iter().map(|key| format!("\n  {}", missing(key))).collect::<String>();
     assert_eq!(error(&MINIMAL.replace("ipc: 10\n", "")), format!("e.yaml: {}", missing("ipc")));
-    assert_eq!(error("name: x\n"), format!("e.yaml: 4 faults:{}", all(&["data", "teachers", "students", "ipc"])));
-    assert_eq!(error(""), format!("e.yaml: 5 faults:{}", all(&["name", "data", "teachers", "students", "ipc"])));
+    assert_eq!(
+        error("name: x\n"),
+        format!("e.yaml: 4 faults:{}", all(&["data", "teachers", "students", "ipc"]))
+    );
+    assert_eq!(
+        error(""),
+        format!("e.yaml: 5 faults:{}", all(&["name", "data", "teachers", "students", "ipc"]))
+    );
     assert_eq!(
         error("- 1"),
         "e.yaml: not a valid experiment file: expected keys such as `name` and `teachers` at the top"

@@ -20,7 +20,11 @@ pub(super) fn card(
     let Dataset { height, width, channels, .. } = images;
     let classes = images.classes.join(", ");
     let settings = serde_yaml::to_string(recipe)?;
-    let title = format!("{data}, distilled: {} image{} per class", set.ipc, if set.ipc == 1 { "" } else { "s" });
+    let title = format!(
+        "{data}, distilled: {} image{} per class",
+        set.ipc,
+        if set.ipc == 1 { "" } else { "s" }
+    );
     Ok(format!(
         "---\npretty_name: {title:?}\ntask_categories: [image-classification]\ntags: [dataset-distillation]\nlicense: other\n---\n\
          # {title}\n\n\
@@ -62,21 +66,31 @@ fn origin(set: &DistilledSet) -> &'static str {
 fn mosaic(formation: u16) -> String {
     match formation {
         1 => String::new(),
-        grid => format!(" Each is a mosaic of {grid} × {grid} small images, to be shown one at a time at full size."),
+        grid => format!(
+            " Each is a mosaic of {grid} × {grid} small images, to be shown one at a time at full size."
+        ),
     }
 }
 
 fn layout(format: Format) -> &'static str {
     match format {
-        Format::Imagefolder => "`images/<class>/` holds PNG files; sorted directories are the classes in label order.",
+        Format::Imagefolder => {
+            "`images/<class>/` holds PNG files; sorted directories are the classes in label order."
+        }
         Format::Npz => "`images.npz` holds `images`, uint8 [N, H, W, C], and `labels`, int64 [N].",
-        Format::Huggingface => "`train/<class>/` holds PNG files, `train/metadata.jsonl` the label and class of each.",
+        Format::Huggingface => {
+            "`train/<class>/` holds PNG files, `train/metadata.jsonl` the label and class of each."
+        }
     }
 }
 
 /// A bundle by name, hash and training.
 fn network(bundle: &Bundle) -> String {
-    let scheme = bundle.manifest.pretraining.as_ref().map_or(String::new(), |p| format!(", pretrained: {}", p.scheme));
+    let scheme = bundle
+        .manifest
+        .pretraining
+        .as_ref()
+        .map_or(String::new(), |p| format!(", pretrained: {}", p.scheme));
     format!("{} (SHA-256 `{}`{scheme})", bundle.name(), bundle.hash)
 }
 

@@ -1,7 +1,7 @@
 //! Distilled sets in the forms that others read, each with its soft labels and a data card.
 //!
 //! ```text
-//! <set>/README.md      the data card: what it is, from which teacher, by which settings, under which licence
+//! <set>/README.md      the data card: what it is, from which teacher and settings, its licence
 //! <set>/labels/*.scdd  the stored soft labels, one file per protocol and teacher
 //! <set>/…              the images, as the format says
 //! ```
@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::run::Bundles;
 use crate::run::distilled::DistilledSet;
+use scdd_artifacts::atomic::DirectoryAside;
 use scdd_artifacts::stage::{StageError, write_atomic};
 use scdd_data::{DataError, Dataset, npz, png};
 
@@ -41,7 +42,8 @@ pub enum Format {
     Imagefolder,
     /// `images.npz`: `images` uint8 \[N, H, W, C\], `labels` int64 \[N\]
     Npz,
-    /// `train/<class>/<number>.png` with `train/metadata.jsonl`, which the Hugging Face datasets library reads as `imagefolder`
+    /// `train/<class>/<number>.png` with `train/metadata.jsonl`, which the Hugging Face datasets
+    /// library reads as `imagefolder`
     Huggingface,
 }
 
@@ -63,9 +65,8 @@ pub fn export(
     if fs::symlink_metadata(&target).is_ok() {
         return Err(ExportError::Exists { path: target });
     }
-    fs::create_dir_all(directory).map_err(error("create", directory))?;
-    let scratch = tempfile::tempdir_in(directory).map_err(error("write in", directory))?;
-    let root = scratch.path().join("set");
+    let aside = DirectoryAside::beside(&target).map_err(error("write in", directory))?;
+    let root = aside.path();
     let mut images = png::read_set(&set.folder)?;
     let bundle = &bundles[&set.teacher];
     if bundle.manifest.classes.len() == images.classes.len() {
@@ -76,14 +77,20 @@ pub fn export(
         Format::Npz => write_atomic(&root.join("images.npz"), &npz::encode(&images)?)?,
         Format::Huggingface => {
             copy_images(&set.folder, &root.join("train"))?;
-            write_atomic(&root.join("train/metadata.jsonl"), metadata(&set.folder, &images)?.as_bytes())?;
+            write_atomic(
+                &root.join("train/metadata.jsonl"),
+                metadata(&set.folder, &images)?.as_bytes(),
+            )?;
         }
     }
     for (name, _, file) in &set.labels {
         copy(file, &root.join("labels").join(format!("{name}.scdd")))?;
     }
-    write_atomic(&root.join("README.md"), card::card(set, bundles, &images, data, format)?.as_bytes())?;
-    fs::rename(&root, &target).map_err(error("rename to", &target))?;
+    write_atomic(
+        &root.join("README.md"),
+        card::card(set, bundles, &images, data, format)?.as_bytes(),
+    )?;
+    aside.keep(&target).map_err(error("rename to", &target))?;
     Ok(target)
 }
 
@@ -107,17 +114,24 @@ fn copy_images(from: &Path, to: &Path) -> Result<(), ExportError> {
     Ok(())
 }
 
-/// `<class directory>/<file>` of every image, in label order and then by name, as [`png::read_set`] numbers them.
+/// `<class directory>/<file>` of every image, in label order and then by name, as [`png::read_set`]
+/// numbers them.
 fn image_files(folder: &Path) -> Result<Vec<PathBuf>, ExportError> {
     let files = png::set_files(folder)?;
-    Ok(files.iter().filter_map(|path| Some(path.strip_prefix(folder).ok()?.to_path_buf())).collect())
+    Ok(files
+        .iter()
+        .filter_map(|path| Some(path.strip_prefix(folder).ok()?.to_path_buf()))
+        .collect())
 }
 
 /// One line per image: its file, label and class.
 fn metadata(folder: &Path, images: &Dataset) -> Result<String, ExportError> {
     let line = |(file, &label): (&PathBuf, &u32)| {
         let class = &images.classes[label as usize];
-        format!("{}\n", json!({"file_name": file.to_string_lossy(), "label": label, "class": class}))
+        format!(
+            "{}\n",
+            json!({"file_name": file.to_string_lossy(), "label": label, "class": class})
+        )
     };
     Ok(image_files(folder)?.iter().zip(&images.labels).map(line).collect())
 }

@@ -1,4 +1,5 @@
-//! Line charts as inline SVG. Colours are the page's CSS classes `c0` … `c7`, so that they follow its light or dark scheme.
+//! Line charts as inline SVG. Colours are the page's CSS classes `c0` … `c7`, so that they follow
+//! its light or dark scheme.
 
 use std::fmt::Write;
 
@@ -22,7 +23,7 @@ pub enum Scale {
 }
 
 /// One line of a chart.
-pub struct Line {
+pub struct ChartLine {
     /// Index of its colour.
     pub colour: usize,
     /// Drawn thin and pale, behind its siblings' meaning.
@@ -31,12 +32,24 @@ pub struct Line {
 }
 
 /// A chart with labelled axes, or `None` where there is nothing to draw.
-pub fn line_chart(title: &str, x_label: &str, y_label: &str, scale: Scale, lines: &[Line]) -> Option<String> {
-    let drawable = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (scale == Scale::Linear || y > 0.0);
-    let points: Vec<(f64, f64)> = lines.iter().flat_map(|line| &line.points).copied().filter(drawable).collect();
+pub fn line_chart(
+    title: &str,
+    x_label: &str,
+    y_label: &str,
+    scale: Scale,
+    lines: &[ChartLine],
+) -> Option<String> {
+    let drawable = |&(x, y): &(f64, f64)| {
+        x.is_finite() && y.is_finite() && (scale == Scale::Linear || y > 0.0)
+    };
+    let points: Vec<(f64, f64)> =
+        lines.iter().flat_map(|line| &line.points).copied().filter(drawable).collect();
     let x = Axis::new(points.iter().map(|point| point.0), Scale::Linear, LEFT, WIDTH - RIGHT)?;
     let y = Axis::new(points.iter().map(|point| point.1), scale, HEIGHT - BOTTOM, TOP)?;
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
+        escape(title)
+    );
     grid(&mut svg, &x, &y);
     label(&mut svg, WIDTH - RIGHT, HEIGHT - 4.0, "end", x_label);
     label(&mut svg, 4.0, 14.0, "start", y_label);
@@ -59,15 +72,17 @@ fn grid(svg: &mut String, x: &Axis, y: &Axis) {
     }
 }
 
-fn polyline(svg: &mut String, line: &Line, points: &[(f64, f64)], x: &Axis, y: &Axis) {
+fn polyline(svg: &mut String, line: &ChartLine, points: &[(f64, f64)], x: &Axis, y: &Axis) {
     let stride = points.len().div_ceil(POINTS).max(1);
     let kept = points.iter().enumerate().filter(|(i, _)| i % stride == 0 || i + 1 == points.len());
-    let mut places: Vec<(f64, f64)> = kept.map(|(_, point)| (x.place(point.0), y.place(point.1))).collect();
+    let mut places: Vec<(f64, f64)> =
+        kept.map(|(_, point)| (x.place(point.0), y.place(point.1))).collect();
     if let [only] = places[..] {
         // A line of one point would be invisible.
         places = vec![(only.0 - 4.0, only.1), (only.0 + 4.0, only.1)];
     }
-    let coordinates: Vec<String> = places.iter().map(|place| format!("{:.1},{:.1}", place.0, place.1)).collect();
+    let coordinates: Vec<String> =
+        places.iter().map(|place| format!("{:.1},{:.1}", place.0, place.1)).collect();
     let faint = if line.faint { " faint" } else { "" };
     let class = format!("line c{}{faint}", line.colour % COLOURS);
     push(svg, format_args!("<polyline class=\"{class}\" points=\"{}\"/>", coordinates.join(" ")));
@@ -120,11 +135,21 @@ pub(super) fn dot_plot(title: &str, x_label: &str, rows: &[Dots]) -> String {
             for value in &row.values {
                 push(
                     &mut svg,
-                    format_args!("<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{y}\" r=\"4\"/>", x.place(*value)),
+                    format_args!(
+                        "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{y}\" r=\"4\"/>",
+                        x.place(*value)
+                    ),
                 );
             }
             let mean = x.place(row.mean);
-            push(&mut svg, format_args!("<path class=\"mean {class}\" d=\"M{mean:.1} {}V{}\"/>", y - 8.0, y + 8.0));
+            push(
+                &mut svg,
+                format_args!(
+                    "<path class=\"mean {class}\" d=\"M{mean:.1} {}V{}\"/>",
+                    y - 8.0,
+                    y + 8.0
+                ),
+            );
         }
     }
     push(
@@ -139,7 +164,8 @@ pub(super) fn dot_plot(title: &str, x_label: &str, rows: &[Dots]) -> String {
     svg
 }
 
-/// Dots of single seeds and a bar at their mean, on a scale from `low` to `high` (accuracies, 0..=1).
+/// Dots of single seeds and a bar at their mean, on a scale from `low` to `high` (accuracies,
+/// 0..=1).
 pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, colour: usize) -> String {
     let place = |value: f64| 4.0 + 112.0 * ((value - low) / (high - low)).clamp(0.0, 1.0);
     let mut svg =
@@ -148,7 +174,13 @@ pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, colour: usiz
     let class = format!("c{}", colour % COLOURS);
     push(&mut svg, format_args!("<path class=\"mean {class}\" d=\"M{:.1} 2V14\"/>", place(mean)));
     for value in values {
-        push(&mut svg, format_args!("<circle class=\"{class}\" cx=\"{:.1}\" cy=\"8\" r=\"3\"/>", place(*value)));
+        push(
+            &mut svg,
+            format_args!(
+                "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"8\" r=\"3\"/>",
+                place(*value)
+            ),
+        );
     }
     svg + "</svg>"
 }
@@ -164,7 +196,8 @@ struct Axis {
 
 impl Axis {
     fn new(values: impl Iterator<Item = f64>, scale: Scale, from: f64, to: f64) -> Option<Self> {
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), value| (l.min(value), h.max(value)));
+        let (low, high) = values
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), value| (l.min(value), h.max(value)));
         if low > high {
             return None;
         }
@@ -200,16 +233,24 @@ fn widened(value: f64, scale: Scale) -> (f64, f64) {
 fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 5.0;
     let power = 10f64.powf(rough.log10().floor());
-    let step =
-        [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .map(|factor| factor * power)
+        .into_iter()
+        .find(|step| *step >= rough)
+        .unwrap_or(rough);
     let first = (low / step).ceil() as i64;
-    (first..).map(|count| count as f64 * step).take_while(|tick| *tick <= high + step * 1e-9).take(20).collect()
+    (first..)
+        .map(|count| count as f64 * step)
+        .take_while(|tick| *tick <= high + step * 1e-9)
+        .take(20)
+        .collect()
 }
 
 /// Powers of ten, with 2 and 5 times them where the range is short, thinned where it is long.
 fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let decades = (high / low).log10();
-    let factors: &[f64] = if decades < 1.0 { &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0] } else { &[1.0, 2.0, 5.0] };
+    let factors: &[f64] =
+        if decades < 1.0 { &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0] } else { &[1.0, 2.0, 5.0] };
     let factors = if decades > 2.5 { &factors[..1] } else { factors };
     let stride = (decades / 6.0).ceil().max(1.0) as usize;
     let powers = (low.log10().floor() as i32..=high.log10().ceil() as i32).step_by(stride);
@@ -230,7 +271,13 @@ fn number(value: f64) -> String {
 }
 
 fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
-    push(svg, format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escape(text)));
+    push(
+        svg,
+        format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
+            escape(text)
+        ),
+    );
 }
 
 fn push(svg: &mut String, text: std::fmt::Arguments) {
@@ -256,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_single_point_is_drawn_as_a_dash() {
-        let line = Line { colour: 0, faint: false, points: vec![(80.0, 0.5)] };
+        let line = ChartLine { colour: 0, faint: false, points: vec![(80.0, 0.5)] };
         let svg = line_chart("t", "x", "y", Scale::Linear, &[line]).unwrap();
         let points = svg.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
         assert_eq!(points.split(' ').count(), 2, "{points}");
@@ -264,9 +311,14 @@ mod tests {
 
     #[test]
     fn charts_without_points_are_left_out_and_odd_points_are_skipped() {
-        let chart = |points| line_chart("t", "x", "y", Scale::Log, &[Line { colour: 0, faint: false, points }]);
+        let chart = |points| {
+            line_chart("t", "x", "y", Scale::Log, &[ChartLine { colour: 0, faint: false, points }])
+        };
         assert_eq!(chart(vec![(0.0, f64::NAN), (1.0, -1.0)]), None);
         let svg = chart(vec![(0.0, 5.0), (1.0, 0.0)]).unwrap();
-        assert!(svg.contains("points=\"235.0,123.0 243.0,123.0\"") && !svg.contains("NaN"), "{svg}");
+        assert!(
+            svg.contains("points=\"235.0,123.0 243.0,123.0\"") && !svg.contains("NaN"),
+            "{svg}"
+        );
     }
 }

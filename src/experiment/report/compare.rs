@@ -1,8 +1,10 @@
 //! Reports of several experiments in one.
 //!
-//! Rows that are the same in two experiments appear once. A method or a protocol that has one name but different settings in two of them gets the
-//! experiment's name added, a network that has one name but another content the beginning of its hash, so that only what is the same is ever averaged
-//! or compared as such. Accuracies on different test sets are not shown together, however the sets are called.
+//! Rows that are the same in two experiments appear once. A method or a protocol that has one name
+//! but different settings in two of them gets the experiment's name added, a network that has one
+//! name but another content the beginning of its hash, so that only what is the same is ever
+//! averaged or compared as such. Accuracies on different test sets are not shown together, however
+//! the sets are called.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,7 +27,9 @@ pub enum CompareError {
         problem: String,
     },
     /// Accuracies on different data.
-    #[error("`{first}` is on {first_data}, `{second}` on {second_data}: their accuracies do not compare")]
+    #[error(
+        "`{first}` is on {first_data}, `{second}` on {second_data}: their accuracies do not compare"
+    )]
     Data {
         /// An experiment.
         first: String,
@@ -52,7 +56,8 @@ pub enum CompareError {
     },
 }
 
-/// A report: the directory that [`write`](super::write) left, or a [snapshot](super::write_snapshot); without image grids.
+/// A report: the directory that [`write`](super::write) left, or a
+/// [snapshot](super::write_snapshot); without image grids.
 ///
 /// # Errors
 /// When a file is missing or no report's.
@@ -62,18 +67,18 @@ pub fn read(path: &Path) -> Result<Results, CompareError> {
 
 fn read_directory(directory: &Path) -> Result<Results, CompareError> {
     #[derive(Deserialize)]
-    struct File {
+    struct SummaryFile {
         results: Results,
     }
     #[derive(Deserialize)]
-    struct Timed {
+    struct ComparedTime {
         cost: Cost,
     }
     #[derive(Deserialize)]
     struct Times {
-        rows: Vec<Timed>,
+        rows: Vec<ComparedTime>,
     }
-    let mut results = json::<File>(&directory.join("results.json"))?.results;
+    let mut results = json::<SummaryFile>(&directory.join("results.json"))?.results;
     let timing = directory.join("timing.json");
     let costs = json::<Times>(&timing)?.rows;
     if costs.len() != results.rows.len() {
@@ -106,14 +111,22 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
     }
     tell_networks_apart(&mut reports);
     tell_apart(&mut reports);
-    let mut merged =
-        Results { name: name.to_string(), rows: Vec::new(), failed: Vec::new(), recoveries: Vec::new(), ..first };
+    let mut merged = Results {
+        name: name.to_string(),
+        rows: Vec::new(),
+        failed: Vec::new(),
+        recoveries: Vec::new(),
+        ..first
+    };
     merged.test_hash = reports.iter().find_map(|report| report.test_hash.clone());
     merged.train_hash = reports.iter().find_map(|report| report.train_hash.clone());
     merged.networks = reports.iter().flat_map(|report| report.networks.clone()).collect();
     merged.networks.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     merged.networks.dedup();
-    merged.experiment = reports.iter().map(|report| format!("---\n# {}\n{}", report.name, report.experiment)).collect();
+    merged.experiment = reports
+        .iter()
+        .map(|report| format!("---\n# {}\n{}", report.name, report.experiment))
+        .collect();
     let mut owners: Vec<String> = Vec::new();
     for report in reports {
         for row in report.rows {
@@ -166,7 +179,12 @@ fn is_same_data(a: &Results, b: &Results) -> bool {
 fn what(results: &Results, with_hash: bool) -> String {
     let hash = results.test_hash.as_ref().filter(|_| with_hash).and_then(|hash| hash.get(..8));
     let hash = hash.map_or(String::new(), |hash| format!(", content {hash}…"));
-    format!("{} ({} test images, {} classes{hash})", results.data, results.test_images, results.classes.len())
+    format!(
+        "{} ({} test images, {} classes{hash})",
+        results.data,
+        results.test_images,
+        results.classes.len()
+    )
 }
 
 fn is_same_row(a: &Row, b: &Row) -> bool {
@@ -178,7 +196,8 @@ fn has_same_result(a: &Row, b: &Row) -> bool {
     accuracy(a) == accuracy(b) && (a.curve == b.curve || a.curve.is_empty() || b.curve.is_empty())
 }
 
-/// Gives networks of one name but different content names of their own, and one network the same name in all reports.
+/// Gives networks of one name but different content names of their own, and one network the same
+/// name in all reports.
 fn tell_networks_apart(reports: &mut [Results]) {
     let mut contents: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for network in reports.iter().flat_map(|report| &report.networks) {
@@ -187,8 +206,10 @@ fn tell_networks_apart(reports: &mut [Results]) {
     for report in reports {
         let mut renamed: BTreeMap<String, String> = BTreeMap::new();
         for network in &mut report.networks {
-            let is_alone = contents.get(network.plain_name()).is_none_or(|hashes| hashes.len() == 1);
-            let name = if is_alone { network.plain_name().to_string() } else { network.told_apart() };
+            let is_alone =
+                contents.get(network.plain_name()).is_none_or(|hashes| hashes.len() == 1);
+            let name =
+                if is_alone { network.plain_name().to_string() } else { network.told_apart() };
             renamed.insert(std::mem::replace(&mut network.name, name.clone()), name);
         }
         let rename = |name: &mut String| {
@@ -215,13 +236,16 @@ fn tell_networks_apart(reports: &mut [Results]) {
     }
 }
 
-/// Adds the experiment's name to methods and protocols that mean different things in different experiments, and to choices of real images where their
-/// training sets differ.
+/// Adds the experiment's name to methods and protocols that mean different things in different
+/// experiments, and to choices of real images where their training sets differ.
 fn tell_apart(reports: &mut [Results]) {
     let mut meanings: BTreeMap<(&str, String), Vec<Value>> = BTreeMap::new();
     for report in reports.iter() {
-        let hashes: BTreeMap<&Path, &str> =
-            report.networks.iter().map(|network| (network.path.as_path(), network.hash.as_str())).collect();
+        let hashes: BTreeMap<&Path, &str> = report
+            .networks
+            .iter()
+            .map(|network| (network.path.as_path(), network.hash.as_str()))
+            .collect();
         // A report that was itself merged has one document for each of its parts.
         for document in serde_yaml::Deserializer::from_str(&report.experiment) {
             let settings = Value::deserialize(document).unwrap_or_default();
@@ -234,13 +258,17 @@ fn tell_apart(reports: &mut [Results]) {
             }
         }
     }
-    let ambiguous = |axis, name: &str| meanings.get(&(axis, name.to_string())).is_some_and(|known| known.len() > 1);
-    let training_sets: BTreeSet<String> = reports.iter().filter_map(|report| report.train_hash.clone()).collect();
+    let ambiguous = |axis, name: &str| {
+        meanings.get(&(axis, name.to_string())).is_some_and(|known| known.len() > 1)
+    };
+    let training_sets: BTreeSet<String> =
+        reports.iter().filter_map(|report| report.train_hash.clone()).collect();
     for report in reports {
         let real = report.rows.iter().filter(|row| training_sets.len() > 1 && !row.data_free);
         let of_other_images: BTreeSet<String> = real.map(|row| row.method.clone()).collect();
-        let is_told_apart =
-            |axis, name: &str| ambiguous(axis, name) || axis == "methods" && of_other_images.contains(name);
+        let is_told_apart = |axis, name: &str| {
+            ambiguous(axis, name) || axis == "methods" && of_other_images.contains(name)
+        };
         let renamed = |axis, name: &str| match is_told_apart(axis, name) {
             true => format!("{name} ({})", report.name),
             false => name.to_string(),
@@ -265,7 +293,9 @@ fn tell_apart(reports: &mut [Results]) {
 fn entries(settings: &Value) -> Vec<(&'static str, String, Value)> {
     let of = |axis: &'static str| {
         let entries = settings.get(axis).and_then(Value::as_mapping).into_iter().flatten();
-        entries.filter_map(move |(name, value)| Some((axis, name.as_str()?.to_string(), value.clone())))
+        entries.filter_map(move |(name, value)| {
+            Some((axis, name.as_str()?.to_string(), value.clone()))
+        })
     };
     of("methods").chain(of("protocols")).collect()
 }
@@ -288,11 +318,12 @@ fn by_content(settings: &mut Value, hashes: &BTreeMap<&Path, &str>) {
 mod tests {
     use super::*;
     use crate::report::tests::sample;
-    use crate::report::{Network, summaries, write};
+    use crate::report::{ReportedNetwork, summaries, write};
 
     fn report(root: &Path, name: &str, r_bn: f64) -> Results {
-        let experiment =
-            format!("name: {name}\nmethods: {{distilled: {{r_bn: {r_bn}}}}}\nprotocols: {{default: {{}}}}\n");
+        let experiment = format!(
+            "name: {name}\nmethods: {{distilled: {{r_bn: {r_bn}}}}}\nprotocols: {{default: {{}}}}\n"
+        );
         Results { name: name.into(), experiment, ..sample(root) }
     }
 
@@ -318,14 +349,15 @@ mod tests {
         let same = merge("all", vec![a.clone(), a.clone()]).unwrap();
         assert_eq!((same.rows.len(), same.recoveries.len()), (10, 4));
         let both = merge("all", vec![a.clone(), b]).unwrap();
-        let methods: Vec<String> = summaries(&both.rows).into_iter().map(|summary| summary.method).collect();
+        let methods: Vec<String> =
+            summaries(&both.rows).into_iter().map(|summary| summary.method).collect();
         let expected = ["distilled (a)", "distilled (a)", "distilled (b)", "distilled (b)"];
         assert_eq!(methods[..4], expected);
         assert_eq!(methods[4..], ["random_real"; 3], "the real images are the same in both");
     }
 
-    fn network(path: &str, name: &str, hash: &str) -> Network {
-        Network { path: path.into(), name: name.into(), hash: hash.repeat(64) }
+    fn network(path: &str, name: &str, hash: &str) -> ReportedNetwork {
+        ReportedNetwork { path: path.into(), name: name.into(), hash: hash.repeat(64) }
     }
 
     #[test]
@@ -347,7 +379,10 @@ mod tests {
         let same = merge("all", vec![with("a", "x", "1"), with("b", "elsewhere/x", "1")]).unwrap();
         assert_eq!((same.rows.len(), teachers(&same)), (10, BTreeSet::from([name.to_string()])));
         let mut other = with("b", "x", "2");
-        other.rows.iter_mut().for_each(|row| row.last_accuracy += if row.teacher.is_some() { 0.1 } else { 0.0 });
+        other
+            .rows
+            .iter_mut()
+            .for_each(|row| row.last_accuracy += if row.teacher.is_some() { 0.1 } else { 0.0 });
         other.rows.retain(|row| row.teacher.as_deref() == Some(name) || row.teacher.is_none());
         let both = merge("all", vec![with("a", "x", "1"), other]).unwrap();
         let expected = BTreeSet::from([format!("{name}@11111111"), format!("{name}@22222222")]);
@@ -365,16 +400,29 @@ mod tests {
             let (test_hash, train_hash) = (test.map(hash), train.map(hash));
             Results { data: data.into(), test_hash, train_hash, ..report(root.path(), name, 1.0) }
         };
-        let refused = merge("all", vec![with("a", "toy", Some("1"), None), with("b", "toy", Some("2"), None)]);
+        let refused = merge(
+            "all",
+            vec![with("a", "toy", Some("1"), None), with("b", "toy", Some("2"), None)],
+        );
         let message = refused.unwrap_err().to_string();
-        assert!(message.contains("content 11111111…") && message.contains("content 22222222…"), "{message}");
+        assert!(
+            message.contains("content 11111111…") && message.contains("content 22222222…"),
+            "{message}"
+        );
         // One set by two names; and an older report, which holds no hash.
-        merge("all", vec![with("a", "toy", Some("1"), None), with("b", "folder", Some("1"), None)]).unwrap();
-        merge("all", vec![with("a", "toy", Some("1"), None), with("b", "toy", None, None)]).unwrap();
+        merge("all", vec![with("a", "toy", Some("1"), None), with("b", "folder", Some("1"), None)])
+            .unwrap();
+        merge("all", vec![with("a", "toy", Some("1"), None), with("b", "toy", None, None)])
+            .unwrap();
         // The same test set, other training images.
-        let parts = vec![with("a", "toy", Some("1"), Some("3")), with("b", "toy", Some("1"), Some("4"))];
-        let methods: BTreeSet<String> = merge("all", parts).unwrap().rows.into_iter().map(|row| row.method).collect();
-        assert_eq!(methods, BTreeSet::from(["distilled", "random_real (a)", "random_real (b)"].map(String::from)));
+        let parts =
+            vec![with("a", "toy", Some("1"), Some("3")), with("b", "toy", Some("1"), Some("4"))];
+        let methods: BTreeSet<String> =
+            merge("all", parts).unwrap().rows.into_iter().map(|row| row.method).collect();
+        assert_eq!(
+            methods,
+            BTreeSet::from(["distilled", "random_real (a)", "random_real (b)"].map(String::from))
+        );
     }
 
     #[test]
@@ -384,9 +432,15 @@ mod tests {
         let mut b = Results { name: "b".into(), ..a.clone() };
         b.rows[0].curve[0].train_loss += 1.0;
         let message = merge("all", vec![a.clone(), b.clone()]).unwrap_err().to_string();
-        assert!(message.starts_with("`a` and `b` both have the row `distilled from resnet10"), "{message}");
+        assert!(
+            message.starts_with("`a` and `b` both have the row `distilled from resnet10"),
+            "{message}"
+        );
         b.test_images = 5;
         let message = merge("all", vec![a, b]).unwrap_err().to_string();
-        assert!(message.contains("(5 test images, 10 classes): their accuracies do not compare"), "{message}");
+        assert!(
+            message.contains("(5 test images, 10 classes): their accuracies do not compare"),
+            "{message}"
+        );
     }
 }

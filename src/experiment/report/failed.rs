@@ -10,7 +10,7 @@ use super::{Labels, Summary};
 
 /// A student that could not be trained, or a set of images without students that could not be made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Failed {
+pub struct FailedRow {
     /// As in [`Row`](super::Row).
     pub method: String,
     pub data_free: bool,
@@ -36,41 +36,52 @@ pub struct Trained {
 }
 
 /// Rows of one block that differ in nothing but the seed.
-pub(super) struct Line {
+pub(super) struct FailedLine {
     pub images: String,
     pub data_free: bool,
     pub labels: String,
     pub seeds: Vec<u64>,
 }
 
-impl Failed {
+impl FailedRow {
     /// The student, IPC and protocol that make a table.
     fn block(&self) -> Option<(&str, u32, &str)> {
-        self.trained.as_ref().map(|trained| (trained.student.as_str(), self.ipc, trained.protocol.as_str()))
+        self.trained
+            .as_ref()
+            .map(|trained| (trained.student.as_str(), self.ipc, trained.protocol.as_str()))
     }
 }
 
 /// The failed rows of the table that has the row `known`.
-pub(super) fn lines(failed: &[Failed], known: &Summary) -> Vec<Line> {
+pub(super) fn lines(failed: &[FailedRow], known: &Summary) -> Vec<FailedLine> {
     let here = (known.student.as_str(), known.ipc, known.protocol.as_str());
     grouped(failed.iter().filter(|one| one.block() == Some(here)))
 }
 
-fn grouped<'a>(failed: impl Iterator<Item = &'a Failed>) -> Vec<Line> {
-    let mut lines: IndexMap<(String, String), Line> = IndexMap::new();
+fn grouped<'a>(failed: impl Iterator<Item = &'a FailedRow>) -> Vec<FailedLine> {
+    let mut lines: IndexMap<(String, String), FailedLine> = IndexMap::new();
     for one in failed {
         let images = text::images(&one.method, one.teacher.as_deref());
         let labels = one.trained.as_ref().map_or("–".to_owned(), |trained| {
-            text::labels_of(trained.labels, one.teacher.as_deref(), trained.relabel_teacher.as_deref())
+            text::labels_of(
+                trained.labels,
+                one.teacher.as_deref(),
+                trained.relabel_teacher.as_deref(),
+            )
         });
-        let line = Line { images: images.clone(), data_free: one.data_free, labels: labels.clone(), seeds: Vec::new() };
+        let line = FailedLine {
+            images: images.clone(),
+            data_free: one.data_free,
+            labels: labels.clone(),
+            seeds: Vec::new(),
+        };
         lines.entry((images, labels)).or_insert(line).seeds.push(one.seed);
     }
     lines.into_values().collect()
 }
 
 /// The line in a table of [`HEADINGS`].
-pub(super) fn cells(line: &Line) -> [String; HEADINGS.len()] {
+pub(super) fn cells(line: &FailedLine) -> [String; HEADINGS.len()] {
     let mut cells = HEADINGS.map(|_| "–".to_owned());
     cells[0].clone_from(&line.images);
     cells[1] = if line.data_free { "yes" } else { "no" }.to_owned();
@@ -81,9 +92,14 @@ pub(super) fn cells(line: &Line) -> [String; HEADINGS.len()] {
 }
 
 /// Tables of failed rows alone: title and lines.
-pub(super) fn blocks_of_their_own(failed: &[Failed], all: &[Summary]) -> Vec<(String, Vec<Line>)> {
-    let known: BTreeSet<_> = all.iter().map(|one| (one.student.as_str(), one.ipc, one.protocol.as_str())).collect();
-    let blocks: BTreeSet<_> = failed.iter().filter_map(Failed::block).filter(|block| !known.contains(block)).collect();
+pub(super) fn blocks_of_their_own(
+    failed: &[FailedRow],
+    all: &[Summary],
+) -> Vec<(String, Vec<FailedLine>)> {
+    let known: BTreeSet<_> =
+        all.iter().map(|one| (one.student.as_str(), one.ipc, one.protocol.as_str())).collect();
+    let blocks: BTreeSet<_> =
+        failed.iter().filter_map(FailedRow::block).filter(|block| !known.contains(block)).collect();
     let block = |(student, ipc, protocol): (&str, u32, &str)| {
         let own = failed.iter().filter(|one| one.block() == Some((student, ipc, protocol)));
         (format!("{}, protocol {protocol}", text::student_title(student, ipc)), grouped(own))
@@ -92,14 +108,14 @@ pub(super) fn blocks_of_their_own(failed: &[Failed], all: &[Summary]) -> Vec<(St
 }
 
 /// Every reason once, with the number of rows that it cost.
-pub(super) fn reasons(failed: &[Failed]) -> Vec<(&str, usize)> {
+pub(super) fn reasons(failed: &[FailedRow]) -> Vec<(&str, usize)> {
     let mut reasons: IndexMap<&str, usize> = IndexMap::new();
     failed.iter().for_each(|one| *reasons.entry(&one.reason).or_default() += 1);
     reasons.into_iter().collect()
 }
 
 /// What the terminal shows of failures besides the lines in the tables; empty without any.
-pub(super) fn table(failed: &[Failed], all: &[Summary]) -> String {
+pub(super) fn table(failed: &[FailedRow], all: &[Summary]) -> String {
     let mut text = String::new();
     for (title, lines) in blocks_of_their_own(failed, all) {
         let mut table = vec![HEADINGS.map(str::to_string)];

@@ -7,11 +7,12 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use serde::Serialize;
 
-use super::chart::{COLOURS, Line, Scale, line_chart, strip};
+use super::chart::{COLOURS, ChartLine, Scale, line_chart, strip};
 use super::images::{ClassRow, class_rows};
 use super::summary::{Comparison, Summary, comparisons, groups, stat, summaries};
 use super::text::{
-    block_title, difference, images, labels, percent, protocols, score, size, summary_images, verifier_cells,
+    block_title, difference, images, labels, percent, protocols, score, size, summary_images,
+    verifier_cells,
 };
 use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint, failed};
 
@@ -43,7 +44,7 @@ struct Table {
     has_real: bool,
     real_images: String,
     scale: String,
-    rows: Vec<TableRow>,
+    rows: Vec<HtmlRow>,
     failed: Vec<FailedRow>,
     rankings: Vec<RankingRow>,
     comparisons: Vec<ComparisonRow>,
@@ -51,7 +52,7 @@ struct Table {
 }
 
 #[derive(Serialize)]
-struct TableRow {
+struct HtmlRow {
     colour: usize,
     images: String,
     data_free: bool,
@@ -139,7 +140,8 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
     Ok(environment()?.render_named_str("report.html", TEMPLATE, Serde(&page))?)
 }
 
-/// What every page of the program is rendered in: it can include `style.css`, and `figures.html`, which shows the list `figures` of [`Figure`]s.
+/// What every page of the program is rendered in: it can include `style.css`, and `figures.html`,
+/// which shows the list `figures` of [`Figure`]s.
 pub fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -151,7 +153,8 @@ pub fn environment() -> Result<Environment<'static>, minijinja::Error> {
 fn tables(results: &Results) -> Vec<Table> {
     let summaries = summaries(&results.rows);
     let protocols = protocols(&summaries);
-    let pairs: Vec<(Summary, Vec<&Row>)> = summaries.into_iter().zip(groups(&results.rows)).collect();
+    let pairs: Vec<(Summary, Vec<&Row>)> =
+        summaries.into_iter().zip(groups(&results.rows)).collect();
     let blocks = pairs.chunk_by(|(a, _), (b, _)| a.same_block(b));
     let comparisons = comparisons(&results.rows);
     blocks.map(|block| table(block, &comparisons, protocols, results)).collect()
@@ -162,23 +165,35 @@ fn failures(results: &Results) -> Failures {
     let reasons = failed::reasons(&results.failed);
     Failures {
         reasons: reasons.into_iter().map(|(reason, rows)| (reason.to_owned(), rows)).collect(),
-        tables: own.into_iter().map(|(title, lines)| (title, lines.into_iter().map(failed_row).collect())).collect(),
+        tables: own
+            .into_iter()
+            .map(|(title, lines)| (title, lines.into_iter().map(failed_row).collect()))
+            .collect(),
     }
 }
 
-fn failed_row(line: failed::Line) -> FailedRow {
-    let failed::Line { images, data_free, labels, seeds } = line;
+fn failed_row(line: failed::FailedLine) -> FailedRow {
+    let failed::FailedLine { images, data_free, labels, seeds } = line;
     FailedRow { images, data_free, labels, seeds: seeds.len() }
 }
 
-fn table(block: &[(Summary, Vec<&Row>)], comparisons: &[Comparison], protocols: usize, results: &Results) -> Table {
+fn table(
+    block: &[(Summary, Vec<&Row>)],
+    comparisons: &[Comparison],
+    protocols: usize,
+    results: &Results,
+) -> Table {
     let first = &block[0].0;
-    let here = |c: &&Comparison| (&c.student, c.ipc, &c.protocol) == (&first.student, first.ipc, &first.protocol);
+    let here = |c: &&Comparison| {
+        (&c.student, c.ipc, &c.protocol) == (&first.student, first.ipc, &first.protocol)
+    };
     let accuracies = || block.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.last_accuracy));
     // Whole tenths around all seeds, so that strips within a table compare.
     let low = (accuracies().fold(1.0, f64::min) * 10.0).floor() / 10.0;
     let high = ((accuracies().fold(0.0, f64::max) * 10.0).ceil() / 10.0).max(low + 0.1);
-    let row = |(colour, (summary, rows)): (usize, &(Summary, Vec<&Row>))| table_row(colour, summary, rows, low, high);
+    let row = |(colour, (summary, rows)): (usize, &(Summary, Vec<&Row>))| {
+        table_row(colour, summary, rows, low, high)
+    };
     Table {
         title: block_title(&block[0].0, protocols),
         ipc: block[0].0.ipc,
@@ -193,9 +208,9 @@ fn table(block: &[(Summary, Vec<&Row>)], comparisons: &[Comparison], protocols: 
     }
 }
 
-fn table_row(colour: usize, summary: &Summary, rows: &[&Row], low: f64, high: f64) -> TableRow {
+fn table_row(colour: usize, summary: &Summary, rows: &[&Row], low: f64, high: f64) -> HtmlRow {
     let values: Vec<f64> = rows.iter().map(|row| row.last_accuracy).collect();
-    TableRow {
+    HtmlRow {
         colour: colour % COLOURS,
         images: summary_images(summary),
         data_free: summary.data_free,
@@ -262,13 +277,12 @@ pub fn duration(seconds: f64) -> String {
 }
 
 fn training_figures(block: &[(Summary, Vec<&Row>)]) -> Vec<Figure> {
-    let names = block
-        .iter()
-        .enumerate()
-        .map(|(colour, (summary, _))| (colour % COLOURS, format!("{}; {}", summary_images(summary), labels(summary))));
+    let names = block.iter().enumerate().map(|(colour, (summary, _))| {
+        (colour % COLOURS, format!("{}; {}", summary_images(summary), labels(summary)))
+    });
     let legend: Vec<(usize, String)> = names.collect();
-    let lines = |of: PointOf| -> Vec<Line> {
-        let line = |(colour, (_, rows)): (usize, &(Summary, Vec<&Row>))| Line {
+    let lines = |of: PointOf| -> Vec<ChartLine> {
+        let line = |(colour, (_, rows)): (usize, &(Summary, Vec<&Row>))| ChartLine {
             colour,
             faint: false,
             points: mean_curve(rows, of),
@@ -277,18 +291,37 @@ fn training_figures(block: &[(Summary, Vec<&Row>)]) -> Vec<Figure> {
     };
     let figure = |title: &str, y_label: &str, scale, of: PointOf, note: &str| {
         let svg = line_chart(title, "epoch", y_label, scale, &lines(of))?;
-        Some(Figure { title: title.to_string(), svg, legend: legend.clone(), note: note.to_string() })
+        Some(Figure {
+            title: title.to_string(),
+            svg,
+            legend: legend.clone(),
+            note: note.to_string(),
+        })
     };
     let mixed = block.iter().any(|(summary, _)| summary.labels == Labels::Hard)
         && block.iter().any(|(summary, _)| summary.labels == Labels::Soft);
     let loss_note = match mixed {
-        true => "Mean over seeds. Soft and hard labels have different losses: compare shapes, not heights.",
+        true => {
+            "Mean over seeds. Soft and hard labels have different losses: compare shapes, not heights."
+        }
         false => "Mean over seeds.",
     };
     let accuracy: PointOf = |point| point.test_accuracy.map(|accuracy| 100.0 * accuracy);
     let figures = [
-        figure("Student: test accuracy", "%", Scale::Linear, accuracy, "Mean over seeds, where tested."),
-        figure("Student: training loss", "loss (log scale)", Scale::Log, |point| Some(point.train_loss), loss_note),
+        figure(
+            "Student: test accuracy",
+            "%",
+            Scale::Linear,
+            accuracy,
+            "Mean over seeds, where tested.",
+        ),
+        figure(
+            "Student: training loss",
+            "loss (log scale)",
+            Scale::Log,
+            |point| Some(point.train_loss),
+            loss_note,
+        ),
     ];
     figures.into_iter().flatten().collect()
 }
@@ -308,7 +341,9 @@ fn mean_curve(rows: &[&Row], of: PointOf) -> Vec<(f64, f64)> {
 }
 
 fn recoveries(recoveries: &[Recovery]) -> Vec<Figure> {
-    let same = |a: &Recovery, b: &Recovery| (&a.method, &a.teacher, a.ipc) == (&b.method, &b.teacher, b.ipc);
+    let same = |a: &Recovery, b: &Recovery| {
+        (&a.method, &a.teacher, a.ipc) == (&b.method, &b.teacher, b.ipc)
+    };
     recoveries.chunk_by(same).filter_map(recovery_figure).collect()
 }
 
@@ -320,29 +355,39 @@ fn recovery_figure(seeds: &[Recovery]) -> Option<Figure> {
         ("cross entropy", |point| point.ce),
         ("BN statistics, unweighted", |point| point.bn),
     ];
-    let line = |colour: usize, seed: usize| Line {
+    let line = |colour: usize, seed: usize| ChartLine {
         colour,
         faint: seed > 0,
-        points: seeds[seed].curve.iter().map(|point| (f64::from(point.iteration), terms[colour].1(point))).collect(),
+        points: seeds[seed]
+            .curve
+            .iter()
+            .map(|point| (f64::from(point.iteration), terms[colour].1(point)))
+            .collect(),
     };
     // Pale lines first, so that the first seed lies on top.
-    let lines: Vec<Line> =
-        (0..seeds.len()).rev().flat_map(|seed| (0..3).map(move |colour| line(colour, seed))).collect();
+    let lines: Vec<ChartLine> = (0..seeds.len())
+        .rev()
+        .flat_map(|seed| (0..3).map(move |colour| line(colour, seed)))
+        .collect();
     let first = &seeds[0];
     let title = format!("{}, {} per class", images(&first.method, Some(&first.teacher)), first.ipc);
     let svg = line_chart(&title, "iteration", "loss (log scale)", Scale::Log, &lines)?;
-    let legend = terms.iter().enumerate().map(|(colour, (name, _))| (colour, name.to_string())).collect();
+    let legend =
+        terms.iter().enumerate().map(|(colour, (name, _))| (colour, name.to_string())).collect();
     let note = match seeds.len() {
         1 => format!("Mean over batches; seed {}.", seeds[0].seed),
-        count => format!("Mean over batches; seed {}, and pale the other {}.", seeds[0].seed, count - 1),
+        count => {
+            format!("Mean over batches; seed {}, and pale the other {}.", seeds[0].seed, count - 1)
+        }
     };
     Some(Figure { title, svg, legend, note })
 }
 
 fn grids(results: &Results) -> Result<Vec<GridView>, ReportError> {
     let first_seed = |grid: &Grid| {
-        let same =
-            |other: &&Grid| (&other.method, &other.teacher, other.ipc) == (&grid.method, &grid.teacher, grid.ipc);
+        let same = |other: &&Grid| {
+            (&other.method, &other.teacher, other.ipc) == (&grid.method, &grid.teacher, grid.ipc)
+        };
         results.grids.iter().filter(same).all(|other| grid.seed <= other.seed)
     };
     let view = |grid: &Grid| {
@@ -366,13 +411,16 @@ fn truncation(rows: usize, classes: usize, shown: usize, ipc: u32) -> String {
         (false, false) => String::new(),
         (true, false) => format!("The first {rows} of {classes} classes."),
         (false, true) => format!("The first {shown} of {ipc} images of each class."),
-        (true, true) => format!("The first {shown} of {ipc} images of the first {rows} of {classes} classes."),
+        (true, true) => {
+            format!("The first {shown} of {ipc} images of the first {rows} of {classes} classes.")
+        }
     }
 }
 
 /// A count with commas, such as `10,000`.
 fn thousands(count: usize) -> String {
     let digits = count.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
     groups.join(",")
 }

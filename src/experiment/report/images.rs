@@ -22,8 +22,12 @@ pub(super) struct ClassRow {
 }
 
 /// The first images of the first classes in `folder`, and how many classes there are.
-pub(super) fn class_rows(folder: &Path, classes: &[String]) -> Result<(Vec<ClassRow>, usize), ReportError> {
-    let directories: Vec<PathBuf> = sorted(folder)?.into_iter().filter(|path| path.is_dir()).collect();
+pub(super) fn class_rows(
+    folder: &Path,
+    classes: &[String],
+) -> Result<(Vec<ClassRow>, usize), ReportError> {
+    let directories: Vec<PathBuf> =
+        sorted(folder)?.into_iter().filter(|path| path.is_dir()).collect();
     let named = directories.len() == classes.len();
     let shown = directories.iter().take(CLASSES).enumerate();
     let rows = shown.map(|(index, directory)| {
@@ -34,7 +38,9 @@ pub(super) fn class_rows(folder: &Path, classes: &[String]) -> Result<(Vec<Class
 }
 
 fn data_uris(directory: &Path) -> Result<Vec<String>, ReportError> {
-    let is_png = |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
+    let is_png = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
+    };
     let files = sorted(directory)?.into_iter().filter(is_png).take(PER_CLASS);
     let inline = |path: PathBuf| {
         let bytes = fs::read(&path).map_err(|source| ReportError::Images { path, source })?;
@@ -43,10 +49,14 @@ fn data_uris(directory: &Path) -> Result<Vec<String>, ReportError> {
     files.map(inline).collect()
 }
 
-/// The directory's entries in the order of their names, as torchvision's ImageFolder numbers classes.
+/// The directory's entries in the order of their names, as torchvision's ImageFolder numbers
+/// classes.
 fn sorted(directory: &Path) -> Result<Vec<PathBuf>, ReportError> {
-    let list = || fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
-    let mut paths = list().map_err(|source| ReportError::Images { path: directory.to_path_buf(), source })?;
+    let list = || {
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()
+    };
+    let mut paths =
+        list().map_err(|source| ReportError::Images { path: directory.to_path_buf(), source })?;
     paths.sort();
     Ok(paths)
 }

@@ -1,16 +1,19 @@
-//! The results as Markdown with one SVG chart per table: what a repository commits of an experiment.
+//! The results as Markdown with one SVG chart per table: what a repository commits of an
+//! experiment.
 
 use std::path::Path;
 
 use super::chart::{Dots, dot_plot};
 use super::summary::{Summary, groups, summaries};
 use super::text::{
-    BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols, summary_images,
+    BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols,
+    summary_images,
 };
 use super::{ReportError, Results, failed};
 use scdd_artifacts::own;
 
-/// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table; `command` is what a reader can write them again with.
+/// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table; `command` is
+/// what a reader can write them again with.
 ///
 /// # Errors
 /// When a file can't be written.
@@ -26,13 +29,18 @@ pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(
         let title = block_title(&block[0], protocols(&all));
         let chart = format!("{stem}-{}.svg", number + 1);
         own::write(&path.with_file_name(&chart), &plot(&results, &title, block))?;
-        text += &format!("\n## {title}\n\n![Test accuracy of every row, seed by seed]({chart})\n\n");
+        text +=
+            &format!("\n## {title}\n\n![Test accuracy of every row, seed by seed]({chart})\n\n");
         text += &line(&HEADINGS.map(str::to_owned));
         text += &line(&HEADINGS.map(|_| "---".to_owned()));
         block.iter().for_each(|summary| text += &line(&cells(summary)));
-        failed::lines(&results.failed, &block[0]).iter().for_each(|one| text += &line(&failed::cells(one)));
+        failed::lines(&results.failed, &block[0])
+            .iter()
+            .for_each(|one| text += &line(&failed::cells(one)));
     }
-    for note in [SPREAD_NOTE, &few_seeds(&all), COST_NOTE, BEST_NOTE].iter().flat_map(|note| note.lines()) {
+    for note in
+        [SPREAD_NOTE, &few_seeds(&all), COST_NOTE, BEST_NOTE].iter().flat_map(|note| note.lines())
+    {
         text += &format!("\n{}\n", note.replace('*', "\\*"));
     }
     for (reason, rows) in failed::reasons(&results.failed) {
@@ -61,5 +69,9 @@ fn plot(results: &Results, title: &str, block: &[Summary]) -> String {
         })
         .collect();
     rows.sort_by(|a, b| b.mean.total_cmp(&a.mean));
-    dot_plot(title, "test accuracy after the last epoch, %; filled: data-free, hollow: real images; bar: mean", &rows)
+    dot_plot(
+        title,
+        "test accuracy after the last epoch, %; filled: data-free, hollow: real images; bar: mean",
+        &rows,
+    )
 }

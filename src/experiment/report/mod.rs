@@ -1,7 +1,10 @@
-//! What an experiment found, as one self-contained HTML page, as JSON and CSV, and as a table for the terminal.
+//! What an experiment found, as one self-contained HTML page, as JSON and CSV, and as a table for
+//! the terminal.
 //!
-//! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was made. Wall-clock times, which differ from
-//! run to run, are shown on the page and kept in `timing.json`, and in snapshots for the repository; `results.json` and `results.csv` are free of them.
+//! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was
+//! made. Wall-clock times, which differ from run to run, are shown on the page and kept in
+//! `timing.json`, and in snapshots for the repository; `results.json` and `results.csv` are free of
+//! them.
 
 pub mod chart;
 mod compare;
@@ -21,16 +24,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use crate::config::Labels;
+use crate::config::real_rows::RDED_CROPS;
 use scdd_artifacts::own::{self, OwnError};
 use scdd_artifacts::records::Accuracy;
 use scdd_artifacts::stage::Timing;
 
 pub use compare::{CompareError, merge, read};
-pub use failed::{Failed, Trained};
+pub use failed::{FailedRow, Trained};
 pub use html::duration;
 pub use markdown::write_markdown;
 pub use snapshot::write_snapshot;
-pub use summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, WHOLE_REAL, comparisons, summaries};
+pub use summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
 pub use text::table;
 
 /// Why a report could not be made.
@@ -60,7 +64,8 @@ pub enum ReportError {
     },
 }
 
-/// Everything that a report shows. Names of networks and methods are shown as they are given here, and rows of the same names are the same work.
+/// Everything that a report shows. Names of networks and methods are shown as they are given here,
+/// and rows of the same names are the same work.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Results {
     /// The experiment's name.
@@ -79,15 +84,16 @@ pub struct Results {
     pub test_images: usize,
     /// The resolved experiment, as YAML.
     pub experiment: String,
-    /// The networks that rows and recoveries name, each by a name of its own; empty in older reports.
+    /// The networks that rows and recoveries name, each by a name of its own; empty in older
+    /// reports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub networks: Vec<Network>,
+    pub networks: Vec<ReportedNetwork>,
     /// One row per trained student.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
     /// What could not be made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failed: Vec<Failed>,
+    pub failed: Vec<FailedRow>,
     /// How each batch of synthetic images was optimised.
     pub recoveries: Vec<Recovery>,
     /// Images to show.
@@ -96,7 +102,7 @@ pub struct Results {
 
 /// A network of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
+pub struct ReportedNetwork {
     /// Where the experiment finds its bundle.
     pub path: PathBuf,
     /// What rows call it.
@@ -105,7 +111,7 @@ pub struct Network {
     pub hash: String,
 }
 
-impl Network {
+impl ReportedNetwork {
     /// Its name where another network has the same one: `resnet18@1a2b3c4d`.
     pub fn told_apart(&self) -> String {
         format!("{}{}", self.plain_name(), self.suffix())
@@ -124,7 +130,8 @@ impl Network {
 /// One trained student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// How its images were made: a method of the experiment, or a choice of real images such as `random_real`.
+    /// How its images were made: a method of the experiment, or a choice of real images such as
+    /// `random_real`.
     pub method: String,
     /// Whether making the images read no real image (the teacher itself was trained on some).
     pub data_free: bool,
@@ -272,7 +279,8 @@ pub fn check(directory: &Path) -> Result<(), ReportError> {
     [RESULTS, TABLE, TIMES, PAGE].iter().try_for_each(|file| Ok(own::check(&directory.join(file))?))
 }
 
-/// Writes `report.html`, `results.json`, `results.csv` and `timing.json` into `directory`, each whole or not at all; returns the page's path.
+/// Writes `report.html`, `results.json`, `results.csv` and `timing.json` into `directory`, each
+/// whole or not at all; returns the page's path.
 ///
 /// # Errors
 /// When a file is there that is not scdd's, or one can't be written.
@@ -291,11 +299,19 @@ impl Results {
     /// The same results in the order in which they are shown.
     fn sorted(&self) -> Self {
         let mut sorted = self.clone();
-        sorted.rows.sort_by(|a, b| summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed)));
-        sorted.failed.sort_by_cached_key(|one| (one.method.clone(), one.teacher.clone(), one.ipc, one.seed));
-        sorted.recoveries.sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
+        sorted.rows.sort_by(|a, b| {
+            summary::row_key(a).cmp(&summary::row_key(b)).then(a.seed.cmp(&b.seed))
+        });
+        sorted
+            .failed
+            .sort_by_cached_key(|one| (one.method.clone(), one.teacher.clone(), one.ipc, one.seed));
+        sorted
+            .recoveries
+            .sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
         let real = |grid: &Grid| grid.teacher.is_none() || grid.method == RDED_CROPS;
-        sorted.grids.sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));
+        sorted
+            .grids
+            .sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));
         sorted
     }
 }
@@ -312,6 +328,9 @@ fn timing_json(results: &Results) -> Result<String, ReportError> {
 
 /// `value` as indented JSON with a newline at its end.
 pub fn json_file(value: &impl Serialize) -> Result<String, ReportError> {
-    let format = |error: serde_json::Error| ReportError::Format { format: "JSON", message: error.to_string() };
+    let format = |error: serde_json::Error| ReportError::Format {
+        format: "JSON",
+        message: error.to_string(),
+    };
     Ok(serde_json::to_string_pretty(value).map_err(format)? + "\n")
 }

@@ -1,8 +1,9 @@
-//! Results with their costs in one small file: what a repository commits of an experiment, and what outlives the machine that it ran on.
+//! Results with their costs in one small file: what a repository commits of an experiment, and what
+//! outlives the machine that it ran on.
 //!
 //! ```text
-//! rows      the table: one row per combination of images, labels and student, its accuracy over seeds (fractions), and what it cost
-//! results   what `scdd report` reads again: every trained student with its costs; no curves, no images
+//! rows      the table: a row per images, labels and student: accuracy over seeds (fractions), costs
+//! results   what `scdd report` reads again: every student with its costs; no curves, no images
 //! ```
 
 use std::path::Path;
@@ -37,7 +38,8 @@ struct TableRow {
     versus_random_real: Option<Difference>,
 }
 
-/// A trained student with its costs, which [`Row`] itself keeps to the machine that they were measured on.
+/// A trained student with its costs, which [`Row`] itself keeps to the machine that they were
+/// measured on.
 #[derive(Serialize, Deserialize)]
 struct TimedRow {
     #[serde(flatten)]
@@ -62,7 +64,9 @@ pub fn write_snapshot(results: &Results, path: &Path) -> Result<(), ReportError>
     let table: Vec<TableRow> = summaries(&sorted.rows).into_iter().map(table_row).collect();
     let mut head = sorted;
     let students = std::mem::take(&mut head.rows);
-    let students = students.into_iter().map(|row| TimedRow { cost: row.cost, row: Row { curve: Vec::new(), ..row } });
+    let students = students
+        .into_iter()
+        .map(|row| TimedRow { cost: row.cost, row: Row { curve: Vec::new(), ..row } });
     head.recoveries.retain(|recovery| !recovery.verified.is_empty());
     head.recoveries.iter_mut().for_each(|recovery| recovery.curve.clear());
     head.grids.clear();
@@ -117,7 +121,11 @@ mod tests {
         write_snapshot(&results, &file).unwrap();
         let found = read_snapshot(&file).unwrap();
         assert_eq!(table(&found), table(&results));
-        assert!(found.rows[0].cost.recover.is_some() && found.rows[0].curve.is_empty() && found.grids.is_empty());
+        assert!(
+            found.rows[0].cost.recover.is_some()
+                && found.rows[0].curve.is_empty()
+                && found.grids.is_empty()
+        );
         let again = root.path().join("again.json");
         write_snapshot(&found, &again).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(&again).unwrap());
@@ -129,13 +137,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("part.json");
         write_snapshot(&sample(root.path()), &file).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         let rows = json["rows"].as_array().unwrap();
         assert_eq!(rows.len(), 5);
         assert_eq!((&rows[0]["seeds"], &rows[0]["labels"]), (&json!(2), &json!("soft")));
         assert!((rows[0]["mean"].as_f64().unwrap() - 0.704).abs() < 1e-9);
         assert!((rows[0]["seconds_per_image"].as_f64().unwrap() - 0.642).abs() < 1e-9);
-        assert_eq!((&rows[0]["label_bytes"], &rows[4]["label_bytes"]), (&json!(120_000), &json!(null)));
+        assert_eq!(
+            (&rows[0]["label_bytes"], &rows[4]["label_bytes"]),
+            (&json!(120_000), &json!(null))
+        );
     }
 
     #[test]
@@ -149,7 +161,10 @@ mod tests {
             let parts = order.map(|path| read(path).unwrap()).to_vec();
             let merged = merge("all", parts).unwrap();
             assert_eq!(merged.rows.len(), 10);
-            assert!(merged.rows.iter().all(|row| row.curve.len() == 300), "the curves are those of the directory");
+            assert!(
+                merged.rows.iter().all(|row| row.curve.len() == 300),
+                "the curves are those of the directory"
+            );
         }
         let mut other = read(&file).unwrap();
         other.rows[0].last_accuracy += 0.1;

@@ -4,6 +4,7 @@ use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{Labels, Row, text};
+use crate::config::real_rows::{RANDOM_REAL, RDED_CROPS, WHOLE_REAL};
 
 /// Mean and spread of one number over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -14,13 +15,6 @@ pub struct Stat {
     pub std: Option<f64>,
 }
 
-/// The choice of real images that every row is compared with.
-pub(super) const RANDOM_REAL: &str = "random_real";
-/// RDED's crops of training images, which a teacher chose.
-pub const RDED_CROPS: &str = "rded_crops";
-/// The whole real training set.
-pub const WHOLE_REAL: &str = "whole_real";
-
 /// A summary's accuracy minus another's, seed by seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
@@ -28,7 +22,8 @@ pub struct Difference {
     pub stat: Stat,
     /// Number of seeds that both have.
     pub seeds: usize,
-    /// The 95 % confidence interval of the mean, by Student's t for paired differences; `None` for a single seed.
+    /// The 95 % confidence interval of the mean, by Student's t for paired differences; `None` for
+    /// a single seed.
     pub interval: Option<[f64; 2]>,
 }
 
@@ -64,27 +59,33 @@ pub struct Summary {
     /// Seconds of recovering one image, mean over seeds. Kept out of `results.json`, as all times.
     #[serde(skip)]
     pub seconds_per_image: Option<f64>,
-    /// The peak of the process's resident memory during any stage of any seed, in bytes; the accelerator's own not included.
+    /// The peak of the process's resident memory during any stage of any seed, in bytes; the
+    /// accelerator's own not included.
     #[serde(skip)]
     pub peak_bytes: Option<u64>,
-    /// Last-epoch accuracy against random real images with the same kind of labels (soft ones by the same teacher), student, IPC and protocol.
+    /// Last-epoch accuracy against random real images with the same kind of labels (soft ones by
+    /// the same teacher), student, IPC and protocol.
     pub versus_random_real: Option<Difference>,
-    /// Scores of DD-Ranking, for distilled images with soft labels that have random real ones beside them.
+    /// Scores of DD-Ranking, for distilled images with soft labels that have random real ones
+    /// beside them.
     pub ranking: Option<Ranking>,
 }
 
-/// How much of a row's accuracy the images deserve, by DD-Ranking (arXiv 2505.13300); accuracies and their differences are fractions.
+/// How much of a row's accuracy the images deserve, by DD-Ranking (arXiv 2505.13300); accuracies
+/// and their differences are fractions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ranking {
     /// Accuracy of the same images with hard labels.
     pub hard: Option<Stat>,
-    /// Hard label recovery: accuracy of the whole real training set minus that of the images, both with hard labels. Lower is better.
+    /// Hard label recovery: accuracy of the whole real training set minus that of the images, both
+    /// with hard labels. Lower is better.
     pub hlr: Option<f64>,
     /// Improvement over random: accuracy minus that of random real images under the same labels.
     pub ior: f64,
     /// Label-robust score, 0..=1: of the mean of IOR and −HLR.
     pub lrs: Option<f64>,
-    /// Augmentation-robust score, 0..=1: of the mean of IOR with augmentation and IOR under a protocol without.
+    /// Augmentation-robust score, 0..=1: of the mean of IOR with augmentation and IOR under a
+    /// protocol without.
     pub ars: Option<f64>,
 }
 
@@ -114,7 +115,14 @@ impl Summary {
 pub(super) fn row_key(row: &Row) -> impl Ord {
     let block = (row.student.clone(), row.ipc, row.protocol.clone());
     let is_baseline = row.teacher.is_none() || row.method == RDED_CROPS;
-    (block, is_baseline, row.method.clone(), row.labels, row.teacher.clone(), row.relabel_teacher.clone())
+    (
+        block,
+        is_baseline,
+        row.method.clone(),
+        row.labels,
+        row.teacher.clone(),
+        row.relabel_teacher.clone(),
+    )
 }
 
 /// The groups of rows that differ in nothing but the seed, in the order of the table.
@@ -127,22 +135,31 @@ pub(super) fn groups(rows: &[Row]) -> Vec<Vec<&Row>> {
 /// One summary per group of rows that differ in nothing but the seed, in the order of the table.
 pub fn summaries(rows: &[Row]) -> Vec<Summary> {
     let groups = groups(rows);
-    let mut summaries: Vec<Summary> = groups.iter().map(|group| summarise(group, &groups)).collect();
-    let rankings: Vec<Option<Ranking>> = summaries.iter().map(|summary| ranking(summary, &summaries)).collect();
+    let mut summaries: Vec<Summary> =
+        groups.iter().map(|group| summarise(group, &groups)).collect();
+    let rankings: Vec<Option<Ranking>> =
+        summaries.iter().map(|summary| ranking(summary, &summaries)).collect();
     summaries.iter_mut().zip(rankings).for_each(|(summary, ranking)| summary.ranking = ranking);
     summaries
 }
 
-/// Every two rows of images that a teacher made or chose which one table holds with the same kind of labels and at least one common seed.
+/// Every two rows of images that a teacher made or chose which one table holds with the same kind
+/// of labels and at least one common seed.
 pub fn comparisons(rows: &[Row]) -> Vec<Comparison> {
     let (groups, summaries) = (groups(rows), summaries(rows));
-    let distilled: Vec<usize> = (0..groups.len()).filter(|&i| summaries[i].teacher.is_some()).collect();
-    let pairs = distilled.iter().enumerate().flat_map(|(n, &a)| distilled[n + 1..].iter().map(move |&b| (a, b)));
+    let distilled: Vec<usize> =
+        (0..groups.len()).filter(|&i| summaries[i].teacher.is_some()).collect();
+    let pairs = distilled
+        .iter()
+        .enumerate()
+        .flat_map(|(n, &a)| distilled[n + 1..].iter().map(move |&b| (a, b)));
     let compare = |(a, b): (usize, usize)| {
         let (first, second) = (&summaries[a], &summaries[b]);
         let comparable = first.same_block(second) && first.labels == second.labels;
         let difference = difference(&groups[a], &groups[b]).filter(|_| comparable)?;
-        let name = |summary: &Summary| format!("{}; {}", text::summary_images(summary), text::labels(summary));
+        let name = |summary: &Summary| {
+            format!("{}; {}", text::summary_images(summary), text::labels(summary))
+        };
         let Summary { student, ipc, protocol, .. } = first.clone();
         Some(Comparison { student, ipc, protocol, rows: [name(first), name(second)], difference })
     };
@@ -156,14 +173,19 @@ fn ranking(summary: &Summary, all: &[Summary]) -> Option<Ranking> {
     }
     let images = |s: &Summary| (s.student.clone(), s.method.clone(), s.ipc, s.teacher.clone());
     let same_images = || all.iter().filter(|other| images(other) == images(summary));
-    let hard = same_images().find(|o| o.protocol == summary.protocol && o.labels == Labels::Hard).map(|o| o.last);
+    let hard = same_images()
+        .find(|o| o.protocol == summary.protocol && o.labels == Labels::Hard)
+        .map(|o| o.last);
     let is_whole = |other: &&Summary| {
-        other.method == WHOLE_REAL && (&other.student, &other.protocol) == (&summary.student, &summary.protocol)
+        other.method == WHOLE_REAL
+            && (&other.student, &other.protocol) == (&summary.student, &summary.protocol)
     };
     let hlr = all.iter().find(is_whole).zip(hard).map(|(whole, hard)| whole.last.mean - hard.mean);
     let ior = ior_of(summary)?;
-    let soft_by_the_same = |o: &&Summary| o.labels == Labels::Soft && o.relabel_teacher == summary.relabel_teacher;
-    let plain = same_images().filter(soft_by_the_same).find(|other| summary.augmented && !other.augmented);
+    let soft_by_the_same =
+        |o: &&Summary| o.labels == Labels::Soft && o.relabel_teacher == summary.relabel_teacher;
+    let plain =
+        same_images().filter(soft_by_the_same).find(|other| summary.augmented && !other.augmented);
     Some(Ranking {
         hard,
         hlr,
@@ -195,19 +217,32 @@ fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
         seeds: group.iter().map(|row| row.seed).collect(),
         last: stat(&numbers(|row| row.last_accuracy)),
         best: stat(&numbers(|row| row.best_accuracy)),
-        label_bytes: mean(group.iter().filter_map(|row| row.label_bytes.map(|bytes| bytes as f64))).map(|b| b as u64),
+        label_bytes: mean(group.iter().filter_map(|row| row.label_bytes.map(|bytes| bytes as f64)))
+            .map(|b| b as u64),
         augmented: row.augmented,
         seconds_per_image: mean(group.iter().filter_map(|row| row.seconds_per_image())),
-        peak_bytes: group.iter().flat_map(|row| row.cost.stages()).filter_map(|timing| timing.peak_bytes).max(),
+        peak_bytes: group
+            .iter()
+            .flat_map(|row| row.cost.stages())
+            .filter_map(|timing| timing.peak_bytes)
+            .max(),
         versus_random_real: baseline.and_then(|baseline| difference(group, baseline)),
         ranking: None,
     }
 }
 
-/// Whether `other` is what `row` must beat to be worth anything: random real images under the same labels.
+/// Whether `other` is what `row` must beat to be worth anything: random real images under the same
+/// labels.
 fn is_baseline_of(other: &Row, row: &Row) -> bool {
-    let what =
-        |row: &Row| (row.student.clone(), row.ipc, row.protocol.clone(), row.labels, row.relabel_teacher.clone());
+    let what = |row: &Row| {
+        (
+            row.student.clone(),
+            row.ipc,
+            row.protocol.clone(),
+            row.labels,
+            row.relabel_teacher.clone(),
+        )
+    };
     other.method == RANDOM_REAL && row.method != RANDOM_REAL && what(other) == what(row)
 }
 
@@ -223,7 +258,8 @@ fn difference(group: &[&Row], baseline: &[&Row]) -> Option<Difference> {
     })
 }
 
-/// mean ± t · std / √n with the 97.5 % quantile t of Student's distribution with n − 1 degrees of freedom.
+/// mean ± t · std / √n with the 97.5 % quantile t of Student's distribution with n − 1 degrees of
+/// freedom.
 fn interval(stat: Stat, seeds: usize) -> Option<[f64; 2]> {
     let distribution = StudentsT::new(0.0, 1.0, seeds as f64 - 1.0).ok()?;
     let reach = distribution.inverse_cdf(0.975) * stat.std? / (seeds as f64).sqrt();

@@ -1,10 +1,12 @@
 use std::fs;
 
 use super::*;
+use crate::config::real_rows::WHOLE_REAL;
 
 /// A grey square whose brightness tells its class and index.
 fn png(path: &Path, class: usize, index: usize) {
-    let pixel = |x: u32, y: u32| image::Luma([((class * 25) as u32 + x * y / 4 + index as u32 * 9) as u8]);
+    let pixel =
+        |x: u32, y: u32| image::Luma([((class * 25) as u32 + x * y / 4 + index as u32 * 9) as u8]);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     image::GrayImage::from_fn(28, 28, pixel).save(path).unwrap();
 }
@@ -26,7 +28,9 @@ fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Ro
     let point = |epoch: u32| TrainPoint {
         epoch,
         train_loss: 2.0 / f64::from(epoch) * if relabel.is_some() { 0.01 } else { 1.0 },
-        test_accuracy: epoch.is_multiple_of(10).then(|| last * (1.0 - (-f64::from(epoch) / 40.0).exp())),
+        test_accuracy: epoch
+            .is_multiple_of(10)
+            .then(|| last * (1.0 - (-f64::from(epoch) / 40.0).exp())),
     };
     Row {
         method: if teacher.is_some() { "distilled" } else { "random_real" }.to_string(),
@@ -125,18 +129,29 @@ fn summaries_are_over_seeds_and_differences_are_paired() {
     let all = summaries(&sample(root.path()).rows);
     assert_eq!(all.len(), 5);
     let moco = &all[0];
-    assert_eq!((moco.teacher.as_deref(), moco.seeds.as_slice()), (Some("resnet10-w16-moco-v2"), [0, 1].as_slice()));
-    assert!((moco.last.mean - 0.704).abs() < 1e-9 && (moco.last.std.unwrap() - 0.006 / 2f64.sqrt()).abs() < 1e-9);
+    assert_eq!(
+        (moco.teacher.as_deref(), moco.seeds.as_slice()),
+        (Some("resnet10-w16-moco-v2"), [0, 1].as_slice())
+    );
+    assert!(
+        (moco.last.mean - 0.704).abs() < 1e-9
+            && (moco.last.std.unwrap() - 0.006 / 2f64.sqrt()).abs() < 1e-9
+    );
     let difference = moco.versus_random_real.unwrap();
     assert_eq!(difference.seeds, 2);
     assert!(
         (difference.stat.mean + 0.085).abs() < 1e-9
             && (difference.stat.std.unwrap() - 0.012 / 2f64.sqrt()).abs() < 1e-9
     );
-    // scipy.stats.t.interval(0.95, 1, -0.085, 0.006): with two seeds the interval is 12.7 standard errors wide on each side.
+    // scipy.stats.t.interval(0.95, 1, -0.085, 0.006): with two seeds the interval is 12.7 standard
+    // errors wide on each side.
     let [low, high] = difference.interval.unwrap();
     assert!((low + 0.161237).abs() < 1e-6 && (high + 0.008763).abs() < 1e-6, "{low} {high}");
-    assert!(all[2..].iter().all(|baseline| !baseline.data_free && baseline.versus_random_real.is_none()));
+    assert!(
+        all[2..]
+            .iter()
+            .all(|baseline| !baseline.data_free && baseline.versus_random_real.is_none())
+    );
 }
 
 #[test]
@@ -158,7 +173,9 @@ fn distilled_rows_are_compared_with_each_other_and_ranked() {
     let mut rows = sample(root.path()).rows;
     let [comparison] = comparisons(&rows).try_into().unwrap();
     assert!(comparison.rows[0].contains("moco") && comparison.rows[1].contains("supervised"));
-    assert!((comparison.difference.stat.mean + 0.04).abs() < 1e-9 && comparison.difference.seeds == 2);
+    assert!(
+        (comparison.difference.stat.mean + 0.04).abs() < 1e-9 && comparison.difference.seeds == 2
+    );
 
     let sup = Some("resnet10-w16-supervised");
     let with = |labels, protocol: &str, augmented, last, template: Row| Row {
@@ -170,7 +187,8 @@ fn distilled_rows_are_compared_with_each_other_and_ranked() {
         ..template
     };
     for seed in [0, 1] {
-        // The same images with hard labels, and under a protocol without augmentation beside random real ones; the whole training set.
+        // The same images with hard labels, and under a protocol without augmentation beside random
+        // real ones; the whole training set.
         rows.push(with(Labels::Hard, "default", true, 0.6, row(sup, sup, seed, 0.0)));
         rows.push(with(Labels::Soft, "plain", false, 0.70, row(sup, sup, seed, 0.0)));
         rows.push(with(Labels::Soft, "plain", false, 0.65, row(None, sup, seed, 0.0)));
@@ -183,8 +201,9 @@ fn distilled_rows_are_compared_with_each_other_and_ranked() {
     };
     let ranking = of("default");
     // Means: soft 0.744, random real soft 0.809, hard 0.6, whole 0.9.
-    let close =
-        |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?} {expected}");
+    let close = |found: Option<f64>, expected: f64| {
+        assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?} {expected}")
+    };
     close(Some(ranking.ior), -0.065);
     close(ranking.hlr, 0.3);
     close(ranking.lrs, ((-0.1825f64).exp() - (-1f64).exp()) / (1f64.exp() - (-1f64).exp()));
@@ -224,7 +243,11 @@ fn the_report_is_self_contained_escaped_and_the_same_every_time() {
     let again = root.path().join("again");
     write(&results, &again).unwrap();
     for file in ["report.html", "results.json", "results.csv", "timing.json"] {
-        assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(again.join(file)).unwrap(), "{file}");
+        assert_eq!(
+            fs::read(out.join(file)).unwrap(),
+            fs::read(again.join(file)).unwrap(),
+            "{file}"
+        );
     }
     assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
 }
@@ -254,7 +277,10 @@ fn missing_images_are_named() {
     let mut results = sample(root.path());
     results.grids[0].folder = root.path().join("nowhere");
     let error = write(&results, &root.path().join("out")).unwrap_err().to_string();
-    assert!(error.starts_with("cannot read the images in ") && error.contains("nowhere"), "{error}");
+    assert!(
+        error.starts_with("cannot read the images in ") && error.contains("nowhere"),
+        "{error}"
+    );
     assert!(!root.path().join("out").exists());
 }
 

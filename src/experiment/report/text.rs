@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::summary::{Comparison, Difference, RDED_CROPS, Ranking, Stat, Summary, comparisons, summaries};
+use super::summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
 use super::{Labels, Recovery, ReportError, Results, Row, Verified, failed};
+use crate::config::real_rows::RDED_CROPS;
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
 pub(super) fn percent(stat: Stat) -> String {
@@ -13,7 +14,8 @@ pub(super) fn percent(stat: Stat) -> String {
     }
 }
 
-/// Points with one decimal and a sign, with the interval where there is one, such as `−8.5 [−13.7, −3.3]`.
+/// Points with one decimal and a sign, with the interval where there is one, such as
+/// `−8.5 [−13.7, −3.3]`.
 pub(super) fn difference(difference: &Difference) -> String {
     let mean = signed(difference.stat.mean);
     match difference.interval {
@@ -46,9 +48,11 @@ pub(super) fn summary_images(summary: &Summary) -> String {
     images(&summary.method, summary.teacher.as_deref())
 }
 
-/// What a block of the table has in common, such as `convnet3, 10 images per class`; its protocol where that is not the only one.
+/// What a block of the table has in common, such as `convnet3, 10 images per class`; its protocol
+/// where that is not the only one.
 pub(super) fn block_title(summary: &Summary, protocols: usize) -> String {
-    let protocol = if protocols > 1 { format!(", protocol {}", summary.protocol) } else { String::new() };
+    let protocol =
+        if protocols > 1 { format!(", protocol {}", summary.protocol) } else { String::new() };
     format!("{}{protocol}", student_title(&summary.student, summary.ipc))
 }
 
@@ -62,13 +66,18 @@ pub(super) fn protocols(summaries: &[Summary]) -> usize {
     summaries.iter().map(|summary| &summary.protocol).collect::<BTreeSet<_>>().len()
 }
 
-/// The labels of a summary, such as `soft, by resnet10` or, where that also gave the images, `soft, by the same`.
+/// The labels of a summary, such as `soft, by resnet10` or, where that also gave the images,
+/// `soft, by the same`.
 pub(super) fn labels(summary: &Summary) -> String {
     labels_of(summary.labels, summary.teacher.as_deref(), summary.relabel_teacher.as_deref())
 }
 
 /// Labels of this kind for images from `teacher`.
-pub(super) fn labels_of(labels: Labels, teacher: Option<&str>, relabel_teacher: Option<&str>) -> String {
+pub(super) fn labels_of(
+    labels: Labels,
+    teacher: Option<&str>,
+    relabel_teacher: Option<&str>,
+) -> String {
     match (labels, relabel_teacher) {
         (Labels::Soft, Some(_)) if teacher == relabel_teacher => "soft, by the same".to_string(),
         (Labels::Soft, Some(teacher)) => format!("soft, by {teacher}"),
@@ -81,7 +90,14 @@ pub(super) fn labels_of(labels: Labels, teacher: Option<&str>, relabel_teacher: 
 pub(super) fn row_name(row: &Row) -> String {
     // One row always gives one summary.
     let summary = &summaries(std::slice::from_ref(row))[0];
-    format!("{} / {} / {} / ipc {} / {}", summary_images(summary), labels(summary), row.student, row.ipc, row.protocol)
+    format!(
+        "{} / {} / {} / ipc {} / {}",
+        summary_images(summary),
+        labels(summary),
+        row.student,
+        row.ipc,
+        row.protocol
+    )
 }
 
 pub(super) const HEADINGS: [&str; 10] = [
@@ -100,8 +116,7 @@ const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LR
 
 /// How the table's figures are to be read.
 pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
-pub(super) const COST_NOTE: &str =
-    "s/image: recovering; memory: the most that the program held meanwhile; label size: stored soft labels\n";
+pub(super) const COST_NOTE: &str = "s/image: recovering; memory: the most that the program held meanwhile; label size: stored soft labels\n";
 pub(super) const BEST_NOTE: &str =
     "* the highest of the tests during training: selected on the test set, so too good\n";
 
@@ -143,10 +158,12 @@ fn verifier_table(recoveries: &[Recovery]) -> String {
     format!("recovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
 }
 
-/// What images, how many per class, seed, verifier, how many in all, top-1 and top-5 in percent, per verifier.
+/// What images, how many per class, seed, verifier, how many in all, top-1 and top-5 in percent,
+/// per verifier.
 pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
     let cells = |Verified { verifier, accuracy }: &Verified| {
-        let percent = |count: usize| format!("{:.1}", 100.0 * count as f64 / accuracy.images as f64);
+        let percent =
+            |count: usize| format!("{:.1}", 100.0 * count as f64 / accuracy.images as f64);
         let images = images(&recovery.method, Some(&recovery.teacher));
         let (ipc, seed) = (recovery.ipc.to_string(), recovery.seed.to_string());
         let (top1, top5) = (percent(accuracy.top1), percent(accuracy.top5));
@@ -155,11 +172,14 @@ pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
     recovery.verified.iter().map(cells).collect()
 }
 
-/// DD-Ranking's scores of a block's rows, where there is more to say than the difference from random real images.
+/// DD-Ranking's scores of a block's rows, where there is more to say than the difference from
+/// random real images.
 fn rankings(block: &[Summary]) -> String {
     let mut lines = vec![RANKING.map(str::to_string)];
     let told = |ranking: &Ranking| ranking.hard.is_some() || ranking.ars.is_some();
-    for (summary, ranking) in block.iter().filter_map(|summary| Some((summary, summary.ranking.filter(told)?))) {
+    for (summary, ranking) in
+        block.iter().filter_map(|summary| Some((summary, summary.ranking.filter(told)?)))
+    {
         lines.push([
             summary_images(summary),
             labels(summary),
@@ -184,14 +204,20 @@ fn differences(results: &Results) -> String {
     if shown.is_empty() {
         return String::new();
     }
-    let left_out = if shown.len() < all.len() { " (the best rows'; the page has every pair)" } else { "" };
+    let left_out =
+        if shown.len() < all.len() { " (the best rows'; the page has every pair)" } else { "" };
     let lines: Vec<[String; 4]> = shown.into_iter().map(line).collect();
-    format!("differences in points, seed by seed, with their 95 % interval{left_out}\n{}\n", aligned(&lines))
+    format!(
+        "differences in points, seed by seed, with their 95 % interval{left_out}\n{}\n",
+        aligned(&lines)
+    )
 }
 
 /// The comparisons that have a row on one side that no other row with the same labels beats.
 fn with_best(all: &[Comparison]) -> impl Iterator<Item = &Comparison> {
-    let place = |c: &Comparison, side: usize| (c.student.clone(), c.ipc, c.protocol.clone(), c.rows[side].clone());
+    let place = |c: &Comparison, side: usize| {
+        (c.student.clone(), c.ipc, c.protocol.clone(), c.rows[side].clone())
+    };
     let loser = |c: &Comparison| match c.difference.stat.mean {
         mean if mean < 0.0 => Some(place(c, 0)),
         mean if mean > 0.0 => Some(place(c, 1)),
@@ -204,7 +230,9 @@ fn with_best(all: &[Comparison]) -> impl Iterator<Item = &Comparison> {
 /// A warning where rows have fewer seeds than their intervals deserve.
 pub(super) fn few_seeds(summaries: &[Summary]) -> String {
     match summaries.iter().map(|summary| summary.seeds.len()).min() {
-        Some(fewest @ ..5) => format!("fewer than five seeds ({fewest}): deviations and intervals are rough guesses\n"),
+        Some(fewest @ ..5) => format!(
+            "fewer than five seeds ({fewest}): deviations and intervals are rough guesses\n"
+        ),
         _ => String::new(),
     }
 }
@@ -226,10 +254,12 @@ pub(super) fn cells(summary: &Summary) -> [String; 10] {
 
 /// One line per row, its columns as wide as their widest cell.
 pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |cells: &[String; N]| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
         format!("{}\n", padded.join("  ").trim_end())
     };
     lines.iter().map(line).collect()
@@ -270,7 +300,15 @@ pub(super) fn csv(results: &Results) -> Result<String, ReportError> {
     writer.write_record(head).map_err(|error| format(error.to_string()))?;
     for row in &results.rows {
         let record = (
-            (&row.method, row.data_free, &row.teacher, &row.relabel_teacher, &row.student, row.ipc, row.labels),
+            (
+                &row.method,
+                row.data_free,
+                &row.teacher,
+                &row.relabel_teacher,
+                &row.student,
+                row.ipc,
+                row.labels,
+            ),
             (&row.protocol, row.seed, row.last_accuracy, row.best_accuracy, row.label_bytes),
         );
         writer.serialize(record).map_err(|error| format(error.to_string()))?;

@@ -8,7 +8,7 @@ use super::matrix::Origin;
 use super::real::DatasetCache;
 use super::{Goal, RunError, graph::StageGraph, stages_in};
 use crate::config::{Experiment, RecoverConfig};
-use scdd_artifacts::stage::Store;
+use scdd_artifacts::stage::StageStore;
 
 /// A distilled set of images with its soft labels, complete on disk.
 pub struct DistilledSet {
@@ -33,28 +33,34 @@ pub struct DistilledSet {
 ///
 /// # Errors
 /// When one of them, or of its labels, is not complete below `output`.
-pub fn distilled_sets(experiment: &Experiment, output: &Path) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
-    let (inputs, store) = (Inputs::open(experiment, &DatasetCache::default())?, Store::new(stages_in(output)));
-    let (graph, names) = (StageGraph::build(&inputs, &store, Goal::Relabel)?, Names::of(&inputs.bundles));
+pub fn distilled_sets(
+    experiment: &Experiment,
+    output: &Path,
+) -> Result<(Vec<DistilledSet>, Bundles), RunError> {
+    let (inputs, store) =
+        (Inputs::open(experiment, &DatasetCache::default())?, StageStore::new(stages_in(output)));
+    let (graph, names) =
+        (StageGraph::build(&inputs, &store, Goal::Relabel)?, Names::of(&inputs.bundles));
     let complete = |id| graph.require(&store, id);
     let mut sets: Vec<DistilledSet> = Vec::new();
     for row in &graph.rows {
         let Origin::Distilled { teacher, method } = row.spec.origin else { continue };
         let (ipc, seed) = (row.spec.ipc, row.spec.seed);
         complete(row.images.node)?;
-        let known = sets.iter().position(|set| set.folder == row.images.folder).unwrap_or_else(|| {
-            sets.push(DistilledSet {
-                name: format!("{method}-from-{}-ipc{ipc}-seed{seed}", names.get(teacher)),
-                method: (method.to_owned(), inputs.experiment.methods[method].clone()),
-                teacher: teacher.to_owned(),
-                ipc,
-                seed,
-                folder: row.images.folder.clone(),
-                key: row.images.key.clone(),
-                labels: Vec::new(),
+        let known =
+            sets.iter().position(|set| set.folder == row.images.folder).unwrap_or_else(|| {
+                sets.push(DistilledSet {
+                    name: format!("{method}-from-{}-ipc{ipc}-seed{seed}", names.get(teacher)),
+                    method: (method.to_owned(), inputs.experiment.methods[method].clone()),
+                    teacher: teacher.to_owned(),
+                    ipc,
+                    seed,
+                    folder: row.images.folder.clone(),
+                    key: row.images.key.clone(),
+                    labels: Vec::new(),
+                });
+                sets.len() - 1
             });
-            sets.len() - 1
-        });
         if let Some(labels) = &row.labels {
             complete(labels.node)?;
             let name = format!("{}-by-{}", row.spec.protocol, names.get(row.spec.labeller));

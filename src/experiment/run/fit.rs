@@ -37,7 +37,10 @@ impl Part {
 /// Every use of a bundle.
 fn parts(experiment: &Experiment) -> Vec<(Part, &Path)> {
     let methods = experiment.methods.values();
-    let members = methods.clone().filter_map(|method| method.committee.as_ref()).flat_map(|all| &all.teachers);
+    let members = methods
+        .clone()
+        .filter_map(|method| method.committee.as_ref())
+        .flat_map(|all| &all.teachers);
     let verifiers = methods.flat_map(|method| &method.verifier);
     let labellers = experiment.labellers().into_iter().chain(experiment.ensembles());
     let mut parts: Vec<(Part, &Path)> = Vec::new();
@@ -49,11 +52,16 @@ fn parts(experiment: &Experiment) -> Vec<(Part, &Path)> {
     parts
 }
 
-/// Checks that networks have the data's channels, size and classes, and the role that the experiment gives them; gives remarks for the user.
+/// Checks that networks have the data's channels, size and classes, and the role that the
+/// experiment gives them; gives remarks for the user.
 ///
 /// # Errors
 /// Names every bundle that does not fit, and why.
-pub fn check(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>) -> Result<Vec<String>, RunError> {
+pub fn check(
+    experiment: &Experiment,
+    bundles: &Bundles,
+    test: Option<&Dataset>,
+) -> Result<Vec<String>, RunError> {
     let (mut remarks, mut wrong) = (Vec::new(), BTreeMap::new());
     for (part, path) in parts(experiment) {
         match check_part(experiment, bundles, test, part, path) {
@@ -62,7 +70,11 @@ pub fn check(experiment: &Experiment, bundles: &Bundles, test: Option<&Dataset>)
             Err(what) => drop(wrong.entry(path).or_insert(what)),
         }
     }
-    every(wrong.into_iter().map(|(path, what)| Err::<(), _>(RunError::Misfit { path: path.into(), what })))?;
+    every(
+        wrong
+            .into_iter()
+            .map(|(path, what)| Err::<(), _>(RunError::Misfit { path: path.into(), what })),
+    )?;
     Ok(remarks)
 }
 
@@ -79,13 +91,16 @@ fn check_part(
         remarks.extend(check_teacher(experiment, bundles, bundle, test)?);
         for (name, protocol) in &experiment.protocols {
             if let Some(ViewCrop::Padded { pad }) = protocol.relabel.crop {
-                check_border(pad, bundle.image_shape()).map_err(|why| format!("{why} (protocol `{name}`)"))?;
+                check_border(pad, bundle.image_shape())
+                    .map_err(|why| format!("{why} (protocol `{name}`)"))?;
             }
         }
     }
     let must_label = part == Part::Labeller && !experiment.students.is_empty();
     if let Some(why) = bundle.without_classifier().filter(|_| must_label) {
-        return Err(format!("can't label images: {why}. Or name other teachers under `relabel_teachers`"));
+        return Err(format!(
+            "can't label images: {why}. Or name other teachers under `relabel_teachers`"
+        ));
     }
     if let Some(test) = test.filter(|_| part != Part::Verifier) {
         remarks.extend(check_data(path, bundle, test)?);
@@ -104,11 +119,15 @@ fn check_role(part: Part, bundle: &Bundle) -> Result<(), String> {
     Err(format!("is a {role} bundle, the experiment names it as {}", part.name()))
 }
 
-/// The bundle takes the data's images, and means the same by its classes; gives a remark where names leave that open.
+/// The bundle takes the data's images, and means the same by its classes; gives a remark where
+/// names leave that open.
 fn check_data(path: &Path, bundle: &Bundle, test: &Dataset) -> Result<Option<String>, String> {
     let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
     if shape != data {
-        return Err(format!("takes images of {shape:?} [channels, height, width], {} has {data:?}", test.name));
+        return Err(format!(
+            "takes images of {shape:?} [channels, height, width], {} has {data:?}",
+            test.name
+        ));
     }
     if bundle.manifest.is_features_only() {
         return Ok(None);
@@ -118,7 +137,8 @@ fn check_data(path: &Path, bundle: &Bundle, test: &Dataset) -> Result<Option<Str
     Ok(remark.map(|remark| format!("{}: {remark}", path.display())))
 }
 
-/// The teacher knows the classes that are to be recovered, and its verifiers know the same ones; gives a remark where names leave that open.
+/// The teacher knows the classes that are to be recovered, and its verifiers know the same ones;
+/// gives a remark where names leave that open.
 fn check_teacher(
     experiment: &Experiment,
     bundles: &Bundles,
@@ -128,16 +148,23 @@ fn check_teacher(
     let features_only = teacher.manifest.is_features_only();
     let classes = match test.filter(|_| features_only) {
         Some(test) => test.classes.len(),
-        None if features_only => return Err("has no classifier, and `data: none` gives no classes either".into()),
+        None if features_only => {
+            return Err("has no classifier, and `data: none` gives no classes either".into());
+        }
         None => teacher.manifest.classes.len(),
     };
     let mut remark = None;
     for (name, method) in &experiment.methods {
-        if let Some(class) = method.classes.iter().flatten().find(|class| **class as usize >= classes) {
+        if let Some(class) =
+            method.classes.iter().flatten().find(|class| **class as usize >= classes)
+        {
             return Err(format!("has {classes} classes, method `{name}` asks for class {class}"));
         }
         if features_only && !method.verifier.is_empty() {
-            return Err("has no classifier, so its images belong to no class that a verifier could tell".into());
+            return Err(
+                "has no classifier, so its images belong to no class that a verifier could tell"
+                    .into(),
+            );
         }
         for path in &method.verifier {
             let found = check_verifier(teacher, path, &bundles[path])?;
@@ -147,18 +174,27 @@ fn check_teacher(
     Ok(remark)
 }
 
-fn check_verifier(teacher: &Bundle, path: &Path, verifier: &Bundle) -> Result<Option<String>, String> {
+fn check_verifier(
+    teacher: &Bundle,
+    path: &Path,
+    verifier: &Bundle,
+) -> Result<Option<String>, String> {
     let (own, its) = (teacher.image_shape()[0], verifier.image_shape()[0]);
     let of = format!("its verifier {}", path.display());
     if own != its {
         return Err(format!("has {own} channels, {of} has {its}"));
     }
-    let sides = Sides { network: "the teacher", other: &of, remedy: "name a verifier of the teacher's classes" };
+    let sides = Sides {
+        network: "the teacher",
+        other: &of,
+        remedy: "name a verifier of the teacher's classes",
+    };
     let remark = classes::check(&teacher.manifest.classes, &verifier.manifest.classes, &sides)?;
     Ok(remark.map(|remark| format!("{}: {remark}", teacher.name())))
 }
 
-/// Every crop of a padded image must show something of it; a border also costs memory by its square.
+/// Every crop of a padded image must show something of it; a border also costs memory by its
+/// square.
 fn check_border(pad: u16, [_, height, width]: [usize; 3]) -> Result<(), String> {
     let side = height.min(width);
     if usize::from(pad) < side {

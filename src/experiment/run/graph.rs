@@ -10,15 +10,17 @@ use super::inputs::Inputs;
 use super::matrix::{self, ImageSetSpec, Origin, RowSpec};
 use super::real::require_images;
 use super::stages::images::{Described, Images};
-use super::stages::recover::{Balanced, Source};
+use super::stages::recover::{Balanced, RecoverSource};
 use super::stages::validate::Labelling;
 use super::stages::{Draft, Task};
-use super::stages::{balance, measure, real, recover, relabel, subset, validate, verifier, verify, whole};
+use super::stages::{
+    balance, measure, real, recover, relabel, subset, validate, verifier, verify, whole,
+};
 use super::{Failed, Goal, RunError};
+use crate::config::real_rows::RDED_CROPS;
 use crate::config::{BnWeight, Labels, Protocol, RecoverConfig, Start};
-use crate::report::RDED_CROPS;
 use scdd_artifacts::files::{AUTO, FOLDER, LABELS};
-use scdd_artifacts::stage::{Found, Stage, StageError, Store};
+use scdd_artifacts::stage::{Found, Stage, StageError, StageStore};
 
 /// The preset of the baseline of crops.
 const CROPS: &str = "rded-cifar100";
@@ -28,7 +30,7 @@ const CROPS: &str = "rded-cifar100";
 pub struct NodeId(pub usize);
 
 /// A stage of an experiment.
-pub struct Node<'a> {
+pub struct StageNode<'a> {
     pub stage: Stage,
     /// Where its result is, or will be.
     pub directory: PathBuf,
@@ -41,7 +43,7 @@ pub struct Node<'a> {
 
 /// Every stage of an experiment, once, each after those that it needs.
 pub struct StageGraph<'a> {
-    nodes: Vec<Node<'a>>,
+    nodes: Vec<StageNode<'a>>,
     goal: Goal,
     pub(super) recoveries: Vec<RecoveryNodes<'a>>,
     pub(super) rows: Vec<RowNodes<'a>>,
@@ -80,7 +82,7 @@ impl<'a> StageGraph<'a> {
     ///
     /// # Errors
     /// When the experiment asks for what its inputs don't have, or its training set can't be read.
-    pub fn build(inputs: &'a Inputs, store: &'a Store, goal: Goal) -> Result<Self, RunError> {
+    pub fn build(inputs: &'a Inputs, store: &'a StageStore, goal: Goal) -> Result<Self, RunError> {
         let graph = Self {
             nodes: Vec::new(),
             goal,
@@ -89,7 +91,13 @@ impl<'a> StageGraph<'a> {
             whole: Vec::new(),
             remarks: Vec::new(),
         };
-        let mut builder = Builder { inputs, store, graph, places: BTreeMap::new(), checks: BTreeMap::new() };
+        let mut builder = StageGraphBuilder {
+            inputs,
+            store,
+            graph,
+            places: BTreeMap::new(),
+            checks: BTreeMap::new(),
+        };
         builder.check_bundles()?;
         builder.recover_all()?;
         builder.add_rows()?;
@@ -98,12 +106,12 @@ impl<'a> StageGraph<'a> {
     }
 
     /// Every stage, each after those that it needs.
-    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node<'a>)> {
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &StageNode<'a>)> {
         self.nodes.iter().enumerate().map(|(place, node)| (NodeId(place), node))
     }
 
     /// The stage `id`.
-    pub fn node(&self, id: NodeId) -> &Node<'a> {
+    pub fn node(&self, id: NodeId) -> &StageNode<'a> {
         &self.nodes[id.0]
     }
 
@@ -111,7 +119,7 @@ impl<'a> StageGraph<'a> {
     ///
     /// # Errors
     /// When a stage's directory holds something else.
-    pub fn open(&self, store: &Store) -> Result<Vec<NodeId>, StageError> {
+    pub fn open(&self, store: &StageStore) -> Result<Vec<NodeId>, StageError> {
         let mut open = Vec::new();
         for (id, node) in self.nodes() {
             if !matches!(store.look(&node.stage)?, Found::Complete(_)) {
@@ -126,7 +134,7 @@ impl<'a> StageGraph<'a> {
     ///
     /// # Errors
     /// When a stage's directory holds something else.
-    pub fn known_failures(&self, store: &Store) -> Result<Failed, StageError> {
+    pub fn known_failures(&self, store: &StageStore) -> Result<Failed, StageError> {
         let mut failed = Failed::new();
         for id in self.open(store)? {
             let node = self.node(id);
@@ -142,15 +150,21 @@ impl<'a> StageGraph<'a> {
     ///
     /// # Errors
     /// Names the first one that is not.
-    pub(super) fn require_complete(&self, store: &Store, failed: &Failed) -> Result<(), RunError> {
-        self.nodes().filter(|(id, _)| !failed.contains_key(id)).try_for_each(|(id, _)| self.require(store, id))
+    pub(super) fn require_complete(
+        &self,
+        store: &StageStore,
+        failed: &Failed,
+    ) -> Result<(), RunError> {
+        self.nodes()
+            .filter(|(id, _)| !failed.contains_key(id))
+            .try_for_each(|(id, _)| self.require(store, id))
     }
 
     /// Checks that the stage `id` is complete in `store`.
     ///
     /// # Errors
     /// When it is missing or damaged.
-    pub(super) fn require(&self, store: &Store, id: NodeId) -> Result<(), RunError> {
+    pub(super) fn require(&self, store: &StageStore, id: NodeId) -> Result<(), RunError> {
         let node = self.node(id);
         match store.find(&node.stage)? {
             Some(_) => Ok(()),
@@ -177,9 +191,9 @@ impl<'a> StageGraph<'a> {
     }
 }
 
-struct Builder<'a> {
+struct StageGraphBuilder<'a> {
     inputs: &'a Inputs,
-    store: &'a Store,
+    store: &'a StageStore,
     graph: StageGraph<'a>,
     /// Of every node, by its directory.
     places: BTreeMap<PathBuf, NodeId>,
@@ -187,24 +201,29 @@ struct Builder<'a> {
     checks: BTreeMap<&'a Path, Vec<NodeId>>,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> StageGraphBuilder<'a> {
     /// Adds a stage, unless it is there.
     fn add(&mut self, draft: Draft<'a>) -> NodeId {
         let Draft { stage, title, needs, task } = draft;
         let (directory, next) = (self.store.path(&stage), NodeId(self.graph.nodes.len()));
         let place = *self.places.entry(directory.clone()).or_insert(next);
         if place == next {
-            self.graph.nodes.push(Node { stage, directory, title, needs, task });
+            self.graph.nodes.push(StageNode { stage, directory, title, needs, task });
         }
         place
     }
 
     /// Adds a stage that makes images, out of those of the stage `whole` if there is one.
-    fn add_images(&mut self, (draft, described): (Draft<'a>, Described), whole: Option<&Images>) -> Images {
+    fn add_images(
+        &mut self,
+        (draft, described): (Draft<'a>, Described),
+        whole: Option<&Images>,
+    ) -> Images {
         let (key, node) = (draft.stage.key(), self.add(draft));
         let Described { name, title, count, formation } = described;
         let folder = self.graph.node(node).directory.join(FOLDER);
-        let (recovery, recovered) = whole.map_or((node, count), |whole| (whole.recovery, whole.recovered));
+        let (recovery, recovered) =
+            whole.map_or((node, count), |whole| (whole.recovery, whole.recovered));
         Images { node, key, folder, name, title, count, formation, recovery, recovered }
     }
 
@@ -215,7 +234,9 @@ impl<'a> Builder<'a> {
             let verified = self.add(verify::draft(bundle)?);
             self.checks.insert(path, vec![verified]);
         }
-        let Some(real) = inputs.real().ok().filter(|_| self.graph.goal >= Goal::Relabel) else { return Ok(()) };
+        let Some(real) = inputs.real().ok().filter(|_| self.graph.goal >= Goal::Relabel) else {
+            return Ok(());
+        };
         let experiment = &inputs.experiment;
         let teachers = experiment.teachers.iter().map(PathBuf::as_path);
         for path in teachers.chain(experiment.labellers()).chain(experiment.ensembles()) {
@@ -249,7 +270,12 @@ impl<'a> Builder<'a> {
             let images = self.recover(spec.teacher, (spec.method, method), spec.ipc, spec.seed)?;
             let mut verified = Vec::new();
             for path in &method.verifier {
-                let draft = verifier::draft(&images, &inputs.bundles[path], self.verified(path), spec.seed)?;
+                let draft = verifier::draft(
+                    &images,
+                    &inputs.bundles[path],
+                    self.verified(path),
+                    spec.seed,
+                )?;
                 verified.push((path.as_path(), self.add(draft)));
             }
             self.graph.recoveries.push(RecoveryNodes { spec, images, verified });
@@ -279,7 +305,7 @@ impl<'a> Builder<'a> {
         let members = config.committee.iter().flat_map(|committee| &committee.teachers);
         let mut checks = self.checks_of(path);
         checks.extend(members.clone().flat_map(|member| self.checks_of(member)));
-        let source = Source {
+        let source = RecoverSource {
             teacher,
             others: members.map(|member| &inputs.bundles[member]).collect(),
             train: if config.is_data_free() { None } else { Some(inputs.real()?.train()?) },
@@ -291,12 +317,17 @@ impl<'a> Builder<'a> {
     }
 
     /// What `r_bn: auto` stands for with the teacher at `path`, where a method asks for it.
-    fn balance(&mut self, path: &Path, (method, config): (&str, &RecoverConfig)) -> Result<Option<Balanced>, RunError> {
+    fn balance(
+        &mut self,
+        path: &Path,
+        (method, config): (&str, &RecoverConfig),
+    ) -> Result<Option<Balanced>, RunError> {
         // Each teacher of a committee has its own, which recover measures.
         if config.r_bn != BnWeight::Auto || config.committee.is_some() {
             return Ok(None);
         }
-        let draft = balance::draft(&self.inputs.bundles[path], (method, config), self.verified(path))?;
+        let draft =
+            balance::draft(&self.inputs.bundles[path], (method, config), self.verified(path))?;
         let (key, node) = (draft.stage.key(), self.add(draft));
         Ok(Some(Balanced { node, key, file: self.graph.node(node).directory.join(AUTO) }))
     }
@@ -338,7 +369,13 @@ impl<'a> Builder<'a> {
             if self.graph.goal >= Goal::Validate {
                 let trained = (&self.inputs.bundles[spec.student], self.verified(spec.student));
                 let test = &self.inputs.real()?.test;
-                student = Some(self.add(validate::draft((&images, labels.as_ref()), trained, test, protocol, seed)?));
+                student = Some(self.add(validate::draft(
+                    (&images, labels.as_ref()),
+                    trained,
+                    test,
+                    protocol,
+                    seed,
+                )?));
             }
             self.graph.rows.push(RowNodes { spec, images, labels, student });
         }
@@ -355,7 +392,9 @@ impl<'a> Builder<'a> {
         let answering = self.inputs.answering(labeller, &protocol.relabel);
         let members = protocol.relabel.ensemble.iter().map(|member| member.bundle.as_path());
         let mut checks = self.checks_of(labeller);
-        checks.extend(members.filter(|member| *member != labeller).flat_map(|member| self.checks_of(member)));
+        checks.extend(
+            members.filter(|member| *member != labeller).flat_map(|member| self.checks_of(member)),
+        );
         let (draft, teacher) = relabel::draft(images, answering, checks, &protocol.relabel, seed)?;
         let (key, node) = (draft.stage.key(), self.add(draft));
         Ok(Labelling { node, key, file: self.graph.node(node).directory.join(LABELS), teacher })
@@ -365,15 +404,31 @@ impl<'a> Builder<'a> {
     /// that far.
     fn add_whole(&mut self) -> Result<(), RunError> {
         let (inputs, experiment) = (self.inputs, &self.inputs.experiment);
-        let Some(whole) = experiment.whole_real.filter(|_| self.graph.goal >= Goal::Validate) else { return Ok(()) };
+        let Some(whole) = experiment.whole_real.filter(|_| self.graph.goal >= Goal::Validate)
+        else {
+            return Ok(());
+        };
         for (name, protocol) in &experiment.protocols {
             for student in &experiment.students {
                 for &seed in &experiment.seeds {
-                    let (real, trained) = (inputs.real()?, (&inputs.bundles[student], self.verified(student)));
+                    let (real, trained) =
+                        (inputs.real()?, (&inputs.bundles[student], self.verified(student)));
                     let train = real.train()?;
-                    let node = self.add(whole::draft(trained, [train, &real.test], protocol, whole, seed)?);
+                    let node = self.add(whole::draft(
+                        trained,
+                        [train, &real.test],
+                        protocol,
+                        whole,
+                        seed,
+                    )?);
                     let images = train.set.len() as u64;
-                    self.graph.whole.push(WholeNodes { protocol: name, student, seed, node, images });
+                    self.graph.whole.push(WholeNodes {
+                        protocol: name,
+                        student,
+                        seed,
+                        node,
+                        images,
+                    });
                 }
             }
         }
@@ -391,7 +446,8 @@ mod tests {
     /// An experiment without real data: two methods by two teachers, one of the methods with `r_bn:
     /// auto`.
     fn inputs() -> Inputs {
-        let bundle = |name: &str| in_repository("onnx/fashion-mnist").join(name).display().to_string();
+        let bundle =
+            |name: &str| in_repository("onnx/fashion-mnist").join(name).display().to_string();
         let (a, b) = (bundle("resnet18-w16-moco-v2"), bundle("resnet18-w16-supervised"));
         let text = format!(
             "name: x\ndata: none\nteachers: ['{a}', '{b}']\nipc: [1, 2]\nmethods:\n  plain: {{iterations: 1}}\n  \
@@ -405,9 +461,10 @@ mod tests {
 
     #[test]
     fn every_stage_is_there_once_and_after_those_that_it_needs() {
-        let (inputs, store) = (inputs(), Store::new("nowhere"));
+        let (inputs, store) = (inputs(), StageStore::new("nowhere"));
         let graph = StageGraph::build(&inputs, &store, Goal::Report).unwrap();
-        let kinds = |kind: &str| graph.nodes().filter(|(_, node)| node.stage.kind() == kind).count();
+        let kinds =
+            |kind: &str| graph.nodes().filter(|(_, node)| node.stage.kind() == kind).count();
         // By `plain` four sets; by `auto` two, of which the smaller ones are subsets.
         let found = ["verify", "balance", "recover", "subset", "verifier", "validate"].map(kinds);
         assert_eq!(found, [2, 2, 6, 2, 4, 0]);
@@ -415,9 +472,14 @@ mod tests {
         for (id, node) in graph.nodes() {
             assert!(node.needs.iter().all(|need| *need < id), "{}", node.title);
             let is_first = matches!(node.stage.kind(), "verify" | "subset");
-            assert!(is_first || node.needs.iter().any(verified), "{} waits for no verification", node.title);
+            assert!(
+                is_first || node.needs.iter().any(verified),
+                "{} waits for no verification",
+                node.title
+            );
         }
-        let mut directories: Vec<&Path> = graph.nodes().map(|(_, node)| node.directory.as_path()).collect();
+        let mut directories: Vec<&Path> =
+            graph.nodes().map(|(_, node)| node.directory.as_path()).collect();
         directories.sort();
         directories.dedup();
         assert_eq!(directories.len(), graph.nodes().count());
@@ -426,19 +488,26 @@ mod tests {
     #[test]
     fn what_needs_a_failed_stage_has_failed_for_its_reason() {
         let (inputs, dir) = (inputs(), tempfile::tempdir().unwrap());
-        let store = Store::new(dir.path());
+        let store = StageStore::new(dir.path());
         let graph = StageGraph::build(&inputs, &store, Goal::Report).unwrap();
         assert!(graph.known_failures(&store).unwrap().is_empty());
-        let (balance, node) = graph.nodes().find(|(_, node)| node.stage.kind() == "balance").unwrap();
+        let (balance, node) =
+            graph.nodes().find(|(_, node)| node.stage.kind() == "balance").unwrap();
         store.note_failure(&node.stage, "balance it: no gradient").unwrap();
         let failed = graph.known_failures(&store).unwrap();
         // The set that needs it, its subset, and the verifier of each.
         assert_eq!(failed.len(), 5);
-        assert!(failed.contains_key(&balance) && failed.values().all(|reason| reason == "balance it: no gradient"));
+        assert!(
+            failed.contains_key(&balance)
+                && failed.values().all(|reason| reason == "balance it: no gradient")
+        );
         let missing = graph.require_complete(&store, &failed).unwrap_err();
         assert!(matches!(missing, RunError::Incomplete { .. }), "{missing}");
         store.run(&node.stage, &|_| {}, |_| Ok::<_, StageError>(())).unwrap();
-        assert!(graph.known_failures(&store).unwrap().is_empty(), "a complete stage has not failed");
+        assert!(
+            graph.known_failures(&store).unwrap().is_empty(),
+            "a complete stage has not failed"
+        );
         assert_eq!(store.failure(&node.stage), None);
     }
 }

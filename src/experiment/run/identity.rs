@@ -1,17 +1,23 @@
-//! What makes a bundle is its content: one bundle by two paths is one, and two bundles of one name are told apart.
+//! What makes a bundle is its content: one bundle by two paths is one, and two bundles of one name
+//! are told apart.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Bundles, RunError};
 use crate::config::{Experiment, RelabelTeachers};
-use crate::report::Network;
+use crate::report::ReportedNetwork;
 
-/// The experiment with one path for each bundle, the first by which it names it; and remarks on what fell together.
+/// The experiment with one path for each bundle, the first by which it names it; and remarks on
+/// what fell together.
 ///
 /// # Errors
-/// When a committee, an ensemble or a list of verifiers has one bundle twice: there it would count twice.
-pub fn unified(experiment: &Experiment, bundles: &Bundles) -> Result<(Experiment, Vec<String>), RunError> {
+/// When a committee, an ensemble or a list of verifiers has one bundle twice: there it would count
+/// twice.
+pub fn unified(
+    experiment: &Experiment,
+    bundles: &Bundles,
+) -> Result<(Experiment, Vec<String>), RunError> {
     let mut unified = experiment.clone();
     let mut first: BTreeMap<&str, PathBuf> = BTreeMap::new();
     let mut one_path = |path: &mut PathBuf| {
@@ -24,7 +30,11 @@ pub fn unified(experiment: &Experiment, bundles: &Bundles) -> Result<(Experiment
     }
     unified.students.iter_mut().for_each(&mut one_path);
     for method in unified.methods.values_mut() {
-        method.committee.iter_mut().flat_map(|committee| &mut committee.teachers).for_each(&mut one_path);
+        method
+            .committee
+            .iter_mut()
+            .flat_map(|committee| &mut committee.teachers)
+            .for_each(&mut one_path);
         method.verifier.iter_mut().for_each(&mut one_path);
     }
     for protocol in unified.protocols.values_mut() {
@@ -56,7 +66,9 @@ fn merge(key: &str, named: &[PathBuf], paths: &mut Vec<PathBuf>, remarks: &mut V
     for (path, named) in std::mem::take(paths).into_iter().zip(named) {
         if kept.contains(&path) {
             let (other, first) = (named.display(), path.display());
-            remarks.push(format!("`{key}`: {other} is the same bundle as {first}, so its rows are made once"));
+            remarks.push(format!(
+                "`{key}`: {other} is the same bundle as {first}, so its rows are made once"
+            ));
         } else {
             kept.push(path);
         }
@@ -69,22 +81,30 @@ fn distinct<'a>(key: &str, paths: impl Iterator<Item = &'a PathBuf>) -> Result<(
     match (1..paths.len()).find(|&index| paths[..index].contains(&paths[index])) {
         None => Ok(()),
         Some(index) => {
-            let what = format!("`{key}[{index}]` is the same bundle as one before it in that list: name it once");
+            let what = format!(
+                "`{key}[{index}]` is the same bundle as one before it in that list: name it once"
+            );
             Err(RunError::Misfit { path: paths[index].clone(), what })
         }
     }
 }
 
-/// What each bundle is called where several are listed: its name, and where others have that too, the beginning of its hash.
-pub struct Names(BTreeMap<PathBuf, Network>);
+/// What each bundle is called where several are listed: its name, and where others have that too,
+/// the beginning of its hash.
+pub struct Names(BTreeMap<PathBuf, ReportedNetwork>);
 
 impl Names {
     /// The names of all `bundles`.
     pub fn of(bundles: &Bundles) -> Self {
         let name = |(path, bundle): (&PathBuf, &scdd_artifacts::bundle::Bundle)| {
-            let is_other =
-                |other: &&scdd_artifacts::bundle::Bundle| other.name() == bundle.name() && other.hash != bundle.hash;
-            let mut network = Network { path: path.clone(), name: bundle.name().into(), hash: bundle.hash.clone() };
+            let is_other = |other: &&scdd_artifacts::bundle::Bundle| {
+                other.name() == bundle.name() && other.hash != bundle.hash
+            };
+            let mut network = ReportedNetwork {
+                path: path.clone(),
+                name: bundle.name().into(),
+                hash: bundle.hash.clone(),
+            };
             if bundles.values().any(|other| is_other(&other)) {
                 network.name = network.told_apart();
             }
@@ -99,7 +119,7 @@ impl Names {
     }
 
     /// All of them, by path.
-    pub fn networks(&self) -> Vec<Network> {
+    pub fn networks(&self) -> Vec<ReportedNetwork> {
         self.0.values().cloned().collect()
     }
 }

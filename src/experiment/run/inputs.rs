@@ -76,7 +76,8 @@ impl Inputs {
 
     /// The teachers that label together with `labeller`, it first, and their weights.
     pub fn answering(&self, labeller: &Path, relabel: &RelabelConfig) -> Vec<(&Bundle, f64)> {
-        let (own, others): (Vec<_>, Vec<_>) = relabel.ensemble.iter().partition(|member| member.bundle == labeller);
+        let (own, others): (Vec<_>, Vec<_>) =
+            relabel.ensemble.iter().partition(|member| member.bundle == labeller);
         let first = (&self.bundles[labeller], own.first().map_or(1.0, |member| member.weight));
         let others = others.iter().map(|member| (&self.bundles[&member.bundle], member.weight));
         [first].into_iter().chain(others).collect()
@@ -88,7 +89,8 @@ pub fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
     let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());
     let members = committees.flat_map(|committee| &committee.teachers).map(PathBuf::as_path);
-    let verifiers = experiment.methods.values().flat_map(|method| &method.verifier).map(PathBuf::as_path);
+    let verifiers =
+        experiment.methods.values().flat_map(|method| &method.verifier).map(PathBuf::as_path);
     let labellers = experiment.labellers().into_iter().chain(experiment.ensembles());
     let paths: BTreeSet<&Path> = paths.chain(members).chain(labellers).chain(verifiers).collect();
     let load = |path: &Path| Ok((path.to_path_buf(), Bundle::load(path)?));

@@ -1,7 +1,9 @@
-//! The rows of an experiment: what each trained student learned from, before anything is read or made.
+//! The rows of an experiment: what each trained student learned from, before anything is read or
+//! made.
 
 use std::path::Path;
 
+use crate::config::real_rows::{NEAREST_MEAN, RANDOM_REAL};
 use crate::config::{Baseline, Experiment, Labels, Protocol};
 
 /// Where a row's images come from.
@@ -28,8 +30,8 @@ impl RealChoice {
     /// What rows of it are called.
     pub fn method(self) -> &'static str {
         match self {
-            RealChoice::Random => "random_real",
-            RealChoice::NearestMean => "nearest_mean",
+            RealChoice::Random => RANDOM_REAL,
+            RealChoice::NearestMean => NEAREST_MEAN,
         }
     }
 }
@@ -49,7 +51,12 @@ pub fn image_sets(experiment: &Experiment) -> Vec<ImageSetSpec<'_>> {
     for teacher in &experiment.teachers {
         for method in experiment.methods.keys() {
             for &ipc in &experiment.ipc {
-                image_sets.extend(experiment.seeds.iter().map(|&seed| ImageSetSpec { teacher, method, ipc, seed }));
+                image_sets.extend(experiment.seeds.iter().map(|&seed| ImageSetSpec {
+                    teacher,
+                    method,
+                    ipc,
+                    seed,
+                }));
             }
         }
     }
@@ -63,21 +70,32 @@ pub struct RowSpec<'a> {
     pub ipc: u32,
     pub seed: u64,
     pub labels: Labels,
-    /// The bundle that labels the images; with hard labels only its views count, which are the same whichever teacher answers.
-    /// It also chooses RDED's crops.
+    /// The bundle that labels the images; with hard labels only its views count, which are the same
+    /// whichever teacher answers. It also chooses RDED's crops.
     pub labeller: &'a Path,
     pub protocol: &'a str,
     pub student: &'a Path,
 }
 
-/// Every row of distilled or chosen images: first the cells of the matrix, then the baselines under each protocol.
+/// Every row of distilled or chosen images: first the cells of the matrix, then the baselines under
+/// each protocol.
 pub fn rows(experiment: &Experiment) -> Vec<RowSpec<'_>> {
     let mut rows = distilled(experiment);
-    for (&ipc, &seed) in experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed))) {
+    for (&ipc, &seed) in
+        experiment.ipc.iter().flat_map(|ipc| experiment.seeds.iter().map(move |seed| (ipc, seed)))
+    {
         for (name, protocol) in &experiment.protocols {
             for student in &experiment.students {
                 for &(origin, labels) in &asked(experiment, protocol) {
-                    let row = |labeller| RowSpec { origin, ipc, seed, labels, labeller, protocol: name, student };
+                    let row = |labeller| RowSpec {
+                        origin,
+                        ipc,
+                        seed,
+                        labels,
+                        labeller,
+                        protocol: name,
+                        student,
+                    };
                     rows.extend(labellers(experiment, labels).into_iter().map(row));
                 }
             }
@@ -104,7 +122,9 @@ fn distilled(experiment: &Experiment) -> Vec<RowSpec<'_>> {
 fn asked<'a>(experiment: &'a Experiment, protocol: &Protocol) -> Vec<(Origin<'a>, Labels)> {
     let origin = |baseline: &Baseline| match baseline {
         Baseline::RandomRealSoft | Baseline::RandomRealHard => Origin::Real(RealChoice::Random),
-        Baseline::NearestMeanSoft | Baseline::NearestMeanHard => Origin::Real(RealChoice::NearestMean),
+        Baseline::NearestMeanSoft | Baseline::NearestMeanHard => {
+            Origin::Real(RealChoice::NearestMean)
+        }
         Baseline::RdedCropsSoft | Baseline::RdedCropsHard => Origin::Crops,
     };
     let all = experiment.baselines.iter().map(|baseline| (origin(baseline), baseline.labels()));

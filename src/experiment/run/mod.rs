@@ -35,7 +35,7 @@ use graph::{NodeId, StageGraph};
 pub use inputs::{Bundles, Inputs};
 pub use matrix::RealChoice;
 use real::DatasetCache;
-use scdd_artifacts::stage::{StageError, Store, Tell, fill};
+use scdd_artifacts::stage::{StageError, StageStore, Tell, fill};
 
 /// Why a worker could not make a stage.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -143,7 +143,7 @@ pub const RESOLVED: &str = "experiment.yaml";
 /// written.
 pub struct Run {
     inputs: Inputs,
-    store: Store,
+    store: StageStore,
     goal: Goal,
     /// The directory of the report.
     home: PathBuf,
@@ -164,11 +164,11 @@ impl Run {
             report::check(&home)?;
         }
         let inputs = Inputs::open(experiment, &DatasetCache::default())?;
-        Ok(Self { inputs, store: Store::new(stages_in(output)), goal, home })
+        Ok(Self { inputs, store: StageStore::new(stages_in(output)), goal, home })
     }
 
     /// Where the stages are.
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &StageStore {
         &self.store
     }
 
@@ -186,7 +186,12 @@ impl Run {
     /// # Errors
     /// When a stage is missing though it did not fail, a stage is damaged, or the report can't be
     /// written.
-    pub fn finish(&self, graph: &StageGraph, outcome: Outcome, tell: Tell) -> Result<Finished, RunError> {
+    pub fn finish(
+        &self,
+        graph: &StageGraph,
+        outcome: Outcome,
+        tell: Tell,
+    ) -> Result<Finished, RunError> {
         let Outcome { mut remarks, failed } = outcome;
         graph.require_complete(&self.store, &failed)?;
         let directory = |id: NodeId| graph.node(id).directory.clone();

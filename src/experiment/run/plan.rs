@@ -1,4 +1,5 @@
-//! What a run would do: every stage that an experiment needs, whether it is there, and what it will cost.
+//! What a run would do: every stage that an experiment needs, whether it is there, and what it will
+//! cost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,20 +11,23 @@ use super::inputs::{Inputs, load_bundles};
 use super::real::DatasetCache;
 use super::{Goal, RunError, stages_in};
 use crate::config::Experiment;
-use scdd_artifacts::stage::{Stage, StageError, State, Store, Timing, bytes_in};
+use scdd_artifacts::stage::{Stage, StageError, StageStore, State, Timing, bytes_in};
 
 /// One stage of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Planned {
-    /// The kind of work: `verify`, `measure`, `balance`, `recover`, `verifier`, `real`, `subset`, `relabel`, `validate`, `whole`.
+    /// The kind of work: `verify`, `measure`, `balance`, `recover`, `verifier`, `real`, `subset`,
+    /// `relabel`, `validate`, `whole`.
     pub stage: String,
     /// Where its result is, or will be.
     pub directory: PathBuf,
     pub state: State,
-    /// Images through a network, forward; a backward pass counts as much again, twice as much where weights are trained. 0 without a network.
+    /// Images through a network, forward; a backward pass counts as much again, twice as much where
+    /// weights are trained. 0 without a network.
     pub passes: u64,
-    /// Expected seconds, from finished stages of the same kind with the same network, else with any; `None` where there is none.
-    /// What an interrupted stage has already done is not subtracted.
+    /// Expected seconds, from finished stages of the same kind with the same network, else with
+    /// any; `None` where there is none. What an interrupted stage has already done is not
+    /// subtracted.
     pub seconds: Option<f64>,
     /// Why the last attempt to make it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,13 +36,13 @@ pub struct Planned {
 
 /// Every stage of an experiment, once, in an order in which they can be made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Plan {
+pub struct RunPlan {
     /// The experiment's name.
     pub name: String,
     pub stages: Vec<Planned>,
 }
 
-impl Plan {
+impl RunPlan {
     /// How many stages are in `state`.
     pub fn count(&self, state: State) -> usize {
         self.stages.iter().filter(|stage| stage.state == state).count()
@@ -49,11 +53,16 @@ impl Plan {
         self.stages.iter().filter(|stage| stage.state != State::Complete)
     }
 
-    /// Expected seconds of all open stages that can be estimated, and the passes of those that cannot.
+    /// Expected seconds of all open stages that can be estimated, and the passes of those that
+    /// cannot.
     pub fn remaining(&self) -> (f64, u64) {
         // Not `sum`, which is −0 of nothing.
-        let seconds = self.open().filter_map(|stage| stage.seconds).fold(0.0, |sum, seconds| sum + seconds);
-        (seconds, self.open().filter(|stage| stage.seconds.is_none()).map(|stage| stage.passes).sum())
+        let seconds =
+            self.open().filter_map(|stage| stage.seconds).fold(0.0, |sum, seconds| sum + seconds);
+        (
+            seconds,
+            self.open().filter(|stage| stage.seconds.is_none()).map(|stage| stage.passes).sum(),
+        )
     }
 }
 
@@ -64,16 +73,26 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// What a run of `experiment` up to `goal` would do with stages below `output`; nothing is made.
+    /// What a run of `experiment` up to `goal` would do with stages below `output`; nothing is
+    /// made.
     ///
     /// # Errors
     /// When the experiment's bundles or data can't be read or don't fit each other.
-    pub fn plan(&self, experiment: &Experiment, output: &Path, goal: Goal) -> Result<Plan, RunError> {
-        let (inputs, store) = (Inputs::open(experiment, &self.datasets)?, Store::new(stages_in(output)));
+    pub fn plan(
+        &self,
+        experiment: &Experiment,
+        output: &Path,
+        goal: Goal,
+    ) -> Result<RunPlan, RunError> {
+        let (inputs, store) =
+            (Inputs::open(experiment, &self.datasets)?, StageStore::new(stages_in(output)));
         let graph = StageGraph::build(&inputs, &store, goal)?;
         let rates = Rates::read(&store)?;
-        let stages = graph.nodes().map(|(_, node)| rates.plan(&store, &node.stage)).collect::<Result<_, _>>()?;
-        Ok(Plan { name: experiment.name.clone(), stages })
+        let stages = graph
+            .nodes()
+            .map(|(_, node)| rates.plan(&store, &node.stage))
+            .collect::<Result<_, _>>()?;
+        Ok(RunPlan { name: experiment.name.clone(), stages })
     }
 
     /// The hashes of the experiment's networks.
@@ -94,10 +113,12 @@ struct Rates {
 
 impl Rates {
     /// Learns from every complete stage of `store`.
-    pub fn read(store: &Store) -> Result<Self, StageError> {
+    pub fn read(store: &StageStore) -> Result<Self, StageError> {
         let mut rates = Self::default();
         for (kind, directory) in store.all()? {
-            let (Some(timing), Some(network)) = (Timing::read(&directory), Stage::network_in(&directory)) else {
+            let (Some(timing), Some(network)) =
+                (Timing::read(&directory), Stage::network_in(&directory))
+            else {
                 continue;
             };
             if let Some(passes) = timing.passes.filter(|passes| *passes > 0) {
@@ -109,16 +130,23 @@ impl Rates {
     }
 
     fn seconds(&self, stage: &Stage) -> Option<f64> {
-        let own = stage.network().and_then(|network| self.known.get(&(stage.kind().to_string(), network)).copied());
+        let own = stage
+            .network()
+            .and_then(|network| self.known.get(&(stage.kind().to_string(), network)).copied());
         let of_kind = || {
-            let all = self.known.iter().filter(|((kind, _), _)| kind == stage.kind()).map(|(_, sum)| *sum);
+            let all = self
+                .known
+                .iter()
+                .filter(|((kind, _), _)| kind == stage.kind())
+                .map(|(_, sum)| *sum);
             all.reduce(|a, b| (a.0 + b.0, a.1 + b.1))
         };
-        own.or_else(of_kind).map(|(seconds, passes)| seconds / passes as f64 * stage.passes() as f64)
+        own.or_else(of_kind)
+            .map(|(seconds, passes)| seconds / passes as f64 * stage.passes() as f64)
     }
 
     /// What is known of `stage` without making it.
-    pub fn plan(&self, store: &Store, stage: &Stage) -> Result<Planned, StageError> {
+    pub fn plan(&self, store: &StageStore, stage: &Stage) -> Result<Planned, StageError> {
         let state = store.state(stage)?;
         let open = state != State::Complete;
         Ok(Planned {
@@ -149,11 +177,14 @@ pub struct Other {
 }
 
 /// The stages below `output` that none of `plans` needs, sorted by kind and name.
-pub fn others(output: &Path, plans: &[Plan]) -> Result<Vec<Other>, StageError> {
-    let store = Store::new(stages_in(output));
+pub fn others(output: &Path, plans: &[RunPlan]) -> Result<Vec<Other>, StageError> {
+    let store = StageStore::new(stages_in(output));
     let needed: BTreeSet<&Path> =
         plans.iter().flat_map(|plan| &plan.stages).map(|stage| stage.directory.as_path()).collect();
-    let all = store.all()?.into_iter().filter(|(_, directory)| !needed.contains(&*Store::final_name(directory)));
+    let all = store
+        .all()?
+        .into_iter()
+        .filter(|(_, directory)| !needed.contains(&*StageStore::final_name(directory)));
     let other = |(stage, directory): (String, PathBuf)| {
         let state = store.state_of(&directory)?;
         Ok(Other { stage, directory, state })
@@ -176,16 +207,17 @@ impl Needed {
             Some(network) => self.networks.contains(&network),
             None => !self.networks.is_empty(),
         };
-        self.stages.contains(&Store::final_name(directory)) || of_networks()
+        self.stages.contains(&StageStore::final_name(directory)) || of_networks()
     }
 }
 
-/// What of the stages below `output` is not `needed`, sorted; what another process is making is left out.
+/// What of the stages below `output` is not `needed`, sorted; what another process is making is
+/// left out.
 pub fn unneeded(output: &Path, needed: &Needed) -> Result<Vec<Unneeded>, StageError> {
-    let store = Store::new(stages_in(output));
+    let store = StageStore::new(stages_in(output));
     let mut found = Vec::new();
     for (_, directory) in store.all()? {
-        let complete = Store::final_name(&directory);
+        let complete = StageStore::final_name(&directory);
         if !needed.has(&directory)
             && !store.is_being_made(&complete)?
             && let Some(bytes) = size_of(&directory)?
@@ -197,7 +229,8 @@ pub fn unneeded(output: &Path, needed: &Needed) -> Result<Vec<Unneeded>, StageEr
     Ok(found)
 }
 
-/// The bytes in `directory`; none where it is gone, because it was finished in the meantime and has another name now.
+/// The bytes in `directory`; none where it is gone, because it was finished in the meantime and has
+/// another name now.
 fn size_of(directory: &Path) -> Result<Option<u64>, StageError> {
     match bytes_in(directory) {
         Err(_) if !directory.exists() => Ok(None),
@@ -205,9 +238,10 @@ fn size_of(directory: &Path) -> Result<Option<u64>, StageError> {
     }
 }
 
-/// Removes a stage's directory; never leaves a part of it under its name. False where a process is at it, or has finished it meanwhile.
+/// Removes a stage's directory; never leaves a part of it under its name. False where a process is
+/// at it, or has finished it meanwhile.
 pub fn remove(output: &Path, unneeded: &Unneeded) -> Result<bool, StageError> {
-    Store::new(stages_in(output)).remove(&unneeded.directory)
+    StageStore::new(stages_in(output)).remove(&unneeded.directory)
 }
 
 #[cfg(test)]

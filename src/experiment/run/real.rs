@@ -1,11 +1,12 @@
-//! The real data of experiments, read and hashed once: that takes longer than all else that listing stages needs.
+//! The real data of experiments, read and hashed once: that takes longer than all else that listing
+//! stages needs.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
 use crate::config::{DataConfig, DataKind};
-use scdd_data::registry::Layout;
+use scdd_data::registry::DataLayout;
 use scdd_data::{DataError, Dataset, Fit, Source, Split};
 
 use super::RunError;
@@ -18,7 +19,12 @@ pub struct HashedDataset {
 }
 
 impl HashedDataset {
-    fn load(source: &Source, split: Split, fit: Fit, remarks: &mut Vec<String>) -> Result<Self, DataError> {
+    fn load(
+        source: &Source,
+        split: Split,
+        fit: Fit,
+        remarks: &mut Vec<String>,
+    ) -> Result<Self, DataError> {
         let set = source.load(split, fit, remarks)?;
         Ok(Self { hash: data_hash(&set), set })
     }
@@ -55,7 +61,12 @@ impl Real {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = HashedDataset::load(&self.source, Split::Train, self.fit, &mut self.remarks.borrow_mut())?;
+        let train = HashedDataset::load(
+            &self.source,
+            Split::Train,
+            self.fit,
+            &mut self.remarks.borrow_mut(),
+        )?;
         Ok(self.train.get_or_init(|| train))
     }
 }
@@ -67,7 +78,8 @@ pub struct DatasetCache {
 }
 
 impl DatasetCache {
-    /// The data that `data` names, for networks that take images of this `shape`; `None` for `data: none`.
+    /// The data that `data` names, for networks that take images of this `shape`; `None` for
+    /// `data: none`.
     pub fn get(&self, data: &DataConfig, shape: [usize; 3]) -> Result<Option<Rc<Real>>, DataError> {
         let Some(source) = source(data)? else { return Ok(None) };
         let (fit, mut read) = (Fit::To(shape), self.read.borrow_mut());
@@ -76,7 +88,13 @@ impl DatasetCache {
         }
         let mut remarks = Vec::new();
         let test = HashedDataset::load(&source, Split::Test, fit, &mut remarks)?;
-        let real = Rc::new(Real { source, fit, test, train: OnceCell::new(), remarks: RefCell::new(remarks) });
+        let real = Rc::new(Real {
+            source,
+            fit,
+            test,
+            train: OnceCell::new(),
+            remarks: RefCell::new(remarks),
+        });
         read.push(real.clone());
         Ok(Some(real))
     }
@@ -87,7 +105,13 @@ pub fn require_images(train: &Dataset, key: &str, needed: u64) -> Result<(), Run
     let mut counts = vec![0u64; train.classes.len()];
     // Labels are below the number of classes.
     train.labels.iter().for_each(|&label| counts[label as usize] += 1);
-    match train.classes.iter().zip(counts).filter(|(_, found)| *found < needed).min_by_key(|(_, found)| *found) {
+    match train
+        .classes
+        .iter()
+        .zip(counts)
+        .filter(|(_, found)| *found < needed)
+        .min_by_key(|(_, found)| *found)
+    {
         None => Ok(()),
         Some((class, found)) => {
             let (key, class, data) = (key.into(), class.clone(), train.name.clone());
@@ -126,13 +150,15 @@ fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
 fn of_form(kind: DataKind, path: &Path) -> Result<Source, DataError> {
     let source = Source::open(path)?;
     let found = match source.layout() {
-        Layout::Idx => DataKind::Idx,
-        Layout::ImageFolder | Layout::TinyImagenet => DataKind::ImageFolder,
-        Layout::Npz => DataKind::Npz,
-        Layout::Parquet { .. } => DataKind::Parquet,
-        Layout::CifarBinary { .. } | Layout::CifarPickle { .. } => {
-            let problem =
-                format!("{} holds CIFAR's batches; set `data.type` to `cifar-10` or `cifar-100`", path.display());
+        DataLayout::Idx => DataKind::Idx,
+        DataLayout::ImageFolder | DataLayout::TinyImagenet => DataKind::ImageFolder,
+        DataLayout::Npz => DataKind::Npz,
+        DataLayout::Parquet { .. } => DataKind::Parquet,
+        DataLayout::CifarBinary { .. } | DataLayout::CifarPickle { .. } => {
+            let problem = format!(
+                "{} holds CIFAR's batches; set `data.type` to `cifar-10` or `cifar-100`",
+                path.display()
+            );
             return Err(DataError::Mismatch(problem));
         }
     };
@@ -140,5 +166,7 @@ fn of_form(kind: DataKind, path: &Path) -> Result<Source, DataError> {
         return Ok(source);
     }
     let (path, found, kind) = (path.display(), found.name(), kind.name());
-    Err(DataError::Mismatch(format!("{path} holds data of type `{found}`, not `{kind}`; set `data.type: {found}`")))
+    Err(DataError::Mismatch(format!(
+        "{path} holds data of type `{found}`, not `{kind}`; set `data.type: {found}`"
+    )))
 }

@@ -9,8 +9,11 @@ use super::inputs::Inputs;
 use super::matrix::{ImageSetSpec, Origin, RowSpec};
 use super::stages::Task;
 use super::{Failed, RunError};
+use crate::config::real_rows::{RDED_CROPS, WHOLE_REAL};
 use crate::config::{Labels, RecoverConfig};
-use crate::report::{self, Cost, Grid, RecoverPoint, Recovery, Results, Row, TrainPoint, Trained, Verified};
+use crate::report::{
+    self, Cost, Grid, RecoverPoint, Recovery, Results, Row, TrainPoint, Trained, Verified,
+};
 use scdd_artifacts::bundle::Measured;
 use scdd_artifacts::files::{self, ACCURACY, AUTO, FileError, MEASURED, TRAINING, read_json};
 use scdd_artifacts::records::{Auto, Epoch, Point, Training};
@@ -61,13 +64,15 @@ pub(super) fn remarks(graph: &StageGraph, failed: &Failed) -> Result<Vec<String>
         match &node.task {
             Task::Balance(task) => {
                 let auto: Auto = read_json(&node.directory.join(AUTO))?;
-                remarks.push(format!("`recover.r_bn: auto` is, with {}, {auto}", task.teacher.name()));
+                remarks
+                    .push(format!("`recover.r_bn: auto` is, with {}, {auto}", task.teacher.name()));
             }
             Task::Measure(task) => {
                 let (teacher, test) = (task.teacher, task.test);
                 let measured: Measured = read_json(&node.directory.join(MEASURED))?;
                 let judged = measured.judge(&teacher.manifest, &test.name, &test.classes);
-                let judged = judged.map_err(|what| RunError::Misfit { path: teacher.dir.clone(), what })?;
+                let judged =
+                    judged.map_err(|what| RunError::Misfit { path: teacher.dir.clone(), what })?;
                 remarks.extend(judged.map(|remark| format!("`{}` {remark}", teacher.name())));
             }
             _ => {}
@@ -101,11 +106,16 @@ impl Collector<'_> {
         let named = self.inputs.bundles.values().find(|b| !b.manifest.is_features_only());
         let all = named.map(|b| b.manifest.classes.clone()).unwrap_or_default();
         let recovered = |class: usize| {
-            let has =
-                |method: &RecoverConfig| method.classes.as_ref().is_none_or(|some| some.contains(&(class as u32)));
+            let has = |method: &RecoverConfig| {
+                method.classes.as_ref().is_none_or(|some| some.contains(&(class as u32)))
+            };
             self.inputs.experiment.methods.values().any(has)
         };
-        all.into_iter().enumerate().filter(|(class, _)| recovered(*class)).map(|(_, name)| name).collect()
+        all.into_iter()
+            .enumerate()
+            .filter(|(class, _)| recovered(*class))
+            .map(|(_, name)| name)
+            .collect()
     }
 
     fn note_row(&self, results: &mut Results, row: &RowNodes) -> Result<(), RunError> {
@@ -147,8 +157,8 @@ impl Collector<'_> {
         })
     }
 
-    fn failed_row(&self, spec: &RowSpec, reason: &str) -> report::Failed {
-        report::Failed {
+    fn failed_row(&self, spec: &RowSpec, reason: &str) -> report::FailedRow {
+        report::FailedRow {
             method: method(spec),
             data_free: self.is_data_free(spec),
             teacher: self.teacher(spec),
@@ -158,7 +168,8 @@ impl Collector<'_> {
                 student: self.names.get(spec.student).to_owned(),
                 protocol: spec.protocol.to_owned(),
                 labels: spec.labels,
-                relabel_teacher: (spec.labels == Labels::Soft).then(|| self.names.get(spec.labeller).to_owned()),
+                relabel_teacher: (spec.labels == Labels::Soft)
+                    .then(|| self.names.get(spec.labeller).to_owned()),
             }),
             reason: reason.to_owned(),
         }
@@ -166,12 +177,20 @@ impl Collector<'_> {
 
     fn note_whole(&self, results: &mut Results, whole: &WholeNodes) -> Result<(), RunError> {
         let ipc = (whole.images / results.classes.len().max(1) as u64) as u32;
-        let (method, student) = (report::WHOLE_REAL.to_owned(), self.names.get(whole.student).to_owned());
+        let (method, student) = (WHOLE_REAL.to_owned(), self.names.get(whole.student).to_owned());
         let (protocol, labels, seed) = (whole.protocol.to_owned(), Labels::Hard, whole.seed);
         if let Some(reason) = self.failed.get(&whole.node) {
             let trained = Some(Trained { student, protocol, labels, relabel_teacher: None });
             let reason = reason.clone();
-            results.failed.push(report::Failed { method, data_free: false, teacher: None, ipc, seed, trained, reason });
+            results.failed.push(report::FailedRow {
+                method,
+                data_free: false,
+                teacher: None,
+                ipc,
+                seed,
+                trained,
+                reason,
+            });
             return Ok(());
         }
         let training = self.training(whole.node)?;
@@ -198,12 +217,18 @@ impl Collector<'_> {
     }
 
     /// How a set of images was recovered, what its verifiers see in it, and its grid.
-    fn note_recovery(&self, results: &mut Results, recovery: &RecoveryNodes) -> Result<(), RunError> {
-        let RecoveryNodes { spec: ImageSetSpec { teacher, method, ipc, seed }, images, verified } = recovery;
-        let (teacher, method, ipc, seed) = (self.names.get(teacher).to_owned(), (*method).to_owned(), *ipc, *seed);
+    fn note_recovery(
+        &self,
+        results: &mut Results,
+        recovery: &RecoveryNodes,
+    ) -> Result<(), RunError> {
+        let RecoveryNodes { spec: ImageSetSpec { teacher, method, ipc, seed }, images, verified } =
+            recovery;
+        let (teacher, method, ipc, seed) =
+            (self.names.get(teacher).to_owned(), (*method).to_owned(), *ipc, *seed);
         let experiment = &self.inputs.experiment;
         let data_free = experiment.methods[&method].is_data_free();
-        let failed = |reason: &String| report::Failed {
+        let failed = |reason: &String| report::FailedRow {
             method: method.clone(),
             data_free,
             teacher: Some(teacher.clone()),
@@ -227,10 +252,18 @@ impl Collector<'_> {
                 }),
             }
         }
-        let (curve, folder) = (recovery_curve(self.directory(images.recovery))?, images.folder.clone());
+        let (curve, folder) =
+            (recovery_curve(self.directory(images.recovery))?, images.folder.clone());
         let (method_of_grid, teacher_of_grid) = (method.clone(), Some(teacher.clone()));
         results.recoveries.push(Recovery { method, teacher, ipc, seed, curve, verified: seen });
-        results.grids.push(Grid { method: method_of_grid, data_free, teacher: teacher_of_grid, ipc, seed, folder });
+        results.grids.push(Grid {
+            method: method_of_grid,
+            data_free,
+            teacher: teacher_of_grid,
+            ipc,
+            seed,
+            folder,
+        });
         Ok(())
     }
 
@@ -240,15 +273,25 @@ impl Collector<'_> {
         let is_baseline = !matches!(spec.origin, Origin::Distilled { .. });
         let is_there = !self.failed.contains_key(&row.images.node);
         if is_baseline && is_there && results.grids.iter().all(|grid| grid.folder != *folder) {
-            let (method, teacher, ipc, seed) = (method(spec), self.teacher(spec), spec.ipc, spec.seed);
-            results.grids.push(Grid { method, data_free: false, teacher, ipc, seed, folder: folder.clone() });
+            let (method, teacher, ipc, seed) =
+                (method(spec), self.teacher(spec), spec.ipc, spec.seed);
+            results.grids.push(Grid {
+                method,
+                data_free: false,
+                teacher,
+                ipc,
+                seed,
+                folder: folder.clone(),
+            });
         }
     }
 
     /// Whether making the images reads no real image.
     fn is_data_free(&self, spec: &RowSpec) -> bool {
         match spec.origin {
-            Origin::Distilled { method, .. } => self.inputs.experiment.methods[method].is_data_free(),
+            Origin::Distilled { method, .. } => {
+                self.inputs.experiment.methods[method].is_data_free()
+            }
             Origin::Real(_) | Origin::Crops => false,
         }
     }
@@ -267,7 +310,7 @@ fn method(spec: &RowSpec) -> String {
     match spec.origin {
         Origin::Distilled { method, .. } => method.to_owned(),
         Origin::Real(choice) => choice.method().to_owned(),
-        Origin::Crops => report::RDED_CROPS.to_owned(),
+        Origin::Crops => RDED_CROPS.to_owned(),
     }
 }
 

@@ -13,8 +13,8 @@ pub enum Padding {
     Same { upper: bool },
 }
 
-/// Input 0 `[N, C, spatial…]`, weight in input 1 `[O, C/groups, kernel…]`, optional bias `[O]` in input 2.
-/// <https://onnx.ai/onnx/operators/onnx__Conv.html>
+/// Input 0 `[N, C, spatial…]`, weight in input 1 `[O, C/groups, kernel…]`, optional bias `[O]` in
+/// input 2. <https://onnx.ai/onnx/operators/onnx__Conv.html>
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conv {
     /// Empty: 1 along every axis, and likewise `dilations`.
@@ -26,7 +26,8 @@ pub struct Conv {
     pub kernel: Vec<i64>,
 }
 
-/// The transpose of a convolution: input 0 `[N, C, spatial…]`, weight `[C, O/groups, kernel…]`, optional bias `[O]`; padding is taken off the result.
+/// The transpose of a convolution: input 0 `[N, C, spatial…]`, weight `[C, O/groups, kernel…]`,
+/// optional bias `[O]`; padding is taken off the result.
 /// <https://onnx.ai/onnx/operators/onnx__ConvTranspose.html>
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvTranspose {
@@ -65,7 +66,9 @@ fn read_conv(r: &NodeReader) -> Result<Conv, GraphError> {
 pub(super) fn positive(r: &NodeReader, name: &str) -> Result<Vec<i64>, GraphError> {
     let values = r.ints(name)?.unwrap_or_default();
     match values.iter().find(|&&v| !(1..=1 << 20).contains(&v)) {
-        Some(bad) => Err(r.error(format!("attribute `{name}` contains {bad}, outside 1..=1048576"))),
+        Some(bad) => {
+            Err(r.error(format!("attribute `{name}` contains {bad}, outside 1..=1048576")))
+        }
         None => Ok(values),
     }
 }
@@ -81,7 +84,9 @@ pub(super) fn read_padding(r: &NodeReader) -> Result<Padding, GraphError> {
         other => return Err(r.error(format!("unknown auto_pad `{other}`"))),
     }
     if !pads.len().is_multiple_of(2) || pads.iter().any(|p| !(0..=1 << 20).contains(p)) {
-        return Err(r.error(format!("attribute `pads` {pads:?} is not a list of non-negative (before…, after…)")));
+        return Err(r.error(format!(
+            "attribute `pads` {pads:?} is not a list of non-negative (before…, after…)"
+        )));
     }
     let (before, after) = pads.split_at(pads.len() / 2);
     Ok(Padding::Explicit(before.iter().copied().zip(after.iter().copied()).collect()))

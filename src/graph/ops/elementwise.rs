@@ -40,7 +40,8 @@ pub enum Unary {
     },
 }
 
-/// Two inputs, or for [`Sum`](Self::Sum), [`Mean`](Self::Mean), [`Min`](Self::Min) and [`Max`](Self::Max) one or more.
+/// Two inputs, or for [`Sum`](Self::Sum), [`Mean`](Self::Mean), [`Min`](Self::Min) and
+/// [`Max`](Self::Max) one or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binary {
     Add,

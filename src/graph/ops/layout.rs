@@ -46,7 +46,8 @@ pub enum Layout {
     Concat {
         axis: i64,
     },
-    /// Sizes in the optional input 1; absent: `parts` (or as many as outputs) equal parts, the last one smaller.
+    /// Sizes in the optional input 1; absent: `parts` (or as many as outputs) equal parts, the last
+    /// one smaller.
     Split {
         axis: i64,
         parts: Option<i64>,
@@ -136,7 +137,9 @@ pub const OPS: &[OpSpec] = &[
         let batch_dims = r.int_or("batch_dims", 0)?;
         two(r, Layout::GatherNd { batch_dims })
     }),
-    OpSpec::new("ScatterND", 11, true, |r| Ok(Op::Layout(Layout::ScatterNd { scatter: read_scatter(r)? }))),
+    OpSpec::new("ScatterND", 11, true, |r| {
+        Ok(Op::Layout(Layout::ScatterNd { scatter: read_scatter(r)? }))
+    }),
     OpSpec::new("ScatterElements", 11, true, |r| {
         let axis = r.int_or("axis", 0)?;
         Ok(Op::Layout(Layout::ScatterElements { axis, scatter: read_scatter(r)? }))

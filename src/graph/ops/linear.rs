@@ -6,8 +6,8 @@ use super::{Op, OpSpec};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Linear {
-    /// alpha · A·B + beta · C (input 2, optional), A and B `[M, K]`, `[K, N]` after the transpositions.
-    /// <https://onnx.ai/onnx/operators/onnx__Gemm.html>
+    /// alpha · A·B + beta · C (input 2, optional), A and B `[M, K]`, `[K, N]` after the
+    /// transpositions. <https://onnx.ai/onnx/operators/onnx__Gemm.html>
     Gemm {
         alpha: f64,
         beta: f64,

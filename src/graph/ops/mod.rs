@@ -1,7 +1,9 @@
-//! The operators: one file per family, each with its typed settings, its readers and its rows of the registry.
+//! The operators: one file per family, each with its typed settings, its readers and its rows of
+//! the registry.
 //!
-//! A reader folds opset differences in, so that whatever executes a graph sees one form: an attribute that later became an input is injected as
-//! a constant input, defaults are filled in, and settings that are not supported are refused by name.
+//! A reader folds opset differences in, so that whatever executes a graph sees one form: an
+//! attribute that later became an input is injected as a constant input, defaults are filled in,
+//! and settings that are not supported are refused by name.
 
 pub mod activation;
 pub mod conv;
@@ -25,10 +27,11 @@ pub use linear::Linear;
 pub use norm::Norm;
 pub use pool::{Pool, PoolKind};
 pub use reduce::{Reduce, ReduceKind};
-pub use resize::{AspectPolicy, Coordinates, Kernel, Resize, Rounding};
+pub use resize::{AspectPolicy, Coordinates, Resize, ResizeKernel, Rounding};
 pub use shape::ShapeOp;
 
-/// A typed operator. Inputs are named by position in [`Node::inputs`](super::Node), as in the newest ONNX opset.
+/// A typed operator. Inputs are named by position in [`Node::inputs`](super::Node), as in the
+/// newest ONNX opset.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     Activation(Activation),

@@ -12,7 +12,8 @@ pub enum Norm {
     Batch { epsilon: f64 },
     /// Inputs 1 and 2, each `[C]`: scale, bias. Statistics per image and channel.
     Instance { epsilon: f64 },
-    /// Inputs 1 and (optional) 2: scale, bias, of the shape from `axis` on. Outputs 1 and 2: mean and inverse deviation.
+    /// Inputs 1 and (optional) 2: scale, bias, of the shape from `axis` on. Outputs 1 and 2: mean
+    /// and inverse deviation.
     Layer { axis: i64, epsilon: f64 },
     /// Inputs 1 and 2: scale, bias, per channel, or per group before opset 21.
     Group { groups: i64, epsilon: f64, per_group: bool },
@@ -35,7 +36,10 @@ pub const OPS: &[OpSpec] = &[
     OpSpec::new("RMSNormalization", 23, true, |r| {
         r.expect_inputs(2, 2)?;
         r.ignore("stash_type");
-        Ok(Op::Norm(Norm::Rms { axis: r.int_or("axis", -1)?, epsilon: r.float_or("epsilon", 1e-5)?.into() }))
+        Ok(Op::Norm(Norm::Rms {
+            axis: r.int_or("axis", -1)?,
+            epsilon: r.float_or("epsilon", 1e-5)?.into(),
+        }))
     }),
     OpSpec::new("LRN", 1, true, read_lrn),
     OpSpec::new("LpNormalization", 1, true, |r| {
@@ -63,7 +67,10 @@ fn read_batch(r: &mut NodeReader) -> Result<Op, GraphError> {
 fn read_layer(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(2, 3)?;
     r.ignore("stash_type");
-    Ok(Op::Norm(Norm::Layer { axis: r.int_or("axis", -1)?, epsilon: r.float_or("epsilon", 1e-5)?.into() }))
+    Ok(Op::Norm(Norm::Layer {
+        axis: r.int_or("axis", -1)?,
+        epsilon: r.float_or("epsilon", 1e-5)?.into(),
+    }))
 }
 
 fn read_group(r: &mut NodeReader) -> Result<Op, GraphError> {

@@ -18,7 +18,14 @@ pub enum PoolKind {
 /// <https://onnx.ai/onnx/operators/onnx__MaxPool.html>
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pool {
-    Window { kind: PoolKind, kernel: Vec<i64>, strides: Vec<i64>, dilations: Vec<i64>, padding: Padding, ceil: bool },
+    Window {
+        kind: PoolKind,
+        kernel: Vec<i64>,
+        strides: Vec<i64>,
+        dilations: Vec<i64>,
+        padding: Padding,
+        ceil: bool,
+    },
     GlobalAverage,
     GlobalMax,
 }

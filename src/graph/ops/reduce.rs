@@ -19,8 +19,8 @@ pub enum ReduceKind {
     SumSquare,
 }
 
-/// Reduction of input 0 along the axes in the optional input 1 (absent: all axes, or none with `noop_if_empty`).
-/// <https://onnx.ai/onnx/operators/onnx__ReduceMean.html>
+/// Reduction of input 0 along the axes in the optional input 1 (absent: all axes, or none with
+/// `noop_if_empty`). <https://onnx.ai/onnx/operators/onnx__ReduceMean.html>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduce {
     Axes {

@@ -5,17 +5,19 @@ use super::super::constant::Constant;
 use super::super::error::GraphError;
 use super::{Op, OpSpec};
 
-/// Resizing of input 0 by the scales in input [`scales_input`](Self::scales_input) or to the sizes in input 3; the region of interest in input 1.
+/// Resizing of input 0 by the scales in input [`scales_input`](Self::scales_input) or to the sizes
+/// in input 3; the region of interest in input 1.
 /// <https://onnx.ai/onnx/operators/onnx__Resize.html>
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resize {
-    pub kernel: Kernel,
+    pub kernel: ResizeKernel,
     pub coordinates: Coordinates,
     /// When shrinking, widen the kernel by the scale.
     pub antialias: bool,
     /// Pixels outside the image have no weight, where else they repeat the border.
     pub exclude_outside: bool,
-    /// The value of pixels whose coordinates lie outside the image, with [`Coordinates::CropAndResize`].
+    /// The value of pixels whose coordinates lie outside the image, with
+    /// [`Coordinates::CropAndResize`].
     pub extrapolation: f64,
     pub policy: AspectPolicy,
     /// `None`: all axes.
@@ -24,7 +26,7 @@ pub struct Resize {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kernel {
+pub enum ResizeKernel {
     Nearest(Rounding),
     Linear,
     Cubic { a: f64 },
@@ -58,8 +60,10 @@ pub enum AspectPolicy {
     NotSmaller,
 }
 
-pub const OPS: &[OpSpec] =
-    &[OpSpec::new("Resize", 10, true, read_resize), OpSpec::new("Upsample", 7, true, read_upsample)];
+pub const OPS: &[OpSpec] = &[
+    OpSpec::new("Resize", 10, true, read_resize),
+    OpSpec::new("Upsample", 7, true, read_upsample),
+];
 
 fn read_resize(r: &mut NodeReader) -> Result<Op, GraphError> {
     if r.opset < 11 {
@@ -128,11 +132,11 @@ fn legacy(r: &NodeReader) -> Result<Op, GraphError> {
     }))
 }
 
-fn read_kernel(r: &NodeReader, rounding: Rounding, a: f64) -> Result<Kernel, GraphError> {
+fn read_kernel(r: &NodeReader, rounding: Rounding, a: f64) -> Result<ResizeKernel, GraphError> {
     match r.string_or("mode", "nearest")?.as_str() {
-        "nearest" => Ok(Kernel::Nearest(rounding)),
-        "linear" | "bilinear" => Ok(Kernel::Linear),
-        "cubic" => Ok(Kernel::Cubic { a }),
+        "nearest" => Ok(ResizeKernel::Nearest(rounding)),
+        "linear" | "bilinear" => Ok(ResizeKernel::Linear),
+        "cubic" => Ok(ResizeKernel::Cubic { a }),
         other => Err(r.error(format!("unknown mode `{other}`"))),
     }
 }

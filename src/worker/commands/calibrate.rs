@@ -1,7 +1,8 @@
-//! `scdd calibrate`: statistics for a network without BatchNorm, and those of classes and patches for any network.
+//! `scdd calibrate`: statistics for a network without BatchNorm, and those of classes and patches
+//! for any network.
 
 use anyhow::ensure;
-use scdd_cli::{Calibrate, Global, Outcome};
+use scdd_cli::{Calibrate, CommandOutcome, Global};
 
 use super::data::{check_classes, check_fit, training_images};
 use super::open_runtime;
@@ -13,7 +14,7 @@ const BATCH: usize = 64;
 /// Draws the images: the same ones in every call.
 const SEED: u64 = 0;
 
-pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
+pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<CommandOutcome> {
     let bundle = Bundle::load(&command.bundle)?;
     let verdict = verify(&bundle, &open_runtime(global)?, &|what| eprintln!("{what}"))?;
     ensure!(verdict.passed(), "bundle `{}` does not verify; see `scdd verify`", bundle.name());
@@ -34,13 +35,17 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     }
 
     let normalization = bundle.normalization()?;
-    let mut calibrator =
-        Calibrator::new(&bundle, &command.nodes, Detail { per_class: command.per_class, patches: command.patches })?;
+    let mut calibrator = Calibrator::new(
+        &bundle,
+        &command.nodes,
+        Detail { per_class: command.per_class, patches: command.patches },
+    )?;
     let classes = set.classes.len();
     let chosen = sample::even(&set.labels, classes, command.images.get(), SEED);
     let measured = chosen.len();
     for class in 0..classes {
-        let of_class: Vec<usize> = chosen.iter().copied().filter(|&i| set.labels[i] as usize == class).collect();
+        let of_class: Vec<usize> =
+            chosen.iter().copied().filter(|&i| set.labels[i] as usize == class).collect();
         for batch in of_class.chunks(BATCH) {
             calibrator.add(class, &normalization.batch(&set, batch)?)?;
         }
@@ -57,5 +62,5 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<Outcome> {
             set.name
         );
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

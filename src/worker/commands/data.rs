@@ -10,10 +10,10 @@ use scdd_distill::teacher::Bundle;
 use scdd_distill::teacher::classes::{self, Sides};
 
 /// What to do where class names differ.
-pub const CLASS_REMEDY: &str =
-    "give the data the bundle's names in the bundle's order (directories of classes count in the order of names)";
+pub const CLASS_REMEDY: &str = "give the data the bundle's names in the bundle's order (directories of classes count in the order of names)";
 
-/// The training images of the data set that lies at the path `data` or else is called so, fitted to `bundle`. Remarks are told.
+/// The training images of the data set that lies at the path `data` or else is called so, fitted to
+/// `bundle`. Remarks are told.
 pub fn training_images(data: &str, bundle: &Bundle) -> anyhow::Result<Dataset> {
     images(data, Split::Train, bundle)
 }
@@ -45,7 +45,8 @@ pub fn check_fit(bundle: &Bundle, set: &Dataset) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The data's classes are the bundle's, where that counts; a remark is told where names leave it open.
+/// The data's classes are the bundle's, where that counts; a remark is told where names leave it
+/// open.
 pub fn check_classes(bundle: &Bundle, set: &Dataset) -> anyhow::Result<()> {
     if bundle.manifest.is_features_only() {
         return Ok(());

@@ -1,14 +1,14 @@
 //! `scdd doctor`: what the program found on this machine.
 
 use scdd_cli::doctor::{Finding, print};
-use scdd_cli::{Global, Outcome};
+use scdd_cli::{CommandOutcome, Global};
 
 use super::open_runtime;
 use crate::why_no_cuda;
 use scdd_data::{Source, registry};
 use scdd_distill::teacher::Provider;
 
-pub fn run(global: &Global) -> anyhow::Result<Outcome> {
+pub fn run(global: &Global) -> anyhow::Result<CommandOutcome> {
     print(global, &look(global))
 }
 
@@ -21,13 +21,20 @@ fn look(global: &Global) -> Vec<Finding> {
             Ok::<_, String>(format!("{}, {} threads", env!("SCDD_TORCH"), tch::get_num_threads())),
         ),
         Finding::new("libtorch, CUDA", torch_cuda()),
-        Finding::new("ONNX Runtime", runtime.as_ref().map(|r| format!("{} ({})", r.path().display(), r.build_info()))),
+        Finding::new(
+            "ONNX Runtime",
+            runtime.as_ref().map(|r| format!("{} ({})", r.path().display(), r.build_info())),
+        ),
     ];
     if let Ok(runtime) = &runtime {
-        findings.push(Finding::new("ONNX Runtime, CUDA", runtime.has(Provider::Cuda).map(|()| "available")));
+        findings.push(Finding::new(
+            "ONNX Runtime, CUDA",
+            runtime.has(Provider::Cuda).map(|()| "available"),
+        ));
     }
     for name in registry::names() {
-        let source = Source::find(name).map(|source| format!("{name} in {}", source.directory().display()));
+        let source =
+            Source::find(name).map(|source| format!("{name} in {}", source.directory().display()));
         findings.push(Finding::new("data set", source.map_err(|_| format!("{name} is not here"))));
     }
     findings

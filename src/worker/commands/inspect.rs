@@ -1,7 +1,7 @@
 //! `scdd inspect`: what do the teachers' BN statistics hold?
 
 use anyhow::bail;
-use scdd_cli::{Global, Inspect, Outcome};
+use scdd_cli::{CommandOutcome, Global, Inspect};
 
 use super::data::{check_classes, check_fit, training_images};
 use super::progress;
@@ -9,11 +9,16 @@ use scdd_data::place::printable;
 use scdd_distill::inspect::{check, inspect, table, write};
 use scdd_distill::teacher::Bundle;
 
-pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
-    let bundles = command.bundles.iter().map(|dir| Bundle::load(dir)).collect::<Result<Vec<_>, _>>()?;
+pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<CommandOutcome> {
+    let bundles =
+        command.bundles.iter().map(|dir| Bundle::load(dir)).collect::<Result<Vec<_>, _>>()?;
     for (place, bundle) in bundles.iter().enumerate() {
         if let Some(first) = bundles[..place].iter().find(|first| first.hash == bundle.hash) {
-            bail!("{} is the bundle that {} is: name it once", bundle.dir.display(), first.dir.display());
+            bail!(
+                "{} is the bundle that {} is: name it once",
+                bundle.dir.display(),
+                first.dir.display()
+            );
         }
     }
     check(&command.out)?;
@@ -49,5 +54,5 @@ pub fn run(command: &Inspect, global: &Global) -> anyhow::Result<Outcome> {
         }
         println!("page: {}", page.display());
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

@@ -13,14 +13,19 @@ use scdd_distill::progress::Progress;
 ///
 /// # Errors
 /// When the system refuses.
-pub fn say_what_stays(output: &Path, progress: Arc<dyn Progress + Send + Sync>) -> std::io::Result<()> {
-    // What the parent made us ignore (a shell does so with SIGINT of a job in the background) stays ignored.
+pub fn say_what_stays(
+    output: &Path,
+    progress: Arc<dyn Progress + Send + Sync>,
+) -> std::io::Result<()> {
+    // What the parent made us ignore (a shell does so with SIGINT of a job in the background) stays
+    // ignored.
     let heard = [SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(*signal));
     let (mut signals, output) = (Signals::new(heard)?, output.display().to_string());
     std::thread::spawn(move || {
         for signal in signals.forever() {
             progress.tell(&farewell(signal_name(signal).unwrap_or("a signal"), &output));
-            // Ends this process as the signal alone would have; where that is refused, the next signal tries again.
+            // Ends this process as the signal alone would have; where that is refused, the next
+            // signal tries again.
             let _ = emulate_default_handler(signal);
         }
     });

@@ -1,5 +1,5 @@
-//! The commands that need networks, one file each, which calls the library and prints. What they take, and all other commands, are in
-//! [`scdd_cli`].
+//! The commands that need networks, one file each, which calls the library and prints. What they
+//! take, and all other commands, are in [`scdd_cli`].
 
 mod calibrate;
 mod data;
@@ -12,7 +12,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use scdd_cli::{Global, Outcome, Work};
+use scdd_cli::{CommandOutcome, Global, WorkerCommand};
 
 use scdd_distill::teacher::{Runtime, RuntimeError};
 use scdd_kernels::Isa;
@@ -22,14 +22,14 @@ pub fn main() -> ExitCode {
     scdd_cli::main(work)
 }
 
-fn work(global: &Global, work: Work) -> anyhow::Result<Outcome> {
+fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> {
     Isa::limit().map_err(anyhow::Error::msg)?;
     match work {
-        Work::Doctor => doctor::run(global),
-        Work::Verify(command) => verify::run(&command, global),
-        Work::Calibrate(command) => calibrate::run(command, global),
-        Work::Inspect(command) => inspect::run(&command, global),
-        Work::Run(command, goal) => run::run(&command, global, goal),
+        WorkerCommand::Doctor => doctor::run(global),
+        WorkerCommand::Verify(command) => verify::run(&command, global),
+        WorkerCommand::Calibrate(command) => calibrate::run(command, global),
+        WorkerCommand::Inspect(command) => inspect::run(&command, global),
+        WorkerCommand::Run(command, goal) => run::run(&command, global, goal),
     }
 }
 

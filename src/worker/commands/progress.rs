@@ -1,4 +1,5 @@
-//! Progress for people: a bar with rate and time left for each piece of work on a terminal, plain lines elsewhere. Always on standard error.
+//! Progress for people: a bar with rate and time left for each piece of work on a terminal, plain
+//! lines elsewhere. Always on standard error.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -7,12 +8,13 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use scdd_cli::Global;
 
-use scdd_distill::progress::{Piece, Progress, Silent};
+use scdd_distill::progress::{Activity, Progress, Silent};
 
 /// Between two plain lines about the same work.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Bars, lines, or nothing but what the user ought to know at once. Lines of a log would break bars.
+/// Bars, lines, or nothing but what the user ought to know at once. Lines of a log would break
+/// bars.
 pub fn progress(global: &Global) -> Arc<dyn Progress + Send + Sync> {
     match (global.quiet, std::io::stderr().is_terminal() && !global.verbose) {
         (true, _) => Arc::new(Quiet),
@@ -24,7 +26,7 @@ pub fn progress(global: &Global) -> Arc<dyn Progress + Send + Sync> {
 struct Quiet;
 
 impl Progress for Quiet {
-    fn start<'a>(&'a self, _: &str, _: u64, _: &str) -> Box<dyn Piece + 'a> {
+    fn start<'a>(&'a self, _: &str, _: u64, _: &str) -> Box<dyn Activity + 'a> {
         Box::new(Silent)
     }
 
@@ -36,10 +38,14 @@ impl Progress for Quiet {
 struct Bars(MultiProgress);
 
 impl Progress for Bars {
-    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a> {
-        let template = format!("{{prefix}} {{bar:24}} {{pos}}/{{len}} {unit} {{per_sec}} {{eta}} left  {{msg}}");
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.0.add(ProgressBar::new(total)).with_style(style).with_prefix(label.to_owned());
+    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Activity + 'a> {
+        let template = format!(
+            "{{prefix}} {{bar:24}} {{pos}}/{{len}} {unit} {{per_sec}} {{eta}} left  {{msg}}"
+        );
+        let style = ProgressStyle::with_template(&template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar =
+            self.0.add(ProgressBar::new(total)).with_style(style).with_prefix(label.to_owned());
         Box::new(Bar { bar, all: &self.0 })
     }
 
@@ -53,7 +59,7 @@ struct Bar<'a> {
     all: &'a MultiProgress,
 }
 
-impl Piece for Bar<'_> {
+impl Activity for Bar<'_> {
     fn at(&mut self, done: u64, note: &str) {
         self.bar.set_message(note.to_owned());
         self.bar.set_position(done);
@@ -70,10 +76,10 @@ impl Piece for Bar<'_> {
 struct Lines;
 
 impl Progress for Lines {
-    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Piece + 'a> {
+    fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Activity + 'a> {
         let now = Instant::now();
         let (label, unit) = (label.to_owned(), unit.to_owned());
-        Box::new(Line { label, unit, total, first: None, started: now, printed: now })
+        Box::new(ProgressLine { label, unit, total, first: None, started: now, printed: now })
     }
 
     fn tell(&self, what: &str) {
@@ -81,7 +87,7 @@ impl Progress for Lines {
     }
 }
 
-struct Line {
+struct ProgressLine {
     label: String,
     unit: String,
     total: u64,
@@ -91,7 +97,7 @@ struct Line {
     printed: Instant,
 }
 
-impl Piece for Line {
+impl Activity for ProgressLine {
     fn at(&mut self, done: u64, note: &str) {
         let first = *self.first.get_or_insert(done.saturating_sub(1));
         if self.printed.elapsed() < LINE_EVERY {

@@ -1,6 +1,7 @@
-//! `scdd run` and its parts: `recover`, `relabel`, `validate`. One experiment file, taken as far as asked.
+//! `scdd run` and its parts: `recover`, `relabel`, `validate`. One experiment file, taken as far as
+//! asked.
 
-use scdd_cli::{Global, Outcome, Run, report::print};
+use scdd_cli::{CommandOutcome, ExperimentArgs, Global, report::print};
 
 use super::{interrupt, open_runtime, progress};
 use crate::{Worker, why_no_cuda};
@@ -10,7 +11,11 @@ use scdd_experiment::report;
 use scdd_experiment::run::{self, Goal};
 
 /// Takes the experiment to `goal`.
-pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome> {
+pub fn run(
+    command: &ExperimentArgs,
+    global: &Global,
+    goal: Goal,
+) -> anyhow::Result<CommandOutcome> {
     let experiment = command.load()?;
     let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
     let worker = Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
@@ -25,7 +30,8 @@ pub fn run(command: &Run, global: &Global, goal: Goal) -> anyhow::Result<Outcome
     for remark in &finished.remarks {
         eprintln!("note: {}", printable(remark));
     }
-    let outcome = if finished.failed.is_empty() { Outcome::Done } else { Outcome::CheckFailed };
+    let outcome =
+        if finished.failed.is_empty() { CommandOutcome::Done } else { CommandOutcome::CheckFailed };
     if goal == Goal::Report {
         print(global, &finished.results, Some(&command.output.join(&experiment.name)))?;
         return Ok(outcome);

@@ -1,6 +1,7 @@
-//! `scdd verify`: does a bundle mean the same to its golden probe, ONNX Runtime and tch? And does it mean the data's classes by its own?
+//! `scdd verify`: does a bundle mean the same to its golden probe, ONNX Runtime and tch? And does
+//! it mean the data's classes by its own?
 
-use scdd_cli::{Global, Outcome, Verify};
+use scdd_cli::{CommandOutcome, Global, Verify};
 use scdd_compute::threads::Threads;
 use serde::Serialize;
 
@@ -9,7 +10,9 @@ use super::open_runtime;
 use scdd_data::Dataset;
 use scdd_data::place::printable;
 use scdd_distill::teacher::classes::{self, Sides};
-use scdd_distill::teacher::{Bundle, Measured, Role, Runtime, Verification, measure, percent, verify};
+use scdd_distill::teacher::{
+    Bundle, Measured, Role, Runtime, Verification, measure, percent, verify,
+};
 
 /// The verdict on a bundle, alone and on data.
 #[derive(Serialize)]
@@ -39,7 +42,7 @@ impl Verdict {
     }
 }
 
-pub fn run(command: &Verify, global: &Global) -> anyhow::Result<Outcome> {
+pub fn run(command: &Verify, global: &Global) -> anyhow::Result<CommandOutcome> {
     let runtime = open_runtime(global)?;
     let mut verdicts = Vec::new();
     for dir in &command.bundles {
@@ -58,14 +61,24 @@ pub fn run(command: &Verify, global: &Global) -> anyhow::Result<Outcome> {
     if global.json {
         println!("{}", serde_json::to_string_pretty(&verdicts)?);
     }
-    Ok(if verdicts.iter().all(Verdict::passed) { Outcome::Done } else { Outcome::CheckFailed })
+    Ok(if verdicts.iter().all(Verdict::passed) {
+        CommandOutcome::Done
+    } else {
+        CommandOutcome::CheckFailed
+    })
 }
 
 /// Compares the bundle's class names with those of `test`, and measures a teacher on it.
 fn on_data(bundle: &Bundle, test: &Dataset, runtime: &Runtime) -> anyhow::Result<OnData> {
     let manifest = &bundle.manifest;
     let recorded = manifest.accuracy.as_ref().map(|accuracy| accuracy.top1);
-    let mut found = OnData { data: test.name.clone(), measured: None, recorded, remarks: Vec::new(), problem: None };
+    let mut found = OnData {
+        data: test.name.clone(),
+        measured: None,
+        recorded,
+        remarks: Vec::new(),
+        problem: None,
+    };
     if manifest.is_features_only() {
         found.remarks.push("a features-only bundle has no classes to compare".into());
         return Ok(found);
@@ -75,7 +88,8 @@ fn on_data(bundle: &Bundle, test: &Dataset, runtime: &Runtime) -> anyhow::Result
         Ok(remark) => found.remarks.extend(remark),
         Err(problem) => found.problem = Some(problem),
     }
-    let is_measurable = manifest.role == Role::Teacher && manifest.classes.len() == test.classes.len();
+    let is_measurable =
+        manifest.role == Role::Teacher && manifest.classes.len() == test.classes.len();
     if is_measurable {
         let measured = measure(bundle, runtime, test, &Threads::all(), &mut |_| ())?;
         match measured.judge(manifest, &test.name, &test.classes) {

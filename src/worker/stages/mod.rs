@@ -1,5 +1,5 @@
-//! How each kind of stage is made, a file each. A stage leaves its [files](scdd_artifacts::files) in
-//! its working directory, and keeps what an interrupted attempt had committed there.
+//! How each kind of stage is made, a file each. A stage leaves its [files](scdd_artifacts::files)
+//! in its working directory, and keeps what an interrupted attempt had committed there.
 
 mod balance;
 mod measure;

@@ -7,14 +7,22 @@ use scdd_artifacts::records::Item;
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::Dataset;
 use scdd_data::rng;
-use scdd_experiment::run::stages::real::Task;
+use scdd_experiment::run::stages::real::RealTask;
 use scdd_experiment::run::{Failure, RealChoice};
 
-pub fn make(task: &Task, work: &WorkDir) -> Result<(), Failure> {
-    let &Task { train, choice, ipc, seed } = task;
-    let (items, indices): (Vec<Item>, Vec<usize>) = chosen(train, choice, ipc, seed).into_iter().unzip();
-    let pixels: Vec<u8> = indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
-    Ok(write_images(work, &train.classes, &items, &pixels, [train.channels, train.height, train.width])?)
+pub fn make(task: &RealTask, work: &WorkDir) -> Result<(), Failure> {
+    let &RealTask { train, choice, ipc, seed } = task;
+    let (items, indices): (Vec<Item>, Vec<usize>) =
+        chosen(train, choice, ipc, seed).into_iter().unzip();
+    let pixels: Vec<u8> =
+        indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
+    Ok(write_images(
+        work,
+        &train.classes,
+        &items,
+        &pixels,
+        [train.channels, train.height, train.width],
+    )?)
 }
 
 /// The training images that `choice` takes, as items of the new set and indices of the old one.
@@ -35,12 +43,17 @@ fn chosen(train: &Dataset, choice: RealChoice, ipc: u32, seed: u64) -> Vec<(Item
 /// Sorts images of one class by the Euclidean distance of their pixels to the mean image; of equals
 /// the first of the data set comes first.
 fn sort_by_distance_to_mean(train: &Dataset, own: &mut [usize]) {
-    let pixels = |index: usize| train.image(index).unwrap_or_default().iter().map(|&pixel| f64::from(pixel));
+    let pixels =
+        |index: usize| train.image(index).unwrap_or_default().iter().map(|&pixel| f64::from(pixel));
     let mut mean = vec![0.0; train.channels * train.height * train.width];
     for &index in own.iter() {
-        mean.iter_mut().zip(pixels(index)).for_each(|(sum, pixel)| *sum += pixel / own.len() as f64);
+        mean.iter_mut()
+            .zip(pixels(index))
+            .for_each(|(sum, pixel)| *sum += pixel / own.len() as f64);
     }
-    let distance = |index: usize| pixels(index).zip(&mean).map(|(pixel, mean)| (pixel - mean).powi(2)).sum::<f64>();
+    let distance = |index: usize| {
+        pixels(index).zip(&mean).map(|(pixel, mean)| (pixel - mean).powi(2)).sum::<f64>()
+    };
     let mut sorted: Vec<(f64, usize)> = own.iter().map(|&index| (distance(index), index)).collect();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     own.iter_mut().zip(sorted).for_each(|(place, (_, index))| *place = index);

@@ -8,26 +8,32 @@ use scdd_artifacts::files::{self, read_json, write_images};
 use scdd_artifacts::records::Auto;
 use scdd_artifacts::stage::WorkDir;
 use scdd_compute::synthesis::PlanOptions;
-use scdd_distill::progress::{Piece, Progress};
+use scdd_distill::progress::{Activity, Progress};
 use scdd_distill::recover::{Batch, Item, Recover};
 use scdd_experiment::config::BnWeight;
 use scdd_experiment::run::Failure;
-use scdd_experiment::run::stages::recover::Task;
+use scdd_experiment::run::stages::recover::RecoverTask;
 
 /// Gives a remark for the user.
-pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
+pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     let mut config = task.config.clone();
     if let Some(balance) = &task.balance {
         config.r_bn = BnWeight::Fixed(read_json::<Auto>(balance)?.r_bn);
     }
-    let options = PlanOptions { device: tools.device, threads: tools.threads.clone(), ..PlanOptions::default() };
+    let options = PlanOptions {
+        device: tools.device,
+        threads: tools.threads.clone(),
+        ..PlanOptions::default()
+    };
     let mut recover = Recover::with_committee(task.teacher, &task.others, &config, options)?;
     if let Some(train) = task.train {
         recover = recover.with_data(train);
     }
     let batches = recover.batches(&task.chosen, task.ipc, task.seed);
-    let label = format!("recover {}, {} per class, seed {}", task.teacher.name(), task.ipc, task.seed);
-    let mut piece = tools.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
+    let label =
+        format!("recover {}, {} per class, seed {}", task.teacher.name(), task.ipc, task.seed);
+    let mut piece =
+        tools.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
     let mut done = 0;
     for (number, batch) in batches.iter().enumerate() {
         recover_batch(work, task, &recover, (number, batch), done, piece.as_mut())?;
@@ -35,18 +41,20 @@ pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>
     }
     piece.finish("");
     let without_effect = config.bf16 && tools.device == Device::Cpu;
-    Ok(without_effect.then(|| "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()))
+    Ok(without_effect.then(|| {
+        "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()
+    }))
 }
 
 /// Recovers the `batch` of this `number`, before which `done` steps are done, unless an interrupted
 /// run had.
 fn recover_batch(
     work: &WorkDir,
-    task: &Task,
+    task: &RecoverTask,
     recover: &Recover,
     (number, batch): (usize, &Batch),
     done: u64,
-    progress: &mut dyn Piece,
+    progress: &mut dyn Activity,
 ) -> Result<(), Failure> {
     let curve_file = files::curve(number);
     let has_image = |item: &Item| work.has(files::image(*item, task.classes));

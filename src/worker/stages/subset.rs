@@ -9,10 +9,11 @@ use scdd_artifacts::files::FileError;
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::png;
 use scdd_experiment::run::Failure;
-use scdd_experiment::run::stages::subset::Task;
+use scdd_experiment::run::stages::subset::SubsetTask;
 
-pub fn make(task: &Task, work: &WorkDir) -> Result<(), Failure> {
-    let damaged = |path: &Path, e: io::Error| FileError::Damaged { path: path.into(), what: e.to_string() };
+pub fn make(task: &SubsetTask, work: &WorkDir) -> Result<(), Failure> {
+    let damaged =
+        |path: &Path, e: io::Error| FileError::Damaged { path: path.into(), what: e.to_string() };
     for class in fs::read_dir(&task.folder).map_err(|e| damaged(&task.folder, e))? {
         let class = class.map_err(|e| damaged(&task.folder, e))?.file_name();
         for number in 0..task.ipc as usize {

@@ -7,16 +7,17 @@ use scdd_artifacts::stage::WorkDir;
 use scdd_distill::relabel::Views;
 use scdd_distill::validate::{Lesson, Student};
 use scdd_experiment::run::Failure;
-use scdd_experiment::run::stages::validate::Task;
+use scdd_experiment::run::stages::validate::ValidateTask;
 
 use super::{TrainingFile, input_size, read_named};
 
-pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
+pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let images = read_named(&task.images, &task.name)?;
-    let labels = task.labels.as_deref().map(labels::Store::open).transpose()?;
-    labels.as_ref().map(labels::Store::check).transpose()?;
+    let labels = task.labels.as_deref().map(labels::LabelStore::open).transpose()?;
+    labels.as_ref().map(labels::LabelStore::check).transpose()?;
     let mut fresh = Student::new(task.student, task.seed, tools.device, tools.threads.clone())?;
-    let views = Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
+    let views =
+        Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let lesson = Lesson { images: &images, views, labels: labels.as_ref() };
     let mut keeper = TrainingFile::new(work);
     let training = fresh.train(&lesson, task.test, &task.config, &mut keeper, &tools.progress)?;

@@ -6,9 +6,13 @@ use scdd_artifacts::stage::WorkDir;
 use scdd_data::png;
 use scdd_distill::recover;
 use scdd_experiment::run::Failure;
-use scdd_experiment::run::stages::verifier::Task;
+use scdd_experiment::run::stages::verifier::VerifierTask;
 
-pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
+pub fn make(task: &VerifierTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let set = png::read_set(&task.images)?;
-    Ok(write_json(work, ACCURACY, &recover::accuracy(task.verifier, tools.runtime, &set, tools.threads)?)?)
+    Ok(write_json(
+        work,
+        ACCURACY,
+        &recover::accuracy(task.verifier, tools.runtime, &set, tools.threads)?,
+    )?)
 }

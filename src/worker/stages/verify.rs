@@ -6,9 +6,9 @@ use scdd_artifacts::stage::WorkDir;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::verify;
 use scdd_experiment::run::Failure;
-use scdd_experiment::run::stages::verify::Task;
+use scdd_experiment::run::stages::verify::VerifyTask;
 
-pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
+pub fn make(task: &VerifyTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let (bundle, progress) = (task.bundle, &tools.progress);
     let piece = progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
     let verdict = verify(bundle, tools.runtime, &|what| progress.tell(what))?;

@@ -6,15 +6,16 @@ use scdd_artifacts::stage::WorkDir;
 use scdd_distill::relabel::Views;
 use scdd_distill::validate::{Lesson, Student};
 use scdd_experiment::run::Failure;
-use scdd_experiment::run::stages::whole::Task;
+use scdd_experiment::run::stages::whole::WholeTask;
 
 use super::{TrainingFile, input_size};
 
-pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
-    let &Task { student, train, test, ref views, ref config, seed } = task;
+pub fn make(task: &WholeTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
+    let &WholeTask { student, train, test, ref views, ref config, seed } = task;
     let mut fresh = Student::new(student, seed, tools.device, tools.threads.clone())?;
     let views = Views::new(views, 1, seed, train, input_size(student));
-    let (lesson, mut keeper) = (Lesson { images: train, views, labels: None }, TrainingFile::new(work));
+    let (lesson, mut keeper) =
+        (Lesson { images: train, views, labels: None }, TrainingFile::new(work));
     let training = fresh.train(&lesson, test, config, &mut keeper, &tools.progress)?;
     keeper.remove()?;
     Ok(write_json(work, TRAINING, &training)?)

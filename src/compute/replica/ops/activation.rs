@@ -19,7 +19,9 @@ pub fn run(op: Activation, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Activation::Celu { alpha } => elu(x, alpha, alpha)?,
         Activation::Gelu { tanh } => x.f_gelu(if tanh { "tanh" } else { "none" })?,
         Activation::Sigmoid => x.f_sigmoid()?,
-        Activation::HardSigmoid { alpha, beta } => x.f_mul_scalar(alpha)?.f_add_scalar(beta)?.f_clamp(0.0, 1.0)?,
+        Activation::HardSigmoid { alpha, beta } => {
+            x.f_mul_scalar(alpha)?.f_add_scalar(beta)?.f_clamp(0.0, 1.0)?
+        }
         Activation::HardSwish => x.f_hardswish()?,
         Activation::Mish => x.f_mish()?,
         Activation::Softplus => x.f_logaddexp(&x.f_zeros_like()?)?,
@@ -32,7 +34,9 @@ pub fn run(op: Activation, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Activation::Swish { alpha } => x.f_mul(&x.f_mul_scalar(alpha)?.f_sigmoid()?)?,
         Activation::Clip => clip(x, args.opt(1), args.opt(2))?,
         Activation::Softmax { axis } => x.f_softmax(axis_of(axis, x.dim())?, None::<Kind>)?,
-        Activation::LogSoftmax { axis } => x.f_log_softmax(axis_of(axis, x.dim())?, None::<Kind>)?,
+        Activation::LogSoftmax { axis } => {
+            x.f_log_softmax(axis_of(axis, x.dim())?, None::<Kind>)?
+        }
         Activation::FlatSoftmax { axis, log } => flat_softmax(x, axis, log)?,
         Activation::Dropout => return dropout(x, args),
     };
@@ -60,7 +64,8 @@ fn elu(x: &Tensor, alpha: f64, scale: f64) -> Result<Tensor, OpError> {
 
 /// Bounds are one-element tensors; where they cross, the upper one wins, as ONNX says.
 fn clip(x: &Tensor, min: Option<&Tensor>, max: Option<&Tensor>) -> Result<Tensor, OpError> {
-    let scalar = |t: &Tensor| t.f_reshape([] as [i64; 0])?.f_to_device(x.device())?.f_to_kind(x.kind());
+    let scalar =
+        |t: &Tensor| t.f_reshape([] as [i64; 0])?.f_to_device(x.device())?.f_to_kind(x.kind());
     let mut y = x.shallow_clone();
     if let Some(min) = min {
         y = y.f_clamp_min_tensor(&scalar(min)?)?;
@@ -75,7 +80,8 @@ fn flat_softmax(x: &Tensor, axis: i64, log: bool) -> Result<Tensor, OpError> {
     let axis = if axis == x.dim() as i64 { axis } else { axis_of(axis, x.dim())? };
     let rows: i64 = x.size()[..axis as usize].iter().product();
     let flat = x.f_reshape([rows, -1])?;
-    let y = if log { flat.f_log_softmax(1, None::<Kind>)? } else { flat.f_softmax(1, None::<Kind>)? };
+    let y =
+        if log { flat.f_log_softmax(1, None::<Kind>)? } else { flat.f_softmax(1, None::<Kind>)? };
     Ok(y.f_reshape(x.size())?)
 }
 
@@ -83,7 +89,9 @@ fn dropout(x: &Tensor, args: &Args) -> Result<Vec<Tensor>, OpError> {
     if let Some(training) = args.opt(2)
         && training.f_int64_value(&[])? != 0
     {
-        return Err(OpError::Other("training mode is on; export the network in evaluation mode".into()));
+        return Err(OpError::Other(
+            "training mode is on; export the network in evaluation mode".into(),
+        ));
     }
     let mut outputs = vec![x.shallow_clone()];
     if args.outputs() > 1 {

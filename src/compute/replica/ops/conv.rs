@@ -9,7 +9,7 @@ use scdd_graph::ops::{Conv, ConvTranspose, Padding};
 
 pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
     let (x, weight) = (args.get(0)?, args.get(1)?);
-    let Window { kernel, strides, dilations } = window(op, x, weight)?;
+    let ConvWindow { kernel, strides, dilations } = window(op, x, weight)?;
     let rank = kernel.len();
     let pads = resolve(&op.padding, &x.size()[2..], &kernel, &strides, &dilations)?;
     bounded_pads(x, &pads)?;
@@ -23,19 +23,30 @@ pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
         None => (x, strides),
     };
     let no_output_padding = vec![0i64; rank];
-    let y = x.f_convolution(weight, args.opt(2), strides, padding, dilations, false, no_output_padding, op.groups)?;
-    // One channel is channels-last and contiguous at once; libtorch then goes on contiguous, in which everything after is slower.
+    let y = x.f_convolution(
+        weight,
+        args.opt(2),
+        strides,
+        padding,
+        dilations,
+        false,
+        no_output_padding,
+        op.groups,
+    )?;
+    // One channel is channels-last and contiguous at once; libtorch then goes on contiguous, in
+    // which everything after is slower.
     if x.size()[1] == 1 { Ok(channels_last(&y)?) } else { Ok(y) }
 }
 
 /// Channels from which on libtorch's weight gradients of strided 1x1 convolutions are right.
 const FIRST_RIGHT_WIDTH: i64 = 8;
 
-/// Every stride-th pixel of `x`, for a convolution of stride 1 in place of one whose weight gradient libtorch gets wrong.
+/// Every stride-th pixel of `x`, for a convolution of stride 1 in place of one whose weight
+/// gradient libtorch gets wrong.
 ///
-/// With 2 to 7 input channels, that of a 1x1 convolution of stride 2 or more is wrong, hangs or corrupts
-/// memory where oneDNN computes it for AVX2 (PyTorch 2.13, oneDNN 3.12; docs/processors.md has what was
-/// tried). tests/narrow.rs fails without this for as long as libtorch has the fault.
+/// With 2 to 7 input channels, that of a 1x1 convolution of stride 2 or more is wrong, hangs or
+/// corrupts memory where oneDNN computes it for AVX2 (PyTorch 2.13, oneDNN 3.12; docs/processors.md
+/// has what was tried). tests/narrow.rs fails without this for as long as libtorch has the fault.
 fn clear_of_fault(
     x: &Tensor,
     weight: &Tensor,
@@ -44,31 +55,41 @@ fn clear_of_fault(
     padding: &[i64],
 ) -> Result<Option<Tensor>, OpError> {
     let reads_a_part = kernel.iter().all(|&k| k == 1) && strides.iter().any(|&s| s > 1);
-    let is_faulty = reads_a_part && padding.iter().all(|&p| p == 0) && x.size()[1] < FIRST_RIGHT_WIDTH;
+    let is_faulty =
+        reads_a_part && padding.iter().all(|&p| p == 0) && x.size()[1] < FIRST_RIGHT_WIDTH;
     if !is_faulty || !weight.requires_grad() {
         return Ok(None);
     }
     let axes = (2..).zip(strides);
-    let part =
-        axes.into_iter().try_fold(x.shallow_clone(), |x, (axis, &stride)| x.f_slice(axis, None, None, stride))?;
+    let part = axes
+        .into_iter()
+        .try_fold(x.shallow_clone(), |x, (axis, &stride)| x.f_slice(axis, None, None, stride))?;
     Ok(Some(part))
 }
 
 /// The whole transposed convolution, then off with the padding.
 pub fn run_transpose(op: &ConvTranspose, args: &Args) -> Result<Tensor, OpError> {
     let (x, weight) = (args.get(0)?, args.get(1)?);
-    let Window { kernel, strides, dilations } = window(&op.conv, x, weight)?;
+    let ConvWindow { kernel, strides, dilations } = window(&op.conv, x, weight)?;
     let rank = kernel.len();
     let sizes = &x.size()[2..];
-    let output_padding = if op.output_padding.is_empty() { vec![0; rank] } else { op.output_padding.clone() };
+    let output_padding =
+        if op.output_padding.is_empty() { vec![0; rank] } else { op.output_padding.clone() };
     let wanted = match (&op.output_shape, &op.conv.padding) {
         (Some(shape), _) if shape.len() == rank => Some(shape.clone()),
-        (Some(shape), _) => return Err(OpError::Other(format!("output_shape {shape:?} for {rank} spatial axes"))),
-        (None, Padding::Same { .. }) => Some(sizes.iter().zip(&strides).map(|(size, stride)| size * stride).collect()),
+        (Some(shape), _) => {
+            return Err(OpError::Other(format!("output_shape {shape:?} for {rank} spatial axes")));
+        }
+        (None, Padding::Same { .. }) => {
+            Some(sizes.iter().zip(&strides).map(|(size, stride)| size * stride).collect())
+        }
         (None, Padding::Explicit(_)) => None,
     };
     let mut result = vec![x.size()[0], weight.size()[1].saturating_mul(op.conv.groups)];
-    result.extend((0..rank).map(|i| sizes[i].saturating_mul(strides[i]).saturating_add(kernel[i] * dilations[i])));
+    result.extend(
+        (0..rank)
+            .map(|i| sizes[i].saturating_mul(strides[i]).saturating_add(kernel[i] * dilations[i])),
+    );
     bounded(&result)?;
     let whole = x.f_convolution(
         weight,
@@ -92,18 +113,19 @@ pub fn run_transpose(op: &ConvTranspose, args: &Args) -> Result<Tensor, OpError>
             whole.size()[2..].iter().zip(wanted).map(split).collect()
         }
     };
-    let crops: Vec<(i64, i64)> = pads.into_iter().map(|(before, after)| (-before, -after)).collect();
+    let crops: Vec<(i64, i64)> =
+        pads.into_iter().map(|(before, after)| (-before, -after)).collect();
     pad(&whole, &crops, 0.0)
 }
 
 /// A convolution's settings, one per spatial axis.
-struct Window {
+struct ConvWindow {
     kernel: Vec<i64>,
     strides: Vec<i64>,
     dilations: Vec<i64>,
 }
 
-fn window(op: &Conv, x: &Tensor, weight: &Tensor) -> Result<Window, OpError> {
+fn window(op: &Conv, x: &Tensor, weight: &Tensor) -> Result<ConvWindow, OpError> {
     if x.dim() < 3 || weight.dim() != x.dim() {
         return Err(OpError::Other("input and weight need the same rank, 3 or more".into()));
     }
@@ -116,7 +138,11 @@ fn window(op: &Conv, x: &Tensor, weight: &Tensor) -> Result<Window, OpError> {
             weight.size()
         )));
     }
-    Ok(Window { kernel, strides: or_ones(&op.strides, rank)?, dilations: or_ones(&op.dilations, rank)? })
+    Ok(ConvWindow {
+        kernel,
+        strides: or_ones(&op.strides, rank)?,
+        dilations: or_ones(&op.dilations, rank)?,
+    })
 }
 
 /// A per-axis setting; absent means 1 along every axis.
@@ -139,13 +165,17 @@ pub fn resolve(
     match padding {
         Padding::Explicit(pads) if pads.is_empty() => Ok(vec![(0, 0); sizes.len()]),
         Padding::Explicit(pads) if pads.len() == sizes.len() => Ok(pads.clone()),
-        Padding::Explicit(pads) => {
-            Err(OpError::Other(format!("pads for {} spatial axes, the input has {}", pads.len(), sizes.len())))
-        }
+        Padding::Explicit(pads) => Err(OpError::Other(format!(
+            "pads for {} spatial axes, the input has {}",
+            pads.len(),
+            sizes.len()
+        ))),
         Padding::Same { upper } => {
             let axis = |i: usize| {
                 let outputs = (sizes[i] + strides[i] - 1) / strides[i];
-                let total = ((outputs - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - sizes[i]).max(0);
+                let total = ((outputs - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1
+                    - sizes[i])
+                    .max(0);
                 let (small, large) = (total / 2, total - total / 2);
                 if *upper { (small, large) } else { (large, small) }
             };
@@ -166,6 +196,7 @@ pub(super) fn bounded_pads(x: &Tensor, pads: &[(i64, i64)]) -> Result<(), OpErro
 
 /// Pads the last `pads.len()` axes with `value`.
 pub(super) fn pad(x: &Tensor, pads: &[(i64, i64)], value: f64) -> Result<Tensor, OpError> {
-    let last_axis_first: Vec<i64> = pads.iter().rev().flat_map(|&(before, after)| [before, after]).collect();
+    let last_axis_first: Vec<i64> =
+        pads.iter().rev().flat_map(|&(before, after)| [before, after]).collect();
     Ok(x.f_pad(last_axis_first, "constant", value)?)
 }

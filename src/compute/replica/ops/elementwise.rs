@@ -37,7 +37,9 @@ pub fn run_unary(op: Unary, args: &Args) -> Result<Tensor, OpError> {
         Unary::IsInf { negative: true, positive: true } => x.f_isinf()?,
         Unary::IsInf { negative: true, positive: false } => x.f_isneginf()?,
         Unary::IsInf { negative: false, positive: true } => x.f_isposinf()?,
-        Unary::IsInf { negative: false, positive: false } => x.f_zeros_like()?.f_to_kind(Kind::Bool)?,
+        Unary::IsInf { negative: false, positive: false } => {
+            x.f_zeros_like()?.f_to_kind(Kind::Bool)?
+        }
         Unary::Identity => x.shallow_clone(),
     })
 }
@@ -65,7 +67,10 @@ fn broadcast(inputs: &[&Tensor]) -> Vec<i64> {
     (0..rank).map(|i| sizes.iter().map(|size| dim(size, i)).max().unwrap_or(1)).collect()
 }
 
-fn fold(args: &Args, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor, tch::TchError>) -> Result<Tensor, OpError> {
+fn fold(
+    args: &Args,
+    f: impl Fn(&Tensor, &Tensor) -> Result<Tensor, tch::TchError>,
+) -> Result<Tensor, OpError> {
     let all = args.all()?;
     let first = all.first().ok_or_else(|| OpError::Other("no inputs".into()))?.shallow_clone();
     Ok(all[1..].iter().try_fold(first, |sum, t| f(&sum, t))?)
@@ -99,7 +104,12 @@ fn two(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
 /// Arithmetic keeps its operands' type, which both share; comparisons give booleans.
 fn result_kind(op: Binary, a: &Tensor) -> Kind {
     match op {
-        Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Pow | Binary::Mod { .. } => a.kind(),
+        Binary::Add
+        | Binary::Sub
+        | Binary::Mul
+        | Binary::Div
+        | Binary::Pow
+        | Binary::Mod { .. } => a.kind(),
         _ => Kind::Bool,
     }
 }

@@ -11,7 +11,9 @@ use scdd_graph::ops::{Layout, PadMode, Scatter};
 pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
     let x = args.get(0)?;
     let y = match op {
-        Layout::Reshape { allow_zero } => x.f_reshape(reshape(&x.size(), args.i64s(1)?, *allow_zero)?)?,
+        Layout::Reshape { allow_zero } => {
+            x.f_reshape(reshape(&x.size(), args.i64s(1)?, *allow_zero)?)?
+        }
         Layout::Flatten { axis } => flatten(x, *axis)?,
         Layout::Transpose { perm } => {
             let reversed = || (0..x.dim() as i64).rev().collect();
@@ -53,22 +55,26 @@ fn tile(x: &Tensor, repeats: Vec<i64>) -> Result<Tensor, OpError> {
     if repeats.len() != x.dim() {
         return Err(OpError::Other(format!("{} repeats for {} axes", repeats.len(), x.dim())));
     }
-    let shape: Vec<i64> = x.size().iter().zip(&repeats).map(|(d, r)| d.saturating_mul(*r)).collect();
+    let shape: Vec<i64> =
+        x.size().iter().zip(&repeats).map(|(d, r)| d.saturating_mul(*r)).collect();
     bounded(&shape)?;
     Ok(x.f_repeat(repeats)?)
 }
 
 fn reshape(size: &[i64], mut shape: Vec<i64>, allow_zero: bool) -> Result<Vec<i64>, OpError> {
     for (i, dim) in shape.iter_mut().enumerate().filter(|(_, d)| **d == 0 && !allow_zero) {
-        *dim = *size
-            .get(i)
-            .ok_or_else(|| OpError::Other(format!("the new shape copies axis {i}, which the input lacks")))?;
+        *dim = *size.get(i).ok_or_else(|| {
+            OpError::Other(format!("the new shape copies axis {i}, which the input lacks"))
+        })?;
     }
     // libtorch can't infer a dim of an empty tensor.
     if size.contains(&0) {
         let known = shape.iter().filter(|&&d| d > 0).fold(1i64, |n, &d| n.saturating_mul(d));
         let total: i64 = size.iter().product();
-        shape.iter_mut().filter(|d| **d == -1).for_each(|d| *d = if known == 0 { 0 } else { total / known });
+        shape
+            .iter_mut()
+            .filter(|d| **d == -1)
+            .for_each(|d| *d = if known == 0 { 0 } else { total / known });
     }
     Ok(shape)
 }
@@ -81,10 +87,14 @@ fn flatten(x: &Tensor, axis: i64) -> Result<Tensor, OpError> {
 
 fn squeeze(x: &Tensor, axes: Option<Vec<i64>>) -> Result<Tensor, OpError> {
     let Some(axes) = axes else { return Ok(x.f_squeeze()?) };
-    let mut axes: Vec<i64> = axes.into_iter().map(|a| axis_of(a, x.dim())).collect::<Result<_, _>>()?;
+    let mut axes: Vec<i64> =
+        axes.into_iter().map(|a| axis_of(a, x.dim())).collect::<Result<_, _>>()?;
     axes.sort_unstable();
     if let Some(axis) = axes.iter().find(|&&a| x.size()[a as usize] != 1) {
-        return Err(OpError::Other(format!("axis {axis} has {} elements, not 1", x.size()[*axis as usize])));
+        return Err(OpError::Other(format!(
+            "axis {axis} has {} elements, not 1",
+            x.size()[*axis as usize]
+        )));
     }
     let first = x.shallow_clone();
     Ok(axes.into_iter().rev().try_fold(first, |y, axis| y.f_squeeze_dim(axis))?)
@@ -135,9 +145,11 @@ fn slice(x: &Tensor, args: &Args) -> Result<Tensor, OpError> {
                 y.f_slice(axis, start, end.max(start), step)?
             }
             step => {
-                let (start, end) = (wrap(starts[i]).clamp(-1, size - 1), wrap(ends[i]).clamp(-1, size - 1));
-                let picks: Vec<i64> =
-                    std::iter::successors(Some(start), |v| v.checked_add(step)).take_while(|&v| v > end).collect();
+                let (start, end) =
+                    (wrap(starts[i]).clamp(-1, size - 1), wrap(ends[i]).clamp(-1, size - 1));
+                let picks: Vec<i64> = std::iter::successors(Some(start), |v| v.checked_add(step))
+                    .take_while(|&v| v > end)
+                    .collect();
                 y.f_index_select(axis, &Tensor::from_slice(&picks).f_to_device(y.device())?)?
             }
         };
@@ -161,8 +173,11 @@ fn read_pads(x: &Tensor, args: &Args) -> Result<Vec<(i64, i64)>, OpError> {
 
 fn pad(x: &Tensor, mode: PadMode, args: &Args) -> Result<Tensor, OpError> {
     let pads = read_pads(x, args)?;
-    let padded =
-        x.size().into_iter().zip(&pads).map(|(d, (before, after))| d.saturating_add(*before).saturating_add(*after));
+    let padded = x
+        .size()
+        .into_iter()
+        .zip(&pads)
+        .map(|(d, (before, after))| d.saturating_add(*before).saturating_add(*after));
     bounded(&padded.collect::<Vec<_>>())?;
     if mode == PadMode::Constant {
         let value = match args.opt(2) {
@@ -174,7 +189,8 @@ fn pad(x: &Tensor, mode: PadMode, args: &Args) -> Result<Tensor, OpError> {
     let mut y = x.shallow_clone();
     for (axis, &(before, after)) in pads.iter().enumerate().filter(|(_, p)| **p != (0, 0)) {
         let size = y.size()[axis];
-        let picks: Vec<i64> = (-before..size + after).map(|i| source_index(i, size, mode)).collect();
+        let picks: Vec<i64> =
+            (-before..size + after).map(|i| source_index(i, size, mode)).collect();
         y = y.f_index_select(axis as i64, &Tensor::from_slice(&picks).f_to_device(y.device())?)?;
     }
     Ok(y)
@@ -197,7 +213,8 @@ fn expand(x: &Tensor, shape: &[i64]) -> Result<Tensor, OpError> {
     let size = x.size();
     let rank = size.len().max(shape.len());
     let dim = |dims: &[i64], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
-    let target: Vec<i64> = (0..rank).map(|i| if dim(shape, i) == 1 { dim(&size, i) } else { dim(shape, i) }).collect();
+    let target: Vec<i64> =
+        (0..rank).map(|i| if dim(shape, i) == 1 { dim(&size, i) } else { dim(shape, i) }).collect();
     bounded(&target)?;
     Ok(x.f_expand(target, false)?)
 }
@@ -217,12 +234,19 @@ fn gather(x: &Tensor, indices: &Tensor, axis: i64) -> Result<Tensor, OpError> {
 }
 
 /// The last axis of `indices`, split into one index tensor per leading axis of `size`.
-fn split_indices(indices: &Tensor, size: &[i64], device: Device) -> Result<Vec<Option<Tensor>>, OpError> {
-    let depth = *indices.size().last().ok_or_else(|| OpError::Other("the indices are a scalar".into()))?;
+fn split_indices(
+    indices: &Tensor,
+    size: &[i64],
+    device: Device,
+) -> Result<Vec<Option<Tensor>>, OpError> {
+    let depth =
+        *indices.size().last().ok_or_else(|| OpError::Other("the indices are a scalar".into()))?;
     if depth < 0 || depth as usize > size.len() {
         return Err(OpError::Other(format!("indices of depth {depth} into {} axes", size.len())));
     }
-    (0..depth).map(|i| positive(&indices.f_select(-1, i)?, size[i as usize], device).map(Some)).collect()
+    (0..depth)
+        .map(|i| positive(&indices.f_select(-1, i)?, size[i as usize], device).map(Some))
+        .collect()
 }
 
 fn gather_nd(x: &Tensor, indices: &Tensor, batch_dims: i64) -> Result<Tensor, OpError> {
@@ -230,12 +254,17 @@ fn gather_nd(x: &Tensor, indices: &Tensor, batch_dims: i64) -> Result<Tensor, Op
         let parts = split_indices(indices, &x.size(), x.device())?;
         return Ok(x.f_index(&parts)?);
     }
-    let rows =
-        (0..*x.size().first().unwrap_or(&0)).map(|i| gather_nd(&x.f_get(i)?, &indices.f_get(i)?, batch_dims - 1));
+    let rows = (0..*x.size().first().unwrap_or(&0))
+        .map(|i| gather_nd(&x.f_get(i)?, &indices.f_get(i)?, batch_dims - 1));
     Ok(Tensor::f_stack(&rows.collect::<Result<Vec<_>, _>>()?, 0)?)
 }
 
-fn scatter_nd(x: &Tensor, indices: &Tensor, updates: &Tensor, scatter: Scatter) -> Result<Tensor, OpError> {
+fn scatter_nd(
+    x: &Tensor,
+    indices: &Tensor,
+    updates: &Tensor,
+    scatter: Scatter,
+) -> Result<Tensor, OpError> {
     let size = x.size();
     let parts = split_indices(indices, &size, x.device())?;
     if matches!(scatter, Scatter::Replace | Scatter::Add) {

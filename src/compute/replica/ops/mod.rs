@@ -58,7 +58,9 @@ impl<'a> Args<'a> {
 
     /// `(f32 [1, 16, 8, 8], -)`, where `-` is an absent input.
     pub fn describe(&self) -> String {
-        let one = |t: &Option<&Tensor>| t.map_or("-".into(), |t| format!("{:?} {:?}", t.kind(), t.size()));
+        let one = |t: &Option<&Tensor>| {
+            t.map_or("-".into(), |t| format!("{:?} {:?}", t.kind(), t.size()))
+        };
         format!("({})", self.inputs.iter().map(one).collect::<Vec<_>>().join(", "))
     }
 }
@@ -78,7 +80,8 @@ fn axis_of(axis: i64, rank: usize) -> Result<i64, OpError> {
     Err(OpError::Other(format!("axis {axis} is outside the {rank} axes of the input")))
 }
 
-/// What one value may hold: far above any image network's need, far below what would exhaust memory.
+/// What one value may hold: far above any image network's need, far below what would exhaust
+/// memory.
 const MOST_ELEMENTS: i64 = 1 << 28;
 
 /// Refuses a shape that a file may claim but no image network needs.

@@ -20,7 +20,11 @@ pub fn run(op: Norm, args: &Args) -> Result<Vec<Tensor>, OpError> {
             let fit = |t: Option<&Tensor>| t.map(|t| t.f_broadcast_to(&shape[..])).transpose();
             let (scale, bias) = (fit(args.opt(1))?, fit(args.opt(2))?);
             let y = x.f_layer_norm(&shape[..], scale, bias, epsilon, false)?;
-            return if args.outputs() > 1 { with_statistics(y, x, axis, epsilon) } else { Ok(vec![y]) };
+            return if args.outputs() > 1 {
+                with_statistics(y, x, axis, epsilon)
+            } else {
+                Ok(vec![y])
+            };
         }
         Norm::Group { groups, epsilon, per_group } => group_norm(args, groups, epsilon, per_group)?,
         Norm::Rms { axis, epsilon } => {
@@ -42,7 +46,12 @@ pub fn run(op: Norm, args: &Args) -> Result<Vec<Tensor>, OpError> {
 }
 
 /// `y`, and the mean and inverse deviation of `x` over the axes from `axis` on.
-fn with_statistics(y: Tensor, x: &Tensor, axis: usize, epsilon: f64) -> Result<Vec<Tensor>, OpError> {
+fn with_statistics(
+    y: Tensor,
+    x: &Tensor,
+    axis: usize,
+    epsilon: f64,
+) -> Result<Vec<Tensor>, OpError> {
     let axes: Vec<i64> = (axis as i64..x.dim() as i64).collect();
     let (var, mean) = x.f_var_mean_dim(&axes[..], false, true)?;
     Ok(vec![y, mean, var.f_add_scalar(epsilon)?.f_rsqrt()?])
@@ -58,11 +67,21 @@ pub fn batch_norm(args: &Args, epsilon: f64, mode: Mode) -> Result<Tensor, OpErr
     let running = (mode != Mode::Batch).then_some((mean, var)).unzip();
     let training = mode != Mode::Eval;
     let normalise = |x: &Tensor| {
-        x.f_batch_norm(Some(scale), Some(bias), running.0, running.1, training, BN_MOMENTUM, epsilon, true)
+        x.f_batch_norm(
+            Some(scale),
+            Some(bias),
+            running.0,
+            running.1,
+            training,
+            BN_MOMENTUM,
+            epsilon,
+            true,
+        )
     };
     if let &[1, _, _, _] = &x.size()[..] {
-        // As an image, libtorch 2.13's backward on the CPU misreads a gradient whose batch of one was transposed into tokens: it takes channels
-        // that lie innermost for rows, and gives a wrong gradient without a word. As a row of pixels it does not.
+        // As an image, libtorch 2.13's backward on the CPU misreads a gradient whose batch of one
+        // was transposed into tokens: it takes channels that lie innermost for rows, and gives a
+        // wrong gradient without a word. As a row of pixels it does not.
         return Ok(normalise(&x.f_flatten(2, 3)?)?.f_view_as(x)?);
     }
     Ok(normalise(x)?)
@@ -71,9 +90,12 @@ pub fn batch_norm(args: &Args, epsilon: f64, mode: Mode) -> Result<Tensor, OpErr
 fn group_norm(args: &Args, groups: i64, epsilon: f64, per_group: bool) -> Result<Tensor, OpError> {
     let x = args.get(0)?;
     let (scale, bias) = (args.get(1)?, args.get(2)?);
-    let channels = *x.size().get(1).ok_or_else(|| OpError::Other("the input has no channels".into()))?;
+    let channels =
+        *x.size().get(1).ok_or_else(|| OpError::Other("the input has no channels".into()))?;
     if channels % groups != 0 {
-        return Err(OpError::Other(format!("{channels} channels do not divide into {groups} groups")));
+        return Err(OpError::Other(format!(
+            "{channels} channels do not divide into {groups} groups"
+        )));
     }
     let spread = |t: &Tensor| {
         if per_group && groups != channels {
@@ -88,7 +110,9 @@ fn group_norm(args: &Args, groups: i64, epsilon: f64, per_group: bool) -> Result
 /// x / (bias + alpha/size · Σ x² over the neighbouring channels)^beta.
 fn lrn(x: &Tensor, size: i64, alpha: f64, beta: f64, bias: f64) -> Result<Tensor, OpError> {
     let shape = x.size();
-    let &[n, c, ..] = &shape[..] else { return Err(OpError::Other("the input needs two axes or more".into())) };
+    let &[n, c, ..] = &shape[..] else {
+        return Err(OpError::Other("the input needs two axes or more".into()));
+    };
     let squares = x.f_square()?.f_reshape([n, 1, c, -1])?;
     let padded = squares.f_pad([0, 0, (size - 1) / 2, size / 2], "constant", 0.0)?;
     let mean = padded.f_avg_pool2d([size, 1], [1, 1], [0, 0], false, true, None)?;

@@ -18,7 +18,7 @@ pub fn run(op: &Pool, args: &Args) -> Result<Tensor, OpError> {
         Pool::GlobalAverage => Ok(x.f_mean_dim(&spatial[..], true, None::<Kind>)?),
         Pool::GlobalMax => Ok(x.f_amax(&spatial[..], true)?),
         Pool::Window { kind, kernel, strides, dilations, padding, ceil } => {
-            let window = Window::new(x, kernel, strides, dilations, padding, *ceil)?;
+            let window = PoolWindow::new(x, kernel, strides, dilations, padding, *ceil)?;
             match kind {
                 PoolKind::Max => window.max(x),
                 PoolKind::Average { count_include_pad } => window.average(x, *count_include_pad),
@@ -28,7 +28,7 @@ pub fn run(op: &Pool, args: &Args) -> Result<Tensor, OpError> {
 }
 
 /// A pooling window with its settings resolved for one input.
-struct Window {
+struct PoolWindow {
     kernel: Vec<i64>,
     strides: Vec<i64>,
     dilations: Vec<i64>,
@@ -38,7 +38,7 @@ struct Window {
     overhang: Vec<i64>,
 }
 
-impl Window {
+impl PoolWindow {
     fn new(
         x: &Tensor,
         kernel: &[i64],
@@ -69,11 +69,19 @@ impl Window {
 
     fn is_symmetric(&self) -> bool {
         self.overhang.iter().all(|&o| o == 0)
-            && self.pads.iter().zip(&self.kernel).all(|(&(before, after), &k)| before == after && 2 * before <= k)
+            && self
+                .pads
+                .iter()
+                .zip(&self.kernel)
+                .all(|(&(before, after), &k)| before == after && 2 * before <= k)
     }
 
     fn all_pads(&self) -> Vec<(i64, i64)> {
-        self.pads.iter().zip(&self.overhang).map(|(&(before, after), &o)| (before, after + o)).collect()
+        self.pads
+            .iter()
+            .zip(&self.overhang)
+            .map(|(&(before, after), &o)| (before, after + o))
+            .collect()
     }
 
     fn max(&self, x: &Tensor) -> Result<Tensor, OpError> {
@@ -81,8 +89,10 @@ impl Window {
             let padding: Vec<i64> = self.pads.iter().map(|p| p.0).collect();
             return self.torch_max(x, padding);
         }
-        // Integers take the way through float64, which holds every value that images and classes have.
-        let float = if x.is_floating_point() { x.shallow_clone() } else { x.f_to_kind(Kind::Double)? };
+        // Integers take the way through float64, which holds every value that images and classes
+        // have.
+        let float =
+            if x.is_floating_point() { x.shallow_clone() } else { x.f_to_kind(Kind::Double)? };
         let padded = pad(&float, &self.all_pads(), f64::NEG_INFINITY)?;
         Ok(self.torch_max(&padded, vec![0; self.kernel.len()])?.f_to_kind(x.kind())?)
     }
@@ -93,7 +103,9 @@ impl Window {
             1 => Ok(x.f_max_pool1d(k, s, padding, d, false)?),
             2 => Ok(x.f_max_pool2d(k, s, padding, d, false)?),
             3 => Ok(x.f_max_pool3d(k, s, padding, d, false)?),
-            rank => Err(OpError::Other(format!("pooling over {rank} spatial axes is not supported"))),
+            rank => {
+                Err(OpError::Other(format!("pooling over {rank} spatial axes is not supported")))
+            }
         }
     }
 
@@ -125,13 +137,22 @@ impl Window {
 
     fn window_sums(&self, x: &Tensor) -> Result<Tensor, OpError> {
         let size = x.size();
-        let planes: Vec<i64> = [size[0] * size[1], 1].into_iter().chain(size[2..].iter().copied()).collect();
+        let planes: Vec<i64> =
+            [size[0] * size[1], 1].into_iter().chain(size[2..].iter().copied()).collect();
         let kernel: Vec<i64> = [1, 1].into_iter().chain(self.kernel.iter().copied()).collect();
         let ones = Tensor::f_ones(kernel, (x.kind(), x.device()))?;
         let zeros = vec![0i64; self.kernel.len()];
         let (s, d) = (&self.strides[..], &self.dilations[..]);
-        let sums =
-            x.f_reshape(planes)?.f_convolution(&ones, None::<&Tensor>, s, &zeros[..], d, false, &zeros[..], 1)?;
+        let sums = x.f_reshape(planes)?.f_convolution(
+            &ones,
+            None::<&Tensor>,
+            s,
+            &zeros[..],
+            d,
+            false,
+            &zeros[..],
+            1,
+        )?;
         let shape: Vec<i64> = size[..2].iter().chain(&sums.size()[2..]).copied().collect();
         Ok(sums.f_reshape(shape)?)
     }

@@ -21,7 +21,8 @@ pub fn run(op: Reduce, args: &Args) -> Result<Tensor, OpError> {
         Reduce::Arg { max, axis, keep_dims, last } => {
             let axis = axis_of(axis, x.dim())?;
             let y = if last { x.f_flip([axis])? } else { x.shallow_clone() };
-            let index = if max { y.f_argmax(axis, keep_dims)? } else { y.f_argmin(axis, keep_dims)? };
+            let index =
+                if max { y.f_argmax(axis, keep_dims)? } else { y.f_argmin(axis, keep_dims)? };
             Ok(if last { index.f_neg()?.f_add_scalar(x.size()[axis as usize] - 1)? } else { index })
         }
         Reduce::CumSum { exclusive, reverse } => {
@@ -50,7 +51,11 @@ fn reduce(kind: ReduceKind, x: &Tensor, axes: &[i64], keep: bool) -> Result<Tens
         ReduceKind::Mean => {
             let count: i64 = axes.iter().map(|&a| x.size()[a as usize]).product();
             let total = sum(x)?;
-            if x.is_floating_point() { total.f_div_scalar(count)? } else { total.f_div_scalar_mode(count, "trunc")? }
+            if x.is_floating_point() {
+                total.f_div_scalar(count)?
+            } else {
+                total.f_div_scalar_mode(count, "trunc")?
+            }
         }
         ReduceKind::Max | ReduceKind::Min if axes.is_empty() => x.shallow_clone(),
         // Over no elements the result is the least (greatest) value that there is.
@@ -58,7 +63,9 @@ fn reduce(kind: ReduceKind, x: &Tensor, axes: &[i64], keep: bool) -> Result<Tens
             let shape = x.f_to_kind(Kind::Double)?.f_sum_dim_intlist(axes, keep, Kind::Double)?;
             let bound = if kind == ReduceKind::Max { f64::NEG_INFINITY } else { f64::INFINITY };
             match x.kind() {
-                Kind::Bool => shape.f_full_like(f64::from(u8::from(bound > 0.0)))?.f_to_kind(Kind::Bool)?,
+                Kind::Bool => {
+                    shape.f_full_like(f64::from(u8::from(bound > 0.0)))?.f_to_kind(Kind::Bool)?
+                }
                 other => shape.f_full_like(bound)?.f_to_kind(other)?,
             }
         }
@@ -66,7 +73,9 @@ fn reduce(kind: ReduceKind, x: &Tensor, axes: &[i64], keep: bool) -> Result<Tens
         ReduceKind::Min => extreme(x, |t| t.f_amin(axes, keep))?,
         ReduceKind::Prod => prod(x, axes, keep)?,
         ReduceKind::L1 => sum(&x.f_abs()?)?,
-        ReduceKind::L2 => sum(&x.f_square()?)?.f_to_kind(float_kind(x))?.f_sqrt()?.f_to_kind(x.kind())?,
+        ReduceKind::L2 => {
+            sum(&x.f_square()?)?.f_to_kind(float_kind(x))?.f_sqrt()?.f_to_kind(x.kind())?
+        }
         ReduceKind::LogSum => sum(x)?.f_log()?,
         ReduceKind::LogSumExp if axes.is_empty() => x.shallow_clone(),
         ReduceKind::LogSumExp => x.f_logsumexp(axes, keep)?,
@@ -79,7 +88,10 @@ fn float_kind(x: &Tensor) -> Kind {
 }
 
 /// libtorch has no maximum of booleans along several axes.
-fn extreme(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor, tch::TchError>) -> Result<Tensor, OpError> {
+fn extreme(
+    x: &Tensor,
+    f: impl Fn(&Tensor) -> Result<Tensor, tch::TchError>,
+) -> Result<Tensor, OpError> {
     if x.kind() == Kind::Bool {
         return Ok(f(&x.f_to_kind(Kind::Uint8)?)?.f_to_kind(Kind::Bool)?);
     }

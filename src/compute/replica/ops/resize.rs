@@ -1,10 +1,11 @@
-//! Interpolation to another size: one axis after another, each as a matrix product (or, for the nearest pixel, a selection).
+//! Interpolation to another size: one axis after another, each as a matrix product (or, for the
+//! nearest pixel, a selection).
 
 use tch::{Kind, Tensor};
 
 use super::super::error::OpError;
 use super::{Args, axis_of, bounded};
-use scdd_graph::ops::{AspectPolicy, Coordinates, Kernel, Resize, Rounding};
+use scdd_graph::ops::{AspectPolicy, Coordinates, Resize, ResizeKernel, Rounding};
 
 /// The largest side of a resized image.
 const LARGEST_SIDE: i64 = 1 << 16;
@@ -29,7 +30,7 @@ pub fn run(op: &Resize, args: &Args) -> Result<Tensor, OpError> {
     let mut y = x.shallow_clone();
     for (i, &axis) in axes.iter().enumerate() {
         let (size, (target, scale)) = (sizes[i], targets[i]);
-        let line = Line {
+        let line = ResizeAxis {
             op,
             size,
             target,
@@ -58,12 +59,17 @@ fn targets(op: &Resize, args: &Args, sizes: &[i64]) -> Result<Vec<(i64, f64)>, O
         Some(scales) => {
             let scales = numbers(scales)?;
             count(scales.len())?;
-            sizes.iter().zip(scales).map(|(&size, scale)| ((size as f64 * scale).floor() as i64, scale)).collect()
+            sizes
+                .iter()
+                .zip(scales)
+                .map(|(&size, scale)| ((size as f64 * scale).floor() as i64, scale))
+                .collect()
         }
         None => {
             let wanted = args.i64s(3)?;
             count(wanted.len())?;
-            let ratios = || sizes.iter().zip(&wanted).map(|(&size, &target)| target as f64 / size as f64);
+            let ratios =
+                || sizes.iter().zip(&wanted).map(|(&size, &target)| target as f64 / size as f64);
             let common = match op.policy {
                 AspectPolicy::Stretch => None,
                 AspectPolicy::NotLarger => Some(ratios().fold(f64::INFINITY, f64::min)),
@@ -71,18 +77,26 @@ fn targets(op: &Resize, args: &Args, sizes: &[i64]) -> Result<Vec<(i64, f64)>, O
             };
             match common {
                 None => wanted.iter().copied().zip(ratios()).collect(),
-                Some(scale) => sizes.iter().map(|&size| ((size as f64 * scale + 0.5).floor() as i64, scale)).collect(),
+                Some(scale) => sizes
+                    .iter()
+                    .map(|&size| ((size as f64 * scale + 0.5).floor() as i64, scale))
+                    .collect(),
             }
         }
     };
-    match found.iter().find(|(target, scale)| !(1..=LARGEST_SIDE).contains(target) || !scale.is_finite()) {
-        Some((target, _)) => Err(OpError::Other(format!("resizes {sizes:?} to a side of {target}"))),
+    match found
+        .iter()
+        .find(|(target, scale)| !(1..=LARGEST_SIDE).contains(target) || !scale.is_finite())
+    {
+        Some((target, _)) => {
+            Err(OpError::Other(format!("resizes {sizes:?} to a side of {target}")))
+        }
         None => Ok(found),
     }
 }
 
 /// The resizing of one axis.
-struct Line<'a> {
+struct ResizeAxis<'a> {
     op: &'a Resize,
     size: i64,
     target: i64,
@@ -92,11 +106,12 @@ struct Line<'a> {
     end: f64,
 }
 
-impl Line<'_> {
+impl ResizeAxis<'_> {
     fn resize(&self, x: &Tensor, axis: i64) -> Result<Tensor, OpError> {
         let coordinates: Vec<f64> = (0..self.target).map(|i| self.coordinate(i as f64)).collect();
-        let y = if let Kernel::Nearest(rounding) = self.op.kernel {
-            let picks: Vec<i64> = coordinates.iter().map(|&c| nearest(c, rounding).clamp(0, self.size - 1)).collect();
+        let y = if let ResizeKernel::Nearest(rounding) = self.op.kernel {
+            let picks: Vec<i64> =
+                coordinates.iter().map(|&c| nearest(c, rounding).clamp(0, self.size - 1)).collect();
             x.f_index_select(axis, &Tensor::from_slice(&picks).f_to_device(x.device())?)?
         } else {
             let weights: Vec<f64> = coordinates.iter().flat_map(|&c| self.weights(c)).collect();
@@ -129,18 +144,23 @@ impl Line<'_> {
             Coordinates::AlignCorners if self.target == 1 => 0.0,
             Coordinates::AlignCorners => i * (size - 1.0) / (target - 1.0),
             Coordinates::Asymmetric => i / scale,
-            Coordinates::CropAndResize if self.target == 1 => 0.5 * (self.start + self.end) * (size - 1.0),
-            Coordinates::CropAndResize => (self.start + i * (self.end - self.start) / (target - 1.0)) * (size - 1.0),
+            Coordinates::CropAndResize if self.target == 1 => {
+                0.5 * (self.start + self.end) * (size - 1.0)
+            }
+            Coordinates::CropAndResize => {
+                (self.start + i * (self.end - self.start) / (target - 1.0)) * (size - 1.0)
+            }
         }
     }
 
     /// The weight of every input pixel at `coordinate`.
     fn weights(&self, coordinate: f64) -> Vec<f64> {
         let widening = if self.op.antialias { self.scale.min(1.0) } else { 1.0 };
-        let radius = if matches!(self.op.kernel, Kernel::Cubic { .. }) { 2.0 } else { 1.0 };
+        let radius = if matches!(self.op.kernel, ResizeKernel::Cubic { .. }) { 2.0 } else { 1.0 };
         let reach = (radius / widening).ceil();
         let mut weights = vec![0.0; self.size as usize];
-        let (first, last) = ((coordinate - reach).floor() as i64, (coordinate + reach).ceil() as i64);
+        let (first, last) =
+            ((coordinate - reach).floor() as i64, (coordinate + reach).ceil() as i64);
         for pixel in first..=last {
             if self.op.exclude_outside && !(0..self.size).contains(&pixel) {
                 continue;
@@ -156,10 +176,10 @@ impl Line<'_> {
     fn kernel(&self, distance: f64) -> f64 {
         let d = distance.abs();
         match self.op.kernel {
-            Kernel::Cubic { a } if d <= 1.0 => ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0,
-            Kernel::Cubic { a } if d < 2.0 => ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a,
-            Kernel::Cubic { .. } => 0.0,
-            Kernel::Linear | Kernel::Nearest(_) => (1.0 - d).max(0.0),
+            ResizeKernel::Cubic { a } if d <= 1.0 => ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0,
+            ResizeKernel::Cubic { a } if d < 2.0 => ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a,
+            ResizeKernel::Cubic { .. } => 0.0,
+            ResizeKernel::Linear | ResizeKernel::Nearest(_) => (1.0 - d).max(0.0),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Operators that make tensors out of shapes and numbers. Their results are shapes and live on the CPU.
+//! Operators that make tensors out of shapes and numbers. Their results are shapes and live on the
+//! CPU.
 
 use tch::{Device, Kind, Tensor};
 
@@ -20,7 +21,10 @@ pub fn run(op: &ShapeOp, args: &Args) -> Result<Tensor, OpError> {
         ShapeOp::ConstantOfShape { value } => {
             let shape = args.i64s(0)?;
             bounded(&shape)?;
-            Ok(tensor_of(value)?.f_reshape([] as [i64; 0])?.f_expand(shape, false)?.f_contiguous()?)
+            Ok(tensor_of(value)?
+                .f_reshape([] as [i64; 0])?
+                .f_expand(shape, false)?
+                .f_contiguous()?)
         }
         ShapeOp::Range => range(args),
     }
@@ -28,8 +32,9 @@ pub fn run(op: &ShapeOp, args: &Args) -> Result<Tensor, OpError> {
 
 fn range(args: &Args) -> Result<Tensor, OpError> {
     let kind = args.get(0)?.kind();
-    let number =
-        |i: usize| -> Result<f64, OpError> { Ok(f64::try_from(args.get(i)?.f_reshape([])?.f_to_kind(Kind::Double)?)?) };
+    let number = |i: usize| -> Result<f64, OpError> {
+        Ok(f64::try_from(args.get(i)?.f_reshape([])?.f_to_kind(Kind::Double)?)?)
+    };
     let (start, limit, delta) = (number(0)?, number(1)?, number(2)?);
     let count = ((limit - start) / delta).ceil().max(0.0);
     if delta == 0.0 || !count.is_finite() || count > MOST_ELEMENTS as f64 {

@@ -1,6 +1,6 @@
 //! Measures what `r_bn: auto` is with one teacher.
 
-use super::{Draft, Identity, inputs};
+use super::{Draft, StageIdentity, inputs};
 use crate::config::RecoverConfig;
 use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
@@ -9,7 +9,7 @@ use scdd_artifacts::stage::{Stage, StageError};
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 2;
 
-pub struct Task<'a> {
+pub struct BalanceTask<'a> {
     pub teacher: &'a Bundle,
     pub config: RecoverConfig,
 }
@@ -22,7 +22,7 @@ pub(in crate::run) fn draft<'a>(
 ) -> Result<Draft<'a>, StageError> {
     // The terms are compared once, at the noise of one batch: nothing that concerns further steps
     // matters.
-    let identity = Identity::default()
+    let identity = StageIdentity::default()
         .with("batch_size", &config.batch_size)
         .with("noise_std", &config.noise_std())
         .with("first_bn_multiplier", &config.first_bn_multiplier)
@@ -31,13 +31,21 @@ pub(in crate::run) fn draft<'a>(
         .unless(0.0, "class_share", &config.class_share)
         .unless(0.0, "r_patch", &config.r_patch)
         .json();
-    let stage = Stage::new("balance", VERSION, teacher.name(), &identity, inputs([("teacher", &teacher.hash)]), 0)?
-        .of_passes(4 * u64::from(config.batch_size));
-    let title = format!("balance the loss terms of method `{method}` with teacher `{}`", teacher.name());
+    let stage = Stage::new(
+        "balance",
+        VERSION,
+        teacher.name(),
+        &identity,
+        inputs([("teacher", &teacher.hash)]),
+        0,
+    )?
+    .of_passes(4 * u64::from(config.batch_size));
+    let title =
+        format!("balance the loss terms of method `{method}` with teacher `{}`", teacher.name());
     Ok(Draft {
         stage,
         title,
         needs: vec![verified],
-        task: super::Task::Balance(Box::new(Task { teacher, config: config.clone() })),
+        task: super::Task::Balance(Box::new(BalanceTask { teacher, config: config.clone() })),
     })
 }

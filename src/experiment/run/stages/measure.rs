@@ -13,7 +13,7 @@ use scdd_data::Dataset;
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
-pub struct Task<'a> {
+pub struct MeasureTask<'a> {
     /// It has a classifier.
     pub teacher: &'a Bundle,
     /// The real test set.
@@ -29,7 +29,13 @@ pub(in crate::run) fn draft<'a>(
     let HashedDataset { set: test, hash } = test;
     let inputs = inputs([("teacher", &teacher.hash), ("test", hash)]);
     let passes = Measured::images_of(test.len(), test.classes.len());
-    let stage = Stage::new("measure", VERSION, teacher.name(), &json!({}), inputs, 0)?.of_passes(passes as u64);
+    let stage = Stage::new("measure", VERSION, teacher.name(), &json!({}), inputs, 0)?
+        .of_passes(passes as u64);
     let title = format!("measure teacher `{}` on {}", teacher.name(), test.name);
-    Ok(Draft { stage, title, needs: vec![verified], task: super::Task::Measure(Task { teacher, test }) })
+    Ok(Draft {
+        stage,
+        title,
+        needs: vec![verified],
+        task: super::Task::Measure(MeasureTask { teacher, test }),
+    })
 }

@@ -28,16 +28,16 @@ use scdd_artifacts::stage::Stage;
 
 /// What a worker needs to know to make a stage, as plain data.
 pub enum Task<'a> {
-    Verify(verify::Task<'a>),
-    Measure(measure::Task<'a>),
-    Balance(Box<balance::Task<'a>>),
-    Recover(Box<recover::Task<'a>>),
-    Subset(subset::Task),
-    Real(real::Task<'a>),
-    Verifier(verifier::Task<'a>),
-    Relabel(relabel::Task<'a>),
-    Validate(Box<validate::Task<'a>>),
-    Whole(Box<whole::Task<'a>>),
+    Verify(verify::VerifyTask<'a>),
+    Measure(measure::MeasureTask<'a>),
+    Balance(Box<balance::BalanceTask<'a>>),
+    Recover(Box<recover::RecoverTask<'a>>),
+    Subset(subset::SubsetTask),
+    Real(real::RealTask<'a>),
+    Verifier(verifier::VerifierTask<'a>),
+    Relabel(relabel::RelabelTask<'a>),
+    Validate(Box<validate::ValidateTask<'a>>),
+    Whole(Box<whole::WholeTask<'a>>),
 }
 
 /// A stage that is to become a node of the graph.
@@ -52,9 +52,9 @@ pub struct Draft<'a> {
 
 /// The part of a configuration that a stage's result depends on.
 #[derive(Default)]
-struct Identity(Map<String, Value>);
+struct StageIdentity(Map<String, Value>);
 
-impl Identity {
+impl StageIdentity {
     /// With the field `key`, whatever its value.
     fn with(mut self, key: &str, value: &impl Serialize) -> Self {
         self.0.insert(key.to_owned(), json!(value));
@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn a_neutral_value_leaves_no_trace() {
-        let identity = |tv: f64| Identity::default().with("steps", &3).unless(0.0, "tv", &tv).json();
+        let identity =
+            |tv: f64| StageIdentity::default().with("steps", &3).unless(0.0, "tv", &tv).json();
         assert_eq!(identity(0.0), json!({"steps": 3}));
         assert_eq!(identity(0.5), json!({"steps": 3, "tv": 0.5}));
     }

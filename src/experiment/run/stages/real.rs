@@ -13,7 +13,7 @@ use scdd_data::Dataset;
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
-pub struct Task<'a> {
+pub struct RealTask<'a> {
     pub train: &'a Dataset,
     pub choice: RealChoice,
     /// Images per class; every class has as many.
@@ -31,7 +31,9 @@ pub(in crate::run) fn draft<'a>(
     let HashedDataset { set: train, hash } = train;
     require_images(train, &format!("the baseline `{}`", choice.method()), u64::from(ipc))?;
     let (name, identity, seed) = match choice {
-        RealChoice::Random => (format!("{}-ipc{ipc}-seed{seed}", train.name), json!({"ipc": ipc}), seed),
+        RealChoice::Random => {
+            (format!("{}-ipc{ipc}-seed{seed}", train.name), json!({"ipc": ipc}), seed)
+        }
         RealChoice::NearestMean => {
             let name = format!("{}-nearest-mean-ipc{ipc}", train.name);
             (name, json!({"ipc": ipc, "choice": choice.method()}), 0)
@@ -39,7 +41,7 @@ pub(in crate::run) fn draft<'a>(
     };
     let stage = Stage::new("real", VERSION, &name, &identity, inputs([("data", hash)]), seed)?;
     let title = format!("`{}`, ipc {ipc}, seed {seed}", choice.method());
-    let task = super::Task::Real(Task { train, choice, ipc, seed });
+    let task = super::Task::Real(RealTask { train, choice, ipc, seed });
     let draft = Draft { stage, title: format!("draw {title}"), needs: Vec::new(), task };
     let count = train.classes.len() as u64 * u64::from(ipc);
     Ok((draft, Described { name: format!("real-{name}"), title, count, formation: 1 }))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::images::Described;
-use super::{Draft, Identity, inputs};
+use super::{Draft, StageIdentity, inputs};
 use crate::config::{Committee, RecoverConfig, Start};
 use crate::run::RunError;
 use crate::run::graph::NodeId;
@@ -17,7 +17,7 @@ use scdd_data::Dataset;
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
-pub struct Task<'a> {
+pub struct RecoverTask<'a> {
     pub teacher: &'a Bundle,
     /// The further teachers of the committee.
     pub others: Vec<&'a Bundle>,
@@ -45,7 +45,7 @@ pub(in crate::run) struct Balanced {
 }
 
 /// What a set is recovered from.
-pub(in crate::run) struct Source<'a> {
+pub(in crate::run) struct RecoverSource<'a> {
     pub teacher: &'a Bundle,
     pub others: Vec<&'a Bundle>,
     pub train: Option<&'a HashedDataset>,
@@ -58,32 +58,37 @@ pub(in crate::run) struct Source<'a> {
 
 /// `ipc` images per class recovered from `source` by the method called `method`.
 pub(in crate::run) fn draft<'a>(
-    source: Source<'a>,
+    source: RecoverSource<'a>,
     (method, config): (&str, &RecoverConfig),
     ipc: u32,
     seed: u64,
 ) -> Result<(Draft<'a>, Described), RunError> {
-    let Source { teacher, others, train, classes, balance, checks } = source;
+    let RecoverSource { teacher, others, train, classes, balance, checks } = source;
     let config = RecoverConfig { subset_of: None, verifier: Vec::new(), ..config.clone() };
     if let Some(train) = train {
         require_images(&train.set, "`recover.start`", images_needed(&config, ipc))?;
     }
     let chosen = config.classes(classes.len() as u32);
     let mut inputs = inputs([("teacher", &teacher.hash)]);
-    inputs.extend(others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())));
+    inputs.extend(
+        others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())),
+    );
     inputs.extend(train.map(|train| ("data".to_owned(), train.hash.clone())));
     inputs.extend(balance.iter().map(|balance| ("balance".to_owned(), balance.key.clone())));
     // Without a classifier the classes are the data's, so the teacher's hash does not hold them.
     let foreign = teacher.manifest.is_features_only().then_some(classes);
-    let (name, count) = (format!("{}-ipc{ipc}-seed{seed}", teacher.name()), chosen.len() as u64 * u64::from(ipc));
-    let stage = Stage::new("recover", VERSION, &name, &identity(&config, ipc, foreign), inputs, seed)?
-        .of_passes(scored(&config, chosen.len()) + 2 * count * u64::from(config.iterations));
-    let title = format!("method `{method}` from teacher `{}`, ipc {ipc}, seed {seed}", teacher.name());
+    let (name, count) =
+        (format!("{}-ipc{ipc}-seed{seed}", teacher.name()), chosen.len() as u64 * u64::from(ipc));
+    let stage =
+        Stage::new("recover", VERSION, &name, &identity(&config, ipc, foreign), inputs, seed)?
+            .of_passes(scored(&config, chosen.len()) + 2 * count * u64::from(config.iterations));
+    let title =
+        format!("method `{method}` from teacher `{}`, ipc {ipc}, seed {seed}", teacher.name());
     let described = Described { name, title, count, formation: config.formation };
     let mut needs = checks;
     needs.extend(balance.iter().map(|balance| balance.node));
     let (balance, train) = (balance.map(|balance| balance.file), train.map(|train| &train.set));
-    let task = Task { teacher, others, config, balance, train, classes, chosen, ipc, seed };
+    let task = RecoverTask { teacher, others, config, balance, train, classes, chosen, ipc, seed };
     let title = format!("recover {}", described.title);
     Ok((Draft { stage, title, needs, task: super::Task::Recover(Box::new(task)) }, described))
 }
@@ -124,8 +129,9 @@ fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Val
         verifier: _,
     } = config;
     // The hashes of its teachers are inputs.
-    let committee = committee.as_ref().map(|Committee { teachers: _, turn, weights }| (turn, weights));
-    Identity::default()
+    let committee =
+        committee.as_ref().map(|Committee { teachers: _, turn, weights }| (turn, weights));
+    StageIdentity::default()
         .with("ipc", &ipc)
         .with("iterations", iterations)
         .with("batch_size", batch_size)
@@ -187,12 +193,24 @@ mod tests {
 
     /// The key of images of these `classes`; `balance` is the key of what `r_bn: auto` was measured
     /// by.
-    fn key(teacher: &Bundle, classes: &[&str], config: &RecoverConfig, balance: Option<&str>) -> String {
+    fn key(
+        teacher: &Bundle,
+        classes: &[&str],
+        config: &RecoverConfig,
+        balance: Option<&str>,
+    ) -> String {
         let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
-        let balanced = |key: &str| Balanced { node: NodeId(0), key: key.into(), file: "r_bn.json".into() };
+        let balanced =
+            |key: &str| Balanced { node: NodeId(0), key: key.into(), file: "r_bn.json".into() };
         let balance = balance.map(balanced);
-        let source =
-            Source { teacher, others: Vec::new(), train: None, classes: &classes, balance, checks: Vec::new() };
+        let source = RecoverSource {
+            teacher,
+            others: Vec::new(),
+            train: None,
+            classes: &classes,
+            balance,
+            checks: Vec::new(),
+        };
         draft(source, ("m", config), 1, 0).unwrap().0.stage.key()
     }
 
@@ -205,7 +223,11 @@ mod tests {
         let features = Bundle::load(&in_repository("tests/goldens/features-only")).unwrap();
         let of = |classes: &[&str]| key(&features, classes, &config(), None);
         assert_eq!(of(&["a", "b"]), of(&["a", "b"]));
-        assert_ne!(of(&["a", "b"]), of(&["a", "b", "c"]), "a set of two classes is no set of three");
+        assert_ne!(
+            of(&["a", "b"]),
+            of(&["a", "b", "c"]),
+            "a set of two classes is no set of three"
+        );
         assert_ne!(of(&["a", "b"]), of(&["b", "a"]));
         let own = Bundle::load(&in_repository("onnx/fashion-mnist/resnet18-w16-moco-v2")).unwrap();
         assert_eq!(
@@ -217,7 +239,8 @@ mod tests {
 
     #[test]
     fn the_key_holds_what_changes_the_images_and_nothing_else() {
-        let teacher = Bundle::load(&in_repository("onnx/fashion-mnist/resnet18-w16-moco-v2")).unwrap();
+        let teacher =
+            Bundle::load(&in_repository("onnx/fashion-mnist/resnet18-w16-moco-v2")).unwrap();
         let of = |config: &RecoverConfig, balance| key(&teacher, &["a"], config, balance);
         let plain = of(&config(), None);
         let same = RecoverConfig { verifier: vec!["a".into()], subset_of: Some(1), ..config() };

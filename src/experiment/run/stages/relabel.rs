@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::images::Images;
-use super::{Draft, Identity, inputs};
+use super::{Draft, StageIdentity, inputs};
 use crate::config::{RelabelConfig, TeacherBn};
 use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
@@ -14,7 +14,7 @@ use scdd_artifacts::stage::{Stage, StageError};
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
-pub struct Task<'a> {
+pub struct RelabelTask<'a> {
     /// What the set is called.
     pub name: String,
     /// An ImageFolder.
@@ -41,7 +41,11 @@ pub(in crate::run) fn draft<'a>(
     let together = if others.is_empty() { String::new() } else { format!("+{}", others.len()) };
     let teacher = format!("{}{together}", first.name());
     let mut inputs = inputs([("images", &images.key), ("teacher", &first.hash)]);
-    inputs.extend((1..).zip(others).map(|(number, (other, _))| (format!("teacher {number}"), other.hash.clone())));
+    inputs.extend(
+        (1..)
+            .zip(others)
+            .map(|(number, (other, _))| (format!("teacher {number}"), other.hash.clone())),
+    );
     let weights = teachers.iter().map(|(_, weight)| *weight).collect();
     let name = format!("{}-by-{teacher}", images.name);
     let stage = Stage::new("relabel", VERSION, &name, &identity(config, weights), inputs, seed)?
@@ -49,7 +53,8 @@ pub(in crate::run) fn draft<'a>(
     let title = format!("relabel {} by teacher `{teacher}`", images.title);
     let needs = [vec![images.node], checks].concat();
     let (name, formation, key) = (images.name.clone(), images.formation, stage.key());
-    let task = Task { name, images: images.folder.clone(), formation, teachers, config, seed, key };
+    let task =
+        RelabelTask { name, images: images.folder.clone(), formation, teachers, config, seed, key };
     Ok((Draft { stage, title, needs, task: super::Task::Relabel(task) }, teacher))
 }
 
@@ -83,7 +88,7 @@ fn identity(config: &RelabelConfig, weights: Vec<f64>) -> Value {
 }
 
 /// What views depend on, whoever labels them.
-pub(super) fn views(config: &RelabelConfig) -> Identity {
+pub(super) fn views(config: &RelabelConfig) -> StageIdentity {
     let RelabelConfig {
         epochs,
         batch_size,
@@ -100,7 +105,7 @@ pub(super) fn views(config: &RelabelConfig) -> Identity {
         provider: _,
         fallback: _,
     } = config;
-    Identity::default()
+    StageIdentity::default()
         .with("epochs", epochs)
         .with("batch_size", batch_size)
         .with("mix", mix)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::images::Images;
-use super::{Draft, Identity, inputs, relabel};
+use super::{Draft, StageIdentity, inputs, relabel};
 use crate::config::{Decay, Protocol, RelabelConfig, ValidateConfig};
 use crate::run::graph::NodeId;
 use crate::run::real::HashedDataset;
@@ -14,7 +14,7 @@ use scdd_data::Dataset;
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
-pub struct Task<'a> {
+pub struct ValidateTask<'a> {
     /// What the set that the student learns from is called.
     pub name: String,
     /// An ImageFolder.
@@ -67,11 +67,12 @@ pub(in crate::run) fn draft<'a>(
     let epochs = u64::from(protocol.relabel.epochs);
     let stage = Stage::new("validate", VERSION, &name, &identity.json(), inputs, seed)?
         .of_passes(3 * images.count * epochs + tests(&config, epochs, test));
-    let kind = labels.map_or("hard labels".to_owned(), |labels| format!("labels by `{}`", labels.teacher));
+    let kind =
+        labels.map_or("hard labels".to_owned(), |labels| format!("labels by `{}`", labels.teacher));
     let title = format!("train student `{}` on {}, {kind}", student.name(), images.title);
     let mut needs = vec![verified, images.node];
     needs.extend(labels.map(|labels| labels.node));
-    let task = Task {
+    let task = ValidateTask {
         name: format!("{}{}", images.name, if labels.is_none() { ", hard labels" } else { "" }),
         images: images.folder.clone(),
         views: protocol.relabel.clone(),
@@ -86,10 +87,19 @@ pub(in crate::run) fn draft<'a>(
 }
 
 /// What a training and its tests depend on.
-pub(super) fn training(config: &ValidateConfig) -> Identity {
-    let ValidateConfig { loss, optimizer, decay, schedule, warmup, micro_batch, hard_epochs, ema, evaluate_every } =
-        config;
-    Identity::default()
+pub(super) fn training(config: &ValidateConfig) -> StageIdentity {
+    let ValidateConfig {
+        loss,
+        optimizer,
+        decay,
+        schedule,
+        warmup,
+        micro_batch,
+        hard_epochs,
+        ema,
+        evaluate_every,
+    } = config;
+    StageIdentity::default()
         .with("loss", loss)
         .with("optimizer", optimizer)
         .with("schedule", schedule)

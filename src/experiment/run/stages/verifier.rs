@@ -13,7 +13,7 @@ use scdd_artifacts::stage::{Stage, StageError};
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
-pub struct Task<'a> {
+pub struct VerifierTask<'a> {
     /// An ImageFolder.
     pub images: PathBuf,
     pub verifier: &'a Bundle,
@@ -28,8 +28,9 @@ pub(in crate::run) fn draft<'a>(
 ) -> Result<Draft<'a>, StageError> {
     let name = format!("{}-by-{}", images.name, verifier.name());
     let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
-    let stage = Stage::new("verifier", VERSION, &name, &json!({}), inputs, seed)?.of_passes(images.count);
+    let stage =
+        Stage::new("verifier", VERSION, &name, &json!({}), inputs, seed)?.of_passes(images.count);
     let title = format!("verify {} by `{}`", images.title, verifier.name());
-    let task = super::Task::Verifier(Task { images: images.folder.clone(), verifier });
+    let task = super::Task::Verifier(VerifierTask { images: images.folder.clone(), verifier });
     Ok(Draft { stage, title, needs: vec![images.node, verified], task })
 }

@@ -10,7 +10,7 @@ use scdd_artifacts::stage::{Stage, StageError};
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
-pub struct Task<'a> {
+pub struct VerifyTask<'a> {
     pub bundle: &'a Bundle,
 }
 
@@ -18,5 +18,5 @@ pub(in crate::run) fn draft(bundle: &Bundle) -> Result<Draft<'_>, StageError> {
     let inputs = inputs([("bundle", &bundle.hash)]);
     let stage = Stage::new("verify", VERSION, bundle.name(), &json!({}), inputs, 0)?.of_passes(1);
     let title = format!("verify `{}`", bundle.name());
-    Ok(Draft { stage, title, needs: Vec::new(), task: super::Task::Verify(Task { bundle }) })
+    Ok(Draft { stage, title, needs: Vec::new(), task: super::Task::Verify(VerifyTask { bundle }) })
 }

@@ -11,7 +11,7 @@ use scdd_data::Dataset;
 /// Raised whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
-pub struct Task<'a> {
+pub struct WholeTask<'a> {
     pub student: &'a Bundle,
     pub train: &'a Dataset,
     pub test: &'a Dataset,
@@ -47,7 +47,9 @@ pub(in crate::run) fn draft<'a>(
     let epochs = u64::from(epochs);
     let stage = Stage::new("whole", VERSION, &name, &identity, inputs, seed)?
         .of_passes(3 * train.len() as u64 * epochs + validate::tests(&config, epochs, test));
-    let title = format!("train student `{}` on the whole training set, seed {seed}", student.name());
-    let task = super::Task::Whole(Box::new(Task { student, train, test, views, config, seed }));
+    let title =
+        format!("train student `{}` on the whole training set, seed {seed}", student.name());
+    let task =
+        super::Task::Whole(Box::new(WholeTask { student, train, test, views, config, seed }));
     Ok(Draft { stage, title, needs: vec![verified], task })
 }

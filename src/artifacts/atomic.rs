@@ -1,0 +1,129 @@
+//! Writing aside, then renaming: what has its final name is whole, even after a kill or a power
+//! cut.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile, TempDir};
+
+/// Files and directories of this prefix are scratch: never part of a result, swept away on resume.
+pub const SCRATCH: &str = ".scdd-tmp-";
+
+/// The directory that `path` is in.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A scratch file in the directory of `path`, to be [kept](keep) under that name. It gets the usual
+/// permissions of new files, not those of secrets that temporary files have.
+///
+/// # Errors
+/// When the system refuses.
+pub fn file_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = Builder::new();
+    builder.prefix(SCRATCH);
+    #[cfg(unix)]
+    builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
+    builder.tempfile_in(parent(path))
+}
+
+/// Brings `file` to disk and gives it its name, replacing a file that has it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn keep(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Writes `path` whole or not at all.
+///
+/// # Errors
+/// When the system refuses.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = file_beside(path)?;
+    // Through the file itself: the wrapper's errors would name the scratch file.
+    file.as_file_mut().write_all(bytes)?;
+    keep(file, path)
+}
+
+/// A directory that is filled aside. What is not [kept](Self::keep) is removed.
+pub struct DirectoryAside {
+    scratch: TempDir,
+    inside: PathBuf,
+}
+
+impl DirectoryAside {
+    /// An empty one, beside `path`, whose own directory is created.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn beside(path: &Path) -> io::Result<Self> {
+        let parent = parent(path);
+        fs::create_dir_all(parent)?;
+        let scratch = Builder::new().prefix(SCRATCH).tempdir_in(parent)?;
+        let inside = scratch.path().join("aside");
+        fs::create_dir(&inside)?;
+        Ok(Self { scratch, inside })
+    }
+
+    /// Where it is to be filled.
+    pub fn path(&self) -> &Path {
+        &self.inside
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// When the system refuses, for one because something of that name is there.
+    pub fn keep(self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.inside, path)?;
+        self.scratch.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_are_replaced_whole_and_leave_no_scratch() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("b.json");
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(
+            (names(root.path()), fs::read(&path).unwrap()),
+            (vec!["b.json".to_owned()], b"two".to_vec())
+        );
+        write(&path.join("c"), b"").unwrap_err();
+        assert_eq!(names(root.path()), ["b.json"]);
+    }
+
+    #[test]
+    fn a_directory_appears_whole_or_not_at_all() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("deep/set");
+        let fill = |text: &str| {
+            let aside = DirectoryAside::beside(&target).unwrap();
+            fs::write(aside.path().join("file"), text).unwrap();
+            aside
+        };
+        drop(fill("lost"));
+        assert_eq!(names(&root.path().join("deep")), [""; 0]);
+        fill("kept").keep(&target).unwrap();
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "kept");
+        fill("other").keep(&target).unwrap_err();
+        assert_eq!(names(&root.path().join("deep")), ["set"], "what could not be kept is removed");
+    }
+}
