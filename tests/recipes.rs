@@ -179,7 +179,7 @@ fn views_of_mosaics_made_of_clusters_show_one_small_image_each() {
     let output = command.assert().success().get_output().stdout.clone();
     let labels =
         std::path::Path::new(String::from_utf8(output).unwrap().trim()).join("labels.scdd");
-    let store = scdd::labels::Store::open(&labels).unwrap();
+    let store = scdd::labels::LabelStore::open(&labels).unwrap();
     let views: Vec<_> = (0..6).flat_map(|epoch| store.get(epoch, 0).unwrap().views).collect();
     let cell = |from: u16, length: u16| (from / 14, (from + length - 1) / 14);
     assert!(views.iter().all(|v| cell(v.top, v.height).0 == cell(v.top, v.height).1));
