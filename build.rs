@@ -8,7 +8,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=VIRTUAL_ENV");
     println!("cargo:rerun-if-env-changed=PATH");
     println!("cargo:rerun-if-changed=build.rs");
-    // `scdd` without the feature `torch` starts `scdd-engine` wherever that was built.
+    // `scdd` without the feature `torch` starts `scdd-worker` wherever that was built.
     let is_light = std::env::var("CARGO_PKG_NAME").as_deref() == Ok("scdd")
         && std::env::var_os("CARGO_FEATURE_TORCH").is_none();
     if is_light {

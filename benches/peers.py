@@ -92,7 +92,7 @@ STARTS = {
     "start-schema": ["schema"],
     "start-dry-run": ["run", "configs/quickstart.yaml", "--dry-run"],
 }
-STARTS_PEER = "the same by scdd-engine, which links libtorch"
+STARTS_PEER = "the same by scdd-worker, which links libtorch"
 
 
 def build(architecture: str):
@@ -481,7 +481,7 @@ def measure_run(name: str, binary: str, rounds: int) -> list[dict]:
 
 
 def measure_start(name: str, binaries: dict[str, str], rounds: int) -> list[dict]:
-    programs = {"ours": "scdd", STARTS_PEER: "scdd-engine"}
+    programs = {"ours": "scdd", STARTS_PEER: "scdd-worker"}
     peers = {
         title: Program([binaries[program], *STARTS[name]])
         for title, program in programs.items()

@@ -65,7 +65,7 @@ mobilenetv3_large_100 ghostnet_100 hrnet_w18 dla34 regnety_008 repvgg_a0 convnex
 deit_tiny_patch16_224 beit_base_patch16_224 mixer_s32_224 levit_128 poolformer_s12 coat_lite_tiny edgenext_xx_small
 mobilevit_xxs
 """
-# These show how the engine takes networks that it was not built around.
+# These show how the project takes networks that it was not built around.
 UNSEEN = """
 xcit_nano_12_p16_224 volo_d1_224 pvt_v2_b0 efficientformer_l1 nfnet_l0 efficientvit_b0 tiny_vit_5m_224 davit_tiny
 """

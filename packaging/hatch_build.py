@@ -18,7 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-PROGRAMS = ("scdd", "scdd-engine")
+PROGRAMS = ("scdd", "scdd-worker")
 RPATH = "$ORIGIN/../../torch/lib"
 EXPORTERS = ("*.py", "methods/*.py", "adapters.yaml", "configs/*/*.yaml", "requirements-efficientnet-lite.txt")
 

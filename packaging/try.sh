@@ -19,7 +19,7 @@ cd "$home/trial"
 # Nothing of the checkout's environment is in sight.
 run() { env -i HOME="$home" PATH="$home/environment/bin:/usr/bin:/bin" LANG=C.UTF-8 SCDD_DATA="$data" "$@"; }
 
-libraries=$(run ldd "$home"/environment/lib/python3*/site-packages/scdd/bin/scdd-engine)
+libraries=$(run ldd "$home"/environment/lib/python3*/site-packages/scdd/bin/scdd-worker)
 torch=$(grep -o '[^ ]*/libtorch_cpu.so' <<<"$libraries" | tail -1)
 [[ $(realpath "$torch") == "$(realpath "$home/environment")"/* ]] || { echo "libtorch is $torch, not the environment's"; exit 1; }
 

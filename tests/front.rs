@@ -1,4 +1,4 @@
-//! `scdd` without `scdd-engine`: what needs no network runs at once, because libtorch, whose
+//! `scdd` without `scdd-worker`: what needs no network runs at once, because libtorch, whose
 //! loading takes longer, is not even linked.
 
 mod common;
@@ -33,13 +33,13 @@ fn alone(dir: &Path) -> Command {
 }
 
 #[test]
-fn only_the_engine_links_libtorch() {
+fn only_the_worker_links_libtorch() {
     assert!(!links_libtorch(assert_cmd::cargo::cargo_bin!("scdd")));
-    assert!(links_libtorch(assert_cmd::cargo::cargo_bin!("scdd-engine")));
+    assert!(links_libtorch(assert_cmd::cargo::cargo_bin!("scdd-worker")));
 }
 
 #[test]
-fn what_needs_no_network_needs_no_engine() {
+fn what_needs_no_network_needs_no_worker() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let scdd = |arguments: &[&str]| {
         let mut scdd = alone(dir.path());
@@ -108,9 +108,9 @@ fn every_fault_of_every_file_is_named() {
 }
 
 #[test]
-fn a_missing_engine_is_named() {
+fn a_missing_worker_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = "error: cannot start scdd-engine, which belongs beside scdd: No such file or directory (os error 2)\n";
+    let missing = "error: cannot start scdd-worker, which belongs beside scdd: No such file or directory (os error 2)\n";
     alone(dir.path()).arg("doctor").assert().code(2).stderr(missing);
     alone(dir.path()).args(["run", "configs/quickstart.yaml"]).assert().code(2).stderr(missing);
 }

@@ -68,14 +68,14 @@ fn fixture(check: impl Fn(&SafeTensors, &Bundle)) {
 }
 
 /// Every instruction set of this machine, and libtorch alone.
-fn every_engine() -> impl Iterator<Item = PlanOptions> {
+fn every_kernel() -> impl Iterator<Item = PlanOptions> {
     let kernels = Isa::available().into_iter().map(Some).chain([None]);
     kernels.map(|kernels| PlanOptions { kernels, ..PlanOptions::default() })
 }
 
 fn check(case: &str, config: &RecoverConfig) {
     fixture(|goldens, bundle| {
-        every_engine().for_each(|options| {
+        every_kernel().for_each(|options| {
             follow(case, config, goldens, &Recover::new(bundle, config, options).unwrap())
         });
     });
@@ -138,7 +138,7 @@ fn losses_and_gradients_are_those_of_double_precision() {
             |name: &str| Tensor::from_slice(&floats(goldens, name)).reshape([10, 4, 1, 28, 28]);
         let (points, gradients, losses) =
             (tensor("points"), tensor("gradients"), floats(goldens, "points.losses"));
-        for options in every_engine() {
+        for options in every_kernel() {
             let mut plan =
                 SynthesisPlan::compile(&bundle.graph, &objective, [4, 1, 28, 28], options.clone())
                     .unwrap();

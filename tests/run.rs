@@ -90,7 +90,7 @@ fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Dura
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    child.kill().unwrap(); // SIGKILL; scdd-engine has replaced scdd in the same process
+    child.kill().unwrap(); // SIGKILL; scdd-worker has replaced scdd in the same process
     child.wait().unwrap();
     false
 }

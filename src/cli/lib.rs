@@ -1,7 +1,7 @@
 //! The command line: what every command takes, and one file for each command that needs no network.
-//! The others are the engine's: they are parsed here too, and handed on as [`WorkerCommand`].
+//! The others are the worker's: they are parsed here too, and handed on as [`WorkerCommand`].
 //!
-//! Only this module and the engine's command line print. Exit codes: 0 done, 1 a check failed or a
+//! Only this module and the worker's commands print. Exit codes: 0 done, 1 a check failed or a
 //! part of an experiment, 2 bad usage, configuration or input.
 
 mod clean;
@@ -107,17 +107,17 @@ pub enum CommandOutcome {
     CheckFailed,
 }
 
-/// Runs the command that the process's arguments name, by `engine` where it needs networks. To be
+/// Runs the command that the process's arguments name, by `worker` where it needs networks. To be
 /// called before there are threads.
 pub fn main(
-    engine: impl FnOnce(&Global, WorkerCommand) -> anyhow::Result<CommandOutcome>,
+    worker: impl FnOnce(&Global, WorkerCommand) -> anyhow::Result<CommandOutcome>,
 ) -> ExitCode {
     pipe::die_of_broken_pipes();
     let Cli { global, command } = Cli::parse();
     if global.verbose {
         log::listen();
     }
-    match run(&global, command, engine) {
+    match run(&global, command, worker) {
         Ok(CommandOutcome::Done) => ExitCode::SUCCESS,
         Ok(CommandOutcome::CheckFailed) => ExitCode::from(1),
         Err(error) => {
@@ -130,7 +130,7 @@ pub fn main(
 fn run(
     global: &Global,
     command: Command,
-    engine: impl FnOnce(&Global, WorkerCommand) -> anyhow::Result<CommandOutcome>,
+    worker: impl FnOnce(&Global, WorkerCommand) -> anyhow::Result<CommandOutcome>,
 ) -> anyhow::Result<CommandOutcome> {
     let work = match command {
         Command::Ops(command) => return command.run(global),
@@ -152,7 +152,7 @@ fn run(
     };
     match work {
         WorkerCommand::Run(run, goal) if run.dry_run => run.plan(global, goal),
-        work => engine(global, work),
+        work => worker(global, work),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The `scdd` program: does by itself what needs no network. For all else it becomes `scdd-engine`
+//! The `scdd` program: does by itself what needs no network. For all else it becomes `scdd-worker`
 //! with the same arguments, in an environment in which libtorch runs well.
 //!
 //! OpenMP, which libtorch brings, reads its settings before `main`. Its default of spinning while
@@ -14,7 +14,7 @@ use anyhow::anyhow;
 use scdd_cli::doctor::{self, Finding};
 use scdd_cli::{CommandOutcome, Global, WorkerCommand};
 
-/// Where libtorch was when the program was built; `scdd-engine` looks for it there.
+/// Where libtorch was when the program was built; `scdd-worker` looks for it there.
 const TORCH: &str = concat!(env!("SCDD_SITE_PACKAGES"), "/torch/lib");
 const LIBRARY: &str =
     if cfg!(target_os = "macos") { "libtorch_cpu.dylib" } else { "libtorch_cpu.so" };
@@ -39,13 +39,13 @@ fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> 
         };
     }
     let failure = match scdd {
-        Ok(scdd) => start(Command::new(scdd.with_file_name("scdd-engine"))),
+        Ok(scdd) => start(Command::new(scdd.with_file_name("scdd-worker"))),
         Err(error) => error,
     };
-    Err(anyhow!("cannot start scdd-engine, which belongs beside scdd: {failure}"))
+    Err(anyhow!("cannot start scdd-worker, which belongs beside scdd: {failure}"))
 }
 
-/// Why the system's loader would not start `scdd-engine`, in better words than it has.
+/// Why the system's loader would not start `scdd-worker`, in better words than it has.
 fn torch_is_missing(torch: &str, library: &str) -> Option<String> {
     if Path::new(torch).join(library).is_file() || can_be_loaded(library) {
         return None;
@@ -60,17 +60,17 @@ fn torch_is_missing(torch: &str, library: &str) -> Option<String> {
 fn can_be_loaded(library: &str) -> bool {
     let Ok(name) = CString::new(library) else { return false };
     // SAFETY: the name is a string that outlives the call. Loading runs the library's initialisers,
-    // as starting `scdd-engine` would.
+    // as starting `scdd-worker` would.
     !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY) }.is_null()
 }
 
 /// Replaces this process; returns only where that fails.
-fn start(mut engine: Command) -> std::io::Error {
+fn start(mut worker: Command) -> std::io::Error {
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
-        engine.env("OMP_WAIT_POLICY", "passive");
+        worker.env("OMP_WAIT_POLICY", "passive");
     }
-    tracing::debug!("starting {}, built with libtorch in {TORCH}", engine.get_program().display());
-    engine.args(std::env::args_os().skip(1)).exec()
+    tracing::debug!("starting {}, built with libtorch in {TORCH}", worker.get_program().display());
+    worker.args(std::env::args_os().skip(1)).exec()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the commands that need networks take; the engine runs them.
+//! What the commands that need networks take; the worker runs them.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `scdd-engine` does the work; users start it as `scdd`. Everything is in the library's
+//! `scdd-worker` does the work; users start it as `scdd`. Everything is in the library's
 //! [`scdd_worker::commands`].
 
 fn main() -> std::process::ExitCode {
