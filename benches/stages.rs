@@ -48,12 +48,14 @@ fn main() -> Result<()> {
     };
     let folder = tempfile::tempdir()?;
     let labels = folder.path().join("labels.scdd");
-    relabel.run(&images, &mut teachers, &labels, &Silent)?;
+    relabel.run(&images, &mut teachers, &labels, &Silent, &mut || ())?;
     let about = serde_json::json!({ "work": work, "images": count });
     match work.as_str() {
         "relabel" => {
             let again = folder.path().join("again.scdd");
-            worker::serve(&about, || Ok(relabel.run(&images, &mut teachers, &again, &Silent)?))
+            worker::serve(&about, || {
+                Ok(relabel.run(&images, &mut teachers, &again, &Silent, &mut || ())?)
+            })
         }
         "train" => {
             let labels = LabelStore::open(&labels)?;

@@ -91,7 +91,7 @@ fn label_batch(meta: &Meta, epoch: usize, number: usize) -> LabelBatch {
 fn written(name: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (path, meta) = (dir.path().join("labels"), meta(name));
-    let mut writer = Writer::create(&path, meta.clone()).unwrap();
+    let mut writer = Writer::open(&path, meta.clone()).unwrap();
     for epoch in 0..meta.stored_epochs() as usize {
         for number in 0..meta.batches() {
             writer.append(&label_batch(&meta, epoch, number)).unwrap();

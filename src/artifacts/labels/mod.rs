@@ -72,7 +72,6 @@
 mod record;
 mod rows;
 
-use crate::atomic;
 use memmap2::Mmap;
 use ndarray::Array2;
 use rows::Rows;
@@ -80,11 +79,10 @@ pub use rows::{Dtype, StoredTopK};
 use scdd_data::{Augment, DrawnMix, Operation, Size, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use tempfile::NamedTempFile;
 
 use record::{check_batch, decode, encode, read_u32, read_u64};
 
@@ -347,22 +345,29 @@ impl StoreLayout {
     }
 }
 
-/// Writes a store batch by batch. Nothing appears at its path before [`finish`](Self::finish);
-/// dropped before that, it leaves nothing.
+/// Writes a store batch by batch. Nothing appears at its path before [`finish`](Self::finish). Until
+/// then it is in a file beside it, of the ending `.under-way`, which the next writer of the same
+/// store goes on with.
 pub struct Writer {
     path: PathBuf,
+    aside: PathBuf,
     meta: Meta,
     layout: StoreLayout,
     next: u64,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<File>,
+    /// The head's hash.
     head: [u8; HASH],
     /// Of the epoch that is being written.
     hasher: Sha256,
 }
 
 impl Writer {
-    /// Starts the store that will be at `path`, in a temporary file beside it.
-    pub fn create(path: &Path, meta: Meta) -> Result<Self, StoreError> {
+    /// Starts the store that will be at `path`, or goes on after the last whole epoch of one of the
+    /// same metadata that was begun there.
+    ///
+    /// # Errors
+    /// When `meta` contradicts itself, or the disk refuses.
+    pub fn open(path: &Path, meta: Meta) -> Result<Self, StoreError> {
         let unfit = |problem| StoreError::Unfit { path: path.into(), problem };
         if let Some(problem) = meta.problem() {
             return Err(unfit(problem));
@@ -373,28 +378,32 @@ impl Writer {
             return Err(unfit(format!("metadata of {} bytes", json.len())));
         }
         let layout = meta.layout(json.len()).ok_or_else(|| unfit("so many labels".into()))?;
-        let file = atomic::file_beside(path)
-            .map_err(|source| io_error(path, "create a file beside it", source))?;
-        let (file, hasher) = (BufWriter::new(file), Sha256::new());
+        let places = layout.batches * u64::from(meta.stored_epochs());
+        let head = head(&json, &layout, places);
+        let aside = under_way(path);
+        let whole = whole_epochs(&aside, &head, &layout, meta.stored_epochs())
+            .map_err(|source| io_error(&aside, "read", source))?;
+        let open = || {
+            let mut file = File::options().create(true).truncate(false).write(true).open(&aside)?;
+            file.set_len(if whole == 0 { 0 } else { layout.start(whole * layout.batches) })?;
+            file.seek(SeekFrom::End(0))?;
+            Ok(BufWriter::new(file))
+        };
+        let file = open().map_err(|source| io_error(&aside, "write", source))?;
+        let (next, hasher) = (whole * layout.batches, Sha256::new());
+        let mut hash = [0; HASH];
+        hash.copy_from_slice(&head[head.len() - HASH..]);
         let mut writer =
-            Self { path: path.into(), meta, layout, next: 0, file, head: [0; HASH], hasher };
-        writer.write_head(&json)?;
+            Self { path: path.into(), aside, meta, layout, next, file, head: hash, hasher };
+        if whole == 0 {
+            writer.write(&head)?;
+        }
         Ok(writer)
     }
 
-    fn write_head(&mut self, json: &[u8]) -> Result<(), StoreError> {
-        let length = (json.len() as u32).to_le_bytes();
-        let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &length, json].concat();
-        head.resize(self.layout.index as usize, 0);
-        self.write(&head)?;
-        self.hasher = Sha256::new_with_prefix(&head);
-        for place in 0..=self.places() {
-            let start = self.layout.start(place).to_le_bytes();
-            self.write(&start)?;
-            self.hasher.update(start);
-        }
-        self.head = self.hasher.finalize_reset().into();
-        self.write(&self.head.clone())
+    /// How many epochs are whole.
+    pub fn epochs(&self) -> u32 {
+        (self.next / self.layout.batches) as u32
     }
 
     /// Appends the next batch: batch after batch, epoch after epoch.
@@ -419,6 +428,8 @@ impl Writer {
         if batch + 1 == self.layout.batches {
             let hash = self.hasher.finalize_reset();
             self.write(&hash)?;
+            // From here on a kill costs the next epoch at most.
+            self.file.flush().map_err(|source| io_error(&self.aside, "write", source))?;
         }
         self.next += 1;
         Ok(())
@@ -432,10 +443,11 @@ impl Writer {
                 format!("{} batches where the metadata announces {}", self.next, self.places());
             return Err(StoreError::Unfit { path: self.path, problem });
         }
-        let Self { path, layout, file, .. } = self;
+        let Self { path, aside, layout, file, .. } = self;
         let file =
-            file.into_inner().map_err(|error| io_error(&path, "write", error.into_error()))?;
-        atomic::keep(file, &path)
+            file.into_inner().map_err(|error| io_error(&aside, "write", error.into_error()))?;
+        file.sync_all().map_err(|source| io_error(&aside, "flush to disk", source))?;
+        fs::rename(&aside, &path)
             .map_err(|source| io_error(&path, "put the finished file there", source))?;
         Ok(layout.end)
     }
@@ -445,7 +457,66 @@ impl Writer {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(|source| io_error(&self.path, "write", source))
+        self.file.write_all(bytes).map_err(|source| io_error(&self.aside, "write", source))
+    }
+}
+
+/// Where the store of `path` is until it is finished.
+fn under_way(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".under-way");
+    aside.into()
+}
+
+/// Everything before the first epoch, of a store with `places` batches.
+fn head(json: &[u8], layout: &StoreLayout, places: u64) -> Vec<u8> {
+    let length = (json.len() as u32).to_le_bytes();
+    let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &length, json].concat();
+    head.resize(layout.index as usize, 0);
+    for place in 0..=places {
+        head.extend(layout.start(place).to_le_bytes());
+    }
+    let hash = Sha256::digest(&head);
+    head.extend(hash);
+    head
+}
+
+/// How many epochs of the file `aside` are as they were written, if it begins with `head`; of `epochs`.
+fn whole_epochs(aside: &Path, head: &[u8], layout: &StoreLayout, epochs: u32) -> io::Result<u64> {
+    let file = match File::open(aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        file => file?,
+    };
+    let mut file = BufReader::new(file);
+    let mut found = vec![0; head.len()];
+    if !read_whole(&mut file, &mut found)? || found != head {
+        return Ok(0);
+    }
+    let mut part = vec![0; (1 << 20).min(layout.epoch() as usize)];
+    for epoch in 0..u64::from(epochs) {
+        let mut hasher = epoch_hasher(&head[head.len() - HASH..], epoch);
+        let mut left = layout.epoch() as usize;
+        while left > 0 {
+            let part = &mut part[..left.min(1 << 20)];
+            if !read_whole(&mut file, part)? {
+                return Ok(epoch);
+            }
+            hasher.update(&part);
+            left -= part.len();
+        }
+        let mut hash = [0; HASH];
+        if !read_whole(&mut file, &mut hash)? || hasher.finalize()[..] != hash {
+            return Ok(epoch);
+        }
+    }
+    Ok(u64::from(epochs))
+}
+
+/// Fills `bytes`; `false` where the file ends before.
+fn read_whole(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| true),
     }
 }
 
@@ -694,7 +765,7 @@ mod tests {
     }
 
     fn write(path: &Path, meta: &Meta, batches: &[LabelBatch]) {
-        let mut writer = Writer::create(path, meta.clone()).unwrap();
+        let mut writer = Writer::open(path, meta.clone()).unwrap();
         for batch in batches {
             writer.append(batch).unwrap();
         }
@@ -1028,7 +1099,7 @@ mod tests {
         ];
         for (batch, expected) in cases {
             let message =
-                Writer::create(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
+                Writer::open(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
         let top_k = |k, temperature| Meta { top_k: Some(StoredTopK { k, temperature }), ..meta() };
@@ -1050,7 +1121,7 @@ mod tests {
             (top_k(1, 0.0), "a temperature of 0: must be above 0"),
         ];
         for (meta, expected) in cases {
-            let message = Writer::create(&path, meta).err().unwrap().to_string();
+            let message = Writer::open(&path, meta).err().unwrap().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
     }
@@ -1060,18 +1131,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
         let batches = batches(&meta(), 1);
-        let mut writer = Writer::create(&path, meta()).unwrap();
-        writer.append(&batches[0]).unwrap();
-        drop(writer);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-
-        let mut writer = Writer::create(&path, meta()).unwrap();
+        let mut writer = Writer::open(&path, meta()).unwrap();
         writer.append(&batches[0]).unwrap();
         let message = writer.finish().unwrap_err().to_string();
         assert!(message.contains("1 batches where the metadata announces 6"), "{message}");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(!path.exists());
 
-        let mut writer = Writer::create(&path, meta()).unwrap();
+        let mut writer = Writer::open(&path, meta()).unwrap();
         for batch in &batches {
             writer.append(batch).unwrap();
         }
@@ -1079,6 +1145,63 @@ mod tests {
         assert!(message.contains("more batches than the metadata announces"), "{message}");
         writer.finish().unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// A writer that is dropped is what a kill leaves, but for what it had not flushed.
+    #[test]
+    fn a_writer_goes_on_after_the_last_whole_epoch() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels");
+        let meta = Meta { epochs: 4, ..meta() };
+        let batches = batches(&meta, 1);
+        let per_epoch = batches.len() / 4;
+        let whole = file_of(&meta, &batches);
+        let begun = |count: usize| {
+            let mut writer = Writer::open(&path, meta.clone()).unwrap();
+            let first = writer.epochs() as usize * per_epoch;
+            batches[first..count].iter().for_each(|batch| writer.append(batch).unwrap());
+            writer.epochs()
+        };
+        let goes_on_from = |epoch: u32| {
+            let mut writer = Writer::open(&path, meta.clone()).unwrap();
+            assert_eq!(writer.epochs(), epoch);
+            for batch in &batches[epoch as usize * per_epoch..] {
+                writer.append(batch).unwrap();
+            }
+            writer.finish().unwrap();
+            assert!(fs::read(&path).unwrap() == whole, "from epoch {epoch}");
+            fs::remove_file(&path).unwrap();
+        };
+        assert_eq!(begun(per_epoch - 1), 0);
+        goes_on_from(0);
+        assert_eq!(begun(2 * per_epoch), 2);
+        assert_eq!(begun(3 * per_epoch + 1), 3);
+        goes_on_from(3);
+        // Damage costs its epoch and what comes after it; another head costs all.
+        let spoilt = |at: &dyn Fn(usize) -> usize| {
+            begun(batches.len());
+            let mut bytes = fs::read(under_way(&path)).unwrap();
+            let place = at(bytes.len());
+            bytes[place] ^= 1;
+            fs::write(under_way(&path), bytes).unwrap();
+        };
+        spoilt(&|length| length - 40);
+        goes_on_from(3);
+        spoilt(&|length| length - 1);
+        goes_on_from(3);
+        spoilt(&|_| 30);
+        goes_on_from(0);
+        begun(batches.len());
+        goes_on_from(4);
+        begun(2 * per_epoch);
+        let other = Meta { config_hash: "other".into(), ..meta.clone() };
+        assert_eq!(Writer::open(&path, other).unwrap().epochs(), 0);
+    }
+
+    fn file_of(meta: &Meta, batches: &[LabelBatch]) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("labels"), meta, batches);
+        fs::read(dir.path().join("labels")).unwrap()
     }
 
     #[test]

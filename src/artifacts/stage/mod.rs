@@ -544,12 +544,12 @@ impl WorkDir {
         bytes: &[u8],
     ) -> Result<PathBuf, StageError> {
         let path = self.write(relative, bytes)?;
-        self.write_timing()?;
+        self.note_cost()?;
         Ok(path)
     }
 
-    /// What the work has cost until now.
-    fn write_timing(&self) -> Result<(), StageError> {
+    /// Notes what the work has cost until now, of which no later run does any again.
+    pub fn note_cost(&self) -> Result<(), StageError> {
         let (seconds, peak) =
             self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
         let timing = Timing {
@@ -584,7 +584,7 @@ impl WorkDir {
     }
 
     fn commit(self, complete: &Path) -> Result<PathBuf, StageError> {
-        self.write_timing()?;
+        self.note_cost()?;
         contents::record(&self.path)?;
         sync_tree(&self.path)?;
         fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;

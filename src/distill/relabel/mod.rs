@@ -55,7 +55,8 @@ pub struct Relabel<'a> {
 }
 
 impl Relabel<'_> {
-    /// Labels `set` by `teachers` and writes the store at `path`, whole or not at all.
+    /// Labels `set` by `teachers` and writes the store at `path`, whole or not at all. Goes on after
+    /// the last whole epoch of an interrupted attempt; says so after each epoch by `epoch_done`.
     ///
     /// # Errors
     /// When a teacher fails, logits can't be stored, or the disk refuses.
@@ -65,6 +66,7 @@ impl Relabel<'_> {
         teachers: &mut Teachers,
         path: &Path,
         progress: &dyn Progress,
+        epoch_done: &mut dyn FnMut(),
     ) -> Result<(), RelabelError> {
         let meta = self.meta(set);
         self.check_classes(set)?;
@@ -73,8 +75,9 @@ impl Relabel<'_> {
         let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
         let views = Views::new(self.config, self.formation, self.seed, set, meta.input);
         let lens = Lens::new(self.bundles[0].0, meta.pad)?;
-        let mut writer = Writer::create(path, meta.clone())?;
-        let batches = (0..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {
+        let mut writer = Writer::open(path, meta.clone())?;
+        let first = writer.epochs();
+        let batches = (first..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {
             Ok(batches) => batches.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
@@ -82,12 +85,19 @@ impl Relabel<'_> {
             let batch = batch?;
             Ok::<_, DataError>((self.threads.run(|| lens.see(set, &batch))?, batch))
         });
-        let mut done = 0;
+        let mut done = u64::from(first) * meta.batches() as u64;
+        if first > 0 {
+            progress.at(first.into(), "");
+        }
         one_ahead(seen, |(images, BatchViews { indices, views, operations, mix })| {
             let logits = teachers.logits(&images)?;
             writer.append(&LabelBatch { indices, views, operations, mix, logits })?;
             done += 1;
-            progress.at(done / meta.batches() as u64, "");
+            let batches = meta.batches() as u64;
+            progress.at(done / batches, "");
+            if done.is_multiple_of(batches) {
+                epoch_done();
+            }
             Ok::<_, RelabelError>(())
         })?;
         let bytes = writer.finish()?;

@@ -1,5 +1,7 @@
 //! Labels a set of images.
 
+use std::time::{Duration, Instant};
+
 use crate::Tools;
 use scdd_artifacts::files::LABELS;
 use scdd_artifacts::stage::WorkDir;
@@ -11,6 +13,9 @@ use scdd_experiment::run::stages::relabel::RelabelTask;
 
 use super::read_named;
 
+/// Between two notes of what the stage has cost, of which each takes some milliseconds.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
+
 pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     let RelabelTask { name, images, formation, teachers, config, seed, key } = task;
     let set = read_named(images, name)?;
@@ -21,6 +26,15 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<
     let threads = tools.threads.clone();
     let relabel =
         Relabel { bundles: teachers, config, formation: *formation, seed: *seed, key, threads };
-    relabel.run(&set, &mut answering, &work.path().join(LABELS), &tools.progress)?;
+    let path = work.path().join(LABELS);
+    let mut noted = Instant::now();
+    let mut epoch_done = || {
+        if noted.elapsed() >= NOTE_EVERY {
+            // What can't be noted is missing from the costs of a stage that is interrupted.
+            let _ = work.note_cost();
+            noted = Instant::now();
+        }
+    };
+    relabel.run(&set, &mut answering, &path, &tools.progress, &mut epoch_done)?;
     Ok(remark)
 }
