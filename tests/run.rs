@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,48 @@ fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Dura
     false
 }
 
+/// The label store of the only relabelling below `output`, once it is there, whole or under way.
+fn label_file(output: &Path, name: &str) -> Option<PathBuf> {
+    let stages = fs::read_dir(output.join("stages/relabel")).ok()?;
+    stages.map(|stage| stage.unwrap().path().join(name)).find(|file| file.exists())
+}
+
+#[test]
+fn a_killed_relabelling_goes_on_and_leaves_the_same_bytes() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let relabel = |output: &Path| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
+        command.current_dir(root()).env("SCDD_DATA", data.path()).stdout(Stdio::null());
+        command.args(["relabel", "--quiet", "--set", "relabel.epochs=400"]);
+        command.arg(&experiment).arg("--output").arg(output);
+        command
+    };
+    let (calm, killed) = (dir.path().join("calm"), dir.path().join("killed"));
+    assert!(relabel(&calm).status().unwrap().success());
+    let expected = fs::read(label_file(&calm, "labels.scdd").unwrap()).unwrap();
+    let mut child = relabel(&killed).spawn().unwrap();
+    let begun = loop {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended before it could be killed");
+        let file = label_file(&killed, "labels.scdd.under-way");
+        match file.and_then(|file| Some((fs::metadata(&file).ok()?.len(), file))) {
+            Some((bytes, file)) if bytes > expected.len() as u64 / 8 => break file,
+            _ => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = fs::read(&begun).unwrap();
+    assert!(kept.len() < expected.len() && expected.starts_with(&kept[..expected.len() / 8]));
+    assert!(relabel(&killed).status().unwrap().success());
+    let file = label_file(&killed, "labels.scdd").unwrap();
+    assert!(fs::read(&file).unwrap() == expected, "the labels differ");
+    assert!(!begun.exists() && label_file(&killed, "labels.scdd.under-way").is_none());
+    let timing: serde_json::Value =
+        serde_json::from_slice(&fs::read(file.with_file_name("timing.json")).unwrap()).unwrap();
+    assert_eq!(timing["resumed"], true);
+}
+
 #[test]
 fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_same_bytes() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
@@ -117,9 +159,8 @@ fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_sa
     }
     assert!(kills >= 2, "the run was killed {kills} times only");
     let (expected, found) = (contents(&calm), contents(&killed_often));
-    let names = |files: &[(std::path::PathBuf, Vec<u8>)]| {
-        files.iter().map(|f| f.0.clone()).collect::<Vec<_>>()
-    };
+    let names =
+        |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
     assert_eq!(names(&found), names(&expected));
     for ((name, a), (_, b)) in found.iter().zip(&expected) {
         assert!(a == b, "{} differs", name.display());
@@ -496,7 +537,7 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
         contents(&output).into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
     let stages_before: Vec<_> =
         before.into_iter().filter(|(path, _)| path.starts_with("stages")).collect();
-    let names = |files: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<_> {
+    let names = |files: &[(PathBuf, Vec<u8>)]| -> Vec<_> {
         files
             .iter()
             .map(|(path, _)| path.clone())
@@ -602,7 +643,7 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let more = "labels: [soft, hard]\nwhole_real: {epochs: 1, batch_size: 50}\n\
                 baselines: [random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard]\n";
-    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), more);
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
     let output = dir.path().join("runs");
     let (file, runs) = (experiment.to_str().unwrap(), output.to_str().unwrap());
     let scdd = |arguments: &[&str]| {
