@@ -35,7 +35,7 @@ pub fn say_what_stays(
 fn farewell(signal: &str, output: &str) -> String {
     format!(
         "\nstopped by {signal}: what is complete in {output}/stages stays, of an interrupted recovery every finished batch, \
-         and a student's training up to the epoch that was kept last; the same command goes on from there, and `scdd status \
+         of labels every whole epoch, and a student's training up to the epoch that was kept last; the same command goes on from there, and `scdd status \
          --output {output}` shows what is there"
     )
 }
