@@ -126,6 +126,10 @@ fn enormous_results_are_refused_at_the_node() {
         (node("Resize", &["x", "", "", "a"], vec![]), vec![list("a", &[1, 2, 1 << 16, 1 << 16])]),
         (node("LRN", &["x"], vec![int("size", i64::MAX)]), vec![]),
         (node("DepthToSpace", &["x"], vec![int("blocksize", i64::MAX)]), vec![]),
+        (
+            node("Col2Im", &["x", "a", "b"], vec![]),
+            vec![list("a", &[HUGE, HUGE]), list("b", &[1, 1])],
+        ),
         (node("Transpose", &["x"], vec![ints("perm", &[7, 7, 7, 7])]), vec![]),
         (node("Concat", &["x", "x"], vec![int("axis", i64::MIN)]), vec![]),
         (node("Slice", &["x", "a", "a", "a", "a"], vec![]), vec![list("a", &[0])]),

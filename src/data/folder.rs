@@ -5,6 +5,7 @@
 //! with `val/val_annotations.txt`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -19,6 +20,8 @@ use crate::place::without_mark;
 const TEST_DIRS: [&str; 4] = ["test", "val", "validation", "valid"];
 /// The directory below a class, or below `val/`, in which Tiny-ImageNet keeps its images.
 const IMAGES: &str = "images";
+/// What the names of ImageNet's validation images begin with.
+const IMAGENET_VAL: &str = "ILSVRC2012_val_";
 /// Which class each image of Tiny-ImageNet's `val/images/` belongs to.
 const ANNOTATIONS: &str = "val_annotations.txt";
 
@@ -117,12 +120,40 @@ fn missing(root: &Path, split: Split) -> DataError {
         Split::Train => "train/",
         Split::Test => "test/ or val/",
     };
-    let problem = format!("holds no {wanted} with a directory of images for each class");
+    let flat = |name: &&&str| entry(&root.join(name), png::is_image).is_some();
+    let problem = match TEST_DIRS.iter().filter(|_| split == Split::Test).find(flat) {
+        Some(name) => format!("has images in {name}/ itself, not in a directory for each class"),
+        None => format!("holds no {wanted} with a directory of images for each class"),
+    };
+    let of_imagenet = |path: &Path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(IMAGENET_VAL))
+    };
+    if TEST_DIRS.iter().any(|name| entry(&root.join(name), of_imagenet).is_some()) {
+        let remedy = "`python -m exporters fetch imagenet` sorts ImageNet's validation images";
+        return DataError::invalid(root, problem, remedy);
+    }
     DataError::invalid(
         root,
         problem,
         "sort the images into such directories, or name the directory that holds them",
     )
+}
+
+/// Why `root` is no data set, though it holds directories with images: nothing says which of them are
+/// for training.
+pub(super) fn without_split(root: &Path) -> Option<DataError> {
+    entry(root, |path| entry(path, png::is_image).is_some())?;
+    Some(DataError::invalid(
+        root,
+        "holds directories of images, but no train/ and test/ or val/",
+        "move the directories of classes into train/, and some of their images into such directories in test/",
+    ))
+}
+
+/// The first entry of `directory` that `is_it`, if it is a directory that can be read.
+fn entry(directory: &Path, is_it: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let entries = fs::read_dir(directory).ok()?;
+    entries.filter_map(|entry| Some(entry.ok()?.path())).find(|path| is_it(path))
 }
 
 impl FolderPart {
@@ -482,7 +513,6 @@ fn exact(image: Pixels, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>
 mod tests {
     use super::*;
     use crate::Source;
-    use std::fs;
 
     /// An image file at each of `files` below a new directory; its one pixel is the file's place in
     /// the list.
@@ -494,6 +524,22 @@ mod tests {
             fs::write(path, png::encode(&[value], 1, 1, 1).unwrap()).unwrap();
         }
         dir
+    }
+
+    #[test]
+    fn images_that_nobody_sorted_are_told_with_what_sorts_them() {
+        for (files, parts) in [
+            (
+                &["train/a/1.png", "val/ILSVRC2012_val_00000001.JPEG"][..],
+                ["has images in val/ itself", "`python -m exporters fetch imagenet` sorts"],
+            ),
+            (&["train/a/1.png", "test/1.png"], ["has images in test/ itself", "sort the images"]),
+            (&["train/a/1.png"], ["holds no test/ or val/", "sort the images"]),
+            (&["a/1.png", "b/1.png"], ["but no train/ and test/", "move the directories"]),
+        ] {
+            let message = load(folder(files).path(), Split::Test).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{files:?}: {message}");
+        }
     }
 
     fn load(dir: &Path, split: Split) -> Result<(Dataset, Vec<String>), String> {

@@ -475,6 +475,16 @@ mod tests {
 
     /// As the `datasets` library writes it: nullable columns, class names in the metadata.
     fn write(path: &Path, label: &str, rows: &[(Option<Vec<u8>>, i64)], names: Option<&[String]>) {
+        write_by(Compression::SNAPPY, path, label, rows, names);
+    }
+
+    fn write_by(
+        compression: Compression,
+        path: &Path,
+        label: &str,
+        rows: &[(Option<Vec<u8>>, i64)],
+        names: Option<&[String]>,
+    ) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let schema = format!(
             "message schema {{ OPTIONAL GROUP image {{ OPTIONAL BYTE_ARRAY bytes; OPTIONAL BYTE_ARRAY path (UTF8); }} OPTIONAL INT64 {label}; }}"
@@ -484,7 +494,7 @@ mod tests {
             vec![KeyValue::new("huggingface".into(), features.to_string())]
         });
         let properties = WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
+            .set_compression(compression)
             .set_key_value_metadata(names)
             .build();
         let schema = Arc::new(parse_message_type(&schema).unwrap());
@@ -552,6 +562,26 @@ mod tests {
         assert_eq!((train.classes.as_slice(), remarks.len()), (names.as_slice(), 0));
         let (test, _) = read(&source, Split::Test).unwrap();
         assert_eq!((test.images, test.labels), (vec![5], vec![2]));
+    }
+
+    #[test]
+    fn every_compression_that_writers_offer_is_read() {
+        use Compression::{BROTLI, GZIP, LZ4, LZ4_RAW, UNCOMPRESSED, ZSTD};
+        let all = [
+            UNCOMPRESSED,
+            GZIP(Default::default()),
+            BROTLI(Default::default()),
+            LZ4,
+            LZ4_RAW,
+            ZSTD(Default::default()),
+        ];
+        for compression in all {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("train-0.parquet");
+            write_by(compression, &path, "label", &[(image(7), 0), (image(8), 1)], None);
+            let (train, _) = read(&Source::open(dir.path()).unwrap(), Split::Train).unwrap();
+            assert_eq!((train.images, train.labels), (vec![7, 8], vec![0, 1]), "{compression}");
+        }
     }
 
     #[test]

@@ -115,7 +115,10 @@ impl Source {
                 known: None,
                 class_map: None,
             }),
-            _ => Err(DataError::invalid(place, "holds no data set", LAYOUTS)),
+            _ => {
+                let plain = || DataError::invalid(place, "holds no data set", LAYOUTS);
+                Err(folder::without_split(place).unwrap_or_else(plain))
+            }
         }
     }
 

@@ -89,6 +89,14 @@ pub enum Layout {
         block: i64,
         column_major: bool,
     },
+    /// Columns `[N, C · block, L]` back to images `[N, C, …]`, overlapping values added. The images'
+    /// shape in input 1, the block's in input 2. Absent settings are 1, absent pads 0, of which the
+    /// first half lies before each axis and the second behind it.
+    Col2Im {
+        strides: Vec<i64>,
+        dilations: Vec<i64>,
+        pads: Vec<i64>,
+    },
     Cast {
         to: DType,
     },
@@ -143,6 +151,12 @@ pub const OPS: &[OpSpec] = &[
     OpSpec::new("ScatterElements", 11, true, |r| {
         let axis = r.int_or("axis", 0)?;
         Ok(Op::Layout(Layout::ScatterElements { axis, scatter: read_scatter(r)? }))
+    }),
+    OpSpec::new("Col2Im", 18, true, |r| {
+        r.expect_inputs(3, 3)?;
+        let mut ints = |name| Ok::<_, GraphError>(r.ints(name)?.unwrap_or_default());
+        let (strides, dilations) = (ints("strides")?, ints("dilations")?);
+        Ok(Op::Layout(Layout::Col2Im { strides, dilations, pads: ints("pads")? }))
     }),
     OpSpec::new("DepthToSpace", 1, true, |r| {
         let (block, column_major) = read_blocks(r)?;

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::super::error::OpError;
 use super::super::kind;
-use super::conv::pad as pad_constant;
+use super::conv::{or_ones, pad as pad_constant};
 use super::{Args, axis_of, bounded};
 use scdd_graph::ops::{Layout, PadMode, Scatter};
 
@@ -41,6 +41,9 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
         }
         Layout::DepthToSpace { block, column_major } => depth_to_space(x, *block, *column_major)?,
         Layout::SpaceToDepth { block, column_major } => space_to_depth(x, *block, *column_major)?,
+        Layout::Col2Im { strides, dilations, pads } => {
+            col2im(x, &args.i64s(1)?, &args.i64s(2)?, [strides, dilations, pads])?
+        }
         Layout::Cast { to } => x.f_to_kind(kind(*to))?,
         Layout::CastLike => x.f_to_kind(args.get(1)?.kind())?,
         Layout::Trilu { upper } => {
@@ -49,6 +52,59 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
         }
     };
     Ok(vec![y])
+}
+
+/// Adds each value of `x` `[N, C · block, L]` to where its block and its place in that lie in the
+/// image.
+fn col2im(
+    x: &Tensor,
+    image: &[i64],
+    block: &[i64],
+    [strides, dilations, pads]: [&Vec<i64>; 3],
+) -> Result<Tensor, OpError> {
+    let rank = image.len();
+    let (strides, dilations) = (or_ones(strides, rank)?, or_ones(dilations, rank)?);
+    let pads = if pads.is_empty() { vec![0; 2 * rank] } else { pads.clone() };
+    let positive = [image, block, &strides, &dilations].iter().all(|n| n.iter().all(|&n| n > 0));
+    if block.len() != rank || pads.len() != 2 * rank || !positive || pads.iter().any(|&p| p < 0) {
+        return Err(OpError::Other(format!(
+            "image {image:?}, block {block:?} and pads {pads:?} do not fit each other"
+        )));
+    }
+    let area = block.iter().fold(1i64, |area, &side| area.saturating_mul(side));
+    let padded: Vec<i64> = (0..rank)
+        .map(|i| image[i].saturating_add(pads[i]).saturating_add(pads[rank + i]))
+        .collect();
+    bounded(&padded)?;
+    let (n, columns, places) = x.size3()?;
+    bounded(&[&[n, columns / area], &padded[..]].concat())?;
+    let options = (Kind::Int64, x.device());
+    // The place in the padded image of each [place in the block, block], axis by axis.
+    let mut index = Tensor::f_zeros([1, 1], options)?;
+    for axis in 0..rank {
+        let reach = (block[axis] - 1).saturating_mul(dilations[axis]);
+        let blocks = (padded[axis] - 1).saturating_sub(reach).div_euclid(strides[axis]) + 1;
+        let within = Tensor::f_arange(block[axis].min(padded[axis] + 1), options)?;
+        let starts = Tensor::f_arange(blocks.max(0), options)?.f_mul_scalar(strides[axis])?;
+        let place = within.f_mul_scalar(dilations[axis])?.f_unsqueeze(1)?.f_add(&starts)?;
+        let (outer, inner) = (index.f_mul_scalar(padded[axis])?, place.f_unsqueeze(1)?);
+        let size = [outer.size()[0] * place.size()[0], outer.size()[1] * place.size()[1]];
+        index = outer.f_unsqueeze(1)?.f_unsqueeze(3)?.f_add(&inner)?.f_reshape(size)?;
+    }
+    if columns % area != 0 || index.size() != [area, places] {
+        return Err(OpError::Other(format!(
+            "columns {:?} are no blocks {block:?} of an image {image:?}",
+            x.size()
+        )));
+    }
+    let count: i64 = padded.iter().product();
+    let values = x.f_reshape([n, columns / area, area * places])?;
+    let flat = Tensor::f_zeros([n, columns / area, count], (x.kind(), x.device()))?;
+    let flat = flat.f_index_add(2, &index.f_reshape([-1])?, &values)?;
+    let whole = flat.f_reshape([&[n, columns / area], &padded[..]].concat())?;
+    let inside =
+        |whole: Tensor, axis: usize| whole.f_narrow(2 + axis as i64, pads[axis], image[axis]);
+    Ok((0..rank).try_fold(whole, inside)?)
 }
 
 fn tile(x: &Tensor, repeats: Vec<i64>) -> Result<Tensor, OpError> {
