@@ -7,6 +7,7 @@ use ndarray::Array4;
 use safetensors::SafeTensors;
 use scdd::config::{BnDistance, BnWeight, Packing, RecoverConfig, Start};
 use scdd::data::{Resample, Shift, Size, View};
+use scdd::keeper::Forgetful;
 use scdd::kernels::Isa;
 use scdd::recover::{Batch, Item, Recover};
 use scdd::synthesis::{PlanOptions, SynthesisPlan};
@@ -169,7 +170,9 @@ fn batches_know_nothing_of_each_other() {
             Batch { items, ipc: 1, first: 0 }
         };
         let recover = Recover::new(bundle, &config, PlanOptions::default()).unwrap();
-        let run = |recover: &Recover, batch: &Batch| recover.run(batch, 3, &mut |_| {}).unwrap();
+        let run = |recover: &Recover, batch: &Batch| {
+            recover.run(batch, 3, &mut Forgetful, &mut |_| {}).unwrap()
+        };
         let alone = run(&recover, &batch(4..6));
         run(&recover, &batch(0..3));
         assert_eq!(run(&recover, &batch(4..6)), alone);

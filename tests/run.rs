@@ -643,7 +643,7 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let more = "labels: [soft, hard]\nwhole_real: {epochs: 1, batch_size: 50}\n\
                 baselines: [random_real_soft, random_real_hard, nearest_mean_soft, nearest_mean_hard]\n";
-    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), more);
     let output = dir.path().join("runs");
     let (file, runs) = (experiment.to_str().unwrap(), output.to_str().unwrap());
     let scdd = |arguments: &[&str]| {

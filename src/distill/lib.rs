@@ -6,6 +6,7 @@
 //! 5. [`inspect`]: what teachers' statistics hold, side by side.
 
 pub mod inspect;
+pub mod keeper;
 pub mod progress;
 pub mod recover;
 pub mod relabel;

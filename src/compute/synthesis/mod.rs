@@ -171,6 +171,11 @@ impl SynthesisPlan {
         &self.shape
     }
 
+    /// The moving averages of statistics.
+    pub fn momentum(&self) -> &Momentum {
+        &self.momentum
+    }
+
     /// Takes over the targets and weights of another objective, forgetting averaged statistics, if
     /// it looks at the same activations; else nothing happens, and the answer is `false`.
     ///

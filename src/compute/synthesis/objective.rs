@@ -82,6 +82,20 @@ impl Momentum {
         Self::new(self.decay)
     }
 
+    /// The averages so far: layer, mean and variance.
+    pub fn averages(&self) -> Vec<(usize, [Tensor; 2])> {
+        let copy = |(&layer, (mean, var)): (&usize, &(Tensor, Tensor))| {
+            (layer, [mean.shallow_clone(), var.shallow_clone()])
+        };
+        self.averages.borrow().iter().map(copy).collect()
+    }
+
+    /// Goes on with these averages.
+    pub fn restore(&self, averages: impl IntoIterator<Item = (usize, [Tensor; 2])>) {
+        let pair = |(layer, [mean, var]): (usize, [Tensor; 2])| (layer, (mean, var));
+        *self.averages.borrow_mut() = averages.into_iter().map(pair).collect();
+    }
+
     /// What the layer of this `index` is compared by at a step whose statistics are `mean` and
     /// `var`, without gradients; `None` is those themselves.
     ///

@@ -18,6 +18,17 @@ impl Adam {
         Self { betas, steps: 0, first: Array4::zeros(shape), second: Array4::zeros(shape) }
     }
 
+    /// As it was after `steps` steps, which left these first and second `moments`.
+    pub fn after(steps: u32, moments: [Array4<f32>; 2], betas: [f64; 2]) -> Self {
+        let [first, second] = moments;
+        Self { betas, steps: steps as i32, first, second }
+    }
+
+    /// First and second moments.
+    pub fn moments(&self) -> [&Array4<f32>; 2] {
+        [&self.first, &self.second]
+    }
+
     /// One step of size `learning_rate` against `gradient`, all of one shape.
     pub fn step(&mut self, images: &mut Array4<f32>, gradient: &Array4<f32>, learning_rate: f64) {
         self.steps += 1;

@@ -9,7 +9,7 @@ use super::plan_cache::PlanCache;
 use super::{Point, RecoverError, alignment, balance};
 use crate::teacher::{Bundle, LayerStatistics};
 use scdd_compute::replica::{Replica, ReplicaError, to_array, to_tensor};
-use scdd_compute::synthesis::{Objective, PlanOptions, SynthesisPlan};
+use scdd_compute::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
 use scdd_experiment::config::{BnWeight, RecoverConfig, Turn};
 
 /// One teacher, ready for synthesis.
@@ -98,6 +98,27 @@ impl<'a> TeacherCommittee<'a> {
         Ok(Aim { targets, judges })
     }
 
+    /// The moving averages of statistics: member, layer, mean and variance.
+    pub fn statistics(&self, aim: &Aim) -> Vec<(usize, usize, [Tensor; 2])> {
+        let of_member = |(member, judge): (usize, &Judge)| {
+            let averages = judge.momentum().averages().into_iter();
+            averages.map(|(layer, parts)| (member, layer, parts)).collect::<Vec<_>>()
+        };
+        aim.judges.iter().enumerate().flat_map(of_member).collect()
+    }
+
+    /// Goes on with these moving averages of statistics.
+    pub fn restore(&self, aim: &Aim, statistics: &[(usize, usize, [Tensor; 2])]) {
+        for (member, judge) in aim.judges.iter().enumerate() {
+            let own = statistics.iter().filter(|(of, ..)| *of == member);
+            let averages = own.map(|(_, layer, [mean, var])| {
+                let place = |tensor: &Tensor| tensor.to_device(self.device);
+                (*layer, [place(mean), place(var)])
+            });
+            judge.momentum().restore(averages);
+        }
+    }
+
     /// Keeps what can serve the next batch, unless that has other weights.
     pub fn keep(&self, aim: Aim) {
         if self.config.weight_adjustment.is_some() {
@@ -139,6 +160,15 @@ impl<'a> TeacherCommittee<'a> {
             gradient.scaled_add(member.weight as f32, &own);
         }
         Ok((sum, gradient))
+    }
+}
+
+impl Judge {
+    fn momentum(&self) -> &Momentum {
+        match self {
+            Judge::Plan(plan) => plan.momentum(),
+            Judge::Replica(_, objective) => &objective.momentum,
+        }
     }
 }
 

@@ -17,15 +17,18 @@ mod committee;
 mod plan_cache;
 mod prior;
 mod start;
+mod state;
 mod verifier;
 mod views;
 
+use std::mem;
 use std::ops::Range;
 
 use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
 use tch::TchError;
 
+use crate::keeper::{Forgetful, Keeper};
 use crate::teacher::{Bundle, NetworkError, RuntimeError};
 pub use scdd_artifacts::records::{Accuracy, Item, Point};
 use scdd_compute::replica::ReplicaError;
@@ -41,6 +44,7 @@ pub use batch::Batch;
 use committee::TeacherCommittee;
 use prior::Priors;
 use start::{Starts, resize};
+use state::{BatchProgress, BatchState};
 pub use verifier::accuracy;
 
 /// torchvision's range of a random crop's width over height.
@@ -93,6 +97,8 @@ pub enum RecoverError {
         "teacher `{teacher}` takes other images than `{first}` (size, mean or standard deviation of its preprocessing): they can't share a recovery"
     )]
     Unlike { teacher: String, first: String },
+    #[error("the state of the batch can't be kept: {0}")]
+    Keep(String),
     #[error("`recover.start` asks for real images, and there are none")]
     NoData,
     #[error(
@@ -104,6 +110,15 @@ pub enum RecoverError {
          `rded_crops_…` out of `baselines`"
     )]
     TooFewImages { class: u32, found: usize, needed: usize },
+}
+
+/// The steps of one budget, and the state of an attempt that was interrupted among them.
+struct Descent<'a> {
+    /// `[N]`.
+    classes: &'a [u32],
+    steps: Range<u32>,
+    budget: usize,
+    kept: Option<BatchState>,
 }
 
 /// Teachers made ready for synthesis.
@@ -225,7 +240,8 @@ impl<'a> Recover<'a> {
     }
 
     /// Optimises one batch; gives the images `[N, C, H, W]`, normalised, and the loss of every
-    /// step.
+    /// step. Goes on with the state that `keeper` kept of an interrupted attempt at the same batch,
+    /// and keeps the state now and then; `step` gets the kept losses again.
     ///
     /// # Errors
     /// When a teacher can't be run, the loss stops being a number, or there are too few real images
@@ -234,6 +250,7 @@ impl<'a> Recover<'a> {
         &self,
         batch: &Batch,
         seed: u64,
+        keeper: &mut dyn Keeper,
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
         let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
@@ -241,19 +258,52 @@ impl<'a> Recover<'a> {
             batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
         let start = self.starts.images(batch, seed)?;
         let mut images = start.clone();
+        // A damaged state is of no use: the batch starts anew.
+        let mut kept = keeper.kept().and_then(|bytes| BatchState::read(&bytes).ok());
+        let mut points = kept.as_mut().map(|kept| mem::take(&mut kept.progress.points));
+        points.iter().flatten().for_each(|point| step(*point));
+        let total = f64::from(self.config.iterations);
         for (budget, steps) in self.budgets(batch.first).into_iter().enumerate() {
             let size = self.size_of(budget);
-            images = resize(&images, size)?;
-            if let Some(residual) = self.config.residual.as_ref().filter(|_| budget > 0) {
-                let alpha = residual.alpha as f32;
-                Zip::from(&mut images)
-                    .and(&resize(&start, size)?)
-                    .for_each(|x, s| *x = alpha * *x + (1.0 - alpha) * s);
-            }
-            let total = f64::from(self.config.iterations);
             let mut views =
                 |i: u32| views::draw(self.config, &mut streams, size, f64::from(i) / total);
-            images = self.descend(images, &classes, steps, &mut views, step)?;
+            if kept.as_ref().is_some_and(|kept| kept.progress.budget > budget) {
+                // The streams of random numbers go on where they were.
+                steps.map(views).try_for_each(|views| views.map(|_| ()))?;
+                continue;
+            }
+            let here = kept.take();
+            images = match &here {
+                Some(kept) => kept.start.clone(),
+                None => self.blended(&images, &start, budget)?,
+            };
+            let run = Descent { classes: &classes, steps, budget, kept: here };
+            images = self.descend(
+                images,
+                run,
+                &mut views,
+                keeper,
+                (points.get_or_insert_default(), step),
+            )?;
+        }
+        Ok(images)
+    }
+
+    /// The images at the first step of a budget: of its size, and blended with the start after the
+    /// first.
+    fn blended(
+        &self,
+        images: &Array4<f32>,
+        start: &Array4<f32>,
+        budget: usize,
+    ) -> Result<Array4<f32>, RecoverError> {
+        let size = self.size_of(budget);
+        let mut images = resize(images, size)?;
+        if let Some(residual) = self.config.residual.as_ref().filter(|_| budget > 0) {
+            let alpha = residual.alpha as f32;
+            Zip::from(&mut images)
+                .and(&resize(start, size)?)
+                .for_each(|x, s| *x = alpha * *x + (1.0 - alpha) * s);
         }
         Ok(images)
     }
@@ -287,17 +337,19 @@ impl<'a> Recover<'a> {
         views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
         step: &mut dyn FnMut(Point),
     ) -> Result<Array4<f32>, RecoverError> {
-        self.descend(start, targets, 0..self.config.iterations, views, step)
+        let steps = 0..self.config.iterations;
+        let run = Descent { classes: targets, steps, budget: 0, kept: None };
+        self.descend(start, run, views, &mut Forgetful, (&mut Vec::new(), step))
     }
 
-    /// These `steps` of the schedule, with a fresh optimiser.
+    /// Takes the steps of one budget, with a fresh optimiser or the kept one.
     fn descend(
         &self,
         start: Array4<f32>,
-        classes: &[u32],
-        steps: Range<u32>,
+        Descent { classes, steps, budget, kept }: Descent,
         views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
-        step: &mut dyn FnMut(Point),
+        keeper: &mut dyn Keeper,
+        (points, step): (&mut Vec<Point>, &mut dyn FnMut(Point)),
     ) -> Result<Array4<f32>, RecoverError> {
         if steps.is_empty() {
             return Ok(start);
@@ -305,7 +357,7 @@ impl<'a> Recover<'a> {
         let config = self.config;
         let priors = Priors { tv: config.tv, l2: config.l2 };
         let range = self.normalization.range();
-        let mut images = start;
+        let mut images = start.clone();
         let mut average = (config.ema > 0.0).then(|| images.clone());
         let mut seen = images.clone();
         let mut gradient = images.clone();
@@ -313,7 +365,15 @@ impl<'a> Recover<'a> {
         let mut maps = views(steps.start)?;
         self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
         let mut aim = self.committee.aim(classes, &seen)?;
-        for iteration in steps.clone() {
+        let mut first = steps.start;
+        if let Some(kept) = kept {
+            first = kept.progress.next;
+            (images, average) = (kept.images, kept.average);
+            adam = Adam::after(first - steps.start, kept.moments, config.betas);
+            self.committee.restore(&aim, &kept.statistics);
+            (steps.start + 1..first).try_for_each(|iteration| views(iteration).map(|_| ()))?;
+        }
+        for iteration in first..steps.end {
             if iteration > steps.start {
                 maps = views(iteration)?;
                 self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
@@ -336,6 +396,19 @@ impl<'a> Recover<'a> {
                 Zip::from(average).and(&images).for_each(|a, x| *a = keep * *a + (1.0 - keep) * x);
             }
             step(point);
+            points.push(point);
+            if iteration + 1 < steps.end && keeper.is_due() {
+                let state = BatchState {
+                    progress: BatchProgress { budget, next: iteration + 1, points: points.clone() },
+                    start: start.clone(),
+                    images: images.clone(),
+                    moments: adam.moments().map(Array4::clone),
+                    average: average.clone(),
+                    statistics: self.committee.statistics(&aim),
+                };
+                let state = state.write().map_err(RecoverError::Keep)?;
+                keeper.keep(&state).map_err(|error| RecoverError::Keep(error.to_string()))?;
+            }
         }
         self.committee.keep(aim);
         Ok(average.unwrap_or(images))

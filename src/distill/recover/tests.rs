@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::keeper::Interrupting;
 use scdd_experiment::config::Experiment;
 
 /// The default settings with some in YAML over them.
@@ -41,9 +42,12 @@ fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
             .with_data(&data);
     let mut losses = Vec::new();
     let images = recover
-        .run(&recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0], 0, &mut |point| {
-            losses.push(point.loss)
-        })
+        .run(
+            &recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0],
+            0,
+            &mut Forgetful,
+            &mut |point| losses.push(point.loss),
+        )
         .unwrap();
     (images, losses)
 }
@@ -163,7 +167,7 @@ fn images_of_later_rounds_take_the_rest_of_the_schedule() {
     let batches = recover.batches(&(0..10).collect::<Vec<_>>(), 2, 0);
     assert_eq!(batches.iter().map(|batch| recover.steps(batch)).collect::<Vec<_>>(), [4, 2]);
     let mut steps = Vec::new();
-    recover.run(&batches[1], 0, &mut |point| steps.push(point.iteration)).unwrap();
+    recover.run(&batches[1], 0, &mut Forgetful, &mut |point| steps.push(point.iteration)).unwrap();
     assert_eq!(steps, [2, 3]);
 }
 
@@ -231,7 +235,7 @@ fn an_adjusted_teacher_likes_the_start_less_and_each_batch_has_its_own() {
         ipc: 2,
         first: 0,
     };
-    let run = |batch: &Batch| recover.run(batch, 0, &mut |_| {}).unwrap();
+    let run = |batch: &Batch| recover.run(batch, 0, &mut Forgetful, &mut |_| {}).unwrap();
     // What came before leaves no trace.
     let first = run(&batch(0..10));
     run(&batch(10..20));
@@ -247,7 +251,7 @@ fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
         let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
         let batch = recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0).remove(0);
         let mut bn = Vec::new();
-        recover.run(&batch, 0, &mut |point| bn.push(point.bn)).unwrap();
+        recover.run(&batch, 0, &mut Forgetful, &mut |point| bn.push(point.bn)).unwrap();
         bn[0]
     };
     // An average that is almost all of its own past is still at 0, and so as far off as the targets
@@ -263,4 +267,42 @@ fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
     let found = first("statistics_momentum: 0.999999");
     assert!((found - expected).abs() < 1e-3 * expected, "{found} {expected}");
     assert!((first("statistics_momentum: 0") - expected).abs() > 1e-2 * expected);
+}
+
+/// Each setting has a state of its own beside the images: average, moving statistics, budgets, moved
+/// weights, several teachers, classes' statistics on the reference executor.
+#[test]
+fn an_interrupted_batch_goes_on_and_ends_in_the_same_bytes() {
+    let teacher = shipped("resnet18-w16-supervised");
+    let other = shipped("resnet10-w16-supervised");
+    for settings in [
+        "{iterations: 5, jitter: 2, flip: true}",
+        "{iterations: 5, ema: 0.9, crop: {scale: [0.5, 1]}}",
+        "{iterations: 5, statistics_momentum: 0.5}",
+        "{iterations: 6, start: {type: real, mean_of: 1}, residual: {budgets: 2, alpha: 0.5, scales: [1]}}",
+        "{iterations: 5, weight_adjustment: {steps: 2, rho: 0.01}}",
+        "{iterations: 5, statistics_momentum: 0.5, committee: {teachers: [t2], turn: round_robin, weights: []}}",
+    ] {
+        let (config, data) = (config(settings), training_images());
+        let others: &[&Bundle] = if config.committee.is_some() { &[&other] } else { &[] };
+        let recover =
+            || Recover::with_committee(&teacher, others, &config, PlanOptions::default()).unwrap();
+        let run = |keeper: &mut dyn Keeper| {
+            let recover = recover().with_data(&data);
+            let batch = &recover.batches(&[0, 1, 2, 3], 1, 0)[0];
+            let mut points = Vec::new();
+            let images = recover.run(batch, 0, keeper, &mut |point| points.push(point))?;
+            Ok::<_, RecoverError>((images, points))
+        };
+        let whole = run(&mut Forgetful).unwrap();
+        assert_eq!(whole.1.len(), config.iterations as usize);
+        for left in 1..=3 {
+            let mut keeper = Interrupting { kept: None, left };
+            assert!(run(&mut keeper).unwrap_err().to_string().contains("killed"));
+            keeper.left = u32::MAX;
+            assert!(run(&mut keeper).unwrap() == whole, "{settings}, after {left} states");
+        }
+        let mut damaged = Interrupting { kept: Some(vec![1, 2]), left: u32::MAX };
+        assert!(run(&mut damaged).unwrap() == whole, "{settings}, a damaged state");
+    }
 }

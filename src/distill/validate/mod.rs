@@ -29,11 +29,11 @@ use scdd_experiment::config::{Schedule, ValidateConfig, Warmup};
 use scdd_graph::Op;
 use scdd_graph::ops::Norm;
 
+pub use crate::keeper::{Forgetful, Keeper};
 use ema::WeightAverage;
 use loss::{EpochObjective, Objectives, Targets};
 use optimizer::StudentOptimizer;
 use state::Numbers;
-pub use state::{Forgetful, Keeper};
 
 /// Test images that are run at once: few enough that a layer's activations stay in the processor's
 /// caches.
@@ -663,6 +663,7 @@ fn summarise(curve: Vec<Epoch>) -> Training {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keeper::Interrupting;
     use scdd_experiment::config::RelabelConfig;
 
     #[test]
@@ -765,28 +766,6 @@ mod tests {
         let loss = |pass: &BatchPass| f64::try_from(pass.loss.detach()).unwrap();
         assert!((loss(&found) - 0.75 * loss(&first) - 0.25 * loss(&last)).abs() < 1e-5);
         assert_eq!(found.last.0.size(), [2, 10]);
-    }
-
-    /// Keeps every epoch, and is interrupted after so many of them.
-    struct Interrupting {
-        kept: Option<Vec<u8>>,
-        left: u32,
-    }
-
-    impl Keeper for Interrupting {
-        fn kept(&self) -> Option<Vec<u8>> {
-            self.kept.clone()
-        }
-
-        fn is_due(&self) -> bool {
-            true
-        }
-
-        fn keep(&mut self, state: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            self.kept = Some(state.to_vec());
-            self.left -= 1;
-            if self.left == 0 { Err("killed".into()) } else { Ok(()) }
-        }
     }
 
     #[test]

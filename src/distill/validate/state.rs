@@ -10,38 +10,6 @@ use tch::{TchError, Tensor};
 
 use scdd_artifacts::records::Epoch;
 
-/// Keeps a training that is under way.
-pub trait Keeper {
-    /// What an interrupted attempt kept, if anything.
-    fn kept(&self) -> Option<Vec<u8>>;
-
-    /// Whether it is time to keep again, after an epoch.
-    fn is_due(&self) -> bool;
-
-    /// Keeps `state` in place of what was kept before.
-    ///
-    /// # Errors
-    /// When it can't be written.
-    fn keep(&mut self, state: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
-}
-
-/// Keeps nothing.
-pub struct Forgetful;
-
-impl Keeper for Forgetful {
-    fn kept(&self) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn is_due(&self) -> bool {
-        false
-    }
-
-    fn keep(&mut self, _: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(())
-    }
-}
-
 /// All numbers of a training that are no tensors.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Numbers {

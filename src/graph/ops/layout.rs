@@ -154,7 +154,7 @@ pub const OPS: &[OpSpec] = &[
     }),
     OpSpec::new("Col2Im", 18, true, |r| {
         r.expect_inputs(3, 3)?;
-        let mut ints = |name| Ok::<_, GraphError>(r.ints(name)?.unwrap_or_default());
+        let ints = |name| Ok::<_, GraphError>(r.ints(name)?.unwrap_or_default());
         let (strides, dilations) = (ints("strides")?, ints("dilations")?);
         Ok(Op::Layout(Layout::Col2Im { strides, dilations, pads: ints("pads")? }))
     }),

@@ -34,8 +34,8 @@ pub fn say_what_stays(
 
 fn farewell(signal: &str, output: &str) -> String {
     format!(
-        "\nstopped by {signal}: what is complete in {output}/stages stays, of an interrupted recovery every finished batch, \
-         of labels every whole epoch, and a student's training up to the epoch that was kept last; the same command goes on from there, and `scdd status \
+        "\nstopped by {signal}: what is complete in {output}/stages stays, images and a student's training as \
+         they were kept last (every 20 seconds), of labels every whole epoch; the same command goes on from there, and `scdd status \
          --output {output}` shows what is there"
     )
 }

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use super::Tools;
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::{DataError, Dataset, Size, png};
+use scdd_distill::keeper::Keeper;
 use scdd_distill::teacher::Bundle;
-use scdd_distill::validate::Keeper;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::Task;
 
@@ -45,34 +45,35 @@ fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
     Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })
 }
 
-/// Keeps a training in the stage's directory while it is under way.
-struct TrainingFile<'a> {
+/// Keeps the state of work that is under way in a file of the stage's directory.
+struct StateFile<'a> {
     work: &'a WorkDir,
+    name: String,
     /// When it was kept last.
     kept: Instant,
 }
 
 /// Between two keepings, which come at ends of epochs. Keeping takes some milliseconds.
 const KEEP_EVERY: Duration = Duration::from_secs(20);
-/// Gone when the stage is complete.
-const KEPT: &str = "under-way.safetensors";
+/// The state of a training, gone when the stage is complete.
+const TRAINING_STATE: &str = "under-way.safetensors";
 
-impl<'a> TrainingFile<'a> {
-    fn new(work: &'a WorkDir) -> Self {
-        Self { work, kept: Instant::now() }
+impl<'a> StateFile<'a> {
+    fn new(work: &'a WorkDir, name: impl Into<String>) -> Self {
+        Self { work, name: name.into(), kept: Instant::now() }
     }
 
     fn remove(&self) -> Result<(), Failure> {
-        if self.work.has(KEPT) {
-            self.work.discard(&self.work.path().join(KEPT))?;
+        if self.work.has(&self.name) {
+            self.work.discard(&self.work.path().join(&self.name))?;
         }
         Ok(())
     }
 }
 
-impl Keeper for TrainingFile<'_> {
+impl Keeper for StateFile<'_> {
     fn kept(&self) -> Option<Vec<u8>> {
-        fs::read(self.work.path().join(KEPT)).ok()
+        fs::read(self.work.path().join(&self.name)).ok()
     }
 
     fn is_due(&self) -> bool {
@@ -80,7 +81,7 @@ impl Keeper for TrainingFile<'_> {
     }
 
     fn keep(&mut self, state: &[u8]) -> Result<(), Failure> {
-        self.work.write_last_of_part(KEPT, state)?;
+        self.work.write_last_of_part(&self.name, state)?;
         self.kept = Instant::now();
         Ok(())
     }

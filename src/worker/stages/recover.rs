@@ -14,6 +14,8 @@ use scdd_experiment::config::BnWeight;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::recover::RecoverTask;
 
+use super::StateFile;
+
 /// Gives a remark for the user.
 pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     let mut config = task.config.clone();
@@ -58,11 +60,12 @@ fn recover_batch(
 ) -> Result<(), Failure> {
     let curve_file = files::curve(number);
     let has_image = |item: &Item| work.has(files::image(*item, task.classes));
+    let mut keeper = StateFile::new(work, format!("batch-{number:05}.under-way"));
     if work.has(&curve_file) && batch.items.iter().all(has_image) {
-        return Ok(());
+        return keeper.remove();
     }
     let mut curve = String::new();
-    let images = recover.run(batch, task.seed, &mut |point| {
+    let images = recover.run(batch, task.seed, &mut keeper, &mut |point| {
         let step = u64::from(point.iteration - batch.first) + 1;
         progress.at(done + step, &format!("loss {:.2}", point.loss));
         curve.push_str(&json!(point).to_string());
@@ -73,5 +76,5 @@ fn recover_batch(
     write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
     // A batch whose curve is there is complete, unless an image was lost since.
     work.write_last_of_part(&curve_file, curve.as_bytes())?;
-    Ok(())
+    keeper.remove()
 }

@@ -9,7 +9,7 @@ use scdd_distill::validate::{Lesson, Student};
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::validate::ValidateTask;
 
-use super::{TrainingFile, input_size, read_named};
+use super::{StateFile, TRAINING_STATE, input_size, read_named};
 
 pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let images = read_named(&task.images, &task.name)?;
@@ -19,7 +19,7 @@ pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Fa
     let views =
         Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let lesson = Lesson { images: &images, views, labels: labels.as_ref() };
-    let mut keeper = TrainingFile::new(work);
+    let mut keeper = StateFile::new(work, TRAINING_STATE);
     let training = fresh.train(&lesson, task.test, &task.config, &mut keeper, &tools.progress)?;
     keeper.remove()?;
     work.write("student.safetensors", &fresh.checkpoint()?)?;

@@ -8,14 +8,14 @@ use scdd_distill::validate::{Lesson, Student};
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::whole::WholeTask;
 
-use super::{TrainingFile, input_size};
+use super::{StateFile, TRAINING_STATE, input_size};
 
 pub fn make(task: &WholeTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let &WholeTask { student, train, test, ref views, ref config, seed } = task;
     let mut fresh = Student::new(student, seed, tools.device, tools.threads.clone())?;
     let views = Views::new(views, 1, seed, train, input_size(student));
     let (lesson, mut keeper) =
-        (Lesson { images: train, views, labels: None }, TrainingFile::new(work));
+        (Lesson { images: train, views, labels: None }, StateFile::new(work, TRAINING_STATE));
     let training = fresh.train(&lesson, test, config, &mut keeper, &tools.progress)?;
     keeper.remove()?;
     Ok(write_json(work, TRAINING, &training)?)
