@@ -1,11 +1,11 @@
-//! The terms of a recovery, each seen to do what it says, with the shipped teachers and few steps.
+//! Tests of each term of a recovery, with the shipped teachers and few steps.
 
 use std::path::Path;
 
 use super::*;
 use scdd_experiment::config::Experiment;
 
-/// The default settings with some in YAML over them.
+/// The default settings, overridden by some in YAML.
 pub fn config(settings: &str) -> RecoverConfig {
     let text = format!(
         "name: x\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\nrecover: {settings}\n"
@@ -17,7 +17,8 @@ pub fn shipped(name: &str) -> Bundle {
     Bundle::load(&crate::in_repository("onnx/fashion-mnist").join(name)).unwrap()
 }
 
-/// Four training images of each of ten classes: no two are alike, and pixels tell their class.
+/// Four training images of each of ten classes. All images differ, and the pixels identify the
+/// class.
 pub fn training_images() -> Dataset {
     let image = |i: u32| (0..784).map(move |p| (i % 10 * 20 + i + (p * (i / 10 + 1)) % 16) as u8);
     Dataset {
@@ -48,7 +49,7 @@ fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     (images, losses)
 }
 
-/// The largest difference of any pixel.
+/// The largest absolute difference between pixels.
 fn apart(a: &Array4<f32>, b: &Array4<f32>) -> f32 {
     a.iter().zip(b).fold(0.0, |largest, (a, b)| f32::max(largest, (a - b).abs()))
 }
@@ -128,7 +129,7 @@ fn without_steps_images_stay_as_they_start() {
     }
 }
 
-/// The first step of Adam moves every pixel by the learning rate, unless it is clipped.
+/// Adam's first step moves every pixel by the learning rate, unless the pixel is clipped.
 #[test]
 fn the_residual_blends_with_the_start_and_the_average_lags_behind() {
     let teacher = shipped("resnet18-w16-supervised");
@@ -145,7 +146,7 @@ fn the_residual_blends_with_the_start_and_the_average_lags_behind() {
     let residual = |alpha: f64, scales: &str| {
         of(&format!("iterations: 2, residual: {{budgets: 2, alpha: {alpha}, scales: {scales}}}"))
     };
-    // Half of the cosine is over at the second budget.
+    // The second budget starts at half of the cosine schedule.
     assert!((apart(&residual(0.0, "[1]"), &start) - 0.005).abs() < 1e-4);
     assert!((apart(&residual(1.0, "[1]"), &start) - 0.015).abs() < 1e-4);
     assert!((apart(&residual(0.5, "[1]"), &start) - 0.01).abs() < 1e-4);
@@ -182,7 +183,7 @@ fn truncation_keeps_the_level_below() {
     assert_eq!(pixels("{compat: [truncated_pixels]}"), [0, 0, 3, 3, 254, 255]);
 }
 
-/// `(x * 0.2023 + 0.4914) * 255` and so on, of values that a teacher normalised in another way.
+/// `(x * 0.2023 + 0.4914) * 255` and so on, for values that a teacher normalised differently.
 #[test]
 fn pixels_by_cifar_10_have_its_contrast() {
     let mut teacher = shipped("resnet18-w16-supervised");
@@ -232,7 +233,7 @@ fn an_adjusted_teacher_likes_the_start_less_and_each_batch_has_its_own() {
         first: 0,
     };
     let run = |batch: &Batch| recover.run(batch, 0, &mut |_| {}).unwrap();
-    // What came before leaves no trace.
+    // Earlier batches must not change the result.
     let first = run(&batch(0..10));
     run(&batch(10..20));
     assert_eq!(run(&batch(0..10)), first);
@@ -250,8 +251,8 @@ fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
         recover.run(&batch, 0, &mut |point| bn.push(point.bn)).unwrap();
         bn[0]
     };
-    // An average that is almost all of its own past is still at 0, and so as far off as the targets
-    // are long.
+    // With a decay close to 1 the average is still near 0, so the distance is the squared norm of
+    // the targets.
     let objective =
         objective(&teacher, &config("{distance: squared}"), 0.01, &[0], tch::Device::Cpu).unwrap();
     let length = |t: &tch::Tensor| f64::try_from(t.square().sum(tch::Kind::Double)).unwrap();
