@@ -106,8 +106,7 @@ impl Replica {
         }
     }
 
-    /// A clone of the graph that shares its constants: a write to one's constant changes the
-    /// other's.
+    /// A clone that shares graph and constants: a write to a constant of one changes the other.
     pub(crate) fn shallow_clone(&self) -> Self {
         Self {
             graph: self.graph.clone(),

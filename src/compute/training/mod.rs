@@ -4,8 +4,8 @@
 //! Convolutions run on the kernels of [`scdd_kernels`], in the forward and both backward passes.
 //! The operators between two convolutions (BatchNorm by the batch's statistics, a residual, an
 //! activation, 2×2 average pooling) are one step. Every other operator is differentiated by
-//! autograd. Unlike those of a [`SynthesisPlan`](crate::synthesis::SynthesisPlan), weights change
-//! at every step, so [`TrainingPlan::load`] prepares them anew.
+//! autograd. Unlike in a [`SynthesisPlan`](crate::synthesis::SynthesisPlan), the weights change at
+//! every step, so [`TrainingPlan::load`] prepares them anew.
 
 mod compile;
 mod conv;

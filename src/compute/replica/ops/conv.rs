@@ -43,7 +43,7 @@ pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
 const FIRST_RIGHT_WIDTH: i64 = 8;
 
 /// Works around a fault in libtorch's weight gradient: takes every stride-th pixel of `x`, so that
-/// a convolution of stride 1 can replace the strided one. `None` where libtorch is right.
+/// a convolution of stride 1 can replace the strided one. `None` where no workaround is needed.
 ///
 /// With 2 to 7 input channels, the weight gradient of a 1x1 convolution of stride 2 or more is
 /// wrong, hangs or corrupts memory when oneDNN computes it for AVX2 (PyTorch 2.13, oneDNN 3.12;
