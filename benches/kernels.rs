@@ -1,8 +1,8 @@
-//! The kernels one by one, at the sizes that a small teacher and the ConvNet-3 student have:
+//! Each kernel on its own, at the sizes of a small teacher and the ConvNet-3 student:
 //! `cargo bench --bench kernels`.
 //!
-//! Items are multiplications of the direct algorithm (for the passes: values), so that rates of
-//! different algorithms compare.
+//! An item is one multiplication of the direct algorithm (in the passes: one value), so that the
+//! rates of different algorithms can be compared.
 
 use std::sync::Mutex;
 
@@ -22,7 +22,7 @@ const RELU: FusedActivation = FusedActivation::Clamp { low: 0.0, high: f32::INFI
 
 /// Side of the square images and channels (from, to) of a 3×3 convolution, batch 50.
 const SHAPES: [(usize, [usize; 2]); 3] = [(28, [1, 128]), (14, [128, 128]), (7, [128, 128])];
-/// Those that Winograd's algorithm takes.
+/// The shapes that Winograd's algorithm accepts.
 const TILED: [(usize, [usize; 2]); 2] = [SHAPES[1], SHAPES[2]];
 
 fn images(side: usize) -> Extent {
@@ -99,7 +99,7 @@ fn winograd_set_weights(bencher: Bencher) {
     bencher.bench_local(|| conv.set(&kernel));
 }
 
-/// 28×28 pixels of 128 channels: one image, as steps go through them.
+/// 28×28 pixels of 128 channels: one image, the unit that the steps process.
 const IMAGE: usize = 28 * 28 * 128;
 
 #[divan::bench]

@@ -1,9 +1,9 @@
-//! One peer of `benches/peers.py`: evaluates the synthesis loss and its gradient for an ONNX model,
-//! once for every line on standard input, and answers each with the milliseconds it took. The
-//! objective aligns with the model's own running statistics.
+//! A worker of `benches/peers.py`. It evaluates the synthesis loss of an ONNX model and its
+//! gradient once per line on standard input, and prints the milliseconds of each evaluation. The
+//! objective's targets are the model's own running statistics.
 //!
 //! `recover <plan|torch|replica> <model.onnx> <N,C,H,W> <images>`, the images as little-endian
-//! float32; the first answer is one JSON line about itself.
+//! float32. The first output line is JSON and describes the worker.
 
 mod worker;
 
@@ -17,7 +17,7 @@ use scdd::synthesis::{Distance, LayerTarget, Momentum, Objective, PlanOptions, S
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
-    // SAFETY: main has begun, and has started no thread.
+    // SAFETY: main has just begun and has started no thread.
     unsafe { scdd::worker::memory::keep_freed() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [mode, model, shape, images] = args.as_slice() else {
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     worker::serve(&about, || evaluate().map(drop))
 }
 
-/// Every `BatchNormalization`'s input is to have the running statistics.
+/// The objective whose targets are the running statistics of every `BatchNormalization`.
 fn objective(graph: &Graph) -> Result<Objective> {
     let layer = |(i, node): (usize, &Node)| -> Option<LayerTarget> {
         let part = |i: usize| {

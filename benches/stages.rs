@@ -1,9 +1,9 @@
-//! One peer of `benches/peers.py`: relabels images, or trains a student on them, once for every
-//! line on standard input, and answers each with the milliseconds it took. Images are noise;
+//! A worker of `benches/peers.py`. It relabels images, or trains a student on them, once per line
+//! on standard input, and prints the milliseconds of each repetition. The images are noise;
 //! everything else is as in a run: augmented views, CutMix, the label store.
 //!
-//! `stages <relabel|train> <teacher bundle> <student bundle> <images> <batch>`; the first answer is
-//! one JSON line about itself.
+//! `stages <relabel|train> <teacher bundle> <student bundle> <images> <batch>`; the first output
+//! line is JSON and describes the worker.
 
 mod worker;
 
@@ -23,7 +23,7 @@ use scdd::validate::{Forgetful, Lesson, Student};
 use tch::Device;
 
 fn main() -> Result<()> {
-    // SAFETY: main has begun, and has started no thread.
+    // SAFETY: main has just begun and has started no thread.
     unsafe { scdd::worker::memory::keep_freed() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [work, teacher, student, count, batch] = args.as_slice() else {

@@ -1,20 +1,21 @@
-//! `scdd` distils a labelled image data set into a few synthetic images per class, out of nothing
-//! but a pretrained network.
+//! `scdd` distils a labelled image data set into a few synthetic images per class, from a
+//! pretrained network alone.
 //!
-//! This crate gathers all others under one name. Each depends only on those before it; those
-//! without a mark link no tensor library, the others come with the feature `torch`.
+//! This crate re-exports all others. Each depends only on those before it. Those marked ° need
+//! libtorch and come with the feature `torch`.
 //!
 //! 1. [`graph`]: ONNX bytes become a typed graph.
 //! 2. [`data`]: data sets, augmentation views, mixing, images on disk; [`rng`]: random numbers.
-//! 3. [`artifacts`]: all that lies on disk: bundles, stages, labels, records.
+//! 3. [`artifacts`]: the files on disk: bundles, stages, labels, records.
 //! 4. [`config`], [`run`], [`report`], [`export`]: an experiment as data.
 //! 5. [`kernels`]: the CPU kernels.
-//! 6. [`replica`]°: the graph as `tch` operations, under autograd; and compiled.
+//! 6. [`replica`]°: the graph as `tch` operations, under autograd. [`synthesis`]° and
+//!    [`training`]°: the compiled plans. [`threads`]°: the cores.
 //! 7. [`teacher`]°, [`recover`]°, [`relabel`]°, [`validate`]°, [`inspect`]°: the methods.
-//! 8. [`worker`]°: makes the stages of an experiment.
+//! 8. [`worker`]°: runs the stages of an experiment.
 //!
-//! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk and are normalised as the
-//! bundle says everywhere else.
+//! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk, and are normalised by the
+//! bundle's mean and standard deviation everywhere else.
 
 pub use scdd_artifacts as artifacts;
 pub use scdd_artifacts::labels;

@@ -1,5 +1,5 @@
-//! What the workers of `benches/peers.py` share: a turn for every line on standard input, answered
-//! in JSON.
+//! The loop that the workers of `benches/peers.py` share: one timed repetition per line on standard
+//! input, answered in JSON.
 
 use std::io::BufRead;
 use std::time::Instant;
@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// Prints what the worker says `about` itself, then the time of one `turn`, and the process's peak
-/// memory so far, for every line.
+/// Prints `about`, the worker's description of itself. Then runs `turn` once per input line and
+/// prints its time and the process's peak memory so far.
 pub fn serve(about: &Value, mut turn: impl FnMut() -> Result<()>) -> Result<()> {
     println!("{about}");
     for line in std::io::stdin().lock().lines() {
@@ -23,7 +23,7 @@ pub fn serve(about: &Value, mut turn: impl FnMut() -> Result<()>) -> Result<()> 
     Ok(())
 }
 
-/// The process's largest resident size so far, where the system tells.
+/// The process's peak resident memory in MiB; `None` where the system does not report it.
 fn peak_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;

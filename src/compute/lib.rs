@@ -1,10 +1,11 @@
-//! A graph that runs and differentiates.
+//! Runs and differentiates a graph.
 //!
 //! - [`replica`]: the graph as libtorch operations, the readable reference, on any device;
-//! - [`synthesis`]: the loss of images and its gradient by them, with frozen weights: by the
-//!   reference, and compiled;
-//! - [`training`]: gradients by the weights, compiled for the CPU with [`scdd_kernels`];
-//! - [`threads`]: the cores, shared by the stages under way.
+//! - [`synthesis`]: the loss of images and its gradient with respect to them, with frozen weights:
+//!   by the reference, and compiled;
+//! - [`training`]: gradients with respect to the weights, compiled for the CPU with
+//!   [`scdd_kernels`];
+//! - [`threads`]: the processor's cores, shared by the running stages.
 
 mod compiled;
 pub mod replica;

@@ -1,9 +1,8 @@
-//! The processor's cores, lent evenly to the stages under way.
+//! The processor's cores, shared evenly by the running stages.
 //!
-//! Small networks leave a second thread too little to do, so a stage on some cores of its own is
-//! worth more than its part of a stage on all of them. Who computes asks for the share again at
-//! every step: a stage that is left alone has all cores from its next step on. Results do not
-//! depend on the share.
+//! Small networks do not keep many threads busy, so two stages on half the cores each are faster
+//! than one after the other on all cores. A stage asks for its share at every step, so a stage that
+//! remains alone uses all cores from its next step on. Results do not depend on the share.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,33 +12,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Cores, and the stages that hold a lease of them.
+/// The cores, and how many stages hold a lease of them.
 #[derive(Debug)]
 pub struct Cores {
     count: usize,
     under_way: AtomicUsize,
-    /// Stages that have not yet shown how much memory they take.
+    /// Stages that may not yet have reached their peak memory.
     fresh: AtomicUsize,
 }
 
 impl Cores {
-    /// All of them idle.
+    /// `count` cores without any running stage.
     pub fn new(count: usize) -> Arc<Self> {
         Arc::new(Self { count, under_way: AtomicUsize::new(0), fresh: AtomicUsize::new(0) })
     }
 
-    /// Whether no stage is under way.
+    /// Whether no stage is running.
     pub fn are_idle(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether every stage under way has had its first progress, so that it holds most of the
-    /// memory that it needs.
+    /// Whether every running stage has made its first progress, so that it holds most of the memory
+    /// that it needs.
     pub fn are_settled(&self) -> bool {
         self.fresh.load(Ordering::Acquire) == 0
     }
 
-    /// The threads of a stage that begins now. It ends when the last clone of them is dropped.
+    /// The threads for a stage that starts now. The stage's lease ends when the last clone is
+    /// dropped.
     pub fn lend(self: &Arc<Self>) -> Threads {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.fresh.fetch_add(1, Ordering::Relaxed);
@@ -47,7 +47,7 @@ impl Cores {
         Threads(Some(Arc::new(CoreLease { cores: self.clone(), is_fresh, pools })))
     }
 
-    /// How many threads each of the stages under way has.
+    /// The number of threads of each running stage.
     fn share(&self) -> usize {
         (self.count / self.under_way.load(Ordering::Relaxed).max(1)).max(1)
     }
@@ -57,7 +57,7 @@ impl Cores {
 struct CoreLease {
     cores: Arc<Cores>,
     is_fresh: AtomicBool,
-    /// By their number of threads.
+    /// Thread pools by their number of threads.
     pools: Mutex<BTreeMap<usize, Arc<ThreadPool>>>,
 }
 
@@ -68,7 +68,8 @@ impl CoreLease {
         }
     }
 
-    /// The threads of the share; none where the stage has all cores, or threads can't be started.
+    /// The thread pool of the share; `None` where the stage has all cores, or threads can't be
+    /// started.
     fn pool(&self) -> Option<Arc<ThreadPool>> {
         let threads = self.cores.share();
         if threads >= self.cores.count {
@@ -92,30 +93,30 @@ impl Drop for CoreLease {
     }
 }
 
-/// The threads that one stage computes on. Clones are the same threads.
+/// The threads that one stage computes on. Clones refer to the same threads.
 #[derive(Clone, Default)]
 pub struct Threads(Option<Arc<CoreLease>>);
 
 impl Threads {
-    /// Every core, for work beside which there is none.
+    /// All cores, for work that runs alone.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// How many there are now.
+    /// The present number of threads.
     pub fn count(&self) -> usize {
         self.0.as_ref().map_or_else(rayon::current_num_threads, |lease| lease.cores.share())
     }
 
-    /// The stage holds most of the memory that it needs.
+    /// Reports that the stage holds most of the memory that it needs.
     pub fn reached_peak(&self) {
         if let Some(lease) = &self.0 {
             lease.settle();
         }
     }
 
-    /// Does `work` on these threads, and on one of them itself, so that its parallel parts begin
-    /// without waking a thread.
+    /// Runs `work` inside this stage's thread pool, so that its parallel parts start without waking
+    /// a thread.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let torch = tch::get_num_threads();
         let there = move || {
@@ -135,13 +136,13 @@ impl fmt::Debug for Threads {
     }
 }
 
-/// libtorch's number of threads in this thread; the former one returns when this is dropped.
+/// Sets libtorch's number of threads in this thread, and restores it when dropped.
 pub struct TorchThreads {
     former: i32,
 }
 
 impl TorchThreads {
-    /// From now on `threads`.
+    /// Sets the number to `threads`.
     pub fn set(threads: i32) -> Self {
         let former = tch::get_num_threads();
         if former != threads {

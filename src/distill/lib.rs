@@ -3,7 +3,7 @@
 //! 1. [`teacher`]: a bundle's network, verified, in ONNX Runtime and as libtorch operations.
 //! 2. [`recover`]: images from BN statistics. 3. [`relabel`]: their soft labels. 4. [`validate`]:
 //!    students trained on both.
-//! 5. [`inspect`]: what teachers' statistics hold, side by side.
+//! 5. [`inspect`]: the information in teachers' statistics, side by side.
 
 pub mod inspect;
 pub mod keeper;
@@ -13,7 +13,7 @@ pub mod relabel;
 pub mod teacher;
 pub mod validate;
 
-/// A file of the repository.
+/// A file of the repository, for tests.
 #[cfg(test)]
 fn in_repository(path: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)

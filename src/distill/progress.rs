@@ -1,22 +1,23 @@
-//! How long work tells how far it is. The library reports here; only the command line prints.
+//! Progress reports of long work. The library reports through these traits; only the command line
+//! prints.
 
-/// Receives the progress of several pieces of work at once.
+/// Receives the progress of several jobs at once.
 pub trait Progress: Sync {
-    /// Work called `label` begins; it has `total` units (`unit`: "it", "batch", "epoch" …).
+    /// Starts the job `label`, which has `total` units (`unit`: "it", "batch", "epoch" …).
     fn start<'a>(&'a self, label: &str, total: u64, unit: &str) -> Box<dyn Activity + 'a>;
-    /// Something that the user ought to know at once.
+    /// Tells the user something at once.
     fn tell(&self, what: &str);
 }
 
-/// Receives the progress of one piece of work.
+/// Receives the progress of one job.
 pub trait Activity {
-    /// `done` units are through; `note` is the newest figure of interest.
+    /// `done` units are finished; `note` is the newest figure of interest.
     fn at(&mut self, done: u64, note: &str);
-    /// The work is finished.
+    /// The job is finished.
     fn finish(self: Box<Self>, note: &str);
 }
 
-/// Tells nobody.
+/// Discards all reports.
 pub struct Silent;
 
 impl Progress for Silent {

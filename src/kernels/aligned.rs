@@ -1,4 +1,4 @@
-//! Memory that starts at a cache line, so that no vector load straddles two.
+//! Memory aligned to cache lines, so that no vector load crosses a line boundary.
 
 use std::ops::{Deref, DerefMut};
 
@@ -10,7 +10,7 @@ impl CacheLine {
     const LEN: usize = 16;
 }
 
-/// `f32`s in a row, the first at a multiple of 64 bytes.
+/// A contiguous array of `f32`s, aligned to 64 bytes.
 #[derive(Clone, Default)]
 pub struct Aligned {
     lines: Vec<CacheLine>,
@@ -22,7 +22,7 @@ impl Aligned {
         Self { lines: vec![CacheLine([0.0; CacheLine::LEN]); len.div_ceil(CacheLine::LEN)], len }
     }
 
-    /// At least `len` values; what is there stays.
+    /// Grows the array to at least `len` values. Existing values are kept.
     pub fn grow(&mut self, len: usize) -> &mut [f32] {
         if self.len < len {
             self.lines.resize(len.div_ceil(CacheLine::LEN), CacheLine([0.0; CacheLine::LEN]));
@@ -36,8 +36,8 @@ impl Deref for Aligned {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: lines are arrays of f32 without padding, one after the other, and hold at least
-        // `len` of them.
+        // SAFETY: the lines are contiguous arrays of f32 without padding, and hold at least `len`
+        // values.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }

@@ -1,4 +1,4 @@
-//! What all convolution kernels share: extents, pieces of the output, scratch memory.
+//! The types that all convolution kernels share: extents, pieces of the output, scratch memory.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::aligned::Aligned;
 
-/// How many images of how many pixels.
+/// The number of images, their height and their width in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     pub n: usize,
@@ -27,36 +27,37 @@ pub struct Geometry {
     pub kernel: [usize; 2],
     pub stride: [usize; 2],
     pub dilation: [usize; 2],
-    /// Zeros before the first row and column; those after the last follow from the output's extent.
+    /// Rows and columns of zeros before the first. The padding at the end follows from the output's
+    /// extent.
     pub pad: [usize; 2],
 }
 
 impl Geometry {
-    /// The kernel's places, row by row.
+    /// The kernel's taps `[y, x]`, row by row.
     pub(super) fn taps(self) -> impl Iterator<Item = [usize; 2]> {
         (0..self.kernel[0]).flat_map(move |y| (0..self.kernel[1]).map(move |x| [y, x]))
     }
 }
 
-/// A run of output pixels, complete in all channels.
+/// Consecutive output pixels, with all their channels.
 pub struct Piece<'a> {
-    /// Pieces are numbered in the order of their pixels.
+    /// The piece's number, in the order of pixels.
     pub index: usize,
     pub first_pixel: usize,
     pub rows: &'a mut [f32],
-    /// The same pixels of a second output, if the caller has one.
+    /// The same pixels of the auxiliary buffer, if the caller has one.
     pub beside: Option<&'a mut [f32]>,
 }
 
 impl Piece<'_> {
-    /// Where these pixels lie in a whole tensor of `channels` channels.
+    /// The range of these pixels in a whole tensor of `channels` channels.
     pub fn range(&self, channels: usize) -> Range<usize> {
         self.first_pixel * channels..self.first_pixel * channels + self.rows.len()
     }
 }
 
-/// Cuts an output of `channels` channels, and what lies beside it, into pieces of as many pixels as
-/// `lengths` says (the last one may be shorter).
+/// Cuts an output of `channels` channels, and the auxiliary buffer `beside` of the same size, into
+/// pieces of `lengths` pixels each (the last piece may be shorter).
 pub(super) fn cut<'a>(
     lengths: impl IntoIterator<Item = usize>,
     channels: usize,
@@ -65,7 +66,7 @@ pub(super) fn cut<'a>(
 ) -> Vec<Piece<'a>> {
     assert!(
         beside.as_ref().is_none_or(|b| b.len() == rows.len()),
-        "what lies beside the output has another size"
+        "the auxiliary buffer has another size than the output"
     );
     let mut pieces = Vec::new();
     let mut first_pixel = 0;
@@ -89,12 +90,12 @@ pub fn for_pieces(channels: usize, rows: &mut [f32], beside: Option<&mut [f32]>,
     cut(std::iter::repeat(pixels), channels, rows, beside).into_par_iter().for_each(work);
 }
 
-/// Values per piece where no convolution says how to cut: what stays in a second-level cache
-/// together with its inputs.
+/// Values per piece where the convolution prescribes no cut: a piece and its inputs fit the
+/// second-level cache.
 pub(super) const PIECE: usize = 1 << 14;
 
-/// What is done with a finished piece while it is in cache. Pieces come from several threads, in
-/// any order.
+/// The caller's work on a finished piece while it is in cache. It runs on several threads, in any
+/// order.
 pub type Epilogue<'a> = dyn Fn(Piece) + Sync + 'a;
 
 thread_local! {

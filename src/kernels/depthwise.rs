@@ -1,5 +1,5 @@
-//! Depthwise convolution (every channel on its own), forward and backward: each output pixel sums
-//! its kernel's taps, vectors of channels at a time.
+//! Depthwise convolution (one kernel per channel), forward and backward. Each output pixel sums
+//! over its kernel's taps, one vector of channels at a time.
 
 use rayon::prelude::*;
 
@@ -12,7 +12,7 @@ pub struct Depthwise {
     channels: usize,
     geometry: Geometry,
     backward: bool,
-    /// Per tap, `[channels]`.
+    /// One `[channels]` vector per tap.
     weights: Vec<Vec<f32>>,
 }
 
@@ -32,8 +32,8 @@ impl Depthwise {
         Self { isa, channels, geometry, backward, weights }
     }
 
-    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every
-    /// finished piece of `y` and what lies beside it.
+    /// Convolves `x` (extent `from`) into `y` (extent `to`). Runs `epilogue` on every finished
+    /// piece of `y` and of the auxiliary buffer `beside`.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents.
@@ -58,7 +58,7 @@ impl Depthwise {
         );
     }
 
-    /// The place in the input that tap `k` of output `at` sees.
+    /// The input position that tap `k` of output position `at` reads; `None` where it has none.
     fn source(&self, axis: usize, at: usize, k: usize, length: usize) -> Option<usize> {
         let g = &self.geometry;
         let (stride, reach) = (g.stride[axis], k * g.dilation[axis]);
@@ -72,7 +72,7 @@ impl Depthwise {
     }
 }
 
-/// One piece.
+/// The work on one piece.
 struct DepthwiseWork<'a, 'p> {
     conv: &'a Depthwise,
     x: &'a [f32],
@@ -121,7 +121,7 @@ impl Kernel for DepthwiseWork<'_, '_> {
     }
 }
 
-/// N vectors of channels from `first` on.
+/// Sums N vectors of channels, beginning with channel `first`.
 #[inline(always)]
 fn sum<V: Lanes, const N: usize>(seen: &[Seen], first: usize, out: &mut [f32]) {
     let mut sums = [V::splat(0.0); N];

@@ -1,9 +1,9 @@
 //! Convolution of any kernel, stride, padding and dilation (one group) as matrix products.
 //!
-//! A block of output pixels gathers what its kernel sees into the rows of a matrix, in cache, and
-//! multiplies it with the packed weights. The same kernel runs backwards: the gradient of a strided
-//! convolution falls apart into as many small convolutions as the stride has phases, each with the
-//! taps that meet its pixels.
+//! For a block of output pixels, the input patches are gathered into the rows of a matrix (im2col,
+//! in cache) and multiplied by the packed weights. The backward pass uses the same kernel: the
+//! gradient of a strided convolution is one small convolution per phase of the stride, each with
+//! the taps that reach the phase's pixels.
 
 use rayon::prelude::*;
 
@@ -12,24 +12,24 @@ use super::conv::{Epilogue, Extent, Geometry, cut, with_scratch};
 use super::gemm::{Packed, multiply};
 use super::lanes::{Isa, Kernel, Lanes};
 
-/// Pixels that are gathered and multiplied at once.
+/// Pixels that are gathered and multiplied in one go.
 pub(super) const BLOCK: usize = 48;
 
-/// Taps of one kernel row that lie side by side in the input: their pixels are copied in one go.
+/// Taps of one kernel row that are adjacent in the input, so that one copy gathers their pixels.
 struct DirectRun {
     y: isize,
     x: isize,
     len: usize,
 }
 
-/// The output pixels (offset + step · base); each sees the input around base · stride.
+/// The output pixels at offset + step · base. Each reads the input around base · stride.
 pub(super) struct Phase {
     offset: [usize; 2],
     runs: Vec<DirectRun>,
     pub weights: Packed,
 }
 
-/// A convolution (or its gradient with respect to the input) with its weights packed.
+/// A convolution, or its gradient with respect to the input, with packed weights.
 pub struct Direct {
     pub(super) isa: Isa,
     pub(super) inputs: usize,
@@ -39,7 +39,7 @@ pub struct Direct {
     pub(super) phases: Vec<Phase>,
 }
 
-/// A tap: its offset in the input, and its place in the kernel.
+/// A tap: its offset in the input, and its position in the kernel.
 type Tap = ([isize; 2], [usize; 2]);
 
 impl Direct {
@@ -59,7 +59,8 @@ impl Direct {
         Self { isa, inputs, outputs, stride: geometry.stride, step: [1, 1], phases }
     }
 
-    /// The gradient of that convolution: from `outputs` channels back to `inputs`.
+    /// The gradient of that convolution with respect to its input: from `outputs` channels to
+    /// `inputs`.
     pub fn backward(
         isa: Isa,
         [inputs, outputs]: [usize; 2],
@@ -67,7 +68,7 @@ impl Direct {
         weight: impl Fn(usize, usize, usize, usize) -> f32,
     ) -> Self {
         let turned = |i: usize, o: usize, y: usize, x: usize| weight(o, i, y, x);
-        // Output pixel o meets input pixel o · stride − pad + k · dilation.
+        // Output pixel o reads input pixel o · stride − pad + k · dilation.
         let offset = |axis: usize, at: usize, k: usize| {
             let distance =
                 (at + geometry.pad[axis]) as isize - (k * geometry.dilation[axis]) as isize;
@@ -93,14 +94,14 @@ impl Direct {
         }
     }
 
-    /// Whether every output pixel sees just the input pixel in its place.
+    /// Whether every output pixel reads only the input pixel at its own position.
     fn is_pointwise(&self) -> bool {
         self.stride == [1, 1]
             && matches!(self.phases.as_slice(), [p] if matches!(p.runs.as_slice(), [DirectRun { y: 0, x: 0, len: 1 }]))
     }
 
-    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every
-    /// finished piece of `y` and what lies beside it.
+    /// Convolves `x` (extent `from`) into `y` (extent `to`). Runs `epilogue` on every finished
+    /// piece of `y` and of the auxiliary buffer `beside`.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents.
@@ -160,7 +161,7 @@ fn phase(
     Phase { offset, runs, weights }
 }
 
-/// One piece.
+/// The work on one piece.
 struct DirectWork<'a> {
     conv: &'a Direct,
     x: &'a [f32],
@@ -220,7 +221,7 @@ impl Kernel for DirectWork<'_> {
     }
 }
 
-/// What one output pixel sees, tap by tap.
+/// Gathers the input patch of one output pixel, tap by tap.
 pub(super) fn gather(
     conv: &Direct,
     phase: &Phase,
@@ -238,7 +239,7 @@ pub(super) fn gather(
         let (part, rest) = row.split_at_mut(run.len * channels);
         row = rest;
         let (y, first) = (base[0] + run.y, base[1] + run.x);
-        // Of the run's pixels, those from `before` to `end` are inside the image.
+        // The run's pixels from `before` to `end` lie inside the image.
         let before = (-first).clamp(0, run.len as isize) as usize;
         let end = (from.w as isize - first).clamp(before as isize, run.len as isize) as usize;
         if y < 0 || y >= from.h as isize || before == end {

@@ -1,5 +1,5 @@
-//! Matrix products: against a matrix that is packed once into panels, which the kernel reads front
-//! to back; and sums of outer products, as the gradients of weights are.
+//! Matrix products. `multiply` takes a matrix that was packed into panels once, so that the kernel
+//! reads memory sequentially. `add_outer` sums outer products, for the gradients of weights.
 
 use std::ops::Range;
 
@@ -10,11 +10,11 @@ use super::lanes::{Isa, Lanes};
 const ROWS: usize = 6;
 /// Vectors per row of the register tile, and so per panel.
 const VECTORS: usize = 4;
-/// Rows of a panel that one sweep reads: with the rows of `a` beside it, what stays in the
+/// Rows of a panel that one sweep reads. Together with the matching part of `a` they fit the
 /// first-level cache.
 const DEPTH: usize = 256;
 
-/// A `[k, n]` matrix, cut into panels of columns; columns are padded with zeros to whole vectors.
+/// A `[k, n]` matrix, cut into panels of columns. Columns are padded with zeros to whole vectors.
 #[derive(Clone)]
 pub struct Packed {
     k: usize,
@@ -40,7 +40,7 @@ impl Packed {
         Self { k, columns, lanes, data }
     }
 
-    /// The panels: first column, columns, and their values row by row.
+    /// The panels: first column, number of columns, values row by row.
     pub(super) fn panels_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut [f32])> {
         let (k, columns, most) = (self.k, self.columns, VECTORS * self.lanes);
         let widths =
@@ -64,8 +64,8 @@ impl Packed {
         Panel { values: &self.data[first * self.k..][..width * self.k], width }
     }
 
-    /// Writes `factor` times the transpose of `rows`: for every column, as many values as there are
-    /// rows.
+    /// Writes the transpose of `rows`, times `factor`: one column after the other, each as long as
+    /// `rows`.
     #[inline(always)]
     pub(super) fn transpose(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
         let count = rows.len();
@@ -81,27 +81,27 @@ impl Packed {
         }
     }
 
-    /// Rows.
+    /// The number of rows.
     pub fn depth(&self) -> usize {
         self.k
     }
 
-    /// Columns, the padding included.
+    /// The number of columns, padding included.
     pub fn columns(&self) -> usize {
         self.columns
     }
 }
 
-/// Some columns of a matrix, row by row.
+/// A block of a matrix's columns, row by row.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
     pub values: &'a [f32],
-    /// Columns: one to four whole vectors.
+    /// The number of columns: one to four whole vectors.
     pub width: usize,
 }
 
-/// `c = a · b` for the `rows` rows of `a`, `lda` apart, into rows of `c`, `ldc` apart, each
-/// `b.columns()` long.
+/// `c = a · b` for `rows` rows of `a`. `lda` and `ldc` are the row strides of `a` and `c`; each row
+/// of `c` gets `b.columns()` values.
 #[inline(always)]
 pub(super) fn multiply<V: Lanes>(
     a: &[f32],
@@ -116,7 +116,7 @@ pub(super) fn multiply<V: Lanes>(
     }
 }
 
-/// As [`multiply`], only for one panel of `b`, whose columns go to the start of `c`'s rows.
+/// As [`multiply`] for one panel of `b`, whose columns go to the start of `c`'s rows.
 #[inline(always)]
 pub(super) fn multiply_panel<V: Lanes>(
     a: &[f32],
@@ -140,8 +140,8 @@ pub(super) fn multiply_panel<V: Lanes>(
     for depth in (0..whole).step_by(DEPTH) {
         let k = (whole - depth).min(DEPTH);
         let strip = GemmStrip { k, lda, ldc, accumulate: depth > 0 };
-        // SAFETY: by the assertions above, rows of `a` hold a value for each row of the panel, and
-        // rows of `c` hold `width`.
+        // SAFETY: by the assertions above, each row of `a` has a value for each row of the panel,
+        // and each row of `c` has `width` values.
         unsafe {
             let (a, b, c) =
                 (a.as_ptr().add(depth), values.as_ptr().add(depth * width), c.as_mut_ptr());
@@ -155,12 +155,12 @@ pub(super) fn multiply_panel<V: Lanes>(
     }
 }
 
-/// Columns of a whole panel.
+/// The number of columns of a full panel.
 pub(super) fn panel_width(lanes: usize) -> usize {
     VECTORS * lanes
 }
 
-/// What all register tiles of one panel share.
+/// The sizes that all register tiles of one panel share.
 #[derive(Clone, Copy)]
 struct GemmStrip {
     k: usize,
@@ -170,10 +170,11 @@ struct GemmStrip {
 }
 
 impl GemmStrip {
-    /// All rows of `a` against one panel.
+    /// Multiplies all rows of `a` by one panel.
     ///
     /// # Safety
-    /// `rows` rows of k values at `a`, of N vectors at `c`, and k rows of N vectors at `b`.
+    /// Memory must hold `rows` rows of k values at `a`, `rows` rows of N vectors at `c`, and k rows
+    /// of N vectors at `b`.
     #[inline(always)]
     unsafe fn sweep<V: Lanes, const N: usize>(
         self,
@@ -183,7 +184,7 @@ impl GemmStrip {
         c: *mut f32,
     ) {
         let whole = rows - rows % ROWS;
-        // SAFETY: every tile lies within the rows that the caller vouches for.
+        // SAFETY: every tile lies within the rows that the caller guarantees.
         unsafe {
             for row in (0..whole).step_by(ROWS) {
                 self.tile::<V, ROWS, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
@@ -209,7 +210,8 @@ impl GemmStrip {
         b: *const f32,
         c: *mut f32,
     ) {
-        // SAFETY: i < M, j < N and p < k keep every access within what the caller vouches for.
+        // SAFETY: i < M, j < N and p < k keep every access within the memory that the caller
+        // guarantees.
         unsafe {
             let mut sums = [[V::splat(0.0); N]; M];
             for p in 0..self.k {
@@ -236,9 +238,8 @@ impl GemmStrip {
     }
 }
 
-/// `c += aᵀ · b`: for each of `depth` rows of `a` and of `b`, the outer product of `m` values of
-/// the one and `n` of the other. Rows of `a` are `lda` apart, those of `b` `ldb`, those of `c`, of
-/// which there are `m`, `n`.
+/// `c += aᵀ · b`: adds the outer products of `depth` rows of `a` (`m` values each) and of `b` (`n`
+/// values each). The row strides are `lda`, `ldb` and, in `c` with its `m` rows, `n`.
 #[inline(always)]
 pub(super) fn add_outer<V: Lanes>(
     (a, lda, m): (&[f32], usize, usize),
@@ -257,8 +258,9 @@ pub(super) fn add_outer<V: Lanes>(
     );
     assert!(c.len() >= m * n);
     let outer = Outer { lda, ldb, ldc: n, depth };
-    // SAFETY: by the assertions above, `depth` rows of `a` hold m values, those of `b` n, and so do
-    // m rows of `c`; a sweep over `width` columns from `first` on stays below n.
+    // SAFETY: by the assertions above, `a` has `depth` rows of m values, `b` has `depth` rows of n
+    // values and `c` has m rows of n values. A sweep over `width` columns from `first` on stays
+    // below n.
     unsafe {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         let mut first = 0;
@@ -277,7 +279,7 @@ pub(super) fn add_outer<V: Lanes>(
     }
 }
 
-/// What all register tiles of a sum of outer products share.
+/// The sizes that all register tiles of a sum of outer products share.
 #[derive(Clone, Copy)]
 struct Outer {
     lda: usize,
@@ -288,7 +290,8 @@ struct Outer {
 
 impl Outer {
     /// # Safety
-    /// `depth` rows of m values at `a` and of N vectors at `b`, and m rows of N vectors at `c`.
+    /// Memory must hold `depth` rows of m values at `a`, `depth` rows of N vectors at `b`, and m
+    /// rows of N vectors at `c`.
     #[inline(always)]
     unsafe fn sweep<V: Lanes, const N: usize>(
         self,
@@ -298,7 +301,7 @@ impl Outer {
         c: *mut f32,
     ) {
         let whole = m - m % ROWS;
-        // SAFETY: every tile lies within the m values that the caller vouches for.
+        // SAFETY: every tile lies within the m values that the caller guarantees.
         unsafe {
             for i in (0..whole).step_by(ROWS) {
                 self.tile::<V, ROWS, N>(a.add(i), b, c.add(i * self.ldc));
@@ -324,7 +327,8 @@ impl Outer {
         b: *const f32,
         c: *mut f32,
     ) {
-        // SAFETY: i < M, j < N and p < depth keep every access within what the caller vouches for.
+        // SAFETY: i < M, j < N and p < depth keep every access within the memory that the caller
+        // guarantees.
         unsafe {
             let mut sums = [[V::splat(0.0); N]; M];
             for p in 0..self.depth {

@@ -1,8 +1,8 @@
-//! Gradients of convolutions' weights: the kernels that training needs beside those of synthesis.
+//! Gradients of convolutions with respect to their weights. Only training needs these kernels.
 //!
-//! Weights and their gradients are `[kernel y, kernel x, inputs, outputs]`, so that vectors of
-//! output channels lie side by side. Sums run over a fixed number of parts, whatever the number of
-//! threads, so their rounding never changes.
+//! Weights and their gradients are `[kernel y, kernel x, inputs, outputs]`, so that output channels
+//! are contiguous. Sums have a fixed number of parts, independent of the number of threads, so
+//! their rounding never changes.
 
 use std::marker::PhantomData;
 
@@ -17,18 +17,18 @@ use super::winograd::{
     Filter, Four, Place, Spread, Tile, Tiled, Two, Winograd, WinogradInput, plane,
 };
 
-/// Tiles whose transforms lie together: the depth of one matrix product.
+/// Tiles per group: the depth of one matrix product.
 const GROUP: usize = 32;
-/// Groups that are transformed before they are multiplied: few enough that they stay in a
-/// third-level cache.
+/// Groups that are transformed before they are multiplied, few enough to stay in a third-level
+/// cache.
 const GROUPS: usize = 8;
-/// Parts of the output that are summed on their own.
+/// The number of partial sums over the output.
 const PARTS: usize = 8;
 
 impl Winograd {
-    /// The gradient with respect to the weights, given the convolution's input `x` and its output's
-    /// gradient `dy`: the transpose of what [`run`](Self::run) does, by the same transforms.
-    /// `scratch` is kept between calls.
+    /// The gradient with respect to the weights, from the convolution's input `x` and its output's
+    /// gradient `dy`. It is the transpose of [`run`](Self::run), by the same transforms. `scratch`
+    /// should be kept between calls.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents or the weights.
@@ -107,7 +107,7 @@ fn tiled_gradient<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     });
 }
 
-/// The transforms of a group of tiles: of the input, and of the output's gradient.
+/// Transforms a group of tiles: of the input, and of the output's gradient.
 struct GradientTransforms<'a, F, const IN: usize, const OUT: usize> {
     conv: &'a Winograd,
     x: (&'a [f32], Extent),
@@ -157,7 +157,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
     }
 }
 
-/// `sums += aᵀ · b` over rows of as many values as are given beside each.
+/// `sums += aᵀ · b`. The number beside each matrix is its row length.
 struct OuterSum<'a> {
     a: (&'a [f32], usize),
     b: (&'a [f32], usize),
@@ -175,7 +175,7 @@ impl Kernel for OuterSum<'_> {
     }
 }
 
-/// The sum of equally long parts, each times its factor.
+/// The weighted sum of equally long parts.
 struct Weighted<'a> {
     parts: &'a [f32],
     factors: &'a [f32],
@@ -209,12 +209,12 @@ impl Weighted<'_> {
 }
 
 impl Direct {
-    /// The gradient with respect to the weights, given the convolution's input `x` and its output's
-    /// gradient `dy`. `scratch` is kept between calls.
+    /// The gradient with respect to the weights, from the convolution's input `x` and its output's
+    /// gradient `dy`. `scratch` should be kept between calls.
     ///
     /// # Panics
-    /// When the slices' lengths disagree with the extents or the weights, or this is no forward
-    /// convolution.
+    /// When the slices' lengths disagree with the extents or the weights, or when this is a
+    /// backward pass.
     pub fn weight_gradient(
         &self,
         (x, from): (&[f32], Extent),
@@ -261,7 +261,7 @@ impl Direct {
     }
 }
 
-/// Sums over all pixels of `x`, `[channels]`: the gradient of a convolution's bias.
+/// Sums `x` over all pixels, giving `[channels]`: the gradient of a convolution's bias.
 pub fn sum_pixels(isa: Isa, x: &[f32], channels: usize) -> Vec<f32> {
     let moments = super::pass::Moments::of_all(isa, x, channels);
     moments.mean.iter().map(|mean| (mean * moments.count as f64) as f32).collect()

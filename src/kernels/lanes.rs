@@ -1,4 +1,4 @@
-//! One vector type per instruction set, behind one trait: every kernel is written once and compiled
+//! One vector type per instruction set, all behind one trait: a kernel is written once and compiled
 //! for each.
 
 #[cfg(target_arch = "x86_64")]
@@ -11,8 +11,8 @@ use std::arch::x86_64::{
 };
 use std::sync::LazyLock;
 
-/// A vector of `f32`s. Private to the kernels: a type other than `f32` is named only inside
-/// [`Isa::run`], on a machine that has it.
+/// A vector of `f32`s. It is private to the kernels: a vector type is named only inside
+/// [`Isa::run`], on a machine that has its instructions.
 pub(super) trait Lanes: Copy {
     const COUNT: usize;
 
@@ -31,7 +31,7 @@ pub(super) trait Lanes: Copy {
     fn max(self, other: Self) -> Self;
     /// self · factor + addend, rounded once.
     fn mul_add(self, factor: Self, addend: Self) -> Self;
-    /// Where `self > bound`: `yes`, elsewhere 0.
+    /// `yes` where `self > bound`, elsewhere 0.
     fn above(self, bound: Self, yes: Self) -> Self;
 
     /// The first `COUNT` values of a slice.
@@ -60,12 +60,12 @@ impl Lanes for f32 {
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { *from }
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { *to = self }
     }
     #[inline(always)]
@@ -94,7 +94,7 @@ impl Lanes for f32 {
     }
     #[inline(always)]
     fn mul_add(self, factor: Self, addend: Self) -> Self {
-        // Not fused: without the instruction, fusing is a library call.
+        // Two operations: without a fused instruction, `f32::mul_add` is a slow library call.
         self * factor + addend
     }
     #[inline(always)]
@@ -107,8 +107,8 @@ impl Lanes for f32 {
 macro_rules! x86 {
     ($vector:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
      $fma:ident, |$a:ident, $bound:ident, $yes:ident| $above:expr) => {
-        // SAFETY of every block below: the type is only named on machines that have its
-        // instructions (see `Lanes`), and pointers carry the caller's promise.
+        // SAFETY of every block below: the type is named only on machines that have its
+        // instructions (see `Lanes`), and the caller guarantees that its pointers are valid.
         impl Lanes for $vector {
             const COUNT: usize = $count;
 
@@ -217,11 +217,11 @@ pub enum Isa {
     Avx512,
     /// AVX2 with FMA.
     Avx2,
-    /// Whatever the compiler assumes.
+    /// The compiler's default instructions, without vectors of ours.
     Portable,
 }
 
-/// Work that is written for any [`Lanes`].
+/// Work that is generic over [`Lanes`].
 pub(super) trait Kernel {
     type Output;
 
@@ -229,14 +229,14 @@ pub(super) trait Kernel {
 }
 
 impl Isa {
-    /// The environment variable that bounds the instruction set: `avx512`, `avx2` or `portable`.
-    /// With it a machine computes as one that lacks the better ones.
+    /// The environment variable that limits the instruction set: `avx512`, `avx2` or `portable`.
+    /// The machine then computes like one without the better sets.
     pub const LIMIT: &str = "SCDD_MAX_ISA";
 
-    /// The bound that [`Isa::LIMIT`] sets; AVX-512 where it is not set.
+    /// The limit that [`Isa::LIMIT`] sets; AVX-512 where the variable is not set.
     ///
     /// # Errors
-    /// The variable holds another name.
+    /// The variable has any other value.
     pub fn limit() -> Result<Self, String> {
         let Some(name) = std::env::var_os(Self::LIMIT) else { return Ok(Self::Avx512) };
         match name.to_str() {
@@ -251,13 +251,13 @@ impl Isa {
         }
     }
 
-    /// The best one that this machine has, within [`Isa::limit`].
+    /// The best instruction set of this machine, within [`Isa::limit`].
     pub fn best() -> Self {
         Self::available()[0]
     }
 
-    /// Every one that this machine has within [`Isa::limit`], best first. A bound that can't be
-    /// read is none; the program refuses it when it starts.
+    /// Every instruction set of this machine within [`Isa::limit`], best first. An invalid limit is
+    /// ignored here; the program refuses it when it starts.
     pub fn available() -> Vec<Self> {
         static LIMIT: LazyLock<usize> =
             LazyLock::new(|| Isa::limit().map_or(usize::MAX, Isa::lanes));
@@ -289,7 +289,7 @@ impl Isa {
     /// Runs `kernel` in code compiled for this instruction set.
     ///
     /// # Panics
-    /// When this machine lacks it.
+    /// When this machine lacks the instruction set.
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         assert!(self.is_available(), "this machine lacks {self:?}");
         match self {

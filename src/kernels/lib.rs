@@ -1,9 +1,9 @@
-//! The CPU kernels of the compiled plans, of synthesis and of training: pure Rust on slices of
-//! channels-last (`[N, H, W, C]`) data, without any tensor library.
+//! The CPU kernels of the compiled synthesis and training plans. They are pure Rust on slices of
+//! channels-last (`[N, H, W, C]`) data and use no tensor library.
 //!
-//! Every kernel is written once over `lanes::Lanes` and compiled for each [`Isa`]; which one runs
-//! is a value, so that tests can go through all of them on one machine. Work is cut into pieces
-//! that do not depend on the number of threads, so results don't either.
+//! Every kernel is written once over `lanes::Lanes` and compiled for each [`Isa`]. The instruction
+//! set is an argument, so tests can try all of them on one machine. Work is cut into pieces
+//! independently of the number of threads, so results do not depend on it either.
 
 mod aligned;
 pub mod conv;

@@ -1,5 +1,6 @@
-//! The passes between convolutions, each one sweep over a piece of channels-last data: statistics
-//! per channel; normalisation with a residual and an activation; and both of them backwards.
+//! The elementwise passes between convolutions, each one sweep over a piece of channels-last data:
+//! statistics per channel; normalisation with a residual and an activation; and the backward pass
+//! of both.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +13,8 @@ use super::lanes::{Isa, Kernel, Lanes};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FusedActivation {
     Identity,
-    /// Between two bounds; ReLU is 0 to infinity. The gradient passes strictly between them.
+    /// Limits to `low..=high`; ReLU is 0 to infinity. The gradient passes only strictly between the
+    /// bounds.
     Clamp {
         low: f32,
         high: f32,
@@ -23,10 +25,10 @@ pub enum FusedActivation {
     HardSwish,
 }
 
-/// Work that goes through all pixels for a few channels at a time.
+/// Work that visits all pixels for a few channels at a time.
 trait Columns {
     fn channels(&self) -> usize;
-    /// N vectors of channels from `first` on.
+    /// Processes N vectors of channels, beginning with channel `first`.
     fn columns<V: Lanes, const N: usize>(&mut self, first: usize);
 }
 
@@ -51,7 +53,7 @@ fn sweep<V: Lanes>(work: &mut impl Columns) {
 /// [`FusedActivation`] as a type, so that each has its own loop.
 trait Function: Copy {
     fn apply<V: Lanes>(self, p: V) -> V;
-    /// The gradient with respect to `p`, given that with respect to the result.
+    /// The gradient with respect to `p`, from the gradient with respect to the result.
     fn pull<V: Lanes>(self, p: V, gradient: V) -> V;
 }
 
@@ -78,7 +80,7 @@ struct Clamp {
 impl Function for Clamp {
     #[inline(always)]
     fn apply<V: Lanes>(self, p: V) -> V {
-        // Of a NaN and a number the second argument is taken: a NaN has to stay one.
+        // If one argument is NaN, `min` and `max` return the second: in this order a NaN stays NaN.
         V::splat(self.high).min(V::splat(self.low).max(p))
     }
     #[inline(always)]
@@ -124,7 +126,7 @@ impl Function for HardSwish {
     }
 }
 
-/// Work together with the function that it applies.
+/// Work with the activation that it applies.
 struct With<W, F> {
     work: W,
     function: F,
@@ -153,7 +155,7 @@ macro_rules! with_function {
     };
 }
 
-/// Mean and sum of squared deviations per channel, of a number of pixels.
+/// Per channel, the mean and the sum of squared deviations over `count` pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
     pub count: usize,
@@ -161,11 +163,11 @@ pub struct Moments {
     pub squares: Vec<f64>,
 }
 
-/// Pixels that are summed in single precision before the sum goes to double.
+/// Pixels that are summed in single precision before the sum is added in double precision.
 const SINGLE: usize = 16;
 
 impl Moments {
-    /// Of `x`, whose rows are pixels of `channels` values.
+    /// The moments of `x`, whose rows are pixels of `channels` values.
     pub fn of(isa: Isa, x: &[f32], channels: usize) -> Self {
         let mut moments = Self {
             count: x.len() / channels,
@@ -186,7 +188,7 @@ impl Moments {
         gathered.total().unwrap_or_else(|| Self::of(isa, x, channels))
     }
 
-    /// Of all pixels of both.
+    /// Adds the pixels of `other` to these.
     pub fn merge(&mut self, other: &Self) {
         let (n, m) = (self.count as f64, other.count as f64);
         let total = (n + m).max(1.0);
@@ -221,7 +223,7 @@ impl Columns for Sums<'_> {
         self.channels
     }
 
-    /// Deviations are taken from the first pixel, so that a large mean cancels before anything is
+    /// Subtracts the first pixel before summing, so that a large mean cancels before anything is
     /// squared.
     #[inline(always)]
     fn columns<V: Lanes, const N: usize>(&mut self, first: usize) {
@@ -279,7 +281,7 @@ impl Pass<'_> {
         isa.run(Forward { pass: self, x, residual, out });
     }
 
-    /// The way back.
+    /// The backward pass.
     ///
     /// # Panics
     /// When lengths disagree.
@@ -297,8 +299,8 @@ impl Pass<'_> {
     }
 }
 
-/// Per channel, what BatchNorm's own gradient is made of: the sums of the gradient of
-/// `scale · x + shift`, and of it times `x`'s distance from a centre.
+/// Per channel, the sums that BatchNorm's own gradient needs: of the gradient of
+/// `scale · x + shift`, and of that gradient times `x − centre`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientSums {
     pub gradient: Vec<f64>,
@@ -316,19 +318,19 @@ impl GradientSums {
     }
 }
 
-/// What [`Pass::sum_gradients`] reads.
+/// The inputs of [`Pass::sum_gradients`].
 #[derive(Clone, Copy)]
 pub struct Pulling<'a> {
     pub x: &'a [f32],
     pub residual: Option<&'a [f32]>,
-    /// Of the result.
+    /// The gradient of the result.
     pub gradient: &'a [f32],
-    /// Per channel, what `x` is measured from.
+    /// Per channel, the value that is subtracted from `x`.
     pub centre: &'a [f32],
 }
 
 impl Pass<'_> {
-    /// Adds the sums over all pixels to `sums`.
+    /// Adds the gradient sums over all pixels to `sums`.
     ///
     /// # Panics
     /// When lengths disagree.
@@ -402,15 +404,15 @@ impl<F: Function> Columns for With<Summing<'_, '_>, F> {
     }
 }
 
-/// What the way back through a [`Pass`] reads and writes.
+/// The inputs and outputs of the backward pass of a [`Pass`].
 pub struct Backward<'a> {
     pub x: &'a [f32],
     pub residual: Option<&'a [f32]>,
-    /// On entry a gradient of the result, afterwards that of `x`.
+    /// On entry a gradient of the result, on return the gradient of `x`.
     pub gradient: &'a mut [f32],
-    /// Further gradients of the result.
+    /// Further gradients of the result, to be added.
     pub more: &'a [&'a [f32]],
-    /// What the statistics of `x` add to its gradient, per channel: a + b · x.
+    /// The gradient that the statistics of `x` add, per channel: a + b · x.
     pub slope: Option<(&'a [f32], &'a [f32])>,
     pub residual_gradient: Option<&'a mut [f32]>,
 }
@@ -516,7 +518,7 @@ impl<F: Function> Columns for With<Backwards<'_, '_>, F> {
     }
 }
 
-/// The first N vectors of a slice.
+/// Reads the first N vectors of a slice.
 #[inline(always)]
 fn vectors<V: Lanes, const N: usize>(from: &[f32]) -> [V; N] {
     let mut vectors = [V::splat(0.0); N];
@@ -529,7 +531,7 @@ fn vectors<V: Lanes, const N: usize>(from: &[f32]) -> [V; N] {
 /// Adds `bias` to every pixel of `rows`.
 ///
 /// # Panics
-/// When `rows` are no whole pixels.
+/// When `rows` does not hold whole pixels.
 pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
     assert!(rows.len().is_multiple_of(bias.len()));
     for row in rows.chunks_exact_mut(bias.len()) {
@@ -537,18 +539,18 @@ pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// Gathers the moments of pieces that finish in any order.
+/// Collects the moments of pieces, which finish in any order.
 #[derive(Default)]
 pub struct Gathered(Mutex<Vec<(usize, Moments)>>);
 
 impl Gathered {
     pub fn add(&self, index: usize, moments: Moments) {
-        // A poisoned list means that another piece panicked, and that panic is on its way to the
+        // The list is poisoned only if another piece panicked; that panic already reaches the
         // caller.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((index, moments));
     }
 
-    /// Of all pieces, merged in their order.
+    /// The moments of all pieces, merged in the order of the pieces. `None` if there were none.
     pub fn total(self) -> Option<Moments> {
         let mut parts = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         parts.sort_unstable_by_key(|(index, _)| *index);

@@ -1,10 +1,9 @@
-//! Average pooling of 2×2 pixels, row by row, so that it can run on what another kernel has just
-//! written.
+//! 2×2 average pooling, row by row, so that it can run on rows that another kernel has just written
+//! and that are still in cache.
 
 use super::lanes::{Isa, Kernel, Lanes};
 
-/// Averages two rows of `width` pixels, one after the other in `rows`, into one of `width / 2`
-/// pixels.
+/// Averages two consecutive rows of `width` pixels into one row of `width / 2` pixels.
 ///
 /// # Panics
 /// When lengths disagree.
@@ -13,8 +12,8 @@ pub fn average(isa: Isa, rows: &[f32], width: usize, channels: usize, out: &mut 
     isa.run(Average { rows, width, channels, out });
 }
 
-/// The way back: each value of `row`, `width / 2` pixels, goes in quarters to four pixels of two
-/// rows; an odd last pixel gets nothing.
+/// The backward pass of [`average`]. A quarter of each gradient in `row` (`width / 2` pixels) goes
+/// to each of its four pixels in two rows. An odd last pixel gets 0.
 ///
 /// # Panics
 /// When lengths disagree.
@@ -46,7 +45,7 @@ impl Kernel for Average<'_> {
     }
 }
 
-/// Of two pixels above and two below, the channels in `range`.
+/// Averages two pixels of the upper and two of the lower row, for the channels in `range`.
 #[inline(always)]
 fn quarter<V: Lanes>(upper: &[f32], lower: &[f32], range: std::ops::Range<usize>, out: &mut [f32]) {
     let channels = out.len();
@@ -84,7 +83,7 @@ impl Kernel for SpreadKernel<'_> {
     }
 }
 
-/// A quarter of `from` to both pixels of `pair`, the channels in `range`.
+/// Writes a quarter of `from` to both pixels of `pair`, for the channels in `range`.
 #[inline(always)]
 fn share<V: Lanes>(from: &[f32], range: std::ops::Range<usize>, pair: &mut [f32]) {
     for c in range.step_by(V::COUNT) {

@@ -1,12 +1,12 @@
-//! Winograd's algorithm where transformed weights are larger than a second-level cache: each is
+//! Winograd's algorithm for transformed weights larger than a second-level cache: each weight is
 //! read once for many tiles.
 //!
-//! The tiles of several pieces are transformed; then every panel of output channels is multiplied
-//! with all of them, panels in parallel; then the panels' outputs are put together piece by piece.
-//! What is computed is the same as by [`Winograd::run`] piece by piece, to the last bit.
+//! First the tiles of several pieces are transformed. Then every panel of output channels is
+//! multiplied with all of them, panels in parallel. Last, the panels' outputs are copied together,
+//! piece by piece. The result equals that of [`Winograd::run`] bit by bit.
 //!
-//! As a panel serves many tiles, it may be turned on the way, which lets gradients go back through
-//! the weights of the way forth.
+//! As a panel serves many tiles, it may be transposed in passing. So the backward pass needs no
+//! weights of its own: it transposes those of the forward pass.
 
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
@@ -21,14 +21,14 @@ use super::winograd::{
     Filter, Four, Made, Place, Tile, Tiled, Two, Winograd, WinogradInput, plane,
 };
 
-/// Pieces whose tiles are multiplied with a panel while it is in cache.
+/// Pieces whose tiles are multiplied with one panel while the panel is in cache.
 const PIECES: usize = 10;
 
-/// Transformed tiles, and outputs panel by panel, of earlier calls: as many as there ever were at
-/// once.
+/// Buffers of earlier calls for reuse: transformed tiles, and outputs panel by panel. There are as
+/// many as calls ever ran at once.
 static BUFFERS: Mutex<Vec<[Aligned; 2]>> = Mutex::new(Vec::new());
 
-/// Convolves `x` into the `pieces`, each with its tiles' places, and runs `epilogue` on every
+/// Convolves `x` into the `pieces`, each with the places of its tiles, and runs `epilogue` on every
 /// piece.
 pub(super) fn run(
     conv: &Winograd,
@@ -106,13 +106,13 @@ fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     }
 }
 
-/// The tiles of one piece, transformed.
+/// Transforms the tiles of one piece.
 struct Transforms<'a, F, const IN: usize, const OUT: usize> {
     conv: &'a Winograd,
     x: &'a [f32],
     from: Extent,
     places: &'a [Place],
-    /// Position p of the tiles goes to `to[p · plane..]`, `[tiles, inputs]`.
+    /// Position p of the tiles is written to `to[p · plane..]`, `[tiles, inputs]`.
     to: &'a mut [f32],
     plane: usize,
     filter: PhantomData<F>,
@@ -137,7 +137,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Transform
     }
 }
 
-/// What [`Transforms`] left of a group of pieces, `stride` apart.
+/// The results of [`Transforms`] for a group of pieces, `stride` values apart.
 #[derive(Clone, Copy)]
 struct Transformed<'a> {
     values: &'a [f32],
@@ -146,10 +146,10 @@ struct Transformed<'a> {
     places: &'a [Vec<Place>],
 }
 
-/// One panel of output channels.
+/// The work on one panel of output channels.
 struct TileColumns<'a, F, const IN: usize, const OUT: usize> {
     conv: &'a Winograd,
-    /// Its first channel.
+    /// The panel's first channel.
     first: usize,
     transformed: Transformed<'a>,
     made: Made<'a>,
@@ -193,8 +193,8 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
     }
 }
 
-/// The weights of one position for the `width` output channels from `first` on; `turned` is room
-/// for one panel.
+/// The weights of one tile position for the `width` output channels from `first` on. `turned` is
+/// scratch memory for one transposed panel.
 #[inline(always)]
 fn panel<'a, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     conv: &'a Winograd,

@@ -1,10 +1,10 @@
 //! 3×3 convolution of stride 1 with fewer multiplications: Winograd's minimal filtering (Lavin and
 //! Gray, arXiv 1509.09308) on tiles of 2×2 or 4×4 outputs.
 //!
-//! Weights are transformed once. A run cuts the output into pieces of whole tile rows; a piece's
+//! Weights are transformed once. A run cuts the output into pieces of whole tile rows. A piece's
 //! tiles are transformed, multiplied (one matrix product per tile position) and transformed back
-//! while they are in cache, then handed to the caller's epilogue. Where weights are larger than
-//! that cache, the order is that of the module `wide`.
+//! while they are in cache; then the caller's epilogue runs. Weights too large for the cache are
+//! processed in the order of the module `wide`.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -17,11 +17,10 @@ use super::gemm::{Packed, multiply_panel, panel_width};
 use super::lanes::{Isa, Kernel, Lanes};
 use super::wide;
 
-/// Tiles that are multiplied at once: enough for the product to run at full speed, few enough to
-/// stay in cache.
+/// Tiles per piece: enough for the product to run at full speed, few enough to stay in cache.
 const TILES_PER_PIECE: usize = 24;
 
-/// Bytes of weights beyond which the order of [`wide`] is taken.
+/// Weights of more bytes than this are processed in the order of [`wide`].
 const WIDE: usize = 16 << 20;
 
 /// Outputs per tile side.
@@ -40,7 +39,7 @@ impl Tile {
     }
 }
 
-/// Column `j`. A loop, as everywhere between vectors: the closures of `array::from_fn` would be
+/// Column `j`. This is a loop, like all code on vectors: the closures of `array::from_fn` would be
 /// compiled without the vector instructions.
 #[inline(always)]
 fn column<V: Lanes, const ROWS: usize, const COLUMNS: usize>(
@@ -54,19 +53,20 @@ fn column<V: Lanes, const ROWS: usize, const COLUMNS: usize>(
     column
 }
 
-/// One dimension of the algorithm: `IN` inputs make `OUT` outputs.
+/// One dimension of the algorithm: `IN` inputs give `OUT` outputs.
 pub(super) trait Filter<const IN: usize, const OUT: usize> {
     fn weights(g: [f64; 3]) -> [f64; IN];
     fn input<V: Lanes>(d: [V; IN]) -> [V; IN];
     fn output<V: Lanes>(m: [V; IN]) -> [V; OUT];
-    /// The transpose of `output`, which gradients go through.
+    /// The transpose of `output`, for gradients.
     fn spread<V: Lanes>(y: [V; OUT]) -> [V; IN];
-    /// Where among [`weights`](Self::weights) those of the turned kernel (g2, g1, g0) lie, and
-    /// their factors. A kernel turned is a polynomial with its coefficients reversed, p² g(1/p), so
-    /// this takes points of which the reciprocals are points too.
+    /// The rotated kernel (g2, g1, g0) needs no transform of its own: its transformed weights are
+    /// those of [`weights`](Self::weights) at these indices, times these factors. To rotate a
+    /// kernel is to reverse the coefficients of its polynomial, p² g(1/p); so every point's
+    /// reciprocal must be a point as well.
     const TURNED: [(usize, f32); IN];
 
-    /// Per position of the tile, the factors with which its weight is made of the kernel's nine.
+    /// Per tile position, the factors of the kernel's nine weights in the transformed weight.
     fn factors() -> Vec<[f32; 9]> {
         let unit =
             |k: usize| Self::weights(std::array::from_fn(|i| if i == k { 1.0 } else { 0.0 }));
@@ -76,8 +76,8 @@ pub(super) trait Filter<const IN: usize, const OUT: usize> {
     }
 }
 
-/// A linear map of `FROM` vectors to `TO`. A type, not a closure, which would be compiled without
-/// the vector instructions.
+/// A linear map from `FROM` vectors to `TO`. It is a type because a closure would be compiled
+/// without the vector instructions.
 pub(super) trait Along<const FROM: usize, const TO: usize> {
     fn apply<V: Lanes>(values: [V; FROM]) -> [V; TO];
 }
@@ -139,7 +139,7 @@ impl Four {
 }
 
 impl Filter<6, 4> for Four {
-    // By A² = ½ and B² = 2.
+    // Because A² = ½ and B² = 2.
     const TURNED: [(usize, f32); 6] =
         [(5, 1.0), (3, -2.0), (4, -2.0), (1, -0.5), (2, -0.5), (0, 1.0)];
 
@@ -202,22 +202,22 @@ impl Filter<6, 4> for Four {
     }
 }
 
-/// A 3×3 convolution of stride 1 with its weights transformed.
+/// A 3×3 convolution of stride 1 with transformed weights.
 pub struct Winograd {
     pub(super) isa: Isa,
     pub(super) tile: Tile,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    /// Zeros before the first row and column.
+    /// Rows and columns of zeros before the first.
     pub(super) pad: [usize; 2],
-    /// Per position in the tile, `[inputs, outputs]`, or if turned those of the convolution that
-    /// was turned, `[outputs, inputs]`.
+    /// Per tile position, `[inputs, outputs]`. If `turned`, the weights of the forward convolution,
+    /// `[outputs, inputs]`.
     pub(super) weights: Arc<Vec<Packed>>,
     pub(super) turned: bool,
 }
 
 impl Winograd {
-    /// Whether this many channels can be convolved: whole vectors of both.
+    /// Whether the kernel supports these channels: both counts must be whole vectors.
     pub fn accepts(isa: Isa, inputs: usize, outputs: usize) -> bool {
         isa != Isa::Portable
             && inputs.is_multiple_of(isa.lanes())
@@ -246,7 +246,8 @@ impl Winograd {
         Self { isa, tile, inputs, outputs, pad, weights: Arc::new(weights), turned: false }
     }
 
-    /// As [`new`](Self::new) with weights of zero, for weights that are set over and over again.
+    /// As [`new`](Self::new) with zero weights, for weights that [`set`](Self::set) replaces at
+    /// every step.
     ///
     /// # Panics
     /// Unless [`accepts`](Self::accepts).
@@ -254,17 +255,17 @@ impl Winograd {
         Self::new(isa, tile, channels, pad, |_, _, _, _| 0.0)
     }
 
-    /// The tile that it works on.
+    /// The tile size.
     pub fn tile(&self) -> Tile {
         self.tile
     }
 
-    /// The way back of gradients, with the same weights in memory: the convolution by the kernel
-    /// turned by 180°, from the output's channels to the input's, with the opposite padding. It
-    /// keeps these weights when others are [`set`](Self::set) here.
+    /// The backward pass with respect to the input: the convolution with the kernel rotated by
+    /// 180°, from the output's channels to the input's, with the opposite padding. It shares the
+    /// present weights in memory, and keeps them when [`set`](Self::set) replaces them here.
     ///
-    /// Next to that of a kernel that is turned before its weights are transformed, it may differ in
-    /// the last bit of rare weights, where the two round apart in double precision already.
+    /// A few weights may differ in the last bit from those of a kernel that is rotated before its
+    /// transform, because the two already round differently in double precision.
     pub fn turned(&self) -> Self {
         let pad = self.pad.map(|p| 2 - p);
         Self {
@@ -277,8 +278,8 @@ impl Winograd {
         }
     }
 
-    /// Whether it goes by panels: weights outweigh the pixels that they are for, or are turned,
-    /// which is done panel by panel.
+    /// Whether the convolution runs panel by panel: its weights do not fit the cache, or are
+    /// transposed, which only that order can do.
     pub fn is_wide(&self) -> bool {
         self.turned
             || self
@@ -289,8 +290,8 @@ impl Winograd {
                 > WIDE
     }
 
-    /// Exchanges the weights for `kernel`, `[3, 3, inputs, outputs]`; they are transformed in
-    /// single precision.
+    /// Replaces the weights by `kernel`, `[3, 3, inputs, outputs]`, and transforms them in single
+    /// precision.
     ///
     /// # Panics
     /// When `kernel` has another length, or this is [`turned`](Self::turned).
@@ -305,8 +306,8 @@ impl Winograd {
         work.for_each(|(packed, factors)| isa.run(Transform { packed, kernel, columns, factors }));
     }
 
-    /// Convolves `x` into `y`, whose extents are `from` and `to`, and runs `epilogue` on every
-    /// finished piece of `y` and what lies beside it.
+    /// Convolves `x` (extent `from`) into `y` (extent `to`). Runs `epilogue` on every finished
+    /// piece of `y` and of the auxiliary buffer `beside`.
     ///
     /// # Panics
     /// When the slices' lengths disagree with the extents.
@@ -327,7 +328,7 @@ impl Winograd {
         let tiles_per_row = to.w.div_ceil(side);
         let tile_rows = rows_per_image * to.n;
         let per_piece = TILES_PER_PIECE.div_ceil(tiles_per_row.max(1));
-        // The first image row, counted through all images, of a tile row.
+        // The first image row of a tile row, counted over all images.
         let image_row = |row: usize| row / rows_per_image * to.h + row % rows_per_image * side;
         let starts: Vec<usize> = (0..tile_rows).step_by(per_piece).collect();
         let ends = starts.iter().skip(1).copied().chain([tile_rows]);
@@ -379,8 +380,8 @@ fn transform_weights<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     [inputs, outputs]: [usize; 2],
     weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
 ) -> Vec<Packed> {
-    // Row by row of inputs: [position][output] of one row stays in cache while the positions are
-    // told apart.
+    // One row of inputs at a time: its [position][output] values stay in cache while they are
+    // written to their positions.
     let mut transformed = vec![0.0f32; inputs * IN * IN * outputs];
     transformed.par_chunks_exact_mut(IN * IN * outputs).enumerate().for_each(|(i, row)| {
         for o in 0..outputs {
@@ -401,7 +402,7 @@ fn transform_weights<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
         .collect()
 }
 
-/// One position's weights out of a kernel `[3, 3, depth, columns]`.
+/// Computes the transformed weights of one tile position from a kernel `[3, 3, depth, columns]`.
 struct Transform<'a> {
     packed: &'a mut Packed,
     kernel: &'a [f32],
@@ -438,7 +439,7 @@ pub(super) struct Place {
     pub x: usize,
 }
 
-/// One piece.
+/// The work on one piece.
 struct WinogradWork<'a> {
     conv: &'a Winograd,
     x: &'a [f32],
@@ -512,9 +513,9 @@ impl WinogradWork<'_> {
     }
 }
 
-/// Where outputs go.
+/// The destination of the outputs.
 pub(super) struct Made<'a> {
-    /// Pixels from `first_pixel` on, of `channels` values each.
+    /// The pixels from `first_pixel` on, of `channels` values each.
     pub y: &'a mut [f32],
     pub to: Extent,
     pub first_pixel: usize,
@@ -522,7 +523,7 @@ pub(super) struct Made<'a> {
 }
 
 impl Made<'_> {
-    /// Aᵀ m A of one tile into the output's channels `range`; position p comes from
+    /// Writes Aᵀ m A of one tile to the output's channels `range`. Position p is read from
     /// `from[p · plane..]`.
     #[inline(always)]
     pub fn transform<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
@@ -541,8 +542,8 @@ impl Made<'_> {
             for (i, row) in rows.iter_mut().enumerate() {
                 let mut products = [V::splat(0.0); IN];
                 for (j, v) in products.iter_mut().enumerate() {
-                    // SAFETY: by the assertion above, the last position has a value for every
-                    // channel of the range too.
+                    // SAFETY: by the assertion above, even the last position has a value for every
+                    // channel of the range.
                     *v =
                         unsafe { V::load(from.as_ptr().add((i * IN + j) * plane + at * V::COUNT)) };
                 }
@@ -559,8 +560,8 @@ impl Made<'_> {
     }
 }
 
-/// Values from one tile position to the next: an odd number of cache lines keeps them from falling
-/// into the same cache sets.
+/// The distance in values between tile positions. It is an odd number of cache lines, so that the
+/// positions do not compete for the same cache sets.
 pub(super) fn plane(values: usize) -> usize {
     (values.div_ceil(16) | 1) * 16
 }
@@ -571,16 +572,16 @@ pub(super) struct Tiled<'a> {
     pub extent: Extent,
     pub channels: usize,
     pub place: Place,
-    /// How far the tile begins before its place.
+    /// Rows and columns by which the tile begins before its place.
     pub pad: [usize; 2],
 }
 
 impl Tiled<'_> {
-    /// `A` of `FROM` by `FROM` pixels (zeros outside the image) along both axes, all channels;
-    /// position p goes to `to[p · plane..]`.
+    /// Applies `A` along both axes of `FROM` by `FROM` pixels (zeros outside the image), for all
+    /// channels. Position p is written to `to[p · plane..]`.
     ///
     /// # Panics
-    /// When there are no whole vectors of channels, or fewer than `channels` zeros.
+    /// When the channels are no whole vectors, or `zeros` is shorter than `channels`.
     #[inline(always)]
     pub fn transform<V: Lanes, A: Along<FROM, TO>, const FROM: usize, const TO: usize>(
         &self,
@@ -607,7 +608,8 @@ impl Tiled<'_> {
             for (row, pixels) in rows.iter_mut().zip(&pixels) {
                 let mut values = [V::splat(0.0); FROM];
                 for (v, pixel) in values.iter_mut().zip(pixels) {
-                    // SAFETY: every pixel has `channels` values, of which V::COUNT begin at c.
+                    // SAFETY: every pixel has `channels` values, and at least V::COUNT of them from
+                    // c on.
                     *v = unsafe { V::load(pixel.as_ptr().add(c)) };
                 }
                 *row = A::apply(values);
@@ -615,7 +617,7 @@ impl Tiled<'_> {
             for j in 0..TO {
                 let column = A::apply(column(&rows, j));
                 for (i, v) in column.into_iter().enumerate() {
-                    // SAFETY: by the assertion above, the last position has `channels` values too.
+                    // SAFETY: by the assertion above, even the last position has `channels` values.
                     unsafe { v.store(to.as_mut_ptr().add((i * TO + j) * plane + c)) }
                 }
             }

@@ -1,8 +1,8 @@
-//! Makes the stages of an experiment: teachers answer through ONNX Runtime, everything else is
-//! computed by libtorch and our own kernels.
+//! Runs the stages of an experiment. Teachers run in ONNX Runtime; everything else runs in libtorch
+//! and our own kernels.
 //!
-//! A [`StageGraph`] comes in, an [`Outcome`] goes out. How a kind of stage is made is in a file of
-//! `stages` that is called as its description in [`scdd_experiment::run::stages`].
+//! The input is a [`StageGraph`], the output an [`Outcome`]. Each kind of stage has a file in
+//! `stages`, with the same name as its description in [`scdd_experiment::run::stages`].
 
 pub mod commands;
 pub mod memory;
@@ -24,7 +24,7 @@ use scdd_experiment::run::{Outcome, RunError};
 
 use scheduler::{Job, MemoryAwareProgress};
 
-/// Why the worker refuses.
+/// Why the worker can't start or run a stage.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error("bundle `{bundle}` failed its verification{}; `scdd verify` shows every check", .divergence.as_ref().map_or(String::new(), |d| format!(": {d}")))]
@@ -37,21 +37,22 @@ pub enum WorkerError {
     Mislabels { path: std::path::PathBuf, what: String },
 }
 
-/// Makes stages.
+/// Runs stages.
 pub struct Worker<'a> {
-    /// Answers for the teachers.
+    /// Runs the teachers.
     runtime: &'a Runtime,
     progress: &'a dyn Progress,
     device: tch::Device,
-    /// Stages that may be under way at once.
+    /// The maximum number of stages at once.
     lanes: NonZeroUsize,
-    /// Held while ONNX Runtime labels on a GPU, whose memory nobody looks at.
+    /// Locked while ONNX Runtime labels on a GPU, because the scheduler does not check the GPU's
+    /// memory.
     gpu: Mutex<()>,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `device`. At most `jobs` stages are made at once on the CPU, by default as many
-    /// as it has cores; one on CUDA.
+    /// A worker on `device`. On the CPU at most `jobs` stages run at once, by default as many as
+    /// there are cores; on CUDA, one.
     ///
     /// # Errors
     /// When `device` is CUDA and there is none.
@@ -69,16 +70,16 @@ impl<'a> Worker<'a> {
         Ok(Self { runtime, progress, device, lanes, gpu: Mutex::default() })
     }
 
-    /// Where tensors live.
+    /// The device of tensors.
     pub fn device(&self) -> tch::Device {
         self.device
     }
 
-    /// Makes every stage of `graph` that is not complete in `store`, several at once where that is
-    /// faster. A stage that fails is told at once, and ends those alone that need it.
+    /// Makes every stage of `graph` that is not complete in `store`, several at once. A failure is
+    /// reported at once, and skips only the stages that depend on the failed one.
     ///
     /// # Errors
-    /// What would end every stage, such as a full disk; none is begun after it.
+    /// A failure that would hit every stage, such as a full disk; no stage starts after it.
     pub fn make_all(&self, graph: &StageGraph, store: &StageStore) -> Result<Outcome, RunError> {
         let job = |id| {
             let StageNode { title, needs, .. } = graph.node(id);
@@ -89,7 +90,7 @@ impl<'a> Worker<'a> {
         scheduler::work_off(jobs, self.lanes, self.progress, &make)
     }
 
-    /// Makes the stage of `node`; gives a remark for the user.
+    /// Makes the stage of `node`. Returns a remark for the user.
     fn make(
         &self,
         node: &StageNode,
@@ -117,9 +118,9 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// What one stage is made with.
+/// The resources for making one stage.
 struct Tools<'a> {
-    /// Answers for the teachers.
+    /// Runs the teachers.
     runtime: &'a Runtime,
     progress: MemoryAwareProgress<'a>,
     device: tch::Device,
@@ -128,13 +129,13 @@ struct Tools<'a> {
 }
 
 impl Tools<'_> {
-    /// Waits until nobody else labels on a GPU.
+    /// Waits until no other stage labels on a GPU.
     fn lock_gpu(&self) -> MutexGuard<'_, ()> {
         self.gpu.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Why libtorch finds no CUDA device, as far as can be told.
+/// The likely reason why libtorch finds no CUDA device.
 pub fn why_no_cuda() -> String {
     let version = env!("SCDD_TORCH");
     if version.contains("+cpu") {
@@ -144,7 +145,7 @@ pub fn why_no_cuda() -> String {
         true => {
             format!("there is an NVIDIA driver, but libtorch {version} sees no device through it")
         }
-        false => "no NVIDIA driver is here".to_owned(),
+        false => "there is no NVIDIA driver".to_owned(),
     }
 }
 

@@ -1,16 +1,16 @@
-//! The allocator's settings for programs that compute.
+//! The memory allocator's settings for computing.
 
-/// Lets freed memory stay with the process. libtorch asks for the same large buffers at every step;
-/// by default glibc gives each back to the system and gets it zeroed again: with a small student a
-/// third of the processor's time. All threads share what is freed, as evaluations go from thread to
-/// thread.
+/// Keeps freed memory in the process. libtorch allocates the same large buffers at every step. By
+/// default glibc returns each to the system, which zeroes it again: with a small student that takes
+/// a third of the processor's time. All threads share one arena, because evaluations move between
+/// threads.
 ///
 /// # Safety
 /// No other thread may exist yet.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub unsafe fn keep_freed() {
-    // SAFETY: mallopt only changes the allocator's settings, and by the caller's promise nobody
-    // else uses it.
+    // SAFETY: mallopt only changes the allocator's settings, and the caller guarantees that no
+    // other thread uses it.
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
@@ -19,9 +19,9 @@ pub unsafe fn keep_freed() {
     }
 }
 
-/// Nothing to do where the allocator is another.
+/// Does nothing: the allocator is not glibc's.
 ///
 /// # Safety
-/// As elsewhere.
+/// As on glibc: no other thread may exist yet.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub unsafe fn keep_freed() {}

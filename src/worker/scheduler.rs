@@ -1,4 +1,4 @@
-//! Does jobs several at once, each on its share of the processor, as far as there is memory.
+//! Runs several jobs at once, each on its share of the cores, as far as memory allows.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -16,28 +16,27 @@ use scdd_distill::progress::{Activity, Progress};
 use scdd_experiment::run::graph::NodeId;
 use scdd_experiment::run::{Failed, Outcome, RunError};
 
-/// Between two looks whether a waiting stage can begin.
+/// The interval at which waiting jobs are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A stage that is to be made.
+/// A stage to be made.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub id: NodeId,
-    /// What is made, as a failure names it.
+    /// The job's name in error messages.
     pub title: String,
-    /// What must be there first. Those that are no job are there.
+    /// The stages that must be complete first. Those that are not jobs are complete already.
     pub needs: Vec<NodeId>,
 }
 
-/// Makes the stage of a job on its threads; gives a remark for the user.
+/// Makes the stage of a job on these threads. Returns a remark for the user.
 type Make<'a> = &'a (dyn Fn(NodeId, &Threads) -> Result<Option<String>, RunError> + Sync);
 
-/// Does all `jobs` by `make`, each after those that it needs, at most `lanes` at once. A job that
-/// fails is told at once, and ends those alone that need it.
+/// Runs `make` for all `jobs`, each after the jobs that it needs, at most `lanes` at once. A
+/// failure is reported at once, and skips only the jobs that depend on the failed one.
 ///
 /// # Errors
-/// Where the system refuses what every job asks for, such as room on the disk; no further one is
-/// begun after that.
+/// A failure that would hit every job, such as a full disk; no job starts after it.
 pub fn work_off(
     jobs: Vec<Job>,
     lanes: NonZeroUsize,
@@ -48,7 +47,7 @@ pub fn work_off(
     Queue::new(jobs, Memory::new(), progress, make).work_off(lanes)
 }
 
-/// Jobs, and how far they are.
+/// The jobs and their state.
 struct Queue<'a, M> {
     progress: &'a dyn Progress,
     make: Make<'a>,
@@ -59,9 +58,9 @@ struct Queue<'a, M> {
 
 struct QueueState<M> {
     waiting: Vec<Job>,
-    /// What waiting jobs and those under way will leave.
+    /// The stages of waiting and running jobs.
     missing: BTreeSet<NodeId>,
-    /// What ends the whole run.
+    /// The error that ends the whole run.
     failure: Option<RunError>,
     done: Outcome,
     memory: M,
@@ -81,7 +80,7 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         thread::scope(|scope| {
             for _ in 0..lanes {
                 scope.spawn(|| {
-                    // A new thread has as many as some other was last given.
+                    // libtorch gives a new thread the number that any other thread set last.
                     tch::set_num_threads(torch);
                     while let Some((job, threads)) = self.next() {
                         self.make(&job, threads);
@@ -97,8 +96,8 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job, once it can begin, which it hereby does; none when there is nothing left for
-    /// another lane.
+    /// Waits until a job can start, and starts it: takes it from the queue and lends it cores.
+    /// `None` when no jobs are left.
     fn next(&self) -> Option<(Job, Threads)> {
         let mut state = self.lock();
         while !state.waiting.is_empty() {
@@ -111,12 +110,12 @@ impl<'a, M: Room + Send> Queue<'a, M> {
         None
     }
 
-    /// Whether a further job can begin beside those under way.
+    /// Whether another job can start beside the running ones.
     fn has_room(&self, state: &mut QueueState<M>) -> bool {
         self.cores.are_idle() || self.cores.are_settled() && state.memory.has_room()
     }
 
-    /// Does `job`, on `threads`.
+    /// Runs `job` on `threads`.
     fn make(&self, job: &Job, threads: Threads) {
         let made = catch_unwind(AssertUnwindSafe(|| (self.make)(job.id, &threads)));
         let mut state = self.lock();
@@ -132,9 +131,8 @@ impl<'a, M: Room + Send> Queue<'a, M> {
             Ok(Err(error)) => {
                 state.waiting.clear();
                 if !self.cores.are_idle() {
-                    self.progress.tell(&format!(
-                        "error: {error}; the run ends with the stages that are under way"
-                    ));
+                    self.progress
+                        .tell(&format!("error: {error}; the run ends when the running stages end"));
                 }
                 state.failure.get_or_insert(error);
             }
@@ -150,14 +148,14 @@ impl<'a, M: Room + Send> Queue<'a, M> {
 }
 
 impl<M> QueueState<M> {
-    /// Which waiting job is the first that has all that it needs.
+    /// The index of the first waiting job whose needs are complete.
     fn ready(&self) -> Option<usize> {
         self.waiting
             .iter()
             .position(|job| job.needs.iter().all(|need| !self.missing.contains(need)))
     }
 
-    /// The job `id` failed for this `reason`, and with it all that wait for it.
+    /// Marks the job `id` as failed for this `reason`, and all waiting jobs that depend on it.
     fn fail(&mut self, id: NodeId, reason: String) {
         self.done.failed.insert(id, reason.clone());
         while let Some(place) =
@@ -174,7 +172,7 @@ fn needs_one_of(job: &Job, failed: &Failed) -> bool {
     job.needs.iter().any(|need| failed.contains_key(need))
 }
 
-/// Whether the system refuses what every other job asks for too.
+/// Whether the error would hit every other job too.
 pub fn ends_all(error: &RunError) -> bool {
     let chain = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
     let mut kinds = chain.filter_map(|error| Some(error.downcast_ref::<io::Error>()?.kind()));
@@ -190,13 +188,13 @@ pub fn ends_all(error: &RunError) -> bool {
     kinds.any(is_for_all)
 }
 
-/// Says whether there is memory for a further stage beside those under way, which hold most of what
-/// they need.
+/// Says whether memory suffices for another stage. The running ones must already hold most of the
+/// memory that they need.
 trait Room {
     fn has_room(&mut self) -> bool;
 }
 
-/// What the system says of memory.
+/// The system's memory figures.
 struct Memory(System);
 
 impl Memory {
@@ -206,7 +204,8 @@ impl Memory {
 }
 
 impl Room for Memory {
-    /// As much as this process holds can still be had, or the system does not tell.
+    /// Whether as much memory is free as this process holds. Also true if the system does not
+    /// report it.
     fn has_room(&mut self) -> bool {
         let Ok(own) = sysinfo::get_current_pid() else { return true };
         self.0.refresh_specifics(
@@ -228,8 +227,8 @@ impl Room for Memory {
     }
 }
 
-/// Tells on, and notes when the stage on these threads has come so far that it holds most of the
-/// memory that it needs.
+/// Passes progress on. At a stage's first progress it reports to the stage's threads that the stage
+/// holds most of the memory that it needs.
 pub struct MemoryAwareProgress<'a>(pub &'a dyn Progress, pub Threads);
 
 impl Progress for MemoryAwareProgress<'_> {
@@ -271,8 +270,8 @@ mod tests {
         }
     }
 
-    /// Jobs by name, what they need, and the note that each waits for. A name in capitals fails;
-    /// `!` is the disk, full.
+    /// Jobs: their names, the jobs that they need, and the note that each waits for. A job with a
+    /// name in capitals fails; `!` fails with a full disk.
     struct Jobs(Vec<(&'static str, &'static [&'static str], &'static str)>, Mutex<Vec<String>>);
 
     impl Jobs {
@@ -280,7 +279,7 @@ mod tests {
             Self(jobs.to_vec(), Mutex::default())
         }
 
-        /// Those that are no job come after all others.
+        /// Names that are not jobs get the number after the last job.
         fn id(&self, name: &str) -> NodeId {
             NodeId(self.0.iter().position(|job| job.0 == name).unwrap_or(self.0.len()))
         }
@@ -297,8 +296,8 @@ mod tests {
             .work_off(lanes)
         }
 
-        /// Settles, as with its first progress, and goes on once there is the note that it waits
-        /// for.
+        /// Reports the peak memory, as a stage does at its first progress, and returns once the
+        /// note that the job waits for exists.
         fn make(
             &self,
             NodeId(place): NodeId,
@@ -315,7 +314,7 @@ mod tests {
             self.note(format!("-{name}"));
             if name == "!" {
                 let source = io::Error::from(ErrorKind::StorageFull);
-                // As a stage's own error arrives: in a box.
+                // A stage's own error also arrives in a box.
                 let failure: Failure =
                     Box::new(StageError::Io { action: "write", path: "x".into(), source });
                 return Err(RunError::Make(failure));
@@ -329,7 +328,8 @@ mod tests {
             self.1.lock().unwrap().push(what);
         }
 
-        /// What happened, in order: `+` and a name where a job began, `-` where it ended.
+        /// The events in order: `+` and the name when a job started, `-` and the name when it
+        /// ended.
         fn notes(self) -> Vec<String> {
             self.1.into_inner().unwrap()
         }

@@ -1,4 +1,4 @@
-//! Any other operator: one node, run as the replica runs it, under autograd.
+//! Any other operator: one node, run as in the replica and differentiated by autograd.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -11,15 +11,15 @@ use scdd_graph::{Node, ValueId};
 pub struct AutogradNode {
     pub name: String,
     node: usize,
-    /// The inputs that depend on the network's input, each once.
+    /// The inputs that depend on the network's input, without repetition.
     pub reads: Vec<ValueId>,
     /// The other inputs.
     pub constants: Vec<ValueId>,
     pub writes: Vec<ValueId>,
 }
 
-/// What a [`AutogradNode`] keeps for the backward pass: its inputs as leaves, and its outputs with
-/// their history.
+/// The state that an [`AutogradNode`] saves for the backward pass: its inputs as autograd leaves,
+/// and its outputs with their history.
 pub struct SavedAutograd {
     leaves: Vec<Tensor>,
     inputs: Vec<Value>,
@@ -37,8 +37,8 @@ impl AutogradNode {
         Self { name: node.name.clone(), node: index, reads, constants, writes }
     }
 
-    /// `fixed` holds every value that does not depend on the network's input; `inputs` go with
-    /// [`reads`](Self::reads).
+    /// `fixed` holds every value that does not depend on the network's input. `inputs` are the
+    /// values of [`reads`](Self::reads), in the same order.
     pub fn forward(
         &self,
         replica: &Replica,
@@ -64,7 +64,7 @@ impl AutogradNode {
         Ok((results, SavedAutograd { leaves, inputs, outputs }))
     }
 
-    /// The gradients of the inputs that have one, by value.
+    /// The gradients of the inputs that have one, each with its value's number.
     pub fn backward(
         &self,
         kept: SavedAutograd,

@@ -1,4 +1,4 @@
-//! A convolution: its shape, and what computes it in each direction.
+//! A convolution: its shape, and the kernel of each direction.
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -9,7 +9,7 @@ use scdd_kernels::direct::Direct;
 use scdd_kernels::winograd::{Tile, Winograd};
 use scdd_kernels::{Aligned, Isa};
 
-/// What computes one direction of a convolution, with its prepared weights.
+/// The kernel of one direction of a convolution, with its prepared weights.
 pub enum ConvKernel {
     Torch,
     Direct(Direct),
@@ -17,7 +17,7 @@ pub enum ConvKernel {
     Winograd(Winograd),
 }
 
-/// Which way a convolution runs.
+/// The direction of a convolution's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Forward,
@@ -27,17 +27,17 @@ pub enum Direction {
 /// A two-dimensional convolution and its weights.
 pub struct Convolution {
     pub geometry: Geometry,
-    /// Zeros after the last row and column.
+    /// Rows and columns of zeros after the last.
     pub pad_after: [usize; 2],
     pub groups: usize,
-    /// From, to.
+    /// Input channels, output channels.
     pub channels: [usize; 2],
     pub from: Extent,
     pub to: Extent,
-    /// `[O, I / groups, kernel…]`; emptied when libtorch does not need it any more.
+    /// `[O, I / groups, kernel…]`; empty once libtorch no longer needs it.
     pub weight: Tensor,
     pub bias: Option<Tensor>,
-    /// `[O]`, for the kernels.
+    /// `[O]`, for the CPU kernels.
     pub bias_values: Vec<f32>,
 }
 
@@ -46,8 +46,8 @@ impl ConvKernel {
         matches!(self, Self::Torch)
     }
 
-    /// The kernel of the backward pass out of this one of the forward pass, where both share their
-    /// weights in memory.
+    /// From this forward kernel, the backward kernel that shares its weights in memory. `None`
+    /// where the kernel can't share them.
     pub fn transposed(&self) -> Option<Self> {
         match self {
             Self::Winograd(forward) if forward.is_wide() => Some(Self::Winograd(forward.turned())),
@@ -55,7 +55,7 @@ impl ConvKernel {
         }
     }
 
-    /// Runs a kernel; nothing happens when libtorch is to do it.
+    /// Runs the kernel. Does nothing if libtorch computes this direction.
     pub fn run(
         &self,
         x: (&[f32], Extent),
@@ -71,8 +71,8 @@ impl ConvKernel {
         }
     }
 
-    /// Takes over other weights `[kernel…, I, O]`, flat. Kernels of libtorch and depthwise ones
-    /// have none to train.
+    /// Replaces the weights by `weight`, `[kernel…, I, O]`, flat. Has no effect on libtorch and
+    /// depthwise kernels, which are never trained.
     pub fn load(
         &mut self,
         isa: Isa,
@@ -99,8 +99,8 @@ impl ConvKernel {
         }
     }
 
-    /// The gradient by the weights, `[kernel…, I, O]`, flat, given the input and the output's
-    /// gradient; as [`load`](Self::load), of kernels that can be trained.
+    /// The gradient with respect to the weights, `[kernel…, I, O]`, flat, from the input and the
+    /// output's gradient. Like [`load`](Self::load), for trainable kernels only.
     pub fn weight_gradient(
         &self,
         x: (&[f32], Extent),
@@ -117,11 +117,10 @@ impl ConvKernel {
 }
 
 impl Convolution {
-    /// The kernel of `direction` on `isa`, which is the fastest that there is for such a
-    /// convolution.
+    /// The fastest kernel on `isa` for `direction` of this convolution.
     ///
     /// # Errors
-    /// When libtorch can't give the weights.
+    /// When libtorch can't copy the weights.
     pub fn kernel(&self, isa: Isa, direction: Direction) -> Result<ConvKernel, TchError> {
         let backward = direction == Direction::Backward;
         let (g, inputs) = (&self.geometry, self.channels[0]);
@@ -155,16 +154,16 @@ impl Convolution {
         Ok(ConvKernel::Winograd(match direction {
             Direction::Forward => Winograd::new(isa, Tile::Four, self.channels, g.pad, weight),
             Direction::Backward => {
-                // The gradient of a 3×3 convolution of stride 1 is the convolution with the kernel
-                // rotated by half a turn and the opposite padding.
+                // The gradient of a 3×3 convolution of stride 1 is a convolution with the kernel
+                // rotated by 180° and with the opposite padding.
                 let rotated = |o: usize, i: usize, y: usize, x: usize| weight(i, o, 2 - y, 2 - x);
                 Winograd::new(isa, Tile::Four, [from, to], g.pad.map(|p| 2 - p), rotated)
             }
         }))
     }
 
-    /// The kernel of `direction` for a convolution of one group whose weights are trained: without
-    /// weights until it is given some.
+    /// The kernel of `direction` for a convolution of one group with trained weights. It has no
+    /// weights until [`ConvKernel::load`] sets them.
     pub fn untrained(&self, isa: Isa, direction: Direction) -> ConvKernel {
         let (channels, geometry) = (self.channels, self.geometry);
         if self.is_small() && Winograd::accepts(isa, channels[0], channels[1]) {
@@ -181,7 +180,7 @@ impl Convolution {
         })
     }
 
-    /// Whether it has the shape that Winograd's algorithm is for: 3×3, stride 1.
+    /// Whether Winograd's algorithm applies: a 3×3 kernel with stride 1.
     fn is_small(&self) -> bool {
         let g = &self.geometry;
         g.kernel == [3, 3]
@@ -190,10 +189,10 @@ impl Convolution {
             && g.pad.iter().all(|&p| p <= 2)
     }
 
-    /// Prepares both directions on `isa`.
+    /// Prepares the kernels of both directions on `isa`.
     ///
     /// # Errors
-    /// When libtorch can't give the weights.
+    /// When libtorch can't copy the weights.
     pub fn kernels(&mut self, isa: Isa) -> Result<[ConvKernel; 2], TchError> {
         let forward = self.kernel(isa, Direction::Forward)?;
         let backward = match forward.transposed() {
@@ -206,7 +205,7 @@ impl Convolution {
         Ok([forward, backward])
     }
 
-    /// Input extent and channels, output extent and channels, in `direction`.
+    /// The input's extent and channels, and the output's, in `direction`.
     pub fn ends(&self, direction: Direction) -> [(Extent, usize); 2] {
         let (from, to) = ((self.from, self.channels[0]), (self.to, self.channels[1]));
         match direction {
@@ -215,7 +214,7 @@ impl Convolution {
         }
     }
 
-    /// By libtorch, bias included.
+    /// The forward pass by libtorch, bias included.
     pub fn forward_torch(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let Settings { stride, dilation, pad, after } = self.settings();
         let kind = x.kind();
@@ -244,7 +243,7 @@ impl Convolution {
         let Settings { stride, dilation, pad, after } = self.settings();
         let symmetric = pad == after;
         let sizes = [(self.from.h, self.to.h), (self.from.w, self.to.w)];
-        // How many rows and columns at the end no output has seen.
+        // Rows and columns at the end that no output reads.
         let unseen: Vec<i64> = (0..2)
             .map(|axis| {
                 let (from, to) = (sizes[axis].0 as i64, sizes[axis].1 as i64);
@@ -284,7 +283,7 @@ impl Convolution {
     }
 }
 
-/// As libtorch wants them.
+/// The settings in libtorch's types.
 struct Settings {
     stride: [i64; 2],
     dilation: [i64; 2],
@@ -297,10 +296,10 @@ pub fn size(extent: Extent, channels: usize) -> [i64; 4] {
     [extent.n, channels, extent.h, extent.w].map(|v| v as i64)
 }
 
-/// The kernel of the backward pass, `[3, 3, outputs, inputs]`, out of `[3, 3, inputs, outputs]`:
-/// turned by half a circle, inputs and outputs exchanged.
+/// The kernel of the backward pass: `[3, 3, inputs, outputs]` rotated by 180° and with its channels
+/// transposed, `[3, 3, outputs, inputs]`.
 fn turned(weight: &[f32], [inputs, outputs]: [usize; 2]) -> Vec<f32> {
-    /// Values of one side of the blocks that are exchanged in cache.
+    /// Side of the blocks that are transposed in cache.
     const SIDE: usize = 16;
     let mut turned = vec![0.0; weight.len()];
     let taps = weight.chunks_exact(inputs * outputs).rev();

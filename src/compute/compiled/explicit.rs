@@ -1,5 +1,5 @@
-//! The explicit steps beside convolutions and passes: pools, the classifier, concatenation,
-//! reshaping.
+//! Operators with explicit backward passes besides convolutions and passes: pools, the classifier,
+//! concatenation, reshaping.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -8,9 +8,9 @@ use crate::replica::ops::conv::{or_ones, resolve};
 use scdd_graph::ValueId;
 use scdd_graph::ops::{Pool, PoolKind};
 
-/// An operator with a written-out backward pass.
+/// An operator with an explicit backward pass.
 pub enum Operator {
-    /// Symmetric windows.
+    /// Maximum over windows with symmetric padding.
     MaxPool {
         kernel: Vec<i64>,
         stride: Vec<i64>,
@@ -23,7 +23,7 @@ pub enum Operator {
         pad: Vec<i64>,
         count_include_pad: bool,
     },
-    /// The mean over both spatial axes, in whatever shape the output has.
+    /// The mean over both spatial axes, in the output's own shape.
     GlobalAverage,
     /// x · weightᵀ + bias, weight `[K, C]`.
     Linear {
@@ -33,21 +33,21 @@ pub enum Operator {
     Concat {
         axis: i64,
     },
-    /// Anything that only changes the shape.
+    /// Any operator that only changes the shape.
     Reshape,
 }
 
-/// An explicit step.
+/// A step with an explicit backward pass.
 pub struct ExplicitStep {
     pub name: String,
     pub operator: Operator,
-    /// With their sizes.
+    /// The inputs with their sizes.
     pub inputs: Vec<(ValueId, Vec<i64>)>,
     pub out: ValueId,
     pub size: Vec<i64>,
 }
 
-/// What an [`ExplicitStep`] keeps for the backward pass.
+/// The state that an [`ExplicitStep`] saves for the backward pass.
 pub enum SavedExplicit {
     Nothing,
     Input(Value),
@@ -98,7 +98,7 @@ impl ExplicitStep {
         })
     }
 
-    /// The inputs' gradients, in their order.
+    /// The gradients of the inputs, in their order.
     pub fn backward(&self, kept: &SavedExplicit, gradient: &Value) -> Result<Vec<Value>, TchError> {
         let g = gradient.tensor();
         let size = &self.inputs[0].1;
@@ -141,7 +141,8 @@ impl ExplicitStep {
     }
 }
 
-/// Windows that libtorch pools as they are; the replica knows the others.
+/// The pool, if libtorch computes its windows directly; `None` for other windows, which the replica
+/// handles.
 pub fn window(pool: &Pool, h: i64, w: i64) -> Option<Operator> {
     let Pool::Window { kind, kernel, strides, dilations, padding, ceil } = pool else {
         return None;

@@ -1,4 +1,4 @@
-//! Which nodes go together: what both compilers ask of a graph.
+//! Which nodes can be fused: the graph queries that both compilers share.
 
 use tch::{Kind, Tensor};
 
@@ -12,20 +12,22 @@ use scdd_graph::{Graph, Node, Op, ValueId};
 use scdd_kernels::conv::{Extent, Geometry};
 use scdd_kernels::pass::FusedActivation;
 
-/// A graph, and which of its nodes a step has taken in.
+/// A graph, and which of its nodes are already part of a step.
 pub struct Fusion<'a> {
     pub graph: &'a Graph,
     pub values: &'a [Option<Known>],
-    /// Per node, whether an earlier step took it in.
+    /// Per node, whether an earlier step includes it.
     pub taken: Vec<bool>,
-    /// Per value, the nodes that read it; a node that reads it twice counts twice.
+    /// Per value, the nodes that read it. A node that reads it twice counts twice.
     readers: Vec<Vec<usize>>,
-    /// Per value, whether it must exist as such: an output, or an activation of the objective.
+    /// Per value, whether it must be computed as such: a graph output, or an activation of the
+    /// objective.
     pinned: Vec<bool>,
 }
 
 impl<'a> Fusion<'a> {
-    /// Nothing is taken yet. `wanted` are values that must exist beside the graph's outputs.
+    /// Starts with no node taken. `wanted` are the values that must exist besides the graph's
+    /// outputs.
     pub fn new(
         graph: &'a Graph,
         values: &'a [Option<Known>],
@@ -158,12 +160,12 @@ impl<'a> Fusion<'a> {
     }
 }
 
-/// What a node of one output makes. A node of a chain has one, or it would not be in it.
+/// The output of a node with one output. Every node of a chain has exactly one.
 pub fn output(node: &Node) -> ValueId {
     node.outputs.iter().flatten().copied().next().unwrap_or_default()
 }
 
-/// Whether an activation's type is one that the steps of a plan are made for.
+/// Whether the steps of a plan support an activation of this size and type.
 pub fn is_image(size: &[i64], kind: Kind) -> bool {
     size.len() == 4 && kind == Kind::Float
 }

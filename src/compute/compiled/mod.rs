@@ -1,11 +1,11 @@
-//! What the compilers of synthesis and of training share.
+//! The parts that the compilers of synthesis and of training share.
 //!
-//! - [`survey`]: the shape of every value, and which do not depend on the input;
-//! - [`fusion`]: which nodes go together;
-//! - [`convolution`]: a convolution, and what computes it;
+//! - [`survey`]: the shape of every value, and whether it depends on the input;
+//! - [`fusion`]: which nodes can be fused;
+//! - [`convolution`]: a convolution and its kernels;
 //! - [`explicit`]: pools, the classifier, concatenation, reshaping, with their backward passes;
 //! - [`autograd_node`]: any other operator, under autograd;
-//! - [`value`]: tensors and the pool of their memory.
+//! - [`value`]: tensors and the buffer pool that holds them.
 
 pub mod autograd_node;
 pub mod convolution;
@@ -26,15 +26,15 @@ use value::Value;
 
 /// One step of a plan.
 pub trait Step {
-    /// The values that it needs, of those that depend on the input.
+    /// The values that the step reads, as far as they depend on the input.
     fn reads(&self) -> Vec<ValueId>;
     fn writes(&self) -> Vec<ValueId>;
-    /// The step itself, where autograd differentiates it.
+    /// The step itself if autograd differentiates it.
     fn autograd(&self) -> Option<&AutogradNode>;
 }
 
-/// Per step, the values whose last reader it is (the logits live on). The graph has `values` of
-/// them.
+/// Per step, the values that no later step reads, so that their memory can be freed (the logits
+/// stay). `values` is the number of the graph's values.
 pub fn last_uses(steps: &[impl Step], logits: ValueId, values: usize) -> Vec<Vec<ValueId>> {
     let mut seen = vec![false; values];
     seen[logits] = true;
@@ -47,7 +47,7 @@ pub fn last_uses(steps: &[impl Step], logits: ValueId, values: usize) -> Vec<Vec
     dying
 }
 
-/// The values that do not depend on the input and that nodes under autograd read.
+/// The values that do not depend on the input and that autograd nodes read.
 pub fn fixed_values(known: Vec<Option<Known>>, steps: &[impl Step]) -> Vec<Option<Tensor>> {
     let nodes = steps.iter().filter_map(Step::autograd);
     let needed: HashSet<ValueId> = nodes.flat_map(|node| node.constants.iter().copied()).collect();
@@ -55,7 +55,7 @@ pub fn fixed_values(known: Vec<Option<Known>>, steps: &[impl Step]) -> Vec<Optio
     known.map(|(id, k)| k.filter(|_| needed.contains(&id)).and_then(|k| k.fixed)).collect()
 }
 
-/// The sum of the gradients of one value, if it has any.
+/// The sum of the gradients of one value; `None` if it has none.
 ///
 /// # Errors
 /// When libtorch can't add them.
@@ -66,7 +66,7 @@ pub fn sum(gradients: &[Value]) -> Result<Option<Value>, TchError> {
         .map(Some)
 }
 
-/// Per channel on the CPU, in the kernels' precision.
+/// Values per channel as `f32`s on the CPU, for the kernels.
 ///
 /// # Errors
 /// When libtorch can't copy them.
@@ -74,12 +74,12 @@ pub fn floats(per_channel: &Tensor) -> Result<Vec<f32>, TchError> {
     Vec::<f32>::try_from(&per_channel.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)
 }
 
-/// `len` empty places.
+/// A vector of `len` times `None`.
 pub fn none<T>(len: usize) -> Vec<Option<T>> {
     std::iter::repeat_with(|| None).take(len).collect()
 }
 
-/// Names the step that failed.
+/// Adds the failed step's name to an error.
 pub fn failed(step: &str) -> impl FnOnce(TchError) -> ReplicaError {
     let step = step.to_owned();
     move |source| ReplicaError::Step { step, source: source.into() }

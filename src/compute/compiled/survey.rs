@@ -1,4 +1,4 @@
-//! What one run on zeros tells of every value: its shape, its type, and whether it depends on the
+//! One run on zeros finds the shape and type of every value, and whether the value depends on the
 //! input.
 
 use tch::{Kind, Tensor};
@@ -7,16 +7,16 @@ use crate::replica::{Mode, Replica, ReplicaError};
 use scdd_graph::ops::{Layout, ShapeOp};
 use scdd_graph::{Op, ValueId};
 
-/// What is known of one value once the shape of the input is.
+/// The facts about one value for a given input shape.
 pub struct Known {
     pub size: Vec<i64>,
     pub kind: Kind,
-    /// The value itself, where it does not depend on the input's values.
+    /// The value itself, if it does not depend on the input's values.
     pub fixed: Option<Tensor>,
 }
 
-/// Runs the graph once on zeros. `live` are constants that change between runs: nothing that
-/// depends on them is fixed.
+/// Runs the graph once on zeros. `live` are constants that change between runs, so values that
+/// depend on them are not fixed.
 pub fn survey(
     replica: &Replica,
     input: &Tensor,
@@ -43,7 +43,7 @@ pub fn survey(
         let is_fixed = |id: ValueId| known[id].as_ref().is_some_and(|k| k.fixed.is_some());
         let by_shape = matches!(node.op, Op::Shape(ShapeOp::Shape { .. } | ShapeOp::Size));
         let inputs = match node.op {
-            // Its second input only names a type.
+            // The second input only gives the type.
             Op::Layout(Layout::CastLike) => &node.inputs[..1],
             _ => &node.inputs[..],
         };

@@ -1,5 +1,4 @@
-//! Tensors of one evaluation, and the pool of memory that they live in from evaluation to
-//! evaluation.
+//! The tensors of an evaluation, and the buffer pool that keeps their memory between evaluations.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,13 +7,13 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use scdd_kernels::Aligned;
 
-/// Memory that is free for the next activation or gradient.
+/// Free buffers for activations and gradients.
 #[derive(Default)]
 pub struct BufferPool(Mutex<Vec<Aligned>>);
 
 impl BufferPool {
-    /// `len` values of arbitrary content: the smallest free memory that is large enough and not
-    /// wastefully so, or new one.
+    /// A buffer of `len` arbitrary values: the smallest free one of `len` to 2 · `len` values, or
+    /// else a new one.
     pub fn take(self: &Arc<Self>, len: usize) -> Fresh {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |m: &Aligned| m.len() >= len && m.len() <= 2 * len;
@@ -24,7 +23,7 @@ impl BufferPool {
     }
 }
 
-/// Goes back to its pool when nothing refers to it any more.
+/// A buffer that returns to its pool when it is dropped.
 struct Block {
     memory: Aligned,
     pool: Arc<BufferPool>,
@@ -37,7 +36,7 @@ impl Drop for Block {
     }
 }
 
-/// Memory that is being written.
+/// A buffer that is being written.
 pub struct Fresh {
     block: Block,
     len: usize,
@@ -58,7 +57,7 @@ impl DerefMut for Fresh {
 }
 
 impl Fresh {
-    /// The written memory as a channels-last tensor of `size` `[N, C, H, W]`.
+    /// The written buffer as a channels-last tensor of `size` `[N, C, H, W]`.
     ///
     /// # Errors
     /// When libtorch refuses the shape.
@@ -72,16 +71,16 @@ impl Fresh {
         }
         let strides = [h * w * c, 1, w * c, c];
         let data = self.block.memory.as_ptr().cast();
-        // SAFETY: the memory holds as many values as the shape has, as just checked; the value
-        // keeps the block alive, whose memory neither moves nor is written again while a value
-        // refers to it.
+        // SAFETY: the memory holds as many values as the shape has, as just checked. The value
+        // keeps the block alive; its memory does not move, and is not written while a value refers
+        // to it.
         let tensor =
             unsafe { Tensor::f_from_blob(data, &size, &strides, Kind::Float, Device::Cpu)? };
         Ok(Value { tensor, held: vec![Arc::new(self.block)] })
     }
 }
 
-/// A tensor that nobody writes to, and the pooled memory that it may lie in.
+/// A read-only tensor, and the pooled buffer that it may lie in.
 pub struct Value {
     tensor: Tensor,
     held: Vec<Arc<Block>>,
@@ -104,12 +103,12 @@ impl Value {
         &self.tensor
     }
 
-    /// `tensor`, which may share this value's memory.
+    /// `tensor`, which may use this value's memory.
     pub fn view(&self, tensor: Tensor) -> Self {
         Self { tensor, held: self.held.clone() }
     }
 
-    /// `tensor`, which may share the memory of any of `values`.
+    /// `tensor`, which may use the memory of any of `values`.
     pub fn view_of(values: &[Value], tensor: Tensor) -> Self {
         Self { tensor, held: values.iter().flat_map(|v| v.held.iter().cloned()).collect() }
     }
@@ -137,10 +136,10 @@ impl Value {
             .all(|(&size, (&s, e))| size == 1 || s == e)
     }
 
-    /// The values of a channels-last tensor, pixel by pixel.
+    /// The values of a channels-last tensor in memory order: pixel by pixel, channels innermost.
     ///
     /// # Errors
-    /// When it is anything else than dense `f32` on the CPU.
+    /// When the tensor is not dense channels-last `f32` on the CPU.
     pub fn pixels(&self) -> Result<&[f32], TchError> {
         let known = self.tensor.kind() == Kind::Float && self.tensor.device() == Device::Cpu;
         if !known || !self.is_channels_last() {
@@ -153,8 +152,8 @@ impl Value {
         if self.tensor.numel() == 0 {
             return Ok(&[]);
         }
-        // SAFETY: dense f32 on the CPU, as just checked; the memory lives as long as `self`, and
-        // nobody writes to a value.
+        // SAFETY: the tensor is dense f32 on the CPU, as just checked. The memory lives as long as
+        // `self`, and values are never written.
         Ok(unsafe { std::slice::from_raw_parts(data, self.tensor.numel()) })
     }
 }

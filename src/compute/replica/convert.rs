@@ -1,5 +1,5 @@
-//! Into and out of `tch`: the graph's constants, and `ndarray` (data, ONNX Runtime), each with one
-//! copy.
+//! Conversions into and out of `tch`: the graph's constants, and `ndarray` (for data and ONNX
+//! Runtime). Each makes one copy.
 
 use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 use tch::{Device, Kind, TchError, Tensor};
@@ -19,7 +19,7 @@ pub fn to_tensor<D: Dimension>(array: ArrayView<f32, D>) -> Result<Tensor, TchEr
 }
 
 /// The same `[N, C, H, W]` values with the channels innermost in memory, the layout in which CPU
-/// convolutions are fastest; other ranks unchanged.
+/// convolutions are fastest; tensors of other ranks are returned unchanged.
 ///
 /// # Errors
 /// When libtorch can't copy the tensor.
@@ -46,7 +46,7 @@ pub fn to_array(tensor: &Tensor) -> Result<ArrayD<f32>, TchError> {
     ArrayD::from_shape_vec(IxDyn(&dims), values).map_err(|e| TchError::Shape(e.to_string()))
 }
 
-/// The `tch` name of an element type.
+/// The `tch` equivalent of an element type.
 pub fn kind(dtype: DType) -> Kind {
     match dtype {
         DType::F32 => Kind::Float,

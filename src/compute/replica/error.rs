@@ -1,4 +1,4 @@
-//! What can go wrong while a graph runs, and at which node.
+//! The errors of running a graph, with the node that failed.
 
 /// Why one operator failed.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +9,8 @@ pub enum OpError {
     Other(String),
 }
 
-/// libtorch appends a C++ stack trace, which helps nobody who reads an ONNX graph.
+/// The first line of libtorch's message. The rest is a C++ stack trace, which does not help a
+/// reader of an ONNX graph.
 fn first_line(error: &tch::TchError) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()

@@ -1,8 +1,8 @@
 //! The `tch` re-instantiation of a graph: the readable reference executor.
 //!
-//! Any supported operator, any device, evaluation or training mode, under autograd when a tensor
-//! that enters asks for gradients. One file per operator family under `ops/`, mirroring
-//! [`scdd_graph::ops`]. Knows nothing of files.
+//! It supports every operator of the graph crate, on any device, in evaluation and training mode,
+//! and under autograd if an input or constant requires gradients. Each operator family has one file
+//! under `ops/`, as in [`scdd_graph::ops`]. It does not read files.
 
 mod convert;
 mod error;
@@ -19,23 +19,23 @@ pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::Args;
 
-/// How normalisation layers behave.
+/// How BatchNorm layers behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// BatchNorm uses its running statistics.
     Eval,
-    /// BatchNorm uses the batch's statistics and updates its running ones, with PyTorch's momentum
-    /// of 0.1.
+    /// BatchNorm uses the batch's statistics and updates its running statistics with PyTorch's
+    /// momentum of 0.1.
     Train,
-    /// BatchNorm uses the batch's statistics; nothing is updated.
+    /// BatchNorm uses the batch's statistics and updates nothing.
     Batch,
 }
 
-/// What a run gave.
+/// The results of a run.
 pub struct Outputs {
-    /// In the order of the graph's outputs.
+    /// The graph's outputs, in their order.
     pub outputs: Vec<Tensor>,
-    /// In the order of the taps that were asked for.
+    /// The requested taps, in the order of the request.
     pub taps: Vec<Tensor>,
 }
 
@@ -43,18 +43,18 @@ pub struct Outputs {
 pub struct Replica {
     graph: Arc<Graph>,
     pub(crate) constants: Vec<Option<Tensor>>,
-    /// Per node: values that no later node reads.
+    /// Per node, the values that no later node reads.
     pub(crate) dying: Vec<Vec<ValueId>>,
-    /// What float32 has become, if it was converted.
+    /// The type that replaces float32, after [`Replica::to_kind`].
     pub(crate) precision: Option<Kind>,
 }
 
 impl Replica {
-    /// Floating-point constants go to `device`; integer ones, which are shapes and axes, stay on
-    /// the CPU.
+    /// Moves floating-point constants to `device`. Integer constants stay on the CPU, because they
+    /// are shapes and axes.
     ///
     /// # Errors
-    /// When a constant can't be brought to the device.
+    /// When a constant can't be copied to the device.
     pub fn new(graph: Arc<Graph>, device: Device) -> Result<Self, ReplicaError> {
         let mut constants: Vec<Option<Tensor>> = Vec::new();
         constants.resize_with(graph.values.len(), || None);
@@ -75,7 +75,7 @@ impl Replica {
     }
 
     /// Converts every floating-point constant, and every float32 value of later runs: for instance
-    /// to `Kind::Double`, to be free of rounding.
+    /// to `Kind::Double`, where rounding is negligible.
     ///
     /// # Errors
     /// When libtorch refuses the conversion.
@@ -92,22 +92,21 @@ impl Replica {
         Ok(self)
     }
 
-    /// The tensor of the constant called `name`; it shares its storage, so that a trainer can write
-    /// to it.
+    /// The tensor of the constant called `name`. It shares the constant's storage, so a trainer can
+    /// write to it.
     pub fn constant(&self, name: &str) -> Option<Tensor> {
         self.graph.value(name).and_then(|id| self.constants[id].as_ref()).map(Tensor::shallow_clone)
     }
 
-    /// Puts `tensor`, of the same shape, in the place of the constant called `name`; without such a
-    /// constant nothing happens.
+    /// Replaces the constant called `name` by `tensor`, of the same shape. Does nothing if there is
+    /// no such constant.
     pub fn set_constant(&mut self, name: &str, tensor: Tensor) {
         if let Some(constant) = self.graph.value(name).and_then(|id| self.constants[id].as_mut()) {
             *constant = tensor;
         }
     }
 
-    /// The same graph with the same constants: who writes to those of one writes to those of the
-    /// other.
+    /// A clone that shares graph and constants: a write to a constant of one changes the other.
     pub(crate) fn shallow_clone(&self) -> Self {
         Self {
             graph: self.graph.clone(),
@@ -122,7 +121,7 @@ impl Replica {
     }
 
     /// Runs the graph. `inputs` are in the order of the graph's inputs, images as `[N, C, H, W]`;
-    /// `taps` are values to be handed out too.
+    /// `taps` are further values to return.
     ///
     /// # Errors
     /// Names the node that failed, with the shapes of its inputs.
@@ -198,7 +197,7 @@ impl Replica {
         })
     }
 
-    /// The tensor in the precision that was asked for, if it is float32.
+    /// The tensor in the requested precision, if it is float32.
     fn precise(&self, tensor: Tensor) -> Result<Tensor, tch::TchError> {
         match self.precision {
             Some(kind) if tensor.kind() == Kind::Float => tensor.f_to_kind(kind),
@@ -207,7 +206,7 @@ impl Replica {
     }
 }
 
-/// Per node, the values whose last reader it is (graph outputs live on).
+/// Per node, the values that no later node reads (graph outputs stay).
 fn last_uses(graph: &Graph) -> Vec<Vec<ValueId>> {
     let mut seen: Vec<bool> = vec![false; graph.values.len()];
     for &output in &graph.outputs {

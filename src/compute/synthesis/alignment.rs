@@ -1,31 +1,31 @@
-//! The alignment of activation statistics: what it costs, and the gradient that it sends back.
+//! The alignment of activation statistics: its cost and its gradient.
 
 use tch::{Kind, TchError, Tensor};
 
 use super::{Distance, LayerTarget, Momentum, Objective, channel_statistics};
 use scdd_kernels::pass::Moments;
 
-/// One layer's share of the objective, in double precision.
+/// The target of one layer's statistics, in double precision.
 pub struct AlignedLayer {
     mean: Tensor,
     var: Tensor,
-    /// What each channel's differences of mean and variance weigh; absent: 1.
+    /// The weights of each channel's differences of mean and variance; absent: 1.
     weights: Option<(Tensor, Tensor)>,
     multiplier: f64,
     distance: Distance,
 }
 
-/// Mean and biased variance per channel, `[C]`, over `count` values each.
+/// Mean and biased variance per channel, `[C]`, each over `count` values.
 pub struct MeasuredStatistics {
     mean: Tensor,
     var: Tensor,
     count: f64,
 }
 
-/// What a layer's statistics cost, and the gradient a + b · x per channel that they add to the
-/// activation x.
+/// The cost of a layer's statistics, and the gradient a + b · x per channel that they add to that
+/// of the activation x.
 pub struct Alignment {
-    /// The multiplier included, the weight of the whole term not.
+    /// With the layer's multiplier, without `r_bn`.
     pub cost: Tensor,
     pub a: Tensor,
     pub b: Tensor,
@@ -64,8 +64,9 @@ impl MeasuredStatistics {
 }
 
 impl AlignedLayer {
-    /// The distances of μ from μ̂ and of σ² from σ̂², times the multiplier; their gradient also
-    /// times `weight`. The layer is the objective's of this `index`, by which `momentum` knows it.
+    /// The cost is the distances of μ from μ̂ and of σ² from σ̂², times the multiplier; the
+    /// gradient is also times `weight`. `index` is the layer's place in the objective, under which
+    /// `momentum` keeps its average.
     pub fn align(
         &self,
         measured: &MeasuredStatistics,
@@ -85,8 +86,8 @@ impl AlignedLayer {
         Ok(Alignment { cost: mean_cost.f_add(&var_cost)?.f_mul_scalar(self.multiplier)?, a, b })
     }
 
-    /// The distance of the (weighted) difference from 0 and its gradient, which is 0 where the
-    /// distance is.
+    /// The norm of the (weighted) difference, or its square, and the gradient, which is 0 at a
+    /// difference of 0.
     fn distance(
         &self,
         difference: &Tensor,

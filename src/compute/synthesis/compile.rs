@@ -1,5 +1,5 @@
-//! Graph → steps of synthesis: which nodes fuse, which have an explicit backward pass, which are
-//! left to autograd.
+//! Graph → steps of synthesis. Decides which nodes are fused, which have an explicit backward pass,
+//! and which are left to autograd.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ pub enum SynthesisStep {
 }
 
 impl SynthesisStep {
-    /// The pass that this step is or has fused in.
+    /// The pass that this step is, or that is fused into it.
     pub fn pass(&self) -> Option<&PassStep> {
         match self {
             Self::Conv(step) => step.pass.as_ref(),
@@ -84,7 +84,7 @@ pub struct FrozenConv {
     pub pass: Option<PassStep>,
 }
 
-/// Turns the graph into steps; kernels are still to be prepared.
+/// Turns the graph into steps. Their kernels are not prepared yet.
 pub fn steps(
     replica: &Replica,
     known: &[Option<Known>],
@@ -102,17 +102,16 @@ pub fn steps(
     Ok(compiler.steps)
 }
 
-/// Per channel.
+/// Scale and shift, per channel.
 type ScaleAndShift = (Vec<f32>, Vec<f32>);
 
 /// Finds the steps, in the order of the nodes.
 struct Compiler<'a> {
     fusion: Fusion<'a>,
     steps: Vec<SynthesisStep>,
-    /// The step that makes a value.
+    /// The step that computes a value.
     made: HashMap<ValueId, usize>,
-    /// Per value and axis of channels, the layers of the objective that want its statistics and are
-    /// not yet served.
+    /// Per value and channel axis, the objective's layers that no step measures yet.
     layers: HashMap<(ValueId, usize), Vec<usize>>,
 }
 
@@ -201,7 +200,8 @@ impl<'a> Compiler<'a> {
         {
             pass.residual = Some(residual);
             if chain.is_empty() && self.made.get(&residual) > self.made.get(&x) {
-                // The later one may still be in cache, and its convolution can take the pass in.
+                // The value computed later may still be in cache, and the pass can be fused into
+                // its convolution.
                 (pass.x, pass.residual) = (residual, Some(x));
             }
             chain.push(next);
@@ -347,7 +347,7 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// Lets libtorch compute every convolution in bfloat16.
+/// Makes libtorch compute every convolution in bfloat16.
 ///
 /// # Errors
 /// When libtorch can't convert the weights.

@@ -1,12 +1,12 @@
-//! A frozen graph compiled for synthesis: the same numbers as [`Replica::evaluate`], several times
-//! faster and in a fraction of the memory.
+//! A frozen graph compiled for synthesis. It gives the same numbers as [`Replica::evaluate`],
+//! several times faster and in a fraction of the memory.
 //!
-//! Compiling runs the graph once on zeros, so that every shape is known; fuses what lies between
-//! convolutions into one step; and prepares the weights of each convolution, for both directions,
-//! for the kernel that is fastest here. An evaluation then goes through the steps and back without
-//! autograd, except for operators that have no explicit backward pass: those are differentiated by
-//! it, node by node. Memory comes from a pool: a tensor returns its memory when its last reader,
-//! forward or backward, is done, so that the second evaluation allocates next to nothing.
+//! Compiling runs the graph once on zeros to learn every shape, fuses the nodes between two
+//! convolutions into one step, and prepares each convolution's weights for the fastest kernel of
+//! each direction. An evaluation runs the steps forward and backward without autograd; only
+//! operators without an explicit backward pass are differentiated by autograd, node by node. Memory
+//! comes from a buffer pool: a tensor's buffer returns after its last reader, forward or backward,
+//! so that the second evaluation allocates next to nothing.
 
 mod alignment;
 mod compile;
@@ -37,17 +37,17 @@ use scdd_kernels::Isa;
 use scdd_kernels::conv::Piece;
 use scdd_kernels::pass::{Gathered, add_bias};
 
-/// How a plan is compiled.
+/// The options of compilation.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
     pub device: Device,
-    /// The CPU kernels' instruction set; `None` makes the plan out of `tch` operators alone, and so
-    /// does any other device than the CPU.
+    /// The instruction set of the CPU kernels. With `None`, or on any device but the CPU, the plan
+    /// uses `tch` operators alone.
     pub kernels: Option<Isa>,
-    /// Convolutions that libtorch computes take bfloat16 and sum in float32, as a GPU's tensor
-    /// cores do; all else stays float32. The kernels have no such precision.
+    /// Convolutions by libtorch take bfloat16 and accumulate in float32, as a GPU's tensor cores
+    /// do; all else stays float32. The CPU kernels do not support it.
     pub bf16: bool,
-    /// What the kernels compute on.
+    /// The threads that the kernels run on.
     pub threads: Threads,
 }
 
@@ -62,7 +62,7 @@ impl Default for PlanOptions {
     }
 }
 
-/// A compiled graph, for one objective and one shape of the input.
+/// A compiled graph, for one objective and one input shape.
 pub struct SynthesisPlan {
     replica: Replica,
     options: PlanOptions,
@@ -72,11 +72,11 @@ pub struct SynthesisPlan {
     steps: Vec<SynthesisStep>,
     /// Per step, the values that no later step reads.
     dying: Vec<Vec<ValueId>>,
-    /// Per step, the earlier step whose pass goes backwards in this one's convolution.
+    /// Per step, the earlier step whose backward pass is fused into this step's convolution.
     pulls: Vec<Option<usize>>,
-    /// The values that do not depend on the input and that nodes under autograd read.
+    /// The values that do not depend on the input and that autograd nodes read.
     fixed: Vec<Option<Tensor>>,
-    /// The activations that the layers of the objective look at.
+    /// The activations that the objective's layers measure, with their channel axes.
     taps: Vec<(ValueId, i64)>,
     layers: Vec<AlignedLayer>,
     momentum: Momentum,
@@ -84,17 +84,17 @@ pub struct SynthesisPlan {
     pool: Arc<BufferPool>,
 }
 
-/// What a step keeps for the backward pass.
+/// The state that a step saves for the backward pass.
 enum SavedStep {
     Pass(SavedPass),
     Explicit(SavedExplicit),
     Autograd(SavedAutograd),
 }
 
-/// One evaluation on its way.
+/// The state of one evaluation.
 struct EvaluationState {
     values: Vec<Option<Value>>,
-    /// Per value, the gradients that its readers have sent back.
+    /// Per value, the gradients received from its readers so far.
     gradients: Vec<Vec<Value>>,
     kept: Vec<Option<SavedStep>>,
     /// Per step, the statistics of its pass.
@@ -116,7 +116,7 @@ impl SynthesisPlan {
     /// Compiles `graph` for `objective` and inputs of `shape`, `[N, C, H, W]` for images.
     ///
     /// # Errors
-    /// Those of [`Replica::run`], or a graph that has not one input.
+    /// Those of [`Replica::run`], or when the graph does not have exactly one input.
     pub fn compile(
         graph: &Arc<Graph>,
         objective: &Objective,
@@ -144,8 +144,8 @@ impl SynthesisPlan {
             options.threads.run(|| prepare(&mut steps, isa)).map_err(loss)?;
         }
         let logits = graph.outputs[0];
-        // From here on constants come from `fixed`, and only nodes under autograd read those; for
-        // the others the weights are prepared.
+        // From here on constants are read from `fixed`, and by autograd nodes alone: the other
+        // steps have prepared their weights.
         replica.constants.iter_mut().for_each(|t| *t = None);
         let fixed = fixed_values(known, &steps);
         Ok(Self {
@@ -166,7 +166,7 @@ impl SynthesisPlan {
         })
     }
 
-    /// Of the inputs that it was compiled for.
+    /// The input shape that the plan was compiled for.
     pub fn shape(&self) -> &[i64] {
         &self.shape
     }
@@ -193,10 +193,10 @@ impl SynthesisPlan {
     }
 
     /// The loss of `input` for `targets` (int64 `[N]`) and its gradient. Without targets the loss
-    /// has no cross entropy.
+    /// has no cross entropy term.
     ///
     /// # Errors
-    /// An input of another shape than the plan's, or what went wrong at which step.
+    /// When the input's shape is not the plan's, or a step fails (the error names it).
     pub fn evaluate<'t>(
         &mut self,
         input: &Tensor,
@@ -206,7 +206,7 @@ impl SynthesisPlan {
         if self.options.kernels.is_none() {
             return self.evaluate_here(input, targets);
         }
-        // A tensor may go to another thread, a reference to one may not.
+        // A tensor can be sent to another thread, a reference to one can't.
         let (input, targets) = (input.shallow_clone(), targets.map(Tensor::shallow_clone));
         let threads = self.options.threads.clone();
         threads.run(move || self.evaluate_here(&input, targets.as_ref()))
@@ -243,7 +243,8 @@ impl SynthesisPlan {
             self.backward(index, step, &mut run)?;
         }
         let gradient = sum(&run.gradients[self.input]).and_then(|g| match g {
-            // A dense copy in the input's own layout: the plan's memory goes back to its pool.
+            // A dense copy in the input's layout, so that the plan's own buffer returns to its
+            // pool.
             Some(g) => g.tensor().f_contiguous().map(|t| t.copy()),
             None => input.f_zeros_like(),
         });
@@ -387,7 +388,7 @@ impl SynthesisPlan {
         Ok(())
     }
 
-    /// The cost of all layers, and per step the gradient that its statistics add.
+    /// The cost of all layers. Stores per step the gradient that its statistics add.
     fn align(&self, run: &mut EvaluationState) -> Result<f64, TchError> {
         let mut costs = Vec::new();
         for (index, step) in self.steps.iter().enumerate() {
@@ -447,7 +448,7 @@ impl SynthesisPlan {
                     run.gradients[id].push(gradient);
                 }
             }
-            // A pass that a later step's convolution took backwards.
+            // The backward pass of this step has already run, fused into a later convolution.
             _ => {}
         }
         Ok(())
@@ -495,8 +496,8 @@ impl SynthesisPlan {
         let [(from, _), (to, channels)] = conv.ends(Direction::Backward);
         let gradient = gradient.channels_last()?;
         let mut x = self.pool.take(to.pixels() * channels);
-        // The pass before this convolution, if it can go backwards piece by piece while the pieces
-        // are in cache.
+        // The pass before this convolution, if its backward pass can run piece by piece while the
+        // pieces are in cache.
         let before = self.pulls[index].and_then(|earlier| match run.kept[earlier].take() {
             Some(SavedStep::Pass(kept)) => Some((earlier, self.steps[earlier].pass()?, kept)),
             _ => None,
@@ -523,12 +524,12 @@ impl SynthesisPlan {
     }
 }
 
-/// The activations that an objective looks at, with their axes of channels.
+/// The activations that an objective measures, with their channel axes.
 fn taps(objective: &Objective) -> Vec<(ValueId, i64)> {
     objective.layers.iter().map(|layer| (layer.tap, layer.axis)).collect()
 }
 
-/// Passes on what a pass sends back.
+/// Adds the gradients of a pass's inputs to those of their values.
 fn send(pass: &PassStep, pulled: PassGradients, run: &mut EvaluationState) {
     run.gradients[pass.x].push(pulled.x);
     if let (Some(id), Some(gradient)) = (pass.residual, pulled.residual) {
@@ -563,8 +564,8 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor), Tch
     Ok((f64::try_from(ce)?, gradient))
 }
 
-/// A convolution can take the pass that made its input backwards when it is the first to read it,
-/// and so the last to send a gradient.
+/// A convolution can fuse the backward pass of the step that computed its input, if it is the first
+/// to read that input and so the last to add to its gradient.
 fn pulls(steps: &[SynthesisStep], logits: ValueId) -> Vec<Option<usize>> {
     let first_reader = |id: ValueId| steps.iter().position(|s| s.reads().contains(&id));
     steps

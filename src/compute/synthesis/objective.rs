@@ -11,27 +11,28 @@ use tch::{Kind, TchError, Tensor};
 
 use scdd_graph::ValueId;
 
-/// What one layer's statistics ought to be.
+/// The target of one layer's statistics.
 pub struct LayerTarget {
-    /// The activation whose statistics count.
+    /// The activation that is measured.
     pub tap: ValueId,
-    /// Its axis of channels.
+    /// The activation's channel axis.
     pub axis: i64,
-    /// Into how many patches per side an activation `[N, C, H, W]` is cut, each with statistics of
-    /// its own; 1: none.
+    /// Patches per side into which an activation `[N, C, H, W]` is cut, each with statistics of its
+    /// own; 1: none.
     pub patches: i64,
-    /// `[C]`, or of patches `[C, patches, patches]`.
+    /// `[C]`, or with patches `[C, patches, patches]`.
     pub mean: Tensor,
-    /// As `mean`.
+    /// The shape of `mean`.
     pub var: Tensor,
-    /// What each channel's differences of mean and variance weigh, as `mean` each; absent: 1.
+    /// The weights of each channel's differences of mean and variance, each of `mean`'s shape;
+    /// absent: 1.
     pub weights: Option<(Tensor, Tensor)>,
-    /// What the layer's distance weighs among those of the others.
+    /// The layer's weight among all layers.
     pub multiplier: f64,
 }
 
 impl LayerTarget {
-    /// The distance of w_μ · (mean − target) from 0, plus that of w_σ · (var − target).
+    /// The norm of w_μ · (mean − target) plus that of w_σ · (var − target), or their squares.
     pub(super) fn distance(
         &self,
         mean: &Tensor,
@@ -51,33 +52,34 @@ impl LayerTarget {
     }
 }
 
-/// How a layer's differences, channel by channel, become one number.
+/// How a layer's differences over channels become one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distance {
     /// Their Euclidean norm.
     Norm,
-    /// The square of it.
+    /// Its square.
     Squared,
 }
 
-/// A moving average of each layer's statistics, from step to step, which is compared with the
-/// target in place of the step's own (G-VBSM, arXiv 2311.17950). It starts at 0, and gradients pass
-/// through it as if it were the step's own, as in the published code.
+/// A moving average of each layer's statistics over the steps, which replaces the step's own
+/// statistics in the comparison with the target (G-VBSM, arXiv 2311.17950). It starts at 0. As in
+/// the published code, gradients pass through unscaled, as if the average were the step's own
+/// statistics.
 #[derive(Default)]
 pub struct Momentum {
     decay: f64,
-    /// By layer, mean and variance.
+    /// Mean and variance, by layer.
     averages: RefCell<BTreeMap<usize, (Tensor, Tensor)>>,
 }
 
 impl Momentum {
-    /// An average that keeps the share `decay` of itself at each step; with 0 it is the step's own
-    /// statistics.
+    /// A moving average: each step keeps the share `decay` of the old average. With 0 it is the
+    /// step's own statistics.
     pub fn new(decay: f64) -> Self {
         Self { decay, averages: RefCell::default() }
     }
 
-    /// The same, with nothing averaged yet.
+    /// The same settings, with nothing averaged yet.
     pub fn fresh(&self) -> Self {
         Self::new(self.decay)
     }
@@ -126,22 +128,22 @@ impl Momentum {
     }
 }
 
-/// The weights and targets of the loss. Layers are in execution order; several may share an
+/// The targets and weights of the loss. Layers are in execution order; several may share an
 /// activation.
 pub struct Objective {
     pub layers: Vec<LayerTarget>,
     pub r_bn: f64,
     pub distance: Distance,
-    /// Whether statistics are averaged over evaluations.
+    /// The moving average of statistics over evaluations, if any.
     pub momentum: Momentum,
 }
 
-/// One evaluation of the loss.
+/// The result of one evaluation of the loss.
 pub struct Evaluation {
     pub loss: f64,
     /// Mean cross entropy over the batch; 0 without targets.
     pub ce: f64,
-    /// The sum over layers, their multipliers included, `r_bn` not.
+    /// The sum over layers with their multipliers, without `r_bn`.
     pub bn: f64,
     /// `[N, K]`, or the features `[N, D]` of a network without classifier; detached.
     pub logits: Tensor,
@@ -149,11 +151,11 @@ pub struct Evaluation {
     pub gradient: Tensor,
 }
 
-/// Mean and biased variance over all axes but `axis`, that of the channels (negative: from the
-/// end); each `[C]`.
+/// Mean and biased variance, `[C]` each, over all axes but the channel axis `axis` (negative: from
+/// the end).
 ///
 /// # Errors
-/// When `x` has no such axis, or no other.
+/// When `x` has no axis `axis`, or no other axis.
 pub fn channel_statistics(x: &Tensor, axis: i64) -> Result<(Tensor, Tensor), tch::TchError> {
     let rank = x.dim() as i64;
     if rank < 2 || !(-rank..rank).contains(&axis) {
@@ -167,17 +169,17 @@ pub fn channel_statistics(x: &Tensor, axis: i64) -> Result<(Tensor, Tensor), tch
     Ok((mean, var))
 }
 
-/// Mean and biased variance of every channel in each of `patches`² parts of the plane, over the
-/// images; each `[C, patches, patches]`. Where the plane's sides can't be divided, neighbouring
-/// patches overlap by a pixel, as PyTorch's adaptive pooling has it.
+/// Mean and biased variance, `[C, patches, patches]` each, of every channel in each of `patches`²
+/// parts of the plane, over all images. If a side is not divisible by `patches`, neighbouring
+/// patches overlap by a pixel, as in PyTorch's adaptive pooling.
 ///
 /// # Errors
-/// When `x` is no `[N, C, H, W]`.
+/// When `x` is not `[N, C, H, W]`.
 pub fn patch_statistics(x: &Tensor, patches: i64) -> Result<(Tensor, Tensor), tch::TchError> {
     if x.dim() != 4 {
         return Err(tch::TchError::Shape(format!("statistics of patches of {:?}", x.size())));
     }
-    // Around the channel's mean, so that squares do not cancel.
+    // Computed around the channel's mean, so that the squares do not cancel.
     let centre = x.detach().f_mean_dim(&[0i64, 2, 3][..], true, None::<Kind>)?;
     let pooled = |t: &Tensor| {
         t.f_adaptive_avg_pool2d([patches, patches])?.f_mean_dim(&[0i64][..], false, None::<Kind>)

@@ -1,9 +1,9 @@
-//! What happens between two convolutions, as one step: statistics of an activation, its
+//! The operations between two convolutions as one step: statistics of an activation, its
 //! normalisation, a residual, an activation function.
 //!
-//! BN is not folded into the convolution's weights but into this step, where an affine map costs
-//! nothing: the statistics are then those of the activation itself, without a detour through the
-//! folded output that channels with vanishing scale could not take.
+//! BN is folded into this step, where an affine map costs nothing, and not into the convolution's
+//! weights. So the statistics are those of the activation itself. They could not be recovered from
+//! a folded output where a channel's scale vanishes.
 
 use std::sync::Arc;
 
@@ -21,39 +21,40 @@ use scdd_kernels::pass::{Backward, FusedActivation, Gathered, Moments, Pass};
 pub struct PassStep {
     pub x: ValueId,
     pub residual: Option<ValueId>,
-    /// `None`: only the statistics are wanted.
+    /// `None` if only the statistics are wanted.
     pub out: Option<ValueId>,
-    /// Of `x`: `[N, C, …]`, or with its channels along another axis where the step only measures.
+    /// The size of `x`: `[N, C, …]`. If the step only measures, the channels may be along another
+    /// axis.
     pub size: Vec<i64>,
-    /// The axis of channels.
+    /// The channel axis.
     pub axis: usize,
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
     pub activation: FusedActivation,
-    /// The objective's layers that `x` is the activation of.
+    /// The objective's layers that measure `x`.
     pub layers: Vec<usize>,
 }
 
-/// What a [`PassStep`] keeps for the backward pass.
+/// The state that a [`PassStep`] saves for the backward pass.
 pub struct SavedPass {
     pub x: Value,
     pub residual: Option<Value>,
 }
 
-/// What the backward pass gives: the gradients of `x` and of the residual.
+/// The results of the backward pass: the gradients of `x` and of the residual.
 pub struct PassGradients {
     pub x: Value,
     pub residual: Option<Value>,
 }
 
-/// The statistics' gradient per channel: a + b · x.
+/// The gradient of the statistics per channel: a + b · x.
 pub struct StatisticsGradient {
     pub a: Tensor,
     pub b: Tensor,
 }
 
 impl PassStep {
-    /// A step that only measures `x` along `axis`.
+    /// A step that only measures the statistics of `x` along `axis`.
     pub fn measuring(x: ValueId, size: Vec<i64>, axis: usize, layers: Vec<usize>) -> Self {
         let channels = size.get(axis).map_or(0, |&c| c as usize);
         Self {
@@ -73,7 +74,7 @@ impl PassStep {
         self.scale.len()
     }
 
-    /// `[N, C, H, W]`, which the kernels want.
+    /// The size `[N, C, H, W]` if the kernels support it.
     pub fn image_size(&self) -> Option<[i64; 4]> {
         <[i64; 4]>::try_from(self.size.as_slice()).ok().filter(|_| self.axis == 1)
     }
@@ -82,7 +83,7 @@ impl PassStep {
         Pass { scale: &self.scale, shift: &self.shift, activation: self.activation }
     }
 
-    /// One piece of `x`, whose result goes beside it.
+    /// The forward pass of one piece of `x`. The result goes to `out`.
     pub fn forward_piece(
         &self,
         isa: Isa,
@@ -100,7 +101,8 @@ impl PassStep {
         }
     }
 
-    /// One piece of the gradient, in place; the residual's goes beside it.
+    /// The backward pass of one piece, in place. The residual's gradient goes to the auxiliary
+    /// buffer.
     pub fn backward_piece(&self, isa: Isa, piece: Piece, inputs: &PieceInputs) {
         let range = piece.range(self.channels());
         let more: Vec<&[f32]> = inputs.more.iter().map(|m| &m[range.clone()]).collect();
@@ -115,7 +117,7 @@ impl PassStep {
         self.pass().backward(isa, work);
     }
 
-    /// The whole step by the kernels, on its own.
+    /// The whole step by the kernels, not fused into a convolution.
     pub fn forward(
         &self,
         isa: Isa,
@@ -148,7 +150,7 @@ impl PassStep {
         Ok((result, gathered.total().as_ref().map(MeasuredStatistics::of_moments)))
     }
 
-    /// The backward pass by the kernels, on its own.
+    /// The backward pass by the kernels, not fused into a convolution.
     pub fn backward(
         &self,
         isa: Isa,
@@ -244,7 +246,7 @@ impl PassStep {
         }
     }
 
-    /// `[C]` so that it broadcasts over `x`, in its type and on its device.
+    /// `values` in a shape that broadcasts over `x`, with the type and device of `x`.
     fn per_channel(&self, values: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
         let shape: Vec<i64> =
             (0..x.dim()).map(|axis| if axis == self.axis { -1 } else { 1 }).collect();
@@ -270,7 +272,7 @@ fn slope_of(activation: FusedActivation, p: &Tensor) -> Result<Tensor, TchError>
     }
 }
 
-/// What the pieces of a backward pass read, whole.
+/// The whole tensors that the pieces of a backward pass read.
 pub struct PieceInputs<'a> {
     x: &'a [f32],
     residual: Option<&'a [f32]>,
@@ -279,7 +281,7 @@ pub struct PieceInputs<'a> {
 }
 
 impl<'a> PieceInputs<'a> {
-    /// `more` are the gradients of the result beyond the one that is worked on in place.
+    /// `more` are the result's other gradients, besides the one that is updated in place.
     pub fn new(
         kept: &'a SavedPass,
         more: Vec<&'a [f32]>,

@@ -1,5 +1,4 @@
-//! The objective on the reference executor, under autograd: what the compiled plan is compared
-//! with.
+//! The objective on the reference executor, under autograd. The compiled plan is tested against it.
 
 use tch::{Kind, Tensor};
 
@@ -9,10 +8,10 @@ use scdd_graph::ValueId;
 
 impl Replica {
     /// The loss of `input` `[N, C, H, W]` for `targets` (int64 `[N]`) and its gradient. Without
-    /// targets the loss has no cross entropy.
+    /// targets the loss has no cross entropy term.
     ///
     /// # Errors
-    /// Those of [`Replica::run`], or a graph without a `[N, K]` output.
+    /// Those of [`Replica::run`], or when the graph has no `[N, K]` output.
     pub fn evaluate<'t>(
         &self,
         input: &Tensor,
@@ -51,7 +50,7 @@ impl Replica {
                 patches => patch_statistics(tap, patches)?,
             };
             if let Some((of_mean, of_var)) = objective.momentum.blend(index, &mean, &var)? {
-                // The average's value with the step's gradient.
+                // The average's value, with the gradient of the step's own statistics.
                 let through =
                     |average: Tensor, step: &Tensor| average.f_add(&step.f_sub(&step.f_detach()?)?);
                 (mean, var) = (through(of_mean, &mean)?, through(of_var, &var)?);

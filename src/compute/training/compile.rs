@@ -1,4 +1,4 @@
-//! Graph → steps: what training fuses, and what is left to autograd.
+//! Graph → steps of training. Decides which nodes are fused, and which are left to autograd.
 
 use super::conv::TrainedConv;
 use super::norm::NormStep;
@@ -97,8 +97,8 @@ fn convolution(
     }))
 }
 
-/// The longest chain BN → Add → activation → 2×2 average that starts at node `index`; all after the
-/// first are optional. What lies inside it has no other reader.
+/// The longest chain BN → Add → activation → 2×2 average that starts at node `index`; only BN is
+/// required. Values inside the chain have no other reader.
 fn norm(graph: &Graph, fusion: &mut Fusion, index: usize) -> Result<Option<NormStep>, OpError> {
     let node = &graph.nodes[index];
     let (
@@ -139,7 +139,7 @@ fn take(fusion: &mut Fusion, node: usize) -> usize {
     node
 }
 
-/// Whether `op` averages 2×2 pixels of images of `size`, side by side.
+/// Whether `op` averages disjoint blocks of 2×2 pixels of images of `size`.
 fn is_halving(op: &Op, [_, _, h, w]: [i64; 4]) -> bool {
     let Op::Pool(pool) = op else { return false };
     match window(pool, h, w) {
@@ -150,7 +150,8 @@ fn is_halving(op: &Op, [_, _, h, w]: [i64; 4]) -> bool {
     }
 }
 
-/// A bias before a normalisation only moves the mean that it takes away: it goes into that step.
+/// Moves biases before a normalisation into the normalisation's step: the bias only changes the
+/// mean, which the normalisation subtracts.
 fn absorb_biases(steps: &mut [TrainingStep]) {
     for index in 0..steps.len() {
         let TrainingStep::Conv(conv) = &steps[index] else { continue };

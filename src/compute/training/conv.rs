@@ -21,13 +21,13 @@ pub struct TrainedConv {
     pub out: ValueId,
     pub weight: ValueId,
     pub bias: Option<ValueId>,
-    /// Whether a normalisation by the batch is all that reads the output: it then takes care of the
-    /// bias and wants the output's moments.
+    /// Whether only a normalisation by the batch reads the output. It then handles the bias and
+    /// needs the output's moments.
     pub is_normalised: bool,
-    /// Whether the input is the network's, whose gradient nobody wants.
+    /// Whether the input is the network's, whose gradient is not needed.
     is_first: bool,
     geometry: Geometry,
-    /// Inputs, outputs.
+    /// Input channels, output channels.
     channels: [usize; 2],
     from: Extent,
     to: Extent,
@@ -35,12 +35,12 @@ pub struct TrainedConv {
     forward: ConvKernel,
     backward: ConvKernel,
     bias_values: Vec<f32>,
-    /// What gradients of the weights are computed in.
+    /// Scratch memory for the weight gradients.
     scratch: Mutex<Aligned>,
 }
 
 impl TrainedConv {
-    /// A step from value `x` to `out`, without weights until they are loaded.
+    /// A step from value `x` to value `out`. It has no weights until [`load`](Self::load).
     pub fn new(
         isa: Isa,
         name: String,
@@ -71,7 +71,7 @@ impl TrainedConv {
         }
     }
 
-    /// Prepares the weights that `replica` has now.
+    /// Prepares the present weights of `replica`.
     ///
     /// # Errors
     /// When libtorch can't copy them.
@@ -93,11 +93,11 @@ impl TrainedConv {
         Ok(())
     }
 
-    /// The output, without its bias where a normalisation follows; and then, in training, its
-    /// moments.
+    /// The output. Where a normalisation follows, it is without the bias, and comes with its
+    /// moments in training.
     ///
     /// # Errors
-    /// When libtorch can't lay out the input.
+    /// When libtorch can't convert the input's layout.
     pub fn forward(
         &self,
         pool: &Arc<BufferPool>,
@@ -121,11 +121,11 @@ impl TrainedConv {
         Ok((y.finish(size(self.to, outputs))?, gathered.total()))
     }
 
-    /// The gradients of weights, bias and input, as far as there are any, given the input and the
-    /// output's gradient.
+    /// The gradients of the weights, the bias and the input, as far as they are needed, from the
+    /// input and the output's gradient.
     ///
     /// # Errors
-    /// When libtorch can't lay out a tensor.
+    /// When libtorch can't convert a tensor's layout.
     pub fn backward(
         &self,
         pool: &Arc<BufferPool>,
@@ -137,7 +137,8 @@ impl TrainedConv {
         let mut pulled =
             vec![(self.weight, self.weight_gradient(x.pixels()?, dy.pixels()?)?.into())];
         if let Some(bias) = self.bias {
-            // Before a normalisation by the batch's mean a bias has no effect, so no gradient.
+            // A bias before a normalisation by the batch's mean has no effect, so its gradient is
+            // 0.
             let gradient = if self.is_normalised {
                 vec![0.0; outputs]
             } else {
@@ -153,7 +154,7 @@ impl TrainedConv {
         Ok(pulled)
     }
 
-    /// `[O, I, kernel…]`, laid out as the parameter is.
+    /// `[O, I, kernel…]`, in the parameter's memory layout.
     fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Result<Tensor, TchError> {
         let [inputs, outputs] = self.channels;
         let [height, width] = self.geometry.kernel;

@@ -1,11 +1,11 @@
-//! A graph compiled for training: what the replica computes under autograd, several times faster on
-//! a processor.
+//! A graph compiled for training. It computes the same as the replica under autograd, several times
+//! faster on a CPU.
 //!
-//! Convolutions run on the kernels of [`scdd_kernels`], in the forward and both backward passes;
-//! what lies between two of them (BatchNorm by the batch's statistics, a residual, an activation,
-//! 2×2 average pooling) is one step; every other operator is differentiated by autograd. Unlike
-//! those of a [`SynthesisPlan`](crate::synthesis::SynthesisPlan), weights change at every step, so
-//! they are not prepared once but whenever [`TrainingPlan::load`] is called.
+//! Convolutions run on the kernels of [`scdd_kernels`], in the forward and both backward passes.
+//! The operators between two convolutions (BatchNorm by the batch's statistics, a residual, an
+//! activation, 2×2 average pooling) are one step. Every other operator is differentiated by
+//! autograd. Unlike in a [`SynthesisPlan`](crate::synthesis::SynthesisPlan), the weights change at
+//! every step, so [`TrainingPlan::load`] prepares them anew.
 
 mod compile;
 mod conv;
@@ -27,7 +27,7 @@ use scdd_graph::ValueId;
 use scdd_kernels::Isa;
 use scdd_kernels::pass::Moments;
 
-/// A graph compiled for training, for one shape of the input.
+/// A graph compiled for training, for one input shape.
 pub struct TrainingPlan {
     /// Shares its constants with the replica that the plan was compiled from.
     replica: Replica,
@@ -40,37 +40,37 @@ pub struct TrainingPlan {
     steps: Vec<TrainingStep>,
     /// Per step, the values that no later step reads.
     dying: Vec<Vec<ValueId>>,
-    /// The values that depend on neither input nor parameters and that nodes under autograd read.
+    /// The values that depend on neither input nor parameters and that autograd nodes read.
     fixed: Vec<Option<Tensor>>,
     pool: Arc<BufferPool>,
 }
 
-/// What a run in training mode keeps for the backward pass.
+/// The state that a run in training mode saves for the backward pass.
 pub struct Tape(Vec<Option<SavedTraining>>);
 
-/// What a step keeps for the backward pass.
+/// The state that a step saves for the backward pass.
 enum SavedTraining {
     Conv(Value),
     Norm(SavedNorm),
     Autograd(SavedAutograd),
 }
 
-/// A run on its way forwards.
+/// The state of a forward pass.
 struct ForwardState {
     mode: Mode,
     values: Vec<Option<Value>>,
-    /// Of convolutions' outputs that a normalisation reads next.
+    /// Moments of convolution outputs that a normalisation reads next.
     moments: Vec<Option<Moments>>,
     kept: Vec<Option<SavedTraining>>,
 }
 
 impl TrainingPlan {
     /// Compiles the graph of `replica` for training its constants `parameters` on inputs of
-    /// `shape`, `[N, C, H, W]`. `None` where this processor has no kernels for it, or the replica
-    /// is not in single precision on the CPU: it is then trained through autograd.
+    /// `shape`, `[N, C, H, W]`. `None` if this processor has no kernels for it, or the replica is
+    /// not in single precision on the CPU: the caller then trains it through autograd.
     ///
     /// # Errors
-    /// Those of [`Replica::run`], or a graph that has not one input.
+    /// Those of [`Replica::run`], or when the graph does not have exactly one input.
     pub fn compile(
         replica: &Replica,
         parameters: &[String],
@@ -128,12 +128,12 @@ impl TrainingPlan {
         }))
     }
 
-    /// Of the inputs that it was compiled for.
+    /// The input shape that the plan was compiled for.
     pub fn shape(&self) -> &[i64] {
         &self.shape
     }
 
-    /// Takes over the parameters' present values. Until the next call, runs use those.
+    /// Loads the parameters' present values. Runs use them until the next call.
     ///
     /// # Errors
     /// When libtorch can't copy them.
@@ -154,12 +154,11 @@ impl TrainingPlan {
         Ok(())
     }
 
-    /// The logits of `input`, and what the backward pass needs. In `Mode::Train` running statistics
-    /// are updated as the replica does; in `Mode::Eval` they are used, and there is no backward
-    /// pass.
+    /// The logits of `input`, and the tape for the backward pass. `Mode::Train` updates the running
+    /// statistics as the replica does. `Mode::Eval` uses them, and its tape is empty.
     ///
     /// # Errors
-    /// An input of another shape than the plan's, or what went wrong at which step.
+    /// When the input's shape is not the plan's, or a step fails (the error names it).
     pub fn forward(&mut self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
         let input = input.shallow_clone();
         let threads = self.threads.clone();
@@ -231,11 +230,11 @@ impl TrainingPlan {
         Ok(())
     }
 
-    /// The gradients of the parameters, in the order in which they were named, given that of the
-    /// logits. One that the logits do not depend on is zero.
+    /// The gradients of the parameters, in the order given to [`compile`](Self::compile), from the
+    /// gradient of the logits. It is zero for parameters that do not affect the logits.
     ///
     /// # Errors
-    /// What went wrong at which step.
+    /// When a step fails; the error names it.
     pub fn backward(&mut self, tape: Tape, logits: Tensor) -> Result<Vec<Tensor>, ReplicaError> {
         let threads = self.threads.clone();
         threads.run(move || self.backward_here(tape, logits))

@@ -1,4 +1,4 @@
-//! BatchNorm by the batch's statistics with what follows it, and all of that backwards.
+//! BatchNorm by the batch's statistics, fused with the operators after it, forward and backward.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use scdd_kernels::Isa;
 use scdd_kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, Pulling};
 use scdd_kernels::pool::{average, spread};
 
-/// `out = average(activation(γ · (x − mean) / √(var + ε) + β + residual))`, where the average of
-/// 2×2 pixels is optional.
+/// `out = average(activation(γ · (x − mean) / √(var + ε) + β + residual))`; the 2×2 average is
+/// optional.
 pub struct NormStep {
     pub name: String,
     pub x: ValueId,
     pub residual: Option<ValueId>,
     pub out: ValueId,
-    /// That of the convolution which makes `x` and has left it out.
+    /// The bias of the convolution that computes `x`, which has left it out.
     pub bias: Option<ValueId>,
     pub activation: FusedActivation,
-    /// Whether 2×2 pixels become one.
+    /// Whether 2×2 pixels are averaged into one.
     pub halves: bool,
     /// Scale, shift, running mean, running variance.
     constants: [ValueId; 4],
-    /// Of `x`, `[N, C, H, W]`.
+    /// The size of `x`, `[N, C, H, W]`.
     size: [usize; 4],
     epsilon: f64,
     loaded: Loaded,
@@ -44,7 +44,7 @@ struct Loaded {
     running: Option<[Tensor; 2]>,
 }
 
-/// What a [`NormStep`] keeps for the backward pass.
+/// The state that a [`NormStep`] saves for the backward pass.
 pub struct SavedNorm {
     x: Value,
     residual: Option<Value>,
@@ -54,7 +54,7 @@ pub struct SavedNorm {
     inverse: Vec<f32>,
 }
 
-/// Per channel: what `x` is multiplied by and what is added.
+/// An affine map per channel: scale · x + shift.
 struct ChannelAffine {
     scale: Vec<f32>,
     shift: Vec<f32>,
@@ -85,7 +85,7 @@ impl NormStep {
         }
     }
 
-    /// Takes over the parameters that `replica` has now.
+    /// Loads the present parameters of `replica`.
     ///
     /// # Errors
     /// When libtorch can't copy them.
@@ -111,10 +111,10 @@ impl NormStep {
             .ok_or_else(|| TchError::Shape(format!("{} was not loaded", self.name)))
     }
 
-    /// The result for `x` (whose moments may be known) and the residual.
+    /// The result for `x` (whose moments may already be known) and the residual.
     ///
     /// # Errors
-    /// When libtorch can't lay out a tensor.
+    /// When libtorch can't convert a tensor's layout.
     pub fn forward(
         &self,
         isa: Isa,
@@ -176,8 +176,7 @@ impl NormStep {
         ChannelAffine { shift: shift.collect(), scale }
     }
 
-    /// Running mean, as `x` would have it without the bias that was left out, and inverse
-    /// deviation.
+    /// The running mean, minus the bias that `x` lacks, and the inverse standard deviation.
     fn running_statistics(&self) -> Result<(Vec<f32>, Vec<f32>), TchError> {
         let [mean, var] = self.running()?;
         let (mean, var) = (floats(mean)?, floats(var)?);
@@ -188,8 +187,8 @@ impl NormStep {
         ))
     }
 
-    /// Moves the running statistics towards the batch's, as PyTorch does: the variance's divisor is
-    /// one less than the number of pixels.
+    /// Moves the running statistics towards the batch's, as PyTorch does: the variance is the
+    /// unbiased one, divided by the number of pixels minus 1.
     fn follow(&self, moments: &Moments) -> Result<(), TchError> {
         let mean = moments
             .mean
@@ -206,10 +205,10 @@ impl NormStep {
         Ok(())
     }
 
-    /// The gradients of scale, shift, `x` and the residual, given the result's.
+    /// The gradients of scale, shift, `x` and the residual, from the result's gradient.
     ///
     /// # Errors
-    /// When libtorch can't lay out a tensor.
+    /// When libtorch can't convert a tensor's layout.
     pub fn backward(
         &self,
         isa: Isa,
@@ -252,10 +251,10 @@ impl NormStep {
     }
 }
 
-/// What a step does to its pixels, image by image.
+/// The work of a step on its pixels, image by image.
 struct NormWork<'a> {
     isa: Isa,
-    /// Of `x`, `[N, C, H, W]`.
+    /// The size of `x`, `[N, C, H, W]`.
     size: [usize; 4],
     halves: bool,
     pass: Pass<'a>,
@@ -263,7 +262,7 @@ struct NormWork<'a> {
     residual: Option<&'a [f32]>,
 }
 
-/// A part of an image that is worked on at once: where it lies in `x`, and its part of the result.
+/// A part of an image that is processed at once: its range in `x`, and its range in the result.
 struct RowStrip {
     x: Range<usize>,
     result: Range<usize>,
@@ -275,8 +274,8 @@ impl NormWork<'_> {
         h * w * channels
     }
 
-    /// The strips of image `index`: two rows where they become one (an odd last one is left out),
-    /// else all of it.
+    /// The strips of image `index`: pairs of rows if 2×2 pixels are averaged (without an odd last
+    /// row), else the whole image.
     fn strips(&self, index: usize) -> impl Iterator<Item = RowStrip> + use<> {
         let [_, channels, _, w] = self.size;
         let image = self.image();
@@ -289,7 +288,7 @@ impl NormWork<'_> {
         })
     }
 
-    /// Memory for one strip, where strips need any.
+    /// Scratch memory for one strip; empty if strips need none.
     fn rows(&self) -> Vec<f32> {
         let [_, channels, _, w] = self.size;
         vec![0.0; if self.halves { 2 * w * channels } else { 0 }]
@@ -314,7 +313,8 @@ impl NormWork<'_> {
         });
     }
 
-    /// What the batch's statistics need to know of the result's gradient `dy`.
+    /// The sums over the result's gradient `dy` that the gradient through the batch's statistics
+    /// needs.
     fn sums(&self, dy: &[f32], centre: &[f32]) -> GradientSums {
         let [n, channels, _, w] = self.size;
         let of_image = |index: usize| {
@@ -339,7 +339,8 @@ impl NormWork<'_> {
         sum
     }
 
-    /// Writes the gradients of `x` and of the residual; `slope` is what the batch's statistics add.
+    /// Writes the gradients of `x` and of the residual. `slope` is the gradient through the batch's
+    /// statistics.
     fn pull(
         &self,
         dy: &[f32],
@@ -367,7 +368,7 @@ impl NormWork<'_> {
                     let beside = beside.as_mut().map(|b| first(b, x.len()));
                     self.pull_strip(x, gradient, beside, slope);
                 }
-                // An odd last row, of which the result knows nothing.
+                // An odd last row does not enter the result.
                 dx.fill(0.0);
                 let rest = at..at + dx.len();
                 self.pull_strip(rest, dx, beside, slope);
@@ -389,7 +390,7 @@ impl NormWork<'_> {
     }
 }
 
-/// Takes the first `len` values off a slice.
+/// Splits the first `len` values off a slice.
 fn first<'a>(from: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (taken, rest) = std::mem::take(from).split_at_mut(len);
     *from = rest;

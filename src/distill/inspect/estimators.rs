@@ -1,17 +1,17 @@
-//! How much a list of statistics (one number per channel) says: spread, entropy, effective rank.
-//! Definitions with their reasons: `docs/inspect.md`.
+//! Measures of the information in a list of statistics (one number per channel): spread, entropy,
+//! effective rank. `docs/inspect.md` defines them and gives reasons.
 
 use std::collections::BTreeMap;
 use std::f64::consts::{E, PI};
 
-/// The shares of channels at whose values a list is cut: smallest, 5 %, quartiles, 95 %, largest.
+/// The quantile levels of a list: smallest, 5 %, quartiles, 95 %, largest.
 pub const QUANTILES: [f64; 7] = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
 
-/// Width of the histogram's bins, in units of the list's RMS.
+/// Bin width of the histogram, in units of the list's RMS.
 const BIN: f64 = 0.25;
 
-/// The quantiles of `values` at [`QUANTILES`], linear between neighbours (numpy's default); all 0
-/// for no values.
+/// The quantiles of `values` at [`QUANTILES`], interpolated linearly (numpy's default); all 0
+/// without values.
 pub fn quantiles(values: &[f64]) -> [f64; 7] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -24,14 +24,14 @@ pub fn quantiles(values: &[f64]) -> [f64; 7] {
     })
 }
 
-/// Root of the mean square; 0 for no values.
+/// Root of the mean square; 0 without values.
 pub fn rms(values: &[f64]) -> f64 {
     (values.iter().map(|v| v * v).sum::<f64>() / values.len().max(1) as f64).sqrt()
 }
 
 /// Differential entropy in nats, from a histogram with bins of ¼ RMS: −Σ p ln p + ln(bin width).
 ///
-/// Multiplying all values by c adds ln c, and nothing else. None where all values are 0.
+/// Multiplying all values by c adds exactly ln c. `None` if all values are 0.
 pub fn entropy(values: &[f64]) -> Option<f64> {
     let width = BIN * rms(values);
     if width.is_nan() || width <= 0.0 {
@@ -39,8 +39,8 @@ pub fn entropy(values: &[f64]) -> Option<f64> {
     }
     let mut bins: BTreeMap<i64, usize> = BTreeMap::new();
     for value in values {
-        // Bins are centred on multiples of their width, so that values of one size fall into one
-        // bin.
+        // Bins are centred on multiples of their width, so that equal values with rounding errors
+        // fall into one bin.
         *bins.entry((value / width).round() as i64).or_default() += 1;
     }
     let shares = bins.values().map(|&count| count as f64 / values.len() as f64);
@@ -48,7 +48,7 @@ pub fn entropy(values: &[f64]) -> Option<f64> {
 }
 
 /// Differential entropy in nats of the normal distribution with the values' (biased) variance, the
-/// largest that this variance allows: ½ ln(2πe · variance). None where all values are equal.
+/// largest entropy at this variance: ½ ln(2πe · variance). `None` if all values are equal.
 pub fn gaussian_entropy(values: &[f64]) -> Option<f64> {
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
     let variance =
@@ -57,8 +57,8 @@ pub fn gaussian_entropy(values: &[f64]) -> Option<f64> {
 }
 
 /// Effective rank (Roy and Vetterli, 2007) of the diagonal matrix of `values`: exp of the entropy
-/// of |value| / Σ|value|, which are its singular values' shares. From 1 (one channel has
-/// everything) to the number of values (all are of one size). None where all values are 0.
+/// of |value| / Σ|value|, the normalised singular values. It ranges from 1 (one channel dominates)
+/// to the number of values (all have the same size). `None` if all values are 0.
 pub fn effective_rank(values: &[f64]) -> Option<f64> {
     let total: f64 = values.iter().map(|v| v.abs()).sum();
     if total.is_nan() || total <= 0.0 {
@@ -92,7 +92,7 @@ mod tests {
     fn entropies_are_those_of_their_formulas() {
         close(entropy(&VALUES).unwrap(), 0.988_825_338_908_777_1);
         close(gaussian_entropy(&VALUES).unwrap(), 1.751_398_782_437_044_3);
-        // Two equally frequent values: ln 2, plus the bin's width of ¼ · RMS.
+        // Two equally frequent values: ln 2, plus ln of the bin width ¼ · RMS.
         close(entropy(&[1.0, -1.0, 1.0, -1.0]).unwrap(), 2f64.ln() + 0.25f64.ln());
         let scaled = VALUES.map(|v| 1e3 * v);
         for of in [entropy, gaussian_entropy] {

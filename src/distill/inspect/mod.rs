@@ -1,10 +1,10 @@
-//! What the BN statistics of teachers hold, side by side: the analysis with which SC-DD (arXiv
-//! 2404.07976) explains why self-supervised teachers recover better images. Its claim is that their
-//! statistics have the higher entropy, H(Θ_ssl) > H(Θ_sl).
+//! Compares the information in teachers' BN statistics. SC-DD (arXiv 2404.07976) explains by this
+//! analysis why self-supervised teachers recover better images: it claims that their statistics
+//! have higher entropy, H(Θ_ssl) > H(Θ_sl).
 //!
-//! Raw scale alone would decide such a comparison, so every figure is given twice: raw, and
-//! scale-free (each layer's statistics divided by their RMS). Beside the statistics stand the
-//! gradients that they and the cross entropy give, at noise and at real images. Definitions:
+//! The raw scale alone would decide such a comparison, so every figure is given twice: raw, and
+//! scale-free (each layer's statistics divided by their RMS). The report also gives the gradients
+//! of the alignment term and of the cross entropy, at noise and at real images. Definitions:
 //! `docs/inspect.md`.
 
 pub mod estimators;
@@ -28,7 +28,8 @@ use scdd_experiment::report::ReportError;
 use estimators::{effective_rank, entropy, gaussian_entropy, quantiles, rms};
 pub use table::table;
 
-/// The published start: normal noise of standard deviation 1, the first BN layer counted ten times.
+/// The published starting point: normal noise of standard deviation 1, the first BN layer weighted
+/// ten times.
 pub const START_STD: f64 = 1.0;
 pub const FIRST_MULTIPLIER: f64 = 10.0;
 
@@ -43,21 +44,21 @@ pub enum InspectError {
     Report(#[from] ReportError),
     #[error("bundle `{bundle}` has no statistics to inspect: {why}")]
     NoStatistics { bundle: String, why: String },
-    /// There is no directory to write to.
+    /// The output directory can't be used.
     #[error("{0}")]
     Out(String),
 }
 
-/// What a list of statistics says.
+/// The measures of a list of statistics.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Informativeness {
-    /// At [`estimators::QUANTILES`].
+    /// Values at the levels of [`estimators::QUANTILES`].
     pub quantiles: [f64; 7],
-    /// Differential entropy in nats, by histogram.
+    /// Differential entropy in nats, estimated by histogram.
     pub entropy: Option<f64>,
     /// Differential entropy in nats of a normal distribution with the same variance.
     pub gaussian_entropy: Option<f64>,
-    /// From 1 to the number of channels.
+    /// Effective rank, from 1 to the number of channels.
     pub effective_rank: Option<f64>,
 }
 
@@ -72,17 +73,17 @@ impl Informativeness {
     }
 }
 
-/// The running means, or the running variances, of one layer or of all together.
+/// The running means, or the running variances, of one layer or of all layers together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ValueSpread {
     pub rms: f64,
     pub raw: Informativeness,
-    /// Of the values divided by their layer's RMS.
+    /// Measures of the values divided by their layer's RMS.
     pub scale_free: Informativeness,
 }
 
 impl ValueSpread {
-    /// Of the values of these layers, channel after channel.
+    /// The measures of these layers' values, in one list.
     fn of(layers: &[&[f32]]) -> Self {
         let wide = |layer: &&[f32]| layer.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
         let raw: Vec<Vec<f64>> = layers.iter().map(wide).collect();
@@ -115,7 +116,7 @@ impl LayerContent {
     }
 }
 
-/// The loss terms and their gradients at some images.
+/// The loss terms and their gradients at a set of images.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Gradients {
     /// `noise` or the data set's name.
@@ -123,8 +124,8 @@ pub struct Gradients {
     pub images: usize,
     #[serde(flatten)]
     pub terms: Terms,
-    /// The `r_bn` at which both gradients are of equal norm; at noise that is what `r_bn: auto`
-    /// takes.
+    /// The `r_bn` at which both gradients have the same norm. At noise this is the value of
+    /// `r_bn: auto`.
     pub balance: Option<f64>,
 }
 
@@ -134,27 +135,27 @@ impl Gradients {
     }
 }
 
-/// One teacher.
+/// The inspection of one teacher.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     pub bundle: String,
-    /// How it was pretrained, where the manifest tells.
+    /// The pretraining method, if the manifest names it.
     pub scheme: Option<String>,
-    /// Channels of all layers together.
+    /// The number of channels of all layers.
     pub channels: usize,
-    /// All layers' channels as one list.
+    /// The channels of all layers as one list.
     pub mean: ValueSpread,
     pub var: ValueSpread,
-    /// In execution order.
+    /// The layers, in execution order.
     pub layers: Vec<LayerContent>,
     pub gradients: Vec<Gradients>,
 }
 
-/// Inspects `bundle`; gradients are taken at `images` noise images, and at as many of `data` if
-/// that is given, drawn with `seed`, equally many of each class.
+/// Inspects `bundle`. Gradients are computed at `images` noise images and, if `data` is given, at
+/// as many of its images, drawn with `seed` and evenly over the classes.
 ///
 /// # Errors
-/// When the bundle has no statistics, can't be run, or does not take the data's images.
+/// When the bundle has no statistics, can't be run, or does not accept the data's images.
 pub fn inspect(
     bundle: &Bundle,
     data: Option<&Dataset>,
@@ -192,10 +193,10 @@ pub fn inspect(
 
 const FILES: [&str; 3] = ["inspect.json", "inspect.csv", "inspect.html"];
 
-/// Whether [`write()`] may write into `directory`, before anything is computed for it.
+/// Checks that [`write()`] may write into `directory`, before anything is computed.
 ///
 /// # Errors
-/// When something else is there.
+/// When part of the path is a file, or a file of one of these names there is not ours.
 pub fn check(directory: &Path) -> Result<(), InspectError> {
     if let Some(file) = directory.ancestors().find(|part| part.is_file()) {
         let what = format!("{} is a file; --out wants a directory", file.display());
@@ -206,8 +207,8 @@ pub fn check(directory: &Path) -> Result<(), InspectError> {
         .try_for_each(|file| Ok(own::check(&directory.join(file)).map_err(ReportError::from)?))
 }
 
-/// Writes `inspect.html`, `inspect.csv` (one line per layer) and `inspect.json` into `directory`,
-/// each whole or not at all; returns the page's path.
+/// Writes `inspect.html`, `inspect.csv` (one line per layer) and `inspect.json` into `directory`;
+/// each file is written whole or not at all. Returns the page's path.
 ///
 /// # Errors
 /// When a file can't be written.

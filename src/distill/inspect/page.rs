@@ -12,11 +12,12 @@ use scdd_experiment::report::html::{Figure, environment};
 
 const TEMPLATE: &str = include_str!("template.html");
 
-/// Which of [`super::estimators::QUANTILES`] are drawn: the median, and 5 % and 95 % pale.
+/// Indices into [`super::estimators::QUANTILES`] of the drawn lines: the median, and pale 5 % and
+/// 95 %.
 const MEDIAN: usize = 3;
 const OUTER: [usize; 2] = [1, 5];
 
-/// What the template shows.
+/// The data of the template.
 #[derive(Serialize)]
 struct InspectPage<'a> {
     teachers: Vec<Teacher<'a>>,
@@ -30,19 +31,19 @@ struct Teacher<'a> {
     name: &'a str,
     scheme: &'a str,
     channels: usize,
-    /// Means, then variances.
+    /// The means, then the variances.
     statistics: [Figures; 2],
     layers: Vec<LayerRow<'a>>,
 }
 
-/// A [`ValueSpread`] in texts.
+/// A [`ValueSpread`] as text.
 #[derive(Serialize)]
 struct Figures {
     rms: String,
     entropy: [String; 2],
     gaussian_entropy: [String; 2],
     effective_rank: [String; 2],
-    /// 5 %, median, 95 %, raw.
+    /// The raw 5 %, median and 95 %.
     quantiles: [String; 3],
 }
 
@@ -71,7 +72,7 @@ struct Section {
     figures: Vec<Figure>,
 }
 
-/// The whole page.
+/// Renders the whole page.
 pub(super) fn page(teachers: &[Inspection]) -> Result<String, ReportError> {
     let page = InspectPage {
         teachers: teachers.iter().enumerate().map(|(index, teacher)| row(index, teacher)).collect(),
@@ -135,7 +136,7 @@ fn gradient_rows(index: usize, teacher: &Inspection) -> impl Iterator<Item = Gra
     })
 }
 
-/// The charts of one statistic: every teacher a line, its layers from first to last.
+/// The charts of one statistic: one line per teacher, its layers from first to last.
 fn section(
     title: &'static str,
     teachers: &[Inspection],
@@ -160,7 +161,7 @@ fn section(
         (false, |s, _| Some(s.scale_free.quantiles[MEDIAN])),
     ];
     let rank: ValueOf = |s, channels| Some(100.0 * s.raw.effective_rank? / channels as f64);
-    let scale_note = "Root of the mean square over the layer's channels: the scale that the scale-free figures are free of.";
+    let scale_note = "Root of the mean square over the layer's channels. The scale-free figures are divided by it.";
     let entropy_note = "In nats, by histogram. Raw minus scale-free is ln RMS.";
     let figures = [
         figure("Quantiles, raw", "", scale, quantile_note, &raw),
@@ -191,11 +192,11 @@ fn section(
     Section { title, figures: figures.into_iter().flatten().collect() }
 }
 
-/// A figure of a layer's spread, given its channels.
+/// A function from a layer's spread and its number of channels to the value that a chart shows.
 type ValueOf = fn(&ValueSpread, usize) -> Option<f64>;
 
-/// Pale lines first, so that the others lie on top. Depth is 0 at the first layer and 1 at the
-/// last, so that networks of any depth compare.
+/// The lines of a chart. Pale lines come first, so that the others are drawn over them. Depth is 0
+/// at the first layer and 1 at the last, so that networks of any depth can be compared.
 fn lines(
     teachers: &[Inspection],
     of: fn(&LayerContent) -> &ValueSpread,

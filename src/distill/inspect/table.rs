@@ -71,12 +71,12 @@ fn gradients(bundle: &str, gradients: &Gradients) -> [String; 7] {
     ]
 }
 
-/// Two decimals.
+/// The value with two decimals.
 pub(super) fn number(value: Option<f64>) -> String {
     value.map_or("–".into(), |v| format!("{v:.2}").replace('-', "−"))
 }
 
-/// Three significant digits.
+/// The value with three significant digits.
 pub(super) fn significant(value: Option<f64>) -> String {
     value.map_or("–".into(), |v| match v.abs() {
         size if size >= 100.0 => format!("{v:.0}"),
@@ -87,7 +87,7 @@ pub(super) fn significant(value: Option<f64>) -> String {
     })
 }
 
-/// An effective rank in percent of the channels.
+/// An effective rank as a percentage of the channels.
 pub(super) fn share(rank: Option<f64>, channels: usize) -> String {
     rank.map_or("–".into(), |rank| format!("{:.0}", 100.0 * rank / channels as f64))
 }

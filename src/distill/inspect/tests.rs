@@ -36,7 +36,7 @@ fn terms_at(bundle: &Bundle, images: &ndarray::Array4<f32>, targets: &[u32]) -> 
     Balance::new(bundle, Device::Cpu).unwrap().at(images, targets, &objective).unwrap()
 }
 
-/// The norm of a probe's whole gradient, which PyTorch computed.
+/// The norm of a probe's whole gradient, as computed by PyTorch.
 fn norm(golden: &Golden) -> f64 {
     match &golden.input_grad {
         InputGradient::Whole(gradient) => {
@@ -46,8 +46,8 @@ fn norm(golden: &Golden) -> f64 {
     }
 }
 
-/// Against PyTorch: the golden probe of a features-only bundle has the BN loss's gradient alone,
-/// times its `r_bn`.
+/// Compares with PyTorch: the golden probe of a features-only bundle has the gradient of the BN
+/// loss alone, times its `r_bn`.
 #[test]
 fn losses_and_gradients_are_pytorchs() {
     let bundle = bundle("tests/goldens/features-only");

@@ -5,7 +5,7 @@ use ndarray::{Array4, Ix4, Zip};
 
 const EPSILON: f32 = 1e-8;
 
-/// The optimiser's memory.
+/// The optimiser's state.
 pub struct Adam {
     betas: [f64; 2],
     steps: i32,

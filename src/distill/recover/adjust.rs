@@ -1,8 +1,8 @@
-//! DWA's directed weight adjustment (arXiv 2409.17612): a batch is recovered from a teacher whose
-//! weights were moved, in a few steps of fixed length, up the gradient of the batch's own cross
-//! entropy, so that different batches have different teachers.
+//! DWA's directed weight adjustment (arXiv 2409.17612): before a batch is recovered, the teacher's
+//! weights take a few gradient ascent steps of fixed length on the batch's own cross entropy, so
+//! that different batches have different teachers.
 //!
-//! As in the published code, what moves are the weights that PyTorch would train; BN's running
+//! As in the published code, only the weights that PyTorch would train are moved. BN's running
 //! statistics, and so the targets, stay.
 
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use scdd_compute::replica::{Mode, to_array, to_tensor};
 use scdd_experiment::config::WeightAdjustment;
 use scdd_graph::{Constant, Graph, Node, Op, ValueId};
 
-/// As in the published code: no step is divided by 0.
+/// Avoids division by 0, as in the published code.
 const FLOOR: f64 = 1e-12;
 
-/// The teacher's graph with the weights that images `seen` `[N, C, H, W]` of classes `targets`
-/// (int64 `[N]`) give it.
+/// The teacher's graph with its weights adjusted to the images `seen` `[N, C, H, W]` of classes
+/// `targets` (int64 `[N]`).
 ///
 /// # Errors
 /// When the teacher can't be run, or libtorch fails.
@@ -59,7 +59,7 @@ pub fn adjusted(
     Ok(Arc::new(graph))
 }
 
-/// Moves all weights together by `length` up the gradient of the cross entropy.
+/// One gradient ascent step on the cross entropy, of `length` over all weights together.
 fn climb(
     logits: &Tensor,
     targets: &Tensor,
@@ -79,11 +79,11 @@ fn climb(
     Ok(())
 }
 
-/// The constants that training would change: weights and biases of convolutions, products and
-/// normalisations.
+/// The constants that training would change: weights and biases of convolutions, matrix products
+/// and normalisations.
 fn trained(graph: &Graph) -> Vec<ValueId> {
     let places = |node: &Node| match node.op {
-        // A normalisation's further inputs are its running statistics.
+        // A normalisation's inputs after these are its running statistics.
         Op::Conv(_) | Op::Linear(_) | Op::Norm(_) => {
             node.inputs.iter().skip(1).take(2).flatten().copied().collect()
         }
@@ -109,7 +109,7 @@ mod tests {
         f64::try_from(logits.cross_entropy_for_logits(targets)).unwrap()
     }
 
-    /// How far two graphs' weights lie apart, all together.
+    /// The L2 distance between the weights of two graphs.
     fn distance(a: &Graph, b: &Graph) -> f64 {
         let difference = |id: &ValueId| {
             let (a, b) = (a.constants[id].f32s().unwrap(), b.constants[id].f32s().unwrap());
@@ -136,7 +136,7 @@ mod tests {
             "{}",
             distance(&bundle.graph, &one)
         );
-        // Steps that turn do not go as far.
+        // Steps in changing directions move less far in total.
         assert!((0.001..0.01500001).contains(&distance(&bundle.graph, &twelve)));
         for graph in [one, twelve] {
             let after = Replica::new(graph, Device::Cpu).unwrap();

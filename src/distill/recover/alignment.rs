@@ -1,11 +1,11 @@
-//! What a batch's statistics are aligned with: the teacher's own, those of the batch's classes, or
-//! both; and how their differences are measured.
+//! The targets of statistics alignment (the teacher's global statistics, those of the batch's
+//! classes, or both), and the distance from them.
 //!
-//! With μ̂, σ̂² what a layer ought to have, its distance is d(μ − μ̂) + r_var · d(σ² − σ̂²).
-//! `r_var` is DWA's (arXiv 2409.17612). Statistics of classes are LPLD's (arXiv 2410.15919) for
-//! batches of one class; for mixed batches they are those of the mixture, and `class_share` weighs
-//! both distances as EDC does (arXiv 2404.13733). Statistics of patches are G-VBSM's (arXiv
-//! 2311.17950), but of each channel.
+//! With a layer's targets μ̂ and σ̂², its distance is d(μ − μ̂) + r_var · d(σ² − σ̂²). `r_var` is
+//! DWA's (arXiv 2409.17612). Statistics of classes are LPLD's (arXiv 2410.15919) for batches of one
+//! class; for mixed batches they are those of the mixture, and `class_share` weighs both distances
+//! as EDC does (arXiv 2404.13733). Patch statistics are G-VBSM's (arXiv 2311.17950), but per
+//! channel.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ use crate::teacher::{Bundle, ClassStatistics, Network};
 use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective};
 use scdd_experiment::config::{BnDistance, RecoverConfig};
 
-/// What part of a layer's mean variance is added to every channel's before it divides, so that dead
-/// channels do not rule.
+/// The share of a layer's mean variance that is added to every channel's variance before dividing
+/// by it, so that dead channels do not dominate.
 const VARIANCE_FLOOR: f64 = 1e-3;
 
 /// The objective of a batch of these `classes`, one per image, with `bundle` as the teacher and the
-/// term's weight `r_bn`. What of the classes the bundle does not know is left out.
+/// term's weight `r_bn`. Classes without statistics in the bundle are left out.
 ///
 /// # Errors
-/// When libtorch can't bring the targets to `device`.
+/// When libtorch can't copy the targets to `device`.
 pub fn objective(
     bundle: &Bundle,
     config: &RecoverConfig,
@@ -66,7 +66,7 @@ pub fn objective(
     Ok(objective)
 }
 
-/// The targets of the patches, of all classes and of the batch's own.
+/// The targets of patch statistics, over all classes and over the batch's classes.
 fn patches(
     bundle: &Bundle,
     config: &RecoverConfig,
@@ -115,8 +115,8 @@ fn share(layer: &LayerTarget) -> LayerTarget {
     }
 }
 
-/// Mean and variance, `[C]` each, of a batch that has one image of each of `classes`, given every
-/// class's `[K, C]`.
+/// Mean and variance, `[C]` each, of a batch with one image per entry of `classes`, from every
+/// class's statistics `[K, C]`.
 fn mixture(statistics: &ClassStatistics, channels: usize, classes: &[u32]) -> (Vec<f32>, Vec<f32>) {
     let known = statistics.mean.len() / channels.max(1);
     let classes: Vec<usize> =
@@ -134,8 +134,8 @@ fn mixture(statistics: &ClassStatistics, channels: usize, classes: &[u32]) -> (V
     (0..channels).map(moments).unzip()
 }
 
-/// What each channel's differences weigh, `[C]` each: `r_var`, and in units of the target's own
-/// deviation where the distance is normalised.
+/// The weights of each channel's differences, `[C]` each: `r_var` for variances. For a normalised
+/// distance they also divide by the target's standard deviation.
 fn weights(
     layer: &LayerTarget,
     config: &RecoverConfig,

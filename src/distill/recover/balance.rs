@@ -1,9 +1,11 @@
-//! How hard cross entropy and BN statistics alignment pull at the images, one against the other.
+//! The balance of cross entropy and BN statistics alignment: the norms of their gradients with
+//! respect to the images.
 //!
-//! The scales of both depend on the teacher: self-supervised networks have other activations than
-//! supervised ones, and a probed classifier other logits than a trained one. So one `r_bn` for all
-//! teachers compares weightings rather than teachers. `r_bn: auto` gives each teacher the weight at
-//! which both terms have gradients of equal norm when optimisation starts.
+//! Both scales depend on the teacher: the activations of self-supervised networks differ from those
+//! of supervised ones, and the logits of a linear probe from those of a trained classifier. With
+//! one `r_bn` for all teachers, a comparison would measure weightings rather than teachers.
+//! `r_bn: auto` gives each teacher the weight at which the gradients of both terms have the same
+//! norm at the start of optimisation.
 
 use ndarray::Array4;
 use rand_distr::{Distribution, StandardNormal};
@@ -17,14 +19,14 @@ use scdd_compute::synthesis::{Evaluation, Momentum, Objective};
 use scdd_data::rng;
 use scdd_experiment::config::RecoverConfig;
 
-/// The weight that `r_bn: auto` stands for with this teacher.
+/// The value of `r_bn: auto` for this teacher.
 ///
 /// # Errors
-/// When the teacher lacks a term, or one has no gradient.
+/// When the teacher lacks a term, or the gradient of one is 0 or not finite.
 pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<Auto, RecoverError> {
     let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
     let (images, targets) = noise(bundle, config.batch_size, config.noise_std());
-    // Of one step: an average over steps is but a share of it in the beginning.
+    // The statistics of the step itself: a moving average would start as a fraction of them.
     let momentum = Momentum::default();
     let objective = Objective {
         momentum,
@@ -35,7 +37,7 @@ pub fn auto(bundle: &Bundle, config: &RecoverConfig, device: Device) -> Result<A
         let why = match terms {
             Terms { ce: None, .. } => "the teacher has no classifier",
             Terms { bn: None, .. } => "it has none",
-            _ => "one of the two has no gradient, or a boundless one, at the noise where optimisation starts",
+            _ => "the gradient of one of them is 0 or not finite at the noise where optimisation starts",
         };
         RecoverError::NoBalance { teacher: bundle.name().into(), why: why.into() }
     })?;
@@ -51,7 +53,7 @@ pub struct Balance<'a> {
 
 impl<'a> Balance<'a> {
     /// # Errors
-    /// When the bundle's constants can't be brought to `device`.
+    /// When the bundle's constants can't be copied to `device`.
     pub fn new(bundle: &'a Bundle, device: Device) -> Result<Self, RecoverError> {
         Ok(Self { bundle, replica: bundle.replica(device)?, device })
     }
@@ -103,9 +105,9 @@ impl<'a> Balance<'a> {
     }
 }
 
-/// Where optimisation starts: `count` images `[N, C, H, W]` of normal noise with standard deviation
-/// `start_std`, and their classes, which take turns. The noise is the same for every teacher and
-/// seed.
+/// The starting point of optimisation: `count` images `[N, C, H, W]` of normal noise with standard
+/// deviation `start_std`, and their classes, assigned in turn. The noise is the same for every
+/// teacher and seed.
 pub fn noise(bundle: &Bundle, count: u32, start_std: f64) -> (Array4<f32>, Vec<u32>) {
     let [channels, height, width] = bundle.image_shape();
     let mut noise = Array4::zeros((count as usize, channels, height, width));

@@ -1,4 +1,4 @@
-//! Which images there are, which of them share a batch, and when they join.
+//! The division of an image set into batches, and the step at which each batch joins.
 
 use rand::seq::SliceRandom;
 
@@ -10,22 +10,22 @@ use scdd_experiment::config::{Packing, RecoverConfig};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     pub items: Vec<Item>,
-    /// How many images of each class the whole set has.
+    /// Images per class in the whole set.
     pub ipc: u32,
-    /// The step of the whole schedule at which they join; 0 but for DELT's later rounds.
+    /// The step of the schedule at which the batch joins; above 0 only in DELT's later rounds.
     pub first: u32,
 }
 
-/// `ipc` images of each of `classes` in batches.
+/// Divides `ipc` images of each of `classes` into batches.
 ///
 /// With several rounds (DELT's early-late optimisation, arXiv 2411.19946) a class's images join in
-/// that many equal parts, each when its share of the steps is over, so that later ones are
-/// optimised less. Images of different rounds share no batch.
+/// equal parts, one per round, at equal distances in the schedule, so that later images are
+/// optimised for fewer steps. A batch holds images of one round only.
 pub fn pack(classes: &[u32], ipc: u32, config: &RecoverConfig, seed: u64) -> Vec<Batch> {
     let rounds = u64::from(config.rounds);
     let of_round = |round: u32| {
         let first = (u64::from(config.iterations) * u64::from(round) / rounds) as u32;
-        // Fewer images than rounds join early rather than late.
+        // If there are fewer images than rounds, they join in the earlier rounds.
         let edge = |round: u32| (u64::from(ipc) * u64::from(round)).div_ceil(rounds) as u32;
         let groups = group(classes, edge(round)..edge(round + 1), config.packing, seed);
         let size = config.batch_size.max(1) as usize;
@@ -39,7 +39,7 @@ pub fn pack(classes: &[u32], ipc: u32, config: &RecoverConfig, seed: u64) -> Vec
     (0..config.rounds).flat_map(of_round).collect()
 }
 
-/// The images of these `numbers`, in groups that share no batch.
+/// Groups the images with these `numbers`. Batches do not cross groups.
 fn group(
     classes: &[u32],
     numbers: std::ops::Range<u32>,

@@ -1,16 +1,16 @@
-//! k-means: the images that stand for the clusters of a class.
+//! k-means: selects the images that represent the clusters of a class.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rand::{Rng, RngExt};
 
-/// Most rounds of Lloyd's algorithm; it has long come to rest by then.
+/// The maximum number of iterations of Lloyd's algorithm; it converges long before.
 const ROUNDS: usize = 100;
 
-/// The `count` points nearest to the centres of as many clusters of `points` `[N, D]`, no point
-/// twice, those of larger clusters first. With no more points than `count`, all of them.
+/// Clusters `points` `[N, D]` into `count` clusters and returns the point nearest to each centre,
+/// without repetition, larger clusters first. If there are at most `count` points, returns all.
 ///
-/// Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii 2007). A cluster that is left without
-/// a point takes the one that is farthest from its centre.
+/// Lloyd's algorithm, started by k-means++ (Arthur and Vassilvitskii 2007). A cluster that loses
+/// its last point takes the point that is farthest from its own centre.
 pub fn representatives(points: ArrayView2<f32>, count: usize, rng: &mut impl Rng) -> Vec<usize> {
     if points.nrows() <= count {
         return (0..points.nrows()).collect();
@@ -38,13 +38,13 @@ fn distances(points: ArrayView2<f32>, centres: ArrayView2<f32>) -> Array2<f32> {
     (products * -2.0 + &rows + squares(centres)).mapv_into(|d| d.max(0.0))
 }
 
-/// The place of the smallest of `values`, of equals the first.
+/// The index of the smallest of `values`; of equal ones, the first.
 fn smallest(values: impl Iterator<Item = f32>) -> usize {
     values.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(place, _)| place)
 }
 
-/// `count` of the points, each drawn with a chance in proportion to its squared distance from those
-/// before it.
+/// k-means++ seeding: draws `count` of the points, each with a probability proportional to its
+/// squared distance from the nearest point drawn before.
 fn seeded(points: ArrayView2<f32>, count: usize, rng: &mut impl Rng) -> Array2<f32> {
     let mut chosen = vec![rng.random_range(0..points.nrows())];
     let mut left = Array1::from_elem(points.nrows(), f32::INFINITY);
@@ -64,7 +64,7 @@ fn seeded(points: ArrayView2<f32>, count: usize, rng: &mut impl Rng) -> Array2<f
     points.select(Axis(0), &chosen)
 }
 
-/// The mean of each cluster's points.
+/// The mean of each cluster's points. An empty cluster gets the point farthest from its centre.
 fn means(
     points: ArrayView2<f32>,
     nearest: &[usize],
@@ -91,7 +91,8 @@ fn means(
     sums
 }
 
-/// For each cluster the nearest point that stands for no other, of larger clusters first.
+/// For each cluster, the nearest point that no other cluster has taken. Larger clusters choose
+/// first.
 fn stand_ins(distances: &Array2<f32>, nearest: &[usize]) -> Vec<usize> {
     let size = |cluster: usize| nearest.iter().filter(|&&n| n == cluster).count();
     let mut clusters: Vec<(usize, usize)> =

@@ -1,5 +1,5 @@
-//! The teachers of a recovery, and what they say of a batch: the loss and its gradient, of one in
-//! turn or of all together.
+//! The teachers of a recovery, and their loss and gradient on a batch: of one teacher in turn, or
+//! of all together.
 
 use ndarray::Array4;
 use tch::{Device, TchError, Tensor};
@@ -18,11 +18,11 @@ struct CommitteeMember<'a> {
     r_bn: f64,
     plans: PlanCache,
     device: Device,
-    /// What its loss weighs where all are asked.
+    /// The weight of this teacher's loss where all are evaluated.
     weight: f64,
 }
 
-/// One or several teachers of the same images.
+/// One or several teachers for the same images.
 pub struct TeacherCommittee<'a> {
     members: Vec<CommitteeMember<'a>>,
     config: &'a RecoverConfig,
@@ -30,25 +30,27 @@ pub struct TeacherCommittee<'a> {
     device: Device,
 }
 
-/// What a batch is to become, and what tells each teacher how far it is from that.
+/// The objective of one batch: its target classes, and one evaluator per teacher.
 pub struct Aim {
-    /// int64 `[N]`.
+    /// Target classes, int64 `[N]`.
     targets: Tensor,
-    /// Per teacher.
+    /// One per teacher.
     judges: Vec<Judge>,
 }
 
 enum Judge {
     Plan(Box<SynthesisPlan>),
-    /// For statistics that a plan does not take: those of patches.
+    /// For patch statistics, which a plan does not support.
     Replica(Replica, Objective),
 }
 
 impl<'a> TeacherCommittee<'a> {
-    /// Of the recovery's own teacher, `bundle`, and those that `config.committee` names.
+    /// A committee of the recovery's own teacher `bundle` and the teachers that `config.committee`
+    /// names.
     ///
     /// # Errors
-    /// When a bundle lacks what the loss needs, or another one does not fit the first.
+    /// When a bundle lacks the statistics or the classifier that the loss needs, or does not fit
+    /// the first bundle.
     pub fn new(
         bundle: &'a Bundle,
         others: &[&'a Bundle],
@@ -85,7 +87,8 @@ impl<'a> TeacherCommittee<'a> {
         })
     }
 
-    /// The aim of a batch of images of these `classes`, whose first view is `seen` `[N, C, H, W]`.
+    /// The objective of a batch of these `classes`, one per image; `seen` `[N, C, H, W]` is the
+    /// batch's first view.
     ///
     /// # Errors
     /// When a teacher can't be run, or libtorch fails.
@@ -131,7 +134,7 @@ impl<'a> TeacherCommittee<'a> {
         }
     }
 
-    /// The loss of `seen` `[N, C, H, W]` at step `iteration` and its gradient.
+    /// The loss of the views `seen` `[N, C, H, W]` at step `iteration`, and its gradient.
     ///
     /// # Errors
     /// When a teacher can't be run.
@@ -210,7 +213,8 @@ impl CommitteeMember<'_> {
         Ok(Judge::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))
     }
 
-    /// Without a classifier there is no cross entropy, and the targets go unused.
+    /// The loss and gradient of one teacher. Without a classifier there is no cross entropy term,
+    /// and the targets are not used.
     fn evaluate(
         &self,
         seen: &Array4<f32>,
@@ -234,7 +238,8 @@ impl CommitteeMember<'_> {
     }
 }
 
-/// The bundle has what the loss needs, and sees images as the `first` one does.
+/// Checks that the bundle supports the loss, and that its preprocessing equals that of the `first`
+/// one.
 fn check(
     bundle: &Bundle,
     first: &Bundle,

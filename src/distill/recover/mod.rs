@@ -1,11 +1,12 @@
-//! Recover: images optimised until the teacher sees in them what it learned.
+//! Recover: optimises images so that the teacher's activation statistics on them match those of its
+//! training data, and its predictions match their classes.
 //!
-//! SC-DD (arXiv 2404.07976) as published and coded: Adam on the normalised image, cosine learning
-//! rate to 0, the loss of [`scdd_compute::synthesis::Objective`] plus optional image priors, each
-//! step seen through random views, each step clipped to valid pixels. What other recipes add is a
-//! term of its own each: `start` of the images, their `views`, `alignment` of statistics, a
-//! `committee` of teachers. Work is cut into batches that know nothing of each other, so that any
-//! of them can be made anywhere and in any order.
+//! SC-DD (arXiv 2404.07976) as published and coded: Adam on the normalised image; a cosine learning
+//! rate to 0; the loss of [`scdd_compute::synthesis::Objective`] plus optional image priors; random
+//! views at each step; clipping to valid pixels after each step. Each addition of other recipes has
+//! a module of its own: the images' `start`, their `views`, `alignment` of statistics, a
+//! `committee` of teachers. Batches are independent of each other, so any of them can be made
+//! anywhere and in any order.
 
 mod adam;
 mod adjust;
@@ -47,7 +48,7 @@ use start::{Starts, resize};
 use state::{BatchProgress, BatchState};
 pub use verifier::accuracy;
 
-/// torchvision's range of a random crop's width over height.
+/// torchvision's range of a random crop's width divided by its height.
 pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
 
 /// Why images could not be recovered.
@@ -128,16 +129,16 @@ pub struct Recover<'a> {
     starts: Starts<'a>,
     threads: Threads,
     normalization: Normalization,
-    /// Of the teachers' images.
+    /// The size of the teachers' images.
     size: Size,
 }
 
-/// CIFAR-10's as SRe2L's and SC-DD's small-dataset code have them, whose deviations are means over
-/// images.
+/// CIFAR-10's mean and deviation in the small-dataset code of SRe2L and SC-DD. Its deviations are
+/// averages over images.
 const CIFAR10_MEAN: [f32; 3] = [0.4914, 0.4822, 0.4465];
 const CIFAR10_STD: [f32; 3] = [0.2023, 0.1994, 0.2010];
 
-/// How values that `bundle` sees become pixels.
+/// The normalisation that turns values for `bundle` into pixels.
 fn normalization(bundle: &Bundle, config: &RecoverConfig) -> Result<Normalization, RecoverError> {
     if !config.compat.contains(&Quirk::Cifar10Pixels) {
         return Ok(bundle.normalization()?);
@@ -150,11 +151,11 @@ fn normalization(bundle: &Bundle, config: &RecoverConfig) -> Result<Normalizatio
 }
 
 impl<'a> Recover<'a> {
-    /// `options` say where and how the teacher is computed.
+    /// `options` give the device, kernels and threads of the teacher's plan.
     ///
     /// # Errors
-    /// When the loss needs statistics that the bundle lacks, or a features-only bundle is to
-    /// do without them.
+    /// When the loss needs statistics that the bundle lacks, or when neither statistics nor a
+    /// classifier remain to recover from.
     pub fn new(
         bundle: &'a Bundle,
         config: &'a RecoverConfig,
@@ -167,7 +168,7 @@ impl<'a> Recover<'a> {
     /// order.
     ///
     /// # Errors
-    /// As [`new`](Self::new), or when the teachers differ in the images that they take.
+    /// As [`new`](Self::new), or when the teachers' preprocessing differs.
     pub fn with_committee(
         bundle: &'a Bundle,
         others: &[&'a Bundle],
@@ -190,7 +191,7 @@ impl<'a> Recover<'a> {
         })
     }
 
-    /// With the training images that `config.start` may ask for.
+    /// Adds the training images that `config.start` may need.
     pub fn with_data(mut self, data: &'a Dataset) -> Self {
         self.starts = self.starts.with_data(data);
         self
@@ -201,16 +202,16 @@ impl<'a> Recover<'a> {
         batch::pack(classes, ipc, self.config, seed)
     }
 
-    /// How many steps the batch takes.
+    /// The number of the batch's steps.
     pub fn steps(&self, batch: &Batch) -> u64 {
         u64::from(self.config.iterations - batch.first)
     }
 
-    /// The nearest pixels of normalised images `[N, C, H, W]`, in the same order; with the quirks
-    /// of files that the configuration asks for.
+    /// Pixels of normalised images `[N, C, H, W]`, in the same order, rounded to the nearest level.
+    /// `config.compat` applies the quirks of published code.
     ///
     /// # Errors
-    /// When they have diverged.
+    /// When the images have diverged.
     pub fn to_pixels(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
         let pixels = self.quantised(images)?;
         if !self.config.compat.contains(&Quirk::JpegFiles) {
@@ -224,14 +225,14 @@ impl<'a> Recover<'a> {
             .concat())
     }
 
-    /// Rounded, or cut off.
+    /// Quantised to levels by rounding, or by truncation.
     fn quantised(&self, images: &Array4<f32>) -> Result<Vec<u8>, DataError> {
         let normalization = &self.normalization;
         let to_pixels = |images: &Array4<f32>| self.threads.run(|| normalization.to_pixels(images));
         if !self.config.compat.contains(&Quirk::TruncatedPixels) {
             return to_pixels(images);
         }
-        // Rounding half a level lower cuts off.
+        // Rounding after subtracting half a level is truncation.
         let mut lower = images.clone();
         for (mut plane, (low, high)) in lower.axis_iter_mut(Axis(1)).zip(normalization.range()) {
             plane -= 0.5 * (high - low) / 255.0;
@@ -244,7 +245,7 @@ impl<'a> Recover<'a> {
     /// and keeps the state now and then; `step` gets the kept losses again.
     ///
     /// # Errors
-    /// When a teacher can't be run, the loss stops being a number, or there are too few real images
+    /// When a teacher can't be run, the loss is no longer finite, or there are too few real images
     /// to start from.
     pub fn run(
         &self,
@@ -308,7 +309,7 @@ impl<'a> Recover<'a> {
         Ok(images)
     }
 
-    /// The steps from `first` on, in as many equal parts as there are budgets.
+    /// The steps from `first` on, divided evenly over the budgets.
     fn budgets(&self, first: u32) -> Vec<Range<u32>> {
         let count = u64::from(self.config.residual.as_ref().map_or(1, |residual| residual.budgets));
         let steps = u64::from(self.config.iterations - first);
@@ -324,9 +325,9 @@ impl<'a> Recover<'a> {
         Size { height: side(self.size.height), width: side(self.size.width) }
     }
 
-    /// The optimisation itself, from `start` `[N, C, H, W]` towards `targets` `[N]`, with the views
-    /// that `views` gives for each step. Without a classifier there is no cross entropy, and the
-    /// targets go unused.
+    /// The optimisation itself, from `start` `[N, C, H, W]` towards the classes `targets` `[N]`,
+    /// with the views of `views` at each step. Without a classifier there is no cross entropy term,
+    /// and the targets are not used.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -415,12 +416,12 @@ impl<'a> Recover<'a> {
     }
 }
 
-/// Half a cosine from `initial` at step 0 to 0 at step `steps`.
+/// Half a cosine, from `initial` at step 0 to 0 at step `steps`.
 fn cosine(initial: f64, step: u32, steps: u32) -> f64 {
     0.5 * initial * (1.0 + (std::f64::consts::PI * f64::from(step) / f64::from(steps)).cos())
 }
 
-/// Clips every pixel to what its channel can show.
+/// Clips every pixel to the valid range of its channel.
 fn clip(images: &mut Array4<f32>, range: &[(f32, f32)]) {
     for (mut plane, &(low, high)) in images.axis_iter_mut(Axis(1)).zip(range) {
         Zip::from(&mut plane).for_each(|v| *v = v.clamp(low, high));

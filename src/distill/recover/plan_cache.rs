@@ -1,4 +1,4 @@
-//! A frozen teacher's graph, compiled once for each shape of batch in turn.
+//! The compiled plan of a frozen teacher, reused from batch to batch.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use scdd_graph::Graph;
 pub struct PlanCache {
     graph: Arc<Graph>,
     options: PlanOptions,
-    /// Of the last batch: batches follow each other in one shape, but for a smaller one at the end,
-    /// and differ in the targets of their statistics.
+    /// The plan of the last batch. Successive batches have the same shape, except for a smaller
+    /// last one, and differ in the targets of their statistics.
     last: Cell<Option<SynthesisPlan>>,
 }
 
@@ -38,7 +38,8 @@ impl PlanCache {
         self.compile(&self.graph, objective, shape)
     }
 
-    /// As [`plan`](Self::plan), of `graph`: the teacher's with other weights.
+    /// As [`plan`](Self::plan), but without reuse, for `graph`: the teacher's graph with other
+    /// weights.
     ///
     /// # Errors
     /// Those of [`SynthesisPlan::compile`].

@@ -7,7 +7,7 @@
 
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, s};
 
-/// The priors' weights; 0 is off.
+/// The weights of the priors; 0 turns a prior off.
 pub struct Priors {
     pub tv: f64,
     pub l2: f64,
@@ -31,8 +31,8 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
     values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
-/// The two overlapping windows whose difference is one direction's variation: each pixel and its
-/// neighbour.
+/// The two overlapping windows, pixels and their neighbours in one direction, whose difference is
+/// that direction's variation.
 fn windows(images: &Array4<f32>) -> [(ArrayView4<'_, f32>, ArrayView4<'_, f32>); 4] {
     [
         (images.slice(s![.., .., .., ..-1]), images.slice(s![.., .., .., 1..])),

@@ -1,5 +1,5 @@
-//! What images start from: noise, real training images (any, or those that stand for clusters), or
-//! the crops of them that the teacher recognises (RDED, arXiv 2312.03526).
+//! Starting images: noise, real training images (any, or representatives of clusters), or the crops
+//! of them that the teacher recognises best (RDED, arXiv 2312.03526).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,10 +19,10 @@ use scdd_data::{Dataset, Normalization, Resample, Size, View};
 use scdd_experiment::config::{Difficulty, RecoverConfig, Start};
 use scdd_graph::{Graph, ValueId};
 
-/// RDED's crops: torchvision's default range of area shares, square.
+/// The range of area shares of RDED's crops: torchvision's default. The crops are square.
 const CROP_SCALE: (f32, f32) = (0.08, 1.0);
 const CROP_RATIO: (f32, f32) = (1.0, 1.0);
-/// How many images the teacher looks at at once.
+/// Images per run of the teacher.
 const BATCH: usize = 100;
 
 /// Makes starting images.
@@ -30,13 +30,13 @@ pub struct Starts<'a> {
     bundle: &'a Bundle,
     normalization: Normalization,
     start: &'a Start,
-    /// Real images per row and column of each start.
+    /// Real images per row and column of each starting image.
     formation: u16,
     data: Option<&'a Dataset>,
     device: Device,
-    /// Per seed and class, its best crops `[M, C, h, w]`, best first.
+    /// Per seed and class, the best crops `[M, C, h, w]`, best first.
     crops: RefCell<BTreeMap<(u64, u32), Array4<f32>>>,
-    /// Per seed, class and number of clusters, the images that stand for them.
+    /// Per seed, class and number of clusters, the indices of the representative images.
     clusters: RefCell<BTreeMap<(u64, u32, usize), Vec<usize>>>,
 }
 
@@ -52,14 +52,14 @@ impl<'a> Starts<'a> {
         Self { bundle, normalization, start, formation, data: None, device, crops, clusters }
     }
 
-    /// With real images to start from.
+    /// Adds real images to start from.
     pub fn with_data(mut self, data: &'a Dataset) -> Self {
         self.data = Some(data);
         self
     }
 
-    /// The images `[N, C, H, W]`, normalised, that those of `batch` start from; each depends on
-    /// nothing but itself, the set's size and the seed.
+    /// The normalised starting images `[N, C, H, W]` of `batch`. Each depends only on its class and
+    /// number, the set's size and the seed, not on the rest of the batch.
     ///
     /// # Errors
     /// When real images are needed and there are none, or too few of a class.
@@ -90,7 +90,7 @@ impl<'a> Starts<'a> {
         Ok(images)
     }
 
-    /// The training images of `class`, in the seed's order.
+    /// The indices of the training images of `class`, shuffled by the seed.
     fn of_class(&self, class: u32, seed: u64) -> Result<(&'a Dataset, Vec<usize>), RecoverError> {
         let data = self.data.ok_or(RecoverError::NoData)?;
         let mut own: Vec<usize> = (0..data.len()).filter(|&i| data.labels[i] == class).collect();
@@ -114,13 +114,13 @@ impl<'a> Starts<'a> {
         self.real(&own[from..from + count])
     }
 
-    /// The mean of these training images.
+    /// The mean of the training images at these indices.
     fn real(&self, indices: &[usize]) -> Result<Array3<f32>, RecoverError> {
         let data = self.data.ok_or(RecoverError::NoData)?;
         Ok(self.normalization.batch(data, indices)?.sum_axis(Axis(0)) / indices.len() as f32)
     }
 
-    /// The images of `class` that stand for its `count` clusters.
+    /// The representatives of the `count` clusters of `class`.
     fn of_clusters(
         &self,
         class: u32,
@@ -145,7 +145,7 @@ impl<'a> Starts<'a> {
         Ok(chosen)
     }
 
-    /// What the teacher's classifier reads of these training images, `[N, D]`.
+    /// The input of the teacher's classifier for these training images, `[N, D]`.
     fn features(&self, data: &Dataset, indices: &[usize]) -> Result<Array2<f32>, RecoverError> {
         let replica = self.bundle.replica(self.device)?;
         let tap = classifier_input(replica.graph());
@@ -157,12 +157,12 @@ impl<'a> Starts<'a> {
             parts.extend(features);
         }
         let features = parts.len() / indices.len();
-        // Whole rows were appended, one for each image.
+        // The batches appended whole rows, one per image.
         Ok(Array2::from_shape_vec((indices.len(), features), parts).unwrap_or_default())
     }
 
-    /// The item's part of the class's images, `grid`² of them side by side; `part` gives them by
-    /// their number within the class.
+    /// A mosaic of `grid`² of the class's images, those that belong to the item. `part` returns an
+    /// image by its number within the class.
     fn mosaic(
         &self,
         item: Item,
@@ -185,7 +185,7 @@ impl<'a> Starts<'a> {
         Ok(image)
     }
 
-    /// `factor`² crops side by side.
+    /// A mosaic of `factor`² crops.
     fn tiles(&self, item: Item, seed: u64, factor: u32) -> Result<Array3<f32>, RecoverError> {
         let key = (seed, item.class);
         if !self.crops.borrow().contains_key(&key) {
@@ -195,14 +195,14 @@ impl<'a> Starts<'a> {
         let crops = &self.crops.borrow()[&key];
         let needed = (item.number as usize + 1) * (factor * factor) as usize;
         Self::enough(item.class, crops.len_of(Axis(0)), needed)?;
-        // The configuration keeps `factor` to 16.
+        // The configuration limits `factor` to 16.
         self.mosaic(item, factor as u16, |number| {
             Ok(crops.index_axis(Axis(0), number as usize).to_owned())
         })
     }
 
-    /// Of each of some training images the crop that the teacher recognises best; by difficulty,
-    /// the most useful first.
+    /// For each of some training images, the crop that the teacher recognises best. The order
+    /// follows `difficulty`.
     fn best_crops(&self, class: u32, seed: u64) -> Result<Array4<f32>, RecoverError> {
         let Start::Crops { images, crops, factor, difficulty } = *self.start else {
             return Err(RecoverError::NoData);
@@ -247,7 +247,7 @@ impl<'a> Starts<'a> {
         Ok(best.select(Axis(0), &order))
     }
 
-    /// The teacher's cross entropy of each crop, padded to the size of an image.
+    /// The teacher's cross entropy on each crop, padded to the size of an image.
     fn losses(
         &self,
         replica: &Replica,
@@ -267,7 +267,7 @@ impl<'a> Starts<'a> {
         Ok(losses.map_err(self.torch())?.iter().map(|&loss| f64::from(loss)).collect())
     }
 
-    /// The teacher's run on `images` `[N, C, H, W]`.
+    /// Runs the teacher on `images` `[N, C, H, W]`.
     fn look(
         &self,
         replica: &Replica,
@@ -287,8 +287,7 @@ impl<'a> Starts<'a> {
     }
 }
 
-/// What the last matrix product on the way to the output reads; the output itself where there is
-/// none.
+/// The input of the last matrix product before the output; the output itself if there is none.
 fn classifier_input(graph: &Graph) -> ValueId {
     let output = graph.outputs[0];
     let mut value = output;
@@ -302,7 +301,7 @@ fn classifier_input(graph: &Graph) -> ValueId {
     output
 }
 
-/// The middle of `ranked`, then what is next to it on either side, and so on outwards.
+/// The middle of `ranked` first, then alternately outwards.
 fn from_the_middle(ranked: &[usize]) -> Vec<usize> {
     let (below, above) = ranked.split_at(ranked.len() / 2);
     let (mut below, mut above) = (below.iter().rev(), above.iter());
@@ -314,7 +313,7 @@ fn from_the_middle(ranked: &[usize]) -> Vec<usize> {
         .collect()
 }
 
-/// `images` `[N, C, H, W]` at another size, bilinearly.
+/// Resizes `images` `[N, C, H, W]` bilinearly.
 ///
 /// # Errors
 /// When a side is 0 or beyond 65535.

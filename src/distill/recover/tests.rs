@@ -1,4 +1,4 @@
-//! The terms of a recovery, each seen to do what it says, with the shipped teachers and few steps.
+//! Tests of each term of a recovery, with the shipped teachers and few steps.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::keeper::Interrupting;
 use scdd_experiment::config::Experiment;
 
-/// The default settings with some in YAML over them.
+/// The default settings, overridden by some in YAML.
 pub fn config(settings: &str) -> RecoverConfig {
     let text = format!(
         "name: x\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\nrecover: {settings}\n"
@@ -18,7 +18,8 @@ pub fn shipped(name: &str) -> Bundle {
     Bundle::load(&crate::in_repository("onnx/fashion-mnist").join(name)).unwrap()
 }
 
-/// Four training images of each of ten classes: no two are alike, and pixels tell their class.
+/// Four training images of each of ten classes. All images differ, and the pixels identify the
+/// class.
 pub fn training_images() -> Dataset {
     let image = |i: u32| (0..784).map(move |p| (i % 10 * 20 + i + (p * (i / 10 + 1)) % 16) as u8);
     Dataset {
@@ -52,7 +53,7 @@ fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     (images, losses)
 }
 
-/// The largest difference of any pixel.
+/// The largest absolute difference between pixels.
 fn apart(a: &Array4<f32>, b: &Array4<f32>) -> f32 {
     a.iter().zip(b).fold(0.0, |largest, (a, b)| f32::max(largest, (a - b).abs()))
 }
@@ -132,7 +133,7 @@ fn without_steps_images_stay_as_they_start() {
     }
 }
 
-/// The first step of Adam moves every pixel by the learning rate, unless it is clipped.
+/// Adam's first step moves every pixel by the learning rate, unless the pixel is clipped.
 #[test]
 fn the_residual_blends_with_the_start_and_the_average_lags_behind() {
     let teacher = shipped("resnet18-w16-supervised");
@@ -149,7 +150,7 @@ fn the_residual_blends_with_the_start_and_the_average_lags_behind() {
     let residual = |alpha: f64, scales: &str| {
         of(&format!("iterations: 2, residual: {{budgets: 2, alpha: {alpha}, scales: {scales}}}"))
     };
-    // Half of the cosine is over at the second budget.
+    // The second budget starts at half of the cosine schedule.
     assert!((apart(&residual(0.0, "[1]"), &start) - 0.005).abs() < 1e-4);
     assert!((apart(&residual(1.0, "[1]"), &start) - 0.015).abs() < 1e-4);
     assert!((apart(&residual(0.5, "[1]"), &start) - 0.01).abs() < 1e-4);
@@ -186,7 +187,7 @@ fn truncation_keeps_the_level_below() {
     assert_eq!(pixels("{compat: [truncated_pixels]}"), [0, 0, 3, 3, 254, 255]);
 }
 
-/// `(x * 0.2023 + 0.4914) * 255` and so on, of values that a teacher normalised in another way.
+/// `(x * 0.2023 + 0.4914) * 255` and so on, for values that a teacher normalised differently.
 #[test]
 fn pixels_by_cifar_10_have_its_contrast() {
     let mut teacher = shipped("resnet18-w16-supervised");
@@ -254,8 +255,8 @@ fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
         recover.run(&batch, 0, &mut Forgetful, &mut |point| bn.push(point.bn)).unwrap();
         bn[0]
     };
-    // An average that is almost all of its own past is still at 0, and so as far off as the targets
-    // are long.
+    // With a decay close to 1 the average is still near 0, so the distance is the squared norm of
+    // the targets.
     let objective =
         objective(&teacher, &config("{distance: squared}"), 0.01, &[0], tch::Device::Cpu).unwrap();
     let length = |t: &tch::Tensor| f64::try_from(t.square().sum(tch::Kind::Double)).unwrap();

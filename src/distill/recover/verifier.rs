@@ -1,4 +1,4 @@
-//! What a network that had no part in the synthesis sees in the finished images.
+//! The accuracy on the finished images of a network that was not used in the synthesis.
 
 use ndarray::{Array2, Array4};
 
@@ -9,16 +9,16 @@ use scdd_compute::threads::Threads;
 use scdd_data::view::apply_batch;
 use scdd_data::{Dataset, Resample, Size, View};
 
-/// Images run at once.
+/// Images per run.
 const BATCH: usize = 32;
 
-/// Runs `verifier` in ONNX Runtime on `set`, whose labels are the verifier's.
+/// Runs `verifier` in ONNX Runtime on `set`, whose labels must be the verifier's classes.
 ///
-/// Images of another size than the verifier's are scaled bilinearly, and normalised as its bundle
-/// says.
+/// Images are resized bilinearly to the verifier's size if needed, and normalised as its bundle
+/// specifies.
 ///
 /// # Errors
-/// When the network can't be run, or has other channels than the images.
+/// When the network can't be run, or its number of channels differs from the images'.
 pub fn accuracy(
     verifier: &Bundle,
     runtime: &Runtime,
@@ -51,8 +51,8 @@ pub fn accuracy(
     Ok(found)
 }
 
-/// Per row of `logits` `[N, K]`, how many other classes are not clearly below the target: 0 is
-/// first. An unknown target is last.
+/// The rank of the target in each row of `logits` `[N, K]`: the number of other classes that are
+/// not clearly below it, so 0 is first. An unknown target ranks last.
 fn ranks(logits: &Array2<f32>, targets: impl Iterator<Item = usize>) -> Vec<usize> {
     let rank = |(row, target): (ndarray::ArrayView1<f32>, usize)| {
         let Some(own) = row.get(target) else { return row.len() };

@@ -1,5 +1,4 @@
-//! The views through which the teachers see the images at a step: crop, flip, then shift, as the
-//! published code does.
+//! The random views of the images at a step: crop, then flip, then shift, as in the published code.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -8,8 +7,8 @@ use super::CROP_RATIO;
 use scdd_data::{DataError, Resample, Shift, Size, View};
 use scdd_experiment::config::{Quirk, RecoverConfig};
 
-/// One view per image of size `size`, each drawn from its own stream; `progress` is the share of
-/// the steps that is done.
+/// Draws one view per image of size `size`, each from the image's own stream. `progress` is the
+/// share of the steps already done, 0..=1.
 ///
 /// # Errors
 /// When the configuration's ranges are impossible.
@@ -59,8 +58,8 @@ fn draw_one(
     Ok(map.roll_output(shift))
 }
 
-/// CDA's curriculum: the smallest area share falls from 1 to `target` along half a cosine, until
-/// the share `milestone` of the steps is done.
+/// CDA's curriculum: the smallest area share falls from 1 to `target` along half a cosine, and
+/// reaches it at the share `milestone` of the steps.
 fn smallest(target: f64, milestone: f64, progress: f64) -> f64 {
     if progress >= milestone {
         return target;
@@ -80,7 +79,8 @@ mod tests {
         (0..40).map(|item| rng::stream(5, "test", item)).collect()
     }
 
-    /// Where a view puts the pixel of an image that is 1 in the middle and 0 elsewhere.
+    /// The position to which a view moves the pixel in the middle, found with an image that is 1
+    /// there and 0 elsewhere.
     fn offset(map: &Resample) -> (usize, usize) {
         let mut image = vec![0.0; 81];
         image[40] = 1.0;

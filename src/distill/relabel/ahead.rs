@@ -1,13 +1,13 @@
-//! Preparing the next batch while the network works on this one.
+//! Prepares the next batch while the network works on the present one.
 
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-/// Feeds `items` to `consume` in their order; each is made in a thread of its own while the one
-/// before it is consumed.
+/// Feeds `items` to `consume` in order. A second thread prepares each item while the item before it
+/// is consumed.
 ///
 /// # Errors
-/// The first that an item is, or that `consume` gives; nothing after it is consumed.
+/// The first error of an item or of `consume`. Later items are not consumed.
 pub fn one_ahead<T: Send, E: Send, F: From<E>>(
     items: impl Iterator<Item = Result<T, E>> + Send,
     mut consume: impl FnMut(T) -> Result<(), F>,

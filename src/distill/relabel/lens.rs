@@ -1,4 +1,4 @@
-//! What a network sees of a set of images.
+//! Renders a batch of views of an image set as the input of a network.
 
 use ndarray::{Array4, s};
 
@@ -7,20 +7,20 @@ use crate::teacher::Bundle;
 use scdd_data::view::apply_batch;
 use scdd_data::{DataError, Dataset, DrawnMix, Normalization, Operation, Resample, Size};
 
-/// Images as one network takes them: with a border, normalised, cut out and resized, mixed.
+/// Renders views for one network: border, normalisation, crop and resize, mix.
 pub struct Lens {
     normalization: Normalization,
-    /// Black pixels at each side.
+    /// Width of the black border in pixels.
     pad: usize,
-    /// The network's input.
+    /// The size of the network's input.
     output: Size,
 }
 
 impl Lens {
-    /// The eye of `bundle`'s network on images with a border of `pad` black pixels.
+    /// A renderer for the network of `bundle`, of images with a border of `pad` black pixels.
     ///
     /// # Errors
-    /// When the bundle's preprocessing is no normalisation.
+    /// When the bundle's preprocessing is not a valid normalisation.
     pub fn new(bundle: &Bundle, pad: u16) -> Result<Self, DataError> {
         let [_, height, width] = bundle.image_shape();
         Ok(Self {
@@ -30,8 +30,8 @@ impl Lens {
         })
     }
 
-    /// The images of `set` as `batch` says (views are boxes of the image with its border),
-    /// augmented and mixed; `[n, C, H, W]`.
+    /// The views `batch` of the images of `set`, augmented and mixed, `[n, C, H, W]`. Views are
+    /// boxes within the image with its border.
     ///
     /// # Errors
     /// When set, views and network do not fit each other.
@@ -68,7 +68,7 @@ impl Lens {
         Ok(mixed)
     }
 
-    /// The images in the middle of black ones that are larger by the border.
+    /// Adds the black border around the images.
     fn bordered(&self, images: Array4<f32>) -> Array4<f32> {
         if self.pad == 0 {
             return images;
@@ -84,8 +84,8 @@ impl Lens {
     }
 }
 
-/// Those operations that act on pixels, and those that act on normalised views. A batch has but one
-/// of these.
+/// Splits the operations into those on pixels and those on normalised views. A batch has only one
+/// kind.
 fn apart(operations: &[Operation]) -> (&[Operation], &[Operation]) {
     match operations.first() {
         Some(first) if first.kind.is_dsa() => (&[], operations),
@@ -93,7 +93,7 @@ fn apart(operations: &[Operation]) -> (&[Operation], &[Operation]) {
     }
 }
 
-/// The images of `set` that are `picked`, each after its share of the `operations`.
+/// The `picked` images of `set`, each after its own part of the `operations`.
 fn augmented(
     set: &Dataset,
     picked: &[usize],
@@ -101,12 +101,7 @@ fn augmented(
 ) -> Result<Dataset, DataError> {
     let per_view = (operations.len() / picked.len().max(1)).max(1);
     let image = |(&index, operations): (&usize, &[Operation])| {
-        let missing = || {
-            DataError::Mismatch(format!(
-                "image {index} of {} asked for, but there is none",
-                set.name
-            ))
-        };
+        let missing = || DataError::Mismatch(format!("{} has no image {index}", set.name));
         let mut pixels = set.image(index).ok_or_else(missing)?.to_vec();
         for operation in operations {
             operation.apply_to_pixels(&mut pixels, set.channels, set.size())?;

@@ -1,9 +1,8 @@
-//! Relabel: what the teacher says of every augmented, mixed view of the synthetic images, stored so
-//! that a student replays exactly those views.
+//! Relabel: computes the teacher's soft labels for every augmented, mixed view of the synthetic
+//! images, and stores them so that a student replays exactly those views.
 //!
 //! "Fast Knowledge Distillation" (FKD), as SRe2L and SC-DD use it. The views depend on the seed,
-//! the epoch and the batch alone, so synthetic and real images under the same seed are seen through
-//! the same views.
+//! the epoch and the batch alone, so synthetic and real images under one seed get the same views.
 
 mod ahead;
 mod lens;
@@ -39,27 +38,27 @@ pub enum RelabelError {
     Teacher { teacher: String, what: String },
 }
 
-/// Labels image sets with the answers of one teacher, or with the mean of several.
+/// Labels image sets with the logits of one teacher, or with the mean logits of several.
 pub struct Relabel<'a> {
-    /// With their weights in the mean, as [`Teachers::open`] takes them; at least one.
+    /// The teachers and their weights in the mean, for [`Teachers::open`]; at least one.
     pub bundles: &'a [(&'a Bundle, f64)],
     pub config: &'a RelabelConfig,
-    /// How many small images per row and column each image is a mosaic of (`recover.formation`); a
-    /// view is of one of them.
+    /// Small images per row and column of the mosaic that each image is (`recover.formation`). A
+    /// view shows one of them.
     pub formation: u16,
     pub seed: u64,
-    /// Identifies configuration and inputs in the store.
+    /// The key of configuration and inputs, written into the store.
     pub key: &'a str,
-    /// What views are made on.
+    /// The threads that render views.
     pub threads: Threads,
 }
 
 impl Relabel<'_> {
-    /// Labels `set` by `teachers` and writes the store at `path`, whole or not at all. Goes on after
-    /// the last whole epoch of an interrupted attempt; says so after each epoch by `epoch_done`.
+    /// Labels `set` with `teachers` and writes the store at `path`, whole or not at all. An
+    /// interrupted attempt resumes after its last whole epoch. Calls `epoch_done` after each epoch.
     ///
     /// # Errors
-    /// When a teacher fails, logits can't be stored, or the disk refuses.
+    /// When a teacher fails, or the labels can't be stored or written.
     pub fn run(
         &self,
         set: &Dataset,
@@ -105,7 +104,7 @@ impl Relabel<'_> {
         Ok(())
     }
 
-    /// The images are of classes that the teachers know.
+    /// Checks that the teachers have the classes of the images.
     fn check_classes(&self, set: &Dataset) -> Result<(), RelabelError> {
         let teacher = self.bundles[0].0;
         let (known, classes) = (teacher.manifest.classes.len(), set.classes.len());

@@ -1,5 +1,5 @@
-//! Who answers: one teacher or the mean of several, by their running BN statistics or by those of
-//! the batch.
+//! The teachers that label: one, or the mean of several, with their running BN statistics or those
+//! of the batch.
 
 use ndarray::{Array2, Array4};
 use tch::Tensor;
@@ -23,28 +23,28 @@ pub struct Teachers<'a> {
 
 struct AnsweringTeacher<'a> {
     bundle: &'a Bundle,
-    /// Of the mean; all shares together are 1.
+    /// The teacher's weight in the mean; all shares sum to 1.
     share: f32,
     network: Answering,
 }
 
 enum Answering {
-    /// Through ONNX Runtime, by running statistics, with these options.
+    /// ONNX Runtime, with running statistics and these options.
     Running(Session, SessionOptions),
-    /// Through the replica, by the statistics of as many images of the batch as go through it
-    /// together; absent: all.
+    /// The replica, with batch statistics over parts of this many images; absent: over the whole
+    /// batch.
     Batch(Box<Replica>, tch::Device, Option<u32>),
 }
 
 impl<'a> Teachers<'a> {
-    /// Networks where `config` wants them, for bundles with their weights in the mean, the first
-    /// one's preprocessing being that of all; and a remark where they are not where it wanted them
-    /// first. `device` is where teachers by batch statistics run. Those in ONNX Runtime run on
-    /// `threads`, however many those are at the moment.
+    /// Opens the bundles' networks on the devices that `config` requests; the numbers are their
+    /// weights in the mean. All must have the first one's preprocessing. Also returns a remark if a
+    /// network fell back to another device. Teachers with batch statistics run on `device`; those
+    /// in ONNX Runtime run on the present number of `threads`.
     ///
     /// # Errors
-    /// When CUDA is asked for, is not to be had, and no fallback is configured; when bundles do not
-    /// fit each other; when batch statistics are asked of a network without BatchNorm.
+    /// When CUDA is requested but not available and no fallback is configured; when the bundles do
+    /// not fit each other; when batch statistics are requested of a network without BatchNorm.
     pub fn open(
         bundles: &[(&'a Bundle, f64)],
         runtime: &'a Runtime,
@@ -81,7 +81,7 @@ impl<'a> Teachers<'a> {
         only.logits(images)
     }
 
-    /// Opens anew what runs on another number of threads than there are now.
+    /// Reopens the sessions whose number of threads differs from the present one.
     fn follow(&mut self) -> Result<(), RuntimeError> {
         let threads = self.threads.count();
         for AnsweringTeacher { bundle, network, .. } in &mut self.members {
@@ -140,7 +140,7 @@ fn by_batch_statistics(
     Ok(to_array(&Tensor::f_cat(&logits, 0)?)?.into_dimensionality()?)
 }
 
-/// Teachers see the same images and mean the same by their logits.
+/// Checks that all teachers have the same preprocessing and the same classes.
 fn check_fit(bundles: &[(&Bundle, f64)]) -> Result<(), RelabelError> {
     let Some(((first, _), others)) = bundles.split_first() else { return Ok(()) };
     for (other, _) in others {
@@ -171,8 +171,7 @@ fn replica(bundle: &Bundle, device: tch::Device) -> Result<Replica, RelabelError
     Ok(replica)
 }
 
-/// A session where the configuration wants it, and a remark where that is not what was asked for
-/// first.
+/// Opens a session on the configured device, with a remark if it fell back to another.
 fn open_session(
     bundle: &Bundle,
     runtime: &Runtime,
@@ -245,7 +244,7 @@ mod tests {
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     }
 
-    /// PyTorch's training mode normalises by the batch too, but also moves the running statistics.
+    /// PyTorch's training mode also normalises by the batch, but moves the running statistics too.
     #[test]
     fn batch_statistics_are_those_of_training_mode() {
         let bundle = bundle(NAMES[0]);

@@ -1,4 +1,4 @@
-//! How a set of images is seen, epoch by epoch: order, views and mix of every batch.
+//! The views of a set of images in each epoch: order, crops, augmentation and mix of every batch.
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -8,37 +8,37 @@ use scdd_data::rng;
 use scdd_data::{DataError, Dataset, DrawnMix, Operation, Size, View};
 use scdd_experiment::config::{Mix, RelabelConfig, ViewCrop};
 
-/// The views of a set of images. They depend on the seed, the epoch and the batch alone, so nobody
-/// need store them: whoever draws them anew draws the same.
+/// The views of a set of images. They depend on the seed, the epoch and the batch alone, so they
+/// need not be stored: drawing them again gives the same views.
 #[derive(Clone, Copy)]
 pub struct Views<'a> {
     config: &'a RelabelConfig,
-    /// How many small images per row and column each image is a mosaic of; a view is of one of
-    /// them.
+    /// Small images per row and column of the mosaic that each image is. A view shows one of them.
     formation: u16,
     seed: u64,
     images: u32,
-    /// Of the images.
+    /// The size of the images.
     source: Size,
-    /// Of the views.
+    /// The size of the views.
     input: Size,
 }
 
-/// What one batch of `n` views is.
+/// The views of one batch, `n` in number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchViews {
-    /// The images, in batch order, `[n]`.
+    /// The indices of the images, in batch order, `[n]`.
     pub indices: Vec<u32>,
-    /// How each was cropped and mirrored, `[n]`.
+    /// The crop and flip of each view, `[n]`.
     pub views: Vec<View>,
-    /// How each was augmented besides, one view's operations after another's; empty where none is.
+    /// The further augmentations, one view's operations after another's; empty without
+    /// augmentation.
     pub operations: Vec<Operation>,
-    /// How they were mixed after that.
+    /// The mix that is applied last.
     pub mix: DrawnMix,
 }
 
 impl<'a> Views<'a> {
-    /// Views of `set`, of the size `input`, as `config` says.
+    /// Views of size `input` of the images of `set`, as `config` specifies.
     pub fn new(
         config: &'a RelabelConfig,
         formation: u16,
@@ -49,24 +49,24 @@ impl<'a> Views<'a> {
         Self { config, formation, seed, images: set.len() as u32, source: set.size(), input }
     }
 
-    /// Epochs that a student trains for.
+    /// The epochs of a student's training.
     pub fn epochs(&self) -> u32 {
         self.config.epochs
     }
 
-    /// Epochs that differ; they are replayed in turn.
+    /// The epochs with views of their own; they are repeated in turn.
     pub fn stored_epochs(&self) -> u32 {
         self.config
             .stored_epochs
             .map_or(self.config.epochs, |stored| stored.min(self.config.epochs))
     }
 
-    /// Images in a batch; an epoch's last one may have fewer.
+    /// Images per batch. The last batch of an epoch may have fewer.
     pub fn batch_size(&self) -> u32 {
         self.config.batch_size.min(self.images)
     }
 
-    /// Black pixels at each side of an image, in which views lie too.
+    /// Width of the black border around each image in pixels. Views may reach into it.
     pub fn pad(&self) -> u16 {
         pad(self.config)
     }
@@ -79,12 +79,12 @@ impl<'a> Views<'a> {
     /// The batches of epoch `epoch` (from 0).
     ///
     /// # Errors
-    /// When views do not fit the images.
+    /// When the views do not fit the images.
     pub fn epoch(&self, epoch: u32) -> Result<Vec<BatchViews>, DataError> {
         let mut stream = rng::stream(self.seed, "relabel/views", u64::from(epoch));
         let mut order: Vec<u32> = (0..self.images).collect();
         order.shuffle(&mut stream);
-        // A stream of its own, so that crops and mixes are the same with and without.
+        // A separate stream, so that crops and mixes are the same with and without augmentation.
         let mut augment = rng::stream(self.seed, "relabel/augment", u64::from(epoch));
         let batch = |indices: &[u32]| {
             let views =
@@ -123,7 +123,7 @@ impl<'a> Views<'a> {
     }
 }
 
-/// Black pixels at each side of an image.
+/// Width of the black border around each image in pixels.
 pub(super) fn pad(config: &RelabelConfig) -> u16 {
     match config.crop {
         Some(ViewCrop::Padded { pad }) => pad,

@@ -1,10 +1,11 @@
-//! Measures the statistics of a network without BatchNorm (or with BatchNorm folded away) on
-//! images, and writes them as a new bundle. A network that has the statistics of its BatchNorm
-//! layers keeps them; of it those of every class or patch are measured, at the same places.
+//! Measures the activation statistics of a network without BatchNorm (or with BatchNorm folded
+//! away) on images, and writes a new bundle with them. If the bundle already has the statistics of
+//! its BatchNorm layers, it keeps them, and only statistics per class or patch are measured, at the
+//! same layers.
 //!
-//! What is measured otherwise: what enters the layer normalisations, per feature of the last axis,
-//! or where there is none what leaves the convolutions, per channel; or the nodes that the user
-//! names, by the same rule.
+//! Otherwise the measured activations are the inputs of the layer normalisations, per feature of
+//! the last axis; without layer normalisation, the outputs of the convolutions, per channel; or the
+//! nodes that the user names, by the same rule.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,10 +31,10 @@ use scdd_compute::synthesis::{
 use scdd_graph::ops::Norm;
 use scdd_graph::{Graph, Node, Op, ValueId};
 
-/// No scale is folded into a calibrated activation; the field says so where BatchNorm has its ε.
+/// No scale is folded into a calibrated activation, so the field that holds BatchNorm's ε is 0.
 const EPSILON: f64 = 0.0;
 
-/// Mean and variance of a growing number of values, per channel (and patch), in double precision.
+/// Running mean and variance per channel (and patch), in double precision.
 #[derive(Debug)]
 struct RunningMoments {
     count: f64,
@@ -49,14 +50,14 @@ impl RunningMoments {
         Ok(Self { count, squares: var.f_mul_scalar(count)?, mean })
     }
 
-    /// Of each patch; the count is of images.
+    /// The moments of each patch; `count` is the number of images.
     fn of_patches(x: &Tensor, patches: i64) -> Result<Self, tch::TchError> {
         let (mean, var) = patch_statistics(&x.f_to_kind(Kind::Double)?, patches)?;
         let count = *x.size().first().unwrap_or(&0) as f64;
         Ok(Self { count, squares: var.f_clamp_min(0.0)?.f_mul_scalar(count)?, mean })
     }
 
-    /// The moments of both together.
+    /// The moments of both sets together.
     fn merge(&self, other: &Self) -> Result<Self, tch::TchError> {
         let count = self.count + other.count;
         let apart = other.mean.f_sub(&self.mean)?;
@@ -78,32 +79,32 @@ impl RunningMoments {
     }
 }
 
-/// What is kept beside the statistics of all images.
+/// The statistics to measure besides those of all images.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Detail {
-    /// Those of every class.
+    /// Statistics of every class.
     pub per_class: bool,
-    /// Those of every patch, of this many per side.
+    /// Statistics of every patch, with this many patches per side.
     pub patches: Option<usize>,
 }
 
-/// A calibration that collects images.
+/// A calibration that is measuring images.
 pub struct Calibrator<'a> {
     bundle: &'a Bundle,
     replica: Replica,
     layers: Vec<(LayerEntry, ValueId)>,
     detail: Detail,
-    /// Per class: per layer, then per layer those of its patches.
+    /// Per class, the moments of each layer, followed by those of each layer's patches.
     moments: Vec<Option<Vec<RunningMoments>>>,
     images: usize,
 }
 
 impl<'a> Calibrator<'a> {
-    /// `nodes` are the names of the nodes to measure at; empty: all layer normalisations, or else
+    /// `nodes` are the names of the nodes to measure; if empty, all layer normalisations, or else
     /// all convolutions.
     ///
     /// # Errors
-    /// When the bundle has all that is asked for, or there is nothing to measure.
+    /// When the bundle already has the requested statistics, or there is nothing to measure.
     pub fn new(bundle: &'a Bundle, nodes: &[String], detail: Detail) -> Result<Self, NetworkError> {
         let refuse = |what: &str| NetworkError::from(BundleError::invalid(&bundle.dir, what));
         if let Some(why) = bundle.without_classifier() {
@@ -155,7 +156,7 @@ impl<'a> Calibrator<'a> {
         let found: Vec<RunningMoments> =
             found.chain(of_patches).collect::<Result<_, _>>().map_err(failed)?;
         let Some(slot) = self.moments.get_mut(class) else {
-            let what = format!("class {class} of the data is none of its");
+            let what = format!("the data has class {class}, which the bundle lacks");
             return Err(BundleError::invalid(&self.bundle.dir, what).into());
         };
         *slot = Some(match slot.take() {
@@ -166,11 +167,12 @@ impl<'a> Calibrator<'a> {
         Ok(())
     }
 
-    /// Writes the bundle `out`, which is named after its directory; it appears when it is complete.
+    /// Writes the bundle `out`, named after its directory. The directory appears only when it is
+    /// complete.
     ///
     /// # Errors
-    /// When no images were added, a class lacks images where each class is asked for, or `out`
-    /// exists or can't be written.
+    /// When no images were added, a class has no images although statistics per class are
+    /// requested, or `out` exists or can't be written.
     pub fn write(self, out: &Path, data: &str) -> Result<(), NetworkError> {
         let refuse = |what: String| NetworkError::from(BundleError::invalid(out, what));
         if out.exists() {
@@ -246,8 +248,7 @@ impl<'a> Calibrator<'a> {
         Ok(tensors)
     }
 
-    /// The old probe with the statistics, their loss and its gradient put in, as the replica
-    /// computes them.
+    /// The old probe with the new statistics, their loss and its gradient, computed by the replica.
     fn golden(&self, total: &[RunningMoments]) -> Result<BTreeMap<String, Tensor>, NetworkError> {
         let failed = |source| NetworkError::Torch { bundle: self.bundle.name().into(), source };
         let broken = |source| NetworkError::Replica { bundle: self.bundle.name().into(), source };
@@ -330,7 +331,7 @@ impl<'a> Calibrator<'a> {
         files
             .and_then(|()| write(MANIFEST, text.as_bytes()))
             .map_err(|e| BundleError::io(out, e))?;
-        // Nothing is put in place that can't be read back.
+        // Reads the bundle back before it is put in place.
         Bundle::load(aside.path())?;
         aside.keep(out).map_err(|e| BundleError::io(out, e).into())
     }
@@ -355,7 +356,7 @@ fn merge(a: &[RunningMoments], b: &[RunningMoments]) -> Result<Vec<RunningMoment
     a.iter().zip(b).map(|(a, b)| a.merge(b)).collect()
 }
 
-/// The layers to measure, and the values that are their taps.
+/// The layers to measure, and the values of their activations.
 fn layers(graph: &Graph, nodes: &[String]) -> Result<Vec<(LayerEntry, ValueId)>, String> {
     let chosen: Vec<&Node> = if nodes.is_empty() {
         let norms: Vec<&Node> = graph.layer_norms().collect();
@@ -381,7 +382,7 @@ fn layers(graph: &Graph, nodes: &[String]) -> Result<Vec<(LayerEntry, ValueId)>,
     chosen.into_iter().map(|node| layer_at(graph, node)).collect()
 }
 
-/// The layer at `node`, whose channels are not known yet.
+/// The layer at `node`. Its channels are not known yet.
 fn layer_at(graph: &Graph, node: &Node) -> Result<(LayerEntry, ValueId), String> {
     let is_norm = matches!(node.op, Op::Norm(Norm::Layer { .. }));
     let (value, axis) = if is_norm { (node.inputs[0], -1) } else { (node.outputs[0], 1) };
@@ -392,8 +393,8 @@ fn layer_at(graph: &Graph, node: &Node) -> Result<(LayerEntry, ValueId), String>
     Ok((LayerEntry { key: key.clone(), node: key, tensor, channels: 0, eps: EPSILON, axis }, tap))
 }
 
-/// The layers with the channels that their activations have: in images the second axis, in tokens
-/// `[N, T, C]` the last one.
+/// Sets each layer's number of channels from its activation: the second axis in images, the last
+/// one in tokens `[N, T, C]`.
 fn measurable(
     bundle: &Bundle,
     replica: &Replica,

@@ -1,4 +1,4 @@
-//! What can go wrong with a bundle's network.
+//! The errors of a bundle's network.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub enum NetworkError {
     Runtime(#[from] RuntimeError),
 }
 
-/// What can go wrong with ONNX Runtime.
+/// The errors of ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     #[error(

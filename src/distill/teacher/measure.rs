@@ -1,5 +1,5 @@
-//! Measures a teacher on real test images: how many it puts into their classes, and which order of
-//! classes fits its answers best.
+//! Measures a teacher on real test images: its accuracy, and the order of classes that fits its
+//! predictions best.
 
 use ndarray::Axis;
 use pathfinding::kuhn_munkres::kuhn_munkres;
@@ -11,14 +11,14 @@ use super::{Bundle, BundleError, Measured};
 use scdd_compute::threads::Threads;
 use scdd_data::{Dataset, sample};
 
-/// Images that are run at once.
+/// Images per run.
 const BATCH: usize = 50;
-/// Draws the images: always the same ones.
+/// The seed that draws the images, fixed so that they are always the same.
 const SEED: u64 = 0;
 
-/// Runs `teacher` in ONNX Runtime on `test`, whose classes are as many as its own, or on a part of
-/// it that is drawn evenly over the classes and always the same; tells `progress` how many images
-/// are done.
+/// Runs `teacher` in ONNX Runtime on `test`, which must have as many classes as the teacher, or on
+/// a fixed sample of it, drawn evenly over the classes. Calls `progress` with the number of images
+/// done.
 ///
 /// # Errors
 /// When the network can't be run on the images.
@@ -53,7 +53,7 @@ pub fn measure(
     Ok(judged(&labels, &answers, classes))
 }
 
-/// The place of the largest value; NaN is never it.
+/// The index of the largest value; a NaN is never chosen.
 fn largest(values: impl Iterator<Item = f32>) -> usize {
     values
         .enumerate()
@@ -61,7 +61,7 @@ fn largest(values: impl Iterator<Item = f32>) -> usize {
         .0
 }
 
-/// What `answers` to images with these `labels`, class after class, say of the teacher.
+/// Evaluates the predictions `answers` on images with these `labels`, which are sorted by class.
 fn judged(labels: &[usize], answers: &[usize], classes: usize) -> Measured {
     let pairs: Vec<(usize, usize)> = labels.iter().copied().zip(answers.iter().copied()).collect();
     let top1 = pairs.iter().filter(|(label, answer)| label == answer).count();
@@ -85,8 +85,8 @@ fn judged(labels: &[usize], answers: &[usize], classes: usize) -> Measured {
     }
 }
 
-/// For each class of the labels the answer that stands for it, each answer once, so that as many
-/// answers as possible are right; of equally good orders the one that changes less.
+/// The assignment of one predicted class to each labelled class that makes most predictions right.
+/// Of equally good assignments, it changes the fewest classes.
 fn best_order(pairs: impl Iterator<Item = (usize, usize)>, classes: usize) -> Vec<u32> {
     let mut weights = Matrix::new(classes, classes, 0i64);
     (0..classes).for_each(|class| weights[(class, class)] = 1);
@@ -100,8 +100,8 @@ fn best_order(pairs: impl Iterator<Item = (usize, usize)>, classes: usize) -> Ve
 mod tests {
     use super::*;
 
-    /// `count` images of each of `classes` classes, and what `answer` says of the nth image of a
-    /// class.
+    /// `count` images of each of `classes` classes; `answer` is the prediction for the nth image of
+    /// a class.
     fn found(classes: usize, count: usize, answer: impl Fn(usize, usize) -> usize) -> Measured {
         let labels: Vec<usize> = (0..classes).flat_map(|class| vec![class; count]).collect();
         let answers: Vec<usize> =
@@ -114,7 +114,7 @@ mod tests {
         let good = found(10, 100, |class, n| if n % 10 == 0 { (class + 3) % 10 } else { class });
         assert_eq!((good.top1, good.order.clone()), (900, (0..10).collect()));
         assert!(!good.is_misordered());
-        // Answers without any sense: the best order of one half is none of the other.
+        // Random predictions: the best order of one half does not fit the other.
         let noise = |class: usize, n: usize| (class * 7919 + n * n * 104_729 + n * 31) / 13 % 10;
         assert!(!found(10, 100, noise).is_misordered());
     }
@@ -131,7 +131,7 @@ mod tests {
             (vec![0, 1, 7, 3, 4, 5, 6, 2, 8, 9], 160)
         );
         assert!(swapped.is_misordered());
-        // Few images of many classes, of which each is hard.
+        // Few images of many classes, each of them difficult.
         let many = found(200, 2, |class, n| if n == 1 && class % 3 == 0 { 5 } else { 199 - class });
         assert!(many.is_misordered(), "{many:?}");
     }

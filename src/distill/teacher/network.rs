@@ -1,5 +1,4 @@
-//! A bundle's network in libtorch: its graph, the objective that its statistics give, its golden
-//! probe.
+//! A bundle's network in libtorch: its graph, the objective from its statistics, its golden probe.
 
 use tch::{Device, TchError, Tensor};
 
@@ -8,15 +7,15 @@ use super::{Bundle, LayerStatistics, StatisticsKind};
 use scdd_compute::replica::{Replica, to_tensor};
 use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective};
 
-/// What libtorch makes of a bundle.
+/// A bundle as libtorch objects.
 pub trait Network {
     /// The graph as `tch` operations.
     ///
     /// # Errors
-    /// When the constants can't be brought to `device`.
+    /// When the constants can't be copied to `device`.
     fn replica(&self, device: Device) -> Result<Replica, NetworkError>;
 
-    /// The synthesis objective that aligns with this bundle's statistics, as SC-DD states it.
+    /// The synthesis objective with this bundle's statistics as targets, as SC-DD defines it.
     fn objective(&self, r_bn: f64, first_multiplier: f64, device: Device) -> Objective;
 
     /// The golden probe's images, float32 `[N, C, H, W]`, and targets, int64 `[N]`, on the CPU.
@@ -62,12 +61,12 @@ impl Network for Bundle {
     }
 }
 
-/// What a folded BatchNorm's input statistics are worth on its output, which is all that the graph
-/// still has.
+/// Converts the target statistics of a folded BatchNorm's input to its output, because the graph
+/// only has the output.
 ///
 /// With s = γ/√(σ² + ε) the output y has mean s·(mean_x − μ) + β and variance s²·var_x. So
-/// differences on the output, divided by s and s², are those on the input. A channel with a
-/// vanishing s tells nothing of its input and weighs nothing.
+/// differences on the output, divided by s and s², equal those on the input. A channel with a
+/// vanishing s carries no information about its input, so its weight is 0.
 struct Unfolded {
     mean: Vec<f32>,
     var: Vec<f32>,
@@ -75,7 +74,7 @@ struct Unfolded {
     var_weight: Vec<f32>,
 }
 
-/// Below this the output of a folded BatchNorm is taken as constant.
+/// Below this scale the output of a folded BatchNorm counts as constant.
 const VANISHING_SCALE: f64 = 1e-6;
 
 fn unfolded(layer: &LayerStatistics) -> Unfolded {

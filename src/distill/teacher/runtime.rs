@@ -1,4 +1,4 @@
-//! ONNX Runtime: where its library is, and sessions on a bundle's graph.
+//! ONNX Runtime: finds its library, and opens sessions on a bundle's graph.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::error::RuntimeError;
 use scdd_graph::with_outputs;
 
-/// Where a session runs.
+/// The device of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {
@@ -22,7 +22,7 @@ pub enum Provider {
     Cuda,
 }
 
-/// The loaded library. One per process: the first one that is opened stays.
+/// The loaded library. A process has one: the first that is opened.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     environment: ort::environment::Environment,
@@ -33,9 +33,9 @@ static OPENED: OnceLock<Runtime> = OnceLock::new();
 static OPENING: Mutex<()> = Mutex::new(());
 
 impl Runtime {
-    /// Opens ONNX Runtime from `flag`, `ORT_DYLIB_PATH`, the checkout's Python environment
-    /// (`.venv`) or the one that the program was built with, whichever of these is given or exists
-    /// first.
+    /// Opens ONNX Runtime from the first of these places that is given or exists: `flag`,
+    /// `ORT_DYLIB_PATH`, the checkout's Python environment (`.venv`), the environment that the
+    /// program was built with.
     ///
     /// # Errors
     /// When none exists (the message lists the places), or the library can't be loaded.
@@ -70,7 +70,7 @@ impl Runtime {
     /// Whether sessions can use `provider`.
     ///
     /// # Errors
-    /// ONNX Runtime's reason why not.
+    /// With ONNX Runtime's reason if they can't.
     pub fn has(&self, provider: Provider) -> Result<(), RuntimeError> {
         let builder = OrtSession::builder(&self.environment);
         let builder = builder
@@ -82,7 +82,7 @@ impl Runtime {
     /// after the model's own.
     ///
     /// # Errors
-    /// When the model is refused, or `provider` is not to be had.
+    /// When ONNX Runtime refuses the model, or `provider` is not available.
     pub fn session(
         &self,
         name: &str,
@@ -98,8 +98,8 @@ impl Runtime {
             .map_err(plain)?
             .with_intra_threads(options.threads)
             .map_err(plain)?
-            // Threads that spin while they wait take the cores from other sessions (of an ensemble)
-            // and other programs.
+            // Threads that spin while waiting would take the cores from other sessions (of an
+            // ensemble) and other programs.
             .with_intra_op_spinning(false)
             .map_err(plain)?;
         let mut builder = with_provider(builder, options.provider)?;
@@ -109,7 +109,7 @@ impl Runtime {
     }
 }
 
-/// Why the library can't be loaded, in the system's own words, and what to do.
+/// The system's reason why the library can't be loaded, and the remedy.
 fn why_not_loaded(error: &LoadDynamicError) -> String {
     match error {
         LoadDynamicError::Dlopen { error, .. } => {
@@ -147,14 +147,14 @@ fn with_provider(
     }
 }
 
-/// How a session is set up.
+/// The settings of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionOptions {
     pub provider: Provider,
-    /// Without graph optimisation results are bit-stable and every value keeps its meaning; with it
-    /// they are fast.
+    /// Whether ONNX Runtime may optimise the graph. Without it, results are bit-stable and every
+    /// value keeps its meaning; with it, runs are fast.
     pub optimize: bool,
-    /// That it computes on; 0: as many as the machine has cores.
+    /// Number of threads; 0: all cores of the machine.
     pub threads: usize,
 }
 
@@ -176,7 +176,7 @@ impl Session {
         RuntimeError::Run { model: self.name.clone(), what: what.to_string() }
     }
 
-    /// All outputs for images `[N, C, H, W]`, the model's own first, then the taps.
+    /// All outputs for images `[N, C, H, W]`: the model's outputs, then the taps.
     ///
     /// # Errors
     /// When ONNX Runtime fails, or an output is not float32.
@@ -208,7 +208,7 @@ fn find_library(flag: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     let named =
         flag.map(PathBuf::from).or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
     if let Some(path) = named {
-        // The loader would start relative paths at the program.
+        // The loader would resolve relative paths against the program's directory.
         let path = std::path::absolute(&path).unwrap_or(path);
         return if path.is_file() { Ok(path) } else { Err(RuntimeError::NotFound(vec![path])) };
     }
@@ -216,11 +216,11 @@ fn find_library(flag: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     places.iter().find_map(|place| library_in(place)).ok_or(RuntimeError::NotFound(places))
 }
 
-/// Directories that may hold `libonnxruntime.so*`: the checkout's environment in this directory or
-/// above, then the one built with.
+/// Directories that may hold `libonnxruntime.so*`: of the checkout's environment, in the current
+/// directory or above, then of the environment that the program was built with.
 fn library_places() -> Vec<PathBuf> {
     let built_with = Path::new(env!("SCDD_SITE_PACKAGES"));
-    // `lib/python3.x/site-packages`, whatever environment it is in.
+    // `lib/python3.x/site-packages`, the same path in every environment.
     let tail: PathBuf =
         built_with.components().rev().take(3).collect::<Vec<_>>().iter().rev().collect();
     let here = std::env::current_dir().unwrap_or_default();

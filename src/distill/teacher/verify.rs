@@ -1,13 +1,13 @@
-//! Proves that a bundle's graph means the same to whoever computed its golden probe (PyTorch, or
-//! ONNX's reference evaluator), in ONNX Runtime and in its `tch` re-instantiation.
+//! Verifies that a bundle's graph computes the same in three executors: the source of its golden
+//! probe (PyTorch, or ONNX's reference evaluator), ONNX Runtime, and the replica in libtorch.
 //!
-//! What is compared: the output (logits, or features without a classifier) and every statistics
-//! layer's input on the golden probe and on fresh random images, the synthesis loss and its input
-//! gradient on the golden probe. Where something differs, the first diverging node is named.
+//! It compares the output (logits, or features without a classifier) and the input of every
+//! statistics layer on the golden probe and on fresh random images, and the synthesis loss and its
+//! input gradient on the golden probe. If something differs, it names the first diverging node.
 //!
-//! Deep networks amplify float32's rounding, up to where a ReLU takes the other branch. So what
-//! disagrees in float32 is computed again in float64: there the probe must agree to the same
-//! limits, and ONNX Runtime, which stays in float32, must come about as near as the replica did.
+//! Deep networks amplify float32's rounding errors, until a ReLU takes the other branch. So a check
+//! that fails in float32 is repeated in float64. There the probe must agree within the same limits,
+//! and ONNX Runtime, which stays in float32, must be about as accurate as the float32 replica.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -32,8 +32,8 @@ const VALUES: f64 = 1e-4;
 const GRADIENT: f64 = 1e-3;
 /// Smallest cosine between gradients.
 const COSINE: f64 = 0.9999;
-/// How much farther from the float64 values ONNX Runtime may be than the float32 replica is, and
-/// the most that this allows.
+/// ONNX Runtime's error against the float64 values may be this many times that of the float32
+/// replica, and at most [`MOST_ROUNDING`].
 const ROUNDING_SLACK: f64 = 10.0;
 const MOST_ROUNDING: f64 = 1e-2;
 /// Batch sizes of the fresh random images.
@@ -43,20 +43,20 @@ const RANDOM_BATCHES: [usize; 2] = [1, 3];
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
     pub name: String,
-    /// The measured difference; for a cosine, 1 − cosine.
+    /// The measured difference; for cosine similarity, 1 − cosine.
     pub error: f64,
     pub limit: f64,
     pub passed: bool,
 }
 
-/// The verdict on a bundle.
+/// The result of verifying a bundle.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verification {
     pub bundle: String,
     /// The bundle's identity: SHA-256 of its manifest.
     pub hash: String,
     pub checks: Vec<Check>,
-    /// The first diverging node, with both values, when a check failed.
+    /// The first diverging node with both values, if a check failed.
     pub divergence: Option<String>,
     pub warnings: Vec<String>,
 }
@@ -67,11 +67,11 @@ impl Verification {
     }
 }
 
-/// Runs every check on `bundle`. `say` hears how far the search is for the node at which a graph
-/// diverges.
+/// Runs every check on `bundle`. Calls `say` with the progress of the search for the diverging
+/// node.
 ///
 /// # Errors
-/// When the graph can't be run at all; a difference is no error but a failed check.
+/// When the graph can't be run. A difference is not an error but a failed check.
 pub fn verify(
     bundle: &Bundle,
     runtime: &Runtime,
@@ -111,7 +111,7 @@ fn all_passed(checks: &[Check]) -> bool {
 }
 
 fn check(name: impl Into<String>, error: f64, limit: f64) -> Check {
-    // A NaN is a failure.
+    // With NaN the comparison is false: a failed check.
     Check { name: name.into(), error, limit, passed: error <= limit }
 }
 
@@ -135,7 +135,7 @@ fn gradient_errors(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (f64, f64) {
     (difference.sqrt() / norm, 1.0 - dot(a, b) / (norm * dot(a, a).sqrt().max(f64::MIN_POSITIVE)))
 }
 
-/// `gradient` `[N, C, H, W]` in the form in which the probe has its own.
+/// `gradient` `[N, C, H, W]` in the form that the probe stores.
 fn in_form_of(golden: &InputGradient, gradient: &Tensor) -> Result<Tensor, tch::TchError> {
     let InputGradient::Along { directions, .. } = golden else {
         return Ok(gradient.shallow_clone());
@@ -182,7 +182,7 @@ struct Verifier<'a> {
     exact: OnceCell<Replica>,
 }
 
-/// Allows ONNX Runtime what rounding did to the float32 replica.
+/// The limit of ONNX Runtime's error, given the rounding error of the float32 replica.
 fn limit_by(rounding: f64) -> f64 {
     (ROUNDING_SLACK * rounding).clamp(VALUES, MOST_ROUNDING)
 }
@@ -190,7 +190,7 @@ fn limit_by(rounding: f64) -> f64 {
 /// A layer's `(mean, variance)`.
 type Pair = (ArrayD<f32>, ArrayD<f32>);
 
-/// What one of the executors made of some images.
+/// The results of one executor on some images.
 struct Observed {
     output: ArrayD<f32>,
     layers: Vec<Pair>,
@@ -245,7 +245,7 @@ impl Verifier<'_> {
         Ok((self.array(&mean)?, self.array(&var)?))
     }
 
-    /// The output and the inputs of the statistics layers, by the replica.
+    /// The output and the inputs of the statistics layers, computed by the replica.
     fn run_replica(
         &self,
         replica: &Replica,
@@ -257,7 +257,7 @@ impl Verifier<'_> {
         Ok((self.array(&run.outputs[0])?, run.taps))
     }
 
-    /// The same by ONNX Runtime.
+    /// The same, computed by ONNX Runtime.
     fn run_onnx(
         &self,
         images: &Array4<f32>,
@@ -274,7 +274,7 @@ impl Verifier<'_> {
         Ok((outputs.swap_remove(0), taps))
     }
 
-    /// What the network gives: `logits`, or `features` without a classifier.
+    /// The output's name: `logits`, or `features` without a classifier.
     fn output_name(&self) -> &'static str {
         if self.bundle.manifest.is_features_only() { "features" } else { "logits" }
     }
@@ -297,7 +297,7 @@ impl Verifier<'_> {
         Ok(checks)
     }
 
-    /// The checks of the golden probe that `replica` makes, and its output.
+    /// The checks of `replica` against the golden probe, and its output.
     fn golden_by(
         &self,
         replica: &Replica,
@@ -333,7 +333,7 @@ impl Verifier<'_> {
     }
 
     /// Per layer, the larger relative difference of its input's mean and variance from the golden
-    /// ones.
+    /// values.
     fn golden_statistics(&self, replica: &Replica) -> Result<Vec<f64>, NetworkError> {
         let (_, taps) = self.run_replica(replica, &self.probe.0, &self.taps())?;
         let error = |((tap, layer), expected): ((&Tensor, &LayerStatistics), &Pair)| {
@@ -426,7 +426,7 @@ impl Verifier<'_> {
         Ok(Observed { output, layers: layers.collect::<Result<_, _>>()? })
     }
 
-    /// Looks for the first diverging node: first among the layers, then between two of them.
+    /// Finds the first diverging node: first among the layers, then between two of them.
     fn first_difference_from_onnx_runtime(
         &self,
         images: &Array4<f32>,
@@ -460,8 +460,8 @@ impl Verifier<'_> {
         first_to_diverge(&marks, above, say, |nodes| self.differences(&input, images, nodes))
     }
 
-    /// For each of the `nodes` how its first output differs; nothing where it agrees or holds no
-    /// numbers to compare.
+    /// For each of the `nodes`, how its first output differs; `None` if it agrees or has no floats
+    /// to compare.
     fn differences(
         &self,
         input: &Tensor,
@@ -492,12 +492,14 @@ impl Verifier<'_> {
     }
 }
 
-/// How the first of a graph's nodes that diverges does so: it is sought among `marks`, which
-/// ascend, then by halving what lies between two of them. `differences` says how each of some nodes
-/// differs, if it does; every call of it is a session.
+/// Finds the first diverging node of a graph and says how it differs. The search tests the nodes
+/// `marks` (ascending), then bisects between the last mark that agrees and the first that differs.
+/// `differences` says for each of some nodes how it differs, if it does; every call opens a
+/// session.
 ///
-/// A node on another branch than the culprit may agree, so that halving can end beside it. From
-/// there the search goes up, to a node that diverges although all that it reads (`above`) agrees.
+/// A node on another branch than the culprit may agree, so bisection can end at a later node. From
+/// there the search moves up through the nodes' inputs (`above`), to a node that differs although
+/// all its inputs agree.
 fn first_to_diverge<E>(
     marks: &[usize],
     above: impl Fn(usize) -> Vec<usize>,
@@ -528,13 +530,13 @@ fn first_to_diverge<E>(
     }
 }
 
-/// A place in the middle of what lies after `agrees` and before `differs`.
+/// The middle of the nodes after `agrees` and before `differs`.
 fn between(agrees: Option<usize>, differs: usize) -> Option<usize> {
     let low = agrees.map_or(0, |i| i + 1);
     (low < differs).then(|| low + (differs - low) / 2)
 }
 
-/// How what `node` gives in tch differs from what it gives in ONNX Runtime, if it does.
+/// How the output of `node` in tch differs from that in ONNX Runtime, if it does.
 fn difference(node: &Node, found: &ArrayD<f32>, by_onnx: &ArrayD<f32>) -> Option<String> {
     if relative(found, by_onnx) <= VALUES {
         return None;
@@ -549,7 +551,7 @@ fn difference(node: &Node, found: &ArrayD<f32>, by_onnx: &ArrayD<f32>) -> Option
     Some(format!("first diverging node: {} ({}): {what}", node.name, node.op_type))
 }
 
-/// Where two arrays differ most (flat index), and both values there.
+/// The flat index at which two arrays differ most, and both values there.
 fn worst(a: &ArrayD<f32>, b: &ArrayD<f32>) -> (usize, f32, f32) {
     let pairs = a.iter().zip(b).enumerate();
     let key = |x: &f32, y: &f32| if (x - y).is_nan() { f32::INFINITY } else { (x - y).abs() };
@@ -569,8 +571,8 @@ mod tests {
     use scdd_graph::Constant;
     use scdd_graph::proto::ModelProto;
 
-    /// The node that the search names, and how many sessions it took; `reads` are each node's
-    /// inputs, of which those that come of `culprit` differ.
+    /// The node that the search finds, and its number of sessions. `reads` are the inputs of each
+    /// node; nodes that depend on `culprit` differ.
     fn search(reads: &[Vec<usize>], marks: &[usize], culprit: usize) -> (Option<String>, usize) {
         let mut differs = vec![false; reads.len()];
         for node in 0..reads.len() {
@@ -596,7 +598,7 @@ mod tests {
         let chain: Vec<Vec<usize>> =
             (0..493).map(|node: usize| node.checked_sub(1).into_iter().collect()).collect();
         for culprit in 0..493 {
-            // The marks, halving 493 nodes, and one look above.
+            // One session for the marks, nine for bisecting 493 nodes, one for the inputs above.
             let (found, sessions) = search(&chain, &[492], culprit);
             assert_eq!(found, Some(culprit.to_string()));
             assert!(sessions <= 1 + 9 + 1, "{sessions} sessions for node {culprit}");
@@ -609,7 +611,7 @@ mod tests {
 
     #[test]
     fn a_node_on_another_branch_than_the_one_halved_is_found() {
-        // Two chains in turns, from one root to one sum: each node reads the last but one.
+        // Two interleaved chains from one root to one sum: each node reads the node two before it.
         let mut reads: Vec<Vec<usize>> =
             (0..200).map(|node: usize| vec![node.saturating_sub(2)]).collect();
         reads[0] = Vec::new();
@@ -640,8 +642,8 @@ mod tests {
         Bundle::load(&crate::in_repository("onnx/fashion-mnist/resnet18-w16-supervised")).unwrap()
     }
 
-    /// What is said of `bundle`'s first difference at random images, and how often the search said
-    /// where it was.
+    /// The reported first difference of `bundle` at random images, and the number of progress
+    /// reports.
     fn said(bundle: &Bundle) -> (String, usize) {
         let told = RefCell::new(Vec::new());
         let say = |what: &str| told.borrow_mut().push(what.to_string());
@@ -662,7 +664,7 @@ mod tests {
         (found, told.len())
     }
 
-    /// `bundle`, whose replica has the constant `name` changed, which its file has not.
+    /// `bundle` with the constant `name` changed in the replica, but not in the model file.
     fn with_constant(name: &str, change: impl Fn(f32) -> f32) -> Bundle {
         let mut bundle = teacher();
         let mut graph = (*bundle.graph).clone();

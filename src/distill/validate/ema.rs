@@ -1,9 +1,9 @@
-//! The exponential moving average of a student's weights, which is tested instead of them.
+//! The exponential moving average (EMA) of a student's weights, which is tested in their place.
 
 use tch::{TchError, Tensor};
 
-/// Tensors with the average of their past: parameters and, unlike EDC's published code, BN
-/// statistics too, which belong to the weights they were measured with.
+/// Tensors and their moving averages: parameters and, unlike in EDC's published code, BN statistics
+/// too, because they belong to the weights they were measured with.
 pub struct WeightAverage {
     live: Vec<Tensor>,
     mean: Vec<Tensor>,
@@ -11,7 +11,8 @@ pub struct WeightAverage {
 }
 
 impl WeightAverage {
-    /// Starts from the tensors as they are. `decay`, 0..1, is what a step leaves of the average.
+    /// Starts with the present tensors as the averages. `decay`, 0..1, is the weight of the old
+    /// average at each step.
     ///
     /// # Errors
     /// When libtorch can't copy them.
@@ -20,7 +21,7 @@ impl WeightAverage {
         Ok(Self { live, mean, decay })
     }
 
-    /// The averages, which share their storage with this.
+    /// The averages. They share their storage with this object.
     pub fn mean(&self) -> Vec<Tensor> {
         self.mean.iter().map(Tensor::shallow_clone).collect()
     }
@@ -37,7 +38,7 @@ impl WeightAverage {
         Ok(())
     }
 
-    /// Exchanges the tensors' contents and their averages; a second call undoes it.
+    /// Swaps the contents of the tensors and their averages; a second call restores them.
     ///
     /// # Errors
     /// When libtorch fails.

@@ -1,57 +1,57 @@
-//! What a student minimises on one batch of views.
+//! The training loss of a student on one batch of views.
 
 use tch::{Kind, Reduction, TchError, Tensor};
 
 use scdd_experiment::config::{Cooling, Loss, StudentTemperature, ValidateConfig};
 
-/// What a batch of `N` views ought to be taken for.
+/// The targets of a batch of `N` views.
 pub struct Targets {
-    /// The teacher's logits, `[N, K]`; absent where nobody asked one.
+    /// The teacher's logits, `[N, K]`; absent without soft labels.
     pub teacher: Option<Tensor>,
-    /// The images' own classes, int64 `[N]`.
+    /// The classes of the images themselves, int64 `[N]`.
     pub own: Tensor,
-    /// The classes of what was mixed in, int64 `[N]`; absent where nothing was.
+    /// The classes of the images mixed in, int64 `[N]`; absent without a mix.
     pub partner: Option<Tensor>,
-    /// The own image's share of a mixed view, 0..=1.
+    /// The share of the first image in a mixed view, 0..=1.
     pub share: f64,
 }
 
-/// What a student minimises in one epoch.
+/// The loss of one epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum EpochObjective {
-    /// A loss that needs a teacher's answers.
+    /// A loss on the teacher's logits.
     Soft {
         loss: Loss,
-        /// The softmax temperatures of teacher and student, which `Loss::Kl` alone reads.
+        /// The softmax temperatures of teacher and student; only `Loss::Kl` uses them.
         temperatures: (f64, f64),
     },
-    /// Cross entropy to the images' classes.
+    /// Cross entropy with the images' classes.
     Hard {
-        /// Share of the label that goes evenly to all classes, 0..1.
+        /// Label smoothing: the share of the label that is spread evenly over all classes, 0..1.
         smoothing: f64,
         /// Whether views are mixed.
         mixed: bool,
     },
 }
 
-/// The objective of each epoch.
+/// The losses of a training, epoch by epoch.
 pub struct Objectives {
     config: ValidateConfig,
     epochs: u32,
-    /// The student's temperature where it is fitted.
+    /// The student's temperature, if it is fitted.
     pub fitted: f64,
 }
 
-/// Temperatures that a student's is chosen from, in hundredths (LPQLD).
+/// The candidates of a fitted student temperature, in hundredths (LPQLD).
 const HUNDREDTHS: std::ops::RangeInclusive<u32> = 1..=100;
 
 impl Objectives {
-    /// Those of a training of `epochs` epochs.
+    /// The objectives of a training of `epochs` epochs.
     pub fn new(config: &ValidateConfig, epochs: u32) -> Self {
         Self { config: config.clone(), epochs, fitted: 1.0 }
     }
 
-    /// What epoch `epoch` (from 0) minimises.
+    /// The loss of epoch `epoch` (from 0).
     pub fn of(&self, epoch: u32) -> EpochObjective {
         let reached = |share: f64| f64::from(epoch) >= (share * f64::from(self.epochs)).round();
         match (self.config.hard_epochs, self.config.loss) {
@@ -74,8 +74,9 @@ impl Objectives {
         }
     }
 
-    /// Takes over the student's temperature that suits its `logits` and `teacher`'s best, both
-    /// `[N, K]`, of the last views of epoch `epoch`; where none is fitted, nothing happens.
+    /// Fits the student's temperature: chooses the candidate with the smallest KL divergence
+    /// between `logits` and `teacher`'s, both `[N, K]`, on the last views of epoch `epoch`. Does
+    /// nothing if the configuration does not fit it.
     ///
     /// # Errors
     /// When libtorch fails.
@@ -101,7 +102,7 @@ impl Objectives {
     }
 }
 
-/// LPQLD's code counts epochs from 1.
+/// The temperature after cooling. As in LPQLD's code, epochs count from 1.
 fn cooled(temperature: f64, cooling: Cooling, epoch: u32) -> f64 {
     let steps = (epoch + 1) / cooling.every.max(1);
     (temperature * cooling.factor.powi(steps as i32)).max(cooling.floor)
@@ -111,7 +112,7 @@ impl Targets {
     /// The loss of the student's `logits` `[N, K]`, a scalar.
     ///
     /// # Errors
-    /// When logits and targets have different shapes, or a soft loss has no teacher's answers.
+    /// When logits and targets have different shapes, or a soft loss has no teacher logits.
     pub fn loss(&self, logits: &Tensor, objective: EpochObjective) -> Result<Tensor, TchError> {
         let (loss, temperatures) = match objective {
             EpochObjective::Hard { smoothing, .. } => return self.cross_entropy(logits, smoothing),
@@ -144,10 +145,10 @@ impl Targets {
         }
     }
 
-    /// The views from `start` on, `length` of them.
+    /// The targets of `length` views from `start` on.
     ///
     /// # Errors
-    /// When there are not so many.
+    /// When there are fewer views.
     pub fn part(&self, start: i64, length: i64) -> Result<Self, TchError> {
         let part = |t: &Tensor| t.f_narrow(0, start, length);
         Ok(Self {
@@ -158,7 +159,7 @@ impl Targets {
         })
     }
 
-    /// `soft` plus `weight` times the cross entropy to the images' classes.
+    /// `soft` plus `weight` times the cross entropy with the images' classes.
     fn with_classes(&self, soft: Tensor, logits: &Tensor, weight: f64) -> Result<Tensor, TchError> {
         if weight == 0.0 {
             return Ok(soft);
@@ -166,8 +167,9 @@ impl Targets {
         soft.f_add(&self.cross_entropy(logits, 0.0)?.f_mul_scalar(weight)?)
     }
 
-    /// Cross entropy to own and partner's classes, by their shares (CutMix, arXiv 1905.04899), mean
-    /// over the batch; `smoothing` of each label goes evenly to all classes.
+    /// Cross entropy with the classes of both mixed images, weighted by their shares (CutMix, arXiv
+    /// 1905.04899), mean over the batch. `smoothing` of each label is spread evenly over all
+    /// classes.
     fn cross_entropy(&self, logits: &Tensor, smoothing: f64) -> Result<Tensor, TchError> {
         let to = |classes: &Tensor| {
             logits.f_cross_entropy_loss::<Tensor>(classes, None, Reduction::Mean, -100, smoothing)
@@ -180,8 +182,8 @@ impl Targets {
         }
     }
 
-    /// Own and partner's classes, by their shares, as float `[N, classes]`; `smoothing` of each
-    /// goes to the others.
+    /// The classes of both mixed images, weighted by their shares, as float `[N, classes]`.
+    /// `smoothing` of each label goes to the other classes.
     fn smoothed(&self, classes: i64, smoothing: f64) -> Result<Tensor, TchError> {
         let others = smoothing / (classes - 1).max(1) as f64;
         let one_hot = |own: &Tensor| {
@@ -197,7 +199,7 @@ impl Targets {
     }
 }
 
-/// The rows of `t` `[N, K]` at norm 1.
+/// The rows of `t` `[N, K]`, normalised to length 1.
 fn unit(t: &Tensor) -> Result<Tensor, TchError> {
     t.f_div(&t.f_norm_scalaropt_dim(2, [1], true)?.f_clamp_min(1e-12)?)
 }
@@ -250,7 +252,7 @@ mod tests {
         ValidateConfig { loss, ..serde_yaml::from_str(text).unwrap() }
     }
 
-    /// What `goldens/make_losses.py` found.
+    /// The results of `goldens/make_losses.py`.
     fn golden() -> serde_json::Value {
         serde_json::from_str(include_str!("../../../tests/goldens/losses.json")).unwrap()
     }

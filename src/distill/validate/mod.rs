@@ -1,8 +1,8 @@
-//! Validate: a fresh student learns from a small set of images and is tested on the real test set.
+//! Validate: trains a fresh student on a small set of images and tests it on the real test set.
 //!
-//! The student's graph comes from its bundle, its weights from the run's seed. It sees the views
-//! that the relabelling stored and learns the teacher's answers, or, with hard labels, the images'
-//! own classes on the same views unmixed, which are drawn anew.
+//! The student's graph comes from its bundle, its weights from the run's seed. With soft labels, it
+//! trains on the views and the teacher's logits in the label store. With hard labels, it trains on
+//! the images' own classes, on the same views but unmixed, which are drawn again.
 
 mod ema;
 mod loss;
@@ -35,8 +35,7 @@ use loss::{EpochObjective, Objectives, Targets};
 use optimizer::StudentOptimizer;
 use state::Numbers;
 
-/// Test images that are run at once: few enough that a layer's activations stay in the processor's
-/// caches.
+/// Images per test run: few enough that a layer's activations stay in the processor's caches.
 const TEST_BATCH: usize = 50;
 
 /// Why a student could not be trained or tested.
@@ -58,36 +57,36 @@ pub enum ValidateError {
         "the training loss is {loss} in epoch {epoch}: training has diverged; lower `validate.optimizer.learning_rate`"
     )]
     Diverged { epoch: u32, loss: f64 },
-    #[error("the training can't be kept: {0}")]
+    #[error("the state of the training can't be saved: {0}")]
     Keep(String),
     #[error(
-        "`validate.loss` learns a teacher's answers, but there are none: relabel the images, or set {{type: ce}}"
+        "`validate.loss` needs a teacher's soft labels, but there are none: relabel the images, or set {{type: ce}}"
     )]
     NoLabels,
 }
 
-/// What a student learns from.
+/// The training data of a student.
 pub struct Lesson<'a> {
     /// The synthetic (or real) images.
     pub images: &'a Dataset,
-    /// How they are seen where a student learns their classes.
+    /// The views for training on the images' own classes.
     pub views: Views<'a>,
-    /// The teacher's answers, with the views that it saw; needed by every loss but cross entropy.
+    /// The teacher's logits and the views they belong to; every loss but cross entropy needs them.
     pub labels: Option<&'a LabelStore>,
 }
 
-/// Where one epoch's batches come from.
+/// The source of one epoch's batches.
 enum Batches<'a> {
-    /// Views drawn anew, without a teacher's answers.
+    /// Views that are drawn again, without teacher logits.
     Drawn(Vec<BatchViews>),
-    /// Those of one epoch of a store.
+    /// The batches of one epoch of a label store.
     Stored(&'a LabelStore, usize),
 }
 
 impl Lesson<'_> {
     fn batches(&self, epoch: u32, objective: EpochObjective) -> Result<Batches<'_>, ValidateError> {
         match (objective, self.labels) {
-            // The views of a row of soft labels, which replays those that are stored.
+            // The same views as with soft labels, which repeat the stored epochs.
             (EpochObjective::Hard { mixed: false, .. }, _) => {
                 let mut batches = self.views.epoch(epoch % self.views.stored_epochs().max(1))?;
                 batches.iter_mut().for_each(|batch| batch.mix = DrawnMix::None);
@@ -112,7 +111,7 @@ impl Batches<'_> {
         }
     }
 
-    /// Batch `number`, and the teacher's logits of it, `[n, K]`.
+    /// Batch `number`, and the teacher's logits for it, `[n, K]`.
     fn get(&self, number: usize) -> Result<(BatchViews, Option<Array2<f32>>), StoreError> {
         match self {
             Batches::Drawn(batches) => Ok((batches[number].clone(), None)),
@@ -125,23 +124,22 @@ impl Batches<'_> {
     }
 }
 
-/// What a pass forwards and back gives.
+/// The results of a forward and backward pass.
 struct BatchPass {
-    /// A scalar.
+    /// The loss, a scalar.
     loss: Tensor,
-    /// Of the parameters, in their order.
+    /// The gradients of the parameters, in their order.
     gradients: Vec<Tensor>,
-    /// The logits of the last views that went through together, `[n, K]`, and what they ought to
-    /// be.
+    /// The logits of the last views that ran together, `[n, K]`, and their targets.
     last: (Tensor, Targets),
 }
 
-/// A student with fresh weights.
+/// A student network.
 pub struct Student<'a> {
     bundle: &'a Bundle,
     replica: Replica,
     parameters: Vec<(String, Tensor)>,
-    /// One for each shape of a batch; none where the replica trains and tests by itself.
+    /// One plan per batch shape; empty where the replica trains and tests by itself.
     plans: Vec<TrainingPlan>,
     normalization: Normalization,
     device: Device,
@@ -149,10 +147,11 @@ pub struct Student<'a> {
 }
 
 impl<'a> Student<'a> {
-    /// Draws weights as the bundle's `init` says, from `seed`; computes on `threads`.
+    /// Draws the weights from `seed`, by the distributions of the bundle's `init`. Runs on
+    /// `threads`.
     ///
     /// # Errors
-    /// When the bundle is no student, or its `init` does not match its graph.
+    /// When the bundle is not a student, or its `init` does not match its graph.
     pub fn new(
         bundle: &'a Bundle,
         seed: u64,
@@ -163,7 +162,7 @@ impl<'a> Student<'a> {
         let fail = |what: String| ValidateError::Student { student: bundle.name().into(), what };
         if bundle.manifest.init.is_empty() {
             return Err(fail(
-                "the bundle says nothing of how parameters are drawn (`init`); export it with `role: student`".into(),
+                "the bundle does not say how to initialise parameters (`init`); export it with `role: student`".into(),
             ));
         }
         let mut parameters = Vec::new();
@@ -192,13 +191,13 @@ impl<'a> Student<'a> {
         Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device, threads })
     }
 
-    /// Trains on `lesson` for the epochs that its labels have, testing on `test` as `config` says.
-    /// Goes on with what `keeper` kept of an interrupted training of the same, and keeps this one
-    /// now and then.
+    /// Trains on `lesson` for the epochs of its views, and tests on `test` as `config` specifies.
+    /// Resumes an interrupted training from the state in `keeper`, and saves the state there when
+    /// `keeper` says that it is due.
     ///
     /// # Errors
-    /// When student, images and labels do not fit each other, the loss stops being a number, or it
-    /// can't be kept.
+    /// When student, images and labels do not fit each other, the loss is no longer finite, or the
+    /// state can't be saved.
     pub fn train(
         &mut self,
         lesson: &Lesson,
@@ -212,8 +211,8 @@ impl<'a> Student<'a> {
         let [channels, height, width] = self.bundle.image_shape().map(|d| d as i64);
         let batch = lesson.views.batch_size();
         let batch = i64::from(config.micro_batch.map_or(batch, |part| part.min(batch)));
-        // What a plan leaves to libtorch is too little for several threads, whose number would show
-        // in its rounding.
+        // The work that a plan leaves to libtorch is too small for several threads, and their
+        // number would change its rounding.
         let _one_thread =
             self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
         let epochs = lesson.views.epochs();
@@ -238,8 +237,9 @@ impl<'a> Student<'a> {
                     optimizer.steps = numbers.steps;
                     objectives.fitted = numbers.fitted;
                 }
-                Err(why) => progress
-                    .tell(&format!("{label}: what was kept is no use ({why}); it starts anew")),
+                Err(why) => progress.tell(&format!(
+                    "{label}: the saved state can't be used ({why}); training starts again"
+                )),
             }
         }
         let mut progress = progress.start(&label, u64::from(epochs), "epoch");
@@ -285,7 +285,7 @@ impl<'a> Student<'a> {
         Ok(training)
     }
 
-    /// Gives the mean loss of the epoch's batches.
+    /// Trains one epoch and returns the mean loss of its batches.
     fn train_epoch(
         &mut self,
         lesson: &Lesson,
@@ -323,7 +323,7 @@ impl<'a> Student<'a> {
         Ok(total / batches.len() as f64)
     }
 
-    /// The loss of one batch, and the parameters' gradients; at most `part` views go through the
+    /// The loss of one batch, and the parameters' gradients. At most `part` views run through the
     /// student together.
     fn pass(
         &mut self,
@@ -349,7 +349,7 @@ impl<'a> Student<'a> {
         Ok(sum)
     }
 
-    /// What the views from `start` on, `length` of them, add to the pass of their batch.
+    /// The contribution of `length` views from `start` on to the loss and gradients of their batch.
     fn pass_part(
         &mut self,
         input: &Tensor,
@@ -386,7 +386,8 @@ impl<'a> Student<'a> {
         Ok(BatchPass { loss, gradients, last: (logits, targets) })
     }
 
-    /// Where in `plans` the one for inputs of `shape` is, made now if need be.
+    /// The index in `plans` of the plan for inputs of `shape`, which is compiled if it does not
+    /// exist. `None` where the replica trains by itself.
     fn plan(&mut self, shape: &[i64]) -> Result<Option<usize>, ValidateError> {
         if let Some(index) = self.plans.iter().position(|plan| plan.shape() == shape) {
             return Ok(Some(index));
@@ -399,14 +400,14 @@ impl<'a> Student<'a> {
         Ok(self.plans.iter().position(|plan| plan.shape() == shape))
     }
 
-    /// The images are of as many classes as the student tells apart.
+    /// Checks that the images have as many classes as the student.
     fn check_classes(&self, set: &Dataset) -> Result<(), ValidateError> {
         let (own, classes) = (self.bundle.manifest.classes.len(), set.classes.len());
         if own == classes {
             return Ok(());
         }
         let what = format!(
-            "tells {own} classes apart, the images of {} are of {classes}: name a student of that many",
+            "has {own} classes, but the images of {} have {classes}: name a student with that many",
             set.name
         );
         Err(ValidateError::Student { student: self.bundle.name().into(), what })
@@ -436,7 +437,7 @@ impl<'a> Student<'a> {
         })
     }
 
-    /// As [`test`](Self::test), with the average in the weights' place where there is one.
+    /// As [`test`](Self::test), with the averaged weights if there are any.
     fn test_average(
         &mut self,
         test: &Dataset,
@@ -458,7 +459,7 @@ impl<'a> Student<'a> {
         Ok(run.outputs.swap_remove(0))
     }
 
-    /// The share of all of `test` that the student classifies right, 0..=1.
+    /// The student's accuracy on all of `test`, 0..=1.
     ///
     /// # Errors
     /// When the images do not fit the student.
@@ -481,7 +482,7 @@ impl<'a> Student<'a> {
         Ok(right as f64 / test.len().max(1) as f64)
     }
 
-    /// In evaluation mode, by the parameters that the plans have loaded.
+    /// The logits in evaluation mode, with the parameters that the plans have loaded.
     fn logits(&mut self, input: &Tensor) -> Result<Tensor, ValidateError> {
         let known = self.plans.len();
         let Some(index) = self.plan(&input.size())? else { return self.run(input, Mode::Eval) };
@@ -502,14 +503,14 @@ impl<'a> Student<'a> {
         state::write(&self.named_tensors(), None).map_err(fail)
     }
 
-    /// Parameters and running statistics, which share their storage with the student, named as in
-    /// the graph.
+    /// Parameters and running statistics, named as in the graph. The tensors share their storage
+    /// with the student.
     fn named_tensors(&self) -> Vec<(String, Tensor)> {
         let parameters = self.parameters.iter().map(|(name, t)| (name.clone(), t.shallow_clone()));
         parameters.chain(batch_norm_buffers(&self.replica)).collect()
     }
 
-    /// All tensors that a training changes.
+    /// All tensors that the training changes.
     fn tensors_of_training(
         &self,
         optimizer: &StudentOptimizer,
@@ -544,7 +545,7 @@ impl BatchPass {
         Ok(self)
     }
 
-    /// The sum of both.
+    /// The sum of two passes.
     fn and(mut self, other: Self) -> Result<Self, TchError> {
         self.loss = self.loss.f_add(&other.loss)?;
         for (sum, gradient) in self.gradients.iter_mut().zip(&other.gradients) {
@@ -554,8 +555,8 @@ impl BatchPass {
     }
 }
 
-/// The same `[O, I, …]` values with the outputs innermost in memory, as the training plan's kernels
-/// read and write them; other ranks unchanged.
+/// The same `[O, I, …]` values with the outputs innermost in memory, the layout of the training
+/// plan's kernels. Tensors of other ranks are returned unchanged.
 fn outputs_last(tensor: &Tensor) -> Result<Tensor, TchError> {
     if tensor.dim() != 4 {
         return Ok(tensor.shallow_clone());
@@ -563,7 +564,7 @@ fn outputs_last(tensor: &Tensor) -> Result<Tensor, TchError> {
     tensor.f_permute([2, 3, 1, 0])?.f_contiguous()?.f_permute([3, 2, 0, 1])
 }
 
-/// Values of one parameter; `index` is its place in the bundle's list.
+/// Draws the values of one parameter; `index` is its place in the bundle's list.
 fn draw(
     distribution: Distribution,
     count: usize,
@@ -603,7 +604,7 @@ fn batch_norm_buffers(replica: &Replica) -> Vec<(String, Tensor)> {
     batch_norms(replica).into_iter().flatten().flatten().collect()
 }
 
-/// Fresh running statistics: mean 0 and variance 1.
+/// Resets the running statistics to mean 0 and variance 1.
 fn reset_batch_norms(replica: &Replica) -> Result<(), TchError> {
     for [mean, variance] in batch_norms(replica) {
         for (buffer, fresh) in [(mean, 0.0), (variance, 1.0)] {
@@ -615,7 +616,7 @@ fn reset_batch_norms(replica: &Replica) -> Result<(), TchError> {
     Ok(())
 }
 
-/// What the initial learning rate is multiplied by in epoch `epoch` (from 0) of `epochs`.
+/// The factor on the initial learning rate in epoch `epoch` (from 0) of `epochs`.
 fn rate_factor(config: &ValidateConfig, epoch: u32, epochs: u32) -> f64 {
     match config.warmup {
         Some(Warmup { epochs: rising, from }) if epoch < rising => {
@@ -628,7 +629,7 @@ fn rate_factor(config: &ValidateConfig, epoch: u32, epochs: u32) -> f64 {
     }
 }
 
-/// As [`rate_factor`], without a rise before.
+/// As [`rate_factor`], without warm-up.
 fn scheduled(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
     match *schedule {
         Schedule::Constant {} => 1.0,
@@ -637,7 +638,7 @@ fn scheduled(schedule: &Schedule, epoch: u32, epochs: u32) -> f64 {
             let cosine = |phase: f64| {
                 floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos())
             };
-            // A share of 0.8333 of 300 epochs is 250 of them, not 249.
+            // The tolerance makes a share of 0.8333 of 300 epochs 250 epochs, not 249.
             if f64::from(epoch) > (until * f64::from(epochs) + 0.1).floor() {
                 return cosine(until / smoothing) * (1.0 - f64::from(epoch) / f64::from(epochs));
             }
@@ -738,7 +739,8 @@ mod tests {
         (input, Targets { teacher, own, partner: None, share: 1.0 })
     }
 
-    /// The gradient of a batch in parts is the mean of its parts', each by its own BN statistics.
+    /// The gradient of a batch in parts is the mean of the parts' gradients, each with its own BN
+    /// statistics.
     #[test]
     fn parts_of_a_batch_go_through_the_student_by_themselves() {
         let bundle = student("convnet3-w128");
@@ -809,7 +811,7 @@ mod tests {
                 keeper.left = u32::MAX;
                 assert_eq!(train(&mut keeper).unwrap(), whole, "after epoch {epochs}");
             }
-            // What is damaged is of no use, and the training starts anew.
+            // A damaged state is ignored, and the training starts again.
             assert_eq!(
                 train(&mut Interrupting { kept: Some(vec![1, 2]), left: u32::MAX }).unwrap(),
                 whole

@@ -7,10 +7,10 @@ use scdd_experiment::config::{Decay, Optimizer as Config};
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
 
-/// Parameters with the optimiser's memory of each.
+/// The parameters, with the optimiser's state of each.
 pub struct StudentOptimizer {
     parameters: Vec<Tensor>,
-    /// AdamW: first and second moments. SGD: velocities, empty without momentum.
+    /// AdamW: the first and second moments. SGD: the velocities, empty without momentum.
     first: Vec<Tensor>,
     second: Vec<Tensor>,
     config: Config,
@@ -20,7 +20,7 @@ pub struct StudentOptimizer {
 }
 
 impl StudentOptimizer {
-    /// Weight decay acts on those of `parameters` that `decay` names.
+    /// Weight decay acts on the `parameters` that `decay` selects.
     ///
     /// # Errors
     /// When libtorch can't make the moments.
@@ -33,19 +33,19 @@ impl StudentOptimizer {
         Ok(Self { parameters, first, second, config, decay, factor: 1.0, steps: 0 })
     }
 
-    /// The first and the second moments, as far as there are any; they share their storage with the
-    /// optimiser.
+    /// The first and the second moments, as far as the optimiser has them. They share their storage
+    /// with the optimiser.
     pub fn moments(&self) -> [Vec<Tensor>; 2] {
         [&self.first, &self.second]
             .map(|moments| moments.iter().map(Tensor::shallow_clone).collect())
     }
 
-    /// The learning rate from now on is `factor` times the configured one.
+    /// Sets the learning rate to `factor` times the configured one.
     pub fn scale_learning_rate(&mut self, factor: f64) {
         self.factor = factor;
     }
 
-    /// One step down `gradients`, one for each parameter.
+    /// One descent step along `gradients`, one per parameter.
     ///
     /// # Errors
     /// When libtorch fails.
@@ -73,7 +73,8 @@ impl StudentOptimizer {
         Ok(())
     }
 
-    /// Loshchilov & Hutter 2019: the decay acts on the parameter, not through the moments.
+    /// Loshchilov & Hutter 2019: weight decay acts on the parameter directly, not through the
+    /// moments.
     fn adamw(
         &mut self,
         i: usize,

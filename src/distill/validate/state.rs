@@ -1,5 +1,5 @@
-//! A training under way as one file, so that an interrupted one goes on from its last epochs and
-//! ends in the same bytes.
+//! The state of an unfinished training as one file, so that an interrupted training resumes after
+//! its last saved epoch and ends with the same bytes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,15 +13,15 @@ use scdd_artifacts::records::Epoch;
 /// All numbers of a training that are no tensors.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Numbers {
-    /// Of the epochs that are done.
+    /// The finished epochs.
     pub curve: Vec<Epoch>,
-    /// Steps of the optimiser.
+    /// Steps that the optimiser has taken.
     pub steps: i32,
-    /// The student's temperature where it is fitted.
+    /// The student's temperature, if it is fitted.
     pub fitted: f64,
 }
 
-/// Where the [`Numbers`] stand among the file's metadata.
+/// The key of the [`Numbers`] in the file's metadata.
 const NUMBERS: &str = "training";
 
 /// A safetensors file of float32 `tensors`, and of `numbers` if there are any.
@@ -49,11 +49,11 @@ pub fn write(tensors: &[(String, Tensor)], numbers: Option<&Numbers>) -> Result<
     safetensors::serialize(views, metadata).map_err(|e| e.to_string())
 }
 
-/// Fills `tensors` with what [`write`] wrote of tensors of the same names and shapes; gives the
-/// numbers.
+/// Fills `tensors` with the values that [`write`] saved for tensors of the same names and shapes.
+/// Returns the numbers.
 ///
 /// # Errors
-/// When the bytes are damaged or of other tensors. Then no tensor was changed.
+/// When the bytes are damaged or hold other tensors. No tensor is changed then.
 pub fn read(bytes: &[u8], tensors: &mut [(String, Tensor)]) -> Result<Numbers, String> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
     let numbers = header

@@ -1,5 +1,5 @@
-//! `scdd calibrate`: statistics for a network without BatchNorm, and those of classes and patches
-//! for any network.
+//! `scdd calibrate`: measures statistics for a network without BatchNorm, and statistics per class
+//! and patch for any network.
 
 use anyhow::ensure;
 use scdd_cli::{Calibrate, CommandOutcome, Global};
@@ -9,9 +9,9 @@ use super::open_runtime;
 use scdd_data::sample;
 use scdd_distill::teacher::{Bundle, Calibrator, Detail, verify};
 
-/// How many images are run at once.
+/// Images per run.
 const BATCH: usize = 64;
-/// Draws the images: the same ones in every call.
+/// The seed that draws the images, fixed so that every call draws the same ones.
 const SEED: u64 = 0;
 
 pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<CommandOutcome> {

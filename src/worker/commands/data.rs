@@ -1,4 +1,4 @@
-//! Images that a command measures on, named on the command line.
+//! Data sets that are named on the command line for a measurement.
 
 use std::path::Path;
 
@@ -9,16 +9,16 @@ use scdd_data::{Dataset, Fit, Source, Split};
 use scdd_distill::teacher::Bundle;
 use scdd_distill::teacher::classes::{self, Sides};
 
-/// What to do where class names differ.
+/// The remedy for differing class names.
 pub const CLASS_REMEDY: &str = "give the data the bundle's names in the bundle's order (directories of classes count in the order of names)";
 
-/// The training images of the data set that lies at the path `data` or else is called so, fitted to
-/// `bundle`. Remarks are told.
+/// The training images of the data set at the path `data`, or of that name, fitted to `bundle`.
+/// Prints remarks.
 pub fn training_images(data: &str, bundle: &Bundle) -> anyhow::Result<Dataset> {
     images(data, Split::Train, bundle)
 }
 
-/// Its test images, whose size is the bundle's.
+/// The test images of the same, which must have the bundle's image size.
 pub fn test_images(data: &str, bundle: &Bundle) -> anyhow::Result<Dataset> {
     let set = images(data, Split::Test, bundle)?;
     check_size(bundle, &set)?;
@@ -36,7 +36,8 @@ fn images(data: &str, split: Split, bundle: &Bundle) -> anyhow::Result<Dataset> 
     Ok(set)
 }
 
-/// The data's images are the bundle's, and the bundle knows their classes if it has a classifier.
+/// Checks that the data's images have the bundle's size, and that the bundle knows their classes if
+/// it has a classifier.
 pub fn check_fit(bundle: &Bundle, set: &Dataset) -> anyhow::Result<()> {
     check_size(bundle, set)?;
     let (classes, known) = (set.classes.len(), bundle.manifest.classes.len());
@@ -45,8 +46,8 @@ pub fn check_fit(bundle: &Bundle, set: &Dataset) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The data's classes are the bundle's, where that counts; a remark is told where names leave it
-/// open.
+/// Checks that the data's classes are the bundle's, if it has a classifier. Prints a remark if the
+/// names don't decide it.
 pub fn check_classes(bundle: &Bundle, set: &Dataset) -> anyhow::Result<()> {
     if bundle.manifest.is_features_only() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `scdd doctor`: what the program found on this machine.
+//! `scdd doctor`: reports the libraries, devices and data sets found on this machine.
 
 use scdd_cli::doctor::{Finding, print};
 use scdd_cli::{CommandOutcome, Global};
@@ -35,7 +35,8 @@ fn look(global: &Global) -> Vec<Finding> {
     for name in registry::names() {
         let source =
             Source::find(name).map(|source| format!("{name} in {}", source.directory().display()));
-        findings.push(Finding::new("data set", source.map_err(|_| format!("{name} is not here"))));
+        findings
+            .push(Finding::new("data set", source.map_err(|_| format!("{name} was not found"))));
     }
     findings
 }

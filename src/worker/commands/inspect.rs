@@ -1,4 +1,4 @@
-//! `scdd inspect`: what do the teachers' BN statistics hold?
+//! `scdd inspect`: measures the information in teachers' BN statistics.
 
 use anyhow::bail;
 use scdd_cli::{CommandOutcome, Global, Inspect};

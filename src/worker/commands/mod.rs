@@ -1,5 +1,5 @@
-//! The commands that need networks, one file each, which calls the library and prints. What they
-//! take, and all other commands, are in [`scdd_cli`].
+//! The commands that need networks. Each has one file, which calls the library and prints. Their
+//! arguments, and all other commands, are in [`scdd_cli`].
 
 mod calibrate;
 mod data;
@@ -17,7 +17,7 @@ use scdd_cli::{CommandOutcome, Global, WorkerCommand};
 use scdd_distill::teacher::{Runtime, RuntimeError};
 use scdd_kernels::Isa;
 
-/// Runs the command that the process's arguments name.
+/// Runs the command given by the process's arguments.
 pub fn main() -> ExitCode {
     scdd_cli::main(work)
 }

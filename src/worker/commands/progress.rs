@@ -1,5 +1,5 @@
-//! Progress for people: a bar with rate and time left for each piece of work on a terminal, plain
-//! lines elsewhere. Always on standard error.
+//! Progress output on standard error: on a terminal a bar per job, with rate and time left;
+//! elsewhere plain lines.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use scdd_cli::Global;
 
 use scdd_distill::progress::{Activity, Progress, Silent};
 
-/// Between two plain lines about the same work.
+/// The interval between two plain lines about one job.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Bars, lines, or nothing but what the user ought to know at once. Lines of a log would break
-/// bars.
+/// Bars, lines, or only urgent messages, as the arguments ask. With a log on, there are no bars,
+/// because log lines would break them.
 pub fn progress(global: &Global) -> Arc<dyn Progress + Send + Sync> {
     match (global.quiet, std::io::stderr().is_terminal() && !global.verbose) {
         (true, _) => Arc::new(Quiet),
@@ -68,7 +68,7 @@ impl Activity for Bar<'_> {
     fn finish(self: Box<Self>, note: &str) {
         let line = done_line(&self.bar.prefix(), self.bar.elapsed(), note);
         self.bar.finish_and_clear();
-        // Over the bars of what goes on; between them it would be lost.
+        // Printed above the bars of running jobs; between them the next redraw would erase it.
         self.all.suspend(|| eprintln!("{line}"));
     }
 }
@@ -91,7 +91,7 @@ struct ProgressLine {
     label: String,
     unit: String,
     total: u64,
-    /// Where this process began, which is not 0 when it continues an interrupted run.
+    /// The unit at which this process started; above 0 if it resumes an interrupted run.
     first: Option<u64>,
     started: Instant,
     printed: Instant,

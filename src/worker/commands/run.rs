@@ -1,5 +1,5 @@
-//! `scdd run` and its parts: `recover`, `relabel`, `validate`. One experiment file, taken as far as
-//! asked.
+//! `scdd run` and its parts `recover`, `relabel`, `validate`: runs one experiment file up to the
+//! requested stage.
 
 use scdd_cli::{CommandOutcome, ExperimentArgs, Global, report::print};
 
@@ -10,7 +10,7 @@ use scdd_experiment::config::Device;
 use scdd_experiment::report;
 use scdd_experiment::run::{self, Goal};
 
-/// Takes the experiment to `goal`.
+/// Runs the experiment up to `goal`.
 pub fn run(
     command: &ExperimentArgs,
     global: &Global,

@@ -1,5 +1,5 @@
-//! `scdd verify`: does a bundle mean the same to its golden probe, ONNX Runtime and tch? And does
-//! it mean the data's classes by its own?
+//! `scdd verify`: checks that a bundle computes the same as its golden probe in ONNX Runtime and in
+//! libtorch, and that its classes are those of a data set.
 
 use scdd_cli::{CommandOutcome, Global, Verify};
 use scdd_compute::threads::Threads;
@@ -14,7 +14,7 @@ use scdd_distill::teacher::{
     Bundle, Measured, Role, Runtime, Verification, measure, percent, verify,
 };
 
-/// The verdict on a bundle, alone and on data.
+/// The result for one bundle: its verification, and its check on data.
 #[derive(Serialize)]
 struct Verdict {
     #[serde(flatten)]
@@ -23,16 +23,16 @@ struct Verdict {
     data: Option<OnData>,
 }
 
-/// What a bundle's classes are to a data set.
+/// How a bundle's classes fit a data set.
 #[derive(Serialize)]
 struct OnData {
     data: String,
-    /// Where the network could be measured.
+    /// The measurement, where the network could be run on the data.
     measured: Option<Measured>,
-    /// Top-1 accuracy as the manifest says, 0..=1.
+    /// The top-1 accuracy in the manifest, 0..=1.
     recorded: Option<f64>,
     remarks: Vec<String>,
-    /// Why its labels would be wrong.
+    /// Why the bundle's labels would be wrong.
     problem: Option<String>,
 }
 

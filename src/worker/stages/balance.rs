@@ -1,4 +1,4 @@
-//! Measures what `r_bn: auto` is.
+//! Measures the value of `r_bn: auto`.
 
 use crate::Tools;
 use scdd_artifacts::files::{AUTO, write_json};

@@ -1,4 +1,4 @@
-//! Measures a teacher on real test images; one whose labels would be wrong is refused.
+//! Measures a teacher on real test images. Refuses a teacher whose labels would be wrong.
 
 use crate::{Tools, WorkerError};
 use scdd_artifacts::files::{MEASURED, write_json};

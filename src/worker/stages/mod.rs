@@ -1,5 +1,6 @@
-//! How each kind of stage is made, a file each. A stage leaves its [files](scdd_artifacts::files)
-//! in its working directory, and keeps what an interrupted attempt had committed there.
+//! Makes each kind of stage, one file per kind. A stage writes its [files](scdd_artifacts::files)
+//! into its working directory, and reuses the parts that an interrupted attempt had committed
+//! there.
 
 mod balance;
 mod measure;
@@ -24,7 +25,7 @@ use scdd_distill::teacher::Bundle;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::Task;
 
-/// Makes the stage of `task` in `work`; gives a remark for the user.
+/// Makes the stage of `task` in `work`. Returns a remark for the user.
 pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     match task {
         Task::Verify(task) => verify::make(task, work, tools).map(|()| None),
@@ -40,7 +41,7 @@ pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>
     }
 }
 
-/// The ImageFolder `images`, which is called `name`.
+/// The images of the ImageFolder `images`, as a data set called `name`.
 fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
     Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })
 }
@@ -53,7 +54,8 @@ struct StateFile<'a> {
     kept: Instant,
 }
 
-/// Between two keepings, which come at ends of epochs. Keeping takes some milliseconds.
+/// The minimum interval between two saves, which happen after epochs. A save takes some
+/// milliseconds.
 const KEEP_EVERY: Duration = Duration::from_secs(20);
 /// The state of a training, gone when the stage is complete.
 const TRAINING_STATE: &str = "under-way.safetensors";
@@ -87,7 +89,7 @@ impl Keeper for StateFile<'_> {
     }
 }
 
-/// The size of images that `network` takes.
+/// The size of the images that `network` accepts.
 fn input_size(network: &Bundle) -> Size {
     let [_, height, width] = network.image_shape();
     Size { height, width }

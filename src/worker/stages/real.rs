@@ -1,4 +1,4 @@
-//! Takes real training images, as a set of images of its own.
+//! Selects real training images and writes them as an image set.
 
 use rand::seq::SliceRandom;
 
@@ -25,7 +25,7 @@ pub fn make(task: &RealTask, work: &WorkDir) -> Result<(), Failure> {
     )?)
 }
 
-/// The training images that `choice` takes, as items of the new set and indices of the old one.
+/// The training images selected by `choice`: items of the new set with indices of the old one.
 fn chosen(train: &Dataset, choice: RealChoice, ipc: u32, seed: u64) -> Vec<(Item, usize)> {
     let mut chosen = Vec::new();
     for class in 0..train.classes.len() as u32 {
@@ -40,8 +40,8 @@ fn chosen(train: &Dataset, choice: RealChoice, ipc: u32, seed: u64) -> Vec<(Item
     chosen
 }
 
-/// Sorts images of one class by the Euclidean distance of their pixels to the mean image; of equals
-/// the first of the data set comes first.
+/// Sorts images of one class by the Euclidean distance of their pixels to the mean image. Images at
+/// equal distance keep the data set's order.
 fn sort_by_distance_to_mean(train: &Dataset, own: &mut [usize]) {
     let pixels =
         |index: usize| train.image(index).unwrap_or_default().iter().map(|&pixel| f64::from(pixel));
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn real_images_are_chosen_by_class() {
-        // One pixel each: class 0 has 0, 10, 20, 90 (mean 30), class 1 has 5, 7 (mean 6).
+        // One pixel per image: class 0 has 0, 10, 20, 90 (mean 30), class 1 has 5, 7 (mean 6).
         let train = Dataset {
             name: "x".into(),
             images: vec![0, 5, 10, 20, 7, 90],

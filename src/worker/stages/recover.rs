@@ -1,4 +1,4 @@
-//! Recovers images, batch by batch: what an interrupted attempt had finished stays.
+//! Recovers images batch by batch. Batches that an interrupted attempt finished are kept.
 
 use serde_json::json;
 use tch::Device;
@@ -48,8 +48,8 @@ pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<
     }))
 }
 
-/// Recovers the `batch` of this `number`, before which `done` steps are done, unless an interrupted
-/// run had.
+/// Recovers the batch with this `number`, unless an interrupted run has. `done` is the number of
+/// steps of the batches before it.
 fn recover_batch(
     work: &WorkDir,
     task: &RecoverTask,
@@ -74,7 +74,7 @@ fn recover_batch(
     let (_, channels, height, width) = images.dim();
     let pixels = recover.to_pixels(&images)?;
     write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
-    // A batch whose curve is there is complete, unless an image was lost since.
+    // The curve is written last, so it marks a complete batch (unless an image was deleted since).
     work.write_last_of_part(&curve_file, curve.as_bytes())?;
     keeper.remove()
 }

@@ -13,7 +13,7 @@ use scdd_experiment::run::stages::relabel::RelabelTask;
 
 use super::read_named;
 
-/// Between two notes of what the stage has cost, of which each takes some milliseconds.
+/// The interval between two records of the stage's cost so far. Each takes some milliseconds.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
 
 pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
@@ -30,7 +30,7 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<
     let mut noted = Instant::now();
     let mut epoch_done = || {
         if noted.elapsed() >= NOTE_EVERY {
-            // What can't be noted is missing from the costs of a stage that is interrupted.
+            // If the record fails, only the cost of an interrupted stage is incomplete.
             let _ = work.note_cost();
             noted = Instant::now();
         }

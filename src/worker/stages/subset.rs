@@ -1,4 +1,4 @@
-//! Copies the first images of each class of a set that recover wrote.
+//! Copies the first images of each class from a set that recover wrote.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! Trains a student on a set of images, tests it, and leaves its weights and figures.
+//! Trains a student on a set of images, tests it, and writes its weights and figures.
 
 use crate::Tools;
 use scdd_artifacts::files::{TRAINING, write_json};

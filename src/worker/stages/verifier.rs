@@ -1,4 +1,4 @@
-//! Counts the images that a verifier puts into their classes.
+//! Counts the images that a verifier classifies correctly.
 
 use crate::Tools;
 use scdd_artifacts::files::{ACCURACY, write_json};

@@ -1,4 +1,4 @@
-//! Trains a student on the whole real training set, tests it, and leaves its figures.
+//! Trains a student on the whole real training set, tests it, and writes its figures.
 
 use crate::Tools;
 use scdd_artifacts::files::{TRAINING, write_json};

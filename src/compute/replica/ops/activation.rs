@@ -55,14 +55,14 @@ fn prelu(x: &Tensor, slope: &Tensor, per_channel: bool) -> Result<Tensor, OpErro
     Ok(x.f_maximum(&zero)?.f_add(&x.f_minimum(&zero)?.f_mul(&slope)?)?)
 }
 
-/// x where positive, else alpha · (exp(x / scale) − 1).
+/// x where x is positive, else alpha · (exp(x / scale) − 1).
 fn elu(x: &Tensor, alpha: f64, scale: f64) -> Result<Tensor, OpError> {
     let zero = x.f_zeros_like()?;
     let negative = x.f_minimum(&zero)?.f_div_scalar(scale)?.f_expm1()?.f_mul_scalar(alpha)?;
     Ok(x.f_maximum(&zero)?.f_add(&negative)?)
 }
 
-/// Bounds are one-element tensors; where they cross, the upper one wins, as ONNX says.
+/// The bounds are one-element tensors. If min > max, the result is max, as ONNX specifies.
 fn clip(x: &Tensor, min: Option<&Tensor>, max: Option<&Tensor>) -> Result<Tensor, OpError> {
     let scalar =
         |t: &Tensor| t.f_reshape([] as [i64; 0])?.f_to_device(x.device())?.f_to_kind(x.kind());

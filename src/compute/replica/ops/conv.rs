@@ -1,4 +1,4 @@
-//! Convolution, and the padding that pools share.
+//! Convolution, and the padding that pooling shares.
 
 use tch::Tensor;
 
@@ -33,20 +33,22 @@ pub fn run(op: &Conv, args: &Args) -> Result<Tensor, OpError> {
         no_output_padding,
         op.groups,
     )?;
-    // One channel is channels-last and contiguous at once; libtorch then goes on contiguous, in
-    // which everything after is slower.
+    // A tensor of one channel is channels-last and contiguous at once. libtorch then continues in
+    // contiguous layout, which is slower in all later layers.
     if x.size()[1] == 1 { Ok(channels_last(&y)?) } else { Ok(y) }
 }
 
-/// Channels from which on libtorch's weight gradients of strided 1x1 convolutions are right.
+/// With at least this many input channels, libtorch's weight gradients of strided 1x1 convolutions
+/// are right.
 const FIRST_RIGHT_WIDTH: i64 = 8;
 
-/// Every stride-th pixel of `x`, for a convolution of stride 1 in place of one whose weight
-/// gradient libtorch gets wrong.
+/// Works around a fault in libtorch's weight gradient: takes every stride-th pixel of `x`, so that
+/// a convolution of stride 1 can replace the strided one. `None` where no workaround is needed.
 ///
-/// With 2 to 7 input channels, that of a 1x1 convolution of stride 2 or more is wrong, hangs or
-/// corrupts memory where oneDNN computes it for AVX2 (PyTorch 2.13, oneDNN 3.12; docs/processors.md
-/// has what was tried). tests/narrow.rs fails without this for as long as libtorch has the fault.
+/// With 2 to 7 input channels, the weight gradient of a 1x1 convolution of stride 2 or more is
+/// wrong, hangs or corrupts memory when oneDNN computes it for AVX2 (PyTorch 2.13, oneDNN 3.12;
+/// docs/processors.md lists the experiments). Without this function tests/narrow.rs fails as long
+/// as libtorch has the fault.
 fn clear_of_fault(
     x: &Tensor,
     weight: &Tensor,
@@ -67,7 +69,7 @@ fn clear_of_fault(
     Ok(Some(part))
 }
 
-/// The whole transposed convolution, then off with the padding.
+/// Computes the whole transposed convolution, then cuts the padding off.
 pub fn run_transpose(op: &ConvTranspose, args: &Args) -> Result<Tensor, OpError> {
     let (x, weight) = (args.get(0)?, args.get(1)?);
     let ConvWindow { kernel, strides, dilations } = window(&op.conv, x, weight)?;
@@ -145,7 +147,7 @@ fn window(op: &Conv, x: &Tensor, weight: &Tensor) -> Result<ConvWindow, OpError>
     })
 }
 
-/// A per-axis setting; absent means 1 along every axis.
+/// A setting per axis; if absent, 1 along every axis.
 pub fn or_ones(values: &[i64], rank: usize) -> Result<Vec<i64>, OpError> {
     match values.len() {
         0 => Ok(vec![1; rank]),
@@ -154,7 +156,7 @@ pub fn or_ones(values: &[i64], rank: usize) -> Result<Vec<i64>, OpError> {
     }
 }
 
-/// Pixels to add before and after, per spatial axis.
+/// The pixels to add before and after, per spatial axis.
 pub fn resolve(
     padding: &Padding,
     sizes: &[i64],
@@ -184,7 +186,7 @@ pub fn resolve(
     }
 }
 
-/// Refuses padding that makes more of `x` than any network needs.
+/// Refuses padding that makes `x` larger than any network needs.
 pub(super) fn bounded_pads(x: &Tensor, pads: &[(i64, i64)]) -> Result<(), OpError> {
     let mut shape = x.size();
     let spatial = shape.len().saturating_sub(pads.len());

@@ -59,7 +59,7 @@ pub fn run_binary(op: Binary, args: &Args) -> Result<Tensor, OpError> {
     }
 }
 
-/// The shape that all inputs broadcast to, where they do.
+/// The shape that all inputs broadcast to, if they are compatible.
 fn broadcast(inputs: &[&Tensor]) -> Vec<i64> {
     let sizes: Vec<Vec<i64>> = inputs.iter().map(|t| t.size()).collect();
     let rank = sizes.iter().map(Vec::len).max().unwrap_or(0);
@@ -101,7 +101,8 @@ fn two(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
     .f_to_kind(result_kind(op, a))?)
 }
 
-/// Arithmetic keeps its operands' type, which both share; comparisons give booleans.
+/// The result's type: arithmetic keeps the type that both operands share, comparisons give
+/// booleans.
 fn result_kind(op: Binary, a: &Tensor) -> Kind {
     match op {
         Binary::Add

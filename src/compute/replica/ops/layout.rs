@@ -54,8 +54,7 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
     Ok(vec![y])
 }
 
-/// Adds each value of `x` `[N, C · block, L]` to where its block and its place in that lie in the
-/// image.
+/// Adds each value of `x` `[N, C · block, L]` to its pixel of the image.
 fn col2im(
     x: &Tensor,
     image: &[i64],
@@ -79,7 +78,7 @@ fn col2im(
     let (n, columns, places) = x.size3()?;
     bounded(&[&[n, columns / area], &padded[..]].concat())?;
     let options = (Kind::Int64, x.device());
-    // The place in the padded image of each [place in the block, block], axis by axis.
+    // The index in the padded image of every [position in the block, block], built axis by axis.
     let mut index = Tensor::f_zeros([1, 1], options)?;
     for axis in 0..rank {
         let reach = (block[axis] - 1).saturating_mul(dilations[axis]);
@@ -123,7 +122,7 @@ fn reshape(size: &[i64], mut shape: Vec<i64>, allow_zero: bool) -> Result<Vec<i6
             OpError::Other(format!("the new shape copies axis {i}, which the input lacks"))
         })?;
     }
-    // libtorch can't infer a dim of an empty tensor.
+    // libtorch can't infer a dimension of an empty tensor.
     if size.contains(&0) {
         let known = shape.iter().filter(|&&d| d > 0).fold(1i64, |n, &d| n.saturating_mul(d));
         let total: i64 = size.iter().product();
@@ -181,7 +180,7 @@ fn split(x: &Tensor, axis: i64, parts: Option<i64>, args: &Args) -> Result<Vec<T
     Ok(x.f_split_with_sizes(sizes, axis)?)
 }
 
-/// One axis at a time; a negative step takes the elements by index.
+/// Slices one axis at a time. With a negative step, selects the elements by index.
 fn slice(x: &Tensor, args: &Args) -> Result<Tensor, OpError> {
     let (starts, ends) = (args.i64s(1)?, args.i64s(2)?);
     let axes = args.opt_i64s(3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
@@ -213,7 +212,7 @@ fn slice(x: &Tensor, args: &Args) -> Result<Tensor, OpError> {
     Ok(y)
 }
 
-/// Per axis: before, after.
+/// Per axis, the padding before and after.
 fn read_pads(x: &Tensor, args: &Args) -> Result<Vec<(i64, i64)>, OpError> {
     let flat = args.i64s(1)?;
     let axes = args.opt_i64s(3)?.unwrap_or_else(|| (0..x.dim() as i64).collect());
@@ -252,7 +251,8 @@ fn pad(x: &Tensor, mode: PadMode, args: &Args) -> Result<Tensor, OpError> {
     Ok(y)
 }
 
-/// Which element of an axis of `size` stands at position `i`, which may lie outside.
+/// The index of the element that stands at position `i` of an axis of `size`; `i` may lie outside
+/// the axis.
 fn source_index(i: i64, size: i64, mode: PadMode) -> i64 {
     match mode {
         PadMode::Wrap => i.rem_euclid(size.max(1)),
@@ -275,7 +275,7 @@ fn expand(x: &Tensor, shape: &[i64]) -> Result<Tensor, OpError> {
     Ok(x.f_expand(target, false)?)
 }
 
-/// Indices on the data's device, negative ones counted from the end of an axis of `size`.
+/// The indices on the data's device. Negative indices count from the end of an axis of `size`.
 fn positive(indices: &Tensor, size: i64, device: Device) -> Result<Tensor, OpError> {
     let indices = indices.f_to_device(device)?.f_to_kind(Kind::Int64)?;
     Ok(indices.f_where_self(&indices.f_ge(0)?, &indices.f_add_scalar(size)?)?)
@@ -326,7 +326,7 @@ fn scatter_nd(
     if matches!(scatter, Scatter::Replace | Scatter::Add) {
         return Ok(x.f_index_put(&parts, updates, scatter == Scatter::Add)?);
     }
-    // The rows that the indices name, scattered along one flat axis.
+    // The rows that the indices select, scattered along one flattened axis.
     let (outer, inner) = size.split_at(parts.len());
     let row: i64 = inner.iter().product();
     let mut flat = Tensor::from(0i64).f_to_device(x.device())?;

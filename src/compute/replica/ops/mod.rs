@@ -37,17 +37,17 @@ impl<'a> Args<'a> {
         self.inputs.get(index).copied().flatten()
     }
 
-    /// All inputs, none of which may be absent.
+    /// All inputs; none may be absent.
     fn all(&self) -> Result<Vec<&'a Tensor>, OpError> {
         (0..self.inputs.len()).map(|i| self.get(i)).collect()
     }
 
-    /// The number of outputs that the node has.
+    /// The number of the node's outputs.
     fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// A required input as a list of integers: a shape, axes, pads …
+    /// A required input as a list of integers: a shape, axes or pads.
     fn i64s(&self, index: usize) -> Result<Vec<i64>, OpError> {
         i64s(self.get(index)?)
     }
@@ -56,7 +56,7 @@ impl<'a> Args<'a> {
         self.opt(index).map(i64s).transpose()
     }
 
-    /// `(f32 [1, 16, 8, 8], -)`, where `-` is an absent input.
+    /// A description such as `(f32 [1, 16, 8, 8], -)`, where `-` is an absent input.
     pub fn describe(&self) -> String {
         let one = |t: &Option<&Tensor>| {
             t.map_or("-".into(), |t| format!("{:?} {:?}", t.kind(), t.size()))
@@ -70,7 +70,7 @@ fn i64s(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
     Ok(Vec::<i64>::try_from(&flat)?)
 }
 
-/// `axis` counted from the end when negative, checked against `rank`.
+/// `axis`, with negative numbers counted from the end, checked against `rank`.
 fn axis_of(axis: i64, rank: usize) -> Result<i64, OpError> {
     let rank = rank as i64;
     let found = if axis < 0 { axis + rank } else { axis };
@@ -80,11 +80,11 @@ fn axis_of(axis: i64, rank: usize) -> Result<i64, OpError> {
     Err(OpError::Other(format!("axis {axis} is outside the {rank} axes of the input")))
 }
 
-/// What one value may hold: far above any image network's need, far below what would exhaust
-/// memory.
+/// The largest number of elements of one value: far above the need of any image network, far below
+/// the machine's memory.
 const MOST_ELEMENTS: i64 = 1 << 28;
 
-/// Refuses a shape that a file may claim but no image network needs.
+/// Refuses a shape that a hostile file may claim but no image network needs.
 fn bounded(shape: &[i64]) -> Result<(), OpError> {
     let count = shape.iter().try_fold(1i64, |n, &d| n.checked_mul(d).filter(|_| d >= 0));
     match count {

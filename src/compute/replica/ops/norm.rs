@@ -37,7 +37,7 @@ pub fn run(op: Norm, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Norm::Lp { axis, p } => {
             let axis = axis_of(axis, x.dim())?;
             let norm = x.f_norm_scalaropt_dim(p, [axis], true)?;
-            // A vector of zeros stays one.
+            // A zero vector stays zero.
             let safe = norm.f_where_self(&norm.f_ne(0.0)?, &norm.f_ones_like()?)?;
             x.f_div(&safe)?
         }
@@ -45,7 +45,7 @@ pub fn run(op: Norm, args: &Args) -> Result<Vec<Tensor>, OpError> {
     Ok(vec![y])
 }
 
-/// `y`, and the mean and inverse deviation of `x` over the axes from `axis` on.
+/// `y`, and the mean and inverse standard deviation of `x` over the axes from `axis` on.
 fn with_statistics(
     y: Tensor,
     x: &Tensor,
@@ -57,10 +57,10 @@ fn with_statistics(
     Ok(vec![y, mean, var.f_add_scalar(epsilon)?.f_rsqrt()?])
 }
 
-/// PyTorch's default for how fast running statistics follow the batches'.
+/// PyTorch's default momentum of running statistics: the weight of the batch's.
 pub const BN_MOMENTUM: f64 = 0.1;
 
-/// BatchNorm of `[N, C, …]`, by running statistics or by the batch's.
+/// BatchNorm of `[N, C, …]`, by the running or the batch's statistics.
 pub fn batch_norm(args: &Args, epsilon: f64, mode: Mode) -> Result<Tensor, OpError> {
     let x = args.get(0)?;
     let (scale, bias, mean, var) = (args.get(1)?, args.get(2)?, args.get(3)?, args.get(4)?);
@@ -79,9 +79,10 @@ pub fn batch_norm(args: &Args, epsilon: f64, mode: Mode) -> Result<Tensor, OpErr
         )
     };
     if let &[1, _, _, _] = &x.size()[..] {
-        // As an image, libtorch 2.13's backward on the CPU misreads a gradient whose batch of one
-        // was transposed into tokens: it takes channels that lie innermost for rows, and gives a
-        // wrong gradient without a word. As a row of pixels it does not.
+        // A fault of libtorch 2.13 on the CPU: if the gradient of a batch of one image was
+        // transposed into tokens, the backward pass of an image takes its innermost channels for
+        // rows, and returns a wrong gradient without an error. With a row of pixels instead of an
+        // image it is right.
         return Ok(normalise(&x.f_flatten(2, 3)?)?.f_view_as(x)?);
     }
     Ok(normalise(x)?)

@@ -27,14 +27,14 @@ pub fn run(op: &Pool, args: &Args) -> Result<Tensor, OpError> {
     }
 }
 
-/// A pooling window with its settings resolved for one input.
+/// A pooling window with its settings resolved for one input's size.
 struct PoolWindow {
     kernel: Vec<i64>,
     strides: Vec<i64>,
     dilations: Vec<i64>,
-    /// As the node says: zeros that an average may count.
+    /// The node's padding, whose zeros an average may count.
     pads: Vec<(i64, i64)>,
-    /// What `ceil_mode` adds at the end, which no average counts.
+    /// The rows and columns that `ceil_mode` adds at the end; no average counts them.
     overhang: Vec<i64>,
 }
 
@@ -59,7 +59,7 @@ impl PoolWindow {
             let (before, after) = pads[i];
             let free = sizes[i] + before + after - (kernel[i] - 1) * dilations[i] - 1;
             let extra = (strides[i] - free.rem_euclid(strides[i])) % strides[i];
-            // A last window that would start in the padding at the end is left out.
+            // A last window that would start in the end's padding is left out.
             let starts_inside = free + extra < sizes[i] + before;
             if ceil && free >= 0 && starts_inside { extra } else { 0 }
         };
@@ -89,8 +89,8 @@ impl PoolWindow {
             let padding: Vec<i64> = self.pads.iter().map(|p| p.0).collect();
             return self.torch_max(x, padding);
         }
-        // Integers take the way through float64, which holds every value that images and classes
-        // have.
+        // Integers are pooled in float64, which represents all values of images and classes
+        // exactly.
         let float =
             if x.is_floating_point() { x.shallow_clone() } else { x.f_to_kind(Kind::Double)? };
         let padded = pad(&float, &self.all_pads(), f64::NEG_INFINITY)?;
@@ -120,7 +120,7 @@ impl PoolWindow {
         }
     }
 
-    /// Window sums over window counts, both as convolutions with a kernel of ones.
+    /// Window sums divided by window counts, both computed as convolutions with a kernel of ones.
     fn general_average(&self, x: &Tensor, count_include_pad: bool) -> Result<Tensor, OpError> {
         let mut one_plane = x.size();
         (one_plane[0], one_plane[1]) = (1, 1);

@@ -58,7 +58,7 @@ fn reduce(kind: ReduceKind, x: &Tensor, axes: &[i64], keep: bool) -> Result<Tens
             }
         }
         ReduceKind::Max | ReduceKind::Min if axes.is_empty() => x.shallow_clone(),
-        // Over no elements the result is the least (greatest) value that there is.
+        // Over no elements, the maximum (minimum) is the type's least (greatest) value.
         ReduceKind::Max | ReduceKind::Min if axes.iter().any(|&a| x.size()[a as usize] == 0) => {
             let shape = x.f_to_kind(Kind::Double)?.f_sum_dim_intlist(axes, keep, Kind::Double)?;
             let bound = if kind == ReduceKind::Max { f64::NEG_INFINITY } else { f64::INFINITY };
@@ -87,7 +87,7 @@ fn float_kind(x: &Tensor) -> Kind {
     if x.is_floating_point() { x.kind() } else { Kind::Double }
 }
 
-/// libtorch has no maximum of booleans along several axes.
+/// The maximum (minimum) over several axes; libtorch has none for booleans.
 fn extreme(
     x: &Tensor,
     f: impl Fn(&Tensor) -> Result<Tensor, tch::TchError>,

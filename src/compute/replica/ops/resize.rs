@@ -1,5 +1,5 @@
-//! Interpolation to another size: one axis after another, each as a matrix product (or, for the
-//! nearest pixel, a selection).
+//! Interpolation to another size, one axis at a time. Each axis is a matrix product, or a selection
+//! for nearest-pixel interpolation.
 
 use tch::{Kind, Tensor};
 
@@ -49,7 +49,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, OpError> {
     Ok(Vec::<f64>::try_from(&tensor.f_to_kind(Kind::Double)?.f_reshape([-1])?)?)
 }
 
-/// Per axis: the new size, and its ratio to the old one.
+/// Per axis, the new size and its ratio to the old one.
 fn targets(op: &Resize, args: &Args, sizes: &[i64]) -> Result<Vec<(i64, f64)>, OpError> {
     let count = |found: usize| match found == sizes.len() {
         true => Ok(()),
@@ -95,7 +95,7 @@ fn targets(op: &Resize, args: &Args, sizes: &[i64]) -> Result<Vec<(i64, f64)>, O
     }
 }
 
-/// The resizing of one axis.
+/// The resizing along one axis.
 struct ResizeAxis<'a> {
     op: &'a Resize,
     size: i64,
@@ -130,7 +130,7 @@ impl ResizeAxis<'_> {
         Ok(y.f_masked_fill(&outside, self.op.extrapolation)?)
     }
 
-    /// Where pixel `i` of the result lies in the input.
+    /// The position in the input of pixel `i` of the result.
     fn coordinate(&self, i: f64) -> f64 {
         let (size, target, scale) = (self.size as f64, self.target as f64, self.scale);
         match self.op.coordinates {
@@ -153,7 +153,7 @@ impl ResizeAxis<'_> {
         }
     }
 
-    /// The weight of every input pixel at `coordinate`.
+    /// The weights of all input pixels at `coordinate`.
     fn weights(&self, coordinate: f64) -> Vec<f64> {
         let widening = if self.op.antialias { self.scale.min(1.0) } else { 1.0 };
         let radius = if matches!(self.op.kernel, ResizeKernel::Cubic { .. }) { 2.0 } else { 1.0 };

@@ -1,4 +1,4 @@
-//! Operators that make tensors out of shapes and numbers. Their results are shapes and live on the
+//! Operators that make tensors from shapes and numbers. Their results are shapes and stay on the
 //! CPU.
 
 use tch::{Device, Kind, Tensor};
