@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ndarray::Array4;
 use scdd::replica::{Mode, to_array, to_tensor};
 use scdd::teacher::{Bundle, Calibrator, Detail, Network, Runtime, StatisticsKind, verify};
+use scdd::threads::Threads;
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
@@ -187,7 +188,7 @@ fn calibration_measures_what_a_run_over_all_images_gives() {
             "layer {i}"
         );
     }
-    let verdict = verify(&made, &Runtime::open(None).unwrap(), &|_| ()).unwrap();
+    let verdict = verify(&made, &Runtime::open(None).unwrap(), &Threads::all(), &|_| ()).unwrap();
     assert!(verdict.passed(), "{verdict:?}");
 }
 
@@ -249,7 +250,9 @@ fn classes_are_measured_beside_the_statistics_of_batch_norm() {
     let expected = quarter(&run.taps[0]);
     close(patches.mean[5 * 4 + 1], expected[0]);
     close(patches.var[5 * 4 + 1], expected[1]);
-    assert!(verify(&made, &Runtime::open(None).unwrap(), &|_| ()).unwrap().passed());
+    assert!(
+        verify(&made, &Runtime::open(None).unwrap(), &Threads::all(), &|_| ()).unwrap().passed()
+    );
 }
 
 #[test]

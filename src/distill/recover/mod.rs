@@ -180,7 +180,7 @@ impl<'a> Recover<'a> {
         let committee = TeacherCommittee::new(bundle, others, config, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = normalization(bundle, config)?;
-        let starts = Starts::new(bundle, normalization.clone(), config, device);
+        let starts = Starts::new(bundle, normalization.clone(), config, device, threads.clone());
         Ok(Self {
             config,
             committee,
@@ -299,11 +299,11 @@ impl<'a> Recover<'a> {
         budget: usize,
     ) -> Result<Array4<f32>, RecoverError> {
         let size = self.size_of(budget);
-        let mut images = resize(images, size)?;
+        let mut images = resize(images, size, &self.threads)?;
         if let Some(residual) = self.config.residual.as_ref().filter(|_| budget > 0) {
             let alpha = residual.alpha as f32;
             Zip::from(&mut images)
-                .and(&resize(start, size)?)
+                .and(&resize(start, size, &self.threads)?)
                 .for_each(|x, s| *x = alpha * *x + (1.0 - alpha) * s);
         }
         Ok(images)

@@ -13,9 +13,10 @@ use super::clusters::representatives;
 use super::{Batch, Item, RecoverError};
 use crate::teacher::{Bundle, Network};
 use scdd_compute::replica::{Mode, Outputs, Replica, to_array, to_tensor};
+use scdd_compute::threads::Threads;
 use scdd_data::rng;
 use scdd_data::view::apply_batch;
-use scdd_data::{Dataset, Normalization, Resample, Size, View};
+use scdd_data::{DataError, Dataset, Normalization, Resample, Size, View};
 use scdd_experiment::config::{Difficulty, RecoverConfig, Start};
 use scdd_graph::{Graph, ValueId};
 
@@ -34,6 +35,7 @@ pub struct Starts<'a> {
     formation: u16,
     data: Option<&'a Dataset>,
     device: Device,
+    threads: Threads,
     /// Per seed and class, the best crops `[M, C, h, w]`, best first.
     crops: RefCell<BTreeMap<(u64, u32), Array4<f32>>>,
     /// Per seed, class and number of clusters, the indices of the representative images.
@@ -46,10 +48,21 @@ impl<'a> Starts<'a> {
         normalization: Normalization,
         config: &'a RecoverConfig,
         device: Device,
+        threads: Threads,
     ) -> Self {
         let (start, formation) = (&config.start, config.formation);
         let (crops, clusters) = (RefCell::default(), RefCell::default());
-        Self { bundle, normalization, start, formation, data: None, device, crops, clusters }
+        Self {
+            bundle,
+            normalization,
+            start,
+            formation,
+            data: None,
+            device,
+            threads,
+            crops,
+            clusters,
+        }
     }
 
     /// Adds real images to start from.
@@ -117,7 +130,7 @@ impl<'a> Starts<'a> {
     /// The mean of the training images at these indices.
     fn real(&self, indices: &[usize]) -> Result<Array3<f32>, RecoverError> {
         let data = self.data.ok_or(RecoverError::NoData)?;
-        Ok(self.normalization.batch(data, indices)?.sum_axis(Axis(0)) / indices.len() as f32)
+        Ok(self.normalised(data, indices)?.sum_axis(Axis(0)) / indices.len() as f32)
     }
 
     /// The representatives of the `count` clusters of `class`.
@@ -151,7 +164,7 @@ impl<'a> Starts<'a> {
         let tap = classifier_input(replica.graph());
         let mut parts = Vec::new();
         for part in indices.chunks(BATCH) {
-            let run = self.look(&replica, &self.normalization.batch(data, part)?, &[tap])?;
+            let run = self.look(&replica, &self.normalised(data, part)?, &[tap])?;
             let features =
                 run.taps[0].f_flatten(1, -1).and_then(|t| to_array(&t)).map_err(self.torch())?;
             parts.extend(features);
@@ -176,7 +189,7 @@ impl<'a> Starts<'a> {
             let (row, column) = (number as u16 / grid, number as u16 % grid);
             let cell = View::cell(source, grid, row, column)?;
             let whole = part(item.number * u32::from(grid).pow(2) + number)?;
-            let small = resize(&whole.insert_axis(Axis(0)), cell.size())?;
+            let small = resize(&whole.insert_axis(Axis(0)), cell.size(), &self.threads)?;
             let (top, left) = (usize::from(cell.top), usize::from(cell.left));
             image
                 .slice_mut(s![.., top..top + cell.size().height, left..left + cell.size().width])
@@ -217,7 +230,7 @@ impl<'a> Starts<'a> {
         let mut stream = rng::stream(seed, "recover/crops", class.into());
         for _ in 0..crops {
             for (from, part) in own.chunks(BATCH).enumerate() {
-                let whole = self.normalization.batch(data, part)?;
+                let whole = self.normalised(data, part)?;
                 let map = |_: &usize| {
                     let view = View::random_resized_crop(
                         &mut stream,
@@ -229,7 +242,7 @@ impl<'a> Starts<'a> {
                 };
                 let maps = part.iter().map(map).collect::<Result<Vec<_>, _>>()?;
                 let mut crop = Array4::zeros((part.len(), channels, size.height, size.width));
-                apply_batch(&maps, &whole, &mut crop)?;
+                self.threads.run(|| apply_batch(&maps, &whole, &mut crop))?;
                 for (i, loss) in self.losses(&replica, &crop, class)?.into_iter().enumerate() {
                     let image = from * BATCH + i;
                     if loss < losses[image] {
@@ -265,6 +278,12 @@ impl<'a> Starts<'a> {
             .f_cross_entropy_loss::<Tensor>(&targets, None, tch::Reduction::None, -100, 0.0)
             .and_then(|t| to_array(&t));
         Ok(losses.map_err(self.torch())?.iter().map(|&loss| f64::from(loss)).collect())
+    }
+
+    /// The images of `data` with these `indices`, normalised.
+    fn normalised(&self, data: &Dataset, indices: &[usize]) -> Result<Array4<f32>, DataError> {
+        let normalization = &self.normalization;
+        self.threads.run(|| normalization.batch(data, indices))
     }
 
     /// Runs the teacher on `images` `[N, C, H, W]`.
@@ -317,7 +336,11 @@ fn from_the_middle(ranked: &[usize]) -> Vec<usize> {
 ///
 /// # Errors
 /// When a side is 0 or beyond 65535.
-pub fn resize(images: &Array4<f32>, size: Size) -> Result<Array4<f32>, RecoverError> {
+pub fn resize(
+    images: &Array4<f32>,
+    size: Size,
+    threads: &Threads,
+) -> Result<Array4<f32>, RecoverError> {
     let (count, channels, height, width) = images.dim();
     let source = Size { height, width };
     if source == size {
@@ -325,7 +348,7 @@ pub fn resize(images: &Array4<f32>, size: Size) -> Result<Array4<f32>, RecoverEr
     }
     let map = Resample::new(&View::full(source)?, source, size)?;
     let mut out = Array4::zeros((count, channels, size.height, size.width));
-    apply_batch(&vec![map; count], images, &mut out)?;
+    threads.run(|| apply_batch(&vec![map; count], images, &mut out))?;
     Ok(out)
 }
 
@@ -335,7 +358,8 @@ mod tests {
     use crate::recover::tests::{config, shipped, training_images};
 
     fn starts<'a>(bundle: &'a Bundle, config: &'a RecoverConfig, data: &'a Dataset) -> Starts<'a> {
-        Starts::new(bundle, bundle.normalization().unwrap(), config, Device::Cpu).with_data(data)
+        Starts::new(bundle, bundle.normalization().unwrap(), config, Device::Cpu, Threads::all())
+            .with_data(data)
     }
 
     fn batch(items: &[Item], ipc: u32) -> Batch {
@@ -352,7 +376,7 @@ mod tests {
         let item = |number| Item { class: 3, number };
         let all: Vec<Item> = (0..4).map(item).collect();
         let parts = starts(&bundle, &plain, &data).images(&batch(&all, 4), 7).unwrap();
-        let parts = resize(&parts, Size { height: 14, width: 14 }).unwrap();
+        let parts = resize(&parts, Size { height: 14, width: 14 }, &Threads::all()).unwrap();
         let starts = starts(&bundle, &mosaic, &data);
         let image = starts.images(&batch(&[item(0)], 1), 7).unwrap();
         assert_eq!(image.slice(s![0, .., ..14, ..14]), parts.index_axis(Axis(0), 0));

@@ -23,6 +23,7 @@ use super::runtime::{Provider, Runtime, SessionOptions};
 use super::{Bundle, InputGradient, LayerStatistics};
 use scdd_compute::replica::{Mode, Replica, ReplicaError, to_array, to_tensor};
 use scdd_compute::synthesis::channel_statistics;
+use scdd_compute::threads::Threads;
 use scdd_data::rng;
 use scdd_graph::{Node, ValueId};
 
@@ -67,7 +68,7 @@ impl Verification {
     }
 }
 
-/// Runs every check on `bundle`. Calls `say` with the progress of the search for the diverging
+/// Runs every check on `bundle`; ONNX Runtime computes on `threads`. Calls `say` with the progress of the search for the diverging
 /// node.
 ///
 /// # Errors
@@ -75,12 +76,14 @@ impl Verification {
 pub fn verify(
     bundle: &Bundle,
     runtime: &Runtime,
+    threads: &Threads,
     say: &dyn Fn(&str),
 ) -> Result<Verification, NetworkError> {
     let probe = bundle.probe().map_err(|source| torch(bundle, source))?;
     let verifier = Verifier {
         bundle,
         runtime,
+        threads,
         say,
         probe,
         replica: bundle.replica(Device::Cpu)?,
@@ -175,6 +178,7 @@ fn torch(bundle: &Bundle, source: tch::TchError) -> NetworkError {
 struct Verifier<'a> {
     bundle: &'a Bundle,
     runtime: &'a Runtime,
+    threads: &'a Threads,
     say: &'a dyn Fn(&str),
     /// The golden probe's images and targets.
     probe: (Tensor, Option<Tensor>),
@@ -266,7 +270,8 @@ impl Verifier<'_> {
     ) -> Result<(ArrayD<f32>, Vec<ArrayD<f32>>), NetworkError> {
         let graph = &self.bundle.graph;
         let names: Vec<String> = taps.iter().map(|&id| graph.values[id].clone()).collect();
-        let options = SessionOptions { provider: Provider::Cpu, optimize, threads: 0 };
+        let options =
+            SessionOptions { provider: Provider::Cpu, optimize, threads: self.threads.count() };
         let mut session =
             self.runtime.session(self.bundle.name(), &self.bundle.model, &names, options)?;
         let mut outputs = session.run(images)?;

@@ -6,6 +6,7 @@ use scdd_cli::{Calibrate, CommandOutcome, Global};
 
 use super::data::{check_classes, check_fit, training_images};
 use super::open_runtime;
+use scdd_compute::threads::Threads;
 use scdd_data::sample;
 use scdd_distill::teacher::{Bundle, Calibrator, Detail, verify};
 
@@ -16,7 +17,8 @@ const SEED: u64 = 0;
 
 pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<CommandOutcome> {
     let bundle = Bundle::load(&command.bundle)?;
-    let verdict = verify(&bundle, &open_runtime(global)?, &|what| eprintln!("{what}"))?;
+    let verdict =
+        verify(&bundle, &open_runtime(global)?, &Threads::all(), &|what| eprintln!("{what}"))?;
     ensure!(verdict.passed(), "bundle `{}` does not verify; see `scdd verify`", bundle.name());
     let out = command.out.unwrap_or_else(|| {
         let name = command.bundle.file_name().unwrap_or(bundle.name().as_ref());

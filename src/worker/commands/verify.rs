@@ -47,7 +47,7 @@ pub fn run(command: &Verify, global: &Global) -> anyhow::Result<CommandOutcome> 
     let mut verdicts = Vec::new();
     for dir in &command.bundles {
         let bundle = Bundle::load(dir)?;
-        let verification = verify(&bundle, &runtime, &|what| eprintln!("{what}"))?;
+        let verification = verify(&bundle, &runtime, &Threads::all(), &|what| eprintln!("{what}"))?;
         let data = match &command.data {
             Some(data) => Some(on_data(&bundle, &test_images(data, &bundle)?, &runtime)?),
             None => None,

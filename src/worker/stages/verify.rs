@@ -11,7 +11,7 @@ use scdd_experiment::run::stages::verify::VerifyTask;
 pub fn make(task: &VerifyTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let (bundle, progress) = (task.bundle, &tools.progress);
     let piece = progress.start(&format!("verify {}", bundle.name()), 1, "bundle");
-    let verdict = verify(bundle, tools.runtime, &|what| progress.tell(what))?;
+    let verdict = verify(bundle, tools.runtime, tools.threads, &|what| progress.tell(what))?;
     if !verdict.passed() {
         let bundle = bundle.name().into();
         return Err(WorkerError::Unverified { bundle, divergence: verdict.divergence }.into());
