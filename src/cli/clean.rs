@@ -50,7 +50,9 @@ impl Clean {
             (0, _) => println!("every stage is needed"),
             (_, true) => println!("removed {count} stages, {sum}"),
             (_, false) => {
-                println!("{count} stages, {sum}, can go: the same command with --yes removes them")
+                println!(
+                    "{count} stages, {sum}, are not needed: the same command with --yes removes them"
+                )
             }
         }
         Ok(outcome(&needed))

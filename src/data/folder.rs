@@ -471,7 +471,7 @@ pub(super) fn read(
     let [channels, height, width] = shape;
     if ![1, 3].contains(&channels) {
         let problem = format!("holds images, which can't become {channels} channels");
-        return Err(DataError::invalid(root, problem, "networks of 1 or 3 channels can see them"));
+        return Err(DataError::invalid(root, problem, "use a network of 1 or 3 channels"));
     }
     let length = channels * height * width;
     memory::check(root, paths.len() as u64, length as u64)?;

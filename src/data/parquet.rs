@@ -128,7 +128,11 @@ fn reorder(
     if names.len() != known.classes.len() {
         let problem =
             format!("has {} classes, {} has {}", names.len(), known.title, known.classes.len());
-        return Err(DataError::invalid(dir, problem, "name a data set of one's own by its path"));
+        return Err(DataError::invalid(
+            dir,
+            problem,
+            "to use another data set, name it by its path",
+        ));
     }
     let class =
         |name: &String| known.classes.iter().position(|class| folder::names_class(name, class));
@@ -378,7 +382,7 @@ fn read(
         && ![1, 3].contains(&channels)
     {
         let problem = format!("holds images, which can't become {channels} channels");
-        return Err(DataError::invalid(dir, problem, "networks of 1 or 3 channels can see them"));
+        return Err(DataError::invalid(dir, problem, "use a network of 1 or 3 channels"));
     }
     for path in files {
         let opened = Opened::new(path, Some(label))?;

@@ -224,7 +224,7 @@ impl<'a> Machine<'a> {
                 let (Some(module), Some(name)) =
                     (module.text().filter(short), name.text().filter(short))
                 else {
-                    return wrong("names a class by something that is no short text");
+                    return wrong("names a class by something else than a short string");
                 };
                 self.push(PickleValue::Global(format!("{module}.{name}")));
             }
@@ -298,7 +298,7 @@ impl<'a> Machine<'a> {
 
     /// Pops all values since the last mark.
     fn pop_mark(&mut self) -> PickleStep<Vec<Nested<'a>>> {
-        let Some(mark) = self.marks.pop() else { return wrong("takes what no mark begins") };
+        let Some(mark) = self.marks.pop() else { return wrong("pops to a mark that was not set") };
         // Values below a mark can't be popped, so the stack is at least as long as the mark.
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
@@ -314,7 +314,7 @@ impl<'a> Machine<'a> {
 
     fn set_items(&mut self, items: Vec<Nested<'a>>) -> PickleStep<()> {
         let Some((PickleValue::Dict(dict), depth)) = self.stack.last_mut() else {
-            return wrong("sets an entry of no dictionary");
+            return wrong("sets an entry in something that is not a dictionary");
         };
         *depth = depth_around(*depth, &items)?;
         if !items.len().is_multiple_of(2) {
@@ -328,7 +328,9 @@ impl<'a> Machine<'a> {
     }
 
     fn remember(&mut self, key: u32) -> PickleStep<()> {
-        let Some((value, _)) = self.stack.last() else { return wrong("stores what there is not") };
+        let Some((value, _)) = self.stack.last() else {
+            return wrong("stores a value of an empty stack");
+        };
         let kept = match value {
             PickleValue::List(_) | PickleValue::Dict(_) | PickleValue::Tuple(_) => None,
             value => Some(value.clone()),
@@ -409,7 +411,7 @@ fn built<'a>(object: PickleValue<'a>, state: PickleValue<'a>) -> PickleStep<Pick
             }
             Ok(PickleValue::Array { shape, dtype, bytes })
         }
-        _ => wrong("has an object that is no plain array in rows"),
+        _ => wrong("has an object that is not an array in C order"),
     }
 }
 

@@ -317,7 +317,7 @@ fn check_texts(m: &Manifest) -> Result<(), String> {
         }
         None => Ok(()),
         Some(odd) => Err(format!(
-            "`{key}` contains {}, which no name may: write it in plain text",
+            "`{key}` contains {}, which is not allowed in names: write it in plain text",
             odd.escape_unicode()
         )),
     };

@@ -104,7 +104,7 @@ impl Measured {
             && self.is_below(recorded.top1, -SIGNIFICANT * noise);
         Ok(is_lower.then(|| {
             format!(
-                "{found}, {says}: its preprocessing or the data may be other than at its export"
+                "{found}, {says}: its preprocessing or the data may differ from those at its export"
             )
         }))
     }

@@ -450,7 +450,7 @@ impl Writer {
             file.into_inner().map_err(|error| io_error(&aside, "write", error.into_error()))?;
         file.sync_all().map_err(|source| io_error(&aside, "flush to disk", source))?;
         fs::rename(&aside, &path)
-            .map_err(|source| io_error(&path, "put the finished file there", source))?;
+            .map_err(|source| io_error(&path, "rename the finished file to this name", source))?;
         Ok(layout.end)
     }
 

@@ -48,7 +48,7 @@ pub(super) fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Resul
         ));
     }
     match batch.logits.iter().find(|logit| !logit.is_finite()) {
-        Some(logit) => Err(format!("the logit {logit}, which is not a number to learn from")),
+        Some(logit) => Err(format!("the logit {logit}, which is not finite")),
         None => Ok(()),
     }
 }

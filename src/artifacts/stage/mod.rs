@@ -55,7 +55,7 @@ pub enum StageError {
     },
     /// A complete directory has the right name, but another record: it was made for other work or
     /// edited.
-    #[error("{} does not hold what its name says ({difference}): move it away, then run again", directory.display())]
+    #[error("{} holds other work than its name says ({difference}): move it away, then run again", directory.display())]
     Mismatch {
         /// The directory.
         directory: PathBuf,

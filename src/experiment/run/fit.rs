@@ -162,7 +162,7 @@ fn check_teacher(
         }
         if features_only && !method.verifier.is_empty() {
             return Err(
-                "has no classifier, so its images belong to no class that a verifier could tell"
+                "has no classifier, so its images have no classes for a verifier to recognise"
                     .into(),
             );
         }

@@ -79,7 +79,7 @@ pub enum RunError {
     #[error("{} things are wrong:{}", .0.len(), .0.iter().map(|one| format!("\n  {one}")).collect::<String>())]
     Several(Vec<RunError>),
     /// None of the requested results could be made.
-    #[error("nothing could be made that the experiment is about; the first failure: {first}")]
+    #[error("nothing could be made of the requested results; the first failure: {first}")]
     AllFailed { first: String },
 }
 
