@@ -135,7 +135,7 @@ fn a_teacher_that_is_far_from_its_manifest_is_refused() {
             .and(contains("preprocessing"))
             .and(contains("of 60 test images of toy")),
     );
-    // Without labels the class order does not matter.
+    // Without labels the teacher's accuracy does not matter.
     run(root.path(), "recover", &spoilt, &[]).success();
     // Without a recorded accuracy there is nothing to compare with.
     copy.edit_manifest(|manifest| {

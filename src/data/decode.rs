@@ -99,7 +99,7 @@ fn png(bytes: &[u8]) -> Result<Pixels, String> {
     Ok(Pixels { channels, height: height as usize, width: width as usize, values })
 }
 
-/// Decodes a gray, YCbCr, RGB, CMYK or YCCK JPEG file with Pillow's libjpeg settings.
+/// Decodes a gray, YCbCr, RGB, CMYK or YCCK JPEG file as Pillow's libjpeg does.
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Pixels, String> {
     check_markers(bytes)?;
     // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. The closure

@@ -36,8 +36,8 @@ pub struct Experiment {
     pub ipc: Vec<u32>,
     /// Seeds. Each repeats the whole chain: start noise, augmentation, student weights.
     pub seeds: Vec<u64>,
-    /// Methods of image synthesis by name; rows carry these names: letters, digits, `_`, `-`, at
-    /// most 60.
+    /// Methods of image synthesis, by the names of their rows: letters, digits, `_`, `-`, at most
+    /// 60.
     ///
     /// `recover:` in place of this key is a single method. It is named after its preset if nothing
     /// else is set, else `distilled`.
@@ -380,8 +380,9 @@ pub enum Start {
         #[schemars(transform = within("[1, 100000]"))]
         mean_of: u32,
     },
-    /// Training images nearest to the centres of k-means clusters of their class, one cluster per
-    /// image; the features are the inputs of the teacher's classifier. Reads the real data.
+    /// Training images nearest to the centres of k-means clusters of their class, with as many
+    /// clusters as images are needed; the features are the inputs of the teacher's classifier.
+    /// Reads the real data.
     Clusters {
         /// Number of random images of the class that are clustered, 1 to 100000.
         #[schemars(transform = within("[1, 100000]"))]
@@ -753,8 +754,8 @@ pub struct ValidateConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Loss {
-    /// KL divergence between the teacher's and the student's softened class probabilities, batch
-    /// mean, plus `ce` times the cross entropy to the classes of the mixed images.
+    /// KL(teacher ‖ student) of the softened class probabilities, batch mean, plus `ce` times the
+    /// cross entropy to the classes of the mixed images.
     Kl {
         /// Softmax temperature of teacher and student, above 0 and at most 1000. Published: 20
         /// (ImageNet), 30 (CIFAR).
