@@ -1,6 +1,6 @@
-//! Lets programs find libtorch and ONNX Runtime by themselves: an rpath to the Python environment's
-//! torch, and its site-packages as a compile-time hint for ONNX Runtime. Every crate that links
-//! libtorch uses this script, so that its tests find it too.
+//! Lets programs find libtorch and ONNX Runtime: an rpath to the Python environment's torch, and
+//! its site-packages as a compile-time hint for ONNX Runtime. Every crate that links libtorch uses
+//! this script, so that its tests find it too.
 
 use std::process::Command;
 
@@ -8,14 +8,14 @@ fn main() {
     println!("cargo:rerun-if-env-changed=VIRTUAL_ENV");
     println!("cargo:rerun-if-env-changed=PATH");
     println!("cargo:rerun-if-changed=build.rs");
-    // `scdd` without the feature `torch` starts `scdd-worker` wherever that was built.
+    // `scdd` without the feature `torch` starts `scdd-worker`, wherever it was built.
     let is_light = std::env::var("CARGO_PKG_NAME").as_deref() == Ok("scdd")
         && std::env::var_os("CARGO_FEATURE_TORCH").is_none();
     if is_light {
         println!("cargo:rustc-env=SCDD_SITE_PACKAGES=");
         return;
     }
-    // The same interpreter that torch-sys asks for libtorch.
+    // The interpreter that torch-sys also asks for libtorch.
     let python = if std::env::var_os("VIRTUAL_ENV").is_some() { "python" } else { "python3" };
     let script = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
     let site = match Command::new(python).args(["-c", script]).output() {

@@ -1,5 +1,5 @@
-//! What does not belong together is not run as if it did: classes in another order, networks or
-//! data that are only called alike, sets larger than the data.
+//! Mismatched inputs are refused: classes in another order, networks or data that only share a
+//! name, sets larger than the data.
 
 mod common;
 
@@ -14,7 +14,7 @@ use scdd::data::{Dataset, Source, Split, png};
 
 const TEACHER: &str = "resnet18-w16-supervised";
 const STUDENT: &str = "resnet18-w16";
-/// Fashion-MNIST's names, as directories may be called.
+/// Fashion-MNIST's class names as directory names.
 const NAMES: [&str; 10] = [
     "T-shirt_top",
     "Trouser",
@@ -28,8 +28,8 @@ const NAMES: [&str; 10] = [
     "Ankle boot",
 ];
 
-/// An image folder with a class map: `per_class` training and as many test images of each class;
-/// what is Fashion-MNIST's class `c` lies in the directory `names[c]`, and the map has the
+/// Creates an image folder with a class map, with `per_class` training and as many test images of
+/// each class. Fashion-MNIST's class `c` is in the directory `names[c]`; the map lists the
 /// directories in the order of `order`.
 fn folder(root: &Path, per_class: usize, names: [&str; 10], order: [usize; 10]) {
     let source =
@@ -54,7 +54,7 @@ fn folder(root: &Path, per_class: usize, names: [&str; 10], order: [usize; 10]) 
 
 const RIGHT: [usize; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
-/// `scdd COMMAND` of a small experiment on the folder in `root`, with `more` settings.
+/// Runs `scdd COMMAND` on a small experiment on the folder in `root`, with `more` settings.
 fn run(root: &Path, command: &str, teachers: &str, more: &[&str]) -> Assert {
     let experiment = root.join("e.yaml");
     let text = format!(
@@ -73,7 +73,7 @@ fn teacher() -> String {
     bundle(TEACHER).display().to_string()
 }
 
-/// The stages of a kind below the runs of `root`.
+/// The stages of one kind below the runs of `root`.
 fn stages(root: &Path, kind: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.join("runs/stages").join(kind));
     let mut found: Vec<PathBuf> =
@@ -84,7 +84,7 @@ fn stages(root: &Path, kind: &str) -> Vec<PathBuf> {
 
 #[test]
 fn classes_in_another_order_are_refused_before_anything_is_labelled() {
-    // Names that say nothing, in the right order: a remark.
+    // Meaningless names in the right order give a remark.
     let root = tempfile::tempdir().unwrap();
     let strange = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
     folder(root.path(), 6, strange, RIGHT);
@@ -94,7 +94,7 @@ fn classes_in_another_order_are_refused_before_anything_is_labelled() {
             .and(contains("class_map")),
     );
 
-    // The same names in another order: the teacher's answers tell.
+    // The same names in another order are refused, because the teacher's outputs reveal it.
     let root = tempfile::tempdir().unwrap();
     folder(root.path(), 6, strange, [3, 0, 1, 2, 4, 5, 6, 7, 8, 9]);
     run(root.path(), "relabel", &teacher(), &[]).code(2).stderr(
@@ -104,7 +104,7 @@ fn classes_in_another_order_are_refused_before_anything_is_labelled() {
     );
     assert!(stages(root.path(), "recover").is_empty(), "nothing was made");
 
-    // Two directories of the right names were swapped: names agree, images don't.
+    // Two directories were swapped: names match, images don't.
     let root = tempfile::tempdir().unwrap();
     let mut swapped = NAMES;
     swapped.swap(1, 9);
@@ -113,7 +113,7 @@ fn classes_in_another_order_are_refused_before_anything_is_labelled() {
         "images of the data's class 1 (`Trouser`) are the bundle's class 9 (`Ankle boot`)",
     ));
 
-    // A known name at another place among strange ones.
+    // A known name at another index, among unknown ones.
     let root = tempfile::tempdir().unwrap();
     let mut moved = strange;
     moved[4] = "Bag";
@@ -135,9 +135,9 @@ fn a_teacher_that_is_far_from_its_manifest_is_refused() {
             .and(contains("preprocessing"))
             .and(contains("of 60 test images of toy")),
     );
-    // Without labels nothing depends on it.
+    // Without labels the teacher's accuracy does not matter.
     run(root.path(), "recover", &spoilt, &[]).success();
-    // Without a recorded accuracy there is nothing to be far from.
+    // Without a recorded accuracy there is nothing to compare with.
     copy.edit_manifest(|manifest| {
         manifest.as_mapping_mut().unwrap().remove("accuracy");
     });
@@ -151,7 +151,7 @@ fn a_teacher_that_is_far_from_its_manifest_is_refused() {
         let mut scdd = scdd();
         scdd.arg("verify").arg(teacher).arg("--data").arg(&data).assert()
     };
-    // Without a map the directories count in the order of their names, which is another.
+    // Without a map the directories are classes in alphabetical order, which is another order.
     verify(&teacher())
         .code(1)
         .stdout(contains("FAILED top-1 on 60 test images").and(contains("in another order")));
@@ -201,7 +201,7 @@ fn what_makes_a_row_is_content() {
     assert!(rows.iter().all(|row| row.contains(&format!("distilled from {TEACHER}@"))), "{table}");
     assert_eq!(stages(root.path(), "recover").len(), 2);
 
-    // Reports of experiments on data sets that are only called alike.
+    // Reports of experiments on data sets that only share their name.
     let elsewhere = tempfile::tempdir().unwrap();
     folder(elsewhere.path(), 5, NAMES, RIGHT);
     fs::remove_dir_all(elsewhere.path().join("toy/test")).unwrap();

@@ -1,4 +1,4 @@
-//! Every way to align statistics: against PyTorch (`goldens/make_alignment.py`), against central
+//! All ways to align statistics: against PyTorch (`goldens/make_alignment.py`), against central
 //! differences, and the plan against the replica.
 
 use std::path::Path;
@@ -25,7 +25,7 @@ const CASES: [(&str, BnDistance, f64, f64, f64); 10] = [
 ];
 const CLASSES: [u32; 4] = [2, 7, 2, 0];
 
-/// Made-up statistics of classes: every value's mean and variance, varied class by class.
+/// Invented statistics per class: every layer's mean and variance, varied by class.
 fn of_classes(values: &[(f64, f64)]) -> ClassStatistics {
     let per_class = |f: &dyn Fn(f64, f64, f64) -> f64| {
         (0..10)
@@ -38,7 +38,7 @@ fn of_classes(values: &[(f64, f64)]) -> ClassStatistics {
     }
 }
 
-/// The shipped teacher with the goldens' made-up statistics of classes and patches.
+/// The shipped teacher with the goldens' invented statistics per class and patch.
 fn teacher() -> Bundle {
     let root =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/fashion-mnist/resnet18-w16-supervised");
@@ -83,7 +83,7 @@ fn apart(a: &Tensor, b: &Tensor) -> f64 {
     f64::try_from((a - b).norm() / b.norm()).unwrap()
 }
 
-/// Runs `check` on every case: its name, its objective, the input and the targets.
+/// Runs `check` on every case, with its name, its objective, the input and the targets.
 fn each(bundle: &Bundle, check: impl Fn(&str, &Objective, &Tensor, &Tensor, &SafeTensors)) {
     let file = std::fs::read(
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/alignment.safetensors"),
@@ -125,7 +125,7 @@ fn gradients_equal_central_differences() {
         let input = input.to_kind(Kind::Double);
         let loss = |x: &Tensor| replica.evaluate(x, targets, objective).unwrap();
         let gradient = loss(&input).gradient;
-        // A direction that the gradient is not orthogonal to.
+        // The direction has a component along the gradient.
         let unit = |t: Tensor| &t / t.norm();
         let direction = unit(unit(input.randn_like()) + unit(gradient.shallow_clone()));
         let step = 1e-5;
@@ -145,7 +145,7 @@ fn the_plan_equals_the_replica() {
     let replica = bundle.replica(Device::Cpu).unwrap();
     each(&bundle, |case, objective, input, targets, _| {
         if objective.layers.iter().any(|layer| layer.patches > 1) {
-            return; // the replica's alone
+            return; // only the replica has this
         }
         let expected = replica.evaluate(input, targets, objective).unwrap();
         let mut plan = SynthesisPlan::compile(

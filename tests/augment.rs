@@ -49,8 +49,8 @@ fn operations_equal_torchvision_and_pytorch() {
             let apart = pixels.iter().zip(expected.data()).filter(|(a, b)| a != b).count();
             let levels =
                 pixels.iter().zip(expected.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-            // torchvision sums in single precision, so a level that lies on the edge may be cut off
-            // either way.
+            // torchvision sums in single precision, so a value at a rounding boundary may become
+            // either level.
             let rounds = matches!(
                 operation.kind,
                 Kind::Brightness | Kind::Color | Kind::Contrast | Kind::Sharpness

@@ -1,5 +1,5 @@
-//! Bundles on disk: calibration makes good ones, and broken or hostile ones are refused with the
-//! file and the reason.
+//! Bundles on disk: calibration writes valid ones; broken or hostile ones are refused with the file
+//! and the reason.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ impl Copy {
         std::fs::read(self.dir.path().join(file)).unwrap()
     }
 
-    /// Writes a file and, as an attacker would, its size and hash into the manifest.
+    /// Writes a file and, like an attacker, updates its size and hash in the manifest.
     fn forge(&self, file: &str, bytes: &[u8]) {
         let old = self.read(file);
         let hash = |bytes: &[u8]| {
@@ -56,7 +56,7 @@ impl Copy {
     }
 }
 
-/// A safetensors file whose header is `header`, followed by `data`.
+/// A safetensors file with this `header` and `data`.
 fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
@@ -129,7 +129,7 @@ fn damaged_files_are_named() {
 #[test]
 fn a_folded_graph_is_told_to_be_calibrated() {
     let copy = Copy::of("resnet18-w16-supervised");
-    // The graph of a network without BatchNorm, under a manifest that lists its layers.
+    // The graph of a network without BatchNorm, with a manifest that lists layers.
     let other = std::fs::read(shipped("convnet3-w128-in").join("model.onnx")).unwrap();
     copy.forge("model.onnx", &other);
     let message = copy.error();

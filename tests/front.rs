@@ -1,5 +1,5 @@
-//! `scdd` without `scdd-worker`: what needs no network runs at once, because libtorch, whose
-//! loading takes longer, is not even linked.
+//! `scdd` without `scdd-worker`: commands that need no network start at once, because `scdd` is not
+//! linked to libtorch, which takes long to load.
 
 mod common;
 
@@ -11,18 +11,18 @@ use common::{root, small_data};
 use predicates::prelude::*;
 use predicates::str::{contains, starts_with};
 
-/// Whether the loader is told to load libtorch: names in its table end and begin with a zero byte,
-/// those in messages do not.
+/// Whether the program is linked to libtorch. Names in the loader's table begin and end with a zero
+/// byte; names in messages do not.
 fn links_libtorch(program: &Path) -> bool {
     let name = b"\0libtorch_cpu.so\0";
     fs::read(program).unwrap().windows(name.len()).any(|bytes| bytes == name)
 }
 
-/// `scdd` in a directory of its own, to be run in the repository's root.
+/// `scdd` in its own directory, to be run in the repository's root.
 fn alone(dir: &Path) -> Command {
     let program: PathBuf = dir.join("scdd");
     if !program.exists() {
-        // A link, because another test's child process might still hold a copy open for writing
+        // A hard link, because the child process of another test might hold a copy open for writing
         // when it is to be started.
         let built = assert_cmd::cargo::cargo_bin!("scdd");
         fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
@@ -142,7 +142,7 @@ fn shells_complete_every_command() {
         for command in commands(dir.path()) {
             assert!(text.contains(&command), "{shell}: {command}");
         }
-        // Where the shell is installed, it can read its own.
+        // If the shell is installed, it must accept its completions.
         let file = dir.path().join(shell);
         fs::write(&file, &text).unwrap();
         if let Ok(checked) = std::process::Command::new(shell).arg("-n").arg(&file).output() {
@@ -192,7 +192,7 @@ fn every_command_has_a_manual_page() {
         .stderr(contains(file.to_str().unwrap()));
 }
 
-/// The names of all commands but `help`, as `--help` lists them.
+/// The names of all commands except `help`, as listed by `--help`.
 fn commands(dir: &Path) -> Vec<String> {
     let printed = alone(dir).arg("--help").assert().success();
     let help = String::from_utf8(printed.get_output().stdout.clone()).unwrap();

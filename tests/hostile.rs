@@ -1,8 +1,8 @@
-//! Graphs made to hurt: each is refused with the node's name, or runs, in bounded time and memory;
-//! none panics.
+//! Hostile graphs: each is refused with the node's name, or runs, in bounded time and memory; none
+//! panics.
 //!
-//! `mutated_files_never_panic` goes through a fixed number of random mutations; `SCDD_FUZZ_SECONDS`
-//! lets it go on for that long.
+//! `mutated_files_never_panic` tests a fixed number of random mutations; with `SCDD_FUZZ_SECONDS`
+//! it runs for that long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,7 +192,7 @@ fn many_attributes_and_deep_nesting_take_no_time() {
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
-/// A graph with a convolution, a norm, a pool, shapes that are computed, and a matrix product.
+/// A graph with a convolution, a norm, a pool, computed shapes, and a matrix product.
 fn specimen() -> Vec<u8> {
     let tensor = |name: &str, dims: &[i64]| TensorProto {
         name: Some(name.into()),
@@ -275,7 +275,7 @@ fn mutated_files_never_panic() {
                 bytes.push(0);
             }
         }
-        // Whether it loads and runs does not matter, that it returns does.
+        // The result does not matter; it must only return.
         let _ = run(&bytes);
     }
 }

@@ -45,7 +45,7 @@ fn teachers_are_compared_at_noise_and_at_real_images() {
         |teacher: usize, at: usize| found[teacher]["gradients"][at]["bn"]["loss"].as_f64().unwrap();
     for teacher in 0..2 {
         assert!(balance(teacher, 0).unwrap() > 0.0);
-        // Real images have the statistics that the network knows, noise has not.
+        // Real images match the network's statistics, noise does not.
         assert!(bn(teacher, 1) < 0.5 * bn(teacher, 0));
     }
     assert_eq!((balance(2, 0), found[2]["scheme"].as_str()), (None, Some("moco_v3")));

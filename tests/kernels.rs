@@ -1,5 +1,5 @@
-//! Every CPU kernel against plain loops in double precision, on every instruction set that this
-//! machine has.
+//! All CPU kernels against plain loops in double precision, on every instruction set of this
+//! machine.
 
 use proptest::prelude::*;
 use scdd::kernels::conv::{Epilogue, Extent, Geometry, for_pieces};
@@ -30,7 +30,7 @@ fn relative(found: &[f32], wanted: &[f64]) -> f64 {
 /// Sums of products in double precision.
 struct Sums {
     values: Vec<f64>,
-    /// Of all products.
+    /// Of the products' squares.
     squares: f64,
 }
 
@@ -45,8 +45,8 @@ impl Sums {
         self.squares += product * product;
     }
 
-    /// The error of `found`, relative to the sums, or to what they would be if their products had
-    /// random signs: where products happen to cancel, their rounding does not.
+    /// The error of `found`, relative to the sums, or to their size if the products had random
+    /// signs: products that cancel still have rounding errors.
     fn error(&self, found: &[f32]) -> f64 {
         let size = self.values.iter().map(|value| value * value).sum::<f64>().sqrt();
         relative(found, &self.values) * (size / self.squares.sqrt().max(1e-15)).min(1.0)
@@ -157,7 +157,7 @@ fn small_kernel() -> impl Strategy<Value = Case> {
 type Runner<'a> =
     dyn Fn((&[f32], Extent), (&mut [f32], Extent), Option<&mut [f32]>, &Epilogue) + 'a;
 
-/// Runs both directions and compares; `limit` is the largest relative error.
+/// Runs both directions and compares them; `limit` is the largest relative error.
 fn check(case: &Case, weight: &[f32], forward: &Runner, backward: &Runner, limit: f64) {
     let (from, to) = case.ends();
     let [inputs, outputs] = case.channels;
@@ -173,7 +173,7 @@ fn check(case: &Case, weight: &[f32], forward: &Runner, backward: &Runner, limit
     {
         let mut found = vec![f32::NAN; wanted.values.len()];
         let mut beside = vec![f32::NAN; wanted.values.len()];
-        // The epilogue sees every pixel once, finished.
+        // The epilogue gets every pixel once, after it is complete.
         run((input, from), (&mut found, to), Some(&mut beside), &|piece| {
             assert_eq!(piece.range(channels).len(), piece.rows.len());
             piece.beside.expect("was given").copy_from_slice(piece.rows);
@@ -255,7 +255,7 @@ proptest! {
 
     #[test]
     fn gradients_of_weights(case in prop_oneof![case(false), small_kernel()], more in 1usize..3) {
-        // More images than one part or group of tiles holds.
+        // More images than one block or group of tiles holds.
         let case = Case { n: case.n * more * 9, ..case };
         let (from, to) = case.ends();
         let [inputs, outputs] = case.channels;
@@ -349,7 +349,7 @@ proptest! {
         let (mut sums, mut products) = (vec![0f64; channels], vec![0f64; channels]);
         for i in 0..len {
             let c = i % channels;
-            // In single precision, so that no rounding moves a value over the kink.
+            // In single precision, so that rounding can't move a value across the kink.
             let p = x[i].mul_add(scale[c], shift[c]) + residual.map_or(0.0, |r| r[i]);
             let g = f64::from(gradient[i]) * reference(activation, f64::from(p)).1;
             sums[c] += g;
@@ -386,8 +386,8 @@ proptest! {
                 let squares: f64 = column().map(|v| (v - mean).powi(2)).sum();
                 prop_assert_eq!(found.count, pixels);
                 prop_assert!((found.mean[c] - mean).abs() <= 1e-6 * mean.abs().max(0.5), "mean {} {mean}", found.mean[c]);
-                // What the kernel adds up, and so what is rounded, are deviations from the first
-                // pixel.
+                // The kernel sums deviations from the first pixel, so rounding is relative to
+                // these.
                 let rounded: f64 = column().map(|v| (v - f64::from(x[c])).powi(2)).sum();
                 let apart = (found.squares[c] - squares).abs();
                 prop_assert!(apart <= 1e-6 * rounded.max(1e-3), "{} {squares} {rounded}", found.squares[c]);
@@ -448,7 +448,7 @@ proptest! {
     }
 }
 
-/// Value and slope.
+/// Value and derivative.
 fn reference(activation: FusedActivation, p: f64) -> (f64, f64) {
     match activation {
         FusedActivation::Identity => (p, 1.0),
@@ -484,7 +484,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     assert_eq!(run(1), run(3));
 }
 
-/// A diverged image shows itself: no bound makes a number of what is none.
+/// Activations keep NaN, so that a diverged image is noticed: no bound may turn NaN into a number.
 #[test]
 fn activations_keep_nan() {
     let activations = [
@@ -495,7 +495,7 @@ fn activations_keep_nan() {
     for (isa, activation) in
         Isa::available().into_iter().flat_map(|isa| activations.map(|activation| (isa, activation)))
     {
-        // As many channels as take every width of vectors, one by one included.
+        // A number of channels that uses every vector width, single elements included.
         let channels = 71;
         let (scale, shift) = (vec![1.0; channels], vec![0.0; channels]);
         let mut out = vec![0.0; channels];
@@ -517,12 +517,12 @@ fn pieces_cover_everything_once_and_memory_is_aligned() {
     assert!(rows.iter().all(|&v| v == 1.0));
 }
 
-/// Weights beyond a cache are gone through in another order, and for the way back they are turned:
-/// neither changes a bit of these.
+/// Weights larger than a cache are processed in another order, and the backward pass transposes
+/// them. Neither changes a bit of the results.
 #[test]
 fn wide_convolutions_are_the_narrow_ones_side_by_side() {
     let (inputs, outputs, parts) = (512, 288, 2);
-    // More tiles than one group of pieces has.
+    // More tiles than one group of blocks has.
     let extent = Extent { n: 63, h: 8, w: 7 };
     let weight = values(9 * inputs * outputs, 3);
     let at = |o: usize, i: usize, y: usize, x: usize| weight[((o * inputs + i) * 3 + y) * 3 + x];
@@ -563,8 +563,7 @@ fn wide_convolutions_are_the_narrow_ones_side_by_side() {
     }
 }
 
-/// Tensors without images or without pixels have nothing to convolve: nothing is computed, and
-/// nothing panics.
+/// Tensors without images or pixels: nothing is computed, and nothing panics.
 #[test]
 fn empty_outputs_have_no_pieces() {
     for ([inputs, outputs], isa) in [[64, 64], [512, 288]]

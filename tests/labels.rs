@@ -1,5 +1,5 @@
-//! The soft-label store between Rust and Python: `goldens/labels/*.scdd` are what the writer makes,
-//! `goldens/labels/replay.safetensors` is what `exporters.labels` reads and replays of them
+//! The soft-label store between Rust and Python: the writer makes `goldens/labels/*.scdd`;
+//! `goldens/labels/replay.safetensors` holds what `exporters.labels` reads and replays from them
 //! (`goldens/make_labels.py`).
 
 mod common;
@@ -55,7 +55,7 @@ fn meta(name: &str) -> Meta {
     }
 }
 
-/// Logits in quarters, which every format but `i8` holds exactly; `make_labels.py` has the same
+/// Logits in quarters, which every format except `i8` stores exactly; `make_labels.py` has the same
 /// formula.
 fn logit(epoch: usize, image: u32, class: usize) -> f32 {
     ((7 * image as usize + 3 * class * class + 5 * epoch) % 23) as f32 / 4.0 - 2.0
@@ -169,7 +169,8 @@ fn python_reads_and_replays_the_same() {
     }
 }
 
-/// Each way of labelling and of training once, through the command line, on few images and epochs.
+/// Runs each way of labelling and of training once, through the command line, on few images and
+/// epochs.
 #[test]
 fn protocols_run() {
     let (data, dir) = (small_data(60, 20), tempfile::tempdir().unwrap());
@@ -222,7 +223,7 @@ fn protocols_run() {
     );
 }
 
-/// A student that learns the images' classes draws the views which a relabelling stores.
+/// A student that trains on the images' classes draws the same views that a relabelling stores.
 #[test]
 fn drawn_views_are_those_that_are_stored() {
     let (data, dir) = (small_data(60, 20), tempfile::tempdir().unwrap());
@@ -244,7 +245,7 @@ fn drawn_views_are_those_that_are_stored() {
             .arg(dir.path().join("runs"));
         command.args(settings.iter().flat_map(|setting| ["--set", setting])).assert().success();
     };
-    // Nobody asks a teacher for hard labels alone.
+    // With hard labels alone no teacher labels.
     run(&["labels=hard", "whole_real={epochs: 1, batch_size: 8}"]);
     assert_eq!(
         (stages("relabel").len(), stages("validate").len(), stages("whole").len()),

@@ -1,7 +1,7 @@
 //! Weight gradients of narrow convolutions by the replica, as on a processor without AVX-512.
 //!
-//! libtorch's own hang, kill the process or are wrong there: `docs/processors.md`. So they are
-//! computed in a process of their own.
+//! libtorch's own gradients hang, kill the process or are wrong there: `docs/processors.md`. So the
+//! test runs in a process of its own.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn gradients_without_avx512_are_right() {
     assert!(ended.success(), "the process ended with {ended}");
 }
 
-/// How `child` ended; nothing if it had to be stopped.
+/// The exit status of `child`, or `None` if it had to be stopped.
 fn wait(mut child: Child) -> Option<ExitStatus> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
@@ -52,7 +52,7 @@ fn compare_with_float64() {
     }
 }
 
-/// How far the gradient of the second of two convolutions' weights is from float64's, relatively.
+/// The relative error of the gradient of the second convolution's weights, compared with float64.
 fn gradient_error(width: usize, outputs: usize, stride: i64) -> f64 {
     let (mut net, x): (Net, Value) = Net::new(7);
     let wide = net.conv(&x, width, 3, 1, 1, true);

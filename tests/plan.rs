@@ -1,5 +1,5 @@
-//! The compiled plan computes what the replica computes: over the shipped bundles, over the shapes
-//! that networks come in, over random networks.
+//! The compiled plan computes the same as the replica: for the shipped bundles, for the usual
+//! shapes of networks, for random networks.
 
 mod common;
 
@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 const LOSS: f64 = 1e-5;
 const GRADIENT: f64 = 1e-4;
 
-/// Every BN's input is to have its running statistics.
+/// Aligns every BN's input with its running statistics.
 fn objective(graph: &Graph) -> Objective {
     let layer = |(i, node): (usize, &Node)| {
         let part = |i: usize| {
@@ -48,9 +48,9 @@ fn every_option() -> Vec<PlanOptions> {
     kernels.map(|kernels| PlanOptions { kernels, ..PlanOptions::default() }).collect()
 }
 
-/// How far the gradient goes when the input is disturbed in the fifth and the fourth digit: more
-/// than rounding where an activation is about to change sign, which another order of sums may do as
-/// well.
+/// The change of the gradient if the input is disturbed in the fifth and the fourth digit. It
+/// exceeds rounding if an activation is about to change sign, which another order of sums can cause
+/// as well.
 fn kinks(
     graph: &Arc<Graph>,
     objective: &Objective,
@@ -60,7 +60,7 @@ fn kinks(
 ) -> f64 {
     let replica = Replica::new(graph.clone(), Device::Cpu).unwrap();
     let noise = input.randn_like();
-    // What one sign does not carry across zero, the other does.
+    // A value that one sign of the noise does not move across zero, the other does.
     let distance = |scale: f64| {
         let disturbed = input + scale * &noise;
         let found = replica.evaluate(&disturbed, targets, objective).unwrap().gradient;
@@ -69,7 +69,7 @@ fn kinks(
     [1e-5, -1e-5, 1e-4, -1e-4].into_iter().map(distance).fold(0.0, f64::max)
 }
 
-/// Twice with every option: the second evaluation runs in the first one's memory.
+/// Evaluates twice with every option: the second evaluation reuses the first one's memory.
 fn agree<'t>(
     graph: &Arc<Graph>,
     objective: &Objective,
@@ -222,8 +222,7 @@ fn gates_and_operators_without_a_way_back_of_their_own() {
     check(&net.finish(&x), [2, 3, 9, 9]);
 }
 
-/// Channels that a BN scales away: nothing of them is left in its output, their statistics still
-/// count.
+/// Channels that a BN scales to zero vanish from its output, but their statistics still count.
 #[test]
 fn channels_with_vanishing_scale() {
     let (mut net, x) = Net::new(5);
@@ -236,7 +235,7 @@ fn channels_with_vanishing_scale() {
     check(&net.finish(&x), [2, 3, 8, 8]);
 }
 
-/// Statistics of activations that no BN reads: after an activation, of a sum, of the input itself.
+/// Statistics of values that no BN reads: after an activation, of a sum, of the input itself.
 #[test]
 fn statistics_of_any_activation() {
     let (mut net, x) = Net::new(6);
@@ -271,8 +270,8 @@ fn statistics_of_any_activation() {
     }
 }
 
-/// Statistics of features that lie along the last axis, as those of tokens do, beside others of the
-/// same activation.
+/// Statistics of features along the last axis, like token features, and others of the same
+/// activation.
 #[test]
 fn statistics_along_any_axis() {
     let (mut net, x) = Net::new(9);
@@ -306,8 +305,8 @@ fn statistics_along_any_axis() {
     agree(&graph, &objective, &input, &Tensor::from_slice(&[1i64, 4]));
 }
 
-/// Statistics that are averaged over evaluations, whose gradients are those of each evaluation's
-/// own; a new objective begins afresh.
+/// Statistics averaged over evaluations, with the gradients of each evaluation alone; a new
+/// objective starts afresh.
 #[test]
 fn averaged_statistics_agree_step_by_step() {
     let (mut net, x) = Net::new(11);
@@ -355,13 +354,14 @@ fn an_average_starts_at_zero_and_approaches_what_it_sees() {
         assert!((of_mean - &mean * share).abs().max().double_value(&[]) < 1e-12);
         assert!((of_var - &var * share).abs().max().double_value(&[]) < 1e-12);
     }
-    // Each layer has its own.
+    // Each layer has its own average.
     let (of_mean, _) = momentum.blend(6, &mean, &var).unwrap().unwrap();
     assert!((of_mean.double_value(&[0]) - 0.4).abs() < 1e-12);
     assert!(Momentum::default().blend(0, &mean, &var).unwrap().is_none());
 }
 
-/// Another objective over the same activations takes the place of the first; one over others can't.
+/// Another objective over the same activations can replace the first; one over other activations
+/// can't.
 #[test]
 fn targets_can_be_exchanged() {
     let (mut net, x) = Net::new(10);

@@ -1,6 +1,5 @@
-//! Properties of single operators over random shapes and settings: the values against loops written
-//! from ONNX's definitions, the gradient against the loss's slope along a random direction, both in
-//! float64.
+//! Properties of single operators over random shapes and settings, in float64: values against loops
+//! written from ONNX's definitions, gradients against the loss's slope along a random direction.
 
 use std::sync::Arc;
 
@@ -68,7 +67,7 @@ fn run(replica: &Replica, inputs: &[Tensor]) -> Tensor {
     replica.run(inputs, &[], Mode::Eval).unwrap().outputs.remove(0)
 }
 
-/// Distinct values, none near another or near zero, so that no kink lies within a step.
+/// Distinct values, none close to another or to zero, so that no kink lies within a step.
 fn values(shape: &[i64], seed: u64) -> Tensor {
     let count: i64 = shape.iter().product();
     let order = Tensor::from_slice(&permutation(count as usize, seed));
@@ -129,8 +128,7 @@ fn assert_gradient(replica: &Replica, inputs: &[Tensor]) -> Result<(), TestCaseE
     Ok(())
 }
 
-/// As `values`, with the channels innermost and the batch's stride that a transpose from tokens
-/// leaves.
+/// Like `values`, with channels innermost and the batch stride of a transpose from tokens.
 fn from_tokens(tensor: &Tensor) -> Tensor {
     tensor.flatten(2, 3).transpose(1, 2).contiguous().transpose(1, 2).view_as(tensor)
 }
@@ -193,15 +191,15 @@ fn window() -> impl Strategy<Value = Window> {
 }
 
 impl Window {
-    /// How far the window can move along an axis.
+    /// The range of the window's position along an axis.
     fn free(&self, axis: usize) -> i64 {
         self.size[axis] + self.pads[axis] + self.pads[axis + 2]
             - (self.kernel[axis] - 1) * self.dilation[axis]
             - 1
     }
 
-    /// The number of places; with `ceil` a last one that overhangs the end, if it starts before the
-    /// padding there.
+    /// The number of positions. With `ceil` a last one may overhang the end, if it starts before
+    /// the padding there.
     fn places(&self, axis: usize, ceil: bool) -> i64 {
         let (free, stride) = (self.free(axis), self.stride[axis]);
         let up = free.div_euclid(stride) + 1;
@@ -210,8 +208,8 @@ impl Window {
         up + i64::from(overhangs)
     }
 
-    /// The pixels under the window at `place`, as offsets into the kernel and coordinates that may
-    /// lie outside the image.
+    /// The pixels under the window at `place`, as offsets into the kernel and coordinates, which
+    /// may be outside the image.
     fn pixels(&self, place: [i64; 2]) -> Vec<([i64; 2], [i64; 2])> {
         let at = |axis: usize, k: i64| {
             place[axis] * self.stride[axis] - self.pads[axis] + k * self.dilation[axis]
@@ -224,7 +222,7 @@ impl Window {
         (0..2).all(|axis| (0..self.size[axis]).contains(&pixel[axis]))
     }
 
-    /// Inside the image or its padding, which an overhang is not.
+    /// Whether the pixel is inside the image or its padding; an overhang is not.
     fn in_padding(&self, pixel: [i64; 2]) -> bool {
         (0..2).all(|axis| {
             (-self.pads[axis]..self.size[axis] + self.pads[axis + 2]).contains(&pixel[axis])
@@ -301,7 +299,7 @@ proptest! {
                             .filter(|(_, p)| w.inside(*p))
                             .map(|(_, p)| x.double_value(&[n, c, p[0], p[1]]))
                             .collect();
-                        // A window on nothing but padding has no defined value.
+                        // A window that covers only padding has no defined value.
                         prop_assume!(!found.is_empty());
                         expected.push(match maximum {
                             true => found.iter().copied().fold(f64::NEG_INFINITY, f64::max),

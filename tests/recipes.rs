@@ -1,5 +1,5 @@
-//! Every recipe through the command line: each preset's recovery for a few steps on the shipped
-//! teachers.
+//! Runs every recipe through the command line: each preset's recovery for a few steps on the
+//! shipped teachers.
 
 mod common;
 
@@ -36,7 +36,7 @@ const NOISE: [(&str, &str); 12] = [
     ("g-vbsm-imagenet", "arXiv 2311.17950"),
     ("lpld-imagenet", "arXiv 2410.15919"),
 ];
-/// Presets of labels and training alone; `labels.rs` runs them.
+/// Presets of labels and training only; `labels.rs` runs them.
 const PROTOCOLS: [(&str, &str); 15] = [
     ("protocol-scdd", "arXiv 2404.07976"),
     ("protocol-sre2l", "arXiv 2306.13092"),
@@ -84,7 +84,7 @@ fn every_preset_is_here_with_its_source() {
 /// The experiment's YAML: each of `presets` as a method of few steps, with `more` settings.
 fn experiment(presets: &[&str], more: &str) -> String {
     let method = |preset: &&str| {
-        // Crops need four images of each class, and the recipes without steps have no more of them.
+        // Crops need four images of each class, so recipes without steps use the minimum.
         let steps = if preset.starts_with("rded") { 0 } else { 8 };
         format!("  {preset}: {{preset: {preset}, iterations: {steps}{more}}}\n")
     };
@@ -96,7 +96,7 @@ fn experiment(presets: &[&str], more: &str) -> String {
     )
 }
 
-/// The directories that `scdd recover` leaves, in no order.
+/// The directories of images that `scdd recover` makes, in any order.
 fn recover(yaml: &str) -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
     let (data, dir) = (small_data(400, 20), tempfile::tempdir().unwrap());
     let file = dir.path().join("recipes.yaml");
@@ -121,8 +121,7 @@ fn images(directory: &std::path::Path) -> usize {
 #[test]
 fn presets_that_start_from_noise_recover_images() {
     let (_dir, found) = recover(&experiment(&NOISE.map(|(name, _)| name), ""));
-    // Two pairs of recipes are equal but for their numbers, none is equal altogether but CDA's and
-    // SRe2L's at CIFAR size.
+    // Two pairs of recipes differ only in numbers. Only CDA's and SRe2L's at CIFAR size are equal.
     assert_eq!(found.len(), NOISE.len() - 1, "{found:?}");
     assert!(found.iter().all(|directory| images(directory) == 10));
 }

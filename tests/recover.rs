@@ -57,7 +57,7 @@ fn floats(goldens: &SafeTensors, name: &str) -> Vec<f32> {
     bytes(goldens, name).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
-/// The goldens and the teacher that they were made with.
+/// The goldens and the teacher that made them.
 fn fixture(check: impl Fn(&SafeTensors, &Bundle)) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let file = std::fs::read(root.join("tests/goldens/recover.safetensors")).unwrap();
@@ -115,8 +115,8 @@ fn follow(case: &str, config: &RecoverConfig, goldens: &SafeTensors, recover: &R
     }
     let expected = floats(goldens, &format!("{case}.images"));
     let off = images.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 4e-4).count();
-    // Adam divides by the gradient's own size: where that is next to nothing, rounding decides the
-    // direction of a step.
+    // Adam divides by the gradient's size: for a gradient near zero, rounding decides the step's
+    // direction.
     assert!(off * 200 < expected.len(), "{case}: {off} of {} pixels differ", expected.len());
 }
 
@@ -159,8 +159,8 @@ fn losses_and_gradients_are_those_of_double_precision() {
     });
 }
 
-/// The plan of one batch serves the next ones, also after a batch of another size, and leaves no
-/// trace in them.
+/// The plan of one batch is reused for the next ones, also after a batch of another size, and keeps
+/// no data of earlier batches.
 #[test]
 fn batches_know_nothing_of_each_other() {
     fixture(|_, bundle| {

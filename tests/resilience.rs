@@ -1,4 +1,4 @@
-//! What happens to experiments in the world: damaged stages, foreign files, single failures, other
+//! Experiments under adverse conditions: damaged stages, foreign files, single failures, other
 //! processes, signals.
 
 mod common;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 const TEACHER: &str = "resnet18-w16-moco-v2";
 
-/// A tiny experiment on a few images, in a directory of its own.
+/// A tiny experiment on a few images, in its own directory.
 struct Trial {
     data: TempDir,
     dir: TempDir,
@@ -44,7 +44,7 @@ impl Trial {
             .assert()
     }
 
-    /// `scdd` with a command that takes the experiment.
+    /// Runs an `scdd` command on the experiment.
     fn on_it(&self, command: &str, more: &[&str]) -> Assert {
         self.scdd(&[&[command, self.file.to_str().unwrap()], more].concat())
     }
@@ -59,7 +59,7 @@ impl Trial {
         stage
     }
 
-    /// As `scdd run`, to be stopped on the way.
+    /// Starts `scdd run`, to be stopped before its end.
     fn spawn(&self, more: &[&str]) -> std::process::Child {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
         command.current_dir(root()).env("SCDD_DATA", self.data.path()).arg("run").arg(&self.file);
@@ -112,7 +112,7 @@ fn damaged_stages_are_made_again_with_the_same_bytes() {
         damage();
         trial.on_it("report", &[]).code(2).stderr(contains(what).and(contains("`scdd run`")));
         assert!(text(&trial.on_it("status", &[])).contains("1 damaged"));
-        // Before a student learns from it, too.
+        // Damage is also found before a student trains on the store.
         fs::remove_dir_all(trial.output.join("stages/validate")).unwrap();
         trial
             .on_it("run", &["--quiet"])
@@ -120,7 +120,7 @@ fn damaged_stages_are_made_again_with_the_same_bytes() {
             .stderr(contains(what).and(contains("is made again")));
         assert!(contents(&trial.output) == whole, "{what}");
     }
-    // The advice of the store itself: remove the file and relabel.
+    // Follows the store's own advice: remove the file and relabel.
     fs::remove_file(&labels).unwrap();
     trial.on_it("relabel", &["--quiet"]).success();
     assert!(contents(&trial.output) == whole);
@@ -156,7 +156,7 @@ fn an_image_that_an_interrupted_recovery_lost_is_made_again() {
 #[test]
 fn files_that_scdd_did_not_write_are_never_replaced() {
     let trial = Trial::new("");
-    // The experiment is where the resolved one would go.
+    // The experiment file is at the path of the resolved one.
     let home = trial.output.join("tiny");
     fs::create_dir_all(&home).unwrap();
     let own = home.join("experiment.yaml");
@@ -176,7 +176,7 @@ fn files_that_scdd_did_not_write_are_never_replaced() {
         fs::remove_file(home.join(file)).unwrap();
     }
     run(&trial.file).success();
-    // What scdd wrote is the same experiment, and is replaced; once it is edited it is the user's.
+    // scdd's own resolved file may be replaced; after an edit it belongs to the user.
     run(&own).success();
     let resolved = fs::read_to_string(&own).unwrap();
     fs::write(&own, resolved.replace("iterations: 3", "iterations: 2 # fewer")).unwrap();
@@ -211,7 +211,7 @@ fn files_that_scdd_did_not_write_are_never_replaced() {
         .stderr(contains("`name`").and(contains("choose another")));
 }
 
-/// Two methods, of which one can't be recovered from a teacher that has no statistics of patches.
+/// Two methods; one can't be recovered, because the teacher has no patch statistics.
 const HALF: &str = "methods:\n  bad: {iterations: 3, batch_size: 20, r_patch: 1}\n  good: {iterations: 3, batch_size: 20}\n";
 
 #[test]
@@ -261,7 +261,7 @@ fn one_failure_costs_its_own_rows_alone_and_is_named_everywhere() {
             .contains("failed (1 row): recover method `bad`")
     );
     trial.on_it("recover", &["--quiet"]).code(1).stderr(contains(named.as_str()));
-    // Where nothing is left there is no report to make.
+    // Without any complete row there is no report.
     trial
         .on_it("run", &["--quiet", "--set", "methods.good.r_patch=1", "--set", "name=none"])
         .code(2)
@@ -314,7 +314,7 @@ fn status_and_clean_survive_an_experiment_whose_data_has_moved() {
 
     let homes = ["tiny", "second"].map(|name| trial.output.join(name));
     let [first, second] = homes.each_ref().map(|home| home.to_str().unwrap());
-    // The set of one iteration is of the first's teacher: nobody needs it. The student is of both.
+    // The set of one iteration uses the first's teacher, so it is not kept. Both need the student.
     let clean = trial
         .scdd(&["clean", first, second])
         .code(1)
@@ -340,7 +340,7 @@ fn an_interrupted_run_says_what_stays_and_status_shows_it_before_there_is_a_repo
         );
         std::thread::sleep(Duration::from_millis(20));
     }
-    // Where tests run in the background, SIGINT is ignored.
+    // SIGINT is ignored if tests run in the background.
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let status = child.wait().unwrap();
@@ -363,7 +363,7 @@ fn an_interrupted_run_says_what_stays_and_status_shows_it_before_there_is_a_repo
     }
     let json: serde_json::Value =
         serde_json::from_str(&text(&trial.scdd(&["status", "--json"]))).unwrap();
-    // Two networks verified, the teacher measured, the set begun.
+    // Two verified networks, the measured teacher, and the begun set.
     assert_eq!(json["other_stages"].as_array().unwrap().len(), 4);
 }
 
@@ -393,7 +393,7 @@ fn who_waits_for_another_process_says_for_which_and_at_what() {
         Some(format!("waiting for process 4711 on elsewhere, which is at recover/{name}"))
     );
     drop(lock);
-    // Whatever else is said must not fill the pipe.
+    // Reads further output, so that the pipe does not fill up.
     lines.for_each(drop);
     assert!(child.wait().unwrap().success());
 }
@@ -411,7 +411,7 @@ fn the_device_that_auto_means_is_said_at_the_start() {
         .stderr(contains("device: auto").not());
 }
 
-/// Kind and directory of every stage that `scdd run` would need.
+/// Kind and directory of every stage that `scdd run` needs.
 fn planned(trial: &Trial, more: &[&str]) -> Vec<(String, String)> {
     let dry = text(&trial.on_it("run", &[&["--dry-run", "--json"], more].concat()).success());
     let plan: serde_json::Value = serde_json::from_str(&dry).unwrap();

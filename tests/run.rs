@@ -1,4 +1,4 @@
-//! Whole experiments through the command line: complete, resumed after SIGKILL, refused.
+//! Whole experiments through the command line: completed, resumed after SIGKILL, refused.
 
 mod common;
 
@@ -69,8 +69,7 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     assert_eq!(before, contents(&output));
 }
 
-/// Starts the run of `jobs` stages at once, kills it after `delay`, and says whether it had
-/// finished by itself.
+/// Starts the run with `jobs`, kills it after `delay`, and returns whether it had finished before.
 fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Duration) -> bool {
     let mut child = Command::new(assert_cmd::cargo::cargo_bin!("scdd"))
         .current_dir(root())
@@ -95,7 +94,7 @@ fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Dura
     false
 }
 
-/// The label store of the only relabelling below `output`, once it is there, whole or under way.
+/// The label store of the only relabelling below `output`, complete or unfinished, once it exists.
 fn label_file(output: &Path, name: &str) -> Option<PathBuf> {
     let stages = fs::read_dir(output.join("stages/relabel")).ok()?;
     stages.map(|stage| stage.unwrap().path().join(name)).find(|file| file.exists())
@@ -145,8 +144,8 @@ fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_sa
     let started = Instant::now();
     assert!(killed(&experiment, data.path(), &calm, "1", Duration::from_secs(600)));
     let whole = started.elapsed();
-    // Each attempt gets a little longer, so that kills fall into every stage and the last attempt
-    // is not killed.
+    // Each attempt gets a little longer, so that kills hit every stage and the last attempt is not
+    // killed.
     let mut kills = 0;
     while !killed(
         &experiment,
@@ -191,7 +190,7 @@ fn a_bundle_that_does_not_verify_costs_all_that_needs_it() {
         scdd
     };
     let why = "failed its verification: first diverging node: layer3.0.conv2 (Conv)";
-    // Hard labels of real images need no teacher, so these rows are made.
+    // Hard labels of real images need no teacher, so these rows are completed.
     let made = "failed (5 rows): verify `resnet18-w16-moco-v2`";
     scdd("run").assert().code(1).stderr(contains(why)).stdout(contains(made));
     assert!(!output.join("stages/recover").exists() && !output.join("stages/measure").exists());
@@ -200,13 +199,13 @@ fn a_bundle_that_does_not_verify_costs_all_that_needs_it() {
         1,
         "the student's verdict alone"
     );
-    // Later commands know what failed, too.
+    // Later commands know the failures, too.
     scdd("report").assert().success().stdout(contains(made));
     scdd("status")
         .assert()
         .success()
         .stdout(contains(format!("failed: verify `{TEACHER}`")).and(contains(why)));
-    // Without these rows nothing is left that could be made.
+    // Without these rows nothing can be made.
     scdd("recover")
         .args(["--set", "baselines=[]"])
         .assert()
@@ -271,8 +270,8 @@ fn a_backbone_without_classifier_gives_images_but_no_labels() {
         .stderr(contains("but the teacher has no classifier; give `recover.r_bn` a number"));
 }
 
-/// A limit on the size of files stands for a full disk, which a test can't have: the student's
-/// weights are the first file above it.
+/// A limit on file sizes replaces a full disk, which a test can't create: the student's weights are
+/// the first file above it.
 #[test]
 fn a_file_that_cannot_be_written_stops_the_run_which_then_goes_on() {
     let (data, dir) = (small_data(50, 20), tempfile::tempdir().unwrap());
@@ -337,7 +336,7 @@ fn the_balance_of_the_loss_terms_is_measured_once_and_recorded() {
     );
     let again = recover(&bundle(TEACHER), "auto").success().stderr(contains("done in").not());
     assert_eq!(String::from_utf8(again.get_output().stdout.clone()).unwrap(), directory);
-    // The number that was measured is what the images were recovered with.
+    // The images were recovered with the measured number.
     let measured = fs::read_dir(dir.path().join("runs/stages/balance"))
         .unwrap()
         .next()
@@ -354,7 +353,7 @@ fn the_balance_of_the_loss_terms_is_measured_once_and_recorded() {
     assert_eq!(images(&directory), images(&String::from_utf8(fixed).unwrap()));
 }
 
-/// What `scdd run` complains of; nothing may be left at `output`.
+/// The error of `scdd run`, which must leave nothing at `output`.
 fn refusal(experiment: &str, data: Option<&Path>, output: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("e.yaml"), experiment).unwrap();
@@ -439,7 +438,7 @@ const MATRIX: &str = "methods:\n  few: {iterations: 2, batch_size: 20}\n  fewer:
     \x20 own: {relabel: {epochs: 2, batch_size: 20, mix: {type: none}}, validate: {loss: {type: ce}, evaluate_every: 2}}\n\
     labels: [soft, hard]\nbaselines: [random_real_soft, random_real_hard]\n";
 
-/// What `scdd` with `arguments` prints as JSON.
+/// The JSON output of `scdd` with `arguments`.
 fn json(data: &Path, arguments: &[&str]) -> serde_json::Value {
     let output = scdd()
         .env("SCDD_DATA", data)
@@ -469,9 +468,9 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let json =
         |arguments: &[&str]| json(elsewhere.path(), &[arguments, &["--output", runs]].concat());
 
-    // 2 bundles, of which the teacher is measured; 2 recoveries and 1 set of real images, each
-    // relabelled under the soft protocol; of each set a student learns soft labels and hard ones
-    // under the first protocol, hard ones under the second, which nobody labels.
+    // 2 bundles, of which the teacher is measured. 2 recoveries and 1 set of real images, each
+    // relabelled under the soft protocol. For each set, students train on soft and on hard labels
+    // under the first protocol, and on hard labels without relabelling under the second.
     let dry = json(&["run", "--dry-run", file]);
     let stages = dry["plan"]["stages"].as_array().unwrap();
     let count = |kind: &str| stages.iter().filter(|stage| stage["stage"] == kind).count();
@@ -504,13 +503,13 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     let planned: Vec<_> = stages.iter().map(|stage| stage["directory"].as_str().unwrap()).collect();
     assert!(planned.iter().all(|directory| Path::new(directory).join("timing.json").is_file()));
 
-    // The resolved file beside the report is the same experiment.
+    // The resolved file beside the report describes the same experiment.
     let resolved = output.join("matrix/experiment.yaml");
     let before = contents(&output);
     json(&["run", "--quiet", resolved.to_str().unwrap()]);
     assert_eq!(contents(&output), before);
 
-    // A longer variant shares what does not change, and its cost is known from what was timed.
+    // A longer variant shares unchanged stages, and its cost is estimated from measured times.
     let longer =
         ["run", "--dry-run", file, "--set", "methods.few.iterations=4", "--set", "name=longer"];
     let dry = json(&longer);
@@ -524,7 +523,7 @@ fn a_matrix_is_planned_run_reported_run_again_from_its_resolved_file_and_cleaned
     );
     assert!(status.as_ref().unwrap().starts_with("matrix: 18 complete\n"), "{status:?}");
 
-    // What only the longer variant needs goes, when it is not listed.
+    // Stages that only the longer variant needs are removed if it is not listed.
     json(&[&["run", "--quiet"][..], &longer[2..]].concat());
     let listed = json(&["clean", file]);
     assert_eq!(
@@ -632,7 +631,7 @@ fn without_real_data_images_of_chosen_classes_are_recovered_and_verified() {
             .unwrap()
             .contains("What other networks see")
     );
-    // Another verifier needs no other images.
+    // Another verifier does not change the images.
     run(TEACHER).success();
     assert_eq!(fs::read_dir(output.join("stages/recover")).unwrap().count(), 1);
     assert_eq!(fs::read_dir(output.join("stages/verifier")).unwrap().count(), 2);
@@ -695,7 +694,7 @@ fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
         .code(2)
         .stderr(contains("results.json"));
 
-    // A snapshot stands for the report that it was taken of.
+    // A snapshot can replace the report from which it was made.
     let [part, whole, markdown] =
         ["tiny.json", "results.json", "results.md"].map(|name| dir.path().join("docs").join(name));
     let [part, whole, markdown] = [&part, &whole, &markdown].map(|path| path.to_str().unwrap());
@@ -801,7 +800,7 @@ fn crops_are_chosen_by_each_labelling_teacher_and_anew_for_each_seed() {
     };
     assert_ne!(crops(first, 3), crops(second, 3));
     assert_ne!(crops(first, 3), crops(first, 4));
-    // A method of RDED's by the same teacher is the same work.
+    // A method with RDED's preset and the same teacher is the same work.
     let plan = json(
         data.path(),
         &["run", "--dry-run", file, "--set", "recover=rded-cifar100", "--output", runs],
@@ -815,7 +814,7 @@ fn crops_are_chosen_by_each_labelling_teacher_and_anew_for_each_seed() {
     );
 }
 
-/// The stages of the tiny experiment on `data`, without the names that they have for people.
+/// The stages of the tiny experiment on `data`, without their display names.
 fn stage_keys(dir: &Path, data: &str) -> Vec<String> {
     let experiment = tiny_experiment(dir, &bundle(TEACHER), "baselines: [random_real_hard]\n");
     let text = fs::read_to_string(&experiment).unwrap().replace("data: fashion-mnist", data);
@@ -847,7 +846,7 @@ fn the_same_images_are_the_same_data_in_every_form() {
         let folder =
             dir.path().join("folder").join(if split == Split::Train { "train" } else { "test" });
         for (index, &label) in set.labels.iter().enumerate() {
-            // Directories whose names sort the other way round, which the class map puts right.
+            // The directories' names sort in reverse order, which the class map corrects.
             let class = folder.join(format!("c{}", 9 - label));
             fs::create_dir_all(&class).unwrap();
             let image = png::encode(set.image(index).unwrap(), 1, 28, 28).unwrap();
@@ -864,8 +863,8 @@ fn the_same_images_are_the_same_data_in_every_form() {
     assert_eq!(keys(format!("data: {{type: idx, path: {}}}", idx.display())), known);
     assert_eq!(keys(format!("data: {{type: npz, path: {}}}", path("set.npz"))), known);
 
-    // Folders are read class by class, so the data's order, and thus its hash, is another; what a
-    // student learns is not wrong for it.
+    // Folders are read class by class, so the order of the data, and thus its hash, differs; the
+    // student's training is equally valid.
     let folder = format!(
         "data: {{type: image-folder, path: {}, class_map: {}}}",
         path("folder"),

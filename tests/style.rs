@@ -1,4 +1,4 @@
-//! What no formatter checks: the width of comments, and that a type's name has one meaning.
+//! Checks that no formatter does: the width of comments, and unique type names.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn shown(path: &Path, line: usize) -> String {
     format!("{}:{}", path.strip_prefix(common::root()).unwrap().display(), line + 1)
 }
 
-/// rustfmt keeps code within the width, and leaves comments and strings as they are.
+/// rustfmt keeps code within the width, but leaves comments and strings unchanged.
 #[test]
 fn comments_are_at_most_100_columns_wide() {
     let mut wide = Vec::new();
@@ -60,7 +60,7 @@ fn declared(line: &str) -> Option<&str> {
     name.starts_with(char::is_uppercase).then_some(name)
 }
 
-/// Tests have helpers of their own, and associated types their trait's names.
+/// Tests may have helpers with other types' names, and associated types have their trait's names.
 #[test]
 fn a_type_name_occurs_once_in_the_workspace() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The training plan computes what the replica computes under autograd: logits, gradients of every
+//! The training plan computes the same as the replica under autograd: logits, gradients of every
 //! parameter, running statistics.
 
 mod common;
@@ -49,7 +49,7 @@ fn apart(found: &Tensor, wanted: &Tensor) -> f64 {
     f64::try_from((&found - &wanted).norm() / wanted.norm().clamp_min(1e-12)).unwrap()
 }
 
-/// What one training step and one evaluation gave.
+/// The results of one training step and one evaluation.
 struct Found {
     logits: Tensor,
     gradients: Vec<Tensor>,
@@ -88,8 +88,8 @@ fn by_plan(graph: &Arc<Graph>, isa: Isa, input: &Tensor, weight: &Tensor) -> Opt
     Some(Found { logits, gradients, running, tested })
 }
 
-/// The plan must be no further from double precision than `factor` times autograd in single
-/// precision is, nor than a bound.
+/// The plan's error in double precision must be within `factor` times the error of single-precision
+/// autograd, or within a bound.
 fn check(graph: &Arc<Graph>, shape: [i64; 4]) {
     tch::manual_seed(3);
     let input = Tensor::randn(shape, (Kind::Float, Device::Cpu));
@@ -108,8 +108,8 @@ fn check(graph: &Arc<Graph>, shape: [i64; 4]) {
         let close = |what: &str, found: &Tensor, exact: &Tensor, single: &Tensor| {
             assert_eq!(found.size(), exact.size(), "{isa:?}: {what}");
             let (error, allowed) = (apart(found, exact), 1e-5 + 10.0 * apart(single, exact));
-            // Gradients that are zero but for rounding, as those of a bias before a normalisation,
-            // are compared with the largest one.
+            // Gradients that are zero except for rounding, such as those of a bias before a
+            // normalisation, are compared with the largest gradient.
             let absolute = f64::try_from((found.to_kind(Kind::Double) - exact).norm()).unwrap();
             assert!(
                 error < allowed || absolute < 1e-6 * largest,
@@ -144,7 +144,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let graph = Bundle::load(&common::bundle("convnet3-w128")).unwrap().graph;
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        // Tensors may not cross threads, numbers may.
+        // Tensors must not cross threads; numbers may.
         pool.install(|| {
             let input =
                 Tensor::arange(50 * 784, (Kind::Float, Device::Cpu)).sin().reshape([50, 1, 28, 28]);

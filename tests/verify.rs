@@ -1,5 +1,5 @@
-//! `scdd verify` through the command line: it passes on what ships, and names what is wrong with
-//! what was tampered with.
+//! `scdd verify` through the command line: it passes on shipped bundles, and reports what was
+//! changed in others.
 
 mod common;
 
@@ -61,8 +61,8 @@ fn a_backbone_without_classifier_verifies_by_its_features() {
     }
 }
 
-/// A copy of the teacher whose initialiser `name` has `change` applied to its element `index`;
-/// manifest and hashes agree with it.
+/// A copy of the teacher in which `change` is applied to element `index` of the initialiser `name`;
+/// manifest and hashes are updated.
 fn with_weight(name: &str, index: usize, change: impl Fn(f32) -> f32) -> Copied {
     let copy = copy_bundle(TEACHER);
     let mut model = ModelProto::decode(copy.read("model.onnx").as_slice()).unwrap();
@@ -101,8 +101,8 @@ fn one_changed_weight_is_found_and_its_node_named() {
     }
 }
 
-/// The teacher's golden probe with its gradient's products with `count` random directions in place
-/// of the gradient, each changed by `change`.
+/// Replaces the gradient in the teacher's golden probe by its products with `count` random
+/// directions, each changed by `change`.
 fn with_slopes(copy: &Copied, count: usize, change: impl Fn(f64) -> f64) {
     let bytes = copy.read("golden.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -161,7 +161,7 @@ fn side_tensors_that_differ_from_the_graph_are_refused() {
     ));
 }
 
-/// What `scdd verify` complains of after `spoil`.
+/// The error of `scdd verify` after `spoil`.
 fn complaint(spoil: impl FnOnce(&Copied)) -> String {
     let copy = copy_bundle(TEACHER);
     spoil(&copy);
@@ -179,7 +179,7 @@ fn with_side_value(copy: &Copied, name: &str, value: f32) {
     copy.replace("bn_stats.safetensors", &bytes);
 }
 
-/// Leaves the network's own statistics alone in the side tensors.
+/// Keeps only the network's own statistics in the side tensors.
 fn without_class_statistics(copy: &Copied) {
     let bytes = copy.read("bn_stats.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -293,7 +293,7 @@ fn unsupported_operators_are_listed_with_their_nodes() {
     assert!(message.contains("unsupported operators: Frobnicate ×17 (relu"), "{message}");
 }
 
-/// Networks that were changed for inference, or decide by themselves, are told at the start, in one
+/// Networks that were changed for inference, or output decisions, are refused at the start, in one
 /// sentence.
 #[test]
 fn graphs_that_leave_nothing_to_recover_from_are_refused() {

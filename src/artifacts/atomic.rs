@@ -1,5 +1,5 @@
-//! Writing aside, then renaming: what has its final name is whole, even after a kill or a power
-//! cut.
+//! Atomic writes: files and directories are written under a scratch name, then renamed. A final
+//! name always stands for complete contents, even after a kill or a power cut.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-/// Files and directories of this prefix are scratch: never part of a result, swept away on resume.
+/// The prefix of scratch files and directories. They are never part of a result and are removed on
+/// resume.
 pub const SCRATCH: &str = ".scdd-tmp-";
 
-/// The directory that `path` is in.
+/// The directory that contains `path`.
 pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A scratch file in the directory of `path`, to be [kept](keep) under that name. It gets the usual
-/// permissions of new files, not those of secrets that temporary files have.
+/// Creates a scratch file in the directory of `path`, to be [kept](keep) under that name. It gets
+/// the usual permissions of new files, not the private ones of temporary files.
 ///
 /// # Errors
 /// When the system refuses.
@@ -28,7 +29,7 @@ pub fn file_beside(path: &Path) -> io::Result<NamedTempFile> {
     builder.tempfile_in(parent(path))
 }
 
-/// Brings `file` to disk and gives it its name, replacing a file that has it.
+/// Syncs `file` to disk and renames it to `path`, replacing an existing file.
 ///
 /// # Errors
 /// When the system refuses.
@@ -38,25 +39,25 @@ pub fn keep(file: NamedTempFile, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes `path` whole or not at all.
+/// Writes `path` atomically.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = file_beside(path)?;
-    // Through the file itself: the wrapper's errors would name the scratch file.
+    // Writes through the inner file, because the wrapper's errors would name the scratch file.
     file.as_file_mut().write_all(bytes)?;
     keep(file, path)
 }
 
-/// A directory that is filled aside. What is not [kept](Self::keep) is removed.
+/// A directory that is filled under a scratch name. It is removed unless it is [kept](Self::keep).
 pub struct DirectoryAside {
     scratch: TempDir,
     inside: PathBuf,
 }
 
 impl DirectoryAside {
-    /// An empty one, beside `path`, whose own directory is created.
+    /// Creates an empty scratch directory beside `path`, and the parent directory if necessary.
     ///
     /// # Errors
     /// When the system refuses.
@@ -69,15 +70,15 @@ impl DirectoryAside {
         Ok(Self { scratch, inside })
     }
 
-    /// Where it is to be filled.
+    /// The scratch directory's path.
     pub fn path(&self) -> &Path {
         &self.inside
     }
 
-    /// Gives it its name.
+    /// Renames the scratch directory to `path`.
     ///
     /// # Errors
-    /// When the system refuses, for one because something of that name is there.
+    /// When the system refuses, for example because `path` exists.
     pub fn keep(self, path: &Path) -> io::Result<()> {
         fs::rename(&self.inside, path)?;
         self.scratch.close()

@@ -1,5 +1,4 @@
-//! The files that stages leave in their directories: what they are called, how they are written and
-//! read.
+//! The files in stage directories: their names, and how they are written and read.
 
 use std::path::{Path, PathBuf};
 
@@ -22,34 +21,34 @@ pub enum FileError {
     Damaged { path: PathBuf, what: String },
 }
 
-/// The ImageFolder of a set of images.
+/// The `ImageFolder` directory of an image set.
 pub const FOLDER: &str = "images";
-/// The store of soft labels.
+/// The soft-label store.
 pub const LABELS: &str = "labels.scdd";
-/// How a student's training went.
+/// The course of a student's training.
 pub const TRAINING: &str = "training.json";
-/// The verdict on a bundle.
+/// The verification verdict of a bundle.
 pub const VERDICT: &str = "verdict.json";
-/// What a verifier sees in images.
+/// A verifier's accuracy on images.
 pub const ACCURACY: &str = "accuracy.json";
-/// How a teacher does on real test images.
+/// A teacher's accuracy on real test images.
 pub const MEASURED: &str = "measured.json";
-/// What `r_bn: auto` is.
+/// The measured value of `r_bn: auto`.
 pub const AUTO: &str = "r_bn.json";
 
-/// The points of a batch's recovery, a line of JSON each; a batch whose file is there is complete.
+/// The loss curve of a batch's recovery, one line of JSON per point. The file is written when the
+/// batch is complete.
 pub fn curve(batch: usize) -> String {
     format!("curves/batch-{batch:05}.jsonl")
 }
 
-/// The file of an image.
+/// The path of an image.
 pub fn image(item: Item, classes: &[String]) -> PathBuf {
     let class = Path::new(FOLDER).join(png::class_dir(item.class as usize, classes));
     class.join(png::file_name(item.number as usize))
 }
 
-/// Writes each of `items` as a PNG of `images/<class>/`; `pixels` is `[N, C, H, W]`, a file appears
-/// whole or not at all.
+/// Writes each of `items` atomically as a PNG in `images/<class>/`; `pixels` is `[N, C, H, W]`.
 pub fn write_images(
     work: &WorkDir,
     classes: &[String],
@@ -72,7 +71,7 @@ pub fn write_json(work: &WorkDir, file: &str, value: &impl Serialize) -> Result<
     Ok(())
 }
 
-/// Reads what [`write_json`] wrote.
+/// Reads a file that [`write_json`] wrote.
 ///
 /// # Errors
 /// When the file is missing or damaged.

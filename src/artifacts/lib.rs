@@ -1,11 +1,11 @@
-//! All that lies on disk: what it is called, how it is written, and how it is read back.
+//! Everything on disk: names, formats, writing and reading.
 //!
-//! - [`atomic`]: files and directories that appear whole or not at all;
+//! - [`atomic`]: atomic writes of files and directories;
 //! - [`bundle`]: a network with its BN statistics, as the exporters wrote it;
 //! - [`stage`]: directories that hold the result of one stage each;
 //! - [`files`]: the files in those directories; [`records`]: the figures in these files;
-//! - [`labels`]: the store of soft labels;
-//! - [`own`]: files for people, which are replaced only as long as nobody edited them.
+//! - [`labels`]: the soft-label store;
+//! - [`own`]: generated files for people, which are replaced only if nobody edited them.
 
 pub mod atomic;
 pub mod bundle;

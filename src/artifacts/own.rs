@@ -1,9 +1,9 @@
-//! Files that scdd writes for people, and replaces when it writes them again: reports, tables,
+//! Generated files for people, which scdd replaces when it writes them again: reports, tables,
 //! charts, resolved experiments.
 //!
-//! Each says so in a line of its own, with the BLAKE3 of all its other bytes. A file without that
-//! line, or with other bytes, is somebody else's or was edited: it is never replaced. CSV files
-//! have no place for such a line; one is taken for scdd's if it has the same heading.
+//! Each has a line that says so, with the BLAKE3 of all its other bytes. A file without that line,
+//! or with other bytes, belongs to somebody else or was edited: it is never replaced. CSV files
+//! have no place for such a line; a CSV file counts as scdd's if it has the same heading.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ const MARK: &str =
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnError {
-    /// Something else is there.
+    /// The existing file is not scdd's, or was edited.
     #[error(
         "{} is not as scdd wrote it, or not scdd's at all, so it is not replaced: move it away, or let scdd write elsewhere",
         path.display()
@@ -26,22 +26,23 @@ pub enum OwnError {
         /// The file.
         path: PathBuf,
     },
-    /// What is there can't be read.
+    /// The existing file can't be read.
     #[error("cannot read {}, which would be replaced: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     #[error(transparent)]
     Write(#[from] StageError),
 }
 
-/// Whether `path` is free, or scdd's to replace; of a CSV file only [`write()`] knows.
+/// Checks that `path` is free or holds a file that scdd may replace. CSV files are checked only by
+/// [`write()`].
 ///
 /// # Errors
-/// When something else is there.
+/// When scdd must not replace the existing file.
 pub fn check(path: &Path) -> Result<(), OwnError> {
     let foreign = || OwnError::Foreign { path: path.to_path_buf() };
     match found(path)? {
@@ -50,11 +51,11 @@ pub fn check(path: &Path) -> Result<(), OwnError> {
     }
 }
 
-/// Writes `text` with its mark to `path`, whole or not at all. The form follows from the path's
-/// extension: HTML, SVG, Markdown, YAML, CSV, or JSON (an object over several lines).
+/// Writes `text` with its mark to `path`, atomically. The path's extension selects the form: HTML,
+/// SVG, Markdown, YAML, CSV, or JSON (an object over several lines).
 ///
 /// # Errors
-/// When something else is there, or the file can't be written.
+/// When scdd must not replace the existing file, or the file can't be written.
 pub fn write(path: &Path, text: &str) -> Result<(), OwnError> {
     let form = FileForm::of(path);
     let is_own = |known: &str| match form {
@@ -67,12 +68,13 @@ pub fn write(path: &Path, text: &str) -> Result<(), OwnError> {
     Ok(write_atomic(path, form.marked(text).as_bytes())?)
 }
 
-/// What is at `path`; bytes that are no text are nobody's text.
+/// The file at `path` as text, or `None` if nothing is there. Invalid UTF-8 is replaced, and then
+/// matches no mark.
 fn found(path: &Path) -> Result<Option<String>, OwnError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(None),
-        // A link to nothing is something, too.
+        // A dangling link exists too.
         Err(error)
             if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() =>
         {
@@ -103,7 +105,7 @@ impl FileForm {
         }
     }
 
-    /// `text` with the mark as its first line, or as its second where the first has to stay so.
+    /// `text` with the mark as its first line, or as its second if the first must stay first.
     fn marked(self, text: &str) -> String {
         let mark = format!("{MARK}{}", blake3::hash(text.as_bytes()));
         let (first, rest) = text.split_at(text.find('\n').map_or(0, |end| end + 1));
@@ -117,7 +119,7 @@ impl FileForm {
     }
 }
 
-/// Whether `text` has a mark, and its other bytes are those that the mark tells.
+/// Whether `text` has a mark whose hash matches its other bytes.
 fn is_own(text: &str) -> bool {
     let mut rest = String::with_capacity(text.len());
     let mut told = None;
@@ -193,7 +195,7 @@ mod tests {
             if name != "a.csv" {
                 refused(text.as_bytes());
                 refused((FileForm::of(&path).marked(text) + "# a note\n").as_bytes());
-                // A mark that was copied elsewhere.
+                // A mark copied from another file.
                 refused((FileForm::of(&path).marked("x\n").replace('x', "y")).as_bytes());
             }
         }
@@ -206,7 +208,7 @@ mod tests {
         }
     }
 
-    /// What a command of scdd wrote into the repository can be written again by the same command.
+    /// Each generated file in the repository can be replaced by the command that wrote it.
     #[test]
     fn the_repositorys_reports_are_replaced() {
         let docs = crate::in_repository("docs");

@@ -1,4 +1,4 @@
-//! The figures that stages record and that later stages or the report read.
+//! The figures that stages record for later stages and reports.
 
 use std::fmt;
 
@@ -15,13 +15,13 @@ pub struct Item {
 }
 
 impl Item {
-    /// The item's random stream for `purpose`; the same whatever batch or process it is in.
+    /// The item's random stream for `purpose`, independent of batch and process.
     pub fn stream(self, seed: u64, purpose: &str) -> ChaCha8Rng {
         rng::stream(seed, purpose, u64::from(self.class) << 32 | u64::from(self.number))
     }
 }
 
-/// The loss at one step. `loss = ce + r_bn · bn + priors`.
+/// The loss at one step: `loss = ce + r_bn · bn + priors`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     pub iteration: u32,
@@ -32,17 +32,17 @@ pub struct Point {
     pub bn: f64,
 }
 
-/// How many of a set's images a network puts into their classes.
+/// A network's accuracy on a set of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accuracy {
     pub images: usize,
-    /// Images whose class has the largest logit.
+    /// The number of images whose class has the largest logit.
     pub top1: usize,
-    /// Images whose class is among the five largest logits.
+    /// The number of images whose class is among the five largest logits.
     pub top5: usize,
 }
 
-/// A term of the loss, unweighted, at some images.
+/// An unweighted term of the loss, evaluated on some images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Term {
     pub loss: f64,
@@ -50,19 +50,19 @@ pub struct Term {
     pub gradient_norm: f64,
 }
 
-/// Both terms at the same images.
+/// Both terms, evaluated on the same images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
-    /// Mean cross entropy; none without a classifier.
+    /// Mean cross entropy; `None` without a classifier.
     pub ce: Option<Term>,
-    /// Σ over layers, the first one's multiplier included; none without statistics.
+    /// Sum over layers, including the first layer's multiplier; `None` without statistics.
     pub bn: Option<Term>,
 }
 
 impl Terms {
-    /// The `r_bn` at which both gradients are of equal norm, to three significant digits, so that
-    /// rounding in the last bits of a float does not make another experiment of it. None where a
-    /// term is missing or has no gradient.
+    /// The `r_bn` for which both gradients have equal norm. It has three significant digits, so
+    /// that rounding in the last bits of a float does not change the experiment. `None` if a term
+    /// is missing or has no gradient.
     pub fn balance(&self) -> Option<f64> {
         let ratio = self.ce?.gradient_norm / self.bn?.gradient_norm;
         let rounded = format!("{ratio:.2e}").parse().ok()?;
@@ -70,7 +70,7 @@ impl Terms {
     }
 }
 
-/// What `r_bn: auto` is for one teacher, and why.
+/// The measured `r_bn: auto` of one teacher, with its terms.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Auto {
     pub r_bn: f64,
@@ -90,23 +90,23 @@ impl fmt::Display for Auto {
     }
 }
 
-/// A student after one epoch.
+/// A student's figures after one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
-    /// From 1.
+    /// The epoch's number, from 1.
     pub epoch: u32,
     /// Mean over the epoch's batches.
     pub loss: f64,
-    /// On the whole test set, 0..=1, where it was measured.
+    /// Accuracy on the whole test set, 0..=1, if it was measured.
     pub accuracy: Option<f64>,
 }
 
-/// How a training went.
+/// The course of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
     /// Test accuracy after the last epoch, 0..=1.
     pub last: f64,
-    /// The highest test accuracy that was measured on the way: selected on the test set.
+    /// The highest measured test accuracy, 0..=1; it is selected on the test set.
     pub best: f64,
     pub best_epoch: u32,
     pub curve: Vec<Epoch>,

@@ -16,10 +16,10 @@ pub struct Clean {
     /// The experiments to keep: their YAML files, or directories of reports
     #[arg(required = true, value_name = "EXPERIMENT")]
     experiments: Vec<PathBuf>,
-    /// Where the stages are: in DIR/stages
+    /// The output directory; stages are in DIR/stages
     #[arg(long, value_name = "DIR", default_value = "runs")]
     output: PathBuf,
-    /// Remove what is listed
+    /// Remove the listed stages
     #[arg(long)]
     yes: bool,
 }
@@ -50,14 +50,16 @@ impl Clean {
             (0, _) => println!("every stage is needed"),
             (_, true) => println!("removed {count} stages, {sum}"),
             (_, false) => {
-                println!("{count} stages, {sum}, can go: the same command with --yes removes them")
+                println!(
+                    "{count} stages, {sum}, are not needed: the same command with --yes removes them"
+                )
             }
         }
         Ok(outcome(&needed))
     }
 
-    /// What the experiments need. Of one whose stages can't be listed, because its data has moved
-    /// for instance, those of its networks.
+    /// The stages that the experiments need. If an experiment's stages can't be listed, for example
+    /// because its data were moved, all stages of its networks are kept.
     fn needed(&self) -> anyhow::Result<Needed> {
         let (planner, mut needed) = (Planner::default(), Needed::default());
         let mut wrong = Vec::new();

@@ -1,4 +1,4 @@
-//! `scdd completions`: what shells complete `scdd` with.
+//! `scdd completions`: shell completions for `scdd`.
 
 use std::io::Write;
 

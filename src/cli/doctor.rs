@@ -1,10 +1,10 @@
-//! What `scdd doctor` prints.
+//! The output of `scdd doctor`.
 
 use serde::Serialize;
 
 use super::{CommandOutcome, Global};
 
-/// One thing that was looked for.
+/// The result of one check.
 #[derive(Serialize)]
 pub struct Finding {
     what: &'static str,
@@ -12,11 +12,11 @@ pub struct Finding {
     detail: String,
 }
 
-/// Without these nothing can be distilled; CUDA and further data sets are optional.
+/// Distillation needs these; CUDA and further data sets are optional.
 const NEEDED: [&str; 2] = ["libtorch", "ONNX Runtime"];
 
 impl Finding {
-    /// What was found, or why not.
+    /// The finding: a description, or the reason why nothing was found.
     pub fn new<T: ToString, E: ToString>(what: &'static str, result: Result<T, E>) -> Self {
         match result {
             Ok(detail) => Self { what, found: true, detail: detail.to_string() },
@@ -25,7 +25,7 @@ impl Finding {
     }
 }
 
-/// Prints `findings`; the check has failed where something is missing that is needed.
+/// Prints `findings`. The check fails if something needed is missing.
 pub fn print(global: &Global, findings: &[Finding]) -> anyhow::Result<CommandOutcome> {
     if global.json {
         println!("{}", serde_json::to_string_pretty(findings)?);

@@ -1,4 +1,4 @@
-//! `scdd export-set`: distilled images for others.
+//! `scdd export-set`: exports distilled sets in common formats.
 
 use std::path::PathBuf;
 
@@ -7,20 +7,19 @@ use super::{CommandOutcome, Global};
 use scdd_experiment::export::{Format, export};
 use scdd_experiment::run::distilled::distilled_sets;
 
-/// Write every distilled set of a complete experiment for others: images, soft labels, and a data
-/// card
+/// Export every distilled set of a complete experiment: images, soft labels, and a data card
 #[derive(clap::Args)]
 pub struct ExportSet {
     /// The experiment's YAML file, or the directory of its report
     #[arg(value_name = "EXPERIMENT")]
     experiment: PathBuf,
-    /// The form of the images
+    /// The format of the images
     #[arg(long = "as", value_name = "FORMAT")]
     format: Format,
-    /// Where the sets go, a directory each
+    /// The target directory, with a subdirectory per set
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// Where the stages are: in DIR/stages
+    /// The output directory; stages are in DIR/stages
     #[arg(long, value_name = "DIR", default_value = "runs")]
     output: PathBuf,
 }

@@ -1,8 +1,8 @@
-//! The command line: what every command takes, and one file for each command that needs no network.
-//! The others are the worker's: they are parsed here too, and handed on as [`WorkerCommand`].
+//! The command line: options of all commands, and one file for each command that needs no network.
+//! The other commands are parsed here and handed to the worker as a [`WorkerCommand`].
 //!
-//! Only this module and the worker's commands print. Exit codes: 0 done, 1 a check failed or a
-//! part of an experiment, 2 bad usage, configuration or input.
+//! Only this crate and the worker's commands print. Exit codes: 0 done, 1 a check or some rows of
+//! an experiment failed, 2 bad usage, configuration or input.
 
 mod clean;
 mod completions;
@@ -36,7 +36,7 @@ Exit codes:
   1  a check failed, or some rows of an experiment
   2  bad usage, configuration or input";
 
-/// Distils an image data set into a few synthetic images per class, out of nothing but a pretrained
+/// Distils an image data set into a few synthetic images per class, using only a pretrained
 /// network.
 #[derive(Parser)]
 #[command(name = "scdd", bin_name = "scdd", version, max_term_width = 100, after_help = EXIT_CODES)]
@@ -47,19 +47,19 @@ struct Cli {
     command: Command,
 }
 
-/// Options of every subcommand.
+/// Options of all subcommands.
 #[derive(Args)]
 pub struct Global {
     /// Print results as JSON on standard output
     #[arg(long, global = true)]
     pub json: bool,
-    /// ONNX Runtime's library, instead of ORT_DYLIB_PATH or the checkout's Python environment
+    /// The ONNX Runtime library, instead of ORT_DYLIB_PATH or the checkout's Python environment
     #[arg(long, global = true, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
     /// Report no progress
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say on standard error what is used: directories of stages, locks, libraries, the device
+    /// Report used resources on standard error: directories of stages, locks, libraries, the device
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
@@ -71,15 +71,14 @@ enum Command {
     Verify(Verify),
     Calibrate(Calibrate),
     Inspect(Inspect),
-    /// Recover the synthetic images of an experiment, and draw the real ones of its baselines
+    /// Recover the synthetic images of an experiment, and choose the real images of its baselines
     Recover(ExperimentArgs),
     /// Recover as needed, then store the teachers' soft labels
     Relabel(ExperimentArgs),
     /// Recover and relabel as needed, then train and test the students
     Validate(ExperimentArgs),
     Report(report::Report),
-    /// Run a whole experiment: recover, relabel, validate, report; what is complete is not done
-    /// again
+    /// Run a whole experiment: recover, relabel, validate, report; complete stages are kept
     Run(ExperimentArgs),
     Status(status::Status),
     Clean(clean::Clean),
@@ -95,20 +94,20 @@ pub enum WorkerCommand {
     Verify(Verify),
     Calibrate(Calibrate),
     Inspect(Inspect),
-    /// An experiment is to be taken to a goal.
+    /// Run an experiment up to a goal.
     Run(ExperimentArgs, Goal),
 }
 
-/// What a subcommand found.
+/// The outcome of a subcommand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandOutcome {
     Done,
-    /// A check failed, or some rows of an experiment; what was found is printed.
+    /// A check or some rows of an experiment failed; the findings are printed.
     CheckFailed,
 }
 
-/// Runs the command that the process's arguments name, by `worker` where it needs networks. To be
-/// called before there are threads.
+/// Runs the command in the process's arguments, with `worker` if it needs networks. Must be called
+/// before any thread starts.
 pub fn main(
     worker: impl FnOnce(&Global, WorkerCommand) -> anyhow::Result<CommandOutcome>,
 ) -> ExitCode {
@@ -156,7 +155,7 @@ fn run(
     }
 }
 
-/// The error and its causes on one line, without the causes that a message already quotes.
+/// The error and its causes on one line. Causes that a message quotes already are omitted.
 fn describe(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
         "" => cause,

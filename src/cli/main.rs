@@ -1,9 +1,9 @@
-//! The `scdd` program: does by itself what needs no network. For all else it becomes `scdd-worker`
-//! with the same arguments, in an environment in which libtorch runs well.
+//! The `scdd` program. It runs commands that need no network. For all other commands it becomes
+//! `scdd-worker` with the same arguments, with the environment that libtorch needs.
 //!
-//! OpenMP, which libtorch brings, reads its settings before `main`. Its default of spinning while
-//! it waits for a thread that was descheduled makes small networks several times slower wherever
-//! other programs share the cores, so waiting threads are told to yield.
+//! libtorch contains OpenMP, which reads its settings before `main`. By default, threads that wait
+//! for a descheduled thread spin. That makes small networks several times slower if other programs
+//! use the cores, so waiting threads are set to yield.
 
 use std::ffi::CString;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ use anyhow::anyhow;
 use scdd_cli::doctor::{self, Finding};
 use scdd_cli::{CommandOutcome, Global, WorkerCommand};
 
-/// Where libtorch was when the program was built; `scdd-worker` looks for it there.
+/// The directory of libtorch at build time, where `scdd-worker` looks for it.
 const TORCH: &str = concat!(env!("SCDD_SITE_PACKAGES"), "/torch/lib");
 const LIBRARY: &str =
     if cfg!(target_os = "macos") { "libtorch_cpu.dylib" } else { "libtorch_cpu.so" };
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 
 fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> {
     let scdd = std::env::current_exe();
-    // An installed program lies in site-packages/scdd/bin.
+    // An installed program is in site-packages/scdd/bin.
     let beside =
         scdd.as_ref().ok().and_then(|path| Some(path.ancestors().nth(3)?.join("torch/lib")));
     let is_beside = beside.is_some_and(|torch| torch.join(LIBRARY).is_file());
@@ -45,7 +45,8 @@ fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> 
     Err(anyhow!("cannot start scdd-worker, which belongs beside scdd: {failure}"))
 }
 
-/// Why the system's loader would not start `scdd-worker`, in better words than it has.
+/// Explains why the system's loader can't start `scdd-worker`; its own message is hard to
+/// understand.
 fn torch_is_missing(torch: &str, library: &str) -> Option<String> {
     if Path::new(torch).join(library).is_file() || can_be_loaded(library) {
         return None;
@@ -56,7 +57,7 @@ fn torch_is_missing(torch: &str, library: &str) -> Option<String> {
     ))
 }
 
-/// Whether the loader finds `library` somewhere else, as LD_LIBRARY_PATH tells it.
+/// Whether the loader finds `library` elsewhere, for example by LD_LIBRARY_PATH.
 fn can_be_loaded(library: &str) -> bool {
     let Ok(name) = CString::new(library) else { return false };
     // SAFETY: the name is a string that outlives the call. Loading runs the library's initialisers,
@@ -64,7 +65,7 @@ fn can_be_loaded(library: &str) -> bool {
     !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY) }.is_null()
 }
 
-/// Replaces this process; returns only where that fails.
+/// Replaces this process. Returns only on failure.
 fn start(mut worker: Command) -> std::io::Error {
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         worker.env("OMP_WAIT_POLICY", "passive");

@@ -10,7 +10,8 @@ use scdd_artifacts::stage::write_atomic;
 /// Write the manual pages, scdd.1 and one for each command, made from the table of commands
 #[derive(clap::Args)]
 pub struct Man {
-    /// Where they go, such as ~/.local/share/man/man1; pages of the same names are replaced
+    /// The target directory, such as ~/.local/share/man/man1; existing pages of the same names are
+    /// replaced
     #[arg(value_name = "DIR")]
     to: PathBuf,
 }

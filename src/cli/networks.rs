@@ -1,12 +1,12 @@
-//! What the commands that need networks take; the worker runs them.
+//! Arguments of the commands that need networks; the worker runs them.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use scdd_data::registry;
 
-/// Say what was found: versions, ONNX Runtime and its execution providers, CUDA or why not, data
-/// sets
+/// Report the environment: versions, ONNX Runtime and its execution providers, CUDA or why it is
+/// missing, data sets
 #[derive(clap::Args)]
 pub struct Doctor {}
 
@@ -32,27 +32,27 @@ pub struct Calibrate {
     pub bundle: PathBuf,
     #[arg(long, value_name = "NAME|DIR", help = of_data("The data set whose training images are measured"))]
     pub data: String,
-    /// How many images, drawn at random, equally many of each class
+    /// The number of images, drawn at random with equally many of each class
     #[arg(long, default_value_t = NonZeroUsize::new(1000).unwrap_or(NonZeroUsize::MIN))]
     pub images: NonZeroUsize,
-    /// Keep every class's statistics too, for `recover.class_share`
+    /// Also keep statistics per class, for `recover.class_share`
     #[arg(long)]
     pub per_class: bool,
-    /// Keep the statistics of patches too, this many per side, for `recover.r_patch`
+    /// Also keep statistics per patch, with this many patches per side, for `recover.r_patch`
     #[arg(long, value_name = "N", value_parser = side)]
     pub patches: Option<usize>,
-    /// Measure at these nodes; by default at all layer normalisations (their inputs), or else at
-    /// all convolutions (their outputs)
+    /// The nodes to measure; by default the inputs of all layer normalisations, or else the outputs
+    /// of all convolutions
     #[arg(long = "node", value_name = "NAME")]
     pub nodes: Vec<String>,
-    /// The new bundle's directory, which gives it its name; by default the old one's with
+    /// The new bundle's directory, whose name becomes the bundle's; by default the old one's with
     /// `-calibrated` added
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 
 /// Compare teachers by their BN statistics (quantiles, entropy, effective rank) and by the
-/// gradients that these and cross entropy give
+/// gradients of the BN statistics term and of cross entropy
 #[derive(clap::Args)]
 pub struct Inspect {
     /// Bundle directories
@@ -60,18 +60,18 @@ pub struct Inspect {
     pub bundles: Vec<PathBuf>,
     #[arg(long, value_name = "NAME|DIR", help = of_data("Also measure gradients at training images of this data set"))]
     pub data: Option<String>,
-    /// How many images gradients are measured at, all in one batch
+    /// The number of images at which gradients are measured, all in one batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub images: u32,
-    /// Draws the images, equally many of each class
+    /// The seed that draws the images, equally many of each class
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Where inspect.html, inspect.csv and inspect.json go
+    /// The output directory of inspect.html, inspect.csv and inspect.json
     #[arg(long, value_name = "DIR", default_value = "runs/inspect")]
     pub out: PathBuf,
 }
 
-/// The help of an option that names data.
+/// The help of an option that names a data set.
 fn of_data(what: &str) -> String {
     format!("{what}: a name ({}) or an image folder", registry::names().join(", "))
 }

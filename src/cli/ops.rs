@@ -1,4 +1,4 @@
-//! `scdd ops`: which ONNX operators are supported.
+//! `scdd ops`: lists the supported ONNX operators.
 
 use super::{CommandOutcome, Global};
 use scdd_graph::support::{Conformance, table};

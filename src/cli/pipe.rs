@@ -1,9 +1,10 @@
-//! What happens when the reader of our output (`| head`) has gone.
+//! Handles a closed output pipe (`| head`).
 
-/// Rust ignores SIGPIPE and panics in `println!`; other programs end quietly, and so does this one.
+/// Rust ignores SIGPIPE, so `println!` panics. Other programs end quietly on SIGPIPE, and this
+/// restores that.
 #[cfg(unix)]
 pub fn die_of_broken_pipes() {
-    // SAFETY: restores the system's own handling of one signal, and no other thread exists yet.
+    // SAFETY: restores the system's default handler of one signal, and no other thread exists yet.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }

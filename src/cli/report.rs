@@ -1,4 +1,4 @@
-//! `scdd report`: the report of a complete experiment, written again, or several of them in one.
+//! `scdd report`: writes the report of a complete experiment again, or compares several.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use scdd_experiment::config::Experiment;
 use scdd_experiment::report::{self, Results};
 use scdd_experiment::run::{Goal, Run};
 
-/// Write the report of a complete experiment again, or compare several; makes nothing else
+/// Write the report of a complete experiment again, or compare several; makes no stage
 #[derive(clap::Args)]
 pub struct Report {
     /// Experiment files, directories of reports, or snapshots (.json)
@@ -19,18 +19,18 @@ pub struct Report {
     /// Override a key in every experiment file, for example --set name=other
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where the stages are: in DIR/stages; the report of one experiment goes to DIR/<experiment's
-    /// name>
+    /// The output directory: stages are in DIR/stages; the report of one experiment goes to
+    /// DIR/<experiment's name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     output: PathBuf,
-    /// Write the comparison's page and tables into this directory, which gives it its name
+    /// Write the comparison's page and tables into this directory, whose name becomes its title
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// Also write the table as Markdown, with its charts as SVG files beside it
     #[arg(long, value_name = "FILE.md")]
     markdown: Option<PathBuf>,
-    /// Also write the table with its costs, and all that this command needs to show it again, as
-    /// one small file
+    /// Also write the table with its costs, and everything that this command needs to show it
+    /// again, as one small file
     #[arg(long, value_name = "FILE.json")]
     snapshot: Option<PathBuf>,
 }
@@ -80,7 +80,7 @@ impl Report {
         Ok(report::write_markdown(results, path, &command)?)
     }
 
-    /// The report as it lies, or what the stages of an experiment file say.
+    /// The existing report, or the results of an experiment file's stages.
     fn read(&self, experiment: &Path) -> anyhow::Result<Results> {
         if !is_report(experiment) {
             return Ok(self.rewrite(experiment)?.0);
@@ -93,7 +93,7 @@ impl Report {
         Ok(report::read(experiment)?)
     }
 
-    /// The report of one experiment, and its directory.
+    /// Writes the report of one experiment again. Returns it and its directory.
     fn rewrite(&self, experiment: &Path) -> anyhow::Result<(Results, PathBuf)> {
         let experiment = Experiment::load(experiment, &self.overrides)?;
         let finished = Run::open(&experiment, &self.output, Goal::Report)?.collect(&tell)?;
@@ -105,12 +105,12 @@ fn tell(what: &str) {
     eprintln!("{what}");
 }
 
-/// Whether `path` is a report that is to be read, not an experiment whose stages are.
+/// Whether `path` is a report to read, not an experiment file.
 fn is_report(path: &Path) -> bool {
     path.is_dir() || path.extension().is_some_and(|extension| extension == "json")
 }
 
-/// The table, and where the page is.
+/// Prints the table, and the page's path.
 pub fn print(
     global: &Global,
     results: &Results,

@@ -1,4 +1,4 @@
-//! What `scdd run` and its parts (`recover`, `relabel`, `validate`) take, and what they would do:
+//! Arguments of `scdd run` and its parts (`recover`, `relabel`, `validate`), and their plan:
 //! `--dry-run`.
 
 use std::num::NonZeroUsize;
@@ -11,7 +11,7 @@ use scdd_experiment::report;
 use scdd_experiment::run::Goal;
 use scdd_experiment::run::plan::{Planned, Planner, RunPlan};
 
-/// What every command on an experiment takes.
+/// Arguments of all commands on an experiment.
 #[derive(clap::Args)]
 pub struct ExperimentArgs {
     /// The experiment's YAML file
@@ -20,26 +20,25 @@ pub struct ExperimentArgs {
     /// Override a key, for example --set recover.iterations=100
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where results go: stages in DIR/stages, the report in DIR/<experiment's name>
+    /// The output directory: stages go to DIR/stages, the report to DIR/<experiment's name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     pub output: PathBuf,
-    /// Make at most N stages at once; by default as many as the CPU has cores and memory for. With
-    /// CUDA it is always one
+    /// Make at most N stages at once; by default as many as the CPU has cores and memory for;
+    /// always one with CUDA
     #[arg(long, short, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// Print what would be done: every stage, whether it is complete, and what it is expected to
-    /// cost
+    /// Print the plan only: every stage, whether it is complete, and its expected cost
     #[arg(long)]
     pub dry_run: bool,
 }
 
 impl ExperimentArgs {
-    /// The experiment, its overrides put in.
+    /// The experiment with its overrides.
     pub fn load(&self) -> Result<Experiment, ConfigError> {
         Experiment::load(&self.experiment, &self.overrides)
     }
 
-    /// Prints what taking the experiment to `goal` would do.
+    /// Prints the plan of a run of the experiment up to `goal`.
     pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<CommandOutcome> {
         print_plan(global, &Planner::default().plan(&self.load()?, &self.output, goal)?)
     }
@@ -89,7 +88,8 @@ fn cost(stage: &Planned) -> String {
     }
 }
 
-/// What is left to do, such as `≈ 12 min`; what was never timed, as images through a network.
+/// The remaining cost, such as `≈ 12 min`; work without a measured time is given in images through
+/// a network.
 pub fn total(seconds: f64, passes: u64) -> String {
     let untimed =
         format!("{passes} passes (images through a network), of which none was timed here yet");

@@ -1,9 +1,9 @@
-//! `scdd schema`: what an experiment file may hold, for editors.
+//! `scdd schema`: the schema of experiment files, for editors.
 
 use super::CommandOutcome;
 use scdd_experiment::config;
 
-/// Print the JSON schema of experiment files, from which editors complete and check them
+/// Print the JSON schema of experiment files, which editors use to complete and check them
 #[derive(clap::Args)]
 pub struct Schema {}
 

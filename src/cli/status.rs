@@ -1,4 +1,4 @@
-//! `scdd status`: how far experiments are.
+//! `scdd status`: the state of experiments.
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +14,14 @@ use scdd_experiment::config::Experiment;
 use scdd_experiment::run::plan::{Other, Planner, RunPlan, others};
 use scdd_experiment::run::{Goal, RESOLVED};
 
-/// Say for each experiment what is complete, running, interrupted and missing
+/// Print the complete, running, interrupted and missing stages of each experiment
 #[derive(clap::Args)]
 pub struct Status {
     /// Experiment files, or directories of reports; by default every report in the output
     /// directory, and all other stages
     #[arg(value_name = "EXPERIMENT")]
     experiments: Vec<PathBuf>,
-    /// Where the stages and reports are
+    /// The output directory of stages and reports
     #[arg(long, value_name = "DIR", default_value = "runs")]
     output: PathBuf,
 }
@@ -76,7 +76,7 @@ fn print_plan(plan: &RunPlan) {
     }
 }
 
-/// Stages of experiments that nobody named, kind by kind, and those that are not complete by name.
+/// Prints stages of other experiments, counted by kind, and incomplete ones by name.
 fn print_others(others: &[Other], output: &Path, is_all: bool) {
     let mut kinds: IndexMap<&str, Vec<&Other>> = IndexMap::new();
     others.iter().for_each(|one| kinds.entry(&one.stage).or_default().push(one));
@@ -101,7 +101,7 @@ fn print_others(others: &[Other], output: &Path, is_all: bool) {
     }
 }
 
-/// The resolved experiments that lie beside reports below `output`, sorted.
+/// The resolved experiments beside reports below `output`, sorted.
 fn reports(output: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let list = || {
         std::fs::read_dir(output)?
@@ -116,13 +116,13 @@ fn reports(output: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// An experiment by its YAML file or its report's directory.
+/// Loads an experiment from its YAML file or its report's directory.
 pub fn load(path: &Path) -> anyhow::Result<Experiment> {
     let file = if path.is_dir() { path.join(RESOLVED) } else { path.to_path_buf() };
     Ok(Experiment::load(&file, &[])?)
 }
 
-/// Such as `5 complete, 1 running`.
+/// For example `5 complete, 1 running`.
 fn counts(found: impl Iterator<Item = State>) -> String {
     let found: Vec<State> = found.collect();
     let count = |wanted: State| found.iter().filter(|state| **state == wanted).count();

@@ -1,7 +1,6 @@
 //! Augmentations beyond crops and flips: RandAugment on pixels, DSA on normalised views.
 //!
-//! An [`Operation`] is one step with its drawn parameters, so that whoever holds it repeats it
-//! exactly.
+//! An [`Operation`] is one step with its drawn parameters. It can be stored and repeated exactly.
 
 use rand::{Rng, RngExt};
 use schemars::JsonSchema;
@@ -9,72 +8,72 @@ use serde::{Deserialize, Serialize};
 
 use super::{DataError, Size};
 
-/// Magnitudes that RandAugment divides its ranges into (torchvision's default).
+/// The number of steps into which RandAugment divides its ranges (torchvision's default).
 const BINS: f32 = 31.0;
-/// No operation's value is larger: images have at most so many pixels a side.
+/// The upper bound of an operation's values: images have at most so many pixels a side.
 const LARGEST: f32 = 65_535.0;
-/// torchvision's `rgb_to_grayscale`.
+/// Weights of torchvision's `rgb_to_grayscale`.
 const LUMA: [f32; 3] = [0.2989, 0.587, 0.114];
 
 /// How views are augmented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Augment {
-    /// RandAugment (arXiv 1909.13719) as torchvision has it for tensors: on an image's pixels,
-    /// before its view is cut out.
+    /// RandAugment (arXiv 1909.13719) as torchvision has it for tensors. It acts on an image's
+    /// pixels, before the view is cropped.
     RandAugment {
         /// Operations per view, 1 to 16. Published: 2 (EDC).
         #[schemars(range(min = 1, max = 16))]
         operations: u8,
-        /// How strong they are, 0 to 30. Published: 9 (EDC).
+        /// Strength of the operations, 0 to 30. Published: 9 (EDC).
         #[schemars(range(max = 30))]
         magnitude: u8,
     },
-    /// DSA (arXiv 2102.08259), on a normalised view: of colour, crop, cutout, flip, scale and
-    /// rotation one for each batch, its parameters anew for each view. Published: by DSA, DM and
-    /// CIM in place of crops and flips.
+    /// DSA (arXiv 2102.08259), on a normalised view. Each batch draws one of colour, crop, cutout,
+    /// flip, scale and rotation; each view draws its own parameters. Published: by DSA, DM and CIM
+    /// in place of crops and flips.
     Dsa {},
 }
 
-/// What an operation does, and to what.
+/// The kinds of operations, with the meaning of [`Operation::values`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
     Identity,
-    /// By the value, along rows.
+    /// Shear along rows, by the value.
     ShearX,
     ShearY,
-    /// By the value in whole pixels.
+    /// Translation by the value, in whole pixels.
     TranslateX,
     TranslateY,
-    /// By the value in degrees, counter-clockwise.
+    /// Rotation counter-clockwise by the value, in degrees.
     Rotate,
-    /// The four of factor 1 + value.
+    /// This and the next three: blending with the factor 1 + value.
     Brightness,
     Color,
     Contrast,
     Sharpness,
-    /// To the value's number of bits.
+    /// Keeps as many high bits as the value says.
     Posterize,
-    /// From the value on.
+    /// Inverts pixels that are at least the value.
     Solarize,
     AutoContrast,
     Equalize,
-    /// DSA's: brightness, saturation and contrast, by three uniform numbers.
+    /// DSA's colour: brightness, saturation and contrast, by three uniform numbers.
     DsaColor,
-    /// By so many rows and columns, zeros behind.
+    /// DSA's crop: a shift by so many rows and columns, filled with zeros.
     DsaCrop,
-    /// A box of half the sides around a row and a column becomes zeros.
+    /// DSA's cutout: a box of half the sides, centred on a row and a column, becomes zeros.
     DsaCutout,
-    /// Where the value is not 0.
+    /// DSA's flip, if the value is not 0.
     DsaFlip,
-    /// By two factors.
+    /// DSA's scale, by two factors.
     DsaScale,
-    /// By so many radians.
+    /// DSA's rotation, in radians.
     DsaRotate,
 }
 
-/// All, in the order of their numbers.
+/// All kinds, in the order of their numbers.
 const KINDS: [Kind; 20] = [
     Kind::Identity,
     Kind::ShearX,
@@ -97,23 +96,22 @@ const KINDS: [Kind; 20] = [
     Kind::DsaScale,
     Kind::DsaRotate,
 ];
-/// How many of them are RandAugment's.
+/// The number of RandAugment's kinds, which come first.
 const RAND_AUGMENT: usize = 14;
 
 impl Kind {
-    /// The kind of this number.
+    /// The kind with this number.
     pub fn of(number: u32) -> Option<Self> {
         KINDS.get(number as usize).copied()
     }
 
-    /// Whether it acts on normalised views, not on pixels.
+    /// Whether the kind acts on normalised views instead of pixels.
     pub fn is_dsa(self) -> bool {
         self as usize >= RAND_AUGMENT
     }
 }
 
-/// One step of an augmentation. What `values` are, [`Kind`] says; those that it does not need are
-/// 0.
+/// One step of an augmentation. [`Kind`] gives the meaning of `values`; unused ones are 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Operation {
     pub kind: Kind,
@@ -121,7 +119,7 @@ pub struct Operation {
 }
 
 impl Augment {
-    /// Operations per view.
+    /// The number of operations per view.
     pub fn per_view(self) -> usize {
         match self {
             Augment::RandAugment { operations, .. } => operations.into(),
@@ -129,14 +127,14 @@ impl Augment {
         }
     }
 
-    /// Whether `operation` can be one of its own.
+    /// Whether this augmentation can draw `operation`.
     pub fn has(self, operation: &Operation) -> bool {
         operation.kind.is_dsa() == matches!(self, Augment::Dsa {})
             && operation.values.iter().all(|v| v.abs() <= LARGEST)
     }
 
-    /// Operations of a batch of `count` views, one view's after another's, `[count · per_view]`.
-    /// `source` is the size of the images, `view` that of the views.
+    /// Draws the operations of a batch of `count` views, view after view, `[count · per_view]`.
+    /// `source` is the size of the images, `view` the size of the views.
     pub fn draw(
         self,
         rng: &mut impl Rng,
@@ -200,7 +198,7 @@ fn dsa(rng: &mut impl Rng, kind: Kind, size: Size) -> Operation {
     Operation { kind, values }
 }
 
-/// The side of DSA's cutout.
+/// The side of DSA's cutout box.
 fn cutout(side: i64) -> i64 {
     (side as f32 * 0.5 + 0.5) as i64
 }
@@ -209,7 +207,7 @@ impl Operation {
     /// Applies one of RandAugment's operations to the pixels of an image, `[C, H, W]`, C = 1 or 3.
     ///
     /// # Errors
-    /// When it is one of DSA's, or the pixels are not so many.
+    /// When the operation is one of DSA's, or the number of pixels does not match.
     pub fn apply_to_pixels(
         &self,
         pixels: &mut Vec<u8>,
@@ -268,7 +266,7 @@ impl Operation {
     /// Applies one of DSA's operations to a normalised view, `[C, H, W]`.
     ///
     /// # Errors
-    /// When it is one of RandAugment's, or the values are not so many.
+    /// When the operation is one of RandAugment's, or the number of values does not match.
     pub fn apply_to_view(&self, view: &mut [f32], size: Size) -> Result<(), DataError> {
         let plane = size.height * size.width;
         if !self.kind.is_dsa() || plane == 0 || !view.len().is_multiple_of(plane) {
@@ -293,8 +291,8 @@ impl Operation {
             Kind::DsaCutout => {
                 let (rows, columns) = (cutout(height), cutout(width));
                 let (top, left) = (first as i64 - rows / 2, second as i64 - columns / 2);
-                // Beyond an edge the box is cut off at it, and its outermost row and column there
-                // become zeros too.
+                // The box is clamped to the image, so a box beyond an edge still clears the edge's
+                // row or column.
                 let rows = top.clamp(0, height - 1)..=(top + rows - 1).clamp(0, height - 1);
                 let columns = left.clamp(0, width - 1)..=(left + columns - 1).clamp(0, width - 1);
                 each_plane(
@@ -325,8 +323,7 @@ impl Operation {
     }
 }
 
-/// factor · pixel + (1 − factor) · other(pixel, place), cut off at 0 and 255 and at the level
-/// below.
+/// factor · pixel + (1 − factor) · other(pixel, place), clamped to 0..=255 and rounded down.
 fn blend(pixels: &mut [u8], other: impl Fn(u8, usize) -> f32, factor: f64) {
     let (own, rest) = (factor as f32, (1.0 - factor) as f32);
     for (place, pixel) in pixels.iter_mut().enumerate() {
@@ -335,7 +332,7 @@ fn blend(pixels: &mut [u8], other: impl Fn(u8, usize) -> f32, factor: f64) {
     }
 }
 
-/// The levels of gray `[H · W]`, each cut off at the level below.
+/// Gray levels `[H · W]`, rounded down.
 fn gray(pixels: &[u8], plane: usize) -> Vec<f32> {
     if pixels.len() == plane {
         return pixels.iter().map(|&p| f32::from(p)).collect();
@@ -345,7 +342,7 @@ fn gray(pixels: &[u8], plane: usize) -> Vec<f32> {
     (0..plane).map(|place| (at(place, 0) + at(place, 1) + at(place, 2)).trunc()).collect()
 }
 
-/// Where each pixel of a moved plane comes from; zeros where that is outside.
+/// Shears, shifts or rotates a plane by nearest-neighbour sampling; pixels from outside are 0.
 fn moved(plane: &[u8], size: Size, kind: Kind, value: f32) -> Vec<u8> {
     let value = f64::from(value);
     let (middle_row, middle_column) =
@@ -372,7 +369,8 @@ fn moved(plane: &[u8], size: Size, kind: Kind, value: f32) -> Vec<u8> {
     (0..plane.len()).map(value).collect()
 }
 
-/// The 3×3 mean with the middle five times, to the nearest level; edges stay.
+/// The 3×3 mean with fivefold weight of the centre, rounded to the nearest level. Border pixels
+/// stay as they are.
 fn blurred(plane: &[u8], size: Size) -> Vec<f32> {
     let mut blurred: Vec<f32> = plane.iter().map(|&p| f32::from(p)).collect();
     for row in 1..size.height - 1 {
@@ -387,7 +385,7 @@ fn blurred(plane: &[u8], size: Size) -> Vec<f32> {
     blurred
 }
 
-/// From the darkest and brightest level to 0 and 255.
+/// Stretches levels so that the darkest becomes 0 and the brightest 255.
 fn stretch(plane: &mut [u8]) {
     let (Some(&low), Some(&high)) = (plane.iter().min(), plane.iter().max()) else { return };
     if low < high {
@@ -396,7 +394,7 @@ fn stretch(plane: &mut [u8]) {
     }
 }
 
-/// To an even histogram, as PIL does it.
+/// Equalises the histogram as PIL does.
 fn equalize(plane: &mut [u8]) {
     let mut histogram = [0usize; 256];
     plane.iter().for_each(|&p| histogram[usize::from(p)] += 1);
@@ -423,7 +421,7 @@ fn each_plane(view: &mut [f32], plane: usize, value: impl Fn(&[f32], i64, i64) -
     }
 }
 
-/// Brightness, saturation, contrast.
+/// Changes brightness, saturation and contrast.
 fn recolour(view: &mut [f32], plane: usize, [brightness, saturation, contrast]: [f32; 3]) {
     view.iter_mut().for_each(|x| *x += brightness - 0.5);
     let channels = view.len() / plane;

@@ -1,9 +1,9 @@
-//! Lists the data sets of `datasets/`, so that adding one is adding one file.
+//! Lists the data sets of `datasets/`, so that a new data set needs only a new file.
 
 use std::path::Path;
 use std::{env, fs};
 
-// What fails here ends the build, which nobody can go on with: cargo shows the reason.
+// A failure ends the build, and cargo shows its reason.
 fn main() {
     // Cargo sets CARGO_MANIFEST_DIR and OUT_DIR for every build script.
     let folder =
@@ -26,7 +26,7 @@ fn main() {
     let list = format!(
         "pub static NAMES: [&str; {count}] = [{names}];\nstatic TEXTS: [&str; {count}] = [{texts}];\n"
     );
-    // Cargo made this directory for this script to write to.
+    // Cargo creates this directory for build scripts.
     let out = env::var("OUT_DIR").expect("cargo sets it");
     fs::write(Path::new(&out).join("datasets.rs"), list)
         .expect("cargo's output directory can be written");

@@ -1,4 +1,4 @@
-//! Reads CIFAR-10 and CIFAR-100: the binary version and the pickled one for Python.
+//! Reads CIFAR-10 and CIFAR-100, in the binary and in the pickled Python version.
 
 use super::pickle::{self, PickleValue};
 use super::{DataError, Dataset, memory, png};
@@ -10,16 +10,16 @@ use std::path::Path;
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
 const REMEDY: &str = "unpack the data set's archive again";
-/// More than any of the files; CIFAR-100's training file has 155 MB.
+/// The upper bound of a file's size. The largest, CIFAR-100's training file, has 155 MB.
 const MAX_BYTES: u64 = 1 << 30;
-/// Where the binary versions name their classes.
+/// The files that name the classes of the binary versions.
 const NAMES: [&str; 2] = ["batches.meta.txt", "fine_label_names.txt"];
-/// Where the pickled versions name their classes, and by which key.
+/// The files that name the classes of the pickled versions, and the keys of the names.
 const PICKLED_NAMES: [(&str, &str); 2] =
     [("batches.meta", "label_names"), ("meta", "fine_label_names")];
 
-/// Reads `files` of `dir`, whose records have `label_bytes` labels before the pixels, of which the
-/// last counts.
+/// Reads `files` of `dir`. Each record has `label_bytes` labels, of which the last counts, and then
+/// the pixels.
 pub(super) fn binary(
     dir: &Path,
     files: &[String],
@@ -75,7 +75,7 @@ fn empty(dir: &Path, classes: Vec<String>) -> Dataset {
     }
 }
 
-/// The whole of a file that is not absurdly large.
+/// Reads a whole file of at most [`MAX_BYTES`].
 fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     let file = File::open(path).map_err(DataError::io(path, "open"))?;
     let length = file.metadata().map_err(DataError::io(path, "open"))?.len();
@@ -86,14 +86,14 @@ fn read(path: &Path) -> Result<Vec<u8>, DataError> {
             REMEDY,
         ));
     }
-    // Its images are copied out of it.
+    // Memory is needed twice: for the file and for the images copied out of it.
     memory::check(path, 2, length)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(DataError::io(path, "read"))?;
     Ok(bytes)
 }
 
-/// The classes that a file beside the images names must be those of the data set.
+/// Checks that the class names in a file beside the images are those of the data set.
 fn check_names<'a>(
     path: &Path,
     found: impl Iterator<Item = &'a str>,
@@ -144,7 +144,7 @@ fn read_pickle(path: &Path, label: &str, set: &mut Dataset) -> Result<(), DataEr
         return Err(refuse(format!("has images of shape {shape:?} for {} labels", labels.len())));
     }
     let first = set.labels.len();
-    // What is no label becomes one that the check below refuses.
+    // An invalid label becomes `u32::MAX`, which the check below refuses.
     set.labels.extend(labels.into_iter().map(|label| u32::try_from(label).unwrap_or(u32::MAX)));
     set.images.extend(*bytes);
     super::dataset::check_labels(path, &set.labels[first..], set.classes.len())

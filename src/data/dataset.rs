@@ -3,7 +3,7 @@
 use super::{DataError, Fit, Size, Source};
 use std::path::Path;
 
-/// The part of a data set: what students learn from, or what they are judged on.
+/// A part of a data set: students train on one and are evaluated on the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// The training images.
@@ -32,8 +32,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads one split of `source` into memory, as it is. [`Source::load`] also fits images, and
-    /// tells remarks.
+    /// Reads one split of `source` into memory without resizing. [`Source::load`] also fits images
+    /// and returns remarks.
     pub fn load(source: &Source, split: Split) -> Result<Self, DataError> {
         source.load(split, Fit::Exact, &mut Vec::new())
     }
@@ -53,7 +53,7 @@ impl Dataset {
         Size { height: self.height, width: self.width }
     }
 
-    /// The pixels of image `index` `[C, H, W]`, or `None` where there is no such image.
+    /// The pixels of image `index` `[C, H, W]`, or `None` if there is no such image.
     pub fn image(&self, index: usize) -> Option<&[u8]> {
         let length = self.channels * self.height * self.width;
         let start = index.checked_mul(length)?;
@@ -61,7 +61,7 @@ impl Dataset {
     }
 }
 
-/// Checks that each of the labels read from `path` names one of `classes` classes.
+/// Checks that each label read from `path` is below `classes`.
 pub(super) fn check_labels(path: &Path, labels: &[u32], classes: usize) -> Result<(), DataError> {
     match labels.iter().position(|label| *label as usize >= classes) {
         None => Ok(()),
@@ -102,8 +102,8 @@ mod tests {
         );
     }
 
-    /// The data set is not part of the repository: `make data` fetches it, and without it there is
-    /// nothing to check here.
+    /// The repository does not contain the data set; `make data` fetches it. Without it this test
+    /// checks nothing.
     #[test]
     fn reads_fashion_mnist_where_present() {
         let Ok(source) = Source::find("fashion-mnist") else { return };

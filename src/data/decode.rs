@@ -1,10 +1,10 @@
-//! The bytes of an image file become pixels, and these are fitted to what networks take.
+//! Decodes image files and fits the pixels to a network's input shape.
 //!
-//! The exporters follow the same rule, so that both see the same bytes
-//! (`tests/goldens/make_folder.py` writes what Pillow makes of odd files): the content tells PNG
-//! from JPEG; 16-bit values keep their high byte; palettes and CMYK become RGB; alpha is dropped,
-//! not composed; EXIF orientation, ICC profiles and gamma are ignored, as torchvision ignores them;
-//! a file that ends early is refused.
+//! The exporters follow the same rules, so that both get the same bytes
+//! (`tests/goldens/make_folder.py` writes what Pillow makes of odd files). The content tells PNG
+//! from JPEG. 16-bit values keep their high byte. Palettes and CMYK become RGB. Alpha is dropped,
+//! not composed. EXIF orientation, ICC profiles and gamma are ignored, as in torchvision. A
+//! truncated file is refused.
 
 use std::io::Cursor;
 use std::ops::Range;
@@ -14,26 +14,25 @@ use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder, Limits};
 use mozjpeg::{ColorSpace, Decompress};
 
-/// The most pixels that an image may have, before or after scaling: Pillow's own limit.
+/// The most pixels of an image, before or after scaling: Pillow's own limit.
 const MAX_PIXELS: u64 = 178_956_970;
-/// The most scans of a JPEG file. Progressive files have about ten; each costs a pass over the
+/// The most scans of a JPEG file. Progressive files have about ten; each scan costs a pass over the
 /// whole image.
 const MAX_SCANS: usize = 1000;
-/// Bits after the point of Pillow's 8-bit resampling weights.
+/// Fractional bits of Pillow's 8-bit resampling weights.
 const PRECISION_BITS: u32 = 22;
 
-/// What images of files become.
+/// How images from files are fitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// They stay as they are, all of the size and the channels of the first.
+    /// Images stay as they are; all must have the size and the channels of the first.
     Exact,
-    /// They are brought to `[channels, height, width]` as the exporters do it: scaled bilinearly so
-    /// that they cover 8/7 of the size, of which the centre stays. An image of that very size is
-    /// not scaled.
+    /// Images become `[channels, height, width]` as in the exporters: they are scaled bilinearly to
+    /// cover 8/7 of the size, then cropped at the centre. An image of exactly this size stays.
     To([usize; 3]),
 }
 
-/// An image of one channel or three.
+/// An image of one or three channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pixels {
     pub channels: usize,
@@ -43,7 +42,7 @@ pub(super) struct Pixels {
     pub values: Vec<u8>,
 }
 
-/// The image in the PNG or JPEG file that consists of `bytes`; else what is wrong with it.
+/// Decodes the PNG or JPEG file in `bytes`. The error text says what is wrong with it.
 pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, String> {
     if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
         png(bytes)
@@ -67,7 +66,7 @@ fn check_pixels(height: usize, width: usize) -> Result<(), String> {
 
 fn png(bytes: &[u8]) -> Result<Pixels, String> {
     let refuse = |error: image::ImageError| format!("is not a readable PNG ({error})");
-    // What chunks of text and profiles unpack to is bounded too.
+    // The limit covers unpacked text chunks and profiles too.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(8 * MAX_PIXELS + (1 << 20));
     let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(refuse)?;
@@ -100,11 +99,11 @@ fn png(bytes: &[u8]) -> Result<Pixels, String> {
     Ok(Pixels { channels, height: height as usize, width: width as usize, values })
 }
 
-/// A JPEG file of gray, YCbCr, RGB, CMYK or YCCK, decoded as Pillow's libjpeg decodes it.
+/// Decodes a gray, YCbCr, RGB, CMYK or YCCK JPEG file as Pillow's libjpeg does.
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Pixels, String> {
     check_markers(bytes)?;
-    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. Nothing
-    // outside the closure is changed by it.
+    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. The closure
+    // changes no outside state, so it is safe to go on.
     let decoded = catch_unwind(AssertUnwindSafe(|| libjpeg(bytes)));
     decoded.unwrap_or_else(|payload| {
         let what = payload.downcast_ref::<String>().map_or("damaged", String::as_str);
@@ -140,7 +139,7 @@ fn libjpeg(bytes: &[u8]) -> Result<Pixels, String> {
     Ok(Pixels { channels, height, width, values })
 }
 
-/// Pillow's conversion. CMYK is kept inverted in JPEG files, as Adobe does it: 255 is no ink.
+/// Pillow's conversion. JPEG files store CMYK inverted, as Adobe does: 255 is no ink.
 fn rgb_of_inverted_cmyk([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     let light = u32::from(black);
     [cyan, magenta, yellow].map(|ink| {
@@ -149,8 +148,8 @@ fn rgb_of_inverted_cmyk([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// Walks over the markers of a JPEG file up to the one that ends the image. libjpeg would fill up
-/// what is missing with gray.
+/// Checks the markers of a JPEG file up to the end-of-image marker. libjpeg would fill missing data
+/// with gray.
 fn check_markers(bytes: &[u8]) -> Result<(), String> {
     const END: u8 = 0xD9;
     const SCAN: u8 = 0xDA;
@@ -180,8 +179,8 @@ fn check_markers(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The pixels `[C, H, W]` of `image` in this shape, which has one channel or three: an image of
-/// another size is scaled bilinearly so that it covers 8/7 of the size, of which the centre stays.
+/// Fits `image` to the given shape of one or three channels, and returns the pixels `[C, H, W]`. An
+/// image of another size is scaled bilinearly to cover 8/7 of the size, then cropped at the centre.
 pub(super) fn fitted(
     image: Pixels,
     [channels, height, width]: [usize; 3],
@@ -206,15 +205,15 @@ fn with_channels(image: Pixels, channels: usize) -> Pixels {
     Pixels { channels, values, ..image }
 }
 
-/// By ITU-R 601, in Pillow's arithmetic.
+/// Gray by ITU-R 601, in Pillow's arithmetic.
 fn luma([red, green, blue]: [u8; 3]) -> u8 {
     ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16)
         as u8
 }
 
-/// Scaled and cut to `height` × `width`; only what the cut needs is computed.
+/// Scales and crops to `height` × `width`. Only the pixels inside the crop are computed.
 fn covering(image: &Pixels, height: usize, width: usize) -> Result<Pixels, String> {
-    // In the exporters' order of operations, so that both round alike.
+    // The exporters compute in the same order, so that both round alike.
     let share = |wanted: usize, side: usize| wanted as f64 * 8.0 / 7.0 / side as f64;
     let scale = f64::max(share(height, image.height), share(width, image.width));
     let scaled =
@@ -232,14 +231,14 @@ fn covering(image: &Pixels, height: usize, width: usize) -> Result<Pixels, Strin
     Ok(resampled(image, &rows, &columns))
 }
 
-/// What one output position takes: source positions from `first` on, by these weights.
+/// The source positions of one output position, from `first` on, and their weights.
 struct Weights {
     first: usize,
     weights: Vec<i32>,
 }
 
 /// Pillow's bilinear weights of the output positions `wanted` when `source` pixels become `output`
-/// pixels; widened for shrinking.
+/// pixels. The kernel is widened for shrinking.
 fn weights(source: usize, output: usize, wanted: Range<usize>) -> Vec<Weights> {
     let scale = source as f64 / output as f64;
     let support = scale.max(1.0);
@@ -249,7 +248,7 @@ fn weights(source: usize, output: usize, wanted: Range<usize>) -> Vec<Weights> {
             return Weights { first: position, weights: vec![1 << PRECISION_BITS] };
         }
         let centre = (position as f64 + 0.5) * scale;
-        // `as` rounds towards zero and stops at it.
+        // `as` rounds towards zero and saturates at 0.
         let first = (centre - support + 0.5) as usize;
         let end = ((centre + support + 0.5) as usize).min(source);
         let share = |at: usize| (1.0 - ((at as f64 - centre + 0.5) * inverse).abs()).max(0.0);
@@ -260,7 +259,7 @@ fn weights(source: usize, output: usize, wanted: Range<usize>) -> Vec<Weights> {
     wanted.map(one).collect()
 }
 
-/// First along the rows, then along the columns, rounded to bytes in between, as Pillow does it.
+/// Resamples along rows, then along columns, rounding to bytes in between as Pillow does.
 fn resampled(image: &Pixels, rows: &[Weights], columns: &[Weights]) -> Pixels {
     let (channels, stride, width) = (image.channels, image.channels * image.width, columns.len());
     let first = rows.iter().map(|row| row.first).min().unwrap_or(0);
@@ -326,7 +325,7 @@ mod tests {
         for name in names {
             let whole = golden(name);
             decode(&whole).unwrap();
-            // The last chunk of a PNG holds nothing that is needed.
+            // A PNG's last chunk holds no image data.
             let end = if whole.starts_with(b"\x89PNG") { whole.len() - 16 } else { whole.len() };
             for length in (0..end).step_by(7).chain([end - 1]) {
                 assert!(decode(&whole[..length]).is_err(), "{name}: {length} bytes");
@@ -334,7 +333,7 @@ mod tests {
         }
     }
 
-    /// Whatever byte is damaged: an error or an image, never a panic.
+    /// Any damaged byte gives an error or an image, never a panic.
     #[test]
     fn damaged_files_never_panic() {
         for name in
@@ -357,7 +356,7 @@ mod tests {
 
     #[test]
     fn what_would_grow_without_bound_is_refused() {
-        // A header alone is enough: nothing is allocated for what it claims.
+        // The header alone is refused, before memory for the claimed size is allocated.
         let mut claims = black(1, 1);
         claims[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
         let crc = crc32(&claims[12..29]);
@@ -371,7 +370,7 @@ mod tests {
         let message = decode(&claims).unwrap_err();
         assert!(message.contains("has 65280x65280 pixels"), "{message}");
 
-        // 370 bytes, scaled to 32x32: 10 million by 37 pixels in between.
+        // 370 bytes. Scaling to cover 32x32 would need 10 million by 37 pixels in between.
         let wide = decode(&black(300_000, 1)).unwrap();
         let message = fitted(wide, [1, 32, 32]).unwrap_err();
         assert!(
@@ -381,7 +380,7 @@ mod tests {
             "{message}"
         );
 
-        // A scan costs a pass over the image and ten bytes of the file.
+        // Each scan costs a pass over the image but only ten bytes of the file.
         let whole = golden("b/progressive.jpg");
         let scan = whole.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
         let header = &whole[scan..scan + 14];

@@ -1,5 +1,4 @@
-//! What lies in a directory: entries in the order of their names, without those that systems and
-//! tools leave behind.
+//! Lists directories: entries in the order of their names, without system files.
 
 use std::fs::FileType;
 use std::path::{Path, PathBuf};
@@ -9,24 +8,24 @@ use super::DataError;
 /// The most entries that a message names one by one.
 const NAMED: usize = 20;
 
-/// Something in a directory.
+/// An entry of a directory.
 pub(super) struct Entry {
     pub name: String,
     pub path: PathBuf,
     pub is_dir: bool,
 }
 
-/// What was found beside images while a data set was read.
+/// Odd entries found while a data set is read.
 #[derive(Default)]
 pub(super) struct Findings {
-    /// What is wrong, an entry each: its path below the data set, and why.
+    /// One text per faulty entry: its path below the data set, and why it is faulty.
     pub problems: Vec<String>,
-    /// System files that were left out.
+    /// System files that were skipped.
     pub skipped: Vec<PathBuf>,
 }
 
 impl Findings {
-    /// Notes that `path`, which lies below `root`, `is` something that can't be read.
+    /// Records that `path`, which lies below `root`, can't be used; `is` gives the reason.
     pub fn problem(&mut self, root: &Path, path: &Path, is: impl AsRef<str>) {
         self.problems.push(format!(
             "{} {}",
@@ -35,7 +34,7 @@ impl Findings {
         ));
     }
 
-    /// One error about all problems; one remark about what was skipped.
+    /// Returns one error for all problems and adds one remark about skipped entries.
     pub fn conclude(self, root: &Path, remarks: &mut Vec<String>) -> Result<(), DataError> {
         if !self.skipped.is_empty() {
             let names = self
@@ -62,7 +61,7 @@ impl Findings {
     }
 }
 
-/// The first of `names`, and how many there are beyond them.
+/// Lists the first of `names` and counts the rest.
 pub(super) fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
     let more = names.len().saturating_sub(NAMED);
     let mut shown: Vec<_> = names.take(NAMED).collect();
@@ -72,7 +71,7 @@ pub(super) fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
     shown.join(", ")
 }
 
-/// The entries of `dir` in the order of their names; those of the system are put into `skipped`.
+/// The entries of `dir` in the order of their names. System entries go to `skipped`.
 pub(super) fn entries(dir: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Entry>, DataError> {
     let listing = std::fs::read_dir(dir).map_err(DataError::io(dir, "list"))?;
     let mut found = Vec::new();
@@ -91,7 +90,7 @@ pub(super) fn entries(dir: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Entr
     Ok(found)
 }
 
-/// Whether systems, file managers, archivers or notebooks make entries of this name.
+/// Whether operating systems, file managers, archivers or notebooks create entries of this name.
 fn is_of_system(name: &str) -> bool {
     let exact = ["__MACOSX", "@eaDir", "lost+found"].contains(&name);
     exact

@@ -1,11 +1,11 @@
-//! What can be wrong with data on disk or with the arguments of a transform.
+//! Errors of data on disk and of a transform's arguments.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::place;
 
-/// An error of the [`data`](crate::data) modules: what was wrong, where, and what to do.
+/// An error of the [`data`](crate::data) modules: the place, the problem and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The operating system refused to read or write.
@@ -13,22 +13,22 @@ pub enum DataError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was tried, as an infinitive.
+        /// The attempted action, as an infinitive.
         action: &'static str,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file does not hold what its format demands.
+    /// A file's contents violate its format.
     #[error("{}: {problem}; {remedy}", path.display())]
     Invalid {
         /// The file or directory.
         path: PathBuf,
-        /// What was found.
+        /// The fault.
         problem: String,
         /// What the user can do.
         remedy: &'static str,
     },
-    /// No directory holds the data set.
+    /// No searched directory holds the data set.
     #[error(
         "data set {name} not found; looked in {}; run `{}`, or set SCDD_DATA to the directory that holds it",
         list(looked),
@@ -37,15 +37,15 @@ pub enum DataError {
     Missing {
         /// The data set's name.
         name: String,
-        /// Every directory looked at, in order.
+        /// All searched directories, in order.
         looked: Vec<PathBuf>,
     },
-    /// The data set's name means nothing.
+    /// No data set has this name.
     #[error("unknown data set {name:?}; known are {known}; give other images as an image folder")]
     Unknown {
         /// The name given.
         name: String,
-        /// The names that would do.
+        /// The known names.
         known: String,
     },
     /// A batch is not stored image after image.
@@ -53,25 +53,25 @@ pub enum DataError {
         "the batch is not contiguous in [N, C, H, W] order; pass an owned array in standard layout"
     )]
     Layout,
-    /// Two arguments do not fit each other.
+    /// Two arguments do not match.
     #[error("{0}")]
     Mismatch(String),
 }
 
 impl DataError {
-    /// Wraps a failed attempt to `action` (an infinitive) `path`.
+    /// Wraps a failure to `action` (an infinitive) `path`.
     pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, action, source }
     }
 
-    /// A complaint about the contents of `path`.
+    /// An error about the contents of `path`.
     pub(super) fn invalid(path: &Path, problem: impl Into<String>, remedy: &'static str) -> Self {
         Self::Invalid { path: path.to_path_buf(), problem: problem.into(), remedy }
     }
 }
 
-/// What fetches the data set.
+/// The command that fetches the data set.
 fn fetching(name: &str) -> String {
     if name == "fashion-mnist" {
         "make data".into()

@@ -1,7 +1,7 @@
 //! Class folders: one directory of PNG or JPEG files per class, below `train/` and `test/` or
 //! `val/`.
 //!
-//! Tiny-ImageNet's two peculiarities are read too: `images/` below each class, and `val/images/`
+//! Two peculiarities of Tiny-ImageNet are read too: `images/` below each class, and `val/images/`
 //! with `val/val_annotations.txt`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,24 +16,24 @@ use super::registry::{self, Class, DataSet};
 use super::{DataError, Dataset, Fit, Split, memory, png};
 use crate::place::without_mark;
 
-/// Where the test images may lie, best first.
+/// Directories of test images, in order of preference.
 const TEST_DIRS: [&str; 4] = ["test", "val", "validation", "valid"];
-/// The directory below a class, or below `val/`, in which Tiny-ImageNet keeps its images.
+/// The directory of images below a class, or below `val/`, in Tiny-ImageNet.
 const IMAGES: &str = "images";
-/// What the names of ImageNet's validation images begin with.
+/// The prefix of ImageNet's validation image names.
 const IMAGENET_VAL: &str = "ILSVRC2012_val_";
-/// Which class each image of Tiny-ImageNet's `val/images/` belongs to.
+/// The file that names the class of each image in Tiny-ImageNet's `val/images/`.
 const ANNOTATIONS: &str = "val_annotations.txt";
 
 /// The images of one split, on disk.
 enum FolderPart {
     /// A directory per class.
     Classes(PathBuf),
-    /// All images in `images/`, with a file that names their classes.
+    /// All images in `images/`, and a file with their classes.
     Annotated(PathBuf),
 }
 
-/// The directories of classes, in label order, with the names of the classes.
+/// Pairs of class directory and class name, in label order.
 type FolderLabels = Vec<(String, String)>;
 
 /// Whether `root` holds class folders.
@@ -42,7 +42,7 @@ pub(super) fn is_here(root: &Path) -> bool {
         || part(root, Split::Test).is_ok_and(|part| part.is_some())
 }
 
-/// Whether the class folders in `root` are those of `set`.
+/// Whether the class folders in `root` belong to `set`.
 pub(super) fn is_of(root: &Path, set: &DataSet) -> bool {
     let parts = [Split::Train, Split::Test]
         .into_iter()
@@ -50,8 +50,8 @@ pub(super) fn is_of(root: &Path, set: &DataSet) -> bool {
     parts.filter_map(|part| part.names().ok()).any(|names| labelling(names, Some(set)).is_ok())
 }
 
-/// Reads one split of the folder `root`, whose data set may be `known`; `map` (directory → class)
-/// chooses, names and orders its classes.
+/// Reads one split of the folder `root`. `known` is its data set, if it is a known one. `map`
+/// (directory → class) selects, names and orders the classes.
 pub(super) fn load(
     root: &Path,
     split: Split,
@@ -94,7 +94,7 @@ pub(super) fn load(
     Ok(set)
 }
 
-/// The part of `root` that holds `split`, if it has classes.
+/// The part of `root` that holds `split`, or `None` if it has no class directories.
 fn part(root: &Path, split: Split) -> Result<Option<FolderPart>, DataError> {
     let candidates: &[&str] = match split {
         Split::Train => &["train"],
@@ -139,8 +139,8 @@ fn missing(root: &Path, split: Split) -> DataError {
     )
 }
 
-/// Why `root` is no data set, though it holds directories with images: nothing says which of them are
-/// for training.
+/// The error for a `root` that holds directories of images but does not say which of them are
+/// training images.
 pub(super) fn without_split(root: &Path) -> Option<DataError> {
     entry(root, |path| entry(path, png::is_image).is_some())?;
     Some(DataError::invalid(
@@ -150,7 +150,7 @@ pub(super) fn without_split(root: &Path) -> Option<DataError> {
     ))
 }
 
-/// The first entry of `directory` that `is_it`, if it is a directory that can be read.
+/// The first entry of `directory` that satisfies `is_it`, or `None` if it can't be listed.
 fn entry(directory: &Path, is_it: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let entries = fs::read_dir(directory).ok()?;
     entries.filter_map(|entry| Some(entry.ok()?.path())).find(|path| is_it(path))
@@ -163,7 +163,7 @@ impl FolderPart {
         }
     }
 
-    /// The names of its classes' directories.
+    /// The names of the class directories.
     fn names(&self) -> Result<BTreeSet<String>, DataError> {
         match self {
             FolderPart::Classes(dir) => {
@@ -240,7 +240,7 @@ fn annotations(dir: &Path) -> Result<Vec<(String, String)>, DataError> {
     lines.map(line).collect()
 }
 
-/// The image files of the class in `dir`; whatever else lies there is a problem.
+/// The image files of the class in `dir`. All other entries are problems.
 fn images_of(root: &Path, dir: &Path, findings: &mut Findings) -> Result<Vec<PathBuf>, DataError> {
     let mut found = entries(dir, &mut findings.skipped)?;
     if found.iter().any(|entry| entry.is_dir && entry.name == IMAGES) {
@@ -279,7 +279,7 @@ fn check_map(part: &FolderPart, map: &[(String, String)]) -> Result<(), DataErro
     Err(DataError::invalid(&part.dir(), problem, "correct the map, or put the images there"))
 }
 
-/// Training and test images must be of the same classes.
+/// Checks that training and test images have the same classes.
 fn check_alike(
     root: &Path,
     part: &FolderPart,
@@ -306,8 +306,8 @@ fn check_alike(
     Err(DataError::invalid(root, problem, remedy))
 }
 
-/// Which directory is which class: as the `known` data set says, else by the number that ends the
-/// names, else by name.
+/// Assigns class directories to labels: as in the `known` data set, else by the number at the end
+/// of the names, else by name.
 fn labelling(names: BTreeSet<String>, known: Option<&DataSet>) -> Result<FolderLabels, String> {
     let names = ordered(names)?;
     match known {
@@ -316,8 +316,8 @@ fn labelling(names: BTreeSet<String>, known: Option<&DataSet>) -> Result<FolderL
     }
 }
 
-/// By number where all names are one common beginning and a number (`00000`, `new12`, `n01440764`),
-/// else by their letters.
+/// Sorts by number if all names are a common prefix and a number (`00000`, `new12`, `n01440764`),
+/// else alphabetically.
 fn ordered(names: BTreeSet<String>) -> Result<Vec<String>, String> {
     let split = |name: &String| {
         let start = name.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
@@ -338,8 +338,8 @@ fn ordered(names: BTreeSet<String>) -> Result<Vec<String>, String> {
     Ok(numbered.into_iter().map(|(_, name)| name.clone()).collect())
 }
 
-/// The names of ImageNet's classes where all directories are called by its WordNet ids, else the
-/// directories' own.
+/// ImageNet's class names if all directories are named by its WordNet ids, else the directories'
+/// names.
 pub(super) fn readable(names: Vec<String>) -> FolderLabels {
     let wnid = |name: &str| {
         name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit())
@@ -358,19 +358,18 @@ pub(super) fn readable(names: Vec<String>) -> FolderLabels {
     names.into_iter().zip(classes).collect()
 }
 
-/// The letters and digits of a name, in lower case: people and tools write the rest of it in many
-/// ways.
+/// The letters and digits of a name, in lower case, because spellings differ in all else.
 fn plain(name: &str) -> String {
     name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether `name` is the WordNet id or the name of `class`, perhaps with synonyms after a comma.
+/// Whether `name` is the WordNet id or the name of `class`; synonyms after a comma are ignored.
 pub(super) fn names_class(name: &str, class: &Class) -> bool {
     let first = name.split(',').next().unwrap_or(name);
     Some(name) == class.wnid() || plain(first) == plain(class.name())
 }
 
-/// The directory of each class of `known`: called by its WordNet id, its name or its label.
+/// Finds the directory of each class of `known` by its WordNet id, its name or its label.
 fn matched(names: Vec<String>, known: &DataSet) -> Result<FolderLabels, String> {
     let are_labels = names.len() == known.classes.len()
         && names.iter().zip(0..).all(|(name, label)| name.parse() == Ok::<usize, _>(label));
@@ -409,14 +408,14 @@ fn matched(names: Vec<String>, known: &DataSet) -> Result<FolderLabels, String> 
     }
 }
 
-/// The directories and class names of a YAML or JSON mapping, in its order.
+/// Reads directories and class names from a YAML or JSON mapping, in its order.
 pub(super) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataError> {
     let text = std::fs::read_to_string(path).map_err(DataError::io(path, "read the class map"))?;
     let remedy = "write one line `directory: class name` per class, in label order";
     let refuse = |why: String| {
         DataError::invalid(path, format!("is no map of texts to texts ({why})"), remedy)
     };
-    // A mapping, unlike a map of strings, refuses a key that comes twice.
+    // `Mapping`, unlike a map of strings, refuses duplicate keys.
     let tree: serde_yaml::Mapping =
         serde_yaml::from_str(without_mark(&text)).map_err(|error| refuse(error.to_string()))?;
     let entries: Option<Vec<(String, String)>> = tree
@@ -449,7 +448,7 @@ pub(super) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataE
     Ok(map)
 }
 
-/// Decodes `files` in parallel, as `fit` says; those that can't be decoded are problems.
+/// Decodes `files` in parallel, fitted by `fit`. Undecodable files are problems.
 pub(super) fn read(
     root: &Path,
     classes: Vec<String>,
@@ -472,7 +471,7 @@ pub(super) fn read(
     let [channels, height, width] = shape;
     if ![1, 3].contains(&channels) {
         let problem = format!("holds images, which can't become {channels} channels");
-        return Err(DataError::invalid(root, problem, "networks of 1 or 3 channels can see them"));
+        return Err(DataError::invalid(root, problem, "use a network of 1 or 3 channels"));
     }
     let length = channels * height * width;
     memory::check(root, paths.len() as u64, length as u64)?;
@@ -500,7 +499,7 @@ pub(super) fn read(
     Ok(Dataset { name: png::display_name(root), images, labels, channels, height, width, classes })
 }
 
-/// The pixels `[C, H, W]` of `image` if it is of this shape.
+/// The pixels `[C, H, W]` of `image`, which must have this shape.
 fn exact(image: Pixels, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>, String> {
     if (image.channels, image.height, image.width) != (channels, height, width) {
         let found = format!("is {}x{}x{}", image.channels, image.height, image.width);
@@ -514,8 +513,8 @@ mod tests {
     use super::*;
     use crate::Source;
 
-    /// An image file at each of `files` below a new directory; its one pixel is the file's place in
-    /// the list.
+    /// Creates an image file at each of `files` below a new directory. Its only pixel is the file's
+    /// index in the list.
     fn folder(files: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (value, file) in (0..).zip(files) {
@@ -591,7 +590,7 @@ mod tests {
             let dir = folder(&["train/a/0.png", "train/b/0.png", &file("a"), &file("b")]);
             assert_eq!(load(dir.path(), Split::Test).unwrap().0.images, [2, 3], "{name}");
         }
-        // What has no classes is not it.
+        // A test directory without classes is skipped.
         let dir = folder(&["train/a/0.png", "test/images/0.png", "val/a/0.png"]);
         assert_eq!(load(dir.path(), Split::Test).unwrap().0.images, [2]);
     }
@@ -645,7 +644,7 @@ mod tests {
         assert_eq!(order(&["cat10", "cat9", "dog1"]).unwrap(), "cat10 cat9 dog1");
         assert_eq!(order(&["b", "a", "10"]).unwrap(), "10 a b");
         assert_eq!(order(&["1", "01"]).unwrap_err(), "has 01 and 1, which are the same number");
-        // A number too large for one is a word.
+        // A number beyond the integer range is sorted as a word.
         assert_eq!(order(&["99999999999999999999999", "1"]).unwrap(), "1 99999999999999999999999");
     }
 
@@ -662,7 +661,7 @@ mod tests {
             (set.classes.join(", "), set.images),
             ("tench, English springer".to_string(), vec![1, 0])
         );
-        // An id that ImageNet's classes lack keeps all as they are.
+        // One id that is not ImageNet's keeps all directory names.
         let dir = folder(&["train/n02102040/0.png", "train/n99999999/0.png"]);
         assert_eq!(load(dir.path(), Split::Train).unwrap().0.classes, ["n02102040", "n99999999"]);
     }
@@ -719,7 +718,7 @@ mod tests {
             message.contains("only train/ has bee") && !message.contains("only test/"),
             "{message}"
         );
-        // A class map says which are meant.
+        // A class map selects the classes.
         let map = dir.path().join("map.yaml");
         fs::write(&map, "ant: an ant").unwrap();
         let source = Source::open(dir.path()).unwrap().with_class_map(&map).unwrap();

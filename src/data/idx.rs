@@ -7,9 +7,9 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 const DOWNLOAD_AGAIN: &str = "the file is damaged or is something else: fetch it again";
-/// More than any data set that fits in memory; a header that claims more is damaged.
+/// The upper bound of unpacked bytes, more than any data set that fits in memory.
 const MAX_BYTES: usize = 1 << 36;
-/// How much gzip can shrink: a header that claims more than this times the file's length is
+/// The largest possible gzip ratio. A header that claims more than this times the file's length is
 /// damaged.
 const MAX_RATIO: usize = 1032;
 
@@ -34,7 +34,7 @@ fn highest_label(dir: &Path, split: Split) -> Result<u8, DataError> {
     Ok(labels.into_iter().max().unwrap_or(0))
 }
 
-/// Reads `split` of the data set in `dir`. Its `classes`, unless they are known, are the lines of
+/// Reads `split` of the data set in `dir`. If `classes` are not known, they are the lines of
 /// `classes.txt`, else numbers up to the highest label of both splits.
 pub(super) fn dataset(
     dir: &Path,
@@ -66,7 +66,7 @@ pub(super) fn dataset(
     })
 }
 
-/// Reads the image and the label file of `split` in `dir`; labels must lie below `classes`.
+/// Reads the image and the label file of `split` in `dir`. Labels must be below `classes`.
 fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
     let image_path = find(dir, &format!("{}-images-idx3-ubyte", prefix(split)))?;
     let label_path = find(dir, &format!("{}-labels-idx1-ubyte", prefix(split)))?;
@@ -82,7 +82,7 @@ fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
     Ok(Idx { images, labels, height, width })
 }
 
-/// `dir/stem`, else `dir/stem.gz`.
+/// `dir/stem`, or else `dir/stem.gz`.
 fn find(dir: &Path, stem: &str) -> Result<PathBuf, DataError> {
     present(dir, stem).ok_or_else(|| {
         let problem = format!("has neither {stem} nor {stem}.gz");
@@ -94,12 +94,12 @@ fn find(dir: &Path, stem: &str) -> Result<PathBuf, DataError> {
     })
 }
 
-/// `dir/stem` or `dir/stem.gz`, whichever is a file.
+/// The existing file of `dir/stem` and `dir/stem.gz`.
 pub(super) fn present(dir: &Path, stem: &str) -> Option<PathBuf> {
     [dir.join(stem), dir.join(format!("{stem}.gz"))].into_iter().find(|path| path.is_file())
 }
 
-/// The sizes of the `RANK` dimensions, and the bytes.
+/// Reads the `RANK` dimensions and the values.
 fn read<const RANK: usize>(path: &Path) -> Result<([usize; RANK], Vec<u8>), DataError> {
     let file = File::open(path).map_err(DataError::io(path, "open"))?;
     let length = file.metadata().map_err(DataError::io(path, "open"))?.len();
@@ -126,8 +126,8 @@ fn read<const RANK: usize>(path: &Path) -> Result<([usize; RANK], Vec<u8>), Data
     Ok((sizes, values))
 }
 
-/// Reads exactly as many bytes as `sizes` says, which are at most `most`; memory grows with what is
-/// really there.
+/// Reads exactly as many bytes as `sizes` says, at most `most`. Memory grows with the actual data,
+/// not with the claimed size.
 fn read_values(
     stream: impl Read,
     path: &Path,

@@ -1,4 +1,4 @@
-//! What JPEG leaves of an image, for recipes whose published code saves such files: as Pillow
+//! JPEG compression and decompression, for recipes whose published code saves JPEG files: as Pillow
 //! writes and reads them by default.
 
 use super::png::{interleave, planes};
@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const QUALITY: f32 = 75.0;
 
-/// The pixels `[C, H, W]` that come back from a JPEG file of `pixels` `[C, H, W]`: quality 75, and
-/// of three channels the colours at half the resolution.
+/// Compresses `pixels` `[C, H, W]` to JPEG and returns the decoded pixels `[C, H, W]`. Quality is
+/// 75; the chroma of three-channel images is subsampled 2×2.
 ///
 /// # Errors
 /// When there are not 1 or 3 channels, or a side is 0 or beyond 65500.
@@ -30,8 +30,8 @@ pub fn recompressed(
         return Err(refuse(format!("{height}x{width} pixels are none or too many")));
     }
     let interleaved = interleave(pixels, channels);
-    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. Nothing
-    // outside the closure is changed by it.
+    // The crate reports libjpeg's fatal errors by unwinding, without a panic's message. The closure
+    // changes no outside state, so it is safe to go on.
     let file = catch_unwind(AssertUnwindSafe(|| -> std::io::Result<Vec<u8>> {
         let mut encoder = Compress::new(space);
         encoder.set_size(width, height);

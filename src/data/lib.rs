@@ -1,18 +1,18 @@
 //! Images and labels: read from disk, normalised, cropped, shifted, mixed, and written back.
 //!
 //! - [`dataset`]: a labelled data set in memory;
-//! - [`source`]: where it is found on disk, and in which layout;
-//! - [`sample`]: a part of it, even over the classes;
+//! - [`source`]: finds data sets on disk and detects their layout;
+//! - [`sample`]: a class-balanced subset;
 //! - [`normalize`]: pixels to network input and back;
 //! - [`view`]: crops, flips and shifts as linear maps with exact adjoints;
 //! - [`augment`]: RandAugment and DSA;
 //! - [`mix`]: CutMix and MixUp within a batch;
-//! - [`jpeg`]: what JPEG leaves of an image;
+//! - [`jpeg`]: JPEG compression of an image;
 //! - [`npz`]: NumPy archives;
-//! - [`png`]: the folders of images in which distilled sets are kept;
+//! - [`png`]: folders of PNG images, the form of distilled sets;
 //! - [`registry`]: the data sets that are known by name;
-//! - [`rng`]: random numbers by counter;
-//! - [`place`]: how a file that cannot be read is told of.
+//! - [`rng`]: counter-based random numbers;
+//! - [`place`]: error texts for unreadable files.
 //!
 //! Batches are [`Array4<f32>`](ndarray::Array4) in standard layout, shape `[N, C, H, W]`.
 
@@ -58,7 +58,7 @@ fn values(batch: &Array4<f32>) -> Result<&[f32], DataError> {
     batch.as_slice().ok_or(DataError::Layout)
 }
 
-/// The values of `batch`, image after image, to be written.
+/// The mutable values of `batch`, image after image.
 fn values_mut(batch: &mut Array4<f32>) -> Result<&mut [f32], DataError> {
     batch.as_slice_mut().ok_or(DataError::Layout)
 }

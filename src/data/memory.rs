@@ -1,11 +1,11 @@
-//! Whether what is to be read fits into memory, before it is allocated.
+//! Checks that a data set fits into memory before it is allocated.
 
 use std::path::Path;
 
 use super::DataError;
 
-/// Refuses to read `count` images of `bytes` each from `path` where the system says that there is
-/// no memory for them.
+/// Refuses to read `count` images of `bytes` each from `path` if the system reports too little free
+/// memory.
 pub(super) fn check(path: &Path, count: u64, bytes: u64) -> Result<(), DataError> {
     match available() {
         Some(free) if count.saturating_mul(bytes) > free => {
@@ -29,7 +29,7 @@ fn too_large(path: &Path, count: u64, bytes: u64, free: u64) -> DataError {
     )
 }
 
-/// Bytes that can be allocated without swapping; `None` where the system does not say.
+/// Bytes that can be allocated without swapping, or `None` if the system does not report them.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -1,5 +1,5 @@
-//! CutMix and MixUp within a batch, as FKD and SRe2L draw them: one permutation, one box or one λ
-//! per batch.
+//! CutMix and MixUp within a batch, as in FKD and SRe2L: one permutation and one box or one λ per
+//! batch.
 
 use super::{DataError, Size, values, values_mut};
 use ndarray::Array4;
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// How sample `i` of a batch is mixed with sample `partner[i]` of the same batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DrawnMix {
-    /// Not at all.
+    /// No mixing.
     None,
     /// The box comes from the partner; it may be empty.
     CutMix {
@@ -36,8 +36,8 @@ pub enum DrawnMix {
 }
 
 impl DrawnMix {
-    /// CutMix of `count` images of size `size` with λ ~ Beta(alpha, alpha): the box has λ's
-    /// complement of the area, a uniform centre, and is cut at the borders.
+    /// CutMix of `count` images of size `size` with λ ~ Beta(alpha, alpha). The box covers 1 − λ of
+    /// the area, has a uniform centre, and is cut off at the borders.
     pub fn cut_mix(
         rng: &mut impl Rng,
         count: usize,
@@ -58,7 +58,7 @@ impl DrawnMix {
         Ok(Self::MixUp { partner: draw_partner(rng, count)?, lambda })
     }
 
-    /// The share of a mixed image of size `size` that is its own, 0..=1.
+    /// The share of the own image in a mixed image of size `size`, 0..=1.
     pub fn lambda(&self, size: Size) -> f32 {
         match self {
             Self::None => 1.0,
@@ -144,8 +144,8 @@ fn draw_partner(rng: &mut impl Rng, count: usize) -> Result<Vec<u32>, DataError>
     Ok(partner)
 }
 
-/// Start and length of one side of the box: `share` of `length`, about a uniform centre, cut at the
-/// borders.
+/// Start and length of one side of the box: `share` of `length`, with a uniform centre, cut off at
+/// the borders.
 fn draw_side(rng: &mut impl Rng, length: usize, share: f64) -> Result<(u16, u16), DataError> {
     let Ok(length @ 1..) = u16::try_from(length) else {
         return Err(DataError::Mismatch(format!(
@@ -220,7 +220,7 @@ mod tests {
             cut += (1.0 - draw().lambda(size)) / 1000.0;
             DrawnMix::mix_up(&mut stream(1, "mix", item), 7, 0.2).unwrap().check(7, size).unwrap();
         }
-        // Half the area before the borders cut some of it off.
+        // Half of the area, less the part that the borders cut off.
         assert!((0.2..0.45).contains(&cut), "mean share of the box {cut}");
     }
 

@@ -1,5 +1,5 @@
-//! NumPy archives: data sets in (`x_train` …, as Keras and MedMNIST write them), distilled sets
-//! out.
+//! NumPy archives: reads data sets (`x_train` …, as Keras and MedMNIST write them) and writes
+//! distilled sets.
 
 use super::{DataError, Dataset, Split, dataset, memory, png};
 use ndarray::{Array1, Array4, ArrayViewD, Axis, IxDyn};
@@ -16,11 +16,11 @@ const NAMES: [[&str; 4]; 2] = [
 ];
 const REMEDY: &str =
     "write uint8 images [N, H, W] or [N, H, W, C] and whole-number labels [N] with numpy.savez";
-/// More than any data set that fits in memory; an archive that unpacks to more is damaged or
-/// hostile.
+/// The upper bound of unpacked bytes, more than any data set that fits in memory. A larger archive
+/// is damaged or hostile.
 const MAX_BYTES: u64 = 1 << 36;
 
-/// One split of the archive `path`; its `classes`, unless they are known, are numbers up to the
+/// Reads one split of the archive `path`. If `classes` are not known, they are numbers up to the
 /// highest label of both splits.
 pub(super) fn load(
     path: &Path,
@@ -58,7 +58,7 @@ pub(super) fn load(
 fn entry(path: &Path, archive: &mut ZipArchive<File>, name: &str) -> Result<Vec<u8>, DataError> {
     let fail = |problem: String| DataError::invalid(path, format!("{name}: {problem}"), REMEDY);
     let file = archive.by_name(&format!("{name}.npy")).map_err(|error| fail(error.to_string()))?;
-    // An archive announces what it unpacks to; the reader below stops there.
+    // The archive states the unpacked size; the reader below stops there.
     memory::check(path, 2, file.size().min(MAX_BYTES))?;
     let mut bytes = Vec::new();
     let read = file
@@ -72,7 +72,7 @@ fn entry(path: &Path, archive: &mut ZipArchive<File>, name: &str) -> Result<Vec<
     }
 }
 
-/// Pixels `[N, C, H, W]` of `count` images, and `[C, H, W]`.
+/// Pixels `[N, C, H, W]` of `count` images, and their shape `[C, H, W]`.
 fn images(
     path: &Path,
     name: &str,
@@ -120,7 +120,7 @@ fn labels(path: &Path, name: &str, bytes: &[u8]) -> Result<Vec<u32>, DataError> 
     values.into_iter().map(|label| value(label).ok_or_else(bad)).collect()
 }
 
-/// Shape and values, if the array is of type `T`.
+/// Shape and values of the array, or `None` if its type is not `T`.
 fn whole_numbers<T: ViewElement + Copy + Into<i128>>(
     bytes: &[u8],
 ) -> Option<(Vec<usize>, Vec<i128>)> {
@@ -212,7 +212,7 @@ mod tests {
         for (message, expected) in cases {
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
-        // Whatever byte is damaged: an error or a set, never a panic.
+        // Any damaged byte gives an error or a set, never a panic.
         for at in (0..bytes.len()).step_by(3) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x5a;
@@ -222,8 +222,8 @@ mod tests {
         }
     }
 
-    /// MedMNIST's volumes are `[N, 28, 28, 28]`, PyTorch's images `[N, 3, 32, 32]`: neither has 28
-    /// or 32 channels.
+    /// MedMNIST's volumes are `[N, 28, 28, 28]`, PyTorch's images `[N, 3, 32, 32]`. Read as `[N, H,
+    /// W, C]` they would have 28 or 32 channels.
     #[test]
     fn volumes_and_channels_first_are_refused() {
         for shape in [(2, 28, 28, 28), (2, 3, 32, 32)] {

@@ -1,9 +1,9 @@
-//! Parquet files as the Hugging Face Hub keeps data sets of images: a column of encoded images and
-//! one of labels.
+//! Parquet files of image data sets as on the Hugging Face Hub: a column of encoded images and one
+//! of labels.
 //!
-//! `train-00000-of-00002.parquet` or `train/0000.parquet`, perhaps some directories deep, is
-//! training data; `test…` or `validation…` is test data. Class names are in the file's metadata,
-//! where the `datasets` library puts them.
+//! `train-00000-of-00002.parquet` or `train/0000.parquet`, in up to three levels of directories, is
+//! training data; `test…` or `validation…` is test data. Class names are in the file's metadata, as
+//! the `datasets` library writes them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -23,16 +23,15 @@ use super::registry::DataSet;
 use super::{DataError, Dataset, Fit, Split, decode, folder, memory, png};
 
 const REMEDY: &str = "fetch it again, or write it anew with the `datasets` library";
-/// Directories are searched this deep.
+/// The depth to which directories are searched.
 const DEPTH: usize = 3;
-/// Images held encoded at once.
+/// The number of encoded images in memory at once.
 const ROWS: usize = 256;
-/// What label columns are called, best first.
+/// Names of label columns, in order of preference.
 const LABELS: [&str; 4] = ["label", "labels", "fine_label", "class"];
-/// What image columns are called, best first.
+/// Names of image columns, in order of preference.
 const IMAGES: [&str; 2] = ["image", "img"];
-/// The beginnings of names by which test files are known, best first; those of ImageNet's `test`
-/// have no labels.
+/// Prefixes of test files, in order of preference. ImageNet's `test` has no labels.
 const TEST: [&str; 5] = ["test", "validation", "valid", "val", "dev"];
 
 /// Whether `dir` holds training or test files.
@@ -40,7 +39,7 @@ pub(super) fn is_here(dir: &Path) -> bool {
     files(dir).is_ok_and(|files| !files.is_empty())
 }
 
-/// The column of the labels in the files in `dir`.
+/// The name of the label column of the files in `dir`.
 pub(super) fn label_name(dir: &Path) -> Result<String, DataError> {
     let files = files(dir)?;
     let Some((_, path)) = files.first() else {
@@ -52,15 +51,15 @@ pub(super) fn label_name(dir: &Path) -> Result<String, DataError> {
     })
 }
 
-/// Does `work`, in which the crate may panic where a file is damaged: that is an error like others.
+/// Runs `work`. The crate may panic on damaged files, so a panic becomes an error.
 fn guarded<T>(dir: &Path, work: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
-    // What `work` changes is not looked at after a panic: the error ends the reading.
+    // After a panic the error ends the reading, so nobody sees what `work` left half changed.
     let done = catch_unwind(AssertUnwindSafe(work));
     done.unwrap_or_else(|_| Err(DataError::invalid(dir, "holds a damaged Parquet file", REMEDY)))
 }
 
-/// Reads `split` of the files in `dir`, whose labels are in the column `label` and whose data set
-/// may be `known`.
+/// Reads `split` of the files in `dir`. Labels are in the column `label`; `known` is the data set,
+/// if it is a known one.
 pub(super) fn load(
     dir: &Path,
     split: Split,
@@ -94,7 +93,7 @@ fn load_split(
             REMEDY,
         ));
     };
-    // Where the best has no labels, the next one is it.
+    // If the preferred test files have no labels, the next ones are taken.
     let mut chosen = last;
     for part in parts {
         if labelled(&part, label)? {
@@ -117,7 +116,7 @@ fn load_split(
     Ok(set)
 }
 
-/// Labels in the order of `known`, from that of the classes' `names` in the file.
+/// Translates labels from the order of the file's class `names` to the order of `known`.
 fn reorder(
     dir: &Path,
     labels: &mut [u32],
@@ -129,7 +128,11 @@ fn reorder(
     if names.len() != known.classes.len() {
         let problem =
             format!("has {} classes, {} has {}", names.len(), known.title, known.classes.len());
-        return Err(DataError::invalid(dir, problem, "name a data set of one's own by its path"));
+        return Err(DataError::invalid(
+            dir,
+            problem,
+            "to use another data set, name it by its path",
+        ));
     }
     let class =
         |name: &String| known.classes.iter().position(|class| folder::names_class(name, class));
@@ -153,10 +156,10 @@ fn reorder(
     Ok(())
 }
 
-/// Images and labels, and the names of the classes where the files tell them.
+/// Images and labels, and the class names if the files contain them.
 struct ParquetTable {
     set: Dataset,
-    /// In label order.
+    /// Class names in label order.
     names: Option<Vec<String>>,
 }
 
@@ -172,11 +175,11 @@ fn highest_label(files: &[(&str, PathBuf)], label: &str) -> Result<u32, DataErro
             .unwrap_or(0)
             .max(highest);
     }
-    // A label beyond this is refused where it is read.
+    // Larger labels are refused when they are read.
     Ok(highest.min(u16::MAX.into()))
 }
 
-/// Parquet files with the names of their splits: training files first called `train`.
+/// Parquet files with the names of their splits; training files are listed first, as `train`.
 fn files(dir: &Path) -> Result<Vec<(&'static str, PathBuf)>, DataError> {
     let mut found = Vec::new();
     search(dir, None, DEPTH, &mut found)?;
@@ -219,7 +222,7 @@ fn labelled(files: &[PathBuf], label: &str) -> Result<bool, DataError> {
     Ok(false)
 }
 
-/// A file, and where its images and labels are.
+/// An open file, and its columns of images and labels.
 struct Opened<'a> {
     path: &'a Path,
     reader: SerializedFileReader<File>,
@@ -253,7 +256,7 @@ impl<'a> Opened<'a> {
             .map(|group| self.reader.get_row_group(group).map_err(damaged(self.path)))
     }
 
-    /// All labels; −1 is none.
+    /// All labels; −1 means no label.
     fn labels(&self) -> Result<Vec<i64>, DataError> {
         let mut labels = Vec::new();
         for group in self.groups() {
@@ -282,7 +285,7 @@ impl<'a> Opened<'a> {
         Ok(labels)
     }
 
-    /// Gives the values of a column, some at a time, to `give`; what is null is `None`.
+    /// Passes the values of a column to `give`, batch by batch. Null values are `None`.
     fn column<T: DataType>(
         &self,
         reader: ColumnReader,
@@ -313,7 +316,7 @@ impl<'a> Opened<'a> {
         }
     }
 
-    /// The classes' names in the metadata of the `datasets` library.
+    /// The class names in the metadata of the `datasets` library.
     fn names(&self) -> Option<Vec<String>> {
         let metadata = self.reader.metadata().file_metadata();
         let text = metadata
@@ -329,7 +332,8 @@ impl<'a> Opened<'a> {
     }
 }
 
-/// The column of the images' bytes: `image.bytes`, or bytes by themselves.
+/// The column of the encoded images: `image.bytes`, `image`, or the same of `img`; else any
+/// `….bytes`.
 fn image_column(schema: &SchemaDescriptor) -> Option<usize> {
     let columns = || schema.columns().iter().enumerate();
     let is_plain = |column: &ColumnDescriptor| {
@@ -378,7 +382,7 @@ fn read(
         && ![1, 3].contains(&channels)
     {
         let problem = format!("holds images, which can't become {channels} channels");
-        return Err(DataError::invalid(dir, problem, "networks of 1 or 3 channels can see them"));
+        return Err(DataError::invalid(dir, problem, "use a network of 1 or 3 channels"));
     }
     for path in files {
         let opened = Opened::new(path, Some(label))?;
@@ -473,7 +477,7 @@ mod tests {
     use std::fs;
     use std::sync::Arc;
 
-    /// As the `datasets` library writes it: nullable columns, class names in the metadata.
+    /// Writes a file like the `datasets` library: nullable columns, class names in the metadata.
     fn write(path: &Path, label: &str, rows: &[(Option<Vec<u8>>, i64)], names: Option<&[String]>) {
         write_by(Compression::SNAPPY, path, label, rows, names);
     }
@@ -553,7 +557,7 @@ mod tests {
         );
         write(&file("train-00001-of-00002.parquet"), "label", &[(image(4), 1)], Some(&names));
         write(&file("validation-00000-of-00001.parquet"), "label", &[(image(5), 2)], Some(&names));
-        // A test set without labels is none.
+        // Test files without labels are skipped.
         write(&file("test-00000-of-00001.parquet"), "label", &[(image(6), -1)], Some(&names));
         fs::write(dir.path().join("README.md"), "a card").unwrap();
         let source = Source::open(dir.path()).unwrap();
@@ -642,7 +646,7 @@ mod tests {
         );
     }
 
-    /// Whatever byte is damaged or missing: an error or a set, never a panic.
+    /// Any damaged or missing byte gives an error or a set, never a panic.
     #[test]
     fn damaged_files_never_panic() {
         let dir = tempfile::tempdir().unwrap();

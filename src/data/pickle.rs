@@ -1,24 +1,24 @@
-//! Reads the pickled dictionaries in which CIFAR's Python version is packed. Nothing is executed.
+//! Reads the pickled dictionaries of CIFAR's Python version. Nothing is executed.
 //!
-//! Only what such files hold is understood: dictionaries, lists, tuples, texts, whole numbers and
-//! NumPy arrays of bytes or whole numbers (opcodes: Python's `pickletools`; protocols 2 to 4).
+//! Only the contents of such files are understood: dictionaries, lists, tuples, strings, integers
+//! and NumPy arrays of bytes or integers (opcodes: Python's `pickletools`; protocols 2 to 4).
 //! Memory is bounded by the file's length, nesting by [`MAX_DEPTH`].
 
 use std::collections::HashMap;
 
-/// The deepest nesting; the files have three levels.
+/// The deepest nesting. CIFAR's files have three levels.
 const MAX_DEPTH: usize = 16;
-/// The most values; CIFAR-100's training file has 150,000 labels and names.
+/// The most values. CIFAR-100's training file has 150,000 labels and names.
 const MAX_VALUES: usize = 2_000_000;
 /// The longest name of a class or function.
 const MAX_NAME: usize = 256;
 
-/// What the file holds.
+/// A value of the pickled file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum PickleValue<'a> {
     None,
     Int(i64),
-    /// A text or a byte string.
+    /// A string or a byte string.
     Bytes(&'a [u8]),
     List(Vec<PickleValue<'a>>),
     Tuple(Vec<PickleValue<'a>>),
@@ -27,7 +27,7 @@ pub(super) enum PickleValue<'a> {
     Global(String),
     /// A NumPy element type, such as `u1`.
     DType(&'a [u8]),
-    /// A NumPy array in rows: its shape, element type and bytes.
+    /// A NumPy array in C order: its shape, element type and bytes.
     Array {
         shape: Vec<usize>,
         dtype: &'a [u8],
@@ -55,7 +55,7 @@ impl<'a> PickleValue<'a> {
         }
     }
 
-    /// A text.
+    /// The string, if the value is valid UTF-8.
     pub fn text(&self) -> Option<&'a str> {
         match self {
             PickleValue::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
@@ -63,7 +63,7 @@ impl<'a> PickleValue<'a> {
         }
     }
 
-    /// Whole numbers of a list, or of an array of one dimension.
+    /// The integers of a list, or of an array of one dimension.
     pub fn numbers(&self) -> Option<Vec<i64>> {
         let int = |value: &PickleValue| {
             if let PickleValue::Int(number) = value { Some(*number) } else { None }
@@ -87,7 +87,7 @@ impl<'a> PickleValue<'a> {
     }
 }
 
-/// The object in `bytes`; else why it is not read.
+/// Reads the object in `bytes`. The error text says why it is refused.
 pub(super) fn read(bytes: &[u8]) -> Result<PickleValue<'_>, String> {
     let mut machine =
         Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
@@ -115,22 +115,22 @@ fn wrong<T>(what: impl Into<String>) -> PickleStep<T> {
     Err(PickleFault::Wrong(what.into()))
 }
 
-/// A value, and how deep it is nested.
+/// A value and its nesting depth.
 type Nested<'a> = (PickleValue<'a>, usize);
 
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     stack: Vec<Nested<'a>>,
-    /// Lengths of the stack at which marks were set.
+    /// The stack's length at each mark.
     marks: Vec<usize>,
-    /// What may be asked for again. `None` stands for containers, which change after they are
-    /// stored.
+    /// Stored values that later instructions may fetch. `None` stands for containers, which change
+    /// after they are stored.
     memo: HashMap<u32, Option<PickleValue<'a>>>,
 }
 
 impl<'a> Machine<'a> {
-    /// Does one instruction; gives the result where it was the last one.
+    /// Executes one instruction. Returns the result if it was the last one.
     fn step(&mut self) -> PickleStep<Option<PickleValue<'a>>> {
         match self.byte()? {
             0x80 => match self.byte()? {
@@ -204,7 +204,7 @@ impl<'a> Machine<'a> {
                 let key = self.unsigned(4)?;
                 self.remember(key as u32)?;
             }
-            // Protocol 4 counts by itself.
+            // Protocol 4 numbers memo entries itself.
             0x94 => self.remember(self.memo.len() as u32)?,
             b'h' => {
                 let key = self.unsigned(1)?;
@@ -224,7 +224,7 @@ impl<'a> Machine<'a> {
                 let (Some(module), Some(name)) =
                     (module.text().filter(short), name.text().filter(short))
                 else {
-                    return wrong("names a class by something that is no short text");
+                    return wrong("names a class by something else than a short string");
                 };
                 self.push(PickleValue::Global(format!("{module}.{name}")));
             }
@@ -269,7 +269,7 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(&line[..length]).or_else(|_| wrong("has a name that is no text"))
     }
 
-    /// Pushes the bytes whose length the next `digits` bytes tell.
+    /// Pushes a byte string whose length is in the next `digits` bytes.
     fn bytes_of(&mut self, digits: usize) -> PickleStep<()> {
         let length = self.unsigned(digits)?;
         let bytes = self.take(usize::try_from(length).map_err(|_| PickleFault::Short)?)?;
@@ -288,7 +288,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The top of the stack, not beyond a mark.
+    /// Pops the top of the stack, but nothing below the last mark.
     fn pop(&mut self) -> PickleStep<Nested<'a>> {
         if self.marks.last().is_some_and(|&mark| self.stack.len() <= mark) {
             return wrong("takes more than there is");
@@ -296,10 +296,10 @@ impl<'a> Machine<'a> {
         self.stack.pop().ok_or_else(|| PickleFault::Wrong("takes more than there is".into()))
     }
 
-    /// What was pushed since the last mark.
+    /// Pops all values since the last mark.
     fn pop_mark(&mut self) -> PickleStep<Vec<Nested<'a>>> {
-        let Some(mark) = self.marks.pop() else { return wrong("takes what no mark begins") };
-        // Nothing pops beyond a mark.
+        let Some(mark) = self.marks.pop() else { return wrong("pops to a mark that was not set") };
+        // Values below a mark can't be popped, so the stack is at least as long as the mark.
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
@@ -314,7 +314,7 @@ impl<'a> Machine<'a> {
 
     fn set_items(&mut self, items: Vec<Nested<'a>>) -> PickleStep<()> {
         let Some((PickleValue::Dict(dict), depth)) = self.stack.last_mut() else {
-            return wrong("sets an entry of no dictionary");
+            return wrong("sets an entry in something that is not a dictionary");
         };
         *depth = depth_around(*depth, &items)?;
         if !items.len().is_multiple_of(2) {
@@ -328,7 +328,9 @@ impl<'a> Machine<'a> {
     }
 
     fn remember(&mut self, key: u32) -> PickleStep<()> {
-        let Some((value, _)) = self.stack.last() else { return wrong("stores what there is not") };
+        let Some((value, _)) = self.stack.last() else {
+            return wrong("stores a value of an empty stack");
+        };
         let kept = match value {
             PickleValue::List(_) | PickleValue::Dict(_) | PickleValue::Tuple(_) => None,
             value => Some(value.clone()),
@@ -350,7 +352,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// The depth of something of depth `own` that holds `items` too.
+/// The depth of a value of depth `own` after `items` are added to it.
 fn depth_around(own: usize, items: &[Nested]) -> PickleStep<usize> {
     let depth = items.iter().map(|(_, depth)| depth + 1).max().unwrap_or(0).max(own);
     if depth > MAX_DEPTH {
@@ -360,7 +362,7 @@ fn depth_around(own: usize, items: &[Nested]) -> PickleStep<usize> {
     }
 }
 
-/// What a call makes: only NumPy's empty arrays and element types are known.
+/// The result of a call. Only NumPy's empty arrays and element types are supported.
 fn reduced<'a>(
     function: PickleValue<'a>,
     arguments: PickleValue<'a>,
@@ -375,10 +377,10 @@ fn reduced<'a>(
     }
 }
 
-/// What an object becomes by its state.
+/// The result of giving `object` its state.
 fn built<'a>(object: PickleValue<'a>, state: PickleValue<'a>) -> PickleStep<PickleValue<'a>> {
     match (object, state.items()) {
-        // Version, byte order, and what only structured types have.
+        // The state is version, byte order, and fields of structured types.
         (PickleValue::DType(dtype), Some([_, PickleValue::Bytes(order), ..]))
             if matches!(*order, b"|" | b"<" | b"=") =>
         {
@@ -409,7 +411,7 @@ fn built<'a>(object: PickleValue<'a>, state: PickleValue<'a>) -> PickleStep<Pick
             }
             Ok(PickleValue::Array { shape, dtype, bytes })
         }
-        _ => wrong("has an object that is no plain array in rows"),
+        _ => wrong("has an object that is not an array in C order"),
     }
 }
 
@@ -417,7 +419,7 @@ fn built<'a>(object: PickleValue<'a>, state: PickleValue<'a>) -> PickleStep<Pick
 mod tests {
     use super::*;
 
-    /// As Python 2 wrote it: texts as `U`, an array of bytes `[2, 3]`.
+    /// A file as Python 2 wrote it: strings as `U`, an array of bytes `[2, 3]`.
     pub fn official(labels: &[u8]) -> Vec<u8> {
         let mut bytes =
             b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x04onceq\x03U\x06labelsq\x04]q\x05(".to_vec();
@@ -487,7 +489,7 @@ mod tests {
         assert!(read(&lying).unwrap_err().contains("has an array of shape [200, 3] in 6 bytes"));
     }
 
-    /// Whatever byte is damaged or missing: an error or a value, never a panic.
+    /// Any damaged or missing byte gives an error or a value, never a panic.
     #[test]
     fn damaged_files_never_panic() {
         let whole = official(&[1, 2]);

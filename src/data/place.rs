@@ -1,10 +1,10 @@
-//! How a file that can't be read is told of.
+//! Error texts for unreadable files.
 
 use std::io;
 use std::path::Path;
 
-/// What the system said of `path`; where nothing is there, also the directory that a relative path
-/// starts from.
+/// The system's error for `path`. For a missing relative path it adds the directory that relative
+/// paths start from.
 pub fn said(path: &Path, error: &io::Error) -> String {
     match (error.kind(), std::env::current_dir()) {
         (io::ErrorKind::NotFound, Ok(here)) if path.is_relative() => {
@@ -15,13 +15,13 @@ pub fn said(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// `text` without the byte order mark that some editors put before it.
+/// `text` without the byte order mark that some editors put first.
 pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// `text` with control and invisible formatting characters written out, so that it can neither move
-/// a terminal's cursor nor pass for other text.
+/// `text` with control and invisible formatting characters escaped, so that it can neither control
+/// a terminal nor pass for other text.
 pub fn printable(text: &str) -> String {
     let escape = |letter: char| match letter {
         '\n' | '\t' => letter.to_string(),
@@ -31,7 +31,7 @@ pub fn printable(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-/// Control characters, and those of Unicode that turn the direction of text or take no room.
+/// Whether `letter` is a control character, or one of Unicode's direction or zero-width characters.
 pub fn is_invisible(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -1,6 +1,5 @@
-//! Sets of images as they are written: one directory per class, whose name begins with the label,
-//! one PNG file per image. torchvision's `ImageFolder` reads them as they are, unless a class has
-//! no image.
+//! Writes and reads sets of images: one directory per class, whose name begins with the label, and
+//! one PNG file per image. torchvision's `ImageFolder` reads them too, unless a class has no image.
 
 use super::entries::{Findings, entries};
 use super::{DataError, Dataset, Fit, folder};
@@ -8,7 +7,7 @@ use image::{ExtendedColorType, ImageFormat};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The directory of class `index` of a set: `03_dress` for class `Dress` of ten. Sorted names are
+/// The directory of class `index` of a set, such as `03_dress` for class `Dress` of ten. Names sort
 /// in class order.
 pub fn class_dir(index: usize, classes: &[String]) -> String {
     let digits = classes.len().saturating_sub(1).to_string().len().max(2);
@@ -60,13 +59,13 @@ pub fn encode(
     Ok(file.into_inner())
 }
 
-/// A set of images as recover writes it. Labels are the numbers that its directories' names begin
-/// with; classes are called as their directories, one without a directory by its number. Images are
-/// of the size and the colours of the first.
+/// Reads a set of images that recover wrote. The numbers at the beginning of directory names are
+/// the labels. Classes are named like their directories; a class without a directory is named by
+/// its number. All images must have the size and channels of the first.
 ///
 /// # Errors
-/// When a directory's name begins with no number, two have the same, a class has no image, or a
-/// file can't be read.
+/// When a directory's name begins with no number, two have the same number, a directory has no
+/// image, or a file can't be read.
 pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
     let mut findings = Findings::default();
     let (mut classes, files) = list(dir, &mut findings)?;
@@ -81,12 +80,12 @@ pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
         .map(|label| classes.remove(&label).unwrap_or_else(|| format!("{label:02}")))
         .collect();
     let set = folder::read(dir, names, files, Fit::Exact, &mut findings)?;
-    // A set is written by this program; what the system left in it concerns nobody.
+    // The remarks are dropped: this program wrote the set, so only system files were skipped.
     findings.conclude(dir, &mut Vec::new())?;
     Ok(set)
 }
 
-/// The image files of a set in the order of [`read_set`].
+/// The image files of a set, in the order of [`read_set`].
 pub fn set_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut findings = Findings::default();
     let (_, files) = list(dir, &mut findings)?;
@@ -97,7 +96,7 @@ pub fn set_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
 /// The image files of a set, with their labels.
 type LabelledFiles = Vec<(PathBuf, u32)>;
 
-/// The directories of a set by their labels, and its image files with them.
+/// The class directories of a set by label, and its image files with their labels.
 fn list(
     dir: &Path,
     findings: &mut Findings,
@@ -123,7 +122,7 @@ fn list(
     Ok((classes, files))
 }
 
-/// The number that the name of a written class directory begins with.
+/// The number at the beginning of a class directory's name.
 fn label_of(name: &str) -> Option<u32> {
     name.split_once('_')?.0.parse().ok().filter(|label| *label < u32::from(u16::MAX))
 }
@@ -135,12 +134,12 @@ pub(super) fn is_image(path: &Path) -> bool {
         .is_some_and(|extension| known.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
-/// The last part of `path`, which names what lies there.
+/// The last part of `path`, used as a display name.
 pub(super) fn display_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Lower-case ASCII letters and digits, everything else between them as one hyphen.
+/// Lower-case ASCII letters and digits; any other characters between them become one hyphen.
 fn slug(name: &str) -> String {
     let words: Vec<_> = name
         .split(|letter: char| !letter.is_ascii_alphanumeric())
@@ -265,7 +264,7 @@ mod tests {
         }
     }
 
-    /// A class may have no image: the other labels stay what they are.
+    /// A missing class does not change the other labels.
     #[test]
     fn labels_are_those_of_the_directories_names() {
         let dir = tempfile::tempdir().unwrap();
@@ -275,7 +274,7 @@ mod tests {
         assert_eq!((read.labels, read.classes.len()), (vec![0, 0, 2], 3));
         assert_eq!(read.classes, ["00_t-shirt-top", "01", "02_class"]);
         assert_eq!(set_files(dir.path()).unwrap().len(), 3);
-        // Numbers count, not the order of the letters in them.
+        // Directories are sorted as numbers, not as text.
         let dir = tempfile::tempdir().unwrap();
         for name in ["2_b", "10_a"] {
             fs::create_dir(dir.path().join(name)).unwrap();

@@ -1,7 +1,7 @@
-//! The data sets that are known by name: one YAML file each in `datasets/`, which the exporters
+//! The data sets that are known by name. Each is one YAML file in `datasets/`, which the exporters
 //! read too.
 //!
-//! The files are part of the program. Nothing else in it lists names of data sets.
+//! The files are compiled into the program. No other code lists names of data sets.
 
 use std::sync::OnceLock;
 
@@ -11,34 +11,34 @@ use super::Split;
 
 include!(concat!(env!("OUT_DIR"), "/datasets.rs"));
 
-/// What is known of a data set unread.
+/// A known data set's description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSet {
-    /// By this, experiments name it; the file is called so too.
+    /// The name in experiments, and the file's name.
     pub name: String,
-    /// As people write it, such as `Fashion-MNIST`.
+    /// The display name, such as `Fashion-MNIST`.
     pub title: String,
-    /// On what terms its images may be used.
+    /// The licence of the images.
     pub licence: String,
     /// 1 (gray) or 3 (RGB).
     pub channels: usize,
-    /// Height and width of its images in pixels, or those to which networks usually take them.
+    /// Height and width of the images in pixels, or the usual input size of networks.
     pub size: usize,
     /// Mean of the training pixels in 0..1, per channel.
     pub mean: Vec<f64>,
-    /// Their standard deviation.
+    /// Standard deviation of the training pixels, per channel.
     pub std: Vec<f64>,
     /// Training and test set.
     pub splits: Splits,
-    /// What its directory may be called inside a directory of data sets, best first.
+    /// Names of its directory within a directory of data sets, in order of preference.
     pub directories: Vec<String>,
-    /// The forms in which its files are met, best first.
+    /// The layouts of its files, in order of preference.
     pub layouts: Vec<DataLayout>,
-    /// In label order.
+    /// The classes in label order.
     pub classes: Vec<Class>,
-    /// Where `python -m exporters fetch` gets it. Only the exporters read it; a file with it is not
-    /// refused.
+    /// The sources for `python -m exporters fetch`. Only the exporters read them; the field exists
+    /// so that they are not refused.
     fetch: serde_yaml::Value,
 }
 
@@ -46,9 +46,9 @@ pub struct DataSet {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Splits {
-    /// What students learn from.
+    /// The training set.
     pub train: SplitInfo,
-    /// What they are judged on.
+    /// The test set, on which students are evaluated.
     pub test: SplitInfo,
 }
 
@@ -56,17 +56,17 @@ pub struct Splits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SplitInfo {
-    /// How many images it has.
+    /// The number of images.
     pub images: usize,
-    /// What its directory is called where the images are single files: `train`, `test` or `val`.
+    /// The directory's name if the images are single files: `train`, `test` or `val`.
     pub folder: String,
 }
 
-/// A form of files.
+/// A layout of files.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "form", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum DataLayout {
-    /// Four IDX files named as MNIST's, plain or gzipped.
+    /// Four IDX files with MNIST's names, plain or gzipped.
     Idx,
     /// Records of `label_bytes` labels, of which the last counts, and 3×32×32 pixels.
     CifarBinary {
@@ -74,29 +74,28 @@ pub enum DataLayout {
         train: Vec<String>,
         /// The test files, in order.
         test: Vec<String>,
-        /// How many label bytes stand before the pixels.
+        /// The number of label bytes before the pixels.
         label_bytes: usize,
     },
-    /// The same as pickled dictionaries.
+    /// The same data as pickled dictionaries.
     CifarPickle {
         /// The training files, in order.
         train: Vec<String>,
         /// The test files, in order.
         test: Vec<String>,
-        /// The dictionary's key of the labels.
+        /// The key of the labels in the dictionary.
         label: String,
     },
-    /// One directory of images for each class, called by its WordNet id or its name, in a directory
-    /// for each split.
+    /// In a directory per split, one directory of images per class, named by WordNet id or class
+    /// name.
     ImageFolder,
-    /// As Stanford packs it: `train/<wnid>/images/`, and `val/images/` with
-    /// `val/val_annotations.txt`.
+    /// Stanford's layout: `train/<wnid>/images/`, and `val/images/` with `val/val_annotations.txt`.
     TinyImagenet,
     /// A NumPy archive.
     Npz,
-    /// Hugging Face's: Parquet files of encoded images and labels.
+    /// The Hugging Face Hub's layout: Parquet files of encoded images and labels.
     Parquet {
-        /// The column of the labels.
+        /// The name of the label column.
         label: String,
     },
 }
@@ -105,13 +104,13 @@ pub enum DataLayout {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Class {
-    /// One that has only a name.
+    /// A class with a name only.
     Named(String),
-    /// A set of synonyms of WordNet.
+    /// A WordNet synset.
     Wordnet {
-        /// Its id, such as `n01440764`, by which directories are called.
+        /// The WordNet id, such as `n01440764`, which names directories.
         wnid: String,
-        /// Its readable name.
+        /// The readable name.
         name: String,
     },
 }
@@ -124,7 +123,7 @@ impl Class {
         }
     }
 
-    /// The WordNet id, if it has one.
+    /// The WordNet id, if the class has one.
     pub fn wnid(&self) -> Option<&str> {
         match self {
             Class::Named(_) => None,
@@ -134,12 +133,12 @@ impl Class {
 }
 
 impl DataSet {
-    /// The readable names of its classes, in label order.
+    /// The readable class names, in label order.
     pub fn class_names(&self) -> Vec<String> {
         self.classes.iter().map(|class| class.name().to_string()).collect()
     }
 
-    /// What is known of `split`.
+    /// The description of `split`.
     pub fn split(&self, split: Split) -> &SplitInfo {
         match split {
             Split::Train => &self.splits.train,
@@ -147,7 +146,7 @@ impl DataSet {
         }
     }
 
-    /// One line of it: `32×32 RGB, 10 classes, 50,000 training and 10,000 test images`.
+    /// A summary in one line: `32×32 RGB, 10 classes, 50,000 training and 10,000 test images`.
     pub fn summary(&self) -> String {
         format!(
             "{size}×{size} {colours}, {classes} classes, {train} training and {test} test images",
@@ -165,17 +164,17 @@ pub fn names() -> &'static [&'static str] {
     &NAMES
 }
 
-/// The data set of this name; its file is read once.
+/// The data set of this name. Its file is parsed once.
 pub fn find(name: &str) -> Option<&'static DataSet> {
     static READ: [OnceLock<DataSet>; NAMES.len()] = [const { OnceLock::new() }; NAMES.len()];
     let index = NAMES.iter().position(|known| *known == name)?;
-    // The text is part of the program, and a test reads each.
+    // The text is compiled into the program, and a test parses each.
     Some(READ[index].get_or_init(|| {
         serde_yaml::from_str(TEXTS[index]).expect("a built-in data set is well formed")
     }))
 }
 
-/// `1281167` as `1,281,167`.
+/// Formats `1281167` as `1,281,167`.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();

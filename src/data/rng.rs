@@ -1,8 +1,8 @@
 //! Counter-based randomness: one independent stream per (seed, purpose, item), never a global
 //! generator.
 //!
-//! A result then depends on which item it is, not on how many items were drawn before it, in what
-//! order, or by how many processes.
+//! A result depends only on its item, not on how many items were drawn before, in which order, or
+//! by how many processes.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;

@@ -1,14 +1,14 @@
-//! A part of a data set, drawn at random and even over the classes.
+//! Class-balanced random subsets.
 
 use rand::seq::SliceRandom;
 
 use crate::rng;
 
-/// `count` of the images that have these `labels`, or all where there are fewer; class after class,
+/// The indices of `count` images with these `labels`, or all if there are fewer; class after class,
 /// in the images' order.
 ///
-/// Every class of `classes` gives equally many, one more for the first of them where `count` is no
-/// multiple. What a class lacks, the others give. Which images of a class it is depends on `seed`
+/// Each of `classes` gives equally many; if `count` is no multiple, the first classes give one
+/// more. If a class has too few, the others give more. The choice within a class depends on `seed`
 /// alone.
 pub fn even(labels: &[u32], classes: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut members = vec![Vec::new(); classes];
@@ -28,7 +28,7 @@ pub fn even(labels: &[u32], classes: usize, count: usize, seed: u64) -> Vec<usiz
     drawn
 }
 
-/// How many each class of these `sizes` gives.
+/// How many images each class gives; `sizes` are the classes' sizes.
 fn quotas(sizes: &[usize], count: usize) -> Vec<usize> {
     let mut quotas = vec![0; sizes.len()];
     let mut left = count.min(sizes.iter().sum());
@@ -37,7 +37,8 @@ fn quotas(sizes: &[usize], count: usize) -> Vec<usize> {
             (0..sizes.len()).filter(|&class| quotas[class] < sizes[class]).collect();
         let (each, more) = (left / open.len(), left % open.len());
         for (place, class) in open.into_iter().enumerate() {
-            // Only a last round, in which no class gives a whole share, hands out the remainder.
+            // The remainder is given out in a last round, when there is less than one image per
+            // class left.
             let share = if each > 0 { each } else { usize::from(place < more) };
             let share = share.min(sizes[class] - quotas[class]);
             quotas[class] += share;
@@ -59,7 +60,7 @@ mod tests {
         assert_eq!(quotas(&[5, 2, 100], 30), [5, 2, 23]);
         assert_eq!(quotas(&[9, 9, 0], 7), [4, 3, 0]);
         assert_eq!(quotas(&[], 7), [0; 0]);
-        // A thousand images of 101 classes: none goes without.
+        // A thousand images of 101 classes: no class gets none.
         let quotas = quotas(&[500; 101], 1000);
         assert_eq!((quotas.iter().min(), quotas.iter().max()), (Some(&9), Some(&10)));
     }
@@ -83,7 +84,7 @@ mod tests {
             let of = |class: u32, among: &[usize]| among.iter().filter(|&&i| labels[i] == class).count();
             let all: Vec<usize> = (0..labels.len()).collect();
             for (a, b) in (0..7).flat_map(|a| (0..7).map(move |b| (a, b))) {
-                // A class gives fewer than another by more than one only where it has no more.
+                // A class gives at least two fewer than another only if it has no more.
                 let (own, other) = (of(a, &drawn), of(b, &drawn));
                 prop_assert!(own + 1 >= other || own == of(a, &all), "{} of {a}, {} of {b}", own, other);
             }

@@ -1,4 +1,4 @@
-//! Where a data set lies, in which layout, and how it is read from there.
+//! Finds data sets on disk, detects their layout and reads them.
 
 use std::path::{Path, PathBuf};
 
@@ -7,28 +7,28 @@ use super::{DataError, Dataset, Fit, Split, cifar, folder, idx, npz, parquet, pn
 
 const SYSTEM_DIR: &str = "/usr/share/datasets";
 const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
-/// What `open` reads.
+/// The layouts that `open` reads.
 const LAYOUTS: &str = "name a directory of IDX files, of CIFAR's batches, of Parquet files, or of train/ and test/ or val/ with a \
                        directory of PNG or JPEG files per class, or an .npz archive";
 
 /// A data set on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
-    /// Its directory, or its file.
+    /// Its directory or file.
     place: PathBuf,
     layout: DataLayout,
-    /// What is known of it, where it has a name.
+    /// Its registry entry, if it has one.
     known: Option<&'static DataSet>,
-    /// For class folders: YAML or JSON, directory → class name, in label order.
+    /// For class folders: a YAML or JSON file, directory → class name, in label order.
     class_map: Option<PathBuf>,
 }
 
 impl Source {
     /// Finds a data set of the [registry] by its name, in any of its layouts.
     ///
-    /// Looks in the directory that the environment variable `SCDD_DATA` names (which holds the data
-    /// set's directory or is it) and nowhere else; without the variable in `data/` of the current
-    /// directory and of each directory above it, then in `/usr/share/datasets`.
+    /// If the environment variable `SCDD_DATA` is set, only that directory is searched; it holds
+    /// the data set's directory, or is it. Otherwise `data/` of the current directory and of each
+    /// directory above it are searched, then `/usr/share/datasets`.
     ///
     /// # Errors
     /// When the name is unknown, or no such directory holds the data set.
@@ -37,8 +37,8 @@ impl Source {
         Self::find_from(name, std::env::var_os("SCDD_DATA").map(PathBuf::from).as_deref(), &here)
     }
 
-    /// As [`Source::find`], in `place` alone, which is the data set's directory or file, or holds
-    /// it.
+    /// Like [`Source::find`], but searches only `place`, which is the data set's directory or file,
+    /// or holds it.
     pub fn find_at(name: &str, place: &Path) -> Result<Self, DataError> {
         let set = registered(name)?;
         match inside(set, place).or_else(|| Self::of(set, place)) {
@@ -74,10 +74,10 @@ impl Source {
         })
     }
 
-    /// The data set in `place`, a directory or an archive, whose layout shows by itself.
+    /// Opens the data set in `place`, a directory or an archive, and detects its layout.
     ///
     /// # Errors
-    /// When nothing there is in a known layout.
+    /// When `place` has no known layout.
     pub fn open(place: &Path) -> Result<Self, DataError> {
         std::fs::metadata(place).map_err(DataError::io(place, "open"))?;
         let found = |layout: DataLayout, known| Self {
@@ -122,10 +122,10 @@ impl Source {
         }
     }
 
-    /// The same, of which `class_map` chooses, names and orders the class folders.
+    /// The same source with a `class_map` that selects, names and orders the class folders.
     ///
     /// # Errors
-    /// When it has no class folders.
+    /// When the source has no class folders.
     pub fn with_class_map(self, class_map: &Path) -> Result<Self, DataError> {
         if !self.is_folder() {
             let problem = "has no class folders, which a class map could name";
@@ -134,22 +134,22 @@ impl Source {
         Ok(Self { class_map: Some(class_map.into()), ..self })
     }
 
-    /// Whether it consists of image files in class folders.
+    /// Whether the source consists of image files in class folders.
     pub fn is_folder(&self) -> bool {
         matches!(self.layout, DataLayout::ImageFolder | DataLayout::TinyImagenet)
     }
 
-    /// The form of its files.
+    /// The layout of its files.
     pub fn layout(&self) -> &DataLayout {
         &self.layout
     }
 
-    /// Where its files lie.
+    /// The directory of its files.
     pub fn directory(&self) -> &Path {
         if self.place.is_file() { self.place.parent().unwrap_or(&self.place) } else { &self.place }
     }
 
-    /// `set` in `place`, if it is there in one of its layouts.
+    /// Finds `set` in `place`, in any of its layouts.
     fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
         let layout = set.layouts.iter().find(|layout| match layout {
             DataLayout::Npz => archive(set, place).is_some(),
@@ -161,8 +161,7 @@ impl Source {
         Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None })
     }
 
-    /// Whether the files themselves show that they are `set`, though their directory is not called
-    /// so.
+    /// Whether the files alone prove that they are `set`, whatever their directory's name.
     fn is_certain(&self, set: &DataSet) -> bool {
         match self.layout {
             DataLayout::Idx
@@ -177,10 +176,9 @@ impl Source {
         }
     }
 
-    /// Reads one split into memory. Images of files become what `fit` says; those of other layouts
-    /// stay as they are.
+    /// Reads one split into memory. Image files are fitted by `fit`; other layouts are not changed.
     ///
-    /// What the user should know, though nothing is wrong, is put into `remarks`.
+    /// `remarks` receives notes for the user about things that are odd but not wrong.
     ///
     /// # Errors
     /// When a file is missing, damaged or too large, or classes don't agree.
@@ -242,12 +240,12 @@ fn missing(set: &DataSet, looked: Vec<PathBuf>) -> DataError {
     DataError::Missing { name: set.name.clone(), looked }
 }
 
-/// `set` in one of its directories below `root`, or in its archive there.
+/// Finds `set` in one of its directories below `root`, or in its archive there.
 fn inside(set: &'static DataSet, root: &Path) -> Option<Source> {
     set.directories.iter().find_map(|dir| Source::of(set, &root.join(dir)))
 }
 
-/// The archive of `set`: `place` itself, or the file of its name in it.
+/// The archive of `set`: `place` itself, or the file in it that is named like the set.
 fn archive(set: &DataSet, place: &Path) -> Option<PathBuf> {
     let own = if has_extension(place, "npz") {
         place.into()
@@ -267,7 +265,7 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
 }
 
-/// Whether `dir` holds files of this form.
+/// Whether `dir` holds files of this layout.
 fn lies_in(dir: &Path, layout: &DataLayout) -> bool {
     match layout {
         DataLayout::Idx => idx::present(dir, TEST_LABELS).is_some(),
@@ -312,7 +310,7 @@ mod tests {
         assert_eq!(found("mnist", None), above);
         let own = put("a/b/data/mnist", "t10k-labels-idx1-ubyte");
         assert_eq!(found("mnist", None), own);
-        // A place that was named is the only one.
+        // If a place is named, only it is searched.
         let message = Source::find_from("mnist", Some(&root.path().join("x")), &here)
             .unwrap_err()
             .to_string();

@@ -1,7 +1,7 @@
 //! Crops, flips and shifts as sparse linear maps with exact adjoints.
 //!
-//! A [`View`] (crop, bilinear resize, flip) and a [`Shift`] (roll) say what to do; a [`Resample`]
-//! is the linear map that they make of one image size. It is separable: each output row is a mix of
+//! A [`View`] (crop, bilinear resize, flip) and a [`Shift`] (roll) describe a transform; a
+//! [`Resample`] is its linear map for one image size. It is separable: each output row is a mix of
 //! two source rows, each output column of two source columns.
 
 use super::{DataError, values, values_mut};
@@ -10,9 +10,10 @@ use rand::{Rng, RngExt};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Tries to draw a crop that fits before falling back to the centre.
+/// The number of random crops that are tried before the central one is taken.
 const CROP_TRIES: usize = 10;
-/// A column map of more contiguous pieces than this is not worth copying piece by piece.
+/// The most contiguous pieces for which a column map is copied piece by piece; with more pieces
+/// that is not faster.
 const MAX_RUNS: usize = 4;
 
 /// Height and width of an image, in pixels.
@@ -25,8 +26,8 @@ pub struct Size {
     pub width: usize,
 }
 
-/// A box inside the source image, brought to the output size by bilinear interpolation, then
-/// perhaps mirrored left to right.
+/// A box in the source image that is resized bilinearly to the output size and then optionally
+/// mirrored left to right.
 ///
 /// Equals PyTorch's `interpolate(mode="bilinear", align_corners=False, antialias=False)` of the
 /// cropped image.
@@ -98,8 +99,8 @@ impl View {
         Self { top: (rows - height) / 2, left: (columns - width) / 2, height, width, flip: false }
     }
 
-    /// A random one of the image's `grid` × `grid` cells; a grid of one cell is the whole image,
-    /// and draws nothing.
+    /// A random cell of the image's `grid` × `grid` cells. A grid of one cell is the whole image
+    /// and draws no random number.
     pub fn random_cell(rng: &mut impl Rng, source: Size, grid: u16) -> Result<Self, DataError> {
         if grid == 1 {
             return Self::full(source);
@@ -108,8 +109,8 @@ impl View {
         Self::cell(source, grid, row, column)
     }
 
-    /// The cell in this row and column of the image's `grid` × `grid` cells, whose edges are the
-    /// exact ones rounded down.
+    /// The cell in this row and column of the image's `grid` × `grid` cells. Edges are rounded
+    /// down.
     pub fn cell(source: Size, grid: u16, row: u16, column: u16) -> Result<Self, DataError> {
         let (rows, columns) = sides(source)?;
         let edge = |i: u16, side: u16| (u32::from(i) * u32::from(side) / u32::from(grid)) as u16;
@@ -130,8 +131,7 @@ impl View {
         Size { height: self.height.into(), width: self.width.into() }
     }
 
-    /// The same box, which lies in what `outer` cuts out, as a box of the image that `outer` is cut
-    /// out of.
+    /// Converts the box, which lies in the crop `outer`, to a box of the image that `outer` crops.
     pub fn inside(self, outer: &Self) -> Self {
         Self { top: self.top + outer.top, left: self.left + outer.left, ..self }
     }
@@ -165,8 +165,8 @@ impl View {
     }
 }
 
-/// A roll: what leaves at one border comes back at the other. `out[y + dy, x + dx] = in[y, x]`, as
-/// `torch.roll`.
+/// A roll: pixels that leave at one border come back at the other. `out[y + dy, x + dx] = in[y,
+/// x]`, as `torch.roll`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shift {
     /// Rows downwards.
@@ -191,7 +191,7 @@ struct PixelTap {
     weight: f32,
 }
 
-/// A piece of output that copies a piece of source, possibly backwards.
+/// A piece of output that copies a piece of source, forwards or backwards.
 #[derive(Clone, Copy, Debug)]
 struct PixelRun {
     to: usize,
@@ -201,18 +201,18 @@ struct PixelRun {
     backwards: bool,
 }
 
-/// The linear map of one image size onto another that a view and shifts make.
+/// The linear map from images of one size to another that a view and shifts define.
 #[derive(Clone, Debug)]
 pub struct Resample {
     source: Size,
     rows: Vec<PixelTap>,
     columns: Vec<PixelTap>,
-    /// The columns as contiguous copies, where they are.
+    /// The columns as contiguous copies, if they are.
     runs: Option<Vec<PixelRun>>,
 }
 
 impl Resample {
-    /// The map of images of size `source` onto images of size `output` that `view` describes.
+    /// The map that `view` defines from images of size `source` to images of size `output`.
     pub fn new(view: &View, source: Size, output: Size) -> Result<Self, DataError> {
         view.check(source)?;
         sides(output)?;
@@ -224,7 +224,7 @@ impl Resample {
         Ok(Self::from_taps(source, rows, columns))
     }
 
-    /// The map that rolls its input before it does what it did.
+    /// The same map, applied to an input that is rolled first.
     pub fn roll_input(self, shift: Shift) -> Self {
         let Self { source, mut rows, mut columns, .. } = self;
         for (taps, offset, length) in
@@ -239,7 +239,7 @@ impl Resample {
         Self::from_taps(source, rows, columns)
     }
 
-    /// The map that rolls its output after it has done what it did.
+    /// The same map, followed by a roll of its output.
     pub fn roll_output(self, shift: Shift) -> Self {
         let Self { source, mut rows, mut columns, .. } = self;
         for (taps, offset) in [(&mut rows, shift.dy), (&mut columns, shift.dx)] {
@@ -254,12 +254,12 @@ impl Resample {
         Self { source, rows, columns, runs }
     }
 
-    /// The size of the images that the map takes.
+    /// The size of the input images.
     pub fn source(&self) -> Size {
         self.source
     }
 
-    /// The size of the images that the map makes.
+    /// The size of the output images.
     pub fn output(&self) -> Size {
         Size { height: self.rows.len(), width: self.columns.len() }
     }
@@ -345,7 +345,7 @@ impl Resample {
         }
     }
 
-    /// One output row out of one (blended) source row.
+    /// Computes one output row from one (blended) source row.
     fn apply_columns(&self, row: &[f32], out: &mut [f32]) {
         match &self.runs {
             Some(runs) => {
@@ -367,7 +367,7 @@ impl Resample {
         }
     }
 
-    /// Adds to the gradient of one source row what one output row's gradient contributes.
+    /// Adds the contribution of one output row's gradient to the gradient of one source row.
     fn add_columns_adjoint(&self, gradient: &[f32], row: &mut [f32]) {
         match &self.runs {
             Some(runs) => {
@@ -451,7 +451,7 @@ fn check_batch(
     Ok(((channels * height * width).max(1), (channels * out_height * out_width).max(1)))
 }
 
-/// Both sides of a size that views can address.
+/// Both sides of `size` as `u16`, the range that views can address.
 fn sides(size: Size) -> Result<(u16, u16), DataError> {
     match (u16::try_from(size.height), u16::try_from(size.width)) {
         (Ok(height @ 1..), Ok(width @ 1..)) => Ok((height, width)),
@@ -470,7 +470,7 @@ fn check_range(what: &str, (low, high): (f32, f32)) -> Result<(), DataError> {
     )))
 }
 
-/// The taps that bring the `length` positions from `start` on to `output` positions, clamped at
+/// The taps that resize the `length` positions from `start` on to `output` positions, clamped at
 /// both ends, in PyTorch's arithmetic.
 fn bilinear(start: usize, length: usize, output: usize) -> Vec<PixelTap> {
     let scale = length as f32 / output as f32;
@@ -489,7 +489,7 @@ fn wrapped(offset: i16, length: usize) -> usize {
     isize::from(offset).rem_euclid(length as isize) as usize
 }
 
-/// The taps as a few contiguous copies, if they are.
+/// The taps as a few contiguous copies, or `None` if they are not.
 fn runs(taps: &[PixelTap]) -> Option<Vec<PixelRun>> {
     let mut runs: Vec<PixelRun> = vec![];
     for (to, tap) in taps.iter().enumerate() {
@@ -507,7 +507,7 @@ fn runs(taps: &[PixelTap]) -> Option<Vec<PixelRun>> {
 }
 
 impl PixelRun {
-    /// Takes `position` in as the next one, if it is adjacent in the run's direction.
+    /// Adds `position` to the run if it is adjacent in the run's direction.
     fn extend(&mut self, position: usize) -> bool {
         if position == self.from + self.length && !self.backwards {
             self.length += 1;
@@ -590,7 +590,7 @@ mod tests {
         }
     }
 
-    /// Per case, `tests/goldens/make_views.py` wrote PyTorch's output, and the gradient of its
+    /// Each case of `tests/goldens/make_views.py` holds PyTorch's output, and the gradient of its
     /// input for a given gradient of its output.
     #[test]
     fn agrees_with_pytorch() {

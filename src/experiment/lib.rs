@@ -1,9 +1,9 @@
-//! An experiment as data. Nothing here computes, and nothing here knows who does.
+//! An experiment as data. This crate computes nothing and does not depend on the crates that do.
 //!
 //! 1. [`config`]: the YAML file, with its presets, checked.
-//! 2. [`run`]: the graph of the stages that an experiment consists of, and what finished ones say.
+//! 2. [`run`]: the graph of an experiment's stages, and the results of finished ones.
 //! 3. [`report`]: tables and pages of results.
-//! 4. [`export`]: distilled sets in the forms that others read.
+//! 4. [`export`]: distilled sets in common formats.
 
 #![forbid(unsafe_code)]
 

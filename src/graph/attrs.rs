@@ -1,4 +1,4 @@
-//! A node while it is read: its attributes, each of which must be read by someone, and its inputs.
+//! Reads one node: its inputs and its attributes, each of which a reader must ask for.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use super::constant::{Constant, DType};
 use super::error::GraphError;
 use super::proto::{AttributeProto, NodeProto, TensorProto};
 
-/// Gives an operator's reader the node's attributes by type and keeps account of which were read.
+/// Hands the node's attributes to an operator's reader by type, and records which were read.
 ///
-/// An attribute that nobody read is an error: a setting that is silently ignored would give
-/// silently wrong numbers.
+/// An attribute that the reader never asks for is an error: a setting that is silently ignored
+/// would give silently wrong numbers.
 pub struct NodeReader<'a> {
     pub opset: i64,
     name: String,
@@ -120,13 +120,13 @@ impl<'a> NodeReader<'a> {
         self.proto.output.len()
     }
 
-    /// Turns an attribute that later opsets carry as input `index` into that input, so that
+    /// Turns an attribute that later opsets pass as input `index` into that input, so that
     /// executors see one form.
     pub fn inject(&mut self, index: usize, constant: Constant) {
         self.injected.push((index, constant));
     }
 
-    /// Demands between `min` and `max` inputs, the first `min` of them present.
+    /// Checks that there are between `min` and `max` inputs and that the first `min` are present.
     pub fn expect_inputs(&self, min: usize, max: usize) -> Result<(), GraphError> {
         let count = self.input_count();
         if count > max || (0..min).any(|i| !self.has_input(i)) {
@@ -136,7 +136,7 @@ impl<'a> NodeReader<'a> {
         Ok(())
     }
 
-    /// Ends the reading: complains of attributes that nobody read, hands over the injected inputs.
+    /// Ends the reading: unread attributes are an error; otherwise returns the injected inputs.
     pub(super) fn finish(self) -> Result<Vec<(usize, Constant)>, GraphError> {
         let unread: Vec<&str> = self.unread.borrow().keys().copied().collect();
         if unread.is_empty() {

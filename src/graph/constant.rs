@@ -4,7 +4,7 @@
 use super::error::GraphError;
 use super::proto::TensorProto;
 
-/// Element types that a graph may hold; codes are those of ONNX's `TensorProto.DataType`.
+/// Element types that a graph may hold. The codes are those of ONNX's `TensorProto.DataType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     F32,
@@ -33,12 +33,12 @@ impl DType {
         (16, Self::BF16),
     ];
 
-    /// The type of an ONNX `data_type` code, if it is one of those supported.
+    /// The type of an ONNX `data_type` code, or `None` if it is not supported.
     pub fn from_onnx(code: i32) -> Option<Self> {
         Self::CODES.iter().find(|(c, _)| *c == code).map(|(_, t)| *t)
     }
 
-    /// What to say of a type that is not supported.
+    /// The error text for an unsupported type.
     pub(super) fn refusal(code: i32) -> String {
         const OTHERS: [(i32, &str); 16] = [
             (4, "uint16"),
@@ -64,7 +64,7 @@ impl DType {
         }
     }
 
-    /// What ONNX calls it.
+    /// The type's name in ONNX.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -95,8 +95,8 @@ impl DType {
     }
 }
 
-/// A tensor known when the graph is loaded. `bytes` holds exactly `dims.product() * dtype.size()`
-/// little-endian bytes.
+/// A tensor whose values are known at load time. `bytes` holds exactly `dims.product() *
+/// dtype.size()` little-endian bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constant {
     pub dtype: DType,
@@ -153,8 +153,8 @@ impl Constant {
         }
     }
 
-    /// Reads `proto`; sizes are checked against the data that the file really holds before anything
-    /// is allocated.
+    /// Reads `proto`. Sizes are checked against the file's actual data before anything is
+    /// allocated.
     ///
     /// # Errors
     /// External or sparse data, an unsupported element type, negative or overflowing dims, dims
@@ -193,7 +193,7 @@ fn checked_dims(dims: &[i64]) -> Option<(Vec<usize>, usize)> {
     Some((dims, count))
 }
 
-/// Data in the typed fields; small integers and half floats travel in `int32_data`.
+/// Data in the typed fields. Small integers and half floats are stored in `int32_data`.
 fn typed_data(proto: &TensorProto, dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F32 => proto.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),

@@ -1,12 +1,12 @@
-//! What can be wrong with an ONNX file, and where.
+//! Faults of an ONNX file, each with its place.
 
 use std::fmt;
 
-/// Something that a file asks for and that is not supported, with every node that asks for it.
+/// An unsupported feature, with every node that uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// `Conv`, or `com.microsoft::FusedConv` outside the default domain; of a known operator, what
-    /// of it is not supported.
+    /// An unsupported operator (`Conv`, or `com.microsoft::FusedConv` outside the default domain),
+    /// or the unsupported part of a known operator.
     pub what: String,
     pub nodes: Vec<String>,
 }
@@ -29,7 +29,7 @@ impl fmt::Display for Gap {
 }
 
 fn list(operators: &[Gap], uses: &[Gap]) -> String {
-    /// How many kinds of gaps are listed before the rest is only counted.
+    /// The number of kinds of gaps that are listed; further ones are only counted.
     const SHOWN: usize = 8;
     let part = |title: &str, gaps: &[Gap]| {
         let mut shown: Vec<String> = gaps.iter().take(SHOWN).map(ToString::to_string).collect();
@@ -46,8 +46,8 @@ fn list(operators: &[Gap], uses: &[Gap]) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// What to say of graphs that were rewritten for inference, which have no gradients or operators of
-/// one runtime only: there the operators alone tell all.
+/// The error text for graphs that were rewritten for inference. They are quantised, which leaves no
+/// gradients, or hold operators of one runtime, so only these operators are listed.
 fn rewritten(operators: &[Gap]) -> Option<String> {
     let counted = |is_such: fn(&str) -> bool| {
         let mut such: Vec<&Gap> = operators.iter().filter(|gap| is_such(&gap.what)).collect();
@@ -78,15 +78,15 @@ fn is_quantised(operator: &str) -> bool {
         || name == "DequantizeLinear"
 }
 
-/// Why ONNX bytes did not become a [`Graph`](super::Graph).
+/// Why a [`Graph`](super::Graph) could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
     #[error("not a readable ONNX file (truncated or corrupt): {0}")]
     Decode(#[from] prost::DecodeError),
     #[error("the ONNX model {0}")]
     Model(String),
-    /// Everything that is not supported: operators that the registry lacks, and nodes of known
-    /// operators that can't be read.
+    /// All unsupported features: operators that the registry lacks, and nodes of known operators
+    /// that can't be read.
     #[error("{}", list(.operators, .uses))]
     Unsupported { operators: Vec<Gap>, uses: Vec<Gap> },
     #[error("node `{node}` ({op}): {what}")]

@@ -1,9 +1,9 @@
-//! ONNX bytes become a typed graph.
+//! Loads ONNX bytes as a typed graph.
 //!
 //! Loading checks everything that can be checked without running the graph: the bytes decode, sizes
 //! agree with the data, every value has one producer that comes before its readers, every operator
-//! is known, every attribute was understood. All that is not supported is reported in one message.
-//! What executes the graph is elsewhere; this module knows nothing of tensor libraries.
+//! is known, every attribute is understood. One message reports all unsupported features. This
+//! crate does not execute graphs and depends on no tensor library.
 
 #![forbid(unsafe_code)]
 
@@ -24,44 +24,44 @@ pub use ops::Op;
 /// A value of the graph: an input, a constant or a node's output. Indexes [`Graph::values`].
 pub type ValueId = usize;
 
-/// One operation.
+/// One operation of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// The file's name for it, or `<op type>#<position>` where the file has none.
+    /// The node's name in the file, or `<op type>#<position>` if it has none.
     pub name: String,
     pub op_type: String,
     pub op: Op,
-    /// `None` is an optional input that is absent.
+    /// `None` stands for an optional input that is absent.
     pub inputs: Vec<Option<ValueId>>,
     pub outputs: Vec<Option<ValueId>>,
 }
 
-/// An input that the caller feeds.
+/// An input that the caller must supply.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     pub value: ValueId,
     pub dtype: Option<DType>,
-    /// `None` is a dynamic dim; the whole is `None` where the file says nothing.
+    /// `None` inside is a dynamic dim; `None` outside means that the file gives no shape.
     pub dims: Option<Vec<Option<usize>>>,
 }
 
-/// A network, its nodes in an order in which they can run.
+/// A network. Its nodes are in execution order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
     pub opset: i64,
-    /// Every value's name, by [`ValueId`].
+    /// The name of each value, by [`ValueId`].
     pub values: Vec<String>,
     pub constants: BTreeMap<ValueId, Constant>,
     pub inputs: Vec<Input>,
     pub outputs: Vec<ValueId>,
     pub nodes: Vec<Node>,
-    /// What was odd but not wrong, for the user to see.
+    /// Remarks for the user about odd but valid features of the file.
     pub warnings: Vec<String>,
 }
 
-/// The same model with the values called `names` as further outputs.
+/// Returns the same model with the values called `names` as additional outputs.
 ///
-/// Protobuf messages merge by concatenation, so nothing of the original is decoded or changed.
+/// Protobuf messages merge by concatenation, so the original bytes are neither decoded nor changed.
 pub fn with_outputs(model: &[u8], names: &[String]) -> Vec<u8> {
     use prost::Message;
     let output = names
@@ -93,7 +93,7 @@ impl Graph {
         self.nodes.iter().find(|n| n.name == name)
     }
 
-    /// The node that makes `value`, if a node does.
+    /// The node that computes `value`, or `None` for inputs and constants.
     pub fn producer(&self, value: ValueId) -> Option<&Node> {
         self.nodes.iter().find(|n| n.outputs.contains(&Some(value)))
     }
@@ -108,8 +108,8 @@ impl Graph {
         self.nodes.iter().filter(|n| matches!(n.op, Op::Conv(_)))
     }
 
-    /// How many convolutions have a bias, as they do after a `BatchNormalization` was folded into
-    /// them.
+    /// The number of convolutions with a bias. Folding a `BatchNormalization` into a convolution
+    /// gives it one.
     pub fn biased_convolutions(&self) -> usize {
         self.convolutions().filter(|n| n.inputs.get(2).is_some_and(Option::is_some)).count()
     }

@@ -1,4 +1,4 @@
-//! The loader: proto messages to the typed graph.
+//! The loader: proto messages become the typed graph.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -13,11 +13,11 @@ use super::proto::{
 };
 use super::{Graph, Input, Node, ValueId};
 
-/// The newest stamps that were tried; newer ones load with a warning.
+/// The newest versions that were tested. Newer ones load with a warning.
 const NEWEST_OPSET: i64 = 28;
 const NEWEST_IR: i64 = 14;
-/// The most constants that nothing reads. ONNX Runtime removes them one by one, each in time that
-/// grows with their number: 50,000 take it 20 seconds for every session.
+/// The largest allowed number of constants that no node reads. ONNX Runtime removes them one by
+/// one, each in time that grows with their number: 50,000 take 20 seconds in every session.
 const MAX_UNREAD: usize = 10_000;
 
 pub(super) fn load(bytes: &[u8]) -> Result<Graph, GraphError> {
@@ -76,7 +76,7 @@ fn node_name(node: &NodeProto, position: usize) -> String {
     }
 }
 
-/// The registry's row for a node; `Constant` is no operator but data, and has none.
+/// The registry's row for a node. `Constant` nodes are data, not operators, and have none.
 fn spec_of(node: &NodeProto) -> Option<&'static OpSpec> {
     ops::find(node.domain.as_deref().unwrap_or(""), node.op_type.as_deref().unwrap_or(""))
 }
@@ -85,7 +85,7 @@ fn is_constant(node: &NodeProto) -> bool {
     node.op_type.as_deref() == Some("Constant") && is_default(node.domain.as_deref().unwrap_or(""))
 }
 
-/// A node by itself, before its place in the graph is known.
+/// A node alone, before its inputs and outputs are resolved in the graph.
 struct ReadNode {
     name: String,
     content: Content,
@@ -93,7 +93,7 @@ struct ReadNode {
 
 enum Content {
     Constant(Constant),
-    /// With the attributes that became inputs.
+    /// An operator, and the attributes that became inputs.
     Op(Op, Vec<(usize, Constant)>),
 }
 
@@ -101,7 +101,7 @@ fn is_known(node: &NodeProto) -> bool {
     is_constant(node) || spec_of(node).is_some()
 }
 
-/// Initialisers with their names; those that can't be read are gaps.
+/// Reads initialisers with their names. Unreadable ones are recorded as gaps.
 fn read_initializers<'a>(tensors: &'a [TensorProto], gaps: &mut Gaps) -> Vec<(&'a str, Constant)> {
     let mut read = Vec::with_capacity(tensors.len());
     for tensor in tensors {
@@ -113,7 +113,7 @@ fn read_initializers<'a>(tensors: &'a [TensorProto], gaps: &mut Gaps) -> Vec<(&'
     read
 }
 
-/// Nodes; what of them is not supported is a gap.
+/// Reads nodes. Their unsupported features are recorded as gaps.
 fn read_nodes(nodes: &[NodeProto], opset: i64, gaps: &mut Gaps) -> Vec<ReadNode> {
     gaps.add_operators(nodes);
     let mut read = Vec::with_capacity(nodes.len());
@@ -144,17 +144,17 @@ fn read_node(proto: &NodeProto, name: &str, opset: i64) -> Result<Content, Graph
     Ok(Content::Op(op, reader.finish()?))
 }
 
-/// What of a graph is not supported.
+/// The unsupported features of a graph.
 #[derive(Default)]
 struct Gaps {
-    /// Nodes by the operator that the registry lacks.
+    /// Names of nodes by operator that the registry lacks.
     operators: BTreeMap<String, Vec<String>>,
-    /// Nodes of known operators, and initialisers, that can't be read.
+    /// Errors of known operators' nodes and of initialisers.
     errors: Vec<GraphError>,
 }
 
 impl Gaps {
-    /// Operators that the registry lacks, and those within their subgraphs.
+    /// Adds the operators that the registry lacks, those within subgraphs included.
     fn add_operators(&mut self, nodes: &[NodeProto]) {
         for (position, node) in nodes.iter().enumerate().filter(|(_, node)| !is_known(node)) {
             let op = node.op_type.as_deref().unwrap_or("?");
@@ -168,7 +168,7 @@ impl Gaps {
         }
     }
 
-    /// The error that says it all; one node's or initialiser's own where nothing else is wrong.
+    /// One error for all gaps. A single faulty node or initialiser keeps its own error.
     fn report(mut self) -> Option<GraphError> {
         if self.operators.is_empty() && self.errors.len() < 2 {
             return self.errors.pop();
@@ -208,7 +208,7 @@ impl Builder {
         Self { graph, ids: HashMap::new() }
     }
 
-    /// Gives `name` its one and only definition.
+    /// Registers the definition of `name`, which must be its only one.
     fn define(&mut self, name: &str) -> Result<ValueId, GraphError> {
         let id = self.graph.values.len();
         if self.ids.insert(name.into(), id).is_some() {
@@ -224,7 +224,7 @@ impl Builder {
         Ok(id)
     }
 
-    /// Inputs, except those that old files list for their initialisers.
+    /// Adds inputs. Old files list initialisers as inputs too; those are skipped.
     fn add_inputs(&mut self, inputs: &[ValueInfoProto]) -> Result<(), GraphError> {
         for info in inputs {
             let name = info.name.as_deref().unwrap_or("");

@@ -1,9 +1,9 @@
 //! The part of the ONNX protobuf schema that inference graphs use, as `prost` messages.
 //!
-//! Field numbers are those of `onnx.proto` (proto2) of ONNX 1.23. Fields that are left out (doc
-//! strings, training info, device configurations) are skipped when a file is read. Both packed and
-//! unpacked repeated fields are accepted, so files written from `onnx.proto` and from `onnx.proto3`
-//! both load.
+//! Field numbers are those of `onnx.proto` (proto2) of ONNX 1.23. Omitted fields (doc strings,
+//! training info, device configurations) are skipped when a file is read. Packed and unpacked
+//! repeated fields are both accepted, so files written from `onnx.proto` and from `onnx.proto3`
+//! load.
 
 use prost::Message;
 
@@ -31,7 +31,7 @@ pub struct OperatorSetIdProto {
     pub version: Option<i64>,
 }
 
-/// A model-local function; only its name is read, to say that functions are not supported.
+/// A model-local function. Only its name is read, because functions are not supported.
 #[derive(Clone, PartialEq, Message)]
 pub struct FunctionProto {
     #[prost(string, optional, tag = "1")]
@@ -56,7 +56,7 @@ pub struct GraphProto {
     pub sparse_initializer: Vec<SparseTensorProto>,
 }
 
-/// A sparse initialiser; only its presence is read, to refuse it.
+/// A sparse initialiser. Only its presence is read, because it is refused.
 #[derive(Clone, PartialEq, Message)]
 pub struct SparseTensorProto {
     #[prost(message, optional, tag = "1")]
@@ -127,7 +127,7 @@ pub struct TensorProto {
     pub double_data: Vec<f64>,
     #[prost(uint64, repeated, packed = "true", tag = "11")]
     pub uint64_data: Vec<u64>,
-    /// 1 where the data lie in another file.
+    /// 1 if the data are in another file.
     #[prost(int32, optional, tag = "14")]
     pub data_location: Option<i32>,
 }

@@ -1,4 +1,4 @@
-//! What the registry supports and how well that is tested, for `scdd ops`.
+//! The operators that the registry supports and their conformance results, for `scdd ops`.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ops;
 
-/// How many of some test cases pass.
+/// How many test cases pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     pub passed: usize,
@@ -21,21 +21,21 @@ impl Tally {
     }
 }
 
-/// `docs/conformance.json`, which the conformance tests write and keep fresh.
+/// The contents of `docs/conformance.json`, which the conformance tests write and keep up to date.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conformance {
-    /// What writes the file.
+    /// The command that writes the file.
     pub command: String,
     pub sets: BTreeMap<String, Tally>,
-    /// By operator: cases whose graph holds it.
+    /// Per operator, the test cases whose graph uses it.
     pub operators: BTreeMap<String, Tally>,
 }
 
 impl Conformance {
-    /// The results that this program was built with.
+    /// The conformance results that are compiled into this program.
     ///
     /// # Errors
-    /// When the committed file is not what the conformance tests write.
+    /// When the committed file does not have the form that the conformance tests write.
     pub fn built_in() -> Result<Self, serde_json::Error> {
         serde_json::from_str(include_str!("../../docs/conformance.json"))
     }
@@ -45,14 +45,14 @@ impl Conformance {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Support {
     pub operator: &'static str,
-    /// The oldest opset whose form is understood; newer ones are, too.
+    /// The oldest supported opset; newer ones are supported too.
     pub since: i64,
     pub differentiable: bool,
     #[serde(flatten)]
     pub cases: Tally,
 }
 
-/// Every operator of the registry, by name.
+/// All operators of the registry, sorted by name.
 pub fn table(conformance: &Conformance) -> Vec<Support> {
     let mut rows: Vec<Support> = ops::registry()
         .map(|spec| Support {

@@ -1,5 +1,4 @@
-//! What the integration tests share: the program, a small cut of the real data, bundles that can be
-//! spoilt.
+//! Shared by the integration tests: the program, a small part of the real data, bundles to damage.
 
 #![allow(dead_code, reason = "each test target uses its own part")]
 
@@ -20,12 +19,12 @@ pub fn bundle(name: &str) -> PathBuf {
     root().join("onnx/fashion-mnist").join(name)
 }
 
-/// A backbone without classifier, as the exporter wrote it (`goldens/make_features.py`).
+/// A backbone without classifier, as the exporter writes it (`goldens/make_features.py`).
 pub fn features_only() -> PathBuf {
     root().join("tests/goldens/features-only")
 }
 
-/// `scdd`, in the repository's root.
+/// The command `scdd` in the repository's root.
 pub fn scdd() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
     command.current_dir(root()).timeout(std::time::Duration::from_secs(300));
@@ -52,7 +51,7 @@ pub fn small_data(train: usize, test: usize) -> tempfile::TempDir {
     dir
 }
 
-/// A copy of a shipped bundle in a directory of its own.
+/// A copy of a shipped bundle in its own directory.
 pub struct Copied {
     pub dir: tempfile::TempDir,
     pub path: PathBuf,
@@ -79,7 +78,7 @@ impl Copied {
         fs::read(self.path.join(file)).unwrap()
     }
 
-    /// Replaces `file` and makes the manifest agree, as someone who knows the format would.
+    /// Replaces `file` and updates the manifest to match.
     pub fn replace(&self, file: &str, bytes: &[u8]) {
         fs::write(self.path.join(file), bytes).unwrap();
         self.edit_manifest(|manifest| {
@@ -112,7 +111,7 @@ pub fn tiny_experiment(dir: &Path, teacher: &Path, more: &str) -> PathBuf {
     path
 }
 
-/// Every file below `dir` with its bytes, but for locks and those that record times.
+/// Every file below `dir` with its bytes, except locks and files with times.
 pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     let mut open = vec![dir.to_path_buf()];

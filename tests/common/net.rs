@@ -10,7 +10,7 @@ use scdd::graph::proto::{
     TensorTypeProto, TypeProto, ValueInfoProto,
 };
 
-/// Builds an ONNX network node by node; a value is its name and its channels.
+/// Builds an ONNX network node by node. A value consists of its name and its channels.
 pub struct Net {
     nodes: Vec<NodeProto>,
     pub initializers: Vec<TensorProto>,
@@ -180,7 +180,7 @@ pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
-/// What networks are made of.
+/// Building blocks of networks.
 #[derive(Debug, Clone, Copy)]
 pub enum Block {
     Plain {
@@ -201,12 +201,12 @@ pub enum Block {
     Pool {
         max: bool,
     },
-    /// Activation and 2×2 average.
+    /// Activation and 2×2 average pooling.
     Halve,
     Biased,
 }
 
-/// Any of them.
+/// Any building block.
 pub fn block() -> impl Strategy<Value = Block> {
     let width = prop::sample::select(vec![4usize, 16, 24, 32]);
     let kernel = || prop::sample::select(vec![1i64, 3, 5]);

@@ -1,4 +1,4 @@
-//! One case on disk: a model, what goes in, what must come out.
+//! One case on disk: a model, its inputs and the expected outputs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use tch::{Device, Kind, Tensor};
 const RELATIVE: f64 = 1e-3;
 const ABSOLUTE: f64 = 1e-7;
 
-/// What a case came to.
+/// The outcome of a case.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     Pass,
-    /// It did not load or run.
+    /// The case did not load or run.
     Unsupported(String),
-    /// It ran and gave something else.
+    /// The case ran and gave another result.
     Mismatch(String),
 }
 
@@ -34,7 +34,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// The cases of every set under `root`, sorted, whose operators are all in the registry.
+    /// The cases of every set under `root` whose operators are all in the registry, sorted.
     pub fn read_all(root: &Path) -> std::io::Result<Vec<Case>> {
         let mut cases = Vec::new();
         for set in folders(root)? {
@@ -117,8 +117,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// `(domain, operator)` of every node; a file that does not decode has none, and fails when it is
-/// run.
+/// `(domain, operator)` of every node. An undecodable file gives none, and fails when it is run.
 fn operators(model: &[u8]) -> BTreeSet<(String, String)> {
     let graph = ModelProto::decode(model).ok().and_then(|m| m.graph).unwrap_or_default();
     let names = graph
@@ -128,7 +127,7 @@ fn operators(model: &[u8]) -> BTreeSet<(String, String)> {
     names.filter(|(_, op)| op != "Constant").collect()
 }
 
-/// What is different, if anything is.
+/// The difference, or `None` if both agree.
 pub fn difference(found: &Tensor, expected: &Tensor) -> Option<String> {
     if found.size() != expected.size() || found.kind() != expected.kind() {
         return Some(format!(

@@ -1,4 +1,4 @@
-//! `expectations.toml`: what every case is known to come to. A row that no longer holds, in either
+//! `expectations.toml`: the known outcome of every case. A row that no longer holds, in either
 //! direction, fails the gate.
 
 use std::collections::BTreeMap;
@@ -9,16 +9,16 @@ use serde::Deserialize;
 
 use crate::case::{Case, Outcome};
 
-/// What is known of one case.
+/// The known outcome of one case.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Row {
     Pass,
-    /// Does not load or run, and why.
+    /// The case does not load or run, with the reason.
     Unsupported(String),
-    /// Runs and gives something else, and why.
+    /// The case runs and gives another result, with the reason.
     Mismatch(String),
-    /// Never will pass (random numbers, or a disagreement that is meant), and why.
+    /// The case will never pass (random numbers, or an intended difference), with the reason.
     Wontfix(String),
 }
 
@@ -36,7 +36,7 @@ impl Expectations {
         self.0.get(&case.set)?.get(&case.name)
     }
 
-    /// Rows that no case belongs to.
+    /// Rows without a case.
     pub fn stale(&self, cases: &[Case]) -> Vec<String> {
         let known = |set: &str, name: &str| cases.iter().any(|c| c.set == set && c.name == name);
         let rows = self.0.iter().flat_map(|(set, rows)| rows.keys().map(move |name| (set, name)));
@@ -45,7 +45,7 @@ impl Expectations {
             .collect()
     }
 
-    /// What is wrong with the case's row, now that the case came to `outcome`.
+    /// Compares the case's row with its `outcome`. The error says what is wrong with the row.
     pub fn judge(&self, case: &Case, outcome: &Outcome) -> Result<(), String> {
         let Some(row) = self.row(case) else {
             return Err(format!("has no row; it came to {outcome:?}"));
@@ -60,7 +60,7 @@ impl Expectations {
         }
     }
 
-    /// The rows for what the cases came to; every `wontfix` stays.
+    /// The rows for the cases' outcomes; every `wontfix` row stays.
     pub fn updated(&self, outcomes: &[(&Case, Outcome)]) -> Self {
         let mut rows: BTreeMap<String, BTreeMap<String, Row>> = BTreeMap::new();
         for (case, outcome) in outcomes {

@@ -5,10 +5,10 @@ use tch::{Kind, Tensor};
 
 use crate::case::Case;
 
-/// Largest difference from PyTorch's float32 gradient, relative to its largest element where that
-/// exceeds 1.
+/// The largest allowed difference from PyTorch's float32 gradient, relative to its largest element
+/// if that exceeds 1.
 const GOLDEN: f64 = 1e-4;
-/// The same from central differences.
+/// The largest allowed difference from central differences, relative likewise.
 const DIFFERENCES: f64 = 1e-5;
 const STEP: f64 = 1e-5;
 
@@ -17,7 +17,7 @@ pub fn has_gradients(case: &Case) -> bool {
     case.dir.join("cotangent_0.pb").is_file()
 }
 
-/// Compares every gradient that the case has.
+/// Checks all gradients of the case.
 pub fn check(case: &Case) -> Result<(), String> {
     let replica = case.replica()?;
     let (inputs, cotangents) = (case.tensors("input")?, case.tensors("cotangent")?);
@@ -48,7 +48,7 @@ fn total(replica: &Replica, inputs: &[Tensor], cotangents: &[Tensor]) -> Result<
     Ok(run.outputs.iter().zip(cotangents).map(|(y, w)| (y * w).sum(y.kind())).sum())
 }
 
-/// By position of the input, for the float ones.
+/// The gradients of the float inputs, by input position.
 fn gradients(
     replica: &Replica,
     inputs: &[Tensor],
@@ -57,7 +57,7 @@ fn gradients(
     let leaves: Vec<Tensor> =
         inputs.iter().map(|t| t.detach().copy().set_requires_grad(t.is_floating_point())).collect();
     let floats: Vec<usize> = (0..leaves.len()).filter(|&i| leaves[i].requires_grad()).collect();
-    // Every leaf takes part, so that one without influence has a gradient of zeros.
+    // Every leaf is added, so that inputs without influence get a gradient of zeros.
     let zero: Tensor = floats.iter().map(|&i| leaves[i].sum(leaves[i].kind()) * 0.0).sum();
     let total = total(replica, &leaves, cotangents)? + zero;
     let wanted: Vec<&Tensor> = floats.iter().map(|&i| &leaves[i]).collect();

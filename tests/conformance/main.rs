@@ -1,9 +1,9 @@
 //! ONNX's backend tests and our own PyTorch goldens, one named test per case, gated by
 //! `expectations.toml`.
 //!
-//! `python -m exporters.conformance` writes the cases under `target/conformance` (or where its
-//! argument says: cargo's target directory). Only cases whose operators are all in the registry
-//! take part. With `SCDD_UPDATE_CONFORMANCE=1` nothing is tested: `expectations.toml`,
+//! `python -m exporters.conformance` writes the cases to `target/conformance` (or to its argument,
+//! for another cargo target directory). Only cases whose operators are all in the registry take
+//! part. With `SCDD_UPDATE_CONFORMANCE=1` no test runs: `expectations.toml`,
 //! `docs/conformance.json` and `docs/conformance.md` are rewritten.
 
 mod case;
@@ -28,7 +28,7 @@ fn path(relative: &str) -> PathBuf {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    // Cases are small and run one per test thread.
+    // Cases are small, so each runs on one thread.
     tch::set_num_threads(1);
     // Cargo's own folder for tests' files is `<target>/tmp`.
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("conformance");

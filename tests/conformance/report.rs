@@ -43,7 +43,7 @@ impl Report {
                 Some(Row::Wontfix(why)) => ("Won't fix", why),
                 Some(Row::Pass) | None => continue,
             };
-            // `node … (Op): ` and `tensor …: ` say where; what is wrong comes after.
+            // The prefix `node … (Op): ` or `tensor …: ` gives the place; the reason follows it.
             let reason = why.rsplit_once(": ").map_or(why.as_str(), |(_, reason)| reason);
             let cases = open.entry(title).or_default().entry(reason.to_owned()).or_default();
             cases.push(format!("{}::{}", case.set, case.name));

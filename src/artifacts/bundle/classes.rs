@@ -1,5 +1,5 @@
-//! Compares a network's class names with those of data or of another network: what one calls class
-//! 3 the other must not call class 5.
+//! Compares a network's class names with the class names of data or of another network: both must
+//! number their classes alike.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
@@ -7,26 +7,26 @@ use std::sync::LazyLock;
 
 use scdd_data::registry;
 
-/// How many names a message lists.
+/// The number of names that a message lists.
 const SHOWN: usize = 4;
 
-/// How two lists of class names agree, place by place.
+/// The result of comparing two lists of class names, index by index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agreement {
-    /// Classes that have the same name at the same place.
+    /// The number of classes with the same name at the same index.
     pub same: usize,
-    /// Names that both have, at different places: the first list's index, the second's.
+    /// Names that both lists have at different indices: the first list's index, the second's.
     pub moved: Vec<(usize, usize)>,
-    /// Places whose names have nothing in common with any name of the other list.
+    /// Indices whose names match no name of the other list.
     pub strange: Vec<usize>,
 }
 
 impl Agreement {
     /// Compares `network`'s names with `other`'s; both have the same length.
     ///
-    /// Case, `_`, `-` and spaces don't count, nor does the index that a written set's directories
-    /// begin with. Of several names for one class, as in `tench, Tinca tinca`, one in common is
-    /// enough. A WordNet ID is also known by the name that the [registry] has for it.
+    /// Case, `_`, `-` and spaces are ignored, and so is the index at the beginning of a written
+    /// set's directory names. If a class has several names, as in `tench, Tinca tinca`, one common
+    /// name is enough. A WordNet ID matches its name in the [registry] too.
     pub fn of(network: &[String], other: &[String]) -> Self {
         let (own, others) = (all_keys(network), all_keys(other));
         let is_same =
@@ -48,7 +48,7 @@ impl Agreement {
     }
 }
 
-/// Everything that the class `index`, called `name`, is known as.
+/// All keys by which the class `index`, called `name`, is matched.
 fn keys(index: usize, name: &str) -> BTreeSet<String> {
     let name = without_index(index, name);
     let all = [Some(name), READABLE.get(name).copied()].into_iter().flatten();
@@ -62,7 +62,7 @@ fn all_keys(names: &[String]) -> Vec<BTreeSet<String>> {
     names.iter().enumerate().map(|(index, name)| keys(index, name)).collect()
 }
 
-/// The readable name of each WordNet ID of the registry.
+/// The readable name of each WordNet ID in the registry.
 static READABLE: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
     let classes = registry::names()
         .iter()
@@ -71,7 +71,7 @@ static READABLE: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
     classes.filter_map(|class| Some((class.wnid()?, class.name()))).collect()
 });
 
-/// `dress` of `03_dress`, which class 3 of a written set is called.
+/// Turns `03_dress`, the directory name of class 3 in a written set, into `dress`.
 fn without_index(index: usize, name: &str) -> &str {
     match name.split_once('_') {
         Some((digits, rest))
@@ -83,7 +83,7 @@ fn without_index(index: usize, name: &str) -> &str {
     }
 }
 
-/// Letters and digits in lower case; a number without leading zeros.
+/// Letters and digits in lower case; leading zeros of numbers are dropped.
 fn plain(name: &str) -> String {
     let key: String = name
         .chars()
@@ -96,22 +96,22 @@ fn plain(name: &str) -> String {
     }
 }
 
-/// What two lists of class names are called, and what to do where they differ.
+/// Names of both lists for messages, and the remedy if they differ.
 pub struct Sides<'a> {
-    /// Such as ``bundle `x` ``.
+    /// For example ``bundle `x` ``.
     pub network: &'a str,
-    /// Such as the data's name.
+    /// For example the data set's name.
     pub other: &'a str,
-    /// Such as ``an image folder gets the bundle's order from a `data.class_map` ``.
+    /// For example ``an image folder gets the bundle's order from a `data.class_map` ``.
     pub remedy: &'a str,
 }
 
-/// Checks that `network` and `other` are the same classes in the same order; gives a remark where
-/// names leave that open.
+/// Checks that `network` and `other` have the same classes in the same order. Returns a remark if
+/// the names neither confirm nor refute it.
 ///
 /// # Errors
-/// When their numbers differ, or a name stands at different places: then labels are wrong. The
-/// message names the classes.
+/// When the numbers of classes differ, or a name has different indices, which would make labels
+/// wrong. The message names the classes.
 pub fn check(
     network: &[String],
     other: &[String],
@@ -163,7 +163,7 @@ fn other_count(
     };
     let (missing, extra) = (lacking(network, other), lacking(other, network));
     let mut text = format!("has {} classes, {its} has {}", network.len(), other.len());
-    // Where nothing is in common, lists of what is missing tell nothing.
+    // If the lists have nothing in common, listing the missing names does not help.
     if missing.len() < network.len() {
         for (what, names) in [("lacks", &missing), ("adds", &extra)] {
             if !names.is_empty() {
@@ -176,7 +176,7 @@ fn other_count(
     text
 }
 
-/// The first of `count` parts, and how many more there are.
+/// Lists the first of `count` parts and counts the rest.
 fn listed(count: usize, parts: impl Iterator<Item = String>) -> String {
     let shown: Vec<String> = parts.take(SHOWN).collect();
     let more = count.saturating_sub(SHOWN);
@@ -219,7 +219,7 @@ mod tests {
             "numbers its classes in another order than toy: `ant` is class 0 of `net` and class 1 of toy, `bee` is class 1 of `net` and class 0 of \
              toy; give a `data.class_map`"
         );
-        // Partly strange, and what is known has moved.
+        // Some names are unknown, and a known name has another index.
         let moved = compare("ant|bee|cat", "x|ant|y").unwrap_err();
         assert!(moved.contains("`ant` is class 0 of `net` and class 1 of toy; "), "{moved}");
         // Numbers sorted as text.
@@ -242,7 +242,7 @@ mod tests {
         );
         let some = compare("ant|bee|cat", "ant|bee|kitten").unwrap().unwrap();
         assert!(some.starts_with("1 of 3 classes of toy are called otherwise"), "{some}");
-        // An index is only one where it is the class's own.
+        // An index is removed only if it is the class's own.
         assert!(compare("dress|coat", "03_dress|04_coat").unwrap().is_some());
     }
 

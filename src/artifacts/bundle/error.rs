@@ -1,4 +1,4 @@
-//! What can be wrong with a bundle, and where.
+//! Faults of a bundle, each with its place.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,12 @@ pub enum BundleError {
 }
 
 impl BundleError {
-    /// The system refused `path`.
+    /// The system's error for `path`.
     pub fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }
 
-    /// `path` says something impossible.
+    /// An error about invalid contents of `path`.
     pub fn invalid(path: &Path, what: impl Into<String>) -> Self {
         Self::Invalid { path: path.into(), what: what.into() }
     }

@@ -1,4 +1,4 @@
-//! Reads a bundle directory: hashes, shapes, values. Nothing in it is trusted.
+//! Reads and checks a bundle directory: hashes, shapes, values. No file in it is trusted.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -21,73 +21,72 @@ pub const MANIFEST: &str = "manifest.yaml";
 pub const MODEL: &str = "model.onnx";
 pub const STATISTICS: &str = "bn_stats.safetensors";
 pub const GOLDEN: &str = "golden.safetensors";
-/// What a calibrated layer's side tensors per class are called.
+/// The names of a calibrated layer's side tensors per class.
 pub const CLASS_MEAN: &str = "class_mean";
 pub const CLASS_VAR: &str = "class_var";
-/// And per patch.
+/// The names of its side tensors per patch.
 pub const PATCH_MEAN: &str = "patch_mean";
 pub const PATCH_VAR: &str = "patch_var";
 pub const CLASS_PATCH_MEAN: &str = "class_patch_mean";
 pub const CLASS_PATCH_VAR: &str = "class_patch_var";
-/// The output of a features-only bundle.
+/// The output's name in a features-only bundle.
 const FEATURES: &str = "features";
-/// How many directions tell a gradient: with fewer, a wrong one could pass by chance.
+/// The number of directions of a gradient probe. With fewer, a wrong gradient could pass by chance.
 const DIRECTIONS: RangeInclusive<usize> = 4..=64;
-/// A longer name of a network or class is no name. (ImageNet's longest list of synonyms has 121
+/// The longest name of a network or class. (ImageNet's longest list of synonyms has 121
 /// characters.)
 const LONGEST_NAME: usize = 200;
-/// A manifest is text for people; anything larger is not one.
+/// The largest manifest in bytes; manifests are short texts for people.
 const LARGEST_MANIFEST: u64 = 16 << 20;
 
-/// What one layer's input looked like while the network was trained (or calibrated). All of length
-/// C.
+/// Statistics of one layer's input during training (or calibration). All have length C.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerStatistics {
     pub key: String,
     pub node: String,
     pub tap: ValueId,
-    /// The tap's axis of channels: 1, or −1 for the features of tokens.
+    /// The channel axis of the layer's input: 1, or −1 for token features.
     pub axis: i64,
     pub eps: f64,
     pub mean: Vec<f32>,
     pub var: Vec<f32>,
     pub weight: Vec<f32>,
     pub bias: Vec<f32>,
-    /// Per class, where they were calibrated so.
+    /// Statistics per class, if calibrated.
     pub per_class: Option<ClassStatistics>,
-    /// Per patch of the plane, where they were calibrated so.
+    /// Statistics per patch of the plane, if calibrated.
     pub patches: Option<PatchStatistics>,
 }
 
-/// A calibrated layer's statistics class by class, K · C values each, class by class.
+/// A calibrated layer's statistics per class: K · C values each, class after class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassStatistics {
     pub mean: Vec<f32>,
     pub var: Vec<f32>,
 }
 
-/// A calibrated layer's statistics patch by patch, for each channel row by row: C · side² values
-/// each.
+/// A calibrated layer's statistics per patch: C · side² values each; for each channel the patches
+/// row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PatchStatistics {
-    /// How many patches the plane has per side.
+    /// The number of patches per side of the plane.
     pub side: usize,
     pub mean: Vec<f32>,
     pub var: Vec<f32>,
-    /// Per class, K · C · side² values each.
+    /// Statistics per class and patch, K · C · side² values each.
     pub per_class: Option<ClassStatistics>,
 }
 
-/// The probe that an independent implementation computed, as `docs/bundle.md` defines it.
+/// The probe of an independent implementation, as defined in `docs/bundle.md`.
 #[derive(Debug)]
 pub struct Golden {
     /// `[N, C, H, W]`.
     pub input: Array4<f32>,
-    /// N classes; none in a features-only bundle.
+    /// N class indices; `None` in a features-only bundle.
     pub targets: Option<Vec<i64>>,
     /// `[N, K]` logits, or the features `[N, D]` of a features-only bundle.
     pub output: ArrayD<f32>,
-    /// Per layer: mean and biased variance of its input, each `[C]`.
+    /// Per layer, mean and biased variance of its input, each `[C]`.
     pub statistics: Vec<(ArrayD<f32>, ArrayD<f32>)>,
     pub ce: f64,
     pub bn_loss: f64,
@@ -95,13 +94,13 @@ pub struct Golden {
     pub input_grad: InputGradient,
 }
 
-/// The gradient of the probe's loss, as far as the probe has it.
+/// The gradient of the probe's loss with respect to the input, complete or projected.
 #[derive(Debug)]
 pub enum InputGradient {
     /// `[N, C, H, W]`.
     Whole(ArrayD<f32>),
-    /// Its products with random directions, which tell as much of a difference: their mean square
-    /// is that of the whole.
+    /// Products of the gradient with random directions. Their mean square difference estimates the
+    /// difference of the complete gradients.
     Along {
         /// `[D, N, C, H, W]` of ±1.
         directions: ArrayD<i8>,
@@ -110,12 +109,12 @@ pub enum InputGradient {
     },
 }
 
-/// A network as it lies on disk, checked in everything that can be checked without running it.
+/// A network on disk, checked as far as possible without running it.
 #[derive(Debug)]
 pub struct Bundle {
     pub dir: PathBuf,
     pub manifest: Manifest,
-    /// SHA-256 of the manifest, which holds the hashes of the other files: the bundle's identity.
+    /// SHA-256 of the manifest, which contains the other files' hashes. It identifies the bundle.
     pub hash: String,
     /// The ONNX file's bytes.
     pub model: Vec<u8>,
@@ -128,8 +127,8 @@ impl Bundle {
     /// Reads the bundle in `dir`.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it: missing, truncated, changed, or saying something
-    /// impossible.
+    /// When a file is missing, truncated, changed or has invalid contents. The message names the
+    /// file.
     pub fn load(dir: &Path) -> Result<Self, BundleError> {
         let (manifest, hash) = read_manifest(dir)?;
         let model = read_file(dir, MODEL, &manifest)?;
@@ -143,18 +142,18 @@ impl Bundle {
         Ok(Self { dir: dir.into(), manifest, hash, model, graph: Arc::new(graph), layers, golden })
     }
 
-    /// One of the bundle's files, as it was when the bundle was loaded.
+    /// Reads one of the bundle's files, unchanged since the bundle was loaded.
     ///
     /// # Errors
-    /// When it was changed since, or can't be read.
+    /// When the file was changed since, or can't be read.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, BundleError> {
         read_file(&self.dir, name, &self.manifest)
     }
 
-    /// How pixels become the network's input.
+    /// The normalisation of pixels to the network's input.
     ///
     /// # Errors
-    /// When the preprocessing is no normalisation.
+    /// When the manifest's preprocessing is not a valid normalisation.
     pub fn normalization(&self) -> Result<Normalization, DataError> {
         let p = &self.manifest.preprocessing;
         Normalization::new(p.mean.clone(), p.std.clone())
@@ -164,14 +163,14 @@ impl Bundle {
         &self.manifest.name
     }
 
-    /// `[C, H, W]` of one input image.
+    /// The shape `[C, H, W]` of an input image.
     pub fn image_shape(&self) -> [usize; 3] {
         let p = &self.manifest.preprocessing;
         [p.channels, p.height, p.width]
     }
 
-    /// Why the bundle can't weigh a cross entropy or label images, and what to do about it; `None`
-    /// where it has a classifier.
+    /// Why the bundle supports neither cross entropy nor labelling, and the remedy; `None` if it
+    /// has a classifier.
     pub fn without_classifier(&self) -> Option<String> {
         let file = self
             .manifest
@@ -188,8 +187,7 @@ impl Bundle {
         })
     }
 
-    /// Why the bundle has no statistics to align with, for the user to act on; `None` where it has
-    /// some.
+    /// Why the bundle has no statistics to align with, and the remedy; `None` if it has some.
     pub fn without_statistics(&self) -> Option<String> {
         if !self.layers.is_empty() {
             return None;
@@ -232,8 +230,7 @@ fn read_manifest(dir: &Path) -> Result<(Manifest, String), BundleError> {
     Ok((manifest, hash))
 }
 
-/// What `dir` is in place of a bundle; nothing where it is not there or has a manifest that can't
-/// be read.
+/// The error for a `dir` without a manifest. `None` if `dir` does not exist or its manifest exists.
 fn no_manifest(dir: &Path) -> Option<BundleError> {
     const SHOWN: usize = 5;
     if dir.is_file() {
@@ -311,7 +308,7 @@ fn check_manifest(m: &Manifest) -> Result<(), String> {
     Ok(())
 }
 
-/// Names go to terminals, tables and file names as they are.
+/// Checks names, because they are written to terminals, tables and file names unchanged.
 fn check_texts(m: &Manifest) -> Result<(), String> {
     let check = |key: &str, text: &str| match text.chars().find(|&letter| is_invisible(letter)) {
         None if text.trim().is_empty() => Err(format!("`{key}` is empty: give it a name")),
@@ -320,7 +317,7 @@ fn check_texts(m: &Manifest) -> Result<(), String> {
         }
         None => Ok(()),
         Some(odd) => Err(format!(
-            "`{key}` contains {}, which no name may: write it in plain text",
+            "`{key}` contains {}, which is not allowed in names: write it in plain text",
             odd.escape_unicode()
         )),
     };
@@ -331,7 +328,7 @@ fn check_texts(m: &Manifest) -> Result<(), String> {
         .try_for_each(|(class, name)| check(&format!("classes[{class}]"), name))
 }
 
-/// What has no classes serves for its statistics alone.
+/// Checks a bundle without classes, which is used for its statistics only.
 fn check_features_only(m: &Manifest) -> Result<(), String> {
     let needs = |what: &str| {
         Err(format!("`classes` is empty, so this is a features-only bundle, which {what}"))
@@ -345,7 +342,7 @@ fn check_features_only(m: &Manifest) -> Result<(), String> {
     }
 }
 
-/// As the manifest writes it: 64 hex digits.
+/// SHA-256 in the manifest's form: 64 hex digits.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -374,7 +371,7 @@ fn read_file(dir: &Path, name: &str, manifest: &Manifest) -> Result<Vec<u8>, Bun
     Ok(bytes)
 }
 
-/// The graph's one image input and its first output are those that the manifest names.
+/// Checks that the graph's only input and its first output are those in the manifest.
 fn check_interface(manifest: &Manifest, graph: &Graph) -> Result<(), String> {
     let [input] = graph.inputs.as_slice() else {
         return Err(format!("has {} inputs, an image network has one", graph.inputs.len()));
@@ -447,8 +444,8 @@ fn read_layers(
     Ok(layers)
 }
 
-/// `classes`: their number, where the layer has statistics of each; `patches`: how many per side,
-/// where it has statistics of those.
+/// Reads a layer's statistics. `classes` is the number of classes if it has statistics per class;
+/// `patches` is the number of patches per side if it has statistics per patch.
 fn read_layer(
     layer: &LayerEntry,
     tensors: &SafeTensors,
@@ -517,7 +514,7 @@ fn read_patches(
     Ok(PatchStatistics { side, mean, var, per_class: classes.map(of_classes).transpose()? })
 }
 
-/// Means and variances that were calibrated.
+/// Reads calibrated means and variances.
 fn calibrated(
     layer: &LayerEntry,
     tensors: &SafeTensors,
@@ -535,7 +532,7 @@ fn calibrated(
     Ok((read(parts[0], f32::MIN)?, read(parts[1], 0.0)?))
 }
 
-/// There are as many layers as the graph has BatchNorm nodes.
+/// Checks that there are as many layers as BatchNorm nodes in the graph.
 fn check_count(layers: usize, graph: &Graph) -> Result<(), String> {
     let nodes = graph.batch_norms().count();
     if nodes == layers {
@@ -550,7 +547,7 @@ fn check_count(layers: usize, graph: &Graph) -> Result<(), String> {
     Err(format!("lists {layers} layers, the graph has {nodes} BatchNormalization nodes{folded}"))
 }
 
-/// Side tensors are a convenience, not a second truth: they must be what the graph itself holds.
+/// Checks that the side tensors equal the graph's own BN statistics: they are only a copy.
 fn check_against_graph(layers: &[LayerStatistics], graph: &Graph) -> Result<(), String> {
     for (layer, node) in layers.iter().zip(graph.batch_norms()) {
         if layer.node != node.name || node.inputs[0] != Some(layer.tap) {
@@ -657,7 +654,7 @@ fn golden_of(tensors: &SafeTensors, manifest: &Manifest) -> Result<Golden, Strin
     })
 }
 
-/// Directions `[D, N, C, H, W]` for images of shape `image`.
+/// Reads directions `[D, N, C, H, W]` for images of shape `image`.
 fn directions_of(view: &TensorView, image: &[usize]) -> Result<ArrayD<i8>, String> {
     let count = view.shape().first().copied().unwrap_or(0);
     if view.dtype() != Dtype::I8

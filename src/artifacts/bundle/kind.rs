@@ -1,12 +1,12 @@
-//! Graphs that no manifest makes an image network of: number formats, layouts and outputs that
-//! leave nothing to recover from.
+//! Refuses graphs that no manifest can make usable: number formats, layouts and outputs that do not
+//! allow recovery.
 
 use scdd_graph::{DType, Graph, Input};
 
-/// Refuses a graph with the image input `input` for what it is.
+/// Checks the graph with the image input `input`.
 ///
 /// # Errors
-/// What is wrong, and which export is right.
+/// The fault, and the export that avoids it.
 pub(super) fn check(graph: &Graph, input: &Input) -> Result<(), String> {
     let name = &graph.values[input.value];
     match input.dtype {
@@ -41,7 +41,7 @@ pub(super) fn check(graph: &Graph, input: &Input) -> Result<(), String> {
     output(graph)
 }
 
-/// Weights of another precision run nowhere beside float32 images.
+/// Refuses weights of another precision, which can't be combined with float32 images.
 fn weights(graph: &Graph) -> Result<(), String> {
     let count = |wanted: DType| {
         graph.constants.values().filter(|constant| constant.dtype == wanted).count()
@@ -59,11 +59,11 @@ fn weights(graph: &Graph) -> Result<(), String> {
     }
 }
 
-/// The first output must be logits or features, not what is decided by them.
+/// Refuses a first output that is computed from logits or features instead of being them.
 fn output(graph: &Graph) -> Result<(), String> {
     let mut value = graph.outputs[0];
     let name = &graph.values[value];
-    // What only changes type or shape is seen through.
+    // Nodes that only change type or shape are skipped.
     while let Some(node) = graph.producer(value) {
         let what = match node.op_type.as_str() {
             "Cast" | "Identity" | "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => {
@@ -115,8 +115,8 @@ mod tests {
         NodeProto { attribute: vec![attribute], ..node("Cast", &["y"], "z") }
     }
 
-    /// A model of one image input of the type `kind` and these dims (0 is dynamic), with a weight
-    /// of the type `weights`.
+    /// A model with one image input of type `kind` and these dims (0 is dynamic), and a weight of
+    /// type `weights`.
     fn model(
         kind: i32,
         dims: &[i64],
@@ -219,7 +219,7 @@ mod tests {
                 assert!(found.starts_with(&of(output)), "{found}");
             }
         }
-        // Only the last step counts, and only of the output.
+        // Only the last operator before the output counts.
         after(vec![node("Softmax", &["v"], "u"), node("Relu", &["u"], "y")], "y").unwrap();
         after(vec![node("ArgMax", &["v"], "y")], "v").unwrap();
     }

@@ -1,4 +1,4 @@
-//! `manifest.yaml`: what a bundle says about itself. The format is described in `docs/bundle.md`.
+//! `manifest.yaml`, a bundle's description. `docs/bundle.md` defines the format.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub enum Role {
     Student,
 }
 
-/// How a teacher was pretrained; keys beyond these are information for people.
+/// A teacher's pretraining. Additional keys are information for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pretraining {
     /// `supervised`, `moco_v2`, …
@@ -27,7 +27,7 @@ pub struct Preprocessing {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    /// Of pixels in 0..=1, one per channel, as is `std`.
+    /// Of pixels in 0..=1, one per channel; the same holds for `std`.
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
     #[serde(default)]
@@ -49,13 +49,13 @@ pub struct Onnx {
     pub output: String,
 }
 
-/// Where the statistics come from.
+/// The source of the statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StatisticsKind {
     /// The graph's own `BatchNormalization` nodes.
     BatchNorm,
-    /// A convolution's output into which the BatchNorm was folded.
+    /// The output of a convolution into which the BatchNorm was folded.
     Folded,
     /// Measured on data, for networks without BatchNorm.
     Calibrated,
@@ -65,15 +65,15 @@ pub enum StatisticsKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerEntry {
-    /// Prefix of the layer's side tensors.
+    /// The prefix of the layer's side tensors.
     pub key: String,
-    /// The ONNX node that the layer is named after.
+    /// The ONNX node after which the layer is named.
     pub node: String,
-    /// The ONNX value whose statistics these are.
+    /// The ONNX value that the statistics describe.
     pub tensor: String,
     pub channels: usize,
     pub eps: f64,
-    /// The value's axis of channels: 1, or −1 for the features of tokens.
+    /// The value's channel axis: 1, or −1 for token features.
     #[serde(default = "second_axis")]
     pub axis: i64,
 }
@@ -92,21 +92,21 @@ pub struct Statistics {
     pub calibration: Option<Calibration>,
 }
 
-/// What `scdd calibrate` measured statistics on.
+/// The data on which `scdd calibrate` measured the statistics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     pub data: String,
     pub images: usize,
-    /// Whether the side tensors hold every class's statistics too.
+    /// Whether there are side tensors with statistics per class.
     pub per_class: bool,
-    /// Into how many patches per side the plane was cut, where the side tensors hold each patch's
-    /// statistics too.
+    /// The number of patches per side of the plane, if there are side tensors with statistics per
+    /// patch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patches: Option<usize>,
 }
 
-/// The weights with which the golden loss was computed.
+/// The weights of the golden loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldenWeights {
@@ -120,17 +120,17 @@ pub enum Distribution {
     Constant {
         value: f32,
     },
-    /// −bound … bound.
+    /// Uniform in −bound … bound.
     Uniform {
         bound: f32,
     },
-    /// Mean 0.
+    /// Normal with mean 0.
     Normal {
         std: f32,
     },
 }
 
-/// How a student's parameter is drawn.
+/// The initial distribution of a student's parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Init {
@@ -160,7 +160,7 @@ pub struct Manifest {
     #[serde(default)]
     pub source: Option<Value>,
     pub preprocessing: Preprocessing,
-    /// In logit order; empty in a features-only bundle.
+    /// Class names in logit order; empty in a features-only bundle.
     pub classes: Vec<String>,
     #[serde(default)]
     pub accuracy: Option<RecordedAccuracy>,
@@ -175,7 +175,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Whether the network gives features instead of logits: a backbone without classifier.
+    /// Whether the network outputs features instead of logits: a backbone without classifier.
     pub fn is_features_only(&self) -> bool {
         self.classes.is_empty()
     }

@@ -1,37 +1,37 @@
-//! How a teacher does on real test images, and whether that is what its manifest says: a wrong
-//! order of classes, or wrong preprocessing, shows in nothing else, since soft labels hide it.
+//! Measures a teacher's accuracy on real test images and compares it with its manifest. Soft labels
+//! hide a wrong class order or wrong preprocessing, so nothing else would reveal them.
 
 use serde::{Deserialize, Serialize};
 
 use super::Manifest;
 
-/// A difference is one where it is this many standard deviations large.
+/// A difference is significant from this many standard deviations on.
 const SIGNIFICANT: f64 = 4.0;
-/// A smaller loss of accuracy is what another decoder or another way of resizing images can cost.
+/// The tolerated loss of accuracy: another decoder or resizing method can cost so much.
 const TOLERATED: f64 = 0.05;
-/// Of larger test sets so many images are looked at, and at least [`OF_CLASS`] of each class.
+/// The number of images used of larger test sets, with at least [`OF_CLASS`] of each class.
 const IMAGES: usize = 2_000;
 const OF_CLASS: usize = 2;
-/// How many classes a message lists.
+/// The number of classes that a message lists.
 const SHOWN: usize = 4;
 
-/// How a teacher does on images whose labels are the data's.
+/// A teacher's accuracy on images with the data set's labels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     pub images: usize,
-    /// Images whose class has the largest logit.
+    /// The number of images whose class has the largest logit.
     pub top1: usize,
-    /// The order of classes that fits the answers best: for each class of the data, the teacher's.
+    /// The class order that fits the outputs best: for each class of the data, the teacher's class.
     pub order: Vec<u32>,
-    /// Images that such an order, chosen on the other half of them, gets right and the given order
-    /// wrong.
+    /// Images that the best order gets right and the given order gets wrong. The order is chosen on
+    /// one half of the images and applied to the other.
     pub gained: usize,
-    /// Images that the given order gets right and such an order wrong.
+    /// Images that the given order gets right and the best order gets wrong.
     pub lost: usize,
 }
 
 impl Measured {
-    /// How many images of a test set of `images` in `classes` classes are looked at, at most.
+    /// The number of images to measure, at most, of a test set of `images` in `classes` classes.
     pub fn images_of(images: usize, classes: usize) -> usize {
         images.min(IMAGES.max(OF_CLASS * classes))
     }
@@ -41,19 +41,18 @@ impl Measured {
         self.top1 as f64 / self.images.max(1) as f64
     }
 
-    /// Whether another order of classes is right for so many more images that chance can't explain
-    /// it.
+    /// Whether another class order is right for significantly more images.
     pub fn is_misordered(&self) -> bool {
         let (gained, lost) = (self.gained as f64, self.lost as f64);
         gained - lost > SIGNIFICANT * (gained + lost).sqrt()
     }
 
-    /// Compares with what the teacher's `manifest` says, on the data called `data` that has these
-    /// `classes`; gives a remark for the user.
+    /// Compares the measured accuracy with the teacher's `manifest`, on the data set called `data`
+    /// with these `classes`. Returns a remark for the user.
     ///
     /// # Errors
     /// When the classes are in another order, or accuracy is less than half as far above chance as
-    /// the manifest says.
+    /// recorded in the manifest.
     pub fn judge(
         &self,
         manifest: &Manifest,
@@ -105,7 +104,7 @@ impl Measured {
             && self.is_below(recorded.top1, -SIGNIFICANT * noise);
         Ok(is_lower.then(|| {
             format!(
-                "{found}, {says}: its preprocessing or the data may be other than at its export"
+                "{found}, {says}: its preprocessing or the data may differ from those at its export"
             )
         }))
     }
@@ -114,8 +113,8 @@ impl Measured {
         self.accuracy() < level + slack
     }
 
-    /// The classes that are at other places, such as ``what the data calls `ant` (class 0) the
-    /// bundle calls `dog` (class 3)``.
+    /// Describes classes in another order: ``images of the data's class 0 (`ant`) are the bundle's
+    /// class 3 (`dog`)``.
     fn told(&self, own: &[String], data: &[String]) -> String {
         let name = |names: &[String], index: usize| names.get(index).cloned().unwrap_or_default();
         let moved: Vec<(usize, usize)> = self
@@ -138,12 +137,12 @@ impl Measured {
     }
 }
 
-/// The standard deviation of a share of `count` that is `share` on average.
+/// The standard deviation of a proportion with mean `share` among `count` samples.
 fn deviation(share: f64, count: usize) -> f64 {
     (share * (1.0 - share) / count.max(1) as f64).max(0.0).sqrt()
 }
 
-/// Such as `91.2 %`.
+/// Formats a share as `91.2 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
@@ -176,7 +175,7 @@ mod tests {
     #[test]
     fn accuracy_is_compared_with_the_manifest() {
         assert_eq!(judged(1_820, 2_000, Some(0.915)), Ok(None));
-        // Chance alone explains this.
+        // Chance alone explains this difference.
         assert_eq!(judged(16, 20, Some(0.915)), Ok(None));
         let lower = judged(1_500, 2_000, Some(0.915)).unwrap().unwrap();
         assert!(
@@ -226,7 +225,7 @@ mod tests {
         ] {
             assert!(message.contains(part), "{message:?} lacks {part:?}");
         }
-        // What noise gains on one half it loses on the other.
+        // If the gain on one half is noise, the other half loses about as much.
         assert!(!Measured { gained: 30, lost: 20, ..found }.is_misordered());
     }
 }

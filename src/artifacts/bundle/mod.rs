@@ -1,5 +1,4 @@
-//! Pretrained networks on disk: the bundle, checked in everything that can be checked without
-//! running it.
+//! Pretrained networks on disk: the bundle, checked as far as possible without running it.
 
 pub mod classes;
 mod error;

@@ -1,8 +1,8 @@
 //! The soft-label store: one indexed, memory-mapped file per relabelling.
 //!
-//! A relabelling visits the images for some epochs in batches; the store keeps, per batch,
-//! everything that a student needs to see exactly what the teacher saw (order, views, mix) and what
-//! the teacher said (logits).
+//! A relabelling visits the images in batches, for some epochs. Per batch, the store keeps the
+//! teacher's exact input (order, views, mix) and its output (logits), so that a student can train
+//! on the same input.
 //!
 //! # Format, version 4
 //!
@@ -15,13 +15,13 @@
 //! | 4 | version, u32: 4 |
 //! | 4 | length `M` of the metadata, u32 |
 //! | M | metadata, JSON (below), padded with zeros to a multiple of 8 from the file's start |
-//! | 8 · (E·B + 1) | index, u64: at `e·B + b` where batch `b` of epoch `e` starts; last, the end |
+//! | 8 · (E·B + 1) | index, u64: at `e·B + b` the start of batch `b` of epoch `e`; last, the end |
 //! | 32 | the head's hash: SHA-256 of everything before |
 //! | … | the epochs: records, of a multiple of 8 bytes each, then 32 bytes of hash |
 //!
-//! An epoch's hash is the SHA-256 of the head's hash, the epoch's number as u64, and its records.
-//! So a reader checks an epoch when it first reads it, without the others, and a file that ends
-//! behind an epoch is good as far as it goes.
+//! An epoch's hash is the SHA-256 of the head's hash, the epoch's number as u64, and its records. A
+//! reader therefore checks each epoch when it first reads it, without the others, and a file that
+//! ends after an epoch is valid up to there.
 //!
 //! A record:
 //!
@@ -35,12 +35,12 @@
 //! | 8n | the views, u16 × 4 each: top, left, height, width in the bordered image |
 //! | 16A·n | with `augment`: A operations a view: number, u32, and three values, f32 |
 //! | R·n | the rows of logits (below), one per view |
-//! | n | flips, u8: 1 where the view is mirrored |
+//! | n | flips, u8: 1 if the view is mirrored |
 //! | 0 … 7 | zeros, to a multiple of 8 |
 //!
-//! A row holds `V` numbers, the `K` logits; with `top_k` `V = k + 1`: the `k` largest logits, the
-//! largest first, then the one logit that all other classes have. That one gives each of them an
-//! equal share of the probability that they had together at the softmax temperature of `top_k`.
+//! A row holds `V` numbers. Without `top_k` these are the `K` logits. With `top_k`, `V = k + 1`:
+//! the `k` largest logits in descending order, then one common logit for all other classes. It
+//! divides their total probability, at the softmax temperature of `top_k`, equally among them.
 //!
 //! | bytes | holds |
 //! | --- | --- |
@@ -59,15 +59,15 @@
 //!  "augment": {"type": "rand_augment", "operations": 2, "magnitude": 9}}
 //! ```
 //!
-//! The last two lines are there only where they say something. `pad` is the width of the border of
-//! black pixels around a source image; of `epochs` only the first `stored_epochs` are in the file,
-//! and epoch `e` is epoch `e mod stored_epochs` of these. With `{"type": "rand_augment"}` `A` is
-//! its `operations`, which act on the source image's pixels; with `{"type": "dsa"}` it is 1, and
-//! the operation acts on the normalised view. What operations do, and their numbers,
-//! [`scdd_data::augment`] says.
+//! The keys of the last two lines are omitted if they are not used. `pad` is the width of the
+//! border of black pixels around a source image. Of `epochs` only the first `stored_epochs` are in
+//! the file; epoch `e` is epoch `e mod stored_epochs` of these. With `{"type": "rand_augment"}` `A`
+//! is its `operations`, which act on the source image's pixels; with `{"type": "dsa"}` `A` is 1,
+//! and the operation acts on the normalised view. [`scdd_data::augment`] defines the operations and
+//! their numbers.
 //!
-//! Stores of versions 1 to 3 had one BLAKE3 of all at their end; they are refused, and labelled
-//! again.
+//! Stores of versions 1 to 3 had one BLAKE3 of the whole file at their end; they are refused and
+//! must be labelled again.
 
 mod record;
 mod rows;
@@ -88,47 +88,47 @@ use record::{check_batch, decode, encode, read_u32, read_u64};
 
 const MAGIC: &[u8; 8] = b"SCDDSOFT";
 const VERSION: u32 = 4;
-/// Magic, version and the metadata's length.
+/// Bytes of magic, version and the metadata's length.
 const PREFIX: usize = 16;
 const MAX_METADATA: usize = 1 << 20;
 /// Bytes of a SHA-256.
 const HASH: usize = 32;
-/// A record's mix, λ and box.
+/// Bytes of a record's mix, λ and box.
 const RECORD_PREFIX: u64 = 16;
-/// An operation: its number and three values.
+/// Bytes of an operation: its number and three values.
 const OPERATION: usize = 16;
 const RELABEL_AGAIN: &str = "the file is damaged: remove it and relabel again";
 const RELABEL_IN_THIS_FORM: &str = "remove it and relabel again, or use the program that wrote it";
 
-/// An error of the soft-label store: what was wrong, where, and what to do.
+/// An error of the soft-label store: the place, the problem and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The operating system refused.
+    /// The operating system refused access.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
         /// The store.
         path: PathBuf,
-        /// What was tried, as an infinitive.
+        /// The attempted action, as an infinitive.
         action: &'static str,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is not a store, or not a whole one.
+    /// The file is not a store, or is incomplete.
     #[error("{}: {problem}; {remedy}", path.display())]
     Invalid {
         /// The store.
         path: PathBuf,
-        /// What was found.
+        /// The fault.
         problem: String,
-        /// What the user can do.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// The caller's metadata or batch is not one that the store can hold.
+    /// The store can't represent the caller's metadata or batch.
     #[error("{}: cannot store {problem}", path.display())]
     Unfit {
         /// The store.
         path: PathBuf,
-        /// What does not fit.
+        /// The unsuitable value.
         problem: String,
     },
     /// There is no such batch.
@@ -136,9 +136,9 @@ pub enum StoreError {
         "batch {batch} of epoch {epoch} asked for, but there are {epochs} epochs of {batches} batches"
     )]
     OutOfRange {
-        /// The epoch asked for.
+        /// The requested epoch.
         epoch: usize,
-        /// The batch asked for.
+        /// The requested batch.
         batch: usize,
         /// Epochs in the store.
         epochs: usize,
@@ -147,52 +147,53 @@ pub enum StoreError {
     },
 }
 
-/// How the batches of a store may be mixed; a single batch may always be unmixed.
+/// The kind of mix that batches of a store may have; any single batch may be unmixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MixKind {
-    /// Not at all.
+    /// No mix.
     None,
-    /// By CutMix.
+    /// CutMix.
     CutMix,
-    /// By MixUp.
+    /// MixUp.
     MixUp,
 }
 
-/// What a store is about.
+/// A store's metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Meta {
-    /// Synthetic images, at least 1.
+    /// The number of synthetic images, at least 1.
     pub images: u32,
-    /// Classes, K, at least 1.
+    /// The number of classes, K, at least 1.
     pub classes: u32,
-    /// Epochs that a student trains for, at least 1.
+    /// The number of epochs that a student trains, at least 1.
     pub epochs: u32,
     /// Images per batch, at least 1; the last batch of an epoch may have fewer.
     pub batch_size: u32,
-    /// The size of the synthetic images, which views are boxes of, their border included.
+    /// The size of the synthetic images. Views are boxes in these images with their border.
     pub source: Size,
-    /// The size of the teacher's input, which CutMix boxes lie in.
+    /// The size of the teacher's input. CutMix boxes lie in it.
     pub input: Size,
-    /// How batches may be mixed.
+    /// The kind of mix that batches may have.
     pub mix: MixKind,
-    /// How logits are stored.
+    /// The number format of logits.
     pub dtype: Dtype,
     /// SHA-256 of the teacher's graph, in hex digits.
     pub teacher_sha256: String,
-    /// What identifies the configuration that made the labels.
+    /// The hash of the configuration that made the labels.
     pub config_hash: String,
-    /// The logits of each row that are stored one by one; absent: all.
+    /// The number of logits stored individually per row; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<StoredTopK>,
-    /// Black pixels that were added at each side of an image before views were cut out of it.
+    /// The width of the black border added at each side of an image before views are cropped.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pad: u16,
-    /// Epochs in the file, which are replayed in turn, 1 to below `epochs`; absent: all.
+    /// The number of epochs in the file, which are replayed in turn, 1 to below `epochs`; absent:
+    /// all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_epochs: Option<u32>,
-    /// How views are augmented beside crop and flip; absent: not at all.
+    /// Augmentations of views besides crop and flip; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<Augment>,
 }
@@ -201,34 +202,34 @@ fn is_zero(number: &u16) -> bool {
     *number == 0
 }
 
-/// One batch: what the teacher saw, and what it said.
+/// One batch: the teacher's input and its output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelBatch {
     /// The images, in batch order `[n]`, each below [`Meta::images`].
     pub indices: Vec<u32>,
-    /// How each was cropped and mirrored `[n]`.
+    /// The crop and flip of each image, `[n]`.
     pub views: Vec<View>,
-    /// How each was augmented besides, `[n · A]`: one view's operations after another's, as many as
-    /// [`Meta::augment`] says.
+    /// The augmentations of each view, `[n · A]`, view after view, as many as [`Meta::augment`]
+    /// says.
     pub operations: Vec<Operation>,
-    /// How they were mixed after that.
+    /// The mix of the augmented views.
     pub mix: DrawnMix,
-    /// The teacher's logits `[n, K]`; read from a store, as its number format and `top_k` left
-    /// them.
+    /// The teacher's logits `[n, K]`. Logits read from a store are rounded to its number format and
+    /// `top_k`.
     pub logits: Array2<f32>,
 }
 
-/// Where everything lies in a file, which follows from the metadata alone.
+/// Positions in a file, which follow from the metadata alone.
 #[derive(Debug)]
 struct StoreLayout {
     batches: u64,
     last_batch: u64,
-    /// Bytes of a full record, and of an epoch's last.
+    /// Bytes of a full record, and of an epoch's last record.
     record: u64,
     last_record: u64,
     index: u64,
     records: u64,
-    /// Where the file ends.
+    /// The file's length.
     end: u64,
 }
 
@@ -238,12 +239,12 @@ impl Meta {
         self.images.div_ceil(self.batch_size.max(1)) as usize
     }
 
-    /// Epochs that are in the file.
+    /// The number of epochs in the file.
     pub fn stored_epochs(&self) -> u32 {
         self.stored_epochs.unwrap_or(self.epochs)
     }
 
-    /// The size of what views are boxes of: an image with its border.
+    /// The size of an image with its border, in which views are boxes.
     pub fn canvas(&self) -> Size {
         let border = 2 * usize::from(self.pad);
         Size { height: self.source.height + border, width: self.source.width + border }
@@ -253,7 +254,7 @@ impl Meta {
         Rows { classes: self.classes as usize, dtype: self.dtype, top_k: self.top_k }
     }
 
-    /// What is wrong with the metadata, if anything.
+    /// The metadata's fault, or `None`.
     fn problem(&self) -> Option<String> {
         let canvas = self.canvas();
         let sides = [
@@ -295,7 +296,7 @@ impl Meta {
         self.rows().problem()
     }
 
-    /// Operations for each view.
+    /// The number of operations per view.
     fn operations(&self) -> usize {
         self.augment.map_or(0, Augment::per_view)
     }
@@ -307,7 +308,8 @@ impl Meta {
         unpadded.checked_next_multiple_of(8)
     }
 
-    /// The layout behind metadata of `length` bytes, unless it exceeds what can be addressed.
+    /// The layout after metadata of `length` bytes, or `None` if the file would exceed the address
+    /// range.
     fn layout(&self, length: usize) -> Option<StoreLayout> {
         let batches = self.batches() as u64;
         let last_batch = u64::from(self.images) - (batches - 1) * u64::from(self.batch_size);
@@ -324,18 +326,18 @@ impl Meta {
 }
 
 impl StoreLayout {
-    /// Where the record at `place` in the index starts.
+    /// The start of the record at `place` in the index.
     fn start(&self, place: u64) -> u64 {
         let (epoch, batch) = (place / self.batches, place % self.batches);
         self.records + epoch * (self.epoch() + HASH as u64) + batch * self.record
     }
 
-    /// Bytes of an epoch's records.
+    /// Bytes of the records of one epoch.
     fn epoch(&self) -> u64 {
         self.record * (self.batches - 1) + self.last_record
     }
 
-    /// Images in the batch at `place` in the index.
+    /// The number of images in the batch at `place` in the index.
     fn batch_size(&self, place: u64, full: u32) -> usize {
         if place % self.batches + 1 == self.batches {
             self.last_batch as usize
@@ -345,9 +347,9 @@ impl StoreLayout {
     }
 }
 
-/// Writes a store batch by batch. Nothing appears at its path before [`finish`](Self::finish). Until
-/// then it is in a file beside it, of the ending `.under-way`, which the next writer of the same
-/// store goes on with.
+/// Writes a store batch by batch. Its path does not exist before [`finish`](Self::finish). Until
+/// then the data are in a file beside it with the ending `.under-way`, and the next writer of the
+/// same store continues that file.
 pub struct Writer {
     path: PathBuf,
     aside: PathBuf,
@@ -357,16 +359,16 @@ pub struct Writer {
     file: BufWriter<File>,
     /// The head's hash.
     head: [u8; HASH],
-    /// Of the epoch that is being written.
+    /// The hasher of the current epoch.
     hasher: Sha256,
 }
 
 impl Writer {
-    /// Starts the store that will be at `path`, or goes on after the last whole epoch of one of the
-    /// same metadata that was begun there.
+    /// Starts the store that will be at `path`. If a store with the same metadata was begun there,
+    /// continues after its last complete epoch.
     ///
     /// # Errors
-    /// When `meta` contradicts itself, or the disk refuses.
+    /// When `meta` is inconsistent, or the disk refuses.
     pub fn open(path: &Path, meta: Meta) -> Result<Self, StoreError> {
         let unfit = |problem| StoreError::Unfit { path: path.into(), problem };
         if let Some(problem) = meta.problem() {
@@ -401,12 +403,12 @@ impl Writer {
         Ok(writer)
     }
 
-    /// How many epochs are whole.
+    /// The number of complete epochs.
     pub fn epochs(&self) -> u32 {
         (self.next / self.layout.batches) as u32
     }
 
-    /// Appends the next batch: batch after batch, epoch after epoch.
+    /// Appends the next batch. Batches come in order, epoch after epoch.
     pub fn append(&mut self, batch: &LabelBatch) -> Result<(), StoreError> {
         let place = self.next;
         let checked = if place == self.places() {
@@ -428,15 +430,15 @@ impl Writer {
         if batch + 1 == self.layout.batches {
             let hash = self.hasher.finalize_reset();
             self.write(&hash)?;
-            // From here on a kill costs the next epoch at most.
+            // After this flush a kill costs at most the next epoch.
             self.file.flush().map_err(|source| io_error(&self.aside, "write", source))?;
         }
         self.next += 1;
         Ok(())
     }
 
-    /// Completes the file, flushes it to disk and gives it its name, replacing a file that has it;
-    /// says how many bytes it has.
+    /// Completes the file, syncs it to disk and renames it to its path, replacing an existing file.
+    /// Returns its number of bytes.
     pub fn finish(self) -> Result<u64, StoreError> {
         if self.next != self.places() {
             let problem =
@@ -448,7 +450,7 @@ impl Writer {
             file.into_inner().map_err(|error| io_error(&aside, "write", error.into_error()))?;
         file.sync_all().map_err(|source| io_error(&aside, "flush to disk", source))?;
         fs::rename(&aside, &path)
-            .map_err(|source| io_error(&path, "put the finished file there", source))?;
+            .map_err(|source| io_error(&path, "rename the finished file to this name", source))?;
         Ok(layout.end)
     }
 
@@ -461,14 +463,14 @@ impl Writer {
     }
 }
 
-/// Where the store of `path` is until it is finished.
+/// The path of an unfinished store of `path`.
 fn under_way(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".under-way");
     aside.into()
 }
 
-/// Everything before the first epoch, of a store with `places` batches.
+/// The bytes before the first epoch of a store with `places` batches.
 fn head(json: &[u8], layout: &StoreLayout, places: u64) -> Vec<u8> {
     let length = (json.len() as u32).to_le_bytes();
     let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &length, json].concat();
@@ -481,7 +483,8 @@ fn head(json: &[u8], layout: &StoreLayout, places: u64) -> Vec<u8> {
     head
 }
 
-/// How many epochs of the file `aside` are as they were written, if it begins with `head`; of `epochs`.
+/// The number of intact epochs at the start of the file `aside`, at most `epochs`; 0 if the file
+/// does not begin with `head`.
 fn whole_epochs(aside: &Path, head: &[u8], layout: &StoreLayout, epochs: u32) -> io::Result<u64> {
     let file = match File::open(aside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -512,7 +515,7 @@ fn whole_epochs(aside: &Path, head: &[u8], layout: &StoreLayout, epochs: u32) ->
     Ok(u64::from(epochs))
 }
 
-/// Fills `bytes`; `false` where the file ends before.
+/// Fills `bytes`. Returns `false` if the file ends before.
 fn read_whole(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     match file.read_exact(bytes) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -520,8 +523,8 @@ fn read_whole(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-/// What an epoch's records go through: the hash of a store's head and the epoch's number tell them
-/// from others'.
+/// The hasher of an epoch's records. It starts with the hash of the store's head and the epoch's
+/// number, so records of another store or epoch do not match.
 fn epoch_hasher(head: &[u8], epoch: u64) -> Sha256 {
     Sha256::new_with_prefix(head).chain_update(epoch.to_le_bytes())
 }
@@ -532,21 +535,20 @@ pub struct LabelStore {
     path: PathBuf,
     meta: Meta,
     layout: StoreLayout,
-    /// Stored epochs whose hash was found right.
+    /// Per stored epoch, whether its hash has been checked.
     checked: Vec<AtomicBool>,
     map: Mmap,
 }
 
 impl LabelStore {
-    /// Opens the store at `path`. Its head and length are checked here, an epoch when a batch of it
+    /// Opens the store at `path`. Head and length are checked now, an epoch when one of its batches
     /// is first read.
     ///
     /// The file must not be changed while it is open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let file = File::open(path).map_err(|source| io_error(path, "open", source))?;
-        // SAFETY: a store is written aside, renamed into place and never changed after that;
-        // whoever truncates it while it is open ends the process with a bus error, as with every
-        // mapped file.
+        // SAFETY: a store is written under another name, renamed and never changed after that.
+        // Truncating a mapped file ends the process with a bus error, as for every mapped file.
         let map = unsafe { Mmap::map(&file) }
             .map_err(|source| io_error(path, "map into memory", source))?;
         let invalid =
@@ -557,16 +559,16 @@ impl LabelStore {
         Ok(Self { path: path.into(), meta, layout, checked, map })
     }
 
-    /// What the store is about.
+    /// The store's metadata.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// Batch `batch` of epoch `epoch`.
+    /// Reads batch `batch` of epoch `epoch`.
     ///
     /// # Errors
-    /// When there is none, or its epoch is damaged, which the first of its batches to be read finds
-    /// out.
+    /// When there is no such batch, or its epoch is damaged, which is checked when one of the
+    /// epoch's batches is first read.
     pub fn get(&self, epoch: usize, batch: usize) -> Result<LabelBatch, StoreError> {
         let (epochs, batches) = (self.meta.epochs as usize, self.layout.batches as usize);
         if epoch >= epochs || batch >= batches {
@@ -584,16 +586,16 @@ impl LabelStore {
             .map_err(|problem| self.damage(format!("batch {batch} of epoch {epoch}: {problem}")))
     }
 
-    /// Reads the whole file and compares the hash of each epoch, at the speed of the disk or of
+    /// Reads the whole file and checks the hash of each epoch, at the speed of the disk or of
     /// SHA-256.
     ///
     /// # Errors
-    /// When a single bit differs from what was written.
+    /// When a single bit differs from the written file.
     pub fn check(&self) -> Result<(), StoreError> {
         (0..self.checked.len()).try_for_each(|epoch| self.check_epoch(epoch))
     }
 
-    /// Compares the hash of a stored epoch, once.
+    /// Checks the hash of a stored epoch, once.
     fn check_epoch(&self, epoch: usize) -> Result<(), StoreError> {
         if self.checked[epoch].load(Ordering::Relaxed) {
             return Ok(());
@@ -615,10 +617,10 @@ impl LabelStore {
         StoreError::Invalid { path: self.path.clone(), problem, remedy: RELABEL_AGAIN }
     }
 
-    /// As [`check`](Self::check), and reads every batch.
+    /// Like [`check`](Self::check), and also decodes every batch.
     ///
     /// # Errors
-    /// When the file is damaged, or says what no writer writes.
+    /// When the file is damaged, or contains values that no writer writes.
     pub fn verify(&self) -> Result<(), StoreError> {
         for epoch in 0..self.meta.stored_epochs() as usize {
             for batch in 0..self.layout.batches as usize {
@@ -629,7 +631,7 @@ impl LabelStore {
     }
 }
 
-/// Metadata and layout of a file that is as long as they say; else the problem and the remedy.
+/// Metadata and layout of a file whose length matches them; else the problem and the remedy.
 fn parse_head(bytes: &[u8]) -> Result<(Meta, StoreLayout), (String, &'static str)> {
     if bytes.get(..MAGIC.len()) != Some(MAGIC) {
         return Err((
@@ -707,7 +709,7 @@ mod tests {
         }
     }
 
-    /// Everything that metadata may say, at once.
+    /// Metadata with all optional keys.
     fn newest() -> Meta {
         let top_k = Some(StoredTopK { k: 1, temperature: 20.0 });
         let augment = Some(Augment::RandAugment { operations: 2, magnitude: 9 });
@@ -722,7 +724,7 @@ mod tests {
         }
     }
 
-    /// The batches of a store with this metadata, drawn from `seed`, in order.
+    /// The batches of a store with this metadata, in order, drawn from `seed`.
     fn batches(meta: &Meta, seed: u64) -> Vec<LabelBatch> {
         let epoch_batches = |epoch| {
             let mut rng = stream(seed, "order", epoch);
@@ -757,7 +759,7 @@ mod tests {
         LabelBatch { indices, views, operations: operations.unwrap_or_default(), mix, logits }
     }
 
-    /// The batch as a store with this metadata gives it back.
+    /// The batch after rounding by a store with this metadata.
     fn rounded(meta: &Meta, batch: &LabelBatch) -> LabelBatch {
         let mut rows = vec![];
         meta.rows().encode(&batch.logits, &mut rows).unwrap();
@@ -772,7 +774,7 @@ mod tests {
         writer.finish().unwrap();
     }
 
-    /// The bytes of the store that `meta` and seed 1 make.
+    /// The bytes of the store of `meta` with batches of seed 1.
     fn file(meta: &Meta) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
@@ -784,7 +786,7 @@ mod tests {
         file(&meta())
     }
 
-    /// What opening and fully reading these bytes says.
+    /// Opens and fully reads these bytes.
     fn read_bytes(bytes: &[u8]) -> Result<(), String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("labels");
@@ -855,7 +857,7 @@ mod tests {
         assert_eq!(small_file(), small_file());
     }
 
-    /// The format, byte by byte, as its description promises it.
+    /// Checks the format byte by byte against its description.
     #[test]
     fn records_look_as_described() {
         let meta = Meta { images: 2, classes: 3, epochs: 1, batch_size: 2, ..meta() };
@@ -910,7 +912,7 @@ mod tests {
         }
     }
 
-    /// Damage is found by whoever reads the epoch that has it, and by nobody else.
+    /// Damage is reported when its epoch is read, and only then.
     #[test]
     fn a_flipped_bit_is_found_when_its_epoch_is_read() {
         let dir = tempfile::tempdir().unwrap();
@@ -943,7 +945,7 @@ mod tests {
         }
     }
 
-    /// Epochs that were put elsewhere, or come from another store, are told by their hashes.
+    /// Epochs that were moved, or come from another store, are refused by their hashes.
     #[test]
     fn epochs_are_known_by_their_place_and_store() {
         let (one, other) = (small_file(), file(&Meta { config_hash: "decade".into(), ..meta() }));
@@ -955,7 +957,7 @@ mod tests {
         assert!(read_bytes(&foreign).unwrap_err().contains("epoch 1 is not as it was written"));
     }
 
-    /// Every byte, changed in two ways: verification fails, and reading without it never panics.
+    /// Changes every byte in two ways: verification fails, and reading without it never panics.
     #[test]
     fn every_changed_byte_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
@@ -977,7 +979,7 @@ mod tests {
         }
     }
 
-    /// A forged file with right hashes.
+    /// Forges a file with matching hashes.
     fn forge(change: impl Fn(&mut Vec<u8>)) -> String {
         let mut bytes = small_file();
         change(&mut bytes);
@@ -1147,7 +1149,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
-    /// A writer that is dropped is what a kill leaves, but for what it had not flushed.
+    /// Dropping a writer leaves the same file as a kill, except for unflushed data.
     #[test]
     fn a_writer_goes_on_after_the_last_whole_epoch() {
         let dir = tempfile::tempdir().unwrap();
@@ -1177,7 +1179,7 @@ mod tests {
         assert_eq!(begun(2 * per_epoch), 2);
         assert_eq!(begun(3 * per_epoch + 1), 3);
         goes_on_from(3);
-        // Damage costs its epoch and what comes after it; another head costs all.
+        // Damage costs its epoch and all later ones; another head costs all epochs.
         let spoilt = |at: &dyn Fn(usize) -> usize| {
             begun(batches.len());
             let mut bytes = fs::read(under_way(&path)).unwrap();

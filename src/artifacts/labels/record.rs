@@ -1,4 +1,4 @@
-//! A record of the store: one batch as bytes. The format is in the module above.
+//! A record of the store: one batch as bytes. The parent module describes the format.
 
 use super::{LabelBatch, Meta, MixKind, OPERATION, RECORD_PREFIX};
 use scdd_data::augment::Kind;
@@ -48,12 +48,12 @@ pub(super) fn check_batch(batch: &LabelBatch, meta: &Meta, size: usize) -> Resul
         ));
     }
     match batch.logits.iter().find(|logit| !logit.is_finite()) {
-        Some(logit) => Err(format!("the logit {logit}, which is not a number to learn from")),
+        Some(logit) => Err(format!("the logit {logit}, which is not finite")),
         None => Ok(()),
     }
 }
 
-/// The record of a checked batch.
+/// The record of a batch that was checked.
 pub(super) fn encode(batch: &LabelBatch, meta: &Meta) -> Result<Vec<u8>, String> {
     let mut record = vec![];
     let (kind, cut, partner) = match &batch.mix {
@@ -83,8 +83,8 @@ pub(super) fn encode(batch: &LabelBatch, meta: &Meta) -> Result<Vec<u8>, String>
     Ok(record)
 }
 
-/// The batch of `size` images in a `record` of the length that the metadata demands; its values are
-/// not checked yet.
+/// Decodes the batch of `size` images in a `record` of the length that the metadata requires. Its
+/// values are not checked yet.
 pub(super) fn decode(record: &[u8], size: usize, meta: &Meta) -> Result<LabelBatch, String> {
     let (prefix, rest) = record.split_at(RECORD_PREFIX as usize);
     let (indices, rest) = rest.split_at(4 * size);

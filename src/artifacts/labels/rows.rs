@@ -1,5 +1,4 @@
-//! How the soft-label store writes one row of logits: number formats, and the `k` largest instead
-//! of all.
+//! Encodes rows of logits: number formats, and the `k` largest instead of all.
 
 use half::f16;
 use ndarray::{Array2, ArrayViewMut1};
@@ -7,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of a quantised row's lowest value and step.
 const QUANTISED_PREFIX: usize = 4;
-/// Classes that a 16-bit index can tell apart.
+/// The number of classes that a 16-bit index can address.
 const MAX_INDEXED: usize = 1 << 16;
 
-/// How a number is stored.
+/// The number format of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
@@ -22,14 +21,14 @@ pub enum Dtype {
     I8,
 }
 
-/// The `k` largest logits of a row; the other classes share what is left of the probability
+/// Stores the `k` largest logits of a row; the other classes share the remaining probability
 /// equally.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredTopK {
     /// At least 1 and below the number of classes.
     pub k: u32,
-    /// The softmax temperature at which the others' common logit keeps their total probability;
+    /// The softmax temperature at which the common logit preserves the others' total probability;
     /// above 0.
     pub temperature: f32,
 }
@@ -37,14 +36,14 @@ pub struct StoredTopK {
 /// The format of all rows of a store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rows {
-    /// Classes, K.
+    /// The number of classes, K.
     pub classes: usize,
     pub dtype: Dtype,
     pub top_k: Option<StoredTopK>,
 }
 
 impl Rows {
-    /// What is wrong with the format, if anything.
+    /// The format's fault, or `None`.
     pub fn problem(&self) -> Option<String> {
         let StoredTopK { k, temperature } = self.top_k?;
         if k == 0 || k as usize >= self.classes || self.classes > MAX_INDEXED {
@@ -61,7 +60,7 @@ impl Rows {
         self.top_k.map(|top| top.k as usize)
     }
 
-    /// Numbers of a row: K logits, or the k largest and the others' common one.
+    /// The number of values per row: K logits, or the k largest and the others' common one.
     fn numbers(&self) -> usize {
         self.kept().map_or(self.classes, |k| k + 1)
     }
@@ -80,7 +79,7 @@ impl Rows {
     /// Appends `logits` `[n, K]`, finite numbers, to `record`, row after row.
     ///
     /// # Errors
-    /// Says which number the format cannot hold.
+    /// When the format can't hold a number; the message names it.
     pub fn encode(&self, logits: &Array2<f32>, record: &mut Vec<u8>) -> Result<(), String> {
         for row in logits.rows() {
             match self.top_k {
@@ -108,10 +107,10 @@ impl Rows {
         Ok(())
     }
 
-    /// The logits `[n, K]` of `n` rows of [`bytes`](Self::bytes) each.
+    /// Decodes the logits `[n, K]` of `n` rows of [`bytes`](Self::bytes) each.
     ///
     /// # Errors
-    /// Says what no row holds.
+    /// When a value is one that no writer writes; the message names it.
     pub fn decode(&self, rows: &[u8]) -> Result<Array2<f32>, String> {
         let mut logits = Array2::zeros((rows.len() / self.bytes(), self.classes));
         for (bytes, row) in rows.chunks_exact(self.bytes()).zip(logits.rows_mut()) {
@@ -162,9 +161,9 @@ impl Rows {
     }
 }
 
-/// The classes of the `k` largest logits, the largest first and the lower class first among equals,
-/// and their logits, with the logit `r` that gives each of the others an equal share of their total
-/// probability at the temperature: `exp(r / T) = mean(exp(others / T))`.
+/// The classes of the `k` largest logits and their logits, in descending order, of equal ones the
+/// lower class first. The last logit `r` gives each of the other classes an equal share of their
+/// total probability at the temperature: `exp(r / T) = mean(exp(others / T))`.
 fn largest(row: &[f32], top: StoredTopK) -> (Vec<usize>, Vec<f32>) {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
@@ -178,8 +177,8 @@ fn largest(row: &[f32], top: StoredTopK) -> (Vec<usize>, Vec<f32>) {
     (kept.to_vec(), kept.iter().map(|&i| row[i]).chain([common]).collect())
 }
 
-/// Appends the lowest number and the step between two codes, f16 each, and one code per number.
-/// Rounded outwards, so that no number is further than half a step from its code.
+/// Appends the lowest number and the step between two codes, f16 each, and one code per number. The
+/// range is rounded outwards, so that no number is further than half a step from its code.
 fn quantise(numbers: &[f32], record: &mut Vec<u8>) -> Result<(), String> {
     let lowest = numbers.iter().copied().fold(f32::INFINITY, f32::min);
     let highest = numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -196,7 +195,7 @@ fn quantise(numbers: &[f32], record: &mut Vec<u8>) -> Result<(), String> {
     Ok(())
 }
 
-/// The largest half-precision number that is not above `number`.
+/// The largest half-precision number ≤ `number`.
 fn at_most(number: f32) -> f16 {
     let nearest = f16::from_f32(number);
     if nearest.to_f32() <= number {

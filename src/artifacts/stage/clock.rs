@@ -1,6 +1,6 @@
-//! What stages cost that are under way at once in one process: of each moment an even share, so
-//! that the costs of all add up to the time they took; and the most memory that the process held
-//! meanwhile.
+//! Time and memory of stages that run at the same time in one process. Each moment is divided
+//! evenly among the running stages, so that their times add up to the total. Memory is the highest
+//! amount that the process held meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,22 +8,22 @@ use std::time::Instant;
 
 use super::memory;
 
-/// Of the stages that share it; clones are the same clock.
+/// The clock of the stages that share it. Clones are the same clock.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Arc<Mutex<ClockState>>);
 
-/// Runs as fast as time for one stage, half as fast for two, and so on.
+/// Advances with real time while one stage runs, at half the rate with two, and so on.
 #[derive(Debug, Default)]
 struct ClockState {
     seconds: f64,
     read: Option<Instant>,
-    /// By the number of a stage under way: the peak of memory so far.
+    /// The peak of memory so far, by the number of a running stage.
     peaks: BTreeMap<u64, Option<u64>>,
-    /// Of the next stage.
+    /// The number of the next stage.
     number: u64,
 }
 
-/// One stage is under way until this is dropped.
+/// A running stage. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Begun {
     clock: Clock,
@@ -33,7 +33,7 @@ pub struct Begun {
 }
 
 impl Clock {
-    /// A stage begins.
+    /// Starts a stage.
     pub fn begin(&self) -> Begun {
         let mut state = self.read();
         state.note(memory::peak());
@@ -45,7 +45,7 @@ impl Clock {
         Begun { clock: self.clone(), at: state.seconds, number }
     }
 
-    /// The state, brought up to date.
+    /// Locks the state and brings it up to date.
     fn read(&self) -> MutexGuard<'_, ClockState> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -57,13 +57,13 @@ impl Clock {
 }
 
 impl Begun {
-    /// The stage's share of the wall-clock seconds since it began.
+    /// The stage's share of the wall-clock seconds since its start.
     pub fn seconds(&self) -> f64 {
         self.clock.read().seconds - self.at
     }
 
-    /// The most resident memory of the process since then, in bytes; `None` where the system does
-    /// not tell.
+    /// Peak of the process's resident memory since the stage's start, in bytes; `None` if the
+    /// system does not report it.
     pub fn peak(&self) -> Option<u64> {
         let mut state = self.clock.read();
         state.note(memory::peak());
@@ -78,7 +78,7 @@ impl Drop for Begun {
 }
 
 impl ClockState {
-    /// A stage begins; its number.
+    /// Starts a stage and returns its number.
     fn begin(&mut self) -> u64 {
         self.number += 1;
         self.peaks.insert(self.number, None);
@@ -89,7 +89,8 @@ impl ClockState {
         self.seconds += seconds / self.peaks.len().max(1) as f64;
     }
 
-    /// The process's `peak` since the last stage began, which every stage under way saw.
+    /// Raises the peak of every running stage to `peak`, the process's peak since the last stage
+    /// began.
     fn note(&mut self, peak: Option<u64>) {
         self.peaks.values_mut().for_each(|known| *known = (*known).max(peak));
     }

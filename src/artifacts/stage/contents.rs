@@ -1,9 +1,9 @@
-//! What a complete stage consists of: `contents.json` names every file with its size and BLAKE3, so
-//! that damage is seen before anybody reads it.
+//! The contents of a complete stage. `contents.json` lists every file with its size and BLAKE3, so
+//! that damage is found before a file is used.
 //!
-//! A file that the file system has not touched since the record was written is not read again:
-//! looking at a stage then costs a look at each file. `stage.json`, `timing.json` and hidden files
-//! are no part of the contents.
+//! A file that the file system has not touched since the record was written is not read again, so
+//! checking a stage costs one `stat` per file. `stage.json`, `timing.json` and hidden files are not
+//! part of the contents.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -17,7 +17,7 @@ use super::{RECORD, StageError, TIMING, entries, io_error, write_atomic};
 
 const CONTENTS: &str = "contents.json";
 
-/// A file as it was written.
+/// A file's size and hash when it was written.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Written {
     bytes: u64,
@@ -25,16 +25,16 @@ struct Written {
     blake3: String,
 }
 
-/// Why a stage is not what was written.
+/// A difference between a stage and its record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// A file is missing or has changed.
+    /// A file is missing or was changed.
     Damage(String),
-    /// A file is there that was not written.
+    /// A file is there that the stage did not write.
     Foreign(PathBuf),
 }
 
-/// Writes the record of all that is in `directory`.
+/// Writes the record of all files in `directory`.
 pub fn record(directory: &Path) -> Result<(), StageError> {
     let written = |(name, path): (String, PathBuf)| {
         let bytes = fs::metadata(&path).map_err(io_error("look at", &path))?.len();
@@ -47,7 +47,7 @@ pub fn record(directory: &Path) -> Result<(), StageError> {
     write_atomic(&directory.join(CONTENTS), format!("{:#}\n", json!(contents)).as_bytes()).map(drop)
 }
 
-/// The first thing in which `directory` differs from its record.
+/// The first difference between `directory` and its record.
 pub fn problem(directory: &Path) -> Result<Option<Problem>, StageError> {
     let damage = |what: String| Ok(Some(Problem::Damage(what)));
     let path = directory.join(CONTENTS);
@@ -85,7 +85,7 @@ pub fn problem(directory: &Path) -> Result<Option<Problem>, StageError> {
 }
 
 /// Whether the file system has not touched `file` since `record` was written: neither its bytes,
-/// nor its name, nor its rights. Copies are touched, so they are read once more.
+/// nor its name, nor its permissions. Copies count as touched and are read again.
 #[cfg(unix)]
 fn is_older(file: &Metadata, record: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -105,8 +105,7 @@ fn hash(path: &Path) -> Result<String, StageError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Every file of the contents below `directory`, by its name in the record
-/// (`images/00_cat/00000.png`).
+/// All content files below `directory`, with their names in the record (`images/00_cat/00000.png`).
 fn files(directory: &Path) -> Result<Vec<(String, PathBuf)>, StageError> {
     let mut found = Vec::new();
     let mut open = vec![(String::new(), directory.to_path_buf())];
@@ -131,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with a record, a moment old, as it is when anything happens to a stage.
+    /// A directory whose record is a moment old, as for a real stage.
     fn recorded() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (name, bytes) in
@@ -168,7 +167,7 @@ mod tests {
         assert_eq!(longer, "labels.scdd has 6 bytes, 5 were written");
         let flipped = damage(|root| fs::write(root.join("labels.scdd"), "thref").unwrap());
         assert_eq!(flipped, "labels.scdd has other bytes than were written");
-        // Files that change places keep their sizes and their times.
+        // Files that swap places keep their sizes and times.
         let swapped = damage(|root| {
             let [a, b, aside] =
                 ["images/0/a.png", "images/1/b.png", "aside"].map(|name| root.join(name));

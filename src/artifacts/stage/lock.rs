@@ -1,4 +1,5 @@
-//! Locks of files that processes share. Who waits is told for whom, at once and then every minute.
+//! Lock files between processes. A waiting process reports whom it waits for, soon and then every
+//! minute.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -7,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use super::{StageError, Tell, create_directories, io_error};
 
-/// Between two attempts.
+/// The time between two attempts.
 const TRY_EVERY: Duration = Duration::from_millis(100);
-/// A shorter wait is not told.
+/// Shorter waits are not reported.
 const SHORT: Duration = Duration::from_millis(500);
-/// Between two lines about the same wait.
+/// The time between two reports of the same wait.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// An exclusive lock, held until this is dropped or the process dies. Its file holds the name of
-/// the process meanwhile.
+/// An exclusive lock, held until this is dropped or the process dies. Meanwhile its file contains
+/// the process's name.
 #[derive(Debug)]
 pub struct Lock(File);
 
 impl Lock {
-    /// Waits for the lock whose file is `path`; what it stands for is called `what`.
+    /// Waits for the lock whose file is `path`. Messages call the locked work `what`.
     pub fn wait(path: &Path, what: &str, tell: Tell) -> Result<Self, StageError> {
         let (file, started) = (open(path)?, Instant::now());
         let mut next = SHORT;
@@ -36,7 +37,7 @@ impl Lock {
         Ok(Self::held(file))
     }
 
-    /// The lock, unless some process holds it.
+    /// Takes the lock, or returns `None` if some process holds it.
     pub fn attempt(path: &Path) -> Result<Option<Self>, StageError> {
         let file = open(path)?;
         Ok(has_locked(&file, path)?.then(|| Self::held(file)))
@@ -60,7 +61,7 @@ impl Lock {
         }
     }
 
-    /// The name is for people alone, so a failure to write it is none of the lock.
+    /// Writes the holder's name. It only informs people, so a failure to write it is ignored.
     fn held(mut file: File) -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let on = if host.is_empty() { String::new() } else { format!(" on {}", host.trim()) };
@@ -75,7 +76,7 @@ impl Drop for Lock {
     }
 }
 
-/// The lock's file, whose name of the holder stays.
+/// Opens the lock's file without truncating it, so that the holder's name stays.
 fn open(path: &Path) -> Result<File, StageError> {
     path.parent().map_or(Ok(()), create_directories)?;
     let mut options = OpenOptions::new();
@@ -96,14 +97,14 @@ fn has_locked(file: &File, path: &Path) -> Result<bool, StageError> {
     }
 }
 
-/// Who holds the lock, as far as its file says.
+/// The lock's holder according to its file.
 fn holder(path: &Path) -> String {
     let mut name = String::new();
     let read = File::open(path).and_then(|file| file.take(300).read_to_string(&mut name));
     if read.is_ok() && !name.is_empty() { name } else { "another process".to_owned() }
 }
 
-/// How long the wait has lasted, where that is worth saying.
+/// How long the wait has lasted; empty below a minute.
 fn since(waited: Duration) -> String {
     match waited.as_secs() / 60 {
         0 => String::new(),

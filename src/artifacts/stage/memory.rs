@@ -1,25 +1,25 @@
-//! The most memory that this process held during a piece of work, as far as the system tells.
+//! The peak of this process's memory, if the system reports it.
 
 use std::fs;
 
-/// Gives memory that is free back to the system, so that it does not count.
+/// Returns free memory to the system, so that it does not count as resident.
 pub fn give_back() {
-    // SAFETY: it takes no pointers and may be called at any time.
+    // SAFETY: the function takes no pointers and may be called at any time.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Forgets the peak so far, so that [`peak`] tells of what comes after.
+/// Resets the peak for [`peak`].
 pub fn reset_peak() {
-    // Where the system has no such file or refuses, the peak is that of the whole process, which is
-    // still an upper bound.
+    // If the system has no such file or refuses, the peak is the whole process's, which is still an
+    // upper bound.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Peak of resident memory in bytes since [`reset_peak`], the accelerator's own memory not
-/// included; `None` where the system does not say.
+/// Peak of resident memory in bytes since [`reset_peak`], without the accelerator's own memory;
+/// `None` if the system does not report it.
 pub fn peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -40,8 +40,8 @@ mod tests {
         drop(buffer);
         give_back();
         reset_peak();
-        // Tests beside this one hold memory too, and a system that refuses the reset still knows
-        // the old peak.
+        // Tests that run at the same time hold memory too, and a system that refuses the reset
+        // keeps the old peak.
         let after = peak().unwrap();
         let refused = fs::write("/proc/self/clear_refs", "5").is_err();
         assert!(after + (256 << 20) < with || refused, "{after} {with}");

@@ -1,16 +1,16 @@
-//! Content-addressed stage directories: a directory that exists under its final name is complete,
-//! and equal work is done once.
+//! Content-addressed stage directories: a directory with its final name is complete, and equal work
+//! is done once.
 //!
 //! ```text
 //! <root>/<stage>/<name>-<16 hex digits>/           complete
-//! <root>/<stage>/<name>-<16 hex digits>.partial/   under way, or left by a kill: the next run goes on
+//! <root>/<stage>/<name>-<16 hex digits>.partial/   unfinished: the next run continues it
 //! <root>/.locks/                                   a file per stage and report, never removed
 //! <root>/.failures/                                why the last attempt at a stage failed
 //! ```
 //!
-//! The digits are the first of the stage's key. Each directory holds `stage.json`, the record that
-//! its key is the hash of. When complete it also holds `contents.json`, by which damage is seen,
-//! and `timing.json`, the only file in it that two runs of the same work may differ in.
+//! The digits are the first of the stage's key. Each directory holds `stage.json`, the record whose
+//! hash is the key. A complete directory also holds `contents.json`, which reveals damage, and
+//! `timing.json`, the only file that may differ between two runs of the same work.
 
 mod clock;
 mod contents;
@@ -34,58 +34,59 @@ pub(super) const RECORD: &str = "stage.json";
 pub(super) const TIMING: &str = "timing.json";
 const LOCKS: &str = ".locks";
 const FAILURES: &str = ".failures";
-/// The lock of a directory that is filled.
+/// The lock of a directory while it is filled.
 const FILLING: &str = ".scdd-lock";
 const PARTIAL: &str = ".partial";
-/// Receives what the user ought to know at once.
+/// Receives messages for the user that must not wait.
 pub type Tell<'a> = &'a dyn Fn(&str);
 
-/// Why a stage could not be run or kept.
+/// Why a stage could not be run or stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// The file system refused.
     #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
     Io {
-        /// What was tried: "write", "create", …
+        /// The attempted action: "write", "create", …
         action: &'static str,
-        /// The file or directory it was tried on.
+        /// The file or directory concerned.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A complete directory has the right name but was made for something else, or was edited.
-    #[error("{} does not hold what its name says ({difference}): move it away, then run again", directory.display())]
+    /// A complete directory has the right name, but another record: it was made for other work or
+    /// edited.
+    #[error("{} holds other work than its name says ({difference}): move it away, then run again", directory.display())]
     Mismatch {
         /// The directory.
         directory: PathBuf,
         /// The first difference between its record and the expected one.
         difference: String,
     },
-    /// A complete stage is no longer what was written.
+    /// A complete stage's files have changed.
     #[error("{}: {damage}; `scdd run` with the experiment that it belongs to makes it again", directory.display())]
     Damaged {
         /// The stage's directory.
         directory: PathBuf,
-        /// The first file that is missing or has changed.
+        /// The first missing or changed file.
         damage: String,
     },
-    /// A stage's directory holds a file that is not the stage's.
+    /// A stage's directory contains a file that the stage did not write.
     #[error("{} is no file of its stage, whose directory may hold nothing else: move it away, then run again", file.display())]
     Foreign {
         /// The file.
         file: PathBuf,
     },
-    /// A configuration that JSON cannot hold.
+    /// JSON can't represent a configuration.
     #[error("the configuration of the stage `{stage}` cannot be recorded: {source}")]
     Record {
         /// The stage's name.
         stage: String,
-        /// What JSON said.
+        /// The serialiser's error.
         source: serde_json::Error,
     },
 }
 
-/// What to do about an error of the file system, where that is clear.
+/// Advice on an error of the file system, if there is any.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -106,7 +107,7 @@ pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |source| StageError::Io { action, path, source }
 }
 
-/// One unit of work: everything that its result depends on.
+/// One unit of work, with everything that its result depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
     stage: String,
@@ -115,26 +116,26 @@ pub struct Stage {
     passes: u64,
 }
 
-/// How far a stage is.
+/// The state of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Its result is there.
+    /// The result exists.
     Complete,
-    /// Its result is there, but not as it was written; the next run makes it again.
+    /// The result exists but was changed; the next run makes it again.
     Damaged,
     /// A process is making it.
     Running,
-    /// It was begun; the next run goes on from there.
+    /// The stage was begun; the next run continues it.
     Interrupted,
-    /// Nothing of it is there.
+    /// Nothing of the stage exists.
     Missing,
 }
 
 impl Stage {
-    /// `stage` names the kind of work (`recover`), `version` changes whenever that code gives other
-    /// results, `name` is for people and must follow from the rest (equal work under another name
-    /// is done again), `inputs` are the hashes of whatever is read.
+    /// `stage` is the kind of work (`recover`). `version` changes whenever the stage's code gives
+    /// other results. `name` is for people and must follow from the rest, because equal work under
+    /// another name is done again. `inputs` are the hashes of everything that is read.
     pub fn new(
         stage: &str,
         version: u32,
@@ -149,8 +150,8 @@ impl Stage {
         Ok(Self { stage: plain(stage), name: plain(name), record: canonical(record), passes: 0 })
     }
 
-    /// The same stage, whose work is worth `passes` images through its network; no part of its
-    /// identity.
+    /// The same stage with its cost: `passes` images through its network. The cost is not part of
+    /// its identity.
     pub fn of_passes(self, passes: u64) -> Self {
         Self { passes, ..self }
     }
@@ -160,22 +161,22 @@ impl Stage {
         &self.stage
     }
 
-    /// What its work is worth, in images through its network.
+    /// The cost of its work, in images through its network.
     pub fn passes(&self) -> u64 {
         self.passes
     }
 
-    /// The hash of the network that does the work.
+    /// The hash of the network that runs in this stage.
     pub fn network(&self) -> Option<String> {
         network_of(&self.record)
     }
 
-    /// As [`Stage::network`], of the stage that `directory` holds.
+    /// [`Stage::network`] of the stage in `directory`.
     pub fn network_in(directory: &Path) -> Option<String> {
         network_of(&serde_json::from_slice(&fs::read(directory.join(RECORD)).ok()?).ok()?)
     }
 
-    /// The stage's identity: BLAKE3 of its canonical JSON record, 64 hex digits. Later stages take
+    /// The stage's identity: BLAKE3 of its canonical JSON record, 64 hex digits. Later stages use
     /// it as the hash of this input.
     pub fn key(&self) -> String {
         blake3::hash(self.record.to_string().as_bytes()).to_hex().to_string()
@@ -186,15 +187,15 @@ impl Stage {
         format!("{}-{}", self.name, &self.key()[..16])
     }
 
-    /// The bytes of `stage.json`: the record, and which program wrote it.
+    /// The bytes of `stage.json`: the record, and the program that wrote it.
     fn record_file(&self) -> Vec<u8> {
         let mut record = self.record.clone();
         record["scdd"] = env!("CARGO_PKG_VERSION").into();
         format!("{record:#}\n").into_bytes()
     }
 
-    /// How the record in `directory` differs from this stage's, or `None` where it is the same
-    /// work.
+    /// The difference between the record in `directory` and this stage's, or `None` if it is the
+    /// same work.
     fn difference(&self, directory: &Path) -> Option<String> {
         let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
         let Some(mut found) =
@@ -205,13 +206,13 @@ impl Stage {
         if let Value::Object(found) = &mut found {
             found.remove("scdd");
         }
-        // Both sides are parsed, so that a float rounds the same way on both.
+        // Both sides are parsed, so that floats round alike.
         let expected = parse(&self.record.to_string()).unwrap_or_default();
         first_difference("", &found, &expected)
     }
 }
 
-/// The student trains where there is one; else the teacher works.
+/// The student if there is one, else the teacher or bundle.
 fn network_of(record: &Value) -> Option<String> {
     let inputs = &record["inputs"];
     ["student", "teacher", "bundle"]
@@ -219,14 +220,14 @@ fn network_of(record: &Value) -> Option<String> {
         .find_map(|input| Some(inputs.get(input)?.as_str()?.to_string()))
 }
 
-/// `name` as a file name: anything but letters, digits, `.`, `_` and `-` becomes `-`.
+/// `name` as a file name: all but letters, digits, `.`, `_` and `-` becomes `-`.
 fn plain(name: &str) -> String {
     let keep =
         |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
     name.trim_start_matches('.').chars().take(100).map(keep).collect()
 }
 
-/// The same JSON with all keys sorted.
+/// The same JSON with sorted keys.
 fn canonical(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -255,7 +256,7 @@ fn first_difference(path: &str, found: &Value, expected: &Value) -> Option<Strin
     }
 }
 
-/// Where stage directories live.
+/// The directory that holds all stage directories.
 #[derive(Debug, Clone)]
 pub struct StageStore {
     root: PathBuf,
@@ -263,18 +264,17 @@ pub struct StageStore {
 }
 
 impl StageStore {
-    /// A store below `root`, which is created when the first stage runs.
+    /// A store below `root`, which is created by the first stage.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), clock: Clock::default() }
     }
 
-    /// Where the complete result of `stage` is, or will be.
+    /// The final path of `stage`, whether or not it exists.
     pub fn path(&self, stage: &Stage) -> PathBuf {
         self.root.join(&stage.stage).join(stage.directory_name())
     }
 
-    /// What lies under the final name of `stage`; an error where its directory holds something
-    /// else.
+    /// Checks the directory with the final name of `stage`. An error if it holds other work.
     pub fn look(&self, stage: &Stage) -> Result<Found, StageError> {
         let directory = self.path(stage);
         match directory.try_exists() {
@@ -295,7 +295,7 @@ impl StageStore {
         }
     }
 
-    /// The complete result of `stage`, if there is one; an error where it is damaged.
+    /// The complete result of `stage`, if there is one; an error if it is damaged.
     pub fn find(&self, stage: &Stage) -> Result<Option<PathBuf>, StageError> {
         match self.look(stage)? {
             Found::Nothing => Ok(None),
@@ -306,12 +306,12 @@ impl StageStore {
         }
     }
 
-    /// The complete result of `stage`: the one that is there, or else what `work` makes.
+    /// Returns the complete result of `stage`: the existing one, or else the result of `work`.
     ///
-    /// `work` finds in its directory whatever an interrupted run had committed there, and should
-    /// keep it. A damaged result is removed and made again, and where another process is at the
-    /// same stage, this waits for it: both are told. After an error the directory stays for the
-    /// next attempt, unless nothing was written.
+    /// `work` gets a directory that may hold files that an interrupted run committed, and should
+    /// keep them. A damaged result is removed and made again. If another process is at the same
+    /// stage, this waits for it. Both cases are reported. After an error the directory stays for
+    /// the next attempt, unless it is empty.
     pub fn run<E: From<StageError>>(
         &self,
         stage: &Stage,
@@ -340,17 +340,17 @@ impl StageStore {
             return Err(error);
         }
         let directory = partial.commit(&self.path(stage))?;
-        // A note that stays means nothing: the stage is complete.
+        // If the note can't be removed it is ignored, because the stage is complete.
         let _ = fs::remove_file(self.failure_path(stage));
         Ok(directory)
     }
 
-    /// Remembers why an attempt at `stage` failed, until it is complete.
+    /// Stores why an attempt at `stage` failed, until the stage is complete.
     pub fn note_failure(&self, stage: &Stage, reason: &str) -> Result<(), StageError> {
         write_atomic(&self.failure_path(stage), format!("{reason}\n").as_bytes())
     }
 
-    /// Why the last attempt at `stage` failed, as far as somebody noted it.
+    /// Why the last attempt at `stage` failed, if it was noted.
     pub fn failure(&self, stage: &Stage) -> Option<String> {
         fs::read_to_string(self.failure_path(stage)).ok().map(|reason| reason.trim_end().to_owned())
     }
@@ -359,7 +359,7 @@ impl StageStore {
         self.root.join(FAILURES).join(label(&self.path(stage)).replace('/', "-"))
     }
 
-    /// How far `stage` is; an error where its directory holds something else.
+    /// The state of `stage`; an error if its directory holds other work.
     pub fn state(&self, stage: &Stage) -> Result<State, StageError> {
         let path = self.path(stage);
         Ok(match self.look(stage)? {
@@ -371,7 +371,7 @@ impl StageStore {
         })
     }
 
-    /// How far `directory` of [`StageStore::all`] is.
+    /// The state of a `directory` listed by [`StageStore::all`].
     pub fn state_of(&self, directory: &Path) -> Result<State, StageError> {
         let path = Self::final_name(directory);
         Ok(match contents::problem(directory)? {
@@ -382,7 +382,7 @@ impl StageStore {
         })
     }
 
-    /// Whether some process holds the lock of the stage whose final name is `path`.
+    /// Whether some process holds the lock of the stage with the final name `path`.
     pub fn is_being_made(&self, path: &Path) -> Result<bool, StageError> {
         Lock::is_held(&self.lock_path(path))
     }
@@ -406,7 +406,7 @@ impl StageStore {
         Ok(found)
     }
 
-    /// The name that `directory` of [`StageStore::all`] has, or would have, when complete.
+    /// The final name of a `directory` listed by [`StageStore::all`].
     pub fn final_name(directory: &Path) -> PathBuf {
         match directory.to_str().and_then(|name| name.strip_suffix(PARTIAL)) {
             Some(name) => PathBuf::from(name),
@@ -414,8 +414,9 @@ impl StageStore {
         }
     }
 
-    /// Removes `directory` of [`StageStore::all`]; a kill on the way leaves no part of it under its
-    /// name. False where that is not to be done: a process is at it, or has finished it meanwhile.
+    /// Removes a `directory` listed by [`StageStore::all`]. A kill meanwhile leaves no part of it
+    /// under its name. Returns false if it must not be removed: a process is making it, or it no
+    /// longer exists.
     pub fn remove(&self, directory: &Path) -> Result<bool, StageError> {
         match Lock::attempt(&self.lock_path(&Self::final_name(directory)))? {
             Some(_lock) if directory.exists() => self.discard(directory).map(|()| true),
@@ -435,23 +436,23 @@ impl StageStore {
         scratch.close().map_err(io_error("remove", directory))
     }
 
-    /// The lock of the stage whose final name is `path`: `<kind>-<directory name>`.
+    /// The lock file of the stage with the final name `path`: `<kind>-<directory name>`.
     fn lock_path(&self, path: &Path) -> PathBuf {
         self.root.join(LOCKS).join(label(path).replace('/', "-"))
     }
 }
 
-/// What lies under a stage's final name.
+/// The contents found under a stage's final name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,
-    /// All that was written, in this directory.
+    /// All files are intact, in this directory.
     Complete(PathBuf),
-    /// Not all that was written: what is wrong.
+    /// A file is damaged or missing, as described.
     Damaged(String),
 }
 
-/// The stage in `directory` as people know it: `<kind>/<directory name>`.
+/// The display name of the stage in `directory`: `<kind>/<directory name>`.
 fn label(directory: &Path) -> String {
     let name = |path: Option<&Path>| {
         path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned()
@@ -459,11 +460,11 @@ fn label(directory: &Path) -> String {
     format!("{}/{}", name(directory.parent()), name(Some(directory)))
 }
 
-/// Lets `write` fill `directory` file by file by [`write_atomic`], one process at a time; what a
-/// kill left of such files is swept away.
+/// Lets `write` fill `directory` with [`write_atomic`], file by file and one process at a time.
+/// Scratch files of a killed process are removed.
 ///
 /// # Errors
-/// Those of `write`, or when the directory can't be made or locked.
+/// Errors of `write`, or when the directory can't be made or locked.
 pub fn fill<E: From<StageError>>(
     directory: &Path,
     tell: Tell,
@@ -486,19 +487,19 @@ fn is_scratch(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH))
 }
 
-/// The directory that a stage is being made in.
+/// The directory in which a stage is being made.
 #[derive(Debug)]
 pub struct WorkDir {
     path: PathBuf,
     resumed: bool,
     passes: u64,
     begun: Begun,
-    /// What interrupted runs spent on the parts that they completed.
+    /// The cost of interrupted runs, up to the last part that they completed.
     before: Option<Timing>,
 }
 
 impl WorkDir {
-    /// Continues the partial directory of `stage`, or starts it afresh.
+    /// Opens the partial directory of `stage`, or creates it.
     fn open(complete: &Path, stage: &Stage, begun: Begun) -> Result<Self, StageError> {
         let path = partial_name(complete);
         let mut resumed = path.exists();
@@ -513,31 +514,31 @@ impl WorkDir {
         Ok(Self { path, resumed, passes: stage.passes, begun, before })
     }
 
-    /// The directory itself. Whatever is written here directly must appear by a rename: after a
-    /// kill, what is there counts as done.
+    /// The directory itself. Files written here directly must appear by a rename: after a kill,
+    /// every existing file counts as complete.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether an interrupted run had begun this directory.
+    /// Whether an interrupted run began this directory.
     pub fn resumed(&self) -> bool {
         self.resumed
     }
 
-    /// Whether `relative` was committed, by this run or an interrupted one.
+    /// Whether this or an interrupted run committed `relative`.
     pub fn has(&self, relative: impl AsRef<Path>) -> bool {
         self.path.join(relative).exists()
     }
 
-    /// Writes `relative` whole or not at all, creating directories on the way.
+    /// Writes `relative` atomically, and creates missing directories.
     pub fn write(&self, relative: impl AsRef<Path>, bytes: &[u8]) -> Result<PathBuf, StageError> {
         let path = self.path.join(relative);
         write_atomic(&path, bytes)?;
         Ok(path)
     }
 
-    /// As [`write`](Self::write), of a file that completes a part of the work, which no later run
-    /// does again: so its time is kept.
+    /// Like [`write`](Self::write), for a file that completes a part of the work. No later run
+    /// repeats that part, so its cost is noted.
     pub fn write_last_of_part(
         &self,
         relative: impl AsRef<Path>,
@@ -548,7 +549,7 @@ impl WorkDir {
         Ok(path)
     }
 
-    /// Notes what the work has cost until now, of which no later run does any again.
+    /// Notes the cost of the work until now, which no later run repeats.
     pub fn note_cost(&self) -> Result<(), StageError> {
         let (seconds, peak) =
             self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
@@ -561,8 +562,8 @@ impl WorkDir {
         self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
     }
 
-    /// A path for a file that is no part of the result: swept away on resume, to be
-    /// [discarded](Self::discard) before the end.
+    /// A path for a scratch file, which is not part of the result. It is removed on resume, and
+    /// must be [discarded](Self::discard) before the end.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.path.join(format!("{SCRATCH}{name}"))
     }
@@ -572,13 +573,13 @@ impl WorkDir {
         fs::remove_file(scratch).map_err(io_error("remove", scratch))
     }
 
-    /// Leaves nothing behind where `work` failed before it wrote anything.
+    /// Removes the directory if `work` failed before it wrote anything.
     fn remove_if_untouched(&self) {
         let only_record = fs::read_dir(&self.path).is_ok_and(|mut entries| {
             entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == RECORD))
         });
         if only_record {
-            // A directory that stays is continued by the next run, so failing here costs nothing.
+            // If this fails, the next run continues the directory.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
@@ -593,20 +594,19 @@ impl WorkDir {
     }
 }
 
-/// What a stage cost.
+/// The cost of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Wall-clock seconds that it took, of those in which `n` stages were under way at once the
-    /// `n`th part; of interrupted runs those until the last part that they completed, as what came
-    /// after was done again.
+    /// Wall-clock seconds of the stage. While `n` stages run, each gets the `n`th part. Interrupted
+    /// runs count up to the last part that they completed, because later work was repeated.
     pub seconds: f64,
     /// Whether the run that completed it continued an interrupted one.
     pub resumed: bool,
-    /// What the whole work is worth, in images through its network.
+    /// The cost of the whole work, in images through its network.
     #[serde(default)]
     pub passes: Option<u64>,
-    /// The most resident memory of its runs during the stage, in bytes, where the system tells; of
-    /// the whole process, so with what others held that were under way.
+    /// Peak of the process's resident memory during the stage, in bytes, if the system reports it.
+    /// It includes the memory of stages that ran at the same time.
     #[serde(default)]
     pub peak_bytes: Option<u64>,
 }
@@ -618,7 +618,7 @@ impl Timing {
     }
 }
 
-/// Writes `path` whole or not at all. Creates directories on the way.
+/// Writes `path` atomically, and creates missing directories.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     create_directories(atomic::parent(path))?;
     atomic::write(path, bytes).map_err(io_error("write", path))
@@ -628,7 +628,7 @@ pub(super) fn create_directories(path: &Path) -> Result<(), StageError> {
     fs::create_dir_all(path).map_err(io_error("create the directory", path))
 }
 
-/// Where the stage whose final name is `complete` is made.
+/// The partial directory of the stage with the final name `complete`.
 fn partial_name(complete: &Path) -> PathBuf {
     let mut path = complete.as_os_str().to_owned();
     path.push(PARTIAL);
@@ -648,7 +648,7 @@ pub fn bytes_in(directory: &Path) -> Result<u64, StageError> {
     Ok(sum)
 }
 
-/// Removes what a killed run had not committed.
+/// Removes scratch files of a killed run.
 fn sweep(directory: &Path) -> Result<(), StageError> {
     for (path, is_directory) in entries(directory)? {
         match (is_scratch(&path), is_directory) {
@@ -661,8 +661,8 @@ fn sweep(directory: &Path) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Brings all files and directories below `directory` to disk, so that not even a power cut leaves
-/// a complete name with holes in it.
+/// Syncs all files and directories below `directory` to disk, so that even after a power cut a
+/// final name stands for complete contents.
 fn sync_tree(directory: &Path) -> Result<(), StageError> {
     for (path, is_directory) in entries(directory)? {
         if is_directory { sync_tree(&path)? } else { sync(&path)? }
@@ -674,7 +674,7 @@ fn sync(path: &Path) -> Result<(), StageError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))
 }
 
-/// The entries of a directory, and whether each is one itself (links are not followed).
+/// The entries of a directory, and whether each is a directory (links are not followed).
 pub(super) fn entries(directory: &Path) -> Result<Vec<(PathBuf, bool)>, StageError> {
     let entry = |entry: fs::DirEntry| Ok((entry.path(), entry.file_type()?.is_dir()));
     let list = || {
@@ -788,7 +788,7 @@ mod tests {
     #[test]
     fn a_killed_process_keeps_what_it_committed_and_frees_its_lock() {
         const ROOT: &str = "SCDD_TEST_STAGE_ROOT";
-        // The child: this very test, told by the variable to commit one shard and hang.
+        // The child process: this same test, which the variable tells to commit one shard and hang.
         if let Some(root) = std::env::var_os(ROOT) {
             let hang = |work: &WorkDir| -> Result<(), StageError> {
                 work.write("shard-0", b"0")?;

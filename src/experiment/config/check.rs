@@ -1,5 +1,5 @@
-//! Names and contradictions: what types and ranges alone cannot say about an experiment. All that
-//! is wrong is found, not the first alone.
+//! Checks names and contradictions, which types and ranges alone can't express. All faults are
+//! found, not only the first.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -11,7 +11,7 @@ use super::model::{
 };
 use super::{range, real_rows};
 
-/// What is wrong with single values, whatever the others are: names and numbers out of range.
+/// Faults of single values, independent of other values: invalid names and numbers out of range.
 pub(super) fn values(experiment: &Experiment) -> Vec<Fault> {
     let mut faults = Vec::new();
     faults.extend(name(&experiment.name));
@@ -21,7 +21,7 @@ pub(super) fn values(experiment: &Experiment) -> Vec<Fault> {
     faults
 }
 
-/// What values that are right themselves do not allow each other.
+/// Contradictions between values that are valid alone.
 pub(super) fn contradictions(experiment: &Experiment) -> Vec<Fault> {
     let mut faults = Vec::new();
     faults.extend(data(&experiment.data));
@@ -44,7 +44,7 @@ pub(super) fn contradictions(experiment: &Experiment) -> Vec<Fault> {
     faults
 }
 
-/// Students are tested on real data, and learn every class that they can tell.
+/// Students need real data for their test, and images of every class.
 fn without_students(experiment: &Experiment) -> Vec<Fault> {
     let axes = [
         ("students", experiment.students.is_empty()),
@@ -64,7 +64,7 @@ fn without_students(experiment: &Experiment) -> Vec<Fault> {
     some.map(|(name, _)| Fault::new(format!("methods.{name}.classes"), problem)).collect()
 }
 
-/// The small images of a mosaic have no border that could be black.
+/// The small images of a mosaic have no black border.
 fn formations(experiment: &Experiment) -> Option<Fault> {
     let padded =
         |protocol: &Protocol| matches!(protocol.relabel.crop, Some(ViewCrop::Padded { .. }));
@@ -79,7 +79,7 @@ fn formations(experiment: &Experiment) -> Option<Fault> {
     ))
 }
 
-/// What is wrong with one method; its keys are called `recover.…`.
+/// Faults of one method. Its keys are named `recover.…`.
 fn check_method(recover: &RecoverConfig) -> Vec<Fault> {
     let mut faults = Vec::new();
     faults.extend(recover.crop.and_then(|Crop { scale }| ascending("recover.crop.scale", scale)));
@@ -108,7 +108,7 @@ fn check_method(recover: &RecoverConfig) -> Vec<Fault> {
     faults
 }
 
-/// A set has no more images than the set that it is the beginning of.
+/// A subset can't have more images than the set from which it is taken.
 fn subset(recover: &RecoverConfig, ipc: &[u32]) -> Option<Fault> {
     let (whole, largest) = (recover.subset_of?, ipc.iter().max()?);
     (*largest > whole).then(|| {
@@ -119,7 +119,7 @@ fn subset(recover: &RecoverConfig, ipc: &[u32]) -> Option<Fault> {
     })
 }
 
-/// What is wrong with one protocol; its keys are called `relabel.…` and `validate.…`.
+/// Faults of one protocol. Its keys are named `relabel.…` and `validate.…`.
 fn check_protocol(protocol: &Protocol) -> Vec<Fault> {
     let mut faults = Vec::new();
     if let Some(ViewCrop::Resized { scale }) = protocol.relabel.crop {
@@ -142,7 +142,7 @@ fn check_protocol(protocol: &Protocol) -> Vec<Fault> {
     faults
 }
 
-/// Parts of a batch must be smaller than it, and the teacher's must count.
+/// Micro-batches must be smaller than the batch, and the teacher's needs `teacher_bn: batch`.
 fn micro_batches(protocol: &Protocol) -> Vec<Fault> {
     let mut faults = Vec::new();
     let batch = protocol.relabel.batch_size;
@@ -166,7 +166,7 @@ fn micro_batches(protocol: &Protocol) -> Vec<Fault> {
     faults
 }
 
-/// Parts of the training that need each other.
+/// Training settings that depend on each other.
 fn training(protocol: &Protocol) -> Vec<Fault> {
     let mut faults = Vec::new();
     let (validate, epochs) = (&protocol.validate, protocol.relabel.epochs);
@@ -197,7 +197,7 @@ fn training(protocol: &Protocol) -> Vec<Fault> {
     faults
 }
 
-/// Names of methods and protocols are parts of YAML paths, of file names and of tables.
+/// Names of methods and protocols are used in YAML paths, file names and tables.
 fn entry_name(axis: &str, name: &str) -> Option<Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.is_empty() || name.len() > 60 || !name.chars().all(plain) {
@@ -223,7 +223,7 @@ fn name(name: &str) -> Option<Fault> {
             format!("`{name}` cannot name a directory: allowed are {allowed}"),
         ));
     }
-    // Some file systems take `Stages` for the same.
+    // File systems that ignore case treat `Stages` as the same name.
     name.eq_ignore_ascii_case("stages").then(|| {
         Fault::new(
             "name",
@@ -248,7 +248,7 @@ fn data(data: &DataConfig) -> Vec<Fault> {
     faults
 }
 
-/// Axes of the matrix must have values, and none twice.
+/// Axes of the matrix must have at least one value, and each value once.
 fn lists(experiment: &Experiment) -> Vec<Fault> {
     let mut faults = axis("teachers", &experiment.teachers);
     faults.extend(match experiment.data.kind {
@@ -290,10 +290,10 @@ fn distinct<T: Ord>(path: &str, values: &[T]) -> Vec<Fault> {
     repeats.collect()
 }
 
-/// Every row is kept in memory, planned and reported.
+/// The most rows of a matrix, because every row is kept in memory, planned and reported.
 const MOST_ROWS: usize = 100_000;
 
-/// The matrix must be of a size that can be kept in memory; its longest axis is to blame.
+/// The matrix must fit into memory. The fault is reported at its longest axis.
 fn size(experiment: &Experiment) -> Option<Fault> {
     let labellers = match &experiment.relabel_teachers {
         RelabelTeachers::Same => 1,
@@ -347,7 +347,7 @@ fn milestones(schedule: &Schedule) -> Vec<Fault> {
     pairs.map(fault).collect()
 }
 
-/// Terms of the recovery that need each other.
+/// Terms of the recovery that depend on each other.
 fn recover_terms(recover: &RecoverConfig) -> Vec<Fault> {
     let mut faults = distinct("recover.compat", &recover.compat);
     if recover.crop_curriculum > 0.0 && recover.crop.is_none() {
@@ -379,7 +379,7 @@ fn recover_terms(recover: &RecoverConfig) -> Vec<Fault> {
     faults
 }
 
-/// Where no protocol has soft labels, nothing may ask for them.
+/// Without soft labels in any protocol, no other key may require them.
 fn hard_labels(experiment: &Experiment) -> Vec<Fault> {
     if experiment.protocols.is_empty() || !experiment.protocols.values().all(Protocol::is_hard) {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! What can be wrong with an experiment, and how it is said.
+//! Faults of an experiment file, and their messages.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,23 @@ use std::{fmt, io};
 use super::schema;
 use scdd_data::place;
 
-/// Why an experiment cannot be used.
+/// Why an experiment can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file is missing, unreadable, or not UTF-8.
     #[error("cannot read the experiment file {}: {}", path.display(), place::said(path, source))]
     Read {
-        /// The file as given.
+        /// The path as given.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The file is not YAML, or repeats a key.
     #[error("{}: not a valid experiment file: {message}", file.display())]
     Syntax {
-        /// The file as given.
+        /// The path as given.
         file: PathBuf,
-        /// What is wrong, with line and column.
+        /// The fault, with line and column.
         message: String,
     },
     /// A `--set` argument that cannot be applied.
@@ -31,41 +31,41 @@ pub enum ConfigError {
     Override {
         /// The argument as given.
         argument: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
     /// Keys that are unknown, missing, out of range, or contradict others.
     #[error("{}", told(file, faults))]
     Invalid {
-        /// The file as given.
+        /// The path as given.
         file: PathBuf,
-        /// Every one, in the order of the file; at least one.
+        /// All faults, at least one, in the order of the file.
         faults: Vec<Located>,
     },
 }
 
-/// The most faults of one file that are told.
+/// The most faults of one file that are reported.
 pub(super) const MOST: usize = 50;
 
-/// A fault and what to change.
+/// A fault, and the place to change.
 #[derive(Debug)]
 pub struct Located {
     pub(super) place: YamlPlace,
     pub(super) fault: Fault,
 }
 
-/// What is to be changed.
+/// The place to change.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum YamlPlace {
-    /// The file, nobody knows where.
+    /// The file; the line is unknown.
     File,
-    /// A place in the file, both from 1.
+    /// A place in the file; both numbers start at 1.
     Line { line: usize, column: usize },
     /// A `--set` argument.
     Override(String),
 }
 
-/// One fault in one line; several below each other.
+/// The message: a single fault on one line, several faults as a list.
 fn told(file: &Path, faults: &[Located]) -> String {
     if let [Located { place, fault }] = faults {
         return match place {
@@ -78,7 +78,7 @@ fn told(file: &Path, faults: &[Located]) -> String {
         if faults.len() < MOST { faults.len().to_string() } else { format!("at least {MOST}") };
     let mut lists = HashSet::new();
     let line = |Located { place, fault }: &Located| {
-        // What is known at one place is told once.
+        // The known keys of one place are listed once.
         let is_new = lists.insert(fault.known.split_once(": ").map(|(_, list)| list.to_string()));
         let fault =
             if is_new { fault.to_string() } else { format!("`{}`: {}", fault.path, fault.problem) };
@@ -91,19 +91,19 @@ fn told(file: &Path, faults: &[Located]) -> String {
     format!("{}: {count} faults:{}", file.display(), faults.iter().map(line).collect::<String>())
 }
 
-/// Something wrong at a YAML path, before anyone knows which file and line that was.
+/// A fault at a YAML path, before its file and line are known.
 #[derive(Debug)]
 pub(super) struct Fault {
-    /// Such as `recover.iterations`.
+    /// For example `recover.iterations`.
     pub path: String,
-    /// What is wrong and what is allowed.
+    /// The fault and the allowed values.
     pub problem: String,
-    /// After an unknown name those that are known, as the rest of the sentence or a sentence of its
+    /// After an unknown name, the known ones, as the rest of the sentence or as a sentence of its
     /// own.
     pub known: String,
 }
 
-/// The problem of a key that is not there.
+/// The problem of a missing key.
 const MISSING: &str = "this key is missing and has no default";
 
 impl fmt::Display for Fault {
@@ -121,7 +121,7 @@ impl Fault {
         self.problem == MISSING
     }
 
-    /// The same fault where `from` lies at `to`.
+    /// The same fault with the prefix `from` of its path replaced by `to`.
     pub fn moved(self, from: &str, to: &str) -> Self {
         match self.path.strip_prefix(from) {
             Some(rest) if rest.is_empty() || rest.starts_with(['.', '[']) => {
@@ -153,8 +153,8 @@ impl Fault {
         Self { path: path.into(), problem, known }
     }
 
-    /// What serde said about `path`, in the words of an experiment file, whose top knows the keys
-    /// `short` too.
+    /// Translates serde's message about `path` into the terms of an experiment file. The file's top
+    /// level also accepts the keys `short`.
     pub fn from_serde(path: &str, message: &str, short: &[&'static str]) -> Self {
         let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         match names.split_first() {
@@ -174,8 +174,8 @@ impl Fault {
     }
 }
 
-/// `path` with `key` appended, unless it is there already (serde's path sometimes ends at the key,
-/// sometimes before it).
+/// Appends `key` to `path`, unless `path` ends with it already. (Serde's path ends sometimes at the
+/// key, sometimes before it.)
 fn join(path: &str, key: &str) -> String {
     let is_there =
         path.strip_suffix(key).is_some_and(|before| before.is_empty() || before.ends_with('.'));
@@ -186,7 +186,7 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// What the parser said, in the user's words.
+/// Translates the parser's message into the user's terms.
 pub(super) fn of_yaml(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
     let number =
@@ -206,7 +206,7 @@ pub(super) fn of_yaml(error: &serde_yaml::Error) -> String {
     }
 }
 
-/// The candidate most like `name`, if any is like it at all.
+/// The candidate most similar to `name`, or `None` if none is similar.
 pub(super) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase();
     let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(&name, candidate);
@@ -214,7 +214,7 @@ pub(super) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str>
     (likeness(best) >= 0.5).then_some(best)
 }
 
-/// What serde said of a value's type, in the user's words.
+/// Translates serde's message about a value's type into the user's terms.
 fn in_plain_words(message: &str) -> String {
     let kinds = [
         ("invalid type: ", ", expected "),
@@ -231,7 +231,7 @@ fn in_plain_words(message: &str) -> String {
     format!("{}, expected {}", found_value(found), expected_value(expected))
 }
 
-/// A value in place of the keys of the enum `name`, of which `type` chooses one form.
+/// The message for a value where the enum `name` needs keys, of which `type` selects the variant.
 fn of_types(found: &str, text: Option<&str>, name: &str) -> String {
     let types = schema::types_of(name);
     let known: Vec<&str> = types.iter().map(|(name, _)| name.as_str()).collect();
@@ -253,7 +253,7 @@ fn of_types(found: &str, text: Option<&str>, name: &str) -> String {
     format!("{}: {example}", found_value(found))
 }
 
-/// Serde's words for a value that it found.
+/// Translates serde's description of the value found.
 fn found_value(found: &str) -> String {
     match found.split_once(' ') {
         Some(("string", quoted)) => format!("is the text {}", quoted.replace('"', "`")),
@@ -269,7 +269,7 @@ fn found_value(found: &str) -> String {
     }
 }
 
-/// Serde's words for what it wanted.
+/// Translates serde's description of the expected value.
 fn expected_value(expected: &str) -> String {
     match expected {
         "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative".into(),

@@ -1,8 +1,8 @@
-//! All faults of an experiment at once.
+//! Finds all faults of an experiment.
 //!
-//! Reading stops at the first key or value that is wrong. So that one is left out, and the rest is
-//! read again, until nothing more is found; then ranges are checked. Contradictions are looked for
-//! only among values that are all right.
+//! Deserialisation stops at the first wrong key or value. That one is removed and the rest is read
+//! again, until no more is found; then ranges are checked. Contradictions are only searched if
+//! every value is valid.
 
 use serde_yaml::{Mapping, Value};
 
@@ -12,14 +12,14 @@ use super::model::Experiment;
 use super::path::{self, Segment};
 use super::resolve::{as_written, typed};
 
-/// What takes the place of a key that must be there, once its fault is known. Nobody sees it.
+/// Replacements for required keys whose faults are known. They never reach the user.
 const STAND_INS: [(&str, &str); 5] =
     [("name", "x"), ("data", "mnist"), ("teachers", "x"), ("students", "x"), ("ipc", "1")];
 
 /// The experiment that the file's keys describe.
 ///
 /// # Errors
-/// Whatever is wrong, up to [`MOST`] faults.
+/// All faults, up to [`MOST`].
 pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
     let mut found = FaultsFound::default();
     let (experiment, forms) = loop {
@@ -27,7 +27,7 @@ pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
             Ok(found) => break found,
             Err(fault) => {
                 let at = path::parse(&fault.path).unwrap_or_default();
-                // A key that has dots itself looks like a path.
+                // A key that contains dots looks like a path.
                 let has_dots = at.len() > 1 && raw.remove(fault.path.as_str()).is_some();
                 let left_out = if has_dots { Some(at.len()) } else { leave_out(&mut raw, &at) };
                 found.add(fault);
@@ -47,7 +47,7 @@ pub(super) fn resolve(mut raw: Mapping) -> Result<Experiment, Vec<Fault>> {
     if found.faults.is_empty() { Ok(experiment) } else { Err(found.faults) }
 }
 
-/// The faults so far, and which elements of lists were left out for them.
+/// The faults so far, and the list elements that were removed because of them.
 #[derive(Default)]
 struct FaultsFound {
     faults: Vec<Fault>,
@@ -56,8 +56,7 @@ struct FaultsFound {
 }
 
 impl FaultsFound {
-    /// Notes a fault of what is left of the file, unless it comes of what was left out or there are
-    /// enough.
+    /// Adds a fault of the remaining file, unless a removal caused it or there are enough faults.
     fn add(&mut self, fault: Fault) {
         if self.faults.len() >= MOST {
             return;
@@ -78,7 +77,7 @@ impl FaultsFound {
         }
     }
 
-    /// Notes that what stood at `path` of what was left is no more.
+    /// Records that the element at `path` of the remaining file was removed.
     fn left_out(&mut self, path: &[Segment]) {
         if let Some(Segment::Index(_)) = path.last() {
             let element = self.in_the_file(path.to_vec());
@@ -86,8 +85,8 @@ impl FaultsFound {
         }
     }
 
-    /// Where in the file what now stands at `path` is: behind the elements that were left out
-    /// before it.
+    /// Converts a `path` of the remaining file to one of the original file, by counting the removed
+    /// elements before it.
     fn in_the_file(&self, mut path: Vec<Segment>) -> Vec<Segment> {
         for place in 0..path.len() {
             let (list, [at, ..]) = path.split_at_mut(place) else { continue };
@@ -103,8 +102,8 @@ impl FaultsFound {
     }
 }
 
-/// Leaves out what stands at `path`, or nearest above it where nothing does; with a wrong `type`
-/// all keys beside it. Says how much of the path that is; `None` if there was nothing to leave out.
+/// Removes the value at `path`, or its nearest existing ancestor; for a wrong `type` also all keys
+/// beside it. Returns the length of the removed path, or `None` if nothing could be removed.
 fn leave_out(raw: &mut Mapping, path: &[Segment]) -> Option<usize> {
     let path = match path {
         [parent @ .., Segment::Key(key)] if key == "type" => parent,
@@ -129,8 +128,8 @@ fn leave_out(raw: &mut Mapping, path: &[Segment]) -> Option<usize> {
     }
 }
 
-/// Removes what stands at `path` below `node`, or the deepest of it that is there; says how deep, 0
-/// if there is nothing.
+/// Removes the value at `path` below `node`, or its deepest existing ancestor. Returns that depth,
+/// or 0 if nothing exists.
 fn remove(node: &mut Value, path: &[Segment]) -> usize {
     let Some((first, rest)) = path.split_first() else { return 0 };
     let depth = path::at(node, &path[..1]).map(|child| remove(child, rest));

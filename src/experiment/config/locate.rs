@@ -1,5 +1,5 @@
-//! Finds a YAML path in the text: a walk that stops with a deliberate error at the wanted key,
-//! whose location the parser adds.
+//! Finds a YAML path in the text. A deserialiser walks down the path and fails deliberately at the
+//! wanted key; the parser adds the location to that error.
 
 use std::fmt;
 
@@ -7,8 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use super::path::Segment;
 
-/// The line and column (from 1) where `path` stands in `text`, or the longest part of it that
-/// stands there.
+/// The line and column (from 1) of `path` in `text`, or of its longest existing prefix.
 pub(super) fn position(text: &str, path: &[Segment]) -> Option<(usize, usize)> {
     (1..=path.len()).rev().find_map(|length| exact(text, &path[..length]))
 }
@@ -21,7 +20,7 @@ fn exact(text: &str, path: &[Segment]) -> Option<(usize, usize)> {
 
 const FOUND: &str = "found the wanted key";
 
-/// Walks down `path`; what lies beside it is skipped.
+/// Walks down `path` and skips everything beside it.
 struct Walk<'a>(&'a [Segment]);
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -66,7 +65,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// A list's wanted element: an error at its first event where the path ends here.
+/// A list's wanted element. If the path ends here, its first event is an error.
 struct Element<'a>(&'a [Segment]);
 
 impl<'de> DeserializeSeed<'de> for Element<'_> {
@@ -80,7 +79,7 @@ impl<'de> DeserializeSeed<'de> for Element<'_> {
     }
 }
 
-/// Accepts nothing, so fails at whatever scalar, list or mapping comes first.
+/// Fails at any scalar, list or mapping.
 struct Stop;
 
 impl<'de> Visitor<'de> for Stop {
@@ -91,7 +90,7 @@ impl<'de> Visitor<'de> for Stop {
     }
 }
 
-/// Compares a mapping's key; an error at the wanted one where the path ends here.
+/// Compares a mapping's key. If the path ends here, the wanted key is an error.
 struct Key<'a> {
     wanted: &'a str,
     last: bool,

@@ -1,19 +1,19 @@
 //! One YAML file describes one experiment. This module turns it into a typed, fully explicit
-//! [`Experiment`], or says exactly what is wrong with it: file, line, YAML path, and the nearest
-//! valid key.
+//! [`Experiment`], or reports exactly what is wrong: file, line, YAML path, and the nearest valid
+//! key.
 //!
-//! From raw to resolved, in the order of [`Experiment::load`]:
+//! [`Experiment::load`] goes through these steps:
 //!
-//! 1. the file is parsed, then `--set path=value` overrides are written into the raw tree;
-//! 2. short forms are spelled out (one value where a list is possible, `data: fashion-mnist`,
-//!    `recover:` for a single method, `relabel:` and `validate:` for a single protocol);
-//! 3. each stage is merged key by key over its `preset:`, and that over `presets/default.yaml`,
-//!    where every default is written down;
-//! 4. the tree is read into typed structs that know every key, and ranges and contradictions are
+//! 1. The file is parsed, and `--set path=value` overrides are written into the raw tree.
+//! 2. Short forms are expanded (one value for a list, `data: fashion-mnist`, `recover:` for a
+//!    single method, `relabel:` and `validate:` for a single protocol).
+//! 3. Each stage is merged key by key over its `preset:`, and that over `presets/default.yaml`,
+//!    which contains every default.
+//! 4. The tree is read into typed structs that know every key, and ranges and contradictions are
 //!    checked.
 //!
 //! The result serialises to YAML that resolves to itself. [`RecoverConfig`], [`RelabelConfig`] and
-//! [`ValidateConfig`] hold no preset names, so equal settings hash equally however they were
+//! [`ValidateConfig`] hold no preset names, so equal settings have equal hashes however they were
 //! written.
 
 mod check;

@@ -1,4 +1,4 @@
-//! `--set path=value`: values written into the raw tree before anything is resolved.
+//! `--set path=value`: values that are written into the raw tree before it is resolved.
 
 use serde_yaml::{Mapping, Value};
 
@@ -13,7 +13,7 @@ pub(super) struct Override<'a> {
 }
 
 impl<'a> Override<'a> {
-    /// Reads `path=value`, the value being YAML (`5`, `[1, 10]`, `{type: none}`, `null`).
+    /// Parses `path=value`; the value is YAML (`5`, `[1, 10]`, `{type: none}`, `null`).
     pub fn parse(argument: &'a str) -> Result<Self, ConfigError> {
         let fail =
             |problem: String| ConfigError::Override { argument: argument.to_string(), problem };
@@ -27,7 +27,7 @@ impl<'a> Override<'a> {
         Ok(Self { argument, path, value })
     }
 
-    /// Writes the value into `root`, creating mappings on the way.
+    /// Writes the value into `root`, and creates missing mappings.
     pub fn apply(&self, root: &mut Value) -> Result<(), ConfigError> {
         let fail = |problem: &str| ConfigError::Override {
             argument: self.argument.to_string(),

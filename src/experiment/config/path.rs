@@ -9,7 +9,7 @@ pub(super) enum Segment {
     Index(usize),
 }
 
-/// The steps of a path; `None` where it is malformed.
+/// The steps of a path, or `None` if it is malformed.
 pub(super) fn parse(path: &str) -> Option<Vec<Segment>> {
     let mut segments = Vec::new();
     for piece in path.split('.') {
@@ -26,7 +26,7 @@ pub(super) fn parse(path: &str) -> Option<Vec<Segment>> {
     Some(segments)
 }
 
-/// What stands at `path` below `node`.
+/// The value at `path` below `node`.
 pub(super) fn at<'a>(node: &'a mut Value, path: &[Segment]) -> Option<&'a mut Value> {
     path.iter().try_fold(node, |node, segment| match segment {
         Segment::Key(key) => node.get_mut(key.as_str()),
@@ -34,7 +34,7 @@ pub(super) fn at<'a>(node: &'a mut Value, path: &[Segment]) -> Option<&'a mut Va
     })
 }
 
-/// The path as it was before [`parse`].
+/// Formats a path in the form that [`parse`] reads.
 pub(super) fn written(path: &[Segment]) -> String {
     let mut text = String::new();
     for segment in path {

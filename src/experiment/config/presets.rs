@@ -46,13 +46,13 @@ const PRESETS: &[(&str, &str)] = &[
     ("protocol-hard", include_str!("presets/protocol-hard.yaml")),
 ];
 
-/// In a preset, names the one that its relabel and validate sections start from.
+/// A preset's key that names the protocol on which its relabel and validate sections are based.
 const PROTOCOL: &str = "protocol";
-/// In a preset's section, what `compat: official` stands for.
+/// A key in a preset's section: the settings that `compat: official` stands for.
 const OFFICIAL: &str = "official";
 
-/// The names of all presets. A preset has a section for each stage that its recipe says something
-/// of; a protocol has none for recover.
+/// The names of all presets. A preset has a section for each stage that its recipe specifies; a
+/// protocol has none for recover.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
@@ -62,7 +62,7 @@ pub(super) fn defaults() -> Mapping {
     parse("default", PRESETS[0].1).unwrap_or_default()
 }
 
-/// What the preset `name` sets for `stage`.
+/// The section of the preset `name` for `stage`.
 pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
     let path = format!("{stage}.preset");
     let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
@@ -75,7 +75,7 @@ pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
         ));
     };
     let preset = parse(name, text)?;
-    // A protocol has sections for the student, not for the images.
+    // A protocol has sections for labels and students, not for images.
     let protocol = preset.get(PROTOCOL).and_then(Value::as_str).filter(|_| stage != "recover");
     match (preset.get(stage), protocol) {
         (Some(Value::Mapping(own)), None) => Ok(own.clone()),
@@ -99,8 +99,7 @@ pub(super) fn section(name: &str, stage: &str) -> Result<Mapping, Fault> {
     }
 }
 
-/// Puts the published code's quirks, which a preset lists as `official`, in the place of
-/// `compat: official`.
+/// Replaces `compat: official` by the published code's quirks, which a preset lists as `official`.
 pub(super) fn spell_out_quirks(section: &mut Mapping) -> Result<(), Fault> {
     let official = section.remove(OFFICIAL);
     if section.get("compat").and_then(Value::as_str) != Some("official") {
@@ -114,8 +113,8 @@ pub(super) fn spell_out_quirks(section: &mut Mapping) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Takes what the published code does with labels, which a preset has as `official`, out of a
-/// relabel `section`; it is asked for by `compat: official` among the user's own keys.
+/// Removes `official`, the label settings of the published code, from a preset's relabel `section`.
+/// Returns them if the `user`'s keys contain `compat: official`.
 pub(super) fn official_labels(section: &mut Mapping, user: &mut Mapping) -> Result<Mapping, Fault> {
     let official = section.remove(OFFICIAL);
     match (user.remove("compat"), official) {

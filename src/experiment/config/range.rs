@@ -1,5 +1,5 @@
-//! Ranges of numbers. Each stands beside its field in [`model`](super::model) as an interval, is
-//! part of the JSON schema by that, and is checked by the schema.
+//! Ranges of numbers. Each stands as an interval beside its field in [`model`](super::model), which
+//! makes it part of the JSON schema; numbers are checked against the schema.
 
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ fn bounds(interval: &str) -> Option<[f64; 2]> {
     Some([low.parse().ok()?, high.parse().ok()?])
 }
 
-/// Every number of `experiment` that is out of its range.
+/// Faults for all numbers of `experiment` outside their ranges.
 pub(super) fn faults(experiment: &Experiment) -> Vec<Fault> {
     let tree = match serde_json::to_value(experiment) {
         Ok(tree) => tree,
@@ -46,7 +46,7 @@ pub(super) fn faults(experiment: &Experiment) -> Vec<Fault> {
     walk.faults
 }
 
-/// Goes through a value and its schema side by side.
+/// Walks through a value and its schema in parallel.
 struct Walk<'a> {
     root: &'a Value,
     faults: Vec<Fault>,
@@ -90,7 +90,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether `value` can be of this variant, as far as its `type` tells.
+/// Whether `value` can be of this variant, judged by its `type`.
 fn is_of(variant: &Value, value: &Value) -> bool {
     let expected = &variant["properties"]["type"]["const"];
     expected.is_null() || value.get("type") == Some(expected)
@@ -134,10 +134,10 @@ mod tests {
         assert_eq!(limited(list, "[0, 1)"), json!({"type": "array", "items": items}));
     }
 
-    /// Numbers of the file without a range, each for a reason of its own.
+    /// Numbers without a range; each has a reason.
     const FREE: [&str; 1] = ["seeds"];
 
-    /// A number that nobody limits is a mistake: some value of it is nonsense or takes all memory.
+    /// A number without a limit is a mistake: some value of it is meaningless or takes all memory.
     #[test]
     fn every_number_of_the_schema_has_a_range() {
         fn numbers(node: &Value, path: &str, found: &mut Vec<(String, bool)>) {

@@ -11,7 +11,7 @@ use super::overrides::Override;
 use super::{faults, locate, path, presets};
 use scdd_data::place::without_mark;
 
-/// Keys that may have one value in place of a list of one.
+/// Keys that accept a single value instead of a list.
 pub(super) const LISTS: [&str; 6] = ["teachers", "students", "ipc", "seeds", "labels", "baselines"];
 /// Short forms of `methods` and `protocols`.
 pub(super) const SHORT: [&str; 3] = ["recover", "relabel", "validate"];
@@ -24,7 +24,7 @@ impl Experiment {
         Self::from_yaml(&fs::read_to_string(path).map_err(read)?, path, overrides)
     }
 
-    /// As [`Experiment::load`], from text that came from `file` (which only names it in errors).
+    /// Like [`Experiment::load`], for the text of `file`, which is only named in errors.
     pub fn from_yaml(text: &str, file: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let syntax = |error: serde_yaml::Error| {
             let message = match error.to_string() {
@@ -57,25 +57,25 @@ impl Experiment {
         faults::resolve(raw).map_err(|faults| blame(faults, text, file, &overrides))
     }
 
-    /// The experiment as YAML with every key explicit, which resolves to this very experiment.
+    /// The experiment as YAML with every key explicit. It resolves to the same experiment.
     pub fn to_yaml(&self) -> Result<String, serde_yaml::Error> {
         serde_yaml::to_string(self)
     }
 }
 
-/// Puts what merge keys (`<<`) name in their places.
+/// Replaces merge keys (`<<`) by the mappings that they name.
 ///
 /// # Errors
-/// When one names something else than mappings.
+/// When a merge key names something else than mappings.
 pub(super) fn expand_merges(root: &mut Value) -> Result<(), serde_yaml::Error> {
-    // Each pass takes in one more level of mappings that are merged from others.
+    // Each pass resolves one more level of nested merges.
     while has_merge(root) {
         root.apply_merge()?;
     }
     Ok(())
 }
 
-/// Whether there is a merge key (`<<`) anywhere.
+/// Whether the value contains a merge key (`<<`).
 fn has_merge(value: &Value) -> bool {
     match value {
         Value::Mapping(mapping) => mapping.contains_key("<<") || mapping.values().any(has_merge),
@@ -85,7 +85,7 @@ fn has_merge(value: &Value) -> bool {
     }
 }
 
-/// Says where each fault came from: a `--set` argument, or a line of the file.
+/// Locates each fault: at a `--set` argument, or at a line of the file.
 fn blame(faults: Vec<Fault>, text: &str, file: &Path, overrides: &[Override]) -> ConfigError {
     let place = |fault: Fault| {
         let segments = path::parse(&fault.path).unwrap_or_default();
@@ -104,10 +104,10 @@ fn blame(faults: Vec<Fault>, text: &str, file: &Path, overrides: &[Override]) ->
 }
 
 impl RecoverConfig {
-    /// The recovery of the preset `name`, with nothing overridden.
+    /// The recovery settings of the preset `name`, without overrides.
     ///
     /// # Errors
-    /// When there is no such preset, or it has no recovery.
+    /// When there is no such preset, or it has no recover section.
     pub fn of_preset(name: &str) -> Result<Self, ConfigError> {
         let invalid = |fault| {
             let faults = vec![Located { place: YamlPlace::File, fault }];
@@ -121,11 +121,10 @@ impl RecoverConfig {
     }
 }
 
-/// What the keys of a file are, each of its type, in the experiment with all keys; and the short
-/// forms that the file uses.
+/// The experiment with all keys, each checked for its type, and the short forms that the file uses.
 ///
 /// # Errors
-/// The first key or value that is no such thing.
+/// The first unknown key or value of a wrong type.
 pub(super) fn typed(mut raw: Mapping) -> Result<(Experiment, Vec<ShortForm>), Fault> {
     spell_out(&mut raw);
     let mut resolved = presets::defaults();
@@ -145,21 +144,21 @@ pub(super) fn typed(mut raw: Mapping) -> Result<(Experiment, Vec<ShortForm>), Fa
     {
         protocol.relabel.fallback.get_or_insert(Fallback::Error);
     }
-    // Of the default baselines those stay that some protocol can have.
+    // Default baselines that no protocol can have are dropped.
     if !chose_baselines && experiment.protocols.values().all(Protocol::is_hard) {
         experiment.baselines.retain(|baseline| baseline.labels() == Labels::Hard);
     }
     Ok((experiment, forms))
 }
 
-/// Reads the tree; an error is serde's path and message.
+/// Deserialises the tree. An error consists of serde's path and message.
 fn read(resolved: &Mapping) -> Result<Experiment, (String, String)> {
     serde_path_to_error::deserialize(Value::Mapping(resolved.clone()))
         .map_err(|error| (error.path().to_string(), error.inner().to_string()))
 }
 
-/// The path of the wrong value among the keys beside a `type`, of which serde tells the parent
-/// alone: without the wrong one it says something else.
+/// The path of the wrong value among the keys beside a `type`, for which serde reports only the
+/// parent. The wrong key is the one without which serde's error changes.
 fn key_of_choice(resolved: &Mapping, path: &str, message: &str) -> Option<String> {
     if !message.starts_with("invalid ") {
         return None;
@@ -180,7 +179,7 @@ fn key_of_choice(resolved: &Mapping, path: &str, message: &str) -> Option<String
     })
 }
 
-/// Takes the stages' sections out of the defaults.
+/// Removes the stages' sections from the defaults and returns them.
 fn stage_defaults(defaults: &mut Mapping) -> Mapping {
     SHORT
         .iter()
@@ -188,8 +187,8 @@ fn stage_defaults(defaults: &mut Mapping) -> Mapping {
         .collect()
 }
 
-/// Turns one value into a list of one, and `data: x` into `data: {type: x}`; without real data,
-/// students and baselines are none.
+/// Expands a single value into a list, and `data: x` into `data: {type: x}`. Without real data,
+/// students and baselines are empty.
 fn spell_out(raw: &mut Mapping) {
     for key in LISTS {
         if let Some(value) =
@@ -208,19 +207,19 @@ fn spell_out(raw: &mut Mapping) {
     }
 }
 
-/// A short form that the file uses: faults at `long` are told as `short`, which is where the user
-/// wrote it.
+/// A short form in the file: faults at `long` are reported at `short`, where the user wrote the
+/// keys.
 pub(super) struct ShortForm {
     long: String,
     short: &'static str,
 }
 
-/// The fault at the place where the user wrote what is wrong.
+/// Moves the fault to the place where the user wrote the wrong value.
 pub(super) fn as_written(fault: Fault, forms: &[ShortForm]) -> Fault {
     forms.iter().fold(fault, |fault, form| fault.moved(&form.long, form.short))
 }
 
-/// Every method with all keys.
+/// All methods with all keys.
 fn methods(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<ShortForm>), Fault> {
     let short = raw.remove("recover");
     if let Some(named) = named(raw, "methods", short.is_some().then_some("recover"))? {
@@ -238,7 +237,7 @@ fn methods(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<ShortF
     Ok((Mapping::from_iter([(name.into(), Value::Mapping(section))]), vec![form]))
 }
 
-/// Every protocol with all keys.
+/// All protocols with all keys.
 fn protocols(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<ShortForm>), Fault> {
     let (relabel, validate) = (raw.remove("relabel"), raw.remove("validate"));
     let short =
@@ -288,7 +287,7 @@ fn protocol(at: &str, user: Value, defaults: &Mapping) -> Result<Mapping, Fault>
     Ok(user)
 }
 
-/// The named entries of `key`, if the file has it; `short` is its short form where the file has
+/// The named entries of `key`, if the file has it. `short` is the short form, if the file uses
 /// that.
 fn named(
     raw: &mut Mapping,
@@ -318,7 +317,7 @@ fn named(
     entries.into_iter().map(entry).collect::<Result<_, _>>().map(Some)
 }
 
-/// The preset that a stage's section names and adds nothing to.
+/// The preset of a stage's section that sets nothing else.
 fn preset_alone(section: Option<&Value>) -> Option<&str> {
     match section? {
         Value::String(name) => Some(name),
@@ -366,7 +365,7 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
     Ok(section)
 }
 
-/// Writes `over` into `base`, mapping by mapping; a mapping of another `type` replaces the whole.
+/// Merges `over` into `base`, key by key; a mapping with another `type` replaces the whole mapping.
 pub(super) fn merge(base: &mut Mapping, over: Mapping) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {

@@ -1,5 +1,5 @@
-//! The JSON schema of an experiment file as users may write it, short forms included: editors
-//! complete and check from it.
+//! The JSON schema of an experiment file in the form that users write, short forms included.
+//! Editors use it for completion and checks.
 //!
 //! Types, texts, ranges and allowed values come from the structs of [`model`](super::model),
 //! defaults from `presets/default.yaml`.
@@ -10,7 +10,7 @@ use super::model::Experiment;
 use super::presets;
 use super::resolve::{LISTS, SHORT};
 
-/// Keys that a file must have.
+/// Required keys of a file.
 const REQUIRED: [&str; 5] = ["name", "data", "teachers", "students", "ipc"];
 /// The struct of each short form.
 const CONFIGS: [&str; 3] = ["RecoverConfig", "RelabelConfig", "ValidateConfig"];
@@ -58,8 +58,8 @@ pub fn schema() -> Value {
     schema
 }
 
-/// The values of `type` that the settings called `name` (`Mix`, `Loss`, …) have, and the keys that
-/// each needs beside it.
+/// The values of `type` in the settings called `name` (`Mix`, `Loss`, …), each with its required
+/// keys.
 pub(super) fn types_of(name: &str) -> Vec<(String, Vec<String>)> {
     let schema = schemars::schema_for!(Experiment).to_value();
     let variants = schema["$defs"][name]["oneOf"].as_array().cloned().unwrap_or_default();
@@ -72,7 +72,7 @@ pub(super) fn types_of(name: &str) -> Vec<(String, Vec<String>)> {
     variants.iter().filter_map(|variant| Some((tag(variant)?, keys(variant)))).collect()
 }
 
-/// Whether settings called `name` may be `null`.
+/// Whether the settings called `name` may be `null`.
 pub(super) fn may_be_null(name: &str) -> bool {
     fn has(node: &Value, wanted: &Value) -> bool {
         match node {
@@ -112,7 +112,7 @@ fn add_presets_and_defaults(config: &mut Value, stage: &str) {
     }
 }
 
-/// Presets and defaults fill in whatever a file leaves out, also within `mix` or `loss`.
+/// Makes keys optional, also within `mix` or `loss`, because presets and defaults fill them in.
 fn relax(definition: &mut Value) {
     let Some(keys) = definition.as_object_mut() else { return };
     keys.remove("required");
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> Vec<String> {
-        // Editors put merged mappings in their places before they validate.
+        // Editors expand merge keys before they validate.
         let mut file: serde_yaml::Value = serde_yaml::from_str(text).unwrap();
         super::super::resolve::expand_merges(&mut file).unwrap();
         let file: Value = serde_yaml::from_value(file).unwrap();

@@ -113,7 +113,7 @@ fn a_recipe_and_its_protocol_are_labelled_and_trained_alike() {
     }
 }
 
-/// Stages of before a key keep their names: a key that changes nothing is no part of them.
+/// Adding a key does not change existing stages' keys: a neutral value is not part of the identity.
 #[test]
 fn neutral_keys_are_left_out_of_what_identifies_a_stage() {
     let protocol = &with("").protocols[0];
@@ -173,7 +173,7 @@ fn keys_override_the_preset_and_equal_settings_are_equal() {
     assert_eq!(recover(&experiment), recover(&spelled));
 }
 
-/// Every key of `tree`, from the top.
+/// All keys of `tree`, as paths from the top.
 fn keys(tree: &serde_yaml::Value, path: &str, found: &mut Vec<String>) {
     for (key, value) in tree.as_mapping().into_iter().flatten() {
         let path = format!("{path}{}", key.as_str().unwrap());
@@ -391,7 +391,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
     assert_eq!(recover(&experiment).crop, Some(Crop { scale: [0.5, 1.0] }));
 }
 
-/// Lines appended to a valid file of five lines, and the error they give.
+/// Lines appended to a valid file of five lines, and the expected error.
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
@@ -738,8 +738,7 @@ fn faulty_files_are_told_where_and_what() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A file's text, and the lines and paths of the faults that it is told of; `--set` stands for a
-/// line.
+/// A file's text, and the lines and paths of its reported faults; `--set` stands for a line.
 const SEVERAL: &[(&str, &[&str])] = &[
     (
         "name: ../x\ndata: fashion-mnist\nteacher: onnx/a\nstudents: onnx/s\nipc: [ten, 5, twenty]\nseed: 4\n",
@@ -776,7 +775,7 @@ const SEVERAL: &[(&str, &[&str])] = &[
             "12 protocols.long",
         ],
     ),
-    // Contradictions, all of them, but only where every value is right itself.
+    // All contradictions, but only if every value is valid alone.
     (
         "name: x\ndata: npz\nteachers: [a, a]\nstudents: s\nipc: 10\nseeds: []\nrecover: {crop_curriculum: 1, subset_of: 5, compat: []}\n\
          relabel: {micro_batch: 50, stored_epochs: 301}\n",
@@ -830,7 +829,7 @@ fn overrides_and_the_file_are_blamed_together() {
     );
 }
 
-/// What is long is neither slow nor told whole.
+/// Long lists are processed quickly and reported in part.
 #[test]
 fn long_lists_are_bounded() {
     let list = |value: &dyn Fn(usize) -> usize| {
@@ -867,7 +866,7 @@ fn names_are_alike_in_any_case_and_known_ones_are_listed_once() {
     assert!(tab.ends_with("if it is a tab: YAML is indented by spaces"), "{tab}");
 }
 
-/// Whatever a file holds, all that is wrong with it is told once, and the telling ends.
+/// Every file's faults are reported once each, and up to a bound.
 #[test]
 fn many_faults_are_told_up_to_a_bound() {
     let keys: String = (0..500).map(|key| format!("key{key}: 1\n")).collect();
@@ -911,7 +910,7 @@ fn a_value_within_a_choice_of_type_is_told_with_its_key() {
     }
 }
 
-/// `--set` arguments for a valid file, and the error they give.
+/// `--set` arguments for a valid file, and the expected error.
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",

@@ -1,4 +1,4 @@
-//! The data card of an exported set: what it is, where it comes from, what to know before using it.
+//! The data card of an exported set: contents, origin, and advice before use.
 
 use super::{ExportError, Format};
 use crate::run::Bundles;
@@ -6,7 +6,7 @@ use crate::run::distilled::DistilledSet;
 use scdd_artifacts::bundle::Bundle;
 use scdd_data::Dataset;
 
-/// Markdown, headed by the YAML that dataset hubs read.
+/// Markdown, with the YAML header that dataset hubs read.
 pub(super) fn card(
     set: &DistilledSet,
     bundles: &Bundles,
@@ -53,7 +53,7 @@ pub(super) fn card(
     ))
 }
 
-/// What of the real images may be in these.
+/// How the images relate to real images.
 fn origin(set: &DistilledSet) -> &'static str {
     if set.method.1.is_data_free() {
         "The images were optimised from noise through a network that was trained on real images, and may show features of them."
@@ -62,7 +62,7 @@ fn origin(set: &DistilledSet) -> &'static str {
     }
 }
 
-/// How to look at images that hold several.
+/// Advice on how to show images that are mosaics.
 fn mosaic(formation: u16) -> String {
     match formation {
         1 => String::new(),
@@ -84,7 +84,7 @@ fn layout(format: Format) -> &'static str {
     }
 }
 
-/// A bundle by name, hash and training.
+/// Describes a bundle by name, hash and pretraining scheme.
 fn network(bundle: &Bundle) -> String {
     let scheme = bundle
         .manifest

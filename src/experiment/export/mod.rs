@@ -1,9 +1,9 @@
-//! Distilled sets in the forms that others read, each with its soft labels and a data card.
+//! Exports distilled sets in common formats, each with its soft labels and a data card.
 //!
 //! ```text
-//! <set>/README.md      the data card: what it is, from which teacher and settings, its licence
+//! <set>/README.md      the data card: contents, teacher, settings, licence
 //! <set>/labels/*.scdd  the stored soft labels, one file per protocol and teacher
-//! <set>/…              the images, as the format says
+//! <set>/…              the images, in the chosen format
 //! ```
 
 mod card;
@@ -35,7 +35,7 @@ pub enum ExportError {
     Settings(#[from] serde_yaml::Error),
 }
 
-/// In which form the images are written.
+/// The format of the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// `images/<class>/<number>.png`, which torchvision's ImageFolder reads
@@ -47,12 +47,12 @@ pub enum Format {
     Huggingface,
 }
 
-/// Writes `set` into `directory/<its name>`, whole or not at all; gives that directory.
+/// Writes `set` atomically into `directory/<its name>` and returns that directory.
 ///
 /// `data` names the real data, `classes` its classes in label order.
 ///
 /// # Errors
-/// When the directory is there already, or something cannot be read or written.
+/// When the directory exists already, or something can't be read or written.
 pub fn export(
     set: &DistilledSet,
     bundles: &Bundles,
@@ -61,7 +61,7 @@ pub fn export(
     directory: &Path,
 ) -> Result<PathBuf, ExportError> {
     let target = directory.join(&set.name);
-    // A link to nothing would be replaced, too.
+    // A dangling link would be replaced, too.
     if fs::symlink_metadata(&target).is_ok() {
         return Err(ExportError::Exists { path: target });
     }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-/// Number of colours that the page defines; more lines reuse them.
+/// The number of colours that the page defines; further lines reuse them.
 pub const COLOURS: usize = 8;
 
 const WIDTH: f64 = 440.0;
@@ -12,10 +12,10 @@ const LEFT: f64 = 50.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 38.0;
-/// Longer lines are thinned to about so many points.
+/// The approximate number of points to which longer lines are thinned.
 const POINTS: usize = 400;
 
-/// How the vertical axis is divided.
+/// The scale of the vertical axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     Linear,
@@ -24,14 +24,14 @@ pub enum Scale {
 
 /// One line of a chart.
 pub struct ChartLine {
-    /// Index of its colour.
+    /// The index of its colour.
     pub colour: usize,
-    /// Drawn thin and pale, behind its siblings' meaning.
+    /// Whether the line is thin and pale, because it is less important than the others.
     pub faint: bool,
     pub points: Vec<(f64, f64)>,
 }
 
-/// A chart with labelled axes, or `None` where there is nothing to draw.
+/// A chart with labelled axes, or `None` if there are no points.
 pub fn line_chart(
     title: &str,
     x_label: &str,
@@ -78,7 +78,7 @@ fn polyline(svg: &mut String, line: &ChartLine, points: &[(f64, f64)], x: &Axis,
     let mut places: Vec<(f64, f64)> =
         kept.map(|(_, point)| (x.place(point.0), y.place(point.1))).collect();
     if let [only] = places[..] {
-        // A line of one point would be invisible.
+        // A line of one point would be invisible, so it is widened.
         places = vec![(only.0 - 4.0, only.1), (only.0 + 4.0, only.1)];
     }
     let coordinates: Vec<String> =
@@ -91,22 +91,23 @@ fn polyline(svg: &mut String, line: &ChartLine, points: &[(f64, f64)], x: &Axis,
 /// One row of a [`dot_plot`].
 pub(super) struct Dots {
     pub label: String,
-    /// Drawn as circles instead of discs.
+    /// Whether the dots are circles instead of discs.
     pub hollow: bool,
     pub values: Vec<f64>,
     pub mean: f64,
 }
 
-/// Colours of a chart that stands alone, in a file.
+/// The style of a chart in a file of its own.
 const STYLE: &str = "<style>text{font:12px system-ui,sans-serif;fill:#1d2126}.soft{fill:#5c6570}.grid{stroke:#d5d9de;fill:none}\
 .dot{stroke:#2563c9;fill:#2563c9;fill-opacity:.45}.hollow{stroke:#d9480f;fill:none}.mean{stroke-width:2;fill:none}.mean.dot{stroke:#2563c9}\
 .page{fill:#fff}@media (prefers-color-scheme:dark){text{fill:#e4e7eb}.soft{fill:#9aa4af}.grid{stroke:#3a414a}.page{fill:#14171a}\
 .dot{stroke:#74a7ff;fill:#74a7ff}.mean.dot{stroke:#74a7ff}.hollow{stroke:#ff8f5c}}</style>";
 
-/// Width of a [`dot_plot`], where its values begin, and the height of a row.
+/// Of a [`dot_plot`]: its width, the left edge of its values, and the height of a row.
 const PLOT: (f64, f64, f64) = (960.0, 500.0, 20.0);
 
-/// A file of its own: each row's values as dots on a common axis, with a bar at their mean.
+/// A chart as a complete file: each row's values as dots on a common axis, with a bar at their
+/// mean.
 pub(super) fn dot_plot(title: &str, x_label: &str, rows: &[Dots]) -> String {
     let (width, left, step) = PLOT;
     let bottom = 16.0 + step * rows.len() as f64;
@@ -164,7 +165,7 @@ pub(super) fn dot_plot(title: &str, x_label: &str, rows: &[Dots]) -> String {
     svg
 }
 
-/// Dots of single seeds and a bar at their mean, on a scale from `low` to `high` (accuracies,
+/// Dots for single seeds and a bar at their mean, on a scale from `low` to `high` (accuracies,
 /// 0..=1).
 pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, colour: usize) -> String {
     let place = |value: f64| 4.0 + 112.0 * ((value - low) / (high - low)).clamp(0.0, 1.0);
@@ -185,7 +186,7 @@ pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, colour: usiz
     svg + "</svg>"
 }
 
-/// A range of values on a range of pixels.
+/// Maps a range of values to a range of pixels.
 struct Axis {
     low: f64,
     high: f64,
@@ -229,7 +230,7 @@ fn widened(value: f64, scale: Scale) -> (f64, f64) {
     }
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten, about five of them.
+/// Multiples of 1, 2 or 5 times a power of ten; about five.
 fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 5.0;
     let power = 10f64.powf(rough.log10().floor());
@@ -246,7 +247,7 @@ fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Powers of ten, with 2 and 5 times them where the range is short, thinned where it is long.
+/// Powers of ten; with 2 and 5 times them if the range is short, thinned if it is long.
 fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let decades = (high / low).log10();
     let factors: &[f64] =

@@ -1,10 +1,9 @@
-//! Reports of several experiments in one.
+//! Merges the reports of several experiments.
 //!
-//! Rows that are the same in two experiments appear once. A method or a protocol that has one name
-//! but different settings in two of them gets the experiment's name added, a network that has one
-//! name but another content the beginning of its hash, so that only what is the same is ever
-//! averaged or compared as such. Accuracies on different test sets are not shown together, however
-//! the sets are called.
+//! Equal rows of two experiments appear once. A method or protocol whose name stands for different
+//! settings gets the experiment's name added; a network whose name stands for different contents
+//! gets the beginning of its hash added. So only equal things are averaged or compared as equal.
+//! Accuracies on different test sets are never shown together, whatever the sets' names are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,18 +14,18 @@ use serde_yaml::Value;
 use super::snapshot::read_snapshot;
 use super::{Cost, Results, Row, text};
 
-/// Why reports cannot be shown together.
+/// Why reports can't be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
-    /// A file of a report is missing or cannot be read.
+    /// A file of a report is missing or can't be read.
     #[error("{}: {problem}; `scdd report EXPERIMENT.yaml` writes it anew", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         problem: String,
     },
-    /// Accuracies on different data.
+    /// The reports' accuracies are measured on different data.
     #[error(
         "`{first}` is on {first_data}, `{second}` on {second_data}: their accuracies do not compare"
     )]
@@ -40,7 +39,7 @@ pub enum CompareError {
         /// Its test set.
         second_data: String,
     },
-    /// Rows that everything says are the same, but are not.
+    /// Two rows have equal settings but different results.
     #[error(
         "`{first}` and `{second}` both have the row `{row}` of seed {seed}, with different results: networks of the same name differ; rename one"
     )]
@@ -56,11 +55,11 @@ pub enum CompareError {
     },
 }
 
-/// A report: the directory that [`write`](super::write) left, or a
-/// [snapshot](super::write_snapshot); without image grids.
+/// Reads a report without image grids: the directory that [`write`](super::write) wrote, or a
+/// [snapshot](super::write_snapshot).
 ///
 /// # Errors
-/// When a file is missing or no report's.
+/// When a file is missing or does not belong to a report.
 pub fn read(path: &Path) -> Result<Results, CompareError> {
     if path.is_dir() { read_directory(path) } else { read_snapshot(path) }
 }
@@ -90,14 +89,14 @@ fn read_directory(directory: &Path) -> Result<Results, CompareError> {
     Ok(results)
 }
 
-/// What the JSON file at `path` holds.
+/// Deserialises the JSON file at `path`.
 pub(super) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
     let fail = |problem: String| CompareError::Read { path: path.to_path_buf(), problem };
     let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| fail(format!("is not a report's file: {error}")))
 }
 
-/// All of `reports` as one, called `name`.
+/// Merges all `reports` into one, called `name`.
 pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareError> {
     let Some(first) = reports.first().cloned() else { return Ok(Results::default()) };
     if let Some(other) = reports.iter().find(|other| !is_same_data(other, &first)) {
@@ -136,7 +135,7 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
                     owners.push(report.name.clone());
                 }
                 Some(known) if has_same_result(&merged.rows[known], &row) => {
-                    // A snapshot has no curves.
+                    // A snapshot has no curves, so the other report's are kept.
                     let known = &mut merged.rows[known];
                     if known.curve.is_empty() {
                         known.curve = row.curve;
@@ -167,7 +166,8 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
     Ok(merged)
 }
 
-/// Whether accuracies are on the same test set: by its content, as far as both reports hold that.
+/// Whether accuracies are measured on the same test set, by its content if both reports have its
+/// hash.
 fn is_same_data(a: &Results, b: &Results) -> bool {
     match (&a.test_hash, &b.test_hash) {
         (Some(own), Some(other)) => own == other,
@@ -175,7 +175,7 @@ fn is_same_data(a: &Results, b: &Results) -> bool {
     }
 }
 
-/// The test set, in words; with its hash where names and counts don't tell sets apart.
+/// Describes the test set; with its hash if names and counts do not distinguish sets.
 fn what(results: &Results, with_hash: bool) -> String {
     let hash = results.test_hash.as_ref().filter(|_| with_hash).and_then(|hash| hash.get(..8));
     let hash = hash.map_or(String::new(), |hash| format!(", content {hash}…"));
@@ -196,7 +196,7 @@ fn has_same_result(a: &Row, b: &Row) -> bool {
     accuracy(a) == accuracy(b) && (a.curve == b.curve || a.curve.is_empty() || b.curve.is_empty())
 }
 
-/// Gives networks of one name but different content names of their own, and one network the same
+/// Gives networks with one name but different contents distinct names, and one network the same
 /// name in all reports.
 fn tell_networks_apart(reports: &mut [Results]) {
     let mut contents: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -236,8 +236,8 @@ fn tell_networks_apart(reports: &mut [Results]) {
     }
 }
 
-/// Adds the experiment's name to methods and protocols that mean different things in different
-/// experiments, and to choices of real images where their training sets differ.
+/// Adds the experiment's name to methods and protocols with different settings in different
+/// experiments, and to choices of real images if the training sets differ.
 fn tell_apart(reports: &mut [Results]) {
     let mut meanings: BTreeMap<(&str, String), Vec<Value>> = BTreeMap::new();
     for report in reports.iter() {
@@ -246,7 +246,7 @@ fn tell_apart(reports: &mut [Results]) {
             .iter()
             .map(|network| (network.path.as_path(), network.hash.as_str()))
             .collect();
-        // A report that was itself merged has one document for each of its parts.
+        // A merged report has one document for each of its parts.
         for document in serde_yaml::Deserializer::from_str(&report.experiment) {
             let settings = Value::deserialize(document).unwrap_or_default();
             for (axis, name, mut meaning) in entries(&settings) {
@@ -289,7 +289,7 @@ fn tell_apart(reports: &mut [Results]) {
     }
 }
 
-/// Every method and protocol of a resolved experiment with its settings.
+/// All methods and protocols of a resolved experiment, with their settings.
 fn entries(settings: &Value) -> Vec<(&'static str, String, Value)> {
     let of = |axis: &'static str| {
         let entries = settings.get(axis).and_then(Value::as_mapping).into_iter().flatten();
@@ -300,7 +300,7 @@ fn entries(settings: &Value) -> Vec<(&'static str, String, Value)> {
     of("methods").chain(of("protocols")).collect()
 }
 
-/// Puts hashes in the places of the paths of networks.
+/// Replaces paths of networks by their hashes.
 fn by_content(settings: &mut Value, hashes: &BTreeMap<&Path, &str>) {
     match settings {
         Value::String(text) => {
@@ -387,7 +387,7 @@ mod tests {
         let both = merge("all", vec![with("a", "x", "1"), other]).unwrap();
         let expected = BTreeSet::from([format!("{name}@11111111"), format!("{name}@22222222")]);
         assert_eq!(teachers(&both), expected);
-        // A report that was merged before names them so already.
+        // A report that was merged before contains these names already.
         let again = merge("all", vec![both.clone(), with("a", "x", "1")]).unwrap();
         assert_eq!((again.rows.len(), teachers(&again)), (both.rows.len(), expected));
     }
@@ -409,12 +409,12 @@ mod tests {
             message.contains("content 11111111…") && message.contains("content 22222222…"),
             "{message}"
         );
-        // One set by two names; and an older report, which holds no hash.
+        // One set with two names; and an older report without hash.
         merge("all", vec![with("a", "toy", Some("1"), None), with("b", "folder", Some("1"), None)])
             .unwrap();
         merge("all", vec![with("a", "toy", Some("1"), None), with("b", "toy", None, None)])
             .unwrap();
-        // The same test set, other training images.
+        // The same test set, but other training images.
         let parts =
             vec![with("a", "toy", Some("1"), Some("3")), with("b", "toy", Some("1"), Some("4"))];
         let methods: BTreeSet<String> =

@@ -1,4 +1,4 @@
-//! Rows that could not be made: they stand in the table as failed, and below it with their reasons.
+//! Failed rows. The table shows them as failed, with their reasons below it.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::text::{self, HEADINGS, aligned};
 use super::{Labels, Summary};
 
-/// A student that could not be trained, or a set of images without students that could not be made.
+/// A student that could not be trained, or, without students, a set of images that could not be
+/// made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailedRow {
     /// As in [`Row`](super::Row).
@@ -17,14 +18,14 @@ pub struct FailedRow {
     pub teacher: Option<String>,
     pub ipc: u32,
     pub seed: u64,
-    /// The student, where one was to be trained.
+    /// The student, if one was to be trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained: Option<Trained>,
     /// The stage that failed, and why.
     pub reason: String,
 }
 
-/// What is to be known of a student besides its images.
+/// A student's settings besides its images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trained {
     /// The student network.
@@ -35,7 +36,7 @@ pub struct Trained {
     pub relabel_teacher: Option<String>,
 }
 
-/// Rows of one block that differ in nothing but the seed.
+/// Rows of one block that differ only in the seed.
 pub(super) struct FailedLine {
     pub images: String,
     pub data_free: bool,
@@ -44,7 +45,7 @@ pub(super) struct FailedLine {
 }
 
 impl FailedRow {
-    /// The student, IPC and protocol that make a table.
+    /// The student, IPC and protocol that define a table.
     fn block(&self) -> Option<(&str, u32, &str)> {
         self.trained
             .as_ref()
@@ -52,7 +53,7 @@ impl FailedRow {
     }
 }
 
-/// The failed rows of the table that has the row `known`.
+/// The failed rows of the table that contains the row `known`.
 pub(super) fn lines(failed: &[FailedRow], known: &Summary) -> Vec<FailedLine> {
     let here = (known.student.as_str(), known.ipc, known.protocol.as_str());
     grouped(failed.iter().filter(|one| one.block() == Some(here)))
@@ -80,7 +81,7 @@ fn grouped<'a>(failed: impl Iterator<Item = &'a FailedRow>) -> Vec<FailedLine> {
     lines.into_values().collect()
 }
 
-/// The line in a table of [`HEADINGS`].
+/// The cells in a table of [`HEADINGS`].
 pub(super) fn cells(line: &FailedLine) -> [String; HEADINGS.len()] {
     let mut cells = HEADINGS.map(|_| "–".to_owned());
     cells[0].clone_from(&line.images);
@@ -91,7 +92,7 @@ pub(super) fn cells(line: &FailedLine) -> [String; HEADINGS.len()] {
     cells
 }
 
-/// Tables of failed rows alone: title and lines.
+/// Tables of failed rows only, with titles and lines.
 pub(super) fn blocks_of_their_own(
     failed: &[FailedRow],
     all: &[Summary],
@@ -107,14 +108,14 @@ pub(super) fn blocks_of_their_own(
     blocks.into_iter().map(block).collect()
 }
 
-/// Every reason once, with the number of rows that it cost.
+/// Every reason once, with the number of rows that failed for it.
 pub(super) fn reasons(failed: &[FailedRow]) -> Vec<(&str, usize)> {
     let mut reasons: IndexMap<&str, usize> = IndexMap::new();
     failed.iter().for_each(|one| *reasons.entry(&one.reason).or_default() += 1);
     reasons.into_iter().collect()
 }
 
-/// What the terminal shows of failures besides the lines in the tables; empty without any.
+/// The terminal's text about failures outside the tables; empty without failures.
 pub(super) fn table(failed: &[FailedRow], all: &[Summary]) -> String {
     let mut text = String::new();
     for (title, lines) in blocks_of_their_own(failed, all) {

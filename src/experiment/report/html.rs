@@ -18,7 +18,7 @@ use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, Tra
 
 const TEMPLATE: &str = include_str!("template.html");
 
-/// What the template shows.
+/// The template's data.
 #[derive(Serialize)]
 struct Page<'a> {
     name: &'a str,
@@ -30,13 +30,13 @@ struct Page<'a> {
     failures: Failures,
     recoveries: Vec<Figure>,
     verified: Vec<[String; 7]>,
-    /// The first seed's images are shown, the others' can be unfolded.
+    /// The first seed's images, which are shown; the other seeds' images can be unfolded.
     first_grids: Vec<GridView>,
     other_grids: Vec<GridView>,
     experiment: &'a str,
 }
 
-/// One student at one IPC: its rows and how they trained.
+/// One student at one IPC: its rows and their training curves.
 #[derive(Serialize)]
 struct Table {
     title: String,
@@ -74,10 +74,10 @@ struct FailedRow {
     seeds: usize,
 }
 
-/// Why rows could not be made, and the tables that have no other rows.
+/// The reasons of failures, and the tables that have no other rows.
 #[derive(Serialize)]
 struct Failures {
-    /// With the number of rows that each cost.
+    /// Each reason with the number of rows that failed for it.
     reasons: Vec<(String, usize)>,
     tables: Vec<(String, Vec<FailedRow>)>,
 }
@@ -94,7 +94,7 @@ struct RankingRow {
     ars: String,
 }
 
-/// Two rows against each other.
+/// The comparison of two rows.
 #[derive(Serialize)]
 struct ComparisonRow {
     first: String,
@@ -102,7 +102,7 @@ struct ComparisonRow {
     difference: String,
 }
 
-/// A chart with its legend: colours and what they stand for.
+/// A chart with its legend, which explains the colours.
 #[derive(Serialize)]
 pub struct Figure {
     pub title: String,
@@ -140,7 +140,7 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
     Ok(environment()?.render_named_str("report.html", TEMPLATE, Serde(&page))?)
 }
 
-/// What every page of the program is rendered in: it can include `style.css`, and `figures.html`,
+/// The template environment of all pages: templates can include `style.css`, and `figures.html`,
 /// which shows the list `figures` of [`Figure`]s.
 pub fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
@@ -188,7 +188,7 @@ fn table(
         (&c.student, c.ipc, &c.protocol) == (&first.student, first.ipc, &first.protocol)
     };
     let accuracies = || block.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.last_accuracy));
-    // Whole tenths around all seeds, so that strips within a table compare.
+    // The range spans whole tenths around all seeds, so that strips within a table are comparable.
     let low = (accuracies().fold(1.0, f64::min) * 10.0).floor() / 10.0;
     let high = ((accuracies().fold(0.0, f64::max) * 10.0).ceil() / 10.0).max(low + 0.1);
     let row = |(colour, (summary, rows)): (usize, &(Summary, Vec<&Row>))| {
@@ -405,7 +405,7 @@ fn grids(results: &Results) -> Result<Vec<GridView>, ReportError> {
     results.grids.iter().map(view).collect()
 }
 
-/// What a grid leaves out, if anything.
+/// Says which part of the images a grid shows; empty if it shows all.
 fn truncation(rows: usize, classes: usize, shown: usize, ipc: u32) -> String {
     match (rows < classes, shown < ipc as usize) {
         (false, false) => String::new(),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::ReportError;
 
-/// At most this many classes, and images of each, are shown.
+/// The most classes, and images per class, that are shown.
 const CLASSES: usize = 20;
 const PER_CLASS: usize = 10;
 
@@ -49,8 +49,7 @@ fn data_uris(directory: &Path) -> Result<Vec<String>, ReportError> {
     files.map(inline).collect()
 }
 
-/// The directory's entries in the order of their names, as torchvision's ImageFolder numbers
-/// classes.
+/// The directory's entries in alphabetical order, as torchvision's ImageFolder numbers classes.
 fn sorted(directory: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let list = || {
         fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()

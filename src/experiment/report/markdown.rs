@@ -1,5 +1,4 @@
-//! The results as Markdown with one SVG chart per table: what a repository commits of an
-//! experiment.
+//! The results as Markdown with one SVG chart per table, to be committed to a repository.
 
 use std::path::Path;
 
@@ -12,8 +11,8 @@ use super::text::{
 use super::{ReportError, Results, failed};
 use scdd_artifacts::own;
 
-/// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table; `command` is
-/// what a reader can write them again with.
+/// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table. `command` is
+/// the command that writes them again.
 ///
 /// # Errors
 /// When a file can't be written.

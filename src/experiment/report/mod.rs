@@ -1,10 +1,9 @@
-//! What an experiment found, as one self-contained HTML page, as JSON and CSV, and as a table for
-//! the terminal.
+//! The results of an experiment, as one self-contained HTML page, as JSON and CSV, and as a table
+//! for the terminal.
 //!
-//! The same [`Results`] give the same bytes: rows are sorted, nothing says when or where it was
-//! made. Wall-clock times, which differ from run to run, are shown on the page and kept in
-//! `timing.json`, and in snapshots for the repository; `results.json` and `results.csv` are free of
-//! them.
+//! Equal [`Results`] give equal bytes: rows are sorted, and neither time nor place is written.
+//! Wall-clock times, which differ from run to run, are on the page, in `timing.json` and in
+//! snapshots for the repository; `results.json` and `results.csv` contain none.
 
 pub mod chart;
 mod compare;
@@ -48,7 +47,7 @@ pub enum ReportError {
     Images {
         /// The folder or file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The page's template failed.
@@ -59,42 +58,41 @@ pub enum ReportError {
     Format {
         /// `JSON` or `CSV`.
         format: &'static str,
-        /// What the writer said.
+        /// The writer's error.
         message: String,
     },
 }
 
-/// Everything that a report shows. Names of networks and methods are shown as they are given here,
-/// and rows of the same names are the same work.
+/// The contents of a report. Names of networks and methods are shown unchanged, and rows with equal
+/// names are the same work.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Results {
     /// The experiment's name.
     pub name: String,
     /// The data set's name.
     pub data: String,
-    /// Identifies the test set by its content; `None` in older reports and without real data.
+    /// The test set's content hash; `None` in older reports and without real data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_hash: Option<String>,
-    /// Identifies the training set, where one was read.
+    /// The training set's content hash, if it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_hash: Option<String>,
-    /// Classes in logit order; names the rows of image grids.
+    /// Class names in logit order; they name the rows of image grids.
     pub classes: Vec<String>,
-    /// Images in the test set that every accuracy is measured on.
+    /// The number of images in the test set, on which every accuracy is measured.
     pub test_images: usize,
     /// The resolved experiment, as YAML.
     pub experiment: String,
-    /// The networks that rows and recoveries name, each by a name of its own; empty in older
-    /// reports.
+    /// The networks of rows and recoveries, each with a unique name; empty in older reports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<ReportedNetwork>,
     /// One row per trained student.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
-    /// What could not be made.
+    /// Rows that could not be made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedRow>,
-    /// How each batch of synthetic images was optimised.
+    /// The optimisation of each set of synthetic images.
     pub recoveries: Vec<Recovery>,
     /// Images to show.
     pub grids: Vec<Grid>,
@@ -103,21 +101,21 @@ pub struct Results {
 /// A network of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedNetwork {
-    /// Where the experiment finds its bundle.
+    /// The bundle's path in the experiment.
     pub path: PathBuf,
-    /// What rows call it.
+    /// Its name in rows.
     pub name: String,
     /// Its identity: SHA-256 of its manifest.
     pub hash: String,
 }
 
 impl ReportedNetwork {
-    /// Its name where another network has the same one: `resnet18@1a2b3c4d`.
+    /// Its name if another network has the same one: `resnet18@1a2b3c4d`.
     pub fn told_apart(&self) -> String {
         format!("{}{}", self.plain_name(), self.suffix())
     }
 
-    /// The name that its bundle gives it.
+    /// The name in its bundle.
     pub fn plain_name(&self) -> &str {
         self.name.strip_suffix(&self.suffix()).unwrap_or(&self.name)
     }
@@ -130,12 +128,13 @@ impl ReportedNetwork {
 /// One trained student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// How its images were made: a method of the experiment, or a choice of real images such as
-    /// `random_real`.
+    /// The method that made its images, or a choice of real images such as `random_real`.
     pub method: String,
-    /// Whether making the images read no real image (the teacher itself was trained on some).
+    /// Whether making the images read no real image (the teacher itself was trained on real
+    /// images).
     pub data_free: bool,
-    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
+    /// The teacher from which they were recovered, or that chose them; `None` for whole real
+    /// images.
     pub teacher: Option<String>,
     /// The teacher that labelled them; `None` with hard labels.
     pub relabel_teacher: Option<String>,
@@ -145,39 +144,39 @@ pub struct Row {
     pub ipc: u32,
     /// Kind of labels.
     pub labels: Labels,
-    /// How they were labelled and the student trained.
+    /// The protocol of labelling and training.
     pub protocol: String,
-    /// Whether that shows students cropped, mirrored or mixed images.
+    /// Whether students train on cropped, mirrored or mixed images.
     pub augmented: bool,
     /// Seed of the whole chain.
     pub seed: u64,
     /// Test accuracy after the last epoch, 0..=1.
     pub last_accuracy: f64,
-    /// The highest test accuracy on the way, 0..=1: selected on the test set.
+    /// The highest test accuracy during training, 0..=1: selected on the test set.
     pub best_accuracy: f64,
-    /// Images that the student learned from.
+    /// The number of images that the student trained on.
     pub images: u64,
-    /// Images that were recovered together, where the student learned from some of them only.
+    /// The number of images that were recovered together, if the student trained on a part of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovered: Option<u64>,
-    /// Size of the stored soft labels; `None` with hard labels.
+    /// Bytes of the stored soft labels; `None` with hard labels.
     pub label_bytes: Option<u64>,
-    /// What it cost.
+    /// Time and memory of its stages.
     #[serde(skip)]
     pub cost: Cost,
-    /// How training went.
+    /// The course of training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<TrainPoint>,
 }
 
 impl Row {
-    /// Seconds that recovering (or choosing crops) took, per image. `None` for whole real images.
+    /// Seconds per image of recovering (or choosing crops). `None` for whole real images.
     pub fn seconds_per_image(&self) -> Option<f64> {
         Some(self.cost.recover?.seconds / self.recovered.unwrap_or(self.images).max(1) as f64)
     }
 }
 
-/// Time and memory per stage; `None` where a row has no such stage.
+/// Time and memory per stage; `None` if a row has no such stage.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// Recovering the images.
@@ -189,7 +188,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The stages that there are.
+    /// The existing stages.
     pub fn stages(&self) -> impl Iterator<Item = Timing> {
         [self.recover, self.relabel, self.validate].into_iter().flatten()
     }
@@ -202,7 +201,7 @@ pub struct TrainPoint {
     pub epoch: u32,
     /// Mean training loss of that epoch.
     pub train_loss: f64,
-    /// Test accuracy, 0..=1, where it was measured.
+    /// Test accuracy, 0..=1, if it was measured.
     pub test_accuracy: Option<f64>,
 }
 
@@ -220,7 +219,7 @@ pub struct Recovery {
     /// The objective, averaged over batches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<RecoverPoint>,
-    /// What networks that had no part in it see in the images.
+    /// The accuracy on the images of networks that took no part in the recovery.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<Verified>,
 }
@@ -230,7 +229,7 @@ pub struct Recovery {
 pub struct Verified {
     /// The network.
     pub verifier: String,
-    /// How many images it puts into their classes.
+    /// The number of correctly classified images.
     #[serde(flatten)]
     pub accuracy: Accuracy,
 }
@@ -244,24 +243,25 @@ pub struct RecoverPoint {
     pub loss: f64,
     /// Cross entropy to the label.
     pub ce: f64,
-    /// BN statistics term, before its weight `r_bn`.
+    /// BN statistics term, without its weight `r_bn`.
     pub bn: f64,
 }
 
-/// An ImageFolder (a directory per class, PNG files in it) to show some images of.
+/// An ImageFolder (a directory per class with PNG files) of which some images are shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
-    /// How the images were made, as in [`Row`].
+    /// The method that made the images, as in [`Row`].
     pub method: String,
-    /// Whether that read no real image.
+    /// Whether making them read no real image.
     pub data_free: bool,
-    /// The teacher that they were recovered from, or that chose them; `None` for whole real images.
+    /// The teacher from which they were recovered, or that chose them; `None` for whole real
+    /// images.
     pub teacher: Option<String>,
     /// Images per class.
     pub ipc: u32,
     /// Seed of the whole chain.
     pub seed: u64,
-    /// The directory; left out of `results.json`, which must not depend on where a run lies.
+    /// The directory. It is omitted from `results.json`, which must not depend on a run's location.
     #[serde(skip)]
     pub folder: PathBuf,
 }
@@ -271,19 +271,19 @@ const TABLE: &str = "results.csv";
 const TIMES: &str = "timing.json";
 const PAGE: &str = "report.html";
 
-/// Whether [`write()`] may write into `directory`.
+/// Checks that [`write()`] may write into `directory`.
 ///
 /// # Errors
-/// When a file is there that is not scdd's.
+/// When an existing file is not scdd's.
 pub fn check(directory: &Path) -> Result<(), ReportError> {
     [RESULTS, TABLE, TIMES, PAGE].iter().try_for_each(|file| Ok(own::check(&directory.join(file))?))
 }
 
 /// Writes `report.html`, `results.json`, `results.csv` and `timing.json` into `directory`, each
-/// whole or not at all; returns the page's path.
+/// atomically. Returns the page's path.
 ///
 /// # Errors
-/// When a file is there that is not scdd's, or one can't be written.
+/// When an existing file is not scdd's, or a file can't be written.
 pub fn write(results: &Results, directory: &Path) -> Result<PathBuf, ReportError> {
     let results = results.sorted();
     let page = html::page(&results)?;
@@ -296,7 +296,7 @@ pub fn write(results: &Results, directory: &Path) -> Result<PathBuf, ReportError
 }
 
 impl Results {
-    /// The same results in the order in which they are shown.
+    /// The same results in display order.
     fn sorted(&self) -> Self {
         let mut sorted = self.clone();
         sorted.rows.sort_by(|a, b| {
@@ -326,7 +326,7 @@ fn timing_json(results: &Results) -> Result<String, ReportError> {
     json_file(&json!({"rows": results.rows.iter().map(row).collect::<Vec<_>>()}))
 }
 
-/// `value` as indented JSON with a newline at its end.
+/// `value` as indented JSON with a final newline.
 pub fn json_file(value: &impl Serialize) -> Result<String, ReportError> {
     let format = |error: serde_json::Error| ReportError::Format {
         format: "JSON",

@@ -1,9 +1,9 @@
-//! Results with their costs in one small file: what a repository commits of an experiment, and what
-//! outlives the machine that it ran on.
+//! Results with their costs in one small file, to be committed to a repository and kept beyond the
+//! machine that computed them.
 //!
 //! ```text
-//! rows      the table: a row per images, labels and student: accuracy over seeds (fractions), costs
-//! results   what `scdd report` reads again: every student with its costs; no curves, no images
+//! rows      the table: a row per images, labels and student: accuracy over seeds (0..=1), costs
+//! results   the data that `scdd report` reads: every student with its costs; no curves, no images
 //! ```
 
 use std::path::Path;
@@ -27,10 +27,10 @@ struct TableRow {
     labels: Labels,
     student: String,
     protocol: String,
-    /// Of the accuracy after the last epoch.
+    /// Mean accuracy after the last epoch.
     mean: f64,
     std: Option<f64>,
-    /// How many.
+    /// The number of seeds.
     seeds: usize,
     seconds_per_image: Option<f64>,
     peak_bytes: Option<u64>,
@@ -38,8 +38,7 @@ struct TableRow {
     versus_random_real: Option<Difference>,
 }
 
-/// A trained student with its costs, which [`Row`] itself keeps to the machine that they were
-/// measured on.
+/// A trained student with its costs, which [`Row`] itself does not serialise.
 #[derive(Serialize, Deserialize)]
 struct TimedRow {
     #[serde(flatten)]
@@ -47,7 +46,7 @@ struct TimedRow {
     cost: Cost,
 }
 
-/// Results whose rows are elsewhere, and the rows.
+/// Results without their rows, and the rows separately.
 #[derive(Serialize, Deserialize)]
 struct Timed {
     #[serde(flatten)]
@@ -55,7 +54,7 @@ struct Timed {
     students: Vec<TimedRow>,
 }
 
-/// Writes `results` to `path`, whole or not at all.
+/// Writes `results` to `path`, atomically.
 ///
 /// # Errors
 /// When the file can't be written.
@@ -94,10 +93,10 @@ fn table_row(summary: Summary) -> TableRow {
     }
 }
 
-/// The results that [`write_snapshot`] left in `path`.
+/// Reads the results that [`write_snapshot`] wrote to `path`.
 ///
 /// # Errors
-/// When it can't be read or is no such file.
+/// When the file can't be read or is not a snapshot.
 pub fn read_snapshot(path: &Path) -> Result<Results, CompareError> {
     #[derive(Deserialize)]
     struct File {

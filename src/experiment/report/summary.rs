@@ -1,4 +1,4 @@
-//! Rows of equal settings, summarised over their seeds.
+//! Summaries over seeds of rows with equal settings.
 
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
@@ -15,12 +15,12 @@ pub struct Stat {
     pub std: Option<f64>,
 }
 
-/// A summary's accuracy minus another's, seed by seed.
+/// The difference between two summaries' accuracies, seed by seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
     /// Mean and spread of the paired differences.
     pub stat: Stat,
-    /// Number of seeds that both have.
+    /// Number of common seeds.
     pub seeds: usize,
     /// The 95 % confidence interval of the mean, by Student's t for paired differences; `None` for
     /// a single seed.
@@ -34,15 +34,15 @@ pub struct Summary {
     pub student: String,
     /// Images per class.
     pub ipc: u32,
-    /// How the student was trained.
+    /// The protocol of the student's training.
     pub protocol: String,
-    /// How the images were made, as in [`Row`].
+    /// The method that made the images, as in [`Row`].
     pub method: String,
     /// Whether making the images read no real image.
     pub data_free: bool,
     /// Kind of labels.
     pub labels: Labels,
-    /// The teacher that the images were recovered from, or that chose them.
+    /// The teacher from which the images were recovered, or that chose them.
     pub teacher: Option<String>,
     /// The teacher that labelled them.
     pub relabel_teacher: Option<String>,
@@ -50,68 +50,69 @@ pub struct Summary {
     pub seeds: Vec<u64>,
     /// Accuracy after the last epoch.
     pub last: Stat,
-    /// Highest accuracy on the way, selected on the test set.
+    /// Highest accuracy during training, selected on the test set.
     pub best: Stat,
-    /// Size of the stored soft labels, mean over seeds; `None` with hard labels.
+    /// Bytes of the stored soft labels, mean over seeds; `None` with hard labels.
     pub label_bytes: Option<u64>,
-    /// Whether students saw cropped, mirrored or mixed images.
+    /// Whether students trained on cropped, mirrored or mixed images.
     pub augmented: bool,
-    /// Seconds of recovering one image, mean over seeds. Kept out of `results.json`, as all times.
+    /// Seconds per recovered image, mean over seeds. Omitted from `results.json`, like all times.
     #[serde(skip)]
     pub seconds_per_image: Option<f64>,
-    /// The peak of the process's resident memory during any stage of any seed, in bytes; the
-    /// accelerator's own not included.
+    /// The peak of the process's resident memory during any stage of any seed, in bytes, without
+    /// the accelerator's own memory.
     #[serde(skip)]
     pub peak_bytes: Option<u64>,
-    /// Last-epoch accuracy against random real images with the same kind of labels (soft ones by
-    /// the same teacher), student, IPC and protocol.
+    /// Last-epoch accuracy minus the accuracy of random real images with the same kind of labels
+    /// (soft ones by the same teacher), student, IPC and protocol.
     pub versus_random_real: Option<Difference>,
-    /// Scores of DD-Ranking, for distilled images with soft labels that have random real ones
-    /// beside them.
+    /// Scores of DD-Ranking, for distilled images with soft labels if the random real baseline
+    /// exists.
     pub ranking: Option<Ranking>,
 }
 
-/// How much of a row's accuracy the images deserve, by DD-Ranking (arXiv 2505.13300); accuracies
-/// and their differences are fractions.
+/// DD-Ranking's scores (arXiv 2505.13300) of the images' own contribution to a row's accuracy.
+/// Accuracies and their differences are fractions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ranking {
     /// Accuracy of the same images with hard labels.
     pub hard: Option<Stat>,
-    /// Hard label recovery: accuracy of the whole real training set minus that of the images, both
-    /// with hard labels. Lower is better.
+    /// Hard label recovery: accuracy of the whole real training set minus accuracy of the images,
+    /// both with hard labels. Lower is better.
     pub hlr: Option<f64>,
-    /// Improvement over random: accuracy minus that of random real images under the same labels.
+    /// Improvement over random: accuracy minus the accuracy of random real images with the same
+    /// labels.
     pub ior: f64,
-    /// Label-robust score, 0..=1: of the mean of IOR and −HLR.
+    /// Label-robust score, 0..=1: the score of the mean of IOR and −HLR.
     pub lrs: Option<f64>,
-    /// Augmentation-robust score, 0..=1: of the mean of IOR with augmentation and IOR under a
-    /// protocol without.
+    /// Augmentation-robust score, 0..=1: the score of the mean of IOR with augmentation and IOR
+    /// under a protocol without.
     pub ars: Option<f64>,
 }
 
-/// Two rows of one table, seed by seed.
+/// Two rows of one table, compared seed by seed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
     /// The student network.
     pub student: String,
     /// Images per class.
     pub ipc: u32,
-    /// How the student was trained.
+    /// The protocol of the student's training.
     pub protocol: String,
-    /// Images and labels of both rows, as the table says them.
+    /// Images and labels of both rows, as in the table.
     pub rows: [String; 2],
-    /// Last-epoch accuracy of the first minus that of the second.
+    /// Last-epoch accuracy of the first row minus the second's.
     pub difference: Difference,
 }
 
 impl Summary {
-    /// Whether both belong into one table: the same student, IPC and protocol.
+    /// Whether both belong to one table: the same student, IPC and protocol.
     pub(super) fn same_block(&self, other: &Self) -> bool {
         (&self.student, self.ipc, &self.protocol) == (&other.student, other.ipc, &other.protocol)
     }
 }
 
-/// What rows are sorted and grouped by.
+/// The key by which rows are sorted and grouped.
 pub(super) fn row_key(row: &Row) -> impl Ord {
     let block = (row.student.clone(), row.ipc, row.protocol.clone());
     let is_baseline = row.teacher.is_none() || row.method == RDED_CROPS;
@@ -125,14 +126,14 @@ pub(super) fn row_key(row: &Row) -> impl Ord {
     )
 }
 
-/// The groups of rows that differ in nothing but the seed, in the order of the table.
+/// Groups of rows that differ only in the seed, in the order of the table.
 pub(super) fn groups(rows: &[Row]) -> Vec<Vec<&Row>> {
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by(|a, b| row_key(a).cmp(&row_key(b)).then(a.seed.cmp(&b.seed)));
     sorted.chunk_by(|a, b| row_key(a) == row_key(b)).map(<[&Row]>::to_vec).collect()
 }
 
-/// One summary per group of rows that differ in nothing but the seed, in the order of the table.
+/// One summary per group of rows that differ only in the seed, in the order of the table.
 pub fn summaries(rows: &[Row]) -> Vec<Summary> {
     let groups = groups(rows);
     let mut summaries: Vec<Summary> =
@@ -143,8 +144,8 @@ pub fn summaries(rows: &[Row]) -> Vec<Summary> {
     summaries
 }
 
-/// Every two rows of images that a teacher made or chose which one table holds with the same kind
-/// of labels and at least one common seed.
+/// All pairs of rows in one table with the same kind of labels and at least one common seed; a
+/// teacher must have made or chosen the images of both.
 pub fn comparisons(rows: &[Row]) -> Vec<Comparison> {
     let (groups, summaries) = (groups(rows), summaries(rows));
     let distilled: Vec<usize> =
@@ -231,8 +232,7 @@ fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
     }
 }
 
-/// Whether `other` is what `row` must beat to be worth anything: random real images under the same
-/// labels.
+/// Whether `other` is the baseline of `row`: random real images with the same labels.
 fn is_baseline_of(other: &Row, row: &Row) -> bool {
     let what = |row: &Row| {
         (

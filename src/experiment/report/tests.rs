@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 use crate::config::real_rows::WHOLE_REAL;
 
-/// A grey square whose brightness tells its class and index.
+/// A grey square whose brightness encodes its class and index.
 fn png(path: &Path, class: usize, index: usize) {
     let pixel =
         |x: u32, y: u32| image::Luma([((class * 25) as u32 + x * y / 4 + index as u32 * 9) as u8]);
@@ -187,8 +187,8 @@ fn distilled_rows_are_compared_with_each_other_and_ranked() {
         ..template
     };
     for seed in [0, 1] {
-        // The same images with hard labels, and under a protocol without augmentation beside random
-        // real ones; the whole training set.
+        // The same images with hard labels, and under a protocol without augmentation, with random
+        // real images beside them; and the whole training set.
         rows.push(with(Labels::Hard, "default", true, 0.6, row(sup, sup, seed, 0.0)));
         rows.push(with(Labels::Soft, "plain", false, 0.70, row(sup, sup, seed, 0.0)));
         rows.push(with(Labels::Soft, "plain", false, 0.65, row(None, sup, seed, 0.0)));

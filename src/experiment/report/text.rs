@@ -14,8 +14,8 @@ pub(super) fn percent(stat: Stat) -> String {
     }
 }
 
-/// Points with one decimal and a sign, with the interval where there is one, such as
-/// `−8.5 [−13.7, −3.3]`.
+/// Points with one decimal and a sign, with the interval if there is one, such as `−8.5 [−13.7,
+/// −3.3]`.
 pub(super) fn difference(difference: &Difference) -> String {
     let mean = signed(difference.stat.mean);
     match difference.interval {
@@ -34,7 +34,7 @@ fn signed(value: f64) -> String {
     }
 }
 
-/// Images by how they were made, such as `distilled from resnet10` or `random real`.
+/// Describes images by their origin, such as `distilled from resnet10` or `random real`.
 pub(super) fn images(method: &str, teacher: Option<&str>) -> String {
     match teacher {
         Some(teacher) if method == RDED_CROPS => format!("RDED crops chosen by {teacher}"),
@@ -48,26 +48,26 @@ pub(super) fn summary_images(summary: &Summary) -> String {
     images(&summary.method, summary.teacher.as_deref())
 }
 
-/// What a block of the table has in common, such as `convnet3, 10 images per class`; its protocol
-/// where that is not the only one.
+/// The common settings of a block of the table, such as `convnet3, 10 images per class`; with the
+/// protocol if there are several.
 pub(super) fn block_title(summary: &Summary, protocols: usize) -> String {
     let protocol =
         if protocols > 1 { format!(", protocol {}", summary.protocol) } else { String::new() };
     format!("{}{protocol}", student_title(&summary.student, summary.ipc))
 }
 
-/// Such as `convnet3, 10 images per class`.
+/// For example `convnet3, 10 images per class`.
 pub(super) fn student_title(student: &str, ipc: u32) -> String {
     format!("{student}, {ipc} image{} per class", if ipc == 1 { "" } else { "s" })
 }
 
-/// How many protocols there are.
+/// The number of protocols.
 pub(super) fn protocols(summaries: &[Summary]) -> usize {
     summaries.iter().map(|summary| &summary.protocol).collect::<BTreeSet<_>>().len()
 }
 
-/// The labels of a summary, such as `soft, by resnet10` or, where that also gave the images,
-/// `soft, by the same`.
+/// The labels of a summary, such as `soft, by resnet10`, or `soft, by the same` if that teacher
+/// also gave the images.
 pub(super) fn labels(summary: &Summary) -> String {
     labels_of(summary.labels, summary.teacher.as_deref(), summary.relabel_teacher.as_deref())
 }
@@ -86,7 +86,7 @@ pub(super) fn labels_of(
     }
 }
 
-/// Everything that tells a row from the others of its seed.
+/// The settings that distinguish a row from the others of its seed.
 pub(super) fn row_name(row: &Row) -> String {
     // One row always gives one summary.
     let summary = &summaries(std::slice::from_ref(row))[0];
@@ -114,7 +114,7 @@ pub(super) const HEADINGS: [&str; 10] = [
 ];
 const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LRS", "ARS"];
 
-/// How the table's figures are to be read.
+/// Explains the table's figures.
 pub(super) const SPREAD_NOTE: &str = "mean ± sample standard deviation over seeds; vs random real: the same seeds, the same labels, with the 95 % interval\n";
 pub(super) const COST_NOTE: &str = "s/image: recovering; memory: the most that the program held meanwhile; label size: stored soft labels\n";
 pub(super) const BEST_NOTE: &str =
@@ -146,7 +146,7 @@ pub fn table(results: &Results) -> String {
     text + &verifier_table(&results.recoveries) + &failed::table(&results.failed, &all)
 }
 
-/// What the verifiers see in each set of synthetic images; empty without verifiers.
+/// The verifiers' accuracies on each set of synthetic images; empty without verifiers.
 fn verifier_table(recoveries: &[Recovery]) -> String {
     let found: Vec<_> = recoveries.iter().flat_map(verifier_cells).collect();
     if found.is_empty() {
@@ -158,8 +158,8 @@ fn verifier_table(recoveries: &[Recovery]) -> String {
     format!("recovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
 }
 
-/// What images, how many per class, seed, verifier, how many in all, top-1 and top-5 in percent,
-/// per verifier.
+/// Per verifier: description of the images, images per class, seed, verifier, number of images,
+/// top-1 and top-5 in percent.
 pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
     let cells = |Verified { verifier, accuracy }: &Verified| {
         let percent =
@@ -172,8 +172,8 @@ pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
     recovery.verified.iter().map(cells).collect()
 }
 
-/// DD-Ranking's scores of a block's rows, where there is more to say than the difference from
-/// random real images.
+/// DD-Ranking's scores of a block's rows, if there is more than the difference from random real
+/// images.
 fn rankings(block: &[Summary]) -> String {
     let mut lines = vec![RANKING.map(str::to_string)];
     let told = |ranking: &Ranking| ranking.hard.is_some() || ranking.ars.is_some();
@@ -193,7 +193,7 @@ fn rankings(block: &[Summary]) -> String {
     if lines.len() == 1 { String::new() } else { format!("\n{}", aligned(&lines)) }
 }
 
-/// The best distilled rows against all others.
+/// The differences of the best distilled rows from all others.
 fn differences(results: &Results) -> String {
     let all = comparisons(&results.rows);
     let line = |c: &Comparison| {
@@ -213,7 +213,7 @@ fn differences(results: &Results) -> String {
     )
 }
 
-/// The comparisons that have a row on one side that no other row with the same labels beats.
+/// The comparisons in which one row is not beaten by any other row with the same labels.
 fn with_best(all: &[Comparison]) -> impl Iterator<Item = &Comparison> {
     let place = |c: &Comparison, side: usize| {
         (c.student.clone(), c.ipc, c.protocol.clone(), c.rows[side].clone())
@@ -227,7 +227,7 @@ fn with_best(all: &[Comparison]) -> impl Iterator<Item = &Comparison> {
     all.iter().filter(move |c| !beaten.contains(&place(c, 0)) || !beaten.contains(&place(c, 1)))
 }
 
-/// A warning where rows have fewer seeds than their intervals deserve.
+/// A warning if rows have too few seeds for reliable intervals.
 pub(super) fn few_seeds(summaries: &[Summary]) -> String {
     match summaries.iter().map(|summary| summary.seeds.len()).min() {
         Some(fewest @ ..5) => format!(
@@ -252,7 +252,7 @@ pub(super) fn cells(summary: &Summary) -> [String; 10] {
     ]
 }
 
-/// One line per row, its columns as wide as their widest cell.
+/// One line per row; each column is as wide as its widest cell.
 pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
     let width =
         |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
@@ -270,7 +270,7 @@ pub(super) fn score(value: Option<f64>) -> String {
     value.map_or("–".to_string(), |value| format!("{value:.3}").replace('-', "−"))
 }
 
-/// Bytes for people, such as `1.2 MB`.
+/// Bytes in a readable unit, such as `1.2 MB`.
 pub(super) fn size(bytes: u64) -> String {
     match bytes as f64 {
         b if b < 1e6 => format!("{:.1} kB", b / 1e3),
@@ -279,7 +279,7 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// One line per trained student.
+/// One CSV line per trained student.
 pub(super) fn csv(results: &Results) -> Result<String, ReportError> {
     let format = |message: String| ReportError::Format { format: "CSV", message };
     let mut writer = csv::Writer::from_writer(Vec::new());

@@ -1,4 +1,4 @@
-//! The distilled sets of an experiment, for who exports them.
+//! Collects the distilled sets of an experiment for export.
 
 use std::path::{Path, PathBuf};
 
@@ -12,27 +12,27 @@ use scdd_artifacts::stage::StageStore;
 
 /// A distilled set of images with its soft labels, complete on disk.
 pub struct DistilledSet {
-    /// Names it among the experiment's sets.
+    /// Its unique name among the experiment's sets.
     pub name: String,
     /// The method's name in the experiment, and its settings.
     pub method: (String, RecoverConfig),
-    /// The bundle that the images were recovered from, as the experiment names it.
+    /// The bundle from which the images were recovered, by its path in the experiment.
     pub teacher: PathBuf,
     /// Images per class.
     pub ipc: u32,
     pub seed: u64,
     /// The ImageFolder.
     pub folder: PathBuf,
-    /// Identifies how it was made: the hash of configuration, teacher and seed.
+    /// The stage's key: the hash of configuration, teacher and seed.
     pub key: String,
     /// The stores of soft labels: name, labelling bundle, file.
     pub labels: Vec<(String, PathBuf, PathBuf)>,
 }
 
-/// Every distilled set of `experiment`, each once, and the bundles that they came from.
+/// All distilled sets of `experiment`, each once, and their bundles.
 ///
 /// # Errors
-/// When one of them, or of its labels, is not complete below `output`.
+/// When a set or its labels are not complete below `output`.
 pub fn distilled_sets(
     experiment: &Experiment,
     output: &Path,

@@ -1,4 +1,4 @@
-//! What must hold between an experiment's bundles and its data before anything is made.
+//! Checks that an experiment's bundles and data match before any stage is made.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,10 +9,10 @@ use scdd_artifacts::bundle::classes::{self, Sides};
 use scdd_artifacts::bundle::{Bundle, Role};
 use scdd_data::Dataset;
 
-/// What to do where class names differ.
+/// The remedy if class names differ.
 const REMEDY: &str = "give the data the bundle's names in the bundle's order, by a `data.class_map` (image folder) or a `classes.txt` (IDX files)";
 
-/// What an experiment uses a bundle for.
+/// The role of a bundle in an experiment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Teacher,
@@ -34,7 +34,7 @@ impl Part {
     }
 }
 
-/// Every use of a bundle.
+/// All bundles with their roles; a bundle may have several.
 fn parts(experiment: &Experiment) -> Vec<(Part, &Path)> {
     let methods = experiment.methods.values();
     let members = methods
@@ -52,11 +52,11 @@ fn parts(experiment: &Experiment) -> Vec<(Part, &Path)> {
     parts
 }
 
-/// Checks that networks have the data's channels, size and classes, and the role that the
-/// experiment gives them; gives remarks for the user.
+/// Checks that networks have the data's channels, size and classes, and suit the roles that the
+/// experiment gives them. Returns remarks for the user.
 ///
 /// # Errors
-/// Names every bundle that does not fit, and why.
+/// All bundles that do not fit, each with its reason.
 pub fn check(
     experiment: &Experiment,
     bundles: &Bundles,
@@ -66,7 +66,7 @@ pub fn check(
     for (part, path) in parts(experiment) {
         match check_part(experiment, bundles, test, part, path) {
             Ok(told) => remarks.extend(told),
-            // A bundle with several parts is told of once.
+            // A bundle with several roles is reported once.
             Err(what) => drop(wrong.entry(path).or_insert(what)),
         }
     }
@@ -119,8 +119,8 @@ fn check_role(part: Part, bundle: &Bundle) -> Result<(), String> {
     Err(format!("is a {role} bundle, the experiment names it as {}", part.name()))
 }
 
-/// The bundle takes the data's images, and means the same by its classes; gives a remark where
-/// names leave that open.
+/// Checks that the bundle accepts the data's images and has the same classes. Returns a remark if
+/// names neither confirm nor refute that.
 fn check_data(path: &Path, bundle: &Bundle, test: &Dataset) -> Result<Option<String>, String> {
     let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
     if shape != data {
@@ -137,8 +137,8 @@ fn check_data(path: &Path, bundle: &Bundle, test: &Dataset) -> Result<Option<Str
     Ok(remark.map(|remark| format!("{}: {remark}", path.display())))
 }
 
-/// The teacher knows the classes that are to be recovered, and its verifiers know the same ones;
-/// gives a remark where names leave that open.
+/// Checks that the teacher has the classes to recover, and that its verifiers have the same
+/// classes. Returns a remark if names neither confirm nor refute that.
 fn check_teacher(
     experiment: &Experiment,
     bundles: &Bundles,
@@ -162,7 +162,7 @@ fn check_teacher(
         }
         if features_only && !method.verifier.is_empty() {
             return Err(
-                "has no classifier, so its images belong to no class that a verifier could tell"
+                "has no classifier, so its images have no classes for a verifier to recognise"
                     .into(),
             );
         }
@@ -193,8 +193,8 @@ fn check_verifier(
     Ok(remark.map(|remark| format!("{}: {remark}", teacher.name())))
 }
 
-/// Every crop of a padded image must show something of it; a border also costs memory by its
-/// square.
+/// Every crop of a padded image must contain a part of the image. A border also costs memory in
+/// proportion to its square.
 fn check_border(pad: u16, [_, height, width]: [usize; 3]) -> Result<(), String> {
     let side = height.min(width);
     if usize::from(pad) < side {

@@ -1,7 +1,7 @@
-//! An experiment as a graph of stages, and which of them each row of its results is read from.
+//! An experiment as a graph of stages, with the stages of each row of its results.
 //!
-//! The graph is plain data: building it makes nothing, and reads nothing but the experiment's
-//! [`Inputs`]. Whoever lists, makes or collects stages walks over it.
+//! The graph is plain data: building it makes no stage, and reads nothing but the experiment's
+//! [`Inputs`]. Listing, making and collecting stages are loops over it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,26 +22,27 @@ use crate::config::{BnWeight, Labels, Protocol, RecoverConfig, Start};
 use scdd_artifacts::files::{AUTO, FOLDER, LABELS};
 use scdd_artifacts::stage::{Found, Stage, StageError, StageStore};
 
-/// The preset of the baseline of crops.
+/// The preset of the crops baseline.
 const CROPS: &str = "rded-cifar100";
 
-/// A node of a [`StageGraph`]: its place in the order of nodes.
+/// A node of a [`StageGraph`]: its index in the order of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(pub usize);
 
 /// A stage of an experiment.
 pub struct StageNode<'a> {
     pub stage: Stage,
-    /// Where its result is, or will be.
+    /// The directory of its result, whether or not it exists.
     pub directory: PathBuf,
-    /// What is made, as a failure names it: `recover method a from teacher b, ipc 10, seed 0`.
+    /// Description of the work for failure messages: `recover method a from teacher b, ipc 10, seed
+    /// 0`.
     pub title: String,
-    /// The nodes whose results must be there first; they come before it.
+    /// The nodes whose results are required; they precede this node.
     pub needs: Vec<NodeId>,
     pub task: Task<'a>,
 }
 
-/// Every stage of an experiment, once, each after those that it needs.
+/// All stages of an experiment, each once and after the stages that it needs.
 pub struct StageGraph<'a> {
     nodes: Vec<StageNode<'a>>,
     goal: Goal,
@@ -51,18 +52,18 @@ pub struct StageGraph<'a> {
     pub(super) remarks: Vec<String>,
 }
 
-/// One set of synthetic images, and by verifier the node that counts what it recognises.
+/// One set of synthetic images, and per verifier the node that measures its accuracy.
 pub(super) struct RecoveryNodes<'a> {
     pub spec: ImageSetSpec<'a>,
     pub images: Images,
     pub verified: Vec<(&'a Path, NodeId)>,
 }
 
-/// The stages of one row, as far as the goal.
+/// The stages of one row, up to the goal.
 pub(super) struct RowNodes<'a> {
     pub spec: RowSpec<'a>,
     pub images: Images,
-    /// None with hard labels.
+    /// `None` with hard labels.
     pub labels: Option<Labelling>,
     pub student: Option<NodeId>,
 }
@@ -73,15 +74,15 @@ pub(super) struct WholeNodes<'a> {
     pub student: &'a Path,
     pub seed: u64,
     pub node: NodeId,
-    /// How many images.
+    /// The number of images.
     pub images: u64,
 }
 
 impl<'a> StageGraph<'a> {
-    /// The stages of the experiment of `inputs` as far as `goal`, whose results are in `store`.
+    /// Builds the stages of the experiment of `inputs` up to `goal`, with results in `store`.
     ///
     /// # Errors
-    /// When the experiment asks for what its inputs don't have, or its training set can't be read.
+    /// When the experiment needs something that its inputs lack, or its training set can't be read.
     pub fn build(inputs: &'a Inputs, store: &'a StageStore, goal: Goal) -> Result<Self, RunError> {
         let graph = Self {
             nodes: Vec::new(),
@@ -105,7 +106,7 @@ impl<'a> StageGraph<'a> {
         Ok(builder.graph)
     }
 
-    /// Every stage, each after those that it needs.
+    /// All stages, each after the stages that it needs.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &StageNode<'a>)> {
         self.nodes.iter().enumerate().map(|(place, node)| (NodeId(place), node))
     }
@@ -118,7 +119,7 @@ impl<'a> StageGraph<'a> {
     /// The stages that are not complete in `store`.
     ///
     /// # Errors
-    /// When a stage's directory holds something else.
+    /// When a stage's directory holds other work.
     pub fn open(&self, store: &StageStore) -> Result<Vec<NodeId>, StageError> {
         let mut open = Vec::new();
         for (id, node) in self.nodes() {
@@ -129,11 +130,11 @@ impl<'a> StageGraph<'a> {
         Ok(open)
     }
 
-    /// The stages that are not there because their last attempt failed, as `store` remembers, and
-    /// those that need them.
+    /// The missing stages whose last attempt failed according to `store`, and the stages that need
+    /// them.
     ///
     /// # Errors
-    /// When a stage's directory holds something else.
+    /// When a stage's directory holds other work.
     pub fn known_failures(&self, store: &StageStore) -> Result<Failed, StageError> {
         let mut failed = Failed::new();
         for id in self.open(store)? {
@@ -146,10 +147,10 @@ impl<'a> StageGraph<'a> {
         Ok(failed)
     }
 
-    /// Checks that every stage is complete in `store`, but for those that `failed`.
+    /// Checks that every stage is complete in `store`, except those in `failed`.
     ///
     /// # Errors
-    /// Names the first one that is not.
+    /// The first incomplete stage.
     pub(super) fn require_complete(
         &self,
         store: &StageStore,
@@ -172,7 +173,7 @@ impl<'a> StageGraph<'a> {
         }
     }
 
-    /// The stages that the goal is about, in the order of nodes.
+    /// The stages of the goal itself, in the order of nodes.
     pub(super) fn targets(&self) -> Vec<NodeId> {
         let of_row = |row: &RowNodes| match self.goal {
             Goal::Recover => Some(row.images.node),
@@ -180,7 +181,7 @@ impl<'a> StageGraph<'a> {
             Goal::Validate | Goal::Report => row.student,
         };
         let mut targets: Vec<NodeId> = self.rows.iter().filter_map(of_row).collect();
-        // Without students the images are all that there is.
+        // Without students the images are the result.
         if self.goal == Goal::Recover || self.rows.is_empty() {
             targets.extend(self.recoveries.iter().map(|one| one.images.node));
         }
@@ -195,14 +196,14 @@ struct StageGraphBuilder<'a> {
     inputs: &'a Inputs,
     store: &'a StageStore,
     graph: StageGraph<'a>,
-    /// Of every node, by its directory.
+    /// All nodes by their directories.
     places: BTreeMap<PathBuf, NodeId>,
-    /// What every use of a bundle waits for, by the bundle's path.
+    /// The checks that each use of a bundle needs, by the bundle's path.
     checks: BTreeMap<&'a Path, Vec<NodeId>>,
 }
 
 impl<'a> StageGraphBuilder<'a> {
-    /// Adds a stage, unless it is there.
+    /// Adds a stage, unless it exists already.
     fn add(&mut self, draft: Draft<'a>) -> NodeId {
         let Draft { stage, title, needs, task } = draft;
         let (directory, next) = (self.store.path(&stage), NodeId(self.graph.nodes.len()));
@@ -213,7 +214,7 @@ impl<'a> StageGraphBuilder<'a> {
         place
     }
 
-    /// Adds a stage that makes images, out of those of the stage `whole` if there is one.
+    /// Adds a stage that makes images, from the images of the stage `whole` if there is one.
     fn add_images(
         &mut self,
         (draft, described): (Draft<'a>, Described),
@@ -227,7 +228,8 @@ impl<'a> StageGraphBuilder<'a> {
         Images { node, key, folder, name, title, count, formation, recovery, recovered }
     }
 
-    /// Every bundle is verified, and those whose classes students learn are measured.
+    /// Adds the verification of every bundle, and the measurement of bundles whose classes students
+    /// learn.
     fn check_bundles(&mut self) -> Result<(), RunError> {
         let inputs = self.inputs;
         for (path, bundle) in &inputs.bundles {
@@ -252,17 +254,17 @@ impl<'a> StageGraphBuilder<'a> {
         Ok(())
     }
 
-    /// What every use of the bundle at `path` as a teacher waits for.
+    /// The nodes that each use of the bundle at `path` as a teacher needs.
     fn checks_of(&self, path: &Path) -> Vec<NodeId> {
         self.checks.get(path).cloned().unwrap_or_default()
     }
 
-    /// The node that verifies the bundle at `path`, which the experiment names.
+    /// The node that verifies the bundle at `path`, a path of the experiment.
     fn verified(&self, path: &Path) -> NodeId {
         self.checks[path][0]
     }
 
-    /// Adds every set of synthetic images, and what its verifiers see in it.
+    /// Adds all sets of synthetic images, and their verifiers.
     fn recover_all(&mut self) -> Result<(), RunError> {
         let inputs = self.inputs;
         for spec in matrix::image_sets(&inputs.experiment) {
@@ -283,7 +285,7 @@ impl<'a> StageGraphBuilder<'a> {
         Ok(())
     }
 
-    /// `ipc` images per class recovered from the teacher at `path` and its committee.
+    /// Adds `ipc` images per class, recovered from the teacher at `path` and its committee.
     fn recover(
         &mut self,
         path: &'a Path,
@@ -316,13 +318,13 @@ impl<'a> StageGraphBuilder<'a> {
         Ok(self.add_images(recover::draft(source, (method, config), ipc, seed)?, None))
     }
 
-    /// What `r_bn: auto` stands for with the teacher at `path`, where a method asks for it.
+    /// Adds the measurement of `r_bn: auto` with the teacher at `path`, if the method needs it.
     fn balance(
         &mut self,
         path: &Path,
         (method, config): (&str, &RecoverConfig),
     ) -> Result<Option<Balanced>, RunError> {
-        // Each teacher of a committee has its own, which recover measures.
+        // In a committee each teacher has its own value, which recover measures.
         if config.r_bn != BnWeight::Auto || config.committee.is_some() {
             return Ok(None);
         }
@@ -332,8 +334,8 @@ impl<'a> StageGraphBuilder<'a> {
         Ok(Some(Balanced { node, key, file: self.graph.node(node).directory.join(AUTO) }))
     }
 
-    /// RDED as published for small images, which optimises nothing: `ipc` crops of training images
-    /// per class, those that the teacher at `path` recognises best.
+    /// RDED as published for small images, without optimisation: `ipc` crops of training images per
+    /// class, the ones that the teacher at `path` scores best.
     fn crops(&mut self, path: &'a Path, ipc: u32, seed: u64) -> Result<Images, RunError> {
         let mut config = RecoverConfig::of_preset(CROPS)?;
         if let Start::Crops { images, .. } = &mut config.start {
@@ -344,7 +346,7 @@ impl<'a> StageGraphBuilder<'a> {
         self.recover(path, (RDED_CROPS, &config), ipc, seed)
     }
 
-    /// Adds every row of distilled or chosen images.
+    /// Adds all rows of distilled or chosen images.
     fn add_rows(&mut self) -> Result<(), RunError> {
         let experiment = &self.inputs.experiment;
         for spec in matrix::rows(experiment) {
@@ -400,8 +402,8 @@ impl<'a> StageGraphBuilder<'a> {
         Ok(Labelling { node, key, file: self.graph.node(node).directory.join(LABELS), teacher })
     }
 
-    /// Adds the rows of the whole training set, if the experiment asks for them and the goal is
-    /// that far.
+    /// Adds the rows of the whole training set, if the experiment has them and the goal includes
+    /// them.
     fn add_whole(&mut self) -> Result<(), RunError> {
         let (inputs, experiment) = (self.inputs, &self.inputs.experiment);
         let Some(whole) = experiment.whole_real.filter(|_| self.graph.goal >= Goal::Validate)
@@ -465,7 +467,7 @@ mod tests {
         let graph = StageGraph::build(&inputs, &store, Goal::Report).unwrap();
         let kinds =
             |kind: &str| graph.nodes().filter(|(_, node)| node.stage.kind() == kind).count();
-        // By `plain` four sets; by `auto` two, of which the smaller ones are subsets.
+        // Method `plain` gives four sets; method `auto` two, whose smaller sizes are subsets.
         let found = ["verify", "balance", "recover", "subset", "verifier", "validate"].map(kinds);
         assert_eq!(found, [2, 2, 6, 2, 4, 0]);
         let verified = |id: &NodeId| graph.node(*id).stage.kind() == "verify";

@@ -1,5 +1,5 @@
-//! What makes a bundle is its content: one bundle by two paths is one, and two bundles of one name
-//! are told apart.
+//! Identifies bundles by content: one bundle with two paths is one, and two bundles with one name
+//! are distinguished.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use super::{Bundles, RunError};
 use crate::config::{Experiment, RelabelTeachers};
 use crate::report::ReportedNetwork;
 
-/// The experiment with one path for each bundle, the first by which it names it; and remarks on
-/// what fell together.
+/// The experiment with a single path per bundle, the first one that it uses, and remarks on merged
+/// paths.
 ///
 /// # Errors
-/// When a committee, an ensemble or a list of verifiers has one bundle twice: there it would count
-/// twice.
+/// When a committee, an ensemble or a list of verifiers contains one bundle twice, where it would
+/// count twice.
 pub fn unified(
     experiment: &Experiment,
     bundles: &Bundles,
@@ -89,8 +89,8 @@ fn distinct<'a>(key: &str, paths: impl Iterator<Item = &'a PathBuf>) -> Result<(
     }
 }
 
-/// What each bundle is called where several are listed: its name, and where others have that too,
-/// the beginning of its hash.
+/// The display names of bundles: the bundle's name, with the beginning of its hash if another
+/// bundle has the same name.
 pub struct Names(BTreeMap<PathBuf, ReportedNetwork>);
 
 impl Names {
@@ -113,12 +113,12 @@ impl Names {
         Self(bundles.iter().map(name).collect())
     }
 
-    /// The name of the bundle at `path`, which the experiment names.
+    /// The name of the bundle at `path`, a path of the experiment.
     pub fn get(&self, path: &Path) -> &str {
         self.0.get(path).map_or("", |network| &network.name)
     }
 
-    /// All of them, by path.
+    /// All networks, by path.
     pub fn networks(&self) -> Vec<ReportedNetwork> {
         self.0.values().cloned().collect()
     }

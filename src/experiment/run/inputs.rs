@@ -1,4 +1,4 @@
-//! What an experiment reads: its bundles and its data, opened and found to fit each other.
+//! Opens an experiment's bundles and data, and checks that they match.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,26 +10,26 @@ use crate::config::{Experiment, RelabelConfig};
 use scdd_artifacts::bundle::Bundle;
 use scdd_data::Dataset;
 
-/// Every bundle that the experiment names, by its path there; so indexing with a path of the
-/// experiment cannot fail.
+/// All bundles of the experiment, by their paths in it. Indexing with a path of the experiment
+/// can't fail.
 pub type Bundles = BTreeMap<PathBuf, Bundle>;
 
-/// An experiment with all that it reads.
+/// An experiment with everything that it reads.
 pub struct Inputs {
-    /// It names each bundle by one path.
+    /// The experiment, with a single path per bundle.
     pub experiment: Experiment,
     pub bundles: Bundles,
-    /// `None` where the experiment has no real data.
+    /// `None` if the experiment has no real data.
     real: Option<Rc<Real>>,
-    /// What the user ought to know of all this.
+    /// Remarks for the user.
     remarks: Vec<String>,
 }
 
 impl Inputs {
-    /// Opens what `experiment` reads; data that is in `cache` is not read again.
+    /// Opens the inputs of `experiment`. Data in `cache` are not read again.
     ///
     /// # Errors
-    /// When bundles or data can't be read or don't fit each other: all of them are named.
+    /// When bundles or data can't be read or don't match. The error lists all faults.
     pub fn open(experiment: &Experiment, cache: &DatasetCache) -> Result<Self, RunError> {
         let bundles = load_bundles(experiment)?;
         let (experiment, mut remarks) = identity::unified(experiment, &bundles)?;
@@ -53,20 +53,20 @@ impl Inputs {
         self.real.as_ref().map(|real| &real.test.set)
     }
 
-    /// What identifies the test set and, where some stage reads it, the training set.
+    /// The content hash of the test set and, if a stage reads it, of the training set.
     pub fn data_hashes(&self) -> [Option<String>; 2] {
         let real = self.real.as_deref();
         let train = real.and_then(Real::read_train);
         [real.map(|real| real.test.hash.clone()), train.map(|train| train.hash.clone())]
     }
 
-    /// What the user ought to know of what was read so far.
+    /// Remarks for the user on everything that was read so far.
     pub fn remarks(&self) -> Vec<String> {
         let of_data = self.real.as_ref().map(|real| real.remarks()).unwrap_or_default();
         [self.remarks.clone(), of_data].concat()
     }
 
-    /// The classes of what is recovered from `teacher`: its own, or the data's where it knows none.
+    /// The classes of images recovered from `teacher`: its own, or the data's if it has none.
     pub fn classes_of<'a>(&'a self, teacher: &'a Bundle) -> &'a [String] {
         match self.test().filter(|_| teacher.manifest.is_features_only()) {
             Some(test) => &test.classes,
@@ -74,7 +74,7 @@ impl Inputs {
         }
     }
 
-    /// The teachers that label together with `labeller`, it first, and their weights.
+    /// The teachers that label together with `labeller`, which comes first, and their weights.
     pub fn answering(&self, labeller: &Path, relabel: &RelabelConfig) -> Vec<(&Bundle, f64)> {
         let (own, others): (Vec<_>, Vec<_>) =
             relabel.ensemble.iter().partition(|member| member.bundle == labeller);
@@ -84,7 +84,7 @@ impl Inputs {
     }
 }
 
-/// Every bundle that `experiment` names.
+/// Loads all bundles of `experiment`.
 pub fn load_bundles(experiment: &Experiment) -> Result<Bundles, RunError> {
     let paths = experiment.teachers.iter().chain(&experiment.students).map(PathBuf::as_path);
     let committees = experiment.methods.values().filter_map(|method| method.committee.as_ref());

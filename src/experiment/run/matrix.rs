@@ -1,33 +1,32 @@
-//! The rows of an experiment: what each trained student learned from, before anything is read or
-//! made.
+//! The rows of an experiment, one per trained student. Nothing is read or made.
 
 use std::path::Path;
 
 use crate::config::real_rows::{NEAREST_MEAN, RANDOM_REAL};
 use crate::config::{Baseline, Experiment, Labels, Protocol};
 
-/// Where a row's images come from.
+/// The origin of a row's images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin<'a> {
     /// Recovered from a teacher by one of the experiment's methods.
     Distilled { teacher: &'a Path, method: &'a str },
     /// Chosen from the real training set.
     Real(RealChoice),
-    /// RDED's crops of training images, those that the row's labeller recognises best.
+    /// RDED's crops of training images, scored by the row's labeller.
     Crops,
 }
 
-/// How real images are chosen.
+/// The choice of real images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RealChoice {
-    /// At random, anew for each seed.
+    /// Random, with a new choice for each seed.
     Random,
-    /// Those nearest to the mean image of their class, the same for every seed.
+    /// Nearest to the mean image of their class, the same for every seed.
     NearestMean,
 }
 
 impl RealChoice {
-    /// What rows of it are called.
+    /// The name of its rows.
     pub fn method(self) -> &'static str {
         match self {
             RealChoice::Random => RANDOM_REAL,
@@ -45,7 +44,7 @@ pub struct ImageSetSpec<'a> {
     pub seed: u64,
 }
 
-/// Every set of synthetic images, whether or not a student learns from it.
+/// All sets of synthetic images, including sets without students.
 pub fn image_sets(experiment: &Experiment) -> Vec<ImageSetSpec<'_>> {
     let mut image_sets = Vec::new();
     for teacher in &experiment.teachers {
@@ -70,14 +69,14 @@ pub struct RowSpec<'a> {
     pub ipc: u32,
     pub seed: u64,
     pub labels: Labels,
-    /// The bundle that labels the images; with hard labels only its views count, which are the same
-    /// whichever teacher answers. It also chooses RDED's crops.
+    /// The bundle that labels the images. With hard labels only the views of its relabelling are
+    /// used, which do not depend on it. It also scores RDED's crops.
     pub labeller: &'a Path,
     pub protocol: &'a str,
     pub student: &'a Path,
 }
 
-/// Every row of distilled or chosen images: first the cells of the matrix, then the baselines under
+/// All rows of distilled or chosen images: first the cells of the matrix, then the baselines under
 /// each protocol.
 pub fn rows(experiment: &Experiment) -> Vec<RowSpec<'_>> {
     let mut rows = distilled(experiment);
@@ -118,7 +117,7 @@ fn distilled(experiment: &Experiment) -> Vec<RowSpec<'_>> {
     rows.collect()
 }
 
-/// The baselines that the experiment lists and the protocol can have.
+/// The baselines of the experiment that the protocol allows.
 fn asked<'a>(experiment: &'a Experiment, protocol: &Protocol) -> Vec<(Origin<'a>, Labels)> {
     let origin = |baseline: &Baseline| match baseline {
         Baseline::RandomRealSoft | Baseline::RandomRealHard => Origin::Real(RealChoice::Random),

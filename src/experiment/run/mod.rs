@@ -1,13 +1,13 @@
-//! An experiment as data: what it reads, the graph of its stages, and what the finished stages say.
+//! An experiment as data: its inputs, the graph of its stages, and the results of finished stages.
 //!
 //! ```text
 //! Experiment ─► Inputs ─► StageGraph ─► (a worker makes its stages) ─► Outcome ─► Results, report
 //! ```
 //!
-//! Each stage is a pure function of its configuration, the hashes of what it reads, and the seed.
-//! So a rerun finds what is complete, and goes on with what was interrupted. Every stage needs the
-//! verification of its bundles, in exactly the state in which they lie on disk. This module makes
-//! no stage and calls no worker.
+//! Each stage is a pure function of its configuration, the hashes of its inputs, and the seed. A
+//! rerun therefore finds complete stages and continues interrupted ones. Every stage needs the
+//! verification of its bundles in exactly their state on disk. This module makes no stage and calls
+//! no worker.
 
 pub mod distilled;
 pub mod graph;
@@ -37,10 +37,10 @@ pub use matrix::RealChoice;
 use real::DatasetCache;
 use scdd_artifacts::stage::{StageError, StageStore, Tell, fill};
 
-/// Why a worker could not make a stage.
+/// Why a stage could not be made.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why stages could not be made. A stage that needs one which failed has that one's reason.
+/// Why stages could not be made. A stage that needs a failed one has the same reason.
 pub type Failed = BTreeMap<NodeId, String>;
 
 /// Why an experiment could not be run.
@@ -58,7 +58,7 @@ pub enum RunError {
     Stage(#[from] StageError),
     #[error(transparent)]
     File(#[from] FileError),
-    /// Why a worker could not make a stage.
+    /// A stage could not be made.
     #[error(transparent)]
     Make(#[from] Failure),
     #[error(transparent)]
@@ -75,22 +75,22 @@ pub enum RunError {
     NoData,
     #[error("the experiment is not complete: {} is missing; `scdd run` makes it", missing.display())]
     Incomplete { missing: PathBuf },
-    /// More than one thing is wrong, and all of it is said.
+    /// Several errors, all of which are reported.
     #[error("{} things are wrong:{}", .0.len(), .0.iter().map(|one| format!("\n  {one}")).collect::<String>())]
     Several(Vec<RunError>),
-    /// Nothing that was asked for could be made.
-    #[error("nothing could be made that the experiment is about; the first failure: {first}")]
+    /// None of the requested results could be made.
+    #[error("nothing could be made of the requested results; the first failure: {first}")]
     AllFailed { first: String },
 }
 
-/// All that is in `results`, or all that is wrong.
+/// All values of `results`, or all errors.
 fn every<T>(results: impl Iterator<Item = Result<T, RunError>>) -> Result<Vec<T>, RunError> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for result in results {
         match result {
             Ok(one) => good.push(one),
             Err(RunError::Several(more)) => bad.extend(more),
-            // What has not been made yet is no fault; the first is enough.
+            // A missing stage is no fault, so the first one suffices.
             Err(one @ RunError::Incomplete { .. }) if bad.is_empty() => return Err(one),
             Err(one) => bad.push(one),
         }
@@ -102,45 +102,44 @@ fn every<T>(results: impl Iterator<Item = Result<T, RunError>>) -> Result<Vec<T>
     }
 }
 
-/// How far an experiment is taken.
+/// The last stage of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Goal {
-    /// Every set of images.
+    /// All sets of images.
     Recover,
-    /// Their labels too.
+    /// Also their labels.
     Relabel,
-    /// Trained and tested students too.
+    /// Also trained and tested students.
     Validate,
-    /// The report too.
+    /// Also the report.
     Report,
 }
 
-/// What became of the stages of a graph.
+/// The outcome of a graph's stages.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Remarks for the user, some of them more than once.
+    /// Remarks for the user; some may be repeated.
     pub remarks: Vec<String>,
     pub failed: Failed,
 }
 
-/// What a run left.
+/// The results of a run.
 pub struct Finished {
-    /// The complete directories of the goal's stage, sorted; with [`Goal::Report`] that of the
-    /// report.
+    /// The complete directories of the goal's stage, sorted; with [`Goal::Report`] the report's
+    /// directory.
     pub directories: Vec<PathBuf>,
-    /// Empty of rows unless the goal was at least [`Goal::Validate`].
+    /// Without rows, unless the goal was at least [`Goal::Validate`].
     pub results: Results,
-    /// Remarks that the user ought to see, such as a fallback that was taken.
+    /// Remarks for the user, for example about a fallback.
     pub remarks: Vec<String>,
-    /// Why stages could not be made, by the directories where their results would be.
+    /// Why stages could not be made, by the directories of their results.
     pub failed: BTreeMap<PathBuf, String>,
 }
 
-/// The experiment with every key explicit, in its report's directory.
+/// The file of the experiment with every key explicit, in its report's directory.
 pub const RESOLVED: &str = "experiment.yaml";
 
-/// An experiment that is ready to be run: everything that it reads is there, and its report can be
-/// written.
+/// An experiment that is ready to run: all inputs are available, and its report can be written.
 pub struct Run {
     inputs: Inputs,
     store: StageStore,
@@ -150,16 +149,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// `experiment` up to `goal`. Stages are in `output/stages`, the report in the directory of
-    /// `output` that is called as the experiment.
+    /// Opens `experiment` for a run up to `goal`. Stages are in `output/stages`, the report in the
+    /// directory of `output` with the experiment's name.
     ///
     /// # Errors
-    /// When bundles or data can't be read or don't fit each other, or the report would replace a
-    /// file of the user.
+    /// When bundles or data can't be read or don't match, or the report would replace a file of the
+    /// user.
     pub fn open(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Self, RunError> {
         let home = output.join(&experiment.name);
         if goal == Goal::Report {
-            // Not after hours of work.
+            // Checked now, not after hours of work.
             own::check(&home.join(RESOLVED))?;
             report::check(&home)?;
         }
@@ -167,7 +166,7 @@ impl Run {
         Ok(Self { inputs, store: StageStore::new(stages_in(output)), goal, home })
     }
 
-    /// Where the stages are.
+    /// The store of the stages.
     pub fn store(&self) -> &StageStore {
         &self.store
     }
@@ -175,13 +174,13 @@ impl Run {
     /// The stages that the goal needs.
     ///
     /// # Errors
-    /// When the experiment asks for what its inputs don't have, or its training set can't be read.
+    /// When the experiment needs something that its inputs lack, or its training set can't be read.
     pub fn graph(&self) -> Result<StageGraph<'_>, RunError> {
         StageGraph::build(&self.inputs, &self.store, self.goal)
     }
 
-    /// What the finished stages of `graph` say, whose others came to this `outcome`; writes the
-    /// report if that is the goal.
+    /// Collects the results of the finished stages of `graph`; `outcome` lists the failed ones.
+    /// Writes the report if that is the goal.
     ///
     /// # Errors
     /// When a stage is missing though it did not fail, a stage is damaged, or the report can't be
@@ -214,18 +213,18 @@ impl Run {
         remarks.extend(self.inputs.remarks());
         remarks.extend(graph.remarks.iter().cloned());
         remarks.extend(results::remarks(graph, &failed)?);
-        // Several stages say the same, and in whichever order they end.
+        // Several stages may give the same remark, in any order.
         remarks.sort();
         remarks.dedup();
         let failed = failed.into_iter().map(|(id, reason)| (directory(id), reason)).collect();
         Ok(Finished { directories, results, remarks, failed })
     }
 
-    /// As [`finish`](Self::finish), where nobody makes anything: stages that are not complete must
-    /// be known to have failed.
+    /// Like [`finish`](Self::finish), without making stages: incomplete stages must be known to
+    /// have failed.
     ///
     /// # Errors
-    /// Names the first stage that is missing.
+    /// The first missing stage.
     pub fn collect(&self, tell: Tell) -> Result<Finished, RunError> {
         let graph = self.graph()?;
         let outcome = Outcome { failed: graph.known_failures(&self.store)?, ..Outcome::default() };

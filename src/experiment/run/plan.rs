@@ -1,5 +1,4 @@
-//! What a run would do: every stage that an experiment needs, whether it is there, and what it will
-//! cost.
+//! The plan of a run: every stage that an experiment needs, its state, and its expected cost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,22 +18,22 @@ pub struct Planned {
     /// The kind of work: `verify`, `measure`, `balance`, `recover`, `verifier`, `real`, `subset`,
     /// `relabel`, `validate`, `whole`.
     pub stage: String,
-    /// Where its result is, or will be.
+    /// The directory of its result, whether or not it exists.
     pub directory: PathBuf,
     pub state: State,
-    /// Images through a network, forward; a backward pass counts as much again, twice as much where
-    /// weights are trained. 0 without a network.
+    /// Images through a network, counted as forward passes. A backward pass counts as one more, or
+    /// two if weights are trained. 0 without a network.
     pub passes: u64,
-    /// Expected seconds, from finished stages of the same kind with the same network, else with
-    /// any; `None` where there is none. What an interrupted stage has already done is not
+    /// Expected seconds, from finished stages of the same kind with the same network, else with any
+    /// network; `None` if there are none. Work that an interrupted stage has done is not
     /// subtracted.
     pub seconds: Option<f64>,
-    /// Why the last attempt to make it failed, if it did.
+    /// Why the last attempt failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
-/// Every stage of an experiment, once, in an order in which they can be made.
+/// All stages of an experiment, each once, in an order in which they can be made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunPlan {
     /// The experiment's name.
@@ -43,7 +42,7 @@ pub struct RunPlan {
 }
 
 impl RunPlan {
-    /// How many stages are in `state`.
+    /// The number of stages in `state`.
     pub fn count(&self, state: State) -> usize {
         self.stages.iter().filter(|stage| stage.state == state).count()
     }
@@ -53,10 +52,9 @@ impl RunPlan {
         self.stages.iter().filter(|stage| stage.state != State::Complete)
     }
 
-    /// Expected seconds of all open stages that can be estimated, and the passes of those that
-    /// cannot.
+    /// Expected seconds of all open stages with an estimate, and the passes of those without.
     pub fn remaining(&self) -> (f64, u64) {
-        // Not `sum`, which is −0 of nothing.
+        // `sum` of nothing would be −0.
         let seconds =
             self.open().filter_map(|stage| stage.seconds).fold(0.0, |sum, seconds| sum + seconds);
         (
@@ -66,18 +64,17 @@ impl RunPlan {
     }
 }
 
-/// Says what runs would do; several experiments on the same data read it once.
+/// Plans runs. Experiments on the same data read it once.
 #[derive(Default)]
 pub struct Planner {
     datasets: DatasetCache,
 }
 
 impl Planner {
-    /// What a run of `experiment` up to `goal` would do with stages below `output`; nothing is
-    /// made.
+    /// Plans a run of `experiment` up to `goal` with stages below `output`; makes nothing.
     ///
     /// # Errors
-    /// When the experiment's bundles or data can't be read or don't fit each other.
+    /// When the experiment's bundles or data can't be read or don't match.
     pub fn plan(
         &self,
         experiment: &Experiment,
@@ -98,13 +95,13 @@ impl Planner {
     /// The hashes of the experiment's networks.
     ///
     /// # Errors
-    /// When one of them can't be read.
+    /// When a network can't be read.
     pub fn networks(&self, experiment: &Experiment) -> Result<BTreeSet<String>, RunError> {
         Ok(load_bundles(experiment)?.into_values().map(|bundle| bundle.hash).collect())
     }
 }
 
-/// Seconds per pass, as finished stages took them.
+/// Measured seconds per pass of finished stages.
 #[derive(Debug, Default)]
 struct Rates {
     /// By kind and network: seconds and passes.
@@ -112,7 +109,7 @@ struct Rates {
 }
 
 impl Rates {
-    /// Learns from every complete stage of `store`.
+    /// Reads the timing of every complete stage of `store`.
     pub fn read(store: &StageStore) -> Result<Self, StageError> {
         let mut rates = Self::default();
         for (kind, directory) in store.all()? {
@@ -145,7 +142,7 @@ impl Rates {
             .map(|(seconds, passes)| seconds / passes as f64 * stage.passes() as f64)
     }
 
-    /// What is known of `stage` without making it.
+    /// The state and expected cost of `stage`; makes nothing.
     pub fn plan(&self, store: &StageStore, stage: &Stage) -> Result<Planned, StageError> {
         let state = store.state(stage)?;
         let open = state != State::Complete;
@@ -192,12 +189,12 @@ pub fn others(output: &Path, plans: &[RunPlan]) -> Result<Vec<Other>, StageError
     all.map(other).collect()
 }
 
-/// What is to be kept.
+/// The stages to keep.
 #[derive(Debug, Default)]
 pub struct Needed {
-    /// These stages, by their directories.
+    /// Stages by their directories.
     pub stages: BTreeSet<PathBuf>,
-    /// Where it is not empty: every stage that may be of these networks, by their hashes.
+    /// Networks by hash. If there are any, every stage that may belong to one of them is kept too.
     pub networks: BTreeSet<String>,
 }
 
@@ -211,8 +208,8 @@ impl Needed {
     }
 }
 
-/// What of the stages below `output` is not `needed`, sorted; what another process is making is
-/// left out.
+/// The stages below `output` that are not `needed`, sorted, without those that another process is
+/// making.
 pub fn unneeded(output: &Path, needed: &Needed) -> Result<Vec<Unneeded>, StageError> {
     let store = StageStore::new(stages_in(output));
     let mut found = Vec::new();
@@ -229,8 +226,8 @@ pub fn unneeded(output: &Path, needed: &Needed) -> Result<Vec<Unneeded>, StageEr
     Ok(found)
 }
 
-/// The bytes in `directory`; none where it is gone, because it was finished in the meantime and has
-/// another name now.
+/// The bytes in `directory`; `None` if it no longer exists because the stage was finished and
+/// renamed meanwhile.
 fn size_of(directory: &Path) -> Result<Option<u64>, StageError> {
     match bytes_in(directory) {
         Err(_) if !directory.exists() => Ok(None),
@@ -238,8 +235,8 @@ fn size_of(directory: &Path) -> Result<Option<u64>, StageError> {
     }
 }
 
-/// Removes a stage's directory; never leaves a part of it under its name. False where a process is
-/// at it, or has finished it meanwhile.
+/// Removes a stage's directory and never leaves a part of it under its name. Returns false if a
+/// process is making the stage, or has finished it meanwhile.
 pub fn remove(output: &Path, unneeded: &Unneeded) -> Result<bool, StageError> {
     StageStore::new(stages_in(output)).remove(&unneeded.directory)
 }

@@ -1,5 +1,5 @@
-//! The real data of experiments, read and hashed once: that takes longer than all else that listing
-//! stages needs.
+//! The real data of experiments. Reading and hashing takes longer than everything else in listing
+//! stages, so it is done once.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
@@ -30,7 +30,7 @@ impl HashedDataset {
     }
 }
 
-/// Real data: where it lies, its test set, and its training set once some stage needs it.
+/// Real data: its location, its test set, and its training set once a stage needs it.
 pub struct Real {
     source: Source,
     fit: Fit,
@@ -46,7 +46,7 @@ impl Real {
         Self { source, fit, test, train: OnceCell::new(), remarks: RefCell::default() }
     }
 
-    /// What the user should know of what was read, though nothing is wrong.
+    /// Notes for the user about data that are odd but not wrong.
     pub fn remarks(&self) -> Vec<String> {
         self.remarks.borrow().clone()
     }
@@ -71,15 +71,15 @@ impl Real {
     }
 }
 
-/// Data that was read before: experiments on the same data share it.
+/// Data that were read before; experiments on the same data share them.
 #[derive(Default)]
 pub struct DatasetCache {
     read: RefCell<Vec<Rc<Real>>>,
 }
 
 impl DatasetCache {
-    /// The data that `data` names, for networks that take images of this `shape`; `None` for
-    /// `data: none`.
+    /// The data that `data` names, for networks with images of this `shape`; `None` for `data:
+    /// none`.
     pub fn get(&self, data: &DataConfig, shape: [usize; 3]) -> Result<Option<Rc<Real>>, DataError> {
         let Some(source) = source(data)? else { return Ok(None) };
         let (fit, mut read) = (Fit::To(shape), self.read.borrow_mut());
@@ -120,7 +120,7 @@ pub fn require_images(train: &Dataset, key: &str, needed: u64) -> Result<(), Run
     }
 }
 
-/// Identifies real data by its content.
+/// The content hash of real data.
 fn data_hash(set: &Dataset) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&set.images);
@@ -130,7 +130,7 @@ fn data_hash(set: &Dataset) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Where the experiment's data lies.
+/// Finds the experiment's data.
 fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
     let unset = || DataError::Mismatch("the experiment's data has no path: set `data.path`".into());
     let found = match (data.kind, data.kind.known_name(), &data.path) {
@@ -146,7 +146,7 @@ fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
     found.map(Some)
 }
 
-/// What lies at `path`, which must be of the form that the experiment names.
+/// Opens the data at `path`, which must have the form that the experiment names.
 fn of_form(kind: DataKind, path: &Path) -> Result<Source, DataError> {
     let source = Source::open(path)?;
     let found = match source.layout() {

@@ -1,4 +1,4 @@
-//! What the finished stages of an experiment say, as the report's [`Results`].
+//! Collects the report's [`Results`] from the finished stages of an experiment.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,8 +20,8 @@ use scdd_artifacts::records::{Auto, Epoch, Point, Training};
 use scdd_artifacts::stage::Timing;
 use scdd_data::Dataset;
 
-/// Everything that the report shows of `graph`, whose stages are complete but for those that
-/// `failed`; rows only where students were trained.
+/// Collects the report's contents from `graph`, whose stages are complete except those in `failed`.
+/// There are rows only if students were trained.
 pub(super) fn collect(
     inputs: &Inputs,
     resolved: String,
@@ -54,7 +54,7 @@ pub(super) fn collect(
     Ok(results)
 }
 
-/// What the user ought to know of what finished stages found.
+/// Remarks for the user on the findings of finished stages.
 ///
 /// # Errors
 /// When a record can't be read.
@@ -101,7 +101,8 @@ impl Collector<'_> {
         Ok(read_json(&self.directory(node).join(TRAINING))?)
     }
 
-    /// Names of the classes that images are of: some network's, as far as the methods recover them.
+    /// Names of the images' classes: a network's, restricted to the classes that the methods
+    /// recover.
     fn classes(&self) -> Vec<String> {
         let named = self.inputs.bundles.values().find(|b| !b.manifest.is_features_only());
         let all = named.map(|b| b.manifest.classes.clone()).unwrap_or_default();
@@ -216,7 +217,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// How a set of images was recovered, what its verifiers see in it, and its grid.
+    /// Adds a set's recovery, its verifiers' accuracies and its grid.
     fn note_recovery(
         &self,
         results: &mut Results,
@@ -238,7 +239,7 @@ impl Collector<'_> {
             reason: reason.clone(),
         };
         if let Some(reason) = self.failed.get(&images.node) {
-            // A row says it, where there is one.
+            // If there are rows, they report the failure.
             results.failed.extend(experiment.students.is_empty().then(|| failed(reason)));
             return Ok(());
         }
@@ -267,7 +268,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// The grid of a baseline's images, once.
+    /// Adds the grid of a baseline's images, once.
     fn note_baseline(&self, results: &mut Results, row: &RowNodes) {
         let (spec, folder) = (&row.spec, &row.images.folder);
         let is_baseline = !matches!(spec.origin, Origin::Distilled { .. });
@@ -296,7 +297,7 @@ impl Collector<'_> {
         }
     }
 
-    /// The name of the teacher that the images were recovered from, or that chose them.
+    /// The name of the teacher from which the images were recovered, or that chose them.
     fn teacher(&self, spec: &RowSpec) -> Option<String> {
         match spec.origin {
             Origin::Distilled { teacher, .. } => Some(self.names.get(teacher).to_owned()),
@@ -314,8 +315,8 @@ fn method(spec: &RowSpec) -> String {
     }
 }
 
-/// The objective of the recovery in `directory`, step by step, averaged over its batches (weighted
-/// equally).
+/// The objective of the recovery in `directory`, step by step, averaged over its batches with equal
+/// weights.
 fn recovery_curve(directory: &Path) -> Result<Vec<RecoverPoint>, RunError> {
     let mut sums: BTreeMap<u32, (f64, f64, f64, f64)> = BTreeMap::new();
     for number in 0.. {

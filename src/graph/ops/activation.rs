@@ -12,7 +12,7 @@ pub enum Activation {
     LeakyRelu {
         alpha: f64,
     },
-    /// Slope in input 1, broadcast to input 0, or before opset 7 one per channel.
+    /// Slope in input 1, broadcast to input 0; before opset 7 one per channel.
     PRelu {
         per_channel: bool,
     },
@@ -41,7 +41,7 @@ pub enum Activation {
     ThresholdedRelu {
         alpha: f64,
     },
-    /// 0 within ±`lambda`, beyond it shifted towards 0 by `bias`.
+    /// 0 within ±`lambda`; outside, the value is shifted towards 0 by `bias`.
     Shrink {
         lambda: f64,
         bias: f64,
@@ -58,12 +58,12 @@ pub enum Activation {
     LogSoftmax {
         axis: i64,
     },
-    /// The definition before opset 13: the dims from `axis` on are flattened into one.
+    /// The definition before opset 13: softmax over all dims from `axis` on, flattened into one.
     FlatSoftmax {
         axis: i64,
         log: bool,
     },
-    /// Inference: passes input 0; a second output is an all-true mask.
+    /// Inference mode: passes input 0 through; a second output is an all-true mask.
     Dropout,
 }
 
@@ -134,7 +134,7 @@ fn read_gelu(r: &mut NodeReader) -> Result<Op, GraphError> {
     unary(r, Activation::Gelu { tanh })
 }
 
-/// Opset 6 has the bounds as attributes, 11 and later as inputs.
+/// The bounds are attributes at opset 6 and inputs from opset 11 on.
 fn read_clip(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(1, 3)?;
     if r.opset < 11 {
@@ -156,7 +156,7 @@ fn read_softmax(r: &mut NodeReader, log: bool) -> Result<Op, GraphError> {
     unary(r, if log { Activation::LogSoftmax { axis } } else { Activation::Softmax { axis } })
 }
 
-/// A training-mode input that is not a constant false is found by the executor.
+/// The executor refuses training mode: the input's value is known only there.
 fn read_dropout(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(1, 3)?;
     r.ignore("ratio");

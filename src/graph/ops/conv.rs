@@ -9,7 +9,7 @@ use super::{Op, OpSpec};
 pub enum Padding {
     /// Per spatial axis: before, after.
     Explicit(Vec<(i64, i64)>),
-    /// Output size ⌈input / stride⌉; the odd pixel goes after (`upper`) or before.
+    /// Output size ⌈input / stride⌉. An odd pixel of padding goes after (`upper`) or before.
     Same { upper: bool },
 }
 
@@ -17,24 +17,24 @@ pub enum Padding {
 /// input 2. <https://onnx.ai/onnx/operators/onnx__Conv.html>
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conv {
-    /// Empty: 1 along every axis, and likewise `dilations`.
+    /// Empty: 1 along every axis. The same holds for `dilations`.
     pub strides: Vec<i64>,
     pub dilations: Vec<i64>,
     pub padding: Padding,
     pub groups: i64,
-    /// Empty: as the weight's shape says.
+    /// Empty: taken from the weight's shape.
     pub kernel: Vec<i64>,
 }
 
-/// The transpose of a convolution: input 0 `[N, C, spatial…]`, weight `[C, O/groups, kernel…]`,
-/// optional bias `[O]`; padding is taken off the result.
+/// Transposed convolution: input 0 `[N, C, spatial…]`, weight `[C, O/groups, kernel…]`, optional
+/// bias `[O]`. Padding is removed from the result.
 /// <https://onnx.ai/onnx/operators/onnx__ConvTranspose.html>
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvTranspose {
     pub conv: Conv,
     /// Added at the end of each axis; empty: 0.
     pub output_padding: Vec<i64>,
-    /// Spatial; when given, padding follows from it.
+    /// Spatial sizes. If given, they determine the padding.
     pub output_shape: Option<Vec<i64>>,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn positive(r: &NodeReader, name: &str) -> Result<Vec<i64>, GraphErro
     }
 }
 
-/// `pads` and `auto_pad`, of convolutions and pools alike.
+/// Reads `pads` and `auto_pad`, for convolutions and pools.
 pub(super) fn read_padding(r: &NodeReader) -> Result<Padding, GraphError> {
     let pads = r.ints("pads")?.unwrap_or_default();
     match r.string_or("auto_pad", "NOTSET")?.as_str() {

@@ -4,7 +4,7 @@ use super::super::attrs::NodeReader;
 use super::super::error::GraphError;
 use super::{Op, OpSpec};
 
-/// One input, no settings.
+/// Operators with one input and no settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unary {
     Abs,
@@ -33,15 +33,15 @@ pub enum Unary {
     Not,
     Identity,
     IsNaN,
-    /// Infinities of the signs that are asked for.
+    /// True for infinities of the selected signs.
     IsInf {
         negative: bool,
         positive: bool,
     },
 }
 
-/// Two inputs, or for [`Sum`](Self::Sum), [`Mean`](Self::Mean), [`Min`](Self::Min) and
-/// [`Max`](Self::Max) one or more.
+/// Operators with two inputs; [`Sum`](Self::Sum), [`Mean`](Self::Mean), [`Min`](Self::Min) and
+/// [`Max`](Self::Max) take one or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binary {
     Add,
@@ -49,7 +49,7 @@ pub enum Binary {
     Mul,
     Div,
     Pow,
-    /// Integer remainder with the divisor's sign, or with `fmod` the dividend's.
+    /// Integer remainder with the divisor's sign; with `fmod`, the dividend's sign.
     Mod {
         fmod: bool,
     },
@@ -141,7 +141,7 @@ fn one(r: &NodeReader, op: Unary) -> Result<Op, GraphError> {
     Ok(Op::Unary(op))
 }
 
-/// Opset 6 broadcasts on request; without an axis that is what later opsets always do.
+/// Opset 6 broadcasts on request. Without an axis this equals the broadcasting of later opsets.
 fn two(r: &NodeReader, op: Binary) -> Result<Op, GraphError> {
     r.expect_inputs(2, 2)?;
     if r.opset < 7 {

@@ -7,14 +7,14 @@ use super::{Op, OpSpec};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PadMode {
-    /// The value in input 2, 0 when absent.
+    /// The value in input 2, or 0 if it is absent.
     Constant,
     Reflect,
     Edge,
     Wrap,
 }
 
-/// What an update does to the element that it meets.
+/// How an update combines with the existing element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scatter {
     Replace,
@@ -24,7 +24,7 @@ pub enum Scatter {
     Min,
 }
 
-/// Operators on input 0's layout.
+/// Operators that rearrange input 0.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Layout {
     /// New shape in input 1; −1 is inferred, 0 copies the dim unless `allow_zero`.
@@ -35,19 +35,19 @@ pub enum Layout {
     Flatten {
         axis: i64,
     },
-    /// `None`: reversed.
+    /// `None` reverses the axes.
     Transpose {
         perm: Option<Vec<i64>>,
     },
-    /// Axes in the optional input 1; absent: every dim of size 1.
+    /// Axes in the optional input 1; if absent, every dim of size 1.
     Squeeze,
     /// Axes in input 1.
     Unsqueeze,
     Concat {
         axis: i64,
     },
-    /// Sizes in the optional input 1; absent: `parts` (or as many as outputs) equal parts, the last
-    /// one smaller.
+    /// Sizes in the optional input 1; if absent, `parts` equal parts (or as many as there are
+    /// outputs), the last one smaller.
     Split {
         axis: i64,
         parts: Option<i64>,
@@ -58,7 +58,7 @@ pub enum Layout {
     Pad {
         mode: PadMode,
     },
-    /// Broadcast to the shape in input 1 (two-way: dims of 1 there keep the input's).
+    /// Broadcast to the shape in input 1. Dims of 1 there keep the input's dim.
     Expand,
     /// Repeats per axis in input 1.
     Tile,
@@ -89,9 +89,9 @@ pub enum Layout {
         block: i64,
         column_major: bool,
     },
-    /// Columns `[N, C · block, L]` back to images `[N, C, …]`, overlapping values added. The images'
-    /// shape in input 1, the block's in input 2. Absent settings are 1, absent pads 0, of which the
-    /// first half lies before each axis and the second behind it.
+    /// Columns `[N, C · block, L]` back to images `[N, C, …]`; overlapping values are added. The
+    /// images' shape is in input 1, the block's in input 2. Absent settings are 1, absent pads 0;
+    /// the first half of the pads lies before each axis, the second half after it.
     Col2Im {
         strides: Vec<i64>,
         dilations: Vec<i64>,
@@ -100,9 +100,9 @@ pub enum Layout {
     Cast {
         to: DType,
     },
-    /// To the type of input 1.
+    /// Cast to the type of input 1.
     CastLike,
-    /// Upper (or lower) triangle from diagonal input 1, 0 when absent.
+    /// Upper (or lower) triangle from the diagonal in input 1, or 0 if it is absent.
     Trilu {
         upper: bool,
     },
@@ -168,7 +168,7 @@ pub const OPS: &[OpSpec] = &[
     }),
     OpSpec::new("Cast", 6, true, |r| {
         r.expect_inputs(1, 1)?;
-        r.ignore("saturate"); // only float8 targets, which are refused
+        r.ignore("saturate"); // only affects float8 targets, which are refused
         r.ignore("round_mode");
         let to = r.dtype("to")?.ok_or_else(|| r.error("attribute `to` is missing"))?;
         Ok(Op::Layout(Layout::Cast { to }))
@@ -189,7 +189,7 @@ fn two(r: &NodeReader, op: Layout) -> Result<Op, GraphError> {
     Ok(Op::Layout(op))
 }
 
-/// The block's side, and whether depth comes before the block's rows and columns.
+/// The block's side, and whether depth precedes the block's rows and columns (CRD mode).
 fn read_blocks(r: &NodeReader) -> Result<(i64, bool), GraphError> {
     r.expect_inputs(1, 1)?;
     let column_major = match r.string_or("mode", "DCR")?.as_str() {
@@ -230,7 +230,7 @@ fn read_axes(r: &mut NodeReader, op: Layout, min_inputs: usize) -> Result<Op, Gr
     Ok(Op::Layout(op))
 }
 
-/// Sizes are an attribute before opset 13, `num_outputs` exists from 18 on.
+/// Sizes are an attribute before opset 13; `num_outputs` exists from opset 18 on.
 fn read_split(r: &mut NodeReader) -> Result<Op, GraphError> {
     r.expect_inputs(1, 2)?;
     if r.opset < 13
@@ -241,7 +241,7 @@ fn read_split(r: &mut NodeReader) -> Result<Op, GraphError> {
     Ok(Op::Layout(Layout::Split { axis: r.int_or("axis", 0)?, parts: r.int("num_outputs")? }))
 }
 
-/// Everything is an attribute before opset 10.
+/// All settings are attributes before opset 10.
 fn read_slice(r: &mut NodeReader) -> Result<Op, GraphError> {
     if r.opset < 10 {
         r.expect_inputs(1, 1)?;

@@ -14,7 +14,7 @@ pub enum Linear {
         transpose_a: bool,
         transpose_b: bool,
     },
-    /// As NumPy's `matmul`.
+    /// Matrix product as NumPy's `matmul`.
     MatMul,
     Einsum {
         equation: String,

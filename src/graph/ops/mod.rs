@@ -1,9 +1,8 @@
-//! The operators: one file per family, each with its typed settings, its readers and its rows of
-//! the registry.
+//! The operators: one file per family, with typed settings, readers and rows of the registry.
 //!
-//! A reader folds opset differences in, so that whatever executes a graph sees one form: an
-//! attribute that later became an input is injected as a constant input, defaults are filled in,
-//! and settings that are not supported are refused by name.
+//! Readers absorb opset differences, so that executors see one form: an attribute that later became
+//! an input is injected as a constant input, defaults are filled in, and unsupported settings are
+//! refused by name.
 
 pub mod activation;
 pub mod conv;
@@ -30,8 +29,8 @@ pub use reduce::{Reduce, ReduceKind};
 pub use resize::{AspectPolicy, Coordinates, Resize, ResizeKernel, Rounding};
 pub use shape::ShapeOp;
 
-/// A typed operator. Inputs are named by position in [`Node::inputs`](super::Node), as in the
-/// newest ONNX opset.
+/// A typed operator. Inputs are numbered as in the newest ONNX opset; see
+/// [`Node::inputs`](super::Node).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     Activation(Activation),
@@ -50,12 +49,12 @@ pub enum Op {
 
 /// One row of the registry.
 pub struct OpSpec {
-    /// `""` is the default ONNX domain.
+    /// The operator's domain; `""` is the default ONNX domain.
     pub domain: &'static str,
     pub name: &'static str,
-    /// The oldest opset whose form the reader understands.
+    /// The oldest supported opset.
     pub since: i64,
-    /// Whether gradients flow through its first input.
+    /// Whether gradients flow through input 0.
     pub differentiable: bool,
     pub read: fn(&mut NodeReader) -> Result<Op, GraphError>,
 }
@@ -89,7 +88,7 @@ pub fn registry() -> impl Iterator<Item = &'static OpSpec> {
     .flatten()
 }
 
-/// The registry's row for an operator. `ai.onnx` is another name of the default domain.
+/// The registry's row for an operator. `ai.onnx` is an alias of the default domain.
 pub fn find(domain: &str, name: &str) -> Option<&'static OpSpec> {
     let domain = if domain == "ai.onnx" { "" } else { domain };
     registry().find(|spec| spec.domain == domain && spec.name == name)

@@ -12,16 +12,16 @@ pub enum Norm {
     Batch { epsilon: f64 },
     /// Inputs 1 and 2, each `[C]`: scale, bias. Statistics per image and channel.
     Instance { epsilon: f64 },
-    /// Inputs 1 and (optional) 2: scale, bias, of the shape from `axis` on. Outputs 1 and 2: mean
-    /// and inverse deviation.
+    /// Inputs 1 and (optional) 2: scale, bias, both of the shape from `axis` on. Outputs 1 and 2:
+    /// mean and inverse standard deviation.
     Layer { axis: i64, epsilon: f64 },
-    /// Inputs 1 and 2: scale, bias, per channel, or per group before opset 21.
+    /// Inputs 1 and 2: scale, bias; per channel, or per group before opset 21.
     Group { groups: i64, epsilon: f64, per_group: bool },
     /// Input 1: scale, of the shape from `axis` on.
     Rms { axis: i64, epsilon: f64 },
     /// Local response normalisation over `size` neighbouring channels.
     Lrn { size: i64, alpha: f64, beta: f64, bias: f64 },
-    /// Divides by the p-norm along `axis`.
+    /// Division by the p-norm along `axis`.
     Lp { axis: i64, p: i64 },
 }
 

@@ -8,13 +8,13 @@ use super::{Op, OpSpec};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolKind {
     Max,
-    /// Whether padding counts in the divisor.
+    /// Whether padded values count in the divisor.
     Average {
         count_include_pad: bool,
     },
 }
 
-/// Pooling of `[N, C, spatial…]` over windows, or over everything that is spatial.
+/// Pooling of `[N, C, spatial…]` over windows, or over all spatial axes.
 /// <https://onnx.ai/onnx/operators/onnx__MaxPool.html>
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pool {

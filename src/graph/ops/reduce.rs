@@ -33,7 +33,7 @@ pub enum Reduce {
         max: bool,
         axis: i64,
         keep_dims: bool,
-        /// Of equal elements the last one.
+        /// Whether the last of equal elements is chosen.
         last: bool,
     },
     /// Running sums along the axis in input 1.

@@ -5,19 +5,18 @@ use super::super::constant::Constant;
 use super::super::error::GraphError;
 use super::{Op, OpSpec};
 
-/// Resizing of input 0 by the scales in input [`scales_input`](Self::scales_input) or to the sizes
-/// in input 3; the region of interest in input 1.
+/// Resizes input 0 by the scales in input [`scales_input`](Self::scales_input) or to the sizes in
+/// input 3. The region of interest is in input 1.
 /// <https://onnx.ai/onnx/operators/onnx__Resize.html>
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resize {
     pub kernel: ResizeKernel,
     pub coordinates: Coordinates,
-    /// When shrinking, widen the kernel by the scale.
+    /// Whether the kernel is widened by the scale when shrinking.
     pub antialias: bool,
-    /// Pixels outside the image have no weight, where else they repeat the border.
+    /// Whether pixels outside the image get weight 0; otherwise the border pixel is repeated.
     pub exclude_outside: bool,
-    /// The value of pixels whose coordinates lie outside the image, with
-    /// [`Coordinates::CropAndResize`].
+    /// The value of pixels outside the image, with [`Coordinates::CropAndResize`].
     pub extrapolation: f64,
     pub policy: AspectPolicy,
     /// `None`: all axes.
@@ -32,7 +31,7 @@ pub enum ResizeKernel {
     Cubic { a: f64 },
 }
 
-/// How the nearest pixel to a coordinate is chosen.
+/// How a coordinate is rounded to the nearest pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
     PreferFloor,
@@ -41,7 +40,7 @@ pub enum Rounding {
     Ceil,
 }
 
-/// Where a pixel of the result lies in the input.
+/// How a pixel of the result maps to a coordinate of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coordinates {
     HalfPixel,
@@ -52,7 +51,7 @@ pub enum Coordinates {
     CropAndResize,
 }
 
-/// What sizes mean for the aspect ratio.
+/// How the requested sizes treat the aspect ratio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AspectPolicy {
     Stretch,

@@ -1,4 +1,4 @@
-//! Operators that make tensors out of shapes and numbers.
+//! Operators that create tensors from shapes and numbers.
 
 use super::super::attrs::NodeReader;
 use super::super::constant::Constant;

@@ -1,4 +1,4 @@
-//! Measures what `r_bn: auto` is with one teacher.
+//! Measures the value of `r_bn: auto` for one teacher.
 
 use super::{Draft, StageIdentity, inputs};
 use crate::config::RecoverConfig;
@@ -6,7 +6,7 @@ use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 2;
 
 pub struct BalanceTask<'a> {
@@ -14,14 +14,14 @@ pub struct BalanceTask<'a> {
     pub config: RecoverConfig,
 }
 
-/// The balance of the method called `method`; the teacher was `verified` before.
+/// The balance stage of the method called `method`; `verified` is the teacher's verification.
 pub(in crate::run) fn draft<'a>(
     teacher: &'a Bundle,
     (method, config): (&str, &RecoverConfig),
     verified: NodeId,
 ) -> Result<Draft<'a>, StageError> {
-    // The terms are compared once, at the noise of one batch: nothing that concerns further steps
-    // matters.
+    // The terms are compared once, at the noise of one batch, so settings of further steps do not
+    // matter.
     let identity = StageIdentity::default()
         .with("batch_size", &config.batch_size)
         .with("noise_std", &config.noise_std())

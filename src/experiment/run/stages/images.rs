@@ -1,4 +1,4 @@
-//! A set of images that some stage makes, as the stages that read it see it.
+//! A set of images, as described to the stages that read it.
 
 use std::path::PathBuf;
 
@@ -6,27 +6,28 @@ use crate::run::graph::NodeId;
 
 #[derive(Debug, Clone)]
 pub struct Images {
-    /// The stage that makes it.
+    /// The stage that makes the set.
     pub node: NodeId,
     /// The stage's key.
     pub key: String,
     /// The ImageFolder, in the stage's directory.
     pub folder: PathBuf,
-    /// Names the set in the directories of what is made from it.
+    /// The set's part of the directory names of stages that use it.
     pub name: String,
-    /// Names the set to people: its method, teacher, images per class and seed.
+    /// The set's display name: its method, teacher, images per class and seed.
     pub title: String,
-    /// How many images.
+    /// The number of images.
     pub count: u64,
-    /// How many small images per row and column each is a mosaic of.
+    /// The number of small images per row and column of each image, a mosaic.
     pub formation: u16,
-    /// The stage that recovered them, perhaps among others; their own, where none did.
+    /// The stage that recovered the images, possibly as part of a larger set; else the set's own
+    /// stage.
     pub recovery: NodeId,
-    /// How many images that stage recovered.
+    /// The number of images that this stage recovered.
     pub recovered: u64,
 }
 
-/// What of [`Images`] does not depend on where they lie.
+/// The fields of [`Images`] that do not depend on their location.
 pub(in crate::run) struct Described {
     pub name: String,
     pub title: String,

@@ -1,5 +1,5 @@
-//! Measures a teacher whose classes students learn on real test images: a wrong order of classes
-//! shows there, and nowhere else.
+//! Measures a teacher, whose classes students learn, on real test images. A wrong class order shows
+//! only there.
 
 use serde_json::json;
 
@@ -10,17 +10,17 @@ use scdd_artifacts::bundle::{Bundle, Measured};
 use scdd_artifacts::stage::{Stage, StageError};
 use scdd_data::Dataset;
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
 pub struct MeasureTask<'a> {
-    /// It has a classifier.
+    /// A bundle with a classifier.
     pub teacher: &'a Bundle,
     /// The real test set.
     pub test: &'a Dataset,
 }
 
-/// The teacher was `verified` before.
+/// The measuring stage; `verified` is the teacher's verification.
 pub(in crate::run) fn draft<'a>(
     teacher: &'a Bundle,
     test: &'a HashedDataset,

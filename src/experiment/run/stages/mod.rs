@@ -1,10 +1,9 @@
-//! The kinds of stages, a file each. It holds all there is to know of its kind: the version of its
-//! code, what its result depends on (its identity), what it costs, and its task as plain data for
-//! the worker that makes it.
+//! The kinds of stages, one file each. A file defines everything about its kind: the version of its
+//! code, its identity (everything that its result depends on), its cost, and its task as plain data
+//! for the worker.
 //!
-//! A stage's identity lists its fields one by one. A new key of a configuration does not compile
-//! until its kind has decided about it, and a key of neutral value stays out, so that stages from
-//! before it stay valid.
+//! Identities destructure their configuration field by field, so a new key does not compile until
+//! its kind handles it. Neutral values are omitted, so that existing stages stay valid.
 
 pub mod balance;
 pub mod images;
@@ -26,7 +25,7 @@ use serde_json::{Map, Value, json};
 use super::graph::NodeId;
 use scdd_artifacts::stage::Stage;
 
-/// What a worker needs to know to make a stage, as plain data.
+/// Everything that a worker needs to make a stage, as plain data.
 pub enum Task<'a> {
     Verify(verify::VerifyTask<'a>),
     Measure(measure::MeasureTask<'a>),
@@ -40,12 +39,13 @@ pub enum Task<'a> {
     Whole(Box<whole::WholeTask<'a>>),
 }
 
-/// A stage that is to become a node of the graph.
+/// A stage that will become a node of the graph.
 pub struct Draft<'a> {
     pub stage: Stage,
-    /// What is made, as a failure names it: `recover method a from teacher b, ipc 10, seed 0`.
+    /// Description of the work for failure messages: `recover method a from teacher b, ipc 10, seed
+    /// 0`.
     pub title: String,
-    /// The nodes whose results must be there first.
+    /// The nodes whose results are required.
     pub needs: Vec<NodeId>,
     pub task: Task<'a>,
 }
@@ -55,13 +55,13 @@ pub struct Draft<'a> {
 struct StageIdentity(Map<String, Value>);
 
 impl StageIdentity {
-    /// With the field `key`, whatever its value.
+    /// Adds the field `key`, whatever its value.
     fn with(mut self, key: &str, value: &impl Serialize) -> Self {
         self.0.insert(key.to_owned(), json!(value));
         self
     }
 
-    /// With the field `key`, unless its value is the `neutral` one, which changes nothing.
+    /// Adds the field `key`, unless its value is `neutral` and changes nothing.
     fn unless<T: Serialize + PartialEq>(self, neutral: T, key: &str, value: &T) -> Self {
         if *value == neutral { self } else { self.with(key, value) }
     }
@@ -71,7 +71,7 @@ impl StageIdentity {
     }
 }
 
-/// The hashes of what a stage reads, by name.
+/// The hashes of a stage's inputs, by name.
 fn inputs<const N: usize>(pairs: [(&str, &String); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(name, hash)| (name.to_owned(), hash.clone())).collect()
 }

@@ -1,4 +1,4 @@
-//! Takes real training images as a set of their own: a baseline.
+//! Takes real training images as an image set: a baseline.
 
 use serde_json::json;
 
@@ -10,18 +10,18 @@ use crate::run::real::{HashedDataset, require_images};
 use scdd_artifacts::stage::Stage;
 use scdd_data::Dataset;
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
 pub struct RealTask<'a> {
     pub train: &'a Dataset,
     pub choice: RealChoice,
-    /// Images per class; every class has as many.
+    /// Images per class, equal for all classes.
     pub ipc: u32,
     pub seed: u64,
 }
 
-/// `ipc` images of each class of `train`.
+/// The stage of `ipc` images of each class of `train`.
 pub(in crate::run) fn draft<'a>(
     train: &'a HashedDataset,
     choice: RealChoice,

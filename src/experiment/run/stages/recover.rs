@@ -14,18 +14,18 @@ use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::Stage;
 use scdd_data::Dataset;
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
 pub struct RecoverTask<'a> {
     pub teacher: &'a Bundle,
     /// The further teachers of the committee.
     pub others: Vec<&'a Bundle>,
-    /// Of one set, which nobody verifies: `subset_of` and `verifier` are empty.
+    /// The settings of one set; `subset_of` and `verifier` are empty.
     pub config: RecoverConfig,
-    /// The record of what `r_bn: auto` is, where the configuration says so and has no committee.
+    /// The record of `r_bn: auto`, if the configuration uses it and has no committee.
     pub balance: Option<PathBuf>,
-    /// The real training set, where the configuration starts from it.
+    /// The real training set, if the start needs it.
     pub train: Option<&'a Dataset>,
     /// Names of all classes.
     pub classes: &'a [String],
@@ -36,27 +36,27 @@ pub struct RecoverTask<'a> {
     pub seed: u64,
 }
 
-/// The stage that measures what `r_bn: auto` is.
+/// The stage that measures `r_bn: auto`.
 pub(in crate::run) struct Balanced {
     pub node: NodeId,
     pub key: String,
-    /// The record that it leaves.
+    /// The record that it writes.
     pub file: PathBuf,
 }
 
-/// What a set is recovered from.
+/// The sources of a recovery.
 pub(in crate::run) struct RecoverSource<'a> {
     pub teacher: &'a Bundle,
     pub others: Vec<&'a Bundle>,
     pub train: Option<&'a HashedDataset>,
-    /// Names of all classes: the teacher's, or the data's where it knows none.
+    /// Names of all classes: the teacher's, or the data's if it has none.
     pub classes: &'a [String],
     pub balance: Option<Balanced>,
     /// The checks of all teachers.
     pub checks: Vec<NodeId>,
 }
 
-/// `ipc` images per class recovered from `source` by the method called `method`.
+/// The stage of `ipc` images per class, recovered from `source` by the method called `method`.
 pub(in crate::run) fn draft<'a>(
     source: RecoverSource<'a>,
     (method, config): (&str, &RecoverConfig),
@@ -75,7 +75,8 @@ pub(in crate::run) fn draft<'a>(
     );
     inputs.extend(train.map(|train| ("data".to_owned(), train.hash.clone())));
     inputs.extend(balance.iter().map(|balance| ("balance".to_owned(), balance.key.clone())));
-    // Without a classifier the classes are the data's, so the teacher's hash does not hold them.
+    // Without a classifier the classes come from the data, so the teacher's hash does not cover
+    // them.
     let foreign = teacher.manifest.is_features_only().then_some(classes);
     let (name, count) =
         (format!("{}-ipc{ipc}-seed{seed}", teacher.name()), chosen.len() as u64 * u64::from(ipc));
@@ -123,9 +124,9 @@ fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Val
         bf16,
         compat,
         classes: chosen,
-        // A subset is a stage of its own.
+        // A subset is a separate stage.
         subset_of: _,
-        // Who verifies the images afterwards changes nothing in them.
+        // Later verification does not change the images.
         verifier: _,
     } = config;
     // The hashes of its teachers are inputs.
@@ -165,7 +166,7 @@ fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Val
         .json()
 }
 
-/// How many images the teacher scores before the first step.
+/// The number of images that the teacher scores before the first step.
 fn scored(config: &RecoverConfig, classes: usize) -> u64 {
     match config.start {
         Start::Crops { images, crops, .. } => classes as u64 * u64::from(images) * u64::from(crops),
@@ -174,7 +175,7 @@ fn scored(config: &RecoverConfig, classes: usize) -> u64 {
     }
 }
 
-/// How many training images of each class the start of `ipc` images needs.
+/// The number of training images per class that the start of `ipc` images needs.
 pub(in crate::run) fn images_needed(config: &RecoverConfig, ipc: u32) -> u64 {
     let of_each = |side: u64, count: u32| u64::from(ipc) * side.pow(2) * u64::from(count);
     match config.start {
@@ -191,8 +192,8 @@ mod tests {
     use crate::config::BnWeight;
     use crate::in_repository;
 
-    /// The key of images of these `classes`; `balance` is the key of what `r_bn: auto` was measured
-    /// by.
+    /// The identity of images of these `classes`; `balance` is the key of the stage that measured
+    /// `r_bn: auto`.
     fn key(
         teacher: &Bundle,
         classes: &[&str],

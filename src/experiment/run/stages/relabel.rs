@@ -1,4 +1,4 @@
-//! Gives a set of images the soft labels of teachers.
+//! Computes the teachers' soft labels of a set of images.
 
 use std::path::PathBuf;
 
@@ -11,15 +11,15 @@ use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
 pub struct RelabelTask<'a> {
-    /// What the set is called.
+    /// The set's name.
     pub name: String,
-    /// An ImageFolder.
+    /// The set's ImageFolder.
     pub images: PathBuf,
-    /// How many small images per row and column each image is a mosaic of.
+    /// The number of small images per row and column of each image, a mosaic.
     pub formation: u16,
     /// At least one, each with its weight in the mean.
     pub teachers: Vec<(&'a Bundle, f64)>,
@@ -29,7 +29,8 @@ pub struct RelabelTask<'a> {
     pub key: String,
 }
 
-/// The teachers, at least one, passed the `checks` before. Gives the name of them all, too.
+/// The labelling stage by `teachers`, at least one, and their common name; `checks` are the
+/// teachers' checks.
 pub(in crate::run) fn draft<'a>(
     images: &Images,
     teachers: Vec<(&'a Bundle, f64)>,
@@ -64,12 +65,12 @@ fn identity(config: &RelabelConfig, weights: Vec<f64>) -> Value {
         micro_batch,
         dtype,
         top_k,
-        // The hashes of its teachers are inputs; what is left are their weights.
+        // The hashes of its teachers are inputs; only their weights remain.
         ensemble: _,
-        // Where labels are computed is no part of what they are.
+        // The device does not change the labels.
         provider: _,
         fallback: _,
-        // Of the views.
+        // Part of the views.
         epochs: _,
         batch_size: _,
         crop: _,
@@ -87,7 +88,7 @@ fn identity(config: &RelabelConfig, weights: Vec<f64>) -> Value {
         .json()
 }
 
-/// What views depend on, whoever labels them.
+/// The settings that views depend on, independent of the labelling teacher.
 pub(super) fn views(config: &RelabelConfig) -> StageIdentity {
     let RelabelConfig {
         epochs,

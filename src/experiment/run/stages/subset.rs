@@ -1,4 +1,4 @@
-//! Takes the first images of each class of a recovered set of more.
+//! Takes the first images of each class of a larger recovered set.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::images::{Described, Images};
 use super::{Draft, inputs};
 use scdd_artifacts::stage::{Stage, StageError};
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
 pub struct SubsetTask {
@@ -18,7 +18,7 @@ pub struct SubsetTask {
     pub ipc: u32,
 }
 
-/// The first `ipc` images of each class of `whole`, which has `of` images per class.
+/// The stage of the first `ipc` images of each class of `whole`, which has `of` images per class.
 pub(in crate::run) fn draft<'a>(
     whole: &Images,
     of: u32,

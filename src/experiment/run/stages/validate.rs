@@ -11,19 +11,19 @@ use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 use scdd_data::Dataset;
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
 pub struct ValidateTask<'a> {
-    /// What the set that the student learns from is called.
+    /// The name of the training set.
     pub name: String,
-    /// An ImageFolder.
+    /// The ImageFolder of the training set.
     pub images: PathBuf,
-    /// How the images are seen where the student learns their classes.
+    /// The views of the images if the student learns their classes.
     pub views: RelabelConfig,
-    /// How many small images per row and column each image is a mosaic of.
+    /// The number of small images per row and column of each image, a mosaic.
     pub formation: u16,
-    /// The label store; none where the student learns the images' classes alone.
+    /// The label store; `None` if the student learns only the images' classes.
     pub labels: Option<PathBuf>,
     pub student: &'a Bundle,
     pub test: &'a Dataset,
@@ -31,7 +31,7 @@ pub struct ValidateTask<'a> {
     pub seed: u64,
 }
 
-/// A relabelling that a student learns from.
+/// A relabelling on which a student trains.
 #[derive(Debug, Clone)]
 pub(in crate::run) struct Labelling {
     pub node: NodeId,
@@ -42,8 +42,8 @@ pub(in crate::run) struct Labelling {
     pub teacher: String,
 }
 
-/// The student, which was `verified` before, learns soft `labels` or, without any, the images' own
-/// classes.
+/// The stage of training `student` on soft `labels`, or on the images' own classes without them;
+/// `verified` is the student's verification.
 pub(in crate::run) fn draft<'a>(
     (images, labels): (&Images, Option<&Labelling>),
     (student, verified): (&'a Bundle, NodeId),
@@ -59,7 +59,7 @@ pub(in crate::run) fn draft<'a>(
         None => (protocol.validate.hard(), "hard".to_owned()),
     };
     let identity = match labels {
-        // The labels' key holds their views.
+        // The labels' key covers their views.
         Some(_) => training(&config),
         None => training(&config).with("views", &relabel::views(&protocol.relabel).json()),
     };
@@ -86,7 +86,7 @@ pub(in crate::run) fn draft<'a>(
     Ok(Draft { stage, title, needs, task: super::Task::Validate(Box::new(task)) })
 }
 
-/// What a training and its tests depend on.
+/// The settings that a training and its tests depend on.
 pub(super) fn training(config: &ValidateConfig) -> StageIdentity {
     let ValidateConfig {
         loss,
@@ -111,7 +111,7 @@ pub(super) fn training(config: &ValidateConfig) -> StageIdentity {
         .unless(0.0, "ema", ema)
 }
 
-/// How many test images go through the student in all its tests.
+/// The number of test images through the student in all its tests.
 pub(super) fn tests(config: &ValidateConfig, epochs: u64, test: &Dataset) -> u64 {
     epochs.div_ceil(config.evaluate_every.into()) * test.len() as u64
 }

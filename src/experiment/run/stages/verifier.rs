@@ -1,4 +1,4 @@
-//! Counts how many of a set's images a network that had no part in them puts into their classes.
+//! Measures the accuracy on a set's images of a network that took no part in their synthesis.
 
 use std::path::PathBuf;
 
@@ -10,16 +10,16 @@ use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
 pub struct VerifierTask<'a> {
-    /// An ImageFolder.
+    /// The set's ImageFolder.
     pub images: PathBuf,
     pub verifier: &'a Bundle,
 }
 
-/// The verifier was `verified` before.
+/// The verifier's stage; `verified` is its own verification.
 pub(in crate::run) fn draft<'a>(
     images: &Images,
     verifier: &'a Bundle,

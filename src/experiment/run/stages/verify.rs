@@ -1,5 +1,5 @@
-//! Proves that the replica of a bundle computes what its ONNX graph says, in the state in which the
-//! bundle lies on disk.
+//! Verifies that the replica of a bundle computes the same as its ONNX graph, for the bundle's
+//! exact state on disk.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::{Draft, inputs};
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
 
 pub struct VerifyTask<'a> {

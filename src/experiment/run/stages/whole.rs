@@ -8,20 +8,20 @@ use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 use scdd_data::Dataset;
 
-/// Raised whenever the code gives other bytes for the same input.
+/// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
 pub struct WholeTask<'a> {
     pub student: &'a Bundle,
     pub train: &'a Dataset,
     pub test: &'a Dataset,
-    /// How the training images are seen.
+    /// The views of the training images.
     pub views: RelabelConfig,
     pub config: ValidateConfig,
     pub seed: u64,
 }
 
-/// The student was `verified` before.
+/// The stage of the student; `verified` is its verification.
 pub(in crate::run) fn draft<'a>(
     (student, verified): (&'a Bundle, NodeId),
     [train, test]: [&'a HashedDataset; 2],
