@@ -528,6 +528,14 @@ def _reshape() -> Iterator[Case]:
     yield Case("expand", "Expand", [spread(3, 1), ints(2, 3, 4)], lambda x, _: x.expand(2, 3, 4))
     yield Case("expand_two_way", "Expand", [x, ints(3, 1)], lambda x, _: x.clone())
     yield Case("tile", "Tile", [x, ints(1, 2, 3)], lambda x, _: x.repeat(1, 2, 3))
+    columns, sides, block = spread(2, 12, 6), ints(5, 6), ints(2, 3)
+    yield Case(
+        "col2im",
+        "Col2Im",
+        [columns, sides, block],
+        lambda x, *_: F.fold(x, (5, 6), (2, 3), dilation=(1, 2), padding=(1, 0), stride=(2, 1)),
+        {"dilations": [1, 2], "pads": [1, 0, 1, 0], "strides": [2, 1]},
+    )
     blocks = spread(2, 8, 2, 3)
     yield Case(
         "depth_to_space_crd", "DepthToSpace", [blocks], lambda x: F.pixel_shuffle(x, 2), {"blocksize": 2, "mode": "CRD"}
