@@ -10,7 +10,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use scdd::kernels::conv::{Extent, Geometry};
 use scdd::kernels::direct::Direct;
-use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, Pulling};
+use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, GradientInput};
 use scdd::kernels::winograd::{Tile, Winograd};
 use scdd::kernels::{Aligned, Isa, pool};
 
@@ -129,7 +129,7 @@ fn pass_sum_gradients(bencher: Bencher) {
     let mut sums = GradientSums::zeros(128);
     bencher.counter(ItemsCount::new(IMAGE)).bench_local(|| {
         let work =
-            Pulling { x: black_box(&x), residual: None, gradient: &gradient, centre: &shift };
+            GradientInput { x: black_box(&x), residual: None, gradient: &gradient, centre: &shift };
         pass(&scale, &shift).sum_gradients(Isa::best(), work, &mut sums);
     });
 }

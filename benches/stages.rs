@@ -19,7 +19,7 @@ use scdd::relabel::{Relabel, Teachers, Views};
 use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
 use scdd::threads::Threads;
-use scdd::validate::{Forgetful, Lesson, Student};
+use scdd::validate::{Forgetful, TrainingData, Student};
 use tch::Device;
 
 fn main() -> Result<()> {
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
             let test = noise(&teacher, 1, 1);
             let [_, height, width] = student_bundle.image_shape();
             let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
-            let lesson = Lesson { images: &images, views, labels: Some(&labels) };
+            let lesson = TrainingData { images: &images, views, labels: Some(&labels) };
             let mut train =
                 || student.train(&lesson, &test, &protocol.validate, &mut Forgetful, &Silent);
             train()?;

@@ -6,7 +6,7 @@ use scdd::kernels::conv::{Epilogue, Extent, Geometry, for_pieces};
 use scdd::kernels::depthwise::Depthwise;
 use scdd::kernels::direct::Direct;
 use scdd::kernels::gradient::sum_pixels;
-use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, Pulling};
+use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, GradientInput};
 use scdd::kernels::pool;
 use scdd::kernels::winograd::{Tile, Winograd};
 use scdd::kernels::{Aligned, Isa};
@@ -358,7 +358,7 @@ proptest! {
         let pass = Pass { scale: &scale, shift: &shift, activation };
         for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Portable) {
             let mut found = GradientSums::zeros(channels);
-            pass.sum_gradients(isa, Pulling { x: &x, residual, gradient: &gradient, centre: &centre }, &mut found);
+            pass.sum_gradients(isa, GradientInput { x: &x, residual, gradient: &gradient, centre: &centre }, &mut found);
             for (found, wanted) in [(&found.gradient, &sums), (&found.product, &products)] {
                 let apart = found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0.0, f64::max);
                 prop_assert!(apart < 1e-5, "{apart:e}");

@@ -14,7 +14,7 @@ use predicates::str::contains;
 use safetensors::SafeTensors;
 use scdd::data::{Augment, Dataset, DrawnMix, Size, View};
 use scdd::labels::{Dtype, LabelBatch, LabelStore, Meta, MixKind, StoredTopK, Writer};
-use scdd::relabel::{BatchViews, Lens, Views};
+use scdd::relabel::{BatchViews, ViewRenderer, Views};
 use scdd::teacher::Bundle;
 
 const TEACHER: &str = "resnet18-w16-supervised";
@@ -150,7 +150,7 @@ fn python_reads_and_replays_the_same() {
     let student = Bundle::load(&bundle("convnet3-w128")).unwrap();
     for name in NAMES {
         let store = LabelStore::open(&golden(&format!("{name}.scdd"))).unwrap();
-        let lens = Lens::new(&student, store.meta().pad).unwrap();
+        let lens = ViewRenderer::new(&student, store.meta().pad).unwrap();
         for place in 0..store.meta().epochs as usize * store.meta().batches() {
             let (epoch, number) = (place / 2, place % 2);
             let batch = store.get(epoch, number).unwrap();

@@ -320,7 +320,7 @@ impl GradientSums {
 
 /// The inputs of [`Pass::sum_gradients`].
 #[derive(Clone, Copy)]
-pub struct Pulling<'a> {
+pub struct GradientInput<'a> {
     pub x: &'a [f32],
     pub residual: Option<&'a [f32]>,
     /// The gradient of the result.
@@ -334,7 +334,7 @@ impl Pass<'_> {
     ///
     /// # Panics
     /// When lengths disagree.
-    pub fn sum_gradients(&self, isa: Isa, work: Pulling, sums: &mut GradientSums) {
+    pub fn sum_gradients(&self, isa: Isa, work: GradientInput, sums: &mut GradientSums) {
         let (len, channels) = (work.gradient.len(), self.scale.len());
         assert!(
             work.x.len() == len
@@ -349,7 +349,7 @@ impl Pass<'_> {
 
 struct Summing<'a, 'w> {
     pass: &'a Pass<'a>,
-    work: Pulling<'w>,
+    work: GradientInput<'w>,
     sums: &'a mut GradientSums,
 }
 

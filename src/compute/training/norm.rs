@@ -12,7 +12,7 @@ use crate::replica::ops::norm::BN_MOMENTUM;
 use crate::replica::{Mode, Replica};
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
-use scdd_kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, Pulling};
+use scdd_kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, GradientInput};
 use scdd_kernels::pool::{average, spread};
 
 /// `out = average(activation(γ · (x − mean) / √(var + ε) + β + residual))`; the 2×2 average is
@@ -328,7 +328,7 @@ impl NormWork<'_> {
                     &dy[result]
                 };
                 let residual = self.residual.map(|r| &r[x.clone()]);
-                let work = Pulling { x: &self.x[x], residual, gradient, centre };
+                let work = GradientInput { x: &self.x[x], residual, gradient, centre };
                 self.pass.sum_gradients(self.isa, work, &mut sums);
             }
             sums

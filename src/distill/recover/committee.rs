@@ -31,14 +31,14 @@ pub struct TeacherCommittee<'a> {
 }
 
 /// The objective of one batch: its target classes, and one evaluator per teacher.
-pub struct Aim {
+pub struct BatchObjective {
     /// Target classes, int64 `[N]`.
     targets: Tensor,
     /// One per teacher.
-    judges: Vec<Judge>,
+    judges: Vec<Evaluator>,
 }
 
-enum Judge {
+enum Evaluator {
     Plan(Box<SynthesisPlan>),
     /// For patch statistics, which a plan does not support.
     Replica(Replica, Objective),
@@ -92,18 +92,18 @@ impl<'a> TeacherCommittee<'a> {
     ///
     /// # Errors
     /// When a teacher can't be run, or libtorch fails.
-    pub fn aim(&self, classes: &[u32], seen: &Array4<f32>) -> Result<Aim, RecoverError> {
+    pub fn aim(&self, classes: &[u32], seen: &Array4<f32>) -> Result<BatchObjective, RecoverError> {
         let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.device);
         let judges =
             self.members.iter().map(|member| member.judge(self.config, classes, seen, &targets));
         let judges = judges.collect::<Result<_, _>>()?;
-        Ok(Aim { targets, judges })
+        Ok(BatchObjective { targets, judges })
     }
 
     /// The moving averages of statistics: member, layer, mean and variance.
-    pub fn statistics(&self, aim: &Aim) -> Vec<(usize, usize, [Tensor; 2])> {
-        let of_member = |(member, judge): (usize, &Judge)| {
+    pub fn statistics(&self, aim: &BatchObjective) -> Vec<(usize, usize, [Tensor; 2])> {
+        let of_member = |(member, judge): (usize, &Evaluator)| {
             let averages = judge.momentum().averages().into_iter();
             averages.map(|(layer, parts)| (member, layer, parts)).collect::<Vec<_>>()
         };
@@ -111,7 +111,7 @@ impl<'a> TeacherCommittee<'a> {
     }
 
     /// Goes on with these moving averages of statistics.
-    pub fn restore(&self, aim: &Aim, statistics: &[(usize, usize, [Tensor; 2])]) {
+    pub fn restore(&self, aim: &BatchObjective, statistics: &[(usize, usize, [Tensor; 2])]) {
         for (member, judge) in aim.judges.iter().enumerate() {
             let own = statistics.iter().filter(|(of, ..)| *of == member);
             let averages = own.map(|(_, layer, [mean, var])| {
@@ -123,12 +123,12 @@ impl<'a> TeacherCommittee<'a> {
     }
 
     /// Keeps what can serve the next batch, unless that has other weights.
-    pub fn keep(&self, aim: Aim) {
+    pub fn keep(&self, aim: BatchObjective) {
         if self.config.weight_adjustment.is_some() {
             return;
         }
         for (member, judge) in self.members.iter().zip(aim.judges) {
-            if let Judge::Plan(plan) = judge {
+            if let Evaluator::Plan(plan) = judge {
                 member.plans.keep(*plan);
             }
         }
@@ -141,7 +141,7 @@ impl<'a> TeacherCommittee<'a> {
     pub fn evaluate(
         &self,
         seen: &Array4<f32>,
-        aim: &mut Aim,
+        aim: &mut BatchObjective,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         if self.turn == Turn::RoundRobin || self.members.len() == 1 {
@@ -166,11 +166,11 @@ impl<'a> TeacherCommittee<'a> {
     }
 }
 
-impl Judge {
+impl Evaluator {
     fn momentum(&self) -> &Momentum {
         match self {
-            Judge::Plan(plan) => plan.momentum(),
-            Judge::Replica(_, objective) => &objective.momentum,
+            Evaluator::Plan(plan) => plan.momentum(),
+            Evaluator::Replica(_, objective) => &objective.momentum,
         }
     }
 }
@@ -190,7 +190,7 @@ impl CommitteeMember<'_> {
         classes: &[u32],
         seen: &Array4<f32>,
         targets: &Tensor,
-    ) -> Result<Judge, RecoverError> {
+    ) -> Result<Evaluator, RecoverError> {
         let device = self.device;
         let graph = match config.weight_adjustment {
             Some(adjustment) => adjusted(self.bundle, adjustment, seen, targets, device)?,
@@ -199,7 +199,7 @@ impl CommitteeMember<'_> {
         let objective = alignment::objective(self.bundle, config, self.r_bn, classes, device)
             .map_err(|e| self.torch(e))?;
         if objective.layers.iter().any(|layer| layer.patches > 1) {
-            return Ok(Judge::Replica(
+            return Ok(Evaluator::Replica(
                 Replica::new(graph, device).map_err(|e| self.replica(e))?,
                 objective,
             ));
@@ -210,7 +210,7 @@ impl CommitteeMember<'_> {
             Some(_) => self.plans.compile(&graph, &objective, shape),
             None => self.plans.plan(&objective, shape),
         };
-        Ok(Judge::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))
+        Ok(Evaluator::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))
     }
 
     /// The loss and gradient of one teacher. Without a classifier there is no cross entropy term,
@@ -219,7 +219,7 @@ impl CommitteeMember<'_> {
         &self,
         seen: &Array4<f32>,
         targets: &Tensor,
-        judge: &mut Judge,
+        judge: &mut Evaluator,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let torch = |source| self.torch(source);
@@ -227,8 +227,8 @@ impl CommitteeMember<'_> {
             to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
         let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
         let found = match judge {
-            Judge::Plan(plan) => plan.evaluate(&input, targets),
-            Judge::Replica(replica, objective) => replica.evaluate(&input, targets, objective),
+            Evaluator::Plan(plan) => plan.evaluate(&input, targets),
+            Evaluator::Replica(replica, objective) => replica.evaluate(&input, targets, objective),
         };
         let found = found.map_err(|e| self.replica(e))?;
         let gradient = to_array(&found.gradient).map_err(torch)?;

@@ -8,7 +8,7 @@ use scdd_data::view::apply_batch;
 use scdd_data::{DataError, Dataset, DrawnMix, Normalization, Operation, Resample, Size};
 
 /// Renders views for one network: border, normalisation, crop and resize, mix.
-pub struct Lens {
+pub struct ViewRenderer {
     normalization: Normalization,
     /// Width of the black border in pixels.
     pad: usize,
@@ -16,7 +16,7 @@ pub struct Lens {
     output: Size,
 }
 
-impl Lens {
+impl ViewRenderer {
     /// A renderer for the network of `bundle`, of images with a border of `pad` black pixels.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ mod tests {
             labels: vec![0],
         };
         let normalization = Normalization::new(vec![0.5], vec![0.5]).unwrap();
-        let lens = Lens { normalization, pad: 1, output: Size { height: 2, width: 2 } };
+        let lens = ViewRenderer { normalization, pad: 1, output: Size { height: 2, width: 2 } };
         let view = View { top: 0, left: 2, height: 2, width: 2, flip: false };
         let batch = |view| BatchViews {
             indices: vec![0],

@@ -19,7 +19,7 @@ use scdd_data::{DataError, Dataset, Size};
 use scdd_experiment::config::{LabelDtype, Mix, RelabelConfig};
 
 pub use ahead::one_ahead;
-pub use lens::Lens;
+pub use lens::ViewRenderer;
 pub use teachers::Teachers;
 pub use views::{BatchViews, Views};
 
@@ -73,7 +73,7 @@ impl Relabel<'_> {
         let label = format!("relabel {} with {}", set.name, names.join(" + "));
         let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
         let views = Views::new(self.config, self.formation, self.seed, set, meta.input);
-        let lens = Lens::new(self.bundles[0].0, meta.pad)?;
+        let lens = ViewRenderer::new(self.bundles[0].0, meta.pad)?;
         let mut writer = Writer::open(path, meta.clone())?;
         let first = writer.epochs();
         let batches = (first..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {

@@ -15,7 +15,7 @@ use rand_distr::{Distribution as _, Normal};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::progress::Progress;
-use crate::relabel::{BatchViews, Lens, Views, one_ahead};
+use crate::relabel::{BatchViews, ViewRenderer, Views, one_ahead};
 use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, Network, NetworkError};
 use scdd_artifacts::labels::{LabelBatch, LabelStore, StoreError};
@@ -66,7 +66,7 @@ pub enum ValidateError {
 }
 
 /// The training data of a student.
-pub struct Lesson<'a> {
+pub struct TrainingData<'a> {
     /// The synthetic (or real) images.
     pub images: &'a Dataset,
     /// The views for training on the images' own classes.
@@ -83,7 +83,7 @@ enum Batches<'a> {
     Stored(&'a LabelStore, usize),
 }
 
-impl Lesson<'_> {
+impl TrainingData<'_> {
     fn batches(&self, epoch: u32, objective: EpochObjective) -> Result<Batches<'_>, ValidateError> {
         match (objective, self.labels) {
             // The same views as with soft labels, which repeat the stored epochs.
@@ -200,7 +200,7 @@ impl<'a> Student<'a> {
     /// state can't be saved.
     pub fn train(
         &mut self,
-        lesson: &Lesson,
+        lesson: &TrainingData,
         test: &Dataset,
         config: &ValidateConfig,
         keeper: &mut dyn Keeper,
@@ -288,7 +288,7 @@ impl<'a> Student<'a> {
     /// Trains one epoch and returns the mean loss of its batches.
     fn train_epoch(
         &mut self,
-        lesson: &Lesson,
+        lesson: &TrainingData,
         epoch: u32,
         config: &ValidateConfig,
         objectives: &mut Objectives,
@@ -297,7 +297,7 @@ impl<'a> Student<'a> {
     ) -> Result<f64, ValidateError> {
         let objective = objectives.of(epoch);
         let batches = lesson.batches(epoch, objective)?;
-        let lens = Lens::new(self.bundle, lesson.views.pad())?;
+        let lens = ViewRenderer::new(self.bundle, lesson.views.pad())?;
         let threads = self.threads.clone();
         let seen = (0..batches.len()).map(|number| {
             let (batch, logits) = batches.get(number)?;
@@ -415,7 +415,7 @@ impl<'a> Student<'a> {
 
     fn targets(
         &self,
-        lesson: &Lesson,
+        lesson: &TrainingData,
         batch: &BatchViews,
         logits: Option<Array2<f32>>,
     ) -> Result<Targets, TchError> {
@@ -799,7 +799,7 @@ mod tests {
                 let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
                 let views =
                     Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
-                let lesson = Lesson { images: &images, views, labels: None };
+                let lesson = TrainingData { images: &images, views, labels: None };
                 let training =
                     student.train(&lesson, &images, &config, keeper, &crate::progress::Silent)?;
                 Ok::<_, ValidateError>((training, student.checkpoint().unwrap()))
