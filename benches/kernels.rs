@@ -10,7 +10,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use scdd::kernels::conv::{Extent, Geometry};
 use scdd::kernels::direct::Direct;
-use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, GradientInput};
+use scdd::kernels::pass::{Backward, FusedActivation, GradientInput, GradientSums, Moments, Pass};
 use scdd::kernels::winograd::{Tile, Winograd};
 use scdd::kernels::{Aligned, Isa, pool};
 

@@ -15,11 +15,12 @@ use scdd::config::{Experiment, Protocol};
 use scdd::data::{Dataset, Size};
 use scdd::labels::LabelStore;
 use scdd::progress::Silent;
-use scdd::relabel::{Relabel, Teachers, Views};
+use scdd::relabel::{Relabel, Teachers};
 use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
 use scdd::threads::Threads;
-use scdd::validate::{Forgetful, TrainingData, Student};
+use scdd::validate::{Forgetful, Student, TrainingData};
+use scdd::views::Views;
 use tch::Device;
 
 fn main() -> Result<()> {
@@ -63,9 +64,9 @@ fn main() -> Result<()> {
             let test = noise(&teacher, 1, 1);
             let [_, height, width] = student_bundle.image_shape();
             let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
-            let lesson = TrainingData { images: &images, views, labels: Some(&labels) };
+            let data = TrainingData { images: &images, views, labels: Some(&labels) };
             let mut train =
-                || student.train(&lesson, &test, &protocol.validate, &mut Forgetful, &Silent);
+                || student.train(&data, &test, &protocol.validate, &mut Forgetful, &Silent);
             train()?;
             worker::serve(&about, || Ok(train().map(drop)?))
         }

@@ -24,7 +24,7 @@ pub use scdd_compute::{replica, synthesis, threads, training};
 pub use scdd_data as data;
 pub use scdd_data::rng;
 #[cfg(feature = "torch")]
-pub use scdd_distill::{inspect, keeper, progress, recover, relabel, teacher, validate};
+pub use scdd_distill::{inspect, keeper, progress, recover, relabel, teacher, validate, views};
 pub use scdd_experiment::{config, export, report, run};
 pub use scdd_graph as graph;
 pub use scdd_kernels as kernels;

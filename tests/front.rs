@@ -216,7 +216,8 @@ fn only_verbose_says_what_is_used() {
     };
     let bundle = "onnx/fashion-mnist/convnet3-w128";
     scdd(&["verify", bundle, "--verbose"]).stderr(
-        contains("DEBUG scdd: starting ").and(contains("DEBUG scdd::teacher::runtime: loaded ")),
+        contains("DEBUG scdd: starting ")
+            .and(contains("DEBUG scdd_distill::teacher::runtime: loaded ")),
     );
     scdd(&["verify", bundle]).stderr(contains("DEBUG").not());
 }

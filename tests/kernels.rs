@@ -6,7 +6,7 @@ use scdd::kernels::conv::{Epilogue, Extent, Geometry, for_pieces};
 use scdd::kernels::depthwise::Depthwise;
 use scdd::kernels::direct::Direct;
 use scdd::kernels::gradient::sum_pixels;
-use scdd::kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, GradientInput};
+use scdd::kernels::pass::{Backward, FusedActivation, GradientInput, GradientSums, Moments, Pass};
 use scdd::kernels::pool;
 use scdd::kernels::winograd::{Tile, Winograd};
 use scdd::kernels::{Aligned, Isa};

@@ -14,8 +14,8 @@ use predicates::str::contains;
 use safetensors::SafeTensors;
 use scdd::data::{Augment, Dataset, DrawnMix, Size, View};
 use scdd::labels::{Dtype, LabelBatch, LabelStore, Meta, MixKind, StoredTopK, Writer};
-use scdd::relabel::{BatchViews, ViewRenderer, Views};
 use scdd::teacher::Bundle;
+use scdd::views::{BatchViews, ViewRenderer, Views};
 
 const TEACHER: &str = "resnet18-w16-supervised";
 const SOURCE: Size = Size { height: 12, width: 10 };
@@ -150,15 +150,16 @@ fn python_reads_and_replays_the_same() {
     let student = Bundle::load(&bundle("convnet3-w128")).unwrap();
     for name in NAMES {
         let store = LabelStore::open(&golden(&format!("{name}.scdd"))).unwrap();
-        let lens = ViewRenderer::new(&student, store.meta().pad).unwrap();
+        let renderer = ViewRenderer::new(&student, store.meta().pad).unwrap();
         for place in 0..store.meta().epochs as usize * store.meta().batches() {
             let (epoch, number) = (place / 2, place % 2);
             let batch = store.get(epoch, number).unwrap();
             let key = format!("{name}.{epoch}.{number}");
             let logits = batch.logits.clone();
             let LabelBatch { indices, views, operations, mix, .. } = batch;
-            let seen =
-                lens.see(&images(), &BatchViews { indices, views, operations, mix }).unwrap();
+            let seen = renderer
+                .render(&images(), &BatchViews { indices, views, operations, mix })
+                .unwrap();
             assert_eq!(logits.as_slice().unwrap(), floats(format!("{key}.logits")), "{key}");
             let expected = floats(format!("{key}.seen"));
             assert_eq!(seen.len(), expected.len());

@@ -12,6 +12,7 @@ pub mod recover;
 pub mod relabel;
 pub mod teacher;
 pub mod validate;
+pub mod views;
 
 /// A file of the repository, for tests.
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::replica::ops::norm::BN_MOMENTUM;
 use crate::replica::{Mode, Replica};
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
-use scdd_kernels::pass::{Backward, FusedActivation, GradientSums, Moments, Pass, GradientInput};
+use scdd_kernels::pass::{Backward, FusedActivation, GradientInput, GradientSums, Moments, Pass};
 use scdd_kernels::pool::{average, spread};
 
 /// `out = average(activation(γ · (x − mean) / √(var + ε) + β + residual))`; the 2×2 average is

@@ -6,7 +6,7 @@ use tch::{Device, TchError, Tensor};
 
 use super::adjust::adjusted;
 use super::plan_cache::PlanCache;
-use super::{Point, RecoverError, alignment, balance};
+use super::{Point, RecoverError, alignment};
 use crate::teacher::{Bundle, LayerStatistics};
 use scdd_compute::replica::{Replica, ReplicaError, to_array, to_tensor};
 use scdd_compute::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
@@ -35,7 +35,7 @@ pub struct BatchObjective {
     /// Target classes, int64 `[N]`.
     targets: Tensor,
     /// One per teacher.
-    judges: Vec<Evaluator>,
+    evaluators: Vec<Evaluator>,
 }
 
 enum Evaluator {
@@ -55,6 +55,7 @@ impl<'a> TeacherCommittee<'a> {
         bundle: &'a Bundle,
         others: &[&'a Bundle],
         config: &'a RecoverConfig,
+        balances: &[f64],
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
         let committee = config.committee.as_ref();
@@ -62,11 +63,14 @@ impl<'a> TeacherCommittee<'a> {
         let weights =
             if weights.is_empty() { vec![1.0; 1 + others.len()] } else { weights.to_vec() };
         let total: f64 = weights.iter().sum();
-        let member = |(member, weight): (&'a Bundle, f64)| {
+        let member = |(number, (member, weight)): (usize, (&'a Bundle, f64))| {
+            let measured = || balances.get(number).copied();
             let r_bn = match config.r_bn {
-                BnWeight::Fixed(weight) => weight,
-                BnWeight::Auto => balance::auto(member, config, options.device)?.r_bn,
+                BnWeight::Fixed(weight) => Some(weight),
+                BnWeight::Auto => measured(),
             };
+            let not_balanced = || RecoverError::NotBalanced { teacher: member.name().into() };
+            let r_bn = r_bn.ok_or_else(not_balanced)?;
             check(member, bundle, config, r_bn)?;
             let plans = PlanCache::new(member.graph.clone(), options.clone());
             Ok(CommitteeMember {
@@ -78,7 +82,8 @@ impl<'a> TeacherCommittee<'a> {
             })
         };
         let bundles = [bundle].into_iter().chain(others.iter().copied());
-        let members = bundles.zip(weights).map(member).collect::<Result<_, RecoverError>>()?;
+        let members =
+            bundles.zip(weights).enumerate().map(member).collect::<Result<_, RecoverError>>()?;
         Ok(Self {
             members,
             config,
@@ -92,43 +97,49 @@ impl<'a> TeacherCommittee<'a> {
     ///
     /// # Errors
     /// When a teacher can't be run, or libtorch fails.
-    pub fn aim(&self, classes: &[u32], seen: &Array4<f32>) -> Result<BatchObjective, RecoverError> {
+    pub fn objective(
+        &self,
+        classes: &[u32],
+        seen: &Array4<f32>,
+    ) -> Result<BatchObjective, RecoverError> {
         let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.device);
-        let judges =
-            self.members.iter().map(|member| member.judge(self.config, classes, seen, &targets));
-        let judges = judges.collect::<Result<_, _>>()?;
-        Ok(BatchObjective { targets, judges })
+        let evaluators = self
+            .members
+            .iter()
+            .map(|member| member.evaluator(self.config, classes, seen, &targets));
+        let evaluators = evaluators.collect::<Result<_, _>>()?;
+        Ok(BatchObjective { targets, evaluators })
     }
 
     /// The moving averages of statistics: member, layer, mean and variance.
-    pub fn statistics(&self, aim: &BatchObjective) -> Vec<(usize, usize, [Tensor; 2])> {
-        let of_member = |(member, judge): (usize, &Evaluator)| {
-            let averages = judge.momentum().averages().into_iter();
+    pub fn statistics(&self, batch: &BatchObjective) -> Vec<(usize, usize, [Tensor; 2])> {
+        let of_member = |(member, evaluator): (usize, &Evaluator)| {
+            let averages = evaluator.momentum().averages().into_iter();
             averages.map(|(layer, parts)| (member, layer, parts)).collect::<Vec<_>>()
         };
-        aim.judges.iter().enumerate().flat_map(of_member).collect()
+        batch.evaluators.iter().enumerate().flat_map(of_member).collect()
     }
 
     /// Goes on with these moving averages of statistics.
-    pub fn restore(&self, aim: &BatchObjective, statistics: &[(usize, usize, [Tensor; 2])]) {
-        for (member, judge) in aim.judges.iter().enumerate() {
+    pub fn restore(&self, batch: &BatchObjective, statistics: &[(usize, usize, [Tensor; 2])]) {
+        for (member, evaluator) in batch.evaluators.iter().enumerate() {
             let own = statistics.iter().filter(|(of, ..)| *of == member);
             let averages = own.map(|(_, layer, [mean, var])| {
                 let place = |tensor: &Tensor| tensor.to_device(self.device);
                 (*layer, [place(mean), place(var)])
             });
-            judge.momentum().restore(averages);
+            evaluator.momentum().restore(averages);
         }
     }
 
     /// Keeps what can serve the next batch, unless that has other weights.
-    pub fn keep(&self, aim: BatchObjective) {
+    pub fn keep(&self, batch: BatchObjective) {
         if self.config.weight_adjustment.is_some() {
             return;
         }
-        for (member, judge) in self.members.iter().zip(aim.judges) {
-            if let Evaluator::Plan(plan) = judge {
+        for (member, evaluator) in self.members.iter().zip(batch.evaluators) {
+            if let Evaluator::Plan(plan) = evaluator {
                 member.plans.keep(*plan);
             }
         }
@@ -141,22 +152,22 @@ impl<'a> TeacherCommittee<'a> {
     pub fn evaluate(
         &self,
         seen: &Array4<f32>,
-        aim: &mut BatchObjective,
+        batch: &mut BatchObjective,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         if self.turn == Turn::RoundRobin || self.members.len() == 1 {
             let turn = iteration as usize % self.members.len();
             return self.members[turn].evaluate(
                 seen,
-                &aim.targets,
-                &mut aim.judges[turn],
+                &batch.targets,
+                &mut batch.evaluators[turn],
                 iteration,
             );
         }
         let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
         let mut gradient = Array4::zeros(seen.raw_dim());
-        for (member, judge) in self.members.iter().zip(&mut aim.judges) {
-            let (point, own) = member.evaluate(seen, &aim.targets, judge, iteration)?;
+        for (member, evaluator) in self.members.iter().zip(&mut batch.evaluators) {
+            let (point, own) = member.evaluate(seen, &batch.targets, evaluator, iteration)?;
             sum.loss += member.weight * point.loss;
             sum.ce += member.weight * point.ce;
             sum.bn += member.weight * point.bn;
@@ -184,7 +195,7 @@ impl CommitteeMember<'_> {
         RecoverError::Replica { teacher: self.bundle.name().into(), source }
     }
 
-    fn judge(
+    fn evaluator(
         &self,
         config: &RecoverConfig,
         classes: &[u32],
@@ -219,14 +230,14 @@ impl CommitteeMember<'_> {
         &self,
         seen: &Array4<f32>,
         targets: &Tensor,
-        judge: &mut Evaluator,
+        evaluator: &mut Evaluator,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
         let torch = |source| self.torch(source);
         let input =
             to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
         let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
-        let found = match judge {
+        let found = match evaluator {
             Evaluator::Plan(plan) => plan.evaluate(&input, targets),
             Evaluator::Replica(replica, objective) => replica.evaluate(&input, targets, objective),
         };

@@ -48,9 +48,6 @@ use start::{Starts, resize};
 use state::{BatchProgress, BatchState};
 pub use verifier::accuracy;
 
-/// torchvision's range of a random crop's width divided by its height.
-pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
-
 /// Why images could not be recovered.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
@@ -98,6 +95,8 @@ pub enum RecoverError {
         "teacher `{teacher}` takes other images than `{first}` (size, mean or standard deviation of its preprocessing): they can't share a recovery"
     )]
     Unlike { teacher: String, first: String },
+    #[error("`recover.r_bn: auto` was not measured for teacher `{teacher}`")]
+    NotBalanced { teacher: String },
     #[error("the state of the batch can't be kept: {0}")]
     Keep(String),
     #[error("`recover.start` asks for real images, and there are none")]
@@ -161,11 +160,12 @@ impl<'a> Recover<'a> {
         config: &'a RecoverConfig,
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
-        Self::with_committee(bundle, &[], config, options)
+        Self::with_committee(bundle, &[], config, &[], options)
     }
 
     /// As [`new`](Self::new), with the further teachers that `config.committee` names, in its
-    /// order.
+    /// order. With `r_bn: auto` `balances` holds the value of each teacher, `bundle` first, as
+    /// [`balance::auto`] measures it; otherwise it goes unused.
     ///
     /// # Errors
     /// As [`new`](Self::new), or when the teachers' preprocessing differs.
@@ -173,11 +173,12 @@ impl<'a> Recover<'a> {
         bundle: &'a Bundle,
         others: &[&'a Bundle],
         config: &'a RecoverConfig,
+        balances: &[f64],
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
         let options = PlanOptions { bf16: config.bf16, ..options };
         let (device, threads) = (options.device, options.threads.clone());
-        let committee = TeacherCommittee::new(bundle, others, config, options)?;
+        let committee = TeacherCommittee::new(bundle, others, config, balances, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = normalization(bundle, config)?;
         let starts = Starts::new(bundle, normalization.clone(), config, device, threads.clone());
@@ -365,13 +366,13 @@ impl<'a> Recover<'a> {
         let mut adam = Adam::new(images.raw_dim(), config.betas);
         let mut maps = views(steps.start)?;
         self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
-        let mut aim = self.committee.aim(classes, &seen)?;
+        let mut objective = self.committee.objective(classes, &seen)?;
         let mut first = steps.start;
         if let Some(kept) = kept {
             first = kept.progress.next;
             (images, average) = (kept.images, kept.average);
             adam = Adam::after(first - steps.start, kept.moments, config.betas);
-            self.committee.restore(&aim, &kept.statistics);
+            self.committee.restore(&objective, &kept.statistics);
             (steps.start + 1..first).try_for_each(|iteration| views(iteration).map(|_| ()))?;
         }
         for iteration in first..steps.end {
@@ -380,7 +381,7 @@ impl<'a> Recover<'a> {
                 self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
             }
             let (mut point, mut seen_gradient) =
-                self.committee.evaluate(&seen, &mut aim, iteration)?;
+                self.committee.evaluate(&seen, &mut objective, iteration)?;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -405,13 +406,13 @@ impl<'a> Recover<'a> {
                     images: images.clone(),
                     moments: adam.moments().map(Array4::clone),
                     average: average.clone(),
-                    statistics: self.committee.statistics(&aim),
+                    statistics: self.committee.statistics(&objective),
                 };
                 let state = state.write().map_err(RecoverError::Keep)?;
                 keeper.keep(&state).map_err(|error| RecoverError::Keep(error.to_string()))?;
             }
         }
-        self.committee.keep(aim);
+        self.committee.keep(objective);
         Ok(average.unwrap_or(images))
     }
 }

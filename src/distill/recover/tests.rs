@@ -38,7 +38,7 @@ pub fn training_images() -> Dataset {
 fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
     let (config, data) = (config(settings), training_images());
     let recover =
-        Recover::with_committee(teachers[0], &teachers[1..], &config, PlanOptions::default())
+        Recover::with_committee(teachers[0], &teachers[1..], &config, &[], PlanOptions::default())
             .unwrap()
             .with_data(&data);
     let mut losses = Vec::new();
@@ -104,7 +104,7 @@ fn teachers_of_other_images_are_refused() {
     let (one, mut other) = (shipped("resnet18-w16-supervised"), shipped("resnet18-w16-moco-v2"));
     other.manifest.preprocessing.mean[0] += 0.1;
     let config = config("{committee: {teachers: [b], turn: all, weights: []}}");
-    let refused = Recover::with_committee(&one, &[&other], &config, PlanOptions::default())
+    let refused = Recover::with_committee(&one, &[&other], &config, &[], PlanOptions::default())
         .map(|_| ())
         .unwrap_err()
         .to_string();
@@ -286,8 +286,9 @@ fn an_interrupted_batch_goes_on_and_ends_in_the_same_bytes() {
     ] {
         let (config, data) = (config(settings), training_images());
         let others: &[&Bundle] = if config.committee.is_some() { &[&other] } else { &[] };
-        let recover =
-            || Recover::with_committee(&teacher, others, &config, PlanOptions::default()).unwrap();
+        let recover = || {
+            Recover::with_committee(&teacher, others, &config, &[], PlanOptions::default()).unwrap()
+        };
         let run = |keeper: &mut dyn Keeper| {
             let recover = recover().with_data(&data);
             let batch = &recover.batches(&[0, 1, 2, 3], 1, 0)[0];

@@ -3,7 +3,7 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::CROP_RATIO;
+use crate::views::CROP_RATIO;
 use scdd_data::{DataError, Resample, Shift, Size, View};
 use scdd_experiment::config::{Quirk, RecoverConfig};
 

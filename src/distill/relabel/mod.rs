@@ -4,24 +4,18 @@
 //! "Fast Knowledge Distillation" (FKD), as SRe2L and SC-DD use it. The views depend on the seed,
 //! the epoch and the batch alone, so synthetic and real images under one seed get the same views.
 
-mod ahead;
-mod lens;
-
 mod teachers;
-mod views;
 
 use std::path::Path;
 
 use crate::progress::Progress;
 use crate::teacher::{Bundle, RuntimeError};
+use crate::views::{self, BatchViews, ViewRenderer, Views, one_ahead};
 use scdd_compute::threads::Threads;
 use scdd_data::{DataError, Dataset, Size};
 use scdd_experiment::config::{LabelDtype, Mix, RelabelConfig};
 
-pub use ahead::one_ahead;
-pub use lens::ViewRenderer;
 pub use teachers::Teachers;
-pub use views::{BatchViews, Views};
 
 use scdd_artifacts::labels::{Dtype, LabelBatch, Meta, MixKind, StoreError, StoredTopK, Writer};
 
@@ -73,7 +67,7 @@ impl Relabel<'_> {
         let label = format!("relabel {} with {}", set.name, names.join(" + "));
         let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
         let views = Views::new(self.config, self.formation, self.seed, set, meta.input);
-        let lens = ViewRenderer::new(self.bundles[0].0, meta.pad)?;
+        let renderer = ViewRenderer::new(self.bundles[0].0, meta.pad)?;
         let mut writer = Writer::open(path, meta.clone())?;
         let first = writer.epochs();
         let batches = (first..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {
@@ -82,7 +76,7 @@ impl Relabel<'_> {
         });
         let seen = batches.map(|batch: Result<BatchViews, DataError>| {
             let batch = batch?;
-            Ok::<_, DataError>((self.threads.run(|| lens.see(set, &batch))?, batch))
+            Ok::<_, DataError>((self.threads.run(|| renderer.render(set, &batch))?, batch))
         });
         let mut done = u64::from(first) * meta.batches() as u64;
         if first > 0 {

@@ -15,9 +15,9 @@ use rand_distr::{Distribution as _, Normal};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::progress::Progress;
-use crate::relabel::{BatchViews, ViewRenderer, Views, one_ahead};
 use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, Network, NetworkError};
+use crate::views::{BatchViews, ViewRenderer, Views, one_ahead};
 use scdd_artifacts::labels::{LabelBatch, LabelStore, StoreError};
 pub use scdd_artifacts::records::{Epoch, Training};
 use scdd_compute::replica::{Mode, Replica, ReplicaError, to_tensor};
@@ -191,7 +191,7 @@ impl<'a> Student<'a> {
         Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device, threads })
     }
 
-    /// Trains on `lesson` for the epochs of its views, and tests on `test` as `config` specifies.
+    /// Trains on `data` for the epochs of its views, and tests on `test` as `config` specifies.
     /// Resumes an interrupted training from the state in `keeper`, and saves the state there when
     /// `keeper` says that it is due.
     ///
@@ -200,22 +200,22 @@ impl<'a> Student<'a> {
     /// state can't be saved.
     pub fn train(
         &mut self,
-        lesson: &TrainingData,
+        data: &TrainingData,
         test: &Dataset,
         config: &ValidateConfig,
         keeper: &mut dyn Keeper,
         progress: &dyn Progress,
     ) -> Result<Training, ValidateError> {
-        self.check_classes(lesson.images)?;
+        self.check_classes(data.images)?;
         self.check_classes(test)?;
         let [channels, height, width] = self.bundle.image_shape().map(|d| d as i64);
-        let batch = lesson.views.batch_size();
+        let batch = data.views.batch_size();
         let batch = i64::from(config.micro_batch.map_or(batch, |part| part.min(batch)));
         // The work that a plan leaves to libtorch is too small for several threads, and their
         // number would change its rounding.
         let _one_thread =
             self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
-        let epochs = lesson.views.epochs();
+        let epochs = data.views.epochs();
         let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
         let mut optimizer = StudentOptimizer::new(tensors, config.optimizer, config.decay)?;
         let mut objectives = Objectives::new(config, epochs);
@@ -227,7 +227,7 @@ impl<'a> Student<'a> {
         } else {
             None
         };
-        let label = format!("validate {} on {}", self.bundle.name(), lesson.images.name);
+        let label = format!("validate {} on {}", self.bundle.name(), data.images.name);
         let mut curve = Vec::new();
         if let Some(kept) = keeper.kept() {
             let mut tensors = self.tensors_of_training(&optimizer, average.as_ref());
@@ -246,7 +246,7 @@ impl<'a> Student<'a> {
         for epoch in curve.len() as u32 + 1..=epochs {
             optimizer.scale_learning_rate(rate_factor(config, epoch - 1, epochs));
             let loss = self.train_epoch(
-                lesson,
+                data,
                 epoch - 1,
                 config,
                 &mut objectives,
@@ -288,7 +288,7 @@ impl<'a> Student<'a> {
     /// Trains one epoch and returns the mean loss of its batches.
     fn train_epoch(
         &mut self,
-        lesson: &TrainingData,
+        data: &TrainingData,
         epoch: u32,
         config: &ValidateConfig,
         objectives: &mut Objectives,
@@ -296,18 +296,18 @@ impl<'a> Student<'a> {
         mut average: Option<&mut WeightAverage>,
     ) -> Result<f64, ValidateError> {
         let objective = objectives.of(epoch);
-        let batches = lesson.batches(epoch, objective)?;
-        let lens = ViewRenderer::new(self.bundle, lesson.views.pad())?;
+        let batches = data.batches(epoch, objective)?;
+        let renderer = ViewRenderer::new(self.bundle, data.views.pad())?;
         let threads = self.threads.clone();
         let seen = (0..batches.len()).map(|number| {
             let (batch, logits) = batches.get(number)?;
-            let images = threads.run(|| lens.see(lesson.images, &batch))?;
+            let images = threads.run(|| renderer.render(data.images, &batch))?;
             Ok::<_, ValidateError>((images, batch, logits))
         });
         let (mut total, mut last) = (0.0, None);
         one_ahead(seen, |(images, batch, logits)| {
             let input = to_tensor(images.view())?.f_to_device(self.device)?;
-            let targets = self.targets(lesson, &batch, logits)?;
+            let targets = self.targets(data, &batch, logits)?;
             let pass = self.pass(&input, targets, objective, config.micro_batch)?;
             optimizer.step(&pass.gradients)?;
             if let Some(average) = &mut average {
@@ -415,12 +415,12 @@ impl<'a> Student<'a> {
 
     fn targets(
         &self,
-        lesson: &TrainingData,
+        data: &TrainingData,
         batch: &BatchViews,
         logits: Option<Array2<f32>>,
     ) -> Result<Targets, TchError> {
         let own: Vec<i64> =
-            batch.indices.iter().map(|&i| i64::from(lesson.images.labels[i as usize])).collect();
+            batch.indices.iter().map(|&i| i64::from(data.images.labels[i as usize])).collect();
         let partner = match &batch.mix {
             DrawnMix::None => None,
             DrawnMix::CutMix { partner, .. } | DrawnMix::MixUp { partner, .. } => {
@@ -433,7 +433,7 @@ impl<'a> Student<'a> {
             teacher: logits.map(to_device).transpose()?,
             own: Tensor::f_from_slice(&own)?.f_to_device(self.device)?,
             partner,
-            share: batch.mix.lambda(lesson.views.input()).into(),
+            share: batch.mix.lambda(data.views.input()).into(),
         })
     }
 
@@ -799,9 +799,9 @@ mod tests {
                 let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
                 let views =
                     Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
-                let lesson = TrainingData { images: &images, views, labels: None };
+                let data = TrainingData { images: &images, views, labels: None };
                 let training =
-                    student.train(&lesson, &images, &config, keeper, &crate::progress::Silent)?;
+                    student.train(&data, &images, &config, keeper, &crate::progress::Silent)?;
                 Ok::<_, ValidateError>((training, student.checkpoint().unwrap()))
             };
             let whole = train(&mut Forgetful).unwrap();

@@ -307,12 +307,16 @@ impl<'a> StageGraphBuilder<'a> {
         let members = config.committee.iter().flat_map(|committee| &committee.teachers);
         let mut checks = self.checks_of(path);
         checks.extend(members.clone().flat_map(|member| self.checks_of(member)));
+        let teachers = [path].into_iter().chain(members.clone().map(PathBuf::as_path));
+        let balances = teachers.map(|path| self.balance(path, (method, config)));
+        let balances: Option<Vec<_>> = balances.collect::<Result<_, _>>()?;
+        let balances = balances.unwrap_or_default();
         let source = RecoverSource {
             teacher,
             others: members.map(|member| &inputs.bundles[member]).collect(),
             train: if config.is_data_free() { None } else { Some(inputs.real()?.train()?) },
             classes: inputs.classes_of(teacher),
-            balance: self.balance(path, (method, config))?,
+            balances,
             checks,
         };
         Ok(self.add_images(recover::draft(source, (method, config), ipc, seed)?, None))
@@ -324,8 +328,7 @@ impl<'a> StageGraphBuilder<'a> {
         path: &Path,
         (method, config): (&str, &RecoverConfig),
     ) -> Result<Option<Balanced>, RunError> {
-        // In a committee each teacher has its own value, which recover measures.
-        if config.r_bn != BnWeight::Auto || config.committee.is_some() {
+        if config.r_bn != BnWeight::Auto {
             return Ok(None);
         }
         let draft =
@@ -448,13 +451,19 @@ mod tests {
     /// An experiment without real data: two methods by two teachers, one of the methods with `r_bn:
     /// auto`.
     fn inputs() -> Inputs {
-        let bundle =
-            |name: &str| in_repository("onnx/fashion-mnist").join(name).display().to_string();
         let (a, b) = (bundle("resnet18-w16-moco-v2"), bundle("resnet18-w16-supervised"));
-        let text = format!(
+        opened(&format!(
             "name: x\ndata: none\nteachers: ['{a}', '{b}']\nipc: [1, 2]\nmethods:\n  plain: {{iterations: 1}}\n  \
              auto: {{iterations: 1, r_bn: auto, subset_of: 2, verifier: ['{b}']}}\n"
-        );
+        ))
+    }
+
+    fn bundle(name: &str) -> String {
+        in_repository("onnx/fashion-mnist").join(name).display().to_string()
+    }
+
+    /// The inputs of the experiment `text`.
+    fn opened(text: &str) -> Inputs {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("e.yaml"), text).unwrap();
         let experiment = Experiment::load(&dir.path().join("e.yaml"), &[]).unwrap();
@@ -485,6 +494,28 @@ mod tests {
         directories.sort();
         directories.dedup();
         assert_eq!(directories.len(), graph.nodes().count());
+    }
+
+    #[test]
+    fn each_teacher_of_a_committee_is_balanced_by_a_stage_of_its_own() {
+        let (a, b) = (bundle("resnet18-w16-moco-v2"), bundle("resnet18-w16-supervised"));
+        let inputs = opened(&format!(
+            "name: x\ndata: none\nteachers: ['{a}']\nipc: 1\nrecover: {{iterations: 1, r_bn: auto, \
+             committee: {{teachers: ['{b}'], turn: round_robin, weights: []}}}}\n"
+        ));
+        let store = StageStore::new("nowhere");
+        let graph = StageGraph::build(&inputs, &store, Goal::Recover).unwrap();
+        let stages = |kind: &'static str| {
+            graph.nodes().filter(move |(_, node)| node.stage.kind() == kind).collect::<Vec<_>>()
+        };
+        let (balances, recoveries) = (stages("balance"), stages("recover"));
+        let [(_, recovery)] = recoveries.as_slice() else { panic!("one set") };
+        let Task::Recover(task) = &recovery.task else { panic!("a recovery") };
+        let files: Vec<PathBuf> =
+            balances.iter().map(|(_, node)| node.directory.join(AUTO)).collect();
+        assert_eq!((task.balances.len(), &task.balances), (2, &files));
+        assert!(balances.iter().all(|(id, _)| recovery.needs.contains(id)));
+        assert!(balances[0].1.title.contains("moco") && balances[1].1.title.contains("supervised"));
     }
 
     #[test]

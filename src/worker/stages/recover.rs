@@ -10,7 +10,6 @@ use scdd_artifacts::stage::WorkDir;
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
 use scdd_distill::recover::{Batch, Item, Recover};
-use scdd_experiment::config::BnWeight;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::recover::RecoverTask;
 
@@ -18,16 +17,16 @@ use super::StateFile;
 
 /// Gives a remark for the user.
 pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
-    let mut config = task.config.clone();
-    if let Some(balance) = &task.balance {
-        config.r_bn = BnWeight::Fixed(read_json::<Auto>(balance)?.r_bn);
-    }
+    let config = &task.config;
+    let balances = task.balances.iter().map(|file| Ok(read_json::<Auto>(file)?.r_bn));
+    let balances = balances.collect::<Result<Vec<f64>, Failure>>()?;
     let options = PlanOptions {
         device: tools.device,
         threads: tools.threads.clone(),
         ..PlanOptions::default()
     };
-    let mut recover = Recover::with_committee(task.teacher, &task.others, &config, options)?;
+    let mut recover =
+        Recover::with_committee(task.teacher, &task.others, config, &balances, options)?;
     if let Some(train) = task.train {
         recover = recover.with_data(train);
     }

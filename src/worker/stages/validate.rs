@@ -4,8 +4,8 @@ use crate::Tools;
 use scdd_artifacts::files::{TRAINING, write_json};
 use scdd_artifacts::labels;
 use scdd_artifacts::stage::WorkDir;
-use scdd_distill::relabel::Views;
-use scdd_distill::validate::{TrainingData, Student};
+use scdd_distill::validate::{Student, TrainingData};
+use scdd_distill::views::Views;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::validate::ValidateTask;
 
@@ -18,9 +18,9 @@ pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Fa
     let mut fresh = Student::new(task.student, task.seed, tools.device, tools.threads.clone())?;
     let views =
         Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
-    let lesson = TrainingData { images: &images, views, labels: labels.as_ref() };
+    let data = TrainingData { images: &images, views, labels: labels.as_ref() };
     let mut keeper = StateFile::new(work, TRAINING_STATE);
-    let training = fresh.train(&lesson, task.test, &task.config, &mut keeper, &tools.progress)?;
+    let training = fresh.train(&data, task.test, &task.config, &mut keeper, &tools.progress)?;
     keeper.remove()?;
     work.write("student.safetensors", &fresh.checkpoint()?)?;
     Ok(write_json(work, TRAINING, &training)?)

@@ -3,8 +3,8 @@
 use crate::Tools;
 use scdd_artifacts::files::{TRAINING, write_json};
 use scdd_artifacts::stage::WorkDir;
-use scdd_distill::relabel::Views;
-use scdd_distill::validate::{TrainingData, Student};
+use scdd_distill::validate::{Student, TrainingData};
+use scdd_distill::views::Views;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::whole::WholeTask;
 
@@ -14,9 +14,9 @@ pub fn make(task: &WholeTask, work: &WorkDir, tools: &Tools) -> Result<(), Failu
     let &WholeTask { student, train, test, ref views, ref config, seed } = task;
     let mut fresh = Student::new(student, seed, tools.device, tools.threads.clone())?;
     let views = Views::new(views, 1, seed, train, input_size(student));
-    let (lesson, mut keeper) =
+    let (data, mut keeper) =
         (TrainingData { images: train, views, labels: None }, StateFile::new(work, TRAINING_STATE));
-    let training = fresh.train(&lesson, test, config, &mut keeper, &tools.progress)?;
+    let training = fresh.train(&data, test, config, &mut keeper, &tools.progress)?;
     keeper.remove()?;
     Ok(write_json(work, TRAINING, &training)?)
 }

@@ -23,8 +23,8 @@ pub struct RecoverTask<'a> {
     pub others: Vec<&'a Bundle>,
     /// The settings of one set; `subset_of` and `verifier` are empty.
     pub config: RecoverConfig,
-    /// The record of `r_bn: auto`, if the configuration uses it and has no committee.
-    pub balance: Option<PathBuf>,
+    /// With `r_bn: auto` its record for each teacher, the own one first.
+    pub balances: Vec<PathBuf>,
     /// The real training set, if the start needs it.
     pub train: Option<&'a Dataset>,
     /// Names of all classes.
@@ -51,7 +51,8 @@ pub(in crate::run) struct RecoverSource<'a> {
     pub train: Option<&'a HashedDataset>,
     /// Names of all classes: the teacher's, or the data's if it has none.
     pub classes: &'a [String],
-    pub balance: Option<Balanced>,
+    /// With `r_bn: auto` its stage for each teacher, the own one first.
+    pub balances: Vec<Balanced>,
     /// The checks of all teachers.
     pub checks: Vec<NodeId>,
 }
@@ -63,7 +64,7 @@ pub(in crate::run) fn draft<'a>(
     ipc: u32,
     seed: u64,
 ) -> Result<(Draft<'a>, Described), RunError> {
-    let RecoverSource { teacher, others, train, classes, balance, checks } = source;
+    let RecoverSource { teacher, others, train, classes, balances, checks } = source;
     let config = RecoverConfig { subset_of: None, verifier: Vec::new(), ..config.clone() };
     if let Some(train) = train {
         require_images(&train.set, "`recover.start`", images_needed(&config, ipc))?;
@@ -74,7 +75,10 @@ pub(in crate::run) fn draft<'a>(
         others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())),
     );
     inputs.extend(train.map(|train| ("data".to_owned(), train.hash.clone())));
-    inputs.extend(balance.iter().map(|balance| ("balance".to_owned(), balance.key.clone())));
+    for (balance, number) in balances.iter().zip(1..) {
+        let name = if number == 1 { "balance".to_owned() } else { format!("balance {number}") };
+        inputs.insert(name, balance.key.clone());
+    }
     // Without a classifier the classes come from the data, so the teacher's hash does not cover
     // them.
     let foreign = teacher.manifest.is_features_only().then_some(classes);
@@ -87,9 +91,10 @@ pub(in crate::run) fn draft<'a>(
         format!("method `{method}` from teacher `{}`, ipc {ipc}, seed {seed}", teacher.name());
     let described = Described { name, title, count, formation: config.formation };
     let mut needs = checks;
-    needs.extend(balance.iter().map(|balance| balance.node));
-    let (balance, train) = (balance.map(|balance| balance.file), train.map(|train| &train.set));
-    let task = RecoverTask { teacher, others, config, balance, train, classes, chosen, ipc, seed };
+    needs.extend(balances.iter().map(|balance| balance.node));
+    let balances = balances.into_iter().map(|balance| balance.file).collect();
+    let train = train.map(|train| &train.set);
+    let task = RecoverTask { teacher, others, config, balances, train, classes, chosen, ipc, seed };
     let title = format!("recover {}", described.title);
     Ok((Draft { stage, title, needs, task: super::Task::Recover(Box::new(task)) }, described))
 }
@@ -203,13 +208,13 @@ mod tests {
         let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
         let balanced =
             |key: &str| Balanced { node: NodeId(0), key: key.into(), file: "r_bn.json".into() };
-        let balance = balance.map(balanced);
+        let balances = balance.map(balanced).into_iter().collect();
         let source = RecoverSource {
             teacher,
             others: Vec::new(),
             train: None,
             classes: &classes,
-            balance,
+            balances,
             checks: Vec::new(),
         };
         draft(source, ("m", config), 1, 0).unwrap().0.stage.key()

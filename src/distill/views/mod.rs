@@ -1,12 +1,20 @@
 //! The views of a set of images in each epoch: order, crops, augmentation and mix of every batch.
 
+mod prefetch;
+mod render;
+
+pub use prefetch::one_ahead;
+pub use render::ViewRenderer;
+
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::recover::CROP_RATIO;
 use scdd_data::rng;
 use scdd_data::{DataError, Dataset, DrawnMix, Operation, Size, View};
 use scdd_experiment::config::{Mix, RelabelConfig, ViewCrop};
+
+/// torchvision's range of a random crop's width divided by its height.
+pub(crate) const CROP_RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
 
 /// The views of a set of images. They depend on the seed, the epoch and the batch alone, so they
 /// need not be stored: drawing them again gives the same views.

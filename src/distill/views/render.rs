@@ -2,7 +2,7 @@
 
 use ndarray::{Array4, s};
 
-use crate::relabel::BatchViews;
+use super::BatchViews;
 use crate::teacher::Bundle;
 use scdd_data::view::apply_batch;
 use scdd_data::{DataError, Dataset, DrawnMix, Normalization, Operation, Resample, Size};
@@ -35,7 +35,7 @@ impl ViewRenderer {
     ///
     /// # Errors
     /// When set, views and network do not fit each other.
-    pub fn see(&self, set: &Dataset, batch: &BatchViews) -> Result<Array4<f32>, DataError> {
+    pub fn render(&self, set: &Dataset, batch: &BatchViews) -> Result<Array4<f32>, DataError> {
         let BatchViews { indices, views, operations, mix } = batch;
         let picked: Vec<usize> = indices.iter().map(|&i| i as usize).collect();
         let (on_pixels, on_views) = apart(operations);
@@ -139,7 +139,7 @@ mod tests {
             labels: vec![0],
         };
         let normalization = Normalization::new(vec![0.5], vec![0.5]).unwrap();
-        let lens = ViewRenderer { normalization, pad: 1, output: Size { height: 2, width: 2 } };
+        let renderer = ViewRenderer { normalization, pad: 1, output: Size { height: 2, width: 2 } };
         let view = View { top: 0, left: 2, height: 2, width: 2, flip: false };
         let batch = |view| BatchViews {
             indices: vec![0],
@@ -147,12 +147,16 @@ mod tests {
             operations: vec![],
             mix: DrawnMix::None,
         };
-        let seen = lens.see(&set, &batch(view)).unwrap();
+        let seen = renderer.render(&set, &batch(view)).unwrap();
         let expected = [-1.0, -1.0, 2.0 * 102.0 / 255.0 - 1.0, -1.0];
         assert!(seen.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{seen:?}");
         let outside = View { left: 3, ..view };
         assert!(
-            lens.see(&set, &batch(outside)).unwrap_err().to_string().contains("not a box inside")
+            renderer
+                .render(&set, &batch(outside))
+                .unwrap_err()
+                .to_string()
+                .contains("not a box inside")
         );
     }
 }
