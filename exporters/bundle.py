@@ -141,7 +141,8 @@ class Writer:
             tensors |= of_classes
             calibration = {"data": self.dataset.name, "images": measured, "per_class": True}
         statistics = Statistics("batch_norm" if layers else "none", layers, tensors, calibration)
-        self.publish(serialised, statistics, golden.golden(model, layers, tensors, *probe), facts)
+        exact = graph.standardised_module(model, serialised)
+        self.publish(serialised, statistics, golden.golden(exact, layers, tensors, *probe), facts)
         accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
         say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
         return self.output / self.name
