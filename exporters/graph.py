@@ -481,6 +481,8 @@ def standardised_module(model: nn.Module, serialised: bytes) -> nn.Module:
 class _GivenWeight(nn.Module):
     """A module that pads and convolves as `inner` does, by `weight` `[Cout, Cin, H, W]` in place of its own."""
 
+    weight: Tensor
+
     def __init__(self, inner: nn.Module, weight: Tensor) -> None:
         super().__init__()
         self.inner = inner
