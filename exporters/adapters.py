@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import convert, models
 from .config import parse
 from .errors import InputError
-from .files import check_kind, load_checkpoint
+from .files import STATE_DICT, check_kind, load_checkpoint
 
 TABLE = Path(__file__).with_name("adapters.yaml")
 WRAPPERS = ("module.", "model.", "net.")
@@ -30,6 +30,7 @@ SMALL_IMAGES = 96
 IMAGENET_CLASSES = 1000
 RENORMALISED = "transform_input"
 """torchvision's name of the option by which GoogLeNet and Inception v3 renormalise their images."""
+ONNX_WAY = "any other network can be exported to ONNX where its code is, for `python -m exporters import`"
 SHOWN = 6
 """How many names an error lists before it only counts."""
 
@@ -64,6 +65,10 @@ class Layout:
 
         return all(map(found, self.needs)) and not any(map(found, self.lacks))
 
+    def lies(self, where: str) -> bool:
+        """Whether tensors of this layout may lie at `where`, a place that the user names."""
+        return where.rpartition(".")[2] in self.unwrap or not {"", "*"}.isdisjoint(self.unwrap)
+
     def preprocessing(self, dataset: str) -> dict[str, tuple[float, ...]]:
         """`mean` and `std` that the family's code has for `dataset`; empty where it has none of its own."""
         of_all = {"mean": self.mean, "std": self.std}
@@ -75,14 +80,14 @@ class Layout:
 class Found:
     """The tensors of a file, under the names that its layout has.
 
-    `where` is their place in the file, `counters` are the names of what is no tensor of the network, and `beside` is
-    the place of the weights themselves if `where` is that of their averages.
+    `where` is their place in the file. `dropped` counts what lies beside them and is no part of the network. `beside`
+    is the place of the weights themselves if `where` is that of their averages.
     """
 
     layout: Layout
     where: str
     tensors: dict[str, Tensor] = field(repr=False)
-    counters: list[str]
+    dropped: dict[str, int]
     beside: str | None
 
 
@@ -119,29 +124,32 @@ def adapt(
     architecture: str | None = None,
     options: dict[str, Any] | None = None,
     classes: int | None = None,
-    ema: bool = True,
+    under: str | None = None,
 ) -> Adapted:
     """Reads the checkpoint at `path`, and the classifier at `head_path`, as a network that fits without a gap.
 
     `scheme` is auto, a layout's name, or a pretraining scheme for layouts that do not tell one. Without
-    `architecture` it and its options are recognised, but for those in `options`. Without `ema` averages of the weights
-    are left out. A classifier of other than `classes` outputs is an error.
+    `architecture` it and its options are recognised, but for those in `options`. `under` is the place of the tensors:
+    a key of the file, or what the network's names begin with; without it averages of the weights come first. A
+    classifier of other than `classes` outputs is an error.
     """
     content, left_out = _read(path)
-    found = _choose(content, scheme, ema, path)
+    found = _choose(content, scheme, under, path)
     layout, tensors = found.layout, found.tensors
     notes = [layout.note] if layout.note else []
     if left_out:
         notes.append(f"settings in the file were left out: {', '.join(left_out)}")
     if found.beside is not None:
-        notes.append(f"the averaged weights under {found.where} were taken; --no-ema takes those {_at(found.beside)}")
+        notes.append(
+            f"the averaged weights under {found.where} were taken; --under {found.beside} takes the weights themselves"
+        )
     odd = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.dtype != torch.float32
                   and t.is_floating_point()})  # fmt: skip
     if odd:
         notes.append(f"{', '.join(odd)} tensors were converted to float32")
 
     network, dropped = _network_tensors(tensors, layout)
-    dropped |= dict.fromkeys(found.counters, 1)
+    dropped |= found.dropped
     given = options or {}
     name, options = _architecture(network, layout, architecture, given, _named_in(content), path)
     if options.get(RENORMALISED) and RENORMALISED not in given:
@@ -188,10 +196,10 @@ def adapt(
         raise InputError(
             f"{path}: the classifier takes {head.in_features} features, but {_named(name, options)} has {features}"
         )
-    _check_statistics(state, path)
     if head is not None:
         weight = head.weight.detach().reshape(head.out_features, *head_shape[1:])
         state |= {f"{head_name}.weight": weight, f"{head_name}.bias": head.bias.detach()}
+    _check_values(state, path)
     return Adapted(
         layout=layout,
         scheme=_scheme(layout, scheme),
@@ -230,7 +238,10 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
         try:
             return dict(load_file(path)), []
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+            raise InputError(
+                f"{path} is not a readable safetensors file ({error}): it is damaged or cut short; download or copy it "
+                "again"
+            ) from error
     try:
         return load_checkpoint(path), []
     except InputError:
@@ -251,9 +262,10 @@ def write_table(output: Path) -> None:
         "are removed; safetensors, half precision and torch's old file format are read. Settings beside the tensors "
         "(`argparse.Namespace`, numpy scalars, paths) are left out, nothing of the file is executed; of a file with "
         "other classes in it `convert` copies the tensors. Where a file also holds averages of the weights, those are "
-        "taken; `--no-ema` takes the weights themselves. Tensors under the prefix must be exactly the architecture's, "
-        "or the file is refused; all others are listed as dropped. Not read: DeepMind's BYOL (JAX pickles of networks "
-        "that pad as TensorFlow's SAME does) and the port of SimCLR v2 (a network of its own).",
+        "taken. Where it holds several networks, `--under` names the place of the one that is meant: a key of the file "
+        "(`--under model`), or what its names begin with (`--under student`). Tensors under the prefix must be exactly "
+        "the architecture's, or the file is refused; all others are listed as dropped. Not read: DeepMind's BYOL (JAX "
+        "pickles of networks that pad as TensorFlow's SAME does) and the port of SimCLR v2 (a network of its own).",
         "",
         "Tensors do not tell everything. Whether a max-pool follows a 3x3 stem shows in none: where the layout does "
         "not tell either, `export` asks for `--arch-options '{stem: small}'` or another stem. A network of "
@@ -290,7 +302,7 @@ def write_table(output: Path) -> None:
     output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Found:
+def _choose(content: dict[str, Any], scheme: str, under: str | None, path: Path) -> Found:
     """The layout of `content` and the tensors that have it."""
     table = layouts()
     named = [layout for layout in table if layout.name == scheme]
@@ -301,13 +313,10 @@ def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Foun
                 f"--scheme {scheme}: it must be auto, a layout ({', '.join(layout.name for layout in table)}) or a "
                 f"scheme ({', '.join(sorted(known))})"
             )
-    averages = []
-    for layout in named or [layout for layout in table if layout.auto]:
-        places = [place for path in layout.unwrap if (place := _place(content, path))]
-        averages += [where for where, _ in places if "ema" in where and not ema]
-        for where, held in places:
-            if "ema" in where and not ema:
-                continue
+    chosen = None if under is None else _under(content, under, path)
+    for layout in named or [layout for layout in table if layout.auto and (under is None or layout.lies(under))]:
+        places = [chosen] if chosen else [place for each in layout.unwrap if (place := _place(content, each))]
+        for where, held, beside in places:
             counters = [key for key in held if key.rpartition(".")[2] in COUNTERS]
             tensors = _unwrap_names({key: tensor for key, tensor in held.items() if key not in counters})
             peeled = [each for each in _peeled(tensors) if layout.fits(list(each))]
@@ -316,32 +325,75 @@ def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Foun
             if not layout.needs:  # whatever has tensors fits
                 recognised = (each for each in peeled if recognise(_network_tensors(each, layout)[0], layout))
                 peeled = [next(recognised, peeled[0])]
-            others = [place for place, _ in places if "ema" not in place and "ema" in where]
-            return Found(layout, where, peeled[0], counters, next(iter(others), None))
-    keys = [str(key) for key in content]
+            weights = next((place for place, *_ in places if place and "ema" not in place and "ema" in where), None)
+            return Found(layout, where, peeled[0], beside | dict.fromkeys(counters, 1), weights)
     if named:
-        raise InputError(f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {_some(keys)}")
-    if averages:
-        raise InputError(f"{path} holds averaged weights only, {_at(averages[0])}; leave out --no-ema")
-    raise InputError(f"{path} holds no tensors where any known layout has them; its keys are {_some(keys)}")
+        keys = _some([str(key) for key in content])
+        raise InputError(f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {keys}")
+    raise InputError(f"{path} {_without_tensors(content)}")
 
 
-def _place(content: dict[str, Any], path: str) -> tuple[str, dict[str, Tensor]] | None:
-    """Where in the file `path` is, and the tensors there; `*` is the only dictionary of tensors, but an optimiser's."""
-    if path == "*":
-        held = [key for key, value in content.items() if isinstance(value, dict) and _tensors(value)]
-        held = [key for key in held if "optim" not in str(key)]
-        if len(held) != 1 or _tensors(content):
-            return None
-        path, found = str(held[0]), content[held[0]]
-    else:
-        found = _find(content, path)
-    tensors = _tensors(found) if isinstance(found, dict) else {}
-    return (path, tensors) if tensors else None
+def _without_tensors(content: dict[str, Any]) -> str:
+    """What there is in the place of one dictionary of tensors, and what helps."""
+    places = [f"{where} ({len(tensors)})" for where, tensors in _dictionaries(content) if where]
+    if places:
+        return (
+            f"holds tensors in several places: {_some(places)}; name that of the network, such as --under "
+            f"{places[0].partition(' ')[0]}"
+        )
+    keys = _some([str(key) for key in content])
+    return f"holds no network: none of its keys ({keys}) has tensors in it; {STATE_DICT}"
 
 
-def _at(where: str) -> str:
-    return f"under {where}" if where else "at the top"
+Place = tuple[str, dict[str, Tensor], dict[str, int]]
+"""Where in a file a network's tensors are, these, and how many others lie beside them by the start of their names."""
+
+
+def _place(content: dict[str, Any], path: str) -> Place | None:
+    """The tensors at `path` in the file; `*` is its only dictionary of tensors."""
+    found = [(where, tensors) for where, tensors in _dictionaries(content) if path in (where, "*")]
+    return (*found[0], {}) if len(found) == 1 else None
+
+
+def _dictionaries(content: dict[str, Any], where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """All dictionaries of a network's tensors in a file, each with its place: keys with dots between them.
+
+    An optimiser's are none, and single numbers are figures of a training.
+    """
+    tensors = {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    if any(tensor.ndim for tensor in tensors.values()):
+        yield where, tensors
+    for key, value in content.items():
+        if isinstance(value, dict) and "optim" not in str(key):
+            yield from _dictionaries(value, f"{where}.{key}" if where else str(key))
+
+
+def _under(content: dict[str, Any], under: str, path: Path) -> Place:
+    """The tensors at the place `under`, or else those whose names in a dictionary begin so."""
+    places = list(_dictionaries(content))
+    for where, tensors in places:
+        if where == under:
+            return where, tensors, {}
+    for where, held in places:
+        named = _unwrap_names(held)
+        start = under.removeprefix(f"{where}.") + "."
+        tensors = {key.removeprefix(start): tensor for key, tensor in named.items() if key.startswith(start)}
+        if tensors:
+            return under, tensors, _counted(key for key in named if not key.startswith(start))
+    known = [where for where, _ in places if where]
+    known += [start.removesuffix(".") for _, held in places for start in _counted(_unwrap_names(held))]
+    raise InputError(f"{path} has no tensors under {under}; there are some under {_some(list(dict.fromkeys(known)))}")
+
+
+def _counted(names: Iterable[str], under: str = "") -> dict[str, int]:
+    """How many of `names`, which may begin with `under`, there are by the first part of what follows that."""
+    counted: dict[str, int] = {}
+    for name in names:
+        beginning = under if name.startswith(under) else ""
+        first, dot, _ = name.removeprefix(beginning).partition(".")
+        start = beginning + first + dot
+        counted[start] = counted.get(start, 0) + 1
+    return counted
 
 
 def _peeled(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -370,10 +422,6 @@ def _find(content: Any, path: str) -> Any:
     return content
 
 
-def _tensors(mapping: dict[str, Any]) -> dict[str, Tensor]:
-    return {str(key): value.detach() for key, value in mapping.items() if isinstance(value, Tensor)}
-
-
 def _unwrap_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
     while shared := [wrapper for wrapper in WRAPPERS if tensors and all(key.startswith(wrapper) for key in tensors)]:
@@ -384,20 +432,17 @@ def _unwrap_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _network_tensors(tensors: dict[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The network's tensors by its names as float32, and how many others there are by the start of their names."""
     network: dict[str, Tensor] = {}
-    dropped: dict[str, int] = {}
+    others: list[str] = []
     for key, tensor in tensors.items():
         name = key.removeprefix(layout.prefix)
         if key.startswith(layout.prefix):
             for pattern, replacement in layout.rename:
                 name = re.sub(f"^(?:{pattern})", replacement, name)
         if not key.startswith(layout.prefix) or any(re.match(pattern, name) for pattern in layout.drop):
-            under = layout.prefix if key.startswith(layout.prefix) else ""
-            first, dot, _ = key.removeprefix(under).partition(".")
-            start = under + first + dot
-            dropped[start] = dropped.get(start, 0) + 1
+            others.append(key)
         else:
             network[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return network, dropped
+    return network, _counted(others, layout.prefix)
 
 
 def _architecture(
@@ -516,6 +561,10 @@ def _fitting(network: dict[str, Tensor], name: str) -> tuple[str, dict[str, Any]
 
 def _unrecognised(network: dict[str, Tensor]) -> str:
     """What the nearest known network has that `network` lacks, or the reverse; what helps if none is near."""
+    if parts := _parts(network):
+        takes = " and ".join(f"--under {start} takes those of {_named(*fit)}" for start, fit in parts)
+        return f"these {len(network)} tensors are not of one network alone: {takes}"
+    otherwise = f"{ONNX_WAY[0].upper()}{ONNX_WAY[1:]}"
     candidates = [*_candidates(network, None)]
     stage = network.get("layer1.0.conv1.weight")
     if not candidates and stage is not None and stage.ndim == 4:
@@ -528,11 +577,28 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
 
             relatives = [f"timm/{each}" for each in timm.list_models(f"{name.rpartition('/')[2]}*")]
             fits = next((each for each in relatives if _fitting(network, each)), None)
-            return f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}" if fits else text
-    return (
-        f"no known architecture is near these {len(network)} tensors: {_some(_shapes(network))}. If timm has the "
-        "network, give --arch timm/NAME"
-    )
+            if fits is not None:
+                return f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}"
+            if not missing and not differing:
+                text += ". If the network does without these in evaluation, save the file without them"
+            return f"{text}. {otherwise}"
+    text = f"no known architecture is near these {len(network)} tensors: {_some(_shapes(network))}"
+    if models.timm_may_have(network):
+        return f"{text}. If timm has the network, give --arch timm/NAME; {ONNX_WAY}"
+    return f"{text}. {otherwise}"
+
+
+def _parts(network: dict[str, Tensor]) -> list[tuple[str, tuple[str, dict[str, Any]]]]:
+    """What the names of some of these tensors begin with that are exactly a known network, and that network."""
+    starts = (".".join(key.split(".")[:depth]) for depth in (1, 2, 3) for key in network if key.count(".") >= depth)
+    found: list[tuple[str, tuple[str, dict[str, Any]]]] = []
+    table = [layout for layout in layouts() if layout.auto and layout.lies("")]
+    for start in dict.fromkeys(starts):
+        named = {key.removeprefix(f"{start}."): t for key, t in network.items() if key.startswith(f"{start}.")}
+        layout = next(each for each in table if each.fits(list(named)))
+        if len(named) < len(network) and (fit := recognise(_network_tensors(named, layout)[0], layout)):
+            found.append((start, fit))
+    return found
 
 
 def _difference(
@@ -583,8 +649,21 @@ def _reasons(missing: list[str], unexpected: list[str], differing: list[str]) ->
     return "; ".join(f"{label}: {_some(names)}" for label, names in labelled.items() if names)
 
 
-def _check_statistics(state: dict[str, Tensor], path: Path) -> None:
-    """BN statistics that nothing ever updated, or that are no statistics, are an error."""
+def _check_values(state: dict[str, Tensor], path: Path) -> None:
+    """Weights that can't be computed with, and BN statistics that are none or never were updated, are errors."""
+    quantised = [key for key, t in state.items() if not t.is_floating_point() and t.dtype != torch.int64]
+    if quantised:
+        raise InputError(
+            f"{path}: {len(quantised)} of {len(state)} tensors are not of floating point, such as {quantised[0]} of "
+            f"{str(state[quantised[0]].dtype).removeprefix('torch.')}: a quantised network is not read; give the "
+            "checkpoint from before it was quantised"
+        )
+    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{path}: {len(broken)} of {len(state)} tensors hold NaN or infinite values ({_some(broken)}): the "
+            "training diverged; give an earlier checkpoint"
+        )
     layers = [key.removesuffix(".running_mean") for key in state if key.endswith(".running_mean")]
     unused = [
         layer
@@ -596,15 +675,22 @@ def _check_statistics(state: dict[str, Tensor], path: Path) -> None:
             f"{path}: {len(unused)} of {len(layers)} BN layers have the initial statistics 0 and 1 ({_some(unused)}): "
             "the network was trained without running statistics, or they were not saved"
         )
-    for layer in layers:
-        mean, var = state[f"{layer}.running_mean"], state[f"{layer}.running_var"]
-        if not mean.isfinite().all() or not var.isfinite().all() or (var < 0).any():
-            raise InputError(f"{path}: the statistics of BN layer {layer} are not finite, or a variance is negative")
+    negative = [layer for layer in layers if (state[f"{layer}.running_var"] < 0).any()]
+    if negative:
+        raise InputError(
+            f"{path}: {len(negative)} of {len(layers)} BN layers have a negative variance ({_some(negative)}): the "
+            "file is damaged; download or copy it again"
+        )
 
 
 def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Linear:
-    """The one linear layer over `features` in a head's file, a BN layer before it folded in."""
+    """The one linear layer over `features` in a head's file, a BN layer before it folded in.
+
+    What has convolutions is a backbone, whose BN layers are not the head's.
+    """
     tensors = _unwrap_names(_flatten(content))
+    backbone = {key.partition(".")[0] for key, tensor in tensors.items() if tensor.ndim > 2}
+    tensors = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] not in backbone}
     weights = [key for key, t in tensors.items() if key.split(".")[-1] == "weight" and t.ndim == 2]
     fitting = [key for key in weights if tensors[key].shape[1] == features]
     if len(fitting) != 1:
@@ -626,12 +712,11 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
     return head
 
 
-def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+def _flatten(content: dict[str, Any]) -> dict[str, Tensor]:
     """All tensors in nested dictionaries, except those of optimisers, by the last dictionary's names."""
-    found = _tensors(content)
-    for key, value in content.items():
-        if isinstance(value, dict) and "optim" not in str(key):
-            found |= _flatten(value)
+    found: dict[str, Tensor] = {}
+    for _, tensors in _dictionaries(content):
+        found |= tensors
     return found
 
 

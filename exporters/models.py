@@ -325,6 +325,15 @@ def torchvision_names(tensors: Iterable[str]) -> list[str]:
     return [f"torchvision/{name}" for name in names if name.startswith(families)]
 
 
+def timm_may_have(tensors: Iterable[str]) -> bool:
+    """Whether some network of timm's begins with a convolution that has a name of `tensors`."""
+    import timm
+
+    known = (timm.models.get_pretrained_cfg(name) for name in timm.list_models())
+    firsts = {first for config in known if config is not None and isinstance(first := config.first_conv, str)}
+    return not {f"{first}.weight" for first in firsts}.isdisjoint(tensors)
+
+
 def _torchvision(model: str) -> Callable[..., nn.Module]:
     def build(*, channels: int = 3, classes: int = 1000) -> nn.Module:
         if channels != 3:
