@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ BATCH_NORM_EPS = 1e-5
 SMALL_IMAGES = 96
 """Networks for images of fewer pixels a side often have smaller strides than torchvision's."""
 IMAGENET_CLASSES = 1000
+CONFIG = "config.json"
 RENORMALISED = "transform_input"
 """torchvision's name of the option by which GoogLeNet and Inception v3 renormalise their images."""
 ONNX_WAY = "any other network can be exported to ONNX where its code is, for `python -m exporters import`"
@@ -54,6 +56,7 @@ class Layout:
     mean: list[float] | None = None
     std: list[float] | None = None
     own: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
     auto: bool = True
 
@@ -136,6 +139,8 @@ def adapt(
     content, left_out = _read(path)
     found = _choose(content, scheme, under, path)
     layout, tensors = found.layout, found.tensors
+    config = _config_beside(path)
+    _check_config(config, layout, path)
     notes = [layout.note] if layout.note else []
     if left_out:
         notes.append(f"settings in the file were left out: {', '.join(left_out)}")
@@ -151,7 +156,7 @@ def adapt(
     network, dropped = _network_tensors(tensors, layout)
     dropped |= found.dropped
     given = options or {}
-    name, options = _architecture(network, layout, architecture, given, _named_in(content), path)
+    name, options = _architecture(network, layout, architecture, given, _named_in(content, config), path)
     if options.get(RENORMALISED) and RENORMALISED not in given:
         notes.append(
             "the network renormalises its images, as all weights that torchvision publishes for it want; was it "
@@ -287,6 +292,7 @@ def write_table(output: Path) -> None:
         remarks += ["renamed to torchvision's names"] if layout.rename else []
         remarks += [f"{key} {value}" for key in ("mean", "std") if (value := getattr(layout, key)) is not None]
         remarks += [f"on {name} mean {own['mean']}, std {own['std']}" for name, own in layout.own.items()]
+        remarks += [f"a {CONFIG} beside it must have {key} {json.dumps(value)}" for key, value in layout.config.items()]
         remarks += [f"a 3x3 stem is `{layout.stem3}`"] if layout.stem3 else []
         cells = [
             layout.name,
@@ -496,7 +502,7 @@ def recognise(network: dict[str, Tensor], layout: Layout | None = None) -> tuple
 
 def _candidates(network: dict[str, Tensor], layout: Layout | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Architectures of which `network` may be, with the options that it shows."""
-    for name in (*models.RESNETS, *models.CIFAR_RESNETS, *models.CONVNETS):
+    for name in models.ARCHITECTURES:
         if shown := _options(name, network, layout):
             yield name, models.architecture(name).options() | shown
     for name in models.torchvision_names(network):
@@ -508,7 +514,15 @@ def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> di
     first = network.get("features.0.weight" if name in models.CONVNETS else "conv1.weight")
     if first is None or first.ndim != 4:
         return {}
-    shown: dict[str, Any] = {"width": first.shape[0], "channels": first.shape[1]}
+    shown: dict[str, Any] = {"channels": first.shape[1]}
+    if name == "cifar-mobilenetv2":
+        return shown if "layers.0.conv3.weight" in network else {}
+    if name == "cifar-shufflenetv2":
+        half = network.get("layer1.0.conv5.weight")
+        return {} if half is None else shown | {"width": 2 * len(half)}
+    if name in models.CIFAR_DENSENETS:
+        return shown | {"growth": len(first) // 2} if "dense1.0.conv1.weight" in network else {}
+    shown = {"width": first.shape[0]} | shown
     if name in models.RESNETS:
         small = (layout and layout.stem3) or "small"
         return shown | {"stem": small if _kernel(network) == 3 else "imagenet"}
@@ -541,11 +555,33 @@ def _kernel(network: dict[str, Tensor]) -> int:
     return weight.shape[-1] if weight is not None and weight.ndim == 4 else 0
 
 
-def _named_in(content: dict[str, Any]) -> list[str]:
-    """Architectures that a training script named in its file: as we, torchvision and timm call them."""
+def _config_beside(path: Path) -> dict[str, Any]:
+    """What `config.json` beside a checkpoint holds, as the hub of Hugging Face keeps them; empty if there is none."""
+    try:
+        config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no file, or one of something else
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _check_config(config: dict[str, Any], layout: Layout, path: Path) -> None:
+    """InputError if the file beside the checkpoint tells a network that has the same tensors but is another."""
+    for key, wanted in layout.config.items():
+        if config.get(key, wanted) != wanted:
+            raise InputError(
+                f"{path.parent / CONFIG} has {key} {config[key]!r}, and networks of layout {layout.name} are read with "
+                f"{wanted!r} alone; {ONNX_WAY}"
+            )
+
+
+def _named_in(content: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """Architectures that a training script named in its file, or timm beside it: as torchvision and timm call them."""
     args = content.get("args")
     settings = args if isinstance(args, dict) else {}
-    names = [content.get("arch"), settings.get("arch"), settings.get("model")]
+    weights = config.get("pretrained_cfg")
+    tag = weights.get("tag") if isinstance(weights, dict) else None
+    names = [f"{config.get('architecture')}.{tag}", config.get("architecture")]
+    names += [content.get("arch"), settings.get("arch"), settings.get("model")]
     plain = [name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]+", name)]
     return [prefix + name for name in dict.fromkeys(plain) for prefix in ("torchvision/", "timm/")]
 

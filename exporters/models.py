@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
+from .cifar_networks import DENSENET_BLOCKS, DenseNet, MobileNetV2, ShuffleNetV2
 from .config import KINDS
 from .errors import InputError
 
@@ -187,6 +188,21 @@ def _convnet(depth: int) -> Callable[..., nn.Module]:
     return build
 
 
+def _cifar_mobilenet(*, channels: int = 3, classes: int = 10) -> nn.Module:
+    return MobileNetV2(channels, classes)
+
+
+def _cifar_shufflenet(*, width: int = 116, channels: int = 3, classes: int = 10) -> nn.Module:
+    return ShuffleNetV2(width, channels, classes)
+
+
+def _cifar_densenet(depth: int) -> Callable[..., nn.Module]:
+    def build(*, growth: int = 48 if depth == 161 else 32, channels: int = 3, classes: int = 10) -> nn.Module:
+        return DenseNet(depth, growth, channels, classes)
+
+    return build
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A registry entry: how to build the network, and the attribute that holds its classifier.
@@ -214,11 +230,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet152": Architecture(_resnet(Bottleneck, [3, 8, 36, 3]), "fc"),
     **{f"resnet{depth}": Architecture(_cifar_resnet(depth), "fc") for depth in (20, 32, 44, 56, 110)},
     **{f"convnet{depth}": Architecture(_convnet(depth), "classifier") for depth in (3, 4, 5, 6)},
+    "cifar-mobilenetv2": Architecture(_cifar_mobilenet, "linear"),
+    "cifar-shufflenetv2": Architecture(_cifar_shufflenet, "linear"),
+    **{f"cifar-densenet{depth}": Architecture(_cifar_densenet(depth), "linear") for depth in DENSENET_BLOCKS},
 }
 
 RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 CONVNETS = ("convnet3", "convnet4", "convnet5", "convnet6")
+CIFAR_DENSENETS = tuple(f"cifar-densenet{depth}" for depth in DENSENET_BLOCKS)
 
 TORCHVISION_FAMILIES = {
     "alexnet": "features.0.",
@@ -273,8 +293,13 @@ def full_name(name: str) -> str:
 
 
 def _is_timm(name: str) -> bool:
+    """Whether timm has `name`, and where a tag follows a dot, weights of that tag."""
     import timm
 
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # the tag is none of the network's
+        return False
     return timm.is_model(name)
 
 

@@ -204,6 +204,29 @@ def test_torchvision_and_timm_networks(tmp_path: Path):
     assert adapters.adapt(tmp_path / "timm.pth", architecture="timm/resnet10t").mapped == adapted.mapped
 
 
+def test_what_lies_beside_a_checkpoint_of_hugging_face_is_read(tmp_path: Path):
+    torch.manual_seed(0)
+    path, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    safetensors.torch.save_file(dict(distinct(layouts.HuggingFace([2, 2, 2, 2], False)).state_dict()), path)
+    for text in ('{"downsample_in_bottleneck": false, "hidden_act": "relu"}', "[1]", "rubbish"):
+        config.write_text(text)
+        assert adapters.adapt(path).layout.name == "hugging-face"
+    config.write_text('{"downsample_in_bottleneck": true}')
+    with pytest.raises(InputError, match=r"config.json has downsample_in_bottleneck True, and networks .* False alone"):
+        adapters.adapt(path)
+
+    import timm
+
+    model = distinct(timm.create_model("resnet10t", num_classes=4))
+    safetensors.torch.save_file(dict(model.state_dict()), path)
+    for text, architecture in (
+        ('{"architecture": "resnet10t", "pretrained_cfg": {"tag": "c3_in1k"}}', "timm/resnet10t.c3_in1k"),
+        ('{"architecture": "resnet10t", "pretrained_cfg": {"tag": "of_mine"}}', "timm/resnet10t"),
+    ):
+        config.write_text(text)
+        assert adapters.adapt(path).architecture == architecture
+
+
 @pytest.fixture(scope="module")
 def inceptions() -> dict[str, nn.Module]:
     """torchvision's networks with auxiliary classifiers, and statistics of noise in all BN that evaluation has."""

@@ -39,6 +39,11 @@ def test_full_width_resnets_are_torchvisions():
         ("convnet3", {"width": 128, "norm": "batch", "channels": 1, "size": 28, "classes": 10}, 317_706),
         # the literature's count for CIFAR-10
         ("convnet3", {"width": 128, "norm": "instance", "channels": 3, "size": 32, "classes": 10}, 320_010),
+        # as kuangliu's code counts them for CIFAR-10
+        ("cifar-mobilenetv2", {"channels": 3, "classes": 10}, 2_296_922),
+        ("cifar-shufflenetv2", {"width": 48, "channels": 3, "classes": 10}, 352_042),
+        ("cifar-shufflenetv2", {"width": 116, "channels": 3, "classes": 10}, 1_263_854),
+        ("cifar-densenet121", {"growth": 32, "channels": 3, "classes": 10}, 6_956_298),
     ],
 )
 def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
@@ -62,6 +67,9 @@ def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
         ("resnet20", {"shortcut": "conv"}),
         ("convnet3", {"norm": "batch"}),
         ("convnet3", {"norm": "instance", "size": 28, "channels": 1}),
+        ("cifar-mobilenetv2", {}),
+        ("cifar-shufflenetv2", {"width": 48}),
+        ("cifar-densenet121", {"growth": 12}),
     ],
 )
 def test_initialisation_is_what_build_draws(name: str, options: dict):
@@ -104,6 +112,7 @@ def test_options_are_checked():
     }  # fmt: skip
     for name, options, message in (
         ("resnet19", {}, "unknown"),
+        ("timm/resnet10t.none", {}, "architecture 'timm/resnet10t.none' is unknown"),
         ("resnet18", {"widht": 16}, "no option 'widht'"),
         ("resnet18", {"width": "16"}, "a whole number is wanted"),
         ("resnet18", {"width": 0}, "at least 1"),
@@ -117,5 +126,7 @@ def test_options_are_checked():
         models.build("resnet20", {"shortcut": "none"})
     with pytest.raises(InputError, match="norm"):
         models.build("convnet3", {"norm": "layer"})
+    with pytest.raises(InputError, match="width is 50; it must be one of 48, 116, 176, 224"):
+        models.build("cifar-shufflenetv2", {"width": 50})
     with pytest.raises(InputError, match="too small"):
         models.build("convnet3", {"size": 4})
