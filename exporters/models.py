@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -410,14 +409,26 @@ def _timm(model: str) -> Callable[..., nn.Module]:
     return build
 
 
+def _without_values(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network whose tensors have shapes alone, or with all its values where its constructor computes with tensors.
+
+    Torchvision's RegNets do so. Neither draws from torch's global generator.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:
+        with torch.random.fork_rng(devices=[]):
+            return build()
+
+
 @functools.cache
 def _foreign(name: str) -> Architecture:
     """Such a network's classifier is its last linear layer, or its last 1x1 convolution if it has no linear layer."""
     library, _, model = name.partition("/")
     builders = {"torchvision": _inception if model in INCEPTIONS else _torchvision, "timm": _timm}
     build = builders[library](model)
-    with torch.device("meta"):
-        modules = list(build().named_modules())
+    modules = list(_without_values(build).named_modules())
     linear = [key for key, module in modules if isinstance(module, nn.Linear)]
     pointwise = [key for key, module in modules if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)]
     if not linear and not pointwise:
@@ -483,28 +494,5 @@ def shapes(name: str, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 @functools.cache
 def _shapes(name: str, options: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        state = build(name, dict(options)).state_dict()
+    state = _without_values(lambda: build(name, dict(options))).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
-
-
-def initialisation(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The distribution that `build` draws each trainable parameter from, in the order of `named_parameters`.
-
-    torch's default for convolutions and linear layers, `kaiming_uniform(a=sqrt(5))`, is uniform within 1/sqrt(fan_in),
-    as is the bias.
-    """
-    recipes: dict[str, dict[str, Any]] = {}
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            key = f"{prefix}.{name}" if prefix else name
-            if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
-                recipes[key] = {"type": "constant", "value": 1.0 if name == "weight" else 0.0}
-            elif isinstance(module, nn.Conv2d) and isinstance(model, ResNet | CifarResNet):
-                fan_out = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
-                recipes[key] = {"type": "normal", "std": math.sqrt(2 / fan_out)}
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                recipes[key] = {"type": "uniform", "bound": 1 / math.sqrt(module.weight[0].numel())}
-            else:
-                raise InputError(f"no initialisation is known for parameter {key} of a {type(module).__name__}")
-    return {name: recipes[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
