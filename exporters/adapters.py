@@ -20,6 +20,7 @@ from . import convert, models
 from .config import parse
 from .errors import InputError
 from .files import STATE_DICT, check_kind, load_checkpoint
+from .network import FORMAT
 
 TABLE = Path(__file__).with_name("adapters.yaml")
 WRAPPERS = ("module.", "model.", "net.")
@@ -137,6 +138,8 @@ def adapt(
     classifier of other than `classes` outputs is an error.
     """
     content, left_out = _read(path)
+    if content.get("format") == FORMAT:
+        raise InputError(f"{path} was written by the exporters themselves: leave out --checkpoint before it")
     found = _choose(content, scheme, under, path)
     layout, tensors = found.layout, found.tensors
     config = _config_beside(path)
@@ -504,9 +507,15 @@ def _candidates(network: dict[str, Tensor], layout: Layout | None) -> Iterator[t
     """Architectures of which `network` may be, with the options that it shows."""
     for name in models.ARCHITECTURES:
         if shown := _options(name, network, layout):
-            yield name, models.architecture(name).options() | shown
+            yield name, models.architecture(name).options() | shown | _classes(name, network)
     for name in models.torchvision_names(network):
-        yield name, {"classes": 1000}
+        yield name, {"classes": IMAGENET_CLASSES} | _classes(name, network)
+
+
+def _classes(name: str, network: dict[str, Tensor]) -> dict[str, Any]:
+    """The option `classes` of architecture `name` if the tensors have its classifier, else none."""
+    head = network.get(f"{models.architecture(name).head}.weight")
+    return {} if head is None or head.ndim < 2 else {"classes": len(head)}
 
 
 def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> dict[str, Any]:
@@ -669,8 +678,10 @@ def _fit(network: dict[str, Tensor], name: str, options: dict[str, Any], path: P
     missing, unexpected, differing = _difference(network, name, options)
     if missing or unexpected or differing:
         fitting = recognise(network)
-        hint = f"; {_named(*fitting)} would fit" if fitting else "; no known architecture would fit"
-        raise InputError(f"{path} is no {_named(name, options)}: {_reasons(missing, unexpected, differing)}{hint}")
+        hint = "no known architecture would fit"
+        if fitting:
+            hint = f"{_named(fitting[0], fitting[1] | {'classes': options['classes']})} would fit"
+        raise InputError(f"{path} is no {_named(name, options)}: {_reasons(missing, unexpected, differing)}; {hint}")
     state = {}
     for key in models.shapes(name, options):
         if key.endswith("num_batches_tracked"):

@@ -330,7 +330,7 @@ def test_unrecognised_networks_are_told_what_is_near(tmp_path: Path):
     with pytest.raises(InputError) as error:
         adapters.adapt(path)
     assert (
-        "the nearest known network is resnet18 (width 4, stem imagenet, channels 3, classes 10); missing: "
+        "the nearest known network is resnet18 (width 4, stem imagenet, channels 3, classes 7); missing: "
         "layer3.1.bn2.running_mean, layer3.1.bn2.running_var; not in the architecture: layer4.1.attention.weight"
     ) in str(error.value)
     assert "--arch" not in str(error.value)
@@ -543,7 +543,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
     with pytest.raises(InputError) as error:
         adapters.adapt(path, architecture="resnet34")
     assert "missing: layer1.2.conv1.weight" in str(error.value)
-    assert "; resnet18 (width 4, stem imagenet, channels 3, classes 10) would fit" in str(error.value)
+    assert "; resnet18 (width 4, stem imagenet, channels 3, classes 7) would fit" in str(error.value)
     with pytest.raises(InputError, match=r"conv1.weight is \[4, 3, 7, 7\], not \[8, 3, 7, 7\]"):
         adapters.adapt(path, architecture="resnet18", options={"width": 8})
 
@@ -663,6 +663,15 @@ def test_export_of_a_community_checkpoint(tmp_path: Path, tiny: Split, monkeypat
     assert main([*arguments, "--dataset", "cifar-10"]) == 2  # channels
     assert main([*arguments, "--dataset", "imagenet"]) == 2  # classes
     assert main([*arguments, "own.pt"]) == 2  # both kinds of input
+
+    assert (
+        main([*arguments, "--dataset", "fashion-mnist", "--name", "saved", "--save-network", str(tmp_path / "n.pt")])
+        == 0
+    )
+    with pytest.raises(InputError, match=r"n.pt was written by the exporters themselves: leave out --checkpoint"):
+        adapters.adapt(tmp_path / "n.pt")
+    with pytest.raises(InputError, match=r"a checkpoint of others becomes a bundle by `export --checkpoint .*own.pth`"):
+        Checkpoint.load(tmp_path / "own.pth")
 
 
 def test_features_only_bundle(tmp_path: Path, capsys):
