@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +159,7 @@ def adapt(
 
     network, dropped = _network_tensors(tensors, layout)
     dropped |= found.dropped
+    _check_kinds(network, path)
     given = options or {}
     name, options = _architecture(network, layout, architecture, given, _named_in(content, config), path)
     if options.get(RENORMALISED) and RENORMALISED not in given:
@@ -172,7 +174,8 @@ def adapt(
         start = f"{key.partition('.')[0]}."
         dropped[start] = dropped.get(start, 0) + 1
     head_name = models.architecture(name).head
-    inside = {part: network.pop(f"{head_name}.{part}", None) for part in ("weight", "bias")}
+    inside = {key: network.pop(key) for key in list(network) if key.startswith(f"{head_name}.")}
+    weight = inside.get(f"{head_name}.weight")
     head_source = "none"
     head = None
     head_shape = models.shapes(name, options)[f"{head_name}.weight"]
@@ -181,16 +184,22 @@ def adapt(
         if len(head_shape) != 2:
             raise InputError(f"--head: the classifier of {name} is a convolution, which no linear one can stand for")
         head, head_source = _head_of_file(read(head_path), head_path, features), "file"
-        if inside["weight"] is not None:
-            dropped[f"{head_name}."] = 2
-    elif inside["weight"] is not None and inside["weight"].ndim == len(head_shape):
-        head, head_source = _linear(inside["weight"], inside["bias"]), "checkpoint"
+    elif weight is not None and weight.ndim == len(head_shape):
+        head, head_source = _linear(weight, inside.pop(f"{head_name}.bias", None), path), "checkpoint"
+        del inside[f"{head_name}.weight"]
     elif layout.heads is not None and isinstance(beside := _find(content, layout.heads), dict):
         head, head_source = _head_of_file(beside, path, features), "checkpoint"
     elif layout.head is not None and f"{layout.head}weight" in tensors:
-        head = _linear(tensors[f"{layout.head}weight"], tensors.get(f"{layout.head}bias"))
+        head = _linear(tensors[f"{layout.head}weight"], tensors.get(f"{layout.head}bias"), path)
         head_source = "checkpoint"
         dropped = {key: count for key, count in dropped.items() if not layout.head.startswith(key)}
+    if inside:
+        dropped[f"{head_name}."] = len(inside)
+    if inside and head is None:
+        notes.append(
+            f"{head_name} is no single linear layer but {_some(list(inside))}, which were dropped; if one linear layer "
+            f"of the file is the classifier, --head {shlex.quote(str(path))} takes it"
+        )
     if head is not None and classes is not None and head.out_features != classes:
         raise InputError(
             f"{head_path or path}: the classifier has {head.out_features} classes, but the data set has {classes}; "
@@ -202,7 +211,8 @@ def adapt(
     state = _fit(network, name, options, path)
     if head is not None and head.in_features != features:
         raise InputError(
-            f"{path}: the classifier takes {head.in_features} features, but {_named(name, options)} has {features}"
+            f"{path}: the classifier takes {head.in_features} features, but {_named(name, options)} has {features}, so "
+            f"the file's network pools otherwise; {ONNX_WAY}"
         )
     if head is not None:
         weight = head.weight.detach().reshape(head.out_features, *head_shape[1:])
@@ -380,6 +390,7 @@ def _dictionaries(content: dict[str, Any], where: str = "") -> Iterator[tuple[st
 def _under(content: dict[str, Any], under: str, path: Path) -> Place:
     """The tensors at the place `under`, or else those whose names in a dictionary begin so."""
     places = list(_dictionaries(content))
+    under = under.strip(".")
     for where, tensors in places:
         if where == under:
             return where, tensors, {}
@@ -391,7 +402,7 @@ def _under(content: dict[str, Any], under: str, path: Path) -> Place:
             return under, tensors, _counted(key for key in named if not key.startswith(start))
     known = [where for where, _ in places if where]
     known += [start.removesuffix(".") for _, held in places for start in _counted(_unwrap_names(held))]
-    raise InputError(f"{path} has no tensors under {under}; there are some under {_some(list(dict.fromkeys(known)))}")
+    raise InputError(f"{path} has no tensors under {under!r}; there are some under {_some(list(dict.fromkeys(known)))}")
 
 
 def _counted(names: Iterable[str], under: str = "") -> dict[str, int]:
@@ -609,6 +620,8 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
     if parts := _parts(network):
         takes = " and ".join(f"--under {start} takes those of {_named(*fit)}" for start, fit in parts)
         return f"these {len(network)} tensors are not of one network alone: {takes}"
+    if len(network) <= 2 and all(key.rpartition(".")[2] in ("weight", "bias") for key in network):
+        return f"{_some(_shapes(network))} is a classifier alone: give it as --head, and its backbone as --checkpoint"
     otherwise = f"{ONNX_WAY[0].upper()}{ONNX_WAY[1:]}"
     candidates = [*_candidates(network, None)]
     stage = network.get("layer1.0.conv1.weight")
@@ -696,15 +709,23 @@ def _reasons(missing: list[str], unexpected: list[str], differing: list[str]) ->
     return "; ".join(f"{label}: {_some(names)}" for label, names in labelled.items() if names)
 
 
+def _check_kinds(network: dict[str, Tensor], path: Path) -> None:
+    """Tensors without values, sparse ones and weights of other than floating point are errors."""
+    for key, tensor in network.items():
+        is_weight = tensor.dtype != torch.int64 or key.endswith(("weight", "bias"))
+        if tensor.is_meta:
+            raise InputError(f"{path}: {key} is a meta tensor, which has no values: load the weights, and {STATE_DICT}")
+        if tensor.layout != torch.strided:
+            raise InputError(f"{path}: {key} is a sparse tensor: save its to_dense()")
+        if is_weight and not tensor.is_floating_point():
+            raise InputError(
+                f"{path}: {key} is of {str(tensor.dtype).removeprefix('torch.')}, not of floating point: give the "
+                "checkpoint from before the network was quantised or converted"
+            )
+
+
 def _check_values(state: dict[str, Tensor], path: Path) -> None:
-    """Weights that can't be computed with, and BN statistics that are none or never were updated, are errors."""
-    quantised = [key for key, t in state.items() if not t.is_floating_point() and t.dtype != torch.int64]
-    if quantised:
-        raise InputError(
-            f"{path}: {len(quantised)} of {len(state)} tensors are not of floating point, such as {quantised[0]} of "
-            f"{str(state[quantised[0]].dtype).removeprefix('torch.')}: a quantised network is not read; give the "
-            "checkpoint from before it was quantised"
-        )
+    """Values that are not finite, and BN statistics that are none or never were updated, are errors."""
     broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise InputError(
@@ -746,7 +767,7 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
             f"{path}: a head is one linear layer over the network's {features} features, but there are "
             f"{len(fitting)} such; 2-d weights are {shapes}"
         )
-    head = _linear(tensors[fitting[0]], tensors.get(fitting[0].removesuffix("weight") + "bias"))
+    head = _linear(tensors[fitting[0]], tensors.get(fitting[0].removesuffix("weight") + "bias"), path)
     means = [key for key, t in tensors.items() if key.endswith("running_mean") and t.shape == (features,)]
     if len(means) > 1:
         raise InputError(f"{path}: several BN layers over the features: {_some(means)}")
@@ -755,7 +776,7 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
         factor = (tensors[f"{prefix}running_var"].float() + BATCH_NORM_EPS).rsqrt()
         factor = factor * tensors.get(f"{prefix}weight", torch.ones(())).float()
         shift = tensors.get(f"{prefix}bias", torch.zeros(())).float() - tensors[key].float() * factor
-        head = _linear(head.weight * factor, head.bias + head.weight @ shift.expand(features))
+        head = _linear(head.weight * factor, head.bias + head.weight @ shift.expand(features), path)
     return head
 
 
@@ -767,9 +788,14 @@ def _flatten(content: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """The layer with `weight` `[K, D]`, or `[K, D, 1, 1]` of a convolution."""
+def _linear(weight: Tensor, bias: Tensor | None, path: Path) -> nn.Linear:
+    """The layer with `weight` `[K, D]`, or `[K, D, 1, 1]` of a convolution, and `bias` `[K]`, which are of `path`."""
     weight = weight.flatten(1)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise InputError(
+            f"{path}: the classifier's weight is {list(weight.shape)} and its bias {list(bias.shape)}, which do not "
+            "fit together: give another classifier with --head"
+        )
     head = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
     head.weight.copy_(weight)
     head.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)

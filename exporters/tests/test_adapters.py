@@ -387,7 +387,7 @@ def test_averaged_weights_come_first_unless_a_place_is_named(tmp_path: Path):
     averaged = adapters.adapt(path)
     assert (averaged.unwrapped, averaged.notes) == ("state_dict_ema", [])
     with pytest.raises(
-        InputError, match="has no tensors under model; there are some under state_dict_ema, conv1, bn1,"
+        InputError, match="has no tensors under 'model'; there are some under state_dict_ema, conv1, bn1"
     ):
         adapters.adapt(path, under="model")
 
@@ -433,7 +433,7 @@ def test_one_of_several_networks_is_named(tmp_path: Path):
     for under in ("teacher", "state_dict.teacher"):
         assert taken(under).dropped == {"student.": 122}
     with pytest.raises(
-        InputError, match="has no tensors under pupil; there are some under state_dict, student, teacher"
+        InputError, match="has no tensors under 'pupil'; there are some under state_dict, student, teacher"
     ):
         taken("pupil")
 
@@ -453,6 +453,32 @@ def test_one_of_several_networks_is_named(tmp_path: Path):
     assert torch.equal(adapted.state["fc.bias"], model.fc.bias)
 
 
+def test_a_classifier_that_is_no_layer_alone_is_not_lost_in_silence(tmp_path: Path):
+    model, path = network(), tmp_path / "fine tuned.pth"
+    state = {key.replace("fc.", "fc.1."): value for key, value in model.state_dict().items()}
+    torch.save(state, path)
+    adapted = adapters.adapt(path)
+    assert (adapted.head_source, adapted.dropped) == ("none", {"fc.": 2})
+    assert adapted.notes == [
+        "fc is no single linear layer but fc.1.weight, fc.1.bias, which were dropped; if one linear layer of the file "
+        f"is the classifier, --head '{path}' takes it"
+    ]
+    images = torch.randn(2, 3, 64, 64)
+    adapted = adapters.adapt(path, head_path=path)
+    assert (adapted.head_source, adapted.dropped, adapted.notes) == ("file", {"fc.": 2}, [])
+    with torch.no_grad():
+        assert torch.equal(outputs(adapted, images), model(images))
+    torch.save(state | {"fc.4.weight": torch.ones(7, 32)}, path)
+    with pytest.raises(InputError, match=r"but there are 2 such; 2-d weights are fc.1.weight \[7, 32\], fc.4.weight"):
+        adapters.adapt(path, head_path=path)
+    torch.save(dict(model.state_dict()) | {"fc.bias": torch.ones(6)}, path)
+    with pytest.raises(InputError, match=r"weight is \[7, 32\] and its bias \[6\], which do not fit together"):
+        adapters.adapt(path)
+    torch.save({"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}, path)
+    with pytest.raises(InputError, match=r"fc.bias \[7\] is a classifier alone: give it as --head"):
+        adapters.adapt(path)
+
+
 def test_weights_that_cannot_be_computed_with_are_refused(tmp_path: Path):
     state, path = network().state_dict(), tmp_path / "file.pth"
     torch.save(state | {"layer1.0.conv1.weight": torch.full((4, 4, 3, 3), torch.nan)}, path)
@@ -463,8 +489,17 @@ def test_weights_that_cannot_be_computed_with_are_refused(tmp_path: Path):
     torch.save(state | {"fc.bias": torch.full((7,), torch.inf)}, path)
     with pytest.raises(InputError, match=r"1 of 122 tensors hold NaN or infinite values \(fc.bias\)"):
         adapters.adapt(path)
+    for odd, says in (
+        (torch.zeros(7, 32, dtype=torch.complex64), "fc.weight is of complex64, not of floating point"),
+        (torch.zeros(7, 32, dtype=torch.int64), "fc.weight is of int64, not of floating point"),
+        (torch.zeros(7, 32).to_sparse(), r"fc.weight is a sparse tensor: save its to_dense\(\)"),
+        (torch.zeros(7, 32, device="meta"), "fc.weight is a meta tensor, which has no values: load the weights"),
+    ):
+        torch.save(dict(state) | {"fc.weight": odd}, path)
+        with pytest.raises(InputError, match=says):
+            adapters.adapt(path)
     torch.save({key: value.to(torch.int8) for key, value in state.items()}, path)
-    with pytest.raises(InputError, match=r"such as conv1.weight of int8: a quantised network is not read"):
+    with pytest.raises(InputError, match=r"conv1.weight is of int8, not of floating point: give"):
         adapters.adapt(path)
 
 
