@@ -620,8 +620,8 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
     if parts := _parts(network):
         takes = " and ".join(f"--under {start} takes those of {_named(*fit)}" for start, fit in parts)
         return f"these {len(network)} tensors are not of one network alone: {takes}"
-    if len(network) <= 2 and all(key.rpartition(".")[2] in ("weight", "bias") for key in network):
-        return f"{_some(_shapes(network))} is a classifier alone: give it as --head, and its backbone as --checkpoint"
+    if sorted(tensor.ndim for tensor in network.values()) in ([2], [1, 2]):
+        return f"{_some(_shapes(network))} is a linear layer alone: give it as --head, and its backbone as --checkpoint"
     otherwise = f"{ONNX_WAY[0].upper()}{ONNX_WAY[1:]}"
     candidates = [*_candidates(network, None)]
     stage = network.get("layer1.0.conv1.weight")

@@ -475,7 +475,7 @@ def test_a_classifier_that_is_no_layer_alone_is_not_lost_in_silence(tmp_path: Pa
     with pytest.raises(InputError, match=r"weight is \[7, 32\] and its bias \[6\], which do not fit together"):
         adapters.adapt(path)
     torch.save({"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}, path)
-    with pytest.raises(InputError, match=r"fc.bias \[7\] is a classifier alone: give it as --head"):
+    with pytest.raises(InputError, match=r"fc.bias \[7\] is a linear layer alone: give it as --head"):
         adapters.adapt(path)
 
 
