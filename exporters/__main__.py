@@ -81,7 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--arch", help="its architecture; recognised otherwise")
     export.add_argument("--arch-options", default="{}", help="such as '{width: 64, stem: small}'")
     add_data_options(export)
-    export.add_argument("--no-ema", action="store_true", help="take the weights where the file also has averages")
+    export.add_argument(
+        "--under", metavar="PLACE", help="key of the file under which the network is, or what its names begin with"
+    )
     export.add_argument("--save-network", type=Path, help="also write it in the form that probe and recalibrate read")
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
     imported = commands.add_parser("import", help="write an ONNX file that others exported as a bundle")
@@ -193,7 +195,7 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
             architecture=chosen.arch,
             options=parse_mapping(chosen.arch_options, "--arch-options"),
             chosen=data_options(chosen),
-            ema=not chosen.no_ema,
+            under=chosen.under,
             name=chosen.name,
             network=chosen.save_network,
             replace=chosen.replace,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from . import convert, models
 from .config import parse
 from .errors import InputError
-from .files import check_kind, load_checkpoint
+from .files import STATE_DICT, check_kind, load_checkpoint
+from .network import FORMAT
 
 TABLE = Path(__file__).with_name("adapters.yaml")
 WRAPPERS = ("module.", "model.", "net.")
@@ -28,8 +31,10 @@ BATCH_NORM_EPS = 1e-5
 SMALL_IMAGES = 96
 """Networks for images of fewer pixels a side often have smaller strides than torchvision's."""
 IMAGENET_CLASSES = 1000
+CONFIG = "config.json"
 RENORMALISED = "transform_input"
 """torchvision's name of the option by which GoogLeNet and Inception v3 renormalise their images."""
+ONNX_WAY = "any other network can be exported to ONNX where its code is, for `python -m exporters import`"
 SHOWN = 6
 """How many names an error lists before it only counts."""
 
@@ -53,6 +58,7 @@ class Layout:
     mean: list[float] | None = None
     std: list[float] | None = None
     own: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
     auto: bool = True
 
@@ -63,6 +69,10 @@ class Layout:
             return any(re.match(pattern, name) for name in names)
 
         return all(map(found, self.needs)) and not any(map(found, self.lacks))
+
+    def lies(self, where: str) -> bool:
+        """Whether tensors of this layout may lie at `where`, a place that the user names."""
+        return where.rpartition(".")[2] in self.unwrap or not {"", "*"}.isdisjoint(self.unwrap)
 
     def preprocessing(self, dataset: str) -> dict[str, tuple[float, ...]]:
         """`mean` and `std` that the family's code has for `dataset`; empty where it has none of its own."""
@@ -75,14 +85,14 @@ class Layout:
 class Found:
     """The tensors of a file, under the names that its layout has.
 
-    `where` is their place in the file, `counters` are the names of what is no tensor of the network, and `beside` is
-    the place of the weights themselves if `where` is that of their averages.
+    `where` is their place in the file. `dropped` counts what lies beside them and is no part of the network. `beside`
+    is the place of the weights themselves if `where` is that of their averages.
     """
 
     layout: Layout
     where: str
     tensors: dict[str, Tensor] = field(repr=False)
-    counters: list[str]
+    dropped: dict[str, int]
     beside: str | None
 
 
@@ -119,31 +129,39 @@ def adapt(
     architecture: str | None = None,
     options: dict[str, Any] | None = None,
     classes: int | None = None,
-    ema: bool = True,
+    under: str | None = None,
 ) -> Adapted:
     """Reads the checkpoint at `path`, and the classifier at `head_path`, as a network that fits without a gap.
 
     `scheme` is auto, a layout's name, or a pretraining scheme for layouts that do not tell one. Without
-    `architecture` it and its options are recognised, but for those in `options`. Without `ema` averages of the weights
-    are left out. A classifier of other than `classes` outputs is an error.
+    `architecture` it and its options are recognised, but for those in `options`. `under` is the place of the tensors:
+    a key of the file, or what the network's names begin with; without it averages of the weights come first. A
+    classifier of other than `classes` outputs is an error.
     """
     content, left_out = _read(path)
-    found = _choose(content, scheme, ema, path)
+    if content.get("format") == FORMAT:
+        raise InputError(f"{path} was written by the exporters themselves: leave out --checkpoint before it")
+    found = _choose(content, scheme, under, path)
     layout, tensors = found.layout, found.tensors
+    config = _config_beside(path)
+    _check_config(config, layout, path)
     notes = [layout.note] if layout.note else []
     if left_out:
         notes.append(f"settings in the file were left out: {', '.join(left_out)}")
     if found.beside is not None:
-        notes.append(f"the averaged weights under {found.where} were taken; --no-ema takes those {_at(found.beside)}")
+        notes.append(
+            f"the averaged weights under {found.where} were taken; --under {found.beside} takes the weights themselves"
+        )
     odd = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.dtype != torch.float32
                   and t.is_floating_point()})  # fmt: skip
     if odd:
         notes.append(f"{', '.join(odd)} tensors were converted to float32")
 
     network, dropped = _network_tensors(tensors, layout)
-    dropped |= dict.fromkeys(found.counters, 1)
+    dropped |= found.dropped
+    _check_kinds(network, path)
     given = options or {}
-    name, options = _architecture(network, layout, architecture, given, _named_in(content), path)
+    name, options = _architecture(network, layout, architecture, given, _named_in(content, config), path)
     if options.get(RENORMALISED) and RENORMALISED not in given:
         notes.append(
             "the network renormalises its images, as all weights that torchvision publishes for it want; was it "
@@ -156,7 +174,8 @@ def adapt(
         start = f"{key.partition('.')[0]}."
         dropped[start] = dropped.get(start, 0) + 1
     head_name = models.architecture(name).head
-    inside = {part: network.pop(f"{head_name}.{part}", None) for part in ("weight", "bias")}
+    inside = {key: network.pop(key) for key in list(network) if key.startswith(f"{head_name}.")}
+    weight = inside.get(f"{head_name}.weight")
     head_source = "none"
     head = None
     head_shape = models.shapes(name, options)[f"{head_name}.weight"]
@@ -165,16 +184,22 @@ def adapt(
         if len(head_shape) != 2:
             raise InputError(f"--head: the classifier of {name} is a convolution, which no linear one can stand for")
         head, head_source = _head_of_file(read(head_path), head_path, features), "file"
-        if inside["weight"] is not None:
-            dropped[f"{head_name}."] = 2
-    elif inside["weight"] is not None and inside["weight"].ndim == len(head_shape):
-        head, head_source = _linear(inside["weight"], inside["bias"]), "checkpoint"
+    elif weight is not None and weight.ndim == len(head_shape):
+        head, head_source = _linear(weight, inside.pop(f"{head_name}.bias", None), path), "checkpoint"
+        del inside[f"{head_name}.weight"]
     elif layout.heads is not None and isinstance(beside := _find(content, layout.heads), dict):
         head, head_source = _head_of_file(beside, path, features), "checkpoint"
     elif layout.head is not None and f"{layout.head}weight" in tensors:
-        head = _linear(tensors[f"{layout.head}weight"], tensors.get(f"{layout.head}bias"))
+        head = _linear(tensors[f"{layout.head}weight"], tensors.get(f"{layout.head}bias"), path)
         head_source = "checkpoint"
         dropped = {key: count for key, count in dropped.items() if not layout.head.startswith(key)}
+    if inside:
+        dropped[f"{head_name}."] = len(inside)
+    if inside and head is None:
+        notes.append(
+            f"{head_name} is no single linear layer but {_some(list(inside))}, which were dropped; if one linear layer "
+            f"of the file is the classifier, --head {shlex.quote(str(path))} takes it"
+        )
     if head is not None and classes is not None and head.out_features != classes:
         raise InputError(
             f"{head_path or path}: the classifier has {head.out_features} classes, but the data set has {classes}; "
@@ -186,12 +211,13 @@ def adapt(
     state = _fit(network, name, options, path)
     if head is not None and head.in_features != features:
         raise InputError(
-            f"{path}: the classifier takes {head.in_features} features, but {_named(name, options)} has {features}"
+            f"{path}: the classifier takes {head.in_features} features, but {_named(name, options)} has {features}, so "
+            f"the file's network pools otherwise; {ONNX_WAY}"
         )
-    _check_statistics(state, path)
     if head is not None:
         weight = head.weight.detach().reshape(head.out_features, *head_shape[1:])
         state |= {f"{head_name}.weight": weight, f"{head_name}.bias": head.bias.detach()}
+    _check_values(state, path)
     return Adapted(
         layout=layout,
         scheme=_scheme(layout, scheme),
@@ -230,7 +256,10 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
         try:
             return dict(load_file(path)), []
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+            raise InputError(
+                f"{path} is not a readable safetensors file ({error}): it is damaged or cut short; download or copy it "
+                "again"
+            ) from error
     try:
         return load_checkpoint(path), []
     except InputError:
@@ -251,9 +280,10 @@ def write_table(output: Path) -> None:
         "are removed; safetensors, half precision and torch's old file format are read. Settings beside the tensors "
         "(`argparse.Namespace`, numpy scalars, paths) are left out, nothing of the file is executed; of a file with "
         "other classes in it `convert` copies the tensors. Where a file also holds averages of the weights, those are "
-        "taken; `--no-ema` takes the weights themselves. Tensors under the prefix must be exactly the architecture's, "
-        "or the file is refused; all others are listed as dropped. Not read: DeepMind's BYOL (JAX pickles of networks "
-        "that pad as TensorFlow's SAME does) and the port of SimCLR v2 (a network of its own).",
+        "taken. Where it holds several networks, `--under` names the place of the one that is meant: a key of the file "
+        "(`--under model`), or what its names begin with (`--under student`). Tensors under the prefix must be exactly "
+        "the architecture's, or the file is refused; all others are listed as dropped. Not read: DeepMind's BYOL (JAX "
+        "pickles of networks that pad as TensorFlow's SAME does) and the port of SimCLR v2 (a network of its own).",
         "",
         "Tensors do not tell everything. Whether a max-pool follows a 3x3 stem shows in none: where the layout does "
         "not tell either, `export` asks for `--arch-options '{stem: small}'` or another stem. A network of "
@@ -275,6 +305,7 @@ def write_table(output: Path) -> None:
         remarks += ["renamed to torchvision's names"] if layout.rename else []
         remarks += [f"{key} {value}" for key in ("mean", "std") if (value := getattr(layout, key)) is not None]
         remarks += [f"on {name} mean {own['mean']}, std {own['std']}" for name, own in layout.own.items()]
+        remarks += [f"a {CONFIG} beside it must have {key} {json.dumps(value)}" for key, value in layout.config.items()]
         remarks += [f"a 3x3 stem is `{layout.stem3}`"] if layout.stem3 else []
         cells = [
             layout.name,
@@ -290,7 +321,7 @@ def write_table(output: Path) -> None:
     output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Found:
+def _choose(content: dict[str, Any], scheme: str, under: str | None, path: Path) -> Found:
     """The layout of `content` and the tensors that have it."""
     table = layouts()
     named = [layout for layout in table if layout.name == scheme]
@@ -301,13 +332,10 @@ def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Foun
                 f"--scheme {scheme}: it must be auto, a layout ({', '.join(layout.name for layout in table)}) or a "
                 f"scheme ({', '.join(sorted(known))})"
             )
-    averages = []
-    for layout in named or [layout for layout in table if layout.auto]:
-        places = [place for path in layout.unwrap if (place := _place(content, path))]
-        averages += [where for where, _ in places if "ema" in where and not ema]
-        for where, held in places:
-            if "ema" in where and not ema:
-                continue
+    chosen = None if under is None else _under(content, under, path)
+    for layout in named or [layout for layout in table if layout.auto and (under is None or layout.lies(under))]:
+        places = [chosen] if chosen else [place for each in layout.unwrap if (place := _place(content, each))]
+        for where, held, beside in places:
             counters = [key for key in held if key.rpartition(".")[2] in COUNTERS]
             tensors = _unwrap_names({key: tensor for key, tensor in held.items() if key not in counters})
             peeled = [each for each in _peeled(tensors) if layout.fits(list(each))]
@@ -316,32 +344,76 @@ def _choose(content: dict[str, Any], scheme: str, ema: bool, path: Path) -> Foun
             if not layout.needs:  # whatever has tensors fits
                 recognised = (each for each in peeled if recognise(_network_tensors(each, layout)[0], layout))
                 peeled = [next(recognised, peeled[0])]
-            others = [place for place, _ in places if "ema" not in place and "ema" in where]
-            return Found(layout, where, peeled[0], counters, next(iter(others), None))
-    keys = [str(key) for key in content]
+            weights = next((place for place, *_ in places if place and "ema" not in place and "ema" in where), None)
+            return Found(layout, where, peeled[0], beside | dict.fromkeys(counters, 1), weights)
     if named:
-        raise InputError(f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {_some(keys)}")
-    if averages:
-        raise InputError(f"{path} holds averaged weights only, {_at(averages[0])}; leave out --no-ema")
-    raise InputError(f"{path} holds no tensors where any known layout has them; its keys are {_some(keys)}")
+        keys = _some([str(key) for key in content])
+        raise InputError(f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {keys}")
+    raise InputError(f"{path} {_without_tensors(content)}")
 
 
-def _place(content: dict[str, Any], path: str) -> tuple[str, dict[str, Tensor]] | None:
-    """Where in the file `path` is, and the tensors there; `*` is the only dictionary of tensors, but an optimiser's."""
-    if path == "*":
-        held = [key for key, value in content.items() if isinstance(value, dict) and _tensors(value)]
-        held = [key for key in held if "optim" not in str(key)]
-        if len(held) != 1 or _tensors(content):
-            return None
-        path, found = str(held[0]), content[held[0]]
-    else:
-        found = _find(content, path)
-    tensors = _tensors(found) if isinstance(found, dict) else {}
-    return (path, tensors) if tensors else None
+def _without_tensors(content: dict[str, Any]) -> str:
+    """What there is in the place of one dictionary of tensors, and what helps."""
+    places = [f"{where} ({len(tensors)})" for where, tensors in _dictionaries(content) if where]
+    if places:
+        return (
+            f"holds tensors in several places: {_some(places)}; name that of the network, such as --under "
+            f"{places[0].partition(' ')[0]}"
+        )
+    keys = _some([str(key) for key in content])
+    return f"holds no network: none of its keys ({keys}) has tensors in it; {STATE_DICT}"
 
 
-def _at(where: str) -> str:
-    return f"under {where}" if where else "at the top"
+Place = tuple[str, dict[str, Tensor], dict[str, int]]
+"""Where in a file a network's tensors are, these, and how many others lie beside them by the start of their names."""
+
+
+def _place(content: dict[str, Any], path: str) -> Place | None:
+    """The tensors at `path` in the file; `*` is its only dictionary of tensors."""
+    found = [(where, tensors) for where, tensors in _dictionaries(content) if path in (where, "*")]
+    return (*found[0], {}) if len(found) == 1 else None
+
+
+def _dictionaries(content: dict[str, Any], where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """All dictionaries of a network's tensors in a file, each with its place: keys with dots between them.
+
+    An optimiser's are none, and single numbers are figures of a training.
+    """
+    tensors = {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    if any(tensor.ndim for tensor in tensors.values()):
+        yield where, tensors
+    for key, value in content.items():
+        if isinstance(value, dict) and "optim" not in str(key):
+            yield from _dictionaries(value, f"{where}.{key}" if where else str(key))
+
+
+def _under(content: dict[str, Any], under: str, path: Path) -> Place:
+    """The tensors at the place `under`, or else those whose names in a dictionary begin so."""
+    places = list(_dictionaries(content))
+    under = under.strip(".")
+    for where, tensors in places:
+        if where == under:
+            return where, tensors, {}
+    for where, held in places:
+        named = _unwrap_names(held)
+        start = under.removeprefix(f"{where}.") + "."
+        tensors = {key.removeprefix(start): tensor for key, tensor in named.items() if key.startswith(start)}
+        if tensors:
+            return under, tensors, _counted(key for key in named if not key.startswith(start))
+    known = [where for where, _ in places if where]
+    known += [start.removesuffix(".") for _, held in places for start in _counted(_unwrap_names(held))]
+    raise InputError(f"{path} has no tensors under {under!r}; there are some under {_some(list(dict.fromkeys(known)))}")
+
+
+def _counted(names: Iterable[str], under: str = "") -> dict[str, int]:
+    """How many of `names`, which may begin with `under`, there are by the first part of what follows that."""
+    counted: dict[str, int] = {}
+    for name in names:
+        beginning = under if name.startswith(under) else ""
+        first, dot, _ = name.removeprefix(beginning).partition(".")
+        start = beginning + first + dot
+        counted[start] = counted.get(start, 0) + 1
+    return counted
 
 
 def _peeled(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -370,10 +442,6 @@ def _find(content: Any, path: str) -> Any:
     return content
 
 
-def _tensors(mapping: dict[str, Any]) -> dict[str, Tensor]:
-    return {str(key): value.detach() for key, value in mapping.items() if isinstance(value, Tensor)}
-
-
 def _unwrap_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
     while shared := [wrapper for wrapper in WRAPPERS if tensors and all(key.startswith(wrapper) for key in tensors)]:
@@ -384,20 +452,17 @@ def _unwrap_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _network_tensors(tensors: dict[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The network's tensors by its names as float32, and how many others there are by the start of their names."""
     network: dict[str, Tensor] = {}
-    dropped: dict[str, int] = {}
+    others: list[str] = []
     for key, tensor in tensors.items():
         name = key.removeprefix(layout.prefix)
         if key.startswith(layout.prefix):
             for pattern, replacement in layout.rename:
                 name = re.sub(f"^(?:{pattern})", replacement, name)
         if not key.startswith(layout.prefix) or any(re.match(pattern, name) for pattern in layout.drop):
-            under = layout.prefix if key.startswith(layout.prefix) else ""
-            first, dot, _ = key.removeprefix(under).partition(".")
-            start = under + first + dot
-            dropped[start] = dropped.get(start, 0) + 1
+            others.append(key)
         else:
             network[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return network, dropped
+    return network, _counted(others, layout.prefix)
 
 
 def _architecture(
@@ -451,11 +516,17 @@ def recognise(network: dict[str, Tensor], layout: Layout | None = None) -> tuple
 
 def _candidates(network: dict[str, Tensor], layout: Layout | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Architectures of which `network` may be, with the options that it shows."""
-    for name in (*models.RESNETS, *models.CIFAR_RESNETS, *models.CONVNETS):
+    for name in models.ARCHITECTURES:
         if shown := _options(name, network, layout):
-            yield name, models.architecture(name).options() | shown
+            yield name, models.architecture(name).options() | shown | _classes(name, network)
     for name in models.torchvision_names(network):
-        yield name, {"classes": 1000}
+        yield name, {"classes": IMAGENET_CLASSES} | _classes(name, network)
+
+
+def _classes(name: str, network: dict[str, Tensor]) -> dict[str, Any]:
+    """The option `classes` of architecture `name` if the tensors have its classifier, else none."""
+    head = network.get(f"{models.architecture(name).head}.weight")
+    return {} if head is None or head.ndim < 2 else {"classes": len(head)}
 
 
 def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> dict[str, Any]:
@@ -463,7 +534,15 @@ def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> di
     first = network.get("features.0.weight" if name in models.CONVNETS else "conv1.weight")
     if first is None or first.ndim != 4:
         return {}
-    shown: dict[str, Any] = {"width": first.shape[0], "channels": first.shape[1]}
+    shown: dict[str, Any] = {"channels": first.shape[1]}
+    if name == "cifar-mobilenetv2":
+        return shown if "layers.0.conv3.weight" in network else {}
+    if name == "cifar-shufflenetv2":
+        half = network.get("layer1.0.conv5.weight")
+        return {} if half is None else shown | {"width": 2 * len(half)}
+    if name in models.CIFAR_DENSENETS:
+        return shown | {"growth": len(first) // 2} if "dense1.0.conv1.weight" in network else {}
+    shown = {"width": first.shape[0]} | shown
     if name in models.RESNETS:
         small = (layout and layout.stem3) or "small"
         return shown | {"stem": small if _kernel(network) == 3 else "imagenet"}
@@ -496,11 +575,33 @@ def _kernel(network: dict[str, Tensor]) -> int:
     return weight.shape[-1] if weight is not None and weight.ndim == 4 else 0
 
 
-def _named_in(content: dict[str, Any]) -> list[str]:
-    """Architectures that a training script named in its file: as we, torchvision and timm call them."""
+def _config_beside(path: Path) -> dict[str, Any]:
+    """What `config.json` beside a checkpoint holds, as the hub of Hugging Face keeps them; empty if there is none."""
+    try:
+        config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no file, or one of something else
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _check_config(config: dict[str, Any], layout: Layout, path: Path) -> None:
+    """InputError if the file beside the checkpoint tells a network that has the same tensors but is another."""
+    for key, wanted in layout.config.items():
+        if config.get(key, wanted) != wanted:
+            raise InputError(
+                f"{path.parent / CONFIG} has {key} {config[key]!r}, and networks of layout {layout.name} are read with "
+                f"{wanted!r} alone; {ONNX_WAY}"
+            )
+
+
+def _named_in(content: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """Architectures that a training script named in its file, or timm beside it: as torchvision and timm call them."""
     args = content.get("args")
     settings = args if isinstance(args, dict) else {}
-    names = [content.get("arch"), settings.get("arch"), settings.get("model")]
+    weights = config.get("pretrained_cfg")
+    tag = weights.get("tag") if isinstance(weights, dict) else None
+    names = [f"{config.get('architecture')}.{tag}", config.get("architecture")]
+    names += [content.get("arch"), settings.get("arch"), settings.get("model")]
     plain = [name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]+", name)]
     return [prefix + name for name in dict.fromkeys(plain) for prefix in ("torchvision/", "timm/")]
 
@@ -516,6 +617,12 @@ def _fitting(network: dict[str, Tensor], name: str) -> tuple[str, dict[str, Any]
 
 def _unrecognised(network: dict[str, Tensor]) -> str:
     """What the nearest known network has that `network` lacks, or the reverse; what helps if none is near."""
+    if parts := _parts(network):
+        takes = " and ".join(f"--under {start} takes those of {_named(*fit)}" for start, fit in parts)
+        return f"these {len(network)} tensors are not of one network alone: {takes}"
+    if sorted(tensor.ndim for tensor in network.values()) in ([2], [1, 2]):
+        return f"{_some(_shapes(network))} is a linear layer alone: give it as --head, and its backbone as --checkpoint"
+    otherwise = f"{ONNX_WAY[0].upper()}{ONNX_WAY[1:]}"
     candidates = [*_candidates(network, None)]
     stage = network.get("layer1.0.conv1.weight")
     if not candidates and stage is not None and stage.ndim == 4:
@@ -528,11 +635,28 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
 
             relatives = [f"timm/{each}" for each in timm.list_models(f"{name.rpartition('/')[2]}*")]
             fits = next((each for each in relatives if _fitting(network, each)), None)
-            return f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}" if fits else text
-    return (
-        f"no known architecture is near these {len(network)} tensors: {_some(_shapes(network))}. If timm has the "
-        "network, give --arch timm/NAME"
-    )
+            if fits is not None:
+                return f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}"
+            if not missing and not differing:
+                text += ". If the network does without these in evaluation, save the file without them"
+            return f"{text}. {otherwise}"
+    text = f"no known architecture is near these {len(network)} tensors: {_some(_shapes(network))}"
+    if models.timm_may_have(network):
+        return f"{text}. If timm has the network, give --arch timm/NAME; {ONNX_WAY}"
+    return f"{text}. {otherwise}"
+
+
+def _parts(network: dict[str, Tensor]) -> list[tuple[str, tuple[str, dict[str, Any]]]]:
+    """What the names of some of these tensors begin with that are exactly a known network, and that network."""
+    starts = (".".join(key.split(".")[:depth]) for depth in (1, 2, 3) for key in network if key.count(".") >= depth)
+    found: list[tuple[str, tuple[str, dict[str, Any]]]] = []
+    table = [layout for layout in layouts() if layout.auto and layout.lies("")]
+    for start in dict.fromkeys(starts):
+        named = {key.removeprefix(f"{start}."): t for key, t in network.items() if key.startswith(f"{start}.")}
+        layout = next(each for each in table if each.fits(list(named)))
+        if len(named) < len(network) and (fit := recognise(_network_tensors(named, layout)[0], layout)):
+            found.append((start, fit))
+    return found
 
 
 def _difference(
@@ -567,8 +691,10 @@ def _fit(network: dict[str, Tensor], name: str, options: dict[str, Any], path: P
     missing, unexpected, differing = _difference(network, name, options)
     if missing or unexpected or differing:
         fitting = recognise(network)
-        hint = f"; {_named(*fitting)} would fit" if fitting else "; no known architecture would fit"
-        raise InputError(f"{path} is no {_named(name, options)}: {_reasons(missing, unexpected, differing)}{hint}")
+        hint = "no known architecture would fit"
+        if fitting:
+            hint = f"{_named(fitting[0], fitting[1] | {'classes': options['classes']})} would fit"
+        raise InputError(f"{path} is no {_named(name, options)}: {_reasons(missing, unexpected, differing)}; {hint}")
     state = {}
     for key in models.shapes(name, options):
         if key.endswith("num_batches_tracked"):
@@ -583,8 +709,29 @@ def _reasons(missing: list[str], unexpected: list[str], differing: list[str]) ->
     return "; ".join(f"{label}: {_some(names)}" for label, names in labelled.items() if names)
 
 
-def _check_statistics(state: dict[str, Tensor], path: Path) -> None:
-    """BN statistics that nothing ever updated, or that are no statistics, are an error."""
+def _check_kinds(network: dict[str, Tensor], path: Path) -> None:
+    """Tensors without values, sparse ones and weights of other than floating point are errors."""
+    for key, tensor in network.items():
+        is_weight = tensor.dtype != torch.int64 or key.endswith(("weight", "bias"))
+        if tensor.is_meta:
+            raise InputError(f"{path}: {key} is a meta tensor, which has no values: load the weights, and {STATE_DICT}")
+        if tensor.layout != torch.strided:
+            raise InputError(f"{path}: {key} is a sparse tensor: save its to_dense()")
+        if is_weight and not tensor.is_floating_point():
+            raise InputError(
+                f"{path}: {key} is of {str(tensor.dtype).removeprefix('torch.')}, not of floating point: give the "
+                "checkpoint from before the network was quantised or converted"
+            )
+
+
+def _check_values(state: dict[str, Tensor], path: Path) -> None:
+    """Values that are not finite, and BN statistics that are none or never were updated, are errors."""
+    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{path}: {len(broken)} of {len(state)} tensors hold NaN or infinite values ({_some(broken)}): the "
+            "training diverged; give an earlier checkpoint"
+        )
     layers = [key.removesuffix(".running_mean") for key in state if key.endswith(".running_mean")]
     unused = [
         layer
@@ -596,15 +743,22 @@ def _check_statistics(state: dict[str, Tensor], path: Path) -> None:
             f"{path}: {len(unused)} of {len(layers)} BN layers have the initial statistics 0 and 1 ({_some(unused)}): "
             "the network was trained without running statistics, or they were not saved"
         )
-    for layer in layers:
-        mean, var = state[f"{layer}.running_mean"], state[f"{layer}.running_var"]
-        if not mean.isfinite().all() or not var.isfinite().all() or (var < 0).any():
-            raise InputError(f"{path}: the statistics of BN layer {layer} are not finite, or a variance is negative")
+    negative = [layer for layer in layers if (state[f"{layer}.running_var"] < 0).any()]
+    if negative:
+        raise InputError(
+            f"{path}: {len(negative)} of {len(layers)} BN layers have a negative variance ({_some(negative)}): the "
+            "file is damaged; download or copy it again"
+        )
 
 
 def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Linear:
-    """The one linear layer over `features` in a head's file, a BN layer before it folded in."""
+    """The one linear layer over `features` in a head's file, a BN layer before it folded in.
+
+    What has convolutions is a backbone, whose BN layers are not the head's.
+    """
     tensors = _unwrap_names(_flatten(content))
+    backbone = {key.partition(".")[0] for key, tensor in tensors.items() if tensor.ndim > 2}
+    tensors = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] not in backbone}
     weights = [key for key, t in tensors.items() if key.split(".")[-1] == "weight" and t.ndim == 2]
     fitting = [key for key in weights if tensors[key].shape[1] == features]
     if len(fitting) != 1:
@@ -613,7 +767,7 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
             f"{path}: a head is one linear layer over the network's {features} features, but there are "
             f"{len(fitting)} such; 2-d weights are {shapes}"
         )
-    head = _linear(tensors[fitting[0]], tensors.get(fitting[0].removesuffix("weight") + "bias"))
+    head = _linear(tensors[fitting[0]], tensors.get(fitting[0].removesuffix("weight") + "bias"), path)
     means = [key for key, t in tensors.items() if key.endswith("running_mean") and t.shape == (features,)]
     if len(means) > 1:
         raise InputError(f"{path}: several BN layers over the features: {_some(means)}")
@@ -622,22 +776,26 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
         factor = (tensors[f"{prefix}running_var"].float() + BATCH_NORM_EPS).rsqrt()
         factor = factor * tensors.get(f"{prefix}weight", torch.ones(())).float()
         shift = tensors.get(f"{prefix}bias", torch.zeros(())).float() - tensors[key].float() * factor
-        head = _linear(head.weight * factor, head.bias + head.weight @ shift.expand(features))
+        head = _linear(head.weight * factor, head.bias + head.weight @ shift.expand(features), path)
     return head
 
 
-def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+def _flatten(content: dict[str, Any]) -> dict[str, Tensor]:
     """All tensors in nested dictionaries, except those of optimisers, by the last dictionary's names."""
-    found = _tensors(content)
-    for key, value in content.items():
-        if isinstance(value, dict) and "optim" not in str(key):
-            found |= _flatten(value)
+    found: dict[str, Tensor] = {}
+    for _, tensors in _dictionaries(content):
+        found |= tensors
     return found
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """The layer with `weight` `[K, D]`, or `[K, D, 1, 1]` of a convolution."""
+def _linear(weight: Tensor, bias: Tensor | None, path: Path) -> nn.Linear:
+    """The layer with `weight` `[K, D]`, or `[K, D, 1, 1]` of a convolution, and `bias` `[K]`, which are of `path`."""
     weight = weight.flatten(1)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise InputError(
+            f"{path}: the classifier's weight is {list(weight.shape)} and its bias {list(bias.shape)}, which do not "
+            "fit together: give another classifier with --head"
+        )
     head = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
     head.weight.copy_(weight)
     head.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)

@@ -127,6 +127,7 @@ class Writer:
         serialised, layers = graph.to_onnx(model, shape, graph.FEATURES if headless else graph.OUTPUT)
         if headless and not layers:
             raise InputError("a network without classifier and without BN layers has nothing that could teach")
+        self._check_trainable(serialised, facts.get("init", []))
         images = data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std) if test else None
         labels = test.labels[:2] if test else None
         inputs, targets = golden.golden_input(images, labels, shape, len(self.dataset.classes))
@@ -141,10 +142,21 @@ class Writer:
             tensors |= of_classes
             calibration = {"data": self.dataset.name, "images": measured, "per_class": True}
         statistics = Statistics("batch_norm" if layers else "none", layers, tensors, calibration)
-        self.publish(serialised, statistics, golden.golden(model, layers, tensors, *probe), facts)
+        exact = graph.standardised_module(model, serialised)
+        self.publish(serialised, statistics, golden.golden(exact, layers, tensors, *probe), facts)
         accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
         say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
         return self.output / self.name
+
+    def _check_trainable(self, serialised: bytes, init: list[dict[str, Any]]) -> None:
+        """An InputError where the graph holds what was made of a student's parameters instead of the parameters."""
+        held = {tensor.name for tensor in onnx.load_from_string(serialised).graph.initializer}
+        if lacking := [entry["parameter"] for entry in init if entry["parameter"] not in held]:
+            raise InputError(
+                f"architecture {self.architecture} can't be a student: {len(lacking)} of its parameters, such as "
+                f"{lacking[0]}, are not in its graph, which holds what is made of them (standardised weights); choose "
+                "another"
+            )
 
     def publish(
         self, serialised: bytes, statistics: Statistics, probe: dict[str, Tensor], facts: dict[str, Any]

@@ -30,7 +30,7 @@ def export_community(
     architecture: str | None = None,
     options: dict[str, Any] | None = None,
     chosen: data.Options = data.AS_KNOWN,
-    ema: bool = True,
+    under: str | None = None,
     name: str | None = None,
     network: Path | None = None,
     replace: bool = False,
@@ -38,9 +38,9 @@ def export_community(
 ) -> Path:
     """Writes the checkpoint at `path` as the bundle `output/name` and tells what became of its tensors.
 
-    The preprocessing is the family's own for the data set where it has one and `chosen` gives none. Without `ema`
-    averages of the weights in the file are left out. Accuracy is measured if the data set is there. `network` is
-    a file to which the network is written for `probe` and `recalibrate`.
+    The preprocessing is the family's own for the data set where it has one and `chosen` gives none. `under` is the
+    place of the network's tensors in the file (`adapters.adapt`). Accuracy is measured if the data set is there.
+    `network` is a file to which the network is written for `probe` and `recalibrate`.
     """
     if chosen.sample is not None:
         raise InputError("--sample has no effect: no training images are read for a checkpoint of others; leave it out")
@@ -52,7 +52,7 @@ def export_community(
         architecture=architecture,
         options=options,
         classes=len(dataset.classes),
-        ema=ema,
+        under=under,
     )
     adapters.describe(adapted, say)
     if adapted.options.get("channels", 3) != dataset.channels:

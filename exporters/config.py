@@ -40,7 +40,7 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{where} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{where}: a mapping is wanted, not {text!r}")
+        raise InputError(f"{where}: a mapping such as '{{width: 64}}' is wanted, not {text!r}")
     return content
 
 

@@ -110,6 +110,7 @@ def golden(
     """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of `bn_stats.safetensors`.
 
     Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
+    Where convolutions standardise their weights, `model` is `graph.standardised_module`.
     Without `targets` the network returns features, and the loss is the BN loss alone.
     Where BN is `folded`, `model` is `graph.folded_module`: its layers are what left the BN, as the statistics here are,
     while the loss is of what would have entered it.

@@ -10,7 +10,7 @@ import ast
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .errors import CheckError, InputError
 
@@ -457,6 +458,56 @@ def folded_module(model: nn.Module, serialised: bytes, layers: list[Layer]) -> n
             convolution.register_parameter(name, nn.Parameter(value))
         model.set_submodule(layer.key, nn.Identity())
     return model
+
+
+def standardised_module(model: nn.Module, serialised: bytes) -> nn.Module:
+    """`model`, or a copy whose convolutions take the standardised weights of its graph as they are.
+
+    The graph's weights are rounded to float32, while a module in float64 would standardise anew in float64. The
+    difference can take a ReLU of a deep network to the other side.
+    """
+    tensors = {tensor.name: tensor for tensor in onnx.load_from_string(serialised).graph.initializer}
+    suffix = f".{STANDARDISED_WEIGHT}"
+    names = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
+    if not names:
+        return model
+    model = copy.deepcopy(model)
+    for name in names:
+        weight = torch.from_numpy(numpy_helper.to_array(tensors[name + suffix]).copy())
+        model.set_submodule(name, _GivenWeight(model.get_submodule(name), weight))
+    return model
+
+
+class _GivenWeight(nn.Module):
+    """A module that pads and convolves as `inner` does, by `weight` `[Cout, Cin, H, W]` in place of its own."""
+
+    weight: Tensor
+
+    def __init__(self, inner: nn.Module, weight: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("weight", weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with _Convolving(self.weight):
+            return self.inner(images)
+
+
+class _Convolving(TorchFunctionMode):
+    """Gives each convolution within the context `weight`, whatever it was called with."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func is F.conv2d:
+            args = (args[0], self.weight, *args[2:])
+            options = {name: value for name, value in options.items() if name != "weight"}
+        return func(*args, **options)
 
 
 def _check_parameters(proto: onnx.ModelProto, parameters: dict[str, torch.Tensor]) -> None:

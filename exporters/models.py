@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
+from .cifar_networks import DENSENET_BLOCKS, DenseNet, MobileNetV2, ShuffleNetV2
 from .config import KINDS
 from .errors import InputError
 
@@ -187,6 +187,21 @@ def _convnet(depth: int) -> Callable[..., nn.Module]:
     return build
 
 
+def _cifar_mobilenet(*, channels: int = 3, classes: int = 10) -> nn.Module:
+    return MobileNetV2(channels, classes)
+
+
+def _cifar_shufflenet(*, width: int = 116, channels: int = 3, classes: int = 10) -> nn.Module:
+    return ShuffleNetV2(width, channels, classes)
+
+
+def _cifar_densenet(depth: int) -> Callable[..., nn.Module]:
+    def build(*, growth: int = 48 if depth == 161 else 32, channels: int = 3, classes: int = 10) -> nn.Module:
+        return DenseNet(depth, growth, channels, classes)
+
+    return build
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A registry entry: how to build the network, and the attribute that holds its classifier.
@@ -214,11 +229,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet152": Architecture(_resnet(Bottleneck, [3, 8, 36, 3]), "fc"),
     **{f"resnet{depth}": Architecture(_cifar_resnet(depth), "fc") for depth in (20, 32, 44, 56, 110)},
     **{f"convnet{depth}": Architecture(_convnet(depth), "classifier") for depth in (3, 4, 5, 6)},
+    "cifar-mobilenetv2": Architecture(_cifar_mobilenet, "linear"),
+    "cifar-shufflenetv2": Architecture(_cifar_shufflenet, "linear"),
+    **{f"cifar-densenet{depth}": Architecture(_cifar_densenet(depth), "linear") for depth in DENSENET_BLOCKS},
 }
 
 RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 CONVNETS = ("convnet3", "convnet4", "convnet5", "convnet6")
+CIFAR_DENSENETS = tuple(f"cifar-densenet{depth}" for depth in DENSENET_BLOCKS)
 
 TORCHVISION_FAMILIES = {
     "alexnet": "features.0.",
@@ -273,8 +292,13 @@ def full_name(name: str) -> str:
 
 
 def _is_timm(name: str) -> bool:
+    """Whether timm has `name`, and where a tag follows a dot, weights of that tag."""
     import timm
 
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # the tag is none of the network's
+        return False
     return timm.is_model(name)
 
 
@@ -323,6 +347,15 @@ def torchvision_names(tensors: Iterable[str]) -> list[str]:
     )
     names = torchvision.models.list_models(module=torchvision.models)
     return [f"torchvision/{name}" for name in names if name.startswith(families)]
+
+
+def timm_may_have(tensors: Iterable[str]) -> bool:
+    """Whether some network of timm's begins with a convolution that has a name of `tensors`."""
+    import timm
+
+    known = (timm.models.get_pretrained_cfg(name) for name in timm.list_models())
+    firsts = {first for config in known if config is not None and isinstance(first := config.first_conv, str)}
+    return not {f"{first}.weight" for first in firsts}.isdisjoint(tensors)
 
 
 def _torchvision(model: str) -> Callable[..., nn.Module]:
@@ -376,14 +409,26 @@ def _timm(model: str) -> Callable[..., nn.Module]:
     return build
 
 
+def _without_values(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network whose tensors have shapes alone, or with all its values where its constructor computes with tensors.
+
+    Torchvision's RegNets do so. Neither draws from torch's global generator.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:
+        with torch.random.fork_rng(devices=[]):
+            return build()
+
+
 @functools.cache
 def _foreign(name: str) -> Architecture:
     """Such a network's classifier is its last linear layer, or its last 1x1 convolution if it has no linear layer."""
     library, _, model = name.partition("/")
     builders = {"torchvision": _inception if model in INCEPTIONS else _torchvision, "timm": _timm}
     build = builders[library](model)
-    with torch.device("meta"):
-        modules = list(build().named_modules())
+    modules = list(_without_values(build).named_modules())
     linear = [key for key, module in modules if isinstance(module, nn.Linear)]
     pointwise = [key for key, module in modules if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)]
     if not linear and not pointwise:
@@ -449,28 +494,5 @@ def shapes(name: str, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 @functools.cache
 def _shapes(name: str, options: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        state = build(name, dict(options)).state_dict()
+    state = _without_values(lambda: build(name, dict(options))).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
-
-
-def initialisation(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The distribution that `build` draws each trainable parameter from, in the order of `named_parameters`.
-
-    torch's default for convolutions and linear layers, `kaiming_uniform(a=sqrt(5))`, is uniform within 1/sqrt(fan_in),
-    as is the bias.
-    """
-    recipes: dict[str, dict[str, Any]] = {}
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            key = f"{prefix}.{name}" if prefix else name
-            if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
-                recipes[key] = {"type": "constant", "value": 1.0 if name == "weight" else 0.0}
-            elif isinstance(module, nn.Conv2d) and isinstance(model, ResNet | CifarResNet):
-                fan_out = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
-                recipes[key] = {"type": "normal", "std": math.sqrt(2 / fan_out)}
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                recipes[key] = {"type": "uniform", "bound": 1 / math.sqrt(module.weight[0].numel())}
-            else:
-                raise InputError(f"no initialisation is known for parameter {key} of a {type(module).__name__}")
-    return {name: recipes[name] for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -92,7 +92,8 @@ class Checkpoint:
         content = load_checkpoint(path)
         if content.pop("format", None) != FORMAT:
             raise InputError(
-                f"{path} was not written by `python -m exporters pretrain` or `probe` (no format {FORMAT})"
+                f"{path} was not written by `python -m exporters pretrain` or `probe` (no format {FORMAT}); a "
+                f"checkpoint of others becomes a bundle by `export --checkpoint {path}`"
             )
         if not isinstance(content.get("state"), dict):
             raise InputError(f"{path}: state is missing")

@@ -11,6 +11,7 @@ import torch
 from . import data, models
 from .bundle import Writer
 from .config import parse, read_yaml
+from .initialisation import initialisation
 from .pretrain import ArchitectureConfig
 
 
@@ -40,7 +41,7 @@ def export_student(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = models.build(config.architecture.name, options).eval()
-    recipes = models.initialisation(model)
+    recipes = initialisation(model)
     parameters = dict(model.named_parameters())
     init = [
         {"parameter": name, "shape": list(parameters[name].shape), "distribution": recipe}

@@ -341,6 +341,129 @@ class Kuangliu(nn.Module):
         return self.linear(images.mean((2, 3)))
 
 
+class KuangliuUnit(nn.Module):
+    """Numbered convolutions with their BN, in the order of `plan`: inputs, outputs, kernel, stride, groups."""
+
+    def __init__(self, *plan: tuple[int, int, int, int, int]) -> None:
+        super().__init__()
+        for index, (inputs, outputs, kernel, stride, groups) in enumerate(plan, 1):
+            conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+            setattr(self, f"conv{index}", conv)
+            setattr(self, f"bn{index}", nn.BatchNorm2d(outputs))
+
+    def step(self, index: int, images: Tensor) -> Tensor:
+        return getattr(self, f"bn{index}")(getattr(self, f"conv{index}")(images))
+
+
+class KuangliuMobile(KuangliuUnit):
+    class Block(KuangliuUnit):
+        def __init__(self, inputs: int, outputs: int, times: int, stride: int) -> None:
+            inner = inputs * times
+            super().__init__((inputs, inner, 1, 1, 1), (inner, inner, 3, stride, inner), (inner, outputs, 1, 1, 1))
+            self.stride, self.shortcut = stride, nn.Sequential()
+            if stride == 1 and inputs != outputs:
+                self.shortcut = nn.Sequential(convolution(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+
+        def forward(self, images: Tensor) -> Tensor:
+            made = self.step(3, self.step(2, self.step(1, images).relu()).relu())
+            return made + self.shortcut(images) if self.stride == 1 else made
+
+    def __init__(self) -> None:
+        super().__init__((3, 32, 3, 1, 1), (320, 1280, 1, 1, 1))
+        rows = "1 16 1 1, 6 24 2 1, 6 32 3 2, 6 64 4 2, 6 96 3 1, 6 160 3 2, 6 320 1 1"
+        blocks: list[nn.Module] = []
+        inputs = 32
+        for times, outputs, count, stride in (map(int, row.split()) for row in rows.split(", ")):
+            for each in [stride] + [1] * (count - 1):
+                blocks.append(self.Block(inputs, outputs, times, each))
+                inputs = outputs
+        self.layers = nn.Sequential(*blocks)
+        self.linear = nn.Linear(1280, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.step(2, self.layers(self.step(1, images).relu())).relu()
+        return self.linear(images.mean((2, 3)))
+
+
+class KuangliuShuffle(KuangliuUnit):
+    @staticmethod
+    def mixed(images: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        pairs = images.view(count, 2, channels // 2, height, width).permute(0, 2, 1, 3, 4)
+        return pairs.reshape(count, channels, height, width)
+
+    class Same(KuangliuUnit):
+        def __init__(self, half: int) -> None:
+            super().__init__((half, half, 1, 1, 1), (half, half, 3, 1, half), (half, half, 1, 1, 1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            first, second = images[:, : images.shape[1] // 2], images[:, images.shape[1] // 2 :]
+            second = self.step(3, self.step(2, self.step(1, second).relu())).relu()
+            return KuangliuShuffle.mixed(torch.cat([first, second], 1))
+
+    class Half(KuangliuUnit):
+        def __init__(self, inputs: int, half: int) -> None:
+            left = (inputs, inputs, 3, 2, inputs), (inputs, half, 1, 1, 1)
+            super().__init__(*left, (inputs, half, 1, 1, 1), (half, half, 3, 2, half), (half, half, 1, 1, 1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            left = self.step(2, self.step(1, images)).relu()
+            right = self.step(5, self.step(4, self.step(3, images).relu())).relu()
+            return KuangliuShuffle.mixed(torch.cat([left, right], 1))
+
+    def __init__(self, widths: tuple[int, int, int, int]) -> None:
+        super().__init__((3, 24, 3, 1, 1), (widths[2], widths[3], 1, 1, 1))
+        inputs = 24
+        for index, (width, count) in enumerate(zip(widths[:3], (3, 7, 3), strict=True), 1):
+            units = [self.Half(inputs, width // 2)] + [self.Same(width // 2) for _ in range(count)]
+            setattr(self, f"layer{index}", nn.Sequential(*units))
+            inputs = width
+        self.linear = nn.Linear(widths[3], 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.layer3(self.layer2(self.layer1(self.step(1, images).relu())))
+        return self.linear(self.step(2, images).relu().mean((2, 3)))
+
+
+class KuangliuDense(nn.Module):
+    class Layer(nn.Module):
+        def __init__(self, inputs: int, growth: int) -> None:
+            super().__init__()
+            self.bn1, self.conv1 = nn.BatchNorm2d(inputs), convolution(inputs, 4 * growth, 1)
+            self.bn2, self.conv2 = nn.BatchNorm2d(4 * growth), convolution(4 * growth, growth, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            made = self.conv2(self.bn2(self.conv1(self.bn1(images).relu())).relu())
+            return torch.cat([made, images], 1)
+
+    class Transition(nn.Module):
+        def __init__(self, inputs: int) -> None:
+            super().__init__()
+            self.bn, self.conv = nn.BatchNorm2d(inputs), convolution(inputs, inputs // 2, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(self.conv(self.bn(images).relu()), 2)
+
+    def __init__(self, blocks: list[int], growth: int) -> None:
+        super().__init__()
+        width = 2 * growth
+        self.conv1 = convolution(3, width, 3)
+        for index, count in enumerate(blocks, 1):
+            layers = [self.Layer(width + growth * each, growth) for each in range(count)]
+            setattr(self, f"dense{index}", nn.Sequential(*layers))
+            width += growth * count
+            if index < 4:
+                setattr(self, f"trans{index}", self.Transition(width))
+                width //= 2
+        self.bn, self.linear = nn.BatchNorm2d(width), nn.Linear(width, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.conv1(images)
+        for index in (1, 2, 3):
+            images = getattr(self, f"trans{index}")(getattr(self, f"dense{index}")(images))
+        return self.linear(self.bn(self.dense4(images)).relu().mean((2, 3)))
+
+
 class Chenyaofo(nn.Module):
     class Block(nn.Module):
         def __init__(self, inputs: int, width: int, stride: int) -> None:
@@ -567,6 +690,17 @@ ORIGINALS = (
     Original("kuangliu", lambda: Kuangliu([3, 4, 6, 3], 4), as_reference, "resnet34"),
     Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_lightning, "resnet18"),
     Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_named("teacher_weights"), "resnet18"),
+    Original("kuangliu-others", KuangliuMobile, dict, "cifar-mobilenetv2"),
+    Original("kuangliu-others", lambda: KuangliuShuffle((48, 96, 192, 1024)), dict, "cifar-shufflenetv2"),
+    Original(
+        "kuangliu-others",
+        lambda: KuangliuShuffle((116, 232, 464, 1024)),
+        as_kuangliu,
+        "cifar-shufflenetv2",
+        (3, 64, 64),
+    ),
+    Original("kuangliu-others", lambda: KuangliuDense([6, 12, 24, 16], 4), as_kuangliu, "cifar-densenet121"),
+    Original("kuangliu-others", lambda: KuangliuDense([6, 12, 36, 24], 4), dict, "cifar-densenet161", (3, 64, 64)),
     Original("akamaster", lambda: Kuangliu([3, 3, 3], 4, option="A"), as_akamaster, "resnet20"),
     Original("akamaster", lambda: Kuangliu([9, 9, 9], 4, option="A"), as_akamaster, "resnet56"),
     Original("akamaster", lambda: Kuangliu([5, 5, 5], 4), as_akamaster, "resnet32"),

@@ -204,6 +204,29 @@ def test_torchvision_and_timm_networks(tmp_path: Path):
     assert adapters.adapt(tmp_path / "timm.pth", architecture="timm/resnet10t").mapped == adapted.mapped
 
 
+def test_what_lies_beside_a_checkpoint_of_hugging_face_is_read(tmp_path: Path):
+    torch.manual_seed(0)
+    path, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    safetensors.torch.save_file(dict(distinct(layouts.HuggingFace([2, 2, 2, 2], False)).state_dict()), path)
+    for text in ('{"downsample_in_bottleneck": false, "hidden_act": "relu"}', "[1]", "rubbish"):
+        config.write_text(text)
+        assert adapters.adapt(path).layout.name == "hugging-face"
+    config.write_text('{"downsample_in_bottleneck": true}')
+    with pytest.raises(InputError, match=r"config.json has downsample_in_bottleneck True, and networks .* False alone"):
+        adapters.adapt(path)
+
+    import timm
+
+    model = distinct(timm.create_model("resnet10t", num_classes=4))
+    safetensors.torch.save_file(dict(model.state_dict()), path)
+    for text, architecture in (
+        ('{"architecture": "resnet10t", "pretrained_cfg": {"tag": "c3_in1k"}}', "timm/resnet10t.c3_in1k"),
+        ('{"architecture": "resnet10t", "pretrained_cfg": {"tag": "of_mine"}}', "timm/resnet10t"),
+    ):
+        config.write_text(text)
+        assert adapters.adapt(path).architecture == architecture
+
+
 @pytest.fixture(scope="module")
 def inceptions() -> dict[str, nn.Module]:
     """torchvision's networks with auxiliary classifiers, and statistics of noise in all BN that evaluation has."""
@@ -307,12 +330,23 @@ def test_unrecognised_networks_are_told_what_is_near(tmp_path: Path):
     with pytest.raises(InputError) as error:
         adapters.adapt(path)
     assert (
-        "the nearest known network is resnet18 (width 4, stem imagenet, channels 3, classes 10); missing: "
+        "the nearest known network is resnet18 (width 4, stem imagenet, channels 3, classes 7); missing: "
         "layer3.1.bn2.running_mean, layer3.1.bn2.running_var; not in the architecture: layer4.1.attention.weight"
     ) in str(error.value)
     assert "--arch" not in str(error.value)
+    assert str(error.value).endswith(
+        "Any other network can be exported to ONNX where its code is, for `python -m exporters import`"
+    )
+    torch.save(dict(state) | {"rotation.weight": torch.ones(4, 32)}, path)
+    with pytest.raises(InputError, match=r"rotation.weight. If the network does without these in evaluation, save the"):
+        adapters.adapt(path)
     torch.save({"tokens.weight": torch.ones(9, 2), "blocks.0.mix.weight": torch.ones(2, 2)}, path)
-    with pytest.raises(InputError, match=r"near these 2 tensors: tokens.weight \[9, 2\], .*give --arch timm/NAME"):
+    with pytest.raises(InputError, match=r"near these 2 tensors: tokens.weight \[9, 2\], .*\]\. Any other"):
+        adapters.adapt(path)
+    torch.save({"patch_embed.proj.weight": torch.ones(9, 3, 2, 2), "mix.weight": torch.ones(2, 2)}, path)
+    with pytest.raises(
+        InputError, match=r"near these 2 tensors: patch_embed.* If timm has the network, give --arch timm/"
+    ):
         adapters.adapt(path)
 
 
@@ -337,21 +371,136 @@ def test_the_pooling_after_a_small_stem_is_asked_for(tmp_path: Path):
         adapters.adapt(tmp_path / "file.pth", options={"stem": "imagenet"})
 
 
-def test_averaged_weights_come_first_unless_they_are_left_out(tmp_path: Path):
+def test_averaged_weights_come_first_unless_a_place_is_named(tmp_path: Path):
     model = network()
     path = tmp_path / "file.pth"
     torch.save(layouts.as_reference(dict(model.state_dict())), path)
     averaged = adapters.adapt(path)
     assert (averaged.unwrapped, averaged.dropped) == ("model_ema", {"n_averaged": 1})
     assert torch.equal(averaged.state["conv1.weight"], model.conv1.weight)
-    note = "the averaged weights under model_ema were taken; --no-ema takes those under model"
+    note = "the averaged weights under model_ema were taken; --under model takes the weights themselves"
     assert note in averaged.notes
-    weights = adapters.adapt(path, ema=False)
+    weights = adapters.adapt(path, under="model")
     assert weights.unwrapped == "model"
     assert torch.equal(weights.state["conv1.weight"], model.conv1.weight + 1)
     torch.save({"state_dict_ema": model.state_dict()}, path)
-    with pytest.raises(InputError, match="holds averaged weights only, under state_dict_ema; leave out --no-ema"):
-        adapters.adapt(path, ema=False)
+    averaged = adapters.adapt(path)
+    assert (averaged.unwrapped, averaged.notes) == ("state_dict_ema", [])
+    with pytest.raises(
+        InputError, match="has no tensors under 'model'; there are some under state_dict_ema, conv1, bn1"
+    ):
+        adapters.adapt(path, under="model")
+
+
+def test_the_only_tensors_of_a_file_are_found_however_deep(tmp_path: Path):
+    state, path = network().state_dict(), tmp_path / "file.pth"
+    figures = {"best_acc": torch.tensor(0.9), "optimizer": {"state": {0: {"exp_avg": torch.ones(3, 3)}}}}
+    nested = {"state_dict": {"model": state}}, {"run": {"last": {"weights": state}}}, {"weights": state}
+    for content, where in zip(nested, ("state_dict.model", "run.last.weights", "weights"), strict=True):
+        torch.save(content | figures, path)
+        adapted = adapters.adapt(path)
+        assert (adapted.unwrapped, adapted.mapped, adapted.dropped) == (where, 102, {})
+    torch.save(figures, path)
+    with pytest.raises(
+        InputError, match=r"holds no network: none of its keys \(best_acc, optimizer\) has tensors in it"
+    ):
+        adapters.adapt(path)
+
+
+def test_one_of_several_networks_is_named(tmp_path: Path):
+    model = network()
+    state, path = dict(model.state_dict()), tmp_path / "file.pth"
+    others = {key: value + 1 for key, value in state.items()}
+
+    def taken(under: str) -> adapters.Adapted:
+        adapted = adapters.adapt(path, under=under)
+        assert torch.equal(adapted.state["fc.weight"], model.fc.weight)
+        return adapted
+
+    torch.save({"student": others, "teacher": state}, path)
+    with pytest.raises(
+        InputError, match=r"tensors in several places: student \(122\), teacher \(122\); .* --under stu"
+    ):
+        adapters.adapt(path)
+    assert taken("teacher").unwrapped == "teacher"
+
+    pair = layouts.under("student.", others) | layouts.under("teacher.", state)
+    torch.save({"state_dict": layouts.under("module.", pair)}, path)
+    with pytest.raises(
+        InputError, match=r"not of one network alone: --under student takes those of resnet18 .* and --un"
+    ):
+        adapters.adapt(path)
+    for under in ("teacher", "state_dict.teacher"):
+        assert taken(under).dropped == {"student.": 122}
+    with pytest.raises(
+        InputError, match="has no tensors under 'pupil'; there are some under state_dict, student, teacher"
+    ):
+        taken("pupil")
+
+    torch.save(layouts.lightning(layouts.under("model.", state) | {"criterion.weight": torch.ones(7)}), path)
+    with pytest.raises(
+        InputError, match="these 123 tensors are not of one network alone: --under model takes those of"
+    ):
+        adapters.adapt(path)
+    assert taken("model").dropped == {"criterion.": 1}
+
+    backbone, head = parts(model)
+    torch.save(layouts.under("net.backbone.", backbone) | layouts.under("net.classify.", head), path)
+    with pytest.raises(InputError, match="not of one network alone: --under backbone takes those of resnet18"):
+        adapters.adapt(path)
+    adapted = adapters.adapt(path, under="backbone", head_path=path)
+    assert (adapted.head_source, adapted.dropped) == ("file", {"classify.": 2})
+    assert torch.equal(adapted.state["fc.bias"], model.fc.bias)
+
+
+def test_a_classifier_that_is_no_layer_alone_is_not_lost_in_silence(tmp_path: Path):
+    model, path = network(), tmp_path / "fine tuned.pth"
+    state = {key.replace("fc.", "fc.1."): value for key, value in model.state_dict().items()}
+    torch.save(state, path)
+    adapted = adapters.adapt(path)
+    assert (adapted.head_source, adapted.dropped) == ("none", {"fc.": 2})
+    assert adapted.notes == [
+        "fc is no single linear layer but fc.1.weight, fc.1.bias, which were dropped; if one linear layer of the file "
+        f"is the classifier, --head '{path}' takes it"
+    ]
+    images = torch.randn(2, 3, 64, 64)
+    adapted = adapters.adapt(path, head_path=path)
+    assert (adapted.head_source, adapted.dropped, adapted.notes) == ("file", {"fc.": 2}, [])
+    with torch.no_grad():
+        assert torch.equal(outputs(adapted, images), model(images))
+    torch.save(state | {"fc.4.weight": torch.ones(7, 32)}, path)
+    with pytest.raises(InputError, match=r"but there are 2 such; 2-d weights are fc.1.weight \[7, 32\], fc.4.weight"):
+        adapters.adapt(path, head_path=path)
+    torch.save(dict(model.state_dict()) | {"fc.bias": torch.ones(6)}, path)
+    with pytest.raises(InputError, match=r"weight is \[7, 32\] and its bias \[6\], which do not fit together"):
+        adapters.adapt(path)
+    torch.save({"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}, path)
+    with pytest.raises(InputError, match=r"fc.bias \[7\] is a linear layer alone: give it as --head"):
+        adapters.adapt(path)
+
+
+def test_weights_that_cannot_be_computed_with_are_refused(tmp_path: Path):
+    state, path = network().state_dict(), tmp_path / "file.pth"
+    torch.save(state | {"layer1.0.conv1.weight": torch.full((4, 4, 3, 3), torch.nan)}, path)
+    with pytest.raises(
+        InputError, match=r"1 of 122 tensors hold NaN or infinite values \(layer1.0.conv1.weight\): the tr"
+    ):
+        adapters.adapt(path)
+    torch.save(state | {"fc.bias": torch.full((7,), torch.inf)}, path)
+    with pytest.raises(InputError, match=r"1 of 122 tensors hold NaN or infinite values \(fc.bias\)"):
+        adapters.adapt(path)
+    for odd, says in (
+        (torch.zeros(7, 32, dtype=torch.complex64), "fc.weight is of complex64, not of floating point"),
+        (torch.zeros(7, 32, dtype=torch.int64), "fc.weight is of int64, not of floating point"),
+        (torch.zeros(7, 32).to_sparse(), r"fc.weight is a sparse tensor: save its to_dense\(\)"),
+        (torch.zeros(7, 32, device="meta"), "fc.weight is a meta tensor, which has no values: load the weights"),
+    ):
+        torch.save(dict(state) | {"fc.weight": odd}, path)
+        with pytest.raises(InputError, match=says):
+            adapters.adapt(path)
+    torch.save({key: value.to(torch.int8) for key, value in state.items()}, path)
+    with pytest.raises(InputError, match=r"conv1.weight is of int8, not of floating point: give"):
+        adapters.adapt(path)
 
 
 def test_a_classifier_of_other_features_is_refused(tmp_path: Path):
@@ -429,7 +578,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
     with pytest.raises(InputError) as error:
         adapters.adapt(path, architecture="resnet34")
     assert "missing: layer1.2.conv1.weight" in str(error.value)
-    assert "; resnet18 (width 4, stem imagenet, channels 3, classes 10) would fit" in str(error.value)
+    assert "; resnet18 (width 4, stem imagenet, channels 3, classes 7) would fit" in str(error.value)
     with pytest.raises(InputError, match=r"conv1.weight is \[4, 3, 7, 7\], not \[8, 3, 7, 7\]"):
         adapters.adapt(path, architecture="resnet18", options={"width": 8})
 
@@ -445,7 +594,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"20 of 20 BN layers have the initial statistics 0 and 1 \(bn1, "):
         adapters.adapt(path)
     torch.save(state | {"bn1.running_var": -state["bn1.running_var"]}, path)
-    with pytest.raises(InputError, match="BN layer bn1 are not finite, or a variance is negative"):
+    with pytest.raises(InputError, match=r"1 of 20 BN layers have a negative variance .bn1.: the file is damaged"):
         adapters.adapt(path)
 
     torch.save(layouts.moco_v2(*parts(model)), path)
@@ -456,7 +605,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="must be auto, a layout"):
         adapters.adapt(path, scheme="mocov2")
     torch.save({"epoch": 3}, path)
-    with pytest.raises(InputError, match="holds no tensors where any known layout has them; its keys are epoch"):
+    with pytest.raises(InputError, match=r"holds no network: none of its keys \(epoch\) has tensors in it"):
         adapters.adapt(path)
 
 
@@ -549,6 +698,15 @@ def test_export_of_a_community_checkpoint(tmp_path: Path, tiny: Split, monkeypat
     assert main([*arguments, "--dataset", "cifar-10"]) == 2  # channels
     assert main([*arguments, "--dataset", "imagenet"]) == 2  # classes
     assert main([*arguments, "own.pt"]) == 2  # both kinds of input
+
+    assert (
+        main([*arguments, "--dataset", "fashion-mnist", "--name", "saved", "--save-network", str(tmp_path / "n.pt")])
+        == 0
+    )
+    with pytest.raises(InputError, match=r"n.pt was written by the exporters themselves: leave out --checkpoint"):
+        adapters.adapt(tmp_path / "n.pt")
+    with pytest.raises(InputError, match=r"a checkpoint of others becomes a bundle by `export --checkpoint .*own.pth`"):
+        Checkpoint.load(tmp_path / "own.pth")
 
 
 def test_features_only_bundle(tmp_path: Path, capsys):

@@ -268,6 +268,17 @@ def test_student_bundle(tmp_path: Path, monkeypatch, tiny: Split):
     }
 
 
+def test_standardised_weights_make_no_student(tmp_path: Path, monkeypatch, tiny: Split):
+    monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
+    config = tmp_path / "student.yaml"
+    config.write_text(
+        yaml.safe_dump({"name": "pupil", "dataset": "cifar-10", "architecture": {"name": "timm/test_nfnet"}})
+    )
+    with pytest.raises(InputError, match=r"timm/test_nfnet can't be a student: \d+ of its parameters, such as stem\."):
+        student.export_student(config, tmp_path, tmp_path)
+    assert not (tmp_path / "pupil").exists()
+
+
 def test_disagreement_with_onnx_runtime_is_refused():
     model = trained(*NETWORKS[0])
     serialised, _ = graph.to_onnx(model, (1, 28, 28))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
-from exporters import bundle, golden, graph
+from exporters import bundle, golden, graph, reference
 from exporters.errors import InputError
 
 SHAPE = (3, 8, 8)
@@ -104,6 +107,41 @@ def test_standardised_convolutions_are_calibrated_as_others():
     serialised, _ = graph.to_onnx(model, SHAPE)
     layers = graph.activation_layers(serialised, model)
     assert [(layer.key, layer.node) for layer in layers] == [("0", "0"), ("2", "2")]
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        StandardisedConv(8, 8, 3),
+        StdConv2d(8, 8, 3, padding=1, groups=2),
+        StdConv2dSame(8, 8, 3, stride=2, eps=1e-8),
+        ScaledStdConv2d(8, 8, 3, gamma=1.7, stride=2),
+        ScaledStdConv2dSame(8, 8, 2, gamma=1.7, stride=2),
+    ],
+)
+def test_the_probe_convolves_by_the_weights_of_the_graph(convolution: nn.Module):
+    """The graph's float32 weights in float64 differ from weights that are standardised in float64."""
+    model = network(nn.ReLU(), nn.Sequential(convolution), nn.ReLU())
+    images = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    serialised, _ = graph.to_onnx(model, SHAPE)
+    layers = graph.activation_layers(serialised, model)
+    wanted, _ = reference.evaluator(onnx.load_from_string(serialised), layers)(images)
+
+    def difference(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float((copy.deepcopy(network).double()(images) - wanted).abs().max() / wanted.abs().max())
+
+    exact = graph.standardised_module(model, serialised)
+    assert difference(exact) < 1e-12
+    assert difference(model) > 1e-10
+    statistics = bundle.calibrated_statistics(model, layers, images.float())
+    probe = golden.golden(exact, layers, statistics, *golden.golden_input(None, None, SHAPE, 5))
+    assert probe["input_grad"].abs().max() > 0
+
+
+def test_the_probe_of_other_networks_takes_the_module_itself():
+    model = network(nn.BatchNorm2d(8))
+    assert graph.standardised_module(model, graph.to_onnx(model, SHAPE)[0]) is model
 
 
 def test_zeros_around_a_max_pooling_stay_zeros():

@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from exporters import models
 from exporters.errors import InputError
+from exporters.initialisation import initialisation
 
 
 def test_full_width_resnets_are_torchvisions():
@@ -39,6 +41,11 @@ def test_full_width_resnets_are_torchvisions():
         ("convnet3", {"width": 128, "norm": "batch", "channels": 1, "size": 28, "classes": 10}, 317_706),
         # the literature's count for CIFAR-10
         ("convnet3", {"width": 128, "norm": "instance", "channels": 3, "size": 32, "classes": 10}, 320_010),
+        # as kuangliu's code counts them for CIFAR-10
+        ("cifar-mobilenetv2", {"channels": 3, "classes": 10}, 2_296_922),
+        ("cifar-shufflenetv2", {"width": 48, "channels": 3, "classes": 10}, 352_042),
+        ("cifar-shufflenetv2", {"width": 116, "channels": 3, "classes": 10}, 1_263_854),
+        ("cifar-densenet121", {"growth": 32, "channels": 3, "classes": 10}, 6_956_298),
     ],
 )
 def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
@@ -62,11 +69,20 @@ def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
         ("resnet20", {"shortcut": "conv"}),
         ("convnet3", {"norm": "batch"}),
         ("convnet3", {"norm": "instance", "size": 28, "channels": 1}),
+        ("cifar-mobilenetv2", {}),
+        ("cifar-shufflenetv2", {"width": 48}),
+        ("cifar-densenet121", {"growth": 12}),
+        ("torchvision/mobilenet_v2", {}),
+        ("torchvision/squeezenet1_1", {}),
+        ("torchvision/regnet_y_400mf", {}),
+        ("timm/resnet18", {}),
+        ("timm/test_efficientnet", {}),
+        ("timm/test_vit", {}),
     ],
 )
 def test_initialisation_is_what_build_draws(name: str, options: dict):
     model = models.build(name, options)
-    recipes = models.initialisation(model)
+    recipes = initialisation(model)
     parameters = dict(model.named_parameters())
     assert list(recipes) == list(parameters)
     for key, recipe in recipes.items():
@@ -79,6 +95,65 @@ def test_initialisation_is_what_build_draws(name: str, options: dict):
                 assert drawn.abs().max() > 0.98 * recipe["bound"]
         elif drawn.numel() > 1000:
             assert drawn.std().item() == pytest.approx(recipe["std"], rel=0.1)
+
+
+def normal(fan: float) -> dict:
+    return {"type": "normal", "std": pytest.approx((2 / fan) ** 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("name", "some"),
+    [
+        (
+            "torchvision/mobilenet_v2",
+            {
+                "features.0.0.weight": normal(32 * 9),
+                "features.1.conv.0.0.weight": normal(32 * 9),
+                "classifier.1.weight": {"type": "normal", "std": 0.01},
+                "classifier.1.bias": {"type": "constant", "value": 0.0},
+            },
+        ),
+        # fan_in, where MobileNet's is fan_out
+        ("torchvision/densenet121", {"features.conv0.weight": normal(3 * 49)}),
+        # by the outputs of a group
+        ("timm/mobilenetv3_small_050", {"blocks.0.0.conv_dw.weight": normal(9)}),
+        # residual branches begin as nothing
+        ("timm/resnet18", {"layer1.0.bn2.weight": {"type": "constant", "value": 0.0}}),
+        ("torchvision/squeezenet1_1", {"classifier.1.weight": {"type": "normal", "std": 0.01}}),
+    ],
+)
+def test_initialisation_follows_each_librarys_rule(name: str, some: dict):
+    recipes = initialisation(models.build(name, {}))
+    assert {key: recipes[key] for key in some} == some
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_few_values_are_taken_for_what_is_usual(seed: int):
+    torch.manual_seed(seed)
+    recipes = initialisation(models.build("convnet5", {"width": 4}))
+    uniform = {"type": "uniform", "bound": pytest.approx(4**-0.5)}
+    assert recipes["classifier.weight"] == recipes["classifier.bias"] == uniform
+
+
+def test_an_unknown_initialisation_is_refused():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 5))
+    with torch.no_grad():
+        model[1].weight.normal_(0.1, 0.1)
+        model[3].weight.exponential_()
+    with pytest.raises(
+        InputError, match=r"known for 2 parameters, such as 1\.weight: they are neither constant nor drawn"
+    ):
+        initialisation(model)
+
+
+def test_a_regnet_has_shapes_and_draws_nothing_for_them():
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    name = "torchvision/regnet_y_400mf"
+    models._foreign.cache_clear()
+    assert models.architecture(name).head == "fc"
+    assert models.shapes(name, {"classes": 7})["fc.weight"] == (7, 440)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_a_padded_shortcut_halves_images_and_adds_channels_of_zeros():
@@ -104,6 +179,7 @@ def test_options_are_checked():
     }  # fmt: skip
     for name, options, message in (
         ("resnet19", {}, "unknown"),
+        ("timm/resnet10t.none", {}, "architecture 'timm/resnet10t.none' is unknown"),
         ("resnet18", {"widht": 16}, "no option 'widht'"),
         ("resnet18", {"width": "16"}, "a whole number is wanted"),
         ("resnet18", {"width": 0}, "at least 1"),
@@ -117,5 +193,7 @@ def test_options_are_checked():
         models.build("resnet20", {"shortcut": "none"})
     with pytest.raises(InputError, match="norm"):
         models.build("convnet3", {"norm": "layer"})
+    with pytest.raises(InputError, match="width is 50; it must be one of 48, 116, 176, 224"):
+        models.build("cifar-shufflenetv2", {"width": 50})
     with pytest.raises(InputError, match="too small"):
         models.build("convnet3", {"size": 4})

@@ -1,0 +1,191 @@
+"""Networks for small images that the literature trains beside ResNets, as kuangliu's pytorch-cifar has them.
+
+CV-DD, FADRM and HALD squeeze and test with these. Parameters have the names of that code. All take images
+`[N, channels, H, W]` of 32 to 64 pixels and give logits `[N, classes]`; initialisation is PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+
+MOBILENET_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""Expansion, channels, blocks and stride of each stage of MobileNetV2 (arXiv 1801.04381, table 2), for CIFAR."""
+SHUFFLENET_WIDTHS = {48: (96, 192, 1024), 116: (232, 464, 1024), 176: (352, 704, 1024), 224: (488, 976, 2048)}
+"""Channels of the further stages and of the last convolution of ShuffleNetV2 by those of the first stage.
+
+These are its scales 0.5, 1, 1.5 and 2 (arXiv 1807.11164, table 5); that code has 224 where the paper has 244.
+"""
+SHUFFLENET_BLOCKS = (3, 7, 3)
+DENSENET_BLOCKS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
+"""Layers of the four dense blocks by the network's depth (arXiv 1608.06993, table 1)."""
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def _averaged(images: Tensor) -> Tensor:
+    """`[N, C]` of `[N, C, H, W]`."""
+    return torch.flatten(nn.functional.adaptive_avg_pool2d(images, 1), 1)
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, projection; at stride 1 a shortcut, of 1x1 where the channels change."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.conv1, self.bn1 = _convolution(inputs, inner, 1), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = _convolution(inner, inner, 3, stride, groups=inner), nn.BatchNorm2d(inner)
+        self.conv3, self.bn3 = _convolution(inner, outputs, 1), nn.BatchNorm2d(outputs)
+        self.is_residual = stride == 1
+        self.shortcut = nn.Sequential()
+        if self.is_residual and inputs != outputs:
+            self.shortcut = nn.Sequential(_convolution(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        inner = self.bn1(self.conv1(images)).relu()
+        inner = self.bn2(self.conv2(inner)).relu()
+        projected = self.bn3(self.conv3(inner))
+        return projected + self.shortcut(images) if self.is_residual else projected
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 (arXiv 1801.04381) whose stem and second stage keep the images' size."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _convolution(channels, 32, 3), nn.BatchNorm2d(32)
+        blocks, inputs = [], 32
+        for expansion, outputs, count, stride in MOBILENET_STAGES:
+            for index in range(count):
+                blocks.append(InvertedResidual(inputs, outputs, expansion, 1 if index else stride))
+                inputs = outputs
+        self.layers = nn.Sequential(*blocks)
+        self.conv2, self.bn2 = _convolution(inputs, 1280, 1), nn.BatchNorm2d(1280)
+        self.linear = nn.Linear(1280, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.layers(self.bn1(self.conv1(images)).relu())
+        return self.linear(_averaged(self.bn2(self.conv2(features)).relu()))
+
+
+def _shuffled(first: Tensor, second: Tensor) -> Tensor:
+    """The channels of both in turn: one of the first, one of the second, and so on."""
+    return torch.cat((first, second), 1).unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class ShuffleUnit(nn.Module):
+    """Half of the channels pass, the others go through three convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv1, self.bn1 = _convolution(half, half, 1), nn.BatchNorm2d(half)
+        self.conv2, self.bn2 = _convolution(half, half, 3, groups=half), nn.BatchNorm2d(half)
+        self.conv3, self.bn3 = _convolution(half, half, 1), nn.BatchNorm2d(half)
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept, changed = images.chunk(2, 1)
+        changed = self.bn2(self.conv2(self.bn1(self.conv1(changed)).relu()))
+        return _shuffled(kept, self.bn3(self.conv3(changed)).relu())
+
+
+class ShuffleDown(nn.Module):
+    """Two branches of stride 2, each for half of the outputs."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.conv1, self.bn1 = _convolution(inputs, inputs, 3, 2, groups=inputs), nn.BatchNorm2d(inputs)
+        self.conv2, self.bn2 = _convolution(inputs, half, 1), nn.BatchNorm2d(half)
+        self.conv3, self.bn3 = _convolution(inputs, half, 1), nn.BatchNorm2d(half)
+        self.conv4, self.bn4 = _convolution(half, half, 3, 2, groups=half), nn.BatchNorm2d(half)
+        self.conv5, self.bn5 = _convolution(half, half, 1), nn.BatchNorm2d(half)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.bn2(self.conv2(self.bn1(self.conv1(images)))).relu()
+        second = self.bn4(self.conv4(self.bn3(self.conv3(images)).relu()))
+        return _shuffled(first, self.bn5(self.conv5(second)).relu())
+
+
+class ShuffleNetV2(nn.Module):
+    """ShuffleNetV2 (arXiv 1807.11164) whose stem keeps the images' size; `width` is one of `SHUFFLENET_WIDTHS`."""
+
+    def __init__(self, width: int, channels: int, classes: int) -> None:
+        super().__init__()
+        if width not in SHUFFLENET_WIDTHS:
+            raise InputError(f"width is {width}; it must be one of {', '.join(map(str, SHUFFLENET_WIDTHS))}")
+        *further, last = SHUFFLENET_WIDTHS[width]
+        self.conv1, self.bn1 = _convolution(channels, 24, 3), nn.BatchNorm2d(24)
+        stages, inputs = [], 24
+        for outputs, units in zip((width, *further), SHUFFLENET_BLOCKS, strict=True):
+            stages.append(nn.Sequential(ShuffleDown(inputs, outputs), *(ShuffleUnit(outputs) for _ in range(units))))
+            inputs = outputs
+        self.layer1, self.layer2, self.layer3 = stages
+        self.conv2, self.bn2 = _convolution(inputs, last, 1), nn.BatchNorm2d(last)
+        self.linear = nn.Linear(last, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.bn1(self.conv1(images)).relu()
+        features = self.layer3(self.layer2(self.layer1(features)))
+        return self.linear(_averaged(self.bn2(self.conv2(features)).relu()))
+
+
+class DenseLayer(nn.Module):
+    """Appends `growth` new channels, which come before those that enter."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), _convolution(inputs, growth * 4, 1)
+        self.bn2, self.conv2 = nn.BatchNorm2d(growth * 4), _convolution(growth * 4, growth, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        added = self.conv2(self.bn2(self.conv1(self.bn1(images).relu())).relu())
+        return torch.cat((added, images), 1)
+
+
+class Transition(nn.Module):
+    """Halves channels and size."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.bn, self.conv = nn.BatchNorm2d(inputs), _convolution(inputs, inputs // 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(self.conv(self.bn(images).relu()), 2)
+
+
+class DenseNet(nn.Module):
+    """DenseNet-BC (arXiv 1608.06993) of `depth` layers whose stem keeps the images' size."""
+
+    def __init__(self, depth: int, growth: int, channels: int, classes: int) -> None:
+        super().__init__()
+        inputs = growth * 2
+        self.conv1 = _convolution(channels, inputs, 3)
+        parts: list[nn.Module] = []
+        for count in DENSENET_BLOCKS[depth]:
+            if parts:
+                parts.append(Transition(inputs))
+                inputs //= 2
+            parts.append(nn.Sequential(*(DenseLayer(inputs + growth * index, growth) for index in range(count))))
+            inputs += growth * count
+        self.dense1, self.trans1, self.dense2, self.trans2, self.dense3, self.trans3, self.dense4 = parts
+        self.bn = nn.BatchNorm2d(inputs)
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.trans1(self.dense1(self.conv1(images)))
+        features = self.trans3(self.dense3(self.trans2(self.dense2(features))))
+        return self.linear(_averaged(self.bn(self.dense4(features)).relu()))
