@@ -247,9 +247,10 @@ def _verify(network: Network, kind: str, folder: Path, scdd: Path) -> dict[str, 
     verdicts = json.loads(done.stdout)
     checks = [check for verdict in verdicts for check in verdict["checks"]]
 
-    def worst(*words: str) -> float:
+    def worst(*words: str) -> float | None:
+        """The largest error, or none where one of them is NaN, which JSON has as null."""
         errors = [check["error"] for check in checks if any(word in check["name"] for word in words)]
-        return float(f"{max(float('nan') if e is None else e for e in errors):.2e}")
+        return None if None in errors else float(f"{max(errors):.2e}")
 
     verified = all(check["passed"] for check in checks)
     notes = [verdict["divergence"] for verdict in verdicts if verdict["divergence"]]
