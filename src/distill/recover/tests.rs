@@ -270,8 +270,8 @@ fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
     assert!((first("statistics_momentum: 0") - expected).abs() > 1e-2 * expected);
 }
 
-/// Each setting has a state of its own beside the images: average, moving statistics, budgets, moved
-/// weights, several teachers, classes' statistics on the reference executor.
+/// Each setting has a state of its own beside the images: average, moving statistics, budgets,
+/// moved weights, several teachers, classes' statistics on the reference executor.
 #[test]
 fn an_interrupted_batch_goes_on_and_ends_in_the_same_bytes() {
     let teacher = shipped("resnet18-w16-supervised");

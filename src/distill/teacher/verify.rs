@@ -68,8 +68,8 @@ impl Verification {
     }
 }
 
-/// Runs every check on `bundle`; ONNX Runtime computes on `threads`. Calls `say` with the progress of the search for the diverging
-/// node.
+/// Runs every check on `bundle`; ONNX Runtime computes on `threads`. Calls `say` with the progress
+/// of the search for the diverging node.
 ///
 /// # Errors
 /// When the graph can't be run. A difference is not an error but a failed check.
@@ -655,6 +655,7 @@ mod tests {
         let verifier = Verifier {
             bundle,
             runtime: &Runtime::open(None).unwrap(),
+            threads: &Threads::all(),
             say: &say,
             probe: bundle.probe().unwrap(),
             replica: bundle.replica(Device::Cpu).unwrap(),

@@ -41,18 +41,18 @@ pub(super) fn faults(experiment: &Experiment) -> Vec<Fault> {
         Err(error) => return vec![Fault::new(".", error.to_string())],
     };
     let root = schema_for!(Experiment).to_value();
-    let mut walk = Walk { root: &root, faults: Vec::new() };
+    let mut walk = RangeWalk { root: &root, faults: Vec::new() };
     walk.visit(&root, &tree, "");
     walk.faults
 }
 
 /// Walks through a value and its schema in parallel.
-struct Walk<'a> {
+struct RangeWalk<'a> {
     root: &'a Value,
     faults: Vec<Fault>,
 }
 
-impl Walk<'_> {
+impl RangeWalk<'_> {
     fn visit(&mut self, schema: &Value, value: &Value, path: &str) {
         if let Some(reference) = schema["$ref"].as_str() {
             let root = self.root;

@@ -45,7 +45,7 @@ struct Table {
     real_images: String,
     scale: String,
     rows: Vec<HtmlRow>,
-    failed: Vec<FailedRow>,
+    failed: Vec<HtmlFailedRow>,
     rankings: Vec<RankingRow>,
     comparisons: Vec<ComparisonRow>,
     figures: Vec<Figure>,
@@ -67,7 +67,7 @@ struct HtmlRow {
 
 /// A row that could not be made.
 #[derive(Serialize)]
-struct FailedRow {
+struct HtmlFailedRow {
     images: String,
     data_free: bool,
     labels: String,
@@ -79,7 +79,7 @@ struct FailedRow {
 struct Failures {
     /// Each reason with the number of rows that failed for it.
     reasons: Vec<(String, usize)>,
-    tables: Vec<(String, Vec<FailedRow>)>,
+    tables: Vec<(String, Vec<HtmlFailedRow>)>,
 }
 
 /// DD-Ranking's scores of one row.
@@ -172,9 +172,9 @@ fn failures(results: &Results) -> Failures {
     }
 }
 
-fn failed_row(line: failed::FailedLine) -> FailedRow {
+fn failed_row(line: failed::FailedLine) -> HtmlFailedRow {
     let failed::FailedLine { images, data_free, labels, seeds } = line;
-    FailedRow { images, data_free, labels, seeds: seeds.len() }
+    HtmlFailedRow { images, data_free, labels, seeds: seeds.len() }
 }
 
 fn table(
