@@ -142,7 +142,7 @@ fn normalization(bundle: &Bundle, config: &RecoverConfig) -> Result<Normalizatio
     if !config.compat.contains(&Quirk::Cifar10Pixels) {
         return Ok(bundle.normalization()?);
     }
-    let [channels, ..] = bundle.image_shape();
+    let channels = bundle.manifest.preprocessing.mean.len();
     if channels != CIFAR10_MEAN.len() {
         return Err(RecoverError::NotColour { teacher: bundle.name().into(), channels });
     }

@@ -3,6 +3,7 @@
 
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
+use serde_yaml::Value as Yaml;
 
 use super::error::Fault;
 use super::model::Experiment;
@@ -12,8 +13,8 @@ use super::model::Experiment;
 pub(super) fn within(interval: &'static str) -> impl Fn(&mut Schema) {
     move |schema| {
         let Some([low, high]) = bounds(interval) else { return };
-        let is_list = schema.get("type").is_some_and(|kind| kind == "array");
         let Some(schema) = schema.as_object_mut() else { return };
+        let is_list = schema.get("items").is_some_and(Value::is_object);
         let items = schema.get_mut("items").filter(|_| is_list).and_then(Value::as_object_mut);
         let number = match items {
             Some(items) => items,
@@ -36,7 +37,8 @@ fn bounds(interval: &str) -> Option<[f64; 2]> {
 
 /// Faults for all numbers of `experiment` outside their ranges.
 pub(super) fn faults(experiment: &Experiment) -> Vec<Fault> {
-    let tree = match serde_json::to_value(experiment) {
+    // YAML, because JSON has no NaN.
+    let tree = match serde_yaml::to_value(experiment) {
         Ok(tree) => tree,
         Err(error) => return vec![Fault::new(".", error.to_string())],
     };
@@ -53,7 +55,7 @@ struct RangeWalk<'a> {
 }
 
 impl RangeWalk<'_> {
-    fn visit(&mut self, schema: &Value, value: &Value, path: &str) {
+    fn visit(&mut self, schema: &Value, value: &Yaml, path: &str) {
         if let Some(reference) = schema["$ref"].as_str() {
             let root = self.root;
             let target = root.pointer(reference.trim_start_matches('#'));
@@ -69,18 +71,21 @@ impl RangeWalk<'_> {
             }
         }
         match value {
-            Value::Object(keys) => {
-                for (key, value) in keys {
+            Yaml::Mapping(keys) => {
+                for (key, value) in
+                    keys.iter().filter_map(|(key, value)| Some((key.as_str()?, value)))
+                {
                     let known = schema["properties"]
                         .get(key)
                         .or_else(|| schema.get("additionalProperties"));
-                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    let path =
+                        if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
                     if let Some(schema) = known {
                         self.visit(schema, value, &path);
                     }
                 }
             }
-            Value::Array(items) => {
+            Yaml::Sequence(items) => {
                 for (index, item) in items.iter().enumerate() {
                     self.visit(&schema["items"], item, &format!("{path}[{index}]"));
                 }
@@ -91,12 +96,12 @@ impl RangeWalk<'_> {
 }
 
 /// Whether `value` can be of this variant, judged by its `type`.
-fn is_of(variant: &Value, value: &Value) -> bool {
-    let expected = &variant["properties"]["type"]["const"];
-    expected.is_null() || value.get("type") == Some(expected)
+fn is_of(variant: &Value, value: &Yaml) -> bool {
+    let expected = variant["properties"]["type"]["const"].as_str();
+    expected.is_none() || value.get("type").and_then(Yaml::as_str) == expected
 }
 
-fn out_of_range(schema: &Value, value: &Value, path: &str) -> Option<Fault> {
+fn out_of_range(schema: &Value, value: &Yaml, path: &str) -> Option<Fault> {
     let number = value.as_f64()?;
     let bound = |key: &str| schema.get(key).and_then(Value::as_f64);
     let (low, above) = (bound("minimum"), bound("exclusiveMinimum"));
