@@ -1,11 +1,13 @@
-"""Every stage beside what a user would run instead: PyTorch eager and compiled, a bare ONNX Runtime session.
+"""Every stage beside what a user would run instead: PyTorch eager and compiled, a bare ONNX Runtime
+session.
 
     python benches/peers.py [--only resnet18-b50 train-convnet3 run-quickstart ...] [--rounds 9]
 
-Every peer is a process of its own that does the same work, for the same network, number of images and threads, once for every line that it reads:
-for recover the same loss and input gradient of the same images, which is checked. The peers of a row take turns within each round, so that
-whatever else the machine does hits all of them; a ratio is the median over the rounds. Networks, ONNX files and images go to target/bench,
-the table to docs/benchmarks.md and docs/benchmarks.json.
+Every peer is a process of its own that does the same work, for the same network, number of images
+and threads, once for every line that it reads: for recover the same loss and input gradient of the
+same images, which is checked. The peers of a row take turns within each round, so that whatever
+else the machine does hits all of them; a ratio is the median over the rounds. Networks, ONNX files
+and images go to target/bench, the table to docs/benchmarks.md and docs/benchmarks.json.
 """
 
 from __future__ import annotations
@@ -160,7 +162,8 @@ def load(name: str):
 
 
 def hooks(name: str):
-    """The statistics in forward hooks, as the published recipes describe them: one contiguous copy per layer, channels first."""
+    """The statistics in forward hooks, as the published recipes describe them: one contiguous copy
+    per layer, channels first."""
     import torch.nn.functional as F
     from torch import nn
 
@@ -192,7 +195,8 @@ def hooks(name: str):
 
 
 def compiled(name: str):
-    """The best eager formulation that we know, through torch.compile: channels-last, one var_mean per layer."""
+    """The best eager formulation that we know, through torch.compile: channels-last, one var_mean
+    per layer."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -346,7 +350,8 @@ def gemm_peak() -> float:
 
 
 def multiplications(name: str) -> float:
-    """Floating-point operations of all convolutions, forward and back to their inputs, computed directly."""
+    """Floating-point operations of all convolutions, forward and back to their inputs, computed
+    directly."""
     import torch
     from torch import nn
 
@@ -409,7 +414,8 @@ class Gemm:
 
 
 class Program:
-    """A program that runs to its end in every turn; `OUTPUT` in its command becomes a new folder."""
+    """A program that runs to its end in every turn; `OUTPUT` in its command becomes a new folder.
+    """
 
     def __init__(self, command: list[str]) -> None:
         self.command = command

@@ -1,4 +1,5 @@
-"""`python -m exporters COMMAND`. Exit codes: 0 done, 1 a check failed, 2 the input cannot be used."""
+"""`python -m exporters COMMAND`. Exit codes: 0 done, 1 a check failed, 2 the input cannot be
+used."""
 
 from __future__ import annotations
 
@@ -23,14 +24,23 @@ def numbers(text: str) -> tuple[float, ...]:
 def add_data_options(command: argparse.ArgumentParser, sample: bool = True) -> None:
     """Options of commands that see images; `data_options` reads them."""
     group = command.add_argument_group("images")
-    group.add_argument("--dataset", metavar="NAME|DIR", help="a known data set, or the folder or archive of one's own")
+    group.add_argument(
+        "--dataset",
+        metavar="NAME|DIR",
+        help="a known data set, or the folder or archive of one's own",
+    )
     group.add_argument("--mean", type=numbers, help="of pixels in 0..1, such as 0.485,0.456,0.406")
     group.add_argument("--std", type=numbers, help="likewise")
     group.add_argument("--size", type=int, help="the images' height and width")
-    group.add_argument("--classes", type=Path, help="file of the classes' names in label order, one a line")
+    group.add_argument(
+        "--classes", type=Path, help="file of the classes' names in label order, one a line"
+    )
     if sample:
         group.add_argument(
-            "--sample", type=int, metavar="N", help="take N training images, even over the classes, not all"
+            "--sample",
+            type=int,
+            metavar="N",
+            help="take N training images, even over the classes, not all",
         )
 
 
@@ -39,12 +49,19 @@ def data_options(chosen: argparse.Namespace) -> Any:
     from .data import Options
 
     return Options(
-        chosen.dataset, chosen.mean, chosen.std, chosen.size, chosen.classes, getattr(chosen, "sample", None)
+        chosen.dataset,
+        chosen.mean,
+        chosen.std,
+        chosen.size,
+        chosen.classes,
+        getattr(chosen, "sample", None),
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m exporters", description="Pretrain, probe and export networks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m exporters", description="Pretrain, probe and export networks."
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -53,57 +70,101 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("fetch", help="bring a data set to the data folder; resumes")
-    fetch.add_argument("name", nargs="?", default="fashion-mnist", metavar="NAME", help=", ".join(registry.names()))
-    pretrain = commands.add_parser("pretrain", help="train a network as a configuration says; resumes")
+    fetch.add_argument(
+        "name", nargs="?", default="fashion-mnist", metavar="NAME", help=", ".join(registry.names())
+    )
+    pretrain = commands.add_parser(
+        "pretrain", help="train a network as a configuration says; resumes"
+    )
     pretrain.add_argument("config", type=Path)
     add_data_options(pretrain)
     probe = commands.add_parser("probe", help="fit a linear classifier on a frozen backbone")
     probe.add_argument("checkpoint", type=Path)
-    probe.add_argument("--output", type=Path, help="merged checkpoint (default: probed.pt beside the backbone's)")
+    probe.add_argument(
+        "--output", type=Path, help="merged checkpoint (default: probed.pt beside the backbone's)"
+    )
     add_data_options(probe)
-    recalibrate = commands.add_parser("recalibrate", help="measure BN statistics on the clean training images")
+    recalibrate = commands.add_parser(
+        "recalibrate", help="measure BN statistics on the clean training images"
+    )
     recalibrate.add_argument("checkpoint", type=Path)
-    recalibrate.add_argument("--output", type=Path, help="(default: recalibrated.pt beside the checkpoint)")
+    recalibrate.add_argument(
+        "--output", type=Path, help="(default: recalibrated.pt beside the checkpoint)"
+    )
     add_data_options(recalibrate)
-    zoo = commands.add_parser("zoo", help="pretrain, probe and export, except what is there already; resumes")
+    zoo = commands.add_parser(
+        "zoo", help="pretrain, probe and export, except what is there already; resumes"
+    )
     zoo.add_argument("configs", type=Path, nargs="+", metavar="config")
     zoo.add_argument("--out", type=Path, required=True, help="folder of the bundles")
-    teachers = commands.add_parser("teachers", help="write the tables of the teachers in folders of bundles")
+    teachers = commands.add_parser(
+        "teachers", help="write the tables of the teachers in folders of bundles"
+    )
     teachers.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     teachers.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
-    layouts = commands.add_parser("adapters", help="write the table of the layouts of community checkpoints")
+    layouts = commands.add_parser(
+        "adapters", help="write the table of the layouts of community checkpoints"
+    )
     layouts.add_argument("--table", type=Path, required=True, help="the Markdown file to write")
     export = commands.add_parser("export", help="write a trained network as a bundle")
-    export.add_argument("network", type=Path, nargs="?", help="what pretrain, probe or recalibrate wrote")
-    export.add_argument("--checkpoint", type=Path, help="instead: a checkpoint of torchvision, timm, MoCo, DINO, …")
-    export.add_argument("--head", type=Path, help="file of its linear classifier, if that is separate")
-    export.add_argument("--scheme", default="auto", help="its layout (docs/adapters.md) or pretraining scheme")
+    export.add_argument(
+        "network", type=Path, nargs="?", help="what pretrain, probe or recalibrate wrote"
+    )
+    export.add_argument(
+        "--checkpoint", type=Path, help="instead: a checkpoint of torchvision, timm, MoCo, DINO, …"
+    )
+    export.add_argument(
+        "--head", type=Path, help="file of its linear classifier, if that is separate"
+    )
+    export.add_argument(
+        "--scheme", default="auto", help="its layout (docs/adapters.md) or pretraining scheme"
+    )
     export.add_argument("--arch", help="its architecture; recognised otherwise")
     export.add_argument("--arch-options", default="{}", help="such as '{width: 64, stem: small}'")
     add_data_options(export)
     export.add_argument(
-        "--under", metavar="PLACE", help="key of the file under which the network is, or what its names begin with"
+        "--under",
+        metavar="PLACE",
+        help="key of the file under which the network is, or what its names begin with",
     )
-    export.add_argument("--save-network", type=Path, help="also write it in the form that probe and recalibrate read")
+    export.add_argument(
+        "--save-network",
+        type=Path,
+        help="also write it in the form that probe and recalibrate read",
+    )
     export.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
-    imported = commands.add_parser("import", help="write an ONNX file that others exported as a bundle")
+    imported = commands.add_parser(
+        "import", help="write an ONNX file that others exported as a bundle"
+    )
     imported.add_argument("file", type=Path)
     add_data_options(imported, sample=False)
-    imported.add_argument("--scheme", default="unknown", help="its pretraining: supervised, moco_v2, …")
-    imported.add_argument("--output", help="the value that holds the logits, where the graph has several outputs")
+    imported.add_argument(
+        "--scheme", default="unknown", help="its pretraining: supervised, moco_v2, …"
+    )
+    imported.add_argument(
+        "--output", help="the value that holds the logits, where the graph has several outputs"
+    )
     imported.add_argument("--name", help="the bundle's name (default: the file's)")
-    unpack = commands.add_parser("unpack", help="write a bundle's network as probe, recalibrate and export read it")
+    unpack = commands.add_parser(
+        "unpack", help="write a bundle's network as probe, recalibrate and export read it"
+    )
     unpack.add_argument("bundle", type=Path)
     unpack.add_argument("output", type=Path)
-    convert = commands.add_parser("convert", help="copy the tensors out of a checkpoint that export refuses")
+    convert = commands.add_parser(
+        "convert", help="copy the tensors out of a checkpoint that export refuses"
+    )
     convert.add_argument("checkpoint", type=Path)
     convert.add_argument("output", type=Path)
     student = commands.add_parser("export-student", help="write an untrained network as a bundle")
     student.add_argument("config", type=Path)
     add_data_options(student, sample=False)
-    lite = commands.add_parser("efficientnet-lite", help="fetch EfficientNet-Lite0 to -Lite2 and write them as bundles")
+    lite = commands.add_parser(
+        "efficientnet-lite", help="fetch EfficientNet-Lite0 to -Lite2 and write them as bundles"
+    )
     for command in (export, imported, student, lite):
-        command.add_argument("--out", type=Path, required=True, help="folder in which the bundle's folder is made")
+        command.add_argument(
+            "--out", type=Path, required=True, help="folder in which the bundle's folder is made"
+        )
         command.add_argument("--replace", action="store_true", help="replace a bundle of that name")
     chosen = parser.parse_args(arguments)
     try:
@@ -118,7 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Runs the command that was chosen. Each loads what it needs itself, because torch takes seconds to load.
+    """Runs the command that was chosen. Each loads what it needs itself, because torch takes
+    seconds to load.
 
     :raises InputError: when the input can't be used.
     :raises CheckError: when a check of one's own fails.
@@ -134,11 +196,19 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
     elif chosen.command == "probe":
         from .probe import probe
 
-        print(probe(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
+        print(
+            probe(
+                chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say
+            )
+        )
     elif chosen.command == "recalibrate":
         from .recalibrate import recalibrate
 
-        print(recalibrate(chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say))
+        print(
+            recalibrate(
+                chosen.checkpoint, chosen.data, chosen.output, chosen=data_options(chosen), say=say
+            )
+        )
     elif chosen.command == "zoo":
         from .zoo import zoo
 
@@ -182,7 +252,9 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
             say=say,
         )
     elif chosen.command == "export" and (chosen.network is None) == (chosen.checkpoint is None):
-        raise InputError("export wants either a network of pretrain, probe or recalibrate, or --checkpoint FILE")
+        raise InputError(
+            "export wants either a network of pretrain, probe or recalibrate, or --checkpoint FILE"
+        )
     elif chosen.command == "export" and chosen.checkpoint is not None:
         from .community import export_community
 
@@ -217,7 +289,12 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
         from .student import export_student
 
         export_student(
-            chosen.config, chosen.data, chosen.out, chosen=data_options(chosen), replace=chosen.replace, say=say
+            chosen.config,
+            chosen.data,
+            chosen.out,
+            chosen=data_options(chosen),
+            replace=chosen.replace,
+            say=say,
         )
 
 

@@ -1,4 +1,5 @@
-"""Community checkpoints: `export --checkpoint FILE`. What the families' files look like is in `adapters.yaml`."""
+"""Community checkpoints: `export --checkpoint FILE`. What the families' files look like is in
+`adapters.yaml`."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from .network import FORMAT
 TABLE = Path(__file__).with_name("adapters.yaml")
 WRAPPERS = ("module.", "model.", "net.")
 COUNTERS = ("n_averaged", "steps", "total_ops", "total_params")
-"""What averaging of weights (torch's, mmengine's) and thop's counting of operations leave beside the tensors."""
+"""What averaging of weights (torch's, mmengine's) and thop's counting of operations leave beside
+the tensors."""
 BATCH_NORM_EPS = 1e-5
 SMALL_IMAGES = 96
 """Networks for images of fewer pixels a side often have smaller strides than torchvision's."""
@@ -34,7 +36,9 @@ IMAGENET_CLASSES = 1000
 CONFIG = "config.json"
 RENORMALISED = "transform_input"
 """torchvision's name of the option by which GoogLeNet and Inception v3 renormalise their images."""
-ONNX_WAY = "any other network can be exported to ONNX where its code is, for `python -m exporters import`"
+ONNX_WAY = (
+    "any other network can be exported to ONNX where its code is, for `python -m exporters import`"
+)
 SHOWN = 6
 """How many names an error lists before it only counts."""
 
@@ -75,7 +79,8 @@ class Layout:
         return where.rpartition(".")[2] in self.unwrap or not {"", "*"}.isdisjoint(self.unwrap)
 
     def preprocessing(self, dataset: str) -> dict[str, tuple[float, ...]]:
-        """`mean` and `std` that the family's code has for `dataset`; empty where it has none of its own."""
+        """`mean` and `std` that the family's code has for `dataset`; empty where it has none of its
+        own."""
         of_all = {"mean": self.mean, "std": self.std}
         values = self.own.get(dataset, of_all)
         return {key: tuple(value) for key, value in values.items() if value is not None}
@@ -85,8 +90,8 @@ class Layout:
 class Found:
     """The tensors of a file, under the names that its layout has.
 
-    `where` is their place in the file. `dropped` counts what lies beside them and is no part of the network. `beside`
-    is the place of the weights themselves if `where` is that of their averages.
+    `where` is their place in the file. `dropped` counts what lies beside them and is no part of the
+    network. `beside` is the place of the weights themselves if `where` is that of their averages.
     """
 
     layout: Layout
@@ -100,8 +105,8 @@ class Found:
 class Adapted:
     """A community checkpoint as a network of ours.
 
-    `state` has the architecture's names, with the classifier exactly if `head_source` is not none; `mapped` and
-    `dropped` say what became of the file's tensors.
+    `state` has the architecture's names, with the classifier exactly if `head_source` is not none;
+    `mapped` and `dropped` say what became of the file's tensors.
     """
 
     layout: Layout
@@ -131,16 +136,19 @@ def adapt(
     classes: int | None = None,
     under: str | None = None,
 ) -> Adapted:
-    """Reads the checkpoint at `path`, and the classifier at `head_path`, as a network that fits without a gap.
+    """Reads the checkpoint at `path`, and the classifier at `head_path`, as a network that fits
+    without a gap.
 
-    `scheme` is auto, a layout's name, or a pretraining scheme for layouts that do not tell one. Without
-    `architecture` it and its options are recognised, but for those in `options`. `under` is the place of the tensors:
-    a key of the file, or what the network's names begin with; without it averages of the weights come first. A
-    classifier of other than `classes` outputs is an error.
+    `scheme` is auto, a layout's name, or a pretraining scheme for layouts that do not tell one.
+    Without `architecture` it and its options are recognised, but for those in `options`. `under` is
+    the place of the tensors: a key of the file, or what the network's names begin with; without it
+    averages of the weights come first. A classifier of other than `classes` outputs is an error.
     """
     content, left_out = _read(path)
     if content.get("format") == FORMAT:
-        raise InputError(f"{path} was written by the exporters themselves: leave out --checkpoint before it")
+        raise InputError(
+            f"{path} was written by the exporters themselves: leave out --checkpoint before it"
+        )
     found = _choose(content, scheme, under, path)
     layout, tensors = found.layout, found.tensors
     config = _config_beside(path)
@@ -161,14 +169,18 @@ def adapt(
     dropped |= found.dropped
     _check_kinds(network, path)
     given = options or {}
-    name, options = _architecture(network, layout, architecture, given, _named_in(content, config), path)
+    name, options = _architecture(
+        network, layout, architecture, given, _named_in(content, config), path
+    )
     if options.get(RENORMALISED) and RENORMALISED not in given:
         notes.append(
             "the network renormalises its images, as all weights that torchvision publishes for it want; was it "
             f"trained without, give --arch-options '{{{RENORMALISED}: false}}'"
         )
     if auxiliary := [key for key in network if key.startswith(models.architecture(name).auxiliary)]:
-        notes.append("auxiliary classifiers serve training only: evaluation never computes them, so they were dropped")
+        notes.append(
+            "auxiliary classifiers serve training only: evaluation never computes them, so they were dropped"
+        )
     for key in auxiliary:
         del network[key]
         start = f"{key.partition('.')[0]}."
@@ -182,10 +194,15 @@ def adapt(
     features = head_shape[1]
     if head_path is not None:
         if len(head_shape) != 2:
-            raise InputError(f"--head: the classifier of {name} is a convolution, which no linear one can stand for")
+            raise InputError(
+                f"--head: the classifier of {name} is a convolution, which no linear one can stand for"
+            )
         head, head_source = _head_of_file(read(head_path), head_path, features), "file"
     elif weight is not None and weight.ndim == len(head_shape):
-        head, head_source = _linear(weight, inside.pop(f"{head_name}.bias", None), path), "checkpoint"
+        head, head_source = (
+            _linear(weight, inside.pop(f"{head_name}.bias", None), path),
+            "checkpoint",
+        )
         del inside[f"{head_name}.weight"]
     elif layout.heads is not None and isinstance(beside := _find(content, layout.heads), dict):
         head, head_source = _head_of_file(beside, path, features), "checkpoint"
@@ -236,10 +253,16 @@ def describe(adapted: Adapted, say: Callable[[str], None]) -> None:
     """Tells what became of the file's tensors."""
     where = f" under {adapted.unwrapped}" if adapted.unwrapped else ""
     say(f"layout {adapted.layout.name} ({adapted.layout.family}){where}; scheme {adapted.scheme}")
-    say(f"mapped {adapted.mapped} tensors to {_named(adapted.architecture, adapted.options)}; missed none")
+    say(
+        f"mapped {adapted.mapped} tensors to {_named(adapted.architecture, adapted.options)}; missed none"
+    )
     for prefix, count in adapted.dropped.items():
         say(f"dropped {count} tensors {prefix}*" if prefix.endswith(".") else f"dropped {prefix}")
-    say({"none": "no classifier", "file": "classifier from --head"}.get(adapted.head_source, "classifier in the file"))
+    say(
+        {"none": "no classifier", "file": "classifier from --head"}.get(
+            adapted.head_source, "classifier in the file"
+        )
+    )
     for note in adapted.notes:
         say(f"note: {note}")
 
@@ -250,7 +273,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The content of a checkpoint, and the classes of a script's settings that were left out of it."""
+    """The content of a checkpoint, and the classes of a script's settings that were left out of
+    it."""
     if path.suffix == ".safetensors":
         check_kind(path)
         try:
@@ -303,9 +327,18 @@ def write_table(output: Path) -> None:
         remarks = [layout.note] if layout.note else []
         remarks += ["only with --scheme"] if not layout.auto else []
         remarks += ["renamed to torchvision's names"] if layout.rename else []
-        remarks += [f"{key} {value}" for key in ("mean", "std") if (value := getattr(layout, key)) is not None]
-        remarks += [f"on {name} mean {own['mean']}, std {own['std']}" for name, own in layout.own.items()]
-        remarks += [f"a {CONFIG} beside it must have {key} {json.dumps(value)}" for key, value in layout.config.items()]
+        remarks += [
+            f"{key} {value}"
+            for key in ("mean", "std")
+            if (value := getattr(layout, key)) is not None
+        ]
+        remarks += [
+            f"on {name} mean {own['mean']}, std {own['std']}" for name, own in layout.own.items()
+        ]
+        remarks += [
+            f"a {CONFIG} beside it must have {key} {json.dumps(value)}"
+            for key, value in layout.config.items()
+        ]
         remarks += [f"a 3x3 stem is `{layout.stem3}`"] if layout.stem3 else []
         cells = [
             layout.name,
@@ -314,7 +347,9 @@ def write_table(output: Path) -> None:
             ", ".join({"": "top", "*": "any other"}.get(path, path) for path in layout.unwrap),
             layout.prefix,
             ", ".join(name.replace("\\", "") + "*" for name in layout.drop),
-            layout.head or layout.heads or ("none" if layout.drop or layout.prefix else "the architecture's"),
+            layout.head
+            or layout.heads
+            or ("none" if layout.drop or layout.prefix else "the architecture's"),
             "; ".join(remarks),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -333,22 +368,37 @@ def _choose(content: dict[str, Any], scheme: str, under: str | None, path: Path)
                 f"scheme ({', '.join(sorted(known))})"
             )
     chosen = None if under is None else _under(content, under, path)
-    for layout in named or [layout for layout in table if layout.auto and (under is None or layout.lies(under))]:
-        places = [chosen] if chosen else [place for each in layout.unwrap if (place := _place(content, each))]
+    for layout in named or [
+        layout for layout in table if layout.auto and (under is None or layout.lies(under))
+    ]:
+        places = (
+            [chosen]
+            if chosen
+            else [place for each in layout.unwrap if (place := _place(content, each))]
+        )
         for where, held, beside in places:
             counters = [key for key in held if key.rpartition(".")[2] in COUNTERS]
-            tensors = _unwrap_names({key: tensor for key, tensor in held.items() if key not in counters})
+            tensors = _unwrap_names(
+                {key: tensor for key, tensor in held.items() if key not in counters}
+            )
             peeled = [each for each in _peeled(tensors) if layout.fits(list(each))]
             if not peeled:
                 continue
             if not layout.needs:  # whatever has tensors fits
-                recognised = (each for each in peeled if recognise(_network_tensors(each, layout)[0], layout))
+                recognised = (
+                    each for each in peeled if recognise(_network_tensors(each, layout)[0], layout)
+                )
                 peeled = [next(recognised, peeled[0])]
-            weights = next((place for place, *_ in places if place and "ema" not in place and "ema" in where), None)
+            weights = next(
+                (place for place, *_ in places if place and "ema" not in place and "ema" in where),
+                None,
+            )
             return Found(layout, where, peeled[0], beside | dict.fromkeys(counters, 1), weights)
     if named:
         keys = _some([str(key) for key in content])
-        raise InputError(f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {keys}")
+        raise InputError(
+            f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {keys}"
+        )
     raise InputError(f"{path} {_without_tensors(content)}")
 
 
@@ -365,7 +415,8 @@ def _without_tensors(content: dict[str, Any]) -> str:
 
 
 Place = tuple[str, dict[str, Tensor], dict[str, int]]
-"""Where in a file a network's tensors are, these, and how many others lie beside them by the start of their names."""
+"""Where in a file a network's tensors are, these, and how many others lie beside them by the start
+of their names."""
 
 
 def _place(content: dict[str, Any], path: str) -> Place | None:
@@ -374,12 +425,17 @@ def _place(content: dict[str, Any], path: str) -> Place | None:
     return (*found[0], {}) if len(found) == 1 else None
 
 
-def _dictionaries(content: dict[str, Any], where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """All dictionaries of a network's tensors in a file, each with its place: keys with dots between them.
+def _dictionaries(
+    content: dict[str, Any], where: str = ""
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """All dictionaries of a network's tensors in a file, each with its place: keys with dots
+    between them.
 
     An optimiser's are none, and single numbers are figures of a training.
     """
-    tensors = {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)
+    }
     if any(tensor.ndim for tensor in tensors.values()):
         yield where, tensors
     for key, value in content.items():
@@ -397,16 +453,25 @@ def _under(content: dict[str, Any], under: str, path: Path) -> Place:
     for where, held in places:
         named = _unwrap_names(held)
         start = under.removeprefix(f"{where}.") + "."
-        tensors = {key.removeprefix(start): tensor for key, tensor in named.items() if key.startswith(start)}
+        tensors = {
+            key.removeprefix(start): tensor
+            for key, tensor in named.items()
+            if key.startswith(start)
+        }
         if tensors:
             return under, tensors, _counted(key for key in named if not key.startswith(start))
     known = [where for where, _ in places if where]
-    known += [start.removesuffix(".") for _, held in places for start in _counted(_unwrap_names(held))]
-    raise InputError(f"{path} has no tensors under {under!r}; there are some under {_some(list(dict.fromkeys(known)))}")
+    known += [
+        start.removesuffix(".") for _, held in places for start in _counted(_unwrap_names(held))
+    ]
+    raise InputError(
+        f"{path} has no tensors under {under!r}; there are some under {_some(list(dict.fromkeys(known)))}"
+    )
 
 
 def _counted(names: Iterable[str], under: str = "") -> dict[str, int]:
-    """How many of `names`, which may begin with `under`, there are by the first part of what follows that."""
+    """How many of `names`, which may begin with `under`, there are by the first part of what
+    follows that."""
     counted: dict[str, int] = {}
     for name in names:
         beginning = under if name.startswith(under) else ""
@@ -430,7 +495,9 @@ def _scheme(layout: Layout, asked: str) -> str:
     if asked in ("auto", layout.name, layout.scheme):
         return layout.scheme
     if layout.scheme != "unknown":
-        raise InputError(f"--scheme {asked}, but the checkpoint has the layout of {layout.family}: {layout.scheme}")
+        raise InputError(
+            f"--scheme {asked}, but the checkpoint has the layout of {layout.family}: {layout.scheme}"
+        )
     return asked
 
 
@@ -444,13 +511,20 @@ def _find(content: Any, path: str) -> Any:
 
 def _unwrap_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
-    while shared := [wrapper for wrapper in WRAPPERS if tensors and all(key.startswith(wrapper) for key in tensors)]:
+    while shared := [
+        wrapper
+        for wrapper in WRAPPERS
+        if tensors and all(key.startswith(wrapper) for key in tensors)
+    ]:
         tensors = {key.removeprefix(shared[0]): value for key, value in tensors.items()}
     return tensors
 
 
-def _network_tensors(tensors: dict[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The network's tensors by its names as float32, and how many others there are by the start of their names."""
+def _network_tensors(
+    tensors: dict[str, Tensor], layout: Layout
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The network's tensors by its names as float32, and how many others there are by the start of
+    their names."""
     network: dict[str, Tensor] = {}
     others: list[str] = []
     for key, tensor in tensors.items():
@@ -458,7 +532,9 @@ def _network_tensors(tensors: dict[str, Tensor], layout: Layout) -> tuple[dict[s
         if key.startswith(layout.prefix):
             for pattern, replacement in layout.rename:
                 name = re.sub(f"^(?:{pattern})", replacement, name)
-        if not key.startswith(layout.prefix) or any(re.match(pattern, name) for pattern in layout.drop):
+        if not key.startswith(layout.prefix) or any(
+            re.match(pattern, name) for pattern in layout.drop
+        ):
             others.append(key)
         else:
             network[name] = tensor.float() if tensor.is_floating_point() else tensor
@@ -473,7 +549,8 @@ def _architecture(
     told: list[str],
     path: Path,
 ) -> tuple[str, dict[str, Any]]:
-    """The architecture of `network` and its options: `name`, or what is recognised, maybe because the file tells it.
+    """The architecture of `network` and its options: `name`, or what is recognised, maybe because
+    the file tells it.
 
     Where the tensors can't tell an option of it, `given` must.
     """
@@ -481,11 +558,18 @@ def _architecture(
         name = models.full_name(name)
         options = models.architecture(name).options() | _options(name, network, layout)
     else:
-        found = recognise(network, layout) or next((fit for each in told if (fit := _fitting(network, each))), None)
+        found = recognise(network, layout) or next(
+            (fit for each in told if (fit := _fitting(network, each))), None
+        )
         if found is None:
             raise InputError(f"{path}: {_unrecognised(network)}")
         name, options = found
-    if name in models.RESNETS and "stem" not in given and layout.stem3 is None and _kernel(network) == 3:
+    if (
+        name in models.RESNETS
+        and "stem" not in given
+        and layout.stem3 is None
+        and _kernel(network) == 3
+    ):
         raise InputError(
             f"{path}: conv1 is 3x3, and no tensor tells whether a max-pool follows it. Give --arch-options "
             "'{stem: small}' for none, as most networks for small images have it, '{stem: small_pool}' for the "
@@ -506,7 +590,9 @@ def _architecture(
     return name, options | given
 
 
-def recognise(network: dict[str, Tensor], layout: Layout | None = None) -> tuple[str, dict[str, Any]] | None:
+def recognise(
+    network: dict[str, Tensor], layout: Layout | None = None
+) -> tuple[str, dict[str, Any]] | None:
     """The known architecture and options that `network` fits, whatever its classifier."""
     for name, options in _candidates(network, layout):
         if _difference(network, name, options) == ([], [], []):
@@ -514,7 +600,9 @@ def recognise(network: dict[str, Tensor], layout: Layout | None = None) -> tuple
     return None
 
 
-def _candidates(network: dict[str, Tensor], layout: Layout | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(
+    network: dict[str, Tensor], layout: Layout | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Architectures of which `network` may be, with the options that it shows."""
     for name in models.ARCHITECTURES:
         if shown := _options(name, network, layout):
@@ -530,7 +618,8 @@ def _classes(name: str, network: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> dict[str, Any]:
-    """The options of one of our own architectures that the tensors show; empty if they can't be of it."""
+    """The options of one of our own architectures that the tensors show; empty if they can't be of
+    it."""
     first = network.get("features.0.weight" if name in models.CONVNETS else "conv1.weight")
     if first is None or first.ndim != 4:
         return {}
@@ -548,13 +637,19 @@ def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> di
         return shown | {"stem": small if _kernel(network) == 3 else "imagenet"}
     if name in models.CIFAR_RESNETS:
         return shown | {"shortcut": "conv" if "layer2.0.downsample.0.weight" in network else "pad"}
-    if name in models.CONVNETS and (size := _convnet_size(network, int(name.removeprefix("convnet")))):
-        return shown | {"norm": "batch" if "features.1.running_mean" in network else "instance", "size": size}
+    if name in models.CONVNETS and (
+        size := _convnet_size(network, int(name.removeprefix("convnet")))
+    ):
+        return shown | {
+            "norm": "batch" if "features.1.running_mean" in network else "instance",
+            "size": size,
+        }
     return {}
 
 
 def _convnet_size(network: dict[str, Tensor], depth: int) -> int | None:
-    """The height of the images that a ConvNet of `depth` poolings takes; none if its classifier does not tell.
+    """The height of the images that a ConvNet of `depth` poolings takes; none if its classifier
+    does not tell.
 
     Networks for images of one channel pad by 3 first, which is our ConvNet for 28x28 images alone.
     """
@@ -576,7 +671,8 @@ def _kernel(network: dict[str, Tensor]) -> int:
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
-    """What `config.json` beside a checkpoint holds, as the hub of Hugging Face keeps them; empty if there is none."""
+    """What `config.json` beside a checkpoint holds, as the hub of Hugging Face keeps them; empty if
+    there is none."""
     try:
         config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # no file, or one of something else
@@ -585,7 +681,8 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 
 def _check_config(config: dict[str, Any], layout: Layout, path: Path) -> None:
-    """InputError if the file beside the checkpoint tells a network that has the same tensors but is another."""
+    """InputError if the file beside the checkpoint tells a network that has the same tensors but is
+    another."""
     for key, wanted in layout.config.items():
         if config.get(key, wanted) != wanted:
             raise InputError(
@@ -595,19 +692,23 @@ def _check_config(config: dict[str, Any], layout: Layout, path: Path) -> None:
 
 
 def _named_in(content: dict[str, Any], config: dict[str, Any]) -> list[str]:
-    """Architectures that a training script named in its file, or timm beside it: as torchvision and timm call them."""
+    """Architectures that a training script named in its file, or timm beside it: as torchvision and
+    timm call them."""
     args = content.get("args")
     settings = args if isinstance(args, dict) else {}
     weights = config.get("pretrained_cfg")
     tag = weights.get("tag") if isinstance(weights, dict) else None
     names = [f"{config.get('architecture')}.{tag}", config.get("architecture")]
     names += [content.get("arch"), settings.get("arch"), settings.get("model")]
-    plain = [name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]+", name)]
+    plain = [
+        name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]+", name)
+    ]
     return [prefix + name for name in dict.fromkeys(plain) for prefix in ("torchvision/", "timm/")]
 
 
 def _fitting(network: dict[str, Tensor], name: str) -> tuple[str, dict[str, Any]] | None:
-    """`name` and its options if there is such an architecture and `network` has exactly its tensors."""
+    """`name` and its options if there is such an architecture and `network` has exactly its
+    tensors."""
     try:
         options = {"classes": models.architecture(name).options()["classes"]}
     except InputError:
@@ -616,9 +717,12 @@ def _fitting(network: dict[str, Tensor], name: str) -> tuple[str, dict[str, Any]
 
 
 def _unrecognised(network: dict[str, Tensor]) -> str:
-    """What the nearest known network has that `network` lacks, or the reverse; what helps if none is near."""
+    """What the nearest known network has that `network` lacks, or the reverse; what helps if none
+    is near."""
     if parts := _parts(network):
-        takes = " and ".join(f"--under {start} takes those of {_named(*fit)}" for start, fit in parts)
+        takes = " and ".join(
+            f"--under {start} takes those of {_named(*fit)}" for start, fit in parts
+        )
         return f"these {len(network)} tensors are not of one network alone: {takes}"
     if sorted(tensor.ndim for tensor in network.values()) in ([2], [1, 2]):
         return f"{_some(_shapes(network))} is a linear layer alone: give it as --head, and its backbone as --checkpoint"
@@ -626,9 +730,14 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
     candidates = [*_candidates(network, None)]
     stage = network.get("layer1.0.conv1.weight")
     if not candidates and stage is not None and stage.ndim == 4:
-        candidates = [(name, models.architecture(name).options() | {"width": len(stage)}) for name in models.RESNETS]
+        candidates = [
+            (name, models.architecture(name).options() | {"width": len(stage)})
+            for name in models.RESNETS
+        ]
     if differences := [(*each, *_difference(network, *each)) for each in candidates]:
-        name, options, missing, unexpected, differing = min(differences, key=lambda each: sum(map(len, each[2:])))
+        name, options, missing, unexpected, differing = min(
+            differences, key=lambda each: sum(map(len, each[2:]))
+        )
         if 2 * (len(unexpected) + len(differing)) <= len(network):
             text = f"the nearest known network is {_named(name, options)}; {_reasons(missing, unexpected, differing)}"
             import timm  # takes seconds, which only a refusal takes
@@ -636,9 +745,13 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
             relatives = [f"timm/{each}" for each in timm.list_models(f"{name.rpartition('/')[2]}*")]
             fits = next((each for each in relatives if _fitting(network, each)), None)
             if fits is not None:
-                return f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}"
+                return (
+                    f"{text}. {fits} has exactly these tensors: if it is that, give --arch {fits}"
+                )
             if not missing and not differing:
-                text += ". If the network does without these in evaluation, save the file without them"
+                text += (
+                    ". If the network does without these in evaluation, save the file without them"
+                )
             return f"{text}. {otherwise}"
     text = f"no known architecture is near these {len(network)} tensors: {_some(_shapes(network))}"
     if models.timm_may_have(network):
@@ -647,14 +760,26 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
 
 
 def _parts(network: dict[str, Tensor]) -> list[tuple[str, tuple[str, dict[str, Any]]]]:
-    """What the names of some of these tensors begin with that are exactly a known network, and that network."""
-    starts = (".".join(key.split(".")[:depth]) for depth in (1, 2, 3) for key in network if key.count(".") >= depth)
+    """What the names of some of these tensors begin with that are exactly a known network, and that
+    network."""
+    starts = (
+        ".".join(key.split(".")[:depth])
+        for depth in (1, 2, 3)
+        for key in network
+        if key.count(".") >= depth
+    )
     found: list[tuple[str, tuple[str, dict[str, Any]]]] = []
     table = [layout for layout in layouts() if layout.auto and layout.lies("")]
     for start in dict.fromkeys(starts):
-        named = {key.removeprefix(f"{start}."): t for key, t in network.items() if key.startswith(f"{start}.")}
+        named = {
+            key.removeprefix(f"{start}."): t
+            for key, t in network.items()
+            if key.startswith(f"{start}.")
+        }
         layout = next(each for each in table if each.fits(list(named)))
-        if len(named) < len(network) and (fit := recognise(_network_tensors(named, layout)[0], layout)):
+        if len(named) < len(network) and (
+            fit := recognise(_network_tensors(named, layout)[0], layout)
+        ):
             found.append((start, fit))
     return found
 
@@ -662,7 +787,8 @@ def _parts(network: dict[str, Tensor]) -> list[tuple[str, tuple[str, dict[str, A
 def _difference(
     network: dict[str, Tensor], name: str, options: dict[str, Any]
 ) -> tuple[list[str], list[str], list[str]]:
-    """Names that the architecture has and `network` lacks, the reverse, and those of other shapes; no classifier."""
+    """Names that the architecture has and `network` lacks, the reverse, and those of other shapes;
+    no classifier."""
     try:
         wanted = models.shapes(name, options)
     except (InputError, RuntimeError, ValueError):
@@ -686,15 +812,20 @@ def _difference(
     return missing, unexpected, differing
 
 
-def _fit(network: dict[str, Tensor], name: str, options: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state of the network without classifier; InputError if anything is missing, left over or of another shape."""
+def _fit(
+    network: dict[str, Tensor], name: str, options: dict[str, Any], path: Path
+) -> dict[str, Tensor]:
+    """The state of the network without classifier; InputError if anything is missing, left over or
+    of another shape."""
     missing, unexpected, differing = _difference(network, name, options)
     if missing or unexpected or differing:
         fitting = recognise(network)
         hint = "no known architecture would fit"
         if fitting:
             hint = f"{_named(fitting[0], fitting[1] | {'classes': options['classes']})} would fit"
-        raise InputError(f"{path} is no {_named(name, options)}: {_reasons(missing, unexpected, differing)}; {hint}")
+        raise InputError(
+            f"{path} is no {_named(name, options)}: {_reasons(missing, unexpected, differing)}; {hint}"
+        )
     state = {}
     for key in models.shapes(name, options):
         if key.endswith("num_batches_tracked"):
@@ -705,7 +836,11 @@ def _fit(network: dict[str, Tensor], name: str, options: dict[str, Any], path: P
 
 
 def _reasons(missing: list[str], unexpected: list[str], differing: list[str]) -> str:
-    labelled = {"missing": missing, "not in the architecture": unexpected, "of another shape": differing}
+    labelled = {
+        "missing": missing,
+        "not in the architecture": unexpected,
+        "of another shape": differing,
+    }
     return "; ".join(f"{label}: {_some(names)}" for label, names in labelled.items() if names)
 
 
@@ -714,7 +849,9 @@ def _check_kinds(network: dict[str, Tensor], path: Path) -> None:
     for key, tensor in network.items():
         is_weight = tensor.dtype != torch.int64 or key.endswith(("weight", "bias"))
         if tensor.is_meta:
-            raise InputError(f"{path}: {key} is a meta tensor, which has no values: load the weights, and {STATE_DICT}")
+            raise InputError(
+                f"{path}: {key} is a meta tensor, which has no values: load the weights, and {STATE_DICT}"
+            )
         if tensor.layout != torch.strided:
             raise InputError(f"{path}: {key} is a sparse tensor: save its to_dense()")
         if is_weight and not tensor.is_floating_point():
@@ -725,7 +862,8 @@ def _check_kinds(network: dict[str, Tensor], path: Path) -> None:
 
 
 def _check_values(state: dict[str, Tensor], path: Path) -> None:
-    """Values that are not finite, and BN statistics that are none or never were updated, are errors."""
+    """Values that are not finite, and BN statistics that are none or never were updated, are
+    errors."""
     broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise InputError(
@@ -758,7 +896,9 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
     """
     tensors = _unwrap_names(_flatten(content))
     backbone = {key.partition(".")[0] for key, tensor in tensors.items() if tensor.ndim > 2}
-    tensors = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] not in backbone}
+    tensors = {
+        key: tensor for key, tensor in tensors.items() if key.partition(".")[0] not in backbone
+    }
     weights = [key for key, t in tensors.items() if key.split(".")[-1] == "weight" and t.ndim == 2]
     fitting = [key for key in weights if tensors[key].shape[1] == features]
     if len(fitting) != 1:
@@ -767,21 +907,28 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
             f"{path}: a head is one linear layer over the network's {features} features, but there are "
             f"{len(fitting)} such; 2-d weights are {shapes}"
         )
-    head = _linear(tensors[fitting[0]], tensors.get(fitting[0].removesuffix("weight") + "bias"), path)
-    means = [key for key, t in tensors.items() if key.endswith("running_mean") and t.shape == (features,)]
+    head = _linear(
+        tensors[fitting[0]], tensors.get(fitting[0].removesuffix("weight") + "bias"), path
+    )
+    means = [
+        key for key, t in tensors.items() if key.endswith("running_mean") and t.shape == (features,)
+    ]
     if len(means) > 1:
         raise InputError(f"{path}: several BN layers over the features: {_some(means)}")
     for key in means:
         prefix = key.removesuffix("running_mean")
         factor = (tensors[f"{prefix}running_var"].float() + BATCH_NORM_EPS).rsqrt()
         factor = factor * tensors.get(f"{prefix}weight", torch.ones(())).float()
-        shift = tensors.get(f"{prefix}bias", torch.zeros(())).float() - tensors[key].float() * factor
+        shift = (
+            tensors.get(f"{prefix}bias", torch.zeros(())).float() - tensors[key].float() * factor
+        )
         head = _linear(head.weight * factor, head.bias + head.weight @ shift.expand(features), path)
     return head
 
 
 def _flatten(content: dict[str, Any]) -> dict[str, Tensor]:
-    """All tensors in nested dictionaries, except those of optimisers, by the last dictionary's names."""
+    """All tensors in nested dictionaries, except those of optimisers, by the last dictionary's
+    names."""
     found: dict[str, Tensor] = {}
     for _, tensors in _dictionaries(content):
         found |= tensors
@@ -789,7 +936,8 @@ def _flatten(content: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _linear(weight: Tensor, bias: Tensor | None, path: Path) -> nn.Linear:
-    """The layer with `weight` `[K, D]`, or `[K, D, 1, 1]` of a convolution, and `bias` `[K]`, which are of `path`."""
+    """The layer with `weight` `[K, D]`, or `[K, D, 1, 1]` of a convolution, and `bias` `[K]`, which
+    are of `path`."""
     weight = weight.flatten(1)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise InputError(

@@ -16,8 +16,11 @@ ARCHIVE_NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
-"""What archives call training images, training labels, test images and test labels, as Keras and as MedMNIST do."""
-ARCHIVE_REMEDY = "write uint8 images [N, H, W] or [N, H, W, C] and whole-number labels [N] with numpy.savez"
+"""What archives call training images, training labels, test images and test labels, as Keras and as
+MedMNIST do."""
+ARCHIVE_REMEDY = (
+    "write uint8 images [N, H, W] or [N, H, W, C] and whole-number labels [N] with numpy.savez"
+)
 Arrays = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
@@ -29,7 +32,8 @@ def idx_present(folder: Path, stem: str) -> Path | None:
 def idx(folder: Path, split: str, classes: tuple[str, ...] | None) -> Arrays:
     """Images uint8 `[N, 1, H, W]`, labels int64 `[N]`, and the names of the classes.
 
-    These are the lines of `classes.txt`, else numbers up to the highest label, unless they are known.
+    These are the lines of `classes.txt`, else numbers up to the highest label, unless they are
+    known.
 
     :raises InputError: when a file is missing or damaged.
     """
@@ -44,13 +48,17 @@ def idx(folder: Path, split: str, classes: tuple[str, ...] | None) -> Arrays:
         lines = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
         classes = tuple(line.strip() for line in lines if line.strip())
     if classes is None:
-        highest = max(int(_read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1).max()) for prefix in PREFIXES.values())
+        highest = max(
+            int(_read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1).max())
+            for prefix in PREFIXES.values()
+        )
         classes = tuple(map(str, range(highest + 1)))
     return images[:, None], checked(folder / name, labels, classes), classes
 
 
 def npz(path: Path, split: str, classes: tuple[str, ...] | None) -> Arrays:
-    """Images uint8 `[N, C, H, W]`, labels int64 `[N]`, and the names of the classes of a NumPy archive.
+    """Images uint8 `[N, C, H, W]`, labels int64 `[N]`, and the names of the classes of a NumPy
+    archive.
 
     Classes are numbers up to the highest label of both splits, unless they are known.
 
@@ -58,7 +66,9 @@ def npz(path: Path, split: str, classes: tuple[str, ...] | None) -> Arrays:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names = next((names for names in ARCHIVE_NAMES if set(names) <= set(archive.files)), None)
+            names = next(
+                (names for names in ARCHIVE_NAMES if set(names) <= set(archive.files)), None
+            )
             if names is None:
                 both = " nor ".join(", ".join(names) for names in ARCHIVE_NAMES)
                 raise InputError(f"{path}: has neither {both}; {ARCHIVE_REMEDY}")
@@ -66,7 +76,9 @@ def npz(path: Path, split: str, classes: tuple[str, ...] | None) -> Arrays:
             images = archive[names[at]]
             labels = {name: archive[name] for name in (names[1], names[3])}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no readable NumPy archive ({error}); {ARCHIVE_REMEDY}") from error
+        raise InputError(
+            f"{path}: is no readable NumPy archive ({error}); {ARCHIVE_REMEDY}"
+        ) from error
     for name, array in labels.items():
         if array.dtype.kind not in "iu" or array.shape not in ((len(array),), (len(array), 1)):
             raise InputError(f"{path}: {name}: are not whole numbers [N]; {ARCHIVE_REMEDY}")
@@ -79,7 +91,9 @@ def npz(path: Path, split: str, classes: tuple[str, ...] | None) -> Arrays:
             f"{ARCHIVE_REMEDY}"
         )
     if classes is None:
-        classes = tuple(map(str, range(max(int(array.max(initial=0)) for array in labels.values()) + 1)))
+        classes = tuple(
+            map(str, range(max(int(array.max(initial=0)) for array in labels.values()) + 1))
+        )
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), checked(path, own, classes), classes
 
 
@@ -102,13 +116,17 @@ def _read_idx(folder: Path, stem: str, rank: int) -> np.ndarray:
     """An IDX file (MNIST's format: 0, 0, type 8, rank, big-endian sizes, data) of bytes."""
     path = idx_present(folder, stem)
     if path is None:
-        raise InputError(f"{folder} has neither {stem} nor {stem}.gz; put the data set's IDX files there")
+        raise InputError(
+            f"{folder} has neither {stem} nor {stem}.gz; put the data set's IDX files there"
+        )
     header = 4 + 4 * rank
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(header)
             if head[:4] != bytes((0, 0, 8, rank)) or len(head) < header:
-                raise InputError(f"{path} is not an IDX file of unsigned bytes of {rank} dimensions; fetch it again")
+                raise InputError(
+                    f"{path} is not an IDX file of unsigned bytes of {rank} dimensions; fetch it again"
+                )
             sizes = struct.unpack(f">{rank}I", head[4:])
             # Memory grows with what is really there, whatever the header claims.
             content = file.read()

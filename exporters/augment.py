@@ -1,7 +1,7 @@
 """Augmentation of whole batches of images as tensors, each image with its own draw.
 
-Images are float32 `[N, C, H, W]` with values in 0..1, C = 1 or 3. All randomness comes from the generator that is
-passed in.
+Images are float32 `[N, C, H, W]` with values in 0..1, C = 1 or 3. All randomness comes from the
+generator that is passed in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 class CropFlip:
     """The supervised augmentation: a crop of the padded image and a horizontal flip.
 
-    `padding` is in pixels per side; `mode` is torch's name of the padding: reflect, constant (zeros) or replicate.
+    `padding` is in pixels per side; `mode` is torch's name of the padding: reflect, constant
+    (zeros) or replicate.
     """
 
     padding: int = 2
@@ -47,12 +48,14 @@ class CropFlip:
 
 @dataclass(frozen=True)
 class SslView:
-    """One view of the self-supervised methods: random resized crop, flip, colour jitter, grey, blur.
+    """One view of the self-supervised methods: random resized crop, flip, colour jitter, grey,
+    blur.
 
-    `scale` and `ratio` are the crop's share of the area and its width to height; `brightness`, `contrast`,
-    `saturation` are half-widths of the factor around 1 and `hue` is a half-width in turns, all applied together with
-    probability `jitter`; `blur_sigma` is in pixels. Saturation, hue and grey do nothing to one-channel images.
-    `size` is the view's side in pixels, 0 for the image's.
+    `scale` and `ratio` are the crop's share of the area and its width to height; `brightness`,
+    `contrast`, `saturation` are half-widths of the factor around 1 and `hue` is a half-width in
+    turns, all applied together with probability `jitter`; `blur_sigma` is in pixels. Saturation,
+    hue and grey do nothing to one-channel images. `size` is the view's side in pixels, 0 for the
+    image's.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
@@ -100,7 +103,9 @@ class SslView:
             return torch.where(applied, drawn, torch.tensor(centre))
 
         images = (images * factor(self.brightness, 1.0)).clamp_(0, 1)
-        images = _blend(images, grey_of(images).mean((1, 2, 3), keepdim=True), factor(self.contrast, 1.0))
+        images = _blend(
+            images, grey_of(images).mean((1, 2, 3), keepdim=True), factor(self.contrast, 1.0)
+        )
         if channels == 3:
             images = _blend(images, grey_of(images), factor(self.saturation, 1.0))
             images = rotate_hue(images, factor(self.hue, 0.0).view(count))
@@ -119,8 +124,9 @@ def resized_crop(
 ) -> Tensor:
     """A random rectangle of each image, resampled bilinearly and mirrored with probability `flip`.
 
-    The result has the images' size, or sides of `size` pixels if that is not 0. The rectangle lies inside the image;
-    area and (logarithmically) ratio are uniform, sides longer than the image's are cut.
+    The result has the images' size, or sides of `size` pixels if that is not 0. The rectangle lies
+    inside the image; area and (logarithmically) ratio are uniform, sides longer than the image's
+    are cut.
     """
     count = len(images)
 
@@ -150,8 +156,11 @@ def grey_of(images: Tensor) -> Tensor:
 
 
 def rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns YIQ's chroma plane by `turns` `[N]` (1 is a full turn): luma stays, hue turns nearly as in HSV."""
-    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    """Turns YIQ's chroma plane by `turns` `[N]` (1 is a full turn): luma stays, hue turns nearly as
+    in HSV."""
+    to_yiq = torch.tensor(
+        [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
+    )
     angle = 2 * math.pi * turns
     turn = torch.zeros(len(turns), 3, 3)
     turn[:, 0, 0] = 1
@@ -161,7 +170,9 @@ def rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
     return torch.einsum("nij,njhw->nihw", matrix, images).clamp_(0, 1)
 
 
-def gaussian_blur(images: Tensor, probability: float, sigma: tuple[float, float], generator: Generator) -> Tensor:
+def gaussian_blur(
+    images: Tensor, probability: float, sigma: tuple[float, float], generator: Generator
+) -> Tensor:
     """Separable Gaussian blur with reflected borders, each image with its own sigma (pixels).
 
     The kernel reaches a twentieth of the shorter side, at least one pixel.
@@ -175,9 +186,13 @@ def gaussian_blur(images: Tensor, probability: float, sigma: tuple[float, float]
     blurred = torch.rand(count, 1, generator=generator) < probability
     kernel = torch.where(blurred, kernel / kernel.sum(1, keepdim=True), identity)
     kernel = kernel.repeat_interleave(channels, 0)
-    padded = F.pad(images, (radius,) * 4, mode="reflect").reshape(1, count * channels, height + 2 * radius, -1)
+    padded = F.pad(images, (radius,) * 4, mode="reflect").reshape(
+        1, count * channels, height + 2 * radius, -1
+    )
     padded = F.conv2d(padded, kernel[:, None, None, :], groups=count * channels)
-    return F.conv2d(padded, kernel[:, None, :, None], groups=count * channels).view(count, channels, height, width)
+    return F.conv2d(padded, kernel[:, None, :, None], groups=count * channels).view(
+        count, channels, height, width
+    )
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Bundles, as docs/bundle.md describes them: command `export CHECKPOINT`, and the writer of all bundles."""
+"""Bundles, as docs/bundle.md describes them: command `export CHECKPOINT`, and the writer of all
+bundles."""
 
 from __future__ import annotations
 
@@ -46,9 +47,11 @@ def export_teacher(
     train: data.Split | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes the network at `path` as the bundle `output/name`; accuracy is the written graph's, in ONNX Runtime.
+    """Writes the network at `path` as the bundle `output/name`; accuracy is the written graph's, in
+    ONNX Runtime.
 
-    The statistics of classes are measured on `train`; both splits are read from `data_root` where `test` is not given.
+    The statistics of classes are measured on `train`; both splits are read from `data_root` where
+    `test` is not given.
     """
     checkpoint = Checkpoint.load(path)
     if checkpoint.pretraining.head == "none":
@@ -60,7 +63,9 @@ def export_teacher(
             for split, sample in (("test", None), ("train", chosen.sample))
         )
     source = {"file": path.name, "sha256": sha256(path)}
-    return write_teacher(checkpoint, dataset, test, source, output, train=train, name=name, replace=replace, say=say)
+    return write_teacher(
+        checkpoint, dataset, test, source, output, train=train, name=name, replace=replace, say=say
+    )
 
 
 def write_teacher(
@@ -75,13 +80,19 @@ def write_teacher(
     replace: bool,
     say: Callable[[str], None],
 ) -> Path:
-    """Writes a network as the bundle `output/name`; without `test` its accuracy stays unmeasured, without `train` the
-    statistics of classes.
+    """Writes a network as the bundle `output/name`; without `test` its accuracy stays unmeasured,
+    without `train` the statistics of classes.
 
     Without a classifier the bundle's output are features: it serves for statistics only.
     """
     writer = Writer(
-        name or checkpoint.name, "teacher", dataset, checkpoint.architecture, checkpoint.options, output, replace
+        name or checkpoint.name,
+        "teacher",
+        dataset,
+        checkpoint.architecture,
+        checkpoint.options,
+        output,
+        replace,
     )
     facts = {"pretraining": asdict(checkpoint.pretraining), "source": source}
     return writer.write(checkpoint.network(), test, facts, say, train)
@@ -89,7 +100,8 @@ def write_teacher(
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is known of a network's activations: the kind as in the manifest, the layers, and their side tensors."""
+    """What is known of a network's activations: the kind as in the manifest, the layers, and their
+    side tensors."""
 
     kind: str
     layers: list[graph.Layer]
@@ -109,9 +121,13 @@ class Writer:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise InputError(f"bundle name {self.name!r}: letters, digits, dots, dashes and underscores are allowed")
+            raise InputError(
+                f"bundle name {self.name!r}: letters, digits, dots, dashes and underscores are allowed"
+            )
         if (self.output / self.name).exists() and not self.replace:
-            raise InputError(f"{self.output / self.name} exists; choose another --out or --name, or give --replace")
+            raise InputError(
+                f"{self.output / self.name} exists; choose another --out or --name, or give --replace"
+            )
 
     def write(
         self,
@@ -124,11 +140,19 @@ class Writer:
         shape = (self.dataset.channels, self.dataset.size, self.dataset.size)
         headless = facts.get("pretraining", {}).get("head") == "none"
         model = graph.prepare(model)
-        serialised, layers = graph.to_onnx(model, shape, graph.FEATURES if headless else graph.OUTPUT)
+        serialised, layers = graph.to_onnx(
+            model, shape, graph.FEATURES if headless else graph.OUTPUT
+        )
         if headless and not layers:
-            raise InputError("a network without classifier and without BN layers has nothing that could teach")
+            raise InputError(
+                "a network without classifier and without BN layers has nothing that could teach"
+            )
         self._check_trainable(serialised, facts.get("init", []))
-        images = data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std) if test else None
+        images = (
+            data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std)
+            if test
+            else None
+        )
         labels = test.labels[:2] if test else None
         inputs, targets = golden.golden_input(images, labels, shape, len(self.dataset.classes))
         probe = (inputs, None if headless else targets)
@@ -145,11 +169,14 @@ class Writer:
         exact = graph.standardised_module(model, serialised)
         self.publish(serialised, statistics, golden.golden(exact, layers, tensors, *probe), facts)
         accuracy = f", top-1 {facts['accuracy']['top1']:.4f}" if "accuracy" in facts else ""
-        say(f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}")
+        say(
+            f"{self.output / self.name}: {len(layers)} BN layers, ONNX Runtime within {difference:.1e}{accuracy}"
+        )
         return self.output / self.name
 
     def _check_trainable(self, serialised: bytes, init: list[dict[str, Any]]) -> None:
-        """An InputError where the graph holds what was made of a student's parameters instead of the parameters."""
+        """An InputError where the graph holds what was made of a student's parameters instead of
+        the parameters."""
         held = {tensor.name for tensor in onnx.load_from_string(serialised).graph.initializer}
         if lacking := [entry["parameter"] for entry in init if entry["parameter"] not in held]:
             raise InputError(
@@ -159,9 +186,14 @@ class Writer:
             )
 
     def publish(
-        self, serialised: bytes, statistics: Statistics, probe: dict[str, Tensor], facts: dict[str, Any]
+        self,
+        serialised: bytes,
+        statistics: Statistics,
+        probe: dict[str, Tensor],
+        facts: dict[str, Any],
     ) -> None:
-        """Writes the four files aside and renames their folder; `probe` is what `golden.safetensors` holds."""
+        """Writes the four files aside and renames their folder; `probe` is what
+        `golden.safetensors` holds."""
         files = {
             "model.onnx": serialised,
             "bn_stats.safetensors": to_safetensors(statistics.tensors),
@@ -172,7 +204,9 @@ class Writer:
         try:
             for file, content in files.items():
                 (aside / file).write_bytes(content)
-            manifest = self._manifest(onnx.load_from_string(serialised), statistics, facts, aside, list(files))
+            manifest = self._manifest(
+                onnx.load_from_string(serialised), statistics, facts, aside, list(files)
+            )
             (aside / "manifest.yaml").write_text(manifest, encoding="utf-8")
             for path in aside.iterdir():
                 path.chmod(0o644)
@@ -200,7 +234,12 @@ class Writer:
         return {"top1": right / len(test.labels), "split": "test", "images": len(test.labels)}
 
     def _manifest(
-        self, proto: onnx.ModelProto, statistics: Statistics, facts: dict[str, Any], folder: Path, files: list[str]
+        self,
+        proto: onnx.ModelProto,
+        statistics: Statistics,
+        facts: dict[str, Any],
+        folder: Path,
+        files: list[str],
     ) -> str:
         headless = facts.get("pretraining", {}).get("head") == "none"
         manifest: dict[str, Any] = {
@@ -221,7 +260,9 @@ class Writer:
             "classes": [] if headless else list(self.dataset.classes),
             **{key: facts[key] for key in ("accuracy",) if key in facts},
             "onnx": {
-                "opset": next(stamp.version for stamp in proto.opset_import if stamp.domain in ("", "ai.onnx")),
+                "opset": next(
+                    stamp.version for stamp in proto.opset_import if stamp.domain in ("", "ai.onnx")
+                ),
                 "ir_version": proto.ir_version,
                 "input": graph.INPUT,
                 "output": graph.FEATURES if headless else graph.OUTPUT,
@@ -242,10 +283,13 @@ class Writer:
                 "exporters": __version__,
             },
             "files": {
-                file: {"sha256": sha256(folder / file), "bytes": (folder / file).stat().st_size} for file in files
+                file: {"sha256": sha256(folder / file), "bytes": (folder / file).stat().st_size}
+                for file in files
             },
         }
-        return yaml.safe_dump(manifest, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+        return yaml.safe_dump(
+            manifest, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
+        )
 
 
 def bn_statistics(model: nn.Module, layers: list[graph.Layer]) -> dict[str, Tensor]:
@@ -257,9 +301,14 @@ def bn_statistics(model: nn.Module, layers: list[graph.Layer]) -> dict[str, Tens
 
 @torch.no_grad()
 def class_statistics(
-    model: nn.Module, layers: list[graph.Layer], train: data.Split, dataset: data.DatasetInfo, batch_size: int = 100
+    model: nn.Module,
+    layers: list[graph.Layer],
+    train: data.Split,
+    dataset: data.DatasetInfo,
+    batch_size: int = 100,
 ) -> tuple[dict[str, Tensor], int]:
-    """`<key>.class_mean` and `<key>.class_var` `[K, C]` of the first images of each class, and how many that were."""
+    """`<key>.class_mean` and `<key>.class_var` `[K, C]` of the first images of each class, and how
+    many that were."""
     found: dict[str, list[Tensor]] = {}
     measured = 0
     for label, name in enumerate(dataset.classes):
@@ -273,7 +322,9 @@ def class_statistics(
                 model.eval()(data.normalise(data.to_float(images), dataset.mean, dataset.std))
             for layer in layers:
                 mean, variance = golden.channel_statistics(seen[layer.key].double(), layer)
-                sums[layer.key] += torch.stack([mean, variance + mean.square()]) * len(images) / len(chosen)
+                sums[layer.key] += (
+                    torch.stack([mean, variance + mean.square()]) * len(images) / len(chosen)
+                )
         for key, (mean, square) in sums.items():
             found.setdefault(f"{key}.class_mean", []).append(mean)
             found.setdefault(f"{key}.class_var", []).append((square - mean.square()).clamp_min(0))
@@ -281,8 +332,11 @@ def class_statistics(
 
 
 @torch.no_grad()
-def calibrated_statistics(model: nn.Module, layers: list[graph.Layer], images: Tensor) -> dict[str, Tensor]:
-    """The side tensors of activations without a BN, measured on `images`; their affine changes nothing."""
+def calibrated_statistics(
+    model: nn.Module, layers: list[graph.Layer], images: Tensor
+) -> dict[str, Tensor]:
+    """The side tensors of activations without a BN, measured on `images`; their affine changes
+    nothing."""
     with golden.observe(model, layers) as seen:
         model.eval()(images)
     tensors: dict[str, Tensor] = {}
@@ -307,15 +361,22 @@ def run(session: onnxruntime.InferenceSession, inputs: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def compare_to_torch(session: onnxruntime.InferenceSession, model: nn.Module, shape: tuple[int, int, int]) -> float:
-    """The largest difference of logits at batch sizes 1 and 3; an error above TOLERANCE * max(1, max|logit|)."""
+def compare_to_torch(
+    session: onnxruntime.InferenceSession, model: nn.Module, shape: tuple[int, int, int]
+) -> float:
+    """The largest difference of logits at batch sizes 1 and 3; an error above TOLERANCE * max(1,
+    max|logit|)."""
     largest = 0.0
     for count in (1, 3):
         inputs = torch.randn(count, *shape, generator=torch.Generator().manual_seed(count))
         wanted = model.eval()(inputs).numpy()
         got = run(session, inputs)
-        difference = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
+        difference = (
+            float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
+        )
         if not difference <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
-            raise CheckError(f"ONNX Runtime and PyTorch differ by {difference:.3g} in the logits at batch size {count}")
+            raise CheckError(
+                f"ONNX Runtime and PyTorch differ by {difference:.3g} in the logits at batch size {count}"
+            )
         largest = max(largest, difference)
     return largest

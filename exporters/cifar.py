@@ -1,4 +1,5 @@
-"""CIFAR-10 and CIFAR-100: the binary version and the pickled one for Python, of which nothing is executed."""
+"""CIFAR-10 and CIFAR-100: the binary version and the pickled one for Python, of which nothing is
+executed."""
 
 from __future__ import annotations
 
@@ -25,9 +26,11 @@ PICKLED_NAMES = (("batches.meta", "label_names"), ("meta", "fine_label_names"))
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def binary(folder: Path, files: tuple[str, ...], label_bytes: int, classes: tuple[str, ...]) -> Arrays:
-    """Images uint8 `[N, 3, 32, 32]` and labels int64 `[N]` of records with `label_bytes` labels, of which the last
-    counts.
+def binary(
+    folder: Path, files: tuple[str, ...], label_bytes: int, classes: tuple[str, ...]
+) -> Arrays:
+    """Images uint8 `[N, 3, 32, 32]` and labels int64 `[N]` of records with `label_bytes` labels, of
+    which the last counts.
 
     :raises InputError: when a file is missing, damaged or of other classes.
     """
@@ -68,14 +71,17 @@ def pickled(folder: Path, files: tuple[str, ...], label: str, classes: tuple[str
         if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
             raise InputError(f"{folder / name}: has no whole numbers called `{label}`; {REMEDY}")
         if pixels.shape != (len(numbers), PIXELS):
-            raise InputError(f"{folder / name}: has images of shape {pixels.shape} for {len(numbers)} labels; {REMEDY}")
+            raise InputError(
+                f"{folder / name}: has images of shape {pixels.shape} for {len(numbers)} labels; {REMEDY}"
+            )
         images.append(pixels)
         labels.append(checked(folder / name, numbers, classes))
     return np.concatenate(images).reshape(-1, 3, SIDE, SIDE), np.concatenate(labels)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows NumPy's arrays and byte strings alone: whatever else a file names is refused before it is called."""
+    """Knows NumPy's arrays and byte strings alone: whatever else a file names is refused before it
+    is called."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
@@ -145,4 +151,6 @@ def _check_names(path: Path, found: list[str], classes: tuple[str, ...]) -> None
         raise InputError(f"{path}: {len(found)} class names instead of {len(classes)}; {REMEDY}")
     for label, (name, wanted) in enumerate(zip(found, classes, strict=True)):
         if name != wanted:
-            raise InputError(f"{path}: calls class {label} {name!r}, which the data set calls {wanted!r}; {REMEDY}")
+            raise InputError(
+                f"{path}: calls class {label} {name!r}, which the data set calls {wanted!r}; {REMEDY}"
+            )

@@ -1,7 +1,9 @@
-"""Networks for small images that the literature trains beside ResNets, as kuangliu's pytorch-cifar has them.
+"""Networks for small images that the literature trains beside ResNets, as kuangliu's pytorch-cifar
+has them.
 
-CV-DD, FADRM and HALD squeeze and test with these. Parameters have the names of that code. All take images
-`[N, channels, H, W]` of 32 to 64 pixels and give logits `[N, classes]`; initialisation is PyTorch's own.
+CV-DD, FADRM and HALD squeeze and test with these. Parameters have the names of that code. All take
+images `[N, channels, H, W]` of 32 to 64 pixels and give logits `[N, classes]`; initialisation is
+PyTorch's own.
 """
 
 from __future__ import annotations
@@ -20,18 +22,33 @@ MOBILENET_STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""Expansion, channels, blocks and stride of each stage of MobileNetV2 (arXiv 1801.04381, table 2), for CIFAR."""
-SHUFFLENET_WIDTHS = {48: (96, 192, 1024), 116: (232, 464, 1024), 176: (352, 704, 1024), 224: (488, 976, 2048)}
-"""Channels of the further stages and of the last convolution of ShuffleNetV2 by those of the first stage.
+"""Expansion, channels, blocks and stride of each stage of MobileNetV2 (arXiv 1801.04381, table 2),
+for CIFAR."""
+SHUFFLENET_WIDTHS = {
+    48: (96, 192, 1024),
+    116: (232, 464, 1024),
+    176: (352, 704, 1024),
+    224: (488, 976, 2048),
+}
+"""Channels of the further stages and of the last convolution of ShuffleNetV2 by those of the first
+stage.
 
-These are its scales 0.5, 1, 1.5 and 2 (arXiv 1807.11164, table 5); that code has 224 where the paper has 244.
+These are its scales 0.5, 1, 1.5 and 2 (arXiv 1807.11164, table 5); that code has 224 where the
+paper has 244.
 """
 SHUFFLENET_BLOCKS = (3, 7, 3)
-DENSENET_BLOCKS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
+DENSENET_BLOCKS = {
+    121: (6, 12, 24, 16),
+    161: (6, 12, 36, 24),
+    169: (6, 12, 32, 32),
+    201: (6, 12, 48, 32),
+}
 """Layers of the four dense blocks by the network's depth (arXiv 1608.06993, table 1)."""
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def _convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
@@ -41,13 +58,17 @@ def _averaged(images: Tensor) -> Tensor:
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, projection; at stride 1 a shortcut, of 1x1 where the channels change."""
+    """Expansion, depthwise convolution, projection; at stride 1 a shortcut, of 1x1 where the
+    channels change."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
         inner = inputs * expansion
         self.conv1, self.bn1 = _convolution(inputs, inner, 1), nn.BatchNorm2d(inner)
-        self.conv2, self.bn2 = _convolution(inner, inner, 3, stride, groups=inner), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = (
+            _convolution(inner, inner, 3, stride, groups=inner),
+            nn.BatchNorm2d(inner),
+        )
         self.conv3, self.bn3 = _convolution(inner, outputs, 1), nn.BatchNorm2d(outputs)
         self.is_residual = stride == 1
         self.shortcut = nn.Sequential()
@@ -108,7 +129,10 @@ class ShuffleDown(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         half = outputs // 2
-        self.conv1, self.bn1 = _convolution(inputs, inputs, 3, 2, groups=inputs), nn.BatchNorm2d(inputs)
+        self.conv1, self.bn1 = (
+            _convolution(inputs, inputs, 3, 2, groups=inputs),
+            nn.BatchNorm2d(inputs),
+        )
         self.conv2, self.bn2 = _convolution(inputs, half, 1), nn.BatchNorm2d(half)
         self.conv3, self.bn3 = _convolution(inputs, half, 1), nn.BatchNorm2d(half)
         self.conv4, self.bn4 = _convolution(half, half, 3, 2, groups=half), nn.BatchNorm2d(half)
@@ -121,17 +145,24 @@ class ShuffleDown(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """ShuffleNetV2 (arXiv 1807.11164) whose stem keeps the images' size; `width` is one of `SHUFFLENET_WIDTHS`."""
+    """ShuffleNetV2 (arXiv 1807.11164) whose stem keeps the images' size; `width` is one of
+    `SHUFFLENET_WIDTHS`."""
 
     def __init__(self, width: int, channels: int, classes: int) -> None:
         super().__init__()
         if width not in SHUFFLENET_WIDTHS:
-            raise InputError(f"width is {width}; it must be one of {', '.join(map(str, SHUFFLENET_WIDTHS))}")
+            raise InputError(
+                f"width is {width}; it must be one of {', '.join(map(str, SHUFFLENET_WIDTHS))}"
+            )
         *further, last = SHUFFLENET_WIDTHS[width]
         self.conv1, self.bn1 = _convolution(channels, 24, 3), nn.BatchNorm2d(24)
         stages, inputs = [], 24
         for outputs, units in zip((width, *further), SHUFFLENET_BLOCKS, strict=True):
-            stages.append(nn.Sequential(ShuffleDown(inputs, outputs), *(ShuffleUnit(outputs) for _ in range(units))))
+            stages.append(
+                nn.Sequential(
+                    ShuffleDown(inputs, outputs), *(ShuffleUnit(outputs) for _ in range(units))
+                )
+            )
             inputs = outputs
         self.layer1, self.layer2, self.layer3 = stages
         self.conv2, self.bn2 = _convolution(inputs, last, 1), nn.BatchNorm2d(last)
@@ -179,9 +210,21 @@ class DenseNet(nn.Module):
             if parts:
                 parts.append(Transition(inputs))
                 inputs //= 2
-            parts.append(nn.Sequential(*(DenseLayer(inputs + growth * index, growth) for index in range(count))))
+            parts.append(
+                nn.Sequential(
+                    *(DenseLayer(inputs + growth * index, growth) for index in range(count))
+                )
+            )
             inputs += growth * count
-        self.dense1, self.trans1, self.dense2, self.trans2, self.dense3, self.trans3, self.dense4 = parts
+        (
+            self.dense1,
+            self.trans1,
+            self.dense2,
+            self.trans2,
+            self.dense3,
+            self.trans3,
+            self.dense4,
+        ) = parts
         self.bn = nn.BatchNorm2d(inputs)
         self.linear = nn.Linear(inputs, classes)
 

@@ -36,14 +36,18 @@ def export_community(
     replace: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes the checkpoint at `path` as the bundle `output/name` and tells what became of its tensors.
+    """Writes the checkpoint at `path` as the bundle `output/name` and tells what became of its
+    tensors.
 
-    The preprocessing is the family's own for the data set where it has one and `chosen` gives none. `under` is the
-    place of the network's tensors in the file (`adapters.adapt`). Accuracy is measured if the data set is there.
-    `network` is a file to which the network is written for `probe` and `recalibrate`.
+    The preprocessing is the family's own for the data set where it has one and `chosen` gives none.
+    `under` is the place of the network's tensors in the file (`adapters.adapt`). Accuracy is
+    measured if the data set is there. `network` is a file to which the network is written for
+    `probe` and `recalibrate`.
     """
     if chosen.sample is not None:
-        raise InputError("--sample has no effect: no training images are read for a checkpoint of others; leave it out")
+        raise InputError(
+            "--sample has no effect: no training images are read for a checkpoint of others; leave it out"
+        )
     dataset = chosen.describe_unnamed(say)
     adapted = adapters.adapt(
         path,
@@ -60,7 +64,11 @@ def export_community(
             f"{path} takes images of {adapted.options.get('channels', 3)} channels, but those of {dataset.name} have "
             f"{dataset.channels}; give another --dataset"
         )
-    if architecture is None and adapted.architecture.startswith("torchvision/") and dataset.size < SMALL_IMAGES:
+    if (
+        architecture is None
+        and adapted.architecture.startswith("torchvision/")
+        and dataset.size < SMALL_IMAGES
+    ):
         raise InputError(
             f"{path} has the tensors of {adapted.architecture}, but tensors do not tell strides, and networks for "
             f"images of {dataset.size}x{dataset.size} often have smaller ones; give --arch {adapted.architecture} if "
@@ -68,7 +76,9 @@ def export_community(
         )
     dataset = _preprocessed(dataset, adapted, chosen, say)
 
-    head = {"none": "none"}.get(adapted.head_source, "joint" if adapted.scheme == "supervised" else "linear_probe")
+    head = {"none": "none"}.get(
+        adapted.head_source, "joint" if adapted.scheme == "supervised" else "linear_probe"
+    )
     if head != "none" and adapted.scheme == "unknown":
         head = "unknown"
     checkpoint = Checkpoint(
@@ -103,16 +113,22 @@ def export_community(
         say=say,
     )
     if head == "none":
-        say("features only: usable for BN statistics; it can't label images, weigh a cross entropy or be measured")
+        say(
+            "features only: usable for BN statistics; it can't label images, weigh a cross entropy or be measured"
+        )
     return folder
 
 
 def _preprocessed(
-    dataset: data.DatasetInfo, adapted: adapters.Adapted, chosen: data.Options, say: Callable[[str], None]
+    dataset: data.DatasetInfo,
+    adapted: adapters.Adapted,
+    chosen: data.Options,
+    say: Callable[[str], None],
 ) -> data.DatasetInfo:
     """`dataset` with the family's own preprocessing for it, where the command line gives none.
 
-    Without one, classifiers of ImageNet are preprocessed as torchvision or timm does for the weights that it publishes.
+    Without one, classifiers of ImageNet are preprocessed as torchvision or timm does for the
+    weights that it publishes.
     """
     given = [key for key in ("mean", "std", "size") if getattr(chosen, key) is not None]
     own: dict[str, Any] = dict(adapted.layout.preprocessing(dataset.name))
@@ -129,7 +145,10 @@ def _preprocessed(
     is_given = {"mean", "std"} & set(given)
     of_data = "of imagenet" if dataset.name == data.UNKNOWN else f"of {dataset.name}"
     source = "as given" if is_given else source if {"mean", "std"} & set(own) else of_data
-    values = "; ".join(f"{key} {', '.join(f'{each:.4g}' for each in getattr(used, key))}" for key in ("mean", "std"))
+    values = "; ".join(
+        f"{key} {', '.join(f'{each:.4g}' for each in getattr(used, key))}"
+        for key in ("mean", "std")
+    )
     size = f"; size {used.size}" if "size" in own else ""
     overrule = " (--mean and --std overrule it)" if not is_given else ""
     say(f"preprocessing {source}: {values}{size}{overrule}")
@@ -139,13 +158,17 @@ def _preprocessed(
 def _published(architecture: str, given: list[str]) -> tuple[dict[str, Any], str]:
     """What the library of `architecture` does with images for its own weights, and whose that is.
 
-    :raises InputError: when it publishes weights that want different things, and neither name nor user tells which.
+    :raises InputError: when it publishes weights that want different things, and neither name nor
+    user tells which.
     """
     published = models.published_preprocessing(architecture)
     if not published:
         return {}, ""
     if len(published) > 1 and not {"mean", "std"} <= set(given):
-        ways = "; ".join(f"{architecture}.{each.tag} wants mean {each.mean} and std {each.std}" for each in published)
+        ways = "; ".join(
+            f"{architecture}.{each.tag} wants mean {each.mean} and std {each.std}"
+            for each in published
+        )
         raise InputError(
             f"no tensor tells how the images of {architecture} are normalised, and its published weights differ: "
             f"{ways}. Name the weights with --arch, or give --mean and --std"
@@ -161,4 +184,6 @@ def _check_size(checkpoint: Checkpoint, dataset: data.DatasetInfo) -> None:
         checkpoint.network()(torch.zeros(1, dataset.channels, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{checkpoint.architecture} can't take images of {size}x{size} ({reason})") from error
+        raise InputError(
+            f"{checkpoint.architecture} can't take images of {size}x{size} ({reason})"
+        ) from error

@@ -1,4 +1,5 @@
-"""Typed configurations out of YAML: unknown keys and wrong types are errors that say where and what was meant."""
+"""Typed configurations out of YAML: unknown keys and wrong types are errors that say where and what
+was meant."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict: "a mapping",
+}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -45,7 +52,8 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
 
 
 def parse(cls: type[T], mapping: Any, where: str) -> T:
-    """Builds the dataclass `cls` from `mapping`, which errors call `where` (such as `moco.yaml: optimizer`)."""
+    """Builds the dataclass `cls` from `mapping`, which errors call `where` (such as
+    `moco.yaml: optimizer`)."""
     if not isinstance(mapping, dict):
         raise InputError(f"{where}: a mapping is wanted, not {mapping!r}")
     hints = get_type_hints(cls)
@@ -57,7 +65,9 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
     values = {}
     for field in fields(cls):
         if field.name in mapping:
-            values[field.name] = _value(hints[field.name], mapping[field.name], f"{where}: {field.name}")
+            values[field.name] = _value(
+                hints[field.name], mapping[field.name], f"{where}: {field.name}"
+            )
         elif field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{where}: key {field.name!r} is missing")
     try:
@@ -71,18 +81,31 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         return parse(hint, value, where)
     if origin in (Union, types.UnionType):
-        return None if value is None else _value(next(a for a in get_args(hint) if a is not type(None)), value, where)
+        return (
+            None
+            if value is None
+            else _value(next(a for a in get_args(hint) if a is not type(None)), value, where)
+        )
     if origin is tuple:
         wanted = get_args(hint)
         if wanted[1:] == (Ellipsis,) and isinstance(value, list | tuple):
             wanted = wanted[:1] * len(value)
         if not isinstance(value, list | tuple) or len(value) != len(wanted):
             raise InputError(f"{where}: a list of {len(wanted)} values is wanted, not {value!r}")
-        return tuple(_value(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(wanted, value, strict=True)))
+        return tuple(
+            _value(h, v, f"{where}[{i}]")
+            for i, (h, v) in enumerate(zip(wanted, value, strict=True))
+        )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = origin or hint
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        hint_text = "; YAML reads 1e-4 as text, write 1.0e-4" if plain is float and isinstance(value, str) else ""
-        raise InputError(f"{where}: {KINDS.get(plain, plain.__name__)} is wanted, not {value!r}{hint_text}")
+        hint_text = (
+            "; YAML reads 1e-4 as text, write 1.0e-4"
+            if plain is float and isinstance(value, str)
+            else ""
+        )
+        raise InputError(
+            f"{where}: {KINDS.get(plain, plain.__name__)} is wanted, not {value!r}{hint_text}"
+        )
     return value

@@ -1,10 +1,11 @@
-"""ONNX's own test cases on disk: `python -m exporters.conformance [OUT]`, for `cargo test --test conformance`.
+"""ONNX's own test cases on disk: `python -m exporters.conformance [OUT]`, for
+`cargo test --test conformance`.
 
 Writes OUT/<set>/<case>/{model.onnx, input_0.pb, output_0.pb, …} in ONNX's usual layout. The sets:
 
 - `node`: the backend node tests, which the `onnx` package builds in memory;
-- `converted`, `operator`, `light`: the recorded models that it ships (`pytorch-converted`, `pytorch-operator`,
-  `light`);
+- `converted`, `operator`, `light`: the recorded models that it ships (`pytorch-converted`,
+  `pytorch-operator`, `light`);
 - `torch`: our own, computed by PyTorch (`torch_cases.py`), with gradients.
 
 Nothing is done when OUT is already what the installed packages and this script would write.
@@ -119,7 +120,8 @@ def _write_tensors(folder: Path, role: str, values: Iterable) -> None:
 
 
 def _tensors(values: Iterable) -> Iterator[tuple[int, bytes]]:
-    """Leaves sequences and optionals out: a graph that has them is refused before its data are read."""
+    """Leaves sequences and optionals out: a graph that has them is refused before its data are
+    read."""
     for index, value in enumerate(values):
         if isinstance(value, onnx.TensorProto):
             yield index, value.SerializeToString()

@@ -1,8 +1,9 @@
 """Tensors out of checkpoints that hold more: `python -m exporters convert FILE CLEAN.pt`.
 
-Training scripts pickle their options, loggers or whole classes beside the weights, which torch's safe loader refuses.
-Here such objects become stand-ins that hold their attributes: nothing of the file is imported or called except what
-rebuilds tensors. A whole pickled module becomes its state dict.
+Training scripts pickle their options, loggers or whole classes beside the weights, which torch's
+safe loader refuses. Here such objects become stand-ins that hold their attributes: nothing of the
+file is imported or called except what rebuilds tensors. A whole pickled module becomes its state
+dict.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ SETTINGS = {
     )),
 }  # fmt: skip
 SETTINGS_MODULES = ("datetime.", "numpy.", "omegaconf.", "pathlib.", "typing.")
-"""With `SETTINGS`, where a script's settings and figures are from. Networks are tensors, so none hides in these."""
+"""With `SETTINGS`, where a script's settings and figures are from. Networks are tensors, so none
+hides in these."""
 
 
 class StandIn:
-    """What any other class or function of the file becomes: takes everything, keeps what a dictionary would."""
+    """What any other class or function of the file becomes: takes everything, keeps what a
+    dictionary would."""
 
     items: dict[Any, Any]
 
@@ -88,7 +91,8 @@ class StandIn:
 
 
 def convert(path: Path, output: Path, *, say: Callable[[str], None] = print) -> Path:
-    """Writes the tensors of `path` to `output`, in the dictionaries where they were; nothing else of it is kept."""
+    """Writes the tensors of `path` to `output`, in the dictionaries where they were; nothing else
+    of it is kept."""
     content, replaced = _read(path)
     tensors = _tensors_of(content)
     if not tensors:
@@ -97,14 +101,18 @@ def convert(path: Path, output: Path, *, say: Callable[[str], None] = print) -> 
             "and layouts where its classes are installed"
         )
     save_checkpoint(output, tensors)
-    say(f"{output}: {_count(tensors)} tensors; left out: {', '.join(sorted(replaced)) or 'nothing'}")
+    say(
+        f"{output}: {_count(tensors)} tensors; left out: {', '.join(sorted(replaced)) or 'nothing'}"
+    )
     return output
 
 
 def read_without_settings(path: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """The dictionary in `path` if all that the safe loader refuses of it are a script's settings and figures.
+    """The dictionary in `path` if all that the safe loader refuses of it are a script's settings
+    and figures.
 
-    Those become dictionaries of their attributes, `{}` where they have none; their classes' names are returned beside.
+    Those become dictionaries of their attributes, `{}` where they have none; their classes' names
+    are returned beside.
     """
     content, replaced = _read(path)
     known = all(name in SETTINGS or name.startswith(SETTINGS_MODULES) for name in replaced)
@@ -116,11 +124,16 @@ def read_without_settings(path: Path) -> tuple[dict[str, Any], list[str]] | None
 def _plain(content: Any) -> Any:
     if isinstance(content, StandIn):
         content = content.items
-    return {key: _plain(value) for key, value in content.items()} if isinstance(content, dict) else content
+    return (
+        {key: _plain(value) for key, value in content.items()}
+        if isinstance(content, dict)
+        else content
+    )
 
 
 def _read(path: Path) -> tuple[Any, set[str]]:
-    """What `path` holds, with stand-ins for all that is neither tensor nor plain value, and what those stand for."""
+    """What `path` holds, with stand-ins for all that is neither tensor nor plain value, and what
+    those stand for."""
     replaced: set[str] = set()
 
     class Unpickler(pickle.Unpickler):
@@ -132,7 +145,9 @@ def _read(path: Path) -> tuple[Any, set[str]]:
             return type(name, (StandIn,), {})
 
     guarded = types.ModuleType("guarded_pickle")
-    vars(guarded).update(Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load())
+    vars(guarded).update(
+        Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load()
+    )
     check_kind(path)
     try:
         content = torch.load(path, map_location="cpu", pickle_module=guarded, weights_only=False)
@@ -142,7 +157,8 @@ def _read(path: Path) -> tuple[Any, set[str]]:
 
 
 def _tensors_of(content: Any) -> dict[str, Any]:
-    """Dictionaries and tensors of `content`, empty dictionaries left out; of a pickled module its state dict."""
+    """Dictionaries and tensors of `content`, empty dictionaries left out; of a pickled module its
+    state dict."""
     if isinstance(content, StandIn):
         content = _state(content.items) if "_modules" in content.items else content.items
     if not isinstance(content, dict):
@@ -160,7 +176,11 @@ def _state(module: dict[str, Any]) -> dict[str, Tensor]:
     """The state dict of a pickled `nn.Module`, of which `module` are the attributes."""
     transient = module.get("_non_persistent_buffers_set", ())
     own = {**module.get("_parameters", {}), **module.get("_buffers", {})}
-    state = {name: value for name, value in own.items() if isinstance(value, Tensor) and name not in transient}
+    state = {
+        name: value
+        for name, value in own.items()
+        if isinstance(value, Tensor) and name not in transient
+    }
     for name, child in module["_modules"].items():
         if isinstance(child, StandIn) and "_modules" in child.items:
             state |= {f"{name}.{key}": value for key, value in _state(child.items).items()}

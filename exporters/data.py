@@ -1,5 +1,5 @@
-"""Labelled image data sets: what is known of them, and their images, in memory or as files that are read when asked
-for."""
+"""Labelled image data sets: what is known of them, and their images, in memory or as files that are
+read when asked for."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from . import folders, images, parquet, registry, sources
 from .errors import InputError
 
 IMAGENET, UNKNOWN = "imagenet", "unknown"
-"""What is meant where no data set is named, and what such a one of classes of one's own is called."""
+"""What is meant where no data set is named, and what such a one of classes of one's own is called.
+"""
 SAMPLE_SEED = 0
 """Of the draw of `--sample`."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set unread. `mean` and `std` are of the training pixels in 0..1, per channel.
+    """What is known of a data set unread. `mean` and `std` are of the training pixels in 0..1, per
+    channel.
 
     `place` is where its files lie; a known data set without one is found by its name.
     """
@@ -48,9 +50,12 @@ class Split:
 
 
 class Files:
-    """Images that stay files until they are asked for: indexed, sliced and split like the tensor that they would be."""
+    """Images that stay files until they are asked for: indexed, sliced and split like the tensor
+    that they would be."""
 
-    def __init__(self, entries: Sequence[sources.FileImage | parquet.Row], channels: int, size: int) -> None:
+    def __init__(
+        self, entries: Sequence[sources.FileImage | parquet.Row], channels: int, size: int
+    ) -> None:
         self.entries = entries
         self.shape = torch.Size((len(entries), channels, size, size))
 
@@ -107,14 +112,17 @@ def info(name: str) -> DatasetInfo:
     :raises InputError: when there is none.
     """
     known = registry.find(name)
-    return DatasetInfo(known.name, known.channels, known.size, known.class_names, known.mean, known.std)
+    return DatasetInfo(
+        known.name, known.channels, known.size, known.class_names, known.mean, known.std
+    )
 
 
 @dataclass(frozen=True)
 class Options:
     """What a command line says of the data, over what is known otherwise; see :func:`describe`.
 
-    `classes` is a file of the classes' names in label order, one a line; `sample` is a number of training images.
+    `classes` is a file of the classes' names in label order, one a line; `sample` is a number of
+    training images.
     """
 
     dataset: str | None = None
@@ -131,10 +139,13 @@ class Options:
     def describe(self, dataset: str) -> DatasetInfo:
         """`dataset`, or the one that these name."""
         classes = read_classes(self.classes)
-        return describe(self.dataset or dataset, mean=self.mean, std=self.std, size=self.size, classes=classes)
+        return describe(
+            self.dataset or dataset, mean=self.mean, std=self.std, size=self.size, classes=classes
+        )
 
     def describe_unnamed(self, say: Callable[[str], None]) -> DatasetInfo:
-        """What a network of others was trained on: ImageNet where nothing is named, but for classes of one's own.
+        """What a network of others was trained on: ImageNet where nothing is named, but for classes
+        of one's own.
 
         What those are is unknown; their images are taken as ImageNet's are.
         """
@@ -148,11 +159,14 @@ class Options:
     def of(self, recorded: DatasetInfo) -> DatasetInfo:
         """The data set that a network was trained on: `recorded`, where these don't say otherwise.
 
-        :raises InputError: when it is one of the user's own and these don't say where, or it has other classes.
+        :raises InputError: when it is one of the user's own and these don't say where, or it has
+        other classes.
         """
         is_known = recorded.name in registry.names()
         if self.dataset is None and not is_known:
-            raise InputError(f"the network was trained on {recorded.name}: name its folder with --dataset")
+            raise InputError(
+                f"the network was trained on {recorded.name}: name its folder with --dataset"
+            )
         found = describe(
             self.dataset or recorded.name,
             mean=self.mean or recorded.mean,
@@ -183,7 +197,9 @@ def read_classes(path: Path | None) -> tuple[str, ...] | None:
         raise InputError(f"--classes: cannot read {path}: {error}") from error
     classes = tuple(line.strip() for line in lines if line.strip())
     if not classes:
-        raise InputError(f"--classes: {path} is empty; it must hold the classes' names in label order, one a line")
+        raise InputError(
+            f"--classes: {path} is empty; it must hold the classes' names in label order, one a line"
+        )
     return classes
 
 
@@ -197,10 +213,12 @@ def describe(
 ) -> DatasetInfo:
     """The data set `dataset`: a name of the registry, or the folder or archive of one's own.
 
-    What is given replaces what is known. Of one's own, `mean`, `std` and `size` must be given; as many values as images
-    have channels, 1 or 3. `classes` are in label order; by default a data set names them itself.
+    What is given replaces what is known. Of one's own, `mean`, `std` and `size` must be given; as
+    many values as images have channels, 1 or 3. `classes` are in label order; by default a data set
+    names them itself.
 
-    :raises InputError: when the data set is not there, or something is missing or contradicts the rest.
+    :raises InputError: when the data set is not there, or something is missing or contradicts the
+    rest.
     """
     if size is not None and not 1 <= size <= 4096:
         raise InputError(f"--size {size}: images can have 1 to 4096 pixels per side")
@@ -214,28 +232,47 @@ def describe(
                 "one's own"
             )
         if mean is None or std is None or size is None:
-            missing = [name for name, value in (("mean", mean), ("std", std), ("size", size)) if value is None]
-            raise InputError(f"{place}: give {', '.join(f'--{name}' for name in missing)} of a data set of one's own")
+            missing = [
+                name
+                for name, value in (("mean", mean), ("std", std), ("size", size))
+                if value is None
+            ]
+            raise InputError(
+                f"{place}: give {', '.join(f'--{name}' for name in missing)} of a data set of one's own"
+            )
         names = classes or sources.open_source(place).index("test").classes
-        found = DatasetInfo(place.resolve().stem, len(mean), size, names, mean, std, place.resolve())
+        found = DatasetInfo(
+            place.resolve().stem, len(mean), size, names, mean, std, place.resolve()
+        )
     found = replace(
-        found, mean=mean or found.mean, std=std or found.std, size=size or found.size, classes=classes or found.classes
+        found,
+        mean=mean or found.mean,
+        std=std or found.std,
+        size=size or found.size,
+        classes=classes or found.classes,
     )
     if not len(found.mean) == len(found.std) == found.channels or found.channels not in (1, 3):
         raise InputError(
             f"--mean has {len(found.mean)} and --std {len(found.std)} values; images of {found.name} have "
             f"{found.channels if dataset in registry.names() else '1 or 3'} channels"
         )
-    if not all(0 <= value <= 1 for value in found.mean) or not all(0 < value <= 1 for value in found.std):
+    if not all(0 <= value <= 1 for value in found.mean) or not all(
+        0 < value <= 1 for value in found.std
+    ):
         raise InputError("--mean and --std are of pixels in 0..1")
     return found
 
 
 def source(dataset: DatasetInfo, root: Path) -> sources.Source | None:
-    """Where `dataset` lies: at its own place, else by its name in the folder `root`; `None` where it is not."""
+    """Where `dataset` lies: at its own place, else by its name in the folder `root`; `None` where
+    it is not."""
     if dataset.place is not None:
         return sources.open_source(dataset.place)
-    return sources.find(registry.find(dataset.name), root) if dataset.name in registry.names() else None
+    return (
+        sources.find(registry.find(dataset.name), root)
+        if dataset.name in registry.names()
+        else None
+    )
 
 
 def load(
@@ -249,10 +286,11 @@ def load(
 ) -> Split:
     """Split `train` or `test` of `dataset`, all of it or `sample` images, even over the classes.
 
-    Image files are read at once if they fit into half of the free memory; otherwise, and where `lazy`, each time that
-    they are asked for.
+    Image files are read at once if they fit into half of the free memory; otherwise, and where
+    `lazy`, each time that they are asked for.
 
-    :raises InputError: when the data set is not there or damaged, or does not have the classes and sizes of `dataset`.
+    :raises InputError: when the data set is not there or damaged, or does not have the classes and
+    sizes of `dataset`.
     """
     found = source(dataset, root)
     if found is None:
@@ -272,13 +310,17 @@ def load(
         say(remark)
     labels = torch.from_numpy(index.labels)
     chosen = (
-        slice(None) if sample is None else torch.from_numpy(even_sample(index.labels, len(dataset.classes), sample))
+        slice(None)
+        if sample is None
+        else torch.from_numpy(even_sample(index.labels, len(dataset.classes), sample))
     )
     if isinstance(index.images, np.ndarray):
         wanted = (dataset.channels, dataset.size, dataset.size)
         if index.images.shape[1:] != wanted:
             sides = "x".join(map(str, index.images.shape[1:]))
-            raise InputError(f"{found.place}: images are {sides}, but {'x'.join(map(str, wanted))} is expected")
+            raise InputError(
+                f"{found.place}: images are {sides}, but {'x'.join(map(str, wanted))} is expected"
+            )
         return Split(torch.from_numpy(index.images)[chosen], labels[chosen])
     files = Files(index.images, dataset.channels, dataset.size).subset(chosen)
     if lazy:
@@ -295,22 +337,29 @@ def load(
 
 
 def test_split(dataset: DatasetInfo, root: Path, say: Callable[[str], None]) -> Split | None:
-    """The test images to measure a network of others on; `None` where there are none, which is said."""
+    """The test images to measure a network of others on; `None` where there are none, which is
+    said."""
     found = source(dataset, root)
     if found is None:
-        say(f"accuracy not measured: {dataset.name} is not in {root}, so class order and preprocessing are unproven")
+        say(
+            f"accuracy not measured: {dataset.name} is not in {root}, so class order and preprocessing are unproven"
+        )
         return None
     if found.layout.form not in sources.FILES and dataset.size != registry.find(dataset.name).size:
-        say(f"accuracy not measured: the images in {found.place} are not of {dataset.size}x{dataset.size} pixels")
+        say(
+            f"accuracy not measured: the images in {found.place} are not of {dataset.size}x{dataset.size} pixels"
+        )
         return None
     return load(dataset, root, "test")
 
 
-def even_sample(labels: np.ndarray, classes: int, count: int, seed: int = SAMPLE_SEED) -> np.ndarray:
+def even_sample(
+    labels: np.ndarray, classes: int, count: int, seed: int = SAMPLE_SEED
+) -> np.ndarray:
     """`count` numbers of `labels` `[N]`, or all where there are fewer; class after class, in order.
 
-    Every class gives equally many, one more for the first of them where `count` is no multiple. What a class lacks, the
-    others give. Which images of a class it is depends on `seed`.
+    Every class gives equally many, one more for the first of them where `count` is no multiple.
+    What a class lacks, the others give. Which images of a class it is depends on `seed`.
     """
     members = [np.flatnonzero(labels == label) for label in range(classes)]
     quotas, left = [0] * classes, min(count, len(labels))
@@ -332,7 +381,9 @@ def _free_memory() -> int:
     """Bytes that programs can still get."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 

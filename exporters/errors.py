@@ -6,4 +6,5 @@ class InputError(Exception):
 
 
 class CheckError(Exception):
-    """A result failed one of our own checks (ONNX Runtime disagrees, a BN node is missing). Exit code 1."""
+    """A result failed one of our own checks (ONNX Runtime disagrees, a BN node is missing). Exit
+    code 1."""

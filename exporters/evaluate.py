@@ -10,8 +10,11 @@ from . import data
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, images: Tensor | data.Files, dataset: data.DatasetInfo, batch_size: int = 500) -> Tensor:
-    """What `model` returns for bytes `[N, C, H, W]`, in evaluation mode; the mode it was in is restored."""
+def outputs(
+    model: nn.Module, images: Tensor | data.Files, dataset: data.DatasetInfo, batch_size: int = 500
+) -> Tensor:
+    """What `model` returns for bytes `[N, C, H, W]`, in evaluation mode; the mode it was in is
+    restored."""
     was_training = model.training
     model.eval()
     collected = []
@@ -37,11 +40,14 @@ def knn(
     neighbours: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Accuracy of the weighted k-NN classifier (arXiv 1805.01978): votes are exp(cosine similarity / temperature)."""
+    """Accuracy of the weighted k-NN classifier (arXiv 1805.01978): votes are exp(cosine similarity
+    / temperature)."""
     bank = F.normalize(bank, dim=1)
     neighbours = min(neighbours, len(bank))
     right = 0
-    for batch, labels in zip(F.normalize(queries, dim=1).split(500), query_labels.split(500), strict=True):
+    for batch, labels in zip(
+        F.normalize(queries, dim=1).split(500), query_labels.split(500), strict=True
+    ):
         similarity, index = (batch @ bank.T).topk(neighbours, dim=1)
         votes = torch.zeros(len(batch), classes)
         votes.scatter_add_(1, bank_labels[index], (similarity / temperature).exp())

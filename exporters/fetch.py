@@ -1,7 +1,8 @@
 """Brings a data set of the registry to the data folder: `python -m exporters fetch NAME`.
 
-What is there already, in any known layout, is accepted. Everything is written aside and renamed, and a download that
-broke off goes on where it was. Fashion-MNIST may also come from the machine or from Debian's package.
+What is there already, in any known layout, is accepted. Everything is written aside and renamed,
+and a download that broke off goes on where it was. Fashion-MNIST may also come from the machine or
+from Debian's package.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ CHUNK = 1 << 20
 def fetch(name: str, data: Path, say: Say = print) -> Path:
     """Makes the data set `name` complete in the folder `data`; returns where it is.
 
-    :raises InputError: when no source gives the right files, with each source's reason and what to put where by hand.
+    :raises InputError: when no source gives the right files, with each source's reason and what to
+    put where by hand.
     """
     known = registry.find(name)
     target = data / known.directories[0]
@@ -53,7 +55,9 @@ def fetch(name: str, data: Path, say: Say = print) -> Path:
             "unpacks them"
         )
     if _is_archived(known) and target.is_dir() and any(target.iterdir()):
-        raise InputError(f"{target} holds something else than {known.title}; move it away and run this again")
+        raise InputError(
+            f"{target} holds something else than {known.title}; move it away and run this again"
+        )
     scratch = data / ".fetch" / name
     scratch.mkdir(parents=True, exist_ok=True)
     say(f"{known.title}: licence: {known.licence}")
@@ -67,7 +71,9 @@ def fetch(name: str, data: Path, say: Say = print) -> Path:
                 scratch.parent.rmdir()
             say(f"{known.title} is in {target}")
             return target
-    by_hand = "; ".join(f"{_basename(file)} ({_size(file)}) from {file.urls[0]}" for file in known.fetch.files)
+    by_hand = "; ".join(
+        f"{_basename(file)} ({_size(file)}) from {file.urls[0]}" for file in known.fetch.files
+    )
     place = data if _is_archived(known) else target
     raise InputError(
         f"{known.title} could not be fetched ({'; '.join(reasons)}). Run this again to go on; or get {by_hand} by "
@@ -77,7 +83,8 @@ def fetch(name: str, data: Path, say: Say = print) -> Path:
 
 
 def _is_whole(found: sources.Source, known: DataSet, say: Say) -> bool:
-    """Whether a copy that is there can be used; a damaged one whose files are known is fetched anew.
+    """Whether a copy that is there can be used; a damaged one whose files are known is fetched
+    anew.
 
     :raises InputError: when it is damaged otherwise.
     """
@@ -92,7 +99,10 @@ def _is_whole(found: sources.Source, known: DataSet, say: Say) -> bool:
 
 def _has_contents(folder: Path, known: DataSet) -> bool:
     """Whether `folder` holds all files, gzipped or not, with the right contents."""
-    return all(_content_digest(folder / _basename(file)) == file.content_sha256 for file in known.fetch.files)
+    return all(
+        _content_digest(folder / _basename(file)) == file.content_sha256
+        for file in known.fetch.files
+    )
 
 
 def _content_digest(path: Path) -> str | None:
@@ -125,12 +135,16 @@ def _system(known: DataSet, data: Path, scratch: Path, reasons: list[str], say: 
 
 
 def _debian(known: DataSet, data: Path, scratch: Path, reasons: list[str], say: Say) -> Path | None:
-    """Downloads and unpacks the package without root; package lists of its own where the machine has none."""
+    """Downloads and unpacks the package without root; package lists of its own where the machine
+    has none."""
     package = known.fetch.debian
     if not package or not known.fetch.system:
         return None
     folder = scratch / "debian"
-    own = [f"-oDir::State::Lists={folder.resolve()}/lists", f"-oDir::Cache={folder.resolve()}/cache"]
+    own = [
+        f"-oDir::State::Lists={folder.resolve()}/lists",
+        f"-oDir::Cache={folder.resolve()}/cache",
+    ]
     try:
         (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
         (folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
@@ -144,11 +158,18 @@ def _debian(known: DataSet, data: Path, scratch: Path, reasons: list[str], say: 
         reasons.append(f"Debian's package: {_reason(error)}")
         return None
     return _copied(
-        known, folder / "unpacked" / known.fetch.system.lstrip("/"), scratch, "Debian's package", reasons, say
+        known,
+        folder / "unpacked" / known.fetch.system.lstrip("/"),
+        scratch,
+        "Debian's package",
+        reasons,
+        say,
     )
 
 
-def _copied(known: DataSet, folder: Path, scratch: Path, name: str, reasons: list[str], say: Say) -> Path | None:
+def _copied(
+    known: DataSet, folder: Path, scratch: Path, name: str, reasons: list[str], say: Say
+) -> Path | None:
     if not folder.is_dir():
         reasons.append(f"{name}: has none")
         return None
@@ -162,7 +183,9 @@ def _copied(known: DataSet, folder: Path, scratch: Path, name: str, reasons: lis
     return ready
 
 
-def _download(known: DataSet, data: Path, scratch: Path, reasons: list[str], say: Say) -> Path | None:
+def _download(
+    known: DataSet, data: Path, scratch: Path, reasons: list[str], say: Say
+) -> Path | None:
     files = []
     place = data if _is_archived(known) else data / known.directories[0]
     for file in known.fetch.files:
@@ -190,8 +213,11 @@ def _download(known: DataSet, data: Path, scratch: Path, reasons: list[str], say
     return ready
 
 
-def _one(file: FetchedFile, place: Path, scratch: Path, reasons: list[str], say: Say) -> Path | None:
-    """The whole file: one that the user put into `place`, else downloaded from the first address that gives it."""
+def _one(
+    file: FetchedFile, place: Path, scratch: Path, reasons: list[str], say: Say
+) -> Path | None:
+    """The whole file: one that the user put into `place`, else downloaded from the first address
+    that gives it."""
     name = _basename(file)
     own = place / name
     if own.is_file():
@@ -211,7 +237,9 @@ def _one(file: FetchedFile, place: Path, scratch: Path, reasons: list[str], say:
             reasons.append(f"{url}: {_reason(error)}")
             continue
         if not _is_right(part, file):
-            reasons.append(f"{url}: its contents are not the expected ones (MD5 {_md5(part)} where {file.md5} belongs)")
+            reasons.append(
+                f"{url}: its contents are not the expected ones (MD5 {_md5(part)} where {file.md5} belongs)"
+            )
             part.unlink()
             continue
         part.rename(done)
@@ -261,7 +289,9 @@ def _receive(answer: http.client.HTTPResponse, part: Path, start: int, say: Say)
             got += len(chunk)
             if time.monotonic() - shown >= PROGRESS_SECONDS:
                 shown = time.monotonic()
-                say(f"{part.stem}: {got / 1e6:.0f} MB" + (f" of {total / 1e6:.0f}" if total else ""))
+                say(
+                    f"{part.stem}: {got / 1e6:.0f} MB" + (f" of {total / 1e6:.0f}" if total else "")
+                )
     if total is not None and got < total:
         raise http.client.IncompleteRead(b"", total - got)
 
@@ -276,7 +306,9 @@ def _unpack(path: Path, folder: Path) -> None:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path} can't be unpacked ({error}); remove it and run this again") from error
+        raise InputError(
+            f"{path} can't be unpacked ({error}); remove it and run this again"
+        ) from error
 
 
 def _is_right(path: Path, file: FetchedFile) -> bool:

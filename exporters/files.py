@@ -19,7 +19,8 @@ import torch
 
 from .errors import InputError
 
-# What is met in a checkpoint's place: how the file begins (in lower case), what it is and what to do.
+# What is met in a checkpoint's place: how the file begins (in lower case), what it is and what to
+# do.
 OTHER_KINDS = {
     b"<!doctype": "a web page, not a checkpoint: the address leads to a page about the file; download the file itself",
     b"<html": "a web page, not a checkpoint: the address leads to a page about the file; download the file itself",
@@ -59,12 +60,14 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint is untrusted: only tensors and plain values are read from it, nothing is executed."""
+    """A checkpoint is untrusted: only tensors and plain values are read from it, nothing is
+    executed."""
     check_kind(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Such as "Unsupported global: GLOBAL argparse.Namespace was not an allowed global by default".
+        # Such as "Unsupported global: GLOBAL argparse.Namespace was not an allowed global by
+        # default".
         names = sorted(set(re.findall(r"\bGLOBAL ([\w.]+)", str(error))))
         if not names:
             raise unreadable(path, error) from error
@@ -75,12 +78,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # damaged files make torch raise nearly anything
         raise unreadable(path, error) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds {type(content).__name__}, not a dictionary of tensors: {STATE_DICT}")
+        raise InputError(
+            f"{path} holds {type(content).__name__}, not a dictionary of tensors: {STATE_DICT}"
+        )
     return content
 
 
 def check_kind(path: Path) -> None:
-    """Refuses what is no checkpoint by its first bytes or its members, and says what it is instead."""
+    """Refuses what is no checkpoint by its first bytes or its members, and says what it is
+    instead."""
     if not path.exists():
         start = "" if path.is_absolute() else f"; relative paths start at {Path.cwd()}"
         raise InputError(f"{path} does not exist{start}")
@@ -95,7 +101,9 @@ def check_kind(path: Path) -> None:
         if text.startswith(beginning) or head.startswith(beginning):
             raise InputError(f"{path} is {remedy}")
     if path.suffix == ".onnx":
-        raise InputError(f"{path} is an ONNX file, not a checkpoint: `python -m exporters import` takes it")
+        raise InputError(
+            f"{path} is an ONNX file, not a checkpoint: `python -m exporters import` takes it"
+        )
     try:
         other = _archive_of_others(path)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError):
@@ -105,12 +113,17 @@ def check_kind(path: Path) -> None:
 
 
 def _archive_of_others(path: Path) -> str | None:
-    """What an archive is that torch did not write as a checkpoint, and what to do; none for all other files."""
+    """What an archive is that torch did not write as a checkpoint, and what to do; none for all
+    other files."""
     if tarfile.is_tarfile(path):  # first: one that ends with a zip archive is taken for such
         with tarfile.open(path) as archive:
             members = archive.getnames()
         # torch before 0.1.10 wrote its checkpoints as such.
-        return None if "storages" in members else "a tar archive, not a checkpoint: unpack it, and name the file inside"
+        return (
+            None
+            if "storages" in members
+            else "a tar archive, not a checkpoint: unpack it, and name the file inside"
+        )
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
@@ -122,12 +135,17 @@ def _archive_of_others(path: Path) -> str | None:
             )
         if any(member.endswith(".npy") for member in members):
             return f"an archive of NumPy arrays, not a torch checkpoint: {STATE_DICT}"
-        return None if "data.pkl" in ends else "a zip archive, not a checkpoint: unpack it, and name the file inside"
+        return (
+            None
+            if "data.pkl" in ends
+            else "a zip archive, not a checkpoint: unpack it, and name the file inside"
+        )
     return None
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """That torch can't read `path`, and the first sentence of its reason, without its advice and colours."""
+    """That torch can't read `path`, and the first sentence of its reason, without its advice and
+    colours."""
     reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     reason = re.split(r"\n|(?<=[\w)'\"])\. ", reason, maxsplit=1)[0].strip().rstrip(".,:")
     if reason.startswith("Weights only load failed") or "weights_only" in reason:

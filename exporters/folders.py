@@ -26,7 +26,8 @@ NAMED = 20
 
 @dataclass
 class Findings:
-    """What was found beside images: what is wrong, an entry each, and the system's files that were left out."""
+    """What was found beside images: what is wrong, an entry each, and the system's files that were
+    left out."""
 
     problems: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -59,7 +60,8 @@ def listed(names: Iterable[str]) -> str:
 
 
 def entries(folder: Path, root: Path, findings: Findings) -> list[Path]:
-    """What lies in `folder` in the order of names; the system's own entries are noted as skipped."""
+    """What lies in `folder` in the order of names; the system's own entries are noted as
+    skipped."""
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
@@ -89,15 +91,21 @@ def is_of(root: Path, known: registry.DataSet) -> bool:
 def classes_without_split(root: Path) -> list[str]:
     """The folders of images in `root` itself, as data sets have them that nobody has divided."""
     folders = [entry for entry in entries(root, root, Findings()) if entry.is_dir()]
-    return [folder.name for folder in folders if any(e.suffix.lower() in EXTENSIONS for e in folder.iterdir())]
+    return [
+        folder.name
+        for folder in folders
+        if any(e.suffix.lower() in EXTENSIONS for e in folder.iterdir())
+    ]
 
 
 def index(
     root: Path, split: str, known: registry.DataSet | None, findings: Findings
 ) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
-    """The image files of `train` or `test` with their labels, class by class, and the names of the classes.
+    """The image files of `train` or `test` with their labels, class by class, and the names of the
+    classes.
 
-    :raises InputError: when the split is not there, or its classes are not those of the other split, or not `known`'s.
+    :raises InputError: when the split is not there, or its classes are not those of the other
+    split, or not `known`'s.
     """
     wanted = _part(root, split)
     if wanted is None:
@@ -115,17 +123,21 @@ def index(
     except InputError as error:
         raise InputError(f"{wanted}: {error}; correct the folders") from error
     files = _annotated if _is_annotated(wanted) else _in_classes
-    return files(root, wanted, [folder for folder, _ in classes], findings), tuple(name for _, name in classes)
+    return files(root, wanted, [folder for folder, _ in classes], findings), tuple(
+        name for _, name in classes
+    )
 
 
 def labelling(names: Iterable[str], known: registry.DataSet | None) -> list[tuple[str, str]]:
-    """Folder and class name of each class in label order: as the `known` data set says, else by number or by name."""
+    """Folder and class name of each class in label order: as the `known` data set says, else by
+    number or by name."""
     ordered = _ordered(sorted(set(names)))
     return _readable(ordered) if known is None else _matched(ordered, known)
 
 
 def names_class(name: str, each: registry.Class) -> bool:
-    """Whether `name` is the WordNet id or the name of a class, perhaps with synonyms after a comma."""
+    """Whether `name` is the WordNet id or the name of a class, perhaps with synonyms after a
+    comma."""
     return name == each.wnid or _plain(name.partition(",")[0]) == _plain(each.name)
 
 
@@ -152,12 +164,15 @@ def _is_annotated(folder: Path) -> bool:
 
 
 def _part(root: Path, split: str) -> Path | None:
-    """The folder of this split, if it has classes. Unlabelled test images lie in it directly or in `images/`."""
+    """The folder of this split, if it has classes. Unlabelled test images lie in it directly or in
+    `images/`."""
     for name in ("train",) if split == "train" else TEST_FOLDERS:
         folder = root / name
         if _is_annotated(folder):
             return folder
-        if folder.is_dir() and any(e.is_dir() and e.name != IMAGES for e in entries(folder, root, Findings())):
+        if folder.is_dir() and any(
+            e.is_dir() and e.name != IMAGES for e in entries(folder, root, Findings())
+        ):
             return folder
     return None
 
@@ -185,7 +200,9 @@ def _annotations(part: Path) -> dict[str, str]:
     return found
 
 
-def _in_classes(root: Path, part: Path, folders: list[str], findings: Findings) -> list[tuple[Path, int]]:
+def _in_classes(
+    root: Path, part: Path, folders: list[str], findings: Findings
+) -> list[tuple[Path, int]]:
     for entry in entries(part, root, findings):
         if not entry.is_dir():
             findings.problem(root, entry, "lies beside the classes' folders")
@@ -195,7 +212,9 @@ def _in_classes(root: Path, part: Path, folders: list[str], findings: Findings) 
     return files
 
 
-def _annotated(root: Path, part: Path, folders: list[str], findings: Findings) -> list[tuple[Path, int]]:
+def _annotated(
+    root: Path, part: Path, folders: list[str], findings: Findings
+) -> list[tuple[Path, int]]:
     annotations, labels = _annotations(part), {name: label for label, name in enumerate(folders)}
     unseen, files = set(annotations), []
     for path in _images_of(root, part / IMAGES, findings):
@@ -247,10 +266,15 @@ def _check_alike(root: Path, part: Path, names: set[str], other: Path) -> None:
 
 
 def _ordered(names: list[str]) -> list[str]:
-    """By number where all names are one common beginning and a number (00000, new12, n01440764), else by letters."""
+    """By number where all names are one common beginning and a number (00000, new12, n01440764),
+    else by letters."""
     matches = [re.fullmatch(r"(.*?)([0-9]+)", name, re.DOTALL) for name in names]
     parts = [match for match in matches if match]
-    if len(parts) < len(names) or len({part[1] for part in parts}) > 1 or any(int(part[2]) >= 2**64 for part in parts):
+    if (
+        len(parts) < len(names)
+        or len({part[1] for part in parts}) > 1
+        or any(int(part[2]) >= 2**64 for part in parts)
+    ):
         return names
     numbered = sorted((int(part[2]), part[0]) for part in parts)
     for (number, name), (following, other) in itertools.pairwise(numbered):
@@ -267,7 +291,8 @@ def _readable(names: list[str]) -> list[tuple[str, str]]:
 
 
 def _plain(name: str) -> str:
-    """The letters and digits of a name, in lower case: people and tools write the rest of it in many ways."""
+    """The letters and digits of a name, in lower case: people and tools write the rest of it in
+    many ways."""
     return "".join(letter for letter in name if letter.isalnum()).lower()
 
 

@@ -1,4 +1,5 @@
-"""Graphs that others exported: from an ONNX file to what a bundle's `model.onnx` must be. What they compute stays."""
+"""Graphs that others exported: from an ONNX file to what a bundle's `model.onnx` must be. What they
+compute stays."""
 
 from __future__ import annotations
 
@@ -26,13 +27,21 @@ KEEPING_BN = (
     "training=TrainingMode.PRESERVE and do_constant_folding=False"
 )
 OLDEST_OPSET, CONVERTED_OPSET = 7, 13
-RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+RANDOM = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
 PARTS = ("weight", "bias", "running_mean", "running_var")
 """What a BN node reads after its input, in its order."""
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The checked model with everything that it keeps in other files, and the manifest's `source`."""
+    """The checked model with everything that it keeps in other files, and the manifest's
+    `source`."""
     try:
         proto = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
@@ -49,7 +58,9 @@ def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         if opset(proto) < OLDEST_OPSET:
             proto = onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
     except Exception as error:  # onnx raises nearly anything, also of its own making
-        raise InputError(f"{path} is no valid ONNX model: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(
+            f"{path} is no valid ONNX model: {str(error).strip().splitlines()[0]}"
+        ) from error
     source: dict[str, Any] = {"file": path.name, "sha256": sha256(path)}
     if files:
         source["data"] = [{"file": file, "sha256": sha256(path.parent / file)} for file in files]
@@ -59,7 +70,8 @@ def read(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
 def check_kind(proto: onnx.ModelProto) -> None:
     """Refuses what was rewritten for inference, before anything else is found out about it."""
     kinds = Counter(
-        f"{node.domain}::{node.op_type}" if _is_foreign(node) else node.op_type for node in proto.graph.node
+        f"{node.domain}::{node.op_type}" if _is_foreign(node) else node.op_type
+        for node in proto.graph.node
     )
     quantised = Counter({kind: count for kind, count in kinds.items() if _is_quantised(kind)})
     if quantised:
@@ -80,7 +92,9 @@ def check_kind(proto: onnx.ModelProto) -> None:
         (TensorProto.DOUBLE, "float64"),
     ):
         if kinds[kind] > kinds[TensorProto.FLOAT]:
-            raise InputError(f"the graph's weights are {name}; export the network in float32, after `model.float()`")
+            raise InputError(
+                f"the graph's weights are {name}; export the network in float32, after `model.float()`"
+            )
 
 
 def _is_foreign(node: onnx.NodeProto) -> bool:
@@ -89,7 +103,9 @@ def _is_foreign(node: onnx.NodeProto) -> bool:
 
 def _is_quantised(kind: str) -> bool:
     name = kind.rpartition("::")[2]
-    return name.startswith("QLinear") or name.endswith(("Integer", "QuantizeLinear", "DequantizeLinear"))
+    return name.startswith("QLinear") or name.endswith(
+        ("Integer", "QuantizeLinear", "DequantizeLinear")
+    )
 
 
 def _counted(kinds: Counter[str]) -> str:
@@ -100,17 +116,25 @@ def _counted(kinds: Counter[str]) -> str:
 
 
 def opset(proto: onnx.ModelProto) -> int:
-    return next((stamp.version for stamp in proto.opset_import if stamp.domain in ("", "ai.onnx")), 1)
+    return next(
+        (stamp.version for stamp in proto.opset_import if stamp.domain in ("", "ai.onnx")), 1
+    )
 
 
 def image_input(proto: onnx.ModelProto) -> tuple[str, list[int | None]]:
-    """The name and the dimensions `[N, C, H, W]` of the only input, `None` where one is left open."""
+    """The name and the dimensions `[N, C, H, W]` of the only input, `None` where one is left
+    open."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
     if len(inputs) != 1:
-        raise InputError(f"the graph has the inputs {[value.name for value in inputs]}; one is wanted, of images")
+        raise InputError(
+            f"the graph has the inputs {[value.name for value in inputs]}; one is wanted, of images"
+        )
     found = inputs[0].type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in found.shape.dim]
+    dims = [
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+        for dim in found.shape.dim
+    ]
     shape = "x".join("?" if dim is None else str(dim) for dim in dims)
     if found.elem_type != TensorProto.FLOAT or len(dims) != 4:
         kind = TensorProto.DataType.Name(found.elem_type)
@@ -120,7 +144,9 @@ def image_input(proto: onnx.ModelProto) -> tuple[str, list[int | None]]:
             TensorProto.FLOAT16: "; export the network in float32, after `model.float()`",
             TensorProto.DOUBLE: "; export the network in float32, after `model.float()`",
         }.get(found.elem_type, "")
-        raise InputError(f"input {inputs[0].name} is {kind} [{shape}]; wanted are images, FLOAT [N, C, H, W]{remedy}")
+        raise InputError(
+            f"input {inputs[0].name} is {kind} [{shape}]; wanted are images, FLOAT [N, C, H, W]{remedy}"
+        )
     if dims[3] in (1, 3) and dims[1] not in (1, 3):
         raise InputError(
             f"input {inputs[0].name} is [{shape}], with the channels last; export the network with [N, C, H, W] "
@@ -130,17 +156,24 @@ def image_input(proto: onnx.ModelProto) -> tuple[str, list[int | None]]:
 
 
 def choose_output(proto: onnx.ModelProto, name: str | None) -> str:
-    """Makes the value `name`, or else the only output, the one output, and removes what it does not need."""
+    """Makes the value `name`, or else the only output, the one output, and removes what it does not
+    need."""
     made = {value for node in proto.graph.node for value in node.output}
     outputs = [value.name for value in proto.graph.output]
     if name is None and len(outputs) != 1:
-        raise InputError(f"the graph has the outputs {', '.join(outputs)}; say with --output which are the logits")
+        raise InputError(
+            f"the graph has the outputs {', '.join(outputs)}; say with --output which are the logits"
+        )
     if name is not None and name not in made:
-        raise InputError(f"--output: the graph has no value {name!r}; its outputs are {', '.join(outputs)}")
+        raise InputError(
+            f"--output: the graph has no value {name!r}; its outputs are {', '.join(outputs)}"
+        )
     chosen = name or outputs[0]
     kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.output}
     del proto.graph.output[:]
-    proto.graph.output.append(helper.make_tensor_value_info(chosen, kinds.get(chosen, TensorProto.FLOAT), None))
+    proto.graph.output.append(
+        helper.make_tensor_value_info(chosen, kinds.get(chosen, TensorProto.FLOAT), None)
+    )
     prune(proto)
     return chosen
 
@@ -169,7 +202,8 @@ def _refill(field: Any, messages: Iterable[Any]) -> None:
 
 
 def cut_softmax(proto: onnx.ModelProto) -> bool:
-    """Takes a softmax over the classes off the graph's end, so that the output are logits; whether there was one."""
+    """Takes a softmax over the classes off the graph's end, so that the output are logits; whether
+    there was one."""
     chosen = proto.graph.output[0]
     last = next(node for node in proto.graph.node if chosen.name in node.output)
     axis = next((attribute.i for attribute in last.attribute if attribute.name == "axis"), 1)
@@ -189,7 +223,8 @@ def flatten_output(proto: onnx.ModelProto) -> None:
 
 
 def fold_constants(proto: onnx.ModelProto) -> None:
-    """Computes what does not depend on the image, such as weights that pass through other nodes, into initialisers."""
+    """Computes what does not depend on the image, such as weights that pass through other nodes,
+    into initialisers."""
     varies = {proto.graph.input[0].name}
     constant = []
     for node in proto.graph.node:
@@ -200,12 +235,15 @@ def fold_constants(proto: onnx.ModelProto) -> None:
     try:
         compute(proto, constant)
     except Exception as error:  # whatever numpy makes of an operator that is not fully implemented
-        raise InputError(f"what does not depend on the image can't be computed beforehand: {error}") from error
+        raise InputError(
+            f"what does not depend on the image can't be computed beforehand: {error}"
+        ) from error
     prune(proto)
 
 
 def free_batch(proto: onnx.ModelProto, batch: int | None, shape: tuple[int, int, int]) -> None:
-    """Makes the input `[batch, *shape]` follow any batch, and so the reshapes to constants that begin with `batch`."""
+    """Makes the input `[batch, *shape]` follow any batch, and so the reshapes to constants that
+    begin with `batch`."""
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node in proto.graph.node:
         if batch is None or node.op_type != "Reshape" or node.input[1] not in constants:
@@ -213,11 +251,16 @@ def free_batch(proto: onnx.ModelProto, batch: int | None, shape: tuple[int, int,
         wanted = numpy_helper.to_array(constants[node.input[1]]).copy()
         if wanted.size and wanted[0] == batch and 0 not in wanted:
             wanted[0] = 0 if -1 in wanted else -1
-            _refill(node.attribute, [attribute for attribute in node.attribute if attribute.name != "allowzero"])
+            _refill(
+                node.attribute,
+                [attribute for attribute in node.attribute if attribute.name != "allowzero"],
+            )
             node.input[1] = _fresh(proto, f"{node.output[0]}_shape")
             proto.graph.initializer.append(numpy_helper.from_array(wanted, node.input[1]))
     name = proto.graph.input[0].name
-    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
+    proto.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+    )
     prune(proto)
 
 
@@ -227,7 +270,9 @@ def name_nodes(proto: onnx.ModelProto) -> None:
     taken = {name for name, count in names.items() if count == 1 and name}
     for index, node in enumerate(proto.graph.node):
         if node.name not in taken:
-            node.name = next(name for name in _variants(f"{node.op_type}_{index}") if name not in taken)
+            node.name = next(
+                name for name in _variants(f"{node.op_type}_{index}") if name not in taken
+            )
             taken.add(node.name)
 
 
@@ -235,7 +280,10 @@ def tidy(proto: onnx.ModelProto, classes: int) -> None:
     """Gives the input and the output their names, and removes what only informs."""
     _rename(proto, proto.graph.input[0].name, INPUT)
     _rename(proto, proto.graph.output[0].name, OUTPUT)
-    _refill(proto.graph.output, [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])])
+    _refill(
+        proto.graph.output,
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
+    )
     del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
     for message in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer):
         message.doc_string = ""
@@ -275,9 +323,12 @@ def _variants(name: str) -> Iterable[str]:
 
 
 def batch_norms(proto: onnx.ModelProto) -> tuple[list[Layer], dict[str, Tensor]]:
-    """The BN layers in execution order and their side tensors; an error names every BN that can't be one."""
+    """The BN layers in execution order and their side tensors; an error names every BN that can't
+    be one."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    uses = Counter(digest for node in proto.graph.node if (digest := _statistics_of(node, constants)))
+    uses = Counter(
+        digest for node in proto.graph.node if (digest := _statistics_of(node, constants))
+    )
     varies = _depend_on_pixels(proto)
     layers, tensors, odd, remedies = [], {}, [], []
     for node in proto.graph.node:
@@ -288,12 +339,18 @@ def batch_norms(proto: onnx.ModelProto) -> tuple[list[Layer], dict[str, Tensor]]
             odd.append(f"{node.name} {reason}")
             remedies.append(remedy)
             continue
-        eps = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
-        layers.append(Layer(node.name, node.name, node.input[0], constants[node.input[1]].size, float(eps)))
+        eps = next(
+            (attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5
+        )
+        layers.append(
+            Layer(node.name, node.name, node.input[0], constants[node.input[1]].size, float(eps))
+        )
         for part, name in zip(PARTS, node.input[1:], strict=True):
             tensors[f"{node.name}.{part}"] = torch.from_numpy(constants[name].copy())
     if odd:
-        raise InputError(f"{len(odd)} BN nodes are of no use: {_listed(odd)}. {'; '.join(dict.fromkeys(remedies))}")
+        raise InputError(
+            f"{len(odd)} BN nodes are of no use: {_listed(odd)}. {'; '.join(dict.fromkeys(remedies))}"
+        )
     return layers, tensors
 
 
@@ -303,10 +360,17 @@ IN_EVALUATION = f"Export the network in evaluation mode, in float32; {KEEPING_BN
 def _oddity(
     node: onnx.NodeProto, constants: dict[str, np.ndarray], varies: set[str], uses: Counter[bytes]
 ) -> tuple[str, str] | None:
-    """Why a BN node has no statistics that could be side tensors, and what helps; `None` where it has."""
-    if sum(map(bool, node.output)) > 1 or any(each.name == "training_mode" and each.i for each in node.attribute):
+    """Why a BN node has no statistics that could be side tensors, and what helps; `None` where it
+    has."""
+    if sum(map(bool, node.output)) > 1 or any(
+        each.name == "training_mode" and each.i for each in node.attribute
+    ):
         return "is in training mode: it normalises by the batch's own statistics", IN_EVALUATION
-    computed = [(part, name) for part, name in zip(PARTS, node.input[1:], strict=True) if name not in constants]
+    computed = [
+        (part, name)
+        for part, name in zip(PARTS, node.input[1:], strict=True)
+        if name not in constants
+    ]
     if any(part.startswith("running") and name in varies for part, name in computed):
         return (
             "normalises by the batch's own statistics also in evaluation: it keeps none",
@@ -318,7 +382,10 @@ def _oddity(
             "Build the network with track_running_stats=False, and calibrate its bundle",
         )
     if computed:
-        return f"computes its {', '.join(part for part, _ in computed)} from the image", IN_EVALUATION
+        return (
+            f"computes its {', '.join(part for part, _ in computed)} from the image",
+            IN_EVALUATION,
+        )
     values = dict(zip(PARTS, (constants[name] for name in node.input[1:]), strict=True))
     for part, value in values.items():
         if value.dtype != np.float32:
@@ -329,12 +396,16 @@ def _oddity(
         return "holds a negative running_var", IN_EVALUATION
     times = uses[_statistics_of(node, constants)]
     if times > 1 and not _is_fresh(values["running_mean"], values["running_var"]):
-        return f"is used at {times} places, so its statistics are of none of them", "Use a BN at each place"
+        return (
+            f"is used at {times} places, so its statistics are of none of them",
+            "Use a BN at each place",
+        )
     return None
 
 
 def _statistics_of(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bytes:
-    """The running mean and variance of a BN node as bytes, under whatever names; none where it has none."""
+    """The running mean and variance of a BN node as bytes, under whatever names; none where it has
+    none."""
     names = node.input[3:5]
     if node.op_type != "BatchNormalization" or not all(name in constants for name in names):
         return b""
@@ -354,10 +425,13 @@ def _depend_on_pixels(proto: onnx.ModelProto) -> set[str]:
 
 
 def undetermined(proto: onnx.ModelProto) -> list[str]:
-    """What BN nodes read that is computed, but from the images' shape alone, as torch writes BN without an affine."""
+    """What BN nodes read that is computed, but from the images' shape alone, as torch writes BN
+    without an affine."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
-    computed = dict.fromkeys(name for node in norms for name in node.input[1:] if name not in constants)
+    computed = dict.fromkeys(
+        name for node in norms for name in node.input[1:] if name not in constants
+    )
     varies = _depend_on_pixels(proto)
     return [name for name in computed if name not in varies]
 
@@ -377,7 +451,9 @@ def determine(proto: onnx.ModelProto, values: dict[str, np.ndarray]) -> None:
     for node in proto.graph.node:
         node.output[:] = ["" if name in values else name for name in node.output]
     _refill(proto.graph.node, [node for node in proto.graph.node if any(node.output)])
-    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in values.items()
+    )
     prune(proto)
 
 
@@ -392,7 +468,10 @@ def unlearnt(layers: list[Layer], tensors: dict[str, Tensor]) -> list[str]:
     return [
         layer.key
         for layer in layers
-        if _is_fresh(tensors[f"{layer.key}.running_mean"].numpy(), tensors[f"{layer.key}.running_var"].numpy())
+        if _is_fresh(
+            tensors[f"{layer.key}.running_mean"].numpy(),
+            tensors[f"{layer.key}.running_var"].numpy(),
+        )
     ]
 
 
@@ -401,4 +480,7 @@ def _is_fresh(mean: np.ndarray, variance: np.ndarray) -> bool:
 
 
 def biased_convolutions(proto: onnx.ModelProto) -> int:
-    return sum(node.op_type == "Conv" and len(node.input) > 2 and bool(node.input[2]) for node in proto.graph.node)
+    return sum(
+        node.op_type == "Conv" and len(node.input) > 2 and bool(node.input[2])
+        for node in proto.graph.node
+    )

@@ -1,4 +1,5 @@
-"""The fixed probe of a bundle: what PyTorch computes, for every loader to reproduce. Definitions: docs/bundle.md.
+"""The fixed probe of a bundle: what PyTorch computes, for every loader to reproduce. Definitions:
+docs/bundle.md.
 
 The probe of a graph that has no PyTorch module is made in reference.py.
 """
@@ -21,9 +22,14 @@ NORMALISATIONS = (*BATCH_NORMS, nn.LayerNorm)
 
 
 def golden_input(
-    images: Tensor | None, labels: Tensor | None, shape: tuple[int, int, int], classes: int, count: int = 4
+    images: Tensor | None,
+    labels: Tensor | None,
+    shape: tuple[int, int, int],
+    classes: int,
+    count: int = 4,
 ):
-    """`count` inputs `[N, C, H, W]` and targets `[N]`: standard-normal noise, but the last half `images` if given.
+    """`count` inputs `[N, C, H, W]` and targets `[N]`: standard-normal noise, but the last half
+    `images` if given.
 
     `images` `[count / 2, C, H, W]` are normalised.
     """
@@ -48,9 +54,13 @@ def observe(model: nn.Module, layers: list[Layer]) -> Iterator[dict[str, Tensor]
     for layer in layers:
         module, key = modules[layer.key], layer.key
         if isinstance(module, NORMALISATIONS):
-            hook = module.register_forward_pre_hook(lambda _, args, key=key: seen.__setitem__(key, args[0].clone()))
+            hook = module.register_forward_pre_hook(
+                lambda _, args, key=key: seen.__setitem__(key, args[0].clone())
+            )
         else:
-            hook = module.register_forward_hook(lambda _, args, output, key=key: seen.__setitem__(key, output.clone()))
+            hook = module.register_forward_hook(
+                lambda _, args, output, key=key: seen.__setitem__(key, output.clone())
+            )
         handles.append(hook)
     try:
         yield seen
@@ -61,10 +71,12 @@ def observe(model: nn.Module, layers: list[Layer]) -> Iterator[dict[str, Tensor]
 
 @contextmanager
 def _in_rows(model: nn.Module) -> Iterator[None]:
-    """Lays out what enters batch norms, and what flows back into those run within the context, row by row.
+    """Lays out what enters batch norms, and what flows back into those run within the context, row
+    by row.
 
-    For a batch of one, PyTorch 2.13's CPU kernel takes a tensor whose channels lie innermost (as after a transpose from
-    or into tokens) for one that lies in rows, and gives a wrong gradient without a word.
+    For a batch of one, PyTorch 2.13's CPU kernel takes a tensor whose channels lie innermost (as
+    after a transpose from or into tokens) for one that lies in rows, and gives a wrong gradient
+    without a word.
     """
 
     def lay_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -73,7 +85,11 @@ def _in_rows(model: nn.Module) -> Iterator[None]:
     def lay_gradient(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         output.register_hook(Tensor.contiguous)
 
-    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm))]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm))
+    ]
     handles = [norm.register_forward_pre_hook(lay_input) for norm in norms]
     handles += [norm.register_forward_hook(lay_gradient) for norm in norms]
     try:
@@ -86,7 +102,8 @@ def _in_rows(model: nn.Module) -> Iterator[None]:
 def channel_statistics(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel, each `[C]`.
 
-    The axis is the last one where the graph's is and the module's input is not laid out as an image, else the second.
+    The axis is the last one where the graph's is and the module's input is not laid out as an
+    image, else the second.
     """
     last = layer.axis == -1 and activation.shape[-1] == layer.channels
     activation = activation.flatten(0, -2).T[None] if last else activation
@@ -107,13 +124,14 @@ def golden(
     *,
     folded: bool = False,
 ) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of `bn_stats.safetensors`.
+    """All tensors of `golden.safetensors`, computed in float64; `statistics` are those of
+    `bn_stats.safetensors`.
 
-    Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe is free of that.
-    Where convolutions standardise their weights, `model` is `graph.standardised_module`.
-    Without `targets` the network returns features, and the loss is the BN loss alone.
-    Where BN is `folded`, `model` is `graph.folded_module`: its layers are what left the BN, as the statistics here are,
-    while the loss is of what would have entered it.
+    Deep networks amplify float32's rounding, up to where a ReLU takes the other branch; the probe
+    is free of that. Where convolutions standardise their weights, `model` is
+    `graph.standardised_module`. Without `targets` the network returns features, and the loss is the
+    BN loss alone. Where BN is `folded`, `model` is `graph.folded_module`: its layers are what left
+    the BN, as the statistics here are, while the loss is of what would have entered it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -121,7 +139,10 @@ def golden(
         exact = copy.deepcopy(model).eval().double()
         statistics = {name: tensor.double() for name, tensor in statistics.items()}
         inputs = inputs.double().requires_grad_(True)
-        with observe(exact, layers) as seen, _in_rows(exact) if inputs.shape[0] == 1 else nullcontext():
+        with (
+            observe(exact, layers) as seen,
+            _in_rows(exact) if inputs.shape[0] == 1 else nullcontext(),
+        ):
             logits = exact(inputs)
         found = objective(logits, targets, seen, layers, statistics, folded=folded)
         (gradient,) = torch.autograd.grad(found["loss"], inputs)
@@ -139,7 +160,8 @@ def objective(
     *,
     folded: bool = False,
 ) -> dict[str, Tensor]:
-    """What the probe has of a network's output and of its layers' activations `seen`: statistics and losses."""
+    """What the probe has of a network's output and of its layers' activations `seen`: statistics
+    and losses."""
     ce = logits.new_zeros(()) if targets is None else F.cross_entropy(logits, targets)
     bn_loss = torch.zeros((), dtype=torch.float64)
     found = {}
@@ -147,13 +169,18 @@ def objective(
         key = layer.key
         mean, variance = channel_statistics(seen[key], layer)
         found[f"stats.{key}.mean"], found[f"stats.{key}.var"] = mean, variance
-        target_mean, target_variance = statistics[f"{key}.running_mean"], statistics[f"{key}.running_var"]
+        target_mean, target_variance = (
+            statistics[f"{key}.running_mean"],
+            statistics[f"{key}.running_var"],
+        )
         if folded:
             scale = statistics[f"{key}.weight"] / (target_variance + layer.eps).sqrt()
             mean = (mean - statistics[f"{key}.bias"]) / scale + target_mean
             variance = variance / scale.square()
         weight = FIRST_BN_MULTIPLIER if index == 0 else 1.0
-        bn_loss = bn_loss + weight * ((mean - target_mean).norm() + (variance - target_variance).norm())
+        bn_loss = bn_loss + weight * (
+            (mean - target_mean).norm() + (variance - target_variance).norm()
+        )
     return {
         **({"features": logits} if targets is None else {"targets": targets, "logits": logits}),
         "ce": ce,

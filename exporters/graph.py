@@ -1,7 +1,9 @@
-"""From a module to ONNX: BN kept as nodes named by their modules, parameters under their own names, nothing else.
+"""From a module to ONNX: BN kept as nodes named by their modules, parameters under their own names,
+nothing else.
 
-torch's own clean-up (`optimize=True`) folds every BN that follows a convolution, under the convolution's unchanged
-name; hence `optimize=False` and the passes here, all of them public names of onnxscript.
+torch's own clean-up (`optimize=True`) folds every BN that follows a convolution, under the
+convolution's unchanged name; hence `optimize=False` and the passes here, all of them public names
+of onnxscript.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from .errors import CheckError, InputError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# onnx_ir and onnxscript bring sympy, which takes seconds to import, so they are imported where a module is exported.
+# onnx_ir and onnxscript bring sympy, which takes seconds to import, so they are imported where a
+# module is exported.
 
 OPSET, IR_VERSION = 18, 10
 INPUT, OUTPUT, FEATURES = "input", "logits", "features"
@@ -41,7 +44,8 @@ INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)
 
 @dataclass(frozen=True)
 class Layer:
-    """A value whose statistics are known: the module and the node that it belongs to, and its axis of channels."""
+    """A value whose statistics are known: the module and the node that it belongs to, and its axis
+    of channels."""
 
     key: str
     node: str
@@ -51,15 +55,20 @@ class Layer:
     axis: int = 1
 
 
-def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT) -> tuple[bytes, list[Layer]]:
-    """The serialised graph of `model` in evaluation mode for images `[batch, *shape]`, and its BN layers.
+def to_onnx(
+    model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT
+) -> tuple[bytes, list[Layer]]:
+    """The serialised graph of `model` in evaluation mode for images `[batch, *shape]`, and its BN
+    layers.
 
-    Layers come in execution order; a network without BN has none. The same module gives the same bytes.
+    Layers come in execution order; a network without BN has none. The same module gives the same
+    bytes.
     """
     import onnx_ir as ir
 
     model = model.eval()
-    # What the fused kernels return lies in memory as no decomposition returns it, and views recorded on it fail later.
+    # What the fused kernels return lies in memory as no decomposition returns it, and views
+    # recorded on it fail later.
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), _attention_of_any_rank():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -76,7 +85,11 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT)
         )
     if program is None:
         raise CheckError("torch.onnx.export returned nothing")
-    parameters = {name: tensor.detach() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    parameters = {
+        name: tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+    }
     graph_model = program.model
     _clean(graph_model, set(parameters))
     _name_nodes(graph_model.graph, model)
@@ -87,14 +100,18 @@ def to_onnx(model: nn.Module, shape: tuple[int, int, int], output: str = OUTPUT)
     keep_padding(proto)
     onnx.checker.check_model(proto, full_check=True)
     layers = _batch_norm_layers(proto, model)
-    _check_parameters(proto, {name: tensor for name, tensor in parameters.items() if name not in replaced})
+    _check_parameters(
+        proto, {name: tensor for name, tensor in parameters.items() if name not in replaced}
+    )
     return proto.SerializeToString(deterministic=True), layers
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """`model`, or a copy that computes the same, in which every BN has a scale and a shift, as bundles hold them.
+    """`model`, or a copy that computes the same, in which every BN has a scale and a shift, as
+    bundles hold them.
 
-    An InputError names all layers whose statistics are none that synthetic images could be aligned with.
+    An InputError names all layers whose statistics are none that synthetic images could be aligned
+    with.
     """
     modules = dict(model.named_modules())
     norms = {name: module for name, module in modules.items() if isinstance(module, BATCH_NORMS)}
@@ -104,7 +121,9 @@ def prepare(model: nn.Module) -> nn.Module:
             f"there is nothing to align images with: {_some(untracked)}. Train it with track_running_stats=True"
         )
     tracked = [
-        name for name, norm in modules.items() if isinstance(norm, INSTANCE_NORMS) and norm.running_mean is not None
+        name
+        for name, norm in modules.items()
+        if isinstance(norm, INSTANCE_NORMS) and norm.running_mean is not None
     ]
     if tracked:
         raise InputError(
@@ -124,7 +143,8 @@ def prepare(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _attention_of_any_rank() -> Iterator[None]:
-    """Computes attention of other than four dimensions by its formula; the exporter translates four only."""
+    """Computes attention of other than four dimensions by its formula; the exporter translates four
+    only."""
     original = F.scaled_dot_product_attention
 
     def attention(
@@ -137,13 +157,27 @@ def _attention_of_any_rank() -> Iterator[None]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        # Dropout, causal masks and shared heads are left to PyTorch; networks for images have none of them.
+        # Dropout, causal masks and shared heads are left to PyTorch; networks for images have none
+        # of them.
         if query.dim() == 4 or dropout_p or is_causal or enable_gqa:
-            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+            return original(
+                query,
+                key,
+                value,
+                attn_mask,
+                dropout_p,
+                is_causal,
+                scale=scale,
+                enable_gqa=enable_gqa,
+            )
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         scores = query @ key.transpose(-2, -1) * scale
         if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+            scores = (
+                scores.masked_fill(~attn_mask, -torch.inf)
+                if attn_mask.dtype == torch.bool
+                else scores + attn_mask
+            )
         return scores.softmax(-1) @ value
 
     F.scaled_dot_product_attention = attention
@@ -175,26 +209,35 @@ def compute(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
     """
     own = {name for node in nodes for name in node.output}
     kept = [node for node in proto.graph.node if not own.intersection(node.output)]
-    read = {name for node in kept for name in reads(node)} | {value.name for value in proto.graph.output}
+    read = {name for node in kept for name in reads(node)} | {
+        value.name for value in proto.graph.output
+    }
     wanted = sorted(own & read - {""})
     part = onnx.ModelProto()
     part.CopyFrom(proto)
     copies = [_copy(node) for node in kept]
     del part.graph.input[:], part.graph.output[:], part.graph.node[:]
     part.graph.node.extend(nodes)
-    part.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    part.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted
+    )
     values = ReferenceEvaluator(part).run(None, {}) if wanted else []
-    made = [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(wanted, values, strict=True)]
+    made = [
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in zip(wanted, values, strict=True)
+    ]
     del proto.graph.node[:]
     proto.graph.node.extend(copies)
     proto.graph.initializer.extend(made)
 
 
 def keep_padding(proto: onnx.ModelProto) -> None:
-    """Pads with the smallest positive float32 in place of 0 where a max-pooling follows, as in BiT's stem.
+    """Pads with the smallest positive float32 in place of 0 where a max-pooling follows, as in
+    BiT's stem.
 
-    ONNX Runtime 1.31 makes one node of a padding with 0 and a max-pooling after it, and that pads with -inf. Where a
-    border has negative values alone, its largest is not 0 any more, and the logits are wrong (by 6e-3 in BiT).
+    ONNX Runtime 1.31 makes one node of a padding with 0 and a max-pooling after it, and that pads
+    with -inf. Where a border has negative values alone, its largest is not 0 any more, and the
+    logits are wrong (by 6e-3 in BiT).
     """
     pooled = {node.input[0] for node in proto.graph.node if node.op_type == "MaxPool"}
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -203,10 +246,16 @@ def keep_padding(proto: onnx.ModelProto) -> None:
     name = "least_padding"
     for node in proto.graph.node:
         modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
-        if node.op_type != "Pad" or node.output[0] not in pooled or modes not in ([], [b"constant"]):
+        if (
+            node.op_type != "Pad"
+            or node.output[0] not in pooled
+            or modes not in ([], [b"constant"])
+        ):
             continue
         value = node.input[2] if len(node.input) > 2 else ""
-        if len(node.input) < 2 or (value and (value not in constants or numpy_helper.to_array(constants[value]).any())):
+        if len(node.input) < 2 or (
+            value and (value not in constants or numpy_helper.to_array(constants[value]).any())
+        ):
             continue
         node.input[:] = [*node.input[:2], name, *node.input[3:]]
         if name not in constants:
@@ -216,7 +265,8 @@ def keep_padding(proto: onnx.ModelProto) -> None:
 
 
 def _compute_standardised_weights(proto: onnx.ModelProto) -> set[str]:
-    """Computes the weights that BN standardises (NFNets, BiT, hybrid ViTs); returns the parameters they are made of.
+    """Computes the weights that BN standardises (NFNets, BiT, hybrid ViTs); returns the parameters
+    they are made of.
 
     Such a BN takes a weight for its batch. Its statistics are none of the network's.
     """
@@ -234,7 +284,9 @@ def _compute_standardised_weights(proto: onnx.ModelProto) -> set[str]:
     chosen: set[str] = set()
     parameters: dict[str, set[str]] = {}
     for reader in proto.graph.node:
-        ends = standardised.intersection(reader.input) if reader.output[0] not in constants else set()
+        ends = (
+            standardised.intersection(reader.input) if reader.output[0] not in constants else set()
+        )
         for end in ends:
             below, parameters[end] = [end], set()
             while below:
@@ -253,7 +305,9 @@ def _compute_standardised_weights(proto: onnx.ModelProto) -> set[str]:
             _rename_weight(proto, end, weight.removesuffix(".weight"))
     used = {name for node in proto.graph.node for name in node.input}
     kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
-    gone = {name for names in parameters.values() for name in names} - {tensor.name for tensor in kept}
+    gone = {name for names in parameters.values() for name in names} - {
+        tensor.name for tensor in kept
+    }
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     return gone
@@ -262,19 +316,28 @@ def _compute_standardised_weights(proto: onnx.ModelProto) -> set[str]:
 def _rename_weight(proto: onnx.ModelProto, name: str, module: str) -> None:
     """Names a standardised weight and the one node that reads it by their module."""
     readers = [node for node in proto.graph.node if name in node.input]
-    if len(readers) != 1 or any(tensor.name == f"{module}.{STANDARDISED_WEIGHT}" for tensor in proto.graph.initializer):
+    if len(readers) != 1 or any(
+        tensor.name == f"{module}.{STANDARDISED_WEIGHT}" for tensor in proto.graph.initializer
+    ):
         return
     readers[0].name = module
-    readers[0].input[:] = [f"{module}.{STANDARDISED_WEIGHT}" if each == name else each for each in readers[0].input]
-    next(tensor for tensor in proto.graph.initializer if tensor.name == name).name = f"{module}.{STANDARDISED_WEIGHT}"
+    readers[0].input[:] = [
+        f"{module}.{STANDARDISED_WEIGHT}" if each == name else each for each in readers[0].input
+    ]
+    next(
+        tensor for tensor in proto.graph.initializer if tensor.name == name
+    ).name = f"{module}.{STANDARDISED_WEIGHT}"
 
 
 def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
-    """Names the node that a leaf module became by that module; the nodes of a module that became several keep theirs.
+    """Names the node that a leaf module became by that module; the nodes of a module that became
+    several keep theirs.
 
     The exporter leaves the path of modules in a node's metadata, the operator last.
     """
-    leaves = {name for name, module in model.named_modules() if next(module.children(), None) is None}
+    leaves = {
+        name for name, module in model.named_modules() if next(module.children(), None) is None
+    }
     nodes: dict[str, list[ir.Node]] = {}
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
@@ -284,12 +347,17 @@ def _name_nodes(graph: ir.Graph, model: nn.Module) -> None:
         if len(group) == 1:
             group[0].name = module
     for node in graph:
-        if node.op_type == "BatchNormalization" and node.inputs[1] is not None and node.inputs[1].name:
+        if (
+            node.op_type == "BatchNormalization"
+            and node.inputs[1] is not None
+            and node.inputs[1].name
+        ):
             node.name = node.inputs[1].name.removesuffix(".weight")
 
 
 def _clean(model: ir.Model, parameters: set[str]) -> None:
-    """Folds what is constant except computations on parameters, then drops the zero biases that are no parameters."""
+    """Folds what is constant except computations on parameters, then drops the zero biases that are
+    no parameters."""
     import onnx_ir as ir
     import onnxscript.optimizer
     import onnxscript.rewriter
@@ -300,7 +368,9 @@ def _clean(model: ir.Model, parameters: set[str]) -> None:
         return False if reads and node.op_type != "Shape" else None
 
     for _ in range(2):
-        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=should_fold)
+        onnxscript.optimizer.fold_constants(
+            model, onnx_shape_inference=True, should_fold=should_fold
+        )
         onnxscript.rewriter.rewrite(
             model,
             pattern_rewrite_rules=[
@@ -316,7 +386,9 @@ def _clean(model: ir.Model, parameters: set[str]) -> None:
         bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) == 3 else None
         if bias is not None and bias.name not in parameters and bias.const_value is not None:
             if np.any(bias.const_value.numpy()):
-                raise CheckError(f"Conv {node.name} has the bias {bias.name}, which is no parameter of the network")
+                raise CheckError(
+                    f"Conv {node.name} has the bias {bias.name}, which is no parameter of the network"
+                )
             node.resize_inputs(2)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     ir.passes.common.RemoveUnusedOpsetsPass()(model)
@@ -338,7 +410,9 @@ def _strip(model: ir.Model) -> None:
 
 
 def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)}
+    modules = {
+        name: module for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)
+    }
     nodes = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
     uses = Counter(tuple(node.input[1:]) for node in nodes)
     layers, odd = [], []
@@ -360,12 +434,15 @@ def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
 
 
 def _oddity(node: onnx.NodeProto, module: nn.Module | None, uses: int) -> str | None:
-    """Why a BN node has no statistics of its own that images could be aligned with; `None` where it has."""
+    """Why a BN node has no statistics of its own that images could be aligned with; `None` where it
+    has."""
     if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
         return f"{node.name} normalises by the batch's own statistics also in evaluation"
     if uses > 1:
         return f"{node.name} is used at {uses} places, so its statistics are of none of them; use a BN at each"
-    wanted = [node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")]
+    wanted = [
+        node.name + suffix for suffix in (".weight", ".bias", ".running_mean", ".running_var")
+    ]
     if module is None or list(node.input[1:]) != wanted:
         return (
             f"{node.name} is no module but a call of a function, with the statistics {' and '.join(node.input[3:])}; "
@@ -380,7 +457,8 @@ def _some(names: list[str]) -> str:
 
 
 def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:
-    """What can be calibrated without BN: what enters the layer norms, or else what leaves the convolutions.
+    """What can be calibrated without BN: what enters the layer norms, or else what leaves the
+    convolutions.
 
     A layer norm's statistics are per feature of the last axis.
     """
@@ -393,7 +471,9 @@ def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:
         if module is None or key == weight:
             continue
         if node.op_type == "LayerNormalization" and isinstance(module, nn.LayerNorm):
-            norms.append(Layer(key, node.name, node.input[0], module.weight.numel(), module.eps, axis=-1))
+            norms.append(
+                Layer(key, node.name, node.input[0], module.weight.numel(), module.eps, axis=-1)
+            )
         elif node.op_type == "Conv" and isinstance(module, nn.Conv2d):
             convolutions.append(Layer(key, node.name, node.output[0], module.out_channels, 1e-5))
     layers = norms or convolutions
@@ -403,7 +483,8 @@ def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:
 
 
 def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
-    """Folds every BN into the convolution before it, as exporters do by default; layers become its outputs."""
+    """Folds every BN into the convolution before it, as exporters do by default; layers become its
+    outputs."""
     proto = onnx.load_from_string(serialised)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     producers = {name: node for node in proto.graph.node for name in node.output}
@@ -415,9 +496,14 @@ def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
         if conv is None or conv.op_type != "Conv" or readers[bn.input[0]] != 1:
             odd.append(layer.key)
             continue
-        weight, (gamma, beta, mean, variance) = conv.input[1], [numpy_helper.to_array(tensors[n]) for n in bn.input[1:]]
+        weight, (gamma, beta, mean, variance) = (
+            conv.input[1],
+            [numpy_helper.to_array(tensors[n]) for n in bn.input[1:]],
+        )
         scale = gamma / np.sqrt(variance + np.float32(layer.eps))
-        shift = numpy_helper.to_array(tensors[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)
+        shift = (
+            numpy_helper.to_array(tensors[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)
+        )
         kernel = numpy_helper.to_array(tensors[weight])
         kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
         tensors[weight].CopyFrom(numpy_helper.from_array(kernel, weight))
@@ -429,7 +515,9 @@ def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
         proto.graph.node.remove(bn)
         folded.append(replace(layer, node=conv.name, tensor=conv.output[0]))
     if odd:
-        raise CheckError(f"BN {', '.join(odd)}: no convolution of its own before it, so it cannot be folded")
+        raise CheckError(
+            f"BN {', '.join(odd)}: no convolution of its own before it, so it cannot be folded"
+        )
     used = {name for node in proto.graph.node for name in node.input}
     kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
     del proto.graph.initializer[:]
@@ -441,8 +529,8 @@ def fold(serialised: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
 def folded_module(model: nn.Module, serialised: bytes, layers: list[Layer]) -> nn.Module:
     """A copy of `model` with the convolutions of `fold`'s graph and nothing where its BN was.
 
-    Its weights are the graph's to the bit: folding rounds them, which can take a ReLU of a deep network to the other
-    side.
+    Its weights are the graph's to the bit: folding rounds them, which can take a ReLU of a deep
+    network to the other side.
     """
     proto = onnx.load_from_string(serialised)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -463,10 +551,12 @@ def folded_module(model: nn.Module, serialised: bytes, layers: list[Layer]) -> n
 def standardised_module(model: nn.Module, serialised: bytes) -> nn.Module:
     """`model`, or a copy whose convolutions take the standardised weights of its graph as they are.
 
-    The graph's weights are rounded to float32, while a module in float64 would standardise anew in float64. The
-    difference can take a ReLU of a deep network to the other side.
+    The graph's weights are rounded to float32, while a module in float64 would standardise anew in
+    float64. The difference can take a ReLU of a deep network to the other side.
     """
-    tensors = {tensor.name: tensor for tensor in onnx.load_from_string(serialised).graph.initializer}
+    tensors = {
+        tensor.name: tensor for tensor in onnx.load_from_string(serialised).graph.initializer
+    }
     suffix = f".{STANDARDISED_WEIGHT}"
     names = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
     if not names:
@@ -479,7 +569,8 @@ def standardised_module(model: nn.Module, serialised: bytes) -> nn.Module:
 
 
 class _GivenWeight(nn.Module):
-    """A module that pads and convolves as `inner` does, by `weight` `[Cout, Cin, H, W]` in place of its own."""
+    """A module that pads and convolves as `inner` does, by `weight` `[Cout, Cin, H, W]` in place of
+    its own."""
 
     weight: Tensor
 
@@ -501,7 +592,11 @@ class _Convolving(TorchFunctionMode):
         self.weight = weight
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         options = kwargs or {}
         if func is F.conv2d:
@@ -525,5 +620,8 @@ def _check_parameters(proto: onnx.ModelProto, parameters: dict[str, torch.Tensor
             raise CheckError(f"parameter {' = '.join(names)} is not among the graph's initialisers")
         for name in present:
             array, tensor = numpy_helper.to_array(initializers[name]), parameters[name]
-            if array.shape != tuple(tensor.shape) or array.tobytes() != tensor.contiguous().numpy().tobytes():
+            if (
+                array.shape != tuple(tensor.shape)
+                or array.tobytes() != tensor.contiguous().numpy().tobytes()
+            ):
                 raise CheckError(f"initialiser {name} differs from the parameter of that name")

@@ -12,5 +12,7 @@ class CustomBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         # Beside this file where the wheel is built from a source distribution.
-        folder = next(place for place in (root.parent / "datasets", root / "datasets") if place.is_dir())
+        folder = next(
+            place for place in (root.parent / "datasets", root / "datasets") if place.is_dir()
+        )
         build_data["force_include"][str(folder)] = "datasets"

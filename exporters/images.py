@@ -1,8 +1,9 @@
 """The bytes of an image file become pixels, and these are fitted to what networks take.
 
-`src/data/decode.rs` follows the same rule, so that both see the same bytes: the content tells PNG from JPEG;
-16-bit values keep their high byte; palettes and CMYK become RGB; alpha is dropped, not composed; EXIF orientation,
-ICC profiles and gamma are ignored, as torchvision ignores them; a file that ends early is refused.
+`src/data/decode.rs` follows the same rule, so that both see the same bytes: the content tells PNG
+from JPEG; 16-bit values keep their high byte; palettes and CMYK become RGB; alpha is dropped, not
+composed; EXIF orientation, ICC profiles and gamma are ignored, as torchvision ignores them; a file
+that ends early is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 178_956_970
 """The most pixels that an image may have, before or after scaling: Pillow's own limit."""
 MAX_SCANS = 1000
-"""The most scans of a JPEG file. Progressive files have about ten; each costs a pass over the whole image."""
+"""The most scans of a JPEG file. Progressive files have about ten; each costs a pass over the whole
+image."""
 
 
 class BadImage(ValueError):
@@ -57,7 +59,8 @@ def decode(content: bytes) -> Image.Image:
 def fitted(content: bytes, channels: int, size: int) -> np.ndarray:
     """Pixels uint8 `[channels, size, size]` of the file `content`, of one channel or three.
 
-    An image of another size is scaled bilinearly so that its shorter side has 8/7 of `size`, and its centre is cut out.
+    An image of another size is scaled bilinearly so that its shorter side has 8/7 of `size`, and
+    its centre is cut out.
 
     :raises BadImage: when the file can't be read.
     """
@@ -78,7 +81,8 @@ def fitted(content: bytes, channels: int, size: int) -> np.ndarray:
 
 
 def _check_chunks(content: bytes) -> None:
-    """Walks over the chunks of a PNG file. Pillow shows an image whose last pixels' checksum is missing."""
+    """Walks over the chunks of a PNG file. Pillow shows an image whose last pixels' checksum is
+    missing."""
     at = 8
     while at + 8 <= len(content):
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]

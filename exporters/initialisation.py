@@ -23,11 +23,12 @@ Recipe = dict[str, Any]
 
 
 def initialisation(model: nn.Module) -> dict[str, Recipe]:
-    """The distribution that each trainable parameter of a fresh `model` is drawn from, as `named_parameters` has them.
+    """The distribution that each trainable parameter of a fresh `model` is drawn from, as
+    `named_parameters` has them.
 
-    Parameters of one name in modules of one type, such as all weights of convolutions, are drawn by one rule, the
-    likeliest of those that fit each of them. What is the same everywhere in a parameter is a constant. An InputError
-    names a parameter that no rule fits.
+    Parameters of one name in modules of one type, such as all weights of convolutions, are drawn by
+    one rule, the likeliest of those that fit each of them. What is the same everywhere in a
+    parameter is a constant. An InputError names a parameter that no rule fits.
     """
     groups: dict[tuple[type[nn.Module], str], list[tuple[str, nn.Module, Tensor]]] = {}
     recipes: dict[str, Recipe] = {}
@@ -40,9 +41,14 @@ def initialisation(model: nn.Module) -> dict[str, Recipe]:
             else:
                 groups.setdefault((type(module), name), []).append((key, module, drawn))
     for members in groups.values():
-        # Where one of them is drawn otherwise, as SqueezeNet's classifier is, each has a rule of its own.
-        recipes |= _likeliest(members) or {k: v for member in members for k, v in _likeliest([member]).items()}
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        # Where one of them is drawn otherwise, as SqueezeNet's classifier is, each has a rule of
+        # its own.
+        recipes |= _likeliest(members) or {
+            k: v for member in members for k, v in _likeliest([member]).items()
+        }
+    named = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     if unknown := [name for name in named if name not in recipes]:
         raise InputError(
             f"no initialisation is known for {len(unknown)} parameters, such as {unknown[0]}: they are neither "
@@ -54,18 +60,26 @@ def initialisation(model: nn.Module) -> dict[str, Recipe]:
 def _likeliest(members: list[tuple[str, nn.Module, Tensor]]) -> dict[str, Recipe]:
     """The recipes that the likeliest rule gives `members`; empty where none fits all of them."""
     tried = [{key: rule(module, drawn) for key, module, drawn in members} for rule in RULES]
-    found = [sum(_log_likelihood(recipes[key], drawn) for key, _, drawn in members) for recipes in tried]
+    found = [
+        sum(_log_likelihood(recipes[key], drawn) for key, _, drawn in members) for recipes in tried
+    ]
     best = max(found)
-    return {} if best == -math.inf else tried[next(i for i, each in enumerate(found) if each >= best - ODDS)]
+    return (
+        {}
+        if best == -math.inf
+        else tried[next(i for i, each in enumerate(found) if each >= best - ODDS)]
+    )
 
 
 Rule = Callable[[nn.Module, Tensor], Recipe]
 
 
 def _fans(module: nn.Module, drawn: Tensor) -> tuple[int, int]:
-    """How many values enter an output of a convolution or linear layer, and how many outputs a value enters.
+    """How many values enter an output of a convolution or linear layer, and how many outputs a
+    value enters.
 
-    The second as `nn.init` counts it, which knows of no groups. A bias has its weight's; others without have 0 and 0.
+    The second as `nn.init` counts it, which knows of no groups. A bias has its weight's; others
+    without have 0 and 0.
     """
     weight = drawn if drawn.dim() > 1 else getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
@@ -98,18 +112,24 @@ def _of_any(std: float) -> Rule:
     return lambda _module, _drawn: {"type": "normal", "std": std}
 
 
-# Each gives a module's parameter its distribution, or nothing where it has none for it. The more usual
-# stand first.
+# Each gives a module's parameter its distribution, or nothing where it has none for it. The more
+# usual stand first.
 RULES: tuple[Rule, ...] = (
     _uniform(lambda fan_in, _: 1 / math.sqrt(fan_in), biases=True),  # PyTorch's own
     _normal(lambda _, fan_out: math.sqrt(2 / fan_out)),  # kaiming_normal_(mode="fan_out"): ResNets
-    _normal(lambda _, fan_out: math.sqrt(2 / fan_out), grouped=True),  # timm's EfficientNets, ByobNets
+    _normal(
+        lambda _, fan_out: math.sqrt(2 / fan_out), grouped=True
+    ),  # timm's EfficientNets, ByobNets
     _normal(lambda fan_in, _: math.sqrt(2 / fan_in)),  # kaiming_normal_: DenseNets
-    _normal(lambda fan_in, _: math.sqrt(1 / fan_in)),  # kaiming_normal_(nonlinearity="linear"): NFNets
+    _normal(
+        lambda fan_in, _: math.sqrt(1 / fan_in)
+    ),  # kaiming_normal_(nonlinearity="linear"): NFNets
     _uniform(lambda fan_in, _: math.sqrt(6 / fan_in)),  # kaiming_uniform_: SqueezeNet
     _uniform(lambda _, fan_out: 1 / math.sqrt(fan_out)),  # classifiers of EfficientNets
     _uniform(lambda _, fan_out: math.sqrt(3 / fan_out)),  # MNASNet's classifier
-    _uniform(lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out))),  # xavier_uniform_: ViTs of torchvision
+    _uniform(
+        lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out))
+    ),  # xavier_uniform_: ViTs of torchvision
     _of_any(0.01),  # classifiers of MobileNets, VGGs
     _of_any(1e-6),  # biases of torchvision's ViTs
     _of_any(0.02),  # trunc_normal_, whose ends are a hundred deviations away: ViTs, ConvNeXts
@@ -131,4 +151,8 @@ def _log_likelihood(recipe: Recipe, drawn: Tensor) -> float:
     else:
         within, expected = True, recipe["std"] ** 2
         likelihood = -count / 2 * (math.log(2 * math.pi * expected) + square / expected)
-    return likelihood if within and abs(square / expected - 1) <= SIGMAS * math.sqrt(2 / count) else -math.inf
+    return (
+        likelihood
+        if within and abs(square / expected - 1) <= SIGMAS * math.sqrt(2 / count)
+        else -math.inf
+    )

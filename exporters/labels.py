@@ -1,7 +1,8 @@
-"""Reads the soft labels that `scdd relabel` stored (`labels.scdd`), so that any PyTorch student can replay them.
+"""Reads the soft labels that `scdd relabel` stored (`labels.scdd`), so that any PyTorch student can
+replay them.
 
-The format is described in `src/artifacts/labels/mod.rs`; the file is mapped, so that a batch costs no more than its own bytes.
-The first batch of an epoch reads that epoch whole, to compare its hash.
+The format is described in `src/artifacts/labels/mod.rs`; the file is mapped, so that a batch costs
+no more than its own bytes. The first batch of an epoch reads that epoch whole, to compare its hash.
 
     store = LabelStore(path)
     for epoch in range(store.epochs):
@@ -10,8 +11,8 @@ The first batch of an epoch reads that epoch whole, to compare its hash.
             views = replay(images[batch.indices], batch, store)  # images: float [N, C, H, W], 0..1
             logits = student((views - mean) / std)  # against batch.logits, the teacher's
 
-A store whose views were augmented by DSA, which acts on normalised values, needs the teacher's `mean` and `std` too:
-`replay(images[batch.indices], batch, store, mean, std)`.
+A store whose views were augmented by DSA, which acts on normalised values, needs the teacher's
+`mean` and `std` too: `replay(images[batch.indices], batch, store, mean, std)`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,17 @@ AGAIN = "the file is damaged: remove it and relabel again"
 OPERATION = np.dtype([("kind", "<u4"), ("values", "<f4", 3)])
 # RandAugment's operations by their numbers; DSA's follow (`src/data/augment.rs`).
 RAND_AUGMENT = (
-    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
+    *(
+        "Identity",
+        "ShearX",
+        "ShearY",
+        "TranslateX",
+        "TranslateY",
+        "Rotate",
+        "Brightness",
+        "Color",
+        "Contrast",
+    ),
     *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
 )
 DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -51,11 +62,12 @@ DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
 class LabelBatch:
     """What the teacher saw of `n` images, and what it said.
 
-    `indices` are the images, int64 `[n]`; `views` their boxes (top, left, height, width) in the image with its border,
-    `[n, 4]`; `flips` whether the view is mirrored, `[n]`; `operations` what else happened to it, `[n, A]` of a number
-    and three values. Then each view is mixed with that at `partners` `[n]`:
-    `mix` is none, cutmix (the pixels inside `box`: top, left, height, width) or mixup (1 - `share` of the partner).
-    `logits` are the teacher's, float32 `[n, K]`, as exact as the store's format.
+    `indices` are the images, int64 `[n]`; `views` their boxes (top, left, height, width) in the
+    image with its border, `[n, 4]`; `flips` whether the view is mirrored, `[n]`; `operations` what
+    else happened to it, `[n, A]` of a number and three values. Then each view is mixed with that at
+    `partners` `[n]`: `mix` is none, cutmix (the pixels inside `box`: top, left, height, width) or
+    mixup (1 - `share` of the partner). `logits` are the teacher's, float32 `[n, K]`, as exact as
+    the store's format.
     """
 
     indices: np.ndarray
@@ -70,7 +82,8 @@ class LabelBatch:
 
 
 class LabelStore:
-    """Soft labels: `epochs` epochs of `batches` batches; `meta` is everything that the file says of itself."""
+    """Soft labels: `epochs` epochs of `batches` batches; `meta` is everything that the file says of
+    itself."""
 
     def __init__(self, path: Path | str) -> None:
         try:
@@ -80,7 +93,9 @@ class LabelStore:
         head = self.bytes[:16].tobytes()
         version, length = np.frombuffer(head[8:].ljust(8, b"\0"), "<u4")
         if head[:8] != MAGIC:
-            raise InputError(f"{path} is not a soft-label store: give the file that `scdd relabel` wrote")
+            raise InputError(
+                f"{path} is not a soft-label store: give the file that `scdd relabel` wrote"
+            )
         if version != VERSION:
             raise InputError(
                 f"{path} has the format version {version}, this program reads {VERSION}: remove it and relabel again"
@@ -94,16 +109,22 @@ class LabelStore:
         self.batches = -(-self.meta["images"] // self.meta["batch_size"])
         self.pad = self.meta.get("pad", 0)
         augment = self.meta.get("augment") or {}
-        self.operations = {"rand_augment": augment.get("operations", 0), "dsa": 1}.get(augment.get("type", ""), 0)
+        self.operations = {"rand_augment": augment.get("operations", 0), "dsa": 1}.get(
+            augment.get("type", ""), 0
+        )
         start = -(-(16 + int(length)) // 8) * 8
         places = self.stored_epochs * self.batches + 1
         self.index = self.bytes[start : start + 8 * places].view("<u8")
         if len(self.index) != places or self.index[-1] != len(self.bytes):
-            raise InputError(f"{path} has {len(self.bytes)} bytes, not what its metadata announces; {AGAIN}")
+            raise InputError(
+                f"{path} has {len(self.bytes)} bytes, not what its metadata announces; {AGAIN}"
+            )
         end = start + 8 * places
         self.head = hashlib.sha256(self.bytes[:end].data).digest()
         if self.head != self.bytes[end : end + HASH].tobytes():
-            raise InputError(f"{path}: its head is not as it was written (its hash differs); {AGAIN}")
+            raise InputError(
+                f"{path}: its head is not as it was written (its hash differs); {AGAIN}"
+            )
         self.path = path
         self.checked: set[int] = set()
         self.row = self._row()
@@ -123,7 +144,9 @@ class LabelStore:
         hasher = hashlib.sha256(self.head + epoch.to_bytes(8, "little"))
         hasher.update(self.bytes[start : end - HASH].data)
         if hasher.digest() != self.bytes[end - HASH : end].tobytes():
-            raise InputError(f"{self.path}: epoch {epoch} is not as it was written (its hash differs); {AGAIN}")
+            raise InputError(
+                f"{self.path}: epoch {epoch} is not as it was written (its hash differs); {AGAIN}"
+            )
         self.checked.add(epoch)
 
     def batch(self, epoch: int, number: int) -> LabelBatch:
@@ -139,7 +162,11 @@ class LabelStore:
         place = epoch % self.stored_epochs * self.batches + number
         record = self.bytes[self.index[place] : self.index[place + 1]]
         last = number == self.batches - 1
-        n = self.meta["images"] - number * self.meta["batch_size"] if last else self.meta["batch_size"]
+        n = (
+            self.meta["images"] - number * self.meta["batch_size"]
+            if last
+            else self.meta["batch_size"]
+        )
         augmented = n * self.operations * OPERATION.itemsize
         sizes = np.cumsum([16, 4 * n, 4 * n, 8 * n, augmented, n * self.row.itemsize, n])
         head, indices, partners, views, operations, rows, flips = np.split(record, sizes)[:7]
@@ -175,7 +202,8 @@ def replay(
     mean: list[float] | None = None,
     std: list[float] | None = None,
 ) -> Tensor:
-    """What the teacher saw: `[n, C, h, w]` of the batch's images `[n, C, H, W]`, with values in 0..1 (black is 0).
+    """What the teacher saw: `[n, C, h, w]` of the batch's images `[n, C, H, W]`, with values in
+    0..1 (black is 0).
 
     Where views were augmented by DSA, `mean` and `std` are the teacher's, one for each channel.
     """
@@ -191,9 +219,15 @@ def replay(
         view = view.flip(3) if flip else view
         for operation in operations[len(on_pixels) :]:
             if mean is None or std is None:
-                raise InputError("these views were augmented by DSA: give the teacher's mean and std to replay them")
+                raise InputError(
+                    "these views were augmented by DSA: give the teacher's mean and std to replay them"
+                )
             centre, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-            view = _dsa(DSA[operation["kind"] - len(RAND_AUGMENT)], (view - centre) / scale, operation["values"])
+            view = _dsa(
+                DSA[operation["kind"] - len(RAND_AUGMENT)],
+                (view - centre) / scale,
+                operation["values"],
+            )
             view = view * scale + centre
         views.append(view)
     seen = torch.cat(views)

@@ -1,8 +1,8 @@
 """Architectures, built by name and options.
 
-A network is an `nn.Module` from images `[N, channels, H, W]` to logits `[N, classes]`. Its classifier is one
-`nn.Linear`, found under the attribute that `Architecture.head` names; what enters it are the features that
-self-supervised methods train.
+A network is an `nn.Module` from images `[N, channels, H, W]` to logits `[N, classes]`. Its
+classifier is one `nn.Linear`, found under the attribute that `Architecture.head` names; what enters
+it are the features that self-supervised methods train.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ STEMS = {
     "small_pad2": (3, 1, 2, False),
     "imagenet": (7, 2, 3, True),
 }
-"""A ResNet's first convolution by the name of its stem: kernel, stride, padding, and whether a max-pooling follows."""
+"""A ResNet's first convolution by the name of its stem: kernel, stride, padding, and whether a
+max-pooling follows."""
 
 
 class ResNet(TorchvisionResNet):
-    """torchvision's ResNet with a free base width and a stem for small images; same module names and initialisation.
+    """torchvision's ResNet with a free base width and a stem for small images; same module names
+    and initialisation.
 
-    `width` is the number of channels of the first stage (64 in the paper); the stages have 1, 2, 4 and 8 times as
-    many. Stem `small` is a 3x3 convolution of stride 1 without pooling, as usual on images of 28 to 64 pixels;
-    `small_pool` is `small` with the max-pooling kept; `small_pad2` is solo-learn's, `small` with two pixels of padding;
-    `imagenet` is the 7x7 stride 2 one with pooling.
+    `width` is the number of channels of the first stage (64 in the paper); the stages have 1, 2, 4
+    and 8 times as many. Stem `small` is a 3x3 convolution of stride 1 without pooling, as usual on
+    images of 28 to 64 pixels; `small_pool` is `small` with the max-pooling kept; `small_pad2` is
+    solo-learn's, `small` with two pixels of padding; `imagenet` is the 7x7 stride 2 one with
+    pooling.
     """
 
     def __init__(
@@ -77,10 +80,11 @@ class ResNet(TorchvisionResNet):
 
 
 class PaddedShortcut(nn.Module):
-    """The shortcut of He et al. 2016 (arXiv 1512.03385, section 3.3, option A), which has no parameters.
+    """The shortcut of He et al. 2016 (arXiv 1512.03385, section 3.3, option A), which has no
+    parameters.
 
-    Every `stride`-th pixel of every `stride`-th row, with channels of zeros before and after. [N, C, H, W] becomes
-    [N, C + before + after, H / stride, W / stride], rounded up.
+    Every `stride`-th pixel of every `stride`-th row, with channels of zeros before and after. [N,
+    C, H, W] becomes [N, C + before + after, H / stride, W / stride], rounded up.
     """
 
     def __init__(self, added: int, stride: int) -> None:
@@ -93,11 +97,12 @@ class PaddedShortcut(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """The ResNet of three stages for CIFAR (arXiv 1512.03385, section 4.2): `blocks` basic blocks in each stage.
+    """The ResNet of three stages for CIFAR (arXiv 1512.03385, section 4.2): `blocks` basic blocks
+    in each stage.
 
-    `width` is the number of channels of the first stage (16 in the paper); the others have 2 and 4 times as many.
-    Shortcut `pad` is the paper's option A, which has no parameters; `conv` is its option B, a 1x1 convolution with BN.
-    Parameters have torchvision's names.
+    `width` is the number of channels of the first stage (16 in the paper); the others have 2 and 4
+    times as many. Shortcut `pad` is the paper's option A, which has no parameters; `conv` is its
+    option B, a 1x1 convolution with BN. Parameters have torchvision's names.
     """
 
     def __init__(self, blocks: int, width: int, shortcut: str, channels: int, classes: int) -> None:
@@ -122,7 +127,9 @@ class CifarResNet(nn.Module):
         if inputs != outputs and shortcut == "pad":
             first = PaddedShortcut(outputs - inputs, stride)
         elif inputs != outputs:
-            first = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+            first = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
         rest = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
         return nn.Sequential(BasicBlock(inputs, outputs, stride, first), *rest)
 
@@ -137,11 +144,13 @@ class ConvNet(nn.Module):
 
     A block is a 3x3 convolution, a norm, ReLU and 2x2 average pooling.
 
-    Images of 28x28 are padded to 32x32 by the first convolution (padding 3), as the literature does for MNIST and
-    Fashion-MNIST.
+    Images of 28x28 are padded to 32x32 by the first convolution (padding 3), as the literature does
+    for MNIST and Fashion-MNIST.
     """
 
-    def __init__(self, depth: int, width: int, norm: str, channels: int, size: int, classes: int) -> None:
+    def __init__(
+        self, depth: int, width: int, norm: str, channels: int, size: int, classes: int
+    ) -> None:
         super().__init__()
         norms: dict[str, Callable[[int], nn.Module]] = {
             "batch": nn.BatchNorm2d,
@@ -153,7 +162,12 @@ class ConvNet(nn.Module):
         side, inputs = (32 if size == 28 else size), channels
         for index in range(depth):
             padding = 3 if index == 0 and size == 28 else 1
-            layers += [nn.Conv2d(inputs, width, 3, padding=padding), norms[norm](width), nn.ReLU(), nn.AvgPool2d(2)]
+            layers += [
+                nn.Conv2d(inputs, width, 3, padding=padding),
+                norms[norm](width),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
             side, inputs = side // 2, width
         if side < 1:
             raise InputError(f"images of {size}x{size} are too small for {depth} poolings")
@@ -165,14 +179,18 @@ class ConvNet(nn.Module):
 
 
 def _resnet(block: type[BasicBlock | Bottleneck], blocks: list[int]) -> Callable[..., nn.Module]:
-    def build(*, width: int = 64, stem: str = "small", channels: int = 3, classes: int = 10) -> nn.Module:
+    def build(
+        *, width: int = 64, stem: str = "small", channels: int = 3, classes: int = 10
+    ) -> nn.Module:
         return ResNet(block, blocks, width, stem, channels, classes)
 
     return build
 
 
 def _cifar_resnet(depth: int) -> Callable[..., nn.Module]:
-    def build(*, width: int = 16, shortcut: str = "pad", channels: int = 3, classes: int = 10) -> nn.Module:
+    def build(
+        *, width: int = 16, shortcut: str = "pad", channels: int = 3, classes: int = 10
+    ) -> nn.Module:
         return CifarResNet((depth - 2) // 6, width, shortcut, channels, classes)
 
     return build
@@ -180,7 +198,12 @@ def _cifar_resnet(depth: int) -> Callable[..., nn.Module]:
 
 def _convnet(depth: int) -> Callable[..., nn.Module]:
     def build(
-        *, width: int = 128, norm: str = "batch", channels: int = 3, size: int = 32, classes: int = 10
+        *,
+        width: int = 128,
+        norm: str = "batch",
+        channels: int = 3,
+        size: int = 32,
+        classes: int = 10,
     ) -> nn.Module:
         return ConvNet(depth, width, norm, channels, size, classes)
 
@@ -196,7 +219,9 @@ def _cifar_shufflenet(*, width: int = 116, channels: int = 3, classes: int = 10)
 
 
 def _cifar_densenet(depth: int) -> Callable[..., nn.Module]:
-    def build(*, growth: int = 48 if depth == 161 else 32, channels: int = 3, classes: int = 10) -> nn.Module:
+    def build(
+        *, growth: int = 48 if depth == 161 else 32, channels: int = 3, classes: int = 10
+    ) -> nn.Module:
         return DenseNet(depth, growth, channels, classes)
 
     return build
@@ -206,9 +231,9 @@ def _cifar_densenet(depth: int) -> Callable[..., nn.Module]:
 class Architecture:
     """A registry entry: how to build the network, and the attribute that holds its classifier.
 
-    The classifier is linear, except SqueezeNet's, a 1x1 convolution before the pooling. Names of parameters that begin
-    with one of `auxiliary` are of classifiers that serve training alone, which checkpoints may have and networks here
-    don't.
+    The classifier is linear, except SqueezeNet's, a 1x1 convolution before the pooling. Names of
+    parameters that begin with one of `auxiliary` are of classifiers that serve training alone,
+    which checkpoints may have and networks here don't.
     """
 
     build: Callable[..., nn.Module]
@@ -217,7 +242,10 @@ class Architecture:
 
     def options(self) -> dict[str, Any]:
         """The options and their defaults."""
-        return {name: parameter.default for name, parameter in inspect.signature(self.build).parameters.items()}
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.build).parameters.items()
+        }
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -227,11 +255,17 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet50": Architecture(_resnet(Bottleneck, [3, 4, 6, 3]), "fc"),
     "resnet101": Architecture(_resnet(Bottleneck, [3, 4, 23, 3]), "fc"),
     "resnet152": Architecture(_resnet(Bottleneck, [3, 8, 36, 3]), "fc"),
-    **{f"resnet{depth}": Architecture(_cifar_resnet(depth), "fc") for depth in (20, 32, 44, 56, 110)},
+    **{
+        f"resnet{depth}": Architecture(_cifar_resnet(depth), "fc")
+        for depth in (20, 32, 44, 56, 110)
+    },
     **{f"convnet{depth}": Architecture(_convnet(depth), "classifier") for depth in (3, 4, 5, 6)},
     "cifar-mobilenetv2": Architecture(_cifar_mobilenet, "linear"),
     "cifar-shufflenetv2": Architecture(_cifar_shufflenet, "linear"),
-    **{f"cifar-densenet{depth}": Architecture(_cifar_densenet(depth), "linear") for depth in DENSENET_BLOCKS},
+    **{
+        f"cifar-densenet{depth}": Architecture(_cifar_densenet(depth), "linear")
+        for depth in DENSENET_BLOCKS
+    },
 }
 
 RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -265,7 +299,8 @@ AUXILIARY = {
     "torchvision/inception_v3": ("AuxLogits.",),
     "timm/inception_v3": ("AuxLogits.",),
 }
-"""Networks of libraries whose published checkpoints have auxiliary classifiers, and how their tensors' names begin."""
+"""Networks of libraries whose published checkpoints have auxiliary classifiers, and how their
+tensors' names begin."""
 
 
 def architecture(name: str) -> Architecture:
@@ -273,7 +308,9 @@ def architecture(name: str) -> Architecture:
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     library, _, model = name.partition("/")
-    if library == "torchvision" and model in torchvision.models.list_models(module=torchvision.models):
+    if library == "torchvision" and model in torchvision.models.list_models(
+        module=torchvision.models
+    ):
         return _foreign(name)
     if library == "timm" and _is_timm(model):
         return _foreign(name)
@@ -283,7 +320,8 @@ def architecture(name: str) -> Architecture:
 
 
 def full_name(name: str) -> str:
-    """`name`, or where we have no such architecture, torchvision's or else timm's one of that name."""
+    """`name`, or where we have no such architecture, torchvision's or else timm's one of that
+    name."""
     if name in ARCHITECTURES or "/" in name:
         return name
     if name in torchvision.models.list_models(module=torchvision.models):
@@ -304,7 +342,8 @@ def _is_timm(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network was trained on: `mean` and `std` of pixels in 0..1 per channel, and the images' height and width.
+    """What a network was trained on: `mean` and `std` of pixels in 0..1 per channel, and the
+    images' height and width.
 
     `tag` is what timm calls the weights that want it.
     """
@@ -316,7 +355,8 @@ class Preprocessing:
 
 
 def published_preprocessing(name: str) -> list[Preprocessing]:
-    """Those that the weights want which torchvision or timm publishes for `name`, the default first.
+    """Those that the weights want which torchvision or timm publishes for `name`, the default
+    first.
 
     No two have the same mean and standard deviation.
     """
@@ -330,7 +370,11 @@ def published_preprocessing(name: str) -> list[Preprocessing]:
 
         tagged = [model] if "." in model else [model, *timm.list_pretrained(f"{model}.*")]
         known = [each for each in map(timm.models.get_pretrained_cfg, tagged) if each is not None]
-        each_of = [Preprocessing(tuple(k.mean), tuple(k.std), k.input_size[1], k.tag) for k in known if k.tag]
+        each_of = [
+            Preprocessing(tuple(k.mean), tuple(k.std), k.input_size[1], k.tag)
+            for k in known
+            if k.tag
+        ]
     else:
         each_of = []
     distinct: dict[tuple[tuple[float, ...], ...], Preprocessing] = {}
@@ -343,7 +387,9 @@ def torchvision_names(tensors: Iterable[str]) -> list[str]:
     """Those of torchvision's classifiers, as `architecture` takes them, that may have `tensors`."""
     tensors = list(tensors)
     families = tuple(
-        family for family, start in TORCHVISION_FAMILIES.items() if any(tensor.startswith(start) for tensor in tensors)
+        family
+        for family, start in TORCHVISION_FAMILIES.items()
+        if any(tensor.startswith(start) for tensor in tensors)
     )
     names = torchvision.models.list_models(module=torchvision.models)
     return [f"torchvision/{name}" for name in names if name.startswith(families)]
@@ -354,7 +400,11 @@ def timm_may_have(tensors: Iterable[str]) -> bool:
     import timm
 
     known = (timm.models.get_pretrained_cfg(name) for name in timm.list_models())
-    firsts = {first for config in known if config is not None and isinstance(first := config.first_conv, str)}
+    firsts = {
+        first
+        for config in known
+        if config is not None and isinstance(first := config.first_conv, str)
+    }
     return not {f"{first}.weight" for first in firsts}.isdisjoint(tensors)
 
 
@@ -367,23 +417,31 @@ def _torchvision(model: str) -> Callable[..., nn.Module]:
     return build
 
 
-INCEPTIONS = {"googlenet": torchvision.models.GoogLeNet, "inception_v3": torchvision.models.Inception3}
+INCEPTIONS = {
+    "googlenet": torchvision.models.GoogLeNet,
+    "inception_v3": torchvision.models.Inception3,
+}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _inception(model: str) -> Callable[..., nn.Module]:
-    """torchvision's GoogLeNet or Inception v3 without auxiliary classifiers, with PyTorch's own initialisation.
+    """torchvision's GoogLeNet or Inception v3 without auxiliary classifiers, with PyTorch's own
+    initialisation.
 
-    With `transform_input` the network takes images that are normalised as ImageNet's, and begins with normalising them
-    by mean 0.5 and standard deviation 0.5. All weights that torchvision publishes for them want that.
+    With `transform_input` the network takes images that are normalised as ImageNet's, and begins
+    with normalising them by mean 0.5 and standard deviation 0.5. All weights that torchvision
+    publishes for them want that.
     """
 
     base: Any = INCEPTIONS[model]
 
     class Inception(base):
         def __init__(self, classes: int, transform_input: bool) -> None:
-            super().__init__(classes, aux_logits=False, transform_input=transform_input, init_weights=False)
-            # In float32, as the graph holds them: a probe in float64 must begin with the same images as the graph.
+            super().__init__(
+                classes, aux_logits=False, transform_input=transform_input, init_weights=False
+            )
+            # In float32, as the graph holds them: a probe in float64 must begin with the same
+            # images as the graph.
             scale = [std / 0.5 for std in IMAGENET_STD]
             shift = [(mean - 0.5) / 0.5 for mean in IMAGENET_MEAN]
             self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
@@ -392,7 +450,9 @@ def _inception(model: str) -> Callable[..., nn.Module]:
         def _transform_input(self, x: Tensor) -> Tensor:
             return x * self.scale + self.shift if self.transform_input else x
 
-    def build(*, channels: int = 3, classes: int = 1000, transform_input: bool = False) -> nn.Module:
+    def build(
+        *, channels: int = 3, classes: int = 1000, transform_input: bool = False
+    ) -> nn.Module:
         if channels != 3:
             raise InputError(f"torchvision's {model} takes images of 3 channels, not {channels}")
         return Inception(classes, transform_input)
@@ -410,7 +470,8 @@ def _timm(model: str) -> Callable[..., nn.Module]:
 
 
 def _without_values(build: Callable[[], nn.Module]) -> nn.Module:
-    """The network whose tensors have shapes alone, or with all its values where its constructor computes with tensors.
+    """The network whose tensors have shapes alone, or with all its values where its constructor
+    computes with tensors.
 
     Torchvision's RegNets do so. Neither draws from torch's global generator.
     """
@@ -424,15 +485,22 @@ def _without_values(build: Callable[[], nn.Module]) -> nn.Module:
 
 @functools.cache
 def _foreign(name: str) -> Architecture:
-    """Such a network's classifier is its last linear layer, or its last 1x1 convolution if it has no linear layer."""
+    """Such a network's classifier is its last linear layer, or its last 1x1 convolution if it has
+    no linear layer."""
     library, _, model = name.partition("/")
     builders = {"torchvision": _inception if model in INCEPTIONS else _torchvision, "timm": _timm}
     build = builders[library](model)
     modules = list(_without_values(build).named_modules())
     linear = [key for key, module in modules if isinstance(module, nn.Linear)]
-    pointwise = [key for key, module in modules if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)]
+    pointwise = [
+        key
+        for key, module in modules
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    ]
     if not linear and not pointwise:
-        raise InputError(f"architecture {name} has no classifier: neither a linear layer nor a 1x1 convolution")
+        raise InputError(
+            f"architecture {name} has no classifier: neither a linear layer nor a 1x1 convolution"
+        )
     return Architecture(build, (linear or pointwise)[-1], AUXILIARY.get(name.partition(".")[0], ()))
 
 
@@ -442,41 +510,54 @@ def check_option(name: str, key: str, value: Any) -> None:
     if key not in defaults:
         raise InputError(f"architecture {name} has no option {key!r}; it has {', '.join(defaults)}")
     if type(value) is not type(defaults[key]):
-        raise InputError(f"architecture {name}: option {key} is {value!r}; {KINDS[type(defaults[key])]} is wanted")
+        raise InputError(
+            f"architecture {name}: option {key} is {value!r}; {KINDS[type(defaults[key])]} is wanted"
+        )
     if type(value) is int and value < 1:
         raise InputError(f"architecture {name}: option {key} is {value}; it must be at least 1")
 
 
-def resolve(name: str, options: dict[str, Any], *, channels: int, size: int, classes: int) -> dict[str, Any]:
-    """All options of `name`: the given ones, the data set's channels, size and classes, and defaults for the rest."""
+def resolve(
+    name: str, options: dict[str, Any], *, channels: int, size: int, classes: int
+) -> dict[str, Any]:
+    """All options of `name`: the given ones, the data set's channels, size and classes, and
+    defaults for the rest."""
     defaults = architecture(name).options()
     given = {"channels": channels, "size": size, "classes": classes}
     resolved = {**defaults, **{key: value for key, value in given.items() if key in defaults}}
     for key, value in options.items():
         check_option(name, key, value)
         if key in given and value != given[key]:
-            raise InputError(f"architecture {name}: option {key} is {value}, but the data set has {given[key]}")
+            raise InputError(
+                f"architecture {name}: option {key} is {value}, but the data set has {given[key]}"
+            )
         resolved[key] = value
     return resolved
 
 
 def resolve_for(dataset: DatasetInfo, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """As `resolve`, with the channels, size and classes of `dataset`."""
-    return resolve(name, options, channels=dataset.channels, size=dataset.size, classes=len(dataset.classes))
+    return resolve(
+        name, options, channels=dataset.channels, size=dataset.size, classes=len(dataset.classes)
+    )
 
 
 def build(name: str, options: dict[str, Any]) -> nn.Module:
-    """A freshly initialised network (from torch's global generator); `options` as `resolve` returns them."""
+    """A freshly initialised network (from torch's global generator); `options` as `resolve` returns
+    them."""
     return architecture(name).build(**options)
 
 
 def take_head(name: str, model: nn.Module) -> nn.Linear:
-    """Removes the classifier from `model`, which then returns features `[N, D]`, and returns that classifier."""
+    """Removes the classifier from `model`, which then returns features `[N, D]`, and returns that
+    classifier."""
     parent, _, last = architecture(name).head.rpartition(".")
     holder = model.get_submodule(parent)
     head = getattr(holder, last)
     if not isinstance(head, nn.Linear):
-        raise InputError(f"architecture {name} can't do without its classifier or have another: it is a convolution")
+        raise InputError(
+            f"architecture {name} can't do without its classifier or have another: it is a convolution"
+        )
     setattr(holder, last, nn.Identity())
     return head
 

@@ -1,4 +1,5 @@
-"""The checkpoint that passes between `pretrain`, `probe` and `export`: one network and what is known about it."""
+"""The checkpoint that passes between `pretrain`, `probe` and `export`: one network and what is
+known about it."""
 
 from __future__ import annotations
 
@@ -21,10 +22,10 @@ FORMAT = "scdd-network-1"
 class Pretraining:
     """How the weights came about; goes into the bundle's manifest.
 
-    `head` is joint, linear_probe, unknown or none; `probe` is the recipe of the linear probe whose accuracy is
-    `probe_accuracy`; `images` is how many training images there were; `statistics` is training (BN statistics as the
-    training left them) or recalibrated (measured on clean training images). `wall_seconds` include what other
-    programs took of the machine, `cpu_seconds` don't.
+    `head` is joint, linear_probe, unknown or none; `probe` is the recipe of the linear probe whose
+    accuracy is `probe_accuracy`; `images` is how many training images there were; `statistics` is
+    training (BN statistics as the training left them) or recalibrated (measured on clean training
+    images). `wall_seconds` include what other programs took of the machine, `cpu_seconds` don't.
     """
 
     scheme: str
@@ -43,7 +44,8 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class OwnData:
-    """What is known of a data set that is not in the registry, or of one that was taken otherwise than that says."""
+    """What is known of a data set that is not in the registry, or of one that was taken otherwise
+    than that says."""
 
     channels: int
     size: int
@@ -62,7 +64,8 @@ def own_data(dataset: data.DatasetInfo) -> OwnData | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`state` has torchvision's parameter names; the classifier is missing from it where `pretraining.head` is none.
+    """`state` has torchvision's parameter names; the classifier is missing from it where
+    `pretraining.head` is none.
 
     `own` is of the images, where the registry does not have it.
     """
@@ -104,10 +107,13 @@ class Checkpoint:
         if self.own is None:
             return data.info(self.pretraining.dataset)
         own = self.own
-        return data.DatasetInfo(self.pretraining.dataset, own.channels, own.size, own.classes, own.mean, own.std)
+        return data.DatasetInfo(
+            self.pretraining.dataset, own.channels, own.size, own.classes, own.mean, own.std
+        )
 
     def network(self) -> nn.Module:
-        """The network in evaluation mode; without a classifier in the checkpoint it returns features `[N, D]`."""
+        """The network in evaluation mode; without a classifier in the checkpoint it returns
+        features `[N, D]`."""
         from . import models  # with torchvision, which takes seconds that `import` can do without
 
         with torch.random.fork_rng():

@@ -1,8 +1,9 @@
-"""Every network of the list, exported and verified: `python -m exporters.networks [NAME …]` rewrites docs/networks.*.
+"""Exports and verifies every network of the list: `python -m exporters.networks [NAME …]`.
 
-Weights are random, drawn once from a fixed seed, so nothing is downloaded; parameters that start out constant are drawn
-too; BN statistics are those of random images, then moved, so that no layer's loss vanishes. Each network becomes two
-bundles, with golden probes of one and of three images, which `scdd verify` judges; then they are deleted. Rows that
+It rewrites docs/networks.*. Weights are random, drawn once from a fixed seed, so nothing is
+downloaded; parameters that start out constant are drawn too; BN statistics are those of random
+images, then moved, so that no layer's loss vanishes. Each network becomes two bundles, with golden
+probes of one and of three images, which `scdd verify` judges; then they are deleted. Rows that
 docs/networks.json holds already are kept (the command resumes) unless their networks are named.
 """
 
@@ -141,10 +142,18 @@ NETWORKS = (
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", help="networks to verify again (default: those without a row)")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of networks.json and networks.md")
-    parser.add_argument("--work", type=Path, default=Path("runs/networks"), help="folder for the bundles")
-    parser.add_argument("--scdd", type=Path, default=Path("target/release/scdd"), help="the program that verifies")
+    parser.add_argument(
+        "names", nargs="*", help="networks to verify again (default: those without a row)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs"), help="folder of networks.json and networks.md"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/networks"), help="folder for the bundles"
+    )
+    parser.add_argument(
+        "--scdd", type=Path, default=Path("target/release/scdd"), help="the program that verifies"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the bundles")
     parser.add_argument("--export-only", action="store_true", help="write the bundles and no row")
     chosen = parser.parse_args(arguments)
@@ -172,13 +181,19 @@ def main(arguments: list[str]) -> int:
 
 
 def _export(network: Network, folder: Path) -> str:
-    """Writes the bundles `folder/<images>`, one per golden probe, unless they are there; their kind of statistics."""
+    """Writes the bundles `folder/<images>`, one per golden probe, unless they are there; their kind
+    of statistics."""
     kind_file = folder / "kind"
     if kind_file.is_file():
         return kind_file.read_text()
     shape = (3, network.size, network.size)
     dataset = DatasetInfo(
-        "random", 3, network.size, tuple(map(str, range(CLASSES))), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        "random",
+        3,
+        network.size,
+        tuple(map(str, range(CLASSES))),
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
     )
     model = graph.prepare(network.build())
     images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
@@ -194,12 +209,18 @@ def _export(network: Network, folder: Path) -> str:
         statistics = bundle.Statistics("batch_norm", layers, bundle.bn_statistics(model, layers))
     else:
         layers = graph.activation_layers(serialised, model)
-        statistics = bundle.Statistics("calibrated", layers, bundle.calibrated_statistics(model, layers, images))
+        statistics = bundle.Statistics(
+            "calibrated", layers, bundle.calibrated_statistics(model, layers, images)
+        )
     exact = graph.standardised_module(model, serialised)
     for count in PROBES:
-        writer = bundle.Writer(str(count), "teacher", dataset, network.model, {}, folder, replace=True)
+        writer = bundle.Writer(
+            str(count), "teacher", dataset, network.model, {}, folder, replace=True
+        )
         inputs, targets = golden.golden_input(None, None, shape, CLASSES, count)
-        probe = golden.golden(exact, layers, statistics.tensors, inputs, targets, folded=network.folded)
+        probe = golden.golden(
+            exact, layers, statistics.tensors, inputs, targets, folded=network.folded
+        )
         writer.publish(serialised, statistics, probe, {"source": {"package": network.source}})
     kind_file.write_text(statistics.kind)
     return statistics.kind
@@ -207,7 +228,8 @@ def _export(network: Network, folder: Path) -> str:
 
 @torch.no_grad()
 def _draw_constants(model: nn.Module) -> None:
-    """Draws the parameters that a fresh network holds constant: scales, shifts, branches that start as nothing."""
+    """Draws the parameters that a fresh network holds constant: scales, shifts, branches that start
+    as nothing."""
     for name, parameter in model.named_parameters():
         if parameter.numel() < 2 or parameter.min() < parameter.max():
             continue
@@ -222,7 +244,9 @@ def _draw_constants(model: nn.Module) -> None:
 @torch.no_grad()
 def draw_statistics(model: nn.Module, images: torch.Tensor) -> None:
     """BN statistics are those of `images`, then moved by a tenth or so."""
-    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    norms = [
+        module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+    ]
     model.eval()
     for norm in norms:
         norm.momentum = 1.0
@@ -241,7 +265,9 @@ def draw_statistics(model: nn.Module, images: torch.Tensor) -> None:
 
 def _verify(network: Network, kind: str, folder: Path, scdd: Path) -> dict[str, Any]:
     bundles = [str(folder / str(count)) for count in PROBES]
-    done = subprocess.run([str(scdd), "verify", "--json", *bundles], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(scdd), "verify", "--json", *bundles], capture_output=True, text=True, check=False
+    )
     if done.returncode not in (0, 1):
         raise CheckError(done.stderr.strip() or f"scdd verify ended with {done.returncode}")
     verdicts = json.loads(done.stdout)
@@ -249,7 +275,9 @@ def _verify(network: Network, kind: str, folder: Path, scdd: Path) -> dict[str, 
 
     def worst(*words: str) -> float | None:
         """The largest error, or none where one of them is NaN, which JSON has as null."""
-        errors = [check["error"] for check in checks if any(word in check["name"] for word in words)]
+        errors = [
+            check["error"] for check in checks if any(word in check["name"] for word in words)
+        ]
         return None if None in errors else float(f"{max(errors):.2e}")
 
     verified = all(check["passed"] for check in checks)
@@ -267,7 +295,12 @@ def _verify(network: Network, kind: str, folder: Path, scdd: Path) -> dict[str, 
 
 def _row(network: Network, statistics: str = "", **facts: Any) -> dict[str, Any]:
     errors = dict.fromkeys(("logits_error", "taps_error", "gradient_error"))
-    about = {"name": network.name, "source": network.source, "model": network.model, "size": network.size}
+    about = {
+        "name": network.name,
+        "source": network.source,
+        "model": network.model,
+        "size": network.size,
+    }
     return about | {"statistics": statistics, **errors, "verified": False} | facts
 
 

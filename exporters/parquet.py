@@ -1,8 +1,9 @@
-"""Parquet files as the Hugging Face Hub keeps data sets of images: a column of encoded images and one of labels.
+"""Parquet files as the Hugging Face Hub keeps data sets of images: a column of encoded images and
+one of labels.
 
-`train-00000-of-00002.parquet` or `train/0000.parquet`, perhaps some folders deep, is training data; `test…` or
-`validation…` is test data. Class names are in the file's metadata, where the `datasets` library puts them. The rules
-are those of `src/data/parquet.rs`.
+`train-00000-of-00002.parquet` or `train/0000.parquet`, perhaps some folders deep, is training data;
+`test…` or `validation…` is test data. Class names are in the file's metadata, where the `datasets`
+library puts them. The rules are those of `src/data/parquet.rs`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ LABELS = ("label", "labels", "fine_label", "class")
 IMAGES = ("image", "img")
 """What image columns are called, best first."""
 TEST = ("test", "validation", "valid", "val", "dev")
-"""The beginnings of names by which test files are known, best first; those of ImageNet's `test` have no labels."""
+"""The beginnings of names by which test files are known, best first; those of ImageNet's `test`
+have no labels."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,29 @@ def is_here(folder: Path) -> bool:
 def index(
     folder: Path, split: str, label: str | None, known: registry.DataSet | None
 ) -> tuple[list[tuple[Row, int]], tuple[str, ...], list[str]]:
-    """The images of `train` or `test` with their labels, the names of the classes, and what the user should know.
+    """The images of `train` or `test` with their labels, the names of the classes, and what the
+    user should know.
 
     :raises InputError: when the split is not there, or a file is damaged or has other columns.
     """
     files = _files(folder)
-    parts = [[path for name, path in files if name == each] for each in (("train",) if split == "train" else TEST)]
+    parts = [
+        [path for name, path in files if name == each]
+        for each in (("train",) if split == "train" else TEST)
+    ]
     parts = [part for part in parts if part]
     if not parts:
         wanted = "train" if split == "train" else "test or validation"
         raise InputError(f"{folder}: has no Parquet file called {wanted}; {REMEDY}")
     # Where the best has no labels, the next one is it.
-    part = next((part for part in parts if any((_Opened(path, label).labels() >= 0).any() for path in part)), parts[-1])
+    part = next(
+        (
+            part
+            for part in parts
+            if any((_Opened(path, label).labels() >= 0).any() for path in part)
+        ),
+        parts[-1],
+    )
     rows: list[tuple[Row, int]] = []
     names = None
     for path in part:
@@ -75,10 +88,14 @@ def index(
         labels, start = opened.labels(), 0
         for group in range(opened.file.num_row_groups):
             count = opened.file.metadata.row_group(group).num_rows
-            rows += [(Row(path, opened.image, group, at), int(labels[start + at])) for at in range(count)]
+            rows += [
+                (Row(path, opened.image, group, at), int(labels[start + at])) for at in range(count)
+            ]
             start += count
     if bad := [str(row) for row, number in rows if number < 0]:
-        raise InputError(f"{folder}: {len(bad)} images have no label: {folders.listed(bad)}; repair or remove them")
+        raise InputError(
+            f"{folder}: {len(bad)} images have no label: {folders.listed(bad)}; repair or remove them"
+        )
     remarks: list[str] = []
     if known is None and names is not None:
         classes = folders.readable_names(names)
@@ -88,11 +105,16 @@ def index(
     else:
         classes = known.class_names
         order = _order(folder, names, known, remarks)
-        rows = [(row, order[number] if order and number < len(order) else number) for row, number in rows]
+        rows = [
+            (row, order[number] if order and number < len(order) else number)
+            for row, number in rows
+        ]
     return rows, classes, remarks
 
 
-def _order(folder: Path, names: list[str] | None, known: registry.DataSet, remarks: list[str]) -> list[int] | None:
+def _order(
+    folder: Path, names: list[str] | None, known: registry.DataSet, remarks: list[str]
+) -> list[int] | None:
     """The label in `known` of each label in the files, where the files name their classes."""
     if names is None:
         return None
@@ -103,7 +125,8 @@ def _order(folder: Path, names: list[str] | None, known: registry.DataSet, remar
             "its path"
         )
     labels = [
-        next((i for i, each in enumerate(known.classes) if folders.names_class(name, each)), None) for name in names
+        next((i for i, each in enumerate(known.classes) if folders.names_class(name, each)), None)
+        for name in names
     ]
     found = [label for label in labels if label is not None]
     if len(set(found)) < len(names):
@@ -143,7 +166,9 @@ class _Opened:
             self.file = pyarrow.parquet.ParquetFile(path)
             columns = [self.file.schema.column(i) for i in range(len(self.file.schema))]
         except (OSError, pyarrow.ArrowException) as error:
-            raise InputError(f"{path}: is not a readable Parquet file ({error}); {REMEDY}") from error
+            raise InputError(
+                f"{path}: is not a readable Parquet file ({error}); {REMEDY}"
+            ) from error
         plain = [c for c in columns if c.max_repetition_level == 0]
         bytes_ = [c.path for c in plain if c.physical_type == "BYTE_ARRAY"]
         numbers = [c.path for c in plain if c.physical_type in ("INT32", "INT64")]
@@ -169,7 +194,9 @@ class _Opened:
         try:
             column = self.file.read(columns=[self.label]).column(0)
         except (OSError, pyarrow.ArrowException) as error:
-            raise InputError(f"{self.path}: is not a readable Parquet file ({error}); {REMEDY}") from error
+            raise InputError(
+                f"{self.path}: is not a readable Parquet file ({error}); {REMEDY}"
+            ) from error
         return column.cast(pyarrow.int64()).fill_null(-1).to_numpy()
 
     def names(self) -> list[str] | None:
@@ -179,7 +206,11 @@ class _Opened:
             names = tree["info"]["features"][self.label]["names"]
         except (KeyError, TypeError, ValueError):
             return None
-        return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+        return (
+            names
+            if isinstance(names, list) and all(isinstance(name, str) for name in names)
+            else None
+        )
 
 
 @functools.lru_cache(maxsize=4)

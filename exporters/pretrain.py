@@ -1,9 +1,9 @@
 """Pretraining: `python -m exporters pretrain CONFIG.yaml`.
 
-Writes into `<output>/<name>/`: `checkpoint.pt` (everything a resumed run needs), `model.pt` (the network after the
-last finished epoch, what `probe` and `export` read) and `log.jsonl`. Each is replaced as a whole after every epoch.
-Every random draw depends on the seed and the epoch alone, so a run that was interrupted and resumed ends with the
-weights of one that was not.
+Writes into `<output>/<name>/`: `checkpoint.pt` (everything a resumed run needs), `model.pt` (the
+network after the last finished epoch, what `probe` and `export` read) and `log.jsonl`. Each is
+replaced as a whole after every epoch. Every random draw depends on the seed and the epoch alone, so
+a run that was interrupted and resumed ends with the weights of one that was not.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class ArchitectureConfig:
 class OptimizerConfig:
     """SGD with Nesterov momentum; norms and biases have no decay.
 
-    The rate rises linearly over `warmup_epochs`, then falls to 0 along a cosine or a line (`decay`). A warm-up of a
-    fifth of the training makes it the one-cycle rate of short trainings (arXiv 1708.07120).
+    The rate rises linearly over `warmup_epochs`, then falls to 0 along a cosine or a line
+    (`decay`). A warm-up of a fifth of the training makes it the one-cycle rate of short trainings
+    (arXiv 1708.07120).
     """
 
     lr: float
@@ -52,7 +53,12 @@ class OptimizerConfig:
     decay: str = "cosine"
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or not 0 < self.momentum < 1:
+        if (
+            self.lr <= 0
+            or self.weight_decay < 0
+            or self.warmup_epochs < 0
+            or not 0 < self.momentum < 1
+        ):
             raise ValueError(
                 "lr must be positive, momentum between 0 and 1, weight_decay and warmup_epochs not negative"
             )
@@ -64,23 +70,29 @@ class OptimizerConfig:
         if epoch < self.warmup_epochs:
             return self.lr * (epoch + 1 / steps_per_epoch) / self.warmup_epochs
         done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-9)
-        return self.lr * (1 - done if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+        return self.lr * (
+            1 - done if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        )
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """`method` holds `name` and that method's own options; results are reproducible for a fixed number of `threads`.
+    """`method` holds `name` and that method's own options; results are reproducible for a fixed
+    number of `threads`.
 
-    `precision` is float32 or bfloat16, which runs the convolutions of the training in bfloat16: twice as fast on
-    processors that have such instructions. Parameters, BN statistics, heads and losses are float32 always.
+    `precision` is float32 or bfloat16, which runs the convolutions of the training in bfloat16:
+    twice as fast on processors that have such instructions. Parameters, BN statistics, heads and
+    losses are float32 always.
 
-    `alternating_flips` shows each image mirrored in every other epoch, starting with a random half of them, in place
-    of a draw for every view (arXiv 2404.00498, section 3.6): as many epochs see more different images.
+    `alternating_flips` shows each image mirrored in every other epoch, starting with a random half
+    of them, in place of a draw for every view (arXiv 2404.00498, section 3.6): as many epochs see
+    more different images.
 
     Every `monitor_every` epochs, and after the last, the log gets an accuracy on test images.
 
-    `average` is the decay per step of a moving average of weights and BN statistics, which becomes the network; 0
-    keeps the last weights. It is what the test accuracy is measured of. (EMA as in arXiv 1905.11946 and timm.)
+    `average` is the decay per step of a moving average of weights and BN statistics, which becomes
+    the network; 0 keeps the last weights. It is what the test accuracy is measured of. (EMA as in
+    arXiv 1905.11946 and timm.)
     """
 
     name: str
@@ -100,7 +112,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ValueError(f"name is {self.name!r}; letters, digits, dots, dashes and underscores are allowed")
+            raise ValueError(
+                f"name is {self.name!r}; letters, digits, dots, dashes and underscores are allowed"
+            )
         for name in ("epochs", "batch_size", "threads", "monitor_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -118,7 +132,9 @@ def read_config(path: Path) -> tuple[PretrainConfig, str, Any]:
     options = dict(config.method)
     name = options.pop("name", None)
     if name not in METHODS:
-        raise InputError(f"{path}: method: name is {name!r}; known methods are {', '.join(METHODS)}")
+        raise InputError(
+            f"{path}: method: name is {name!r}; known methods are {', '.join(METHODS)}"
+        )
     return config, name, parse(METHODS[name].Config, options, f"{path}: method")
 
 
@@ -131,7 +147,8 @@ def pretrain(
     test: data.Split | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Trains what the configuration at `path` describes, from where an earlier run stopped; returns `model.pt`'s path.
+    """Trains what the configuration at `path` describes, from where an earlier run stopped; returns
+    `model.pt`'s path.
 
     `train` and `test` replace the data set's splits.
     """
@@ -154,10 +171,14 @@ def pretrain(
         models.put_head(config.architecture.name, model, head)
     narrow.subsample_first(model)
     # PyTorch's types lack this form of `to`.
-    method = method_class(model, head.in_features, method_config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub for it
+    method = method_class(model, head.in_features, method_config).to(
+        memory_format=torch.channels_last
+    )  # type: ignore[call-overload]  # no stub for it
     method.is_mixed = config.precision == "bfloat16"
     if config.alternating_flips and getattr(method_config.augmentation, "flip", False):
-        raise InputError(f"{path}: alternating_flips mirrors images already; set augmentation: flip to 0")
+        raise InputError(
+            f"{path}: alternating_flips mirrors images already; set augmentation: flip to 0"
+        )
     loop = _Loop(config, dataset, method, train, test, say)
 
     folder = Path(config.output) / config.name
@@ -203,14 +224,19 @@ class _Loop:
         )  # fmt: skip
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.optimizer.weight_decay},
+            {
+                "params": [p for p in trained if p.ndim > 1],
+                "weight_decay": config.optimizer.weight_decay,
+            },
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.SGD(
             groups, lr=config.optimizer.lr, momentum=config.optimizer.momentum, nesterov=True
         )
         self.steps_per_epoch = len(train.images) // config.batch_size
-        self.average = copy.deepcopy(method.model).requires_grad_(False).eval() if config.average else None
+        self.average = (
+            copy.deepcopy(method.model).requires_grad_(False).eval() if config.average else None
+        )
         generator = torch.Generator().manual_seed(config.seed)
         self.flipped_first = torch.rand(len(train.images), generator=generator) < 0.5
         self.epoch = self.step = 0
@@ -231,7 +257,9 @@ class _Loop:
                 f"{path} belongs to another configuration; delete it to start anew, or choose another output"
             )
         if content.get("data", self._data()) != self._data():
-            raise InputError(f"{path} was trained on other data; delete it to start anew, or choose another output")
+            raise InputError(
+                f"{path} was trained on other data; delete it to start anew, or choose another output"
+            )
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(content["tensors"][name])
@@ -257,14 +285,19 @@ class _Loop:
 
     def _data(self) -> dict[str, Any]:
         """What the training sees, but for the pixels themselves."""
-        facts = {name: getattr(self.dataset, name) for name in ("name", "size", "classes", "mean", "std")}
+        facts = {
+            name: getattr(self.dataset, name) for name in ("name", "size", "classes", "mean", "std")
+        }
         return facts | {"images": len(self.train.images)}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """All parameters and buffers, also those that a state dict leaves out (lightly's memory bank)."""
+        """All parameters and buffers, also those that a state dict leaves out (lightly's memory
+        bank)."""
         tensors = dict(self.method.named_parameters()) | dict(self.method.named_buffers())
         if self.average:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+            tensors |= {
+                f"average.{name}": tensor for name, tensor in self.average.state_dict().items()
+            }
         return tensors
 
     def run_epoch(self) -> None:
@@ -278,7 +311,9 @@ class _Loop:
             self.step = step
             batch = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
             lr = self._set_lr(self.epoch + step / self.steps_per_epoch)
-            total += self._step(batch, (self.epoch + step / self.steps_per_epoch) / self.config.epochs, generator)
+            total += self._step(
+                batch, (self.epoch + step / self.steps_per_epoch) / self.config.epochs, generator
+            )
             now = time.monotonic()
             if now - shown >= PROGRESS_SECONDS:
                 shown = now
@@ -306,7 +341,9 @@ class _Loop:
             mirrored = self.flipped_first[batch] ^ bool(self.epoch % 2)
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
         views = [
-            data.normalise(view, self.dataset.mean, self.dataset.std).contiguous(memory_format=torch.channels_last)
+            data.normalise(view, self.dataset.mean, self.dataset.std).contiguous(
+                memory_format=torch.channels_last
+            )
             for view in self.method.views(images, generator)
         ]
         loss = self.method.loss(views, self.train.labels[batch], generator)
@@ -327,7 +364,9 @@ class _Loop:
         step = self.epoch * self.steps_per_epoch + self.step
         # Young averages follow faster, or the first weights would stay in them.
         decay = min(self.config.average, (1 + step) / (10 + step))
-        for kept, now in zip(self.average.state_dict().values(), self.method.model.state_dict().values(), strict=True):
+        for kept, now in zip(
+            self.average.state_dict().values(), self.method.model.state_dict().values(), strict=True
+        ):
             if kept.is_floating_point():
                 kept.lerp_(now, 1 - decay)
             else:
@@ -345,7 +384,8 @@ class _Loop:
         return lr
 
     def _monitor(self) -> dict[str, float]:
-        """Test accuracy, or k-NN accuracy of 2,000 test among 10,000 training images' features. Only logged."""
+        """Test accuracy, or k-NN accuracy of 2,000 test among 10,000 training images' features.
+        Only logged."""
         if self.method.trains_head:
             outputs = evaluate.outputs(self.network, self.test.images, self.dataset)
             return {"test_top1": evaluate.top1(outputs, self.test.labels)}

@@ -1,6 +1,7 @@
 """A linear classifier on a frozen backbone: `python -m exporters probe CHECKPOINT`.
 
-The backbone stays in evaluation mode and keeps its BN statistics, which are what distillation will match.
+The backbone stays in evaluation mode and keeps its BN statistics, which are what distillation will
+match.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted head, how it was fitted, and its accuracy on the held-out features that chose the recipe."""
+    """A fitted head, how it was fitted, and its accuracy on the held-out features that chose the
+    recipe."""
 
     head: nn.Linear
     recipe: str
@@ -37,16 +39,22 @@ class LinearProbe:
 def fit_lbfgs(
     features: Tensor, labels: Tensor, classes: int, weight_decay: float, start: nn.Linear | None
 ) -> nn.Linear:
-    """Logistic regression by L-BFGS on features `[N, D]`: mean cross entropy + weight_decay / 2 · ‖W‖²."""
+    """Logistic regression by L-BFGS on features `[N, D]`: mean cross entropy + weight_decay / 2 ·
+    ‖W‖²."""
     head = nn.Linear(features.shape[1], classes)
     with torch.no_grad():
         head.weight.copy_(start.weight if start else torch.zeros_like(head.weight))
         head.bias.copy_(start.bias if start else torch.zeros_like(head.bias))
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, history_size=20, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=200, history_size=20, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(head(features), labels) + 0.5 * weight_decay * head.weight.square().sum()
+        loss = (
+            F.cross_entropy(head(features), labels)
+            + 0.5 * weight_decay * head.weight.square().sum()
+        )
         loss.backward()
         return loss
 
@@ -55,10 +63,13 @@ def fit_lbfgs(
 
 
 @torch.no_grad()
-def fit_sgd(features: Tensor, labels: Tensor, classes: int, rates: tuple[float, ...], seed: int) -> list[nn.Linear]:
+def fit_sgd(
+    features: Tensor, labels: Tensor, classes: int, rates: tuple[float, ...], seed: int
+) -> list[nn.Linear]:
     """The papers' recipe on features `[N, D]`, one head per rate, all trained at once.
 
-    SGD with momentum 0.9 and no weight decay, batches of 256, 100 epochs, the rate falling to 0 along a cosine.
+    SGD with momentum 0.9 and no weight decay, batches of 256, 100 epochs, the rate falling to 0
+    along a cosine.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.cat([features, torch.ones(len(features), 1)], dim=1)
@@ -80,26 +91,33 @@ def fit_sgd(features: Tensor, labels: Tensor, classes: int, rates: tuple[float, 
 
 
 def linear_probe(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> LinearProbe:
-    """The best of L-BFGS with several weight decays and SGD with several rates, by the held-out tenth of `features`.
+    """The best of L-BFGS with several weight decays and SGD with several rates, by the held-out
+    tenth of `features`.
 
-    For L-BFGS, features are standardised, and the standardisation is folded into the head that is returned. The
-    chosen recipe is applied to all `features` `[N, D]`.
+    For L-BFGS, features are standardised, and the standardisation is folded into the head that is
+    returned. The chosen recipe is applied to all `features` `[N, D]`.
     """
     mean = features.mean(0)
     scale = features.std(0).clamp(min=1e-6 * features.std())
     standard = (features - mean) / scale
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-    held_out, kept = order.split([max(1, int(HELD_OUT * len(order))), len(order) - max(1, int(HELD_OUT * len(order)))])
+    held_out, kept = order.split(
+        [max(1, int(HELD_OUT * len(order))), len(order) - max(1, int(HELD_OUT * len(order)))]
+    )
 
     tried: list[tuple[float, float, nn.Linear]] = []
     head: nn.Linear | None = None
     for weight_decay in WEIGHT_DECAYS:
         head = fit_lbfgs(standard[kept], labels[kept], classes, weight_decay, head)
-        tried.append((evaluate.top1(head(standard[held_out]), labels[held_out]), weight_decay, head))
+        tried.append(
+            (evaluate.top1(head(standard[held_out]), labels[held_out]), weight_decay, head)
+        )
     accuracy, weight_decay, start = max(tried, key=lambda entry: entry[0])
     sgd = [
         (evaluate.top1(head(features[held_out]), labels[held_out]), rate)
-        for rate, head in zip(SGD_RATES, fit_sgd(features[kept], labels[kept], classes, SGD_RATES, seed), strict=True)
+        for rate, head in zip(
+            SGD_RATES, fit_sgd(features[kept], labels[kept], classes, SGD_RATES, seed), strict=True
+        )
     ]
     sgd_accuracy, rate = max(sgd)
 
@@ -108,7 +126,11 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, seed: int = 0) 
         return LinearProbe(final, f"sgd lr {rate:g}", sgd_accuracy)
     final = fit_lbfgs(standard, labels, classes, weight_decay, start)
     weight = final.weight / scale
-    return LinearProbe(_linear(weight, final.bias - weight @ mean), f"lbfgs weight_decay {weight_decay:g}", accuracy)
+    return LinearProbe(
+        _linear(weight, final.bias - weight @ mean),
+        f"lbfgs weight_decay {weight_decay:g}",
+        accuracy,
+    )
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -128,19 +150,27 @@ def probe(
     test: data.Split | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Measures the features of the network at `path` by k-NN and a linear probe; returns `probed.pt`'s path.
+    """Measures the features of the network at `path` by k-NN and a linear probe; returns
+    `probed.pt`'s path.
 
-    A backbone gets the probed classifier; a network that was trained with a classifier keeps its own.
+    A backbone gets the probed classifier; a network that was trained with a classifier keeps its
+    own.
     """
     checkpoint = Checkpoint.load(path)
     if checkpoint.pretraining.head == "linear_probe":
-        raise InputError(f"{path} was probed already; export it as it is, or probe the checkpoint it came from")
+        raise InputError(
+            f"{path} was probed already; export it as it is, or probe the checkpoint it came from"
+        )
     dataset = chosen.of(checkpoint.dataset())
     train = train or data.load(dataset, data_root, "train", sample=chosen.sample)
     test = test or data.load(dataset, data_root, "test")
 
     model = checkpoint.network()
-    own_head = models.take_head(checkpoint.architecture, model) if checkpoint.pretraining.head != "none" else None
+    own_head = (
+        models.take_head(checkpoint.architecture, model)
+        if checkpoint.pretraining.head != "none"
+        else None
+    )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     measured = measure(model, train, test, dataset)
     if any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()):
@@ -172,7 +202,9 @@ class Measured:
     probe: LinearProbe
 
 
-def measure(model: nn.Module, train: data.Split, test: data.Split, dataset: data.DatasetInfo) -> Measured:
+def measure(
+    model: nn.Module, train: data.Split, test: data.Split, dataset: data.DatasetInfo
+) -> Measured:
     """How good the features are that `model` returns `[N, D]`."""
     features = evaluate.outputs(model, train.images, dataset)
     test_features = evaluate.outputs(model, test.images, dataset)

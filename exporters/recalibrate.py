@@ -1,7 +1,7 @@
 """BN statistics of clean images: `python -m exporters recalibrate CHECKPOINT`.
 
-Self-supervised methods leave the statistics of strongly augmented views. Here they are measured anew on the training
-images as they are; the weights stay.
+Self-supervised methods leave the statistics of strongly augmented views. Here they are measured
+anew on the training images as they are; the weights stay.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from .network import Checkpoint
 
 
 @torch.no_grad()
-def recalibrate_network(model: nn.Module, split: data.Split, dataset: data.DatasetInfo, batch_size: int = 1000) -> None:
-    """Replaces the running statistics of all BN layers by averages over `split` in batches of `batch_size`."""
+def recalibrate_network(
+    model: nn.Module, split: data.Split, dataset: data.DatasetInfo, batch_size: int = 1000
+) -> None:
+    """Replaces the running statistics of all BN layers by averages over `split` in batches of
+    `batch_size`."""
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if not layers:
         raise InputError("the network has no BN layers to recalibrate")
@@ -46,9 +49,11 @@ def recalibrate(
     train: data.Split | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Measures BN statistics on the clean training images; returns the path of `recalibrated.pt` beside `path`.
+    """Measures BN statistics on the clean training images; returns the path of `recalibrated.pt`
+    beside `path`.
 
-    A probed classifier fits the old statistics only and is dropped; one that was trained with the network stays.
+    A probed classifier fits the old statistics only and is dropped; one that was trained with the
+    network stays.
     """
     checkpoint = Checkpoint.load(path)
     dataset = chosen.of(checkpoint.dataset())
@@ -59,7 +64,9 @@ def recalibrate(
         models.take_head(checkpoint.architecture, model)
     pretraining = replace(
         checkpoint.pretraining,
-        head="none" if checkpoint.pretraining.head == "linear_probe" else checkpoint.pretraining.head,
+        head="none"
+        if checkpoint.pretraining.head == "linear_probe"
+        else checkpoint.pretraining.head,
         probe_accuracy=None,
         knn_accuracy=None,
         probe=None,
@@ -67,5 +74,7 @@ def recalibrate(
     )
     output = output or path.with_name("recalibrated.pt")
     replace(checkpoint, pretraining=pretraining, state=model.state_dict()).save(output)
-    say(f"{checkpoint.name}: BN statistics of {len(train.images)} clean images; probe {output} before exporting it")
+    say(
+        f"{checkpoint.name}: BN statistics of {len(train.images)} clean images; probe {output} before exporting it"
+    )
     return output

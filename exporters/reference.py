@@ -1,8 +1,9 @@
-"""The golden probe of a graph that has no PyTorch module: by ONNX's own reference evaluator, in float64.
+"""The golden probe of a graph that has no PyTorch module: by ONNX's own reference evaluator, in
+float64.
 
-The evaluator knows no gradients. What the probe has instead are slopes of the loss along random directions, which
-central differences give to six digits. Any difference of gradients shows in them: along random signs d, the mean of
-(difference · d)² is the difference's squared length.
+The evaluator knows no gradients. What the probe has instead are slopes of the loss along random
+directions, which central differences give to six digits. Any difference of gradients shows in them:
+along random signs d, the mean of (difference · d)² is the difference's squared length.
 """
 
 from __future__ import annotations
@@ -30,49 +31,71 @@ DIRECTIONS = 8
 WORKERS = 4
 """The most evaluations at a time, each of which holds all of the graph's values."""
 STEPS = (1e-8, 1e-9, 1e-7, 1e-6)
-"""Small beside the distance to the nearest kink of a ReLU, large beside float64's rounding. Deep networks want 1e-9."""
+"""Small beside the distance to the nearest kink of a ReLU, large beside float64's rounding. Deep
+networks want 1e-9."""
 SLOPE_TOLERANCE = 1e-4
 
 
 def golden_probe(
-    proto: onnx.ModelProto, layers: list[Layer], statistics: dict[str, Tensor], inputs: Tensor, targets: Tensor
+    proto: onnx.ModelProto,
+    layers: list[Layer],
+    statistics: dict[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
 ) -> dict[str, Tensor]:
-    """All tensors of `golden.safetensors`, with `directions` and `slopes` where PyTorch's probe has `input_grad`."""
+    """All tensors of `golden.safetensors`, with `directions` and `slopes` where PyTorch's probe has
+    `input_grad`."""
     evaluate = evaluator(proto, layers)
     statistics = {name: tensor.double() for name, tensor in statistics.items()}
     exact = inputs.double()
     generator = torch.Generator().manual_seed(1)
-    directions = torch.randint(0, 2, (DIRECTIONS, *inputs.shape), generator=generator, dtype=torch.int8) * 2 - 1
+    directions = (
+        torch.randint(0, 2, (DIRECTIONS, *inputs.shape), generator=generator, dtype=torch.int8) * 2
+        - 1
+    )
 
     def objective(images: Tensor) -> dict[str, Tensor]:
         logits, seen = evaluate(images)
         return golden.objective(logits, targets, seen, layers, statistics)
 
-    # Evaluations run side by side on one thread each: their results depend on no number of threads, and threads of one
-    # evaluation would wait for each other wherever other programs compute too.
+    # Evaluations run side by side on one thread each: their results depend on no number of threads,
+    # and threads of one evaluation would wait for each other wherever other programs compute too.
     threads = torch.get_num_threads()
-    workers = ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
+    workers = ThreadPoolExecutor(
+        min(WORKERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)
+    )
     with workers:
 
         def slopes(along: Tensor, steps: list[float]) -> list[Tensor]:
             """By central differences, along each of `along` `[D, N, C, H, W]` with its own step."""
-            shifts = [sign * step * each for each, step in zip(along, steps, strict=True) for sign in (1, -1)]
+            shifts = [
+                sign * step * each
+                for each, step in zip(along, steps, strict=True)
+                for sign in (1, -1)
+            ]
             losses = list(workers.map(lambda shift: objective(exact + shift)["loss"], shifts))
-            return [(losses[2 * i] - losses[2 * i + 1]) / (2 * step) for i, step in enumerate(steps)]
+            return [
+                (losses[2 * i] - losses[2 * i + 1]) / (2 * step) for i, step in enumerate(steps)
+            ]
 
         try:
             first = directions[:1].double()
-            step, slope = _steady_slope(lambda step: slopes(first.expand(2, *inputs.shape), [step, 2 * step]))
+            step, slope = _steady_slope(
+                lambda step: slopes(first.expand(2, *inputs.shape), [step, 2 * step])
+            )
             others = directions[1:].double()
             found = [slope, *slopes(others, [step] * len(others))]
             probe = workers.submit(objective, exact).result()
         finally:
             torch.set_num_threads(threads)
-    return golden.in_float32({"input": exact, **probe, "directions": directions, "slopes": torch.stack(found)})
+    return golden.in_float32(
+        {"input": exact, **probe, "directions": directions, "slopes": torch.stack(found)}
+    )
 
 
 def _steady_slope(slopes: Callable[[float], list[Tensor]]) -> tuple[float, Tensor]:
-    """The step for central differences, the first whose double gives the same slope, and that slope.
+    """The step for central differences, the first whose double gives the same slope, and that
+    slope.
 
     `slopes` gives both.
     """
@@ -89,8 +112,11 @@ def _steady_slope(slopes: Callable[[float], list[Tensor]]) -> tuple[float, Tenso
     )
 
 
-def evaluator(proto: onnx.ModelProto, layers: list[Layer]) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
-    """Runs the graph on float64 images `[N, C, H, W]`: logits `[N, K]`, and the activations of `layers` by key."""
+def evaluator(
+    proto: onnx.ModelProto, layers: list[Layer]
+) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+    """Runs the graph on float64 images `[N, C, H, W]`: logits `[N, K]`, and the activations of
+    `layers` by key."""
     try:
         session = ReferenceEvaluator(in_float64(proto), new_ops=OPERATORS)
     except Exception as error:  # an operator that it lacks is no error of a kind of its own
@@ -101,11 +127,17 @@ def evaluator(proto: onnx.ModelProto, layers: list[Layer]) -> Callable[[Tensor],
         try:
             # With names of outputs, it is these and no text.
             logits, *seen = cast(list[np.ndarray], session.run(wanted, {INPUT: images.numpy()}))
-        except Exception as error:  # whatever numpy makes of an operator that is not fully implemented
+        except (
+            Exception
+        ) as error:  # whatever numpy makes of an operator that is not fully implemented
             raise CheckError(f"ONNX's reference evaluator fails on the graph: {error}") from error
         if logits.dtype != np.float64:
-            raise CheckError(f"ONNX's reference evaluator computes the graph's logits in {logits.dtype}, not float64")
-        activations = {layer.key: torch.from_numpy(value) for layer, value in zip(layers, seen, strict=True)}
+            raise CheckError(
+                f"ONNX's reference evaluator computes the graph's logits in {logits.dtype}, not float64"
+            )
+        activations = {
+            layer.key: torch.from_numpy(value) for layer, value in zip(layers, seen, strict=True)
+        }
         return torch.from_numpy(logits), activations
 
     return evaluate
@@ -131,7 +163,9 @@ def in_float64(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _widen(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
+        )
 
 
 class BatchNormalization(OpRun):
@@ -167,7 +201,8 @@ class GroupNormalization(OpRun):
         centred = groups - groups.mean(-1, keepdims=True)
         normal = (centred / np.sqrt(centred.var(-1, keepdims=True) + epsilon)).reshape(x.shape)
         scale, bias = (
-            np.repeat(part, x.shape[1] // part.size).reshape(-1, *[1] * (x.ndim - 2)) for part in (scale, bias)
+            np.repeat(part, x.shape[1] // part.size).reshape(-1, *[1] * (x.ndim - 2))
+            for part in (scale, bias)
         )
         return (normal * scale + bias,)
 
@@ -179,7 +214,9 @@ class Conv(op_conv.Conv):
         if not _is_plain(x, attributes):
             return super()._run(x, w, b, **attributes)
         top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
-        strides, dilations, groups = (attributes.get(name) or 1 for name in ("strides", "dilations", "group"))
+        strides, dilations, groups = (
+            attributes.get(name) or 1 for name in ("strides", "dilations", "group")
+        )
         x, w, b = _tensor(x), _tensor(w), None if b is None else _tensor(b)
         # Padding apart copies the image, which takes half as long as the convolution.
         padding = (top, left)
@@ -208,7 +245,15 @@ class AveragePool(op_average_pool.AveragePool_19):
         return (_pool(np.add, x, 0, attributes) / _pool(np.add, counted, border, attributes),)
 
 
-OPERATORS: list[type[OpRun]] = [BatchNormalization, Erf, Gelu, GroupNormalization, Conv, MaxPool, AveragePool]
+OPERATORS: list[type[OpRun]] = [
+    BatchNormalization,
+    Erf,
+    Gelu,
+    GroupNormalization,
+    Conv,
+    MaxPool,
+    AveragePool,
+]
 """What the evaluator does wrong or slowly, done here."""
 
 
@@ -218,11 +263,18 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _is_plain(x: np.ndarray, attributes: dict[str, Any]) -> bool:
-    """Whether the operator works on images, and its attributes say outright where its windows lie."""
-    return x.ndim == 4 and attributes.get("auto_pad") in (None, "NOTSET") and not attributes.get("ceil_mode")
+    """Whether the operator works on images, and its attributes say outright where its windows
+    lie."""
+    return (
+        x.ndim == 4
+        and attributes.get("auto_pad") in (None, "NOTSET")
+        and not attributes.get("ceil_mode")
+    )
 
 
-def _pool(combine: np.ufunc, x: np.ndarray, border: float, attributes: dict[str, Any]) -> np.ndarray:
+def _pool(
+    combine: np.ufunc, x: np.ndarray, border: float, attributes: dict[str, Any]
+) -> np.ndarray:
     """What `combine` makes of each window of `x` `[N, C, H, W]`, which is padded with `border`."""
     top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
     (down, across), (dy, dx) = (attributes.get(name) or (1, 1) for name in ("strides", "dilations"))

@@ -1,6 +1,8 @@
-"""The data sets that are known by name: one YAML file each in `datasets/`, which the program in Rust reads too.
+"""The data sets that are known by name: one YAML file each in `datasets/`, which the program in
+Rust reads too.
 
-The format is described by its types in `src/data/registry.rs`. Nothing else lists names of data sets.
+The format is described by its types in `src/data/registry.rs`. Nothing else lists names of data
+sets.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from .config import parse, read_yaml
 from .errors import InputError
 
 HERE = Path(__file__).resolve().parent
-FOLDER = next((place for place in (HERE / "datasets", HERE.parent / "datasets") if place.is_dir()), HERE / "datasets")
+FOLDER = next(
+    (place for place in (HERE / "datasets", HERE.parent / "datasets") if place.is_dir()),
+    HERE / "datasets",
+)
 """Inside the package where it is installed, beside it in a checkout."""
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """`images` is how many there are; `folder` is what their folder is called where they are single files."""
+    """`images` is how many there are; `folder` is what their folder is called where they are single
+    files."""
 
     images: int
     folder: str
@@ -34,7 +40,8 @@ class Splits:
 
 @dataclass(frozen=True)
 class Layout:
-    """A form of files. `train`, `test` and `label_bytes` are of CIFAR's; `label` is the key or column of labels."""
+    """A form of files. `train`, `test` and `label_bytes` are of CIFAR's; `label` is the key or
+    column of labels."""
 
     form: str
     train: tuple[str, ...] = ()
@@ -79,7 +86,8 @@ class Fetch:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is known of a data set unread. `mean` and `std` are of the training pixels in 0..1, per channel."""
+    """What is known of a data set unread. `mean` and `std` are of the training pixels in 0..1, per
+    channel."""
 
     name: str
     title: str
@@ -121,5 +129,7 @@ def find(name: str) -> DataSet:
         raise InputError(f"data set {name!r} is unknown; known are {', '.join(names())}")
     path = FOLDER / f"{name}.yaml"
     content: dict[str, Any] = read_yaml(path)
-    content["classes"] = [{"name": each} if isinstance(each, str) else each for each in content.get("classes", [])]
+    content["classes"] = [
+        {"name": each} if isinstance(each, str) else each for each in content.get("classes", [])
+    ]
     return parse(DataSet, content, path.name)

@@ -1,4 +1,5 @@
-"""Where a data set lies, in which layout, and how it is read from there; as `src/data/source.rs` does it."""
+"""Where a data set lies, in which layout, and how it is read from there; as `src/data/source.rs`
+does it."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class Index:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set on disk: its folder or archive, its form, and what is known of it where it has a name."""
+    """A data set on disk: its folder or archive, its form, and what is known of it where it has a
+    name."""
 
     place: Path
     layout: registry.Layout
@@ -65,10 +67,16 @@ class Source:
             findings = folders.Findings()
             files, names = folders.index(self.place, split, known, findings)
             remarks = findings.conclude(self.place)
-            images, labels = [FileImage(path) for path, _ in files], np.array([label for _, label in files])
+            images, labels = (
+                [FileImage(path) for path, _ in files],
+                np.array([label for _, label in files]),
+            )
         elif layout.form == "parquet":
             rows, names, remarks = parquet.index(self.place, split, layout.label, known)
-            images, labels = [row for row, _ in rows], np.array([label for _, label in rows], np.int64)
+            images, labels = (
+                [row for row, _ in rows],
+                np.array([label for _, label in rows], np.int64),
+            )
             labels = arrays.checked(self.place, labels, names)
         elif layout.form == "idx":
             (images, labels, names), remarks = arrays.idx(self.place, split, given), []
@@ -76,7 +84,11 @@ class Source:
             (images, labels, names), remarks = arrays.npz(self.place, split, given), []
         else:
             # Only known data sets have this layout.
-            parts, names, remarks = layout.train if split == "train" else layout.test, given or (), []
+            parts, names, remarks = (
+                layout.train if split == "train" else layout.test,
+                given or (),
+                [],
+            )
             if layout.form == "cifar-binary":
                 images, labels = cifar.binary(self.place, parts, layout.label_bytes, names)
             else:
@@ -84,7 +96,9 @@ class Source:
         if known and len(labels) != known.split(split).images:
             part = "training" if split == "train" else "test"
             whole = known.split(split).images
-            remarks.append(f"{self.place}: {len(labels)} {part} images, where {known.title} has {whole}")
+            remarks.append(
+                f"{self.place}: {len(labels)} {part} images, where {known.title} has {whole}"
+            )
         return Index(images, labels.astype(np.int64), names, remarks)
 
 

@@ -34,7 +34,8 @@ def export_student(
     replace: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes the untrained network that the configuration at `path` describes as the bundle `output/name`."""
+    """Writes the untrained network that the configuration at `path` describes as the bundle
+    `output/name`."""
     config = parse(StudentConfig, read_yaml(path), str(path))
     dataset = chosen.describe(config.dataset)
     options = models.resolve_for(dataset, config.architecture.name, config.architecture.options)
@@ -47,5 +48,9 @@ def export_student(
         {"parameter": name, "shape": list(parameters[name].shape), "distribution": recipe}
         for name, recipe in recipes.items()
     ]
-    writer = Writer(config.name, "student", dataset, config.architecture.name, options, output, replace)
-    return writer.write(model, data.load(dataset, data_root, "test", lazy=True), {"init": init}, say)
+    writer = Writer(
+        config.name, "student", dataset, config.architecture.name, options, output, replace
+    )
+    return writer.write(
+        model, data.load(dataset, data_root, "test", lazy=True), {"init": init}, say
+    )

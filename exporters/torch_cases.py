@@ -1,8 +1,9 @@
-"""Single operators with what PyTorch makes of them, forward and backward: the thin spots of ONNX's own cases.
+"""Single operators with what PyTorch makes of them, forward and backward: the thin spots of ONNX's
+own cases.
 
-A case is one node. Its integer inputs become initialisers (networks hold shapes and axes so), the others are fed; the
-gradient of `sum(output * cotangent)` is taken for every float input. Values are distinct and off the kinks, so that
-central differences apply as well.
+A case is one node. Its integer inputs become initialisers (networks hold shapes and axes so), the
+others are fed; the gradient of `sum(output * cotangent)` is taken for every float input. Values are
+distinct and off the kinks, so that central differences apply as well.
 """
 
 from __future__ import annotations
@@ -48,36 +49,56 @@ class Case:
 
     def _fed(self) -> dict[str, np.ndarray]:
         constants = [f"x{i}" for i in self.constants]
-        return {name: x for name, x in self._present().items() if x.dtype.kind != "i" and name not in constants}
+        return {
+            name: x
+            for name, x in self._present().items()
+            if x.dtype.kind != "i" and name not in constants
+        }
 
     def model(self) -> onnx.ModelProto:
         outputs = [f"y{i}" for i in range(len(self.compute().outputs))]
         names = ["" if x is None else f"x{i}" for i, x in enumerate(self.inputs)]
         node = helper.make_node(self.op, names, outputs, name=self.op.lower(), **self.attributes)
         fed = self._fed()
-        constants = [numpy_helper.from_array(x, name) for name, x in self._present().items() if name not in fed]
+        constants = [
+            numpy_helper.from_array(x, name)
+            for name, x in self._present().items()
+            if name not in fed
+        ]
         graph = helper.make_graph(
             [node],
             self.name,
             [
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+                helper.make_tensor_value_info(
+                    name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape
+                )
                 for name, x in fed.items()
             ],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
             constants,
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
+        )
 
     def compute(self) -> Golden:
         fed = self._fed()
         tensors = {name: torch.from_numpy(x.copy()) for name, x in self._present().items()}
-        floats = {name: tensors[name].requires_grad_(True) for name in fed if tensors[name].is_floating_point()}
+        floats = {
+            name: tensors[name].requires_grad_(True)
+            for name in fed
+            if tensors[name].is_floating_point()
+        }
         outputs = self.reference(*tensors.values())
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        cotangents = [torch.from_numpy(spread(*y.shape, seed=99 + i)) for i, y in enumerate(outputs)]
+        cotangents = [
+            torch.from_numpy(spread(*y.shape, seed=99 + i)) for i, y in enumerate(outputs)
+        ]
         products = [(y * w).sum() for y, w in zip(outputs, cotangents, strict=True)]
         total = torch.stack(products).sum()
-        gradients = torch.autograd.grad(total, list(floats.values()), allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            total, list(floats.values()), allow_unused=True, materialize_grads=True
+        )
         return Golden(
             list(fed.values()),
             [y.detach().numpy() for y in outputs],
@@ -132,10 +153,15 @@ def _torch_pads(pairs: list[tuple[int, int]]) -> list[int]:
 
 
 def _conv() -> Iterator[Case]:
-    def case(name: str, x: tuple, w: tuple, bias: bool = False, same: str = "", **settings: Any) -> Case:
+    def case(
+        name: str, x: tuple, w: tuple, bias: bool = False, same: str = "", **settings: Any
+    ) -> Case:
         rank = len(x) - 2
         pads = settings.get("pads", [0] * 2 * rank)
-        strides, dilations = settings.get("strides", [1] * rank), settings.get("dilations", [1] * rank)
+        strides, dilations = (
+            settings.get("strides", [1] * rank),
+            settings.get("dilations", [1] * rank),
+        )
         pairs = list(zip(pads[:rank], pads[rank:], strict=True))
         if same:
             axes = zip(x[2:], w[2:], strides, dilations, strict=True)
@@ -162,7 +188,9 @@ def _conv() -> Iterator[Case]:
     yield case("stride_2", (1, 3, 7, 8), (2, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
     yield case("strides_differ", (1, 3, 7, 8), (2, 3, 3, 2), strides=[1, 3])
     yield case("asymmetric", (1, 2, 6, 6), (3, 2, 3, 3), strides=[2, 2], pads=[0, 0, 1, 1])
-    yield case("asymmetric_2", (1, 2, 6, 6), (3, 2, 5, 5), strides=[2, 2], pads=[1, 1, 2, 2], bias=True)
+    yield case(
+        "asymmetric_2", (1, 2, 6, 6), (3, 2, 5, 5), strides=[2, 2], pads=[1, 1, 2, 2], bias=True
+    )
     yield case("wide_kernel", (1, 2, 7, 9), (2, 2, 1, 7), pads=[0, 3, 0, 3])
     yield case("1d", (2, 3, 8), (4, 3, 3), pads=[1, 1], dilations=[2])
     yield case("3d", (1, 2, 4, 4, 4), (3, 2, 2, 2, 2), strides=[1, 2, 1], pads=[1, 0, 1, 0, 0, 1])
@@ -171,7 +199,12 @@ def _conv() -> Iterator[Case]:
         yield case(f"{same.lower()}_stride", (1, 2, 5, 6), (3, 2, 3, 3), same=same, strides=[2, 2])
         yield case(f"{same.lower()}_even", (1, 2, 5, 6), (3, 2, 2, 4), same=same)
         yield case(
-            f"{same.lower()}_depthwise_dilated", (1, 4, 9, 9), (4, 1, 3, 3), same=same, group=4, dilations=[2, 2]
+            f"{same.lower()}_depthwise_dilated",
+            (1, 4, 9, 9),
+            (4, 1, 3, 3),
+            same=same,
+            group=4,
+            dilations=[2, 2],
         )
     yield case("valid", (1, 2, 5, 6), (3, 2, 3, 3), auto_pad="VALID")
 
@@ -184,9 +217,20 @@ def _conv_transpose() -> Iterator[Case]:
 
         def reference(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
             stride, dilation = settings.get("strides", 1), settings.get("dilations", 1)
-            y = conv(x, w, b, stride, 0, settings.get("output_padding", 0), settings.get("group", 1), dilation)
+            y = conv(
+                x,
+                w,
+                b,
+                stride,
+                0,
+                settings.get("output_padding", 0),
+                settings.get("group", 1),
+                dilation,
+            )
             for axis in range(rank):
-                y = y.narrow(axis + 2, pads[axis], y.shape[axis + 2] - pads[axis] - pads[axis + rank])
+                y = y.narrow(
+                    axis + 2, pads[axis], y.shape[axis + 2] - pads[axis] - pads[axis + rank]
+                )
             return y
 
         outputs = w[1] * settings.get("group", 1)
@@ -195,14 +239,18 @@ def _conv_transpose() -> Iterator[Case]:
 
     yield case("plain", (1, 3, 4, 4), (3, 2, 3, 3))
     yield case("stride", (2, 3, 3, 4), (3, 2, 2, 2), strides=[2, 2], bias=True)
-    yield case("pads", (1, 3, 4, 4), (3, 2, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
+    yield case(
+        "pads", (1, 3, 4, 4), (3, 2, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]
+    )
     yield case("asymmetric", (1, 3, 4, 4), (3, 2, 3, 3), strides=[2, 2], pads=[0, 1, 1, 0])
     yield case("grouped", (1, 4, 4, 4), (4, 2, 3, 3), group=2, dilations=[2, 1])
     yield case("1d", (1, 3, 5), (3, 2, 3), strides=[3])
 
 
 def _pool() -> Iterator[Case]:
-    def case(name: str, x: tuple, kernel: list[int], maximum: bool, opset: int = 18, **settings: Any) -> Case:
+    def case(
+        name: str, x: tuple, kernel: list[int], maximum: bool, opset: int = 18, **settings: Any
+    ) -> Case:
         rank = len(x) - 2
         pads = settings.get("pads", [0] * 2 * rank)
         pairs = list(zip(pads[:rank], pads[rank:], strict=True))
@@ -217,14 +265,24 @@ def _pool() -> Iterator[Case]:
             dilations = settings.get("dilations", 1)
             if all(before == after for before, after in pairs):
                 return pool(x, kernel, strides, [p[0] for p in pairs], dilations, ceil)
-            return pool(F.pad(x, _torch_pads(pairs), value=float("-inf")), kernel, strides, 0, dilations, ceil)
+            return pool(
+                F.pad(x, _torch_pads(pairs), value=float("-inf")),
+                kernel,
+                strides,
+                0,
+                dilations,
+                ceil,
+            )
 
         def average_reference(x: Tensor) -> Tensor:
             pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
             include = bool(settings.get("count_include_pad", 0))
             if all(before == after for before, after in pairs):
                 return pool(x, kernel, strides, [p[0] for p in pairs], ceil, include)
-            sums, counts = F.pad(x, _torch_pads(pairs)), F.pad(torch.ones_like(x), _torch_pads(pairs), value=include)
+            sums, counts = (
+                F.pad(x, _torch_pads(pairs)),
+                F.pad(torch.ones_like(x), _torch_pads(pairs), value=include),
+            )
             return pool(sums, kernel, strides, 0, ceil) / pool(counts, kernel, strides, 0, ceil)
 
         return Case(
@@ -241,7 +299,9 @@ def _pool() -> Iterator[Case]:
         yield case("plain", square, [2, 2], maximum, strides=[2, 2])
         yield case("overlapping", square, [3, 3], maximum, strides=[2, 2], pads=[1, 1, 1, 1])
         yield case("ceil", square, [3, 3], maximum, strides=[2, 2], ceil_mode=1)
-        yield case("ceil_pads", square, [3, 3], maximum, strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1)
+        yield case(
+            "ceil_pads", square, [3, 3], maximum, strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1
+        )
         yield case("ceil_beyond", (1, 2, 6, 6), [1, 1], maximum, strides=[2, 2], ceil_mode=1)
         yield case("asymmetric", square, [3, 3], maximum, strides=[2, 2], pads=[0, 0, 1, 1])
         yield case("rectangular", square, [2, 3], maximum, strides=[1, 2], pads=[1, 0, 1, 0])
@@ -251,13 +311,32 @@ def _pool() -> Iterator[Case]:
         yield case("3d", (1, 2, 4, 5, 4), [2, 2, 2], maximum, strides=[2, 1, 2])
         yield case("opset_7", square, [3, 3], maximum, opset=7, strides=[2, 2], pads=[1, 1, 1, 1])
     yield case("dilated", square, [2, 2], True, dilations=[2, 3])
-    yield case("include_pad", square, [3, 3], False, strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=1)
     yield case(
-        "include_ceil", square, [3, 3], False, strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=1, ceil_mode=1
+        "include_pad", square, [3, 3], False, strides=[2, 2], pads=[1, 1, 1, 1], count_include_pad=1
+    )
+    yield case(
+        "include_ceil",
+        square,
+        [3, 3],
+        False,
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+        count_include_pad=1,
+        ceil_mode=1,
     )
     yield case("include_asymmetric", square, [3, 3], False, pads=[0, 1, 2, 0], count_include_pad=1)
-    yield Case("global_average_pool", "GlobalAveragePool", [spread(2, 3, 4, 5)], lambda x: x.mean((2, 3), keepdim=True))
-    yield Case("global_max_pool", "GlobalMaxPool", [spread(2, 3, 4, 5)], lambda x: x.amax((2, 3), keepdim=True))
+    yield Case(
+        "global_average_pool",
+        "GlobalAveragePool",
+        [spread(2, 3, 4, 5)],
+        lambda x: x.mean((2, 3), keepdim=True),
+    )
+    yield Case(
+        "global_max_pool",
+        "GlobalMaxPool",
+        [spread(2, 3, 4, 5)],
+        lambda x: x.amax((2, 3), keepdim=True),
+    )
 
 
 def _norm() -> Iterator[Case]:
@@ -267,12 +346,25 @@ def _norm() -> Iterator[Case]:
         return F.batch_norm(x, m, v, w, b, False, 0.0, 1e-3)
 
     sides = [scale, bias, spread(4, seed=3), positive(4, seed=4)]
-    yield Case("batch_norm", "BatchNormalization", [x, *sides], batch, {"epsilon": 1e-3}, constants=(3, 4))
     yield Case(
-        "batch_norm_2d", "BatchNormalization", [spread(5, 4), *sides], batch, {"epsilon": 1e-3}, constants=(3, 4)
+        "batch_norm", "BatchNormalization", [x, *sides], batch, {"epsilon": 1e-3}, constants=(3, 4)
     )
     yield Case(
-        "batch_norm_opset_9", "BatchNormalization", [x, *sides], batch, {"epsilon": 1e-3, "momentum": 0.5}, 9, (3, 4)
+        "batch_norm_2d",
+        "BatchNormalization",
+        [spread(5, 4), *sides],
+        batch,
+        {"epsilon": 1e-3},
+        constants=(3, 4),
+    )
+    yield Case(
+        "batch_norm_opset_9",
+        "BatchNormalization",
+        [x, *sides],
+        batch,
+        {"epsilon": 1e-3, "momentum": 0.5},
+        9,
+        (3, 4),
     )
     yield Case(
         "instance_norm",
@@ -325,7 +417,12 @@ def _norm() -> Iterator[Case]:
     yield Case("lrn", "LRN", [x], lambda x: F.local_response_norm(x, 3, 0.2, 0.6, 1.5), lrn)
     for p in (1, 2):
         yield Case(
-            f"lp_norm_{p}", "LpNormalization", [x], lambda x, p=p: F.normalize(x, p, 1, 0.0), {"p": p, "axis": 1}, 18
+            f"lp_norm_{p}",
+            "LpNormalization",
+            [x],
+            lambda x, p=p: F.normalize(x, p, 1, 0.0),
+            {"p": p, "axis": 1},
+            18,
         )
 
 
@@ -355,16 +452,24 @@ def _activation() -> Iterator[Case]:
     yield case("Shrink", "shrink_hard", lambda x: F.hardshrink(x, 0.8), lambd=0.8)
     yield case("Shrink", "shrink_soft", lambda x: F.softshrink(x, 0.8), lambd=0.8, bias=0.8)
     yield case("Swish", "swish", lambda x: x * torch.sigmoid(1.3 * x), 24, alpha=1.3)
-    yield Case("prelu", "PRelu", [x, spread(3, 1, seed=1)], lambda x, w: torch.where(x < 0, x * w, x))
+    yield Case(
+        "prelu", "PRelu", [x, spread(3, 1, seed=1)], lambda x, w: torch.where(x < 0, x * w, x)
+    )
     for axis in (-1, 1):
         for op, function in (("Softmax", F.softmax), ("LogSoftmax", F.log_softmax)):
             name = f"{op.lower()}_axis_{axis}".replace("-", "m")
             yield case(op, name, lambda x, f=function, a=axis: f(x, a), axis=axis)
-    yield case("Softmax", "softmax_opset_11", lambda x: F.softmax(x.flatten(1), 1).view_as(x), 11, axis=1)
-    yield case("LogSoftmax", "logsoftmax_opset_11", lambda x: F.log_softmax(x.flatten(1), 1).view_as(x), 11)
+    yield case(
+        "Softmax", "softmax_opset_11", lambda x: F.softmax(x.flatten(1), 1).view_as(x), 11, axis=1
+    )
+    yield case(
+        "LogSoftmax", "logsoftmax_opset_11", lambda x: F.log_softmax(x.flatten(1), 1).view_as(x), 11
+    )
     low, high = np.float32(-0.9), np.float32(1.1)
     yield Case("clip", "Clip", [x, np.array(low), np.array(high)], _clip)
-    yield Case("clip_max", "Clip", [x, None, np.array(high)], lambda x, high: torch.minimum(x, high))
+    yield Case(
+        "clip_max", "Clip", [x, None, np.array(high)], lambda x, high: torch.minimum(x, high)
+    )
     yield case("Clip", "clip_opset_6", lambda x: x.clamp(-0.9, 1.1), 6, min=-0.9, max=1.1)
     yield case("Dropout", "dropout", lambda x: x)
     yield case("Dropout", "dropout_opset_7", lambda x: x, 7, ratio=0.4)
@@ -395,9 +500,18 @@ def _elementwise() -> Iterator[Case]:
     }
     for op, function in elementwise.items():
         yield Case(op.lower(), op, [spread(2, 3, 4)], function)
-    for op, function in {"Log": torch.log, "Sqrt": torch.sqrt, "Reciprocal": torch.reciprocal}.items():
+    for op, function in {
+        "Log": torch.log,
+        "Sqrt": torch.sqrt,
+        "Reciprocal": torch.reciprocal,
+    }.items():
         yield Case(op.lower(), op, [positive(2, 3, 4)], function)
-    for op, function in {"Tan": torch.tan, "Asin": torch.asin, "Acos": torch.acos, "Atanh": torch.atanh}.items():
+    for op, function in {
+        "Tan": torch.tan,
+        "Asin": torch.asin,
+        "Acos": torch.acos,
+        "Atanh": torch.atanh,
+    }.items():
         yield Case(op.lower(), op, [spread(2, 3, low=-0.9, high=0.9)], function)
     yield Case("acosh", "Acosh", [spread(2, 3, low=1.2, high=3)], torch.acosh)
     shapes = {
@@ -431,20 +545,38 @@ def _linear() -> Iterator[Case]:
     a, b, c = spread(3, 4), spread(4, 5, seed=1), spread(5, seed=2)
     yield Case("gemm", "Gemm", [a, b, c], lambda a, b, c: a @ b + c)
     yield Case("gemm_no_bias", "Gemm", [a, b], torch.matmul)
-    yield Case("gemm_scaled", "Gemm", [a, b, c], lambda a, b, c: 0.5 * (a @ b) + 1.5 * c, {"alpha": 0.5, "beta": 1.5})
+    yield Case(
+        "gemm_scaled",
+        "Gemm",
+        [a, b, c],
+        lambda a, b, c: 0.5 * (a @ b) + 1.5 * c,
+        {"alpha": 0.5, "beta": 1.5},
+    )
     turned = {"transA": 1, "transB": 1}
-    yield Case("gemm_turned", "Gemm", [a.T.copy(), b.T.copy(), c], lambda a, b, c: a.T @ b.T + c, turned)
-    yield Case("gemm_opset_7", "Gemm", [a, b.T.copy(), c], lambda a, b, c: a @ b.T + c, {"transB": 1}, 7)
+    yield Case(
+        "gemm_turned", "Gemm", [a.T.copy(), b.T.copy(), c], lambda a, b, c: a.T @ b.T + c, turned
+    )
+    yield Case(
+        "gemm_opset_7", "Gemm", [a, b.T.copy(), c], lambda a, b, c: a @ b.T + c, {"transB": 1}, 7
+    )
     for name, left, right in (
         ("matrices", (3, 4), (4, 5)),
         ("batched", (2, 3, 4), (2, 4, 5)),
         ("broadcast", (2, 1, 3, 4), (3, 4, 2)),
         ("vector", (3, 4), (4,)),
     ):
-        yield Case(f"matmul_{name}", "MatMul", [spread(*left), spread(*right, seed=1)], torch.matmul)
+        yield Case(
+            f"matmul_{name}", "MatMul", [spread(*left), spread(*right, seed=1)], torch.matmul
+        )
     q, k = spread(2, 3, 4), spread(2, 5, 4, seed=1)
     equation = "bqd,bkd->bqk"
-    yield Case("einsum", "Einsum", [q, k], lambda q, k: torch.einsum(equation, q, k), {"equation": equation})
+    yield Case(
+        "einsum",
+        "Einsum",
+        [q, k],
+        lambda q, k: torch.einsum(equation, q, k),
+        {"equation": equation},
+    )
 
 
 def _reduce() -> Iterator[Case]:
@@ -469,12 +601,15 @@ def _reduce() -> Iterator[Case]:
             def reference(x: Tensor, *_: Tensor, f=function, axes=axes, keep=keep) -> Tensor:
                 return f(x, axes, bool(keep))
 
-            yield Case(f"reduce_{name}{suffix}", op, [x, ints(*axes)], reference, {"keepdims": keep})
+            yield Case(
+                f"reduce_{name}{suffix}", op, [x, ints(*axes)], reference, {"keepdims": keep}
+            )
             old = 11 if kind == "Sum" else 13
             attributes = {"keepdims": keep, "axes": list(axes)}
             yield Case(f"reduce_{name}{suffix}_opset_{old}", op, [x], reference, attributes, old)
         yield Case(f"reduce_{name}_all", op, [x], lambda x, f=function: f(x, (0, 1, 2), True))
-        # With no axes and the flag set, only the reduction over nothing is left: |x| for L1 and L2, x² for SumSquare.
+        # With no axes and the flag set, only the reduction over nothing is left: |x| for L1 and L2,
+        # x² for SumSquare.
         yield Case(
             f"reduce_{name}_noop",
             op,
@@ -487,7 +622,9 @@ def _reduce() -> Iterator[Case]:
             }.get(kind, lambda x, _: x.clone()),
             {"noop_with_empty_axes": 1},
         )
-    yield Case("cumsum", "CumSum", [spread(2, 3, 4), np.array(1, dtype=np.int64)], lambda x, _: x.cumsum(1))
+    yield Case(
+        "cumsum", "CumSum", [spread(2, 3, 4), np.array(1, dtype=np.int64)], lambda x, _: x.cumsum(1)
+    )
     yield Case(
         "cumsum_exclusive_reverse",
         "CumSum",
@@ -509,21 +646,42 @@ def _reshape() -> Iterator[Case]:
     yield Case("flatten", "Flatten", [x], lambda x: x.reshape(2, 12))
     yield Case("flatten_negative", "Flatten", [x], lambda x: x.reshape(6, 4), {"axis": -1})
     yield Case("transpose", "Transpose", [x], lambda x: x.permute(2, 1, 0))
-    yield Case("transpose_perm", "Transpose", [x], lambda x: x.permute(1, 2, 0), {"perm": [1, 2, 0]})
+    yield Case(
+        "transpose_perm", "Transpose", [x], lambda x: x.permute(1, 2, 0), {"perm": [1, 2, 0]}
+    )
     thin = spread(2, 1, 3, 1)
     yield Case("squeeze", "Squeeze", [thin], lambda x: x.squeeze())
     yield Case("squeeze_axes", "Squeeze", [thin, ints(-1)], lambda x, _: x.squeeze(-1))
     yield Case("squeeze_opset_11", "Squeeze", [thin], lambda x: x.squeeze(1), {"axes": [1]}, 11)
     yield Case("unsqueeze", "Unsqueeze", [x, ints(0, -1)], lambda x, _: x[None, ..., None])
-    yield Case("unsqueeze_opset_11", "Unsqueeze", [x], lambda x: x[None, ..., None], {"axes": [0, -1]}, 11)
+    yield Case(
+        "unsqueeze_opset_11", "Unsqueeze", [x], lambda x: x[None, ..., None], {"axes": [0, -1]}, 11
+    )
     a, b = spread(2, 3, 2), spread(2, 1, 2, seed=1)
     yield Case("concat", "Concat", [a, b], lambda a, b: torch.cat([a, b], 1), {"axis": 1})
-    yield Case("concat_negative", "Concat", [a, a + 1], lambda a, b: torch.cat([a, b], -1), {"axis": -1})
+    yield Case(
+        "concat_negative", "Concat", [a, a + 1], lambda a, b: torch.cat([a, b], -1), {"axis": -1}
+    )
     halves = {"axis": -1, "num_outputs": 2}
     yield Case("split_18", "Split", [x], lambda x: x.split(2, -1), halves)
-    yield Case("split_sizes", "Split", [x, ints(1, 2)], lambda x, _: x.split([1, 2], 1), {"axis": 1})
-    yield Case("split_uneven", "Split", [spread(2, 5)], lambda x: x.split(2, 1), {"axis": 1, "num_outputs": 3})
-    yield Case("split_opset_11", "Split", [x], lambda x: x.split([1, 2], 1), {"axis": 1, "split": [1, 2]}, 11)
+    yield Case(
+        "split_sizes", "Split", [x, ints(1, 2)], lambda x, _: x.split([1, 2], 1), {"axis": 1}
+    )
+    yield Case(
+        "split_uneven",
+        "Split",
+        [spread(2, 5)],
+        lambda x: x.split(2, 1),
+        {"axis": 1, "num_outputs": 3},
+    )
+    yield Case(
+        "split_opset_11",
+        "Split",
+        [x],
+        lambda x: x.split([1, 2], 1),
+        {"axis": 1, "split": [1, 2]},
+        11,
+    )
     yield Case("split_opset_13", "Split", [x], lambda x: x.split(1, 0), {}, 13)
     yield Case("expand", "Expand", [spread(3, 1), ints(2, 3, 4)], lambda x, _: x.expand(2, 3, 4))
     yield Case("expand_two_way", "Expand", [x, ints(3, 1)], lambda x, _: x.clone())
@@ -538,47 +696,103 @@ def _reshape() -> Iterator[Case]:
     )
     blocks = spread(2, 8, 2, 3)
     yield Case(
-        "depth_to_space_crd", "DepthToSpace", [blocks], lambda x: F.pixel_shuffle(x, 2), {"blocksize": 2, "mode": "CRD"}
+        "depth_to_space_crd",
+        "DepthToSpace",
+        [blocks],
+        lambda x: F.pixel_shuffle(x, 2),
+        {"blocksize": 2, "mode": "CRD"},
     )
     yield Case("depth_to_space_dcr", "DepthToSpace", [blocks], _depth_to_space, {"blocksize": 2})
-    yield Case("space_to_depth", "SpaceToDepth", [spread(1, 2, 4, 6)], _space_to_depth, {"blocksize": 2})
+    yield Case(
+        "space_to_depth", "SpaceToDepth", [spread(1, 2, 4, 6)], _space_to_depth, {"blocksize": 2}
+    )
 
 
 def _depth_to_space(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    return x.reshape(n, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // 4, 2 * h, 2 * w)
+    return (
+        x.reshape(n, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // 4, 2 * h, 2 * w)
+    )
 
 
 def _space_to_depth(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    return x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
+    return (
+        x.reshape(n, c, h // 2, 2, w // 2, 2)
+        .permute(0, 3, 5, 1, 2, 4)
+        .reshape(n, 4 * c, h // 2, w // 2)
+    )
 
 
 def _index() -> Iterator[Case]:
     x = spread(3, 4, 5)
     yield Case("slice", "Slice", [x, ints(1, 0), ints(3, 4)], lambda x, *_: x[1:3, 0:4])
-    yield Case("slice_axes", "Slice", [x, ints(-3), ints(2**62), ints(-1), ints(2)], lambda x, *_: x[..., -3::2])
-    yield Case("slice_backwards", "Slice", [x, ints(-1), ints(-(2**62)), ints(1), ints(-1)], lambda x, *_: x.flip(1))
-    yield Case("slice_opset_9", "Slice", [x], lambda x: x[:, 1:], {"axes": [1], "starts": [1], "ends": [9]}, 9)
+    yield Case(
+        "slice_axes",
+        "Slice",
+        [x, ints(-3), ints(2**62), ints(-1), ints(2)],
+        lambda x, *_: x[..., -3::2],
+    )
+    yield Case(
+        "slice_backwards",
+        "Slice",
+        [x, ints(-1), ints(-(2**62)), ints(1), ints(-1)],
+        lambda x, *_: x.flip(1),
+    )
+    yield Case(
+        "slice_opset_9",
+        "Slice",
+        [x],
+        lambda x: x[:, 1:],
+        {"axes": [1], "starts": [1], "ends": [9]},
+        9,
+    )
     yield Case("gather", "Gather", [x, ints(2, 0, -1, 2)], lambda x, i: x[i], {})
-    yield Case("gather_axis", "Gather", [x, np.array([[0, 1], [3, 3]])], lambda x, i: x[:, i], {"axis": 1})
+    yield Case(
+        "gather_axis", "Gather", [x, np.array([[0, 1], [3, 3]])], lambda x, i: x[:, i], {"axis": 1}
+    )
     yield Case("gather_scalar", "Gather", [x, np.array(-2)], lambda x, i: x[..., i], {"axis": 2})
     picks = np.array([[[0, 1], [3, 2]], [[1, 1], [0, 0]], [[2, 2], [-1, 0]]])
-    yield Case("gather_elements", "GatherElements", [x, picks], lambda x, i: x.gather(1, i % 4), {"axis": 1})
+    yield Case(
+        "gather_elements",
+        "GatherElements",
+        [x, picks],
+        lambda x, i: x.gather(1, i % 4),
+        {"axis": 1},
+    )
     pairs = np.array([[0, 1], [2, -1]])
     yield Case("gather_nd", "GatherND", [x, pairs], lambda x, i: x[i[:, 0], i[:, 1]])
     rows = np.array([[1], [0], [3]])
-    yield Case("gather_nd_batch", "GatherND", [x, rows], lambda x, i: x[torch.arange(3), i[:, 0]], {"batch_dims": 1})
+    yield Case(
+        "gather_nd_batch",
+        "GatherND",
+        [x, rows],
+        lambda x, i: x[torch.arange(3), i[:, 0]],
+        {"batch_dims": 1},
+    )
     updates = spread(2, 5, seed=3)
     for reduction in ("none", "add"):
 
-        def scatter(x: Tensor, i: Tensor, u: Tensor, accumulate: bool = reduction == "add") -> Tensor:
+        def scatter(
+            x: Tensor, i: Tensor, u: Tensor, accumulate: bool = reduction == "add"
+        ) -> Tensor:
             return x.index_put((i[:, 0], i[:, 1]), u, accumulate)
 
-        yield Case(f"scatter_nd_{reduction}", "ScatterND", [x, pairs, updates], scatter, {"reduction": reduction})
+        yield Case(
+            f"scatter_nd_{reduction}",
+            "ScatterND",
+            [x, pairs, updates],
+            scatter,
+            {"reduction": reduction},
+        )
     places = np.array([[1, 0, 2], [0, 2, 1]])
     grid, values = spread(3, 3), spread(2, 3, seed=1)
-    yield Case("scatter_elements", "ScatterElements", [grid, places, values], lambda x, i, u: x.scatter(0, i, u))
+    yield Case(
+        "scatter_elements",
+        "ScatterElements",
+        [grid, places, values],
+        lambda x, i, u: x.scatter(0, i, u),
+    )
     yield Case(
         "scatter_elements_add",
         "ScatterElements",
@@ -594,7 +808,12 @@ def _pad() -> Iterator[Case]:
     x = spread(1, 2, 4, 5)
     pads = ints(0, 0, 1, 2, 0, 0, 2, 1)
     torch_pads = [2, 1, 1, 2]
-    for mode, name in (("constant", "constant"), ("reflect", "reflect"), ("edge", "replicate"), ("wrap", "circular")):
+    for mode, name in (
+        ("constant", "constant"),
+        ("reflect", "reflect"),
+        ("edge", "replicate"),
+        ("wrap", "circular"),
+    ):
         opset = 19 if mode == "wrap" else 18
 
         def reference(x: Tensor, *_: Tensor, name: str = name) -> Tensor:
@@ -602,11 +821,27 @@ def _pad() -> Iterator[Case]:
 
         yield Case(f"pad_{mode}", "Pad", [x, pads], reference, {"mode": mode}, opset)
     value = np.array(1.25, dtype=np.float32)
-    yield Case("pad_value", "Pad", [x, pads, value], lambda x, _, v: _pad_with(x, torch_pads, v), constants=(2,))
-    yield Case("pad_axes", "Pad", [x, ints(1, 2), None, ints(3)], lambda x, *_: F.pad(x, [1, 2]))
-    yield Case("pad_crop", "Pad", [x, ints(0, 0, -1, 1, 0, 0, -1, -2)], lambda x, *_: F.pad(x, [1, -2, -1, -1]))
     yield Case(
-        "pad_opset_2", "Pad", [x], lambda x: F.pad(x, torch_pads, value=0.5), {"pads": pads.tolist(), "value": 0.5}, 2
+        "pad_value",
+        "Pad",
+        [x, pads, value],
+        lambda x, _, v: _pad_with(x, torch_pads, v),
+        constants=(2,),
+    )
+    yield Case("pad_axes", "Pad", [x, ints(1, 2), None, ints(3)], lambda x, *_: F.pad(x, [1, 2]))
+    yield Case(
+        "pad_crop",
+        "Pad",
+        [x, ints(0, 0, -1, 1, 0, 0, -1, -2)],
+        lambda x, *_: F.pad(x, [1, -2, -1, -1]),
+    )
+    yield Case(
+        "pad_opset_2",
+        "Pad",
+        [x],
+        lambda x: F.pad(x, torch_pads, value=0.5),
+        {"pads": pads.tolist(), "value": 0.5},
+        2,
     )
 
 
@@ -618,7 +853,13 @@ def _pad_with(x: Tensor, pads: list[int], value: Tensor) -> Tensor:
 def _resize() -> Iterator[Case]:
     x = spread(1, 2, 4, 5)
 
-    def case(name: str, reference: Reference, scales: tuple | None, sizes: tuple | None, **attributes: Any) -> Case:
+    def case(
+        name: str,
+        reference: Reference,
+        scales: tuple | None,
+        sizes: tuple | None,
+        **attributes: Any,
+    ) -> Case:
         scale = None if scales is None else np.array(scales, dtype=np.float32)
         size = None if sizes is None else ints(*sizes)
         return Case(
@@ -633,15 +874,29 @@ def _resize() -> Iterator[Case]:
     def to(mode: str, **settings: Any) -> Reference:
         return lambda x, *_: F.interpolate(x, mode=mode, **settings)
 
-    asymmetric = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    asymmetric = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
     yield case("nearest_2x", to("nearest", scale_factor=2), (1, 1, 2, 2), None, **asymmetric)
     yield case("nearest_sizes", to("nearest", size=(7, 3)), None, (1, 2, 7, 3), **asymmetric)
     half = {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}
     yield case("linear_2x", to("bilinear", scale_factor=2), (1, 1, 2, 2), None, **half)
     yield case("linear_sizes", to("bilinear", size=(7, 3)), None, (1, 2, 7, 3), **half)
     corners = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
-    yield case("linear_corners", to("bilinear", size=(7, 9), align_corners=True), None, (1, 2, 7, 9), **corners)
-    cubic = {"mode": "cubic", "coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": -0.75}
+    yield case(
+        "linear_corners",
+        to("bilinear", size=(7, 9), align_corners=True),
+        None,
+        (1, 2, 7, 9),
+        **corners,
+    )
+    cubic = {
+        "mode": "cubic",
+        "coordinate_transformation_mode": "half_pixel",
+        "cubic_coeff_a": -0.75,
+    }
     yield case("cubic", to("bicubic", size=(7, 9)), None, (1, 2, 7, 9), **cubic)
     yield Case(
         "upsample_opset_9",

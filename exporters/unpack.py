@@ -1,4 +1,5 @@
-"""A bundle's network back as a checkpoint, for `probe`, `recalibrate` and `export`: `python -m exporters unpack`."""
+"""A bundle's network back as a checkpoint, for `probe`, `recalibrate` and `export`:
+`python -m exporters unpack`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from .network import Checkpoint, Pretraining
 
 
 def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) -> Path:
-    """Writes the network of the teacher's bundle in `folder` to `output`; its weights are those of the graph."""
+    """Writes the network of the teacher's bundle in `folder` to `output`; its weights are those of
+    the graph."""
     manifest = read_yaml(folder / "manifest.yaml")
     if manifest.get("format") != "scdd-bundle" or manifest.get("role") != "teacher":
         raise InputError(f"{folder} is no teacher's bundle")
@@ -30,19 +32,33 @@ def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) ->
             f"{folder}: its network was imported as an ONNX graph, which has no architecture to unpack into; use the "
             "checkpoint that the graph was exported from"
         )
-    weights = _initializers(folder / "model.onnx", (manifest.get("files") or {}).get("model.onnx") or {})
+    weights = _initializers(
+        folder / "model.onnx", (manifest.get("files") or {}).get("model.onnx") or {}
+    )
     if manifest.get("pretraining") is None:
-        raise InputError(f"{folder}/manifest.yaml lacks `pretraining`, which the checkpoint must hold")
+        raise InputError(
+            f"{folder}/manifest.yaml lacks `pretraining`, which the checkpoint must hold"
+        )
     pretraining = parse(Pretraining, manifest["pretraining"], str(folder / "manifest.yaml"))
     names = models.shapes(architecture["name"], architecture["options"])
-    headless = f"{models.architecture(architecture['name']).head}." if pretraining.head == "none" else None
+    headless = (
+        f"{models.architecture(architecture['name']).head}." if pretraining.head == "none" else None
+    )
     wanted = [name for name in names if headless is None or not name.startswith(headless)]
-    counters = {name: torch.zeros((), dtype=torch.int64) for name in wanted if name.endswith("num_batches_tracked")}
+    counters = {
+        name: torch.zeros((), dtype=torch.int64)
+        for name in wanted
+        if name.endswith("num_batches_tracked")
+    }
     missing = [name for name in wanted if name not in weights and name not in counters]
     if missing:
-        raise InputError(f"{folder}: the graph lacks parameters of {architecture['name']}: {', '.join(missing[:6])}")
+        raise InputError(
+            f"{folder}: the graph lacks parameters of {architecture['name']}: {', '.join(missing[:6])}"
+        )
     state = {name: counters[name] if name in counters else weights[name] for name in wanted}
-    checkpoint = Checkpoint(manifest["name"], architecture["name"], architecture["options"], pretraining, state)
+    checkpoint = Checkpoint(
+        manifest["name"], architecture["name"], architecture["options"], pretraining, state
+    )
     checkpoint.network()
     checkpoint.save(output)
     say(f"{output}: {manifest['name']}, {len(state) - len(counters)} tensors")
@@ -51,9 +67,14 @@ def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) ->
 
 def _initializers(path: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
     if not path.exists() or sha256(path) != entry.get("sha256"):
-        raise InputError(f"{path} is not the file that the manifest describes: copy the bundle again")
+        raise InputError(
+            f"{path} is not the file that the manifest describes: copy the bundle again"
+        )
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except DecodeError as error:
         raise InputError(f"{path} is not a readable ONNX file: {error}") from error
-    return {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    return {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in graph.initializer
+    }

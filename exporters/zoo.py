@@ -1,4 +1,5 @@
-"""Many teachers by one command: `zoo CONFIG...` makes their bundles, `teachers FOLDER...` the tables of them."""
+"""Many teachers by one command: `zoo CONFIG...` makes their bundles, `teachers FOLDER...` the
+tables of them."""
 
 from __future__ import annotations
 
@@ -16,11 +17,25 @@ from .pretrain import pretrain, read_config
 from .probe import measure, probe
 from .recalibrate import recalibrate_network
 
-COLUMNS = ("teacher", "scheme", "parameters", "epochs", "wall min", "CPU min", "top-1", "linear probe", "k-NN", "MB")
+COLUMNS = (
+    "teacher",
+    "scheme",
+    "parameters",
+    "epochs",
+    "wall min",
+    "CPU min",
+    "top-1",
+    "linear probe",
+    "k-NN",
+    "MB",
+)
 
 
-def zoo(configs: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print) -> None:
-    """Pretrains, probes and exports what each configuration describes, except where `output` has the bundle.
+def zoo(
+    configs: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print
+) -> None:
+    """Pretrains, probes and exports what each configuration describes, except where `output` has
+    the bundle.
 
     An interrupted training resumes.
     """
@@ -29,11 +44,19 @@ def zoo(configs: list[Path], data_root: Path, output: Path, *, say: Callable[[st
         if (output / config.name).exists():
             say(f"{config.name}: {output / config.name} exists, skipped")
             continue
-        export_teacher(probe(pretrain(path, data_root, say=say), data_root, say=say), data_root, output, say=say)
+        export_teacher(
+            probe(pretrain(path, data_root, say=say), data_root, say=say),
+            data_root,
+            output,
+            say=say,
+        )
 
 
-def teachers(folders: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print) -> None:
-    """Writes Markdown tables of the teachers' bundles, one per folder, with random backbones beside them."""
+def teachers(
+    folders: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print
+) -> None:
+    """Writes Markdown tables of the teachers' bundles, one per folder, with random backbones beside
+    them."""
     tables = [_table(folder, data_root, say) for folder in folders]
     given = " ".join(folder.as_posix() for folder in folders)
     text = (
@@ -54,13 +77,21 @@ def _table(folder: Path, data_root: Path, say: Callable[[str], None]) -> str:
     if not manifests:
         raise InputError(f"{folder} holds no teacher's bundle")
     architectures = {
-        repr(each["architecture"]): each for each in manifests if _is_buildable(each) and _has_known_data(each)
+        repr(each["architecture"]): each
+        for each in manifests
+        if _is_buildable(each) and _has_known_data(each)
     }
     rows = [_row(manifest) for manifest in manifests]
     rows += [_random_row(manifest, data_root, say) for manifest in architectures.values()]
     lines = ["| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
-    total = sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values()) / 1e6
-    return f"## {folder.as_posix()}\n\n{len(manifests)} bundles, {total:.1f} MB.\n\n" + "\n".join(lines) + "\n"
+    total = (
+        sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values()) / 1e6
+    )
+    return (
+        f"## {folder.as_posix()}\n\n{len(manifests)} bundles, {total:.1f} MB.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 def _order(manifest: dict[str, Any]) -> tuple[str, str]:

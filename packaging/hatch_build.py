@@ -1,7 +1,7 @@
 """What the wheel takes from the rest of the checkout.
 
-The programs are copies of those that SCDD_PROGRAMS (a folder, by default ../target/release) holds. They find libtorch
-from where they lie, site-packages/scdd/bin, and have no debug information.
+The programs are copies of those that SCDD_PROGRAMS (a folder, by default ../target/release) holds.
+They find libtorch from where they lie, site-packages/scdd/bin, and have no debug information.
 """
 
 from __future__ import annotations
@@ -20,13 +20,21 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 PROGRAMS = ("scdd", "scdd-worker")
 RPATH = "$ORIGIN/../../torch/lib"
-EXPORTERS = ("*.py", "methods/*.py", "adapters.yaml", "configs/*/*.yaml", "requirements-efficientnet-lite.txt")
+EXPORTERS = (
+    "*.py",
+    "methods/*.py",
+    "adapters.yaml",
+    "configs/*/*.yaml",
+    "requirements-efficientnet-lite.txt",
+)
 
 
 class Dependencies(MetadataHookInterface):
     def update(self, metadata: dict[str, Any]) -> None:
         exporters = Path(self.root).parent / "exporters/pyproject.toml"
-        metadata["dependencies"] = tomllib.loads(exporters.read_text(encoding="utf-8"))["project"]["dependencies"]
+        metadata["dependencies"] = tomllib.loads(exporters.read_text(encoding="utf-8"))["project"][
+            "dependencies"
+        ]
 
 
 class Files(BuildHookInterface):
@@ -47,9 +55,14 @@ class Files(BuildHookInterface):
         build_data["tag"] = f"py3-none-{platform}"
 
     def _copy(self, program: str) -> Path:
-        built = Path(os.environ.get("SCDD_PROGRAMS", Path(self.root).parent / "target/release")) / program
+        built = (
+            Path(os.environ.get("SCDD_PROGRAMS", Path(self.root).parent / "target/release"))
+            / program
+        )
         if not built.is_file():
-            raise FileNotFoundError(f"{built} is missing: run `make build` first, or name its folder by SCDD_PROGRAMS")
+            raise FileNotFoundError(
+                f"{built} is missing: run `make build` first, or name its folder by SCDD_PROGRAMS"
+            )
         copy = Path(self.directory) / "programs" / program
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(built, copy)

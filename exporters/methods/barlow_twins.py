@@ -1,4 +1,5 @@
-"""Barlow Twins (arXiv 2103.03230): the two views' cross-correlation becomes the identity; lightly's head and loss."""
+"""Barlow Twins (arXiv 2103.03230): the two views' cross-correlation becomes the identity; lightly's
+head and loss."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from .base import TwoViews, require
 
 @dataclass(frozen=True)
 class BarlowTwinsConfig:
-    """`redundancy` weighs the off-diagonal terms, `scale` the whole loss (the official code's scale-loss)."""
+    """`redundancy` weighs the off-diagonal terms, `scale` the whole loss (the official code's
+    scale-loss)."""
 
     redundancy: float = 0.005
     scale: float = 1.0
@@ -31,7 +33,9 @@ class BarlowTwins(TwoViews):
 
     def __init__(self, model: nn.Module, feature_dim: int, config: BarlowTwinsConfig) -> None:
         super().__init__(model, feature_dim, config)
-        self.projector = BarlowTwinsProjectionHead(feature_dim, config.hidden_dim, config.output_dim)
+        self.projector = BarlowTwinsProjectionHead(
+            feature_dim, config.hidden_dim, config.output_dim
+        )
         self.criterion = BarlowTwinsLoss(config.redundancy)
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:

@@ -1,4 +1,5 @@
-"""BYOL (arXiv 2006.07733): predicts a momentum copy's projection of the other view; lightly's heads and loss."""
+"""BYOL (arXiv 2006.07733): predicts a momentum copy's projection of the other view; lightly's heads
+and loss."""
 
 from __future__ import annotations
 
@@ -47,7 +48,13 @@ class Byol(TwoViews):
         update_momentum(self.projector, self.target_projector, momentum)
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:
-        predicted = [self.predictor(self.projector(self.encode(self.model, view))) for view in views]
+        predicted = [
+            self.predictor(self.projector(self.encode(self.model, view))) for view in views
+        ]
         with torch.no_grad():
-            targets = [self.target_projector(self.encode(self.target_model, view)) for view in views]
-        return 0.5 * (self.criterion(predicted[0], targets[1]) + self.criterion(predicted[1], targets[0]))
+            targets = [
+                self.target_projector(self.encode(self.target_model, view)) for view in views
+            ]
+        return 0.5 * (
+            self.criterion(predicted[0], targets[1]) + self.criterion(predicted[1], targets[0])
+        )

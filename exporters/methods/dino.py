@@ -1,4 +1,5 @@
-"""DINO (arXiv 2104.14294): distillation from a centred, sharpened momentum copy; lightly's head and loss."""
+"""DINO (arXiv 2104.14294): distillation from a centred, sharpened momentum copy; lightly's head and
+loss."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ from .base import Method, momentum_at, require
 
 @dataclass(frozen=True)
 class DinoConfig:
-    """The teacher's temperature goes from `warmup_teacher_temperature` to `teacher_temperature` over the first third.
+    """The teacher's temperature goes from `warmup_teacher_temperature` to `teacher_temperature`
+    over the first third.
 
-    `momentum` is the teacher's at the start, it rises to 1; `frozen` is the share of the training during which the
-    student's last layer keeps its initial values. Besides two views by `augmentation`, the student sees `local_views`
-    more by `local_augmentation`.
+    `momentum` is the teacher's at the start, it rises to 1; `frozen` is the share of the training
+    during which the student's last layer keeps its initial values. Besides two views by
+    `augmentation`, the student sees `local_views` more by `local_augmentation`.
     """
 
     student_temperature: float = 0.1
@@ -61,18 +63,26 @@ class Dino(Method):
         deactivate_requires_grad(self.teacher_model)
         deactivate_requires_grad(self.teacher_projector)
         self.criterion = DINOLoss(
-            config.output_dim, student_temp=config.student_temperature, center_momentum=config.center_momentum
+            config.output_dim,
+            student_temp=config.student_temperature,
+            center_momentum=config.center_momentum,
         )
         self.teacher_temperature = config.warmup_teacher_temperature
 
     def _head(self) -> nn.Module:
         config = self.config
         return DINOProjectionHead(
-            self.feature_dim, config.hidden_dim, config.bottleneck, config.output_dim, batch_norm=True
+            self.feature_dim,
+            config.hidden_dim,
+            config.bottleneck,
+            config.output_dim,
+            batch_norm=True,
         )
 
     def views(self, images: Tensor, generator: Generator) -> list[Tensor]:
-        augmentations = [self.config.augmentation] * 2 + [self.config.local_augmentation] * self.config.local_views
+        augmentations = [self.config.augmentation] * 2 + [
+            self.config.local_augmentation
+        ] * self.config.local_views
         return [augmentation(images, generator) for augmentation in augmentations]
 
     def before_step(self, progress: float) -> None:
@@ -80,7 +90,9 @@ class Dino(Method):
         momentum = momentum_at(progress, config.momentum)
         update_momentum(self.model, self.teacher_model, momentum)
         update_momentum(self.projector, self.teacher_projector, momentum)
-        self.projector.get_parameter("last_layer.weight_v").requires_grad_(progress >= config.frozen)
+        self.projector.get_parameter("last_layer.weight_v").requires_grad_(
+            progress >= config.frozen
+        )
         warmed = min(1.0, 3 * progress)
         self.teacher_temperature = config.warmup_teacher_temperature + warmed * (
             config.teacher_temperature - config.warmup_teacher_temperature
@@ -88,6 +100,8 @@ class Dino(Method):
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:
         with torch.no_grad():
-            teacher = [self.teacher_projector(self.encode(self.teacher_model, view)) for view in views[:2]]
+            teacher = [
+                self.teacher_projector(self.encode(self.teacher_model, view)) for view in views[:2]
+            ]
         student = [self.projector(self.encode(self.model, view)) for view in views]
         return self.criterion(teacher, student, teacher_temp=self.teacher_temperature)

@@ -1,4 +1,5 @@
-"""MoCo v2 (arXiv 2003.04297): contrast with a queue of a momentum encoder's keys; lightly's head, queue and loss."""
+"""MoCo v2 (arXiv 2003.04297): contrast with a queue of a momentum encoder's keys; lightly's head,
+queue and loss."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from .base import TwoViews, require
 class MocoV2Config:
     """`momentum` is the key encoder's, `queue` the number of negatives kept.
 
-    `key_splits`: the key batch is shuffled and normalised in that many parts, so that the two encoders' batch
-    statistics do not give away which images belong together (the paper's shuffled BN over several GPUs, on one
-    device).
+    `key_splits`: the key batch is shuffled and normalised in that many parts, so that the two
+    encoders' batch statistics do not give away which images belong together (the paper's shuffled
+    BN over several GPUs, on one device).
     """
 
     temperature: float = 0.2
@@ -51,7 +52,9 @@ class MocoV2(TwoViews):
         self.key_projector = copy.deepcopy(self.projector)
         deactivate_requires_grad(self.key_model)
         deactivate_requires_grad(self.key_projector)
-        self.criterion = NTXentLoss(config.temperature, memory_bank_size=(config.queue, config.output_dim))
+        self.criterion = NTXentLoss(
+            config.temperature, memory_bank_size=(config.queue, config.output_dim)
+        )
 
     def before_step(self, progress: float) -> None:
         update_momentum(self.model, self.key_model, self.config.momentum)
@@ -62,6 +65,8 @@ class MocoV2(TwoViews):
         with torch.no_grad():
             order = torch.randperm(len(views[1]), generator=generator)
             parts = views[1][order].chunk(self.config.key_splits)
-            shuffled = torch.cat([self.key_projector(self.encode(self.key_model, part)) for part in parts])
+            shuffled = torch.cat(
+                [self.key_projector(self.encode(self.key_model, part)) for part in parts]
+            )
             keys = torch.empty_like(shuffled).index_copy_(0, order, shuffled)
         return self.criterion(queries, keys)

@@ -1,6 +1,8 @@
-"""MoCo v3 (arXiv 2104.02057): contrast of predictions with a momentum copy's keys of the same batch, both ways.
+"""MoCo v3 (arXiv 2104.02057): contrast of predictions with a momentum copy's keys of the same
+batch, both ways.
 
-The heads are lightly's; its NT-Xent also takes negatives from the query's own view, which MoCo v3 does not.
+The heads are lightly's; its NT-Xent also takes negatives from the query's own view, which MoCo v3
+does not.
 """
 
 from __future__ import annotations
@@ -29,7 +31,12 @@ class MocoV3Config:
     augmentation: SslView = field(default_factory=SslView)
 
     def __post_init__(self) -> None:
-        require(self, positive=("temperature",), shares=("momentum",), counts=("hidden_dim", "output_dim"))
+        require(
+            self,
+            positive=("temperature",),
+            shares=("momentum",),
+            counts=("hidden_dim", "output_dim"),
+        )
 
 
 class MocoV3(TwoViews):
@@ -37,8 +44,12 @@ class MocoV3(TwoViews):
 
     def __init__(self, model: nn.Module, feature_dim: int, config: MocoV3Config) -> None:
         super().__init__(model, feature_dim, config)
-        self.projector = MoCoProjectionHead(feature_dim, config.hidden_dim, config.output_dim, batch_norm=True)
-        self.predictor = MoCoProjectionHead(config.output_dim, config.hidden_dim, config.output_dim, batch_norm=True)
+        self.projector = MoCoProjectionHead(
+            feature_dim, config.hidden_dim, config.output_dim, batch_norm=True
+        )
+        self.predictor = MoCoProjectionHead(
+            config.output_dim, config.hidden_dim, config.output_dim, batch_norm=True
+        )
         self.key_model = copy.deepcopy(self.model)
         self.key_projector = copy.deepcopy(self.projector)
         deactivate_requires_grad(self.key_model)

@@ -1,4 +1,5 @@
-"""SimSiam (arXiv 2011.10566): a predictor and a stopped gradient instead of negatives; lightly's heads and loss."""
+"""SimSiam (arXiv 2011.10566): a predictor and a stopped gradient instead of negatives; lightly's
+heads and loss."""
 
 from __future__ import annotations
 
@@ -31,12 +32,15 @@ class SimSiam(TwoViews):
     def __init__(self, model: nn.Module, feature_dim: int, config: SimSiamConfig) -> None:
         super().__init__(model, feature_dim, config)
         self.projector = SimSiamProjectionHead(feature_dim, config.hidden_dim, config.output_dim)
-        self.predictor = SimSiamPredictionHead(config.output_dim, config.bottleneck, config.output_dim)
+        self.predictor = SimSiamPredictionHead(
+            config.output_dim, config.bottleneck, config.output_dim
+        )
         self.criterion = NegativeCosineSimilarity()
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:
         projected = [self.projector(self.encode(self.model, view)) for view in views]
         predicted = [self.predictor(projection) for projection in projected]
         return 0.5 * (
-            self.criterion(predicted[0], projected[1].detach()) + self.criterion(predicted[1], projected[0].detach())
+            self.criterion(predicted[0], projected[1].detach())
+            + self.criterion(predicted[1], projected[0].detach())
         )

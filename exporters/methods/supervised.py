@@ -29,4 +29,6 @@ class Supervised(Method):
         return [self.config.augmentation(images, generator)]
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:
-        return F.cross_entropy(self.encode(self.model, views[0]), labels, label_smoothing=self.config.label_smoothing)
+        return F.cross_entropy(
+            self.encode(self.model, views[0]), labels, label_smoothing=self.config.label_smoothing
+        )

@@ -1,4 +1,5 @@
-"""SwAV (arXiv 2006.09882): predicts the other view's cluster assignment; lightly's head, prototypes and loss."""
+"""SwAV (arXiv 2006.09882): predicts the other view's cluster assignment; lightly's head, prototypes
+and loss."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from .base import Method, require
 class SwavConfig:
     """`frozen` is the share of the training during which the prototypes keep their initial values.
 
-    Besides two views by `augmentation` there are `local_views` more by `local_augmentation` (multi-crop).
+    Besides two views by `augmentation` there are `local_views` more by `local_augmentation`
+    (multi-crop).
     """
 
     temperature: float = 0.1
@@ -52,7 +54,9 @@ class Swav(Method):
         self.criterion = SwaVLoss(temperature=config.temperature, sinkhorn_epsilon=config.epsilon)
 
     def views(self, images: Tensor, generator: Generator) -> list[Tensor]:
-        augmentations = [self.config.augmentation] * 2 + [self.config.local_augmentation] * self.config.local_views
+        augmentations = [self.config.augmentation] * 2 + [
+            self.config.local_augmentation
+        ] * self.config.local_views
         return [augmentation(images, generator) for augmentation in augmentations]
 
     def before_step(self, progress: float) -> None:
@@ -60,5 +64,8 @@ class Swav(Method):
         self.prototypes.requires_grad_(progress >= self.config.frozen)
 
     def loss(self, views: list[Tensor], labels: Tensor, generator: Generator) -> Tensor:
-        scores = [self.prototypes(F.normalize(self.projector(self.encode(self.model, view)), dim=1)) for view in views]
+        scores = [
+            self.prototypes(F.normalize(self.projector(self.encode(self.model, view)), dim=1))
+            for view in views
+        ]
         return self.criterion(scores[:2], scores[2:]).squeeze(0)

@@ -24,7 +24,11 @@ class VicRegConfig:
     augmentation: SslView = field(default_factory=SslView)
 
     def __post_init__(self) -> None:
-        require(self, positive=("invariance", "variance", "covariance"), counts=("hidden_dim", "output_dim"))
+        require(
+            self,
+            positive=("invariance", "variance", "covariance"),
+            counts=("hidden_dim", "output_dim"),
+        )
 
 
 class VicReg(TwoViews):

@@ -23,7 +23,8 @@ def _short_probe(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny() -> data.Split:
-    """200 images of Fashion-MNIST's shape: one fixed pattern per class under noise, so that they can be learnt."""
+    """200 images of Fashion-MNIST's shape: one fixed pattern per class under noise, so that they
+    can be learnt."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randint(0, 256, (10, 1, 28, 28), generator=generator)
     labels = torch.arange(200) % 10

@@ -1,5 +1,6 @@
-"""Checkpoints as the families write them: one function per layout of `adapters.yaml` that holds any ResNet, and
-`ORIGINALS` with the networks that families build themselves, each written here without a look at the adapters.
+"""Checkpoints as the families write them: one function per layout of `adapters.yaml` that holds any
+ResNet, and `ORIGINALS` with the networks that families build themselves, each written here without
+a look at the adapters.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def junk(prefix: str, *shapes: tuple[int, ...]) -> State:
 
 def sequential(state: State) -> State:
     """The names under nn.Sequential(*resnet.children())."""
-    return {f"{CHILDREN[key.split('.')[0]]}.{key.split('.', 1)[1]}": value for key, value in state.items()}
+    return {
+        f"{CHILDREN[key.split('.')[0]]}.{key.split('.', 1)[1]}": value
+        for key, value in state.items()
+    }
 
 
 def classifier(prefix: str, head: State) -> State:
@@ -42,12 +46,17 @@ def classifier(prefix: str, head: State) -> State:
 
 def moco_v1(backbone: State, head: State) -> dict[str, Any]:
     features = head["weight"].shape[1]
-    momentum = under("module.encoder_k.", backbone) | {"module.encoder_k.fc.weight": torch.randn(128, features)}
+    momentum = under("module.encoder_k.", backbone) | {
+        "module.encoder_k.fc.weight": torch.randn(128, features)
+    }
     query = under("module.encoder_q.", backbone) | {
         "module.encoder_q.fc.weight": torch.randn(128, features),
         "module.encoder_q.fc.bias": torch.randn(128),
     }
-    queue = {"module.queue": torch.randn(128, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.int64)}
+    queue = {
+        "module.queue": torch.randn(128, 64),
+        "module.queue_ptr": torch.zeros(1, dtype=torch.int64),
+    }
     state = OrderedDict(query | momentum | queue)
     return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}}}
 
@@ -74,12 +83,16 @@ def moco_v3(backbone: State, head: State) -> dict[str, Any]:
 
 
 def swav(backbone: State, head: State) -> dict[str, Any]:
-    heads = junk("projection_head.", (16, head["weight"].shape[1]), (8, 16)) | {"prototypes.weight": torch.randn(30, 8)}
+    heads = junk("projection_head.", (16, head["weight"].shape[1]), (8, 16)) | {
+        "prototypes.weight": torch.randn(30, 8)
+    }
     return under("module.", backbone | heads)
 
 
 def dino(backbone: State, head: State) -> dict[str, Any]:
-    projector = junk("head.mlp.", (16, head["weight"].shape[1])) | {"head.last_layer.weight_v": torch.randn(32, 16)}
+    projector = junk("head.mlp.", (16, head["weight"].shape[1])) | {
+        "head.last_layer.weight_v": torch.randn(32, 16)
+    }
     other = {key: value + 1 for key, value in backbone.items()}
     return {
         "student": under("module.backbone.", other) | under("module.", projector),
@@ -99,12 +112,20 @@ def dino_student(backbone: State, head: State) -> dict[str, Any]:
 
 def barlow_twins(backbone: State, head: State) -> dict[str, Any]:
     rest = junk("projector.", (16, head["weight"].shape[1])) | {"bn.running_mean": torch.randn(16)}
-    return {"epoch": 1000, "model": under("module.", under("backbone.", backbone) | rest), "optimizer": {"state": {}}}
+    return {
+        "epoch": 1000,
+        "model": under("module.", under("backbone.", backbone) | rest),
+        "optimizer": {"state": {}},
+    }
 
 
 def vicreg(backbone: State, head: State) -> dict[str, Any]:
     rest = junk("projector.", (16, head["weight"].shape[1]), (16, 16))
-    return {"epoch": 1000, "model": under("module.", under("backbone.", backbone) | rest), "optimizer": {"state": {}}}
+    return {
+        "epoch": 1000,
+        "model": under("module.", under("backbone.", backbone) | rest),
+        "optimizer": {"state": {}},
+    }
 
 
 def vicreg_linear(backbone: State, head: State) -> dict[str, Any]:
@@ -118,14 +139,24 @@ def vicreg_linear(backbone: State, head: State) -> dict[str, Any]:
 def simsiam(backbone: State, head: State) -> dict[str, Any]:
     features = head["weight"].shape[1]
     projector = {"fc.0.weight": torch.randn(features, features), "fc.6.bias": torch.randn(features)}
-    state = under("module.encoder.", backbone | projector) | junk("module.predictor.", (8, features), (features, 8))
+    state = under("module.encoder.", backbone | projector) | junk(
+        "module.predictor.", (8, features), (features, 8)
+    )
     return {"epoch": 100, "arch": "resnet50", "state_dict": state, "optimizer": {}}
 
 
 def simclr_sthalles(backbone: State, head: State) -> dict[str, Any]:
     features = head["weight"].shape[1]
-    projector = {"fc.0.weight": torch.randn(features, features), "fc.2.weight": torch.randn(128, features)}
-    return {"epoch": 100, "arch": "resnet18", "state_dict": under("backbone.", backbone | projector), "optimizer": {}}
+    projector = {
+        "fc.0.weight": torch.randn(features, features),
+        "fc.2.weight": torch.randn(128, features),
+    }
+    return {
+        "epoch": 100,
+        "arch": "resnet18",
+        "state_dict": under("backbone.", backbone | projector),
+        "optimizer": {},
+    }
 
 
 def simclr_spijkervet(backbone: State, head: State) -> dict[str, Any]:
@@ -137,7 +168,9 @@ def simclr_tf(backbone: State, head: State) -> dict[str, Any]:
 
 
 def byol_sthalles(backbone: State, head: State) -> dict[str, Any]:
-    projector = {"projetion.net.0.weight": torch.randn(16, head["weight"].shape[1])}  # so spelt there
+    projector = {
+        "projetion.net.0.weight": torch.randn(16, head["weight"].shape[1])
+    }  # so spelt there
     online = under("encoder.", sequential(backbone)) | projector
     return {
         "online_network_state_dict": online,
@@ -148,13 +181,21 @@ def byol_sthalles(backbone: State, head: State) -> dict[str, Any]:
 
 
 def pirl_pycontrast(backbone: State, head: State) -> dict[str, Any]:
-    rest = junk("head.", (128, head["weight"].shape[1])) | junk("head_jig.fc", (128, head["weight"].shape[1]))
-    return {"opt": argparse.Namespace(method="PIRL"), "model": under("module.", under("encoder.", backbone) | rest)}
+    rest = junk("head.", (128, head["weight"].shape[1])) | junk(
+        "head_jig.fc", (128, head["weight"].shape[1])
+    )
+    return {
+        "opt": argparse.Namespace(method="PIRL"),
+        "model": under("module.", under("encoder.", backbone) | rest),
+    }
 
 
 def pycontrast(backbone: State, head: State) -> dict[str, Any]:
     rest = junk("head.", (128, head["weight"].shape[1]))
-    return {"opt": argparse.Namespace(method="InfoMin"), "model": under("module.", under("encoder.", backbone) | rest)}
+    return {
+        "opt": argparse.Namespace(method="InfoMin"),
+        "model": under("module.", under("encoder.", backbone) | rest),
+    }
 
 
 def vissl(backbone: State, head: State) -> dict[str, Any]:
@@ -169,9 +210,17 @@ def vissl(backbone: State, head: State) -> dict[str, Any]:
 
 
 def obow(backbone: State, head: State) -> dict[str, Any]:
-    names = {"conv1": "0.Conv", "bn1": "0.bn", "layer1": "1", "layer2": "2", "layer3": "3", "layer4": "4"}
+    names = {
+        "conv1": "0.Conv",
+        "bn1": "0.bn",
+        "layer1": "1",
+        "layer2": "2",
+        "layer3": "3",
+        "layer4": "4",
+    }
     state = {
-        f"_feature_blocks.{names[key.split('.')[0]]}.{key.split('.', 1)[1]}": value for key, value in backbone.items()
+        f"_feature_blocks.{names[key.split('.')[0]]}.{key.split('.', 1)[1]}": value
+        for key, value in backbone.items()
     }
     return {"epoch": 200, "network": state, "meters": None}
 
@@ -204,7 +253,10 @@ def solo_learn_old(backbone: State, head: State) -> dict[str, Any]:
 
 
 def mmselfsup(backbone: State, head: State) -> dict[str, Any]:
-    return {"meta": {"epoch": 200}, "state_dict": under("backbone.", backbone) | under("head.fc_cls.", head)}
+    return {
+        "meta": {"epoch": 200},
+        "state_dict": under("backbone.", backbone) | under("head.fc_cls.", head),
+    }
 
 
 def lightly(backbone: State, head: State) -> dict[str, Any]:
@@ -231,19 +283,39 @@ LAYOUTS: dict[str, Callable[[State, State], dict[str, Any]]] = {
     )
 }  # fmt: skip
 
-HEAD_INSIDE = {"vicreg-linear", "simclr-tf", "vissl", "solo-learn", "solo-learn-old", "mmselfsup", "lightly", "plain"}
+HEAD_INSIDE = {
+    "vicreg-linear",
+    "simclr-tf",
+    "vissl",
+    "solo-learn",
+    "solo-learn-old",
+    "mmselfsup",
+    "lightly",
+    "plain",
+}
 WITH_SETTINGS = {"dino", "dino-student", "vicreg-linear", "pirl-pycontrast", "pycontrast"}
 """Layouts that hold more than tensors and plain values: argparse's."""
 
 
 def swav_linear(head: State) -> dict[str, Any]:
-    return {"epoch": 100, "state_dict": under("module.linear.", head), "optimizer": {}, "best_acc": 75.3}
+    return {
+        "epoch": 100,
+        "state_dict": under("module.linear.", head),
+        "optimizer": {},
+        "best_acc": 75.3,
+    }
 
 
 def swav_linear_bn(head: State) -> dict[str, Any]:
     features = head["weight"].shape[1]
-    norm = {"module.bn.running_mean": torch.randn(features), "module.bn.running_var": torch.rand(features) + 0.5}
-    affine = {"module.bn.weight": torch.rand(features) + 0.5, "module.bn.bias": torch.randn(features)}
+    norm = {
+        "module.bn.running_mean": torch.randn(features),
+        "module.bn.running_var": torch.rand(features) + 0.5,
+    }
+    affine = {
+        "module.bn.weight": torch.rand(features) + 0.5,
+        "module.bn.bias": torch.randn(features),
+    }
     content = swav_linear(head)
     return content | {"state_dict": content["state_dict"] | norm | affine}
 
@@ -254,22 +326,32 @@ def dino_linear(head: State) -> dict[str, Any]:
 
 def vissl_heads(head: State) -> dict[str, Any]:
     features = head["weight"].shape[1]
-    norm = {"0.channel_bn.running_mean": torch.randn(features), "0.channel_bn.running_var": torch.rand(features) + 0.5}
-    return {"classy_state_dict": {"base_model": {"model": {"heads": under("0.clf.0.", head) | norm}}}}
+    norm = {
+        "0.channel_bn.running_mean": torch.randn(features),
+        "0.channel_bn.running_var": torch.rand(features) + 0.5,
+    }
+    return {
+        "classy_state_dict": {"base_model": {"model": {"heads": under("0.clf.0.", head) | norm}}}
+    }
 
 
 def bare(head: State) -> dict[str, Any]:
     return copy.copy(head)
 
 
-HEADS = {function.__name__: function for function in (swav_linear, swav_linear_bn, dino_linear, vissl_heads, bare)}
+HEADS = {
+    function.__name__: function
+    for function in (swav_linear, swav_linear_bn, dino_linear, vissl_heads, bare)
+}
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
-def residual_layers(inputs: int, width: int, stride: int, bottleneck: bool) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def residual_layers(
+    inputs: int, width: int, stride: int, bottleneck: bool
+) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """The convolutions of a residual block, each with its BN."""
     plan = [(inputs, width, 1, 1), (width, width, 3, stride), (width, width * 4, 1, 1)]
     if not bottleneck:
@@ -284,8 +366,11 @@ def chained(layers: list[tuple[nn.Module, nn.Module]], images: Tensor) -> Tensor
     return images
 
 
-def stages(block: Callable[..., nn.Module], width: int, inputs: int, blocks: list[int], expansion: int) -> list:
-    """One nn.Sequential of blocks for each stage; the first block of all but the first halves the images."""
+def stages(
+    block: Callable[..., nn.Module], width: int, inputs: int, blocks: list[int], expansion: int
+) -> list:
+    """One nn.Sequential of blocks for each stage; the first block of all but the first halves the
+    images."""
     found = []
     for index, count in enumerate(blocks):
         outputs, stage = width << index, []
@@ -298,10 +383,14 @@ def stages(block: Callable[..., nn.Module], width: int, inputs: int, blocks: lis
 
 class Kuangliu(nn.Module):
     class Block(nn.Module):
-        def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool, option: str) -> None:
+        def __init__(
+            self, inputs: int, width: int, stride: int, bottleneck: bool, option: str
+        ) -> None:
             super().__init__()
             self.count = 3 if bottleneck else 2
-            for index, (conv, norm) in enumerate(residual_layers(inputs, width, stride, bottleneck), 1):
+            for index, (conv, norm) in enumerate(
+                residual_layers(inputs, width, stride, bottleneck), 1
+            ):
                 setattr(self, f"conv{index}", conv)
                 setattr(self, f"bn{index}", norm)
             outputs = width * 4 if bottleneck else width
@@ -310,10 +399,15 @@ class Kuangliu(nn.Module):
             if inputs != outputs and option == "A":
                 self.zeros = outputs // 4
             elif inputs != outputs or stride != 1:
-                self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+                self.shortcut = nn.Sequential(
+                    convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+                )
 
         def forward(self, images: Tensor) -> Tensor:
-            layers = [(getattr(self, f"conv{i}"), getattr(self, f"bn{i}")) for i in range(1, self.count + 1)]
+            layers = [
+                (getattr(self, f"conv{i}"), getattr(self, f"bn{i}"))
+                for i in range(1, self.count + 1)
+            ]
             beside = self.shortcut(images)
             if self.zeros:
                 halved = images[..., ::2, ::2]
@@ -321,7 +415,9 @@ class Kuangliu(nn.Module):
                 beside = torch.cat([blank, halved, blank], 1)
             return (chained(layers, images) + beside).relu()
 
-    def __init__(self, blocks: list[int], width: int, bottleneck: bool = False, option: str = "B") -> None:
+    def __init__(
+        self, blocks: list[int], width: int, bottleneck: bool = False, option: str = "B"
+    ) -> None:
         super().__init__()
         self.conv1, self.bn1 = convolution(3, width, 3), nn.BatchNorm2d(width)
         expansion = 4 if bottleneck else 1
@@ -342,12 +438,15 @@ class Kuangliu(nn.Module):
 
 
 class KuangliuUnit(nn.Module):
-    """Numbered convolutions with their BN, in the order of `plan`: inputs, outputs, kernel, stride, groups."""
+    """Numbered convolutions with their BN, in the order of `plan`: inputs, outputs, kernel, stride,
+    groups."""
 
     def __init__(self, *plan: tuple[int, int, int, int, int]) -> None:
         super().__init__()
         for index, (inputs, outputs, kernel, stride, groups) in enumerate(plan, 1):
-            conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+            conv = nn.Conv2d(
+                inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
+            )
             setattr(self, f"conv{index}", conv)
             setattr(self, f"bn{index}", nn.BatchNorm2d(outputs))
 
@@ -359,10 +458,16 @@ class KuangliuMobile(KuangliuUnit):
     class Block(KuangliuUnit):
         def __init__(self, inputs: int, outputs: int, times: int, stride: int) -> None:
             inner = inputs * times
-            super().__init__((inputs, inner, 1, 1, 1), (inner, inner, 3, stride, inner), (inner, outputs, 1, 1, 1))
+            super().__init__(
+                (inputs, inner, 1, 1, 1),
+                (inner, inner, 3, stride, inner),
+                (inner, outputs, 1, 1, 1),
+            )
             self.stride, self.shortcut = stride, nn.Sequential()
             if stride == 1 and inputs != outputs:
-                self.shortcut = nn.Sequential(convolution(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+                self.shortcut = nn.Sequential(
+                    convolution(inputs, outputs, 1), nn.BatchNorm2d(outputs)
+                )
 
         def forward(self, images: Tensor) -> Tensor:
             made = self.step(3, self.step(2, self.step(1, images).relu()).relu())
@@ -404,7 +509,9 @@ class KuangliuShuffle(KuangliuUnit):
     class Half(KuangliuUnit):
         def __init__(self, inputs: int, half: int) -> None:
             left = (inputs, inputs, 3, 2, inputs), (inputs, half, 1, 1, 1)
-            super().__init__(*left, (inputs, half, 1, 1, 1), (half, half, 3, 2, half), (half, half, 1, 1, 1))
+            super().__init__(
+                *left, (inputs, half, 1, 1, 1), (half, half, 3, 2, half), (half, half, 1, 1, 1)
+            )
 
         def forward(self, images: Tensor) -> Tensor:
             left = self.step(2, self.step(1, images)).relu()
@@ -468,14 +575,20 @@ class Chenyaofo(nn.Module):
     class Block(nn.Module):
         def __init__(self, inputs: int, width: int, stride: int) -> None:
             super().__init__()
-            (self.conv1, self.bn1), (self.conv2, self.bn2) = residual_layers(inputs, width, stride, False)
+            (self.conv1, self.bn1), (self.conv2, self.bn2) = residual_layers(
+                inputs, width, stride, False
+            )
             self.downsample = None
             if inputs != width:
-                self.downsample = nn.Sequential(convolution(inputs, width, 1, stride), nn.BatchNorm2d(width))
+                self.downsample = nn.Sequential(
+                    convolution(inputs, width, 1, stride), nn.BatchNorm2d(width)
+                )
 
         def forward(self, images: Tensor) -> Tensor:
             beside = images if self.downsample is None else self.downsample(images)
-            return (chained([(self.conv1, self.bn1), (self.conv2, self.bn2)], images) + beside).relu()
+            return (
+                chained([(self.conv1, self.bn1), (self.conv2, self.bn2)], images) + beside
+            ).relu()
 
     def __init__(self) -> None:
         super().__init__()
@@ -499,7 +612,9 @@ class Weiaicunzai(nn.Module):
             outputs = width * 4 if bottleneck else width
             self.shortcut = nn.Sequential()
             if inputs != outputs or stride != 1:
-                self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+                self.shortcut = nn.Sequential(
+                    convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+                )
 
         def forward(self, images: Tensor) -> Tensor:
             return (self.residual_function(images) + self.shortcut(images)).relu()
@@ -512,7 +627,9 @@ class Weiaicunzai(nn.Module):
         def block(inputs: int, width: int, stride: int) -> nn.Module:
             return self.Block(inputs, width, stride, bottleneck)
 
-        self.conv2_x, self.conv3_x, self.conv4_x, self.conv5_x = stages(block, 4, 4, blocks, expansion)
+        self.conv2_x, self.conv3_x, self.conv4_x, self.conv5_x = stages(
+            block, 4, 4, blocks, expansion
+        )
         self.fc = nn.Linear(32 * expansion, 7)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -545,7 +662,12 @@ class DcConvNet(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for index in range(3):
-            layers += [nn.Conv2d(5 if index else 3, 5, 3, padding=1), nn.GroupNorm(5, 5), nn.ReLU(), nn.AvgPool2d(2)]
+            layers += [
+                nn.Conv2d(5 if index else 3, 5, 3, padding=1),
+                nn.GroupNorm(5, 5),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(80, 7)
 
@@ -566,11 +688,15 @@ class HuggingFace(nn.Module):
         def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
             super().__init__()
             layer = HuggingFace.Layer
-            self.layer = nn.Sequential(*(layer(*pair) for pair in residual_layers(inputs, width, stride, bottleneck)))
+            self.layer = nn.Sequential(
+                *(layer(*pair) for pair in residual_layers(inputs, width, stride, bottleneck))
+            )
             outputs = width * 4 if bottleneck else width
             self.shortcut = nn.Identity()
             if inputs != outputs or stride != 1:
-                self.shortcut = layer(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+                self.shortcut = layer(
+                    convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+                )
 
         def forward(self, images: Tensor) -> Tensor:
             beside = self.shortcut(images)
@@ -610,7 +736,11 @@ class Mmpretrain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         backbone = torchvision.models.resnet18()
-        backbone.conv1, backbone.maxpool, backbone.fc = convolution(3, 64, 3), nn.Identity(), nn.Identity()
+        backbone.conv1, backbone.maxpool, backbone.fc = (
+            convolution(3, 64, 3),
+            nn.Identity(),
+            nn.Identity(),
+        )
         self.backbone = backbone
         self.head = nn.ModuleDict({"fc": nn.Linear(512, 7)})
 
@@ -638,11 +768,16 @@ def as_kuangliu(state: State) -> dict[str, Any]:
 
 
 def as_akamaster(state: State) -> dict[str, Any]:
-    return {"epoch": 200, "state_dict": OrderedDict(under("module.", state)), "best_prec1": torch.tensor(91.7)}
+    return {
+        "epoch": 200,
+        "state_dict": OrderedDict(under("module.", state)),
+        "best_prec1": torch.tensor(91.7),
+    }
 
 
 def as_reference(state: State) -> dict[str, Any]:
-    """torchvision's reference training, whose average of the weights comes later than the weights."""
+    """torchvision's reference training, whose average of the weights comes later than the
+    weights."""
     averaged = {"n_averaged": torch.tensor(7)} | under("module.", state)
     settings = argparse.Namespace(model="resnet18", data_path=Path("data"), lr=0.1)
     return {
@@ -681,17 +816,30 @@ def as_named(name: str) -> Callable[[State], dict[str, Any]]:
 
 def as_published_densenet(state: State) -> dict[str, Any]:
     """The names that torchvision's first releases had, as its published files still have them."""
-    return {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value for key, value in state.items()}
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
+        for key, value in state.items()
+    }
 
 
 ORIGINALS = (
     Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_kuangliu, "resnet18"),
-    Original("kuangliu", lambda: Kuangliu([3, 4, 6, 3], 4, bottleneck=True), dict, "resnet50", (3, 64, 64)),
+    Original(
+        "kuangliu",
+        lambda: Kuangliu([3, 4, 6, 3], 4, bottleneck=True),
+        dict,
+        "resnet50",
+        (3, 64, 64),
+    ),
     Original("kuangliu", lambda: Kuangliu([3, 4, 6, 3], 4), as_reference, "resnet34"),
     Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_lightning, "resnet18"),
-    Original("kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_named("teacher_weights"), "resnet18"),
+    Original(
+        "kuangliu", lambda: Kuangliu([2, 2, 2, 2], 4), as_named("teacher_weights"), "resnet18"
+    ),
     Original("kuangliu-others", KuangliuMobile, dict, "cifar-mobilenetv2"),
-    Original("kuangliu-others", lambda: KuangliuShuffle((48, 96, 192, 1024)), dict, "cifar-shufflenetv2"),
+    Original(
+        "kuangliu-others", lambda: KuangliuShuffle((48, 96, 192, 1024)), dict, "cifar-shufflenetv2"
+    ),
     Original(
         "kuangliu-others",
         lambda: KuangliuShuffle((116, 232, 464, 1024)),
@@ -699,26 +847,62 @@ ORIGINALS = (
         "cifar-shufflenetv2",
         (3, 64, 64),
     ),
-    Original("kuangliu-others", lambda: KuangliuDense([6, 12, 24, 16], 4), as_kuangliu, "cifar-densenet121"),
-    Original("kuangliu-others", lambda: KuangliuDense([6, 12, 36, 24], 4), dict, "cifar-densenet161", (3, 64, 64)),
+    Original(
+        "kuangliu-others",
+        lambda: KuangliuDense([6, 12, 24, 16], 4),
+        as_kuangliu,
+        "cifar-densenet121",
+    ),
+    Original(
+        "kuangliu-others",
+        lambda: KuangliuDense([6, 12, 36, 24], 4),
+        dict,
+        "cifar-densenet161",
+        (3, 64, 64),
+    ),
     Original("akamaster", lambda: Kuangliu([3, 3, 3], 4, option="A"), as_akamaster, "resnet20"),
     Original("akamaster", lambda: Kuangliu([9, 9, 9], 4, option="A"), as_akamaster, "resnet56"),
     Original("akamaster", lambda: Kuangliu([5, 5, 5], 4), as_akamaster, "resnet32"),
     Original("chenyaofo", Chenyaofo, dict, "resnet20"),
-    Original("chenyaofo", Chenyaofo, lambda state: {"opt": argparse.Namespace(), "model": state}, "resnet20"),
+    Original(
+        "chenyaofo",
+        Chenyaofo,
+        lambda state: {"opt": argparse.Namespace(), "model": state},
+        "resnet20",
+    ),
     Original("weiaicunzai", lambda: Weiaicunzai([2, 2, 2, 2], False), dict, "resnet18"),
     Original("weiaicunzai", lambda: Weiaicunzai([3, 4, 23, 3], True), dict, "resnet101"),
     Original("rded-convnet", lambda: RdedConvNet(3, "batch", 3, 4), as_named("model"), "convnet3"),
-    Original("rded-convnet", lambda: RdedConvNet(4, "batch", 3, 4), as_named("model"), "convnet4", (3, 64, 64)),
-    Original("rded-convnet", lambda: RdedConvNet(3, "instance", 1, 4), dict, "convnet3", (1, 28, 28)),
-    Original("rded-convnet", lambda: RdedConvNet(6, "batch", 3, 2), as_named("model"), "convnet6", (3, 128, 128)),
+    Original(
+        "rded-convnet",
+        lambda: RdedConvNet(4, "batch", 3, 4),
+        as_named("model"),
+        "convnet4",
+        (3, 64, 64),
+    ),
+    Original(
+        "rded-convnet", lambda: RdedConvNet(3, "instance", 1, 4), dict, "convnet3", (1, 28, 28)
+    ),
+    Original(
+        "rded-convnet",
+        lambda: RdedConvNet(6, "batch", 3, 2),
+        as_named("model"),
+        "convnet6",
+        (3, 128, 128),
+    ),
     Original("dc-convnet", DcConvNet, dict, "convnet3"),
-    Original("hugging-face", lambda: HuggingFace([2, 2, 2, 2], False), dict, "resnet18", (3, 64, 64)),
-    Original("hugging-face", lambda: HuggingFace([3, 4, 6, 3], True), dict, "resnet50", (3, 64, 64)),
+    Original(
+        "hugging-face", lambda: HuggingFace([2, 2, 2, 2], False), dict, "resnet18", (3, 64, 64)
+    ),
+    Original(
+        "hugging-face", lambda: HuggingFace([3, 4, 6, 3], True), dict, "resnet50", (3, 64, 64)
+    ),
     Original("mmpretrain", Mmpretrain, as_mmpretrain, "resnet18"),
     Original("plain", lambda: library("resnet18"), as_reference, "resnet18", (3, 64, 64)),
     Original("plain", lambda: library("resnet18"), as_timm, "resnet18", (3, 64, 64)),
-    Original("plain", lambda: library("squeezenet1_1"), dict, "torchvision/squeezenet1_1", (3, 64, 64)),
+    Original(
+        "plain", lambda: library("squeezenet1_1"), dict, "torchvision/squeezenet1_1", (3, 64, 64)
+    ),
     Original("plain", lambda: library("vit_b_32"), dict, "torchvision/vit_b_32", (3, 224, 224)),
     Original(
         "torchvision-densenet",

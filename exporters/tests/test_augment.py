@@ -65,7 +65,9 @@ def test_grey_hue_and_blur():
     assert torch.allclose(augment.grey_of(turned), augment.grey_of(images * 0.1 + 0.45), atol=1e-3)
     flat = torch.full((4, 3, 28, 28), 0.3)
     assert torch.allclose(augment.gaussian_blur(flat, 1.0, (1.0, 2.0), seeded()), flat, atol=1e-6)
-    assert torch.allclose(augment.gaussian_blur(images, 0.0, (1.0, 2.0), seeded()), images, atol=1e-6)
+    assert torch.allclose(
+        augment.gaussian_blur(images, 0.0, (1.0, 2.0), seeded()), images, atol=1e-6
+    )
     assert augment.gaussian_blur(images, 1.0, (1.0, 2.0), seeded()).var() < images.var()
     grey = SslView(grey=1.0)(images, seeded())
     assert torch.allclose(grey[:, :1], grey[:, 1:2], atol=1e-6)

@@ -33,7 +33,8 @@ OPERATORS = {
 
 
 def trained(name: str, options: dict) -> nn.Module:
-    """A network whose BN statistics and affine parameters are all different from their initial values."""
+    """A network whose BN statistics and affine parameters are all different from their initial
+    values."""
     torch.manual_seed(0)
     model = models.build(name, options)
     for module in model.modules():
@@ -58,7 +59,9 @@ def test_graph_keeps_every_bn_and_every_parameter(name: str, options: dict):
     assert {node.op_type for node in proto.graph.node} <= OPERATORS
     assert len({node.name for node in proto.graph.node}) == len(proto.graph.node)
 
-    initializers = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    initializers = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer
+    }
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             assert torch.equal(torch.from_numpy(initializers.pop(key).copy()), tensor)
@@ -83,8 +86,8 @@ def test_fresh_networks_keep_equal_parameters_apart():
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_golden_probe_by_an_independent_route(name: str, options: dict):
-    """Statistics, loss and gradient from the formulas of docs/bundle.md in float64, BN inputs taken out of ONNX
-    Runtime.
+    """Statistics, loss and gradient from the formulas of docs/bundle.md in float64, BN inputs taken
+    out of ONNX Runtime.
     """
     model = trained(name, options)
     serialised, layers = graph.to_onnx(model, (1, 28, 28))
@@ -97,7 +100,9 @@ def test_golden_probe_by_an_independent_route(name: str, options: dict):
 
     proto = onnx.load_from_string(serialised)
     proto.graph.output.extend(onnx.ValueInfoProto(name=layer.tensor) for layer in layers)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     logits, *tensors = session.run(None, {"input": inputs.numpy()})
     assert torch.allclose(torch.from_numpy(logits), probe["logits"], atol=1e-4)
     bn_loss = 0.0
@@ -106,7 +111,9 @@ def test_golden_probe_by_an_independent_route(name: str, options: dict):
         mean = values.mean(1)
         variance = (values - mean[:, None]).square().mean(1)
         assert torch.allclose(probe[f"stats.{layer.key}.mean"].double(), mean, rtol=1e-4, atol=1e-4)
-        assert torch.allclose(probe[f"stats.{layer.key}.var"].double(), variance, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(
+            probe[f"stats.{layer.key}.var"].double(), variance, rtol=1e-4, atol=1e-4
+        )
         module = model.get_submodule(layer.key)
         terms = (mean - module.running_mean).square().sum().sqrt() + (
             variance - module.running_var
@@ -118,10 +125,14 @@ def test_golden_probe_by_an_independent_route(name: str, options: dict):
     assert probe["loss"].item() == pytest.approx(ce + 0.01 * bn_loss, rel=1e-4)
     assert probe["input_grad"].shape == inputs.shape
 
-    direction = torch.nn.functional.normalize(probe["input_grad"].flatten(), dim=0).view_as(inputs).double()
+    direction = (
+        torch.nn.functional.normalize(probe["input_grad"].flatten(), dim=0).view_as(inputs).double()
+    )
     model, step = model.double(), 1e-2  # the loss is stored in float32
     ahead, behind = (
-        golden.golden(model, layers, statistics, inputs.double() + sign * step * direction, targets)["loss"].item()
+        golden.golden(
+            model, layers, statistics, inputs.double() + sign * step * direction, targets
+        )["loss"].item()
         for sign in (1, -1)
     )
     slope = (ahead - behind) / (2 * step)
@@ -143,50 +154,78 @@ class Tokens(nn.Module):
 
 
 def test_golden_gradient_of_one_image_of_tokens():
-    """Two equal images have the loss of one and half of its gradient each, however a batch of one lies in memory."""
+    """Two equal images have the loss of one and half of its gradient each, however a batch of one
+    lies in memory."""
     torch.manual_seed(0)
     model = Tokens()
     norms = {"before": model.before, "after": model.after}
     for norm in norms.values():
         norm.running_var.uniform_(0.5, 2)
-    layers = [graph.Layer(key, key, key, norm.num_features, norm.eps) for key, norm in norms.items()]
+    layers = [
+        graph.Layer(key, key, key, norm.num_features, norm.eps) for key, norm in norms.items()
+    ]
     statistics = bundle.bn_statistics(model, layers)
     inputs, targets = golden.golden_input(None, None, (6, 4, 7), 5, 1)
     one = golden.golden(model, layers, statistics, inputs, targets)
     two = golden.golden(model, layers, statistics, inputs.repeat(2, 1, 1, 1), targets.repeat(2))
     assert one["loss"].item() == pytest.approx(two["loss"].item(), rel=1e-6)
-    assert torch.allclose(one["input_grad"], two["input_grad"].sum(0, keepdim=True), rtol=1e-5, atol=1e-8)
+    assert torch.allclose(
+        one["input_grad"], two["input_grad"].sum(0, keepdim=True), rtol=1e-5, atol=1e-8
+    )
 
 
 def test_statistics_of_classes(tmp_path: Path, tiny: Split):
     name, options = NETWORKS[0]
-    pretraining = Pretraining("supervised", "fashion-mnist", 1, "python -m exporters pretrain x.yaml", 1.5, "joint")
+    pretraining = Pretraining(
+        "supervised", "fashion-mnist", 1, "python -m exporters pretrain x.yaml", 1.5, "joint"
+    )
     model = trained(name, options)
     Checkpoint("tiny", name, options, pretraining, model.state_dict()).save(tmp_path / "model.pt")
-    folder = bundle.export_teacher(tmp_path / "model.pt", tmp_path, tmp_path, test=tiny, train=tiny, say=lambda _: None)
+    folder = bundle.export_teacher(
+        tmp_path / "model.pt", tmp_path, tmp_path, test=tiny, train=tiny, say=lambda _: None
+    )
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
-    assert manifest["statistics"]["calibration"] == {"data": "fashion-mnist", "images": 200, "per_class": True}
+    assert manifest["statistics"]["calibration"] == {
+        "data": "fashion-mnist",
+        "images": 200,
+        "per_class": True,
+    }
     found = load_file(folder / "bn_stats.safetensors")
     layers = [graph.Layer(**layer) for layer in manifest["statistics"]["layers"]]
     own = tiny.images[tiny.labels == 3]
     with torch.no_grad(), golden.observe(model, layers) as seen:
-        model(data.normalise(data.to_float(own), data.info("fashion-mnist").mean, data.info("fashion-mnist").std))
+        model(
+            data.normalise(
+                data.to_float(own), data.info("fashion-mnist").mean, data.info("fashion-mnist").std
+            )
+        )
     for layer in layers:
         values = seen[layer.key].double().transpose(0, 1).flatten(1)
         assert found[f"{layer.key}.class_mean"].shape == (10, layer.channels)
-        assert torch.allclose(found[f"{layer.key}.class_mean"][3].double(), values.mean(1), atol=1e-5)
-        assert torch.allclose(found[f"{layer.key}.class_var"][3].double(), values.var(1, correction=0), rtol=1e-4)
+        assert torch.allclose(
+            found[f"{layer.key}.class_mean"][3].double(), values.mean(1), atol=1e-5
+        )
+        assert torch.allclose(
+            found[f"{layer.key}.class_var"][3].double(), values.var(1, correction=0), rtol=1e-4
+        )
 
 
 def test_teacher_bundle(tmp_path: Path, tiny: Split):
     name, options = NETWORKS[0]
-    pretraining = Pretraining("supervised", "fashion-mnist", 1, "python -m exporters pretrain x.yaml", 1.5, "joint")
+    pretraining = Pretraining(
+        "supervised", "fashion-mnist", 1, "python -m exporters pretrain x.yaml", 1.5, "joint"
+    )
     source = tmp_path / "model.pt"
     Checkpoint("tiny", name, options, pretraining, trained(name, options).state_dict()).save(source)
     said: list[str] = []
     folder = bundle.export_teacher(source, tmp_path, tmp_path / "onnx", test=tiny, say=said.append)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert sorted(first) == ["bn_stats.safetensors", "golden.safetensors", "manifest.yaml", "model.onnx"]
+    assert sorted(first) == [
+        "bn_stats.safetensors",
+        "golden.safetensors",
+        "manifest.yaml",
+        "model.onnx",
+    ]
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in folder.iterdir())
 
     manifest = yaml.safe_load(first["manifest.yaml"])
@@ -207,34 +246,52 @@ def test_teacher_bundle(tmp_path: Path, tiny: Split):
     }
     keys = [layer["key"] for layer in manifest["statistics"]["layers"]]
     assert Counter(tensor.rsplit(".", 1)[0] for tensor in statistics) == dict.fromkeys(keys, 4)
-    assert all((initializers[tensor] == values.numpy()).all() for tensor, values in statistics.items())
+    assert all(
+        (initializers[tensor] == values.numpy()).all() for tensor, values in statistics.items()
+    )
     probe = load_file(folder / "golden.safetensors")
     assert {f"stats.{key}.{part}" for key in keys for part in ("mean", "var")} < set(probe)
     real = data.normalise(
-        data.to_float(tiny.images[:2]), data.info("fashion-mnist").mean, data.info("fashion-mnist").std
+        data.to_float(tiny.images[:2]),
+        data.info("fashion-mnist").mean,
+        data.info("fashion-mnist").std,
     )
     assert torch.equal(probe["input"][2:], real)
     assert torch.equal(probe["targets"][2:], tiny.labels[:2])
 
     with pytest.raises(InputError, match="exists"):
         bundle.export_teacher(source, tmp_path, tmp_path / "onnx", test=tiny, say=said.append)
-    bundle.export_teacher(source, tmp_path, tmp_path / "onnx", replace=True, test=tiny, say=said.append)
+    bundle.export_teacher(
+        source, tmp_path, tmp_path / "onnx", replace=True, test=tiny, say=said.append
+    )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["tiny"]
 
 
 def test_a_bundle_unpacks_into_the_network_it_was_made_of(tmp_path: Path, tiny: Split):
     name, options = NETWORKS[0]
-    pretraining = Pretraining("moco_v2", "fashion-mnist", 3, "python -m exporters pretrain x.yaml", 9.5, "linear_probe")
-    Checkpoint("tiny", name, options, pretraining, trained(name, options).state_dict()).save(tmp_path / "model.pt")
-    folder = bundle.export_teacher(tmp_path / "model.pt", tmp_path, tmp_path / "onnx", test=tiny, say=lambda _: None)
+    pretraining = Pretraining(
+        "moco_v2", "fashion-mnist", 3, "python -m exporters pretrain x.yaml", 9.5, "linear_probe"
+    )
+    Checkpoint("tiny", name, options, pretraining, trained(name, options).state_dict()).save(
+        tmp_path / "model.pt"
+    )
+    folder = bundle.export_teacher(
+        tmp_path / "model.pt", tmp_path, tmp_path / "onnx", test=tiny, say=lambda _: None
+    )
     assert main(["unpack", str(folder), str(tmp_path / "again.pt")]) == 0
     first, again = Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "again.pt")
     assert (again.name, again.architecture, again.options) == (first.name, name, options)
     assert again.pretraining == pretraining
     assert again.state.keys() == first.state.keys()
-    assert all(torch.equal(again.state[key], first.state[key]) for key in first.state if "batches" not in key)
-    exported = bundle.export_teacher(tmp_path / "again.pt", tmp_path, tmp_path / "new", test=tiny, say=lambda _: None)
+    assert all(
+        torch.equal(again.state[key], first.state[key])
+        for key in first.state
+        if "batches" not in key
+    )
+    exported = bundle.export_teacher(
+        tmp_path / "again.pt", tmp_path, tmp_path / "new", test=tiny, say=lambda _: None
+    )
     assert all(
         (exported / file).read_bytes() == (folder / file).read_bytes()
         for file in ("model.onnx", "bn_stats.safetensors", "golden.safetensors")
@@ -251,7 +308,9 @@ def test_student_bundle(tmp_path: Path, monkeypatch, tiny: Split):
     monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
     config = tmp_path / "student.yaml"
     architecture = {"name": "convnet3", "options": {"width": 8, "norm": "instance"}}
-    config.write_text(yaml.safe_dump({"name": "pupil", "dataset": "fashion-mnist", "architecture": architecture}))
+    config.write_text(
+        yaml.safe_dump({"name": "pupil", "dataset": "fashion-mnist", "architecture": architecture})
+    )
     folder = student.export_student(config, tmp_path, tmp_path, say=lambda _: None)
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     assert manifest["role"] == "student"
@@ -259,8 +318,13 @@ def test_student_bundle(tmp_path: Path, monkeypatch, tiny: Split):
     assert manifest["statistics"] == {"kind": "none", "layers": []}
     assert load_file(folder / "bn_stats.safetensors") == {}
     assert load_file(folder / "golden.safetensors")["bn_loss"] == 0
-    shapes = {tensor.name: list(tensor.dims) for tensor in onnx.load(folder / "model.onnx").graph.initializer}
-    assert {entry["parameter"]: entry["shape"] for entry in manifest["init"]}.items() <= shapes.items()
+    shapes = {
+        tensor.name: list(tensor.dims)
+        for tensor in onnx.load(folder / "model.onnx").graph.initializer
+    }
+    assert {
+        entry["parameter"]: entry["shape"] for entry in manifest["init"]
+    }.items() <= shapes.items()
     assert manifest["init"][0] == {
         "parameter": "features.0.weight",
         "shape": [8, 1, 3, 3],
@@ -272,9 +336,14 @@ def test_standardised_weights_make_no_student(tmp_path: Path, monkeypatch, tiny:
     monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
     config = tmp_path / "student.yaml"
     config.write_text(
-        yaml.safe_dump({"name": "pupil", "dataset": "cifar-10", "architecture": {"name": "timm/test_nfnet"}})
+        yaml.safe_dump(
+            {"name": "pupil", "dataset": "cifar-10", "architecture": {"name": "timm/test_nfnet"}}
+        )
     )
-    with pytest.raises(InputError, match=r"timm/test_nfnet can't be a student: \d+ of its parameters, such as stem\."):
+    with pytest.raises(
+        InputError,
+        match=r"timm/test_nfnet can't be a student: \d+ of its parameters, such as stem\.",
+    ):
         student.export_student(config, tmp_path, tmp_path)
     assert not (tmp_path / "pupil").exists()
 
@@ -315,7 +384,12 @@ def test_every_bn_that_is_none_of_the_network_is_named():
 
 def test_every_bn_that_cannot_be_folded_is_named():
     model = nn.Sequential(
-        nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2), nn.Flatten()
+        nn.BatchNorm2d(1),
+        nn.Conv2d(1, 2, 3),
+        nn.BatchNorm2d(2),
+        nn.ReLU(),
+        nn.BatchNorm2d(2),
+        nn.Flatten(),
     )
     with pytest.raises(CheckError, match=r"^BN 0, 4: no convolution of its own before it"):
         graph.fold(*graph.to_onnx(model, (1, 28, 28)))
@@ -335,6 +409,10 @@ def test_a_backbone_without_classifier_is_refused(tmp_path: Path):
 def test_names_cannot_leave_the_folder(tmp_path: Path, name: str, monkeypatch, tiny: Split):
     monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
     config = tmp_path / "student.yaml"
-    config.write_text(yaml.safe_dump({"name": name, "dataset": "fashion-mnist", "architecture": {"name": "convnet3"}}))
+    config.write_text(
+        yaml.safe_dump(
+            {"name": name, "dataset": "fashion-mnist", "architecture": {"name": "convnet3"}}
+        )
+    )
     with pytest.raises(InputError, match="bundle name"):
         student.export_student(config, tmp_path, tmp_path)

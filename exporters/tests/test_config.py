@@ -17,7 +17,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configurations_parse(path: Path):
     if path.stem.startswith("student-"):
-        assert parse(StudentConfig, read_yaml(path), str(path)).name == path.stem.removeprefix("student-")
+        assert parse(StudentConfig, read_yaml(path), str(path)).name == path.stem.removeprefix(
+            "student-"
+        )
     else:
         read_config(path)
 
@@ -40,8 +42,14 @@ def test_shipped_configurations_parse(path: Path):
             r"method: unknown key 'temprature'; did you mean 'temperature'",
         ),
         ({"method": {"name": "moco_v2", "momentum": 1.0}}, r"method: momentum is 1.0"),
-        ({"method": {"name": "moco_v2", "augmentation": {"scale": [0.2]}}}, r"augmentation: scale: a list of 2 values"),
-        ({"method": {"name": "supervised", "augmentation": {"mode": "odd"}}}, r"augmentation: mode is 'odd'"),
+        (
+            {"method": {"name": "moco_v2", "augmentation": {"scale": [0.2]}}},
+            r"augmentation: scale: a list of 2 values",
+        ),
+        (
+            {"method": {"name": "supervised", "augmentation": {"mode": "odd"}}},
+            r"augmentation: mode is 'odd'",
+        ),
         ({"method": "supervised"}, r"method: a mapping is wanted"),
     ],
 )

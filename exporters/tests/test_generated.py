@@ -1,4 +1,5 @@
-"""docs/generated.md against the files and the Makefile: which generated file comes from which command."""
+"""docs/generated.md against the files and the Makefile: which generated file comes from which
+command."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ CODE = re.compile(r"`([^`]+)`")
 def read_rows() -> list[tuple[list[str], str, str]]:
     """Patterns of files, command and cost of each row of the table."""
     lines = (ROOT / "docs/generated.md").read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| `")
+    ]
     return [(CODE.findall(files), CODE.findall(command)[0], cost) for files, command, cost in cells]
 
 
@@ -28,7 +33,9 @@ def test_generated_files_exist_and_name_their_command(patterns: list[str], comma
     module = re.fullmatch(r"python -m (tests\.goldens\.\w+)", command)
     if module:
         script = (ROOT / f"{module[1].replace('.', '/')}.py").read_text(encoding="utf-8")
-        assert all(pattern.removeprefix("tests/goldens/").rstrip("*") in script for pattern in patterns)
+        assert all(
+            pattern.removeprefix("tests/goldens/").rstrip("*") in script for pattern in patterns
+        )
     # Where there is room for a sentence, it says who wrote the file.
     texts = [path for paths in found.values() for path in paths if path.suffix in (".md", ".toml")]
     for path in texts:
@@ -42,16 +49,28 @@ def test_make_regenerate_runs_the_cheap_commands():
     assert recipe
     helps = {"python -m exporters.conformance $(TARGET)/conformance", "git status --short"}
     run = [line.strip() for line in recipe[1].splitlines()]
-    assert [line for line in run if line not in helps] == [command for _, command, cost in ROWS if cost == "cheap"]
+    assert [line for line in run if line not in helps] == [
+        command for _, command, cost in ROWS if cost == "cheap"
+    ]
 
 
 def test_no_generated_file_is_missing_from_the_table():
-    listed = {path for patterns, _, _ in ROWS for pattern in patterns for path in ROOT.glob(pattern)}
+    listed = {
+        path for patterns, _, _ in ROWS for pattern in patterns for path in ROOT.glob(pattern)
+    }
     marks = re.compile(r"[Ww]ritten by `|`make bench` runs")
     generated = [
         *(path for pattern in ("*.json", "*.svg") for path in ROOT.glob(f"docs/{pattern}")),
-        *(path for path in ROOT.glob("docs/*.md") if marks.search(path.read_text(encoding="utf-8"))),
-        *(path for path in ROOT.glob("tests/goldens/**/*") if path.suffix in (".safetensors", ".json", ".scdd")),
+        *(
+            path
+            for path in ROOT.glob("docs/*.md")
+            if marks.search(path.read_text(encoding="utf-8"))
+        ),
+        *(
+            path
+            for path in ROOT.glob("tests/goldens/**/*")
+            if path.suffix in (".safetensors", ".json", ".scdd")
+        ),
         *ROOT.glob("src/**/*.snap"),
     ]
     assert [path for path in generated if path not in listed] == []

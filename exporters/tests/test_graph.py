@@ -1,4 +1,5 @@
-"""What networks of others bring to the exporter: BN in unusual forms, standardised weights, attention of any rank."""
+"""What networks of others bring to the exporter: BN in unusual forms, standardised weights,
+attention of any rank."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ class StandardisedConv(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         flat = self.weight.reshape(1, self.out_channels, -1)
-        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(self.weight)
+        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(
+            self.weight
+        )
         return F.conv2d(images, weight, self.bias, self.stride, self.padding)
 
 
@@ -36,7 +39,9 @@ class Attention(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         tokens = images.flatten(2).reshape(images.shape[0], 2, 2, 2, -1).transpose(-1, -2)
         mask = torch.ones(36, 36, dtype=torch.bool).tril() if self.masked else None
-        found = F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask, dropout_p=0.0)
+        found = F.scaled_dot_product_attention(
+            tokens, tokens, tokens, attn_mask=mask, dropout_p=0.0
+        )
         return found.transpose(-1, -2).reshape(images.shape)
 
 
@@ -76,8 +81,14 @@ def network(*middle: nn.Module) -> nn.Module:
     [
         ([nn.BatchNorm2d(8, affine=False)], {"BatchNormalization"}),
         ([nn.SyncBatchNorm(8)], {"BatchNormalization"}),
-        ([nn.BatchNorm2d(8), StandardisedConv(8, 8, 3), StandardisedConv(8, 8, 1, bias=False)], {"BatchNormalization"}),
-        ([nn.BatchNorm2d(8), Attention()], {"BatchNormalization", "MatMul", "Softmax", "Mul", "Transpose"}),
+        (
+            [nn.BatchNorm2d(8), StandardisedConv(8, 8, 3), StandardisedConv(8, 8, 1, bias=False)],
+            {"BatchNormalization"},
+        ),
+        (
+            [nn.BatchNorm2d(8), Attention()],
+            {"BatchNormalization", "MatMul", "Softmax", "Mul", "Transpose"},
+        ),
         ([nn.BatchNorm2d(8), Attention(masked=True)], None),
     ],
 )
@@ -120,7 +131,8 @@ def test_standardised_convolutions_are_calibrated_as_others():
     ],
 )
 def test_the_probe_convolves_by_the_weights_of_the_graph(convolution: nn.Module):
-    """The graph's float32 weights in float64 differ from weights that are standardised in float64."""
+    """The graph's float32 weights in float64 differ from weights that are standardised in
+    float64."""
     model = network(nn.ReLU(), nn.Sequential(convolution), nn.ReLU())
     images = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     serialised, _ = graph.to_onnx(model, SHAPE)
@@ -129,7 +141,9 @@ def test_the_probe_convolves_by_the_weights_of_the_graph(convolution: nn.Module)
 
     def difference(network: nn.Module) -> float:
         with torch.no_grad():
-            return float((copy.deepcopy(network).double()(images) - wanted).abs().max() / wanted.abs().max())
+            return float(
+                (copy.deepcopy(network).double()(images) - wanted).abs().max() / wanted.abs().max()
+            )
 
     exact = graph.standardised_module(model, serialised)
     assert difference(exact) < 1e-12
@@ -159,13 +173,24 @@ TWICE = nn.BatchNorm2d(8)
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
-        ([nn.BatchNorm2d(8, track_running_stats=False)], r"keep no running statistics .*: 1\. Train it with"),
-        ([nn.InstanceNorm2d(8, track_running_stats=True)], "which are of single images and not of batches: 1"),
-        ([Functional()], "a call of a function, with the statistics 1.centre and 1.spread; use nn.BatchNorm2d"),
+        (
+            [nn.BatchNorm2d(8, track_running_stats=False)],
+            r"keep no running statistics .*: 1\. Train it with",
+        ),
+        (
+            [nn.InstanceNorm2d(8, track_running_stats=True)],
+            "which are of single images and not of batches: 1",
+        ),
+        (
+            [Functional()],
+            "a call of a function, with the statistics 1.centre and 1.spread; use nn.BatchNorm2d",
+        ),
         ([TWICE, nn.ReLU(), TWICE], "is used at 2 places, so its statistics are of none of them"),
         ([WithAuxiliary()], r"1 of 2 BN layers take no part in evaluation: 1\.auxiliary"),
     ],
 )
-def test_bn_without_statistics_of_its_own_is_refused_with_the_cause(middle: list[nn.Module], message: str):
+def test_bn_without_statistics_of_its_own_is_refused_with_the_cause(
+    middle: list[nn.Module], message: str
+):
     with pytest.raises(InputError, match=message):
         graph.to_onnx(graph.prepare(network(*middle)), SHAPE)

@@ -58,14 +58,19 @@ def bring(folder: Path, proto: onnx.ModelProto, **options) -> tuple[Path, list[s
     onnx.save(proto, folder / "raw.onnx")
     said: list[str] = []
     options = {"dataset_name": "fashion-mnist", "replace": True} | options
-    return importer.import_onnx(folder / "raw.onnx", folder / "data", folder / "out", say=said.append, **options), said
+    return importer.import_onnx(
+        folder / "raw.onnx", folder / "data", folder / "out", say=said.append, **options
+    ), said
 
 
 def test_bn_nodes_become_statistics_and_the_probe_is_pytorchs(tmp_path: Path):
     model, proto = kept()
     folder, _ = bring(tmp_path, proto)
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
-    sides, probe = load_file(folder / "bn_stats.safetensors"), load_file(folder / "golden.safetensors")
+    sides, probe = (
+        load_file(folder / "bn_stats.safetensors"),
+        load_file(folder / "golden.safetensors"),
+    )
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     layers = [graph.Layer(**layer) for layer in manifest["statistics"]["layers"]]
     assert manifest["statistics"]["kind"] == "batch_norm"
@@ -78,14 +83,20 @@ def test_bn_nodes_become_statistics_and_the_probe_is_pytorchs(tmp_path: Path):
 
     _, own = graph.to_onnx(model, SHAPE)
     parts = ("weight", "bias", "running_mean", "running_var")
-    statistics = {f"{layer.key}.{part}": model.state_dict()[f"{layer.key}.{part}"] for layer in own for part in parts}
+    statistics = {
+        f"{layer.key}.{part}": model.state_dict()[f"{layer.key}.{part}"]
+        for layer in own
+        for part in parts
+    }
     wanted = golden.golden(model, own, statistics, probe["input"], probe["targets"])
     for name in ("logits", "ce", "bn_loss", "loss"):
         torch.testing.assert_close(probe[name], wanted[name], rtol=1e-6, atol=1e-6)
     for layer, mine in zip(layers, own, strict=True):
         torch.testing.assert_close(probe[f"stats.{layer.key}.var"], wanted[f"stats.{mine.key}.var"])
     slopes = (probe["directions"].double() * wanted["input_grad"].double()).flatten(1).sum(1)
-    torch.testing.assert_close(probe["slopes"].double(), slopes, rtol=1e-5, atol=1e-6 * float(slopes.norm()))
+    torch.testing.assert_close(
+        probe["slopes"].double(), slopes, rtol=1e-5, atol=1e-6 * float(slopes.norm())
+    )
 
 
 def test_a_folded_graph_is_brought_without_statistics_and_says_so(tmp_path: Path):
@@ -101,7 +112,9 @@ def test_accuracy_is_measured_where_the_data_are(tmp_path: Path, monkeypatch, ti
     (tmp_path / "data/fashion-mnist").mkdir(parents=True)
     monkeypatch.setattr(data, "test_split", lambda *_: tiny)
     folder, _ = bring(tmp_path, kept()[1])
-    assert yaml.safe_load((folder / "manifest.yaml").read_text())["accuracy"]["images"] == len(tiny.labels)
+    assert yaml.safe_load((folder / "manifest.yaml").read_text())["accuracy"]["images"] == len(
+        tiny.labels
+    )
 
 
 def test_accuracy_is_measured_on_images_of_ones_own(tmp_path: Path):
@@ -117,11 +130,17 @@ def test_accuracy_is_measured_on_images_of_ones_own(tmp_path: Path):
     assert manifest["classes"] == [str(label) for label in range(10)]
 
 
-def network(nodes: list[onnx.NodeProto], inputs=("x",), batch: int | str = 1, opset: int = 13, **weights):
+def network(
+    nodes: list[onnx.NodeProto], inputs=("x",), batch: int | str = 1, opset: int = 13, **weights
+):
     """A graph of `nodes` from 3x8x8 images to the value y."""
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, 8, 8]) for name in inputs]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, 8, 8]) for name in inputs
+    ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, "classes"])
-    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    initializers = [
+        numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()
+    ]
     body = helper.make_graph(nodes, "g", values, [output], initializers)
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
@@ -133,14 +152,22 @@ def drawn(*shape: int) -> np.ndarray:
 def small(classes: int, folder: Path) -> dict:
     """Options for images and classes of no known data set."""
     (folder / "classes.txt").write_text("".join(f"class {index}\n" for index in range(classes)))
-    return {"dataset_name": "own", "mean": (0.5,), "std": (0.25,), "classes_path": folder / "classes.txt"}
+    return {
+        "dataset_name": "own",
+        "mean": (0.5,),
+        "std": (0.25,),
+        "classes_path": folder / "classes.txt",
+    }
 
 
 def test_what_zoo_graphs_do_at_their_ends_is_undone(tmp_path: Path):
-    """A fixed batch in reshapes (a channel shuffle, a flattening), a softmax at the end, weights behind other nodes."""
+    """A fixed batch in reshapes (a channel shuffle, a flattening), a softmax at the end, weights
+    behind other nodes."""
     node = helper.make_node
     nodes = [
-        node("Constant", [], ["shuffled"], value=numpy_helper.from_array(np.array([1, 2, 3, 6, 6]))),
+        node(
+            "Constant", [], ["shuffled"], value=numpy_helper.from_array(np.array([1, 2, 3, 6, 6]))
+        ),
         node("Identity", ["w"], ["w1"]),
         node("Conv", ["x", "w1", "b"], ["c"], kernel_shape=[3, 3]),
         node("Reshape", ["c", "shuffled"], ["d"], allowzero=1),
@@ -149,10 +176,23 @@ def test_what_zoo_graphs_do_at_their_ends_is_undone(tmp_path: Path):
         node("MatMul", ["f", "input"], ["g"]),
         node("Softmax", ["g"], ["y"]),
     ]
-    proto = network(nodes, opset=14, w=drawn(6, 3, 3, 3), b=drawn(6), flat=np.array([1, -1]), input=drawn(216, 5))
+    proto = network(
+        nodes,
+        opset=14,
+        w=drawn(6, 3, 3, 3),
+        b=drawn(6),
+        flat=np.array([1, -1]),
+        input=drawn(216, 5),
+    )
     folder, said = bring(tmp_path, proto, **small(5, tmp_path))
     written = onnx.load(folder / "model.onnx")
-    assert [each.op_type for each in written.graph.node] == ["Conv", "Reshape", "Transpose", "Reshape", "MatMul"]
+    assert [each.op_type for each in written.graph.node] == [
+        "Conv",
+        "Reshape",
+        "Transpose",
+        "Reshape",
+        "MatMul",
+    ]
     assert written.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert said[0].startswith("took the softmax off")
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
@@ -163,15 +203,25 @@ def test_what_zoo_graphs_do_at_their_ends_is_undone(tmp_path: Path):
 
 def pooled(*nodes: onnx.NodeProto, **weights) -> onnx.ModelProto:
     """`nodes` from x to h, then logits of three classes."""
-    rest = [helper.make_node("GlobalAveragePool", ["h"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
+    rest = [
+        helper.make_node("GlobalAveragePool", ["h"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["y"]),
+    ]
     return network([*nodes, *rest], batch="n", **weights)
 
 
 def batch_norm(name: str, x: str, y: str, *parts: str, **attributes) -> onnx.NodeProto:
-    return helper.make_node("BatchNormalization", [x, *(parts or ("s", "b", "m", "v"))], [y], name=name, **attributes)
+    return helper.make_node(
+        "BatchNormalization", [x, *(parts or ("s", "b", "m", "v"))], [y], name=name, **attributes
+    )
 
 
-ONES = {"s": np.ones(3, np.float32), "b": drawn(3), "m": np.zeros(3, np.float32), "v": np.ones(3, np.float32)}
+ONES = {
+    "s": np.ones(3, np.float32),
+    "b": drawn(3),
+    "m": np.zeros(3, np.float32),
+    "v": np.ones(3, np.float32),
+}
 
 
 def test_every_odd_bn_is_named(tmp_path: Path):
@@ -208,12 +258,16 @@ def as_others_export(folder: Path, *middle: nn.Module) -> onnx.ModelProto:
             module.running_var.uniform_(0.5, 2)
     shapes = ({0: torch.export.Dim("batch")},)
     options = {"dynamo": True, "optimize": False, "external_data": False, "verbose": False}
-    torch.onnx.export(model, (torch.zeros(2, *SHAPE),), folder / "other.onnx", dynamic_shapes=shapes, **options)
+    torch.onnx.export(
+        model, (torch.zeros(2, *SHAPE),), folder / "other.onnx", dynamic_shapes=shapes, **options
+    )
     return onnx.load(folder / "other.onnx")
 
 
 @pytest.mark.parametrize(
-    "norm", [lambda: nn.BatchNorm2d(8, affine=False), lambda: nn.SyncBatchNorm(8), Functional], ids=range(3)
+    "norm",
+    [lambda: nn.BatchNorm2d(8, affine=False), lambda: nn.SyncBatchNorm(8), Functional],
+    ids=range(3),
 )
 def test_bn_in_other_forms_is_taken(tmp_path: Path, norm: Callable[[], nn.Module]):
     """Scale and shift that torch computes from the image's shape are constants all the same."""
@@ -247,7 +301,9 @@ SHARED = nn.BatchNorm2d(8)
         ),
     ],
 )
-def test_bn_without_statistics_of_its_own_is_refused(tmp_path: Path, middle: list[nn.Module], message: str):
+def test_bn_without_statistics_of_its_own_is_refused(
+    tmp_path: Path, middle: list[nn.Module], message: str
+):
     with pytest.raises(InputError, match=message):
         bring(tmp_path, as_others_export(tmp_path, *middle))
 
@@ -261,7 +317,11 @@ def test_bn_in_training_mode_is_refused():
 
 def test_bn_layers_of_an_untrained_network_are_all_named(tmp_path: Path):
     weights = ONES | {"c": drawn(3)}
-    nodes = [batch_norm("", "x", "h1"), batch_norm("", "h1", "h2", "s", "b", "c", "v"), batch_norm("two", "h2", "h")]
+    nodes = [
+        batch_norm("", "x", "h1"),
+        batch_norm("", "h1", "h2", "s", "b", "c", "v"),
+        batch_norm("two", "h2", "h"),
+    ]
     named = r"2 of 3 BN layers have the initial statistics 0 and 1 \(BatchNormalization_0, two\)"
     with pytest.raises(InputError, match=named):
         bring(tmp_path, pooled(*nodes, **weights), **small(3, tmp_path))
@@ -271,7 +331,9 @@ def test_classes_of_ones_own_are_not_imagenet(tmp_path: Path):
     node = helper.make_node
     nodes = [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["h"])]
     proto = pooled(*nodes, w=drawn(3, 3, 3, 3))
-    folder, said = bring(tmp_path, proto, dataset_name=None, classes_path=small(3, tmp_path)["classes_path"])
+    folder, said = bring(
+        tmp_path, proto, dataset_name=None, classes_path=small(3, tmp_path)["classes_path"]
+    )
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     assert manifest["pretraining"]["dataset"] == "unknown"
     assert manifest["preprocessing"]["mean"] == list(data.info("imagenet").mean)
@@ -295,9 +357,14 @@ FUSED = helper.make_node("FusedConv", ["x", "w"], ["h"], domain="com.microsoft")
             lambda: pooled(QUANTISE, DEQUANTISE, s=np.float32(0.1), z=np.uint8(128)),
             r"the graph is quantised \(QuantizeLinear x1, DequantizeLinear x1\).*import the float32 network",
         ),
-        (lambda: pooled(FUSED, w=drawn(3, 3, 1, 1)), r"outside ONNX \(com\.microsoft::FusedConv x1\)"),
         (
-            lambda: pooled(helper.make_node("Conv", ["x", "w"], ["h"]), w=drawn(3, 3, 1, 1).astype(np.float16)),
+            lambda: pooled(FUSED, w=drawn(3, 3, 1, 1)),
+            r"outside ONNX \(com\.microsoft::FusedConv x1\)",
+        ),
+        (
+            lambda: pooled(
+                helper.make_node("Conv", ["x", "w"], ["h"]), w=drawn(3, 3, 1, 1).astype(np.float16)
+            ),
             r"weights are float16; export the network in float32",
         ),
     ],
@@ -314,7 +381,10 @@ def test_images_of_bytes_are_refused_with_the_remedy():
 
 
 def test_class_numbers_are_no_logits(tmp_path: Path):
-    rest = [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["f"])]
+    rest = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+    ]
     proto = network([*rest, helper.make_node("ArgMax", ["f"], ["y"], axis=1)], batch="n")
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, ["n", 1]))
     with pytest.raises(InputError, match=r"is int64 \(ArgMax of f\).*give --output f"):
@@ -338,7 +408,9 @@ def test_networks_with_exact_gelu_are_imported(tmp_path: Path):
         node("Mul", ["g", "half"], ["h"]),
     ]
     scalars = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
-    folder, _ = bring(tmp_path, pooled(*nodes, w=drawn(3, 3, 3, 3), **scalars), **small(3, tmp_path))
+    folder, _ = bring(
+        tmp_path, pooled(*nodes, w=drawn(3, 3, 3, 3), **scalars), **small(3, tmp_path)
+    )
     assert load_file(folder / "golden.safetensors")["slopes"].abs().min() > 0
 
 
@@ -347,29 +419,42 @@ JUMPING = {"Ceil", "Floor", "Round", "Sign", "Mod", "Cast", "CastLike", "BitCast
 
 
 def test_reference_operators_compute_in_float64():
-    """Central differences with two small steps agree; where something computes in float32, they are noise."""
-    known = json.loads((Path(__file__).parents[2] / "docs/conformance.json").read_text())["operators"].keys() - JUMPING
+    """Central differences with two small steps agree; where something computes in float32, they are
+    noise."""
+    known = (
+        json.loads((Path(__file__).parents[2] / "docs/conformance.json").read_text())[
+            "operators"
+        ].keys()
+        - JUMPING
+    )
     noisy, tried = {}, set()
     for case in load_model_tests(kind="node"):
         (operator, *others) = [node.op_type for node in case.model.graph.node]
         if others or operator not in known or not case.data_sets or "training_mode" in case.name:
             continue
         inputs, outputs = case.data_sets[0]
-        if not all(isinstance(each, np.ndarray) for each in (*inputs, outputs[0])) or outputs[0].dtype != np.float32:
+        if (
+            not all(isinstance(each, np.ndarray) for each in (*inputs, outputs[0]))
+            or outputs[0].dtype != np.float32
+        ):
             continue
         exact = ReferenceEvaluator(reference.in_float64(case.model), new_ops=reference.OPERATORS)
         names = [value.name for value in case.model.graph.input]
         rng = np.random.default_rng(0)
         # Away from the whole numbers, where many operators have their kinks.
         first = inputs[0].astype(np.float64) + 1e-4 * rng.standard_normal(inputs[0].shape)
-        rest = [each.astype(np.float64) if each.dtype == np.float32 else each for each in inputs[1:]]
+        rest = [
+            each.astype(np.float64) if each.dtype == np.float32 else each for each in inputs[1:]
+        ]
         direction = rng.standard_normal(first.shape)
         if inputs[0].dtype != np.float32 or not first.size:
             continue
 
         def slope(step, exact=exact, names=names, first=first, rest=rest, direction=direction):
             ahead, behind = (
-                exact.run(None, dict(zip(names, [first + sign * step * direction, *rest], strict=True)))[0]
+                exact.run(
+                    None, dict(zip(names, [first + sign * step * direction, *rest], strict=True))
+                )[0]
                 for sign in (1, -1)
             )
             return (ahead - behind) / (2 * step)
@@ -386,9 +471,17 @@ def test_reference_operators_compute_in_float64():
 
 def test_data_in_other_files_are_put_in_or_missed(tmp_path: Path):
     _, proto = kept()
-    onnx.save(proto, tmp_path / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    onnx.save(
+        proto,
+        tmp_path / "big.onnx",
+        save_as_external_data=True,
+        location="big.data",
+        size_threshold=0,
+    )
     out = tmp_path / "out"
-    importer.import_onnx(tmp_path / "big.onnx", tmp_path, out, dataset_name="fashion-mnist", say=lambda _: None)
+    importer.import_onnx(
+        tmp_path / "big.onnx", tmp_path, out, dataset_name="fashion-mnist", say=lambda _: None
+    )
     source = yaml.safe_load((out / "big/manifest.yaml").read_text())["source"]
     assert [each["file"] for each in source["data"]] == ["big.data"]
     (tmp_path / "big.data").unlink()
@@ -402,7 +495,9 @@ def relu(**options) -> onnx.ModelProto:
 
 def channels_last() -> onnx.ModelProto:
     proto = pooled(helper.make_node("Relu", ["x"], ["h"]))
-    for dim, size in zip(proto.graph.input[0].type.tensor_type.shape.dim[1:], (8, 8, 3), strict=True):
+    for dim, size in zip(
+        proto.graph.input[0].type.tensor_type.shape.dim[1:], (8, 8, 3), strict=True
+    ):
         dim.dim_value = size
     return proto
 
@@ -432,10 +527,26 @@ def baked_batch() -> onnx.ModelProto:
         (two_outputs, {"output_value": "q"}, "no value 'q'; its outputs are y, h"),
         (two_outputs, {"output_value": "h"}, "the output is of 2x3x8x8, not logits"),
         (baked_batch, {"classes": 4}, "ONNX Runtime can't run the graph on 2x3x8x8"),
-        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"classes": 7}, "has 3 logits, but own has 7 classes"),
-        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"size": 9}, "takes images of 8x8, not of 9x9"),
-        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"std": (1, 1)}, "--std has 2 values"),
-        (lambda: pooled(helper.make_node("Relu", ["x"], ["h"])), {"mean": None}, "'own' is unknown; known are"),
+        (
+            lambda: pooled(helper.make_node("Relu", ["x"], ["h"])),
+            {"classes": 7},
+            "has 3 logits, but own has 7 classes",
+        ),
+        (
+            lambda: pooled(helper.make_node("Relu", ["x"], ["h"])),
+            {"size": 9},
+            "takes images of 8x8, not of 9x9",
+        ),
+        (
+            lambda: pooled(helper.make_node("Relu", ["x"], ["h"])),
+            {"std": (1, 1)},
+            "--std has 2 values",
+        ),
+        (
+            lambda: pooled(helper.make_node("Relu", ["x"], ["h"])),
+            {"mean": None},
+            "'own' is unknown; known are",
+        ),
         (
             lambda: pooled(helper.make_node("Relu", ["x"], ["h"])),
             {"dataset_name": "fashion-mnist"},
@@ -443,7 +554,9 @@ def baked_batch() -> onnx.ModelProto:
         ),
     ],
 )
-def test_graphs_that_cannot_be_brought_are_explained(tmp_path: Path, make: Callable, options: dict, message: str):
+def test_graphs_that_cannot_be_brought_are_explained(
+    tmp_path: Path, make: Callable, options: dict, message: str
+):
     known = small(options.pop("classes", 3), tmp_path)
     with pytest.raises(InputError, match=message):
         bring(tmp_path, make(), **known | options)
@@ -452,7 +565,10 @@ def test_graphs_that_cannot_be_brought_are_explained(tmp_path: Path, make: Calla
 
 def test_broken_files_are_explained(tmp_path: Path, capsys):
     (tmp_path / "broken.onnx").write_bytes(b"\xff" * 100)
-    for name, reason in (("broken.onnx", "is not a readable ONNX file"), ("none.onnx", "does not exist")):
+    for name, reason in (
+        ("broken.onnx", "is not a readable ONNX file"),
+        ("none.onnx", "does not exist"),
+    ):
         assert main(["import", str(tmp_path / name), "--out", str(tmp_path)]) == 2
         assert reason in capsys.readouterr().err
 
@@ -484,7 +600,9 @@ WINDOWS = [
         *(("BatchNormalization", {"epsilon": 0.1}, ((6,),) * 4, opset) for opset in (7, 9, 14, 15)),
     ],
 )
-def test_operators_that_are_made_faster_compute_what_onnx_runtime_does(operator, attributes, weights, opset):
+def test_operators_that_are_made_faster_compute_what_onnx_runtime_does(
+    operator, attributes, weights, opset
+):
     arrays = [drawn(2, 6, 11, 12), *(np.abs(drawn(*shape)) for shape in weights)]
     names = [f"i{index}" for index in range(len(arrays))]
     inputs = [
@@ -498,10 +616,14 @@ def test_operators_that_are_made_faster_compute_what_onnx_runtime_does(operator,
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )
     proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     (wanted,) = session.run(None, dict(zip(names, arrays, strict=True)))
     exact = ReferenceEvaluator(reference.in_float64(proto), new_ops=reference.OPERATORS)
-    (found,) = exact.run(None, {name: array.astype(np.float64) for name, array in zip(names, arrays, strict=True)})
+    (found,) = exact.run(
+        None, {name: array.astype(np.float64) for name, array in zip(names, arrays, strict=True)}
+    )
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,5 @@
-"""Stores that the Rust writer made (`tests/labels.rs`), against their formula and the formats' definitions."""
+"""Stores that the Rust writer made (`tests/labels.rs`), against their formula and the formats'
+definitions."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ GOLDENS = Path(__file__).parents[2] / "tests/goldens/labels"
 def logits_of(epoch: int, images: np.ndarray) -> torch.Tensor:
     """The same formula as `logit` in tests/labels.rs: `[n, 6]`."""
     classes = torch.arange(6)
-    return (7 * torch.from_numpy(images)[:, None] + 3 * classes**2 + 5 * epoch).remainder(23) / 4 - 2
+    return (7 * torch.from_numpy(images)[:, None] + 3 * classes**2 + 5 * epoch).remainder(
+        23
+    ) / 4 - 2
 
 
 @pytest.mark.parametrize("name", ["f16", "f32"])
@@ -43,7 +46,11 @@ def test_quantised_rows_are_half_a_step_off_at_most():
 
 def test_top_k_keeps_the_probabilities_and_replays_stored_epochs():
     store = LabelStore(GOLDENS / "top-k.scdd")
-    assert (store.stored_epochs, store.pad, store.meta["top_k"]) == (2, 2, {"k": 2, "temperature": 4.0})
+    assert (store.stored_epochs, store.pad, store.meta["top_k"]) == (
+        2,
+        2,
+        {"k": 2, "temperature": 4.0},
+    )
     assert np.array_equal(store.batch(2, 1).logits, store.batch(0, 1).logits)
     for epoch in range(2):
         batch = store.batch(epoch, 0)
@@ -80,7 +87,10 @@ def test_other_files_and_batches_are_refused(tmp_path: Path):
     for content, said in [
         (b"", "cannot read"),
         (b"PK" + whole[2:], "not a soft-label store"),
-        (whole[:8] + b"\3" + whole[9:], "has the format version 3, this program reads 4: remove it and relabel again"),
+        (
+            whole[:8] + b"\3" + whole[9:],
+            "has the format version 3, this program reads 4: remove it and relabel again",
+        ),
         (whole.replace(b"config_hash", b"config_bush"), "its head is not as it was written"),
         (whole[:-1], "bytes, not"),
     ]:
@@ -105,5 +115,7 @@ def test_a_flipped_bit_is_found_when_its_epoch_is_read(name: str, tmp_path: Path
             if epoch % store.stored_epochs != damaged:
                 store.batch(epoch, 0)
                 continue
-            with pytest.raises(InputError, match=f"labels.scdd: epoch {damaged} is not .*: remove it and relabel"):
+            with pytest.raises(
+                InputError, match=f"labels.scdd: epoch {damaged} is not .*: remove it and relabel"
+            ):
                 store.batch(epoch, 0)

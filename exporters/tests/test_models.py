@@ -29,7 +29,8 @@ def test_full_width_resnets_are_torchvisions():
         # 3x3 convolutions 16-32-64-128, two per block, 1x1 shortcuts, BN pairs, a linear layer
         ("resnet10", {"width": 16, "stem": "small", "channels": 1, "classes": 10}, 308_538),
         ("resnet18", {"width": 16, "stem": "small", "channels": 1, "classes": 10}, 701_178),
-        # the counts of the paper's table 6: 0.27, 0.46, 0.66, 0.85 and 1.7 millions, to the digit as akamaster has them
+        # the counts of the paper's table 6: 0.27, 0.46, 0.66, 0.85 and 1.7 millions, to the digit
+        # as akamaster has them
         ("resnet20", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 269_722),
         ("resnet32", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 464_154),
         ("resnet44", {"width": 16, "shortcut": "pad", "channels": 3, "classes": 10}, 658_586),
@@ -38,9 +39,17 @@ def test_full_width_resnets_are_torchvisions():
         # two 1x1 convolutions with BN more: 16·32 + 2·32 + 32·64 + 2·64
         ("resnet20", {"width": 16, "shortcut": "conv", "channels": 3, "classes": 10}, 272_474),
         # 1·128·9+128 + 2·(128·128·9+128) + 3·2·128 + 2048·10+10
-        ("convnet3", {"width": 128, "norm": "batch", "channels": 1, "size": 28, "classes": 10}, 317_706),
+        (
+            "convnet3",
+            {"width": 128, "norm": "batch", "channels": 1, "size": 28, "classes": 10},
+            317_706,
+        ),
         # the literature's count for CIFAR-10
-        ("convnet3", {"width": 128, "norm": "instance", "channels": 3, "size": 32, "classes": 10}, 320_010),
+        (
+            "convnet3",
+            {"width": 128, "norm": "instance", "channels": 3, "size": 32, "classes": 10},
+            320_010,
+        ),
         # as kuangliu's code counts them for CIFAR-10
         ("cifar-mobilenetv2", {"channels": 3, "classes": 10}, 2_296_922),
         ("cifar-shufflenetv2", {"width": 48, "channels": 3, "classes": 10}, 352_042),
@@ -141,7 +150,8 @@ def test_an_unknown_initialisation_is_refused():
         model[1].weight.normal_(0.1, 0.1)
         model[3].weight.exponential_()
     with pytest.raises(
-        InputError, match=r"known for 2 parameters, such as 1\.weight: they are neither constant nor drawn"
+        InputError,
+        match=r"known for 2 parameters, such as 1\.weight: they are neither constant nor drawn",
     ):
         initialisation(model)
 
@@ -168,7 +178,9 @@ def test_a_padded_shortcut_halves_images_and_adds_channels_of_zeros():
 def test_a_classifier_that_is_a_convolution_stays():
     model = models.build("torchvision/squeezenet1_1", {"classes": 7})
     assert models.architecture("torchvision/squeezenet1_1").head == "classifier.1"
-    with pytest.raises(InputError, match="squeezenet1_1 can't do without its classifier or have another"):
+    with pytest.raises(
+        InputError, match="squeezenet1_1 can't do without its classifier or have another"
+    ):
         models.take_head("torchvision/squeezenet1_1", model)
 
 

@@ -1,4 +1,5 @@
-"""Gradients of narrow networks, as on a processor without AVX-512. A process that hangs or dies fails the test."""
+"""Gradients of narrow networks, as on a processor without AVX-512. A process that hangs or dies
+fails the test."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 def gradient_error(width: int, outputs: int, stride: int | tuple[int, int], side: int) -> float:
-    """How far the weight gradient of a guarded convolution is from float64's, relatively, in the worst layout."""
+    """How far the weight gradient of a guarded convolution is from float64's, relatively, in the
+    worst layout."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(5, width, side, side, generator=generator)
     convolution = nn.Conv2d(width, outputs, 1, stride)
@@ -31,7 +33,10 @@ def gradient_error(width: int, outputs: int, stride: int | tuple[int, int], side
         weight = torch.randn(wanted.shape, generator=generator)
         (gradient,) = torch.autograd.grad((found * weight).sum(), own.weight)
         (right,) = torch.autograd.grad((wanted * weight.double()).sum(), exact.weight)
-        errors += [float((gradient - right).norm() / right.norm()), float((found - wanted).norm() / wanted.norm())]
+        errors += [
+            float((gradient - right).norm() / right.norm()),
+            float((found - wanted).norm() / wanted.norm()),
+        ]
     return max(errors)
 
 
@@ -56,7 +61,9 @@ def as_without_avx512(expression: str) -> float:
     """What `expression` is in a process that computes as on such a processor."""
     code = f"from exporters.tests.test_narrow import *; print({expression})"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=os.environ | AVX2, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=os.environ | AVX2, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr}"
     return float(done.stdout)
 

@@ -1,4 +1,5 @@
-"""A handful of the networks of docs/networks.md, exported and verified by the program; all of them take too long."""
+"""A handful of the networks of docs/networks.md, exported and verified by the program; all of them
+take too long."""
 
 from __future__ import annotations
 
@@ -24,7 +25,15 @@ SCDD = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release/scdd"
 )
 def test_network_verifies(name: str, tmp_path: Path):
     assert SCDD.is_file(), f"{SCDD} is missing; run `cargo build --release` first"
-    arguments = [name, "--out", str(tmp_path), "--work", str(tmp_path / "bundles"), "--scdd", str(SCDD)]
+    arguments = [
+        name,
+        "--out",
+        str(tmp_path),
+        "--work",
+        str(tmp_path / "bundles"),
+        "--scdd",
+        str(SCDD),
+    ]
     assert networks.main(arguments) == 0, (tmp_path / "networks.md").read_text()
     (row,) = json.loads((tmp_path / "networks.json").read_text())["networks"]
     assert row["name"] == name

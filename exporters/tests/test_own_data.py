@@ -1,4 +1,5 @@
-"""A data set of one's own goes through all commands by its path, with what no file says of it given once."""
+"""A data set of one's own goes through all commands by its path, with what no file says of it given
+once."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ IMAGES = ["--mean", "0.4,0.5,0.6", "--std", "0.2,0.25,0.3", "--size", "16"]
 
 @pytest.fixture
 def toys(tmp_path: Path) -> Path:
-    """Class folders: 12 training and 3 test images of each of three classes, each class of one colour."""
+    """Class folders: 12 training and 3 test images of each of three classes, each class of one
+    colour."""
     random = np.random.default_rng(0)
     for label, name in enumerate(("ant", "bee", "cat")):
         for split, count in (("train", 12), ("val", 3)):
@@ -32,7 +34,11 @@ def toys(tmp_path: Path) -> Path:
 
 def test_pretrain_probe_recalibrate_and_export(toys: Path, tmp_path: Path, write_config, capsys):
     runs = tmp_path / "runs"
-    changes = {"architecture": {"name": "resnet10", "options": {"width": 8}}, "batch_size": 10, "output": str(runs)}
+    changes = {
+        "architecture": {"name": "resnet10", "options": {"width": 8}},
+        "batch_size": 10,
+        "output": str(runs),
+    }
     config = write_config("moco_v2", dataset="toys", epochs=1, **changes)
     folder = ["--dataset", str(toys)]
     assert main(["pretrain", str(config), *IMAGES]) == 2
@@ -50,7 +56,12 @@ def test_pretrain_probe_recalibrate_and_export(toys: Path, tmp_path: Path, write
     assert "trained on toys: name its folder with --dataset" in capsys.readouterr().err
     assert main(["recalibrate", str(model), *folder]) == 0
     assert main(["probe", str(model.with_name("recalibrated.pt")), *folder]) == 0
-    assert main(["export", str(model.with_name("probed.pt")), *folder, "--out", str(tmp_path / "onnx")]) == 0
+    assert (
+        main(
+            ["export", str(model.with_name("probed.pt")), *folder, "--out", str(tmp_path / "onnx")]
+        )
+        == 0
+    )
     manifest = yaml.safe_load((tmp_path / "onnx/tiny-moco_v2/manifest.yaml").read_text())
     assert manifest["pretraining"]["images"] == 30
     assert manifest["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
@@ -61,9 +72,16 @@ def test_pretrain_probe_recalibrate_and_export(toys: Path, tmp_path: Path, write
 
 
 def test_students(toys: Path, tmp_path: Path):
-    student = {"name": "pupil", "dataset": "toys", "architecture": {"name": "convnet3", "options": {"width": 8}}}
+    student = {
+        "name": "pupil",
+        "dataset": "toys",
+        "architecture": {"name": "convnet3", "options": {"width": 8}},
+    }
     (tmp_path / "student.yaml").write_text(yaml.safe_dump(student))
     command = ["export-student", str(tmp_path / "student.yaml"), "--dataset", str(toys), *IMAGES]
     assert main([*command, "--out", str(tmp_path / "onnx")]) == 0
     manifest = yaml.safe_load((tmp_path / "onnx/pupil/manifest.yaml").read_text())
-    assert (manifest["classes"], manifest["preprocessing"]["std"]) == (["ant", "bee", "cat"], [0.2, 0.25, 0.3])
+    assert (manifest["classes"], manifest["preprocessing"]["std"]) == (
+        ["ant", "bee", "cat"],
+        [0.2, 0.25, 0.3],
+    )

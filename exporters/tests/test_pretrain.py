@@ -44,7 +44,11 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 ):
     tiny = Split(tiny.images[:100], tiny.labels[:100])
     whole = pretrain.pretrain(
-        write_config(method, output=str(tmp_path / "whole")), tmp_path, train=tiny, test=tiny, say=quiet
+        write_config(method, output=str(tmp_path / "whole")),
+        tmp_path,
+        train=tiny,
+        test=tiny,
+        say=quiet,
     )
 
     config = write_config(method, output=str(tmp_path / "cut"))
@@ -54,10 +58,19 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     resumed = pretrain.pretrain(config, tmp_path, train=tiny, test=tiny, say=said.append)
 
     assert "resumed after epoch 1 of 2" in said[0]
-    one, other = load_checkpoint(whole.with_name("checkpoint.pt")), load_checkpoint(resumed.with_name("checkpoint.pt"))
+    one, other = (
+        load_checkpoint(whole.with_name("checkpoint.pt")),
+        load_checkpoint(resumed.with_name("checkpoint.pt")),
+    )
     assert one["tensors"].keys() == other["tensors"].keys()
-    assert [name for name in one["tensors"] if not torch.equal(one["tensors"][name], other["tensors"][name])] == []
-    assert any(name.endswith("bank") and t.numel() for name, t in one["tensors"].items()) == (method == "moco_v2")
+    assert [
+        name
+        for name in one["tensors"]
+        if not torch.equal(one["tensors"][name], other["tensors"][name])
+    ] == []
+    assert any(name.endswith("bank") and t.numel() for name, t in one["tensors"].items()) == (
+        method == "moco_v2"
+    )
     log = [json.loads(line) for line in resumed.with_name("log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == [1, 2]
     checkpoint = Checkpoint.load(resumed)
@@ -66,7 +79,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert not sorted(resumed.parent.glob(".*"))
 
 
-def test_the_tricks_of_short_trainings_survive_an_interruption(write_config, tiny: Split, monkeypatch, tmp_path: Path):
+def test_the_tricks_of_short_trainings_survive_an_interruption(
+    write_config, tiny: Split, monkeypatch, tmp_path: Path
+):
     tiny = Split(tiny.images[:100], tiny.labels[:100])
     tricks = {
         "method": {"name": "supervised", "augmentation": {"flip": 0}},
@@ -76,7 +91,11 @@ def test_the_tricks_of_short_trainings_survive_an_interruption(write_config, tin
         "epochs": 3,
     }
     whole = pretrain.pretrain(
-        write_config(output=str(tmp_path / "whole"), **tricks), tmp_path, train=tiny, test=tiny, say=quiet
+        write_config(output=str(tmp_path / "whole"), **tricks),
+        tmp_path,
+        train=tiny,
+        test=tiny,
+        say=quiet,
     )
     config = write_config(output=str(tmp_path / "cut"), **tricks)
     interrupt_after_one_epoch(config, tiny, monkeypatch, tmp_path)
@@ -96,7 +115,9 @@ def test_alternating_flips_mirror_each_image_in_every_other_epoch(write_config, 
     images[..., 14:] = 255
     split = Split(images, torch.arange(60) % 10)
     path = write_config(
-        method={"name": "supervised", "augmentation": {"flip": 0}}, alternating_flips=True, batch_size=60
+        method={"name": "supervised", "augmentation": {"flip": 0}},
+        alternating_flips=True,
+        batch_size=60,
     )
     config, _, method_config = pretrain.read_config(path)
     seen: list[torch.Tensor] = []
@@ -119,7 +140,9 @@ def test_alternating_flips_mirror_each_image_in_every_other_epoch(write_config, 
 
 def test_images_are_not_mirrored_twice(write_config, tiny: Split, tmp_path: Path):
     with pytest.raises(InputError, match="alternating_flips mirrors images already"):
-        pretrain.pretrain(write_config(alternating_flips=True), tmp_path, train=tiny, test=tiny, say=quiet)
+        pretrain.pretrain(
+            write_config(alternating_flips=True), tmp_path, train=tiny, test=tiny, say=quiet
+        )
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
@@ -133,10 +156,14 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(decay: str):
     assert rates[100] == pytest.approx(0)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(write_config, tiny: Split, tmp_path: Path):
+def test_a_checkpoint_of_another_configuration_is_refused(
+    write_config, tiny: Split, tmp_path: Path
+):
     pretrain.pretrain(write_config(epochs=1), tmp_path, train=tiny, test=tiny, say=quiet)
     with pytest.raises(InputError, match="belongs to another configuration"):
-        pretrain.pretrain(write_config(epochs=1, seed=5), tmp_path, train=tiny, test=tiny, say=quiet)
+        pretrain.pretrain(
+            write_config(epochs=1, seed=5), tmp_path, train=tiny, test=tiny, say=quiet
+        )
 
 
 def test_divergence_is_reported(write_config, tiny: Split, tmp_path: Path):
@@ -146,7 +173,9 @@ def test_divergence_is_reported(write_config, tiny: Split, tmp_path: Path):
 
 
 def test_probe_learns_and_leaves_the_backbone_alone(write_config, tiny: Split, tmp_path: Path):
-    path = pretrain.pretrain(write_config("moco_v2", epochs=1), tmp_path, train=tiny, test=tiny, say=quiet)
+    path = pretrain.pretrain(
+        write_config("moco_v2", epochs=1), tmp_path, train=tiny, test=tiny, say=quiet
+    )
     with pytest.raises(InputError, match="not written by"):
         Checkpoint.load(path.with_name("checkpoint.pt"))
     merged = Checkpoint.load(probe.probe(path, tmp_path, train=tiny, test=tiny, say=quiet))
@@ -154,14 +183,18 @@ def test_probe_learns_and_leaves_the_backbone_alone(write_config, tiny: Split, t
     assert {name for name in merged.state if name not in backbone} == {"fc.weight", "fc.bias"}
     assert all(torch.equal(merged.state[name], tensor) for name, tensor in backbone.items())
     assert merged.pretraining.head == "linear_probe"
-    measured = evaluate.top1(evaluate.outputs(merged.network(), tiny.images, info("fashion-mnist")), tiny.labels)
+    measured = evaluate.top1(
+        evaluate.outputs(merged.network(), tiny.images, info("fashion-mnist")), tiny.labels
+    )
     assert measured == pytest.approx(merged.pretraining.probe_accuracy, abs=0.006)
     assert measured > 0.9
     with pytest.raises(InputError, match="was probed already"):
         probe.probe(path.with_name("probed.pt"), tmp_path, train=tiny, test=tiny, say=quiet)
 
 
-def test_probe_measures_a_supervised_network_and_keeps_its_classifier(write_config, tiny: Split, tmp_path: Path):
+def test_probe_measures_a_supervised_network_and_keeps_its_classifier(
+    write_config, tiny: Split, tmp_path: Path
+):
     path = pretrain.pretrain(write_config(), tmp_path, train=tiny, test=tiny, say=quiet)
     probed = Checkpoint.load(probe.probe(path, tmp_path, train=tiny, test=tiny, say=quiet))
     before = Checkpoint.load(path).state
@@ -188,10 +221,15 @@ def test_both_probe_recipes_find_a_linear_rule():
 
 
 def test_sgd_wins_where_it_is_better(monkeypatch):
-    """Features in float32 that L-BFGS is not allowed to fit: the other recipe is chosen, and named."""
+    """Features in float32 that L-BFGS is not allowed to fit: the other recipe is chosen, and
+    named."""
     labels = torch.arange(300) % 3
     features = torch.eye(3)[labels]
-    monkeypatch.setattr(probe, "fit_lbfgs", lambda f, y, classes, *_: probe._linear(torch.zeros(3, 3), torch.zeros(3)))
+    monkeypatch.setattr(
+        probe,
+        "fit_lbfgs",
+        lambda f, y, classes, *_: probe._linear(torch.zeros(3, 3), torch.zeros(3)),
+    )
     fitted = probe.linear_probe(features, labels, 3)
     assert fitted.recipe.startswith("sgd lr ")
     assert fitted.held_out == 1
@@ -203,7 +241,9 @@ def test_methods_train_the_backbone_and_no_momentum_copy(method: str):
     torch.manual_seed(0)
     model = models.build("resnet10", {"width": 8, "channels": 1})
     head = models.take_head("resnet10", model)
-    instance = METHODS[method](model, head.in_features, METHODS[method].Config(**SMALL.get(method, {})))
+    instance = METHODS[method](
+        model, head.in_features, METHODS[method].Config(**SMALL.get(method, {}))
+    )
     instance.train()
     frozen = {n: p.clone() for n, p in instance.named_parameters() if not p.requires_grad}
     generator = torch.Generator().manual_seed(0)
@@ -227,10 +267,14 @@ def test_methods_train_the_backbone_and_no_momentum_copy(method: str):
         assert sum(losses[-2:]) < sum(losses[:2])
 
 
-def test_bfloat16_leaves_parameters_and_statistics_in_float32(write_config, tiny: Split, tmp_path: Path):
+def test_bfloat16_leaves_parameters_and_statistics_in_float32(
+    write_config, tiny: Split, tmp_path: Path
+):
     gentle = {"lr": 0.001}
     exact = Checkpoint.load(
-        pretrain.pretrain(write_config(epochs=1, optimizer=gentle), tmp_path, train=tiny, test=tiny, say=quiet)
+        pretrain.pretrain(
+            write_config(epochs=1, optimizer=gentle), tmp_path, train=tiny, test=tiny, say=quiet
+        )
     )
     mixed = Checkpoint.load(
         pretrain.pretrain(
@@ -245,14 +289,18 @@ def test_bfloat16_leaves_parameters_and_statistics_in_float32(write_config, tiny
 
 
 def test_recalibration_measures_clean_images(write_config, tiny: Split, tmp_path: Path):
-    path = pretrain.pretrain(write_config("simclr", epochs=1), tmp_path, train=tiny, test=tiny, say=quiet)
+    path = pretrain.pretrain(
+        write_config("simclr", epochs=1), tmp_path, train=tiny, test=tiny, say=quiet
+    )
     probed = probe.probe(path, tmp_path, train=tiny, test=tiny, say=quiet)
     before = Checkpoint.load(probed)
     after = Checkpoint.load(recalibrate.recalibrate(probed, tmp_path, train=tiny, say=quiet))
     assert (after.pretraining.statistics, after.pretraining.head) == ("recalibrated", "none")
     assert after.pretraining.probe_accuracy is None
     assert before.pretraining.statistics == "training"
-    images = data.normalise(data.to_float(tiny.images), info("fashion-mnist").mean, info("fashion-mnist").std)
+    images = data.normalise(
+        data.to_float(tiny.images), info("fashion-mnist").mean, info("fashion-mnist").std
+    )
     entering = torch.nn.functional.conv2d(images, before.state["conv1.weight"], padding=1)
     variance, mean = torch.var_mean(entering, dim=(0, 2, 3))
     assert torch.allclose(after.state["bn1.running_mean"], mean, atol=1e-4)
@@ -260,11 +308,15 @@ def test_recalibration_measures_clean_images(write_config, tiny: Split, tmp_path
     for name, tensor in after.state.items():
         if "running" not in name and "num_batches" not in name:
             assert torch.equal(tensor, before.state[name])
-    again = Checkpoint.load(probe.probe(path.with_name("recalibrated.pt"), tmp_path, train=tiny, test=tiny, say=quiet))
+    again = Checkpoint.load(
+        probe.probe(path.with_name("recalibrated.pt"), tmp_path, train=tiny, test=tiny, say=quiet)
+    )
     assert again.pretraining.statistics == "recalibrated"
 
     student = Checkpoint.load(path)
-    model = models.build("convnet3", {"width": 4, "norm": "instance", "channels": 1, "size": 28, "classes": 10})
+    model = models.build(
+        "convnet3", {"width": 4, "norm": "instance", "channels": 1, "size": 28, "classes": 10}
+    )
     bare = replace(
         student,
         architecture="convnet3",
@@ -281,7 +333,9 @@ def test_knn_votes_by_similarity():
     bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [0.2, 0.8]])
     labels = torch.tensor([0, 0, 1, 1, 1])
     queries = torch.tensor([[2.0, 0.1], [0.0, 3.0], [0.0, 1.0]])
-    assert evaluate.knn(bank, labels, queries, torch.tensor([0, 1, 0]), classes=2) == pytest.approx(2 / 3)
+    assert evaluate.knn(bank, labels, queries, torch.tensor([0, 1, 0]), classes=2) == pytest.approx(
+        2 / 3
+    )
 
 
 class Hostile:

@@ -1,4 +1,5 @@
-"""Recovery through the program for each kind of statistics: BN kept, BN folded away, and no BN at all."""
+"""Recovery through the program for each kind of statistics: BN kept, BN folded away, and no BN at
+all."""
 
 from __future__ import annotations
 
@@ -23,12 +24,21 @@ SHAPE = (1, 28, 28)
 
 def convnet() -> nn.Module:
     torch.manual_seed(0)
-    return models.build("convnet3", {"width": 8, "norm": "batch", "channels": 1, "size": 28, "classes": 10})
+    return models.build(
+        "convnet3", {"width": 8, "norm": "batch", "channels": 1, "size": 28, "classes": 10}
+    )
 
 
 def vit() -> nn.Module:
     torch.manual_seed(0)
-    options = {"patch_size": 7, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 10}
+    options = {
+        "patch_size": 7,
+        "in_chans": 1,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 10,
+    }
     return timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=28, **options)
 
 
@@ -43,7 +53,9 @@ def write(folder: Path, name: str, model: nn.Module, kind: str) -> Path:
         model = graph.folded_module(model, serialised, layers)
     if kind == "none":
         layers, tensors = [], {}
-    writer = bundle.Writer(name, "teacher", data.info("fashion-mnist"), "test", {}, folder, replace=False)
+    writer = bundle.Writer(
+        name, "teacher", data.info("fashion-mnist"), "test", {}, folder, replace=False
+    )
     inputs, targets = golden.golden_input(None, None, SHAPE, 10)
     probe = golden.golden(model, layers, tensors, inputs, targets, folded=kind == "folded")
     writer.publish(serialised, bundle.Statistics(kind, layers, tensors), probe, {})
@@ -52,14 +64,23 @@ def write(folder: Path, name: str, model: nn.Module, kind: str) -> Path:
 
 def scdd(*arguments: object) -> subprocess.CompletedProcess[str]:
     assert SCDD.is_file(), f"{SCDD} is missing; run `cargo build --release` first"
-    return subprocess.run([str(SCDD), *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(SCDD), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 def recover(folder: Path, teacher: Path, **keys: Any) -> subprocess.CompletedProcess[str]:
-    # The statistics of networks with random weights are those of unit noise: images start far from it.
+    # The statistics of networks with random weights are those of unit noise: images start far from
+    # it.
     start = {"type": "noise", "std": 0.2}
     recipe = {"iterations": 30, "learning_rate": 0.1, "jitter": 2, "r_bn": 1, "start": start} | keys
-    experiment = {"name": "e", "data": "none", "teachers": str(teacher), "ipc": 1, "recover": recipe}
+    experiment = {
+        "name": "e",
+        "data": "none",
+        "teachers": str(teacher),
+        "ipc": 1,
+        "recover": recipe,
+    }
     path = folder / "e.yaml"
     path.write_text(yaml.safe_dump(experiment))
     return scdd("recover", path, "--output", folder / "runs", "--json")
@@ -70,7 +91,10 @@ def curve(done: subprocess.CompletedProcess[str]) -> list[dict[str, float]]:
     assert done.returncode == 0, done.stderr
     (directory,) = map(Path, json.loads(done.stdout)["directories"])
     assert len(list(directory.glob("images/*/*.png"))) == 10
-    return [json.loads(line) for line in (directory / "curves/batch-00000.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (directory / "curves/batch-00000.jsonl").read_text().splitlines()
+    ]
 
 
 def test_folded_statistics_recover_what_bn_kept_does(tmp_path: Path) -> None:
@@ -89,7 +113,9 @@ def test_folded_statistics_recover_what_bn_kept_does(tmp_path: Path) -> None:
         ("vit", vit, "its graph has no BatchNormalization"),
     ],
 )
-def test_what_has_no_statistics_is_told_so_and_recovers_when_calibrated(tmp_path: Path, name: str, build, why: str):
+def test_what_has_no_statistics_is_told_so_and_recovers_when_calibrated(
+    tmp_path: Path, name: str, build, why: str
+):
     plain = write(tmp_path, name, build(), "none")
     refused = recover(tmp_path, plain)
     assert refused.returncode == 2

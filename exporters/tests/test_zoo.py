@@ -10,7 +10,9 @@ from exporters.data import Split
 from exporters.errors import InputError
 
 
-def test_zoo_makes_what_is_missing_and_the_table_lists_it(write_config, tiny: Split, tmp_path: Path, monkeypatch):
+def test_zoo_makes_what_is_missing_and_the_table_lists_it(
+    write_config, tiny: Split, tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr(data, "load", lambda *_, **__: tiny)
     configs = []
     for method in ("supervised", "simclr"):
@@ -19,7 +21,8 @@ def test_zoo_makes_what_is_missing_and_the_table_lists_it(write_config, tiny: Sp
     said: list[str] = []
     zoo.zoo(configs, tmp_path, tmp_path / "onnx", say=said.append)
     manifests = {
-        path.parent.name: yaml.safe_load(path.read_text()) for path in (tmp_path / "onnx").glob("*/manifest.yaml")
+        path.parent.name: yaml.safe_load(path.read_text())
+        for path in (tmp_path / "onnx").glob("*/manifest.yaml")
     }
     assert set(manifests) == {"tiny-supervised", "tiny-simclr"}
     for manifest in manifests.values():
@@ -38,7 +41,10 @@ def test_zoo_makes_what_is_missing_and_the_table_lists_it(write_config, tiny: Sp
     table = (tmp_path / "table.md").read_text()
     assert "| tiny-simclr | simclr |" in table
     assert "| random resnet10 | none |" in table
-    manifest = manifests["tiny-simclr"] | {"name": "foreign", "architecture": {"name": "imported", "options": {}}}
+    manifest = manifests["tiny-simclr"] | {
+        "name": "foreign",
+        "architecture": {"name": "imported", "options": {}},
+    }
     (tmp_path / "onnx" / "foreign").mkdir()
     (tmp_path / "onnx" / "foreign" / "manifest.yaml").write_text(yaml.safe_dump(manifest))
     zoo.teachers([tmp_path / "onnx"], tmp_path, tmp_path / "table.md", say=said.append)

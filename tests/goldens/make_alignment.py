@@ -1,9 +1,12 @@
-"""Writes alignment.safetensors beside itself: the loss and its input gradient for every way to align statistics, for tests/alignment.rs.
+"""Writes alignment.safetensors beside itself: the loss and its input gradient for every way to
+align statistics, for tests/alignment.rs.
 
-Run from the repository's root. The network is the shipped supervised teacher as in make_recover.py, in float64, the gradient autograd's. The
-statistics of classes are made up: those of class k of K are mean + (k - 4.5) / 10 * sqrt(var) and var * (0.5 + k / 10); so are those of patches, 2 per
-side, whose mean is larger by (column - row) / 5 * sqrt(var) and whose variance is (1 + row / 2) times as large. `input` [N, C, H, W],
-`targets` int64 [N]; per case `<case>.loss` [] and `<case>.gradient` [N, C, H, W].
+Run from the repository's root. The network is the shipped supervised teacher as in make_recover.py,
+in float64, the gradient autograd's. The statistics of classes are made up: those of class k of K
+are mean + (k - 4.5) / 10 * sqrt(var) and var * (0.5 + k / 10); so are those of patches, 2 per side,
+whose mean is larger by (column - row) / 5 * sqrt(var) and whose variance is (1 + row / 2) times as
+large. `input` [N, C, H, W], `targets` int64 [N]; per case `<case>.loss` [] and `<case>.gradient`
+[N, C, H, W].
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Writes augment.safetensors beside itself: RandAugment's operations by torchvision and DSA's by PyTorch, for tests/augment.rs.
+"""Writes augment.safetensors beside itself: RandAugment's operations by torchvision and DSA's by
+PyTorch, for tests/augment.rs.
 
-Run from the repository's root as `python -m tests.goldens.make_augment`. `pixels.<channels>` is an image of 12 × 10 pixels, `view` one of
-normalised values. Per case `<image>/<number>/<values>` is what the operation of that number (its place in `data::augment::Kind`) makes of
-it; values are joined by commas.
+Run from the repository's root as `python -m tests.goldens.make_augment`. `pixels.<channels>` is an
+image of 12 × 10 pixels, `view` one of normalised values. Per case `<image>/<number>/<values>` is
+what the operation of that number (its place in `data::augment::Kind`) makes of it; values are
+joined by commas.
 """
 
 from pathlib import Path
@@ -42,7 +44,8 @@ VALUES = {
 
 
 def dsa(number: int, x: torch.Tensor, v: list[float]) -> torch.Tensor:
-    """DSA's operations on `[1, C, H, W]` with the random numbers given, as VICO-UoE/DatasetCondensation computes them."""
+    """DSA's operations on `[1, C, H, W]` with the random numbers given, as
+    VICO-UoE/DatasetCondensation computes them."""
     height, width = x.shape[2:]
     if number == 14:
         x = x + (v[0] - 0.5) * 1.0

@@ -1,7 +1,8 @@
-"""Writes the bundle features-only/ beside itself: features only, from a MoCo v3 checkpoint without classifier.
+"""Writes the bundle features-only/ beside itself: features only, from a MoCo v3 checkpoint without
+classifier.
 
-Run from the repository's root as `python -m tests.goldens.make_features`. The network is a ResNet-10 of width 4, its
-weights random, its BN statistics drawn too.
+Run from the repository's root as `python -m tests.goldens.make_features`. The network is a
+ResNet-10 of width 4, its weights random, its BN statistics drawn too.
 """
 
 import tempfile

@@ -1,8 +1,10 @@
-"""Writes folder/ beside itself: an image folder of odd files, and expected.safetensors, what Pillow makes of them; for src/data/folder.rs.
+"""Writes folder/ beside itself: an image folder of odd files, and expected.safetensors, what Pillow
+makes of them; for src/data/folder.rs.
 
-Run from the repository's root. Two classes hold PNG and JPEG files of many kinds, larger, smaller and longer than the
-networks' images. `gray` is uint8 [N, 1, 28, 28], `rgb` uint8 [N, 3, 24, 24]. The rule is that of src/data/decode.rs,
-written once more and shortly; the exporters' own test reads the same files.
+Run from the repository's root. Two classes hold PNG and JPEG files of many kinds, larger, smaller
+and longer than the networks' images. `gray` is uint8 [N, 1, 28, 28], `rgb` uint8 [N, 3, 24, 24].
+The rule is that of src/data/decode.rs, written once more and shortly; the exporters' own test reads
+the same files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Writes jpeg.safetensors beside itself: images before and after a JPEG file as Pillow writes it by default, for src/data/jpeg.rs.
+"""Writes jpeg.safetensors beside itself: images before and after a JPEG file as Pillow writes it by
+default, for src/data/jpeg.rs.
 
-Run from the repository's root. `<case>.before` and `<case>.after`, uint8 [C, H, W]: noise and a smooth picture, gray and RGB, with sides that
-are no multiples of a block.
+Run from the repository's root. `<case>.before` and `<case>.after`, uint8 [C, H, W]: noise and a
+smooth picture, gray and RGB, with sides that are no multiples of a block.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Writes labels/replay.safetensors beside itself: what `exporters.labels` reads and replays of labels/*.scdd, for tests/labels.rs.
+"""Writes labels/replay.safetensors beside itself: what `exporters.labels` reads and replays of
+labels/*.scdd, for tests/labels.rs.
 
-Run from the repository's root as `python -m tests.goldens.make_labels`. Per store, epoch and batch: `<store>.<epoch>.<batch>.logits` `[n, K]` and
-`….seen` `[n, 1, 28, 28]`, the views of the images (pixel `place * 37 % 256`) normalised for the student convnet3-w128.
+Run from the repository's root as `python -m tests.goldens.make_labels`. Per store, epoch and batch:
+`<store>.<epoch>.<batch>.logits` `[n, K]` and `….seen` `[n, 1, 28, 28]`, the views of the images
+(pixel `place * 37 % 256`) normalised for the student convnet3-w128.
 """
 
 from pathlib import Path

@@ -1,8 +1,11 @@
-"""Writes losses.json beside itself: students' losses and schedules by PyTorch and NumPy, in double precision, for the tests of `src/distill/validate`.
+"""Writes losses.json beside itself: students' losses and schedules by PyTorch and NumPy, in double
+precision, for the tests of `src/distill/validate`.
 
-Run from the repository's root as `python -m tests.goldens.make_losses`. Formulas as the methods' published code has them: the KL divergence
-of SRe2L's Tiny-ImageNet code (times the squared temperature), LPQLD's two temperatures and its choice of the student's, GIFT's loss, cross
-entropy to smoothed classes of mixed views (timm's Mixup, as HALD uses it), and the learning rates of `torch.optim.lr_scheduler`.
+Run from the repository's root as `python -m tests.goldens.make_losses`. Formulas as the methods'
+published code has them: the KL divergence of SRe2L's Tiny-ImageNet code (times the squared
+temperature), LPQLD's two temperatures and its choice of the student's, GIFT's loss, cross entropy
+to smoothed classes of mixed views (timm's Mixup, as HALD uses it), and the learning rates of
+`torch.optim.lr_scheduler`.
 """
 
 import json
@@ -54,7 +57,8 @@ def gift(smoothing: float, weight: float, *, mixed: bool) -> torch.Tensor:
 
 
 def fitted(teacher_temperature: float) -> float:
-    """The temperature that LPQLD's code gives to a student whose logits are 0.2 of the teacher's and 0.05 of STUDENT."""
+    """The temperature that LPQLD's code gives to a student whose logits are 0.2 of the teacher's
+    and 0.05 of STUDENT."""
     candidates, student = np.linspace(0.01, 1, 100), 0.2 * TEACHER + 0.05 * STUDENT
     return float(
         candidates[

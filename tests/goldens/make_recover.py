@@ -1,16 +1,22 @@
-"""Writes recover.safetensors beside itself: ten steps of synthesis by plain PyTorch in double precision, for tests/recover.rs.
+"""Writes recover.safetensors beside itself: ten steps of synthesis by plain PyTorch in double
+precision, for tests/recover.rs.
 
-Run from the repository's root. The network is the shipped supervised teacher, rebuilt as an `nn.Module` with the weights out of its ONNX
-file; the loss is computed with forward hooks and autograd, the shifts with `torch.roll`, the steps with `torch.optim.Adam`. Two cases: SC-DD's
-loss alone (`plain`), and with total variation and L2 (`priors`). Per case: `<case>.losses` [10], `<case>.images` [N, C, H, W] after the last
-step. Of SC-DD's loss alone also ten batches as the teacher sees them at the ten steps, their losses and gradients: `points`, `gradients`
-[10, N, C, H, W] and `points.losses` [10]. For both: `start` [N, C, H, W], `targets` int64 [N], `shifts` int32 [10, N, 2].
+Run from the repository's root. The network is the shipped supervised teacher, rebuilt as an
+`nn.Module` with the weights out of its ONNX file; the loss is computed with forward hooks and
+autograd, the shifts with `torch.roll`, the steps with `torch.optim.Adam`. Two cases: SC-DD's loss
+alone (`plain`), and with total variation and L2 (`priors`). Per case: `<case>.losses` [10],
+`<case>.images` [N, C, H, W] after the last step. Of SC-DD's loss alone also ten batches as the
+teacher sees them at the ten steps, their losses and gradients: `points`, `gradients` [10, N, C, H,
+W] and `points.losses` [10]. For both: `start` [N, C, H, W], `targets` int64 [N], `shifts` int32
+[10, N, 2].
 
-Steps of synthesis can be ill-conditioned: the gradient jumps where an activation crosses zero, and Adam makes whole steps of the signs of the
-tiniest gradients. From most starts PyTorch's own single precision soon leaves its double precision, by percents of the loss. The start here is the
-first from which it does not, and from which double precision does not leave its own way either when every step's gradient is disturbed by a few times what
-the rounding of single precision makes of it on any processor: from there every correct implementation goes the same way. At the published rate of 0.1 there
-is hardly such a start.
+Steps of synthesis can be ill-conditioned: the gradient jumps where an activation crosses zero, and
+Adam makes whole steps of the signs of the tiniest gradients. From most starts PyTorch's own single
+precision soon leaves its double precision, by percents of the loss. The start here is the first
+from which it does not, and from which double precision does not leave its own way either when every
+step's gradient is disturbed by a few times what the rounding of single precision makes of it on any
+processor: from there every correct implementation goes the same way. At the published rate of 0.1
+there is hardly such a start.
 """
 
 from __future__ import annotations
@@ -33,8 +39,9 @@ from exporters.models import build
 
 BUNDLE = Path("onnx/fashion-mnist/resnet18-w16-supervised")
 STEPS, IMAGES, RATE, R_BN, FIRST, TV, L2 = 10, 4, 0.02, 0.01, 10.0, 1e-3, 1e-2
-# A disturbance of each gradient (relative, in the L2 norm) or of an image's pixels, how many are tried, and how far they may lead: of the loss, of a
-# pixel, which share of the pixels further than that, and of a gradient. The test allows several times as much of the first three.
+# A disturbance of each gradient (relative, in the L2 norm) or of an image's pixels, how many are
+# tried, and how far they may lead: of the loss, of a pixel, which share of the pixels further than
+# that, and of a gradient. The test allows several times as much of the first three.
 DISTURBANCE, ATTEMPTS, LOSS, PIXEL, SHARE, GRADIENT = 3e-6, 12, 2e-5, 1e-4, 1e-3, 2e-5
 
 
@@ -93,7 +100,8 @@ def synthesise(network, start, targets, shifts, low, high, with_priors, disturbe
 
 
 def is_well_conditioned(run, single, double, start, expected) -> bool:
-    """Whether `run` ends where `expected` does: in single precision, and in double precision with disturbed gradients."""
+    """Whether `run` ends where `expected` does: in single precision, and in double precision with
+    disturbed gradients."""
     losses, images, *_ = expected
 
     def agrees(found) -> bool:
@@ -105,7 +113,8 @@ def is_well_conditioned(run, single, double, start, expected) -> bool:
 
 
 def is_smooth(network, targets, point, gradient) -> bool:
-    """Whether no activation is so near to zero at `point` [N, C, H, W] that a disturbance moves it across."""
+    """Whether no activation is so near to zero at `point` [N, C, H, W] that a disturbance moves it
+    across."""
     terms = []
 
     def hook(module, inputs):

@@ -1,7 +1,9 @@
-"""Writes views.safetensors beside itself: what PyTorch makes of crops, flips and rolls, for the tests of src/data/view.rs.
+"""Writes views.safetensors beside itself: what PyTorch makes of crops, flips and rolls, for the
+tests of src/data/view.rs.
 
-Per case: `<i>.case` int32 [top, left, height, width, flip, input roll dy, dx, output roll dy, dx], `<i>.input` and
-`<i>.output` float32 [C, H, W], `<i>.output_grad` and the `<i>.input_grad` that autograd makes of it.
+Per case: `<i>.case` int32 [top, left, height, width, flip, input roll dy, dx, output roll dy, dx],
+`<i>.input` and `<i>.output` float32 [C, H, W], `<i>.output_grad` and the `<i>.input_grad` that
+autograd makes of it.
 """
 
 from pathlib import Path
