@@ -1,5 +1,6 @@
-"""Every stage beside what a user would run instead: PyTorch eager and compiled, a bare ONNX Runtime
-session.
+"""Measures every stage beside what a user would run instead.
+
+Peers are PyTorch, eager and compiled, and a bare ONNX Runtime session.
 
     python benches/peers.py [--only resnet18-b50 train-convnet3 run-quickstart ...] [--rounds 9]
 
