@@ -1,7 +1,7 @@
 """Class folders: one folder of PNG or JPEG files per class, below `train/` and `test/` or `val/`.
 
 Tiny-ImageNet's two peculiarities are read too: `images/` below each class, and `val/images/` with
-`val/val_annotations.txt`. The rules are those of `src/data/folder.rs`.
+`val/val_annotations.txt`. The rules are those of `src/data/layout/folder.rs`.
 """
 
 from __future__ import annotations

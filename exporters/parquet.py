@@ -3,7 +3,7 @@ one of labels.
 
 `train-00000-of-00002.parquet` or `train/0000.parquet`, perhaps some folders deep, is training data;
 `test…` or `validation…` is test data. Class names are in the file's metadata, where the `datasets`
-library puts them. The rules are those of `src/data/parquet.rs`.
+library puts them. The rules are those of `src/data/layout/parquet.rs`.
 """
 
 from __future__ import annotations

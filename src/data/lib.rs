@@ -8,8 +8,8 @@
 //! - [`augment`]: RandAugment and DSA;
 //! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`jpeg`]: JPEG compression of an image;
-//! - [`npz`]: NumPy archives;
 //! - [`png`]: folders of PNG images, the form of distilled sets;
+//! - [`layout`]: the layouts of files, a module each;
 //! - [`registry`]: the data sets that are known by name;
 //! - [`rng`]: counter-based random numbers;
 //! - [`place`]: error texts for unreadable files.
@@ -21,9 +21,9 @@
 pub mod augment;
 pub mod dataset;
 pub mod jpeg;
+pub mod layout;
 pub mod mix;
 pub mod normalize;
-pub mod npz;
 pub mod place;
 pub mod png;
 pub mod registry;
@@ -32,20 +32,16 @@ pub mod sample;
 pub mod source;
 pub mod view;
 
-mod cifar;
 mod decode;
 mod entries;
 mod error;
-mod folder;
-mod idx;
 mod memory;
-mod parquet;
-mod pickle;
 
 pub use augment::{Augment, Operation};
 pub use dataset::{Dataset, Split};
 pub use decode::Fit;
 pub use error::DataError;
+pub use layout::npz;
 pub use mix::DrawnMix;
 pub use normalize::Normalization;
 pub use source::Source;

@@ -2,7 +2,8 @@
 //! one PNG file per image. torchvision's `ImageFolder` reads them too, unless a class has no image.
 
 use super::entries::{Findings, entries};
-use super::{DataError, Dataset, Fit, folder};
+use super::layout::folder;
+use super::{DataError, Dataset, Fit};
 use image::{ExtendedColorType, ImageFormat};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
+use crate::layout::DataLayout;
+
 use super::Split;
 
 include!(concat!(env!("OUT_DIR"), "/datasets.rs"));
@@ -60,44 +62,6 @@ pub struct SplitInfo {
     pub images: usize,
     /// The directory's name if the images are single files: `train`, `test` or `val`.
     pub folder: String,
-}
-
-/// A layout of files.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "form", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum DataLayout {
-    /// Four IDX files with MNIST's names, plain or gzipped.
-    Idx,
-    /// Records of `label_bytes` labels, of which the last counts, and 3×32×32 pixels.
-    CifarBinary {
-        /// The training files, in order.
-        train: Vec<String>,
-        /// The test files, in order.
-        test: Vec<String>,
-        /// The number of label bytes before the pixels.
-        label_bytes: usize,
-    },
-    /// The same data as pickled dictionaries.
-    CifarPickle {
-        /// The training files, in order.
-        train: Vec<String>,
-        /// The test files, in order.
-        test: Vec<String>,
-        /// The key of the labels in the dictionary.
-        label: String,
-    },
-    /// In a directory per split, one directory of images per class, named by WordNet id or class
-    /// name.
-    ImageFolder,
-    /// Stanford's layout: `train/<wnid>/images/`, and `val/images/` with `val/val_annotations.txt`.
-    TinyImagenet,
-    /// A NumPy archive.
-    Npz,
-    /// The Hugging Face Hub's layout: Parquet files of encoded images and labels.
-    Parquet {
-        /// The name of the label column.
-        label: String,
-    },
 }
 
 /// A class.

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::registry::{self, DataLayout, DataSet};
-use super::{DataError, Dataset, Fit, Split, cifar, folder, idx, npz, parquet, png};
+use super::layout::{self, DataLayout, LayoutRequest, archives, is_archive};
+use super::registry::{self, DataSet};
+use super::{DataError, Dataset, Fit, Split, png};
 
 const SYSTEM_DIR: &str = "/usr/share/datasets";
-const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 /// The layouts that `open` reads.
 const LAYOUTS: &str = "name a directory of IDX files, of CIFAR's batches, of Parquet files, or of train/ and test/ or val/ with a \
                        directory of PNG or JPEG files per class, or an .npz archive";
@@ -86,27 +86,16 @@ impl Source {
             known,
             class_map: None,
         };
-        if place.is_file() && has_extension(place, "npz") {
-            return Ok(found(DataLayout::Npz, None));
-        }
-        if lies_in(place, &DataLayout::Idx) {
-            return Ok(found(DataLayout::Idx, None));
-        }
+        // Files that only one data set has name it.
         let sets = registry::names().iter().filter_map(|name| registry::find(name));
-        for (set, layout) in
-            sets.flat_map(|set| set.layouts.iter().map(move |layout| (set, layout)))
-        {
-            let is_cifar =
-                matches!(layout, DataLayout::CifarBinary { .. } | DataLayout::CifarPickle { .. });
-            if is_cifar && lies_in(place, layout) {
+        for set in sets {
+            let named = set.layouts.iter().filter(|layout| layout.form().is_none());
+            if let Some(layout) = named.into_iter().find(|layout| layout.lies_in(place)) {
                 return Ok(found(layout.clone(), Some(set)));
             }
         }
-        if folder::is_here(place) {
-            return Ok(found(DataLayout::ImageFolder, None));
-        }
-        if parquet::is_here(place) {
-            return Ok(found(DataLayout::Parquet { label: parquet::label_name(place)? }, None));
+        if let Some(layout) = DataLayout::detect(place)? {
+            return Ok(found(layout, None));
         }
         match archives(place).as_slice() {
             [archive] => Ok(Self {
@@ -117,7 +106,7 @@ impl Source {
             }),
             _ => {
                 let plain = || DataError::invalid(place, "holds no data set", LAYOUTS);
-                Err(folder::without_split(place).unwrap_or_else(plain))
+                Err(layout::why_none(place).unwrap_or_else(plain))
             }
         }
     }
@@ -136,7 +125,12 @@ impl Source {
 
     /// Whether the source consists of image files in class folders.
     pub fn is_folder(&self) -> bool {
-        matches!(self.layout, DataLayout::ImageFolder | DataLayout::TinyImagenet)
+        self.layout.form() == Some(layout::IMAGE_FOLDER)
+    }
+
+    /// Its registry entry, if it has one.
+    pub fn known(&self) -> Option<&'static DataSet> {
+        self.known
     }
 
     /// The layout of its files.
@@ -153,7 +147,7 @@ impl Source {
     fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
         let layout = set.layouts.iter().find(|layout| match layout {
             DataLayout::Npz => archive(set, place).is_some(),
-            layout => lies_in(place, layout),
+            layout => layout.lies_in(place),
         })?;
         let place = archive(set, place)
             .filter(|_| *layout == DataLayout::Npz)
@@ -163,17 +157,7 @@ impl Source {
 
     /// Whether the files alone prove that they are `set`, whatever their directory's name.
     fn is_certain(&self, set: &DataSet) -> bool {
-        match self.layout {
-            DataLayout::Idx
-            | DataLayout::CifarBinary { .. }
-            | DataLayout::CifarPickle { .. }
-            | DataLayout::Npz => true,
-            DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_of(&self.place, set),
-            DataLayout::Parquet { .. } => set
-                .directories
-                .iter()
-                .any(|dir| Some(Path::new(dir)) == self.place.file_name().map(Path::new)),
-        }
+        self.layout.proves(&self.place, set)
     }
 
     /// Reads one split into memory. Image files are fitted by `fit`; other layouts are not changed.
@@ -193,26 +177,8 @@ impl Source {
             || png::display_name(Path::new(place.file_stem().unwrap_or_default())),
             |known| known.name.clone(),
         );
-        let classes = known.map(DataSet::class_names);
-        let set = match layout {
-            DataLayout::Idx => idx::dataset(place, split, classes)?,
-            DataLayout::CifarBinary { train, test, label_bytes } => {
-                let files = if split == Split::Train { train } else { test };
-                cifar::binary(place, files, *label_bytes, classes.unwrap_or_default())?
-            }
-            DataLayout::CifarPickle { train, test, label } => {
-                let files = if split == Split::Train { train } else { test };
-                cifar::pickled(place, files, label, classes.unwrap_or_default())?
-            }
-            DataLayout::ImageFolder | DataLayout::TinyImagenet => {
-                let map = class_map.as_deref().map(folder::read_class_map).transpose()?;
-                folder::load(place, split, *known, map.as_deref(), fit, remarks)?
-            }
-            DataLayout::Npz => npz::load(place, split, classes)?,
-            DataLayout::Parquet { label } => {
-                parquet::load(place, split, label, *known, fit, remarks)?
-            }
-        };
+        let (known, class_map) = (*known, class_map.as_deref());
+        let set = layout.load(LayoutRequest { place, split, known, class_map, fit }, remarks)?;
         if let Some(known) = known
             && class_map.is_none()
             && set.len() != known.split(split).images
@@ -247,35 +213,9 @@ fn inside(set: &'static DataSet, root: &Path) -> Option<Source> {
 
 /// The archive of `set`: `place` itself, or the file in it that is named like the set.
 fn archive(set: &DataSet, place: &Path) -> Option<PathBuf> {
-    let own = if has_extension(place, "npz") {
-        place.into()
-    } else {
-        place.join(&set.name).with_extension("npz")
-    };
+    let own =
+        if is_archive(place) { place.into() } else { place.join(&set.name).with_extension("npz") };
     own.is_file().then_some(own)
-}
-
-/// The NumPy archives in `dir`.
-fn archives(dir: &Path) -> Vec<PathBuf> {
-    let entries = super::entries::entries(dir, &mut Vec::new()).unwrap_or_default();
-    entries.into_iter().map(|entry| entry.path).filter(|path| has_extension(path, "npz")).collect()
-}
-
-fn has_extension(path: &Path, wanted: &str) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
-}
-
-/// Whether `dir` holds files of this layout.
-fn lies_in(dir: &Path, layout: &DataLayout) -> bool {
-    match layout {
-        DataLayout::Idx => idx::present(dir, TEST_LABELS).is_some(),
-        DataLayout::CifarBinary { test, .. } | DataLayout::CifarPickle { test, .. } => {
-            test.iter().all(|file| dir.join(file).is_file())
-        }
-        DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_here(dir),
-        DataLayout::Parquet { .. } => parquet::is_here(dir),
-        DataLayout::Npz => false,
-    }
 }
 
 #[cfg(test)]

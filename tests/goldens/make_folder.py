@@ -1,5 +1,5 @@
 """Writes folder/ beside itself: an image folder of odd files, and expected.safetensors, what Pillow
-makes of them; for src/data/folder.rs.
+makes of them; for src/data/layout/folder.rs.
 
 Run from the repository's root. Two classes hold PNG and JPEG files of many kinds, larger, smaller
 and longer than the networks' images. `gray` is uint8 [N, 1, 28, 28], `rgb` uint8 [N, 3, 24, 24].

@@ -357,7 +357,7 @@ impl<'a> Recover<'a> {
             return Ok(start);
         }
         let config = self.config;
-        let priors = Priors { tv: config.tv, l2: config.l2 };
+        let priors = Priors::new(config);
         let range = self.normalization.range();
         let mut images = start.clone();
         let mut average = (config.ema > 0.0).then(|| images.clone());

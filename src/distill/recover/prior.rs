@@ -5,6 +5,8 @@
 //! their right, lower, lower right and lower left neighbours. L2 is the mean over images of the
 //! image's norm.
 
+use scdd_experiment::config::RecoverConfig;
+
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, s};
 
 /// The weights of the priors; 0 turns a prior off.
@@ -14,6 +16,10 @@ pub struct Priors {
 }
 
 impl Priors {
+    pub fn new(config: &RecoverConfig) -> Self {
+        Self { tv: config.tv, l2: config.l2 }
+    }
+
     /// Adds the gradient at `images` `[N, C, H, W]` to `gradient` and returns the weighted loss.
     pub fn add(&self, images: &Array4<f32>, gradient: &mut Array4<f32>) -> f64 {
         let mut loss = 0.0;

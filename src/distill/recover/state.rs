@@ -112,7 +112,7 @@ impl BatchState {
             };
             statistics.push((place(evaluator)?, place(layer)?, [part(0)?, part(1)?]));
         }
-        let has_average = names.iter().any(|name| *name == AVERAGE);
+        let has_average = names.contains(&AVERAGE);
         Ok(Self {
             progress,
             start: array("start")?,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::error::Fault;
+use scdd_data::layout::IMAGE_FOLDER;
+
 use super::model::{
     BnWeight, Crop, DataConfig, DataKind, Device, Experiment, Labels, Loss, Mix, Protocol,
     RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, Turn, ViewCrop,
@@ -241,7 +243,7 @@ fn data(data: &DataConfig) -> Vec<Fault> {
             "is missing: such files are found nowhere but where this key says",
         ));
     }
-    if data.class_map.is_some() && data.kind != DataKind::ImageFolder {
+    if data.class_map.is_some() && data.kind != DataKind::Form(IMAGE_FOLDER.name) {
         let problem = "has no effect, because data.type is not `image-folder`: leave it out";
         faults.push(Fault::new("data.class_map", problem));
     }

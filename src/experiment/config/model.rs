@@ -14,6 +14,7 @@ use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
+use scdd_data::layout::FORMS;
 use scdd_data::registry;
 
 /// A complete experiment with every key explicit.
@@ -118,46 +119,15 @@ pub struct DataConfig {
 pub enum DataKind {
     /// A known data set, by its name.
     Known(&'static str),
-    /// Four IDX files.
-    Idx,
-    /// A directory of image files for each class.
-    ImageFolder,
-    /// A NumPy archive.
-    Npz,
-    /// Parquet files.
-    Parquet,
+    /// Files of this form.
+    Form(&'static str),
     /// No real data.
     None,
 }
 
-/// The forms of files: the name in an experiment file, and the description in its schema.
-const FORMS: [(DataKind, &str, &str); 5] = [
-    (
-        DataKind::Idx,
-        "idx",
-        "Four IDX files named as MNIST's are, in the directory `path`; a line of its `classes.txt`, if there is one, names a class.",
-    ),
-    (
-        DataKind::ImageFolder,
-        "image-folder",
-        "PNG or JPEG files in `train/<class>/` and `test/<class>/` (or `val/<class>/`) of the directory `path`, or as Tiny-ImageNet is packed. Those of another size or other colours than the first teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.",
-    ),
-    (
-        DataKind::Npz,
-        "npz",
-        "A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images [N, H, W] or [N, H, W, C].",
-    ),
-    (
-        DataKind::Parquet,
-        "parquet",
-        "Parquet files in the directory `path`, with a column of encoded images and one of labels, as the Hugging Face Hub keeps data sets; images are fitted as those of an image folder.",
-    ),
-    (
-        DataKind::None,
-        "none",
-        "No real data: images are recovered, and no student is trained on them.",
-    ),
-];
+/// What an experiment without real data says, and its description in the schema.
+const NO_DATA: (&str, &str) =
+    ("none", "No real data: images are recovered, and no student is trained on them.");
 
 impl DataKind {
     /// The name under which the data set is searched, if it is a known one.
@@ -171,15 +141,16 @@ impl DataKind {
     /// The name in an experiment file.
     pub fn name(self) -> &'static str {
         match self {
-            DataKind::Known(name) => name,
-            form => FORMS.iter().find(|(kind, ..)| *kind == form).map_or("", |(_, name, _)| name),
+            DataKind::Known(name) | DataKind::Form(name) => name,
+            DataKind::None => NO_DATA.0,
         }
     }
 
     /// All names that an experiment file accepts: known data sets, then forms of files.
     fn all() -> &'static [&'static str] {
         static NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-            registry::names().iter().copied().chain(FORMS.map(|(_, name, _)| name)).collect()
+            let forms = FORMS.iter().map(|form| form.name);
+            registry::names().iter().copied().chain(forms).chain([NO_DATA.0]).collect()
         });
         &NAMES
     }
@@ -194,10 +165,14 @@ impl Serialize for DataKind {
 impl<'de> Deserialize<'de> for DataKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let known =
-            registry::names().iter().find(|name| **name == text).map(|name| DataKind::Known(name));
-        let form = || FORMS.iter().find(|(_, name, _)| *name == text).map(|(kind, ..)| *kind);
-        known.or_else(form).ok_or_else(|| D::Error::unknown_variant(&text, DataKind::all()))
+        let known = registry::names().iter().find(|name| **name == text);
+        let form = || FORMS.iter().find(|form| form.name == text);
+        let none = || (text == NO_DATA.0).then_some(DataKind::None);
+        known
+            .map(|name| DataKind::Known(name))
+            .or_else(|| form().map(|form| DataKind::Form(form.name)))
+            .or_else(none)
+            .ok_or_else(|| D::Error::unknown_variant(&text, DataKind::all()))
     }
 }
 
@@ -210,7 +185,8 @@ impl JsonSchema for DataKind {
         let sets = registry::names().iter().filter_map(|name| registry::find(name));
         let sets =
             sets.map(|set| json!({"const": set.name, "description": format!("{}: {}.", set.title, set.summary())}));
-        let forms = FORMS.map(|(_, name, about)| json!({"const": name, "description": about}));
+        let forms = FORMS.iter().map(|form| (form.name, form.about)).chain([NO_DATA]);
+        let forms = forms.map(|(name, about)| json!({"const": name, "description": about}));
         json_schema!({
             "description": "A data set known by name, or a form of files.",
             "anyOf": sets.chain(forms).collect::<Vec<_>>(),

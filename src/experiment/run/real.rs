@@ -6,7 +6,6 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::config::{DataConfig, DataKind};
-use scdd_data::registry::DataLayout;
 use scdd_data::{DataError, Dataset, Fit, Source, Split};
 
 use super::RunError;
@@ -149,18 +148,10 @@ fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
 /// Opens the data at `path`, which must have the form that the experiment names.
 fn of_form(kind: DataKind, path: &Path) -> Result<Source, DataError> {
     let source = Source::open(path)?;
-    let found = match source.layout() {
-        DataLayout::Idx => DataKind::Idx,
-        DataLayout::ImageFolder | DataLayout::TinyImagenet => DataKind::ImageFolder,
-        DataLayout::Npz => DataKind::Npz,
-        DataLayout::Parquet { .. } => DataKind::Parquet,
-        DataLayout::CifarBinary { .. } | DataLayout::CifarPickle { .. } => {
-            let problem = format!(
-                "{} holds CIFAR's batches; set `data.type` to `cifar-10` or `cifar-100`",
-                path.display()
-            );
-            return Err(DataError::Mismatch(problem));
-        }
+    let Some(found) = source.layout().form().map(|form| DataKind::Form(form.name)) else {
+        let name = source.known().map_or("the data set's name", |set| set.name.as_str());
+        let problem = format!("{} holds files of {name}; set `data.type: {name}`", path.display());
+        return Err(DataError::Mismatch(problem));
     };
     if found == kind {
         return Ok(source);

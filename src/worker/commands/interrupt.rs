@@ -31,9 +31,9 @@ pub fn say_what_stays(
 
 fn farewell(signal: &str, output: &str) -> String {
     format!(
-        "\nstopped by {signal}: what is complete in {output}/stages stays, images and a student's training as \
-         they were kept last (every 20 seconds), of labels every whole epoch; the same command goes on from there, and `scdd status \
-         --output {output}` shows what is there"
+        "\nstopped by {signal}: complete stages in {output}/stages stay, as do images and a student's training \
+         as they were saved last (every 20 seconds), and every whole epoch of labels; the same command goes on \
+         from there, and `scdd status --output {output}` shows what is there"
     )
 }
 

@@ -18,9 +18,10 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 use rayon::prelude::*;
 
-use super::entries::{Findings, entries};
-use super::registry::DataSet;
-use super::{DataError, Dataset, Fit, Split, decode, folder, memory, png};
+use super::folder;
+use crate::entries::{Findings, entries};
+use crate::registry::DataSet;
+use crate::{DataError, Dataset, Fit, Split, decode, memory, png};
 
 const REMEDY: &str = "fetch it again, or write it anew with the `datasets` library";
 /// The depth to which directories are searched.
@@ -112,7 +113,7 @@ fn load_split(
             known.class_names()
         }
     };
-    super::dataset::check_labels(dir, &set.labels, set.classes.len())?;
+    crate::dataset::check_labels(dir, &set.labels, set.classes.len())?;
     Ok(set)
 }
 

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::decode::{self, Pixels};
-use super::entries::{Entry, Findings, entries, listed};
-use super::registry::{self, Class, DataSet};
-use super::{DataError, Dataset, Fit, Split, memory, png};
+use crate::decode::{self, Pixels};
+use crate::entries::{Entry, Findings, entries, listed};
 use crate::place::without_mark;
+use crate::registry::{self, Class, DataSet};
+use crate::{DataError, Dataset, Fit, Split, memory, png};
 
 /// Directories of test images, in order of preference.
 const TEST_DIRS: [&str; 4] = ["test", "val", "validation", "valid"];
@@ -340,7 +340,7 @@ fn ordered(names: BTreeSet<String>) -> Result<Vec<String>, String> {
 
 /// ImageNet's class names if all directories are named by its WordNet ids, else the directories'
 /// names.
-pub(super) fn readable(names: Vec<String>) -> FolderLabels {
+pub(crate) fn readable(names: Vec<String>) -> FolderLabels {
     let wnid = |name: &str| {
         name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit())
     };
@@ -364,7 +364,7 @@ fn plain(name: &str) -> String {
 }
 
 /// Whether `name` is the WordNet id or the name of `class`; synonyms after a comma are ignored.
-pub(super) fn names_class(name: &str, class: &Class) -> bool {
+pub(crate) fn names_class(name: &str, class: &Class) -> bool {
     let first = name.split(',').next().unwrap_or(name);
     Some(name) == class.wnid() || plain(first) == plain(class.name())
 }
@@ -449,7 +449,7 @@ pub(super) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataE
 }
 
 /// Decodes `files` in parallel, fitted by `fit`. Undecodable files are problems.
-pub(super) fn read(
+pub(crate) fn read(
     root: &Path,
     classes: Vec<String>,
     files: Vec<(PathBuf, u32)>,

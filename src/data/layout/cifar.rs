@@ -1,7 +1,7 @@
 //! Reads CIFAR-10 and CIFAR-100, in the binary and in the pickled Python version.
 
 use super::pickle::{self, PickleValue};
-use super::{DataError, Dataset, memory, png};
+use crate::{DataError, Dataset, memory, png};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -127,7 +127,7 @@ fn read_records(path: &Path, labels: usize, set: &mut Dataset) -> Result<(), Dat
         set.labels.push(record[labels - 1].into());
         set.images.extend(&record[labels..]);
     }
-    super::dataset::check_labels(path, &set.labels[first..], set.classes.len())
+    crate::dataset::check_labels(path, &set.labels[first..], set.classes.len())
 }
 
 fn read_pickle(path: &Path, label: &str, set: &mut Dataset) -> Result<(), DataError> {
@@ -147,7 +147,7 @@ fn read_pickle(path: &Path, label: &str, set: &mut Dataset) -> Result<(), DataEr
     // An invalid label becomes `u32::MAX`, which the check below refuses.
     set.labels.extend(labels.into_iter().map(|label| u32::try_from(label).unwrap_or(u32::MAX)));
     set.images.extend(*bytes);
-    super::dataset::check_labels(path, &set.labels[first..], set.classes.len())
+    crate::dataset::check_labels(path, &set.labels[first..], set.classes.len())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Reads the IDX files of MNIST and Fashion-MNIST, plain or gzipped.
 
-use super::{DataError, Dataset, Split, memory, png};
+use crate::{DataError, Dataset, Split, memory, png};
 use flate2::read::GzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -78,7 +78,7 @@ fn load(dir: &Path, split: Split, classes: usize) -> Result<Idx, DataError> {
         return Err(DataError::invalid(&label_path, problem, "fetch both files again"));
     }
     let labels: Vec<u32> = labels.into_iter().map(u32::from).collect();
-    super::dataset::check_labels(&label_path, &labels, classes)?;
+    crate::dataset::check_labels(&label_path, &labels, classes)?;
     Ok(Idx { images, labels, height, width })
 }
 

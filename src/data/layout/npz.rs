@@ -1,7 +1,7 @@
 //! NumPy archives: reads data sets (`x_train` …, as Keras and MedMNIST write them) and writes
 //! distilled sets.
 
-use super::{DataError, Dataset, Split, dataset, memory, png};
+use crate::{DataError, Dataset, Split, dataset, memory, png};
 use ndarray::{Array1, Array4, ArrayViewD, Axis, IxDyn};
 use ndarray_npy::{NpzWriter, ViewElement, ViewNpyExt};
 use std::fs::File;

@@ -1,0 +1,207 @@
+//! The layouts of files, a module each. Everything that others need to know of a layout is here: how
+//! it is detected, how it is read, and what an experiment file calls it.
+
+mod cifar;
+pub(crate) mod folder;
+mod idx;
+pub mod npz;
+mod parquet;
+mod pickle;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::registry::DataSet;
+use crate::{DataError, Dataset, Fit, Split};
+
+const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
+
+/// A layout of files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "form", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DataLayout {
+    /// Four IDX files with MNIST's names, plain or gzipped.
+    Idx,
+    /// Records of `label_bytes` labels, of which the last counts, and 3×32×32 pixels.
+    CifarBinary {
+        /// The training files, in order.
+        train: Vec<String>,
+        /// The test files, in order.
+        test: Vec<String>,
+        /// The number of label bytes before the pixels.
+        label_bytes: usize,
+    },
+    /// The same data as pickled dictionaries.
+    CifarPickle {
+        /// The training files, in order.
+        train: Vec<String>,
+        /// The test files, in order.
+        test: Vec<String>,
+        /// The key of the labels in the dictionary.
+        label: String,
+    },
+    /// In a directory per split, one directory of images per class, named by WordNet id or class
+    /// name.
+    ImageFolder,
+    /// Stanford's layout: `train/<wnid>/images/`, and `val/images/` with `val/val_annotations.txt`.
+    TinyImagenet,
+    /// A NumPy archive.
+    Npz,
+    /// The Hugging Face Hub's layout: Parquet files of encoded images and labels.
+    Parquet {
+        /// The name of the label column.
+        label: String,
+    },
+}
+
+/// A form of files that a data set of one's own may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataForm {
+    /// Its name in an experiment file.
+    pub name: &'static str,
+    /// Its description in the schema of experiment files.
+    pub about: &'static str,
+}
+
+const IDX: DataForm = DataForm {
+    name: "idx",
+    about: "Four IDX files named as MNIST's are, in the directory `path`; a line of its `classes.txt`, if there is one, names a class.",
+};
+/// The form that a `class_map` belongs to.
+pub const IMAGE_FOLDER: DataForm = DataForm {
+    name: "image-folder",
+    about: "PNG or JPEG files in `train/<class>/` and `test/<class>/` (or `val/<class>/`) of the directory `path`, or as Tiny-ImageNet is packed. Those of another size or other colours than the first teacher's are scaled bilinearly to cover 8/7 of its size, cut to their centre, and converted.",
+};
+const NPZ: DataForm = DataForm {
+    name: "npz",
+    about: "A NumPy archive: `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names); uint8 images [N, H, W] or [N, H, W, C].",
+};
+const PARQUET: DataForm = DataForm {
+    name: "parquet",
+    about: "Parquet files in the directory `path`, with a column of encoded images and one of labels, as the Hugging Face Hub keeps data sets; images are fitted as those of an image folder.",
+};
+/// All forms.
+pub const FORMS: [DataForm; 4] = [IDX, IMAGE_FOLDER, NPZ, PARQUET];
+
+/// What is to be read.
+pub(crate) struct LayoutRequest<'a> {
+    /// The directory or file.
+    pub place: &'a Path,
+    pub split: Split,
+    /// The registry entry of the data set, if it has one.
+    pub known: Option<&'static DataSet>,
+    /// For class folders: a YAML or JSON file, directory → class name, in label order.
+    pub class_map: Option<&'a Path>,
+    pub fit: Fit,
+}
+
+impl DataLayout {
+    /// The form of the files; `None` if only known data sets have them.
+    pub fn form(&self) -> Option<DataForm> {
+        match self {
+            DataLayout::Idx => Some(IDX),
+            DataLayout::ImageFolder | DataLayout::TinyImagenet => Some(IMAGE_FOLDER),
+            DataLayout::Npz => Some(NPZ),
+            DataLayout::Parquet { .. } => Some(PARQUET),
+            DataLayout::CifarBinary { .. } | DataLayout::CifarPickle { .. } => None,
+        }
+    }
+
+    /// The layout of `place`, a directory or file, that shows by itself, without the name of a data
+    /// set.
+    ///
+    /// # Errors
+    /// When a Parquet file can't be read.
+    pub(crate) fn detect(place: &Path) -> Result<Option<Self>, DataError> {
+        if is_archive(place) && place.is_file() {
+            return Ok(Some(DataLayout::Npz));
+        }
+        if DataLayout::Idx.lies_in(place) {
+            return Ok(Some(DataLayout::Idx));
+        }
+        if folder::is_here(place) {
+            return Ok(Some(DataLayout::ImageFolder));
+        }
+        if parquet::is_here(place) {
+            return Ok(Some(DataLayout::Parquet { label: parquet::label_name(place)? }));
+        }
+        Ok(None)
+    }
+
+    /// Whether the directory `dir` holds files of this layout.
+    pub(crate) fn lies_in(&self, dir: &Path) -> bool {
+        match self {
+            DataLayout::Idx => idx::present(dir, TEST_LABELS).is_some(),
+            DataLayout::CifarBinary { test, .. } | DataLayout::CifarPickle { test, .. } => {
+                test.iter().all(|file| dir.join(file).is_file())
+            }
+            DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_here(dir),
+            DataLayout::Parquet { .. } => parquet::is_here(dir),
+            DataLayout::Npz => false,
+        }
+    }
+
+    /// Whether the files in `place` prove that they are `set`, whatever their directory's name.
+    pub(crate) fn proves(&self, place: &Path, set: &DataSet) -> bool {
+        match self {
+            DataLayout::Idx
+            | DataLayout::CifarBinary { .. }
+            | DataLayout::CifarPickle { .. }
+            | DataLayout::Npz => true,
+            DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_of(place, set),
+            DataLayout::Parquet { .. } => {
+                let name = place.file_name().map(Path::new);
+                set.directories.iter().any(|dir| Some(Path::new(dir)) == name)
+            }
+        }
+    }
+
+    /// Reads one split into memory. Notes for the user go to `remarks`.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged or too large, or classes don't agree.
+    pub(crate) fn load(
+        &self,
+        request: LayoutRequest,
+        remarks: &mut Vec<String>,
+    ) -> Result<Dataset, DataError> {
+        let LayoutRequest { place, split, known, class_map, fit } = request;
+        let classes = known.map(DataSet::class_names);
+        match self {
+            DataLayout::Idx => idx::dataset(place, split, classes),
+            DataLayout::CifarBinary { train, test, label_bytes } => {
+                let files = if split == Split::Train { train } else { test };
+                cifar::binary(place, files, *label_bytes, classes.unwrap_or_default())
+            }
+            DataLayout::CifarPickle { train, test, label } => {
+                let files = if split == Split::Train { train } else { test };
+                cifar::pickled(place, files, label, classes.unwrap_or_default())
+            }
+            DataLayout::ImageFolder | DataLayout::TinyImagenet => {
+                let map = class_map.map(folder::read_class_map).transpose()?;
+                folder::load(place, split, known, map.as_deref(), fit, remarks)
+            }
+            DataLayout::Npz => npz::load(place, split, classes),
+            DataLayout::Parquet { label } => {
+                parquet::load(place, split, label, known, fit, remarks)
+            }
+        }
+    }
+}
+
+/// Why `place` has no layout, if that shows.
+pub(crate) fn why_none(place: &Path) -> Option<DataError> {
+    folder::without_split(place)
+}
+
+/// Whether `path` has the name of a NumPy archive.
+pub(crate) fn is_archive(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
+}
+
+/// The NumPy archives in `dir`.
+pub(crate) fn archives(dir: &Path) -> Vec<PathBuf> {
+    let entries = crate::entries::entries(dir, &mut Vec::new()).unwrap_or_default();
+    entries.into_iter().map(|entry| entry.path).filter(|path| is_archive(path)).collect()
+}
