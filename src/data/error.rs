@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::place;
 
-/// An error of the [`data`](crate::data) modules: the place, the problem and the remedy.
+/// An error of the data modules: the place, the problem and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The operating system refused to read or write.
