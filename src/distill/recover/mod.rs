@@ -260,12 +260,19 @@ impl<'a> Recover<'a> {
             batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
         let start = self.starts.images(batch, seed)?;
         let mut images = start.clone();
-        // A damaged state is of no use: the batch starts anew.
-        let mut kept = keeper.kept().and_then(|bytes| BatchState::read(&bytes).ok());
+        let budgets = self.budgets(batch.first);
+        let fits = |state: &BatchState| {
+            let BatchProgress { budget, next, .. } = state.progress;
+            let steps = budgets.get(budget);
+            steps.is_some_and(|steps| steps.start < next && next < steps.end)
+                && state.images.shape()[0] == batch.items.len()
+        };
+        // With a damaged state the batch starts anew.
+        let mut kept = keeper.kept().and_then(|bytes| BatchState::read(&bytes).ok()).filter(fits);
         let mut points = kept.as_mut().map(|kept| mem::take(&mut kept.progress.points));
         points.iter().flatten().for_each(|point| step(*point));
         let total = f64::from(self.config.iterations);
-        for (budget, steps) in self.budgets(batch.first).into_iter().enumerate() {
+        for (budget, steps) in budgets.clone().into_iter().enumerate() {
             let size = self.size_of(budget);
             let mut views =
                 |i: u32| views::draw(self.config, &mut streams, size, f64::from(i) / total);

@@ -112,15 +112,13 @@ impl BatchState {
             };
             statistics.push((place(evaluator)?, place(layer)?, [part(0)?, part(1)?]));
         }
-        let has_average = names.contains(&AVERAGE);
-        Ok(Self {
-            progress,
-            start: array("start")?,
-            images: array("images")?,
-            moments: [array("first moment")?, array("second moment")?],
-            average: has_average.then(|| array(AVERAGE)).transpose()?,
-            statistics,
-        })
+        let average = names.contains(&AVERAGE).then(|| array(AVERAGE)).transpose()?;
+        let (start, images) = (array("start")?, array("images")?);
+        let moments = [array("first moment")?, array("second moment")?];
+        if [&start, &moments[0], &moments[1]].iter().any(|other| other.dim() != images.dim()) {
+            return Err("the arrays differ in shape".into());
+        }
+        Ok(Self { progress, start, images, moments, average, statistics })
     }
 }
 
