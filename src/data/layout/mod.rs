@@ -1,5 +1,5 @@
-//! The layouts of files, a module each. Everything that others need to know of a layout is here: how
-//! it is detected, how it is read, and what an experiment file calls it.
+//! The layouts of files, a module each. Everything that others need to know of a layout is here:
+//! how it is detected, how it is read, and what an experiment file calls it.
 
 mod cifar;
 pub(crate) mod folder;
