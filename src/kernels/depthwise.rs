@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::conv::{Epilogue, Extent, Geometry, PIECE, Piece, cut};
-use super::lanes::{Isa, Kernel, Lanes};
+use super::simd::{Isa, Kernel, Vector};
 
 /// A depthwise convolution, or its gradient with respect to the input.
 pub struct Depthwise {
@@ -88,7 +88,7 @@ impl Kernel for DepthwiseWork<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let (conv, from, to) = (self.conv, self.from, self.to);
         let first_pixel = self.piece.first_pixel;
         let mut seen: Vec<Seen> = Vec::with_capacity(conv.weights.len());
@@ -123,7 +123,7 @@ impl Kernel for DepthwiseWork<'_, '_> {
 
 /// Sums N vectors of channels, beginning with channel `first`.
 #[inline(always)]
-fn sum<V: Lanes, const N: usize>(seen: &[Seen], first: usize, out: &mut [f32]) {
+fn sum<V: Vector, const N: usize>(seen: &[Seen], first: usize, out: &mut [f32]) {
     let mut sums = [V::splat(0.0); N];
     for (pixel, weights) in seen {
         let (pixel, weights) =

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::aligned::Aligned;
 use super::conv::{Epilogue, Extent, Geometry, cut, with_scratch};
 use super::gemm::{Packed, multiply};
-use super::lanes::{Isa, Kernel, Lanes};
+use super::simd::{Isa, Kernel, Vector};
 
 /// Pixels that are gathered and multiplied in one go.
 pub(super) const BLOCK: usize = 48;
@@ -177,7 +177,7 @@ impl Kernel for DirectWork<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let conv = self.conv;
         let pixels = self.y.len() / conv.outputs;
         if conv.is_pointwise() && conv.outputs == conv.phases[0].weights.columns() {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::aligned::Aligned;
-use super::lanes::{Isa, Lanes};
+use super::simd::{Isa, Vector};
 
 /// Rows of the register tile.
 const ROWS: usize = 6;
@@ -103,7 +103,7 @@ pub(super) struct Panel<'a> {
 /// `c = a · b` for `rows` rows of `a`. `lda` and `ldc` are the row strides of `a` and `c`; each row
 /// of `c` gets `b.columns()` values.
 #[inline(always)]
-pub(super) fn multiply<V: Lanes>(
+pub(super) fn multiply<V: Vector>(
     a: &[f32],
     lda: usize,
     rows: usize,
@@ -118,7 +118,7 @@ pub(super) fn multiply<V: Lanes>(
 
 /// As [`multiply`] for one panel of `b`, whose columns go to the start of `c`'s rows.
 #[inline(always)]
-pub(super) fn multiply_panel<V: Lanes>(
+pub(super) fn multiply_panel<V: Vector>(
     a: &[f32],
     lda: usize,
     rows: usize,
@@ -176,7 +176,7 @@ impl GemmStrip {
     /// Memory must hold `rows` rows of k values at `a`, `rows` rows of N vectors at `c`, and k rows
     /// of N vectors at `b`.
     #[inline(always)]
-    unsafe fn sweep<V: Lanes, const N: usize>(
+    unsafe fn sweep<V: Vector, const N: usize>(
         self,
         rows: usize,
         a: *const f32,
@@ -204,7 +204,7 @@ impl GemmStrip {
     /// # Safety
     /// As [`sweep`](Self::sweep), with M rows.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(
+    unsafe fn tile<V: Vector, const M: usize, const N: usize>(
         self,
         a: *const f32,
         b: *const f32,
@@ -241,7 +241,7 @@ impl GemmStrip {
 /// `c += aᵀ · b`: adds the outer products of `depth` rows of `a` (`m` values each) and of `b` (`n`
 /// values each). The row strides are `lda`, `ldb` and, in `c` with its `m` rows, `n`.
 #[inline(always)]
-pub(super) fn add_outer<V: Lanes>(
+pub(super) fn add_outer<V: Vector>(
     (a, lda, m): (&[f32], usize, usize),
     (b, ldb, n): (&[f32], usize, usize),
     depth: usize,
@@ -293,7 +293,7 @@ impl Outer {
     /// Memory must hold `depth` rows of m values at `a`, `depth` rows of N vectors at `b`, and m
     /// rows of N vectors at `c`.
     #[inline(always)]
-    unsafe fn sweep<V: Lanes, const N: usize>(
+    unsafe fn sweep<V: Vector, const N: usize>(
         self,
         m: usize,
         a: *const f32,
@@ -321,7 +321,7 @@ impl Outer {
     /// # Safety
     /// As [`sweep`](Self::sweep), with M values.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, const M: usize, const N: usize>(
+    unsafe fn tile<V: Vector, const M: usize, const N: usize>(
         self,
         a: *const f32,
         b: *const f32,

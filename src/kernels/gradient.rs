@@ -12,7 +12,7 @@ use super::aligned::Aligned;
 use super::conv::Extent;
 use super::direct::{BLOCK, Direct, gather};
 use super::gemm::add_outer;
-use super::lanes::{Isa, Kernel, Lanes};
+use super::simd::{Isa, Kernel, Vector};
 use super::winograd::{
     Filter, Four, Place, Spread, Tile, Tiled, Two, Winograd, WinogradInput, plane,
 };
@@ -125,7 +125,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let conv = self.conv;
         let (x, dy) = self.to.split_at_mut(IN * IN * self.planes[0]);
         for (t, &place) in self.places.iter().enumerate() {
@@ -169,7 +169,7 @@ impl Kernel for OuterSum<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let ((a, m), (b, n)) = (self.a, self.b);
         add_outer::<V>((a, m, m), (b, n, n), self.depth, self.sums);
     }
@@ -186,7 +186,7 @@ impl Kernel for Weighted<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let len = self.sum.len();
         let whole = len - len % V::COUNT;
         self.columns::<V>(0..whole).columns::<f32>(whole..len);
@@ -195,7 +195,7 @@ impl Kernel for Weighted<'_> {
 
 impl Weighted<'_> {
     #[inline(always)]
-    fn columns<V: Lanes>(self, range: std::ops::Range<usize>) -> Self {
+    fn columns<V: Vector>(self, range: std::ops::Range<usize>) -> Self {
         let len = self.sum.len();
         for at in range.step_by(V::COUNT) {
             let mut sum = V::splat(0.0);

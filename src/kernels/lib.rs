@@ -1,7 +1,7 @@
 //! The CPU kernels of the compiled synthesis and training plans. They are pure Rust on slices of
 //! channels-last (`[N, H, W, C]`) data and use no tensor library.
 //!
-//! Every kernel is written once over `lanes::Lanes` and compiled for each [`Isa`]. The instruction
+//! Every kernel is written once over `simd::Vector` and compiled for each [`Isa`]. The instruction
 //! set is an argument, so tests can try all of them on one machine. Work is cut into pieces
 //! independently of the number of threads, so results do not depend on it either.
 
@@ -11,11 +11,11 @@ pub mod depthwise;
 pub mod direct;
 pub mod gemm;
 pub mod gradient;
-mod lanes;
 pub mod pass;
 pub mod pool;
+mod simd;
 mod wide;
 pub mod winograd;
 
 pub use aligned::Aligned;
-pub use lanes::Isa;
+pub use simd::Isa;

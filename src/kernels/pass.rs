@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::conv::PIECE;
-use super::lanes::{Isa, Kernel, Lanes};
+use super::simd::{Isa, Kernel, Vector};
 
 /// An elementwise function.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,11 +29,11 @@ pub enum FusedActivation {
 trait Columns {
     fn channels(&self) -> usize;
     /// Processes N vectors of channels, beginning with channel `first`.
-    fn columns<V: Lanes, const N: usize>(&mut self, first: usize);
+    fn columns<V: Vector, const N: usize>(&mut self, first: usize);
 }
 
 #[inline(always)]
-fn sweep<V: Lanes>(work: &mut impl Columns) {
+fn sweep<V: Vector>(work: &mut impl Columns) {
     let channels = work.channels();
     let mut c = 0;
     while c + 4 * V::COUNT <= channels {
@@ -52,9 +52,9 @@ fn sweep<V: Lanes>(work: &mut impl Columns) {
 
 /// [`FusedActivation`] as a type, so that each has its own loop.
 trait Function: Copy {
-    fn apply<V: Lanes>(self, p: V) -> V;
+    fn apply<V: Vector>(self, p: V) -> V;
     /// The gradient with respect to `p`, from the gradient with respect to the result.
-    fn pull<V: Lanes>(self, p: V, gradient: V) -> V;
+    fn pull<V: Vector>(self, p: V, gradient: V) -> V;
 }
 
 #[derive(Clone, Copy)]
@@ -62,11 +62,11 @@ struct Identity;
 
 impl Function for Identity {
     #[inline(always)]
-    fn apply<V: Lanes>(self, p: V) -> V {
+    fn apply<V: Vector>(self, p: V) -> V {
         p
     }
     #[inline(always)]
-    fn pull<V: Lanes>(self, _: V, gradient: V) -> V {
+    fn pull<V: Vector>(self, _: V, gradient: V) -> V {
         gradient
     }
 }
@@ -79,12 +79,12 @@ struct Clamp {
 
 impl Function for Clamp {
     #[inline(always)]
-    fn apply<V: Lanes>(self, p: V) -> V {
+    fn apply<V: Vector>(self, p: V) -> V {
         // If one argument is NaN, `min` and `max` return the second: in this order a NaN stays NaN.
         V::splat(self.high).min(V::splat(self.low).max(p))
     }
     #[inline(always)]
-    fn pull<V: Lanes>(self, p: V, gradient: V) -> V {
+    fn pull<V: Vector>(self, p: V, gradient: V) -> V {
         V::splat(self.high).above(p, p.above(V::splat(self.low), gradient))
     }
 }
@@ -96,12 +96,12 @@ struct LeakyRelu {
 
 impl Function for LeakyRelu {
     #[inline(always)]
-    fn apply<V: Lanes>(self, p: V) -> V {
+    fn apply<V: Vector>(self, p: V) -> V {
         let zero = V::splat(0.0);
         zero.min(p).mul_add(V::splat(self.alpha), zero.max(p))
     }
     #[inline(always)]
-    fn pull<V: Lanes>(self, p: V, gradient: V) -> V {
+    fn pull<V: Vector>(self, p: V, gradient: V) -> V {
         let positive = p.above(V::splat(0.0), gradient);
         gradient.sub(positive).mul_add(V::splat(self.alpha), positive)
     }
@@ -112,12 +112,12 @@ struct HardSwish;
 
 impl Function for HardSwish {
     #[inline(always)]
-    fn apply<V: Lanes>(self, p: V) -> V {
+    fn apply<V: Vector>(self, p: V) -> V {
         let six = V::splat(6.0);
         p.mul(p.add(V::splat(3.0)).max(V::splat(0.0)).min(six)).div(six)
     }
     #[inline(always)]
-    fn pull<V: Lanes>(self, p: V, gradient: V) -> V {
+    fn pull<V: Vector>(self, p: V, gradient: V) -> V {
         let three = V::splat(3.0);
         let slope = p.div(three).add(V::splat(0.5));
         let above = p.above(three, gradient);
@@ -213,7 +213,7 @@ impl Kernel for Sums<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(mut self) {
+    fn run<V: Vector>(mut self) {
         sweep::<V>(&mut self);
     }
 }
@@ -226,7 +226,7 @@ impl Columns for Sums<'_> {
     /// Subtracts the first pixel before summing, so that a large mean cancels before anything is
     /// squared.
     #[inline(always)]
-    fn columns<V: Lanes, const N: usize>(&mut self, first: usize) {
+    fn columns<V: Vector, const N: usize>(&mut self, first: usize) {
         let Some(pixel) = self.x.get(first..) else { return };
         let mut shift = [V::splat(0.0); N];
         for (j, shift) in shift.iter_mut().enumerate() {
@@ -357,7 +357,7 @@ impl Kernel for Summing<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         with_function!(self.pass.activation, |function| sweep::<V>(&mut With {
             work: self,
             function
@@ -371,7 +371,7 @@ impl<F: Function> Columns for With<Summing<'_, '_>, F> {
     }
 
     #[inline(always)]
-    fn columns<V: Lanes, const N: usize>(&mut self, first: usize) {
+    fn columns<V: Vector, const N: usize>(&mut self, first: usize) {
         let Self { work: Summing { pass, work, sums }, function } = self;
         let channels = pass.scale.len();
         let scale = vectors::<V, N>(&pass.scale[first..]);
@@ -428,7 +428,7 @@ impl Kernel for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         with_function!(self.pass.activation, |function| sweep::<V>(&mut With {
             work: self,
             function
@@ -442,7 +442,7 @@ impl<F: Function> Columns for With<Forward<'_>, F> {
     }
 
     #[inline(always)]
-    fn columns<V: Lanes, const N: usize>(&mut self, first: usize) {
+    fn columns<V: Vector, const N: usize>(&mut self, first: usize) {
         let Self { work, function } = self;
         let channels = work.pass.scale.len();
         let scale = vectors::<V, N>(&work.pass.scale[first..]);
@@ -471,7 +471,7 @@ impl Kernel for Backwards<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         with_function!(self.pass.activation, |function| sweep::<V>(&mut With {
             work: self,
             function
@@ -485,7 +485,7 @@ impl<F: Function> Columns for With<Backwards<'_, '_>, F> {
     }
 
     #[inline(always)]
-    fn columns<V: Lanes, const N: usize>(&mut self, first: usize) {
+    fn columns<V: Vector, const N: usize>(&mut self, first: usize) {
         let Self { work, function } = self;
         let channels = work.pass.scale.len();
         let scale = vectors::<V, N>(&work.pass.scale[first..]);
@@ -520,7 +520,7 @@ impl<F: Function> Columns for With<Backwards<'_, '_>, F> {
 
 /// Reads the first N vectors of a slice.
 #[inline(always)]
-fn vectors<V: Lanes, const N: usize>(from: &[f32]) -> [V; N] {
+fn vectors<V: Vector, const N: usize>(from: &[f32]) -> [V; N] {
     let mut vectors = [V::splat(0.0); N];
     for (j, v) in vectors.iter_mut().enumerate() {
         *v = V::read(&from[j * V::COUNT..]);

@@ -1,7 +1,7 @@
 //! 2×2 average pooling, row by row, so that it can run on rows that another kernel has just written
 //! and that are still in cache.
 
-use super::lanes::{Isa, Kernel, Lanes};
+use super::simd::{Isa, Kernel, Vector};
 
 /// Averages two consecutive rows of `width` pixels into one row of `width / 2` pixels.
 ///
@@ -33,7 +33,7 @@ impl Kernel for Average<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let (upper, lower) = self.rows.split_at(self.width * self.channels);
         let pairs =
             upper.chunks_exact(2 * self.channels).zip(lower.chunks_exact(2 * self.channels));
@@ -47,7 +47,12 @@ impl Kernel for Average<'_> {
 
 /// Averages two pixels of the upper and two of the lower row, for the channels in `range`.
 #[inline(always)]
-fn quarter<V: Lanes>(upper: &[f32], lower: &[f32], range: std::ops::Range<usize>, out: &mut [f32]) {
+fn quarter<V: Vector>(
+    upper: &[f32],
+    lower: &[f32],
+    range: std::ops::Range<usize>,
+    out: &mut [f32],
+) {
     let channels = out.len();
     for c in range.step_by(V::COUNT) {
         let upper = V::read(&upper[c..]).add(V::read(&upper[channels + c..]));
@@ -67,7 +72,7 @@ impl Kernel for SpreadKernel<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let channels = self.channels;
         for row in self.out.chunks_exact_mut(self.width * channels) {
             let (pairs, last) = row.split_at_mut(self.width / 2 * 2 * channels);
@@ -85,7 +90,7 @@ impl Kernel for SpreadKernel<'_> {
 
 /// Writes a quarter of `from` to both pixels of `pair`, for the channels in `range`.
 #[inline(always)]
-fn share<V: Lanes>(from: &[f32], range: std::ops::Range<usize>, pair: &mut [f32]) {
+fn share<V: Vector>(from: &[f32], range: std::ops::Range<usize>, pair: &mut [f32]) {
     for c in range.step_by(V::COUNT) {
         let quarter = V::read(&from[c..]).mul(V::splat(0.25));
         quarter.write(&mut pair[c..]);

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::aligned::Aligned;
 use super::conv::{Epilogue, Extent, Piece, with_scratch};
 use super::gemm::{Panel, multiply_panel, panel_width};
-use super::lanes::{Kernel, Lanes};
+use super::simd::{Kernel, Vector};
 use super::winograd::{
     Filter, Four, Made, Place, Tile, Tiled, Two, Winograd, WinogradInput, plane,
 };
@@ -122,7 +122,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel for Transform
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let conv = self.conv;
         let zeros = vec![0.0; conv.inputs];
         for (t, &place) in self.places.iter().enumerate() {
@@ -167,7 +167,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let Self { work: TileColumns { conv, first, transformed, mut made, .. }, scratch } = self;
         let width = made.channels;
         let tiles: usize = transformed.places.iter().map(Vec::len).sum();

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::aligned::Aligned;
 use super::conv::{Epilogue, Extent, Piece, cut, with_scratch};
 use super::gemm::{Packed, multiply_panel, panel_width};
-use super::lanes::{Isa, Kernel, Lanes};
+use super::simd::{Isa, Kernel, Vector};
 use super::wide;
 
 /// Tiles per piece: enough for the product to run at full speed, few enough to stay in cache.
@@ -42,7 +42,7 @@ impl Tile {
 /// Column `j`. This is a loop, like all code on vectors: the closures of `array::from_fn` would be
 /// compiled without the vector instructions.
 #[inline(always)]
-fn column<V: Lanes, const ROWS: usize, const COLUMNS: usize>(
+fn column<V: Vector, const ROWS: usize, const COLUMNS: usize>(
     rows: &[[V; COLUMNS]; ROWS],
     j: usize,
 ) -> [V; ROWS] {
@@ -56,10 +56,10 @@ fn column<V: Lanes, const ROWS: usize, const COLUMNS: usize>(
 /// One dimension of the algorithm: `IN` inputs give `OUT` outputs.
 pub(super) trait Filter<const IN: usize, const OUT: usize> {
     fn weights(g: [f64; 3]) -> [f64; IN];
-    fn input<V: Lanes>(d: [V; IN]) -> [V; IN];
-    fn output<V: Lanes>(m: [V; IN]) -> [V; OUT];
+    fn input<V: Vector>(d: [V; IN]) -> [V; IN];
+    fn output<V: Vector>(m: [V; IN]) -> [V; OUT];
     /// The transpose of `output`, for gradients.
-    fn spread<V: Lanes>(y: [V; OUT]) -> [V; IN];
+    fn spread<V: Vector>(y: [V; OUT]) -> [V; IN];
     /// The rotated kernel (g2, g1, g0) needs no transform of its own: its transformed weights are
     /// those of [`weights`](Self::weights) at these indices, times these factors. To rotate a
     /// kernel is to reverse the coefficients of its polynomial, p² g(1/p); so every point's
@@ -79,7 +79,7 @@ pub(super) trait Filter<const IN: usize, const OUT: usize> {
 /// A linear map from `FROM` vectors to `TO`. It is a type because a closure would be compiled
 /// without the vector instructions.
 pub(super) trait Along<const FROM: usize, const TO: usize> {
-    fn apply<V: Lanes>(values: [V; FROM]) -> [V; TO];
+    fn apply<V: Vector>(values: [V; FROM]) -> [V; TO];
 }
 
 /// [`Filter::input`] of `F`.
@@ -89,7 +89,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Along<IN, IN>
     for WinogradInput<F, OUT>
 {
     #[inline(always)]
-    fn apply<V: Lanes>(values: [V; IN]) -> [V; IN] {
+    fn apply<V: Vector>(values: [V; IN]) -> [V; IN] {
         F::input(values)
     }
 }
@@ -99,7 +99,7 @@ pub(super) struct Spread<F>(PhantomData<F>);
 
 impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Along<OUT, IN> for Spread<F> {
     #[inline(always)]
-    fn apply<V: Lanes>(values: [V; OUT]) -> [V; IN] {
+    fn apply<V: Vector>(values: [V; OUT]) -> [V; IN] {
         F::spread(values)
     }
 }
@@ -115,17 +115,17 @@ impl Filter<4, 2> for Two {
     }
 
     #[inline(always)]
-    fn input<V: Lanes>([d0, d1, d2, d3]: [V; 4]) -> [V; 4] {
+    fn input<V: Vector>([d0, d1, d2, d3]: [V; 4]) -> [V; 4] {
         [d0.sub(d2), d1.add(d2), d2.sub(d1), d3.sub(d1)]
     }
 
     #[inline(always)]
-    fn output<V: Lanes>([m0, m1, m2, m3]: [V; 4]) -> [V; 2] {
+    fn output<V: Vector>([m0, m1, m2, m3]: [V; 4]) -> [V; 2] {
         [m0.add(m1).add(m2), m1.sub(m2).add(m3)]
     }
 
     #[inline(always)]
-    fn spread<V: Lanes>([y0, y1]: [V; 2]) -> [V; 4] {
+    fn spread<V: Vector>([y0, y1]: [V; 2]) -> [V; 4] {
         [y0, y0.add(y1), y0.sub(y1), y1]
     }
 }
@@ -152,7 +152,7 @@ impl Filter<6, 4> for Four {
     }
 
     #[inline(always)]
-    fn input<V: Lanes>([d0, d1, d2, d3, d4, d5]: [V; 6]) -> [V; 6] {
+    fn input<V: Vector>([d0, d1, d2, d3, d4, d5]: [V; 6]) -> [V; 6] {
         const A2: f32 = (Four::A * Four::A) as f32;
         const B2: f32 = (Four::B * Four::B) as f32;
         const PRODUCT: f32 = (Four::A * Four::A * Four::B * Four::B) as f32;
@@ -173,7 +173,7 @@ impl Filter<6, 4> for Four {
     }
 
     #[inline(always)]
-    fn output<V: Lanes>([m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 4] {
+    fn output<V: Vector>([m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 4] {
         const A: [f32; 3] =
             [Four::A as f32, (Four::A * Four::A) as f32, (Four::A * Four::A * Four::A) as f32];
         const B: [f32; 3] =
@@ -189,7 +189,7 @@ impl Filter<6, 4> for Four {
     }
 
     #[inline(always)]
-    fn spread<V: Lanes>([y0, y1, y2, y3]: [V; 4]) -> [V; 6] {
+    fn spread<V: Vector>([y0, y1, y2, y3]: [V; 4]) -> [V; 6] {
         const A: [f32; 3] =
             [Four::A as f32, (Four::A * Four::A) as f32, (Four::A * Four::A * Four::A) as f32];
         const B: [f32; 3] =
@@ -414,7 +414,7 @@ impl Kernel for Transform<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run<V: Vector>(self) {
         let tap = self.packed.depth() * self.columns;
         for (first, width, panel) in self.packed.panels_mut() {
             for (i, row) in panel.chunks_exact_mut(width).enumerate() {
@@ -457,7 +457,7 @@ impl Kernel for Scratched<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(mut self) {
+    fn run<V: Vector>(mut self) {
         match self.work.conv.tile {
             Tile::Two => self.work.filter::<V, Two, 4, 2>(self.scratch),
             Tile::Four => self.work.filter::<V, Four, 6, 4>(self.scratch),
@@ -467,7 +467,7 @@ impl Kernel for Scratched<'_> {
 
 impl WinogradWork<'_> {
     #[inline(always)]
-    fn filter<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
+    fn filter<V: Vector, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
         &mut self,
         scratch: &mut Aligned,
     ) {
@@ -526,7 +526,7 @@ impl Made<'_> {
     /// Writes Aᵀ m A of one tile to the output's channels `range`. Position p is read from
     /// `from[p · plane..]`.
     #[inline(always)]
-    pub fn transform<V: Lanes, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
+    pub fn transform<V: Vector, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
         &mut self,
         place: Place,
         from: &[f32],
@@ -583,7 +583,7 @@ impl Tiled<'_> {
     /// # Panics
     /// When the channels are no whole vectors, or `zeros` is shorter than `channels`.
     #[inline(always)]
-    pub fn transform<V: Lanes, A: Along<FROM, TO>, const FROM: usize, const TO: usize>(
+    pub fn transform<V: Vector, A: Along<FROM, TO>, const FROM: usize, const TO: usize>(
         &self,
         to: &mut [f32],
         plane: usize,

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 /// A vector of `f32`s. It is private to the kernels: a vector type is named only inside
 /// [`Isa::run`], on a machine that has its instructions.
-pub(super) trait Lanes: Copy {
+pub(super) trait Vector: Copy {
     const COUNT: usize;
 
     fn splat(value: f32) -> Self;
@@ -51,7 +51,7 @@ pub(super) trait Lanes: Copy {
     }
 }
 
-impl Lanes for f32 {
+impl Vector for f32 {
     const COUNT: usize = 1;
 
     #[inline(always)]
@@ -108,8 +108,8 @@ macro_rules! x86 {
     ($vector:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
      $fma:ident, |$a:ident, $bound:ident, $yes:ident| $above:expr) => {
         // SAFETY of every block below: the type is named only on machines that have its
-        // instructions (see `Lanes`), and the caller guarantees that its pointers are valid.
-        impl Lanes for $vector {
+        // instructions (see `Vector`), and the caller guarantees that its pointers are valid.
+        impl Vector for $vector {
             const COUNT: usize = $count;
 
             #[inline(always)]
@@ -221,11 +221,11 @@ pub enum Isa {
     Portable,
 }
 
-/// Work that is generic over [`Lanes`].
+/// Work that is generic over [`Vector`].
 pub(super) trait Kernel {
     type Output;
 
-    fn run<V: Lanes>(self) -> Self::Output;
+    fn run<V: Vector>(self) -> Self::Output;
 }
 
 impl Isa {
