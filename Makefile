@@ -75,7 +75,7 @@ test: setup data lint
 # What depends on the instruction set, as on a processor without AVX-512: our kernels, libtorch's and oneDNN's.
 test-avx2: setup data
 	SCDD_MAX_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
-	  cargo test --release --locked --test alignment --test plan --test recover --test train
+	  cargo test --release --locked --workspace --test alignment --test plan --test recover --test train
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/python -m pytest -q exporters/tests/test_pretrain.py exporters/tests/test_bundle.py
 
 lint: setup
