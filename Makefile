@@ -81,6 +81,7 @@ test-avx2: setup data
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy --release --locked --no-default-features --bin scdd -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 	$(VENV)/bin/ruff check exporters packaging
 	$(VENV)/bin/ruff format --check exporters packaging

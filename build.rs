@@ -12,7 +12,6 @@ fn main() {
     let is_light = std::env::var("CARGO_PKG_NAME").as_deref() == Ok("scdd")
         && std::env::var_os("CARGO_FEATURE_TORCH").is_none();
     if is_light {
-        println!("cargo:rustc-env=SCDD_SITE_PACKAGES=");
         return;
     }
     // The interpreter that torch-sys also asks for libtorch.

@@ -14,8 +14,12 @@ use anyhow::anyhow;
 use scdd_cli::doctor::{self, Finding};
 use scdd_cli::{CommandOutcome, Global, WorkerCommand};
 
-/// The directory of libtorch at build time, where `scdd-worker` looks for it.
-const TORCH: &str = concat!(env!("SCDD_SITE_PACKAGES"), "/torch/lib");
+/// The directory of libtorch at build time, where `scdd-worker` looks for it. A build without the
+/// feature `torch` knows none.
+#[cfg(feature = "torch")]
+const TORCH: Option<&str> = Some(concat!(env!("SCDD_SITE_PACKAGES"), "/torch/lib"));
+#[cfg(not(feature = "torch"))]
+const TORCH: Option<&str> = None;
 const LIBRARY: &str =
     if cfg!(target_os = "macos") { "libtorch_cpu.dylib" } else { "libtorch_cpu.so" };
 
@@ -29,8 +33,8 @@ fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> 
     let beside =
         scdd.as_ref().ok().and_then(|path| Some(path.ancestors().nth(3)?.join("torch/lib")));
     let is_beside = beside.is_some_and(|torch| torch.join(LIBRARY).is_file());
-    let missing = if is_beside { None } else { torch_is_missing(TORCH, LIBRARY) };
-    if let Some(why) = missing {
+    let built_with = TORCH.filter(|_| !is_beside);
+    if let Some(why) = built_with.and_then(|torch| torch_is_missing(torch, LIBRARY)) {
         return match work {
             WorkerCommand::Doctor => {
                 doctor::print(global, &[Finding::new("libtorch", Err::<String, _>(why))])
@@ -42,7 +46,12 @@ fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> 
         Ok(scdd) => start(Command::new(scdd.with_file_name("scdd-worker"))),
         Err(error) => error,
     };
-    Err(anyhow!("cannot start scdd-worker, which belongs beside scdd: {failure}"))
+    let remedy = if TORCH.is_none() {
+        "; this scdd was built without torch, `make build` builds both"
+    } else {
+        ""
+    };
+    Err(anyhow!("cannot start scdd-worker, which belongs beside scdd: {failure}{remedy}"))
 }
 
 /// Explains why the system's loader can't start `scdd-worker`; its own message is hard to
@@ -70,7 +79,8 @@ fn start(mut worker: Command) -> std::io::Error {
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         worker.env("OMP_WAIT_POLICY", "passive");
     }
-    tracing::debug!("starting {}, built with libtorch in {TORCH}", worker.get_program().display());
+    let torch = TORCH.unwrap_or("no place that is known");
+    tracing::debug!("starting {}, built with libtorch in {torch}", worker.get_program().display());
     worker.args(std::env::args_os().skip(1)).exec()
 }
 
@@ -80,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_library_that_was_moved_is_missed() {
-        assert_eq!(torch_is_missing(TORCH, LIBRARY), None);
+        assert_eq!(TORCH.and_then(|torch| torch_is_missing(torch, LIBRARY)), None);
         assert_eq!(
             torch_is_missing("/nowhere", "libc.so.6"),
             None,

@@ -84,7 +84,8 @@ const PARQUET: DataForm = DataForm {
 /// All forms.
 pub const FORMS: [DataForm; 4] = [IDX, IMAGE_FOLDER, NPZ, PARQUET];
 
-/// What is to be read.
+/// One split of a data set, as it is to be read.
+#[derive(Clone, Copy)]
 pub(crate) struct LayoutRequest<'a> {
     /// The directory or file.
     pub place: &'a Path,
@@ -183,9 +184,7 @@ impl DataLayout {
                 folder::load(place, split, known, map.as_deref(), fit, remarks)
             }
             DataLayout::Npz => npz::load(place, split, classes),
-            DataLayout::Parquet { label } => {
-                parquet::load(place, split, label, known, fit, remarks)
-            }
+            DataLayout::Parquet { label } => parquet::load(request, label, remarks),
         }
     }
 }

@@ -18,7 +18,7 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 use rayon::prelude::*;
 
-use super::folder;
+use super::{LayoutRequest, folder};
 use crate::entries::{Findings, entries};
 use crate::registry::DataSet;
 use crate::{DataError, Dataset, Fit, Split, decode, memory, png};
@@ -59,25 +59,18 @@ fn guarded<T>(dir: &Path, work: impl FnOnce() -> Result<T, DataError>) -> Result
     done.unwrap_or_else(|_| Err(DataError::invalid(dir, "holds a damaged Parquet file", REMEDY)))
 }
 
-/// Reads `split` of the files in `dir`. Labels are in the column `label`; `known` is the data set,
-/// if it is a known one.
+/// Reads the split that is asked for. Labels are in the column `label`.
 pub(super) fn load(
-    dir: &Path,
-    split: Split,
+    request: LayoutRequest,
     label: &str,
-    known: Option<&DataSet>,
-    fit: Fit,
     remarks: &mut Vec<String>,
 ) -> Result<Dataset, DataError> {
-    guarded(dir, || load_split(dir, split, label, known, fit, remarks))
+    guarded(request.place, || load_split(request, label, remarks))
 }
 
 fn load_split(
-    dir: &Path,
-    split: Split,
+    LayoutRequest { place: dir, split, known, fit, .. }: LayoutRequest,
     label: &str,
-    known: Option<&DataSet>,
-    fit: Fit,
     remarks: &mut Vec<String>,
 ) -> Result<Dataset, DataError> {
     let all = files(dir)?;
