@@ -7,7 +7,6 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-env-changed=VIRTUAL_ENV");
     println!("cargo:rerun-if-env-changed=PATH");
-    println!("cargo:rerun-if-changed=build.rs");
     // `scdd` without the feature `torch` starts `scdd-worker`, wherever it was built.
     let is_light = std::env::var("CARGO_PKG_NAME").as_deref() == Ok("scdd")
         && std::env::var_os("CARGO_FEATURE_TORCH").is_none();

@@ -39,14 +39,7 @@ fn main() -> Result<()> {
     let bundles = [(&teacher, 1.0)];
     let (mut teachers, _) =
         Teachers::open(&bundles, &runtime, &protocol.relabel, Device::Cpu, &threads)?;
-    let relabel = Relabel {
-        bundles: &bundles,
-        config: &protocol.relabel,
-        formation: 1,
-        seed: 0,
-        key: "bench",
-        threads: threads.clone(),
-    };
+    let relabel = Relabel { config: &protocol.relabel, formation: 1, seed: 0, key: "bench" };
     let folder = tempfile::tempdir()?;
     let labels = folder.path().join("labels.scdd");
     relabel.run(&images, &mut teachers, &labels, &Silent, &mut || ())?;

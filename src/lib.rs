@@ -11,7 +11,8 @@
 //! 5. [`kernels`]: the CPU kernels.
 //! 6. [`replica`]°: the graph as `tch` operations, under autograd. [`synthesis`]° and
 //!    [`training`]°: the compiled plans. [`threads`]°: the cores.
-//! 7. [`teacher`]°, [`recover`]°, [`relabel`]°, [`validate`]°, [`inspect`]°: the methods.
+//! 7. [`teacher`]°, [`recover`]°, [`relabel`]°, [`validate`]°, [`inspect`]°: the methods, and
+//!    what they share: [`views`]°, [`keeper`]°, [`progress`]°.
 //! 8. [`worker`]°: runs the stages of an experiment.
 //!
 //! Images are `f32` batches `[N, C, H, W]`; pixels lie in 0..=1 on disk, and are normalised by the

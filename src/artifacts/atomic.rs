@@ -21,7 +21,7 @@ pub fn parent(path: &Path) -> &Path {
 ///
 /// # Errors
 /// When the system refuses.
-pub fn file_beside(path: &Path) -> io::Result<NamedTempFile> {
+fn file_beside(path: &Path) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(SCRATCH);
     #[cfg(unix)]
@@ -33,7 +33,7 @@ pub fn file_beside(path: &Path) -> io::Result<NamedTempFile> {
 ///
 /// # Errors
 /// When the system refuses.
-pub fn keep(file: NamedTempFile, path: &Path) -> io::Result<()> {
+fn keep(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())

@@ -27,6 +27,8 @@ pub const FOLDER: &str = "images";
 pub const LABELS: &str = "labels.scdd";
 /// The course of a student's training.
 pub const TRAINING: &str = "training.json";
+/// The weights of a trained student.
+pub const STUDENT: &str = "student.safetensors";
 /// The verification verdict of a bundle.
 pub const VERDICT: &str = "verdict.json";
 /// A verifier's accuracy on images.
@@ -35,6 +37,14 @@ pub const ACCURACY: &str = "accuracy.json";
 pub const MEASURED: &str = "measured.json";
 /// The measured value of `r_bn: auto`.
 pub const AUTO: &str = "r_bn.json";
+
+/// The state of a training under way.
+pub const TRAINING_STATE: &str = "training.under-way";
+
+/// The state of a batch of a recovery under way.
+pub fn batch_state(batch: usize) -> String {
+    format!("batch-{batch:05}.under-way")
+}
 
 /// The loss curve of a batch's recovery, one line of JSON per point. The file is written when the
 /// batch is complete.

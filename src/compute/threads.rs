@@ -3,6 +3,9 @@
 //! Small networks do not keep many threads busy, so two stages on half the cores each are faster
 //! than one after the other on all cores. A stage asks for its share at every step, so a stage that
 //! remains alone uses all cores from its next step on. Results do not depend on the share.
+//!
+//! Operations of libtorch outside of plans (those of the replica) keep libtorch's own number of
+//! threads, which can show in their rounding.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

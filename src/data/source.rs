@@ -2,15 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::layout::{self, DataLayout, LayoutRequest, archives, is_archive};
+use super::layout::{self, DataLayout, LayoutRequest};
 use super::registry::{self, DataSet};
 use super::{DataError, Dataset, Fit, Split, png};
 
 const SYSTEM_DIR: &str = "/usr/share/datasets";
-/// The layouts that `open` reads.
-const LAYOUTS: &str = "name a directory of IDX files, of CIFAR's batches, of Parquet files, or of train/ and test/ or val/ with a \
-                       directory of PNG or JPEG files per class, or an .npz archive";
-
 /// A data set on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
@@ -43,11 +39,7 @@ impl Source {
         let set = registered(name)?;
         match inside(set, place).or_else(|| Self::of(set, place)) {
             Some(source) => Ok(source),
-            None => Err(missing(
-                set,
-                [set.directories.iter().map(|dir| place.join(dir)).collect(), vec![place.into()]]
-                    .concat(),
-            )),
+            None => Err(missing(set, inside_and_itself(set, place))),
         }
     }
 
@@ -55,10 +47,7 @@ impl Source {
         let set = registered(name)?;
         if let Some(chosen) = chosen {
             let itself = || Self::of(set, chosen).filter(|source| source.is_certain(set));
-            let looked = || {
-                [set.directories.iter().map(|dir| chosen.join(dir)).collect(), vec![chosen.into()]]
-                    .concat()
-            };
+            let looked = || inside_and_itself(set, chosen);
             return inside(set, chosen).or_else(itself).ok_or_else(|| missing(set, looked()));
         }
         let mut roots: Vec<PathBuf> = here.ancestors().map(|dir| dir.join("data")).collect();
@@ -80,35 +69,17 @@ impl Source {
     /// When `place` has no known layout.
     pub fn open(place: &Path) -> Result<Self, DataError> {
         std::fs::metadata(place).map_err(DataError::io(place, "open"))?;
-        let found = |layout: DataLayout, known| Self {
-            place: place.into(),
-            layout,
-            known,
-            class_map: None,
-        };
         // Files that only one data set has name it.
         let sets = registry::names().iter().filter_map(|name| registry::find(name));
         for set in sets {
             let named = set.layouts.iter().filter(|layout| layout.form().is_none());
             if let Some(layout) = named.into_iter().find(|layout| layout.lies_in(place)) {
-                return Ok(found(layout.clone(), Some(set)));
+                let (place, layout) = (place.into(), layout.clone());
+                return Ok(Self { place, layout, known: Some(set), class_map: None });
             }
         }
-        if let Some(layout) = DataLayout::detect(place)? {
-            return Ok(found(layout, None));
-        }
-        match archives(place).as_slice() {
-            [archive] => Ok(Self {
-                place: archive.clone(),
-                layout: DataLayout::Npz,
-                known: None,
-                class_map: None,
-            }),
-            _ => {
-                let plain = || DataError::invalid(place, "holds no data set", LAYOUTS);
-                Err(layout::why_none(place).unwrap_or_else(plain))
-            }
-        }
+        let (layout, place) = DataLayout::detect(place)?;
+        Ok(Self { place, layout, known: None, class_map: None })
     }
 
     /// The same source with a `class_map` that selects, names and orders the class folders.
@@ -145,13 +116,8 @@ impl Source {
 
     /// Finds `set` in `place`, in any of its layouts.
     fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
-        let layout = set.layouts.iter().find(|layout| match layout {
-            DataLayout::Npz => archive(set, place).is_some(),
-            layout => layout.lies_in(place),
-        })?;
-        let place = archive(set, place)
-            .filter(|_| *layout == DataLayout::Npz)
-            .unwrap_or_else(|| place.into());
+        let mut found = set.layouts.iter().map(|layout| Some((layout, layout.locate(set, place)?)));
+        let (layout, place) = found.find_map(|found| found)?;
         Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None })
     }
 
@@ -206,16 +172,14 @@ fn missing(set: &DataSet, looked: Vec<PathBuf>) -> DataError {
     DataError::Missing { name: set.name.clone(), looked }
 }
 
+/// The places of `set` below `place`, and `place`.
+fn inside_and_itself(set: &DataSet, place: &Path) -> Vec<PathBuf> {
+    set.directories.iter().map(|dir| place.join(dir)).chain([place.into()]).collect()
+}
+
 /// Finds `set` in one of its directories below `root`, or in its archive there.
 fn inside(set: &'static DataSet, root: &Path) -> Option<Source> {
     set.directories.iter().find_map(|dir| Source::of(set, &root.join(dir)))
-}
-
-/// The archive of `set`: `place` itself, or the file in it that is named like the set.
-fn archive(set: &DataSet, place: &Path) -> Option<PathBuf> {
-    let own =
-        if is_archive(place) { place.into() } else { place.join(&set.name).with_extension("npz") };
-    own.is_file().then_some(own)
 }
 
 #[cfg(test)]

@@ -105,7 +105,13 @@ impl<'a> Worker<'a> {
             gpu: &self.gpu,
         };
         let mut remark = None;
-        let made = store.run(&node.stage, &|what| self.progress.tell(what), |work| {
+        let tell = |what: &str| {
+            // What is told comes before the work: for one that another process is at it. A stage
+            // that waits keeps no other from starting.
+            threads.reached_peak();
+            self.progress.tell(what);
+        };
+        let made = store.run(&node.stage, &tell, |work| {
             remark = stages::make(&node.task, work, &tools)?;
             Ok::<_, RunError>(())
         });

@@ -514,8 +514,8 @@ impl WorkDir {
         Ok(Self { path, resumed, passes: stage.passes, begun, before })
     }
 
-    /// The directory itself. Files written here directly must appear by a rename: after a kill,
-    /// every existing file counts as complete.
+    /// The directory itself. Files written here directly must get their name by a rename: after a
+    /// kill, every existing file counts as complete, but for those that end in `.under-way`.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -562,15 +562,13 @@ impl WorkDir {
         self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
     }
 
-    /// A path for a scratch file, which is not part of the result. It is removed on resume, and
-    /// must be [discarded](Self::discard) before the end.
-    pub fn scratch(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{SCRATCH}{name}"))
-    }
-
-    /// Removes a scratch file.
-    pub fn discard(&self, scratch: &Path) -> Result<(), StageError> {
-        fs::remove_file(scratch).map_err(io_error("remove", scratch))
+    /// Removes the file `relative`, if it is there.
+    pub fn remove(&self, relative: impl AsRef<Path>) -> Result<(), StageError> {
+        let path = self.path.join(relative);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(io_error("remove", &path)),
+        }
     }
 
     /// Removes the directory if `work` failed before it wrote anything.

@@ -15,6 +15,9 @@ use serde::Deserialize;
 use crate::registry::DataSet;
 use crate::{DataError, Dataset, Fit, Split};
 
+/// The layouts that [`DataLayout::detect`] finds.
+const LAYOUTS: &str = "name a directory of IDX files, of CIFAR's batches, of Parquet files, or of train/ and test/ or val/ with a \
+                       directory of PNG or JPEG files per class, or an .npz archive";
 const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 
 /// A layout of files.
@@ -110,24 +113,41 @@ impl DataLayout {
     }
 
     /// The layout of `place`, a directory or file, that shows by itself, without the name of a data
-    /// set.
+    /// set; and the directory or file that has it.
     ///
     /// # Errors
-    /// When a Parquet file can't be read.
-    pub(crate) fn detect(place: &Path) -> Result<Option<Self>, DataError> {
+    /// When a Parquet file can't be read, or nothing has a layout.
+    pub(crate) fn detect(place: &Path) -> Result<(Self, PathBuf), DataError> {
+        let here = |layout| Ok((layout, place.to_path_buf()));
         if is_archive(place) && place.is_file() {
-            return Ok(Some(DataLayout::Npz));
+            return here(DataLayout::Npz);
         }
         if DataLayout::Idx.lies_in(place) {
-            return Ok(Some(DataLayout::Idx));
+            return here(DataLayout::Idx);
         }
         if folder::is_here(place) {
-            return Ok(Some(DataLayout::ImageFolder));
+            return here(DataLayout::ImageFolder);
         }
         if parquet::is_here(place) {
-            return Ok(Some(DataLayout::Parquet { label: parquet::label_name(place)? }));
+            return here(DataLayout::Parquet { label: parquet::label_name(place)? });
         }
-        Ok(None)
+        match archives(place).as_slice() {
+            [archive] => Ok((DataLayout::Npz, archive.clone())),
+            _ => {
+                let plain = || DataError::invalid(place, "holds no data set", LAYOUTS);
+                Err(folder::without_split(place).unwrap_or_else(plain))
+            }
+        }
+    }
+
+    /// Where the files of `set` in this layout are: `place`, or a file in it.
+    pub(crate) fn locate(&self, set: &DataSet, place: &Path) -> Option<PathBuf> {
+        let own = match self {
+            DataLayout::Npz if is_archive(place) => place.into(),
+            DataLayout::Npz => place.join(&set.name).with_extension("npz"),
+            layout => return layout.lies_in(place).then(|| place.into()),
+        };
+        own.is_file().then_some(own)
     }
 
     /// Whether the directory `dir` holds files of this layout.
@@ -189,18 +209,13 @@ impl DataLayout {
     }
 }
 
-/// Why `place` has no layout, if that shows.
-pub(crate) fn why_none(place: &Path) -> Option<DataError> {
-    folder::without_split(place)
-}
-
 /// Whether `path` has the name of a NumPy archive.
-pub(crate) fn is_archive(path: &Path) -> bool {
+fn is_archive(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
 }
 
 /// The NumPy archives in `dir`.
-pub(crate) fn archives(dir: &Path) -> Vec<PathBuf> {
+fn archives(dir: &Path) -> Vec<PathBuf> {
     let entries = crate::entries::entries(dir, &mut Vec::new()).unwrap_or_default();
     entries.into_iter().map(|entry| entry.path).filter(|path| is_archive(path)).collect()
 }

@@ -22,7 +22,6 @@ mod state;
 mod verifier;
 mod views;
 
-use std::mem;
 use std::ops::Range;
 
 use ndarray::{Array4, Axis, Zip};
@@ -98,7 +97,7 @@ pub enum RecoverError {
     #[error("`recover.r_bn: auto` was not measured for teacher `{teacher}`")]
     NotBalanced { teacher: String },
     #[error("the state of the batch can't be kept: {0}")]
-    Keep(String),
+    Keep(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("`recover.start` asks for real images, and there are none")]
     NoData,
     #[error(
@@ -258,8 +257,6 @@ impl<'a> Recover<'a> {
         let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
         let mut streams: Vec<ChaCha8Rng> =
             batch.items.iter().map(|item| item.stream(seed, "recover/views")).collect();
-        let start = self.starts.images(batch, seed)?;
-        let mut images = start.clone();
         let budgets = self.budgets(batch.first);
         let fits = |state: &BatchState| {
             let BatchProgress { budget, next, .. } = state.progress;
@@ -269,8 +266,13 @@ impl<'a> Recover<'a> {
         };
         // With a damaged state the batch starts anew.
         let mut kept = keeper.kept().and_then(|bytes| BatchState::read(&bytes).ok()).filter(fits);
-        let mut points = kept.as_mut().map(|kept| mem::take(&mut kept.progress.points));
-        points.iter().flatten().for_each(|point| step(*point));
+        // A kept state replaces the start, unless later budgets are blended with it.
+        let start = match &kept {
+            Some(_) if self.config.residual.is_none() => None,
+            _ => Some(self.starts.images(batch, seed)?),
+        };
+        let mut images = start.clone().unwrap_or_default();
+        let mut points = Vec::new();
         let total = f64::from(self.config.iterations);
         for (budget, steps) in budgets.clone().into_iter().enumerate() {
             let size = self.size_of(budget);
@@ -282,18 +284,13 @@ impl<'a> Recover<'a> {
                 continue;
             }
             let here = kept.take();
-            images = match &here {
-                Some(kept) => kept.start.clone(),
-                None => self.blended(&images, &start, budget)?,
+            images = match (&here, &start) {
+                (Some(kept), _) => kept.start.clone(),
+                (None, Some(start)) => self.blended(&images, start, budget)?,
+                (None, None) => images,
             };
             let run = Descent { classes: &classes, steps, budget, kept: here };
-            images = self.descend(
-                images,
-                run,
-                &mut views,
-                keeper,
-                (points.get_or_insert_default(), step),
-            )?;
+            images = self.descend(images, run, &mut views, keeper, (&mut points, step))?;
         }
         Ok(images)
     }
@@ -377,6 +374,8 @@ impl<'a> Recover<'a> {
         let mut first = steps.start;
         if let Some(kept) = kept {
             first = kept.progress.next;
+            kept.progress.points.iter().for_each(|point| step(*point));
+            *points = kept.progress.points;
             (images, average) = (kept.images, kept.average);
             adam = Adam::after(first - steps.start, kept.moments, config.betas);
             self.committee.restore(&objective, &kept.statistics);
@@ -415,8 +414,8 @@ impl<'a> Recover<'a> {
                     average: average.clone(),
                     statistics: self.committee.statistics(&objective),
                 };
-                let state = state.write().map_err(RecoverError::Keep)?;
-                keeper.keep(&state).map_err(|error| RecoverError::Keep(error.to_string()))?;
+                let state = state.write().map_err(|what| RecoverError::Keep(what.into()))?;
+                keeper.keep(&state).map_err(RecoverError::Keep)?;
             }
         }
         self.committee.keep(objective);

@@ -10,8 +10,7 @@ use std::path::Path;
 
 use crate::progress::Progress;
 use crate::teacher::{Bundle, RuntimeError};
-use crate::views::{self, BatchViews, ViewRenderer, Views, one_ahead};
-use scdd_compute::threads::Threads;
+use crate::views::{BatchViews, ViewRenderer, Views, one_ahead};
 use scdd_data::{DataError, Dataset, Size};
 use scdd_experiment::config::{LabelDtype, Mix, RelabelConfig};
 
@@ -34,8 +33,6 @@ pub enum RelabelError {
 
 /// Labels image sets with the logits of one teacher, or with the mean logits of several.
 pub struct Relabel<'a> {
-    /// The teachers and their weights in the mean, for [`Teachers::open`]; at least one.
-    pub bundles: &'a [(&'a Bundle, f64)],
     pub config: &'a RelabelConfig,
     /// Small images per row and column of the mosaic that each image is (`recover.formation`). A
     /// view shows one of them.
@@ -43,8 +40,6 @@ pub struct Relabel<'a> {
     pub seed: u64,
     /// The key of configuration and inputs, written into the store.
     pub key: &'a str,
-    /// The threads that render views.
-    pub threads: Threads,
 }
 
 impl Relabel<'_> {
@@ -61,13 +56,17 @@ impl Relabel<'_> {
         progress: &dyn Progress,
         epoch_done: &mut dyn FnMut(),
     ) -> Result<(), RelabelError> {
-        let meta = self.meta(set);
-        self.check_classes(set)?;
-        let names: Vec<&str> = self.bundles.iter().map(|(bundle, _)| bundle.name()).collect();
+        let bundles = teachers.bundles();
+        check_classes(bundles[0], set)?;
+        let [_, height, width] = bundles[0].image_shape();
+        let input = Size { height, width };
+        let views = Views::new(self.config, self.formation, self.seed, set, input);
+        let meta = self.meta(set, &bundles, &views);
+        let names: Vec<&str> = bundles.iter().map(|bundle| bundle.name()).collect();
         let label = format!("relabel {} with {}", set.name, names.join(" + "));
         let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
-        let views = Views::new(self.config, self.formation, self.seed, set, meta.input);
-        let renderer = ViewRenderer::new(self.bundles[0].0, meta.pad)?;
+        let renderer = ViewRenderer::new(bundles[0], meta.pad)?;
+        let threads = teachers.threads();
         let mut writer = Writer::open(path, meta.clone())?;
         let first = writer.epochs();
         let batches = (first..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {
@@ -76,12 +75,9 @@ impl Relabel<'_> {
         });
         let seen = batches.map(|batch: Result<BatchViews, DataError>| {
             let batch = batch?;
-            Ok::<_, DataError>((self.threads.run(|| renderer.render(set, &batch))?, batch))
+            Ok::<_, DataError>((threads.run(|| renderer.render(set, &batch))?, batch))
         });
         let mut done = u64::from(first) * meta.batches() as u64;
-        if first > 0 {
-            progress.at(first.into(), "");
-        }
         one_ahead(seen, |(images, BatchViews { indices, views, operations, mix })| {
             let logits = teachers.logits(&images)?;
             writer.append(&LabelBatch { indices, views, operations, mix, logits })?;
@@ -98,32 +94,15 @@ impl Relabel<'_> {
         Ok(())
     }
 
-    /// Checks that the teachers have the classes of the images.
-    fn check_classes(&self, set: &Dataset) -> Result<(), RelabelError> {
-        let teacher = self.bundles[0].0;
-        let (known, classes) = (teacher.manifest.classes.len(), set.classes.len());
-        if classes <= known {
-            return Ok(());
-        }
-        let what = format!(
-            "knows {known} classes, the images of {} are of {classes}: label them by another teacher",
-            set.name
-        );
-        Err(RelabelError::Teacher { teacher: teacher.name().into(), what })
-    }
-
-    fn meta(&self, set: &Dataset) -> Meta {
-        let bundle = self.bundles[0].0;
-        let [_, height, width] = bundle.image_shape();
-        let hashes: Vec<&str> =
-            self.bundles.iter().map(|(bundle, _)| bundle.hash.as_str()).collect();
+    fn meta(&self, set: &Dataset, bundles: &[&Bundle], views: &Views) -> Meta {
+        let hashes: Vec<&str> = bundles.iter().map(|bundle| bundle.hash.as_str()).collect();
         Meta {
             images: set.len() as u32,
-            classes: bundle.manifest.classes.len() as u32,
+            classes: bundles[0].manifest.classes.len() as u32,
             epochs: self.config.epochs,
             batch_size: self.config.batch_size,
             source: set.size(),
-            input: Size { height, width },
+            input: views.input(),
             mix: match self.config.mix {
                 Mix::Cutmix { .. } => MixKind::CutMix,
                 Mix::Mixup { .. } => MixKind::MixUp,
@@ -140,9 +119,23 @@ impl Relabel<'_> {
                 .config
                 .top_k
                 .map(|top| StoredTopK { k: top.k, temperature: top.temperature as f32 }),
-            pad: views::pad(self.config),
+            pad: views.pad(),
             augment: self.config.augment,
-            stored_epochs: self.config.stored_epochs.filter(|&stored| stored < self.config.epochs),
+            stored_epochs: Some(self.config.epochs_to_store())
+                .filter(|&stored| stored < self.config.epochs),
         }
     }
+}
+
+/// Checks that the teachers have the classes of the images.
+fn check_classes(teacher: &Bundle, set: &Dataset) -> Result<(), RelabelError> {
+    let (known, classes) = (teacher.manifest.classes.len(), set.classes.len());
+    if classes <= known {
+        return Ok(());
+    }
+    let what = format!(
+        "knows {known} classes, the images of {} are of {classes}: label them by another teacher",
+        set.name
+    );
+    Err(RelabelError::Teacher { teacher: teacher.name().into(), what })
 }

@@ -54,7 +54,7 @@ impl<'a> Teachers<'a> {
     ) -> Result<(Self, Option<String>), RelabelError> {
         check_fit(bundles)?;
         let total: f64 = bundles.iter().map(|(_, weight)| weight).sum();
-        let (mut members, mut last_remark) = (Vec::new(), None);
+        let (mut members, mut remark_for_user) = (Vec::new(), None);
         for &(bundle, weight) in bundles {
             let network = match config.teacher_bn {
                 TeacherBn::Batch => {
@@ -62,13 +62,23 @@ impl<'a> Teachers<'a> {
                 }
                 TeacherBn::Running => {
                     let (network, remark) = open_session(bundle, runtime, config, threads)?;
-                    last_remark = last_remark.or(remark);
+                    remark_for_user = remark_for_user.or(remark);
                     network
                 }
             };
             members.push(AnsweringTeacher { bundle, share: (weight / total) as f32, network });
         }
-        Ok((Self { members, runtime, threads: threads.clone() }, last_remark))
+        Ok((Self { members, runtime, threads: threads.clone() }, remark_for_user))
+    }
+
+    /// Their bundles; the first one's preprocessing is that of all.
+    pub fn bundles(&self) -> Vec<&'a Bundle> {
+        self.members.iter().map(|member| member.bundle).collect()
+    }
+
+    /// The threads that they run on.
+    pub fn threads(&self) -> Threads {
+        self.threads.clone()
     }
 
     /// The mean of all teachers' logits `[N, K]` for images `[N, C, H, W]`.

@@ -58,7 +58,7 @@ pub enum ValidateError {
     )]
     Diverged { epoch: u32, loss: f64 },
     #[error("the state of the training can't be saved: {0}")]
-    Keep(String),
+    Keep(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(
         "`validate.loss` needs a teacher's soft labels, but there are none: relabel the images, or set {{type: ce}}"
     )]
@@ -273,8 +273,9 @@ impl<'a> Student<'a> {
                     steps: optimizer.steps,
                     fitted: objectives.fitted,
                 };
-                let state = state::write(&tensors, Some(&numbers)).map_err(ValidateError::Keep)?;
-                keeper.keep(&state).map_err(|e| ValidateError::Keep(e.to_string()))?;
+                let state = state::write(&tensors, Some(&numbers))
+                    .map_err(|what| ValidateError::Keep(what.into()))?;
+                keeper.keep(&state).map_err(ValidateError::Keep)?;
             }
         }
         if let Some(average) = &mut average {

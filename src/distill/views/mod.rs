@@ -64,9 +64,7 @@ impl<'a> Views<'a> {
 
     /// The epochs with views of their own; they are repeated in turn.
     pub fn stored_epochs(&self) -> u32 {
-        self.config
-            .stored_epochs
-            .map_or(self.config.epochs, |stored| stored.min(self.config.epochs))
+        self.config.epochs_to_store()
     }
 
     /// Images per batch. The last batch of an epoch may have fewer.
@@ -76,7 +74,10 @@ impl<'a> Views<'a> {
 
     /// Width of the black border around each image in pixels. Views may reach into it.
     pub fn pad(&self) -> u16 {
-        pad(self.config)
+        match self.config.crop {
+            Some(ViewCrop::Padded { pad }) => pad,
+            _ => 0,
+        }
     }
 
     /// The size of a view.
@@ -128,13 +129,5 @@ impl<'a> Views<'a> {
             None => cell,
         };
         Ok(if self.config.flip { view.with_random_flip(stream, 0.5) } else { view })
-    }
-}
-
-/// Width of the black border around each image in pixels.
-pub(super) fn pad(config: &RelabelConfig) -> u16 {
-    match config.crop {
-        Some(ViewCrop::Padded { pad }) => pad,
-        _ => 0,
     }
 }

@@ -67,18 +67,19 @@ fn without_students(experiment: &Experiment) -> Vec<Fault> {
 }
 
 /// The small images of a mosaic have no black border.
-fn formations(experiment: &Experiment) -> Option<Fault> {
+fn formations(experiment: &Experiment) -> Vec<Fault> {
     let padded =
         |protocol: &Protocol| matches!(protocol.relabel.crop, Some(ViewCrop::Padded { .. }));
-    let mosaic = experiment.methods.iter().find(|(_, method)| method.formation > 1);
-    let (method, _) = mosaic?;
-    let (protocol, _) = experiment.protocols.iter().find(|(_, protocol)| padded(protocol))?;
-    Some(Fault::new(
-        format!("protocols.{protocol}.relabel.crop"),
-        format!(
+    let mut mosaics = experiment.methods.iter().filter(|(_, method)| method.formation > 1);
+    let Some((method, _)) = mosaics.next() else { return Vec::new() };
+    let protocols = experiment.protocols.iter().filter(|(_, protocol)| padded(protocol));
+    let fault = |(protocol, _): (&String, &Protocol)| {
+        let problem = format!(
             "pads whole images, but those of methods.{method} are mosaics (formation above 1): set {{type: resized, scale: [0.5, 1]}}"
-        ),
-    ))
+        );
+        Fault::new(format!("protocols.{protocol}.relabel.crop"), problem)
+    };
+    protocols.map(fault).collect()
 }
 
 /// Faults of one method. Its keys are named `recover.…`.

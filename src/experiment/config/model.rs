@@ -571,6 +571,13 @@ pub struct RelabelConfig {
     pub fallback: Option<Fallback>,
 }
 
+impl RelabelConfig {
+    /// The epochs whose labels are stored; a student repeats them in turn.
+    pub fn epochs_to_store(&self) -> u32 {
+        self.stored_epochs.map_or(self.epochs, |stored| stored.min(self.epochs))
+    }
+}
+
 /// Crop of an image to a view.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]

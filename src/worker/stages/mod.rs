@@ -46,7 +46,8 @@ fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
     Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })
 }
 
-/// Keeps the state of work that is under way in a file of the stage's directory.
+/// Keeps the state of work that is under way in a file of the stage's directory, which is gone when
+/// the stage is complete.
 struct StateFile<'a> {
     work: &'a WorkDir,
     name: String,
@@ -54,11 +55,9 @@ struct StateFile<'a> {
     kept: Instant,
 }
 
-/// The minimum interval between two saves, which happen after epochs. A save takes some
+/// The minimum interval between two saves, after steps or epochs. A save takes some
 /// milliseconds.
 const KEEP_EVERY: Duration = Duration::from_secs(20);
-/// The state of a training, gone when the stage is complete.
-const TRAINING_STATE: &str = "under-way.safetensors";
 
 impl<'a> StateFile<'a> {
     fn new(work: &'a WorkDir, name: impl Into<String>) -> Self {
@@ -66,10 +65,7 @@ impl<'a> StateFile<'a> {
     }
 
     fn remove(&self) -> Result<(), Failure> {
-        if self.work.has(&self.name) {
-            self.work.discard(&self.work.path().join(&self.name))?;
-        }
-        Ok(())
+        Ok(self.work.remove(&self.name)?)
     }
 }
 

@@ -59,7 +59,7 @@ fn recover_batch(
 ) -> Result<(), Failure> {
     let curve_file = files::curve(number);
     let has_image = |item: &Item| work.has(files::image(*item, task.classes));
-    let mut keeper = StateFile::new(work, format!("batch-{number:05}.under-way"));
+    let mut keeper = StateFile::new(work, files::batch_state(number));
     if work.has(&curve_file) && batch.items.iter().all(has_image) {
         return keeper.remove();
     }

@@ -18,14 +18,18 @@ const NOTE_EVERY: Duration = Duration::from_secs(5);
 
 pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     let RelabelTask { name, images, formation, teachers, config, seed, key } = task;
+    // The store gets its name when it is whole.
+    if work.has(LABELS) {
+        return Ok(None);
+    }
     let set = read_named(images, name)?;
     let may_be_on_gpu = config.provider != Device::Cpu && tools.runtime.has(Provider::Cuda).is_ok();
+    // A stage that waits keeps no other from starting.
+    tools.threads.reached_peak();
     let _alone = may_be_on_gpu.then(|| tools.lock_gpu());
     let (mut answering, remark) =
         Teachers::open(teachers, tools.runtime, config, tools.device, tools.threads)?;
-    let threads = tools.threads.clone();
-    let relabel =
-        Relabel { bundles: teachers, config, formation: *formation, seed: *seed, key, threads };
+    let relabel = Relabel { config, formation: *formation, seed: *seed, key };
     let path = work.path().join(LABELS);
     let mut noted = Instant::now();
     let mut epoch_done = || {

@@ -1,7 +1,7 @@
 //! Trains a student on a set of images, tests it, and writes its weights and figures.
 
 use crate::Tools;
-use scdd_artifacts::files::{TRAINING, write_json};
+use scdd_artifacts::files::{STUDENT, TRAINING, TRAINING_STATE, write_json};
 use scdd_artifacts::labels;
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::validate::{Student, TrainingData};
@@ -9,9 +9,13 @@ use scdd_distill::views::Views;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::validate::ValidateTask;
 
-use super::{StateFile, TRAINING_STATE, input_size, read_named};
+use super::{StateFile, input_size, read_named};
 
 pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
+    let mut keeper = StateFile::new(work, TRAINING_STATE);
+    if work.has(TRAINING) {
+        return keeper.remove();
+    }
     let images = read_named(&task.images, &task.name)?;
     let labels = task.labels.as_deref().map(labels::LabelStore::open).transpose()?;
     labels.as_ref().map(labels::LabelStore::check).transpose()?;
@@ -19,9 +23,9 @@ pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Fa
     let views =
         Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let data = TrainingData { images: &images, views, labels: labels.as_ref() };
-    let mut keeper = StateFile::new(work, TRAINING_STATE);
     let training = fresh.train(&data, task.test, &task.config, &mut keeper, &tools.progress)?;
-    keeper.remove()?;
-    work.write("student.safetensors", &fresh.checkpoint()?)?;
-    Ok(write_json(work, TRAINING, &training)?)
+    work.write(STUDENT, &fresh.checkpoint()?)?;
+    // Written last: it marks a complete training.
+    write_json(work, TRAINING, &training)?;
+    keeper.remove()
 }

@@ -1,6 +1,7 @@
 //! Measures the value of `r_bn: auto` for one teacher.
 
-use super::{Draft, StageIdentity, inputs};
+use super::recover::terms;
+use super::{Draft, inputs};
 use crate::config::RecoverConfig;
 use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
@@ -20,22 +21,11 @@ pub(in crate::run) fn draft<'a>(
     (method, config): (&str, &RecoverConfig),
     verified: NodeId,
 ) -> Result<Draft<'a>, StageError> {
-    // The terms are compared once, at the noise of one batch, so settings of further steps do not
-    // matter.
-    let identity = StageIdentity::default()
-        .with("batch_size", &config.batch_size)
-        .with("noise_std", &config.noise_std())
-        .with("first_bn_multiplier", &config.first_bn_multiplier)
-        .with("distance", &config.distance)
-        .unless(1.0, "r_var", &config.r_var)
-        .unless(0.0, "class_share", &config.class_share)
-        .unless(0.0, "r_patch", &config.r_patch)
-        .json();
     let stage = Stage::new(
         "balance",
         VERSION,
         teacher.name(),
-        &identity,
+        &terms(config),
         inputs([("teacher", &teacher.hash)]),
         0,
     )?

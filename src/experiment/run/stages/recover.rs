@@ -171,6 +171,54 @@ fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Val
         .json()
 }
 
+/// The settings that the balance of the loss terms depends on: they are compared once, at the noise
+/// of one batch, so settings of further steps do not matter.
+pub(super) fn terms(config: &RecoverConfig) -> Value {
+    let RecoverConfig {
+        batch_size,
+        first_bn_multiplier,
+        distance,
+        r_var,
+        class_share,
+        r_patch,
+        // Enters by its deviation.
+        start: _,
+        // The rest concerns later steps, other terms or other images.
+        iterations: _,
+        packing: _,
+        learning_rate: _,
+        betas: _,
+        r_bn: _,
+        statistics_momentum: _,
+        weight_adjustment: _,
+        tv: _,
+        l2: _,
+        jitter: _,
+        crop: _,
+        crop_curriculum: _,
+        flip: _,
+        formation: _,
+        residual: _,
+        ema: _,
+        rounds: _,
+        subset_of: _,
+        committee: _,
+        bf16: _,
+        compat: _,
+        classes: _,
+        verifier: _,
+    } = config;
+    StageIdentity::default()
+        .with("batch_size", batch_size)
+        .with("noise_std", &config.noise_std())
+        .with("first_bn_multiplier", first_bn_multiplier)
+        .with("distance", distance)
+        .unless(1.0, "r_var", r_var)
+        .unless(0.0, "class_share", class_share)
+        .unless(0.0, "r_patch", r_patch)
+        .json()
+}
+
 /// The number of images that the teacher scores before the first step.
 fn scored(config: &RecoverConfig, classes: usize) -> u64 {
     match config.start {

@@ -50,7 +50,7 @@ pub(in crate::run) fn draft<'a>(
     let weights = teachers.iter().map(|(_, weight)| *weight).collect();
     let name = format!("{}-by-{teacher}", images.name);
     let stage = Stage::new("relabel", VERSION, &name, &identity(config, weights), inputs, seed)?
-        .of_passes(images.count * u64::from(config.stored_epochs.unwrap_or(config.epochs)));
+        .of_passes(images.count * u64::from(config.epochs_to_store()));
     let title = format!("relabel {} by teacher `{teacher}`", images.title);
     let needs = [vec![images.node], checks].concat();
     let (name, formation, key) = (images.name.clone(), images.formation, stage.key());
