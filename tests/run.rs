@@ -136,6 +136,30 @@ fn a_killed_relabelling_goes_on_and_leaves_the_same_bytes() {
     assert_eq!(timing["resumed"], true);
 }
 
+/// As a kill leaves it that comes after the work and before the stage's directory gets its name.
+#[test]
+fn work_that_is_done_is_not_done_again_for_want_of_a_name() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let output = dir.path().join("runs");
+    let run = || killed(&experiment, data.path(), &output, "1", Duration::from_secs(600));
+    assert!(run());
+    let before = contents(&output);
+    for (kind, file) in [("relabel", "labels.scdd"), ("validate", "student.safetensors")] {
+        let stage = fs::read_dir(output.join("stages").join(kind)).unwrap().next().unwrap();
+        let stage = stage.unwrap().path();
+        let partial = PathBuf::from(format!("{}.partial", stage.display()));
+        let written = fs::metadata(stage.join(file)).unwrap().modified().unwrap();
+        fs::remove_file(stage.join("contents.json")).unwrap();
+        let under_way = if kind == "relabel" { "labels.scdd" } else { "training" };
+        fs::write(stage.join(format!("{under_way}.under-way")), "left").unwrap();
+        fs::rename(&stage, &partial).unwrap();
+        assert!(run());
+        assert_eq!(fs::metadata(stage.join(file)).unwrap().modified().unwrap(), written, "{kind}");
+    }
+    assert!(before == contents(&output), "nothing is left behind");
+}
+
 #[test]
 fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_same_bytes() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());

@@ -46,6 +46,9 @@ pub fn batch_state(batch: usize) -> String {
     format!("batch-{batch:05}.under-way")
 }
 
+/// The ending of a soft-label store under way, after the store's name.
+pub const STORE_UNDER_WAY: &str = ".under-way";
+
 /// The loss curve of a batch's recovery, one line of JSON per point. The file is written when the
 /// batch is complete.
 pub fn curve(batch: usize) -> String {

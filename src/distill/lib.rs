@@ -10,6 +10,7 @@ pub mod keeper;
 pub mod progress;
 pub mod recover;
 pub mod relabel;
+mod state_file;
 pub mod teacher;
 pub mod validate;
 pub mod views;

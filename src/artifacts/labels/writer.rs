@@ -11,6 +11,7 @@ use super::{
     HASH, LabelBatch, MAGIC, MAX_METADATA, Meta, StoreError, StoreLayout, VERSION, epoch_hasher,
     io_error,
 };
+use crate::files::STORE_UNDER_WAY;
 
 /// Writes a store batch by batch. Its path does not exist before [`finish`](Self::finish). Until
 /// then the data are in a file beside it with the ending `.under-way`, and the next writer of the
@@ -131,7 +132,7 @@ impl Writer {
 /// The path of an unfinished store of `path`.
 pub(super) fn under_way(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
-    aside.push(".under-way");
+    aside.push(STORE_UNDER_WAY);
     aside.into()
 }
 

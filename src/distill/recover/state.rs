@@ -1,13 +1,12 @@
 //! A batch under way as one file, so that an interrupted recovery goes on in the middle of a batch
 //! and ends in the same bytes.
 
-use std::collections::HashMap;
-
-use ndarray::{Array4, ArrayViewD};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use ndarray::Array4;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
+
+use crate::state_file::{self, first_line};
+use scdd_compute::replica::{to_array, to_tensor};
 
 use super::Point;
 
@@ -57,35 +56,19 @@ impl BatchState {
             (AVERAGE, self.average.as_ref()),
         ];
         let mut tensors = Vec::new();
-        for (name, array) in arrays.into_iter().filter_map(|(name, array)| Some((name, array?))) {
-            tensors.push((
-                name.to_owned(),
-                Dtype::F32,
-                array.shape().to_vec(),
-                bytes(array.view().into_dyn()),
-            ));
+        for (name, array) in arrays {
+            if let Some(array) = array {
+                tensors.push((name.to_owned(), to_tensor(array.view()).map_err(first_line)?));
+            }
         }
         for (evaluator, layer, parts) in &self.statistics {
             for (part, tensor) in parts.iter().enumerate() {
-                let dtype = if tensor.kind() == Kind::Double { Dtype::F64 } else { Dtype::F32 };
-                let shape = tensor.size().iter().map(|&side| side as usize).collect();
                 let name = format!("{STATISTICS}/{evaluator}/{layer}/{part}");
-                tensors.push((
-                    name,
-                    dtype,
-                    shape,
-                    values(tensor, dtype).map_err(|e| e.to_string())?,
-                ));
+                tensors.push((name, tensor.shallow_clone()));
             }
         }
-        let mut views = Vec::with_capacity(tensors.len());
-        for (name, dtype, shape, bytes) in &tensors {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| e.to_string())?;
-            views.push((name, view));
-        }
         let progress = serde_json::to_string(&self.progress).map_err(|e| e.to_string())?;
-        let metadata = HashMap::from([(PROGRESS.to_owned(), progress)]);
-        safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())
+        state_file::write(&tensors, Some((PROGRESS, progress)))
     }
 
     /// The state that [`write`](Self::write) wrote.
@@ -93,26 +76,26 @@ impl BatchState {
     /// # Errors
     /// When the bytes are damaged.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-        let progress = header.metadata().as_ref().and_then(|metadata| metadata.get(PROGRESS));
-        let progress = progress.ok_or("the file holds no batch")?;
-        let progress = serde_json::from_str(progress).map_err(|e| e.to_string())?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-        let array = |name: &str| array(&file.tensor(name).map_err(|e| e.to_string())?);
-        let names = file.names();
+        let (progress, tensors) = state_file::read(bytes, PROGRESS)?;
+        let progress = serde_json::from_str(&progress).map_err(|e| e.to_string())?;
+        let tensor = |name: &str| tensors.get(name).ok_or_else(|| format!("it lacks `{name}`"));
+        let array = |name: &str| -> Result<Array4<f32>, String> {
+            let array = to_array(tensor(name)?).map_err(first_line)?;
+            array.into_dimensionality().map_err(|e| e.to_string())
+        };
         let mut statistics = Vec::new();
-        for name in
-            names.iter().filter_map(|name| name.strip_prefix(STATISTICS)?.strip_suffix("/0"))
+        for place in
+            tensors.keys().filter_map(|name| name.strip_prefix(STATISTICS)?.strip_suffix("/0"))
         {
-            let place = |text: &str| text.parse().map_err(|_| format!("`{name}` names no layer"));
-            let (evaluator, layer) = name.trim_start_matches('/').split_once('/').ok_or(name)?;
+            let number = |text: &str| text.parse().map_err(|_| format!("`{place}` is no layer"));
+            let (evaluator, layer) =
+                place.trim_start_matches('/').split_once('/').ok_or("a layer has no number")?;
             let part = |part: usize| {
-                let name = format!("{STATISTICS}{name}/{part}");
-                tensor(&file.tensor(&name).map_err(|e| e.to_string())?)
+                tensor(&format!("{STATISTICS}{place}/{part}")).map(Tensor::shallow_clone)
             };
-            statistics.push((place(evaluator)?, place(layer)?, [part(0)?, part(1)?]));
+            statistics.push((number(evaluator)?, number(layer)?, [part(0)?, part(1)?]));
         }
-        let average = names.contains(&AVERAGE).then(|| array(AVERAGE)).transpose()?;
+        let average = tensors.contains_key(AVERAGE).then(|| array(AVERAGE)).transpose()?;
         let (start, images) = (array("start")?, array("images")?);
         let moments = [array("first moment")?, array("second moment")?];
         if [&start, &moments[0], &moments[1]].iter().any(|other| other.dim() != images.dim()) {
@@ -120,46 +103,4 @@ impl BatchState {
         }
         Ok(Self { progress, start, images, moments, average, statistics })
     }
-}
-
-fn bytes(array: ArrayViewD<f32>) -> Vec<u8> {
-    array.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-fn values(tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>, tch::TchError> {
-    let flat = tensor.f_to_device(tch::Device::Cpu)?.f_reshape([-1])?;
-    Ok(match dtype {
-        Dtype::F64 => Vec::<f64>::try_from(&flat)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        _ => Vec::<f32>::try_from(&flat.f_to_kind(Kind::Float)?)?
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-    })
-}
-
-fn array(view: &TensorView) -> Result<Array4<f32>, String> {
-    let [n, c, h, w] = view.shape() else { return Err("an image batch has four axes".into()) };
-    if view.dtype() != Dtype::F32 {
-        return Err("images are float32".into());
-    }
-    let (values, _) = view.data().as_chunks::<4>();
-    let values = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-    Array4::from_shape_vec((*n, *c, *h, *w), values).map_err(|e| e.to_string())
-}
-
-fn tensor(view: &TensorView) -> Result<Tensor, String> {
-    let shape: Vec<i64> = view.shape().iter().map(|&side| side as i64).collect();
-    let flat = match view.dtype() {
-        Dtype::F64 => {
-            let (values, _) = view.data().as_chunks::<8>();
-            let values: Vec<f64> = values.iter().map(|v| f64::from_le_bytes(*v)).collect();
-            Tensor::f_from_slice(&values)
-        }
-        _ => {
-            let (values, _) = view.data().as_chunks::<4>();
-            let values: Vec<f32> = values.iter().map(|v| f32::from_le_bytes(*v)).collect();
-            Tensor::f_from_slice(&values)
-        }
-    };
-    flat.and_then(|flat| flat.f_reshape(shape)).map_err(|e| e.to_string())
 }

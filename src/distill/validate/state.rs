@@ -1,13 +1,10 @@
 //! The state of an unfinished training as one file, so that an interrupted training resumes after
 //! its last saved epoch and ends with the same bytes.
 
-use std::collections::{BTreeMap, HashMap};
-
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
-use tch::{TchError, Tensor};
+use tch::Tensor;
 
+use crate::state_file::{self, first_line};
 use scdd_artifacts::records::Epoch;
 
 /// All numbers of a training that are no tensors.
@@ -29,24 +26,8 @@ const NUMBERS: &str = "training";
 /// # Errors
 /// When a tensor can't be copied.
 pub fn write(tensors: &[(String, Tensor)], numbers: Option<&Numbers>) -> Result<Vec<u8>, String> {
-    let mut copied: BTreeMap<&str, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for (name, tensor) in tensors {
-        let array = scdd_compute::replica::to_array(tensor).map_err(|e| e.to_string())?;
-        copied.insert(
-            name,
-            (array.shape().to_vec(), array.iter().flat_map(|v| v.to_le_bytes()).collect()),
-        );
-    }
-    let mut views = Vec::with_capacity(copied.len());
-    for (name, (shape, bytes)) in &copied {
-        views.push((
-            name,
-            TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| e.to_string())?,
-        ));
-    }
     let numbers = numbers.map(serde_json::to_string).transpose().map_err(|e| e.to_string())?;
-    let metadata = numbers.map(|numbers| HashMap::from([(NUMBERS.to_owned(), numbers)]));
-    safetensors::serialize(views, metadata).map_err(|e| e.to_string())
+    state_file::write(tensors, numbers.map(|numbers| (NUMBERS, numbers)))
 }
 
 /// Fills `tensors` with the values that [`write`] saved for tensors of the same names and shapes.
@@ -55,45 +36,25 @@ pub fn write(tensors: &[(String, Tensor)], numbers: Option<&Numbers>) -> Result<
 /// # Errors
 /// When the bytes are damaged or hold other tensors. No tensor is changed then.
 pub fn read(bytes: &[u8], tensors: &mut [(String, Tensor)]) -> Result<Numbers, String> {
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-    let numbers = header
-        .metadata()
-        .as_ref()
-        .and_then(|metadata| metadata.get(NUMBERS))
-        .ok_or("it holds no training")?;
-    let numbers = serde_json::from_str(numbers).map_err(|e| e.to_string())?;
-    let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+    let (numbers, mut file) = state_file::read(bytes, NUMBERS)?;
+    let numbers = serde_json::from_str(&numbers).map_err(|e| e.to_string())?;
     if file.len() != tensors.len() {
         return Err(format!("it holds {} tensors, the training has {}", file.len(), tensors.len()));
     }
     let mut found = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors.iter() {
-        let view = file.tensor(name).map_err(|e| e.to_string())?;
-        let shape: Vec<i64> = view.shape().iter().map(|&side| side as i64).collect();
-        if view.dtype() != Dtype::F32 || shape != tensor.size() {
-            return Err(format!(
-                "`{name}` is {:?} {shape:?}, the training has {:?}",
-                view.dtype(),
-                tensor.size()
-            ));
+        let kept = file.remove(name).ok_or_else(|| format!("it lacks `{name}`"))?;
+        if kept.size() != tensor.size() {
+            let (kept, own) = (kept.size(), tensor.size());
+            return Err(format!("`{name}` is {kept:?}, the training has {own:?}"));
         }
-        let (values, _) = view.data().as_chunks::<4>();
-        let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-        found.push(
-            Tensor::f_from_slice(&values)
-                .and_then(|values| values.f_reshape(shape))
-                .map_err(first_line)?,
-        );
+        found.push(kept);
     }
     let _no_grad = tch::no_grad_guard();
     for ((_, tensor), found) in tensors.iter_mut().zip(found) {
         tensor.f_copy_(&found).map_err(first_line)?;
     }
     Ok(numbers)
-}
-
-fn first_line(error: TchError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Tools;
-use scdd_artifacts::files::LABELS;
+use scdd_artifacts::files::{LABELS, STORE_UNDER_WAY};
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::relabel::{Relabel, Teachers};
 use scdd_distill::teacher::Provider;
@@ -20,6 +20,7 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<
     let RelabelTask { name, images, formation, teachers, config, seed, key } = task;
     // The store gets its name when it is whole.
     if work.has(LABELS) {
+        work.remove(format!("{LABELS}{STORE_UNDER_WAY}"))?;
         return Ok(None);
     }
     let set = read_named(images, name)?;
