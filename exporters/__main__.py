@@ -15,6 +15,16 @@ from . import registry
 from .config import parse_mapping
 from .errors import CheckError, InputError
 
+OF_CHECKPOINTS: dict[str, Any] = {
+    "head": None,
+    "scheme": "auto",
+    "arch": None,
+    "arch_options": "{}",
+    "under": None,
+    "save_network": None,
+}
+"""The options of `export` that only `--checkpoint` takes, with their defaults."""
+
 
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers with commas between them."""
@@ -117,10 +127,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--head", type=Path, help="file of its linear classifier, if that is separate"
     )
     export.add_argument(
-        "--scheme", default="auto", help="its layout (docs/adapters.md) or pretraining scheme"
+        "--scheme",
+        default=OF_CHECKPOINTS["scheme"],
+        help="its layout (docs/adapters.md) or pretraining scheme",
     )
     export.add_argument("--arch", help="its architecture; recognised otherwise")
-    export.add_argument("--arch-options", default="{}", help="such as '{width: 64, stem: small}'")
+    export.add_argument(
+        "--arch-options",
+        default=OF_CHECKPOINTS["arch_options"],
+        help="such as '{width: 64, stem: small}'",
+    )
     add_data_options(export)
     export.add_argument(
         "--under",
@@ -274,6 +290,13 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
             say=say,
         )
     elif chosen.command == "export":
+        if told := [
+            name for name in OF_CHECKPOINTS if getattr(chosen, name) != OF_CHECKPOINTS[name]
+        ]:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+            raise InputError(
+                f"{names}: for --checkpoint FILE alone; {chosen.network} says this itself, so leave it out"
+            )
         from .bundle import export_teacher
 
         export_teacher(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import convert, models
 from .config import parse
-from .errors import InputError
+from .errors import InputError, listed
 from .files import STATE_DICT, check_kind, load_checkpoint
 from .network import FORMAT
 
@@ -39,8 +39,6 @@ RENORMALISED = "transform_input"
 ONNX_WAY = (
     "any other network can be exported to ONNX where its code is, for `python -m exporters import`"
 )
-SHOWN = 6
-"""How many names an error lists before it only counts."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,8 @@ def adapt(
     if head_path is not None:
         if len(head_shape) != 2:
             raise InputError(
-                f"--head: the classifier of {name} is a convolution, which no linear one can stand for"
+                f"--head: the classifier of {name} is a convolution, which no linear one can stand for; "
+                "leave out --head"
             )
         head, head_source = _head_of_file(read(head_path), head_path, features), "file"
     elif weight is not None and weight.ndim == len(head_shape):
@@ -204,8 +203,8 @@ def adapt(
             "checkpoint",
         )
         del inside[f"{head_name}.weight"]
-    elif layout.heads is not None and isinstance(beside := _find(content, layout.heads), dict):
-        head, head_source = _head_of_file(beside, path, features), "checkpoint"
+    elif layout.heads is not None and (beside := _place(content, layout.heads)):
+        head, head_source = _head_of_file(beside[1], path, features), "checkpoint"
     elif layout.head is not None and f"{layout.head}weight" in tensors:
         head = _linear(tensors[f"{layout.head}weight"], tensors.get(f"{layout.head}bias"), path)
         head_source = "checkpoint"
@@ -214,7 +213,7 @@ def adapt(
         dropped[f"{head_name}."] = len(inside)
     if inside and head is None:
         notes.append(
-            f"{head_name} is no single linear layer but {_some(list(inside))}, which were dropped; if one linear layer "
+            f"{head_name} is no single linear layer but {listed(list(inside))}, which were dropped; if one linear layer "
             f"of the file is the classifier, --head {shlex.quote(str(path))} takes it"
         )
     if head is not None and classes is not None and head.out_features != classes:
@@ -395,9 +394,10 @@ def _choose(content: dict[str, Any], scheme: str, under: str | None, path: Path)
             )
             return Found(layout, where, peeled[0], beside | dict.fromkeys(counters, 1), weights)
     if named:
-        keys = _some([str(key) for key in content])
+        keys = listed([str(key) for key in content])
         raise InputError(
-            f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {keys}"
+            f"{path} does not have the layout {scheme} ({named[0].family}); its keys are {keys}; leave out "
+            "--scheme, and it is recognised"
         )
     raise InputError(f"{path} {_without_tensors(content)}")
 
@@ -407,10 +407,10 @@ def _without_tensors(content: dict[str, Any]) -> str:
     places = [f"{where} ({len(tensors)})" for where, tensors in _dictionaries(content) if where]
     if places:
         return (
-            f"holds tensors in several places: {_some(places)}; name that of the network, such as --under "
+            f"holds tensors in several places: {listed(places)}; name that of the network, such as --under "
             f"{places[0].partition(' ')[0]}"
         )
-    keys = _some([str(key) for key in content])
+    keys = listed([str(key) for key in content])
     return f"holds no network: none of its keys ({keys}) has tensors in it; {STATE_DICT}"
 
 
@@ -465,7 +465,7 @@ def _under(content: dict[str, Any], under: str, path: Path) -> Place:
         start.removesuffix(".") for _, held in places for start in _counted(_unwrap_names(held))
     ]
     raise InputError(
-        f"{path} has no tensors under {under!r}; there are some under {_some(list(dict.fromkeys(known)))}"
+        f"{path} has no tensors under {under!r}; there are some under {listed(list(dict.fromkeys(known)))}"
     )
 
 
@@ -499,14 +499,6 @@ def _scheme(layout: Layout, asked: str) -> str:
             f"--scheme {asked}, but the checkpoint has the layout of {layout.family}: {layout.scheme}"
         )
     return asked
-
-
-def _find(content: Any, path: str) -> Any:
-    for key in path.split(".") if path else []:
-        if not isinstance(content, dict) or key not in content:
-            return None
-        content = content[key]
-    return content
 
 
 def _unwrap_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -725,7 +717,7 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
         )
         return f"these {len(network)} tensors are not of one network alone: {takes}"
     if sorted(tensor.ndim for tensor in network.values()) in ([2], [1, 2]):
-        return f"{_some(_shapes(network))} is a linear layer alone: give it as --head, and its backbone as --checkpoint"
+        return f"{listed(_shapes(network))} is a linear layer alone: give it as --head, and its backbone as --checkpoint"
     otherwise = f"{ONNX_WAY[0].upper()}{ONNX_WAY[1:]}"
     candidates = [*_candidates(network, None)]
     stage = network.get("layer1.0.conv1.weight")
@@ -753,7 +745,7 @@ def _unrecognised(network: dict[str, Tensor]) -> str:
                     ". If the network does without these in evaluation, save the file without them"
                 )
             return f"{text}. {otherwise}"
-    text = f"no known architecture is near these {len(network)} tensors: {_some(_shapes(network))}"
+    text = f"no known architecture is near these {len(network)} tensors: {listed(_shapes(network))}"
     if models.timm_may_have(network):
         return f"{text}. If timm has the network, give --arch timm/NAME; {ONNX_WAY}"
     return f"{text}. {otherwise}"
@@ -820,7 +812,7 @@ def _fit(
     missing, unexpected, differing = _difference(network, name, options)
     if missing or unexpected or differing:
         fitting = recognise(network)
-        hint = "no known architecture would fit"
+        hint = f"no known architecture would fit; {ONNX_WAY}"
         if fitting:
             hint = f"{_named(fitting[0], fitting[1] | {'classes': options['classes']})} would fit"
         raise InputError(
@@ -841,7 +833,7 @@ def _reasons(missing: list[str], unexpected: list[str], differing: list[str]) ->
         "not in the architecture": unexpected,
         "of another shape": differing,
     }
-    return "; ".join(f"{label}: {_some(names)}" for label, names in labelled.items() if names)
+    return "; ".join(f"{label}: {listed(names)}" for label, names in labelled.items() if names)
 
 
 def _check_kinds(network: dict[str, Tensor], path: Path) -> None:
@@ -867,7 +859,7 @@ def _check_values(state: dict[str, Tensor], path: Path) -> None:
     broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise InputError(
-            f"{path}: {len(broken)} of {len(state)} tensors hold NaN or infinite values ({_some(broken)}): the "
+            f"{path}: {len(broken)} of {len(state)} tensors hold NaN or infinite values ({listed(broken)}): the "
             "training diverged; give an earlier checkpoint"
         )
     layers = [key.removesuffix(".running_mean") for key in state if key.endswith(".running_mean")]
@@ -878,13 +870,13 @@ def _check_values(state: dict[str, Tensor], path: Path) -> None:
     ]
     if unused:
         raise InputError(
-            f"{path}: {len(unused)} of {len(layers)} BN layers have the initial statistics 0 and 1 ({_some(unused)}): "
+            f"{path}: {len(unused)} of {len(layers)} BN layers have the initial statistics 0 and 1 ({listed(unused)}): "
             "the network was trained without running statistics, or they were not saved"
         )
     negative = [layer for layer in layers if (state[f"{layer}.running_var"] < 0).any()]
     if negative:
         raise InputError(
-            f"{path}: {len(negative)} of {len(layers)} BN layers have a negative variance ({_some(negative)}): the "
+            f"{path}: {len(negative)} of {len(layers)} BN layers have a negative variance ({listed(negative)}): the "
             "file is damaged; download or copy it again"
         )
 
@@ -902,10 +894,10 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
     weights = [key for key, t in tensors.items() if key.split(".")[-1] == "weight" and t.ndim == 2]
     fitting = [key for key in weights if tensors[key].shape[1] == features]
     if len(fitting) != 1:
-        shapes = _some([f"{key} {list(tensors[key].shape)}" for key in weights])
+        shapes = listed([f"{key} {list(tensors[key].shape)}" for key in weights])
         raise InputError(
             f"{path}: a head is one linear layer over the network's {features} features, but there are "
-            f"{len(fitting)} such; 2-d weights are {shapes}"
+            f"{len(fitting)} such; 2-d weights are {shapes}; give a file with the classifier alone"
         )
     head = _linear(
         tensors[fitting[0]], tensors.get(fitting[0].removesuffix("weight") + "bias"), path
@@ -914,7 +906,9 @@ def _head_of_file(content: dict[str, Any], path: Path, features: int) -> nn.Line
         key for key, t in tensors.items() if key.endswith("running_mean") and t.shape == (features,)
     ]
     if len(means) > 1:
-        raise InputError(f"{path}: several BN layers over the features: {_some(means)}")
+        raise InputError(
+            f"{path}: several BN layers over the features: {listed(means)}; give a file with the classifier alone"
+        )
     for key in means:
         prefix = key.removesuffix("running_mean")
         factor = (tensors[f"{prefix}running_var"].float() + BATCH_NORM_EPS).rsqrt()
@@ -956,8 +950,3 @@ def _shapes(tensors: dict[str, Tensor]) -> list[str]:
 
 def _named(name: str, options: dict[str, Any]) -> str:
     return f"{name} ({', '.join(f'{key} {value}' for key, value in options.items())})"
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "") if names else "none"

@@ -147,7 +147,8 @@ class Writer:
             raise InputError(
                 "a network without classifier and without BN layers has nothing that could teach"
             )
-        self._check_trainable(serialised, facts.get("init", []))
+        if "init" in facts:
+            self._check_trainable(serialised, facts["init"])
         images = (
             data.normalise(data.to_float(test.images[:2]), self.dataset.mean, self.dataset.std)
             if test

@@ -185,5 +185,5 @@ def _check_size(checkpoint: Checkpoint, dataset: data.DatasetInfo) -> None:
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{checkpoint.architecture} can't take images of {size}x{size} ({reason})"
+            f"{checkpoint.architecture} can't take images of {size}x{size} ({reason}); give another --size"
         ) from error

@@ -13,6 +13,7 @@ Nothing is done when OUT is already what the installed packages and this script 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import shutil
 import sys
@@ -27,15 +28,34 @@ from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 DEFAULT = Path("target/conformance")
+STAMP = "stamp"
+"""The file that tells a folder of cases, and what they were made from."""
 RECORDED = {"converted": "pytorch-converted", "operator": "pytorch-operator"}
 
 
 def main(arguments: list[str]) -> int:
-    out = Path(arguments[0]) if arguments else DEFAULT
-    stamp = out / "stamp"
+    parser = argparse.ArgumentParser(
+        prog="python -m exporters.conformance", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "out",
+        type=Path,
+        nargs="?",
+        default=DEFAULT,
+        help="folder of the cases (default: %(default)s)",
+    )
+    out: Path = parser.parse_args(arguments).out
+    stamp = out / STAMP
     if stamp.is_file() and stamp.read_text() == _fingerprint():
         return 0
+    if out.is_dir() and any(out.iterdir()) and not stamp.is_file():
+        parser.error(
+            f"{out} holds other files: name a new folder, or an earlier one of this command"
+        )
     shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    # First, so that an interrupted run is known as one of ours.
+    stamp.write_text("unfinished\n")
     counts = {"node": _write_node_cases(out / "node")}
     data = Path(onnx.__file__).parent / "backend/test/data"
     for name, source in RECORDED.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import folders, images, parquet, registry, sources
-from .errors import InputError
+from .errors import InputError, listed
 
 IMAGENET, UNKNOWN = "imagenet", "unknown"
 """What is meant where no data set is named, and what such a one of classes of one's own is called.
@@ -96,7 +96,9 @@ class Files:
             problems = [problem for problem in pool.map(one, range(len(entries))) if problem]
         if problems:
             count = f"{len(problems)} images can't be used: " if len(problems) > 1 else ""
-            raise InputError(f"{count}{folders.listed(problems)}; repair or remove what is named")
+            raise InputError(
+                f"{count}{listed(problems, folders.NAMED)}; repair or remove what is named"
+            )
         return torch.from_numpy(result)
 
     def _select(self, which: slice | Tensor) -> Sequence[sources.FileImage | parquet.Row]:

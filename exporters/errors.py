@@ -1,4 +1,6 @@
-"""The two ways in which a command can end badly."""
+"""The two ways in which a command can end badly, and how their messages list names."""
+
+from collections.abc import Iterable
 
 
 class InputError(Exception):
@@ -8,3 +10,10 @@ class InputError(Exception):
 class CheckError(Exception):
     """A result failed one of our own checks (ONNX Runtime disagrees, a BN node is missing). Exit
     code 1."""
+
+
+def listed(names: Iterable[str], most: int = 6, between: str = ", ") -> str:
+    """The first `most` of `names`, and how many there are beyond them."""
+    names = list(names)
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return between.join(names[:most] + more) or "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import lzma
 import os
 import pickle
 import re
@@ -11,6 +12,7 @@ import shlex
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +37,16 @@ OTHER_KINDS = {
     b"{": "a JSON text, not a checkpoint: name the file of the weights beside it",
     b"GGUF": "a GGUF file of quantised weights, which no network here computes with",
 }
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+)
+"""What Python's readers of archives raise where one is damaged."""
 STATE_DICT = "save the network's state_dict() with torch.save where its code is"
 
 
@@ -106,7 +118,7 @@ def check_kind(path: Path) -> None:
         )
     try:
         other = _archive_of_others(path)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError):
+    except DAMAGED:
         return  # damaged: what reads it says so
     if other is not None:
         raise InputError(f"{path} is {other}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import registry
-from .errors import InputError
+from .errors import InputError, listed
 
 TEST_FOLDERS = ("test", "val", "validation", "valid")
 """Where the test images may lie, best first."""
@@ -44,19 +44,14 @@ class Findings:
             raise InputError(f"{root}: {self.problems[0]}; repair, move or remove what is named")
         if self.problems:
             raise InputError(
-                f"{root}: {len(self.problems)} entries can't be used: {listed(self.problems)}; repair, move or remove "
+                f"{root}: {len(self.problems)} entries can't be used: {listed(self.problems, NAMED)}; repair, move or remove "
                 "what is named"
             )
         if not self.skipped:
             return []
-        return [f"{root}: system and hidden entries are left out: {listed(sorted(self.skipped))}"]
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first of `names`, and how many there are beyond them."""
-    names = list(names)
-    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return ", ".join(names[:NAMED] + more)
+        return [
+            f"{root}: system and hidden entries are left out: {listed(sorted(self.skipped), NAMED)}"
+        ]
 
 
 def entries(folder: Path, root: Path, findings: Findings) -> list[Path]:
@@ -253,7 +248,7 @@ def _check_alike(root: Path, part: Path, names: set[str], other: Path) -> None:
     """Training and test images must be of the same classes."""
     others = _names(other)
     differences = [
-        f"only {folder.name}/ has {listed(sorted(own))}"
+        f"only {folder.name}/ has {listed(sorted(own), NAMED)}"
         for folder, own in ((part, names - others), (other, others - names))
         if own
     ]
@@ -314,8 +309,8 @@ def _matched(names: list[str], known: registry.DataSet) -> list[tuple[str, str]]
             missing.append(each.wnid or each.name)
         else:
             found.append((left.pop(key), each.name))
-    problems = [f"it lacks {listed(missing)}"] if missing else []
-    problems += [f"{listed(left.values())} is no class of it"] if left else []
+    problems = [f"it lacks {listed(missing, NAMED)}"] if missing else []
+    problems += [f"{listed(left.values(), NAMED)} is no class of it"] if left else []
     if problems:
         raise InputError(f"is not {known.title}: {'; '.join(problems)}")
     return found

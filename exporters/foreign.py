@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, listed
 from .files import sha256
 from .graph import INPUT, IR_VERSION, OUTPUT, Layer, compute, reads
 
@@ -349,7 +349,7 @@ def batch_norms(proto: onnx.ModelProto) -> tuple[list[Layer], dict[str, Tensor]]
             tensors[f"{node.name}.{part}"] = torch.from_numpy(constants[name].copy())
     if odd:
         raise InputError(
-            f"{len(odd)} BN nodes are of no use: {_listed(odd)}. {'; '.join(dict.fromkeys(remedies))}"
+            f"{len(odd)} BN nodes are of no use: {listed(odd, between='; ')}. {'; '.join(dict.fromkeys(remedies))}"
         )
     return layers, tensors
 
@@ -455,11 +455,6 @@ def determine(proto: onnx.ModelProto, values: dict[str, np.ndarray]) -> None:
         numpy_helper.from_array(value, name) for name, value in values.items()
     )
     prune(proto)
-
-
-def _listed(reasons: list[str]) -> str:
-    rest = len(reasons) - 6
-    return "; ".join(reasons[:6]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def unlearnt(layers: list[Layer], tensors: dict[str, Tensor]) -> list[str]:

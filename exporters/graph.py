@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from .errors import CheckError, InputError
+from .errors import CheckError, InputError, listed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -118,7 +118,7 @@ def prepare(model: nn.Module) -> nn.Module:
     if untracked := [name for name, norm in norms.items() if norm.running_mean is None]:
         raise InputError(
             f"{len(untracked)} of {len(norms)} BN layers keep no running statistics (track_running_stats=False), so "
-            f"there is nothing to align images with: {_some(untracked)}. Train it with track_running_stats=True"
+            f"there is nothing to align images with: {listed(untracked)}. Train it with track_running_stats=True"
         )
     tracked = [
         name
@@ -128,7 +128,7 @@ def prepare(model: nn.Module) -> nn.Module:
     if tracked:
         raise InputError(
             f"{len(tracked)} instance norms keep running statistics, which are of single images and not of batches: "
-            f"{_some(tracked)}. Build the network with track_running_stats=False, and calibrate its bundle"
+            f"{listed(tracked)}. Build the network with track_running_stats=False, and calibrate its bundle"
         )
     if all(norm.affine for norm in norms.values()):
         return model
@@ -427,7 +427,7 @@ def _batch_norm_layers(proto: onnx.ModelProto, model: nn.Module) -> list[Layer]:
         raise InputError(f"{len(odd)} BN nodes are of no use: {'; '.join(dict.fromkeys(odd))}")
     if unused := sorted(modules.keys() - {layer.key for layer in layers}, key=list(modules).index):
         raise InputError(
-            f"{len(unused)} of {len(modules)} BN layers take no part in evaluation: {_some(unused)}. Build the network "
+            f"{len(unused)} of {len(modules)} BN layers take no part in evaluation: {listed(unused)}. Build the network "
             "without them, such as without auxiliary classifiers"
         )
     return layers
@@ -449,11 +449,6 @@ def _oddity(node: onnx.NodeProto, module: nn.Module | None, uses: int) -> str | 
             "use nn.BatchNorm2d"
         )
     return None
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - 6
-    return ", ".join(names[:6]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def activation_layers(serialised: bytes, model: nn.Module) -> list[Layer]:

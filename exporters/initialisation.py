@@ -115,24 +115,30 @@ def _of_any(std: float) -> Rule:
 # Each gives a module's parameter its distribution, or nothing where it has none for it. The more
 # usual stand first.
 RULES: tuple[Rule, ...] = (
-    _uniform(lambda fan_in, _: 1 / math.sqrt(fan_in), biases=True),  # PyTorch's own
-    _normal(lambda _, fan_out: math.sqrt(2 / fan_out)),  # kaiming_normal_(mode="fan_out"): ResNets
-    _normal(
-        lambda _, fan_out: math.sqrt(2 / fan_out), grouped=True
-    ),  # timm's EfficientNets, ByobNets
-    _normal(lambda fan_in, _: math.sqrt(2 / fan_in)),  # kaiming_normal_: DenseNets
-    _normal(
-        lambda fan_in, _: math.sqrt(1 / fan_in)
-    ),  # kaiming_normal_(nonlinearity="linear"): NFNets
-    _uniform(lambda fan_in, _: math.sqrt(6 / fan_in)),  # kaiming_uniform_: SqueezeNet
-    _uniform(lambda _, fan_out: 1 / math.sqrt(fan_out)),  # classifiers of EfficientNets
-    _uniform(lambda _, fan_out: math.sqrt(3 / fan_out)),  # MNASNet's classifier
-    _uniform(
-        lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out))
-    ),  # xavier_uniform_: ViTs of torchvision
-    _of_any(0.01),  # classifiers of MobileNets, VGGs
-    _of_any(1e-6),  # biases of torchvision's ViTs
-    _of_any(0.02),  # trunc_normal_, whose ends are a hundred deviations away: ViTs, ConvNeXts
+    # PyTorch's own.
+    _uniform(lambda fan_in, _: 1 / math.sqrt(fan_in), biases=True),
+    # kaiming_normal_(mode="fan_out"): ResNets.
+    _normal(lambda _, fan_out: math.sqrt(2 / fan_out)),
+    # timm's EfficientNets, ByobNets.
+    _normal(lambda _, fan_out: math.sqrt(2 / fan_out), grouped=True),
+    # kaiming_normal_: DenseNets.
+    _normal(lambda fan_in, _: math.sqrt(2 / fan_in)),
+    # kaiming_normal_(nonlinearity="linear"): NFNets.
+    _normal(lambda fan_in, _: math.sqrt(1 / fan_in)),
+    # kaiming_uniform_: SqueezeNet.
+    _uniform(lambda fan_in, _: math.sqrt(6 / fan_in)),
+    # Classifiers of EfficientNets.
+    _uniform(lambda _, fan_out: 1 / math.sqrt(fan_out)),
+    # MNASNet's classifier.
+    _uniform(lambda _, fan_out: math.sqrt(3 / fan_out)),
+    # xavier_uniform_: ViTs of torchvision.
+    _uniform(lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out))),
+    # Classifiers of MobileNets, VGGs.
+    _of_any(0.01),
+    # Biases of torchvision's ViTs.
+    _of_any(1e-6),
+    # trunc_normal_, whose ends are a hundred deviations away: ViTs, ConvNeXts.
+    _of_any(0.02),
 )
 
 
@@ -143,16 +149,12 @@ def _log_likelihood(recipe: Recipe, drawn: Tensor) -> float:
     count, square = drawn.numel(), drawn.square().mean().item()
     if recipe["type"] == "uniform":
         bound = recipe["bound"]
-        within, expected, likelihood = (
-            drawn.abs().max() <= bound * (1 + 1e-6),
-            bound**2 / 3,
-            -count * math.log(2 * bound),
-        )
+        expected = bound**2 / 3
+        likelihood = -count * math.log(2 * bound)
+        possible = bool(drawn.abs().max() <= bound * (1 + 1e-6))
     else:
-        within, expected = True, recipe["std"] ** 2
+        expected = recipe["std"] ** 2
         likelihood = -count / 2 * (math.log(2 * math.pi * expected) + square / expected)
-    return (
-        likelihood
-        if within and abs(square / expected - 1) <= SIGMAS * math.sqrt(2 / count)
-        else -math.inf
-    )
+        possible = True
+    fits = abs(square / expected - 1) <= SIGMAS * math.sqrt(2 / count)
+    return likelihood if possible and fits else -math.inf

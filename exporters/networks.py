@@ -10,6 +10,7 @@ docs/networks.json holds already are kept (the command resumes) unless their net
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from torch import nn
 
 from . import bundle, golden, graph, models
 from .data import DatasetInfo
-from .errors import CheckError
+from .errors import CheckError, listed
 
 COMMAND = "python -m exporters.networks"
 CLASSES = 1000
@@ -160,7 +161,12 @@ def main(arguments: list[str]) -> int:
     rows = _read_rows(chosen.out / "networks.json")
     unknown = set(chosen.names) - {network.name for network in NETWORKS}
     if unknown:
-        parser.error(f"unknown networks: {', '.join(sorted(unknown))}")
+        near = [
+            name
+            for each in sorted(unknown)
+            for name in difflib.get_close_matches(each, [network.name for network in NETWORKS])
+        ]
+        parser.error(f"unknown networks: {', '.join(sorted(unknown))}; near them: {listed(near)}")
     for network in NETWORKS:
         if network.name not in chosen.names if chosen.names else network.name in rows:
             continue

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import folders, registry
-from .errors import InputError
+from .errors import InputError, listed
 
 REMEDY = "fetch it again, or write it anew with the `datasets` library"
 DEPTH = 3
@@ -94,7 +94,7 @@ def index(
             start += count
     if bad := [str(row) for row, number in rows if number < 0]:
         raise InputError(
-            f"{folder}: {len(bad)} images have no label: {folders.listed(bad)}; repair or remove them"
+            f"{folder}: {len(bad)} images have no label: {listed(bad, folders.NAMED)}; repair or remove them"
         )
     remarks: list[str] = []
     if known is None and names is not None:

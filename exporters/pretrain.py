@@ -170,10 +170,9 @@ def pretrain(
     if method_class.trains_head:
         models.put_head(config.architecture.name, model, head)
     narrow.subsample_first(model)
-    # PyTorch's types lack this form of `to`.
     method = method_class(model, head.in_features, method_config).to(
         memory_format=torch.channels_last
-    )  # type: ignore[call-overload]  # no stub for it
+    )  # type: ignore[call-overload]  # PyTorch's types lack this form
     method.is_mixed = config.precision == "bfloat16"
     if config.alternating_flips and getattr(method_config.augmentation, "flip", False):
         raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import arrays, cifar, folders, parquet, registry
-from .errors import InputError
+from .errors import InputError, listed
 
 FILES = ("image-folder", "tiny-imagenet", "parquet")
 """The forms whose images are files of any size, which are fitted to what networks take."""
@@ -137,7 +137,7 @@ def open_source(place: Path) -> Source:
         return Source(archives[0], registry.Layout("npz"), None)
     if unsplit := folders.classes_without_split(place):
         raise InputError(
-            f"{place}: holds folders of images ({folders.listed(unsplit)}), but neither train/ nor test/; move them "
+            f"{place}: holds folders of images ({listed(unsplit, folders.NAMED)}), but neither train/ nor test/; move them "
             f"into {place / 'train'}, and images to test on, which are none of those, into such folders in "
             f"{place / 'test'}"
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import models
 from .config import parse, read_yaml
-from .errors import InputError
+from .errors import InputError, listed
 from .files import sha256
 from .network import Checkpoint, Pretraining
 
@@ -53,7 +53,8 @@ def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) ->
     missing = [name for name in wanted if name not in weights and name not in counters]
     if missing:
         raise InputError(
-            f"{folder}: the graph lacks parameters of {architecture['name']}: {', '.join(missing[:6])}"
+            f"{folder}: the graph lacks parameters of {architecture['name']}: {listed(missing)}; "
+            "use the checkpoint that it was exported from"
         )
     state = {name: counters[name] if name in counters else weights[name] for name in wanted}
     checkpoint = Checkpoint(

@@ -416,3 +416,12 @@ def test_names_cannot_leave_the_folder(tmp_path: Path, name: str, monkeypatch, t
     )
     with pytest.raises(InputError, match="bundle name"):
         student.export_student(config, tmp_path, tmp_path)
+
+
+def test_options_of_checkpoints_are_refused_beside_a_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    export = ["export", str(tmp_path / "model.pt"), "--out", str(tmp_path / "onnx")]
+    assert main([*export, "--arch-options", "{width: 8}", "--under", "teacher"]) == 2
+    message = capsys.readouterr().err
+    assert "--arch-options, --under: for --checkpoint FILE alone" in message

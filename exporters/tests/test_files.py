@@ -4,11 +4,14 @@ half sentences."""
 from __future__ import annotations
 
 import argparse
+import bz2
 import io
+import lzma
 import pickle
 import tarfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,13 @@ def _tar_of(name: str, content: bytes) -> bytes:
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
     return file.getvalue()
+
+
+def _damaged_tar(compress: Callable[[bytes], bytes]) -> bytes:
+    """The damage lies behind the part that a glance at the file unpacks."""
+    content = compress(_tar_of("model.txt", " ".join(map(str, range(400_000))).encode()))
+    middle = len(content) // 2
+    return content[:middle] + bytes(8) + content[middle + 8 :]
 
 
 def _script() -> bytes:
@@ -85,6 +95,8 @@ def _namespace() -> bytes:
             "is an archive of NumPy arrays, not a torch checkpoint: save the network's",
         ),
         (_tar_of("model.pt", _zip()), "is a tar archive, not a checkpoint: unpack it"),
+        (_damaged_tar(lzma.compress), "is not a readable torch checkpoint"),
+        (_damaged_tar(bz2.compress), "is not a readable torch checkpoint"),
         (_tar_of("model.pt", _zip())[:700], "is not a readable torch checkpoint"),
         (
             _script(),
