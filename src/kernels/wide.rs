@@ -18,7 +18,7 @@ use super::conv::{Epilogue, Extent, Piece, with_scratch};
 use super::gemm::{Panel, multiply_panel, panel_width};
 use super::simd::{Kernel, Vector};
 use super::winograd::{
-    Filter, Four, Made, Place, Tile, Tiled, Two, Winograd, WinogradInput, plane,
+    Filter, Four, Place, Tile, Tiled, Two, Winograd, WinogradInput, WinogradOutput, plane,
 };
 
 /// Pieces whose tiles are multiplied with one panel while the panel is in cache.
@@ -80,7 +80,7 @@ fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
         let transformed = Transformed { values: transformed, stride, plane, places };
         let columns = &mut columns.grow(values)[..values];
         columns.par_chunks_mut(pixels * width).enumerate().for_each(|(panel, y)| {
-            let made = Made { channels: y.len() / pixels, y, to, first_pixel };
+            let made = WinogradOutput { channels: y.len() / pixels, y, to, first_pixel };
             let work = TileColumns::<F, IN, OUT> {
                 conv,
                 first: panel * width,
@@ -152,7 +152,7 @@ struct TileColumns<'a, F, const IN: usize, const OUT: usize> {
     /// The panel's first channel.
     first: usize,
     transformed: Transformed<'a>,
-    made: Made<'a>,
+    made: WinogradOutput<'a>,
     filter: PhantomData<F>,
 }
 

@@ -363,7 +363,7 @@ impl Winograd {
         piece: Piece,
         epilogue: &Epilogue,
     ) {
-        let made = Made {
+        let made = WinogradOutput {
             y: &mut *piece.rows,
             to,
             first_pixel: piece.first_pixel,
@@ -444,7 +444,7 @@ struct WinogradWork<'a> {
     conv: &'a Winograd,
     x: &'a [f32],
     from: Extent,
-    made: Made<'a>,
+    made: WinogradOutput<'a>,
     places: &'a [Place],
 }
 
@@ -514,7 +514,7 @@ impl WinogradWork<'_> {
 }
 
 /// The destination of the outputs.
-pub(super) struct Made<'a> {
+pub(super) struct WinogradOutput<'a> {
     /// The pixels from `first_pixel` on, of `channels` values each.
     pub y: &'a mut [f32],
     pub to: Extent,
@@ -522,7 +522,7 @@ pub(super) struct Made<'a> {
     pub channels: usize,
 }
 
-impl Made<'_> {
+impl WinogradOutput<'_> {
     /// Writes Aᵀ m A of one tile to the output's channels `range`. Position p is read from
     /// `from[p · plane..]`.
     #[inline(always)]

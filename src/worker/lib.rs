@@ -19,7 +19,8 @@ use scdd_compute::threads::Threads;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Runtime;
 use scdd_experiment::config;
-use scdd_experiment::run::graph::{StageGraph, StageNode};
+use scdd_experiment::run::graph::StageGraph;
+use scdd_experiment::run::stages::StageNode;
 use scdd_experiment::run::{Outcome, RunError};
 
 use scheduler::{Job, MemoryAwareProgress};

@@ -13,7 +13,7 @@ use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshK
 
 use scdd_compute::threads::{Cores, Threads};
 use scdd_distill::progress::{Activity, Progress};
-use scdd_experiment::run::graph::NodeId;
+use scdd_experiment::run::stages::NodeId;
 use scdd_experiment::run::{Failed, Outcome, RunError};
 
 /// The interval at which waiting jobs are checked.

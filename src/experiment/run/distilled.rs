@@ -43,7 +43,7 @@ pub fn distilled_sets(
         (StageGraph::build(&inputs, &store, Goal::Relabel)?, Names::of(&inputs.bundles));
     let complete = |id| graph.require(&store, id);
     let mut sets: Vec<DistilledSet> = Vec::new();
-    for row in &graph.rows {
+    for row in &graph.stages.rows {
         let Origin::Distilled { teacher, method } = row.spec.origin else { continue };
         let (ipc, seed) = (row.spec.ipc, row.spec.seed);
         complete(row.images.node)?;

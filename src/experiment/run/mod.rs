@@ -31,11 +31,12 @@ use scdd_artifacts::files::FileError;
 use scdd_artifacts::own::{self, OwnError};
 use scdd_data::DataError;
 
-use graph::{NodeId, StageGraph};
+use graph::StageGraph;
 pub use inputs::{Bundles, Inputs};
 pub use matrix::RealChoice;
 use real::DatasetCache;
 use scdd_artifacts::stage::{StageError, StageStore, Tell, fill};
+use stages::NodeId;
 
 /// Why a stage could not be made.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -211,7 +212,7 @@ impl Run {
             directories = vec![self.home.clone()];
         }
         remarks.extend(self.inputs.remarks());
-        remarks.extend(graph.remarks.iter().cloned());
+        remarks.extend(graph.stages.remarks.iter().cloned());
         remarks.extend(results::remarks(graph, &failed)?);
         // Several stages may give the same remark, in any order.
         remarks.sort();

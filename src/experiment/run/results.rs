@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::graph::{NodeId, RecoveryNodes, RowNodes, StageGraph, WholeNodes};
+use super::graph::StageGraph;
 use super::identity::Names;
 use super::inputs::Inputs;
 use super::matrix::{ImageSetSpec, Origin, RowSpec};
-use super::stages::Task;
+use super::stages::{NodeId, RecoveryNodes, RowNodes, Task, WholeNodes};
 use super::{Failed, RunError};
 use crate::config::real_rows::{RDED_CROPS, WHOLE_REAL};
 use crate::config::{Labels, RecoverConfig};
@@ -41,14 +41,14 @@ pub(super) fn collect(
         experiment: resolved,
         ..Results::default()
     };
-    for one in &graph.recoveries {
+    for one in &graph.stages.recoveries {
         collector.note_recovery(&mut results, one)?;
     }
-    for one in &graph.rows {
+    for one in &graph.stages.rows {
         collector.note_row(&mut results, one)?;
         collector.note_baseline(&mut results, one);
     }
-    for one in &graph.whole {
+    for one in &graph.stages.whole {
         collector.note_whole(&mut results, one)?;
     }
     Ok(results)

@@ -1,9 +1,8 @@
 //! Measures the value of `r_bn: auto` for one teacher.
 
 use super::recover::terms;
-use super::{Draft, inputs};
+use super::{Draft, NodeId, inputs};
 use crate::config::RecoverConfig;
-use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 

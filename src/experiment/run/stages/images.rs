@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::run::graph::NodeId;
+use super::NodeId;
 
 #[derive(Debug, Clone)]
 pub struct Images {

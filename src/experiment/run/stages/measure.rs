@@ -3,8 +3,7 @@
 
 use serde_json::json;
 
-use super::{Draft, inputs};
-use crate::run::graph::NodeId;
+use super::{Draft, NodeId, inputs};
 use crate::run::real::HashedDataset;
 use scdd_artifacts::bundle::{Bundle, Measured};
 use scdd_artifacts::stage::{Stage, StageError};

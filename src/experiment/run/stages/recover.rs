@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::images::Described;
-use super::{Draft, StageIdentity, inputs};
+use super::{Draft, NodeId, StageIdentity, inputs};
 use crate::config::{Committee, RecoverConfig, Start};
 use crate::run::RunError;
-use crate::run::graph::NodeId;
 use crate::run::real::{HashedDataset, require_images};
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::Stage;

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::images::Images;
-use super::{Draft, StageIdentity, inputs};
+use super::{Draft, NodeId, StageIdentity, inputs};
 use crate::config::{RelabelConfig, TeacherBn};
-use crate::run::graph::NodeId;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 

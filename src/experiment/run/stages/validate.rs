@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use super::images::Images;
-use super::{Draft, StageIdentity, inputs, relabel};
+use super::{Draft, NodeId, StageIdentity, inputs, relabel};
 use crate::config::{Decay, Protocol, RelabelConfig, ValidateConfig};
-use crate::run::graph::NodeId;
 use crate::run::real::HashedDataset;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};

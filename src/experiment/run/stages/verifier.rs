@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::images::Images;
-use super::{Draft, inputs};
-use crate::run::graph::NodeId;
+use super::{Draft, NodeId, inputs};
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 

@@ -1,8 +1,7 @@
 //! Trains a student on the whole real training set with hard labels, and tests it.
 
-use super::{Draft, inputs, relabel, validate};
+use super::{Draft, NodeId, inputs, relabel, validate};
 use crate::config::{LabelDtype, Mix, Protocol, RelabelConfig, ValidateConfig, WholeReal};
-use crate::run::graph::NodeId;
 use crate::run::real::HashedDataset;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
