@@ -42,13 +42,13 @@ fn main() -> Result<()> {
     let relabel = Relabel { config: &protocol.relabel, formation: 1, seed: 0, key: "bench" };
     let folder = tempfile::tempdir()?;
     let labels = folder.path().join("labels.scdd");
-    relabel.run(&images, &mut teachers, &labels, &Silent, &mut || ())?;
+    relabel.run(&images, &mut teachers, &labels, &Silent, &mut |_| Ok(()))?;
     let about = serde_json::json!({ "work": work, "images": count });
     match work.as_str() {
         "relabel" => {
             let again = folder.path().join("again.scdd");
             worker::serve(&about, || {
-                Ok(relabel.run(&images, &mut teachers, &again, &Silent, &mut || ())?)
+                Ok(relabel.run(&images, &mut teachers, &again, &Silent, &mut |_| Ok(()))?)
             })
         }
         "train" => {

@@ -69,18 +69,18 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     assert_eq!(before, contents(&output));
 }
 
-/// Starts the run with `jobs`, kills it after `delay`, and returns whether it had finished before.
-fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Duration) -> bool {
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("scdd"))
-        .current_dir(root())
-        .env("SCDD_DATA", data)
-        .args(["run", "--quiet", "--jobs", jobs])
-        .arg(experiment)
-        .arg("--output")
-        .arg(output)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+/// Starts the run with `jobs` stages at once.
+fn start(experiment: &Path, data: &Path, output: &Path, jobs: &str) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
+    command.current_dir(root()).env("SCDD_DATA", data).args(["run", "--jobs", jobs]);
+    command.arg(experiment).arg("--output").arg(output).stdout(Stdio::null());
+    command
+}
+
+/// Starts `run`, sends it `signal` after `delay`, and returns whether it had finished before.
+/// Checks that a run that can answer the signal says that its state is kept.
+fn stopped(run: &mut Command, signal: &str, delay: Duration) -> bool {
+    let mut child = run.arg("--quiet").stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();
     while started.elapsed() < delay {
         if let Some(status) = child.try_wait().unwrap() {
@@ -89,9 +89,26 @@ fn killed(experiment: &Path, data: &Path, output: &Path, jobs: &str, delay: Dura
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    child.kill().unwrap(); // SIGKILL; scdd-worker has replaced scdd in the same process
-    child.wait().unwrap();
-    false
+    // scdd-worker has replaced scdd in the same process.
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.code() {
+        // The signal came before the first stage, or after the last one.
+        None | Some(0) => output.status.success(),
+        code => {
+            assert_eq!((signal, code), ("-TERM", Some(75)), "{said}");
+            assert!(said.contains("SIGTERM: ") && said.contains("stopped: "), "{said}");
+            false
+        }
+    }
+}
+
+/// Runs the experiment to its end, one stage after the other.
+fn finish(experiment: &Path, data: &Path, output: &Path) {
+    let mut run = start(experiment, data, output, "1");
+    assert!(stopped(&mut run, "-KILL", Duration::from_secs(600)));
 }
 
 /// The label store of the only relabelling below `output`, complete or unfinished, once it exists.
@@ -142,8 +159,7 @@ fn work_that_is_done_is_not_done_again_for_want_of_a_name() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
     let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
     let output = dir.path().join("runs");
-    let run = || killed(&experiment, data.path(), &output, "1", Duration::from_secs(600));
-    assert!(run());
+    finish(&experiment, data.path(), &output);
     let before = contents(&output);
     for (kind, file) in [("relabel", "labels.scdd"), ("validate", "student.safetensors")] {
         let stage = fs::read_dir(output.join("stages").join(kind)).unwrap().next().unwrap();
@@ -154,40 +170,66 @@ fn work_that_is_done_is_not_done_again_for_want_of_a_name() {
         let under_way = if kind == "relabel" { "labels.scdd" } else { "training" };
         fs::write(stage.join(format!("{under_way}.under-way")), "left").unwrap();
         fs::rename(&stage, &partial).unwrap();
-        assert!(run());
+        finish(&experiment, data.path(), &output);
         assert_eq!(fs::metadata(stage.join(file)).unwrap().modified().unwrap(), written, "{kind}");
     }
     assert!(before == contents(&output), "nothing is left behind");
 }
 
-#[test]
-fn a_run_of_several_stages_at_once_that_was_killed_again_and_again_leaves_the_same_bytes() {
-    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
-    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
-    let (calm, killed_often) = (dir.path().join("calm"), dir.path().join("killed"));
-    let started = Instant::now();
-    assert!(killed(&experiment, data.path(), &calm, "1", Duration::from_secs(600)));
-    let whole = started.elapsed();
-    // Each attempt gets a little longer, so that kills hit every stage and the last attempt is not
-    // killed.
-    let mut kills = 0;
-    while !killed(
-        &experiment,
-        data.path(),
-        &killed_often,
-        "3",
-        whole.mul_f64(0.1 + 0.06 * f64::from(kills)),
-    ) {
-        kills += 1;
-    }
-    assert!(kills >= 2, "the run was killed {kills} times only");
-    let (expected, found) = (contents(&calm), contents(&killed_often));
+/// Checks that both directories hold the same files.
+fn assert_same(found: &Path, expected: &Path) {
+    let (found, expected) = (contents(found), contents(expected));
     let names =
         |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
     assert_eq!(names(&found), names(&expected));
     for ((name, a), (_, b)) in found.iter().zip(&expected) {
         assert!(a == b, "{} differs", name.display());
     }
+}
+
+#[test]
+fn a_run_of_several_stages_at_once_that_was_ended_again_and_again_leaves_the_same_bytes() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
+    let (calm, ended) = (dir.path().join("calm"), dir.path().join("ended"));
+    let started = Instant::now();
+    finish(&experiment, data.path(), &calm);
+    let whole = started.elapsed();
+    // Each attempt gets a little longer, so that the ends hit every stage and the last attempt
+    // has none.
+    let mut ends = 0;
+    let run = || start(&experiment, data.path(), &ended, "3");
+    while !stopped(
+        &mut run(),
+        if ends % 2 == 0 { "-KILL" } else { "-TERM" },
+        whole.mul_f64(0.1 + 0.06 * f64::from(ends)),
+    ) {
+        ends += 1;
+    }
+    assert!(ends >= 2, "the run was ended {ends} times only");
+    assert_same(&ended, &calm);
+}
+
+#[test]
+fn two_processes_at_one_directory_share_the_stages_and_leave_the_same_bytes() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
+    let (alone, shared) = (dir.path().join("alone"), dir.path().join("shared"));
+    finish(&experiment, data.path(), &alone);
+    let run = || start(&experiment, data.path(), &shared, "1").stderr(Stdio::piped()).spawn();
+    let said = [run().unwrap(), run().unwrap()].map(|child| {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    });
+    assert_same(&shared, &alone);
+    let trained = said.each_ref().map(|said| {
+        said.lines().filter(|line| line.starts_with("validate ") && line.contains("done in")).count()
+    });
+    let students = fs::read_dir(shared.join("stages/validate")).unwrap().count();
+    assert_eq!(trained.iter().sum::<usize>(), students, "{said:?}");
+    assert!(trained.iter().all(|&count| count > 0), "{trained:?} of {students} students");
 }
 
 #[test]

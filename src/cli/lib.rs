@@ -2,7 +2,7 @@
 //! The other commands are parsed here and handed to the worker as a [`WorkerCommand`].
 //!
 //! Only this crate and the worker's commands print. Exit codes: 0 done, 1 a check or some rows of
-//! an experiment failed, 2 bad usage, configuration or input.
+//! an experiment failed, 2 bad usage, configuration or input, 75 stopped with its state kept.
 
 mod clean;
 mod completions;
@@ -34,7 +34,12 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  a check failed, or some rows of an experiment
-  2  bad usage, configuration or input";
+  2  bad usage, configuration or input
+  75 stopped by a signal with its state kept; the same command goes on";
+
+/// The exit code of stopped work that can go on (`EX_TEMPFAIL` of sysexits.h), on which a
+/// scheduler starts it again.
+const STOPPED: u8 = 75;
 
 /// Distils an image data set into a few synthetic images per class, using only a pretrained
 /// network.
@@ -104,6 +109,8 @@ pub enum CommandOutcome {
     Done,
     /// A check or some rows of an experiment failed; the findings are printed.
     CheckFailed,
+    /// A signal stopped it, its state is kept, and the same command goes on.
+    Stopped,
 }
 
 /// Runs the command in the process's arguments, with `worker` if it needs networks. Must be called
@@ -119,6 +126,7 @@ pub fn main(
     match run(&global, command, worker) {
         Ok(CommandOutcome::Done) => ExitCode::SUCCESS,
         Ok(CommandOutcome::CheckFailed) => ExitCode::from(1),
+        Ok(CommandOutcome::Stopped) => ExitCode::from(STOPPED),
         Err(error) => {
             eprintln!("error: {}", printable(&describe(&error)));
             ExitCode::from(2)

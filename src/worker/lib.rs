@@ -9,12 +9,13 @@ pub mod memory;
 
 mod scheduler;
 mod stages;
+mod stop;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use scdd_artifacts::stage::StageStore;
+use scdd_artifacts::stage::{Attempt, StageStore};
 use scdd_compute::threads::Threads;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Runtime;
@@ -23,7 +24,8 @@ use scdd_experiment::run::graph::StageGraph;
 use scdd_experiment::run::stages::StageNode;
 use scdd_experiment::run::{Outcome, RunError};
 
-use scheduler::{Job, MemoryAwareProgress};
+use scheduler::{Job, Made, MemoryAwareProgress};
+pub use stop::StopRequest;
 
 /// Why the worker can't start or run a stage.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +48,14 @@ pub struct Worker<'a> {
     device: tch::Device,
     /// The maximum number of stages at once.
     lanes: NonZeroUsize,
+    stop: StopRequest,
     /// Locked while ONNX Runtime labels on a GPU, because the scheduler does not check the GPU's
     /// memory.
     gpu: Mutex<()>,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `device`. On the CPU at most `jobs` stages run at once, by default as many as
+    /// A worker on `device`, which stops on `stop`. On the CPU at most `jobs` stages run at once, by default as many as
     /// there are cores; on CUDA, one.
     ///
     /// # Errors
@@ -62,13 +65,14 @@ impl<'a> Worker<'a> {
         progress: &'a dyn Progress,
         device: config::Device,
         jobs: Option<NonZeroUsize>,
+        stop: StopRequest,
     ) -> Result<Self, WorkerError> {
         let device = find(device)?;
         let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
         let lanes =
             if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
         tracing::debug!("tensors are on {device:?}; at most {lanes} stages at once, {cores} cores");
-        Ok(Self { runtime, progress, device, lanes, gpu: Mutex::default() })
+        Ok(Self { runtime, progress, device, lanes, stop, gpu: Mutex::default() })
     }
 
     /// The device of tensors.
@@ -77,10 +81,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Makes every stage of `graph` that is not complete in `store`, several at once. A failure is
-    /// reported at once, and skips only the stages that depend on the failed one.
+    /// reported at once, and skips only the stages that depend on the failed one. A stage that
+    /// another process is at is left to it, and waited for last.
     ///
     /// # Errors
-    /// A failure that would hit every stage, such as a full disk; no stage starts after it.
+    /// When the run was asked to stop, or a failure would hit every stage, such as a full disk; no
+    /// stage starts after it.
     pub fn make_all(&self, graph: &StageGraph, store: &StageStore) -> Result<Outcome, RunError> {
         let job = |id| {
             let StageNode { title, needs, .. } = graph.node(id);
@@ -88,40 +94,40 @@ impl<'a> Worker<'a> {
         };
         let jobs = graph.open(store)?.into_iter().map(job).collect();
         let make = |id, threads: &Threads| self.make(graph.node(id), store, threads);
-        scheduler::work_off(jobs, self.lanes, self.progress, &make)
+        scheduler::work_off(jobs, self.lanes, self.progress, &self.stop, &make)
     }
 
-    /// Makes the stage of `node`. Returns a remark for the user.
+    /// Makes the stage of `node`, unless another process is at it.
     fn make(
         &self,
         node: &StageNode,
         store: &StageStore,
         threads: &Threads,
-    ) -> Result<Option<String>, RunError> {
+    ) -> Result<Made, RunError> {
         let tools = Tools {
             runtime: self.runtime,
             progress: MemoryAwareProgress(self.progress, threads.clone()),
             device: self.device,
             threads,
+            stop: &self.stop,
             gpu: &self.gpu,
         };
         let mut remark = None;
-        let tell = |what: &str| {
-            // What is told comes before the work: for one that another process is at it. A stage
-            // that waits keeps no other from starting.
-            threads.reached_peak();
-            self.progress.tell(what);
-        };
-        let made = store.run(&node.stage, &tell, |work| {
+        let attempt = store.attempt(&node.stage, &|what| self.progress.tell(what), |work| {
             remark = stages::make(&node.task, work, &tools)?;
             Ok::<_, RunError>(())
         });
-        if let Err(error) = &made
-            && !scheduler::ends_all(error)
-        {
-            store.note_failure(&node.stage, &format!("{}: {error}", node.title))?;
+        match attempt {
+            Ok(Attempt::Complete(_)) => Ok(Made::Complete(remark)),
+            Ok(Attempt::Elsewhere(whom)) => Ok(Made::Elsewhere(whom)),
+            Err(error) if stop::is_stop(&error) => Err(RunError::Stopped),
+            Err(error) => {
+                if !scheduler::ends_all(&error) {
+                    store.note_failure(&node.stage, &format!("{}: {error}", node.title))?;
+                }
+                Err(error)
+            }
         }
-        made.map(|_| remark)
     }
 }
 
@@ -132,6 +138,8 @@ struct Tools<'a> {
     progress: MemoryAwareProgress<'a>,
     device: tch::Device,
     threads: &'a Threads,
+    /// Work that takes long looks at it at every step.
+    stop: &'a StopRequest,
     gpu: &'a Mutex<()>,
 }
 

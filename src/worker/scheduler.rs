@@ -1,23 +1,28 @@
 //! Runs several jobs at once, each on its share of the cores, as far as memory allows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
+use scdd_artifacts::stage::Wait;
 use scdd_compute::threads::{Cores, Threads};
 use scdd_distill::progress::{Activity, Progress};
 use scdd_experiment::run::stages::NodeId;
 use scdd_experiment::run::{Failed, Outcome, RunError};
 
+use super::StopRequest;
+
 /// The interval at which waiting jobs are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The interval between two attempts at a stage that another process is at.
+const ATTEMPT_EVERY: Duration = Duration::from_millis(250);
 
 /// A stage to be made.
 #[derive(Debug, Clone)]
@@ -29,27 +34,40 @@ pub struct Job {
     pub needs: Vec<NodeId>,
 }
 
-/// Makes the stage of a job on these threads. Returns a remark for the user.
-type Make<'a> = &'a (dyn Fn(NodeId, &Threads) -> Result<Option<String>, RunError> + Sync);
+/// The outcome of an attempt at a job.
+#[derive(Debug)]
+pub enum Made {
+    /// The stage is complete. The text is a remark for the user.
+    Complete(Option<String>),
+    /// Another process is at the stage: who, and at what.
+    Elsewhere(String),
+}
+
+/// Makes the stage of a job on these threads.
+type Make<'a> = &'a (dyn Fn(NodeId, &Threads) -> Result<Made, RunError> + Sync);
 
 /// Runs `make` for all `jobs`, each after the jobs that it needs, at most `lanes` at once. A
-/// failure is reported at once, and skips only the jobs that depend on the failed one.
+/// failure is reported at once, and skips only the jobs that depend on the failed one. A job that
+/// another process is at comes last, and is tried again until it is complete or free.
 ///
 /// # Errors
-/// A failure that would hit every job, such as a full disk; no job starts after it.
+/// When `stop` is asked for before all are made, or a failure would hit every job, such as a full
+/// disk; no job starts after it.
 pub fn work_off(
     jobs: Vec<Job>,
     lanes: NonZeroUsize,
     progress: &dyn Progress,
+    stop: &StopRequest,
     make: Make,
 ) -> Result<Outcome, RunError> {
     let lanes = lanes.get().min(jobs.len());
-    Queue::new(jobs, Memory::new(), progress, make).work_off(lanes)
+    Queue::new(jobs, Memory::new(), progress, stop, make).work_off(lanes)
 }
 
 /// The jobs and their state.
 struct Queue<'a, M> {
     progress: &'a dyn Progress,
+    stop: &'a StopRequest,
     make: Make<'a>,
     cores: Arc<Cores>,
     state: Mutex<QueueState<M>>,
@@ -60,6 +78,8 @@ struct QueueState<M> {
     waiting: Vec<Job>,
     /// The stages of waiting and running jobs.
     missing: BTreeSet<NodeId>,
+    /// The waiting jobs that another process is at, and when to try them again.
+    elsewhere: BTreeMap<NodeId, (Wait, Instant)>,
     /// The error that ends the whole run.
     failure: Option<RunError>,
     done: Outcome,
@@ -67,12 +87,24 @@ struct QueueState<M> {
 }
 
 impl<'a, M: Room + Send> Queue<'a, M> {
-    fn new(jobs: Vec<Job>, memory: M, progress: &'a dyn Progress, make: Make<'a>) -> Self {
+    fn new(
+        jobs: Vec<Job>,
+        memory: M,
+        progress: &'a dyn Progress,
+        stop: &'a StopRequest,
+        make: Make<'a>,
+    ) -> Self {
         let missing = jobs.iter().map(|job| job.id).collect();
-        let state =
-            QueueState { waiting: jobs, missing, failure: None, done: Outcome::default(), memory };
+        let state = QueueState {
+            waiting: jobs,
+            missing,
+            elsewhere: BTreeMap::new(),
+            failure: None,
+            done: Outcome::default(),
+            memory,
+        };
         let cores = Cores::new(rayon::current_num_threads());
-        Self { progress, make, cores, state: Mutex::new(state), changed: Condvar::new() }
+        Self { progress, stop, make, cores, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn work_off(self, lanes: usize) -> Result<Outcome, RunError> {
@@ -83,7 +115,7 @@ impl<'a, M: Room + Send> Queue<'a, M> {
                     // libtorch gives a new thread the number that any other thread set last.
                     tch::set_num_threads(torch);
                     while let Some((job, threads)) = self.next() {
-                        self.make(&job, threads);
+                        self.make(job, threads);
                     }
                 });
             }
@@ -101,6 +133,10 @@ impl<'a, M: Room + Send> Queue<'a, M> {
     fn next(&self) -> Option<(Job, Threads)> {
         let mut state = self.lock();
         while !state.waiting.is_empty() {
+            if self.stop.is_asked() {
+                state.end(RunError::Stopped);
+                break;
+            }
             if let Some(ready) = state.ready().filter(|_| self.has_room(&mut state)) {
                 return Some((state.waiting.remove(ready), self.cores.lend()));
             }
@@ -116,25 +152,32 @@ impl<'a, M: Room + Send> Queue<'a, M> {
     }
 
     /// Runs `job` on `threads`.
-    fn make(&self, job: &Job, threads: Threads) {
+    fn make(&self, job: Job, threads: Threads) {
         let made = catch_unwind(AssertUnwindSafe(|| (self.make)(job.id, &threads)));
         let mut state = self.lock();
         drop(threads);
-        state.missing.remove(&job.id);
         match made {
-            Ok(Ok(remark)) => state.done.remarks.extend(remark),
+            Ok(Ok(Made::Complete(remark))) => {
+                state.missing.remove(&job.id);
+                state.done.remarks.extend(remark);
+            }
+            Ok(Ok(Made::Elsewhere(whom))) => {
+                if let Some(report) = state.put_back(job, &whom) {
+                    self.progress.tell(&report);
+                }
+            }
+            Ok(Err(RunError::Stopped)) => state.end(RunError::Stopped),
             Ok(Err(error)) if !ends_all(&error) => {
                 let reason = format!("{}: {error}", job.title);
                 self.progress.tell(&format!("error: {reason}"));
                 state.fail(job.id, reason);
             }
             Ok(Err(error)) => {
-                state.waiting.clear();
                 if !self.cores.are_idle() {
                     self.progress
                         .tell(&format!("error: {error}; the run ends when the running stages end"));
                 }
-                state.failure.get_or_insert(error);
+                state.end(error);
             }
             Err(panic) => {
                 state.waiting.clear();
@@ -148,15 +191,35 @@ impl<'a, M: Room + Send> Queue<'a, M> {
 }
 
 impl<M> QueueState<M> {
-    /// The index of the first waiting job whose needs are complete.
+    /// The index of the first waiting job whose needs are complete, and that no other process was
+    /// at a moment ago.
     fn ready(&self) -> Option<usize> {
-        self.waiting
-            .iter()
-            .position(|job| job.needs.iter().all(|need| !self.missing.contains(need)))
+        let is_elsewhere = |job: &Job| {
+            self.elsewhere.get(&job.id).is_some_and(|(_, again)| Instant::now() < *again)
+        };
+        self.waiting.iter().position(|job| {
+            job.needs.iter().all(|need| !self.missing.contains(need)) && !is_elsewhere(job)
+        })
+    }
+
+    /// Puts `job`, which another process is at, behind the others. Returns what to report.
+    fn put_back(&mut self, job: Job, whom: &str) -> Option<String> {
+        let again = Instant::now() + ATTEMPT_EVERY;
+        let (wait, at) = self.elsewhere.entry(job.id).or_insert_with(|| (Wait::begin(), again));
+        *at = again;
+        self.waiting.push(job);
+        wait.report(whom)
+    }
+
+    /// Ends the run for `reason`, unless it ends already.
+    fn end(&mut self, reason: RunError) {
+        self.waiting.clear();
+        self.failure.get_or_insert(reason);
     }
 
     /// Marks the job `id` as failed for this `reason`, and all waiting jobs that depend on it.
     fn fail(&mut self, id: NodeId, reason: String) {
+        self.missing.remove(&id);
         self.done.failed.insert(id, reason.clone());
         while let Some(place) =
             self.waiting.iter().position(|job| needs_one_of(job, &self.done.failed))
@@ -256,8 +319,6 @@ impl Activity for MemoryAwareActivity<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use scdd_artifacts::stage::StageError;
     use scdd_data::DataError;
@@ -271,7 +332,8 @@ mod tests {
     }
 
     /// Jobs: their names, the jobs that they need, and the note that each waits for. A job with a
-    /// name in capitals fails; `!` fails with a full disk.
+    /// name in capitals fails; `!` fails with a full disk,
+    /// `stop` stops the run, and `elsewhere` is another process's until that note exists.
     struct Jobs(Vec<(&'static str, &'static [&'static str], &'static str)>, Mutex<Vec<String>>);
 
     impl Jobs {
@@ -290,10 +352,9 @@ mod tests {
                 title: format!("make {name}"),
                 needs: needs.iter().map(|need| self.id(need)).collect(),
             };
-            Queue::new(self.0.iter().map(job).collect(), room, &Silent, &|id, threads| {
-                self.make(id, threads)
-            })
-            .work_off(lanes)
+            let (jobs, stop) = (self.0.iter().map(job).collect(), StopRequest::default());
+            Queue::new(jobs, room, &Silent, &stop, &|id, threads| self.make(id, threads, &stop))
+                .work_off(lanes)
         }
 
         /// Reports the peak memory, as a stage does at its first progress, and returns once the
@@ -302,8 +363,12 @@ mod tests {
             &self,
             NodeId(place): NodeId,
             threads: &Threads,
-        ) -> Result<Option<String>, RunError> {
+            stop: &StopRequest,
+        ) -> Result<Made, RunError> {
             let (name, _, until) = self.0[place];
+            if name == "elsewhere" && !self.1.lock().unwrap().iter().any(|note| note == until) {
+                return Ok(Made::Elsewhere("another, which is at it".into()));
+            }
             self.note(format!("+{name}"));
             threads.reached_peak();
             let end = Instant::now() + Duration::from_secs(60);
@@ -319,9 +384,13 @@ mod tests {
                     Box::new(StageError::Io { action: "write", path: "x".into(), source });
                 return Err(RunError::Make(failure));
             }
+            if name == "stop" {
+                stop.ask();
+                return Err(RunError::Stopped);
+            }
             let is_bad = name.chars().all(char::is_uppercase);
             let failed = || RunError::Data(DataError::Mismatch(name.to_owned()));
-            if is_bad { Err(failed()) } else { Ok(Some(format!("made {name}"))) }
+            if is_bad { Err(failed()) } else { Ok(Made::Complete(Some(format!("made {name}")))) }
         }
 
         fn note(&self, what: String) {
@@ -392,15 +461,38 @@ mod tests {
     }
 
     #[test]
+    fn after_a_stop_nothing_is_begun_and_what_is_under_way_ends() {
+        for lanes in [1, 2] {
+            let jobs =
+                Jobs::new(&[("stop", &[], "+stop"), ("b", &["stop"], "+b"), ("c", &[], "+c")]);
+            assert!(matches!(jobs.work_off(true, lanes), Err(RunError::Stopped)));
+            assert!(!jobs.notes().contains(&"+b".to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_another_process_is_at_waits_and_the_others_go_on() {
+        for lanes in [1, 2] {
+            let jobs = Jobs::new(&[
+                ("elsewhere", &[], "-c"),
+                ("b", &["elsewhere"], "+b"),
+                ("c", &[], "+c"),
+            ]);
+            let remarks = jobs.work_off(true, lanes).unwrap().remarks;
+            assert_eq!(remarks, ["made c", "made elsewhere", "made b"]);
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "a scoped thread panicked")]
     fn a_panic_ends_the_run() {
         let job = |place: usize, needs| Job { id: NodeId(place), title: "x".into(), needs };
-        let make = |NodeId(place), _: &Threads| -> Result<Option<String>, RunError> {
+        let make = |NodeId(place), _: &Threads| -> Result<Made, RunError> {
             assert!(place > 0, "on purpose");
-            Ok(None)
+            Ok(Made::Complete(None))
         };
         let jobs = vec![job(0, vec![]), job(1, vec![NodeId(0)])];
-        let _ = Queue::new(jobs, true, &Silent, &make).work_off(2);
+        let _ = Queue::new(jobs, true, &Silent, &StopRequest::default(), &make).work_off(2);
     }
 
     #[cfg(target_os = "linux")]

@@ -1,5 +1,4 @@
-//! Lock files between processes. A waiting process reports whom it waits for, soon and then every
-//! minute.
+//! Lock files between processes. Who waits reports for whom, soon and then every minute.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -15,6 +14,30 @@ const SHORT: Duration = Duration::from_millis(500);
 /// The time between two reports of the same wait.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// A wait for another process, which is reported now and then.
+#[derive(Debug, Clone)]
+pub struct Wait {
+    started: Instant,
+    /// When to report next, since the start.
+    next: Duration,
+}
+
+impl Wait {
+    /// A wait that starts now.
+    pub fn begin() -> Self {
+        Self { started: Instant::now(), next: SHORT }
+    }
+
+    /// What to report of the wait for `whom`, if it is time for it.
+    pub fn report(&mut self, whom: &str) -> Option<String> {
+        let waited = self.started.elapsed();
+        (waited >= self.next).then(|| {
+            self.next = waited + TELL_EVERY;
+            format!("waiting for {whom}{}", since(waited))
+        })
+    }
+}
+
 /// An exclusive lock, held until this is dropped or the process dies. Meanwhile its file contains
 /// the process's name.
 #[derive(Debug)]
@@ -23,13 +46,10 @@ pub struct Lock(File);
 impl Lock {
     /// Waits for the lock whose file is `path`. Messages call the locked work `what`.
     pub fn wait(path: &Path, what: &str, tell: Tell) -> Result<Self, StageError> {
-        let (file, started) = (open(path)?, Instant::now());
-        let mut next = SHORT;
+        let (file, mut wait) = (open(path)?, Wait::begin());
         while !has_locked(&file, path)? {
-            let waited = started.elapsed();
-            if waited >= next {
-                next = waited + TELL_EVERY;
-                tell(&format!("waiting for {}, which is at {what}{}", holder(path), since(waited)));
+            if let Some(report) = wait.report(&format!("{}, which is at {what}", holder(path))) {
+                tell(&report);
             }
             std::thread::sleep(TRY_EVERY);
         }
@@ -98,7 +118,7 @@ fn has_locked(file: &File, path: &Path) -> Result<bool, StageError> {
 }
 
 /// The lock's holder according to its file.
-fn holder(path: &Path) -> String {
+pub fn holder(path: &Path) -> String {
     let mut name = String::new();
     let read = File::open(path).and_then(|file| file.take(300).read_to_string(&mut name));
     if read.is_ok() && !name.is_empty() { name } else { "another process".to_owned() }

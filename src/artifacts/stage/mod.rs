@@ -29,6 +29,7 @@ use crate::atomic::{self, SCRATCH};
 use clock::{Begun, Clock};
 use contents::Problem;
 use lock::Lock;
+pub use lock::Wait;
 
 pub(super) const RECORD: &str = "stage.json";
 pub(super) const TIMING: &str = "timing.json";
@@ -256,6 +257,15 @@ fn first_difference(path: &str, found: &Value, expected: &Value) -> Option<Strin
     }
 }
 
+/// The outcome of an attempt at a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// The directory of the complete result.
+    Complete(PathBuf),
+    /// Another process is at the stage: who, and at what.
+    Elsewhere(String),
+}
+
 /// The directory that holds all stage directories.
 #[derive(Debug, Clone)]
 pub struct StageStore {
@@ -306,26 +316,32 @@ impl StageStore {
         }
     }
 
-    /// Returns the complete result of `stage`: the existing one, or else the result of `work`.
+    /// Makes `stage` by `work`, unless it is complete or another process is at it.
     ///
     /// `work` gets a directory that may hold files that an interrupted run committed, and should
-    /// keep them. A damaged result is removed and made again. If another process is at the same
-    /// stage, this waits for it. Both cases are reported. After an error the directory stays for
-    /// the next attempt, unless it is empty.
-    pub fn run<E: From<StageError>>(
+    /// keep them. A damaged result is removed and made again, which is told. After an error the
+    /// directory stays for the next attempt, unless it is empty.
+    pub fn attempt<E: From<StageError>>(
         &self,
         stage: &Stage,
         tell: Tell,
         work: impl FnOnce(&WorkDir) -> Result<(), E>,
-    ) -> Result<PathBuf, E> {
+    ) -> Result<Attempt, E> {
         if let Found::Complete(directory) = self.look(stage)? {
             tracing::debug!("complete {}", directory.display());
-            return Ok(directory);
+            return Ok(Attempt::Complete(directory));
         }
         let directory = self.path(stage);
-        let _lock = Lock::wait(&self.lock_path(&directory), &label(&directory), tell)?;
+        let lock = self.lock_path(&directory);
+        let Some(_lock) = Lock::attempt(&lock)? else {
+            return Ok(Attempt::Elsewhere(format!(
+                "{}, which is at {}",
+                lock::holder(&lock),
+                label(&directory)
+            )));
+        };
         match self.look(stage)? {
-            Found::Complete(directory) => return Ok(directory),
+            Found::Complete(directory) => return Ok(Attempt::Complete(directory)),
             Found::Damaged(damage) => {
                 tell(&format!("{}: {damage}; the stage is made again", directory.display()));
                 self.discard(&directory)?;
@@ -342,7 +358,7 @@ impl StageStore {
         let directory = partial.commit(&self.path(stage))?;
         // If the note can't be removed it is ignored, because the stage is complete.
         let _ = fs::remove_file(self.failure_path(stage));
-        Ok(directory)
+        Ok(Attempt::Complete(directory))
     }
 
     /// Stores why an attempt at `stage` failed, until the stage is complete.
@@ -686,7 +702,7 @@ mod tests {
     use super::*;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     const QUIET: Tell = &|_| {};
 
@@ -701,6 +717,23 @@ mod tests {
             3,
         )
         .unwrap()
+    }
+
+    impl StageStore {
+        /// Makes the stage, as soon as no other does.
+        fn make<E: From<StageError>>(
+            &self,
+            work: impl FnOnce(&WorkDir) -> Result<(), E>,
+        ) -> Result<PathBuf, E> {
+            let mut work = Some(work);
+            loop {
+                let once = |directory: &WorkDir| work.take().unwrap()(directory);
+                match self.attempt(&stage(5), QUIET, once)? {
+                    Attempt::Complete(directory) => return Ok(directory),
+                    Attempt::Elsewhere(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        }
     }
 
     fn failure() -> StageError {
@@ -734,8 +767,8 @@ mod tests {
         let store = StageStore::new(root.path().join("deep/store"));
         assert_eq!(store.find(&stage(5)).unwrap(), None);
         let make = |work: &WorkDir| work.write("images/0.png", b"x").map(|_| ());
-        let first = store.run(&stage(5), QUIET, make).unwrap();
-        let second = store.run(&stage(5), QUIET, |_| Err(failure())).unwrap();
+        let first = store.make(make).unwrap();
+        let second = store.make(|_| Err(failure())).unwrap();
         assert_eq!((&first, Some(&first)), (&second, store.find(&stage(5)).unwrap().as_ref()));
         assert_eq!(fs::read(first.join("images/0.png")).unwrap(), b"x");
         let timing = Timing::read(&first).unwrap();
@@ -755,7 +788,7 @@ mod tests {
             missing.iter().try_for_each(write)?;
             Ok::<_, StageError>(missing)
         };
-        store.run(&stage(5), QUIET, |work| shards(work, 2).and(Err(failure()))).unwrap_err();
+        store.make(|work| shards(work, 2).and(Err(failure()))).unwrap_err();
         let partial = PathBuf::from(format!("{}.partial", store.path(&stage(5)).display()));
         fs::write(partial.join(".scdd-tmp-torn"), b"half a shard").unwrap();
         let before = Timing::read(&partial).unwrap().seconds;
@@ -768,7 +801,7 @@ mod tests {
             Ok::<_, StageError>(())
         };
         let started = Instant::now();
-        let resumed = store.run(&stage(5), QUIET, work).unwrap();
+        let resumed = store.make(work).unwrap();
         let elapsed = started.elapsed().as_secs_f64();
         assert_eq!(made, [2, 3]);
         let timing = Timing::read(&resumed).unwrap();
@@ -777,9 +810,8 @@ mod tests {
             (before + 0.02..=before + elapsed).contains(&timing.seconds),
             "{before} {elapsed} {timing:?}"
         );
-        let undisturbed = StageStore::new(quiet.path())
-            .run(&stage(5), QUIET, |work| shards(work, 4).map(|_| ()))
-            .unwrap();
+        let undisturbed =
+            StageStore::new(quiet.path()).make(|work| shards(work, 4).map(|_| ())).unwrap();
         assert_eq!(files(&resumed), files(&undisturbed));
     }
 
@@ -794,7 +826,7 @@ mod tests {
                     std::thread::park();
                 }
             };
-            StageStore::new(root).run(&stage(5), QUIET, hang).unwrap();
+            StageStore::new(root).make(hang).unwrap();
         }
         let root = tempfile::tempdir().unwrap();
         let store = StageStore::new(root.path());
@@ -816,8 +848,7 @@ mod tests {
             assert!(work.resumed() && work.has("shard-0"));
             work.write("shard-1", b"1").map(|_| ())
         };
-        let names: Vec<String> =
-            files(&store.run(&stage(5), QUIET, work).unwrap()).into_keys().collect();
+        let names: Vec<String> = files(&store.make(work).unwrap()).into_keys().collect();
         assert_eq!(names, ["contents.json", "shard-0", "shard-1", RECORD]);
     }
 
@@ -832,7 +863,7 @@ mod tests {
             assert!(!work.has("shard-0") && !work.resumed());
             Ok::<_, StageError>(())
         };
-        store.run(&stage(5), QUIET, work).unwrap();
+        store.make(work).unwrap();
     }
 
     #[test]
@@ -852,7 +883,7 @@ mod tests {
     #[test]
     fn a_failure_before_anything_was_written_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
-        StageStore::new(root.path()).run(&stage(5), QUIET, |_| Err(failure())).unwrap_err();
+        StageStore::new(root.path()).make(|_| Err(failure())).unwrap_err();
         assert_eq!(fs::read_dir(root.path().join("recover")).unwrap().count(), 0);
     }
 
@@ -868,14 +899,14 @@ mod tests {
             assert!(!store.remove(work.path()).unwrap());
             Err(failure())
         };
-        store.run(&stage(5), QUIET, inside).unwrap_err();
+        store.make(inside).unwrap_err();
         assert_eq!(store.state(&stage(5)).unwrap(), State::Interrupted);
         let [(kind, partial)] = store.all().unwrap().try_into().unwrap();
         assert_eq!(
             (kind.as_str(), StageStore::final_name(&partial)),
             ("recover", store.path(&stage(5)))
         );
-        let complete = store.run(&stage(5), QUIET, |_| Ok::<_, StageError>(())).unwrap();
+        let complete = store.make(|_| Ok::<_, StageError>(())).unwrap();
         assert_eq!(store.state(&stage(5)).unwrap(), State::Complete);
         assert_eq!(Stage::network_in(&complete).unwrap(), "ab12");
         assert!(bytes_in(&complete).unwrap() > 5);
@@ -895,7 +926,7 @@ mod tests {
         let store = StageStore::new(root.path());
         let directory = store.path(&stage(5));
         write_atomic(&directory.join(RECORD), &stage(6).record_file()).unwrap();
-        let error = store.run(&stage(5), QUIET, |_| Err(failure())).unwrap_err().to_string();
+        let error = store.make(|_| Err(failure())).unwrap_err().to_string();
         assert!(error.contains("stage.json has config.iterations = 6, expected 5"), "{error}");
         fs::remove_file(directory.join(RECORD)).unwrap();
         let error = store.find(&stage(5)).unwrap_err().to_string();
@@ -908,7 +939,7 @@ mod tests {
         let (count, barrier) = (AtomicUsize::new(0), Barrier::new(4));
         let run = || {
             barrier.wait();
-            StageStore::new(root.path()).run(&stage(5), QUIET, |work| {
+            StageStore::new(root.path()).make(|work| {
                 count.fetch_add(1, Ordering::SeqCst);
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 work.write("done", b"").map(|_| ())
@@ -927,10 +958,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, b"").unwrap();
-        let error = StageStore::new(file.join("store"))
-            .run(&stage(5), QUIET, |_| Err(failure()))
-            .unwrap_err()
-            .to_string();
+        let error =
+            StageStore::new(file.join("store")).make(|_| Err(failure())).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot create the directory ") && error.ends_with("should be"),
             "{error}"

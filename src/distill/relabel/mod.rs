@@ -27,9 +27,15 @@ pub enum RelabelError {
     Data(#[from] DataError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The caller ended the labelling.
+    #[error("the labelling ended early: {0}")]
+    Ended(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("teacher `{teacher}` {what}")]
     Teacher { teacher: String, what: String },
 }
+
+/// Is called after each batch with whether it ended an epoch. An error ends the labelling.
+type BatchDone<'a> = dyn FnMut(bool) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 /// Labels image sets with the logits of one teacher, or with the mean logits of several.
 pub struct Relabel<'a> {
@@ -44,17 +50,18 @@ pub struct Relabel<'a> {
 
 impl Relabel<'_> {
     /// Labels `set` with `teachers` and writes the store at `path`, whole or not at all. An
-    /// interrupted attempt resumes after its last whole epoch. Calls `epoch_done` after each epoch.
+    /// interrupted attempt resumes after its last whole epoch. Calls `batch_done` after each batch
+    /// with whether it ended an epoch.
     ///
     /// # Errors
-    /// When a teacher fails, or the labels can't be stored or written.
+    /// When a teacher or `batch_done` fails, or the labels can't be stored or written.
     pub fn run(
         &self,
         set: &Dataset,
         teachers: &mut Teachers,
         path: &Path,
         progress: &dyn Progress,
-        epoch_done: &mut dyn FnMut(),
+        batch_done: &mut BatchDone,
     ) -> Result<(), RelabelError> {
         let bundles = teachers.bundles();
         check_classes(bundles[0], set)?;
@@ -84,10 +91,7 @@ impl Relabel<'_> {
             done += 1;
             let batches = meta.batches() as u64;
             progress.at(done / batches, "");
-            if done.is_multiple_of(batches) {
-                epoch_done();
-            }
-            Ok::<_, RelabelError>(())
+            batch_done(done.is_multiple_of(batches)).map_err(RelabelError::Ended)
         })?;
         let bytes = writer.finish()?;
         progress.finish(&format!("{:.2} MB of labels", bytes as f64 / 1e6));

@@ -79,6 +79,9 @@ pub enum RunError {
     /// Several errors, all of which are reported.
     #[error("{} things are wrong:{}", .0.len(), .0.iter().map(|one| format!("\n  {one}")).collect::<String>())]
     Several(Vec<RunError>),
+    /// The run was asked to stop. The same command goes on.
+    #[error("stopped as asked; the same command goes on")]
+    Stopped,
     /// None of the requested results could be made.
     #[error("nothing could be made of the requested results; the first failure: {first}")]
     AllFailed { first: String },

@@ -1,39 +1,49 @@
-//! The message to a user who stops a run.
+//! Signals that stop a run.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 
 use scdd_distill::progress::Progress;
 
-/// From now on, a signal that ends the run first prints which results under `output` are kept.
-pub fn say_what_stays(
-    output: &Path,
+use crate::StopRequest;
+
+/// From now on, the first signal asks the run to stop, and the next one ends the process at once.
+/// SIGUSR1 is what batch systems send when time is nearly up.
+pub fn stop_on_signals(
+    stop: StopRequest,
     progress: Arc<dyn Progress + Send + Sync>,
 ) -> std::io::Result<()> {
     // Signals that the parent process set to be ignored stay ignored; a shell does so with SIGINT
     // for background jobs.
-    let heard = [SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(*signal));
-    let (mut signals, output) = (Signals::new(heard)?, output.display().to_string());
+    let heard = [SIGINT, SIGTERM, SIGUSR1].into_iter().filter(|signal| !is_ignored(*signal));
+    let mut signals = Signals::new(heard)?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            progress.tell(&farewell(signal_name(signal).unwrap_or("a signal"), &output));
-            // Ends this process as the signal would have by default. If the system refuses, the
-            // next signal tries again.
-            let _ = emulate_default_handler(signal);
+            if stop.is_asked() {
+                // If the system refuses, the next signal tries again.
+                let _ = emulate_default_handler(signal);
+            }
+            progress.tell(&format!(
+                "\n{}: stopping at the next step of images, batch of labels or epoch of a student; once more ends it at once",
+                signal_name(signal).unwrap_or("a signal")
+            ));
+            stop.ask();
         }
     });
     Ok(())
 }
 
-fn farewell(signal: &str, output: &str) -> String {
+/// What stays of a stopped run whose results are under `output`.
+pub fn farewell(output: &Path) -> String {
+    let output = output.display();
     format!(
-        "\nstopped by {signal}: complete stages in {output}/stages stay, as do images and a student's training \
-         as they were saved last (every 20 seconds), and every whole epoch of labels; the same command goes on \
-         from there, and `scdd status --output {output}` shows what is there"
+        "stopped: complete stages in {output}/stages stay, as do images and a student's training as they are now, \
+         and every whole epoch of labels; the same command goes on from there, and `scdd status --output {output}` \
+         shows what is there"
     )
 }
 

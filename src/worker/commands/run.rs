@@ -4,11 +4,11 @@
 use scdd_cli::{CommandOutcome, ExperimentArgs, Global, report::print};
 
 use super::{interrupt, open_runtime, progress};
-use crate::{Worker, why_no_cuda};
+use crate::{StopRequest, Worker, why_no_cuda};
 use scdd_data::place::printable;
 use scdd_experiment::config::Device;
 use scdd_experiment::report;
-use scdd_experiment::run::{self, Goal};
+use scdd_experiment::run::{self, Goal, RunError};
 
 /// Runs the experiment up to `goal`.
 pub fn run(
@@ -18,14 +18,22 @@ pub fn run(
 ) -> anyhow::Result<CommandOutcome> {
     let experiment = command.load()?;
     let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
-    let worker = Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs)?;
+    let stop = StopRequest::default();
+    let worker =
+        Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs, stop.clone())?;
     if experiment.device == Device::Auto && worker.device() == tch::Device::Cpu {
         progress.tell(&format!("note: `device: auto` is the CPU here: {}", why_no_cuda()));
     }
-    interrupt::say_what_stays(&command.output, progress.clone())?;
     let run = run::Run::open(&experiment, &command.output, goal)?;
     let graph = run.graph()?;
-    let outcome = worker.make_all(&graph, run.store())?;
+    interrupt::stop_on_signals(stop, progress.clone())?;
+    let outcome = match worker.make_all(&graph, run.store()) {
+        Err(RunError::Stopped) => {
+            progress.tell(&interrupt::farewell(&command.output));
+            return Ok(CommandOutcome::Stopped);
+        }
+        made => made?,
+    };
     let finished = run.finish(&graph, outcome, &|what| progress.tell(what))?;
     for remark in &finished.remarks {
         eprintln!("note: {}", printable(remark));

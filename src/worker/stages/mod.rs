@@ -17,7 +17,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::Tools;
+use super::{StopRequest, Tools};
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::{DataError, Dataset, Size, png};
 use scdd_distill::keeper::Keeper;
@@ -47,9 +47,10 @@ fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
 }
 
 /// Keeps the state of work that is under way in a file of the stage's directory, which is gone when
-/// the stage is complete.
+/// the stage is complete. When the run is asked to stop, the work ends with the next state.
 struct StateFile<'a> {
     work: &'a WorkDir,
+    stop: &'a StopRequest,
     name: String,
     /// When it was kept last.
     kept: Instant,
@@ -60,8 +61,8 @@ struct StateFile<'a> {
 const KEEP_EVERY: Duration = Duration::from_secs(20);
 
 impl<'a> StateFile<'a> {
-    fn new(work: &'a WorkDir, name: impl Into<String>) -> Self {
-        Self { work, name: name.into(), kept: Instant::now() }
+    fn new(work: &'a WorkDir, stop: &'a StopRequest, name: impl Into<String>) -> Self {
+        Self { work, stop, name: name.into(), kept: Instant::now() }
     }
 
     fn remove(&self) -> Result<(), Failure> {
@@ -75,13 +76,13 @@ impl Keeper for StateFile<'_> {
     }
 
     fn is_due(&self) -> bool {
-        self.kept.elapsed() >= KEEP_EVERY
+        self.stop.is_asked() || self.kept.elapsed() >= KEEP_EVERY
     }
 
     fn keep(&mut self, state: &[u8]) -> Result<(), Failure> {
         self.work.write_last_of_part(&self.name, state)?;
         self.kept = Instant::now();
-        Ok(())
+        Ok(self.stop.check()?)
     }
 }
 

@@ -37,7 +37,8 @@ pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<
         tools.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
     let mut done = 0;
     for (number, batch) in batches.iter().enumerate() {
-        recover_batch(work, task, &recover, (number, batch), done, piece.as_mut())?;
+        tools.stop.check()?;
+        recover_batch((work, tools), task, &recover, (number, batch), done, piece.as_mut())?;
         done += recover.steps(batch);
     }
     piece.finish("");
@@ -50,7 +51,7 @@ pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<
 /// Recovers the batch with this `number`, unless an interrupted run has. `done` is the number of
 /// steps of the batches before it.
 fn recover_batch(
-    work: &WorkDir,
+    (work, tools): (&WorkDir, &Tools),
     task: &RecoverTask,
     recover: &Recover,
     (number, batch): (usize, &Batch),
@@ -59,7 +60,7 @@ fn recover_batch(
 ) -> Result<(), Failure> {
     let curve_file = files::curve(number);
     let has_image = |item: &Item| work.has(files::image(*item, task.classes));
-    let mut keeper = StateFile::new(work, files::batch_state(number));
+    let mut keeper = StateFile::new(work, tools.stop, files::batch_state(number));
     if work.has(&curve_file) && batch.items.iter().all(has_image) {
         return keeper.remove();
     }

@@ -33,13 +33,14 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<
     let relabel = Relabel { config, formation: *formation, seed: *seed, key };
     let path = work.path().join(LABELS);
     let mut noted = Instant::now();
-    let mut epoch_done = || {
-        if noted.elapsed() >= NOTE_EVERY {
+    let mut batch_done = |ends_epoch: bool| {
+        if ends_epoch && noted.elapsed() >= NOTE_EVERY {
             // If the record fails, only the cost of an interrupted stage is incomplete.
             let _ = work.note_cost();
             noted = Instant::now();
         }
+        Ok(tools.stop.check()?)
     };
-    relabel.run(&set, &mut answering, &path, &tools.progress, &mut epoch_done)?;
+    relabel.run(&set, &mut answering, &path, &tools.progress, &mut batch_done)?;
     Ok(remark)
 }

@@ -12,7 +12,7 @@ use scdd_experiment::run::stages::validate::ValidateTask;
 use super::{StateFile, input_size, read_named};
 
 pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
-    let mut keeper = StateFile::new(work, TRAINING_STATE);
+    let mut keeper = StateFile::new(work, tools.stop, TRAINING_STATE);
     if work.has(TRAINING) {
         return keeper.remove();
     }

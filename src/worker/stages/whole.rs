@@ -11,7 +11,7 @@ use scdd_experiment::run::stages::whole::WholeTask;
 use super::{StateFile, input_size};
 
 pub fn make(task: &WholeTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
-    let mut keeper = StateFile::new(work, TRAINING_STATE);
+    let mut keeper = StateFile::new(work, tools.stop, TRAINING_STATE);
     if work.has(TRAINING) {
         return keeper.remove();
     }
