@@ -13,6 +13,7 @@ from . import data, models, registry
 from .bundle import IMPORTED, export_teacher
 from .config import read_yaml
 from .errors import InputError
+from .files import write_aside
 from .pretrain import pretrain, read_config
 from .probe import measure, probe
 from .recalibrate import recalibrate_network
@@ -56,21 +57,44 @@ def teachers(
     folders: list[Path], data_root: Path, output: Path, *, say: Callable[[str], None] = print
 ) -> None:
     """Writes Markdown tables of the teachers' bundles, one per folder, with random backbones beside
-    them."""
-    tables = [_table(folder, data_root, say) for folder in folders]
+    them.
+
+    Rows of random backbones that `output` has already stay: nothing changes them, and each takes
+    minutes. They are measured anew where they are deleted.
+    """
+    known = _random_rows(output)
+    tables = [_table(folder, data_root, known, say) for folder in folders]
     given = " ".join(folder.as_posix() for folder in folders)
     text = (
         f"# Teachers\n\nWritten by `python -m exporters teachers {given} --table {output.as_posix()}` from the "
         "bundles' manifests. Accuracies are percentages on the whole test set: top-1 of the bundle as exported, a "
         "linear probe and k-NN (k = 20) of the features. Wall minutes of the pretraining include what other programs "
-        "took of the machine. Random backbones are untrained, with BN statistics of the clean training images.\n\n"
-        + "\n".join(tables)
+        "took of the machine. Random backbones are untrained, with BN statistics of the clean training images; their "
+        "rows are kept, and measured anew where they are deleted.\n\n" + "\n".join(tables)
     )
-    output.write_text(text, encoding="utf-8")
+    write_aside(output, lambda file: file.write(text.encode()))
     say(f"{output}: teachers of {len(folders)} folders")
 
 
-def _table(folder: Path, data_root: Path, say: Callable[[str], None]) -> str:
+def _random_rows(table: Path) -> dict[tuple[str, str, str], list[str]]:
+    """The rows of random backbones in `table`, if it is there, by folder, name and parameters."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    folder = ""
+    for line in table.read_text(encoding="utf-8").splitlines() if table.is_file() else []:
+        if line.startswith("## "):
+            folder = line.removeprefix("## ")
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].startswith("random ") and len(cells) == len(COLUMNS):
+            rows[folder, cells[0], cells[2]] = cells
+    return rows
+
+
+def _table(
+    folder: Path,
+    data_root: Path,
+    known: dict[tuple[str, str, str], list[str]],
+    say: Callable[[str], None],
+) -> str:
     """The section of `folder`, whose subfolders are bundles."""
     manifests = [read_yaml(path) for path in sorted(folder.glob("*/manifest.yaml"))]
     manifests = sorted((each for each in manifests if each["role"] == "teacher"), key=_order)
@@ -82,7 +106,9 @@ def _table(folder: Path, data_root: Path, say: Callable[[str], None]) -> str:
         if _is_buildable(each) and _has_known_data(each)
     }
     rows = [_row(manifest) for manifest in manifests]
-    rows += [_random_row(manifest, data_root, say) for manifest in architectures.values()]
+    for manifest in architectures.values():
+        key = folder.as_posix(), _random_name(manifest), f"{_parameters(manifest):,}"
+        rows.append(known.get(key) or _random_row(manifest, data_root, say))
     lines = ["| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
     total = (
         sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values()) / 1e6
@@ -115,6 +141,10 @@ def _row(manifest: dict[str, Any]) -> list[str]:
     ]
 
 
+def _random_name(manifest: dict[str, Any]) -> str:
+    return f"random {manifest['architecture']['name']}"
+
+
 def _random_row(manifest: dict[str, Any], data_root: Path, say: Callable[[str], None]) -> list[str]:
     name, options = manifest["architecture"]["name"], manifest["architecture"]["options"]
     dataset = data.info(manifest["pretraining"]["dataset"])
@@ -125,8 +155,9 @@ def _random_row(manifest: dict[str, Any], data_root: Path, say: Callable[[str], 
     models.take_head(name, model)
     recalibrate_network(model, train, dataset)
     measured = measure(model, train, test, dataset)
-    say(f"random {name}: linear probe {measured.accuracy:.4f}, k-NN {measured.knn:.4f}")
-    row = [f"random {name}", "none", f"{_parameters(manifest):,}", "0", "", "", ""]
+    title = _random_name(manifest)
+    say(f"{title}: linear probe {measured.accuracy:.4f}, k-NN {measured.knn:.4f}")
+    row = [title, "none", f"{_parameters(manifest):,}", "0", "", "", ""]
     return [*row, _percent(measured.accuracy), _percent(measured.knn), ""]
 
 

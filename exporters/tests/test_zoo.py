@@ -47,7 +47,12 @@ def test_zoo_makes_what_is_missing_and_the_table_lists_it(
     }
     (tmp_path / "onnx" / "foreign").mkdir()
     (tmp_path / "onnx" / "foreign" / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    (tmp_path / "table.md").write_text(table.replace("| 0 |  |  |  |", "| kept |  |  |  |"))
+    said.clear()
     zoo.teachers([tmp_path / "onnx"], tmp_path, tmp_path / "table.md", say=said.append)
-    assert "| foreign | simclr |  |" in (tmp_path / "table.md").read_text()
+    assert len(said) == 1, "the random backbone is not measured again"
+    again = (tmp_path / "table.md").read_text()
+    assert "| foreign | simclr |  |" in again
+    assert "| kept |  |  |  |" in again
     with pytest.raises(InputError, match="no teacher"):
         zoo.teachers([tmp_path], tmp_path, tmp_path / "table.md", say=said.append)
