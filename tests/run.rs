@@ -225,11 +225,58 @@ fn two_processes_at_one_directory_share_the_stages_and_leave_the_same_bytes() {
     });
     assert_same(&shared, &alone);
     let trained = said.each_ref().map(|said| {
-        said.lines().filter(|line| line.starts_with("validate ") && line.contains("done in")).count()
+        said.lines()
+            .filter(|line| line.starts_with("validate ") && line.contains("done in"))
+            .count()
     });
     let students = fs::read_dir(shared.join("stages/validate")).unwrap().count();
     assert_eq!(trained.iter().sum::<usize>(), students, "{said:?}");
     assert!(trained.iter().all(|&count| count > 0), "{trained:?} of {students} students");
+}
+
+/// An experiment of ten batches of images.
+const BATCHES: [&str; 4] = ["--set", "recover.batch_size=2", "--set", "recover.iterations=60"];
+
+/// Starts a recovery in ten batches.
+fn recover(experiment: &Path, data: &Path, output: &Path) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
+    command.current_dir(root()).env("SCDD_DATA", data).arg("recover").args(BATCHES);
+    command.arg(experiment).arg("--output").arg(output);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn processes_share_the_batches_of_one_recovery_and_leave_the_same_bytes() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let run = |output: &Path| recover(&experiment, data.path(), output);
+    let [alone, shared, ended] = ["alone", "shared", "ended"].map(|name| dir.path().join(name));
+    let started = Instant::now();
+    assert!(run(&alone).status().unwrap().success());
+    let whole = started.elapsed();
+    let said = [run(&shared).spawn().unwrap(), run(&shared).spawn().unwrap()].map(|child| {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    });
+    assert_same(&shared, &alone);
+    let helped = |said: &String| {
+        said.lines().any(|line| line.contains(", beside process ") && line.contains("done in"))
+    };
+    assert!(said.iter().any(helped), "{said:?}");
+    // One of the two is killed in the midst of its batches, whichever makes the stage.
+    for victim in [0, 1] {
+        let mut two = [run(&ended).spawn().unwrap(), run(&ended).spawn().unwrap()];
+        std::thread::sleep(whole.mul_f64(0.7));
+        two[victim].kill().unwrap();
+        let [first, second] = two.map(|child| child.wait_with_output().unwrap());
+        let survivor = if victim == 0 { second } else { first };
+        assert!(survivor.status.success(), "{}", String::from_utf8_lossy(&survivor.stderr));
+        assert_same(&ended, &alone);
+        fs::remove_dir_all(&ended).unwrap();
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod scheduler;
 mod stages;
 mod stop;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,8 @@ pub struct Worker<'a> {
     /// The maximum number of stages at once.
     lanes: NonZeroUsize,
     stop: StopRequest,
+    /// The keys of stages that another process was at, and whether this one has helped it.
+    elsewhere: Mutex<BTreeMap<String, bool>>,
     /// Locked while ONNX Runtime labels on a GPU, because the scheduler does not check the GPU's
     /// memory.
     gpu: Mutex<()>,
@@ -72,7 +75,15 @@ impl<'a> Worker<'a> {
         let lanes =
             if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
         tracing::debug!("tensors are on {device:?}; at most {lanes} stages at once, {cores} cores");
-        Ok(Self { runtime, progress, device, lanes, stop, gpu: Mutex::default() })
+        Ok(Self {
+            runtime,
+            progress,
+            device,
+            lanes,
+            stop,
+            elsewhere: Mutex::default(),
+            gpu: Mutex::default(),
+        })
     }
 
     /// The device of tensors.
@@ -119,7 +130,7 @@ impl<'a> Worker<'a> {
         });
         match attempt {
             Ok(Attempt::Complete(_)) => Ok(Made::Complete(remark)),
-            Ok(Attempt::Elsewhere(whom)) => Ok(Made::Elsewhere(whom)),
+            Ok(Attempt::Elsewhere(whom)) => self.help(node, store, &tools, whom),
             Err(error) if stop::is_stop(&error) => Err(RunError::Stopped),
             Err(error) => {
                 if !scheduler::ends_all(&error) {
@@ -128,6 +139,34 @@ impl<'a> Worker<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Makes parts of the stage of `node`, which `whom` is at. Other stages come first, so this
+    /// waits until the stage is met again; a stage is helped once.
+    fn help(
+        &self,
+        node: &StageNode,
+        store: &StageStore,
+        tools: &Tools,
+        whom: String,
+    ) -> Result<Made, RunError> {
+        let lock = || self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = node.stage.key();
+        let has_helped = lock().get(&key).copied();
+        match has_helped {
+            None => lock().insert(key, false),
+            Some(false) if let Some(work) = store.join(&node.stage)? => {
+                match stages::help(&node.task, &work, tools, &whom).map_err(RunError::Make) {
+                    Err(error) if stop::is_stop(&error) => return Err(RunError::Stopped),
+                    // If it is the work that fails, whoever makes the stage meets the same.
+                    Err(error) => self.progress.tell(&format!("note: can't help {whom}: {error}")),
+                    Ok(()) => {}
+                }
+                lock().insert(key, true)
+            }
+            Some(_) => None,
+        };
+        Ok(Made::Elsewhere(whom))
     }
 }
 

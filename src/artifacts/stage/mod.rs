@@ -5,6 +5,7 @@
 //! <root>/<stage>/<name>-<16 hex digits>/           complete
 //! <root>/<stage>/<name>-<16 hex digits>.partial/   unfinished: the next run continues it
 //! <root>/.locks/                                   a file per stage and report, never removed
+//! <root>/.locks/<kind>-<name>-<key>.parts/         a file per part of a stage under way
 //! <root>/.failures/                                why the last attempt at a stage failed
 //! ```
 //!
@@ -16,6 +17,7 @@ mod clock;
 mod contents;
 mod lock;
 mod memory;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -30,6 +32,7 @@ use clock::{Begun, Clock};
 use contents::Problem;
 use lock::Lock;
 pub use lock::Wait;
+pub use parts::Part;
 
 pub(super) const RECORD: &str = "stage.json";
 pub(super) const TIMING: &str = "timing.json";
@@ -350,7 +353,7 @@ impl StageStore {
         }
         tracing::debug!("making {}", directory.display());
         let begun = self.clock.begin();
-        let partial = WorkDir::open(&self.path(stage), stage, begun)?;
+        let partial = WorkDir::open(&self.path(stage), stage, self.parts_path(stage), begun)?;
         if let Err(error) = work(&partial) {
             partial.remove_if_untouched();
             return Err(error);
@@ -359,6 +362,24 @@ impl StageStore {
         // If the note can't be removed it is ignored, because the stage is complete.
         let _ = fs::remove_file(self.failure_path(stage));
         Ok(Attempt::Complete(directory))
+    }
+
+    /// The directory in which another process is making `stage`, to help it with its parts. `None`
+    /// if there is none.
+    pub fn join(&self, stage: &Stage) -> Result<Option<WorkDir>, StageError> {
+        let path = partial_name(&self.path(stage));
+        if stage.difference(&path).is_some() {
+            return Ok(None);
+        }
+        Ok(Some(WorkDir {
+            path,
+            parts: self.parts_path(stage),
+            helps: true,
+            resumed: false,
+            passes: stage.passes,
+            begun: self.clock.begin(),
+            before: None,
+        }))
     }
 
     /// Stores why an attempt at `stage` failed, until the stage is complete.
@@ -452,6 +473,12 @@ impl StageStore {
         scratch.close().map_err(io_error("remove", directory))
     }
 
+    /// The folder of the locks of the parts of `stage`.
+    fn parts_path(&self, stage: &Stage) -> PathBuf {
+        let lock = self.lock_path(&self.path(stage));
+        PathBuf::from(format!("{}.parts", lock.display()))
+    }
+
     /// The lock file of the stage with the final name `path`: `<kind>-<directory name>`.
     fn lock_path(&self, path: &Path) -> PathBuf {
         self.root.join(LOCKS).join(label(path).replace('/', "-"))
@@ -507,6 +534,10 @@ fn is_scratch(path: &Path) -> bool {
 #[derive(Debug)]
 pub struct WorkDir {
     path: PathBuf,
+    /// The folder of the locks of its parts.
+    parts: PathBuf,
+    /// Whether another process is making the stage.
+    helps: bool,
     resumed: bool,
     passes: u64,
     begun: Begun,
@@ -516,7 +547,12 @@ pub struct WorkDir {
 
 impl WorkDir {
     /// Opens the partial directory of `stage`, or creates it.
-    fn open(complete: &Path, stage: &Stage, begun: Begun) -> Result<Self, StageError> {
+    fn open(
+        complete: &Path,
+        stage: &Stage,
+        parts: PathBuf,
+        begun: Begun,
+    ) -> Result<Self, StageError> {
         let path = partial_name(complete);
         let mut resumed = path.exists();
         if resumed && stage.difference(&path).is_some() {
@@ -527,7 +563,7 @@ impl WorkDir {
         sweep(&path)?;
         write_atomic(&path.join(RECORD), &stage.record_file())?;
         let before = Timing::read(&path);
-        Ok(Self { path, resumed, passes: stage.passes, begun, before })
+        Ok(Self { path, parts, helps: false, resumed, passes: stage.passes, begun, before })
     }
 
     /// The directory itself. Files written here directly must get their name by a rename: after a
@@ -539,6 +575,20 @@ impl WorkDir {
     /// Whether an interrupted run began this directory.
     pub fn resumed(&self) -> bool {
         self.resumed
+    }
+
+    /// Takes the part `name` of the work, unless another process is at it.
+    ///
+    /// Whoever makes the stage must have taken each part before the stage is complete. A helper
+    /// whose part is not there must look whether the stage [`is_under_way`](Self::is_under_way)
+    /// before it makes it: the stage may have become complete, under its final name.
+    pub fn take(&self, name: &str) -> Result<Option<Part>, StageError> {
+        if self.is_under_way() { parts::take(&self.parts, name) } else { Ok(None) }
+    }
+
+    /// Whether the stage is not complete yet.
+    pub fn is_under_way(&self) -> bool {
+        self.has(RECORD)
     }
 
     /// Whether this or an interrupted run committed `relative`.
@@ -575,6 +625,10 @@ impl WorkDir {
             passes: Some(self.passes),
             peak_bytes: peak.max(self.begun.peak()),
         };
+        if self.helps { parts::note_help(&self.parts, &timing) } else { self.write_timing(&timing) }
+    }
+
+    fn write_timing(&self, timing: &Timing) -> Result<(), StageError> {
         self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
     }
 
@@ -600,10 +654,16 @@ impl WorkDir {
 
     fn commit(self, complete: &Path) -> Result<PathBuf, StageError> {
         self.note_cost()?;
+        let helped = parts::helped_seconds(&self.parts);
+        if let Some(own) = Timing::read(&self.path).filter(|_| helped > 0.0) {
+            self.write_timing(&Timing { seconds: own.seconds + helped, ..own })?;
+        }
         contents::record(&self.path)?;
         sync_tree(&self.path)?;
         fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;
         complete.parent().map_or(Ok(()), sync)?;
+        // What can't be removed is of no use, and in nobody's way.
+        let _ = fs::remove_dir_all(&self.parts);
         Ok(complete.to_path_buf())
     }
 }
@@ -611,7 +671,7 @@ impl WorkDir {
 /// The cost of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Wall-clock seconds of the stage. While `n` stages run, each gets the `n`th part. Interrupted
+    /// Wall-clock seconds of the stage, summed over the processes that made it. While `n` stages run, each gets the `n`th part. Interrupted
     /// runs count up to the last part that they completed, because later work was repeated.
     pub seconds: f64,
     /// Whether the run that completed it continued an interrupted one.
@@ -951,6 +1011,42 @@ mod tests {
         });
         assert_eq!(count.load(Ordering::SeqCst), 1);
         assert!(paths.iter().all(|path| *path == paths[0]));
+    }
+
+    #[test]
+    fn helpers_share_the_parts_and_their_time_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, other) = (StageStore::new(root.path()), StageStore::new(root.path()));
+        assert!(other.join(&stage(5)).unwrap().is_none(), "there is nothing to help");
+        let mut parts = PathBuf::new();
+        let made = store.make(|work| {
+            let helper = other.join(&stage(5)).unwrap().unwrap();
+            assert!(matches!(
+                other.attempt(&stage(5), QUIET, |_| Err(failure()))?,
+                Attempt::Elsewhere(_)
+            ));
+            let taken = helper.take("0")?.unwrap();
+            assert!(work.take("0")?.is_none() && work.take("1")?.is_some());
+            std::thread::sleep(Duration::from_millis(20));
+            helper.write_last_of_part("part-0", b"0")?;
+            drop(taken);
+            assert!(work.take("0")?.is_some() && work.has("part-0"));
+            parts.clone_from(&work.parts);
+            Ok::<_, StageError>(())
+        });
+        let made = made.unwrap();
+        let timing = Timing::read(&made).unwrap();
+        assert!(timing.seconds >= 0.03, "20 ms of each of the two at least, halved: {timing:?}");
+        assert!(!parts.exists());
+        assert_eq!(
+            files(&made).keys().collect::<Vec<_>>(),
+            ["contents.json", "part-0", "stage.json"]
+        );
+        let late = WorkDir {
+            path: partial_name(&made),
+            ..WorkDir::open(&made.join("x"), &stage(5), parts, store.clock.begin()).unwrap()
+        };
+        assert!(!late.is_under_way() && late.take("0").unwrap().is_none());
     }
 
     #[test]

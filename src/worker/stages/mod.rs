@@ -41,6 +41,15 @@ pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>
     }
 }
 
+/// Makes parts of the stage of `task`, which the process `whom` is making in `work`, if its kind has
+/// parts.
+pub fn help(task: &Task, work: &WorkDir, tools: &Tools, whom: &str) -> Result<(), Failure> {
+    match task {
+        Task::Recover(task) => recover::help(task, work, tools, whom),
+        _ => Ok(()),
+    }
+}
+
 /// The images of the ImageFolder `images`, as a data set called `name`.
 fn read_named(images: &Path, name: &str) -> Result<Dataset, DataError> {
     Ok(Dataset { name: name.to_owned(), ..png::read_set(images)? })

@@ -1,4 +1,8 @@
-//! Recovers images batch by batch. Batches that an interrupted attempt finished are kept.
+//! Recovers images batch by batch. Batches that an interrupted attempt or another process finished
+//! are kept.
+
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 use tch::Device;
@@ -15,8 +19,26 @@ use scdd_experiment::run::stages::recover::RecoverTask;
 
 use super::StateFile;
 
+/// The interval between two looks at a batch that another process is at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Gives a remark for the user.
 pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
+    let recovery = Recovery { task, work, tools, recover: open(task, tools)? };
+    recovery.run(&recovery.label(), Others::WaitFor)?;
+    let without_effect = task.config.bf16 && tools.device == Device::Cpu;
+    Ok(without_effect.then(|| {
+        "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()
+    }))
+}
+
+/// Recovers batches beside the process `whom`, which makes the stage.
+pub fn help(task: &RecoverTask, work: &WorkDir, tools: &Tools, whom: &str) -> Result<(), Failure> {
+    let recovery = Recovery { task, work, tools, recover: open(task, tools)? };
+    recovery.run(&format!("{}, beside {whom}", recovery.label()), Others::Leave)
+}
+
+fn open<'a>(task: &'a RecoverTask, tools: &Tools) -> Result<Recover<'a>, Failure> {
     let config = &task.config;
     let balances = task.balances.iter().map(|file| Ok(read_json::<Auto>(file)?.r_bn));
     let balances = balances.collect::<Result<Vec<f64>, Failure>>()?;
@@ -25,56 +47,93 @@ pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<
         threads: tools.threads.clone(),
         ..PlanOptions::default()
     };
-    let mut recover =
-        Recover::with_committee(task.teacher, &task.others, config, &balances, options)?;
-    if let Some(train) = task.train {
-        recover = recover.with_data(train);
-    }
-    let batches = recover.batches(&task.chosen, task.ipc, task.seed);
-    let label =
-        format!("recover {}, {} per class, seed {}", task.teacher.name(), task.ipc, task.seed);
-    let mut piece =
-        tools.progress.start(&label, batches.iter().map(|batch| recover.steps(batch)).sum(), "it");
-    let mut done = 0;
-    for (number, batch) in batches.iter().enumerate() {
-        tools.stop.check()?;
-        recover_batch((work, tools), task, &recover, (number, batch), done, piece.as_mut())?;
-        done += recover.steps(batch);
-    }
-    piece.finish("");
-    let without_effect = config.bf16 && tools.device == Device::Cpu;
-    Ok(without_effect.then(|| {
-        "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()
-    }))
+    let recover = Recover::with_committee(task.teacher, &task.others, config, &balances, options)?;
+    Ok(match task.train {
+        Some(train) => recover.with_data(train),
+        None => recover,
+    })
 }
 
-/// Recovers the batch with this `number`, unless an interrupted run has. `done` is the number of
-/// steps of the batches before it.
-fn recover_batch(
-    (work, tools): (&WorkDir, &Tools),
-    task: &RecoverTask,
-    recover: &Recover,
-    (number, batch): (usize, &Batch),
-    done: u64,
-    progress: &mut dyn Activity,
-) -> Result<(), Failure> {
-    let curve_file = files::curve(number);
-    let has_image = |item: &Item| work.has(files::image(*item, task.classes));
-    let mut keeper = StateFile::new(work, tools.stop, files::batch_state(number));
-    if work.has(&curve_file) && batch.items.iter().all(has_image) {
-        return keeper.remove();
+/// What to do about batches that other processes are at.
+#[derive(Clone, Copy, PartialEq)]
+enum Others {
+    WaitFor,
+    Leave,
+}
+
+struct Recovery<'a> {
+    task: &'a RecoverTask<'a>,
+    work: &'a WorkDir,
+    tools: &'a Tools<'a>,
+    recover: Recover<'a>,
+}
+
+impl Recovery<'_> {
+    fn label(&self) -> String {
+        let RecoverTask { teacher, ipc, seed, .. } = self.task;
+        format!("recover {}, {ipc} per class, seed {seed}", teacher.name())
     }
-    let mut curve = String::new();
-    let images = recover.run(batch, task.seed, &mut keeper, &mut |point| {
-        let step = u64::from(point.iteration - batch.first) + 1;
-        progress.at(done + step, &format!("loss {:.2}", point.loss));
-        curve.push_str(&json!(point).to_string());
-        curve.push('\n');
-    })?;
-    let (_, channels, height, width) = images.dim();
-    let pixels = recover.to_pixels(&images)?;
-    write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
-    // The curve is written last, so it marks a complete batch (unless an image was deleted since).
-    work.write_last_of_part(&curve_file, curve.as_bytes())?;
-    keeper.remove()
+
+    /// Recovers all batches that no other process is at, then those of processes that died.
+    fn run(&self, label: &str, others: Others) -> Result<(), Failure> {
+        let batches = self.recover.batches(&self.task.chosen, self.task.ipc, self.task.seed);
+        let steps = batches.iter().map(|batch| self.recover.steps(batch));
+        let mut progress = self.tools.progress.start(label, steps.sum(), "it");
+        let (mut done, mut left) = (0, Vec::new());
+        for batch in batches.iter().enumerate() {
+            self.tools.stop.check()?;
+            match self.work.take(&batch.0.to_string())? {
+                Some(_part) => self.recover_batch(batch, done, progress.as_mut())?,
+                None => left.push((batch, done)),
+            }
+            done += self.recover.steps(batch.1);
+        }
+        if others == Others::WaitFor {
+            for (batch, done) in left {
+                let _part = loop {
+                    self.tools.stop.check()?;
+                    match self.work.take(&batch.0.to_string())? {
+                        Some(part) => break part,
+                        None => thread::sleep(LOOK_EVERY),
+                    }
+                };
+                self.recover_batch(batch, done, progress.as_mut())?;
+            }
+        }
+        progress.finish("");
+        Ok(())
+    }
+
+    /// Recovers the batch with this `number`, unless it is there already. `done` is the number of
+    /// steps of the batches before it.
+    fn recover_batch(
+        &self,
+        (number, batch): (usize, &Batch),
+        done: u64,
+        progress: &mut dyn Activity,
+    ) -> Result<(), Failure> {
+        let &Self { task, work, tools, ref recover } = self;
+        let curve_file = files::curve(number);
+        let has_image = |item: &Item| work.has(files::image(*item, task.classes));
+        let mut keeper = StateFile::new(work, tools.stop, files::batch_state(number));
+        if work.has(&curve_file) && batch.items.iter().all(has_image) {
+            return keeper.remove();
+        }
+        if !work.is_under_way() {
+            return Ok(());
+        }
+        let mut curve = String::new();
+        let images = recover.run(batch, task.seed, &mut keeper, &mut |point| {
+            let step = u64::from(point.iteration - batch.first) + 1;
+            progress.at(done + step, &format!("loss {:.2}", point.loss));
+            curve.push_str(&json!(point).to_string());
+            curve.push('\n');
+        })?;
+        let (_, channels, height, width) = images.dim();
+        let pixels = recover.to_pixels(&images)?;
+        write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
+        // The curve is written last, so it marks a complete batch (unless an image was deleted since).
+        work.write_last_of_part(&curve_file, curve.as_bytes())?;
+        keeper.remove()
+    }
 }
