@@ -5,10 +5,10 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{
-    bundle, contents, copy_bundle, features_only, root, scdd, small_data, tiny_experiment,
+    CACHE, bundle, contents, copy_bundle, features_only, root, scdd, small_data, tiny_experiment,
 };
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -72,7 +72,11 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
 /// Starts the run with `jobs` stages at once.
 fn start(experiment: &Path, data: &Path, output: &Path, jobs: &str) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
-    command.current_dir(root()).env("SCDD_DATA", data).args(["run", "--jobs", jobs]);
+    command
+        .current_dir(root())
+        .env(CACHE.0, CACHE.1)
+        .env("SCDD_DATA", data)
+        .args(["run", "--jobs", jobs]);
     command.arg(experiment).arg("--output").arg(output).stdout(Stdio::null());
     command
 }
@@ -123,7 +127,11 @@ fn a_killed_relabelling_goes_on_and_leaves_the_same_bytes() {
     let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
     let relabel = |output: &Path| {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
-        command.current_dir(root()).env("SCDD_DATA", data.path()).stdout(Stdio::null());
+        command
+            .current_dir(root())
+            .env(CACHE.0, CACHE.1)
+            .env("SCDD_DATA", data.path())
+            .stdout(Stdio::null());
         command.args(["relabel", "--quiet", "--set", "relabel.epochs=400"]);
         command.arg(&experiment).arg("--output").arg(output);
         command
@@ -240,7 +248,12 @@ const BATCHES: [&str; 4] = ["--set", "recover.batch_size=2", "--set", "recover.i
 /// Starts a recovery in ten batches.
 fn recover(experiment: &Path, data: &Path, output: &Path) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
-    command.current_dir(root()).env("SCDD_DATA", data).arg("recover").args(BATCHES);
+    command
+        .current_dir(root())
+        .env(CACHE.0, CACHE.1)
+        .env("SCDD_DATA", data)
+        .arg("recover")
+        .args(BATCHES);
     command.arg(experiment).arg("--output").arg(output);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
@@ -277,6 +290,45 @@ fn processes_share_the_batches_of_one_recovery_and_leave_the_same_bytes() {
         assert_same(&ended, &alone);
         fs::remove_dir_all(&ended).unwrap();
     }
+}
+
+/// Sets the time of change of the files of `small_data` to that of the year 2001.
+fn settle(data: &Path) {
+    for file in fs::read_dir(data.join("fashion-mnist")).unwrap() {
+        let file = fs::File::options().append(true).open(file.unwrap().path()).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    }
+}
+
+#[test]
+fn pixels_are_read_only_by_the_stages_that_need_them() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    settle(data.path());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let output = dir.path().join("runs");
+    let run = |arguments: &[&str]| {
+        let mut scdd = scdd();
+        scdd.env("SCDD_DATA", data.path()).env("SCDD_CACHE", dir.path().join("cache"));
+        scdd.args(arguments).arg(&experiment).arg("--output").arg(&output).assert()
+    };
+    let plan = || {
+        let shown = run(&["run", "--dry-run", "--json"]).success().get_output().stdout.clone();
+        String::from_utf8(shown).unwrap()
+    };
+    let before = plan();
+    // The same sizes and times, but other pixels: who looks at them notices.
+    let images = data.path().join("fashion-mnist/t10k-images-idx3-ubyte");
+    let mut bytes = fs::read(&images).unwrap();
+    bytes[16] = !bytes[16];
+    fs::write(&images, &bytes).unwrap();
+    settle(data.path());
+    assert_eq!(plan(), before);
+    run(&["recover", "--quiet"]).success();
+    run(&["status"]).success().stdout(contains("recover"));
+    run(&["run", "--quiet"]).code(2).stderr(contains("start it again"));
+    // The lie is found out, so the images are read anew.
+    assert_ne!(plan(), before);
+    run(&["run", "--quiet"]).success();
 }
 
 #[test]

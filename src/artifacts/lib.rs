@@ -5,6 +5,7 @@
 //! - [`stage`]: directories that hold the result of one stage each;
 //! - [`files`]: the files in those directories; [`records`]: the figures in these files;
 //! - [`labels`]: the soft-label store;
+//! - [`remembered`]: what was found out about files once;
 //! - [`own`]: generated files for people, which are replaced only if nobody edited them.
 
 pub mod atomic;
@@ -13,6 +14,7 @@ pub mod files;
 pub mod labels;
 pub mod own;
 pub mod records;
+pub mod remembered;
 pub mod stage;
 
 /// A file of the repository.

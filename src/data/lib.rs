@@ -36,6 +36,7 @@ mod decode;
 mod entries;
 mod error;
 mod memory;
+mod signature;
 
 pub use augment::{Augment, Operation};
 pub use dataset::{Dataset, Split};
@@ -44,6 +45,7 @@ pub use error::DataError;
 pub use layout::npz;
 pub use mix::DrawnMix;
 pub use normalize::Normalization;
+pub use signature::Signature;
 pub use source::Source;
 pub use view::{Resample, Shift, Size, View};
 

@@ -104,6 +104,16 @@ impl Source {
         self.known
     }
 
+    /// Its directory or file.
+    pub(crate) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// The file that selects, names and orders the class folders, if there is one.
+    pub(crate) fn class_map(&self) -> Option<&Path> {
+        self.class_map.as_deref()
+    }
+
     /// The layout of its files.
     pub fn layout(&self) -> &DataLayout {
         &self.layout

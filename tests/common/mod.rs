@@ -24,10 +24,14 @@ pub fn features_only() -> PathBuf {
     root().join("tests/goldens/features-only")
 }
 
+/// What the program remembers of data during tests.
+pub const CACHE: (&str, &str) = ("SCDD_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
+
 /// The command `scdd` in the repository's root.
 pub fn scdd() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
     command.current_dir(root()).timeout(std::time::Duration::from_secs(300));
+    command.env(CACHE.0, CACHE.1);
     command
 }
 

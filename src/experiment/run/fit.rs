@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::real::SplitSummary;
 use super::{Bundles, RunError, every};
 use crate::config::{Experiment, ViewCrop};
 use scdd_artifacts::bundle::classes::{self, Sides};
 use scdd_artifacts::bundle::{Bundle, Role};
-use scdd_data::Dataset;
 
 /// The remedy if class names differ.
 const REMEDY: &str = "give the data the bundle's names in the bundle's order, by a `data.class_map` (image folder) or a `classes.txt` (IDX files)";
@@ -60,7 +60,7 @@ fn parts(experiment: &Experiment) -> Vec<(Part, &Path)> {
 pub fn check(
     experiment: &Experiment,
     bundles: &Bundles,
-    test: Option<&Dataset>,
+    test: Option<&SplitSummary>,
 ) -> Result<Vec<String>, RunError> {
     let (mut remarks, mut wrong) = (Vec::new(), BTreeMap::new());
     for (part, path) in parts(experiment) {
@@ -81,7 +81,7 @@ pub fn check(
 fn check_part(
     experiment: &Experiment,
     bundles: &Bundles,
-    test: Option<&Dataset>,
+    test: Option<&SplitSummary>,
     part: Part,
     path: &Path,
 ) -> Result<Vec<String>, String> {
@@ -121,8 +121,8 @@ fn check_role(part: Part, bundle: &Bundle) -> Result<(), String> {
 
 /// Checks that the bundle accepts the data's images and has the same classes. Returns a remark if
 /// names neither confirm nor refute that.
-fn check_data(path: &Path, bundle: &Bundle, test: &Dataset) -> Result<Option<String>, String> {
-    let (shape, data) = (bundle.image_shape(), [test.channels, test.height, test.width]);
+fn check_data(path: &Path, bundle: &Bundle, test: &SplitSummary) -> Result<Option<String>, String> {
+    let (shape, data) = (bundle.image_shape(), test.shape);
     if shape != data {
         return Err(format!(
             "takes images of {shape:?} [channels, height, width], {} has {data:?}",
@@ -143,7 +143,7 @@ fn check_teacher(
     experiment: &Experiment,
     bundles: &Bundles,
     teacher: &Bundle,
-    test: Option<&Dataset>,
+    test: Option<&SplitSummary>,
 ) -> Result<Option<String>, String> {
     let features_only = teacher.manifest.is_features_only();
     let classes = match test.filter(|_| features_only) {

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::real::{DatasetCache, Real};
+use super::real::{DatasetCache, Real, SplitSummary};
 use super::{RunError, every, fit, identity};
 use crate::config::{Experiment, RelabelConfig};
 use scdd_artifacts::bundle::Bundle;
-use scdd_data::Dataset;
 
 /// All bundles of the experiment, by their paths in it. Indexing with a path of the experiment
 /// can't fail.
@@ -35,7 +34,7 @@ impl Inputs {
         let (experiment, mut remarks) = identity::unified(experiment, &bundles)?;
         let shape = bundles[&experiment.teachers[0]].image_shape();
         let real = cache.get(&experiment.data, shape)?;
-        let test = real.as_ref().map(|real| &real.test.set);
+        let test = real.as_ref().map(|real| &real.test.summary);
         remarks.extend(fit::check(&experiment, &bundles, test)?);
         Ok(Self { experiment, bundles, real, remarks })
     }
@@ -48,16 +47,16 @@ impl Inputs {
         self.real.as_deref().ok_or(RunError::NoData)
     }
 
-    /// The real test set, if there is real data.
-    pub fn test(&self) -> Option<&Dataset> {
-        self.real.as_ref().map(|real| &real.test.set)
+    /// What is known of the real test set, if there is real data.
+    pub fn test(&self) -> Option<&SplitSummary> {
+        self.real.as_ref().map(|real| &real.test.summary)
     }
 
     /// The content hash of the test set and, if a stage reads it, of the training set.
     pub fn data_hashes(&self) -> [Option<String>; 2] {
         let real = self.real.as_deref();
-        let train = real.and_then(Real::read_train);
-        [real.map(|real| real.test.hash.clone()), train.map(|train| train.hash.clone())]
+        let train = real.and_then(Real::opened_train);
+        [real.map(|real| &real.test), train].map(|split| Some(split?.summary.hash.clone()))
     }
 
     /// Remarks for the user on everything that was read so far.

@@ -12,13 +12,13 @@
 pub mod distilled;
 pub mod graph;
 pub mod plan;
+pub mod real;
 pub mod stages;
 
 mod fit;
 mod identity;
 mod inputs;
 mod matrix;
-mod real;
 mod results;
 
 use std::collections::BTreeMap;

@@ -1,79 +1,183 @@
-//! The real data of experiments. Reading and hashing takes longer than everything else in listing
-//! stages, so it is done once.
+//! The real data of experiments. Reading and hashing images takes longer than everything else in
+//! listing stages, so what it gives is remembered, and pixels are read only where a stage needs them.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use crate::config::{DataConfig, DataKind};
+use scdd_artifacts::remembered;
 use scdd_data::{DataError, Dataset, Fit, Source, Split};
 
 use super::RunError;
 
-/// A data set and its hash.
-pub struct HashedDataset {
-    pub set: Dataset,
+/// What is known of a split without its pixels.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SplitSummary {
+    /// What the data set is called.
+    pub name: String,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// The number of images of each class.
+    pub counts: Vec<u64>,
+    /// `[channels, height, width]`.
+    pub shape: [usize; 3],
     /// BLAKE3 of pixels and labels, 64 hex digits.
     pub hash: String,
+    /// Notes for the user about data that are odd but not wrong.
+    remarks: Vec<String>,
 }
 
-impl HashedDataset {
-    fn load(
-        source: &Source,
-        split: Split,
-        fit: Fit,
-        remarks: &mut Vec<String>,
-    ) -> Result<Self, DataError> {
-        let set = source.load(split, fit, remarks)?;
-        Ok(Self { hash: data_hash(&set), set })
+impl SplitSummary {
+    fn of(set: &Dataset, remarks: Vec<String>) -> Self {
+        let mut counts = vec![0; set.classes.len()];
+        // Labels are below the number of classes.
+        set.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        Self {
+            name: set.name.clone(),
+            classes: set.classes.clone(),
+            counts,
+            shape: [set.channels, set.height, set.width],
+            hash: data_hash(set),
+            remarks,
+        }
+    }
+
+    /// The number of images.
+    pub fn images(&self) -> u64 {
+        self.counts.iter().sum()
     }
 }
 
-/// Real data: its location, its test set, and its training set once a stage needs it.
+/// A split of real data. Its pixels are read when a stage asks for them, and stay in memory.
+pub struct RealSplit {
+    pub summary: SplitSummary,
+    source: Source,
+    split: Split,
+    fit: Fit,
+    /// Its name among what is [`remembered`].
+    name: Option<String>,
+    set: OnceLock<Dataset>,
+    /// Locked while the pixels are read.
+    reading: Mutex<()>,
+}
+
+/// What is remembered of a split.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    state: String,
+    /// The program that read it.
+    program: String,
+    summary: SplitSummary,
+}
+
+/// Readers of other versions may give other pixels.
+const PROGRAM: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+
+impl RealSplit {
+    /// Opens one split. Its images are read now, unless an earlier run read the same files.
+    fn open(source: &Source, split: Split, fit: Fit) -> Result<Self, DataError> {
+        let signature = source.signature(split, fit)?;
+        let name = signature.as_ref().map(|signature| format!("splits/{}", signature.name));
+        let known = name.as_deref().and_then(remembered::read::<Known>);
+        let known = known.filter(|known| {
+            known.program == PROGRAM
+                && signature.as_ref().is_some_and(|signature| signature.state == known.state)
+        });
+        let make = |summary, set| Self {
+            summary,
+            source: source.clone(),
+            split,
+            fit,
+            name: name.clone(),
+            set,
+            reading: Mutex::default(),
+        };
+        if let Some(Known { summary, .. }) = known {
+            return Ok(make(summary, OnceLock::new()));
+        }
+        let mut remarks = Vec::new();
+        let set = source.load(split, fit, &mut remarks)?;
+        let summary = SplitSummary::of(&set, remarks);
+        if let (Some(signature), Some(name)) = (signature, &name) {
+            let (state, program) = (signature.state, PROGRAM.to_owned());
+            remembered::write(name, &Known { state, program, summary: summary.clone() });
+        }
+        Ok(make(summary, OnceLock::from(set)))
+    }
+
+    /// The images.
+    ///
+    /// # Errors
+    /// When they can't be read, or are not those that the split's hash stands for.
+    pub fn images(&self) -> Result<&Dataset, DataError> {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(set) = self.set.get() {
+            return Ok(set);
+        }
+        let set = self.source.load(self.split, self.fit, &mut Vec::new())?;
+        if data_hash(&set) != self.summary.hash {
+            self.name.as_deref().map(remembered::forget);
+            return Err(DataError::Mismatch(format!(
+                "the images of {} are others than when they were first read, though their files have the same sizes and times, or changed while this ran: start it again",
+                self.source.directory().display()
+            )));
+        }
+        Ok(self.set.get_or_init(|| set))
+    }
+}
+
+/// Real data: its test set, and its training set once a stage needs it.
 pub struct Real {
     source: Source,
     fit: Fit,
-    pub test: HashedDataset,
-    train: OnceCell<HashedDataset>,
-    remarks: RefCell<Vec<String>>,
+    pub test: RealSplit,
+    train: OnceCell<RealSplit>,
 }
 
 impl Real {
     #[cfg(test)]
     pub fn of_test(source: Source, fit: Fit, set: Dataset) -> Self {
-        let test = HashedDataset { hash: data_hash(&set), set };
-        Self { source, fit, test, train: OnceCell::new(), remarks: RefCell::default() }
+        let test = RealSplit {
+            summary: SplitSummary::of(&set, Vec::new()),
+            source: source.clone(),
+            split: Split::Test,
+            fit,
+            name: None,
+            set: OnceLock::from(set),
+            reading: Mutex::default(),
+        };
+        Self { source, fit, test, train: OnceCell::new() }
     }
 
     /// Notes for the user about data that are odd but not wrong.
     pub fn remarks(&self) -> Vec<String> {
-        self.remarks.borrow().clone()
+        let of = |split: &RealSplit| split.summary.remarks.clone();
+        [of(&self.test), self.train.get().map(of).unwrap_or_default()].concat()
     }
 
-    /// The training set, if it was read.
-    pub fn read_train(&self) -> Option<&HashedDataset> {
+    /// The training set, if it was opened.
+    pub fn opened_train(&self) -> Option<&RealSplit> {
         self.train.get()
     }
 
     /// The training set.
-    pub fn train(&self) -> Result<&HashedDataset, DataError> {
+    pub fn train(&self) -> Result<&RealSplit, DataError> {
         if let Some(train) = self.train.get() {
             return Ok(train);
         }
-        let train = HashedDataset::load(
-            &self.source,
-            Split::Train,
-            self.fit,
-            &mut self.remarks.borrow_mut(),
-        )?;
+        let train = RealSplit::open(&self.source, Split::Train, self.fit)?;
         Ok(self.train.get_or_init(|| train))
     }
 }
 
-/// Data that were read before; experiments on the same data share them.
+/// Data that were opened before; experiments on the same data share them.
 #[derive(Default)]
 pub struct DatasetCache {
-    read: RefCell<Vec<Rc<Real>>>,
+    opened: RefCell<Vec<Rc<Real>>>,
 }
 
 impl DatasetCache {
@@ -81,38 +185,23 @@ impl DatasetCache {
     /// none`.
     pub fn get(&self, data: &DataConfig, shape: [usize; 3]) -> Result<Option<Rc<Real>>, DataError> {
         let Some(source) = source(data)? else { return Ok(None) };
-        let (fit, mut read) = (Fit::To(shape), self.read.borrow_mut());
-        if let Some(known) = read.iter().find(|real| real.source == source && real.fit == fit) {
+        let (fit, mut opened) = (Fit::To(shape), self.opened.borrow_mut());
+        if let Some(known) = opened.iter().find(|real| real.source == source && real.fit == fit) {
             return Ok(Some(known.clone()));
         }
-        let mut remarks = Vec::new();
-        let test = HashedDataset::load(&source, Split::Test, fit, &mut remarks)?;
-        let real = Rc::new(Real {
-            source,
-            fit,
-            test,
-            train: OnceCell::new(),
-            remarks: RefCell::new(remarks),
-        });
-        read.push(real.clone());
+        let test = RealSplit::open(&source, Split::Test, fit)?;
+        let real = Rc::new(Real { source, fit, test, train: OnceCell::new() });
+        opened.push(real.clone());
         Ok(Some(real))
     }
 }
 
 /// Checks that `train` has as many images of each class as `key` needs.
-pub fn require_images(train: &Dataset, key: &str, needed: u64) -> Result<(), RunError> {
-    let mut counts = vec![0u64; train.classes.len()];
-    // Labels are below the number of classes.
-    train.labels.iter().for_each(|&label| counts[label as usize] += 1);
-    match train
-        .classes
-        .iter()
-        .zip(counts)
-        .filter(|(_, found)| *found < needed)
-        .min_by_key(|(_, found)| *found)
-    {
+pub fn require_images(train: &SplitSummary, key: &str, needed: u64) -> Result<(), RunError> {
+    let short = train.classes.iter().zip(&train.counts).filter(|(_, found)| **found < needed);
+    match short.min_by_key(|(_, found)| **found) {
         None => Ok(()),
-        Some((class, found)) => {
+        Some((class, &found)) => {
             let (key, class, data) = (key.into(), class.clone(), train.name.clone());
             Err(RunError::TooFew { key, needed, class, data, found })
         }

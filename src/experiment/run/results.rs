@@ -18,7 +18,6 @@ use scdd_artifacts::bundle::Measured;
 use scdd_artifacts::files::{self, ACCURACY, AUTO, FileError, MEASURED, TRAINING, read_json};
 use scdd_artifacts::records::{Auto, Epoch, Point, Training};
 use scdd_artifacts::stage::Timing;
-use scdd_data::Dataset;
 
 /// Collects the report's contents from `graph`, whose stages are complete except those in `failed`.
 /// There are rows only if students were trained.
@@ -37,7 +36,7 @@ pub(super) fn collect(
         train_hash,
         networks: collector.names.networks(),
         classes: collector.classes(),
-        test_images: inputs.test().map_or(0, Dataset::len),
+        test_images: inputs.test().map_or(0, |test| test.images() as usize),
         experiment: resolved,
         ..Results::default()
     };
@@ -68,7 +67,7 @@ pub(super) fn remarks(graph: &StageGraph, failed: &Failed) -> Result<Vec<String>
                     .push(format!("`recover.r_bn: auto` is, with {}, {auto}", task.teacher.name()));
             }
             Task::Measure(task) => {
-                let (teacher, test) = (task.teacher, task.test);
+                let (teacher, test) = (task.teacher, &task.test.summary);
                 let measured: Measured = read_json(&node.directory.join(MEASURED))?;
                 let judged = measured.judge(&teacher.manifest, &test.name, &test.classes);
                 let judged =

@@ -9,7 +9,7 @@ use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::measure::MeasureTask;
 
 pub fn make(task: &MeasureTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
-    let MeasureTask { teacher, test } = task;
+    let (teacher, test) = (task.teacher, task.test.images()?);
     let images = Measured::images_of(test.len(), test.classes.len());
     let label = format!("measure {} on {}", teacher.name(), test.name);
     let mut piece = tools.progress.start(&label, images as u64, "image");

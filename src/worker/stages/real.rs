@@ -12,6 +12,7 @@ use scdd_experiment::run::{Failure, RealChoice};
 
 pub fn make(task: &RealTask, work: &WorkDir) -> Result<(), Failure> {
     let &RealTask { train, choice, ipc, seed } = task;
+    let train = train.images()?;
     let (items, indices): (Vec<Item>, Vec<usize>) =
         chosen(train, choice, ipc, seed).into_iter().unzip();
     let pixels: Vec<u8> =

@@ -49,7 +49,7 @@ fn open<'a>(task: &'a RecoverTask, tools: &Tools) -> Result<Recover<'a>, Failure
     };
     let recover = Recover::with_committee(task.teacher, &task.others, config, &balances, options)?;
     Ok(match task.train {
-        Some(train) => recover.with_data(train),
+        Some(train) => recover.with_data(train.images()?),
         None => recover,
     })
 }

@@ -23,7 +23,8 @@ pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Fa
     let views =
         Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let data = TrainingData { images: &images, views, labels: labels.as_ref() };
-    let training = fresh.train(&data, task.test, &task.config, &mut keeper, &tools.progress)?;
+    let training =
+        fresh.train(&data, task.test.images()?, &task.config, &mut keeper, &tools.progress)?;
     work.write(STUDENT, &fresh.checkpoint()?)?;
     // Written last: it marks a complete training.
     write_json(work, TRAINING, &training)?;

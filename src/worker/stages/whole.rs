@@ -16,6 +16,7 @@ pub fn make(task: &WholeTask, work: &WorkDir, tools: &Tools) -> Result<(), Failu
         return keeper.remove();
     }
     let &WholeTask { student, train, test, ref views, ref config, seed } = task;
+    let (train, test) = (train.images()?, test.images()?);
     let mut fresh = Student::new(student, seed, tools.device, tools.threads.clone())?;
     let views = Views::new(views, 1, seed, train, input_size(student));
     let data = TrainingData { images: train, views, labels: None };

@@ -4,10 +4,9 @@
 use serde_json::json;
 
 use super::{Draft, NodeId, inputs};
-use crate::run::real::HashedDataset;
+use crate::run::real::RealSplit;
 use scdd_artifacts::bundle::{Bundle, Measured};
 use scdd_artifacts::stage::{Stage, StageError};
-use scdd_data::Dataset;
 
 /// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 1;
@@ -16,21 +15,21 @@ pub struct MeasureTask<'a> {
     /// A bundle with a classifier.
     pub teacher: &'a Bundle,
     /// The real test set.
-    pub test: &'a Dataset,
+    pub test: &'a RealSplit,
 }
 
 /// The measuring stage; `verified` is the teacher's verification.
 pub(in crate::run) fn draft<'a>(
     teacher: &'a Bundle,
-    test: &'a HashedDataset,
+    test: &'a RealSplit,
     verified: NodeId,
 ) -> Result<Draft<'a>, StageError> {
-    let HashedDataset { set: test, hash } = test;
-    let inputs = inputs([("teacher", &teacher.hash), ("test", hash)]);
-    let passes = Measured::images_of(test.len(), test.classes.len());
+    let about = &test.summary;
+    let inputs = inputs([("teacher", &teacher.hash), ("test", &about.hash)]);
+    let passes = Measured::images_of(about.images() as usize, about.classes.len());
     let stage = Stage::new("measure", VERSION, teacher.name(), &json!({}), inputs, 0)?
         .of_passes(passes as u64);
-    let title = format!("measure teacher `{}` on {}", teacher.name(), test.name);
+    let title = format!("measure teacher `{}` on {}", teacher.name(), about.name);
     Ok(Draft {
         stage,
         title,

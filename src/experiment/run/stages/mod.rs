@@ -293,7 +293,7 @@ impl<'a> StagesBuilder<'a> {
         if let Start::Crops { images, .. } = &mut config.start {
             *images = (*images).max(ipc);
         }
-        let train = &self.inputs.real()?.train()?.set;
+        let train = &self.inputs.real()?.train()?.summary;
         require_images(train, "the baseline `rded_crops`", recover::images_needed(&config, ipc))?;
         self.recover(path, (RDED_CROPS, &config), ipc, seed)
     }
@@ -374,7 +374,7 @@ impl<'a> StagesBuilder<'a> {
                         whole,
                         seed,
                     )?);
-                    let images = train.set.len() as u64;
+                    let images = train.summary.images();
                     self.stages.whole.push(WholeNodes {
                         protocol: name,
                         student,

@@ -8,10 +8,9 @@ use super::images::Described;
 use super::{Draft, NodeId, StageIdentity, inputs};
 use crate::config::{Committee, RecoverConfig, Start};
 use crate::run::RunError;
-use crate::run::real::{HashedDataset, require_images};
+use crate::run::real::{RealSplit, require_images};
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::Stage;
-use scdd_data::Dataset;
 
 /// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
@@ -25,7 +24,7 @@ pub struct RecoverTask<'a> {
     /// With `r_bn: auto` its record for each teacher, the own one first.
     pub balances: Vec<PathBuf>,
     /// The real training set, if the start needs it.
-    pub train: Option<&'a Dataset>,
+    pub train: Option<&'a RealSplit>,
     /// Names of all classes.
     pub classes: &'a [String],
     /// The classes to recover, ascending.
@@ -47,7 +46,7 @@ pub(in crate::run) struct Balanced {
 pub(in crate::run) struct RecoverSource<'a> {
     pub teacher: &'a Bundle,
     pub others: Vec<&'a Bundle>,
-    pub train: Option<&'a HashedDataset>,
+    pub train: Option<&'a RealSplit>,
     /// Names of all classes: the teacher's, or the data's if it has none.
     pub classes: &'a [String],
     /// With `r_bn: auto` its stage for each teacher, the own one first.
@@ -66,14 +65,14 @@ pub(in crate::run) fn draft<'a>(
     let RecoverSource { teacher, others, train, classes, balances, checks } = source;
     let config = RecoverConfig { subset_of: None, verifier: Vec::new(), ..config.clone() };
     if let Some(train) = train {
-        require_images(&train.set, "`recover.start`", images_needed(&config, ipc))?;
+        require_images(&train.summary, "`recover.start`", images_needed(&config, ipc))?;
     }
     let chosen = config.classes(classes.len() as u32);
     let mut inputs = inputs([("teacher", &teacher.hash)]);
     inputs.extend(
         others.iter().zip(2..).map(|(other, i)| (format!("teacher {i}"), other.hash.clone())),
     );
-    inputs.extend(train.map(|train| ("data".to_owned(), train.hash.clone())));
+    inputs.extend(train.map(|train| ("data".to_owned(), train.summary.hash.clone())));
     for (balance, number) in balances.iter().zip(1..) {
         let name = if number == 1 { "balance".to_owned() } else { format!("balance {number}") };
         inputs.insert(name, balance.key.clone());
@@ -92,7 +91,6 @@ pub(in crate::run) fn draft<'a>(
     let mut needs = checks;
     needs.extend(balances.iter().map(|balance| balance.node));
     let balances = balances.into_iter().map(|balance| balance.file).collect();
-    let train = train.map(|train| &train.set);
     let task = RecoverTask { teacher, others, config, balances, train, classes, chosen, ipc, seed };
     let title = format!("recover {}", described.title);
     Ok((Draft { stage, title, needs, task: super::Task::Recover(Box::new(task)) }, described))

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use super::images::Images;
 use super::{Draft, NodeId, StageIdentity, inputs, relabel};
 use crate::config::{Decay, Protocol, RelabelConfig, ValidateConfig};
-use crate::run::real::HashedDataset;
+use crate::run::real::{RealSplit, SplitSummary};
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
-use scdd_data::Dataset;
 
 /// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
@@ -25,7 +24,7 @@ pub struct ValidateTask<'a> {
     /// The label store; `None` if the student learns only the images' classes.
     pub labels: Option<PathBuf>,
     pub student: &'a Bundle,
-    pub test: &'a Dataset,
+    pub test: &'a RealSplit,
     pub config: ValidateConfig,
     pub seed: u64,
 }
@@ -46,11 +45,11 @@ pub(in crate::run) struct Labelling {
 pub(in crate::run) fn draft<'a>(
     (images, labels): (&Images, Option<&Labelling>),
     (student, verified): (&'a Bundle, NodeId),
-    test: &'a HashedDataset,
+    test: &'a RealSplit,
     protocol: &Protocol,
     seed: u64,
 ) -> Result<Draft<'a>, StageError> {
-    let HashedDataset { set: test, hash } = test;
+    let hash = &test.summary.hash;
     let mut inputs = inputs([("images", &images.key), ("student", &student.hash), ("test", hash)]);
     inputs.extend(labels.map(|labels| ("labels".to_owned(), labels.key.clone())));
     let (config, kind) = match labels {
@@ -65,7 +64,7 @@ pub(in crate::run) fn draft<'a>(
     let name = format!("{}-{kind}-{}", images.name, student.name());
     let epochs = u64::from(protocol.relabel.epochs);
     let stage = Stage::new("validate", VERSION, &name, &identity.json(), inputs, seed)?
-        .of_passes(3 * images.count * epochs + tests(&config, epochs, test));
+        .of_passes(3 * images.count * epochs + tests(&config, epochs, &test.summary));
     let kind =
         labels.map_or("hard labels".to_owned(), |labels| format!("labels by `{}`", labels.teacher));
     let title = format!("train student `{}` on {}, {kind}", student.name(), images.title);
@@ -111,6 +110,6 @@ pub(super) fn training(config: &ValidateConfig) -> StageIdentity {
 }
 
 /// The number of test images through the student in all its tests.
-pub(super) fn tests(config: &ValidateConfig, epochs: u64, test: &Dataset) -> u64 {
-    epochs.div_ceil(config.evaluate_every.into()) * test.len() as u64
+pub(super) fn tests(config: &ValidateConfig, epochs: u64, test: &SplitSummary) -> u64 {
+    epochs.div_ceil(config.evaluate_every.into()) * test.images()
 }

@@ -2,18 +2,17 @@
 
 use super::{Draft, NodeId, inputs, relabel, validate};
 use crate::config::{LabelDtype, Mix, Protocol, RelabelConfig, ValidateConfig, WholeReal};
-use crate::run::real::HashedDataset;
+use crate::run::real::RealSplit;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
-use scdd_data::Dataset;
 
 /// Incremented whenever the code gives other bytes for the same input.
 const VERSION: u32 = 3;
 
 pub struct WholeTask<'a> {
     pub student: &'a Bundle,
-    pub train: &'a Dataset,
-    pub test: &'a Dataset,
+    pub train: &'a RealSplit,
+    pub test: &'a RealSplit,
     /// The views of the training images.
     pub views: RelabelConfig,
     pub config: ValidateConfig,
@@ -23,7 +22,7 @@ pub struct WholeTask<'a> {
 /// The stage of the student; `verified` is its verification.
 pub(in crate::run) fn draft<'a>(
     (student, verified): (&'a Bundle, NodeId),
-    [train, test]: [&'a HashedDataset; 2],
+    [train, test]: [&'a RealSplit; 2],
     protocol: &Protocol,
     whole: WholeReal,
     seed: u64,
@@ -40,12 +39,12 @@ pub(in crate::run) fn draft<'a>(
     };
     let config = protocol.validate.hard();
     let identity = validate::training(&config).with("views", &relabel::views(&views).json()).json();
-    let inputs = inputs([("data", &train.hash), ("student", &student.hash), ("test", &test.hash)]);
-    let (train, test) = (&train.set, &test.set);
-    let name = format!("{}-whole-{}", train.name, student.name());
+    let (data, tested) = (&train.summary, &test.summary);
+    let inputs = inputs([("data", &data.hash), ("student", &student.hash), ("test", &tested.hash)]);
+    let name = format!("{}-whole-{}", data.name, student.name());
     let epochs = u64::from(epochs);
     let stage = Stage::new("whole", VERSION, &name, &identity, inputs, seed)?
-        .of_passes(3 * train.len() as u64 * epochs + validate::tests(&config, epochs, test));
+        .of_passes(3 * data.images() * epochs + validate::tests(&config, epochs, tested));
     let title =
         format!("train student `{}` on the whole training set, seed {seed}", student.name());
     let task =
