@@ -58,8 +58,8 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `device`, which stops on `stop`. On the CPU at most `jobs` stages run at once, by default as many as
-    /// there are cores; on CUDA, one.
+    /// A worker on `device`, which stops on `stop`. On the CPU at most `jobs` stages run at once,
+    /// by default as many as there are cores; on CUDA, one.
     ///
     /// # Errors
     /// When `device` is CUDA and there is none.

@@ -32,7 +32,7 @@ use clock::{Begun, Clock};
 use contents::Problem;
 use lock::Lock;
 pub use lock::Wait;
-pub use parts::Part;
+pub use parts::TakenPart;
 
 pub(super) const RECORD: &str = "stage.json";
 pub(super) const TIMING: &str = "timing.json";
@@ -582,7 +582,7 @@ impl WorkDir {
     /// Whoever makes the stage must have taken each part before the stage is complete. A helper
     /// whose part is not there must look whether the stage [`is_under_way`](Self::is_under_way)
     /// before it makes it: the stage may have become complete, under its final name.
-    pub fn take(&self, name: &str) -> Result<Option<Part>, StageError> {
+    pub fn take(&self, name: &str) -> Result<Option<TakenPart>, StageError> {
         if self.is_under_way() { parts::take(&self.parts, name) } else { Ok(None) }
     }
 
@@ -671,8 +671,9 @@ impl WorkDir {
 /// The cost of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Wall-clock seconds of the stage, summed over the processes that made it. While `n` stages run, each gets the `n`th part. Interrupted
-    /// runs count up to the last part that they completed, because later work was repeated.
+    /// Wall-clock seconds of the stage, summed over the processes that made it. While `n` stages
+    /// run, each gets the `n`th part. Interrupted runs count up to the last part that they
+    /// completed, because later work was repeated.
     pub seconds: f64,
     /// Whether the run that completed it continued an interrupted one.
     pub resumed: bool,

@@ -13,11 +13,11 @@ const HELPED: &str = "helped-";
 
 /// A part of a stage that this process alone is at, until this is dropped.
 #[derive(Debug)]
-pub struct Part(#[expect(dead_code, reason = "it is held, not read")] Lock);
+pub struct TakenPart(#[expect(dead_code, reason = "it is held, not read")] Lock);
 
 /// Takes the part `name` in the folder `parts`, unless another process is at it.
-pub fn take(parts: &Path, name: &str) -> Result<Option<Part>, StageError> {
-    Ok(Lock::attempt(&parts.join(name))?.map(Part))
+pub fn take(parts: &Path, name: &str) -> Result<Option<TakenPart>, StageError> {
+    Ok(Lock::attempt(&parts.join(name))?.map(TakenPart))
 }
 
 /// Notes the cost of this process's help so far.

@@ -12,8 +12,8 @@ pub struct StageGraph<'a> {
 }
 
 impl<'a> StageGraph<'a> {
-    /// The stages of the experiment of `inputs` up to `goal`, with results in `store`. Reads nothing
-    /// else, and makes none.
+    /// The stages of the experiment of `inputs` up to `goal`, with results in `store`. Reads
+    /// nothing else, and makes none.
     ///
     /// # Errors
     /// When the experiment needs something that its inputs lack, or its training set can't be read.

@@ -1,5 +1,6 @@
-//! The real data of experiments. Reading and hashing images takes longer than everything else in
-//! listing stages, so what it gives is remembered, and pixels are read only where a stage needs them.
+//! The real data of experiments. Reading and hashing images takes longer than everything else
+//! in listing stages, so what it gives is remembered, and pixels are read only where a stage needs
+//! them.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
@@ -67,7 +68,7 @@ pub struct RealSplit {
 
 /// What is remembered of a split.
 #[derive(Serialize, Deserialize)]
-struct Known {
+struct RememberedSplit {
     state: String,
     /// The program that read it.
     program: String,
@@ -82,7 +83,7 @@ impl RealSplit {
     fn open(source: &Source, split: Split, fit: Fit) -> Result<Self, DataError> {
         let signature = source.signature(split, fit)?;
         let name = signature.as_ref().map(|signature| format!("splits/{}", signature.name));
-        let known = name.as_deref().and_then(remembered::read::<Known>);
+        let known = name.as_deref().and_then(remembered::read::<RememberedSplit>);
         let known = known.filter(|known| {
             known.program == PROGRAM
                 && signature.as_ref().is_some_and(|signature| signature.state == known.state)
@@ -96,7 +97,7 @@ impl RealSplit {
             set,
             reading: Mutex::default(),
         };
-        if let Some(Known { summary, .. }) = known {
+        if let Some(RememberedSplit { summary, .. }) = known {
             return Ok(make(summary, OnceLock::new()));
         }
         let mut remarks = Vec::new();
@@ -104,7 +105,7 @@ impl RealSplit {
         let summary = SplitSummary::of(&set, remarks);
         if let (Some(signature), Some(name)) = (signature, &name) {
             let (state, program) = (signature.state, PROGRAM.to_owned());
-            remembered::write(name, &Known { state, program, summary: summary.clone() });
+            remembered::write(name, &RememberedSplit { state, program, summary: summary.clone() });
         }
         Ok(make(summary, OnceLock::from(set)))
     }

@@ -41,8 +41,8 @@ pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>
     }
 }
 
-/// Makes parts of the stage of `task`, which the process `whom` is making in `work`, if its kind has
-/// parts.
+/// Makes parts of the stage of `task`, which the process `whom` is making in `work`, if its kind
+/// has parts.
 pub fn help(task: &Task, work: &WorkDir, tools: &Tools, whom: &str) -> Result<(), Failure> {
     match task {
         Task::Recover(task) => recover::help(task, work, tools, whom),

@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Gives a remark for the user.
 pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
-    let recovery = Recovery { task, work, tools, recover: open(task, tools)? };
+    let recovery = BatchRecovery { task, work, tools, recover: open(task, tools)? };
     recovery.run(&recovery.label(), Others::WaitFor)?;
     let without_effect = task.config.bf16 && tools.device == Device::Cpu;
     Ok(without_effect.then(|| {
@@ -34,7 +34,7 @@ pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<
 
 /// Recovers batches beside the process `whom`, which makes the stage.
 pub fn help(task: &RecoverTask, work: &WorkDir, tools: &Tools, whom: &str) -> Result<(), Failure> {
-    let recovery = Recovery { task, work, tools, recover: open(task, tools)? };
+    let recovery = BatchRecovery { task, work, tools, recover: open(task, tools)? };
     recovery.run(&format!("{}, beside {whom}", recovery.label()), Others::Leave)
 }
 
@@ -61,14 +61,14 @@ enum Others {
     Leave,
 }
 
-struct Recovery<'a> {
+struct BatchRecovery<'a> {
     task: &'a RecoverTask<'a>,
     work: &'a WorkDir,
     tools: &'a Tools<'a>,
     recover: Recover<'a>,
 }
 
-impl Recovery<'_> {
+impl BatchRecovery<'_> {
     fn label(&self) -> String {
         let RecoverTask { teacher, ipc, seed, .. } = self.task;
         format!("recover {}, {ipc} per class, seed {seed}", teacher.name())
@@ -132,7 +132,8 @@ impl Recovery<'_> {
         let (_, channels, height, width) = images.dim();
         let pixels = recover.to_pixels(&images)?;
         write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
-        // The curve is written last, so it marks a complete batch (unless an image was deleted since).
+        // The curve is written last, so it marks a complete batch (unless an image was deleted
+        // since).
         work.write_last_of_part(&curve_file, curve.as_bytes())?;
         keeper.remove()
     }
