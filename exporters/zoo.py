@@ -59,8 +59,8 @@ def teachers(
     """Writes Markdown tables of the teachers' bundles, one per folder, with random backbones beside
     them.
 
-    Rows of random backbones that `output` has already stay: nothing changes them, and each takes
-    minutes. They are measured anew where they are deleted.
+    Rows of random backbones that `output` has already stay, since each takes minutes. Delete them
+    to measure anew, as after a change of the probe.
     """
     known = _random_rows(output)
     tables = [_table(folder, data_root, known, say) for folder in folders]
@@ -77,16 +77,22 @@ def teachers(
 
 
 def _random_rows(table: Path) -> dict[tuple[str, str, str], list[str]]:
-    """The rows of random backbones in `table`, if it is there, by folder, name and parameters."""
+    """The rows of random backbones in `table`, if it is there, by folder, name and parameters.
+
+    Where two rows have all these in common, neither is known.
+    """
     rows: dict[tuple[str, str, str], list[str]] = {}
+    twice: set[tuple[str, str, str]] = set()
     folder = ""
     for line in table.read_text(encoding="utf-8").splitlines() if table.is_file() else []:
         if line.startswith("## "):
             folder = line.removeprefix("## ")
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0].startswith("random ") and len(cells) == len(COLUMNS):
-            rows[folder, cells[0], cells[2]] = cells
-    return rows
+            key = folder, cells[0], cells[2]
+            twice |= {key} & rows.keys()
+            rows[key] = cells
+    return {key: row for key, row in rows.items() if key not in twice}
 
 
 def _table(

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::assert::Assert;
-use common::{bundle, contents, root, scdd, small_data, tiny_experiment};
+use common::{CACHE, bundle, contents, root, scdd, small_data, tiny_experiment};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use tempfile::TempDir;
@@ -62,7 +62,8 @@ impl Trial {
     /// Starts `scdd run`, to be stopped before its end.
     fn spawn(&self, more: &[&str]) -> std::process::Child {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
-        command.current_dir(root()).env("SCDD_DATA", self.data.path()).arg("run").arg(&self.file);
+        command.current_dir(root()).env(CACHE.0, CACHE.1);
+        command.env("SCDD_DATA", self.data.path()).arg("run").arg(&self.file);
         command
             .args(more)
             .arg("--output")
@@ -333,11 +334,11 @@ fn an_interrupted_run_says_what_stays_and_status_shows_it_before_there_is_a_repo
     let trial = Trial::new("");
     let long = ["--quiet", "--set", "recover.iterations=100000"];
     let mut child = trial.spawn(&long);
-    let (recover, started) = (trial.output.join("stages/recover"), Instant::now());
-    // A directory without its record is not listed: nothing is lost with it.
+    let (locks, started) = (trial.output.join("stages/.locks"), Instant::now());
+    // The first batch is taken.
     let begun = || {
-        let mut stages = fs::read_dir(&recover).into_iter().flatten();
-        stages.any(|stage| stage.unwrap().path().join("stage.json").exists())
+        let mut locks = fs::read_dir(&locks).into_iter().flatten();
+        locks.any(|lock| lock.unwrap().path().join("0").exists())
     };
     while !begun() {
         assert!(

@@ -38,7 +38,7 @@ Exit codes:
   75 stopped by a signal with its state kept; the same command goes on";
 
 /// The exit code of stopped work that can go on (`EX_TEMPFAIL` of sysexits.h), on which a
-/// scheduler starts it again.
+/// scheduler may be told to start it again.
 const STOPPED: u8 = 75;
 
 /// Distils an image data set into a few synthetic images per class, using only a pretrained

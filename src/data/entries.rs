@@ -91,7 +91,7 @@ pub(super) fn entries(dir: &Path, skipped: &mut Vec<PathBuf>) -> Result<Vec<Entr
 }
 
 /// Whether operating systems, file managers, archivers or notebooks create entries of this name.
-fn is_of_system(name: &str) -> bool {
+pub(super) fn is_of_system(name: &str) -> bool {
     let exact = ["__MACOSX", "@eaDir", "lost+found"].contains(&name);
     exact
         || name.starts_with('.')

@@ -1,12 +1,13 @@
 //! Tells without reading them whether the files of a data set have changed.
 
 use std::fs::{self, Metadata};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
-use super::{DataError, Fit, Source, Split};
+use super::entries::is_of_system;
+use super::{Fit, Source, Split};
 
 /// The levels of directories that layouts have at most: split, class, `images`.
 const DEPTH: usize = 3;
@@ -16,7 +17,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// What names one split of a data set as it is read, and the state of its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
-    /// A hash of the place, the layout, the split and the fit.
+    /// A hash of the place, the data set, the layout, the class map, the split and the fit.
     pub name: String,
     /// A hash of the files' names, sizes and times of change.
     pub state: String,
@@ -24,73 +25,76 @@ pub struct Signature {
 
 impl Source {
     /// The signature of one split, as images are fitted by `fit`. `None` if a file changed within
-    /// the last two seconds, or has no time of change.
-    ///
-    /// # Errors
-    /// When a directory can't be listed.
-    pub fn signature(&self, split: Split, fit: Fit) -> Result<Option<Signature>, DataError> {
-        let place = self.place();
-        let resolved = fs::canonicalize(place).map_err(DataError::io(place, "resolve"))?;
-        let name = format!("{resolved:?} {:?} {split:?} {fit:?}", self.layout());
-        let map = match self.class_map() {
-            Some(map) => fs::read(map).map_err(DataError::io(map, "read"))?,
-            None => Vec::new(),
+    /// the last two seconds or has no time of change, or a directory can't be listed.
+    pub fn signature(&self, split: Split, fit: Fit) -> Option<Signature> {
+        let (place, map) = (fs::canonicalize(self.place()).ok()?, self.class_map());
+        let known = self.known().map(|known| &known.name);
+        let name = format!("{place:?} {known:?} {:?} {map:?} {split:?} {fit:?}", self.layout());
+        // In class folders the split of a file shows by its directory.
+        let others: &[&str] = match split {
+            _ if !self.is_folder() => &[],
+            Split::Train => &["test", "val"],
+            Split::Test => &["train"],
         };
-        let mut states = files(place, split)?;
-        states.push(format!("{}", blake3::hash(&map)));
+        let mut states = files(&place, others)?;
+        if let Some(map) = map {
+            states.push(blake3::hash(&fs::read(map).ok()?).to_string());
+        }
         let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..32].to_owned();
-        let unsettled = states.iter().any(String::is_empty);
-        Ok((!unsettled).then(|| Signature { name: hash(&name), state: hash(&states.join("\n")) }))
+        Some(Signature { name: hash(&name), state: hash(&states.join("\n")) })
     }
 }
 
-/// A line for each file of `split` at `place`; empty for one that is not settled. Of the other
-/// split's folder only the names of its entries count, which are its classes.
-fn files(place: &Path, split: Split) -> Result<Vec<String>, DataError> {
-    let others: &[&str] = match split {
-        Split::Train => &["test", "val"],
-        Split::Test => &["train"],
-    };
-    let metadata = fs::metadata(place).map_err(DataError::io(place, "open"))?;
+/// A line for each file at `place`. Of the folders `others` only the names of their entries count,
+/// which are their classes. `None` if a file is not settled, or a directory can't be listed.
+fn files(place: &Path, others: &[&str]) -> Option<Vec<String>> {
+    let metadata = fs::metadata(place).ok()?;
     if metadata.is_file() {
-        return Ok(vec![line(place, &metadata)]);
+        return Some(vec![line(place, &metadata)?]);
     }
     let mut lines = Vec::new();
-    for entry in fs::read_dir(place).map_err(DataError::io(place, "list"))? {
-        let path = entry.map_err(DataError::io(place, "list"))?.path();
+    for path in entries(place)? {
         let is_other = others.iter().any(|other| path.ends_with(other));
         lines.extend(walk(&path, if is_other { 0 } else { DEPTH })?);
     }
     lines.sort_unstable();
-    Ok(lines)
+    Some(lines)
 }
 
 /// The lines of all files at or below `path`, at most `depth` levels of directories down. Of what
 /// lies deeper, names count.
-fn walk(path: &Path, depth: usize) -> Result<Vec<String>, DataError> {
+fn walk(path: &Path, depth: usize) -> Option<Vec<String>> {
     // A link to nothing counts by its name.
-    let Ok(metadata) = fs::metadata(path) else { return Ok(vec![path.display().to_string()]) };
+    let Ok(metadata) = fs::metadata(path) else { return Some(vec![path.display().to_string()]) };
     if !metadata.is_dir() {
-        return Ok(vec![line(path, &metadata)]);
+        return Some(vec![line(path, &metadata)?]);
     }
-    let entries = fs::read_dir(path).map_err(DataError::io(path, "list"))?;
-    let entries = entries.map(|entry| Ok(entry.map_err(DataError::io(path, "list"))?.path()));
-    let entries = entries.collect::<Result<Vec<_>, DataError>>()?;
+    let entries = entries(path)?;
     if depth == 0 {
-        return Ok(entries.iter().map(|entry| entry.display().to_string()).collect());
+        return Some(entries.iter().map(|entry| entry.display().to_string()).collect());
     }
     let below = entries.par_iter().map(|entry| walk(entry, depth - 1));
-    Ok(below.collect::<Result<Vec<_>, _>>()?.concat())
+    Some(below.collect::<Option<Vec<_>>>()?.concat())
 }
 
-fn line(path: &Path, metadata: &Metadata) -> String {
-    let Ok(changed) = metadata.modified() else { return String::new() };
+/// The entries of `directory`, without those of the system, which nobody reads.
+fn entries(directory: &Path) -> Option<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).ok()?;
+    let paths = entries.map(|entry| Some(entry.ok()?.path())).collect::<Option<Vec<_>>>()?;
+    let is_read = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| !is_of_system(&name.to_string_lossy()))
+    };
+    Some(paths.into_iter().filter(is_read).collect())
+}
+
+fn line(path: &Path, metadata: &Metadata) -> Option<String> {
+    let changed = metadata.modified().ok()?;
     // A time in the future is as good as any other.
     if SystemTime::now().duration_since(changed).is_ok_and(|ago| ago < SETTLED) {
-        return String::new();
+        return None;
     }
     let time = changed.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    format!("{} {} {time}", path.display(), metadata.len())
+    Some(format!("{} {} {time}", path.display(), metadata.len()))
 }
 
 #[cfg(test)]
@@ -115,10 +119,10 @@ mod tests {
         }
         let source = Source::open(root).unwrap();
         let fit = Fit::To([3, 4, 4]);
-        let test = || source.signature(Split::Test, fit).unwrap().unwrap();
+        let test = || source.signature(Split::Test, fit).unwrap();
         let before = test();
         assert_eq!(test(), before);
-        let other = |split, fit| source.signature(split, fit).unwrap().unwrap().name;
+        let other = |split, fit| source.signature(split, fit).unwrap().name;
         assert_ne!(other(Split::Train, fit), before.name);
         assert_ne!(other(Split::Test, Fit::Exact), before.name);
         put(root, "train/a/1.png", "x", 2);
@@ -136,7 +140,14 @@ mod tests {
             assert!(!seen.contains(&state), "{file} {text} {ago}");
             seen.push(state);
         }
+        let mapped = |map: &str| {
+            put(root, map, "a: a", 2);
+            let source = Source::open(root).unwrap().with_class_map(&root.join(map)).unwrap();
+            source.signature(Split::Test, fit).unwrap().name
+        };
+        let names = [test().name, mapped("one.yaml"), mapped("two.yaml")];
+        assert!(names[0] != names[1] && names[1] != names[2]);
         put(root, "val/a/0.png", "x", 0);
-        assert_eq!(source.signature(Split::Test, fit).unwrap(), None, "it may change yet");
+        assert_eq!(source.signature(Split::Test, fit), None, "it may change yet");
     }
 }

@@ -80,6 +80,8 @@ struct QueueState<M> {
     missing: BTreeSet<NodeId>,
     /// The waiting jobs that another process is at, and when to try them again.
     elsewhere: BTreeMap<NodeId, (Wait, Instant)>,
+    /// Whether no other job begins.
+    has_ended: bool,
     /// The error that ends the whole run.
     failure: Option<RunError>,
     done: Outcome,
@@ -99,6 +101,7 @@ impl<'a, M: Room + Send> Queue<'a, M> {
             waiting: jobs,
             missing,
             elsewhere: BTreeMap::new(),
+            has_ended: false,
             failure: None,
             done: Outcome::default(),
             memory,
@@ -180,7 +183,7 @@ impl<'a, M: Room + Send> Queue<'a, M> {
                 state.end(error);
             }
             Err(panic) => {
-                state.waiting.clear();
+                state.begin_no_other();
                 drop(state);
                 self.changed.notify_all();
                 resume_unwind(panic);
@@ -202,8 +205,12 @@ impl<M> QueueState<M> {
         })
     }
 
-    /// Puts `job`, which another process is at, behind the others. Returns what to report.
+    /// Puts `job`, which another process is at, behind the others, unless the run ends. Returns
+    /// what to report.
     fn put_back(&mut self, job: Job, whom: &str) -> Option<String> {
+        if self.has_ended {
+            return None;
+        }
         let again = Instant::now() + ATTEMPT_EVERY;
         let (wait, at) = self.elsewhere.entry(job.id).or_insert_with(|| (Wait::begin(), again));
         *at = again;
@@ -211,10 +218,18 @@ impl<M> QueueState<M> {
         wait.report(whom)
     }
 
-    /// Ends the run for `reason`, unless it ends already.
+    /// Ends the run for `reason`. The first one counts, but a failure more than a stop.
     fn end(&mut self, reason: RunError) {
+        self.begin_no_other();
+        if self.failure.as_ref().is_none_or(|known| matches!(known, RunError::Stopped)) {
+            self.failure = Some(reason);
+        }
+    }
+
+    /// Lets no other job begin.
+    fn begin_no_other(&mut self) {
+        self.has_ended = true;
         self.waiting.clear();
-        self.failure.get_or_insert(reason);
     }
 
     /// Marks the job `id` as failed for this `reason`, and all waiting jobs that depend on it.
@@ -468,6 +483,16 @@ mod tests {
             assert!(matches!(jobs.work_off(true, lanes), Err(RunError::Stopped)));
             assert!(!jobs.notes().contains(&"+b".to_owned()));
         }
+    }
+
+    #[test]
+    fn a_run_that_ends_comes_back_to_nothing_and_says_its_failure() {
+        let jobs = Jobs::new(&[("elsewhere", &[], "never"), ("!", &[], "+!")]);
+        let failure = jobs.work_off(true, 2).unwrap_err().to_string();
+        assert!(failure.contains("free some space"), "{failure}");
+        let jobs = Jobs::new(&[("stop", &[], "+!"), ("!", &[], "-stop")]);
+        let failure = jobs.work_off(true, 2).unwrap_err().to_string();
+        assert!(failure.contains("free some space"), "{failure}");
     }
 
     #[test]

@@ -421,7 +421,8 @@ impl StageStore {
 
     /// Whether some process holds the lock of the stage with the final name `path`.
     pub fn is_being_made(&self, path: &Path) -> Result<bool, StageError> {
-        Lock::is_held(&self.lock_path(path))
+        let lock = self.lock_path(path);
+        Ok(Lock::is_held(&lock)? || parts::are_held(&parts_of(&lock))?)
     }
 
     /// Every stage directory, complete or partial, with its kind; sorted.
@@ -475,8 +476,7 @@ impl StageStore {
 
     /// The folder of the locks of the parts of `stage`.
     fn parts_path(&self, stage: &Stage) -> PathBuf {
-        let lock = self.lock_path(&self.path(stage));
-        PathBuf::from(format!("{}.parts", lock.display()))
+        parts_of(&self.lock_path(&self.path(stage)))
     }
 
     /// The lock file of the stage with the final name `path`: `<kind>-<directory name>`.
@@ -493,6 +493,11 @@ pub enum Found {
     Complete(PathBuf),
     /// A file is damaged or missing, as described.
     Damaged(String),
+}
+
+/// The folder of the locks of a stage's parts, beside its own `lock`.
+fn parts_of(lock: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.parts", lock.display()))
 }
 
 /// The display name of the stage in `directory`: `<kind>/<directory name>`.
@@ -560,7 +565,9 @@ impl WorkDir {
             resumed = false;
         }
         create_directories(&path)?;
-        sweep(&path)?;
+        if !resumed {
+            parts::forget_help(&parts);
+        }
         write_atomic(&path.join(RECORD), &stage.record_file())?;
         let before = Timing::read(&path);
         Ok(Self { path, parts, helps: false, resumed, passes: stage.passes, begun, before })
@@ -583,7 +590,10 @@ impl WorkDir {
     /// whose part is not there must look whether the stage [`is_under_way`](Self::is_under_way)
     /// before it makes it: the stage may have become complete, under its final name.
     pub fn take(&self, name: &str) -> Result<Option<TakenPart>, StageError> {
-        if self.is_under_way() { parts::take(&self.parts, name) } else { Ok(None) }
+        if self.helps && !self.is_under_way() {
+            return Ok(None);
+        }
+        parts::take(&self.parts, name)
     }
 
     /// Whether the stage is not complete yet.
@@ -641,8 +651,11 @@ impl WorkDir {
         }
     }
 
-    /// Removes the directory if `work` failed before it wrote anything.
+    /// Removes the directory if `work` failed before it wrote anything, and nobody helps.
     fn remove_if_untouched(&self) {
+        if parts::are_held(&self.parts).unwrap_or(true) {
+            return;
+        }
         let only_record = fs::read_dir(&self.path).is_ok_and(|mut entries| {
             entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == RECORD))
         });
@@ -653,10 +666,12 @@ impl WorkDir {
     }
 
     fn commit(self, complete: &Path) -> Result<PathBuf, StageError> {
+        sweep(&self.path)?;
         self.note_cost()?;
         let helped = parts::helped_seconds(&self.parts);
         if let Some(own) = Timing::read(&self.path).filter(|_| helped > 0.0) {
             self.write_timing(&Timing { seconds: own.seconds + helped, ..own })?;
+            parts::forget_help(&self.parts);
         }
         contents::record(&self.path)?;
         sync_tree(&self.path)?;
@@ -1045,6 +1060,7 @@ mod tests {
         );
         let late = WorkDir {
             path: partial_name(&made),
+            helps: true,
             ..WorkDir::open(&made.join("x"), &stage(5), parts, store.clock.begin()).unwrap()
         };
         assert!(!late.is_under_way() && late.take("0").unwrap().is_none());

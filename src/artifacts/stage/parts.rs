@@ -2,8 +2,8 @@
 //! that holds the stage's own lock makes the stage; the others help it, and note their cost beside
 //! the locks.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, DirEntry};
+use std::path::{Path, PathBuf};
 
 use super::lock::Lock;
 use super::{StageError, Timing, write_atomic};
@@ -20,6 +20,28 @@ pub fn take(parts: &Path, name: &str) -> Result<Option<TakenPart>, StageError> {
     Ok(Lock::attempt(&parts.join(name))?.map(TakenPart))
 }
 
+/// Whether a process is at a part.
+pub fn are_held(parts: &Path) -> Result<bool, StageError> {
+    let locks = fs::read_dir(parts).into_iter().flatten().flatten();
+    let mut locks = locks.filter(|lock| !is_note(lock));
+    locks.try_fold(false, |held, lock| Ok(held || Lock::is_held(&lock.path())?))
+}
+
+fn is_note(entry: &DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(HELPED)
+}
+
+/// The notes of all helpers.
+fn notes(parts: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(parts).into_iter().flatten().flatten();
+    entries.filter(is_note).map(|note| note.path())
+}
+
+/// Forgets the help so far. A note that can't be removed counts again.
+pub fn forget_help(parts: &Path) {
+    notes(parts).for_each(|note| drop(fs::remove_file(note)));
+}
+
 /// Notes the cost of this process's help so far.
 pub fn note_help(parts: &Path, timing: &Timing) -> Result<(), StageError> {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -29,9 +51,7 @@ pub fn note_help(parts: &Path, timing: &Timing) -> Result<(), StageError> {
 
 /// The seconds of all help so far. Notes that can't be read do not count.
 pub fn helped_seconds(parts: &Path) -> f64 {
-    let notes = fs::read_dir(parts).into_iter().flatten().flatten();
-    let notes = notes.filter(|note| note.file_name().to_string_lossy().starts_with(HELPED));
-    let timings = notes
-        .filter_map(|note| serde_json::from_slice::<Timing>(&fs::read(note.path()).ok()?).ok());
+    let timings = notes(parts)
+        .filter_map(|note| serde_json::from_slice::<Timing>(&fs::read(note).ok()?).ok());
     timings.map(|timing| timing.seconds).sum()
 }

@@ -16,7 +16,7 @@ use scdd_data::{DataError, Dataset, Fit, Source, Split};
 use super::RunError;
 
 /// What is known of a split without its pixels.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitSummary {
     /// What the data set is called.
     pub name: String,
@@ -81,7 +81,7 @@ const PROGRAM: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
 impl RealSplit {
     /// Opens one split. Its images are read now, unless an earlier run read the same files.
     fn open(source: &Source, split: Split, fit: Fit) -> Result<Self, DataError> {
-        let signature = source.signature(split, fit)?;
+        let signature = source.signature(split, fit);
         let name = signature.as_ref().map(|signature| format!("splits/{}", signature.name));
         let known = name.as_deref().and_then(remembered::read::<RememberedSplit>);
         let known = known.filter(|known| {
@@ -113,14 +113,15 @@ impl RealSplit {
     /// The images.
     ///
     /// # Errors
-    /// When they can't be read, or are not those that the split's hash stands for.
+    /// When they can't be read, or are not those of the summary.
     pub fn images(&self) -> Result<&Dataset, DataError> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(set) = self.set.get() {
             return Ok(set);
         }
-        let set = self.source.load(self.split, self.fit, &mut Vec::new())?;
-        if data_hash(&set) != self.summary.hash {
+        let mut remarks = Vec::new();
+        let set = self.source.load(self.split, self.fit, &mut remarks)?;
+        if SplitSummary::of(&set, remarks) != self.summary {
             self.name.as_deref().map(remembered::forget);
             return Err(DataError::Mismatch(format!(
                 "the images of {} are others than when they were first read, though their files have the same sizes and times, or changed while this ran: start it again",

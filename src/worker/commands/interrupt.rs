@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -11,7 +12,10 @@ use scdd_distill::progress::Progress;
 
 use crate::StopRequest;
 
-/// From now on, the first signal asks the run to stop, and the next one ends the process at once.
+/// The first signal may come twice: to the process and to its group.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// From now on, the first signal asks the run to stop, and a later one ends the process at once.
 /// SIGUSR1 is what batch systems send when time is nearly up.
 pub fn stop_on_signals(
     stop: StopRequest,
@@ -22,16 +26,21 @@ pub fn stop_on_signals(
     let heard = [SIGINT, SIGTERM, SIGUSR1].into_iter().filter(|signal| !is_ignored(*signal));
     let mut signals = Signals::new(heard)?;
     std::thread::spawn(move || {
+        let mut first: Option<Instant> = None;
         for signal in signals.forever() {
-            if stop.is_asked() {
+            match first {
+                None => {
+                    stop.ask();
+                    first = Some(Instant::now());
+                    progress.tell(&format!(
+                        "\n{}: stopping at the next step of images, batch of labels or epoch of a student; short stages run to their end; once more ends it at once",
+                        signal_name(signal).unwrap_or("a signal")
+                    ));
+                }
+                Some(first) if first.elapsed() < SAME_SIGNAL => {}
                 // If the system refuses, the next signal tries again.
-                let _ = emulate_default_handler(signal);
+                Some(_) => drop(emulate_default_handler(signal)),
             }
-            progress.tell(&format!(
-                "\n{}: stopping at the next step of images, batch of labels or epoch of a student; once more ends it at once",
-                signal_name(signal).unwrap_or("a signal")
-            ));
-            stop.ask();
         }
     });
     Ok(())

@@ -10,7 +10,7 @@ use tch::Device;
 use crate::Tools;
 use scdd_artifacts::files::{self, read_json, write_images};
 use scdd_artifacts::records::Auto;
-use scdd_artifacts::stage::WorkDir;
+use scdd_artifacts::stage::{Wait, WorkDir};
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
 use scdd_distill::recover::{Batch, Item, Recover};
@@ -89,13 +89,19 @@ impl BatchRecovery<'_> {
             done += self.recover.steps(batch.1);
         }
         if others == Others::WaitFor {
+            // A stage that waits keeps no other from starting.
+            self.tools.threads.reached_peak();
             for (batch, done) in left {
+                let mut wait = Wait::begin();
                 let _part = loop {
                     self.tools.stop.check()?;
-                    match self.work.take(&batch.0.to_string())? {
-                        Some(part) => break part,
-                        None => thread::sleep(LOOK_EVERY),
+                    if let Some(part) = self.work.take(&batch.0.to_string())? {
+                        break part;
                     }
+                    if let Some(report) = wait.report(&format!("who is at batch {}", batch.0)) {
+                        self.tools.progress.tell(&report);
+                    }
+                    thread::sleep(LOOK_EVERY);
                 };
                 self.recover_batch(batch, done, progress.as_mut())?;
             }

@@ -40,7 +40,7 @@ use validate::Labelling;
 /// The preset of the crops baseline.
 const CROPS: &str = "rded-cifar100";
 
-/// A stage of an experiment: its index in [`Stages::nodes`].
+/// A stage of an experiment: its place in the order of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(pub usize);
 
