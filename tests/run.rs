@@ -304,6 +304,39 @@ fn processes_share_the_batches_of_one_recovery_and_leave_the_same_bytes() {
     }
 }
 
+#[test]
+fn a_calibration_that_was_stopped_again_and_again_leaves_the_same_bytes() {
+    let (data, dir) = (small_data(3000, 100), tempfile::tempdir().unwrap());
+    let calibrate = |out: &Path| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
+        command.current_dir(root()).args([
+            "calibrate",
+            "--per-class",
+            "--images",
+            "3000",
+            "--data",
+        ]);
+        command.arg(data.path().join("fashion-mnist")).arg(bundle(TEACHER)).arg("--out").arg(out);
+        command.stdout(Stdio::null());
+        command
+    };
+    let [calm, ended] = ["calm", "ended"].map(|name| dir.path().join(name).join("bundle"));
+    for out in [&calm, &ended] {
+        fs::create_dir(out.parent().unwrap()).unwrap();
+    }
+    let started = Instant::now();
+    assert!(stopped(&mut calibrate(&calm), "-TERM", Duration::from_secs(600)));
+    let (whole, state) = (started.elapsed(), ended.with_file_name("bundle.under-way"));
+    let (mut stops, mut kept) = (0, 0);
+    let delay = |stops: u32| whole.mul_f64(0.3 + 0.1 * f64::from(stops));
+    while !stopped(&mut calibrate(&ended), "-TERM", delay(stops)) {
+        stops += 1;
+        kept += u32::from(state.exists());
+    }
+    assert!(kept >= 1, "nothing was kept in {stops} stops");
+    assert_same(ended.parent().unwrap(), calm.parent().unwrap());
+}
+
 /// Sets the time of change of the files of `small_data` to that of the year 2001.
 fn settle(data: &Path) {
     for file in fs::read_dir(data.join("fashion-mnist")).unwrap() {

@@ -13,6 +13,7 @@ use std::path::Path;
 use ndarray::Array4;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::BundleError;
@@ -23,6 +24,7 @@ use super::files::{
 };
 use super::manifest::{Calibration, FileEntry, LayerEntry, StatisticsKind};
 use super::network::Network;
+use crate::state_file;
 use scdd_artifacts::atomic::DirectoryAside;
 use scdd_compute::replica::{Mode, Replica, to_tensor};
 use scdd_compute::synthesis::{
@@ -78,6 +80,19 @@ impl RunningMoments {
         self.squares.f_div_scalar(self.count)
     }
 }
+
+/// Everything in the state of a calibration that is no tensor.
+#[derive(Debug, Serialize, Deserialize)]
+struct CalibrationProgress {
+    identity: String,
+    batches: usize,
+    images: usize,
+    /// Per class, the number of values of each layer's moments.
+    counts: Vec<Vec<f64>>,
+}
+
+/// The key of the progress in the file's metadata.
+const PROGRESS: &str = "calibration";
 
 /// The statistics to measure besides those of all images.
 #[derive(Debug, Clone, Copy, Default)]
@@ -165,6 +180,55 @@ impl<'a> Calibrator<'a> {
         });
         self.images += images.shape()[0];
         Ok(())
+    }
+
+    /// The state after so many `batches`, to go on from after an interruption. `identity` says of
+    /// what it is the state.
+    ///
+    /// # Errors
+    /// When a tensor can't be copied.
+    pub fn state(&self, batches: usize, identity: &str) -> Result<Vec<u8>, String> {
+        let (mut tensors, mut counts) = (Vec::new(), Vec::new());
+        for (class, moments) in self.moments.iter().enumerate() {
+            let moments: &[RunningMoments] = moments.as_deref().unwrap_or_default();
+            for (layer, one) in moments.iter().enumerate() {
+                tensors.push((format!("{class}/{layer}/mean"), one.mean.shallow_clone()));
+                tensors.push((format!("{class}/{layer}/squares"), one.squares.shallow_clone()));
+            }
+            counts.push(moments.iter().map(|one| one.count).collect());
+        }
+        let identity = identity.to_owned();
+        let progress = CalibrationProgress { identity, batches, images: self.images, counts };
+        let text = serde_json::to_string(&progress).map_err(|e| e.to_string())?;
+        state_file::write(&tensors, Some((PROGRESS, text)))
+    }
+
+    /// Goes on from the `state` of the same `identity`. Returns the number of its batches.
+    ///
+    /// # Errors
+    /// When it is the state of something else, or damaged. Nothing is changed then.
+    pub fn resume(&mut self, state: &[u8], identity: &str) -> Result<usize, String> {
+        let (text, mut tensors) = state_file::read(state, PROGRESS)?;
+        let progress: CalibrationProgress =
+            serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        if progress.identity != identity || progress.counts.len() != self.moments.len() {
+            return Err("it belongs to another calibration".into());
+        }
+        let mut tensor =
+            |name: String| tensors.remove(&name).ok_or_else(|| format!("it lacks `{name}`"));
+        let mut moments = Vec::new();
+        for (class, counts) in progress.counts.iter().enumerate() {
+            let mut of_class = Vec::new();
+            for (layer, &count) in counts.iter().enumerate() {
+                let mean = tensor(format!("{class}/{layer}/mean"))?;
+                let squares = tensor(format!("{class}/{layer}/squares"))?;
+                of_class.push(RunningMoments { count, mean, squares });
+            }
+            moments.push((!of_class.is_empty()).then_some(of_class));
+        }
+        self.moments = moments;
+        self.images = progress.images;
+        Ok(progress.batches)
     }
 
     /// Writes the bundle `out`, named after its directory. The directory appears only when it is
