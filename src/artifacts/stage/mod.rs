@@ -456,8 +456,15 @@ impl StageStore {
     /// under its name. Returns false if it must not be removed: a process is making it, or it no
     /// longer exists.
     pub fn remove(&self, directory: &Path) -> Result<bool, StageError> {
-        match Lock::attempt(&self.lock_path(&Self::final_name(directory)))? {
-            Some(_lock) if directory.exists() => self.discard(directory).map(|()| true),
+        let lock = self.lock_path(&Self::final_name(directory));
+        let parts = parts_of(&lock);
+        match Lock::attempt(&lock)? {
+            Some(_lock) if directory.exists() && !parts::are_held(&parts)? => {
+                self.discard(directory)?;
+                // What can't be removed is of no use, and in nobody's way.
+                let _ = fs::remove_dir_all(parts);
+                Ok(true)
+            }
             _ => Ok(false),
         }
     }
@@ -1045,6 +1052,9 @@ mod tests {
             assert!(work.take("0")?.is_none() && work.take("1")?.is_some());
             std::thread::sleep(Duration::from_millis(20));
             helper.write_last_of_part("part-0", b"0")?;
+            let under_way = partial_name(&store.path(&stage(5)));
+            assert!(other.is_being_made(&store.path(&stage(5)))?);
+            assert!(!other.remove(&under_way)?, "somebody is at it");
             drop(taken);
             assert!(work.take("0")?.is_some() && work.has("part-0"));
             parts.clone_from(&work.parts);
