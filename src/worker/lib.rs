@@ -155,7 +155,7 @@ impl<'a> Worker<'a> {
         let has_helped = lock().get(&key).copied();
         match has_helped {
             None => lock().insert(key, false),
-            Some(false) if let Some(work) = store.join(&node.stage)? => {
+            Some(false) if let Some(work) = store.join(&node.stage) => {
                 match stages::help(&node.task, &work, tools, &whom).map_err(RunError::Make) {
                     Err(error) if stop::is_stop(&error) => return Err(RunError::Stopped),
                     // If it is the work that fails, whoever makes the stage meets the same.

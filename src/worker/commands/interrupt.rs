@@ -33,7 +33,7 @@ pub fn stop_on_signals(
                     stop.ask();
                     first = Some(Instant::now());
                     progress.tell(&format!(
-                        "\n{}: stopping at the next step of images, batch of labels or epoch of a student; short stages run to their end; once more ends it at once",
+                        "\n{}: stopping as soon as what is under way can be kept; once more ends it at once",
                         signal_name(signal).unwrap_or("a signal")
                     ));
                 }

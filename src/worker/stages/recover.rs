@@ -10,7 +10,7 @@ use tch::Device;
 use crate::Tools;
 use scdd_artifacts::files::{self, read_json, write_images};
 use scdd_artifacts::records::Auto;
-use scdd_artifacts::stage::{Wait, WorkDir};
+use scdd_artifacts::stage::{TakenPart, Wait, WorkDir};
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
 use scdd_distill::recover::{Batch, Item, Recover};
@@ -74,7 +74,8 @@ impl BatchRecovery<'_> {
         format!("recover {}, {ipc} per class, seed {seed}", teacher.name())
     }
 
-    /// Recovers all batches that no other process is at, then those of processes that died.
+    /// Recovers all batches that no other process is at. [`Others::WaitFor`] then waits for the
+    /// rest, and recovers those whose process died.
     fn run(&self, label: &str, others: Others) -> Result<(), Failure> {
         let batches = self.recover.batches(&self.task.chosen, self.task.ipc, self.task.seed);
         let steps = batches.iter().map(|batch| self.recover.steps(batch));
@@ -92,22 +93,28 @@ impl BatchRecovery<'_> {
             // A stage that waits keeps no other from starting.
             self.tools.threads.reached_peak();
             for (batch, done) in left {
-                let mut wait = Wait::begin();
-                let _part = loop {
-                    self.tools.stop.check()?;
-                    if let Some(part) = self.work.take(&batch.0.to_string())? {
-                        break part;
-                    }
-                    if let Some(report) = wait.report(&format!("who is at batch {}", batch.0)) {
-                        self.tools.progress.tell(&report);
-                    }
-                    thread::sleep(LOOK_EVERY);
-                };
+                let _part = self.wait_for(batch.0)?;
                 self.recover_batch(batch, done, progress.as_mut())?;
             }
         }
         progress.finish("");
         Ok(())
+    }
+
+    /// Takes the batch with this `number` as soon as no other process is at it.
+    fn wait_for(&self, number: usize) -> Result<TakenPart, Failure> {
+        let (part, mut wait) = (number.to_string(), Wait::begin());
+        loop {
+            self.tools.stop.check()?;
+            if let Some(taken) = self.work.take(&part)? {
+                return Ok(taken);
+            }
+            let whom = format!("{}, which is at batch {number}", self.work.who_is_at(&part));
+            if let Some(report) = wait.report(&whom) {
+                self.tools.progress.tell(&report);
+            }
+            thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// Recovers the batch with this `number`, unless it is there already. `done` is the number of

@@ -1,0 +1,235 @@
+//! The directory of a stage under way, its parts and its cost.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::clock::Begun;
+use super::lock;
+use super::parts::{self, TakenPart};
+use super::{
+    RECORD, Stage, StageError, TIMING, contents, create_directories, entries, io_error, is_scratch,
+    partial_name, write_atomic,
+};
+
+/// The directory in which a stage is being made.
+#[derive(Debug)]
+pub struct WorkDir {
+    pub(super) path: PathBuf,
+    /// The folder of the locks of its parts.
+    pub(super) parts: PathBuf,
+    /// Whether another process is making the stage.
+    pub(super) helps: bool,
+    resumed: bool,
+    passes: u64,
+    begun: Begun,
+    /// The cost of interrupted runs, up to the last part that they completed.
+    before: Option<Timing>,
+}
+
+impl WorkDir {
+    /// Opens the partial directory of `stage`, or creates it.
+    pub(super) fn open(
+        complete: &Path,
+        stage: &Stage,
+        parts: PathBuf,
+        begun: Begun,
+    ) -> Result<Self, StageError> {
+        let path = partial_name(complete);
+        let mut resumed = path.exists();
+        if resumed && stage.difference(&path).is_some() {
+            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+            resumed = false;
+        }
+        create_directories(&path)?;
+        if !resumed {
+            parts::forget_help(&parts);
+        }
+        write_atomic(&path.join(RECORD), &stage.record_file())?;
+        let before = Timing::read(&path);
+        Ok(Self { path, parts, helps: false, resumed, passes: stage.passes, begun, before })
+    }
+
+    /// The partial directory of `stage`, which another process is making. `None` if there is none.
+    pub(super) fn join(
+        complete: &Path,
+        stage: &Stage,
+        parts: PathBuf,
+        begun: Begun,
+    ) -> Option<Self> {
+        let path = partial_name(complete);
+        if stage.difference(&path).is_some() {
+            return None;
+        }
+        let (resumed, passes, before) = (false, stage.passes, None);
+        Some(Self { path, parts, helps: true, resumed, passes, begun, before })
+    }
+
+    /// The directory itself. Files written here directly must get their name by a rename: after a
+    /// kill, every existing file counts as complete, but for those that end in `.under-way`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether an interrupted run began this directory.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Takes the part `name` of the work, unless another process is at it.
+    ///
+    /// Whoever makes the stage must have taken each part before the stage is complete. A helper
+    /// whose part is not there must look whether the stage [`is_under_way`](Self::is_under_way)
+    /// before it makes it: the stage may have become complete, under its final name.
+    pub fn take(&self, name: &str) -> Result<Option<TakenPart>, StageError> {
+        if self.helps && !self.is_under_way() {
+            return Ok(None);
+        }
+        parts::take(&self.parts, name)
+    }
+
+    /// Who is at the part `name`, for the user.
+    pub fn who_is_at(&self, name: &str) -> String {
+        lock::holder(&self.parts.join(name))
+    }
+
+    /// Whether the stage is not complete yet.
+    pub fn is_under_way(&self) -> bool {
+        self.has(RECORD)
+    }
+
+    /// Whether this or an interrupted run committed `relative`.
+    pub fn has(&self, relative: impl AsRef<Path>) -> bool {
+        self.path.join(relative).exists()
+    }
+
+    /// Writes `relative` atomically, and creates missing directories.
+    pub fn write(&self, relative: impl AsRef<Path>, bytes: &[u8]) -> Result<PathBuf, StageError> {
+        let path = self.path.join(relative);
+        write_atomic(&path, bytes)?;
+        Ok(path)
+    }
+
+    /// Like [`write`](Self::write), for a file that completes a part of the work. No later run
+    /// repeats that part, so its cost is noted.
+    pub fn write_last_of_part(
+        &self,
+        relative: impl AsRef<Path>,
+        bytes: &[u8],
+    ) -> Result<PathBuf, StageError> {
+        let path = self.write(relative, bytes)?;
+        self.note_cost()?;
+        Ok(path)
+    }
+
+    /// Notes the cost of the work until now, which no later run repeats.
+    pub fn note_cost(&self) -> Result<(), StageError> {
+        let (seconds, peak) =
+            self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
+        let timing = Timing {
+            seconds: seconds + self.begun.seconds(),
+            resumed: self.resumed,
+            passes: Some(self.passes),
+            peak_bytes: peak.max(self.begun.peak()),
+        };
+        if self.helps { parts::note_help(&self.parts, &timing) } else { self.write_timing(&timing) }
+    }
+
+    fn write_timing(&self, timing: &Timing) -> Result<(), StageError> {
+        self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
+    }
+
+    /// Removes the file `relative`, if it is there.
+    pub fn remove(&self, relative: impl AsRef<Path>) -> Result<(), StageError> {
+        let path = self.path.join(relative);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(io_error("remove", &path)),
+        }
+    }
+
+    /// Removes the directory if `work` failed before it wrote anything, and nobody helps.
+    pub(super) fn remove_if_untouched(&self) {
+        if parts::are_held(&self.parts).unwrap_or(true) {
+            return;
+        }
+        let only_record = fs::read_dir(&self.path).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == RECORD))
+        });
+        if only_record {
+            // If this fails, the next run continues the directory.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    pub(super) fn commit(self, complete: &Path) -> Result<PathBuf, StageError> {
+        sweep(&self.path)?;
+        self.note_cost()?;
+        let helped = parts::helped_seconds(&self.parts);
+        if let Some(own) = Timing::read(&self.path).filter(|_| helped > 0.0) {
+            self.write_timing(&Timing { seconds: own.seconds + helped, ..own })?;
+            parts::forget_help(&self.parts);
+        }
+        contents::record(&self.path)?;
+        sync_tree(&self.path)?;
+        fs::rename(&self.path, complete).map_err(io_error("rename to", complete))?;
+        complete.parent().map_or(Ok(()), sync)?;
+        // What can't be removed is of no use, and in nobody's way.
+        let _ = fs::remove_dir_all(&self.parts);
+        Ok(complete.to_path_buf())
+    }
+}
+
+/// The cost of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Wall-clock seconds of the stage, summed over the processes that made it. While `n` stages
+    /// run, each gets the `n`th part. Interrupted runs count up to the last part that they
+    /// completed, because later work was repeated.
+    pub seconds: f64,
+    /// Whether the run that completed it continued an interrupted one.
+    pub resumed: bool,
+    /// The cost of the whole work, in images through its network.
+    #[serde(default)]
+    pub passes: Option<u64>,
+    /// Peak of the process's resident memory during the stage, in bytes, if the system reports it.
+    /// It includes the memory of stages that ran at the same time.
+    #[serde(default)]
+    pub peak_bytes: Option<u64>,
+}
+
+impl Timing {
+    /// The timing of a complete stage directory, if it has one.
+    pub fn read(directory: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(directory.join(TIMING)).ok()?).ok()
+    }
+}
+
+/// Removes scratch files of a killed run.
+fn sweep(directory: &Path) -> Result<(), StageError> {
+    for (path, is_directory) in entries(directory)? {
+        match (is_scratch(&path), is_directory) {
+            (true, true) => fs::remove_dir_all(&path).map_err(io_error("remove", &path))?,
+            (true, false) => fs::remove_file(&path).map_err(io_error("remove", &path))?,
+            (false, true) => sweep(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Syncs all files and directories below `directory` to disk, so that even after a power cut a
+/// final name stands for complete contents.
+fn sync_tree(directory: &Path) -> Result<(), StageError> {
+    for (path, is_directory) in entries(directory)? {
+        if is_directory { sync_tree(&path)? } else { sync(&path)? }
+    }
+    sync(directory)
+}
+
+fn sync(path: &Path) -> Result<(), StageError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))
+}
