@@ -5,9 +5,11 @@
 //!   by the reference, and compiled;
 //! - [`training`]: gradients with respect to the weights, compiled for the CPU with
 //!   [`scdd_kernels`];
+//! - [`cuda`]: GPUs, and libtorch's library for them;
 //! - [`threads`]: the processor's cores, shared by the running stages.
 
 mod compiled;
+pub mod cuda;
 pub mod replica;
 pub mod synthesis;
 pub mod threads;

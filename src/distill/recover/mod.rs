@@ -175,7 +175,6 @@ impl<'a> Recover<'a> {
         balances: &[f64],
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
-        let options = PlanOptions { bf16: config.bf16, ..options };
         let (device, threads) = (options.device, options.threads.clone());
         let committee = TeacherCommittee::new(bundle, others, config, balances, options)?;
         let p = &bundle.manifest.preprocessing;

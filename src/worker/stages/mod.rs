@@ -35,7 +35,7 @@ pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>
         Task::Subset(task) => subset::make(task, work).map(|()| None),
         Task::Real(task) => real::make(task, work).map(|()| None),
         Task::Verifier(task) => verifier::make(task, work, tools).map(|()| None),
-        Task::Relabel(task) => relabel::make(task, work, tools),
+        Task::Relabel(task) => relabel::make(task, work, tools).map(|()| None),
         Task::Validate(task) => validate::make(task, work, tools).map(|()| None),
         Task::Whole(task) => whole::make(task, work, tools).map(|()| None),
     }
