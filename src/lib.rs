@@ -21,7 +21,7 @@
 pub use scdd_artifacts as artifacts;
 pub use scdd_artifacts::labels;
 #[cfg(feature = "torch")]
-pub use scdd_compute::{cuda, replica, synthesis, threads, training};
+pub use scdd_compute::{cuda, replica, synthesis, threads, training, transfer};
 pub use scdd_data as data;
 pub use scdd_data::rng;
 #[cfg(feature = "torch")]

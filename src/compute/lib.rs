@@ -6,6 +6,7 @@
 //! - [`training`]: gradients with respect to the weights, compiled for the CPU with
 //!   [`scdd_kernels`];
 //! - [`cuda`]: GPUs, and libtorch's library for them;
+//! - [`transfer`]: copies between the program's memory and a device;
 //! - [`threads`]: the processor's cores, shared by the running stages.
 
 mod compiled;
@@ -14,3 +15,4 @@ pub mod replica;
 pub mod synthesis;
 pub mod threads;
 pub mod training;
+pub mod transfer;
