@@ -24,6 +24,7 @@ use crate::compiled::explicit::SavedExplicit;
 use crate::compiled::survey::survey;
 use crate::compiled::value::{BufferPool, Value};
 use crate::compiled::{Step as _, failed, fixed_values, last_uses, none, sum};
+use crate::replica::ops::BatchSize;
 use crate::replica::{Mode, Replica, ReplicaError};
 use crate::threads::Threads;
 use alignment::{AlignedLayer, MeasuredStatistics};
@@ -243,6 +244,7 @@ impl SynthesisPlan {
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
         }
+        let _batch = BatchSize::of(&self.shape);
         let loss = |source| ReplicaError::Loss { source };
         let mut run = EvaluationState::new(self);
         run.values[self.input] = Some(Value::from(input.detach()).channels_last().map_err(loss)?);
