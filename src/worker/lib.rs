@@ -7,6 +7,7 @@
 pub mod commands;
 pub mod memory;
 
+mod recorded;
 mod scheduler;
 mod stages;
 mod stop;
@@ -25,6 +26,7 @@ use scdd_experiment::run::graph::StageGraph;
 use scdd_experiment::run::stages::StageNode;
 use scdd_experiment::run::{Outcome, RunError};
 
+use recorded::RecordedProgress;
 use scheduler::{Job, Made, MemoryAwareProgress};
 pub use stop::StopRequest;
 
@@ -115,9 +117,10 @@ impl<'a> Worker<'a> {
         store: &StageStore,
         threads: &Threads,
     ) -> Result<Made, RunError> {
+        let recorded = RecordedProgress { inner: self.progress, store, stage: &node.stage };
         let tools = Tools {
             runtime: self.runtime,
-            progress: MemoryAwareProgress(self.progress, threads.clone()),
+            progress: MemoryAwareProgress(&recorded, threads.clone()),
             device: self.device,
             threads,
             stop: &self.stop,

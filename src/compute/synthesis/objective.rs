@@ -138,6 +138,14 @@ pub struct Objective {
     pub momentum: Momentum,
 }
 
+impl Objective {
+    /// Cross entropy alone.
+    pub fn cross_entropy() -> Self {
+        let (distance, momentum) = (Distance::Norm, Momentum::default());
+        Self { layers: Vec::new(), r_bn: 0.0, distance, momentum }
+    }
+}
+
 /// The result of one evaluation of the loss.
 pub struct Evaluation {
     pub loss: f64,

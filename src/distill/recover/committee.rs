@@ -9,7 +9,7 @@ use super::plan_cache::PlanCache;
 use super::{Point, RecoverError, alignment};
 use crate::teacher::{Bundle, LayerStatistics};
 use scdd_compute::replica::{Replica, ReplicaError, to_array, to_tensor};
-use scdd_compute::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
+use scdd_compute::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan, TermGradients};
 use scdd_experiment::config::{BnWeight, RecoverConfig, Turn};
 
 /// One teacher, ready for synthesis.
@@ -155,8 +155,7 @@ impl<'a> TeacherCommittee<'a> {
         batch: &mut BatchObjective,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
-        if self.turn == Turn::RoundRobin || self.members.len() == 1 {
-            let turn = iteration as usize % self.members.len();
+        if let Some(turn) = self.turn(iteration) {
             return self.members[turn].evaluate(
                 seen,
                 &batch.targets,
@@ -164,7 +163,7 @@ impl<'a> TeacherCommittee<'a> {
                 iteration,
             );
         }
-        let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
+        let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0, gradients: None };
         let mut gradient = Array4::zeros(seen.raw_dim());
         for (member, evaluator) in self.members.iter().zip(&mut batch.evaluators) {
             let (point, own) = member.evaluate(seen, &batch.targets, evaluator, iteration)?;
@@ -174,6 +173,40 @@ impl<'a> TeacherCommittee<'a> {
             gradient.scaled_add(member.weight as f32, &own);
         }
         Ok((sum, gradient))
+    }
+
+    /// The gradients of cross entropy and of the weighted statistics term that
+    /// [`evaluate`](Self::evaluate) adds up. `None` if the loss lacks one of them.
+    ///
+    /// # Errors
+    /// When a teacher can't be run.
+    pub fn term_gradients(
+        &self,
+        seen: &Array4<f32>,
+        batch: &mut BatchObjective,
+        iteration: u32,
+    ) -> Result<Option<[Array4<f32>; 2]>, RecoverError> {
+        let turn = self.turn(iteration);
+        let asked = self.members.iter().zip(&mut batch.evaluators).enumerate();
+        let mut sums: Option<[Array4<f32>; 2]> = None;
+        for (number, (member, evaluator)) in asked {
+            if turn.is_some_and(|turn| turn != number) {
+                continue;
+            }
+            let Some(own) = member.term_gradients(seen, &batch.targets, evaluator)? else {
+                return Ok(None);
+            };
+            let weight = if turn.is_some() { 1.0 } else { member.weight as f32 };
+            let sums = sums.get_or_insert_with(|| [(); 2].map(|()| Array4::zeros(seen.raw_dim())));
+            sums.iter_mut().zip(&own).for_each(|(sum, own)| sum.scaled_add(weight, own));
+        }
+        Ok(sums)
+    }
+
+    /// The index of the only teacher of this step; `None` if all are asked.
+    fn turn(&self, iteration: u32) -> Option<usize> {
+        let alone = self.turn == Turn::RoundRobin || self.members.len() == 1;
+        alone.then(|| iteration as usize % self.members.len())
     }
 }
 
@@ -233,19 +266,47 @@ impl CommitteeMember<'_> {
         evaluator: &mut Evaluator,
         iteration: u32,
     ) -> Result<(Point, Array4<f32>), RecoverError> {
-        let torch = |source| self.torch(source);
-        let input =
-            to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
+        let input = self.input(seen)?;
         let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
         let found = match evaluator {
             Evaluator::Plan(plan) => plan.evaluate(&input, targets),
             Evaluator::Replica(replica, objective) => replica.evaluate(&input, targets, objective),
         };
         let found = found.map_err(|e| self.replica(e))?;
-        let gradient = to_array(&found.gradient).map_err(torch)?;
-        let gradient =
-            gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
-        Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
+        let (loss, ce, bn) = (found.loss, found.ce, found.bn);
+        Ok((Point { iteration, loss, ce, bn, gradients: None }, self.array(&found.gradient)?))
+    }
+
+    /// The gradients of cross entropy and of the weighted statistics term; `None` without a
+    /// classifier or without statistics.
+    fn term_gradients(
+        &self,
+        seen: &Array4<f32>,
+        targets: &Tensor,
+        evaluator: &mut Evaluator,
+    ) -> Result<Option<[Array4<f32>; 2]>, RecoverError> {
+        if self.bundle.manifest.is_features_only() || self.r_bn == 0.0 {
+            return Ok(None);
+        }
+        let input = self.input(seen)?;
+        let found = match evaluator {
+            Evaluator::Plan(plan) => plan.term_gradients(&input, targets),
+            Evaluator::Replica(replica, objective) => {
+                replica.term_gradients(&input, targets, objective)
+            }
+        };
+        let TermGradients { ce, bn } = found.map_err(|e| self.replica(e))?;
+        Ok(Some([self.array(&ce)?, self.array(&bn)?]))
+    }
+
+    fn input(&self, seen: &Array4<f32>) -> Result<Tensor, RecoverError> {
+        let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device));
+        input.map_err(|source| self.torch(source))
+    }
+
+    fn array(&self, gradient: &Tensor) -> Result<Array4<f32>, RecoverError> {
+        let array = to_array(gradient).map_err(|source| self.torch(source))?;
+        array.into_dimensionality().map_err(|shape| self.torch(TchError::Shape(shape.to_string())))
     }
 }
 

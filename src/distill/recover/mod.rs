@@ -30,7 +30,7 @@ use tch::TchError;
 
 use crate::keeper::{Forgetful, Keeper};
 use crate::teacher::{Bundle, NetworkError, RuntimeError};
-pub use scdd_artifacts::records::{Accuracy, Item, Point};
+pub use scdd_artifacts::records::{Accuracy, GradientNorms, Item, Point};
 use scdd_compute::replica::ReplicaError;
 use scdd_compute::synthesis::PlanOptions;
 use scdd_compute::threads::Threads;
@@ -41,7 +41,7 @@ use scdd_experiment::config::{Quirk, RecoverConfig};
 use adam::Adam;
 pub use alignment::objective;
 pub use batch::Batch;
-use committee::TeacherCommittee;
+use committee::{BatchObjective, TeacherCommittee};
 use prior::Priors;
 use start::{Starts, resize};
 use state::{BatchProgress, BatchState};
@@ -386,8 +386,16 @@ impl<'a> Recover<'a> {
                 maps = views(iteration)?;
                 self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
             }
+            let is_end =
+                budget == 0 && iteration == steps.start || iteration + 1 == config.iterations;
+            let gradients = if is_end {
+                self.gradients_at((&seen, &maps), &mut objective, iteration, &mut gradient)?
+            } else {
+                None
+            };
             let (mut point, mut seen_gradient) =
                 self.committee.evaluate(&seen, &mut objective, iteration)?;
+            point.gradients = gradients;
             point.loss += priors.add(&seen, &mut seen_gradient);
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
@@ -420,6 +428,27 @@ impl<'a> Recover<'a> {
         }
         self.committee.keep(objective);
         Ok(average.unwrap_or(images))
+    }
+
+    /// The norms of both terms' gradients at the images, of which `maps` shows `seen`. `None` if
+    /// the loss lacks a term, or a norm is not finite. `scratch` has the images' shape.
+    fn gradients_at(
+        &self,
+        (seen, maps): (&Array4<f32>, &[Resample]),
+        objective: &mut BatchObjective,
+        iteration: u32,
+        scratch: &mut Array4<f32>,
+    ) -> Result<Option<GradientNorms>, RecoverError> {
+        let Some(terms) = self.committee.term_gradients(seen, objective, iteration)? else {
+            return Ok(None);
+        };
+        let mut norm = |seen: &Array4<f32>| {
+            self.threads.run(|| adjoint_batch(maps, seen, scratch))?;
+            let squares = scratch.iter().map(|&g| f64::from(g).powi(2));
+            Ok::<_, DataError>(squares.sum::<f64>().sqrt())
+        };
+        let norms = GradientNorms { ce: norm(&terms[0])?, bn: norm(&terms[1])? };
+        Ok(Some(norms).filter(|norms| norms.ce.is_finite() && norms.bn.is_finite()))
     }
 }
 

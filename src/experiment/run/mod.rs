@@ -19,6 +19,8 @@ mod fit;
 mod identity;
 mod inputs;
 mod matrix;
+mod recovery;
+mod remarks;
 mod results;
 
 use std::collections::BTreeMap;
@@ -216,7 +218,7 @@ impl Run {
         }
         remarks.extend(self.inputs.remarks());
         remarks.extend(graph.stages.remarks.iter().cloned());
-        remarks.extend(results::remarks(graph, &failed)?);
+        remarks.extend(remarks::remarks(&self.inputs.experiment, graph, &failed)?);
         // Several stages may give the same remark, in any order.
         remarks.sort();
         remarks.dedup();

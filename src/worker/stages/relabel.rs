@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::Tools;
-use scdd_artifacts::files::{LABELS, STORE_UNDER_WAY};
+use scdd_artifacts::files::{LABEL_FIGURES, LABELS, STORE_UNDER_WAY, write_json};
+use scdd_artifacts::labels::LabelStore;
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::relabel::{Relabel, Teachers};
 use scdd_distill::teacher::Provider;
@@ -21,7 +22,7 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<
     // The store gets its name when it is whole.
     if work.has(LABELS) {
         work.remove(format!("{LABELS}{STORE_UNDER_WAY}"))?;
-        return Ok(None);
+        return note_figures(work).map(|()| None);
     }
     let set = read_named(images, name)?;
     let may_be_on_gpu = config.provider != Device::Cpu && tools.runtime.has(Provider::Cuda).is_ok();
@@ -42,5 +43,11 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<
         Ok(tools.stop.check()?)
     };
     relabel.run(&set, &mut answering, &path, &tools.progress, &mut batch_done)?;
+    note_figures(work)?;
     Ok(remark)
+}
+
+fn note_figures(work: &WorkDir) -> Result<(), Failure> {
+    let store = LabelStore::open(&work.path().join(LABELS))?;
+    Ok(write_json(work, LABEL_FIGURES, &store.figures()?)?)
 }
