@@ -26,6 +26,7 @@ pub fn run(
     }
     let run = run::Run::open(&experiment, &command.output, goal)?;
     let graph = run.graph()?;
+    let _announced = run.announce()?;
     interrupt::stop_on_signals(stop, progress.clone())?;
     let outcome = match worker.make_all(&graph, run.store()) {
         Err(RunError::Stopped) => {
