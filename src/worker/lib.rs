@@ -13,7 +13,7 @@ mod scheduler;
 mod stages;
 mod stop;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -43,6 +43,10 @@ pub enum WorkerError {
     NoCuda { reason: NoCuda },
     #[error("{0}; `device: cpu` needs no such setting")]
     Precision(String),
+    #[error(
+        "bundle `{bundle}` computes otherwise on {device} than its golden probe says ({what}): `precision: fp32` or `device: cpu` may be exact enough"
+    )]
+    Inexact { bundle: String, device: String, what: String },
     #[error("{}: {what}", path.display())]
     Mislabels { path: std::path::PathBuf, what: String },
 }
@@ -61,6 +65,8 @@ pub struct Worker<'a> {
     /// Locked while ONNX Runtime labels on a GPU, because the scheduler does not check the GPU's
     /// memory.
     gpu: Mutex<()>,
+    /// Hashes of the bundles that compute on the GPU as their golden probe says.
+    proven: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Worker<'a> {
@@ -93,6 +99,7 @@ impl<'a> Worker<'a> {
             stop,
             elsewhere: Mutex::default(),
             gpu: Mutex::default(),
+            proven: Mutex::default(),
         })
     }
 
@@ -129,6 +136,7 @@ impl<'a> Worker<'a> {
             threads,
             stop: &self.stop,
             gpu: &self.gpu,
+            proven: &self.proven,
         };
         let mut remark = None;
         let attempt = store.attempt(&node.stage, &|what| self.progress.tell(what), |work| {
@@ -187,6 +195,7 @@ struct Tools<'a> {
     /// Work that takes long looks at it at every step.
     stop: &'a StopRequest,
     gpu: &'a Mutex<()>,
+    proven: &'a Mutex<BTreeSet<String>>,
 }
 
 impl Tools<'_> {

@@ -17,4 +17,4 @@ pub use scdd_artifacts::bundle::{
     Bundle, BundleError, ClassStatistics, Golden, InputGradient, LayerStatistics, Manifest,
     Measured, PatchStatistics, Role, StatisticsKind, classes, files, manifest, percent,
 };
-pub use verify::{Check, Verification, verify};
+pub use verify::{Check, Verification, verify, verify_plan};

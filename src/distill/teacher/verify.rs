@@ -9,6 +9,8 @@
 //! that fails in float32 is repeated in float64. There the probe must agree within the same limits,
 //! and ONNX Runtime, which stays in float32, must be about as accurate as the float32 replica.
 
+mod on_device;
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
@@ -21,6 +23,7 @@ use super::error::NetworkError;
 use super::network::Network;
 use super::runtime::{Provider, Runtime, SessionOptions};
 use super::{Bundle, InputGradient, LayerStatistics};
+pub use on_device::verify_plan;
 use scdd_compute::replica::{Mode, Replica, ReplicaError, to_array, to_tensor};
 use scdd_compute::synthesis::channel_statistics;
 use scdd_compute::threads::Threads;

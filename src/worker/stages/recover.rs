@@ -1,18 +1,20 @@
 //! Recovers images batch by batch. Batches that an interrupted attempt or another process finished
 //! are kept.
 
+use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::Tools;
+use crate::{Tools, WorkerError};
 use scdd_artifacts::files::{self, read_json, write_images};
 use scdd_artifacts::records::{Auto, Point};
 use scdd_artifacts::stage::{TakenPart, Wait, WorkDir};
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
 use scdd_distill::recover::{Batch, Item, Recover};
+use scdd_distill::teacher::{Bundle, verify_plan};
 use scdd_experiment::config::Precision;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::recover::RecoverTask;
@@ -49,11 +51,33 @@ fn open<'a>(task: &'a RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Reco
         threads: tools.threads.clone(),
         ..PlanOptions::default()
     };
+    if !tools.device.is_cpu() {
+        for teacher in [task.teacher].into_iter().chain(task.others.iter().copied()) {
+            prove(teacher, &options, tools)?;
+        }
+    }
     let recover = Recover::with_committee(task.teacher, &task.others, config, &balances, options)?;
     Ok(match task.train {
         Some(train) => recover.with_data(train.images()?),
         None => recover,
     })
+}
+
+/// Checks once that the plan of `teacher` with these `options` computes as its golden probe says.
+/// The stage that verifies bundles does that on the CPU.
+fn prove(teacher: &Bundle, options: &PlanOptions, tools: &Tools) -> Result<(), Failure> {
+    let mut proven = tools.proven.lock().unwrap_or_else(PoisonError::into_inner);
+    if proven.contains(&teacher.hash) {
+        return Ok(());
+    }
+    let checks = verify_plan(teacher, options.clone(), tools.device.precision)?;
+    if let Some(failed) = checks.iter().find(|check| !check.passed) {
+        let what = format!("{} {:.1e}, limit {:.0e}", failed.name, failed.error, failed.limit);
+        let (bundle, device) = (teacher.name().into(), tools.device.to_string());
+        return Err(WorkerError::Inexact { bundle, device, what }.into());
+    }
+    proven.insert(teacher.hash.clone());
+    Ok(())
 }
 
 /// What to do about batches that other processes are at.
