@@ -46,7 +46,22 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     assert!(html.contains("data:image/png;base64,") && html.contains("<svg"));
     let results: serde_json::Value =
         serde_json::from_slice(&fs::read(output.join("tiny/results.json")).unwrap()).unwrap();
-    assert_eq!(results["results"]["rows"].as_array().unwrap().len(), 7);
+    let rows = results["results"]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 7);
+    let mut probabilities: Vec<f64> =
+        rows.iter().filter_map(|row| row["label_probability"].as_f64()).collect();
+    let mut expected: Vec<f64> = label_files(&output).iter().map(|file| sureness(file)).collect();
+    probabilities.sort_by(f64::total_cmp);
+    expected.sort_by(f64::total_cmp);
+    assert_eq!(probabilities.len(), 4);
+    let pairs = probabilities.iter().zip(&expected);
+    assert!(pairs.clone().all(|(found, own)| (found - own).abs() < 1e-6), "{pairs:?}");
+    for row in rows {
+        let accuracy = |name: &str| row[name].as_f64().unwrap();
+        let [top1, top5] = ["last_accuracy", "last_top5"].map(accuracy);
+        let images = top5 * 100.0;
+        assert!(top1 <= top5 && (images - images.round()).abs() < 1e-9, "{row}");
+    }
     let recovered =
         fs::read_dir(output.join("stages/recover")).unwrap().next().unwrap().unwrap().path();
     let classes: Vec<_> = fs::read_dir(recovered.join("images")).unwrap().collect();
@@ -67,6 +82,50 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     run("run").assert().success().stderr(contains("done in").not());
     run("report").assert().success();
     assert_eq!(before, contents(&output));
+}
+
+/// The label stores below `output`.
+fn label_files(output: &Path) -> Vec<PathBuf> {
+    let stages = fs::read_dir(output.join("stages/relabel")).unwrap();
+    stages.map(|stage| stage.unwrap().path().join("labels.scdd")).collect()
+}
+
+/// The mean of each stored view's largest softmax probability.
+fn sureness(file: &Path) -> f64 {
+    let store = scdd::labels::LabelStore::open(file).unwrap();
+    let mut found = Vec::new();
+    for (epoch, batch) in (0..4).flat_map(|epoch| (0..3).map(move |batch| (epoch, batch))) {
+        for logits in store.get(epoch, batch).unwrap().logits.rows() {
+            let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit).exp()).collect();
+            let sum: f64 = powers.iter().sum();
+            found.push(powers.into_iter().fold(0.0, f64::max) / sum);
+        }
+    }
+    found.iter().sum::<f64>() / found.len() as f64
+}
+
+#[test]
+fn a_term_that_does_nothing_is_a_remark() {
+    let (data, dir) = (small_data(50, 20), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: []\n");
+    let run = |r_bn: &str| {
+        let mut scdd = scdd();
+        scdd.env("SCDD_DATA", data.path()).arg("run").arg(&experiment);
+        scdd.args(["--set", &format!("recover.r_bn={r_bn}")]);
+        scdd.arg("--output").arg(dir.path().join(r_bn)).assert().success()
+    };
+    let balance = |r_bn: &str| {
+        let file = dir.path().join(r_bn).join("tiny/results.json");
+        let results: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+        let start = &results["results"]["recoveries"][0]["balance"]["start"];
+        start["ce"].as_f64().unwrap() / start["bn"].as_f64().unwrap()
+    };
+    let offer = "BN statistics alignment is negligible beside cross entropy";
+    run("1e-9").stderr(contains(offer).and(contains("`recover.r_bn: auto` gives both the same")));
+    assert!(balance("1e-9") > 1e4);
+    run("auto").stderr(contains("negligible").not());
+    // The balance was measured on other noise and without views.
+    assert!((0.2..5.0).contains(&balance("auto")), "{}", balance("auto"));
 }
 
 /// Starts the run with `jobs` stages at once.

@@ -3,7 +3,7 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use common::{CACHE, bundle, copy_bundle, root, scdd, small_data, tiny_experiment};
 use predicates::prelude::PredicateBooleanExt;
@@ -28,14 +28,20 @@ fn watch(data: &Path, directory: &Path) -> assert_cmd::Command {
     command
 }
 
-/// The events of a run that is watched from its first stages to its end.
-fn events(experiment: &Path, data: &Path, output: &Path) -> (Vec<Value>, Option<i32>) {
+/// Starts the run, and waits until others can look on.
+fn announced(experiment: &Path, data: &Path, output: &Path) -> Child {
     let mut child = run(experiment, data, output).spawn().unwrap();
-    let announced = output.join("stages/.locks/tiny.run/experiment.json");
-    while !announced.exists() {
+    let record = output.join("stages/.locks/tiny.run/experiment.json");
+    while !record.exists() {
         assert_eq!(child.try_wait().unwrap(), None, "it ended before it was announced");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+    child
+}
+
+/// The events of a run that is watched from its first stages to its end.
+fn events(experiment: &Path, data: &Path, output: &Path) -> (Vec<Value>, Option<i32>) {
+    let mut child = announced(experiment, data, output);
     let found = watch(data, output).arg("--json").assert();
     child.wait().unwrap();
     let found = found.get_output();
@@ -109,6 +115,20 @@ fn what_failed_is_said_with_its_reason() {
     let reasons: Vec<&str> = failed.iter().filter_map(|stage| stage["failure"].as_str()).collect();
     assert!(failed.len() > 3, "what needs it failed too: {failed:?}");
     assert!(reasons.len() == 1 && reasons[0].contains("failed its verification"), "{reasons:?}");
+}
+
+#[test]
+fn a_killed_run_is_said_to_be_stopped() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "");
+    let output = dir.path().join("runs");
+    let mut child = announced(&experiment, data.path(), &output);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    watch(data.path(), &output).assert().code(1).stdout(ends_with(" stages done, stopped\n"));
+    // The next run is watched as if nothing had been.
+    assert!(run(&experiment, data.path(), &output).status().unwrap().success());
+    watch(data.path(), &output).assert().success().stdout(ends_with("complete\n"));
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn time_left(run: &WatchedRun) -> anyhow::Result<String> {
     let seconds = scdd_experiment::report::duration(left.seconds);
     Ok(match (left.seconds > 0.0, left.untimed) {
         (true, 0) => format!("≈ {seconds} left"),
-        (true, untimed) => format!("≈ {seconds} left without {untimed} never timed"),
+        (true, untimed) => format!("≈ {seconds} left, {untimed} stages not timed yet"),
         (false, 0) => "nearly done".to_owned(),
         (false, _) => "time left not known yet".to_owned(),
     })
