@@ -39,6 +39,10 @@ pub enum WorkerError {
     NoCuda { reason: String },
     #[error("{}: {what}", path.display())]
     Mislabels { path: std::path::PathBuf, what: String },
+    #[error("{what}")]
+    Misordered { what: String },
+    #[error("{}: changed while this ran; start it again", path.display())]
+    Changed { path: std::path::PathBuf },
 }
 
 /// Runs stages.

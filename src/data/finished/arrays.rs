@@ -12,9 +12,9 @@ const SHAPES: &str = "save images as [N, C, H, W] or [N, H, W, C], labels as [N]
 /// How far floating-point pixels may lie outside of 0..=1 by rounding alone.
 const SLACK: f32 = 1e-3;
 
-/// Numbers of an array file, in C order.
+/// ArrayNumbers of an array file, in C order.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Numbers {
+pub(super) enum ArrayNumbers {
     Bytes(ArrayD<u8>),
     Whole(ArrayD<i64>),
     Floats(ArrayD<f32>),
@@ -22,16 +22,16 @@ pub(super) enum Numbers {
 
 /// The images and the labels of an array file.
 pub(super) struct ImagesAndLabels {
-    pub images: Numbers,
-    pub labels: Numbers,
+    pub images: ArrayNumbers,
+    pub labels: ArrayNumbers,
 }
 
-impl Numbers {
+impl ArrayNumbers {
     fn shape(&self) -> &[usize] {
         match self {
-            Numbers::Bytes(array) => array.shape(),
-            Numbers::Whole(array) => array.shape(),
-            Numbers::Floats(array) => array.shape(),
+            ArrayNumbers::Bytes(array) => array.shape(),
+            ArrayNumbers::Whole(array) => array.shape(),
+            ArrayNumbers::Floats(array) => array.shape(),
         }
     }
 }
@@ -65,7 +65,7 @@ pub(super) fn own_set(
 /// The labels `[N]` or `[N, 1]`; of soft ones `[N, K]` the classes with the largest values.
 fn classes(
     path: &Path,
-    labels: &Numbers,
+    labels: &ArrayNumbers,
     remarks: &mut Vec<String>,
 ) -> Result<Vec<i64>, DataError> {
     let shape = labels.shape();
@@ -78,13 +78,13 @@ fn classes(
     let whole =
         |value: f32| (value.fract() == 0.0 && value.abs() < 65535.0).then_some(value as i64);
     let floats: Vec<f32> = match labels {
-        Numbers::Bytes(array) if width == 1 => {
+        ArrayNumbers::Bytes(array) if width == 1 => {
             return Ok(array.iter().map(|&b| b.into()).collect());
         }
-        Numbers::Whole(array) if width == 1 => return Ok(array.iter().copied().collect()),
-        Numbers::Bytes(array) => array.iter().map(|&b| b.into()).collect(),
-        Numbers::Whole(array) => array.iter().map(|&number| number as f32).collect(),
-        Numbers::Floats(array) => array.iter().copied().collect(),
+        ArrayNumbers::Whole(array) if width == 1 => return Ok(array.iter().copied().collect()),
+        ArrayNumbers::Bytes(array) => array.iter().map(|&b| b.into()).collect(),
+        ArrayNumbers::Whole(array) => array.iter().map(|&number| number as f32).collect(),
+        ArrayNumbers::Floats(array) => array.iter().copied().collect(),
     };
     if floats.iter().any(|value| !value.is_finite()) {
         return Err(refuse("has labels that are no finite numbers".into()));
@@ -107,24 +107,24 @@ fn classes(
 /// Pixels `[N, C, H, W]` and `[C, H, W]`.
 fn pixels(
     path: &Path,
-    images: Numbers,
+    images: ArrayNumbers,
     source: &FinishedSource,
     remarks: &mut Vec<String>,
 ) -> Result<(Vec<u8>, [usize; 3]), DataError> {
     match images {
-        Numbers::Bytes(array) => {
+        ArrayNumbers::Bytes(array) => {
             let images = channels_first(path, array, source.shape)?;
             let (_, channels, height, width) = images.dim();
             Ok((images.into_iter().collect(), [channels, height, width]))
         }
-        Numbers::Whole(array) => {
+        ArrayNumbers::Whole(array) => {
             if array.iter().any(|value| !(0..=255).contains(value)) {
                 let problem = "has images of whole numbers outside of 0..=255";
                 return Err(DataError::invalid(path, problem, "save pixels as uint8"));
             }
-            pixels(path, Numbers::Bytes(array.mapv(|value| value as u8)), source, remarks)
+            pixels(path, ArrayNumbers::Bytes(array.mapv(|value| value as u8)), source, remarks)
         }
-        Numbers::Floats(array) => {
+        ArrayNumbers::Floats(array) => {
             let images = channels_first(path, array, source.shape)?;
             let (_, channels, height, width) = images.dim();
             let pixels = of_floats(path, images, source.normalization.as_ref(), remarks)?;

@@ -1,6 +1,6 @@
 //! Class folders, as SRe2L, SC-DD, CDA, DWA, CV-DD, FADRM, LPLD and RDED write them
-//! (`new000/class000_id000.jpg`, `00000/…`), named by classes or WordNet ids, below `train/` (Hugging
-//! Face) or `images/` (`scdd export-set`).
+//! (`new000/class000_id000.jpg`, `00000/…`), named by classes or WordNet ids, below `train/`
+//! (Hugging Face) or `images/` (`scdd export-set`).
 
 use std::path::{Path, PathBuf};
 

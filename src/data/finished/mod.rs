@@ -2,7 +2,7 @@
 //! PyTorch files of tensors, Parquet files.
 //!
 //! ```text
-//! files ─► folders │ arrays (npz, torch) │ Parquet ─► classes by name or number ─► checks ─► Dataset
+//! files ─► folders │ npz, torch ─► arrays │ Parquet ─► classes ─► checks ─► Dataset
 //! ```
 
 mod arrays;
@@ -152,11 +152,14 @@ impl FinishedSource {
 fn sorted(set: Dataset, numbers: &[u32], classes: Vec<String>) -> Dataset {
     let number = |index: usize| numbers[set.labels[index] as usize];
     let mut order: Vec<usize> = (0..set.len()).collect();
+    let labels = |order: &[usize]| order.iter().map(|&index| number(index)).collect();
+    if order.is_sorted_by_key(|&index| number(index)) {
+        return Dataset { labels: labels(&order), classes, ..set };
+    }
     order.sort_by_key(|&index| number(index));
     let images =
         order.iter().flat_map(|&index| set.image(index).unwrap_or_default()).copied().collect();
-    let labels = order.iter().map(|&index| number(index)).collect();
-    Dataset { images, labels, classes, ..set }
+    Dataset { images, labels: labels(&order), classes, ..set }
 }
 
 /// The only array file of `directory`, its first Parquet file, or the directory of its class

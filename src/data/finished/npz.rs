@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::ArrayViewD;
 use ndarray_npy::{ViewElement, ViewNpyExt};
 
-use super::arrays::{ImagesAndLabels, Numbers};
+use super::arrays::{ArrayNumbers, ImagesAndLabels};
 use crate::DataError;
 use crate::layout::npz;
 
@@ -39,13 +39,13 @@ pub(super) fn read(path: &Path) -> Result<ImagesAndLabels, DataError> {
     Ok(ImagesAndLabels { images: array(images)?, labels: array(labels)? })
 }
 
-fn numbers(bytes: &[u8]) -> Option<Numbers> {
-    let bytes_of = || Some(Numbers::Bytes(ArrayViewD::<u8>::view_npy(bytes).ok()?.to_owned()));
+fn numbers(bytes: &[u8]) -> Option<ArrayNumbers> {
+    let bytes_of = || Some(ArrayNumbers::Bytes(ArrayViewD::<u8>::view_npy(bytes).ok()?.to_owned()));
     let doubles = || {
         let array = ArrayViewD::<f64>::view_npy(bytes).ok()?;
-        Some(Numbers::Floats(array.mapv(|value| value as f32)))
+        Some(ArrayNumbers::Floats(array.mapv(|value| value as f32)))
     };
-    let floats = || Some(Numbers::Floats(ArrayViewD::<f32>::view_npy(bytes).ok()?.to_owned()));
+    let floats = || Some(ArrayNumbers::Floats(ArrayViewD::<f32>::view_npy(bytes).ok()?.to_owned()));
     bytes_of()
         .or_else(floats)
         .or_else(doubles)
@@ -57,7 +57,7 @@ fn numbers(bytes: &[u8]) -> Option<Numbers> {
         .or_else(|| whole::<u32>(bytes))
 }
 
-fn whole<T: ViewElement + Copy + Into<i64>>(bytes: &[u8]) -> Option<Numbers> {
+fn whole<T: ViewElement + Copy + Into<i64>>(bytes: &[u8]) -> Option<ArrayNumbers> {
     let array = ArrayViewD::<T>::view_npy(bytes).ok()?;
-    Some(Numbers::Whole(array.mapv(Into::into)))
+    Some(ArrayNumbers::Whole(array.mapv(Into::into)))
 }

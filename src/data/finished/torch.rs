@@ -1,5 +1,5 @@
-//! PyTorch's files of tensors, as MTT, DATM and DD-Ranking publish them. A file is a ZIP archive of a
-//! pickle, which is read without executing anything, and of the tensors' numbers.
+//! PyTorch's files of tensors, as MTT, DATM and DD-Ranking publish them. A file is a ZIP archive of
+//! a pickle, which is read without executing anything, and of the tensors' numbers.
 //!
 //! Read are `{"images": …, "labels": …}`, `[images, labels]`, and images alone whose labels are in
 //! the file beside that is called `labels…` where theirs is called `images…`.
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use zip::ZipArchive;
 
-use super::arrays::{ImagesAndLabels, Numbers};
+use super::arrays::{ArrayNumbers, ImagesAndLabels};
 use crate::layout::objects::TensorPlace;
 use crate::layout::pickle::{self, PickleValue};
 use crate::{DataError, memory, png};
@@ -98,9 +98,10 @@ impl<'a> TorchFile<'a> {
         if entry.size() > limit {
             return Err(fail(format!("has {} bytes, {limit} at most are right", entry.size())));
         }
-        memory::check(path, 1, entry.size())?;
+        let size = entry.size();
+        memory::check(path, 1, size)?;
         let mut bytes = Vec::new();
-        entry.take(limit).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
+        entry.take(size).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
         Ok(bytes)
     }
 
@@ -125,7 +126,7 @@ impl<'a> TorchFile<'a> {
     }
 
     /// The numbers of a tensor.
-    fn numbers(&mut self, tensor: &TensorPlace) -> Result<Numbers, DataError> {
+    fn numbers(&mut self, tensor: &TensorPlace) -> Result<ArrayNumbers, DataError> {
         if self.archive.index_for_name(&format!("{}byteorder", self.prefix)).is_some()
             && self.entry("byteorder", 16)? != b"little"
         {
@@ -136,18 +137,16 @@ impl<'a> TorchFile<'a> {
         };
         let bytes = self.entry(&format!("data/{key}"), u64::MAX)?;
         let array = match tensor.dtype {
-            "ByteStorage" => placed(tensor, &bytes, |[byte]| byte).map(Numbers::Bytes),
+            "ByteStorage" => placed(tensor, &bytes, |[byte]| byte).map(ArrayNumbers::Bytes),
             "CharStorage" => placed(tensor, &bytes, |b: [u8; 1]| i64::from(i8::from_le_bytes(b)))
-                .map(Numbers::Whole),
-            "ShortStorage" => {
-                placed(tensor, &bytes, |b| i64::from(i16::from_le_bytes(b))).map(Numbers::Whole)
-            }
-            "IntStorage" => {
-                placed(tensor, &bytes, |b| i64::from(i32::from_le_bytes(b))).map(Numbers::Whole)
-            }
-            "LongStorage" => placed(tensor, &bytes, i64::from_le_bytes).map(Numbers::Whole),
-            "FloatStorage" => placed(tensor, &bytes, f32::from_le_bytes).map(Numbers::Floats),
-            _ => placed(tensor, &bytes, |b| f64::from_le_bytes(b) as f32).map(Numbers::Floats),
+                .map(ArrayNumbers::Whole),
+            "ShortStorage" => placed(tensor, &bytes, |b| i64::from(i16::from_le_bytes(b)))
+                .map(ArrayNumbers::Whole),
+            "IntStorage" => placed(tensor, &bytes, |b| i64::from(i32::from_le_bytes(b)))
+                .map(ArrayNumbers::Whole),
+            "LongStorage" => placed(tensor, &bytes, i64::from_le_bytes).map(ArrayNumbers::Whole),
+            "FloatStorage" => placed(tensor, &bytes, f32::from_le_bytes).map(ArrayNumbers::Floats),
+            _ => placed(tensor, &bytes, |b| f64::from_le_bytes(b) as f32).map(ArrayNumbers::Floats),
         };
         array.ok_or_else(|| self.refuse("has a tensor that reaches beyond its numbers"))
     }

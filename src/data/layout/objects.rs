@@ -17,7 +17,8 @@ pub(crate) struct TensorPlace<'a> {
     pub strides: Vec<usize>,
 }
 
-/// The storage that PyTorch names by a tuple: `storage`, its type, its file, its device, its length.
+/// The storage that PyTorch names by a tuple: `storage`, its type, its file, its device, its
+/// length.
 pub(super) fn persistent<'a>(name: PickleValue<'a>) -> PickleStep<PickleValue<'a>> {
     match name.items() {
         Some(

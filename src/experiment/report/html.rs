@@ -14,7 +14,9 @@ use super::text::{
     block_title, difference, images, labels, percent, protocols, score, size, summary_images,
     verifier_cells,
 };
-use super::{Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint, failed};
+use super::{
+    Grid, Labels, RecoverPoint, Recovery, ReportError, Results, Row, TrainPoint, failed, recognised,
+};
 
 const TEMPLATE: &str = include_str!("template.html");
 
@@ -30,6 +32,7 @@ struct Page<'a> {
     failures: Failures,
     recoveries: Vec<Figure>,
     verified: Vec<[String; 7]>,
+    recognised: Vec<[String; 6]>,
     /// The first seed's images, which are shown; the other seeds' images can be unfolded.
     first_grids: Vec<GridView>,
     other_grids: Vec<GridView>,
@@ -133,6 +136,7 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
         failures: failures(results),
         recoveries: recoveries(&results.recoveries),
         verified: results.recoveries.iter().flat_map(verifier_cells).collect(),
+        recognised: results.recognised.iter().map(recognised::cells).collect(),
         first_grids,
         other_grids,
         experiment: &results.experiment,

@@ -7,15 +7,19 @@ use super::graph::StageGraph;
 use super::identity::Names;
 use super::inputs::Inputs;
 use super::matrix::{ImageSetSpec, Origin, RowSpec};
+use super::stages::validate::Labelling;
 use super::stages::{NodeId, RecoveryNodes, RowNodes, Task, WholeNodes};
 use super::{Failed, RunError};
 use crate::config::real_rows::{RDED_CROPS, WHOLE_REAL};
 use crate::config::{Labels, RecoverConfig};
 use crate::report::{
-    self, Cost, Grid, RecoverPoint, Recovery, Results, Row, TrainPoint, Trained, Verified,
+    self, Cost, Grid, NamedRecognition, Recognition, RecoverPoint, Recovery, Results, Row,
+    TrainPoint, Trained, Verified,
 };
-use scdd_artifacts::bundle::Measured;
-use scdd_artifacts::files::{self, ACCURACY, AUTO, FileError, MEASURED, TRAINING, read_json};
+use scdd_artifacts::bundle::{Measured, Recognised};
+use scdd_artifacts::files::{
+    self, ACCURACY, AUTO, FileError, MEASURED, RECOGNISED, TRAINING, read_json,
+};
 use scdd_artifacts::records::{Auto, Epoch, Point, Training};
 use scdd_artifacts::stage::Timing;
 
@@ -45,6 +49,7 @@ pub(super) fn collect(
     }
     for one in &graph.stages.rows {
         collector.note_row(&mut results, one)?;
+        collector.note_recognised(&mut results, one)?;
         collector.note_baseline(&mut results, one);
     }
     for one in &graph.stages.whole {
@@ -73,6 +78,16 @@ pub(super) fn remarks(graph: &StageGraph, failed: &Failed) -> Result<Vec<String>
                 let judged =
                     judged.map_err(|what| RunError::Misfit { path: teacher.dir.clone(), what })?;
                 remarks.extend(judged.map(|remark| format!("`{}` {remark}", teacher.name())));
+            }
+            Task::Recognise(task) => {
+                let (teacher, seen) =
+                    (task.teacher.name(), read_json(&node.directory.join(RECOGNISED))?);
+                let judged =
+                    Recognised::judge(&seen, (&task.name, task.is_mapped), teacher, task.classes);
+                remarks.push(
+                    judged
+                        .map_err(|what| RunError::Misfit { path: node.directory.clone(), what })?,
+                );
             }
             _ => {}
         }
@@ -109,7 +124,8 @@ impl Collector<'_> {
             let has = |method: &RecoverConfig| {
                 method.classes.as_ref().is_none_or(|some| some.contains(&(class as u32)))
             };
-            self.inputs.experiment.methods.values().any(has)
+            let methods = &self.inputs.experiment.methods;
+            methods.is_empty() || methods.values().any(has)
         };
         all.into_iter()
             .enumerate()
@@ -130,13 +146,15 @@ impl Collector<'_> {
     fn row(&self, row: &RowNodes, student: NodeId) -> Result<Row, RunError> {
         let (spec, images) = (&row.spec, &row.images);
         let training = self.training(student)?;
-        let made_by_network = !matches!(spec.origin, Origin::Real(_));
+        let made_by_network = !matches!(spec.origin, Origin::Real(_) | Origin::Finished(_));
+        // Labels that were imported with the images cost nothing.
+        let made = row.labels.as_ref().filter(|labels| labels.node != images.node);
         let bytes = |file: &Path| Some(std::fs::metadata(file).ok()?.len());
         Ok(Row {
             method: method(spec),
             data_free: self.is_data_free(spec),
             teacher: self.teacher(spec),
-            relabel_teacher: row.labels.as_ref().map(|_| self.names.get(spec.labeller).to_owned()),
+            relabel_teacher: row.labels.as_ref().map(|labels| self.labelled_by(labels, spec)),
             student: self.names.get(spec.student).to_owned(),
             ipc: spec.ipc,
             labels: spec.labels,
@@ -150,11 +168,16 @@ impl Collector<'_> {
             label_bytes: row.labels.as_ref().and_then(|labels| bytes(&labels.file)),
             cost: Cost {
                 recover: if made_by_network { self.timing(images.recovery) } else { None },
-                relabel: row.labels.as_ref().and_then(|labels| self.timing(labels.node)),
+                relabel: made.and_then(|labels| self.timing(labels.node)),
                 validate: self.timing(student),
             },
             curve: training.curve.iter().map(train_point).collect(),
         })
+    }
+
+    /// The name of the teacher that made `labels`.
+    fn labelled_by(&self, labels: &Labelling, spec: &RowSpec) -> String {
+        labels.stranger.clone().unwrap_or_else(|| self.names.get(spec.labeller).to_owned())
     }
 
     fn failed_row(&self, spec: &RowSpec, reason: &str) -> report::FailedRow {
@@ -267,7 +290,31 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Adds the grid of a baseline's images, once.
+    /// Adds what the labelling teacher of a finished set's row sees in it, once.
+    fn note_recognised(&self, results: &mut Results, row: &RowNodes) -> Result<(), RunError> {
+        let Some(node) = row.recognised.filter(|node| !self.failed.contains_key(node)) else {
+            return Ok(());
+        };
+        let Task::Recognise(task) = &self.graph.node(node).task else { return Ok(()) };
+        let seen: Recognised = read_json(&self.directory(node).join(RECOGNISED))?;
+        let classes = task.classes.iter().zip(seen.classes);
+        let found = Recognition {
+            method: method(&row.spec),
+            ipc: row.spec.ipc,
+            teacher: self.names.get(row.spec.labeller).to_owned(),
+            images: seen.measured.images,
+            top1: seen.measured.top1,
+            classes: classes
+                .map(|(class, seen)| NamedRecognition { class: class.clone(), seen })
+                .collect(),
+        };
+        if !results.recognised.contains(&found) {
+            results.recognised.push(found);
+        }
+        Ok(())
+    }
+
+    /// Adds the grid of a baseline's or finished set's images, once.
     fn note_baseline(&self, results: &mut Results, row: &RowNodes) {
         let (spec, folder) = (&row.spec, &row.images.folder);
         let is_baseline = !matches!(spec.origin, Origin::Distilled { .. });
@@ -292,7 +339,7 @@ impl Collector<'_> {
             Origin::Distilled { method, .. } => {
                 self.inputs.experiment.methods[method].is_data_free()
             }
-            Origin::Real(_) | Origin::Crops => false,
+            Origin::Real(_) | Origin::Finished(_) | Origin::Crops => false,
         }
     }
 
@@ -301,7 +348,7 @@ impl Collector<'_> {
         match spec.origin {
             Origin::Distilled { teacher, .. } => Some(self.names.get(teacher).to_owned()),
             Origin::Crops => Some(self.names.get(spec.labeller).to_owned()),
-            Origin::Real(_) => None,
+            Origin::Real(_) | Origin::Finished(_) => None,
         }
     }
 }
@@ -309,6 +356,7 @@ impl Collector<'_> {
 fn method(spec: &RowSpec) -> String {
     match spec.origin {
         Origin::Distilled { method, .. } => method.to_owned(),
+        Origin::Finished(name) => name.to_owned(),
         Origin::Real(choice) => choice.method().to_owned(),
         Origin::Crops => RDED_CROPS.to_owned(),
     }
