@@ -260,7 +260,7 @@ fn what_does_not_fit_is_refused_with_its_remedy() {
         ),
         (
             refusal(data.path(), "ipc: 2\nfinished: {theirs: {images: a, normalised: zca}}\n"),
-            "normalised",
+            "line 9: `finished.theirs.normalised`: is no normalisation: set `dataset`, or {mean: […], std: […]}",
         ),
     ];
     for (message, expected) in cases {

@@ -127,6 +127,17 @@ fn pixels(
         ArrayNumbers::Floats(array) => {
             let images = channels_first(path, array, source.shape)?;
             let (_, channels, height, width) = images.dim();
+            if let Some(constants) = source.normalization.as_ref().map(Normalization::channels) {
+                source.check_channels(channels)?;
+                if constants != channels {
+                    let problem = format!("has {channels} channels, `normalised` {constants}");
+                    return Err(DataError::invalid(
+                        path,
+                        problem,
+                        "give a mean and a deviation for each",
+                    ));
+                }
+            }
             let pixels = of_floats(path, images, source.normalization.as_ref(), remarks)?;
             Ok((pixels, [channels, height, width]))
         }

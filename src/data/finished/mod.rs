@@ -115,16 +115,25 @@ impl FinishedSource {
         ))
     }
 
+    /// Checks that the networks take images of `found` channels.
+    fn check_channels(&self, found: usize) -> Result<(), DataError> {
+        let wanted = self.shape[0];
+        if found == wanted {
+            return Ok(());
+        }
+        Err(DataError::invalid(
+            &self.place,
+            format!("holds images of {found} channels, the networks take {wanted}"),
+            "convert the images, or name networks that take them",
+        ))
+    }
+
     /// The images in the shape that they must have.
     fn fitted(&self, set: Dataset) -> Result<Dataset, DataError> {
         let [channels, height, width] = self.shape;
         let refuse =
             |problem: String, remedy| Err(DataError::invalid(&self.place, problem, remedy));
-        if set.channels != channels {
-            let problem =
-                format!("holds images of {} channels, the networks take {channels}", set.channels);
-            return refuse(problem, "convert the images, or name networks that take them");
-        }
+        self.check_channels(set.channels)?;
         if set.size() == (Size { height, width }) {
             return Ok(set);
         }

@@ -76,6 +76,11 @@ fn normalised_tensors_need_what_normalised_them() {
         Some(Normalization::new(vec![0.5, 0.25, 0.125], vec![1.0, 0.25, 0.5]).unwrap());
     let remarks = loaded(&set).1;
     assert!(remarks[0].contains("% of its values are darker than black"), "{remarks:?}");
+    let one = Normalization::new(vec![0.5], vec![0.25]).unwrap();
+    set.normalization = Some(one.clone());
+    assert_refused(&set, &["has 3 channels, `normalised` 1; give a mean"]);
+    let gray = FinishedSource { normalization: Some(one), shape: [1, 4, 5], ..set };
+    assert_refused(&gray, &["holds images of 3 channels, the networks take 1"]);
     let pixels = FinishedSource { normalization: Some(undone), ..golden("named.pt") };
     assert_refused(
         &pixels,
@@ -175,6 +180,38 @@ fn archives_are_read_in_both_orders_of_axes() {
         let (found, _) = loaded(&source(&place));
         assert!(found.images == expected() && found.labels == set.labels);
     }
+}
+
+#[test]
+fn archives_of_floats_and_of_gray_images_are_read() {
+    use ndarray::{Array1, Array3, Array4};
+    use ndarray_npy::NpzWriter;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.npz");
+    let writer = || NpzWriter::new(fs::File::create(&path).unwrap());
+    let labels = Array1::from(vec![2i32, 0, 1]);
+    let mut archive = writer();
+    let images = Array3::from_shape_fn((3, 4, 5), |(n, y, x)| (n * 20 + y * 5 + x) as f64 / 255.0);
+    archive.add_array("x_train", &images).unwrap();
+    archive.add_array("y_train", &labels).unwrap();
+    archive.finish().unwrap();
+    let gray = FinishedSource { shape: [1, 4, 5], ..source(&path) };
+    let set = loaded(&gray).0;
+    // Sorted by class: the second image is of class 0, the third of class 1.
+    let pixels: Vec<u8> = (20..60).chain(0..20).collect();
+    assert_eq!((set.images, set.labels), (pixels, vec![0, 1, 2]));
+
+    let mut archive = writer();
+    archive.add_array("images", &Array4::<f32>::from_elem((3, 4, 5, 3), f32::NAN)).unwrap();
+    archive.add_array("labels", &labels).unwrap();
+    archive.finish().unwrap();
+    assert_refused(&source(&path), &["values that are no finite numbers"]);
+    let mut archive = writer();
+    archive.add_array("images", &images).unwrap();
+    archive.finish().unwrap();
+    assert_refused(&source(&path), &["has no images with labels; its arrays are images.npy"]);
+    fs::write(&path, "no archive").unwrap();
+    assert_refused(&source(&path), &["is no NumPy archive"]);
 }
 
 #[test]

@@ -114,7 +114,10 @@ pub struct FinishedSet {
 
 /// A normalisation of pixels in 0..=1, by a mean and a standard deviation per channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(
+    rename_all = "snake_case",
+    expecting = "is no normalisation: set `dataset`, or {mean: […], std: […]} with a number per channel; ZCA whitening can't be undone"
+)]
 pub enum Normalised {
     /// By the constants of the known data set.
     Dataset,
