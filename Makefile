@@ -2,7 +2,9 @@
 
 # Where installed and built things go: the checkout, or with CI set a cache that outlives it.
 CACHE := $(if $(CI),$(HOME)/.cache/scdd)
-REQUIREMENTS := exporters/requirements.txt
+# GPU=1 installs ONNX Runtime for CUDA, GPU=0 the one for the CPU; without either the environment stays what it is.
+GPU ?= $(if $(wildcard $(CURDIR)/.venv/.gpu),1,0)
+REQUIREMENTS := exporters/requirements$(if $(filter 1,$(GPU)),-gpu).txt
 LOCK := $(shell sha256sum $(REQUIREMENTS) exporters/requirements-uv.txt | sha256sum | cut -c1-12)
 VENV := $(if $(CI),$(CACHE)/venv-$(LOCK),$(CURDIR)/.venv)
 TOOLS := $(if $(CI),$(CACHE)/tools-$(LOCK),$(CURDIR)/.venv-tools)
@@ -25,7 +27,7 @@ help:
 	@echo "make demo    install, build, and run configs/quickstart.yaml"
 	@echo "make test    install, build, and run every test"
 	@echo "make bench   measure every stage beside PyTorch; writes docs/benchmarks.md"
-	@echo "make setup   the Python environment (.venv), which also brings libtorch and ONNX Runtime"
+	@echo "make setup   the Python environment (.venv), which also brings libtorch and ONNX Runtime; with GPU=1 that for CUDA"
 	@echo "make data    Fashion-MNIST"
 	@echo "make build   the scdd program, target/release/scdd"
 	@echo "make lint    formatting and lints of Rust and Python, documentation"
@@ -51,6 +53,7 @@ $(UV): exporters/requirements-uv.txt
 $(VENV)/.installed-$(LOCK): $(REQUIREMENTS) | $(UV)
 	@test -x $(VENV)/bin/python || $(UV) venv --quiet --clear --no-python-downloads --python 3.11 $(VENV)
 	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)/bin/python $(REQUIREMENTS)
+	@rm -f $(VENV)/.gpu $(VENV)/.installed-* $(if $(filter 1,$(GPU)),&& touch $(VENV)/.gpu)
 	@touch $@
 
 data: setup

@@ -15,7 +15,7 @@ use scdd::config::{Experiment, Protocol};
 use scdd::data::{Dataset, Size};
 use scdd::labels::LabelStore;
 use scdd::progress::Silent;
-use scdd::relabel::{Relabel, Teachers};
+use scdd::relabel::{LabelPlace, Relabel, Teachers};
 use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
 use scdd::threads::Threads;
@@ -37,8 +37,9 @@ fn main() -> Result<()> {
     let threads = Threads::all();
     let runtime = Runtime::open(None)?;
     let bundles = [(&teacher, 1.0)];
-    let (mut teachers, _) =
-        Teachers::open(&bundles, &runtime, &protocol.relabel, Device::Cpu, &threads)?;
+    let place = LabelPlace { tensors: Device::Cpu, tf32: false };
+    let mut teachers =
+        Teachers::open(&bundles, &runtime, &protocol.relabel, place, &threads, &|_| ())?;
     let relabel = Relabel { config: &protocol.relabel, formation: 1, seed: 0, key: "bench" };
     let folder = tempfile::tempdir()?;
     let labels = folder.path().join("labels.scdd");

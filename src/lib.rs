@@ -10,7 +10,7 @@
 //! 4. [`config`], [`run`], [`report`], [`export`]: an experiment as data.
 //! 5. [`kernels`]: the CPU kernels.
 //! 6. [`replica`]°: the graph as `tch` operations, under autograd. [`synthesis`]° and
-//!    [`training`]°: the compiled plans. [`threads`]°: the cores.
+//!    [`training`]°: the compiled plans. [`threads`]°: the cores. [`cuda`]°: GPUs.
 //! 7. [`teacher`]°, [`recover`]°, [`relabel`]°, [`validate`]°, [`inspect`]°: the methods, and
 //!    what they share: [`views`]°, [`keeper`]°, [`progress`]°.
 //! 8. [`worker`]°: runs the stages of an experiment.
@@ -21,7 +21,7 @@
 pub use scdd_artifacts as artifacts;
 pub use scdd_artifacts::labels;
 #[cfg(feature = "torch")]
-pub use scdd_compute::{replica, synthesis, threads, training};
+pub use scdd_compute::{cuda, replica, synthesis, threads, training, transfer};
 pub use scdd_data as data;
 pub use scdd_data::rng;
 #[cfg(feature = "torch")]

@@ -42,7 +42,6 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         rounds: 1,
         subset_of: None,
         committee: None,
-        bf16: false,
         compat: Vec::new(),
         classes: None,
         verifier: vec![],

@@ -616,7 +616,10 @@ fn bad_experiments_are_explained_and_leave_nothing_behind() {
             refusal(&plain, Some(nothing.path()), "runs"),
             "data set fashion-mnist not found; looked in",
         ),
-        (refusal(&format!("{plain}device: cuda\n"), data, "runs"), "libtorch finds no CUDA device"),
+        (
+            refusal(&format!("{plain}device: cuda\n"), data, "runs"),
+            "CUDA was asked for (`device: cuda`), but there is no NVIDIA driver",
+        ),
         (refusal("name: [\n", data, "runs"), "e.yaml"),
     ];
     for (message, expected) in cases {

@@ -7,24 +7,26 @@
 pub mod commands;
 pub mod memory;
 
+mod device;
 mod scheduler;
 mod stages;
 mod stop;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use scdd_artifacts::stage::{Attempt, StageStore};
+use scdd_compute::cuda::NoCuda;
 use scdd_compute::threads::Threads;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Runtime;
-use scdd_experiment::config;
+use scdd_experiment::config::Experiment;
 use scdd_experiment::run::graph::StageGraph;
 use scdd_experiment::run::stages::StageNode;
 use scdd_experiment::run::{Outcome, RunError};
 
+pub use device::ComputeDevice;
 use scheduler::{Job, Made, MemoryAwareProgress};
 pub use stop::StopRequest;
 
@@ -34,9 +36,11 @@ pub enum WorkerError {
     #[error("bundle `{bundle}` failed its verification{}; `scdd verify` shows every check", .divergence.as_ref().map_or(String::new(), |d| format!(": {d}")))]
     Unverified { bundle: String, divergence: Option<String> },
     #[error(
-        "CUDA was asked for (`device: cuda`), but libtorch finds no CUDA device: {reason}; use `device: cpu` or `auto`"
+        "CUDA was asked for (`device: cuda`), but {reason}: {}; `device: cpu` or `auto` needs none", reason.remedy()
     )]
-    NoCuda { reason: String },
+    NoCuda { reason: NoCuda },
+    #[error("{0}; `device: cpu` needs no such setting")]
+    Precision(String),
     #[error("{}: {what}", path.display())]
     Mislabels { path: std::path::PathBuf, what: String },
     #[error("{what}")]
@@ -50,7 +54,7 @@ pub struct Worker<'a> {
     /// Runs the teachers.
     runtime: &'a Runtime,
     progress: &'a dyn Progress,
-    device: tch::Device,
+    device: ComputeDevice,
     /// The maximum number of stages at once.
     lanes: NonZeroUsize,
     stop: StopRequest,
@@ -62,23 +66,27 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `device`, which stops on `stop`. On the CPU at most `jobs` stages run at once,
-    /// by default as many as there are cores; on CUDA, one.
+    /// A worker for `experiment`, which stops on `stop`. On the CPU at most `jobs` stages run at
+    /// once, by default as many as there are cores; on CUDA, one. Tells where it computes.
     ///
     /// # Errors
-    /// When `device` is CUDA and there is none.
+    /// When the experiment's device is CUDA and there is none.
     pub fn new(
         runtime: &'a Runtime,
         progress: &'a dyn Progress,
-        device: config::Device,
+        experiment: &Experiment,
         jobs: Option<NonZeroUsize>,
         stop: StopRequest,
     ) -> Result<Self, WorkerError> {
-        let device = find(device)?;
+        let (device, no_cuda) = ComputeDevice::open(experiment.device, experiment.precision)?;
+        progress.tell(&match no_cuda {
+            None => format!("computing on {device}"),
+            Some(why @ NoCuda::NoDriver) => format!("computing on {device}: {why}"),
+            Some(why) => format!("computing on {device}: {why}; {}", why.remedy()),
+        });
         let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
-        let lanes =
-            if device == tch::Device::Cpu { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
-        tracing::debug!("tensors are on {device:?}; at most {lanes} stages at once, {cores} cores");
+        let lanes = if device.is_cpu() { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
+        tracing::debug!("at most {lanes} stages at once, {cores} cores");
         Ok(Self {
             runtime,
             progress,
@@ -88,11 +96,6 @@ impl<'a> Worker<'a> {
             elsewhere: Mutex::default(),
             gpu: Mutex::default(),
         })
-    }
-
-    /// The device of tensors.
-    pub fn device(&self) -> tch::Device {
-        self.device
     }
 
     /// Makes every stage of `graph` that is not complete in `store`, several at once. A failure is
@@ -108,6 +111,7 @@ impl<'a> Worker<'a> {
             Job { id, title: title.clone(), needs: needs.clone() }
         };
         let jobs = graph.open(store)?.into_iter().map(job).collect();
+        let store = &store.computing_on(self.device.computed_on(&self.runtime.file_name()));
         let make = |id, threads: &Threads| self.make(graph.node(id), store, threads);
         scheduler::work_off(jobs, self.lanes, self.progress, &self.stop, &make)
     }
@@ -179,7 +183,7 @@ struct Tools<'a> {
     /// Runs the teachers.
     runtime: &'a Runtime,
     progress: MemoryAwareProgress<'a>,
-    device: tch::Device,
+    device: ComputeDevice,
     threads: &'a Threads,
     /// Work that takes long looks at it at every step.
     stop: &'a StopRequest,
@@ -190,29 +194,5 @@ impl Tools<'_> {
     /// Waits until no other stage labels on a GPU.
     fn lock_gpu(&self) -> MutexGuard<'_, ()> {
         self.gpu.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The likely reason why libtorch finds no CUDA device.
-pub fn why_no_cuda() -> String {
-    let version = env!("SCDD_TORCH");
-    if version.contains("+cpu") {
-        return format!("libtorch {version} was built without CUDA");
-    }
-    match Path::new("/proc/driver/nvidia/version").exists() {
-        true => {
-            format!("there is an NVIDIA driver, but libtorch {version} sees no device through it")
-        }
-        false => "there is no NVIDIA driver".to_owned(),
-    }
-}
-
-fn find(device: config::Device) -> Result<tch::Device, WorkerError> {
-    let found = tch::Cuda::is_available();
-    match device {
-        config::Device::Cuda if !found => Err(WorkerError::NoCuda { reason: why_no_cuda() }),
-        config::Device::Cuda => Ok(tch::Device::Cuda(0)),
-        config::Device::Auto if found => Ok(tch::Device::Cuda(0)),
-        config::Device::Auto | config::Device::Cpu => Ok(tch::Device::Cpu),
     }
 }

@@ -14,6 +14,7 @@
 //! `timing.json`, the only file that may differ between two runs of the same work.
 
 mod clock;
+mod computed_on;
 mod contents;
 mod lock;
 mod memory;
@@ -30,6 +31,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::atomic::{self, SCRATCH};
+pub use computed_on::ComputedOn;
 pub use lock::Wait;
 pub use parts::TakenPart;
 pub use store::{Attempt, Found, StageStore, fill};
@@ -76,6 +78,16 @@ pub enum StageError {
     Foreign {
         /// The file.
         file: PathBuf,
+    },
+    /// An interrupted run computed the stage's first part in another way.
+    #[error("{} was begun on {begun}, but this run computes on {now}: run there again, or remove the directory to begin anew", directory.display())]
+    Begun {
+        /// The stage's unfinished directory.
+        directory: PathBuf,
+        /// The device and precision of the interrupted run.
+        begun: String,
+        /// Those of this run.
+        now: String,
     },
     /// JSON can't represent a configuration.
     #[error("the configuration of the stage `{stage}` cannot be recorded: {source}")]

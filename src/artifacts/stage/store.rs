@@ -4,13 +4,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::clock::Clock;
+use super::clock::{Begun, Clock};
 use super::contents::{self, Problem};
 use super::lock::{self, Lock};
 use super::work_dir::WorkDir;
 use super::{
-    PARTIAL, RECORD, Stage, StageError, State, Tell, entries, io_error, is_scratch, partial_name,
-    parts, write_atomic,
+    ComputedOn, PARTIAL, RECORD, Stage, StageError, State, Tell, entries, io_error, is_scratch,
+    partial_name, parts, write_atomic,
 };
 use crate::atomic::SCRATCH;
 
@@ -43,12 +43,19 @@ pub enum Found {
 pub struct StageStore {
     root: PathBuf,
     pub(super) clock: Clock,
+    /// What computes the stages, if that matters.
+    computed_on: Option<ComputedOn>,
 }
 
 impl StageStore {
     /// A store below `root`, which is created by the first stage.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), clock: Clock::default() }
+        Self { root: root.into(), clock: Clock::default(), computed_on: None }
+    }
+
+    /// The same store, for a run that computes on this.
+    pub fn computing_on(&self, computed_on: ComputedOn) -> Self {
+        Self { computed_on: Some(computed_on), ..self.clone() }
     }
 
     /// The final path of `stage`, whether or not it exists.
@@ -121,8 +128,8 @@ impl StageStore {
             Found::Nothing => {}
         }
         tracing::debug!("making {}", directory.display());
-        let begun = self.clock.begin();
-        let partial = WorkDir::open(&self.path(stage), stage, self.parts_path(stage), begun)?;
+        let partial =
+            WorkDir::open(&self.path(stage), stage, self.parts_path(stage), self.begin())?;
         if let Err(error) = work(&partial) {
             partial.remove_if_untouched();
             return Err(error);
@@ -136,7 +143,11 @@ impl StageStore {
     /// The directory in which another process is making `stage`, to help it with its parts. `None`
     /// if there is none.
     pub fn join(&self, stage: &Stage) -> Option<WorkDir> {
-        WorkDir::join(&self.path(stage), stage, self.parts_path(stage), self.clock.begin())
+        WorkDir::join(&self.path(stage), stage, self.parts_path(stage), self.begin())
+    }
+
+    pub(super) fn begin(&self) -> (Begun, Option<ComputedOn>) {
+        (self.clock.begin(), self.computed_on.clone())
     }
 
     /// Stores why an attempt at `stage` failed, until the stage is complete.

@@ -279,7 +279,7 @@ fn helpers_share_the_parts_and_their_time_counts() {
     assert!(timing.seconds >= 0.03, "20 ms of each of the two: {timing:?}");
     assert!(!parts.exists());
     assert_eq!(files(&made).keys().collect::<Vec<_>>(), ["contents.json", "part-0", "stage.json"]);
-    let mut late = WorkDir::open(&made.join("x"), &stage(5), parts, store.clock.begin()).unwrap();
+    let mut late = WorkDir::open(&made.join("x"), &stage(5), parts, store.begin()).unwrap();
     (late.path, late.helps) = (partial_name(&made), true);
     assert!(!late.is_under_way() && late.take("0").unwrap().is_none());
 }
@@ -299,4 +299,30 @@ fn an_unusable_root_is_a_clear_error() {
     assert!(error.contains("a file is where a directory should be"), "{error}");
     let full = io_error("write", Path::new("x"))(ErrorKind::StorageFull.into()).to_string();
     assert!(full.ends_with("free some space and run again: finished work is kept"), "{full}");
+}
+
+#[test]
+fn a_stage_goes_on_where_it_was_begun() {
+    let root = tempfile::tempdir().unwrap();
+    let store = StageStore::new(root.path());
+    let on = |device: &str, libraries: &str| {
+        let [device, precision, libraries] = [device, "TF32", libraries].map(str::to_owned);
+        store.computing_on(ComputedOn { device, precision, libraries })
+    };
+    let attempt = |store: &StageStore, fails: bool| {
+        store.attempt(&stage(7), &|_| (), |work| {
+            work.goes_on_here()?;
+            work.write_last_of_part("part", b"x")?;
+            if fails { Err(failure()) } else { Ok(()) }
+        })
+    };
+    attempt(&on("cuda:0 (A)", "1"), true).unwrap_err();
+    let refused = attempt(&on("cpu", "1"), false).unwrap_err().to_string();
+    let expected = ".partial was begun on cuda:0 (A) in TF32, but this run computes on cpu in TF32: run there again, or remove the directory to begin anew";
+    assert!(refused.ends_with(expected), "{refused}");
+    let Ok(Attempt::Complete(made)) = attempt(&on("cuda:0 (A)", "2"), false) else {
+        panic!("a newer library is no other device")
+    };
+    let on = Timing::read(&made).unwrap().computed_on.unwrap();
+    assert_eq!((&on.device[..], &on.libraries[..]), ("cuda:0 (A)", "2"));
 }

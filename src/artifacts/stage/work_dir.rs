@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -11,8 +12,8 @@ use super::clock::Begun;
 use super::lock;
 use super::parts::{self, TakenPart};
 use super::{
-    RECORD, Stage, StageError, TIMING, contents, create_directories, entries, io_error, is_scratch,
-    partial_name, write_atomic,
+    ComputedOn, RECORD, Stage, StageError, TIMING, contents, create_directories, entries, io_error,
+    is_scratch, partial_name, write_atomic,
 };
 
 /// The directory in which a stage is being made.
@@ -26,6 +27,7 @@ pub struct WorkDir {
     resumed: bool,
     passes: u64,
     begun: Begun,
+    computed_on: Mutex<Option<ComputedOn>>,
     /// The cost of interrupted runs, up to the last part that they completed.
     before: Option<Timing>,
 }
@@ -36,7 +38,7 @@ impl WorkDir {
         complete: &Path,
         stage: &Stage,
         parts: PathBuf,
-        begun: Begun,
+        (begun, computed_on): (Begun, Option<ComputedOn>),
     ) -> Result<Self, StageError> {
         let path = partial_name(complete);
         let mut resumed = path.exists();
@@ -48,9 +50,10 @@ impl WorkDir {
         if !resumed {
             parts::forget_help(&parts);
         }
-        write_atomic(&path.join(RECORD), &stage.record_file())?;
         let before = Timing::read(&path);
-        Ok(Self { path, parts, helps: false, resumed, passes: stage.passes, begun, before })
+        write_atomic(&path.join(RECORD), &stage.record_file())?;
+        let (passes, computed_on) = (stage.passes, Mutex::new(computed_on));
+        Ok(Self { path, parts, helps: false, resumed, passes, begun, computed_on, before })
     }
 
     /// The partial directory of `stage`, which another process is making. `None` if there is none.
@@ -58,20 +61,46 @@ impl WorkDir {
         complete: &Path,
         stage: &Stage,
         parts: PathBuf,
-        begun: Begun,
+        (begun, computed_on): (Begun, Option<ComputedOn>),
     ) -> Option<Self> {
         let path = partial_name(complete);
         if stage.difference(&path).is_some() {
             return None;
         }
         let (resumed, passes, before) = (false, stage.passes, None);
-        Some(Self { path, parts, helps: true, resumed, passes, begun, before })
+        let computed_on = Mutex::new(computed_on);
+        Some(Self { path, parts, helps: true, resumed, passes, begun, computed_on, before })
     }
 
     /// The directory itself. Files written here directly must get their name by a rename: after a
     /// kill, every existing file counts as complete, but for those that end in `.under-way`.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Checks that what the stage holds already was computed on the same device, in the same
+    /// precision. The rest would give other bytes otherwise.
+    pub fn goes_on_here(&self) -> Result<(), StageError> {
+        let before = Timing::read(&self.path).and_then(|timing| timing.computed_on);
+        match (before, self.on().as_ref()) {
+            (Some(begun), Some(now)) if !begun.goes_on(now) => Err(StageError::Begun {
+                directory: self.path.clone(),
+                begun: begun.to_string(),
+                now: now.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that another device than the run's own computes this stage.
+    pub fn computes_on(&self, device: &str) {
+        if let Some(on) = self.on().as_mut() {
+            device.clone_into(&mut on.device);
+        }
+    }
+
+    fn on(&self) -> MutexGuard<'_, Option<ComputedOn>> {
+        self.computed_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an interrupted run began this directory.
@@ -128,12 +157,13 @@ impl WorkDir {
     /// Notes the cost of the work until now, which no later run repeats.
     pub fn note_cost(&self) -> Result<(), StageError> {
         let (seconds, peak) =
-            self.before.map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
+            self.before.as_ref().map_or((0.0, None), |before| (before.seconds, before.peak_bytes));
         let timing = Timing {
             seconds: seconds + self.begun.seconds(),
             resumed: self.resumed,
             passes: Some(self.passes),
             peak_bytes: peak.max(self.begun.peak()),
+            computed_on: self.on().clone(),
         };
         if self.helps { parts::note_help(&self.parts, &timing) } else { self.write_timing(&timing) }
     }
@@ -184,7 +214,7 @@ impl WorkDir {
 }
 
 /// The cost of a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// Wall-clock seconds of the stage, summed over the processes that made it. While `n` stages
     /// run, each gets the `n`th part. Interrupted runs count up to the last part that they
@@ -199,6 +229,9 @@ pub struct Timing {
     /// It includes the memory of stages that ran at the same time.
     #[serde(default)]
     pub peak_bytes: Option<u64>,
+    /// The device and libraries that computed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computed_on: Option<ComputedOn>,
 }
 
 impl Timing {

@@ -3,6 +3,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::replica::ops::BatchSize;
 use crate::replica::{Mode, Replica, ReplicaError};
 use scdd_graph::ops::{Layout, ShapeOp};
 use scdd_graph::{Op, ValueId};
@@ -22,6 +23,7 @@ pub fn survey(
     input: &Tensor,
     live: &[ValueId],
 ) -> Result<Vec<Option<Known>>, ReplicaError> {
+    let _batch = BatchSize::of(&input.size());
     let graph = replica.graph();
     let mut values: Vec<Option<Tensor>> = Vec::new();
     values.resize_with(graph.values.len(), || None);

@@ -17,7 +17,7 @@ use scdd_graph::{Graph, Node, Op, ValueId};
 
 pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
-use ops::Args;
+use ops::{Args, BatchSize};
 
 /// How BatchNorm layers behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,7 @@ impl Replica {
                 found: inputs.len(),
             });
         }
+        let _batch = BatchSize::of(&inputs.first().map(Tensor::size).unwrap_or_default());
         let mut values: Vec<Option<Tensor>> = Vec::new();
         values.resize_with(self.graph.values.len(), || None);
         for (input, tensor) in self.graph.inputs.iter().zip(inputs) {

@@ -24,14 +24,16 @@ use crate::compiled::explicit::SavedExplicit;
 use crate::compiled::survey::survey;
 use crate::compiled::value::{BufferPool, Value};
 use crate::compiled::{Step as _, failed, fixed_values, last_uses, none, sum};
+use crate::replica::ops::BatchSize;
 use crate::replica::{Mode, Replica, ReplicaError};
 use crate::threads::Threads;
 use alignment::{AlignedLayer, MeasuredStatistics};
 use compile::{FrozenConv, SynthesisStep};
 pub use objective::{
-    Distance, Evaluation, LayerTarget, Momentum, Objective, channel_statistics, patch_statistics,
+    Distance, Evaluation, LayerTarget, Momentum, Objective, UnreadEvaluation, channel_statistics,
+    patch_statistics,
 };
-use pass::{PassGradients, PassStep, PieceInputs, SavedPass, StatisticsGradient};
+use pass::{AffineTensors, PassGradients, PassStep, PieceInputs, SavedPass, StatisticsGradient};
 use scdd_graph::{Graph, ValueId};
 use scdd_kernels::Isa;
 use scdd_kernels::conv::Piece;
@@ -74,6 +76,8 @@ pub struct SynthesisPlan {
     dying: Vec<Vec<ValueId>>,
     /// Per step, the earlier step whose backward pass is fused into this step's convolution.
     pulls: Vec<Option<usize>>,
+    /// Per step, the constants of its pass, if libtorch computes it.
+    affine: Vec<Option<AffineTensors>>,
     /// The values that do not depend on the input and that autograd nodes read.
     fixed: Vec<Option<Tensor>>,
     /// The activations that the objective's layers measure, with their channel axes.
@@ -143,6 +147,11 @@ impl SynthesisPlan {
         if let Some(isa) = options.kernels {
             options.threads.run(|| prepare(&mut steps, isa)).map_err(loss)?;
         }
+        let by_torch = |pass: &&PassStep| options.kernels.is_none() || pass.image_size().is_none();
+        let affine = |step: &SynthesisStep| {
+            step.pass().filter(by_torch).map(|pass| pass.affine(options.device)).transpose()
+        };
+        let affine = steps.iter().map(affine).collect::<Result<_, _>>().map_err(loss)?;
         let logits = graph.outputs[0];
         // From here on constants are read from `fixed`, and by autograd nodes alone: the other
         // steps have prepared their weights.
@@ -151,6 +160,7 @@ impl SynthesisPlan {
         Ok(Self {
             dying: last_uses(&steps, logits, graph.values.len()),
             pulls: pulls(&steps, logits),
+            affine,
             fixed,
             taps: taps(objective),
             layers: alignment::layers(objective).map_err(loss)?,
@@ -202,7 +212,20 @@ impl SynthesisPlan {
         input: &Tensor,
         targets: impl Into<Option<&'t Tensor>>,
     ) -> Result<Evaluation, ReplicaError> {
-        let targets = targets.into();
+        let found = self.evaluate_unread(input, targets.into())?;
+        found.read().map_err(|source| ReplicaError::Loss { source })
+    }
+
+    /// As [`evaluate`](Self::evaluate), without waiting for a GPU. Both tensors must be on the
+    /// plan's device.
+    ///
+    /// # Errors
+    /// As of [`evaluate`](Self::evaluate).
+    pub fn evaluate_unread(
+        &mut self,
+        input: &Tensor,
+        targets: Option<&Tensor>,
+    ) -> Result<UnreadEvaluation, ReplicaError> {
         if self.options.kernels.is_none() {
             return self.evaluate_here(input, targets);
         }
@@ -216,11 +239,12 @@ impl SynthesisPlan {
         &self,
         input: &Tensor,
         targets: Option<&Tensor>,
-    ) -> Result<Evaluation, ReplicaError> {
+    ) -> Result<UnreadEvaluation, ReplicaError> {
         let _guard = tch::no_grad_guard();
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });
         }
+        let _batch = BatchSize::of(&self.shape);
         let loss = |source| ReplicaError::Loss { source };
         let mut run = EvaluationState::new(self);
         run.values[self.input] = Some(Value::from(input.detach()).channels_last().map_err(loss)?);
@@ -233,7 +257,7 @@ impl SynthesisPlan {
         let logits = self.read(&run, self.logits)?.tensor().copy();
         let (ce, gradient) = match targets {
             Some(targets) => cross_entropy(&logits, targets),
-            None => logits.f_zeros_like().map(|zeros| (0.0, zeros)),
+            None => none_wanted(&logits),
         }
         .map_err(loss)?;
         run.gradients[self.logits].push(gradient.into());
@@ -249,7 +273,11 @@ impl SynthesisPlan {
             None => input.f_zeros_like(),
         });
         let gradient = gradient.map_err(loss)?;
-        Ok(Evaluation { loss: ce + self.r_bn * bn, ce, bn, logits, gradient })
+        let terms = bn
+            .f_mul_scalar(self.r_bn)
+            .and_then(|weighted| Tensor::f_stack(&[&ce.f_add(&weighted)?, &ce, &bn], 0))
+            .map_err(loss)?;
+        Ok(UnreadEvaluation { terms, logits, gradient })
     }
 
     fn read(&self, run: &EvaluationState, id: ValueId) -> Result<Value, ReplicaError> {
@@ -279,6 +307,7 @@ impl SynthesisPlan {
                 let kept = SavedPass {
                     x: self.read(run, pass.x)?,
                     residual: pass.residual.map(|id| self.read(run, id)).transpose()?,
+                    out: None,
                 };
                 self.forward_pass(index, pass, kept, run).map_err(failed(&self.name_of(pass)))?;
             }
@@ -309,6 +338,11 @@ impl SynthesisPlan {
         Ok(())
     }
 
+    fn affine(&self, index: usize) -> Result<&AffineTensors, TchError> {
+        let missing = || TchError::Shape("the step was not prepared for libtorch".into());
+        self.affine[index].as_ref().ok_or_else(missing)
+    }
+
     fn name_of(&self, pass: &PassStep) -> String {
         self.replica.graph().values[pass.out.unwrap_or(pass.x)].clone()
     }
@@ -326,7 +360,9 @@ impl SynthesisPlan {
             let y: Value = conv.forward_torch(x.tensor())?.into();
             run.values[step.out] = Some(y.clone());
             return match &step.pass {
-                Some(pass) => self.forward_pass(index, pass, SavedPass { x: y, residual }, run),
+                Some(pass) => {
+                    self.forward_pass(index, pass, SavedPass { x: y, residual, out: None }, run)
+                }
                 None => Ok(()),
             };
         };
@@ -356,7 +392,7 @@ impl SynthesisPlan {
                 run.values[id] = Some(out.finish(size(to, channels))?);
             }
             run.measured[index] = gathered.total().as_ref().map(MeasuredStatistics::of_moments);
-            run.kept[index] = Some(SavedStep::Pass(SavedPass { x: y, residual }));
+            run.kept[index] = Some(SavedStep::Pass(SavedPass { x: y, residual, out: None }));
         }
         Ok(())
     }
@@ -365,18 +401,18 @@ impl SynthesisPlan {
         &self,
         index: usize,
         pass: &PassStep,
-        kept: SavedPass,
+        mut kept: SavedPass,
         run: &mut EvaluationState,
     ) -> Result<(), TchError> {
         let (kept, (out, measured)) = match (self.options.kernels, pass.image_size()) {
             (Some(isa), Some(size)) => {
                 let residual = kept.residual.map(|r| r.channels_last()).transpose()?;
-                let kept = SavedPass { x: kept.x.channels_last()?, residual };
+                let kept = SavedPass { x: kept.x.channels_last()?, residual, out: None };
                 let done = pass.forward(isa, &self.pool, &kept, size)?;
                 (kept, done)
             }
             _ => {
-                let done = pass.forward_torch(&kept)?;
+                let done = pass.forward_torch(self.affine(index)?, &mut kept)?;
                 (kept, done)
             }
         };
@@ -389,7 +425,7 @@ impl SynthesisPlan {
     }
 
     /// The cost of all layers. Stores per step the gradient that its statistics add.
-    fn align(&self, run: &mut EvaluationState) -> Result<f64, TchError> {
+    fn align(&self, run: &mut EvaluationState) -> Result<Tensor, TchError> {
         let mut costs = Vec::new();
         for (index, step) in self.steps.iter().enumerate() {
             let (Some(pass), Some(measured)) = (step.pass(), run.measured[index].take()) else {
@@ -408,9 +444,9 @@ impl SynthesisPlan {
             }
         }
         if costs.is_empty() {
-            return Ok(0.0);
+            return Tensor::f_zeros([], (Kind::Double, self.options.device));
         }
-        f64::try_from(Tensor::f_stack(&costs, 0)?.f_sum(None::<Kind>)?)
+        Tensor::f_stack(&costs, 0)?.f_sum(None::<Kind>)
     }
 
     fn backward(
@@ -473,7 +509,7 @@ impl SynthesisPlan {
                     gradients.iter().map(Value::channels_last).collect::<Result<Vec<_>, _>>()?;
                 pass.backward(isa, &self.pool, kept, &gradients, slope, size)?
             }
-            _ => pass.backward_torch(kept, &gradients, slope)?,
+            _ => pass.backward_torch(self.affine(index)?, kept, &gradients, slope)?,
         };
         send(pass, pulled, run);
         Ok(())
@@ -551,9 +587,9 @@ impl EvaluationState {
 }
 
 /// The batch's mean cross entropy and its gradient with respect to the logits `[N, K]`.
-fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor), TchError> {
+fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     let log_probabilities = logits.f_log_softmax(1, Kind::Float)?;
-    let chosen = targets.f_to_device(logits.device())?.f_unsqueeze(1)?;
+    let chosen = targets.f_unsqueeze(1)?;
     let ce = log_probabilities.f_gather(1, &chosen, false)?.f_mean(Kind::Double)?.f_neg()?;
     let count = *logits.size().first().unwrap_or(&1) as f64;
     let ones = chosen.f_ones_like()?.f_to_kind(Kind::Float)?;
@@ -561,7 +597,12 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor), Tch
         .f_exp()?
         .f_scatter_add(1, &chosen, &ones.f_neg()?)?
         .f_div_scalar(count)?;
-    Ok((f64::try_from(ce)?, gradient))
+    Ok((ce, gradient))
+}
+
+/// No cross entropy, and its gradient.
+fn none_wanted(logits: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+    Ok((Tensor::f_zeros([], (Kind::Double, logits.device()))?, logits.f_zeros_like()?))
 }
 
 /// A convolution can fuse the backward pass of the step that computed its input, if it is the first

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, TchError, Tensor};
 
+use crate::transfer;
 use scdd_graph::ValueId;
 
 /// The target of one layer's statistics.
@@ -136,6 +137,30 @@ pub struct Objective {
     pub distance: Distance,
     /// The moving average of statistics over evaluations, if any.
     pub momentum: Momentum,
+}
+
+/// The result of one evaluation of the loss, of which nothing has been read: on a GPU it may still
+/// be under way.
+pub struct UnreadEvaluation {
+    /// Loss, cross entropy and BN term of [`Evaluation`]: float64 `[3]`.
+    pub terms: Tensor,
+    /// As of [`Evaluation`].
+    pub logits: Tensor,
+    /// As of [`Evaluation`].
+    pub gradient: Tensor,
+}
+
+impl UnreadEvaluation {
+    /// Reads the terms, and waits for them.
+    ///
+    /// # Errors
+    /// When libtorch can't copy them.
+    pub fn read(self) -> Result<Evaluation, TchError> {
+        let Self { terms, logits, gradient } = self;
+        let [loss, ce, bn] = <[f64; 3]>::try_from(transfer::read(&terms)?)
+            .map_err(|found| TchError::Shape(format!("{} terms, not 3", found.len())))?;
+        Ok(Evaluation { loss, ce, bn, logits, gradient })
+    }
 }
 
 /// The result of one evaluation of the loss.

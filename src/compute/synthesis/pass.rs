@@ -7,11 +7,12 @@
 
 use std::sync::Arc;
 
-use tch::{TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use super::alignment::MeasuredStatistics;
 use crate::compiled::value::{BufferPool, Value};
 use crate::compiled::{floats, sum};
+use crate::transfer;
 use scdd_graph::ValueId;
 use scdd_kernels::Isa;
 use scdd_kernels::conv::{Piece, for_pieces};
@@ -35,10 +36,16 @@ pub struct PassStep {
     pub layers: Vec<usize>,
 }
 
+/// `scale` and `shift` of a [`PassStep`] for `tch` operations, in a shape that broadcasts over its
+/// input.
+pub struct AffineTensors([Tensor; 2]);
+
 /// The state that a [`PassStep`] saves for the backward pass.
 pub struct SavedPass {
     pub x: Value,
     pub residual: Option<Value>,
+    /// The result, where `tch` operations read off it whether the activation clamped.
+    pub out: Option<Tensor>,
 }
 
 /// The results of the backward pass: the gradients of `x` and of the residual.
@@ -68,6 +75,15 @@ impl PassStep {
             activation: FusedActivation::Identity,
             layers,
         }
+    }
+
+    /// Copies the step's constants to `device`, for `tch` operations.
+    ///
+    /// # Errors
+    /// When libtorch can't copy them.
+    pub fn affine(&self, device: Device) -> Result<AffineTensors, TchError> {
+        let copy = |values: &[f32]| transfer::upload(values, &self.broadcast(), device);
+        Ok(AffineTensors([copy(&self.scale)?, copy(&self.shift)?]))
     }
 
     fn channels(&self) -> usize {
@@ -179,10 +195,11 @@ impl PassStep {
         })
     }
 
-    /// The step as `tch` operations, on any device.
+    /// The step as `tch` operations, on any device. Adds to `kept` what the backward pass needs.
     pub fn forward_torch(
         &self,
-        kept: &SavedPass,
+        affine: &AffineTensors,
+        kept: &mut SavedPass,
     ) -> Result<(Option<Value>, Option<MeasuredStatistics>), TchError> {
         let x = kept.x.tensor();
         let measured = if self.layers.is_empty() {
@@ -193,10 +210,14 @@ impl PassStep {
         if self.out.is_none() {
             return Ok((None, measured));
         }
-        let p = self.preactivation(kept)?;
+        let mut p = self.preactivation(affine, kept)?;
         let out = match self.activation {
             FusedActivation::Identity => p,
-            FusedActivation::Clamp { low, high } => p.f_clamp(f64::from(low), f64::from(high))?,
+            FusedActivation::Clamp { low, high } => {
+                let out = p.f_clamp_(f64::from(low), f64::from(high))?;
+                kept.out = Some(out.shallow_clone());
+                out
+            }
             FusedActivation::LeakyRelu { alpha } => {
                 p.f_maximum(&p.f_mul_scalar(f64::from(alpha))?)?
             }
@@ -208,49 +229,55 @@ impl PassStep {
     /// The backward pass as `tch` operations.
     pub fn backward_torch(
         &self,
+        affine: &AffineTensors,
         kept: &SavedPass,
         gradients: &[Value],
         slope: Option<&StatisticsGradient>,
     ) -> Result<PassGradients, TchError> {
         let x = kept.x.tensor();
-        let statistics = slope
-            .map(|s| x.f_mul(&self.per_channel(&s.b, x)?)?.f_add(&self.per_channel(&s.a, x)?))
-            .transpose()?;
+        let per_channel = |t: &Tensor| t.f_to_kind(x.kind())?.f_reshape(self.broadcast());
+        let statistics =
+            slope.map(|s| per_channel(&s.a)?.f_addcmul(x, &per_channel(&s.b)?)).transpose()?;
         let Some(gradient) = sum(gradients)? else {
             let x = statistics.map_or_else(|| x.f_zeros_like(), Ok)?;
             return Ok(PassGradients { x: x.into(), residual: None });
         };
-        let gradient = match self.activation {
-            FusedActivation::Identity => gradient.tensor().shallow_clone(),
-            activation => {
-                gradient.tensor().f_mul(&slope_of(activation, &self.preactivation(kept)?)?)?
+        let gradient = match (self.activation, &kept.out) {
+            (FusedActivation::Identity, _) => gradient.tensor().shallow_clone(),
+            (FusedActivation::Clamp { low: 0.0, high: f32::INFINITY }, Some(out)) => {
+                out.f_threshold_backward(gradient.tensor(), 0.0)?
             }
+            // A clamped value is at a limit, and no other is.
+            (activation, Some(out)) => gradient.tensor().f_mul(&slope_of(activation, out)?)?,
+            (activation, None) => gradient
+                .tensor()
+                .f_mul(&slope_of(activation, &self.preactivation(affine, kept)?)?)?,
         };
-        let scale = self.per_channel(&Tensor::from_slice(&self.scale), x)?;
-        let mut pulled = gradient.f_mul(&scale)?;
-        if let Some(statistics) = statistics {
-            pulled = pulled.f_add(&statistics)?;
-        }
+        let AffineTensors([scale, _]) = affine;
+        let pulled = match statistics {
+            Some(mut statistics) => statistics.f_addcmul_(&gradient, scale)?,
+            None => gradient.f_mul(scale)?,
+        };
         let residual = kept.residual.as_ref().map(|_| gradient.into());
         Ok(PassGradients { x: pulled.into(), residual })
     }
 
-    fn preactivation(&self, kept: &SavedPass) -> Result<Tensor, TchError> {
-        let x = kept.x.tensor();
-        let scale = self.per_channel(&Tensor::from_slice(&self.scale), x)?;
-        let shift = self.per_channel(&Tensor::from_slice(&self.shift), x)?;
-        let p = x.f_mul(&scale)?.f_add(&shift)?;
+    /// A new tensor.
+    fn preactivation(
+        &self,
+        AffineTensors([scale, shift]): &AffineTensors,
+        kept: &SavedPass,
+    ) -> Result<Tensor, TchError> {
+        let mut p = shift.f_addcmul(kept.x.tensor(), scale)?;
         match &kept.residual {
-            Some(residual) => p.f_add(residual.tensor()),
+            Some(residual) => p.f_add_(residual.tensor()),
             None => Ok(p),
         }
     }
 
-    /// `values` in a shape that broadcasts over `x`, with the type and device of `x`.
-    fn per_channel(&self, values: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
-        let shape: Vec<i64> =
-            (0..x.dim()).map(|axis| if axis == self.axis { -1 } else { 1 }).collect();
-        values.f_to_device(x.device())?.f_to_kind(x.kind())?.f_reshape(shape)
+    /// The shape in which values per channel broadcast over `x`.
+    fn broadcast(&self) -> Vec<i64> {
+        (0..self.size.len()).map(|axis| if axis == self.axis { -1 } else { 1 }).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Evaluation, Objective, channel_statistics, patch_statistics};
+use super::{Evaluation, Objective, UnreadEvaluation, channel_statistics, patch_statistics};
 use crate::replica::{Mode, Replica, ReplicaError};
 use scdd_graph::ValueId;
 
@@ -18,10 +18,24 @@ impl Replica {
         targets: impl Into<Option<&'t Tensor>>,
         objective: &Objective,
     ) -> Result<Evaluation, ReplicaError> {
+        let found = self.evaluate_unread(input, targets.into(), objective)?;
+        found.read().map_err(|source| ReplicaError::Loss { source })
+    }
+
+    /// As [`evaluate`](Self::evaluate), without waiting for a GPU.
+    ///
+    /// # Errors
+    /// As of [`evaluate`](Self::evaluate).
+    pub fn evaluate_unread(
+        &self,
+        input: &Tensor,
+        targets: Option<&Tensor>,
+        objective: &Objective,
+    ) -> Result<UnreadEvaluation, ReplicaError> {
         let input = input.detach().set_requires_grad(true);
         let taps: Vec<ValueId> = objective.layers.iter().map(|l| l.tap).collect();
         let run = self.run(std::slice::from_ref(&input), &taps, Mode::Eval)?;
-        self.differentiate(&input, targets.into(), objective, &run.outputs[0], &run.taps)
+        self.differentiate(&input, targets, objective, &run.outputs[0], &run.taps)
             .map_err(|source| ReplicaError::Loss { source })
     }
 
@@ -32,7 +46,7 @@ impl Replica {
         objective: &Objective,
         logits: &Tensor,
         taps: &[Tensor],
-    ) -> Result<Evaluation, tch::TchError> {
+    ) -> Result<UnreadEvaluation, tch::TchError> {
         let ce = match targets {
             Some(targets) => logits.f_cross_entropy_loss::<Tensor>(
                 targets,
@@ -60,11 +74,9 @@ impl Replica {
         }
         let loss = ce.f_add(&bn.f_mul_scalar(objective.r_bn)?)?;
         let gradient = Tensor::f_run_backward(&[&loss], &[input], false, false)?.remove(0);
-        let number = |t: &Tensor| f64::try_from(t.f_to_kind(Kind::Double)?);
-        Ok(Evaluation {
-            loss: number(&loss)?,
-            ce: number(&ce)?,
-            bn: number(&bn)?,
+        let terms = Tensor::f_stack(&[loss.detach(), ce.detach(), bn.detach()], 0)?;
+        Ok(UnreadEvaluation {
+            terms: terms.f_to_kind(Kind::Double)?,
             logits: logits.detach(),
             gradient,
         })

@@ -19,6 +19,7 @@ use crate::compiled::autograd_node::SavedAutograd;
 use crate::compiled::survey::survey;
 use crate::compiled::value::{BufferPool, Value};
 use crate::compiled::{failed, fixed_values, last_uses, none, sum};
+use crate::replica::ops::BatchSize;
 use crate::replica::{Mode, Replica, ReplicaError};
 use crate::threads::Threads;
 use compile::TrainingStep;
@@ -166,6 +167,7 @@ impl TrainingPlan {
     }
 
     fn forward_here(&self, input: &Tensor, mode: Mode) -> Result<(Tensor, Tape), ReplicaError> {
+        let _batch = BatchSize::of(&self.shape);
         let _guard = tch::no_grad_guard();
         if input.size() != self.shape {
             return Err(ReplicaError::Shape { expected: self.shape.clone(), found: input.size() });

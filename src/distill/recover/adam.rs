@@ -1,9 +1,10 @@
 //! Adam (Kingma & Ba 2015) on a batch of images, in PyTorch's arithmetic: bias-corrected moments, ε
 //! = 1e-8 outside the root.
 
-use ndarray::{Array4, Ix4, Zip};
+use ndarray::{Array4, Zip};
 
-const EPSILON: f32 = 1e-8;
+/// Added to the root of the second moment.
+pub const EPSILON: f32 = 1e-8;
 
 /// The optimiser's state.
 pub struct Adam {
@@ -14,14 +15,15 @@ pub struct Adam {
 }
 
 impl Adam {
-    pub fn new(shape: Ix4, betas: [f64; 2]) -> Self {
-        Self { betas, steps: 0, first: Array4::zeros(shape), second: Array4::zeros(shape) }
-    }
-
     /// As it was after `steps` steps, which left these first and second `moments`.
     pub fn after(steps: u32, moments: [Array4<f32>; 2], betas: [f64; 2]) -> Self {
         let [first, second] = moments;
         Self { betas, steps: steps as i32, first, second }
+    }
+
+    /// The number of steps so far.
+    pub fn steps(&self) -> u32 {
+        self.steps as u32
     }
 
     /// First and second moments.
@@ -55,7 +57,8 @@ mod tests {
     /// gradients 2x, learning rates 0.1, 0.05, 0.025.
     #[test]
     fn three_steps_equal_pytorch() {
-        let mut adam = Adam::new(ndarray::Dim([1, 1, 1, 2]), [0.5, 0.9]);
+        let zeros = || Array4::zeros((1, 1, 1, 2));
+        let mut adam = Adam::after(0, [zeros(), zeros()], [0.5, 0.9]);
         let mut x = Array4::from_shape_vec((1, 1, 1, 2), vec![1.0f32, -2.0]).unwrap();
         for rate in [0.1, 0.05, 0.025] {
             let gradient = x.mapv(|v| 2.0 * v);

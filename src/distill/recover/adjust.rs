@@ -7,12 +7,11 @@
 
 use std::sync::Arc;
 
-use ndarray::Array4;
 use tch::{Device, Tensor};
 
 use super::RecoverError;
 use crate::teacher::{Bundle, Network};
-use scdd_compute::replica::{Mode, to_array, to_tensor};
+use scdd_compute::replica::{Mode, to_array};
 use scdd_experiment::config::WeightAdjustment;
 use scdd_graph::{Constant, Graph, Node, Op, ValueId};
 
@@ -20,20 +19,19 @@ use scdd_graph::{Constant, Graph, Node, Op, ValueId};
 const FLOOR: f64 = 1e-12;
 
 /// The teacher's graph with its weights adjusted to the images `seen` `[N, C, H, W]` of classes
-/// `targets` (int64 `[N]`).
+/// `targets` (int64 `[N]`), both on `device`.
 ///
 /// # Errors
 /// When the teacher can't be run, or libtorch fails.
 pub fn adjusted(
     bundle: &Bundle,
     adjustment: WeightAdjustment,
-    seen: &Array4<f32>,
+    seen: &Tensor,
     targets: &Tensor,
     device: Device,
 ) -> Result<Arc<Graph>, RecoverError> {
     let torch = |source| RecoverError::Torch { teacher: bundle.name().into(), source };
     let replica = bundle.replica(device)?;
-    let input = to_tensor(seen.view()).and_then(|t| t.f_to_device(device)).map_err(torch)?;
     let mut graph = bundle.graph.as_ref().clone();
     let mut weights: Vec<(ValueId, Tensor)> = Vec::new();
     for id in trained(&graph) {
@@ -43,7 +41,7 @@ pub fn adjusted(
     }
     for _ in 0..adjustment.steps {
         let logits = replica
-            .run(std::slice::from_ref(&input), &[], Mode::Eval)
+            .run(std::slice::from_ref(seen), &[], Mode::Eval)
             .map_err(|source| RecoverError::Replica { teacher: bundle.name().into(), source })?
             .outputs
             .remove(0);
@@ -101,7 +99,8 @@ fn trained(graph: &Graph) -> Vec<ValueId> {
 mod tests {
     use super::*;
     use crate::recover::tests::shipped;
-    use scdd_compute::replica::Replica;
+    use ndarray::Array4;
+    use scdd_compute::replica::{Replica, to_tensor};
 
     fn cross_entropy(replica: &Replica, images: &Array4<f32>, targets: &Tensor) -> f64 {
         let input = to_tensor(images.view()).unwrap();
@@ -128,7 +127,8 @@ mod tests {
         let before = bundle.replica(Device::Cpu).unwrap();
         let of = |steps| {
             let adjustment = WeightAdjustment { steps, rho: 0.015 };
-            adjusted(&bundle, adjustment, &images, &targets, Device::Cpu).unwrap()
+            let seen = to_tensor(images.view()).unwrap();
+            adjusted(&bundle, adjustment, &seen, &targets, Device::Cpu).unwrap()
         };
         let (one, twelve) = (of(1), of(12));
         assert!(

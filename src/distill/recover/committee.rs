@@ -1,14 +1,13 @@
 //! The teachers of a recovery, and their loss and gradient on a batch: of one teacher in turn, or
 //! of all together.
 
-use ndarray::Array4;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::adjust::adjusted;
 use super::plan_cache::PlanCache;
-use super::{Point, RecoverError, alignment};
+use super::{RecoverError, alignment};
 use crate::teacher::{Bundle, LayerStatistics};
-use scdd_compute::replica::{Replica, ReplicaError, to_array, to_tensor};
+use scdd_compute::replica::{Replica, ReplicaError};
 use scdd_compute::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
 use scdd_experiment::config::{BnWeight, RecoverConfig, Turn};
 
@@ -93,14 +92,14 @@ impl<'a> TeacherCommittee<'a> {
     }
 
     /// The objective of a batch of these `classes`, one per image; `seen` `[N, C, H, W]` is the
-    /// batch's first view.
+    /// batch's first view, on the committee's device.
     ///
     /// # Errors
     /// When a teacher can't be run, or libtorch fails.
     pub fn objective(
         &self,
         classes: &[u32],
-        seen: &Array4<f32>,
+        seen: &Tensor,
     ) -> Result<BatchObjective, RecoverError> {
         let targets: Vec<i64> = classes.iter().map(|&class| i64::from(class)).collect();
         let targets = Tensor::from_slice(&targets).to_device(self.device);
@@ -145,35 +144,31 @@ impl<'a> TeacherCommittee<'a> {
         }
     }
 
-    /// The loss of the views `seen` `[N, C, H, W]` at step `iteration`, and its gradient.
+    /// The loss of the views `seen` `[N, C, H, W]`, on the committee's device, at step `iteration`:
+    /// loss, cross entropy and BN term, float64 `[3]`; and its gradient. Does not wait for a GPU.
     ///
     /// # Errors
     /// When a teacher can't be run.
     pub fn evaluate(
         &self,
-        seen: &Array4<f32>,
+        seen: &Tensor,
         batch: &mut BatchObjective,
         iteration: u32,
-    ) -> Result<(Point, Array4<f32>), RecoverError> {
+    ) -> Result<[Tensor; 2], RecoverError> {
+        let BatchObjective { targets, evaluators } = batch;
         if self.turn == Turn::RoundRobin || self.members.len() == 1 {
             let turn = iteration as usize % self.members.len();
-            return self.members[turn].evaluate(
-                seen,
-                &batch.targets,
-                &mut batch.evaluators[turn],
-                iteration,
-            );
+            return self.members[turn].evaluate(seen, targets, &mut evaluators[turn]);
         }
-        let mut sum = Point { iteration, loss: 0.0, ce: 0.0, bn: 0.0 };
-        let mut gradient = Array4::zeros(seen.raw_dim());
-        for (member, evaluator) in self.members.iter().zip(&mut batch.evaluators) {
-            let (point, own) = member.evaluate(seen, &batch.targets, evaluator, iteration)?;
-            sum.loss += member.weight * point.loss;
-            sum.ce += member.weight * point.ce;
-            sum.bn += member.weight * point.bn;
-            gradient.scaled_add(member.weight as f32, &own);
+        let mut terms = Tensor::zeros([3], (Kind::Double, self.device));
+        let mut gradient = seen.zeros_like();
+        for (member, evaluator) in self.members.iter().zip(evaluators) {
+            let [own_terms, own_gradient] = member.evaluate(seen, targets, evaluator)?;
+            let torch = |source| member.torch(source);
+            terms = weighted(&own_terms, member.weight, &terms).map_err(torch)?;
+            gradient = weighted(&own_gradient, member.weight, &gradient).map_err(torch)?;
         }
-        Ok((sum, gradient))
+        Ok([terms, gradient])
     }
 }
 
@@ -199,7 +194,7 @@ impl CommitteeMember<'_> {
         &self,
         config: &RecoverConfig,
         classes: &[u32],
-        seen: &Array4<f32>,
+        seen: &Tensor,
         targets: &Tensor,
     ) -> Result<Evaluator, RecoverError> {
         let device = self.device;
@@ -215,8 +210,8 @@ impl CommitteeMember<'_> {
                 objective,
             ));
         }
-        let (n, c, h, w) = seen.dim();
-        let shape = [n, c, h, w].map(|d| d as i64);
+        let (n, c, h, w) = seen.size4().map_err(|e| self.torch(e))?;
+        let shape = [n, c, h, w];
         let plan = match config.weight_adjustment {
             Some(_) => self.plans.compile(&graph, &objective, shape),
             None => self.plans.plan(&objective, shape),
@@ -224,29 +219,29 @@ impl CommitteeMember<'_> {
         Ok(Evaluator::Plan(Box::new(plan.map_err(|e| self.replica(e))?)))
     }
 
-    /// The loss and gradient of one teacher. Without a classifier there is no cross entropy term,
+    /// The terms and gradient of one teacher. Without a classifier there is no cross entropy term,
     /// and the targets are not used.
     fn evaluate(
         &self,
-        seen: &Array4<f32>,
+        seen: &Tensor,
         targets: &Tensor,
         evaluator: &mut Evaluator,
-        iteration: u32,
-    ) -> Result<(Point, Array4<f32>), RecoverError> {
-        let torch = |source| self.torch(source);
-        let input =
-            to_tensor(seen.view()).and_then(|t| t.f_to_device(self.device)).map_err(torch)?;
+    ) -> Result<[Tensor; 2], RecoverError> {
         let targets = (!self.bundle.manifest.is_features_only()).then_some(targets);
         let found = match evaluator {
-            Evaluator::Plan(plan) => plan.evaluate(&input, targets),
-            Evaluator::Replica(replica, objective) => replica.evaluate(&input, targets, objective),
+            Evaluator::Plan(plan) => plan.evaluate_unread(seen, targets),
+            Evaluator::Replica(replica, objective) => {
+                replica.evaluate_unread(seen, targets, objective)
+            }
         };
         let found = found.map_err(|e| self.replica(e))?;
-        let gradient = to_array(&found.gradient).map_err(torch)?;
-        let gradient =
-            gradient.into_dimensionality().map_err(|e| torch(TchError::Shape(e.to_string())))?;
-        Ok((Point { iteration, loss: found.loss, ce: found.ce, bn: found.bn }, gradient))
+        Ok([found.terms, found.gradient])
     }
+}
+
+/// `sum` + `weight` · `tensor`.
+fn weighted(tensor: &Tensor, weight: f64, sum: &Tensor) -> Result<Tensor, TchError> {
+    sum.f_add(&tensor.f_mul_scalar(weight)?)
 }
 
 /// Checks that the bundle supports the loss, and that its preprocessing equals that of the `first`

@@ -15,6 +15,8 @@ pub mod balance;
 mod batch;
 mod clusters;
 mod committee;
+mod images;
+mod losses;
 mod plan_cache;
 mod prior;
 mod start;
@@ -26,7 +28,7 @@ use std::ops::Range;
 
 use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
-use tch::TchError;
+use tch::{Device, TchError};
 
 use crate::keeper::{Forgetful, Keeper};
 use crate::teacher::{Bundle, NetworkError, RuntimeError};
@@ -34,14 +36,14 @@ pub use scdd_artifacts::records::{Accuracy, Item, Point};
 use scdd_compute::replica::ReplicaError;
 use scdd_compute::synthesis::PlanOptions;
 use scdd_compute::threads::Threads;
-use scdd_data::view::{adjoint_batch, apply_batch};
 use scdd_data::{DataError, Dataset, Normalization, Resample, Size, jpeg};
 use scdd_experiment::config::{Quirk, RecoverConfig};
 
-use adam::Adam;
 pub use alignment::objective;
 pub use batch::Batch;
 use committee::TeacherCommittee;
+use images::{BatchImages, ImagesState, StepRule};
+use losses::LossLog;
 use prior::Priors;
 use start::{Starts, resize};
 use state::{BatchProgress, BatchState};
@@ -56,6 +58,8 @@ pub enum RecoverError {
     Replica { teacher: String, source: ReplicaError },
     #[error("teacher `{teacher}`: libtorch: {source}")]
     Torch { teacher: String, source: TchError },
+    #[error("libtorch can't take a step of the images: {0}")]
+    Step(#[from] TchError),
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
@@ -120,12 +124,18 @@ struct Descent<'a> {
     kept: Option<BatchState>,
 }
 
+/// The number of steps whose losses are read from a GPU at once.
+const READ_EVERY: usize = 50;
+
 /// Teachers made ready for synthesis.
 pub struct Recover<'a> {
     config: &'a RecoverConfig,
     committee: TeacherCommittee<'a>,
     starts: Starts<'a>,
     threads: Threads,
+    /// The device on which images stay while they are optimised; `None`: they are arrays, for the
+    /// plan's own kernels.
+    resident: Option<Device>,
     normalization: Normalization,
     /// The size of the teachers' images.
     size: Size,
@@ -175,8 +185,9 @@ impl<'a> Recover<'a> {
         balances: &[f64],
         options: PlanOptions,
     ) -> Result<Self, RecoverError> {
-        let options = PlanOptions { bf16: config.bf16, ..options };
         let (device, threads) = (options.device, options.threads.clone());
+        let resident =
+            (device != Device::Cpu || options.kernels.is_none()).then_some(options.device);
         let committee = TeacherCommittee::new(bundle, others, config, balances, options)?;
         let p = &bundle.manifest.preprocessing;
         let normalization = normalization(bundle, config)?;
@@ -186,6 +197,7 @@ impl<'a> Recover<'a> {
             committee,
             starts,
             threads,
+            resident,
             normalization,
             size: Size { height: p.height, width: p.width },
         })
@@ -262,7 +274,7 @@ impl<'a> Recover<'a> {
             let BatchProgress { budget, next, .. } = state.progress;
             let steps = budgets.get(budget);
             steps.is_some_and(|steps| steps.start < next && next < steps.end)
-                && state.images.shape()[0] == batch.items.len()
+                && state.images.images.shape()[0] == batch.items.len()
         };
         // With a damaged state the batch starts anew.
         let mut kept = keeper.kept().and_then(|bytes| BatchState::read(&bytes).ok()).filter(fits);
@@ -290,7 +302,8 @@ impl<'a> Recover<'a> {
                 (None, None) => images,
             };
             let run = Descent { classes: &classes, steps, budget, kept: here };
-            images = self.descend(images, run, &mut views, keeper, (&mut points, step))?;
+            let losses = LossLog::new(&mut points, step);
+            images = self.descend(images, run, &mut views, keeper, losses)?;
         }
         Ok(images)
     }
@@ -345,7 +358,8 @@ impl<'a> Recover<'a> {
     ) -> Result<Array4<f32>, RecoverError> {
         let steps = 0..self.config.iterations;
         let run = Descent { classes: targets, steps, budget: 0, kept: None };
-        self.descend(start, run, views, &mut Forgetful, (&mut Vec::new(), step))
+        let mut points = Vec::new();
+        self.descend(start, run, views, &mut Forgetful, LossLog::new(&mut points, step))
     }
 
     /// Takes the steps of one budget, with a fresh optimiser or the kept one.
@@ -355,63 +369,41 @@ impl<'a> Recover<'a> {
         Descent { classes, steps, budget, kept }: Descent,
         views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
         keeper: &mut dyn Keeper,
-        (points, step): (&mut Vec<Point>, &mut dyn FnMut(Point)),
+        mut losses: LossLog,
     ) -> Result<Array4<f32>, RecoverError> {
         if steps.is_empty() {
             return Ok(start);
         }
-        let config = self.config;
-        let priors = Priors::new(config);
-        let range = self.normalization.range();
-        let mut images = start.clone();
-        let mut average = (config.ema > 0.0).then(|| images.clone());
-        let mut seen = images.clone();
-        let mut gradient = images.clone();
-        let mut adam = Adam::new(images.raw_dim(), config.betas);
-        let mut maps = views(steps.start)?;
-        self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
+        let mut images = self.place(ImagesState::start(start.clone(), &self.rule()))?;
+        let mut seen = images.look(views(steps.start)?)?;
         let mut objective = self.committee.objective(classes, &seen)?;
         let mut first = steps.start;
         if let Some(kept) = kept {
             first = kept.progress.next;
-            kept.progress.points.iter().for_each(|point| step(*point));
-            *points = kept.progress.points;
-            (images, average) = (kept.images, kept.average);
-            adam = Adam::after(first - steps.start, kept.moments, config.betas);
+            losses.resume(kept.progress.points);
+            images = self.place(kept.images)?;
             self.committee.restore(&objective, &kept.statistics);
             (steps.start + 1..first).try_for_each(|iteration| views(iteration).map(|_| ()))?;
         }
         for iteration in first..steps.end {
             if iteration > steps.start {
-                maps = views(iteration)?;
-                self.threads.run(|| apply_batch(&maps, &images, &mut seen))?;
+                seen = images.look(views(iteration)?)?;
             }
-            let (mut point, mut seen_gradient) =
-                self.committee.evaluate(&seen, &mut objective, iteration)?;
-            point.loss += priors.add(&seen, &mut seen_gradient);
-            if !point.loss.is_finite() {
-                return Err(RecoverError::Diverged { iteration, loss: point.loss });
+            let [terms, gradient] = self.committee.evaluate(&seen, &mut objective, iteration)?;
+            let rate = cosine(self.config.learning_rate, iteration, self.config.iterations);
+            losses.add(iteration, &terms, &images.step(gradient, rate)?)?;
+            let is_last = iteration + 1 == steps.end;
+            let is_due = !is_last && keeper.is_due();
+            if is_last || is_due || losses.unread() >= self.read_every() {
+                losses.read()?;
             }
-            self.threads.run(|| adjoint_batch(&maps, &seen_gradient, &mut gradient))?;
-            adam.step(
-                &mut images,
-                &gradient,
-                cosine(config.learning_rate, iteration, config.iterations),
-            );
-            clip(&mut images, &range);
-            if let Some(average) = &mut average {
-                let keep = config.ema as f32;
-                Zip::from(average).and(&images).for_each(|a, x| *a = keep * *a + (1.0 - keep) * x);
-            }
-            step(point);
-            points.push(point);
-            if iteration + 1 < steps.end && keeper.is_due() {
+            if is_due {
+                let (points, images) = (losses.points().to_vec(), images.state()?);
+                let (next, steps) = (iteration + 1, images.steps);
                 let state = BatchState {
-                    progress: BatchProgress { budget, next: iteration + 1, points: points.clone() },
+                    progress: BatchProgress { budget, next, steps, points },
                     start: start.clone(),
-                    images: images.clone(),
-                    moments: adam.moments().map(Array4::clone),
-                    average: average.clone(),
+                    images,
                     statistics: self.committee.statistics(&objective),
                 };
                 let state = state.write().map_err(|what| RecoverError::Keep(what.into()))?;
@@ -419,20 +411,33 @@ impl<'a> Recover<'a> {
             }
         }
         self.committee.keep(objective);
-        Ok(average.unwrap_or(images))
+        Ok(images.state()?.result())
+    }
+
+    /// How each step moves the images.
+    fn rule(&self) -> StepRule {
+        let &RecoverConfig { betas, ema, .. } = self.config;
+        let priors = Priors::new(self.config);
+        StepRule { betas, ema, priors, range: self.normalization.range() }
+    }
+
+    /// The images where they are optimised.
+    fn place(&self, state: ImagesState) -> Result<Box<dyn BatchImages>, RecoverError> {
+        match self.resident {
+            Some(device) => state.on_device(self.rule(), device),
+            None => Ok(state.on_host(self.rule(), self.threads.clone())),
+        }
+    }
+
+    /// The number of steps whose losses are read at once.
+    fn read_every(&self) -> usize {
+        if self.resident.is_some() { READ_EVERY } else { 1 }
     }
 }
 
 /// Half a cosine, from `initial` at step 0 to 0 at step `steps`.
 fn cosine(initial: f64, step: u32, steps: u32) -> f64 {
     0.5 * initial * (1.0 + (std::f64::consts::PI * f64::from(step) / f64::from(steps)).cos())
-}
-
-/// Clips every pixel to the valid range of its channel.
-fn clip(images: &mut Array4<f32>, range: &[(f32, f32)]) {
-    for (mut plane, &(low, high)) in images.axis_iter_mut(Axis(1)).zip(range) {
-        Zip::from(&mut plane).for_each(|v| *v = v.clamp(low, high));
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@
 use scdd_experiment::config::RecoverConfig;
 
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, s};
+use tch::{Kind, TchError, Tensor};
 
 /// The weights of the priors; 0 turns a prior off.
+#[derive(Debug, Clone, Copy)]
 pub struct Priors {
     pub tv: f64,
     pub l2: f64,
@@ -31,6 +33,74 @@ impl Priors {
         }
         loss
     }
+
+    /// As [`add`](Self::add), by libtorch's operations, without waiting for a GPU. The loss is
+    /// float64 `[]`.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn add_on_device(
+        &self,
+        images: &Tensor,
+        gradient: &mut Tensor,
+    ) -> Result<Tensor, TchError> {
+        let mut loss = Tensor::f_zeros([], (Kind::Double, images.device()))?;
+        if self.tv > 0.0 {
+            for [pixel, neighbour] in DIRECTIONS {
+                let difference = window(images, pixel)?.f_sub(&window(images, neighbour)?)?;
+                let length = difference.f_norm()?;
+                let unit = difference.f_mul(&length.f_clamp_min(TINY)?.f_reciprocal()?)?;
+                let unit = unit.f_mul_scalar(self.tv)?;
+                let _ = window(gradient, pixel)?.f_add_(&unit)?;
+                let _ = window(gradient, neighbour)?.f_sub_(&unit)?;
+                loss = loss.f_add(&length.f_mul_scalar(self.tv)?)?;
+            }
+        }
+        if self.l2 > 0.0 {
+            let share = self.l2 / images.size().first().map_or(1.0, |&n| n as f64);
+            let lengths = images
+                .f_square()?
+                .f_sum_dim_intlist(&[1i64, 2, 3][..], true, Kind::Float)?
+                .f_sqrt()?;
+            let units = images.f_div(&lengths.f_clamp_min(TINY)?)?;
+            let _ = gradient.f_add_(&units.f_mul_scalar(share)?)?;
+            loss = loss.f_add(&lengths.f_sum(Kind::Double)?.f_mul_scalar(share)?)?;
+        }
+        Ok(loss)
+    }
+}
+
+/// Below the length of any difference, so that a length of 0 has no direction.
+const TINY: f64 = 1e-30;
+
+/// For each direction of the variation whether the window of pixels and that of their neighbours
+/// leave out the first or the last row and column.
+const DIRECTIONS: [[[Trim; 2]; 2]; 4] = [
+    [[Trim::None, Trim::Last], [Trim::None, Trim::First]],
+    [[Trim::Last, Trim::None], [Trim::First, Trim::None]],
+    [[Trim::Last, Trim::Last], [Trim::First, Trim::First]],
+    [[Trim::Last, Trim::First], [Trim::First, Trim::Last]],
+];
+
+/// What a window leaves out of one axis.
+#[derive(Debug, Clone, Copy)]
+enum Trim {
+    None,
+    First,
+    Last,
+}
+
+/// A view of `images` without some rows and columns.
+fn window(images: &Tensor, trims: [Trim; 2]) -> Result<Tensor, TchError> {
+    let trimmed = |images: Tensor, (axis, trim): (i64, Trim)| {
+        let length = images.size()[axis as usize];
+        match trim {
+            Trim::None => Ok(images),
+            Trim::First => images.f_narrow(axis, 1, length - 1),
+            Trim::Last => images.f_narrow(axis, 0, length - 1),
+        }
+    };
+    [2, 3].into_iter().zip(trims).try_fold(images.shallow_clone(), trimmed)
 }
 
 fn norm(values: impl Iterator<Item = f32>) -> f64 {
@@ -98,6 +168,7 @@ fn l2_norm(images: &Array4<f32>, gradient: &mut Array4<f32>, weight: f64) -> f64
 mod tests {
     use super::*;
     use rand_distr::{Distribution, StandardNormal};
+    use scdd_compute::replica::to_tensor;
     use scdd_data::rng;
 
     #[test]
@@ -118,6 +189,25 @@ mod tests {
                 (found - f64::from(expected)).abs() < 1e-3,
                 "{index:?}: {found} against {expected}"
             );
+        }
+    }
+
+    #[test]
+    fn a_device_computes_the_same() {
+        let mut stream = rng::stream(1, "test", 0);
+        let mut images =
+            Array4::from_shape_simple_fn((3, 2, 5, 4), || StandardNormal.sample(&mut stream));
+        // An image without a direction to go.
+        images.index_axis_mut(Axis(0), 1).fill(0.0);
+        for (tv, l2) in [(0.3, 0.0), (0.0, 0.7), (0.3, 0.7), (0.0, 0.0)] {
+            let (priors, mut expected) = (Priors { tv, l2 }, Array4::ones(images.raw_dim()));
+            let loss = priors.add(&images, &mut expected);
+            let mut found = Tensor::ones([3, 2, 5, 4], (Kind::Float, tch::Device::Cpu));
+            let on_device =
+                priors.add_on_device(&to_tensor(images.view()).unwrap(), &mut found).unwrap();
+            assert!((f64::try_from(on_device).unwrap() - loss).abs() < 1e-5 * loss.max(1.0));
+            let furthest = (found - to_tensor(expected.view()).unwrap()).abs().max();
+            assert!(f64::try_from(furthest).unwrap() < 1e-6, "{tv} {l2}");
         }
     }
 

@@ -9,6 +9,7 @@ use crate::state_file::{self, first_line};
 use scdd_compute::replica::{to_array, to_tensor};
 
 use super::Point;
+use super::images::ImagesState;
 
 /// The state of a batch between two steps.
 #[derive(Debug)]
@@ -16,11 +17,7 @@ pub struct BatchState {
     pub progress: BatchProgress,
     /// The images at the first step of the budget, `[N, C, H, W]`.
     pub start: Array4<f32>,
-    pub images: Array4<f32>,
-    /// Adam's first and second moments.
-    pub moments: [Array4<f32>; 2],
-    /// The moving average of the images, where the configuration asks for one.
-    pub average: Option<Array4<f32>>,
+    pub images: ImagesState,
     /// Moving averages of statistics: evaluator, layer, mean and variance.
     pub statistics: Vec<(usize, usize, [Tensor; 2])>,
 }
@@ -32,6 +29,8 @@ pub struct BatchProgress {
     pub budget: usize,
     /// The first step that is still to be taken.
     pub next: u32,
+    /// The number of steps of this budget so far.
+    pub steps: u32,
     /// The losses of all steps before.
     pub points: Vec<Point>,
 }
@@ -47,13 +46,13 @@ impl BatchState {
     /// # Errors
     /// When a tensor can't be copied.
     pub fn write(&self) -> Result<Vec<u8>, String> {
-        let [first, second] = &self.moments;
+        let ImagesState { images, moments: [first, second], average, steps: _ } = &self.images;
         let arrays = [
             ("start", Some(&self.start)),
-            ("images", Some(&self.images)),
+            ("images", Some(images)),
             ("first moment", Some(first)),
             ("second moment", Some(second)),
-            (AVERAGE, self.average.as_ref()),
+            (AVERAGE, average.as_ref()),
         ];
         let mut tensors = Vec::new();
         for (name, array) in arrays {
@@ -77,7 +76,7 @@ impl BatchState {
     /// When the bytes are damaged.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let (progress, tensors) = state_file::read(bytes, PROGRESS)?;
-        let progress = serde_json::from_str(&progress).map_err(|e| e.to_string())?;
+        let progress: BatchProgress = serde_json::from_str(&progress).map_err(|e| e.to_string())?;
         let tensor = |name: &str| tensors.get(name).ok_or_else(|| format!("it lacks `{name}`"));
         let array = |name: &str| -> Result<Array4<f32>, String> {
             let array = to_array(tensor(name)?).map_err(first_line)?;
@@ -101,6 +100,7 @@ impl BatchState {
         if [&start, &moments[0], &moments[1]].iter().any(|other| other.dim() != images.dim()) {
             return Err("the arrays differ in shape".into());
         }
-        Ok(Self { progress, start, images, moments, average, statistics })
+        let images = ImagesState { images, moments, steps: progress.steps, average };
+        Ok(Self { progress, start, images, statistics })
     }
 }

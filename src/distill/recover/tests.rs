@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::keeper::Interrupting;
+use scdd_compute::transfer;
 use scdd_experiment::config::Experiment;
 
 /// The default settings, overridden by some in YAML.
@@ -63,15 +64,6 @@ fn the_learning_rate_falls_from_its_start_to_zero() {
     assert_eq!(cosine(0.4, 0, 100), 0.4);
     assert!((cosine(0.4, 50, 100) - 0.2).abs() < 1e-12);
     assert!(cosine(0.4, 99, 100) > 0.0 && cosine(0.4, 99, 100) < 1e-3);
-}
-
-#[test]
-fn clipping_is_per_channel() {
-    let mut images = Array4::from_shape_fn((1, 2, 1, 2), |(_, c, _, x)| {
-        (c as f32 + 1.0) * (x as f32 * 4.0 - 2.0)
-    });
-    clip(&mut images, &[(-1.0, 1.0), (-3.0, 2.0)]);
-    assert_eq!(images.as_slice(), Some(&[-1.0, 1.0, -3.0, 2.0][..]));
 }
 
 #[test]
@@ -307,4 +299,34 @@ fn an_interrupted_batch_goes_on_and_ends_in_the_same_bytes() {
         let mut damaged = Interrupting { kept: Some(vec![1, 2]), left: u32::MAX };
         assert!(run(&mut damaged).unwrap() == whole, "{settings}, a damaged state");
     }
+}
+
+/// With tensors in place of arrays, as on a GPU.
+#[test]
+fn images_that_stay_on_the_device_are_the_same_and_their_losses_are_read_seldom() {
+    let (teacher, other) = (shipped("resnet18-w16-supervised"), shipped("resnet18-w16-moco-v2"));
+    let run = |iterations: u32, kernels| {
+        let config = config(&format!(
+            "{{iterations: {iterations}, batch_size: 10, jitter: 2, flip: true, crop: {{scale: [0.5, 1]}}, ema: 0.5, tv: 1.0e-4, l2: 1.0e-4, learning_rate: 0.01, \
+             statistics_momentum: 0.5, committee: {{teachers: [x], turn: all, weights: [2, 1]}}}}"
+        ));
+        let options = PlanOptions { kernels, ..PlanOptions::default() };
+        let recover = Recover::with_committee(&teacher, &[&other], &config, &[], options).unwrap();
+        let batch = recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0).remove(0);
+        let (mut losses, before) = (Vec::new(), transfer::count());
+        let images =
+            recover.run(&batch, 0, &mut Forgetful, &mut |point| losses.push(point.loss)).unwrap();
+        (images, losses, transfer::count() - before)
+    };
+    let (host, on_host, _) = run(4, PlanOptions::default().kernels);
+    let (device, on_device, _) = run(4, None);
+    for (a, b) in on_host.iter().zip(&on_device) {
+        assert!((a - b).abs() < 1e-3 * a, "{on_host:?} {on_device:?}");
+    }
+    // Adam's first steps have the same length for the smallest gradients, whose sign rounding sets.
+    let mean = (&host - &device).mapv(f32::abs).mean().unwrap();
+    assert!(mean < 1e-3, "{mean}");
+    // The tables of the views at each step, the losses every 50.
+    let [(_, _, few), (_, losses, many)] = [10, 110].map(|iterations| run(iterations, None));
+    assert_eq!((many - few, losses.len()), (100 + 2, 110));
 }

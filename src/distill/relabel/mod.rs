@@ -14,7 +14,7 @@ use crate::views::{BatchViews, ViewRenderer, Views, one_ahead};
 use scdd_data::{DataError, Dataset, Size};
 use scdd_experiment::config::{LabelDtype, Mix, RelabelConfig};
 
-pub use teachers::Teachers;
+pub use teachers::{LabelPlace, Teachers};
 
 use scdd_artifacts::labels::{Dtype, LabelBatch, Meta, MixKind, StoreError, StoredTopK, Writer};
 

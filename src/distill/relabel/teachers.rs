@@ -8,6 +8,7 @@ use super::RelabelError;
 use crate::teacher::{
     Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions,
 };
+use scdd_compute::cuda;
 use scdd_compute::replica::{Mode, Replica, to_array, to_tensor};
 use scdd_compute::threads::Threads;
 use scdd_experiment::config::{Device, Fallback, RelabelConfig, TeacherBn};
@@ -19,6 +20,15 @@ pub struct Teachers<'a> {
     members: Vec<AnsweringTeacher<'a>>,
     runtime: &'a Runtime,
     threads: Threads,
+}
+
+/// Where networks run that ONNX Runtime's CPU does not.
+#[derive(Debug, Clone, Copy)]
+pub struct LabelPlace {
+    /// The device of teachers with batch statistics.
+    pub tensors: tch::Device,
+    /// Whether ONNX Runtime may compute in TensorFloat-32 on a GPU.
+    pub tf32: bool,
 }
 
 struct AnsweringTeacher<'a> {
@@ -38,9 +48,9 @@ enum Answering {
 
 impl<'a> Teachers<'a> {
     /// Opens the bundles' networks on the devices that `config` requests; the numbers are their
-    /// weights in the mean. All must have the first one's preprocessing. Also returns a remark if a
-    /// network fell back to another device. Teachers with batch statistics run on `device`; those
-    /// in ONNX Runtime run on the present number of `threads`.
+    /// weights in the mean. All must have the first one's preprocessing. Teachers with batch
+    /// statistics run on the tensors' device; those in ONNX Runtime run on a GPU, or on the present
+    /// number of `threads`. Calls `say` at once if a network falls back to the CPU.
     ///
     /// # Errors
     /// When CUDA is requested but not available and no fallback is configured; when the bundles do
@@ -49,26 +59,34 @@ impl<'a> Teachers<'a> {
         bundles: &[(&'a Bundle, f64)],
         runtime: &'a Runtime,
         config: &RelabelConfig,
-        device: tch::Device,
+        place: LabelPlace,
         threads: &Threads,
-    ) -> Result<(Self, Option<String>), RelabelError> {
+        say: &dyn Fn(&str),
+    ) -> Result<Self, RelabelError> {
         check_fit(bundles)?;
         let total: f64 = bundles.iter().map(|(_, weight)| weight).sum();
-        let (mut members, mut remark_for_user) = (Vec::new(), None);
+        let mut members = Vec::new();
         for &(bundle, weight) in bundles {
             let network = match config.teacher_bn {
                 TeacherBn::Batch => {
-                    Answering::Batch(Box::new(replica(bundle, device)?), device, config.micro_batch)
+                    let replica = Box::new(replica(bundle, place.tensors)?);
+                    Answering::Batch(replica, place.tensors, config.micro_batch)
                 }
                 TeacherBn::Running => {
-                    let (network, remark) = open_session(bundle, runtime, config, threads)?;
-                    remark_for_user = remark_for_user.or(remark);
-                    network
+                    open_session(bundle, runtime, config, place.tf32, threads, say)?
                 }
             };
             members.push(AnsweringTeacher { bundle, share: (weight / total) as f32, network });
         }
-        Ok((Self { members, runtime, threads: threads.clone() }, remark_for_user))
+        Ok(Self { members, runtime, threads: threads.clone() })
+    }
+
+    /// Whether any of them runs on a GPU.
+    pub fn are_on_gpu(&self) -> bool {
+        self.members.iter().any(|member| match &member.network {
+            Answering::Running(_, options) => options.provider != Provider::Cpu,
+            Answering::Batch(_, device, _) => *device != tch::Device::Cpu,
+        })
     }
 
     /// Their bundles; the first one's preprocessing is that of all.
@@ -181,13 +199,15 @@ fn replica(bundle: &Bundle, device: tch::Device) -> Result<Replica, RelabelError
     Ok(replica)
 }
 
-/// Opens a session on the configured device, with a remark if it fell back to another.
+/// Opens a session on the configured device, or on the CPU, saying so.
 fn open_session(
     bundle: &Bundle,
     runtime: &Runtime,
     config: &RelabelConfig,
+    tf32: bool,
     threads: &Threads,
-) -> Result<(Answering, Option<String>), RelabelError> {
+    say: &dyn Fn(&str),
+) -> Result<Answering, RelabelError> {
     let open = |provider| {
         let options = SessionOptions { provider, optimize: true, threads: threads.count() };
         let session = runtime.session(bundle.name(), &bundle.model, &[], options)?;
@@ -195,17 +215,23 @@ fn open_session(
     };
     let may_fall_back = config.provider == Device::Auto || config.fallback == Some(Fallback::Cpu);
     if config.provider == Device::Cpu {
-        return Ok((open(Provider::Cpu)?, None));
+        return Ok(open(Provider::Cpu)?);
     }
-    match open(Provider::Cuda) {
-        Ok(session) => Ok((session, None)),
-        Err(RuntimeError::NoCuda { what }) if may_fall_back => {
-            let remark =
-                format!("no CUDA in ONNX Runtime ({what}): soft labels are computed on the CPU");
-            Ok((open(Provider::Cpu)?, Some(remark)))
+    let what = match open(Provider::Cuda { tf32 }) {
+        Ok(session) => return Ok(session),
+        // A GPU may be there, but lack memory or a library that this network needs.
+        Err(RuntimeError::NoCuda { what } | RuntimeError::Session { what, .. })
+            if may_fall_back =>
+        {
+            what
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    // That a machine has no GPU is no news at every set of images.
+    if config.provider == Device::Cuda || cuda::driver().is_ok() {
+        say(&format!("soft labels are computed on the CPU, not by CUDA: {what}"));
     }
+    Ok(open(Provider::Cpu)?)
 }
 
 #[cfg(test)]
@@ -235,15 +261,12 @@ mod tests {
 
     fn logits(bundles: &[(&Bundle, f64)], teacher_bn: TeacherBn) -> Array2<f32> {
         let runtime = Runtime::open(None).unwrap();
-        let (mut teachers, remark) = Teachers::open(
-            bundles,
-            &runtime,
-            &config(teacher_bn),
-            tch::Device::Cpu,
-            &Threads::all(),
-        )
-        .unwrap();
-        assert_eq!(remark, None);
+        let place = LabelPlace { tensors: tch::Device::Cpu, tf32: false };
+        let say = |what: &str| panic!("{what}");
+        let (config, threads) = (config(teacher_bn), Threads::all());
+        let mut teachers =
+            Teachers::open(bundles, &runtime, &config, place, &threads, &say).unwrap();
+        assert!(!teachers.are_on_gpu());
         let first = teachers.logits(&images()).unwrap();
         assert_eq!(first, teachers.logits(&images()).unwrap(), "answering changed the teacher");
         first

@@ -32,9 +32,7 @@ pub enum RuntimeError {
     Session { model: String, what: String },
     #[error("ONNX Runtime failed to run `{model}`: {what}")]
     Run { model: String, what: String },
-    #[error(
-        "CUDA was asked for, but ONNX Runtime says: {what}. Install onnxruntime-gpu, or set `provider: cpu` (or `fallback: cpu`)"
-    )]
+    #[error("CUDA was asked for, but {what}; or set `provider: cpu` (or `fallback: cpu`)")]
     NoCuda { what: String },
 }
 

@@ -5,21 +5,23 @@ use std::sync::{Mutex, OnceLock};
 
 use ndarray::{Array2, Array4, ArrayD, IxDyn};
 use ort::LoadDynamicError;
-use ort::ep;
+use ort::ep::{self, cuda::ConvAlgorithmSearch};
 use ort::session::Session as OrtSession;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::TensorRef;
-use serde::{Deserialize, Serialize};
 
 use super::error::RuntimeError;
+use scdd_compute::cuda;
 use scdd_graph::with_outputs;
 
 /// The device of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     Cpu,
-    Cuda,
+    /// The first GPU, in TensorFloat-32 or in float32.
+    Cuda {
+        tf32: bool,
+    },
 }
 
 /// The loaded library. A process has one: the first that is opened.
@@ -60,6 +62,11 @@ impl Runtime {
     /// The library's file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The name of the library's file, which ends with its version.
+    pub fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The library's version and build.
@@ -138,10 +145,24 @@ fn with_provider(
 ) -> Result<SessionBuilder, RuntimeError> {
     match provider {
         Provider::Cpu => Ok(builder),
-        Provider::Cuda => {
-            let cuda = ep::CUDA::default().build().error_on_failure();
-            builder.with_execution_providers([cuda]).map_err(|e| RuntimeError::NoCuda {
-                what: e.to_string().trim_end_matches('.').into(),
+        Provider::Cuda { tf32 } => {
+            let no_cuda = |what: String| RuntimeError::NoCuda { what };
+            cuda::driver().map_err(|why| no_cuda(format!("{why}: {}", why.remedy())))?;
+            // Its CUDA libraries are those of libtorch, which must be in the process already. Where
+            // libtorch has none, the system's own may do.
+            let _ = cuda::load();
+            let cuda = ep::CUDA::default()
+                .with_tf32(tf32)
+                // Algorithms are chosen by rules, not by timing, which would differ between runs.
+                .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
+                .build()
+                .error_on_failure();
+            builder.with_execution_providers([cuda]).map_err(|e| {
+                let what = e.to_string();
+                let what = what.trim_end_matches(['.', '\n', ' ']);
+                no_cuda(format!(
+                    "ONNX Runtime says: {what}; `make setup GPU=1` installs the one for CUDA"
+                ))
             })
         }
     }

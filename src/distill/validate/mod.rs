@@ -20,7 +20,7 @@ use crate::teacher::{Bundle, Network, NetworkError};
 use crate::views::{BatchViews, ViewRenderer, Views, one_ahead};
 use scdd_artifacts::labels::{LabelBatch, LabelStore, StoreError};
 pub use scdd_artifacts::records::{Epoch, Training};
-use scdd_compute::replica::{Mode, Replica, ReplicaError, to_tensor};
+use scdd_compute::replica::{Mode, Replica, ReplicaError, channels_last, to_tensor};
 use scdd_compute::threads::{Threads, TorchThreads};
 use scdd_compute::training::TrainingPlan;
 use scdd_data::rng;
@@ -180,8 +180,12 @@ impl<'a> Student<'a> {
             }
             let values =
                 draw(init.distribution, parameter.numel(), seed, index as u64).map_err(fail)?;
-            let drawn = outputs_last(&Tensor::f_from_slice(&values)?.f_reshape(shape)?)?
-                .f_to_device(device)?;
+            let drawn = Tensor::f_from_slice(&values)?.f_reshape(shape)?;
+            // The order in memory that the kernels of each device read without copying.
+            let drawn = match device {
+                Device::Cpu => outputs_last(&drawn)?,
+                _ => channels_last(&drawn.f_to_device(device)?)?,
+            };
             let parameter = drawn.f_set_requires_grad(true)?;
             replica.set_constant(&init.parameter, parameter.shallow_clone());
             parameters.push((init.parameter.clone(), parameter));
@@ -305,7 +309,9 @@ impl<'a> Student<'a> {
             let images = threads.run(|| renderer.render(data.images, &batch))?;
             Ok::<_, ValidateError>((images, batch, logits))
         });
-        let (mut total, mut last) = (0.0, None);
+        // Summed where it is computed, so that a GPU need not wait for each batch.
+        let mut total = Tensor::f_zeros([], (Kind::Double, self.device))?;
+        let mut last = None;
         one_ahead(seen, |(images, batch, logits)| {
             let input = to_tensor(images.view())?.f_to_device(self.device)?;
             let targets = self.targets(data, &batch, logits)?;
@@ -314,14 +320,14 @@ impl<'a> Student<'a> {
             if let Some(average) = &mut average {
                 average.update()?;
             }
-            total += f64::try_from(pass.loss.f_detach()?.f_to_kind(Kind::Double)?)?;
+            total = total.f_add(&pass.loss.f_detach()?.f_to_kind(Kind::Double)?)?;
             last = Some(pass.last);
             Ok::<_, ValidateError>(())
         })?;
         if let Some((logits, Targets { teacher: Some(teacher), .. })) = last {
             objectives.fit(epoch, &logits, &teacher)?;
         }
-        Ok(total / batches.len() as f64)
+        Ok(f64::try_from(total)? / batches.len() as f64)
     }
 
     /// The loss of one batch, and the parameters' gradients. At most `part` views run through the

@@ -61,6 +61,8 @@ pub struct Experiment {
     pub whole_real: Option<WholeReal>,
     /// Device of recover's and validate's tensors.
     pub device: Device,
+    /// Arithmetic of convolutions on a GPU; the CPU always computes in float32.
+    pub precision: Precision,
 }
 
 /// Whether a key has its neutral value, which changes nothing. Resolved files omit such keys if
@@ -361,9 +363,6 @@ pub struct RecoverConfig {
     pub subset_of: Option<u32>,
     /// Further teachers of the same images; `null` is none.
     pub committee: Option<Committee>,
-    /// Convolutions in bfloat16 on a GPU, with sums and statistics in float32; has no effect on the
-    /// CPU.
-    pub bf16: bool,
     /// Quirks of published code that change results, each by name; or `official`, all quirks of the
     /// named preset's code.
     pub compat: Vec<Quirk>,
@@ -736,6 +735,28 @@ pub enum Device {
     Cuda,
     /// CUDA if available, else the CPU.
     Auto,
+}
+
+/// Arithmetic of convolutions on a GPU. Sums and statistics are float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Float32.
+    Fp32,
+    /// TensorFloat-32: float32's range with 10 bits of fraction. PyTorch's default.
+    Tf32,
+    /// Recover's in bfloat16, with float32 sums; all others in TensorFloat-32.
+    Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "float32",
+            Precision::Tf32 => "TF32",
+            Precision::Bf16 => "bfloat16",
+        })
+    }
 }
 
 /// Reaction to a missing CUDA device.

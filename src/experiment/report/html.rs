@@ -259,9 +259,9 @@ type SecondsOf = fn(&Row) -> Option<f64>;
 /// Mean seconds per seed and stage.
 fn seconds(rows: &[&Row]) -> String {
     let stages: [(&str, SecondsOf); 3] = [
-        ("images", |row| row.cost.recover.map(|timing| timing.seconds)),
-        ("labels", |row| row.cost.relabel.map(|timing| timing.seconds)),
-        ("student", |row| row.cost.validate.map(|timing| timing.seconds)),
+        ("images", |row| row.cost.recover.as_ref().map(|timing| timing.seconds)),
+        ("labels", |row| row.cost.relabel.as_ref().map(|timing| timing.seconds)),
+        ("student", |row| row.cost.validate.as_ref().map(|timing| timing.seconds)),
     ];
     let part = |(name, of): (&str, SecondsOf)| {
         let values: Vec<f64> = rows.iter().filter_map(|row| of(row)).collect();

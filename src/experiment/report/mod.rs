@@ -178,12 +178,15 @@ pub struct Row {
 impl Row {
     /// Seconds per image of recovering (or choosing crops). `None` for whole real images.
     pub fn seconds_per_image(&self) -> Option<f64> {
-        Some(self.cost.recover?.seconds / self.recovered.unwrap_or(self.images).max(1) as f64)
+        Some(
+            self.cost.recover.as_ref()?.seconds
+                / self.recovered.unwrap_or(self.images).max(1) as f64,
+        )
     }
 }
 
 /// Time and memory per stage; `None` if a row has no such stage.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// Recovering the images.
     pub recover: Option<Timing>,
@@ -195,8 +198,8 @@ pub struct Cost {
 
 impl Cost {
     /// The existing stages.
-    pub fn stages(&self) -> impl Iterator<Item = Timing> {
-        [self.recover, self.relabel, self.validate].into_iter().flatten()
+    pub fn stages(&self) -> impl Iterator<Item = &Timing> {
+        [&self.recover, &self.relabel, &self.validate].into_iter().flatten()
     }
 }
 

@@ -65,7 +65,7 @@ pub fn write_snapshot(results: &Results, path: &Path) -> Result<(), ReportError>
     let students = std::mem::take(&mut head.rows);
     let students = students
         .into_iter()
-        .map(|row| TimedRow { cost: row.cost, row: Row { curve: Vec::new(), ..row } });
+        .map(|row| TimedRow { cost: row.cost.clone(), row: Row { curve: Vec::new(), ..row } });
     head.recoveries.retain(|recovery| !recovery.verified.is_empty());
     head.recoveries.iter_mut().for_each(|recovery| recovery.curve.clear());
     head.grids.clear();

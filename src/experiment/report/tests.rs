@@ -21,7 +21,13 @@ fn folder(root: &Path, name: &str) -> PathBuf {
 }
 
 fn timing(seconds: f64) -> Timing {
-    Timing { seconds, resumed: false, passes: Some(1000), peak_bytes: Some(300 << 20) }
+    Timing {
+        seconds,
+        resumed: false,
+        passes: Some(1000),
+        peak_bytes: Some(300 << 20),
+        computed_on: None,
+    }
 }
 
 fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Row {

@@ -4,9 +4,9 @@ use scdd_cli::doctor::{Finding, print};
 use scdd_cli::{CommandOutcome, Global};
 
 use super::open_runtime;
-use crate::why_no_cuda;
+use scdd_compute::cuda::{self, Card, NoCuda, TORCH};
 use scdd_data::{Source, registry};
-use scdd_distill::teacher::Provider;
+use scdd_distill::teacher::{Provider, RuntimeError};
 
 pub fn run(global: &Global) -> anyhow::Result<CommandOutcome> {
     print(global, &look(global))
@@ -18,9 +18,13 @@ fn look(global: &Global) -> Vec<Finding> {
         Finding::new("processor", Ok::<_, String>(processor())),
         Finding::new(
             "libtorch",
-            Ok::<_, String>(format!("{}, {} threads", env!("SCDD_TORCH"), tch::get_num_threads())),
+            Ok::<_, String>(format!("{TORCH}, {} threads", tch::get_num_threads())),
         ),
-        Finding::new("libtorch, CUDA", torch_cuda()),
+        Finding::new("NVIDIA driver", nvidia_driver()),
+        Finding::new(
+            "libtorch, CUDA",
+            cuda::load().map(|_| "its library is loaded, and sees the GPU").map_err(advised),
+        ),
         Finding::new(
             "ONNX Runtime",
             runtime.as_ref().map(|r| format!("{} ({})", r.path().display(), r.build_info())),
@@ -29,7 +33,10 @@ fn look(global: &Global) -> Vec<Finding> {
     if let Ok(runtime) = &runtime {
         findings.push(Finding::new(
             "ONNX Runtime, CUDA",
-            runtime.has(Provider::Cuda).map(|()| "available"),
+            runtime.has(Provider::Cuda { tf32: true }).map(|()| "available").map_err(|e| match e {
+                RuntimeError::NoCuda { what } => what,
+                other => other.to_string(),
+            }),
         ));
     }
     for name in registry::names() {
@@ -62,9 +69,20 @@ fn vector_extensions() -> &'static str {
     std::env::consts::ARCH
 }
 
-fn torch_cuda() -> Result<String, String> {
-    match tch::Cuda::device_count() {
-        0 => Err(why_no_cuda()),
-        count => Ok(format!("{count} device{}", if count == 1 { "" } else { "s" })),
+/// The driver's newest CUDA, and its GPUs with their memory.
+fn nvidia_driver() -> Result<String, String> {
+    let driver = cuda::driver().map_err(advised)?;
+    let (major, minor) = driver.cuda;
+    let card = |card: &Card| format!("{} ({} GiB)", card.name, card.memory >> 30);
+    match &driver.cards[..] {
+        [] => Err(advised(NoCuda::NoCard)),
+        cards => {
+            let cards: Vec<String> = cards.iter().map(card).collect();
+            Ok(format!("up to CUDA {major}.{minor}; {}", cards.join(", ")))
+        }
     }
+}
+
+fn advised(why: NoCuda) -> String {
+    format!("{why}: {}", why.remedy())
 }

@@ -4,9 +4,8 @@
 use scdd_cli::{CommandOutcome, ExperimentArgs, Global, report::print};
 
 use super::{interrupt, open_runtime, progress};
-use crate::{StopRequest, Worker, why_no_cuda};
+use crate::{StopRequest, Worker};
 use scdd_data::place::printable;
-use scdd_experiment::config::Device;
 use scdd_experiment::report;
 use scdd_experiment::run::{self, Goal, RunError};
 
@@ -19,11 +18,7 @@ pub fn run(
     let experiment = command.load()?;
     let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
     let stop = StopRequest::default();
-    let worker =
-        Worker::new(&runtime, progress.as_ref(), experiment.device, command.jobs, stop.clone())?;
-    if experiment.device == Device::Auto && worker.device() == tch::Device::Cpu {
-        progress.tell(&format!("note: `device: auto` is the CPU here: {}", why_no_cuda()));
-    }
+    let worker = Worker::new(&runtime, progress.as_ref(), &experiment, command.jobs, stop.clone())?;
     let run = run::Run::open(&experiment, &command.output, goal)?;
     let graph = run.graph()?;
     interrupt::stop_on_signals(stop, progress.clone())?;

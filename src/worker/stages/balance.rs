@@ -8,5 +8,5 @@ use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::balance::BalanceTask;
 
 pub fn make(task: &BalanceTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
-    Ok(write_json(work, AUTO, &balance::auto(task.teacher, &task.config, tools.device)?)?)
+    Ok(write_json(work, AUTO, &balance::auto(task.teacher, &task.config, tools.device.tensors)?)?)
 }

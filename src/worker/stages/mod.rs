@@ -39,7 +39,7 @@ pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>
         Task::Import(task) => import::make(task, work).map(|()| None),
         Task::Recognise(task) => recognise::make(task, work, tools).map(|()| None),
         Task::Verifier(task) => verifier::make(task, work, tools).map(|()| None),
-        Task::Relabel(task) => relabel::make(task, work, tools),
+        Task::Relabel(task) => relabel::make(task, work, tools).map(|()| None),
         Task::Validate(task) => validate::make(task, work, tools).map(|()| None),
         Task::Whole(task) => whole::make(task, work, tools).map(|()| None),
     }

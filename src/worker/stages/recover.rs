@@ -5,7 +5,6 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use tch::Device;
 
 use crate::Tools;
 use scdd_artifacts::files::{self, read_json, write_images};
@@ -14,6 +13,7 @@ use scdd_artifacts::stage::{TakenPart, Wait, WorkDir};
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
 use scdd_distill::recover::{Batch, Item, Recover};
+use scdd_experiment::config::Precision;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::recover::RecoverTask;
 
@@ -24,26 +24,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Gives a remark for the user.
 pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
-    let recovery = BatchRecovery { task, work, tools, recover: open(task, tools)? };
+    let recovery = BatchRecovery { task, work, tools, recover: open(task, work, tools)? };
     recovery.run(&recovery.label(), Others::WaitFor)?;
-    let without_effect = task.config.bf16 && tools.device == Device::Cpu;
+    let without_effect = tools.device.precision == Precision::Bf16 && tools.device.is_cpu();
     Ok(without_effect.then(|| {
-        "`recover.bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()
+        "`precision: bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()
     }))
 }
 
 /// Recovers batches beside the process `whom`, which makes the stage.
 pub fn help(task: &RecoverTask, work: &WorkDir, tools: &Tools, whom: &str) -> Result<(), Failure> {
-    let recovery = BatchRecovery { task, work, tools, recover: open(task, tools)? };
+    let recovery = BatchRecovery { task, work, tools, recover: open(task, work, tools)? };
     recovery.run(&format!("{}, beside {whom}", recovery.label()), Others::Leave)
 }
 
-fn open<'a>(task: &'a RecoverTask, tools: &Tools) -> Result<Recover<'a>, Failure> {
+fn open<'a>(task: &'a RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Recover<'a>, Failure> {
+    work.goes_on_here()?;
     let config = &task.config;
     let balances = task.balances.iter().map(|file| Ok(read_json::<Auto>(file)?.r_bn));
     let balances = balances.collect::<Result<Vec<f64>, Failure>>()?;
     let options = PlanOptions {
-        device: tools.device,
+        device: tools.device.tensors,
+        bf16: tools.device.precision == Precision::Bf16,
         threads: tools.threads.clone(),
         ..PlanOptions::default()
     };

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::Tools;
+use crate::device::CPU;
 use scdd_artifacts::files::{LABELS, STORE_UNDER_WAY};
 use scdd_artifacts::stage::WorkDir;
-use scdd_distill::relabel::{Relabel, Teachers};
+use scdd_distill::progress::Progress;
+use scdd_distill::relabel::{LabelPlace, Relabel, Teachers};
 use scdd_distill::teacher::Provider;
-use scdd_experiment::config::Device;
+use scdd_experiment::config::{Device, Precision};
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::relabel::RelabelTask;
 
@@ -16,20 +18,28 @@ use super::read_named;
 /// The interval between two records of the stage's cost so far. Each takes some milliseconds.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
 
-pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
+pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let RelabelTask { name, images, formation, teachers, config, seed, key } = task;
     // The store gets its name when it is whole.
     if work.has(LABELS) {
         work.remove(format!("{LABELS}{STORE_UNDER_WAY}"))?;
-        return Ok(None);
+        return Ok(());
     }
     let set = read_named(images, name)?;
-    let may_be_on_gpu = config.provider != Device::Cpu && tools.runtime.has(Provider::Cuda).is_ok();
+    let tf32 = tools.device.precision != Precision::Fp32;
+    let may_be_on_gpu =
+        config.provider != Device::Cpu && tools.runtime.has(Provider::Cuda { tf32 }).is_ok();
     // A stage that waits keeps no other from starting.
     tools.threads.reached_peak();
     let _alone = may_be_on_gpu.then(|| tools.lock_gpu());
-    let (mut answering, remark) =
-        Teachers::open(teachers, tools.runtime, config, tools.device, tools.threads)?;
+    let place = LabelPlace { tensors: tools.device.tensors, tf32 };
+    let say = |what: &str| tools.progress.tell(&format!("{name}: {what}"));
+    let mut answering =
+        Teachers::open(teachers, tools.runtime, config, place, tools.threads, &say)?;
+    if !answering.are_on_gpu() {
+        work.computes_on(CPU);
+    }
+    work.goes_on_here()?;
     let relabel = Relabel { config, formation: *formation, seed: *seed, key };
     let path = work.path().join(LABELS);
     let mut noted = Instant::now();
@@ -42,5 +52,5 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<Option<
         Ok(tools.stop.check()?)
     };
     relabel.run(&set, &mut answering, &path, &tools.progress, &mut batch_done)?;
-    Ok(remark)
+    Ok(())
 }

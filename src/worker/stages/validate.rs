@@ -16,10 +16,12 @@ pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Fa
     if work.has(TRAINING) {
         return keeper.remove();
     }
+    work.goes_on_here()?;
     let images = read_named(&task.images, &task.name)?;
     let labels = task.labels.as_deref().map(labels::LabelStore::open).transpose()?;
     labels.as_ref().map(labels::LabelStore::check).transpose()?;
-    let mut fresh = Student::new(task.student, task.seed, tools.device, tools.threads.clone())?;
+    let mut fresh =
+        Student::new(task.student, task.seed, tools.device.tensors, tools.threads.clone())?;
     let views =
         Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let data = TrainingData { images: &images, views, labels: labels.as_ref() };

@@ -15,9 +15,10 @@ pub fn make(task: &WholeTask, work: &WorkDir, tools: &Tools) -> Result<(), Failu
     if work.has(TRAINING) {
         return keeper.remove();
     }
+    work.goes_on_here()?;
     let &WholeTask { student, train, test, ref views, ref config, seed } = task;
     let (train, test) = (train.images()?, test.images()?);
-    let mut fresh = Student::new(student, seed, tools.device, tools.threads.clone())?;
+    let mut fresh = Student::new(student, seed, tools.device.tensors, tools.threads.clone())?;
     let views = Views::new(views, 1, seed, train, input_size(student));
     let data = TrainingData { images: train, views, labels: None };
     let training = fresh.train(&data, test, config, &mut keeper, &tools.progress)?;

@@ -11,10 +11,13 @@ mod reduce;
 mod resize;
 mod shape;
 
-use tch::{Device, Kind, Tensor};
+use std::cell::Cell;
+
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::error::OpError;
 use scdd_graph::Op;
+use scdd_graph::ops::Layout;
 
 /// The inputs of one node at run time.
 pub struct Args<'a> {
@@ -40,6 +43,17 @@ impl<'a> Args<'a> {
     /// All inputs; none may be absent.
     fn all(&self) -> Result<Vec<&'a Tensor>, OpError> {
         (0..self.inputs.len()).map(|i| self.get(i)).collect()
+    }
+
+    /// The device of the inputs that are not on the CPU, if there are any.
+    fn gpu(&self) -> Option<Device> {
+        self.inputs.iter().flatten().map(|t| t.device()).find(|device| *device != Device::Cpu)
+    }
+
+    /// All inputs on `device`.
+    fn moved_to(&self, device: Device) -> Result<Vec<Option<Tensor>>, TchError> {
+        let moved = |input: &Option<&Tensor>| input.map(|t| t.f_to_device(device)).transpose();
+        self.inputs.iter().map(moved).collect()
     }
 
     /// The number of the node's outputs.
@@ -80,21 +94,65 @@ fn axis_of(axis: i64, rank: usize) -> Result<i64, OpError> {
     Err(OpError::Other(format!("axis {axis} is outside the {rank} axes of the input")))
 }
 
-/// The largest number of elements of one value: far above the need of any image network, far below
-/// the machine's memory.
+/// The largest number of elements of one value per image of the batch: far above the need of any
+/// image network, far below the machine's memory.
 const MOST_ELEMENTS: i64 = 1 << 28;
+
+thread_local! {
+    static IMAGES: Cell<i64> = const { Cell::new(1) };
+}
+
+/// While it lives, the operators of this thread may make values for so many images.
+pub(crate) struct BatchSize {
+    former: i64,
+}
+
+impl BatchSize {
+    /// The batch of an input of this `size`, `[N, …]`.
+    pub fn of(size: &[i64]) -> Self {
+        let images = size.first().map_or(1, |&n| n.max(1));
+        Self { former: IMAGES.replace(images) }
+    }
+}
+
+impl Drop for BatchSize {
+    fn drop(&mut self) {
+        IMAGES.set(self.former);
+    }
+}
 
 /// Refuses a shape that a hostile file may claim but no image network needs.
 fn bounded(shape: &[i64]) -> Result<(), OpError> {
     let count = shape.iter().try_fold(1i64, |n, &d| n.checked_mul(d).filter(|_| d >= 0));
     match count {
-        Some(n) if n <= MOST_ELEMENTS => Ok(()),
+        Some(n) if n <= MOST_ELEMENTS.saturating_mul(IMAGES.get()) => Ok(()),
         _ => Err(OpError::Other(format!("asks for a tensor of shape {shape:?}"))),
     }
 }
 
 /// Runs one operator in inference mode.
+///
+/// Shapes, axes and other integers stay on the CPU, where they are read. Where such a tensor is
+/// data beside tensors on a GPU, it is copied there.
 pub fn run(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
+    let combines = matches!(
+        op,
+        Op::Binary(_)
+            | Op::Linear(_)
+            | Op::Layout(
+                Layout::Concat { .. } | Layout::ScatterNd { .. } | Layout::ScatterElements { .. }
+            )
+    );
+    match args.gpu().filter(|_| combines) {
+        Some(gpu) => {
+            let moved = args.moved_to(gpu)?;
+            run_here(op, &Args::new(moved.iter().map(Option::as_ref).collect(), args.outputs))
+        }
+        None => run_here(op, args),
+    }
+}
+
+fn run_here(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
     match op {
         Op::Activation(op) => activation::run(*op, args),
         Op::Binary(op) => elementwise::run_binary(*op, args).map(single),
@@ -113,4 +171,25 @@ pub fn run(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
 
 fn single(tensor: Tensor) -> Vec<Tensor> {
     vec![tensor]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The padded input of the first pooling of a ResNet at 224², and a residual sum of ResNet-50.
+    const OF_IMAGENET: [[i64; 3]; 2] = [[64, 114, 114], [256, 56, 56]];
+
+    #[test]
+    fn a_large_batch_of_imagenet_is_no_hostile_shape() {
+        let with = |images: i64, [c, h, w]: [i64; 3]| bounded(&[images, c, h, w]);
+        for shape in OF_IMAGENET {
+            let batch = BatchSize::of(&[1024, 3, 224, 224]);
+            with(1024, shape).unwrap();
+            drop(batch);
+            with(1024, shape).unwrap_err();
+        }
+        let _batch = BatchSize::of(&[2, 3, 32, 32]);
+        with(1, [1 << 10, 1 << 10, 1 << 10]).unwrap_err();
+    }
 }

@@ -275,6 +275,7 @@ impl<'a> StagesBuilder<'a> {
             classes: inputs.classes_of(teacher),
             balances,
             checks,
+            precision: inputs.experiment.precision,
         };
         Ok(self.add_images(recover::draft(source, (method, config), ipc, seed)?, None))
     }

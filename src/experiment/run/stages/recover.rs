@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::images::Described;
 use super::{Draft, NodeId, StageIdentity, inputs};
-use crate::config::{Committee, RecoverConfig, Start};
+use crate::config::{Committee, Precision, RecoverConfig, Start};
 use crate::run::RunError;
 use crate::run::real::{RealSplit, require_images};
 use scdd_artifacts::bundle::Bundle;
@@ -53,6 +53,7 @@ pub(in crate::run) struct RecoverSource<'a> {
     pub balances: Vec<Balanced>,
     /// The checks of all teachers.
     pub checks: Vec<NodeId>,
+    pub precision: Precision,
 }
 
 /// The stage of `ipc` images per class, recovered from `source` by the method called `method`.
@@ -62,7 +63,7 @@ pub(in crate::run) fn draft<'a>(
     ipc: u32,
     seed: u64,
 ) -> Result<(Draft<'a>, Described), RunError> {
-    let RecoverSource { teacher, others, train, classes, balances, checks } = source;
+    let RecoverSource { teacher, others, train, classes, balances, checks, precision } = source;
     let config = RecoverConfig { subset_of: None, verifier: Vec::new(), ..config.clone() };
     if let Some(train) = train {
         require_images(&train.summary, "`recover.start`", images_needed(&config, ipc))?;
@@ -82,9 +83,15 @@ pub(in crate::run) fn draft<'a>(
     let foreign = teacher.manifest.is_features_only().then_some(classes);
     let (name, count) =
         (format!("{}-ipc{ipc}-seed{seed}", teacher.name()), chosen.len() as u64 * u64::from(ipc));
-    let stage =
-        Stage::new("recover", VERSION, &name, &identity(&config, ipc, foreign), inputs, seed)?
-            .of_passes(scored(&config, chosen.len()) + 2 * count * u64::from(config.iterations));
+    let stage = Stage::new(
+        "recover",
+        VERSION,
+        &name,
+        &identity(&config, ipc, foreign, precision),
+        inputs,
+        seed,
+    )?
+    .of_passes(scored(&config, chosen.len()) + 2 * count * u64::from(config.iterations));
     let title =
         format!("method `{method}` from teacher `{}`, ipc {ipc}, seed {seed}", teacher.name());
     let described = Described { name, title, count, formation: config.formation };
@@ -96,7 +103,13 @@ pub(in crate::run) fn draft<'a>(
     Ok((Draft { stage, title, needs, task: super::Task::Recover(Box::new(task)) }, described))
 }
 
-fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Value {
+/// Float32 and TF32 are alike, since they differ on GPUs alone, as kinds of processors do.
+fn identity(
+    config: &RecoverConfig,
+    ipc: u32,
+    classes: Option<&[String]>,
+    precision: Precision,
+) -> Value {
     let RecoverConfig {
         iterations,
         batch_size,
@@ -123,7 +136,6 @@ fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Val
         ema,
         rounds,
         committee,
-        bf16,
         compat,
         classes: chosen,
         // A subset is a separate stage.
@@ -161,7 +173,7 @@ fn identity(config: &RecoverConfig, ipc: u32, classes: Option<&[String]>) -> Val
         .unless(0.0, "ema", ema)
         .unless(1, "rounds", rounds)
         .unless(None, "committee", &committee)
-        .unless(false, "bf16", bf16)
+        .unless(false, "bf16", &(precision == Precision::Bf16))
         .unless(Vec::new(), "compat", compat)
         .unless(None, "chosen", chosen)
         .unless(None, "classes", &classes)
@@ -200,7 +212,6 @@ pub(super) fn terms(config: &RecoverConfig) -> Value {
         rounds: _,
         subset_of: _,
         committee: _,
-        bf16: _,
         compat: _,
         classes: _,
         verifier: _,
@@ -250,6 +261,15 @@ mod tests {
         config: &RecoverConfig,
         balance: Option<&str>,
     ) -> String {
+        key_with(teacher, classes, config, (balance, Precision::Tf32))
+    }
+
+    fn key_with(
+        teacher: &Bundle,
+        classes: &[&str],
+        config: &RecoverConfig,
+        (balance, precision): (Option<&str>, Precision),
+    ) -> String {
         let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
         let balanced =
             |key: &str| Balanced { node: NodeId(0), key: key.into(), file: "r_bn.json".into() };
@@ -261,6 +281,7 @@ mod tests {
             classes: &classes,
             balances,
             checks: Vec::new(),
+            precision,
         };
         draft(source, ("m", config), 1, 0).unwrap().0.stage.key()
     }

@@ -1,0 +1,92 @@
+//! How exactly libtorch computes on a GPU. Its own defaults are never relied on.
+
+use std::ffi::c_void;
+
+use libloading::os::unix::{Library, Symbol};
+
+use super::TORCH;
+
+/// `at::globalContext()`.
+const CONTEXT: &str = "_ZN2at13globalContextEv";
+/// `at::Context::setAllowTF32CuDNN(bool)`: convolutions.
+const CONVOLUTIONS: &str = "_ZN2at7Context17setAllowTF32CuDNNEb";
+/// `at::Context::setAllowTF32CuBLAS(bool)`: matrix products.
+const PRODUCTS: &str = "_ZN2at7Context18setAllowTF32CuBLASEb";
+/// `at::Context::setDeterministicCuDNN(bool)`.
+const DETERMINISTIC: &str = "_ZN2at7Context21setDeterministicCuDNNEb";
+/// `at::Context::deterministicCuDNN() const`.
+const IS_DETERMINISTIC: &str = "_ZNK2at7Context18deterministicCuDNNEv";
+
+type Setter = unsafe extern "C" fn(*mut c_void, bool);
+type Getter = unsafe extern "C" fn(*const c_void) -> bool;
+
+/// Sets libtorch's arithmetic on GPUs for the whole program: convolutions in TensorFloat-32
+/// (float32's range, 10 bits of fraction) or in float32, all else in float32. cuDNN may choose only
+/// algorithms that give the same bytes each time.
+///
+/// # Errors
+/// With the missing function's name when this libtorch has no such setting.
+pub fn set_precision(tf32: bool) -> Result<(), String> {
+    set(CONVOLUTIONS, tf32)?;
+    set(PRODUCTS, false)?;
+    set(DETERMINISTIC, true)
+}
+
+/// Whether cuDNN may choose only algorithms that give the same bytes each time.
+///
+/// # Errors
+/// As [`set_precision`].
+pub fn deterministic() -> Result<bool, String> {
+    // SAFETY: these are the types of libtorch's own functions, whose `this` is the first argument.
+    unsafe { Ok(symbol::<Getter>(IS_DETERMINISTIC)?(context()?)) }
+}
+
+fn set(setter: &str, value: bool) -> Result<(), String> {
+    // SAFETY: as in `deterministic`.
+    unsafe { symbol::<Setter>(setter)?(context()?, value) };
+    Ok(())
+}
+
+/// # Safety
+/// libtorch must be loaded.
+unsafe fn context() -> Result<*mut c_void, String> {
+    // SAFETY: the function takes nothing and gives a reference.
+    unsafe { Ok(symbol::<unsafe extern "C" fn() -> *mut c_void>(CONTEXT)?()) }
+}
+
+/// A function of the libtorch that this program is linked to. Its bindings lack these.
+///
+/// # Safety
+/// `T` must be the type of the function `name`.
+unsafe fn symbol<T>(name: &str) -> Result<Symbol<T>, String> {
+    // SAFETY: as the caller promises. The program and its libraries stay loaded.
+    let found = unsafe { Library::this().get(name) };
+    found.map_err(|_| format!("libtorch {TORCH} lacks {name}: its arithmetic can't be set"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `at::Context::allowTF32CuBLAS() const`.
+    const PRODUCTS_ALLOWED: &str = "_ZNK2at7Context15allowTF32CuBLASEv";
+
+    #[test]
+    fn libtorch_follows() {
+        // SAFETY: the type is that of the function.
+        let products =
+            || unsafe { symbol::<Getter>(PRODUCTS_ALLOWED).unwrap()(context().unwrap()) };
+        set(PRODUCTS, true).unwrap();
+        assert!(products(), "the setting has no effect");
+        for tf32 in [true, false] {
+            set_precision(tf32).unwrap();
+            assert!(!products() && deterministic().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_libtorch_without_the_setting_is_named() {
+        let error = set("_ZN2at7Context9setNothingEb", true).unwrap_err();
+        assert!(error.contains("lacks _ZN2at7Context9setNothingEb"), "{error}");
+    }
+}

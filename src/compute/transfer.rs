@@ -1,0 +1,41 @@
+//! Copies between the program's memory and a device, counted. A GPU works ahead of the program until
+//! it must wait for a copy, so the steps of a recovery make few, and all of them here.
+
+use std::cell::Cell;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The number of copies that this thread has made so far, on whatever device.
+pub fn count() -> usize {
+    COUNT.get()
+}
+
+/// `values`, with this `shape`, on `device`. Does not wait until they are there.
+///
+/// # Errors
+/// When libtorch can't make or copy the tensor.
+pub fn upload(values: &[f32], shape: &[i64], device: Device) -> Result<Tensor, TchError> {
+    COUNT.set(COUNT.get() + 1);
+    let here = Tensor::f_from_slice(values)?.f_reshape(shape)?;
+    match device {
+        Device::Cuda(_) => {
+            let pinned = here.f_pin_memory(device)?;
+            pinned.f_to_device_(device, Kind::Float, true, false)
+        }
+        _ => here.f_to_device(device),
+    }
+}
+
+/// The values of `tensor`, in float64. Waits for everything before them.
+///
+/// # Errors
+/// When libtorch can't copy them.
+pub fn read(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
+    COUNT.set(COUNT.get() + 1);
+    let flat = tensor.f_to_kind(Kind::Double)?.f_reshape([-1])?.f_to_device(Device::Cpu)?;
+    Vec::try_from(flat)
+}

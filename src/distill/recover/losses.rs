@@ -1,0 +1,70 @@
+//! The losses of a batch's steps, read several at once, so that a GPU need not wait at each.
+
+use tch::{TchError, Tensor};
+
+use super::{Point, RecoverError};
+use scdd_compute::transfer;
+
+/// Collects the losses of successive steps.
+pub struct LossLog<'a> {
+    /// Losses that were read.
+    points: &'a mut Vec<Point>,
+    /// Gets each loss when it is read.
+    step: &'a mut dyn FnMut(Point),
+    /// Steps whose losses are unread, with their loss, cross entropy, BN term and priors: `[4]`.
+    unread: Vec<(u32, Tensor)>,
+}
+
+impl<'a> LossLog<'a> {
+    pub fn new(points: &'a mut Vec<Point>, step: &'a mut dyn FnMut(Point)) -> Self {
+        Self { points, step, unread: Vec::new() }
+    }
+
+    /// Losses that were read.
+    pub fn points(&self) -> &[Point] {
+        self.points
+    }
+
+    /// Takes over the losses of an interrupted attempt.
+    pub fn resume(&mut self, points: Vec<Point>) {
+        points.iter().for_each(|point| (self.step)(*point));
+        *self.points = points;
+    }
+
+    /// Adds the `terms` `[3]` of a step and the loss of its priors `[]`, unread.
+    ///
+    /// # Errors
+    /// When libtorch can't copy them.
+    pub fn add(&mut self, iteration: u32, terms: &Tensor, prior: &Tensor) -> Result<(), TchError> {
+        let all = Tensor::f_cat(&[terms.shallow_clone(), prior.f_reshape([1])?], 0)?;
+        self.unread.push((iteration, all));
+        Ok(())
+    }
+
+    /// The number of unread losses.
+    pub fn unread(&self) -> usize {
+        self.unread.len()
+    }
+
+    /// Reads all.
+    ///
+    /// # Errors
+    /// When one is not finite, or libtorch fails.
+    pub fn read(&mut self) -> Result<(), RecoverError> {
+        let (iterations, losses): (Vec<u32>, Vec<Tensor>) = self.unread.drain(..).unzip();
+        if losses.is_empty() {
+            return Ok(());
+        }
+        let read = transfer::read(&Tensor::f_stack(&losses, 0)?)?;
+        for (iteration, terms) in iterations.into_iter().zip(read.as_chunks::<4>().0) {
+            let [loss, ce, bn, prior] = *terms;
+            let point = Point { iteration, loss: loss + prior, ce, bn };
+            if !point.loss.is_finite() {
+                return Err(RecoverError::Diverged { iteration, loss: point.loss });
+            }
+            (self.step)(point);
+            self.points.push(point);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Where libtorch computes, and how exactly.
+
+use std::fmt;
+
+use scdd_artifacts::stage::ComputedOn;
+use scdd_compute::cuda::{self, Driver, NoCuda, TORCH};
+use scdd_experiment::config::{self, Precision};
+
+use crate::WorkerError;
+
+/// The CPU's name in records and messages.
+pub const CPU: &str = "cpu";
+
+/// The device of tensors, and the arithmetic of its convolutions.
+#[derive(Debug, Clone, Copy)]
+pub struct ComputeDevice {
+    pub tensors: tch::Device,
+    /// What was asked for. The CPU computes in float32 throughout.
+    pub precision: Precision,
+    driver: Option<&'static Driver>,
+}
+
+impl ComputeDevice {
+    /// The CPU.
+    pub fn cpu(precision: Precision) -> Self {
+        Self { tensors: tch::Device::Cpu, precision, driver: None }
+    }
+
+    /// The device that `device` asks for, and with `auto` why it is the CPU. Sets libtorch's
+    /// arithmetic.
+    ///
+    /// # Errors
+    /// When `device` is CUDA and there is none, or libtorch's arithmetic can't be set.
+    pub fn open(
+        device: config::Device,
+        precision: Precision,
+    ) -> Result<(Self, Option<NoCuda>), WorkerError> {
+        if device == config::Device::Cpu {
+            return Ok((Self::cpu(precision), None));
+        }
+        let driver = match cuda::load() {
+            Ok(driver) => driver,
+            Err(reason) if device == config::Device::Auto => {
+                return Ok((Self::cpu(precision), Some(reason)));
+            }
+            Err(reason) => return Err(WorkerError::NoCuda { reason }),
+        };
+        cuda::set_precision(precision != Precision::Fp32).map_err(WorkerError::Precision)?;
+        Ok((Self { tensors: tch::Device::Cuda(0), precision, driver: Some(driver) }, None))
+    }
+
+    /// Whether tensors are on the CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.tensors == tch::Device::Cpu
+    }
+
+    /// The record of a stage that is computed here, and with ONNX Runtime's library `runtime`.
+    pub fn computed_on(&self, runtime: &str) -> ComputedOn {
+        let precision = if self.is_cpu() { Precision::Fp32 } else { self.precision };
+        ComputedOn {
+            device: self.name(),
+            precision: precision.to_string(),
+            libraries: format!("libtorch {TORCH}, {runtime}"),
+        }
+    }
+
+    fn name(&self) -> String {
+        let card = self.driver.and_then(|driver| driver.cards.first());
+        card.map_or_else(|| CPU.into(), |card| format!("cuda:0 ({})", card.name))
+    }
+}
+
+impl fmt::Display for ComputeDevice {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.name())?;
+        if self.is_cpu() { Ok(()) } else { write!(f, ", {}", self.precision) }
+    }
+}
