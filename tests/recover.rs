@@ -10,7 +10,7 @@ use scdd::data::{Resample, Shift, Size, View};
 use scdd::keeper::Forgetful;
 use scdd::kernels::Isa;
 use scdd::recover::{Batch, Item, Recover};
-use scdd::synthesis::{PlanOptions, SynthesisPlan};
+use scdd::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
 use scdd::teacher::{Bundle, Network};
 use tch::{Device, Kind, Tensor};
 
@@ -153,6 +153,46 @@ fn losses_and_gradients_are_those_of_double_precision() {
                     error < 1e-5,
                     "{options:?}, step {step}: the gradient is off by {error:.1e}"
                 );
+            }
+        }
+    });
+}
+
+/// Each term by itself, on both executors; averaged statistics are as if nobody had asked.
+#[test]
+fn the_terms_gradients_add_up_to_that_of_double_precision() {
+    fixture(|goldens, bundle| {
+        let objective = |decay| {
+            let momentum = Momentum::new(decay);
+            Objective { momentum, ..bundle.objective(0.01, 10.0, Device::Cpu) }
+        };
+        let targets = Tensor::arange(4, (Kind::Int64, Device::Cpu));
+        let tensor =
+            |name: &str| Tensor::from_slice(&floats(goldens, name)).reshape([10, 4, 1, 28, 28]);
+        let (input, expected) = (tensor("points").get(3), tensor("gradients").get(3));
+        let replica = bundle.replica(Device::Cpu).unwrap();
+        let close = |found: &Tensor, expected: &Tensor| {
+            let error = f64::try_from((found - expected).norm() / expected.norm()).unwrap();
+            assert!(error < 1e-5, "the gradient is off by {error:.1e}");
+        };
+        let reference = replica.term_gradients(&input, &targets, &objective(0.0)).unwrap();
+        close(&(&reference.ce + &reference.bn), &expected);
+        let ce = replica.evaluate(&input, &targets, &Objective::cross_entropy()).unwrap();
+        for options in every_kernel() {
+            let compile = |decay| {
+                let shape = [4, 1, 28, 28];
+                let (graph, objective) = (&bundle.graph, objective(decay));
+                SynthesisPlan::compile(graph, &objective, shape, options.clone()).unwrap()
+            };
+            let found = compile(0.0).term_gradients(&input, &targets).unwrap();
+            close(&found.ce, &ce.gradient);
+            close(&found.bn, &reference.bn);
+            let (mut asked, mut calm) = (compile(0.9), compile(0.9));
+            for _ in 0..2 {
+                asked.term_gradients(&input, &targets).unwrap();
+                let [asked, calm] =
+                    [&mut asked, &mut calm].map(|plan| plan.evaluate(&input, &targets).unwrap());
+                assert!(asked.loss == calm.loss && asked.gradient == calm.gradient);
             }
         }
     });

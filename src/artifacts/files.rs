@@ -25,6 +25,8 @@ pub enum FileError {
 pub const FOLDER: &str = "images";
 /// The soft-label store.
 pub const LABELS: &str = "labels.scdd";
+/// Figures of the soft labels; older stages lack it.
+pub const LABEL_FIGURES: &str = "labels.json";
 /// The course of a student's training.
 pub const TRAINING: &str = "training.json";
 /// The weights of a trained student.

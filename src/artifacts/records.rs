@@ -30,6 +30,38 @@ pub struct Point {
     pub ce: f64,
     /// BN statistics term, unweighted.
     pub bn: f64,
+    /// Of the first and the last step of a batch, where the loss has both terms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<GradientNorms>,
+}
+
+/// The L2 norms of the gradients of both terms, each with its weight in the loss, with respect to
+/// the normalised images `[N, C, H, W]` of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct GradientNorms {
+    /// Of cross entropy.
+    pub ce: f64,
+    /// Of the BN statistics term, times `r_bn`.
+    pub bn: f64,
+}
+
+/// For example `1.3 : 1`, cross entropy before BN statistics.
+impl fmt::Display for GradientNorms {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let (large, small) = (self.ce.max(self.bn), self.ce.min(self.bn));
+        let ratio = match large / small {
+            ratio if ratio.is_nan() => return formatter.write_str("0 : 0"),
+            ratio if ratio < 10.0 => format!("{ratio:.1}"),
+            ratio if ratio < 1e6 => format!("{ratio:.0}"),
+            ratio if ratio.is_finite() => format!("{ratio:.0e}"),
+            _ => "∞".to_owned(),
+        };
+        if self.ce >= self.bn {
+            write!(formatter, "{ratio} : 1")
+        } else {
+            write!(formatter, "1 : {ratio}")
+        }
+    }
 }
 
 /// A network's accuracy on a set of images.
@@ -40,6 +72,13 @@ pub struct Accuracy {
     pub top1: usize,
     /// The number of images whose class is among the five largest logits.
     pub top5: usize,
+}
+
+impl Accuracy {
+    /// Shares of top-1 and top-5, 0..=1.
+    pub fn shares(self) -> [f64; 2] {
+        [self.top1, self.top5].map(|right| right as f64 / self.images.max(1) as f64)
+    }
 }
 
 /// An unweighted term of the loss, evaluated on some images.
@@ -99,6 +138,10 @@ pub struct Epoch {
     pub loss: f64,
     /// Accuracy on the whole test set, 0..=1, if it was measured.
     pub accuracy: Option<f64>,
+    /// The share of the test set whose class is among the five largest logits, 0..=1, if it was
+    /// measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top5: Option<f64>,
 }
 
 /// The course of a training.
@@ -110,6 +153,22 @@ pub struct Training {
     pub best: f64,
     pub best_epoch: u32,
     pub curve: Vec<Epoch>,
+}
+
+impl Training {
+    /// Top-5 accuracy after the last epoch, 0..=1, if it was measured.
+    pub fn last_top5(&self) -> Option<f64> {
+        self.curve.last()?.top5
+    }
+}
+
+/// Figures of a soft-label store.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LabelFigures {
+    /// Mean over views of the largest class probability, 0..=1, at softmax temperature 1.
+    pub max_probability: f64,
+    /// The number of views that it was measured on, the first of the store.
+    pub views: u64,
 }
 
 #[cfg(test)]
@@ -125,5 +184,13 @@ mod tests {
         assert_eq!(balance(term(0.0), term(1.0)), None);
         assert_eq!(balance(None, term(1.0)), None);
         assert_eq!(balance(term(1.0), None), None);
+    }
+
+    #[test]
+    fn the_larger_gradient_is_counted_in_the_smaller() {
+        let shown = |ce, bn| GradientNorms { ce, bn }.to_string();
+        assert_eq!([shown(2.0, 2.0), shown(0.5, 0.2)], ["1.0 : 1", "2.5 : 1"]);
+        assert_eq!([shown(0.01, 3.121), shown(3e9, 1.0)], ["1 : 312", "3e9 : 1"]);
+        assert_eq!([shown(1.0, 0.0), shown(0.0, 0.0)], ["∞ : 1", "0 : 0"]);
     }
 }

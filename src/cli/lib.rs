@@ -17,6 +17,7 @@ pub mod report;
 mod run;
 mod schema;
 mod status;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -86,6 +87,7 @@ enum Command {
     /// Run a whole experiment: recover, relabel, validate, report; complete stages are kept
     Run(ExperimentArgs),
     Status(status::Status),
+    Watch(watch::Watch),
     Clean(clean::Clean),
     ExportSet(export_set::ExportSet),
     Schema(schema::Schema),
@@ -143,6 +145,7 @@ fn run(
         Command::Ops(command) => return command.run(global),
         Command::Report(command) => return command.run(global),
         Command::Status(command) => return command.run(global),
+        Command::Watch(command) => return command.run(global),
         Command::ExportSet(command) => return command.run(global),
         Command::Clean(command) => return command.run(global),
         Command::Schema(command) => return command.run(),

@@ -1,5 +1,5 @@
-//! Copies between the program's memory and a device, counted. A GPU works ahead of the program until
-//! it must wait for a copy, so the steps of a recovery make few, and all of them here.
+//! Copies between the program's memory and a device, counted. A GPU works ahead of the program
+//! until it must wait for a copy, so the steps of a recovery make few, and all of them here.
 
 use std::cell::Cell;
 

@@ -249,8 +249,9 @@ impl Resample {
         Self::from_taps(source, rows, columns)
     }
 
-    /// The map as numbers, for other hardware: for each output row, then for each output column, the
-    /// source positions of its two taps and the second one's weight. The first one's is the rest.
+    /// The map as numbers, for other hardware: for each output row, then for each output column,
+    /// the source positions of its two taps and the second one's weight. The first one's is the
+    /// rest.
     pub fn taps(&self) -> impl Iterator<Item = [f32; 3]> {
         let all = self.rows.iter().chain(&self.columns);
         all.map(|tap| [tap.first as f32, tap.second as f32, tap.weight])

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod memory;
 
 mod device;
+mod recorded;
 mod scheduler;
 mod stages;
 mod stop;
@@ -27,6 +28,7 @@ use scdd_experiment::run::stages::StageNode;
 use scdd_experiment::run::{Outcome, RunError};
 
 pub use device::ComputeDevice;
+use recorded::RecordedProgress;
 use scheduler::{Job, Made, MemoryAwareProgress};
 pub use stop::StopRequest;
 
@@ -123,9 +125,10 @@ impl<'a> Worker<'a> {
         store: &StageStore,
         threads: &Threads,
     ) -> Result<Made, RunError> {
+        let recorded = RecordedProgress { inner: self.progress, store, stage: &node.stage };
         let tools = Tools {
             runtime: self.runtime,
-            progress: MemoryAwareProgress(self.progress, threads.clone()),
+            progress: MemoryAwareProgress(&recorded, threads.clone()),
             device: self.device,
             threads,
             stop: &self.stop,

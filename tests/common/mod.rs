@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test target uses its own part")]
 
+pub mod browser;
 pub mod net;
 
 use std::fs;

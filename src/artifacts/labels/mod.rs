@@ -69,6 +69,7 @@
 //! Stores of versions 1 to 3 had one BLAKE3 of the whole file at their end; they are refused and
 //! must be labelled again.
 
+mod figures;
 mod record;
 mod rows;
 mod store;

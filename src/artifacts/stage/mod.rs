@@ -6,6 +6,8 @@
 //! <root>/<stage>/<name>-<16 hex digits>.partial/   unfinished: the next run continues it
 //! <root>/.locks/                                   a file per stage and report, never removed
 //! <root>/.locks/<kind>-<name>-<key>.parts/         a file per part of a stage under way
+//! <root>/.locks/<kind>-<name>-<key>.progress       how far a stage under way is
+//! <root>/.locks/<experiment>.run/                  an experiment, and who runs it
 //! <root>/.failures/                                why the last attempt at a stage failed
 //! ```
 //!
@@ -13,12 +15,14 @@
 //! hash is the key. A complete directory also holds `contents.json`, which reveals damage, and
 //! `timing.json`, the only file that may differ between two runs of the same work.
 
+mod announced;
 mod clock;
 mod computed_on;
 mod contents;
 mod lock;
 mod memory;
 mod parts;
+mod progress;
 mod store;
 mod work_dir;
 
@@ -31,9 +35,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::atomic::{self, SCRATCH};
+pub use announced::{AnnouncedRun, Announcement};
 pub use computed_on::ComputedOn;
 pub use lock::Wait;
 pub use parts::TakenPart;
+pub use progress::StageProgress;
 pub use store::{Attempt, Found, StageStore, fill};
 pub use work_dir::{Timing, WorkDir};
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::clock::{Begun, Clock};
 use super::contents::{self, Problem};
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::atomic::SCRATCH;
 
-const LOCKS: &str = ".locks";
+pub(super) const LOCKS: &str = ".locks";
 const FAILURES: &str = ".failures";
 /// The lock of a directory while it is filled.
 pub(super) const FILLING: &str = ".scdd-lock";
@@ -41,7 +42,7 @@ pub enum Found {
 /// The directory that holds all stage directories.
 #[derive(Debug, Clone)]
 pub struct StageStore {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     pub(super) clock: Clock,
     /// What computes the stages, if that matters.
     computed_on: Option<ComputedOn>,
@@ -135,6 +136,7 @@ impl StageStore {
             return Err(error);
         }
         let directory = partial.commit(&self.path(stage))?;
+        self.forget_progress(stage);
         // If the note can't be removed it is ignored, because the stage is complete.
         let _ = fs::remove_file(self.failure_path(stage));
         Ok(Attempt::Complete(directory))
@@ -158,6 +160,11 @@ impl StageStore {
     /// Why the last attempt at `stage` failed, if it was noted.
     pub fn failure(&self, stage: &Stage) -> Option<String> {
         fs::read_to_string(self.failure_path(stage)).ok().map(|reason| reason.trim_end().to_owned())
+    }
+
+    /// When [`failure`](Self::failure) was noted.
+    pub fn failed_at(&self, stage: &Stage) -> Option<SystemTime> {
+        fs::metadata(self.failure_path(stage)).and_then(|found| found.modified()).ok()
     }
 
     fn failure_path(&self, stage: &Stage) -> PathBuf {
@@ -255,7 +262,7 @@ impl StageStore {
     }
 
     /// The lock file of the stage with the final name `path`: `<kind>-<directory name>`.
-    fn lock_path(&self, path: &Path) -> PathBuf {
+    pub(super) fn lock_path(&self, path: &Path) -> PathBuf {
         self.root.join(LOCKS).join(label(path).replace('/', "-"))
     }
 }

@@ -13,6 +13,7 @@ mod compile;
 mod objective;
 mod pass;
 mod reference;
+mod terms;
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ use scdd_graph::{Graph, ValueId};
 use scdd_kernels::Isa;
 use scdd_kernels::conv::Piece;
 use scdd_kernels::pass::{Gathered, add_bias};
+pub use terms::TermGradients;
 
 /// The options of compilation.
 #[derive(Debug, Clone)]

@@ -163,6 +163,14 @@ impl UnreadEvaluation {
     }
 }
 
+impl Objective {
+    /// Cross entropy alone.
+    pub fn cross_entropy() -> Self {
+        let (distance, momentum) = (Distance::Norm, Momentum::default());
+        Self { layers: Vec::new(), r_bn: 0.0, distance, momentum }
+    }
+}
+
 /// The result of one evaluation of the loss.
 pub struct Evaluation {
     pub loss: f64,

@@ -7,7 +7,7 @@ use super::table::{number, share, significant};
 use super::{Informativeness, Inspection, LayerContent, ValueSpread};
 use crate::recover::balance::Term;
 use scdd_experiment::report::ReportError;
-use scdd_experiment::report::chart::{COLOURS, ChartLine, Scale, line_chart};
+use scdd_experiment::report::chart::{ChartLine, Scale, line_chart};
 use scdd_experiment::report::html::{Figure, environment};
 
 const TEMPLATE: &str = include_str!("template.html");
@@ -27,7 +27,8 @@ struct InspectPage<'a> {
 
 #[derive(Serialize)]
 struct Teacher<'a> {
-    colour: usize,
+    /// The number of its line in charts.
+    line: usize,
     name: &'a str,
     scheme: &'a str,
     channels: usize,
@@ -56,7 +57,8 @@ struct LayerRow<'a> {
 
 #[derive(Serialize)]
 struct GradientRow<'a> {
-    colour: usize,
+    /// The number of its line in charts.
+    line: usize,
     name: &'a str,
     at: String,
     ce: String,
@@ -95,7 +97,7 @@ fn row(index: usize, teacher: &Inspection) -> Teacher<'_> {
     };
     let layer = |layer: &LayerContent| figures(&layer.mean, &layer.var, layer.channels);
     Teacher {
-        colour: index % COLOURS,
+        line: index,
         name: &teacher.bundle,
         scheme: teacher.scheme.as_deref().unwrap_or("–"),
         channels: teacher.channels,
@@ -124,7 +126,7 @@ fn gradient_rows(index: usize, teacher: &Inspection) -> impl Iterator<Item = Gra
         let part = |term: Option<Term>, of: fn(Term) -> f64| significant(term.map(of));
         let (ce, bn) = (gradients.terms.ce, gradients.terms.bn);
         GradientRow {
-            colour: index % COLOURS,
+            line: index,
             name: &teacher.bundle,
             at: format!("{} × {}", gradients.images, gradients.at),
             ce: part(ce, |t| t.loss),
@@ -144,10 +146,11 @@ fn section(
     scale: Scale,
 ) -> Section {
     let legend: Vec<(usize, String)> =
-        teachers.iter().enumerate().map(|(index, t)| (index % COLOURS, t.bundle.clone())).collect();
+        teachers.iter().enumerate().map(|(index, t)| (index, t.bundle.clone())).collect();
     let figure = |title: &str, y_label: &str, scale, note: &str, curves: &[(bool, ValueOf)]| {
         let svg = line_chart(title, "depth", y_label, scale, &lines(teachers, of, curves))?;
-        Some(Figure { title: title.into(), svg, legend: legend.clone(), note: note.into() })
+        let (title, note) = (title.into(), note.into());
+        Some(Figure { title, svg, legend: legend.clone(), note, ipc: None })
     };
     let quantile_note = "Median over the layer's channels; pale: 5 % and 95 %.";
     let raw: [(bool, ValueOf); 3] = [
@@ -208,7 +211,7 @@ fn lines(
             Some((at as f64 / last, value(of(layer), layer.channels)?))
         };
         ChartLine {
-            colour: index % COLOURS,
+            number: index,
             faint,
             points: teacher.layers.iter().enumerate().filter_map(point).collect(),
         }

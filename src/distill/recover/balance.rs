@@ -86,12 +86,7 @@ impl<'a> Balance<'a> {
                 Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
             };
         let has_classifier = !self.bundle.manifest.is_features_only();
-        let no_layers = Objective {
-            layers: Vec::new(),
-            r_bn: 0.0,
-            distance: objective.distance,
-            momentum: Momentum::default(),
-        };
+        let no_layers = Objective::cross_entropy();
         Ok(Terms {
             ce: has_classifier.then(|| term(Some(&targets), &no_layers, |e| e.ce)).transpose()?,
             bn: (!objective.layers.is_empty())

@@ -8,7 +8,7 @@ use super::plan_cache::PlanCache;
 use super::{RecoverError, alignment};
 use crate::teacher::{Bundle, LayerStatistics};
 use scdd_compute::replica::{Replica, ReplicaError};
-use scdd_compute::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
+use scdd_compute::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan, TermGradients};
 use scdd_experiment::config::{BnWeight, RecoverConfig, Turn};
 
 /// One teacher, ready for synthesis.
@@ -156,8 +156,7 @@ impl<'a> TeacherCommittee<'a> {
         iteration: u32,
     ) -> Result<[Tensor; 2], RecoverError> {
         let BatchObjective { targets, evaluators } = batch;
-        if self.turn == Turn::RoundRobin || self.members.len() == 1 {
-            let turn = iteration as usize % self.members.len();
+        if let Some(turn) = self.turn(iteration) {
             return self.members[turn].evaluate(seen, targets, &mut evaluators[turn]);
         }
         let mut terms = Tensor::zeros([3], (Kind::Double, self.device));
@@ -169,6 +168,39 @@ impl<'a> TeacherCommittee<'a> {
             gradient = weighted(&own_gradient, member.weight, &gradient).map_err(torch)?;
         }
         Ok([terms, gradient])
+    }
+
+    /// The gradients of cross entropy and of the weighted statistics term that
+    /// [`evaluate`](Self::evaluate) adds up. `None` if the loss lacks one of them.
+    ///
+    /// # Errors
+    /// When a teacher can't be run.
+    pub fn term_gradients(
+        &self,
+        seen: &Tensor,
+        batch: &mut BatchObjective,
+        iteration: u32,
+    ) -> Result<Option<[Tensor; 2]>, RecoverError> {
+        let BatchObjective { targets, evaluators } = batch;
+        if let Some(turn) = self.turn(iteration) {
+            return self.members[turn].term_gradients(seen, targets, &mut evaluators[turn]);
+        }
+        let mut sums = [(); 2].map(|()| seen.zeros_like());
+        for (member, evaluator) in self.members.iter().zip(evaluators) {
+            let Some(own) = member.term_gradients(seen, targets, evaluator)? else {
+                return Ok(None);
+            };
+            for (sum, own) in sums.iter_mut().zip(&own) {
+                *sum = weighted(own, member.weight, sum).map_err(|source| member.torch(source))?;
+            }
+        }
+        Ok(Some(sums))
+    }
+
+    /// The index of the only teacher of this step; `None` if all are asked.
+    fn turn(&self, iteration: u32) -> Option<usize> {
+        let alone = self.turn == Turn::RoundRobin || self.members.len() == 1;
+        alone.then(|| iteration as usize % self.members.len())
     }
 }
 
@@ -236,6 +268,27 @@ impl CommitteeMember<'_> {
         };
         let found = found.map_err(|e| self.replica(e))?;
         Ok([found.terms, found.gradient])
+    }
+
+    /// The gradients of cross entropy and of the weighted statistics term; `None` without a
+    /// classifier or without statistics.
+    fn term_gradients(
+        &self,
+        seen: &Tensor,
+        targets: &Tensor,
+        evaluator: &mut Evaluator,
+    ) -> Result<Option<[Tensor; 2]>, RecoverError> {
+        if self.bundle.manifest.is_features_only() || self.r_bn == 0.0 {
+            return Ok(None);
+        }
+        let found = match evaluator {
+            Evaluator::Plan(plan) => plan.term_gradients(seen, targets),
+            Evaluator::Replica(replica, objective) => {
+                replica.term_gradients(seen, targets, objective)
+            }
+        };
+        let TermGradients { ce, bn } = found.map_err(|e| self.replica(e))?;
+        Ok(Some([ce, bn]))
     }
 }
 

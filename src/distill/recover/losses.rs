@@ -2,8 +2,11 @@
 
 use tch::{TchError, Tensor};
 
-use super::{Point, RecoverError};
+use super::{GradientNorms, Point, RecoverError};
 use scdd_compute::transfer;
+
+/// A step, and the norms of its terms' gradients if they were measured.
+type StepOf = (u32, Option<GradientNorms>);
 
 /// Collects the losses of successive steps.
 pub struct LossLog<'a> {
@@ -12,7 +15,7 @@ pub struct LossLog<'a> {
     /// Gets each loss when it is read.
     step: &'a mut dyn FnMut(Point),
     /// Steps whose losses are unread, with their loss, cross entropy, BN term and priors: `[4]`.
-    unread: Vec<(u32, Tensor)>,
+    unread: Vec<(StepOf, Tensor)>,
 }
 
 impl<'a> LossLog<'a> {
@@ -35,9 +38,9 @@ impl<'a> LossLog<'a> {
     ///
     /// # Errors
     /// When libtorch can't copy them.
-    pub fn add(&mut self, iteration: u32, terms: &Tensor, prior: &Tensor) -> Result<(), TchError> {
+    pub fn add(&mut self, step: StepOf, terms: &Tensor, prior: &Tensor) -> Result<(), TchError> {
         let all = Tensor::f_cat(&[terms.shallow_clone(), prior.f_reshape([1])?], 0)?;
-        self.unread.push((iteration, all));
+        self.unread.push((step, all));
         Ok(())
     }
 
@@ -51,14 +54,14 @@ impl<'a> LossLog<'a> {
     /// # Errors
     /// When one is not finite, or libtorch fails.
     pub fn read(&mut self) -> Result<(), RecoverError> {
-        let (iterations, losses): (Vec<u32>, Vec<Tensor>) = self.unread.drain(..).unzip();
+        let (steps, losses): (Vec<StepOf>, Vec<Tensor>) = self.unread.drain(..).unzip();
         if losses.is_empty() {
             return Ok(());
         }
         let read = transfer::read(&Tensor::f_stack(&losses, 0)?)?;
-        for (iteration, terms) in iterations.into_iter().zip(read.as_chunks::<4>().0) {
+        for ((iteration, gradients), terms) in steps.into_iter().zip(read.as_chunks::<4>().0) {
             let [loss, ce, bn, prior] = *terms;
-            let point = Point { iteration, loss: loss + prior, ce, bn };
+            let point = Point { iteration, loss: loss + prior, ce, bn, gradients };
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
             }

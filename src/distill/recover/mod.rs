@@ -28,11 +28,11 @@ use std::ops::Range;
 
 use ndarray::{Array4, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, TchError};
+use tch::{Device, TchError, Tensor};
 
 use crate::keeper::{Forgetful, Keeper};
 use crate::teacher::{Bundle, NetworkError, RuntimeError};
-pub use scdd_artifacts::records::{Accuracy, Item, Point};
+pub use scdd_artifacts::records::{Accuracy, GradientNorms, Item, Point};
 use scdd_compute::replica::ReplicaError;
 use scdd_compute::synthesis::PlanOptions;
 use scdd_compute::threads::Threads;
@@ -41,7 +41,7 @@ use scdd_experiment::config::{Quirk, RecoverConfig};
 
 pub use alignment::objective;
 pub use batch::Batch;
-use committee::TeacherCommittee;
+use committee::{BatchObjective, TeacherCommittee};
 use images::{BatchImages, ImagesState, StepRule};
 use losses::LossLog;
 use prior::Priors;
@@ -389,10 +389,16 @@ impl<'a> Recover<'a> {
             if iteration > steps.start {
                 seen = images.look(views(iteration)?)?;
             }
+            let is_last = iteration + 1 == steps.end;
+            let is_end =
+                budget == 0 && iteration == steps.start || iteration + 1 == self.config.iterations;
+            let gradients = match is_end {
+                true => self.gradients_at(images.as_mut(), &seen, &mut objective, iteration)?,
+                false => None,
+            };
             let [terms, gradient] = self.committee.evaluate(&seen, &mut objective, iteration)?;
             let rate = cosine(self.config.learning_rate, iteration, self.config.iterations);
-            losses.add(iteration, &terms, &images.step(gradient, rate)?)?;
-            let is_last = iteration + 1 == steps.end;
+            losses.add((iteration, gradients), &terms, &images.step(gradient, rate)?)?;
             let is_due = !is_last && keeper.is_due();
             if is_last || is_due || losses.unread() >= self.read_every() {
                 losses.read()?;
@@ -432,6 +438,22 @@ impl<'a> Recover<'a> {
     /// The number of steps whose losses are read at once.
     fn read_every(&self) -> usize {
         if self.resident.is_some() { READ_EVERY } else { 1 }
+    }
+
+    /// The norms of both terms' gradients at `images`, of which `seen` are the last views. `None`
+    /// if the loss lacks a term, or a norm is not finite.
+    fn gradients_at(
+        &self,
+        images: &mut dyn BatchImages,
+        seen: &Tensor,
+        objective: &mut BatchObjective,
+        iteration: u32,
+    ) -> Result<Option<GradientNorms>, RecoverError> {
+        let Some([ce, bn]) = self.committee.term_gradients(seen, objective, iteration)? else {
+            return Ok(None);
+        };
+        let norms = GradientNorms { ce: images.norm_of(&ce)?, bn: images.norm_of(&bn)? };
+        Ok(Some(norms).filter(|norms| norms.ce.is_finite() && norms.bn.is_finite()))
     }
 }
 

@@ -91,6 +91,44 @@ fn a_committee_takes_turns_or_votes() {
     same.iter().zip(&first).for_each(|(found, expected)| close(*found, *expected));
 }
 
+/// The gradients of the first and last steps of a batch.
+fn gradients(settings: &str, teachers: &[&Bundle]) -> Vec<Option<GradientNorms>> {
+    let (config, data) = (config(settings), training_images());
+    let options = PlanOptions::default();
+    let recover =
+        Recover::with_committee(teachers[0], &teachers[1..], &config, &[], options).unwrap();
+    let recover = recover.with_data(&data);
+    let batch = &recover.batches(&[0, 1, 2, 3], 1, 0)[0];
+    let mut found = Vec::new();
+    let mut step = |point: Point| found.push(point.gradients);
+    recover.run(batch, 0, &mut Forgetful, &mut step).unwrap();
+    found
+}
+
+#[test]
+fn the_gradients_of_both_terms_are_noted_at_the_ends_of_a_batch() {
+    let (one, other) = (shipped("resnet18-w16-supervised"), shipped("resnet18-w16-moco-v2"));
+    let of = |settings: &str| gradients(&format!("{{iterations: 3, {settings}}}"), &[&one]);
+    let [Some(first), None, Some(last)] = of("r_bn: 0.01")[..] else { panic!("not at the ends") };
+    assert!(first != last && first.ce > 0.0 && first.bn > 0.0);
+    // The start does not depend on the weight, and the gradient is in proportion to it.
+    let heavier = of("r_bn: 0.1")[0].unwrap();
+    assert!((heavier.bn / first.bn - 10.0).abs() < 1e-3, "{heavier:?} {first:?}");
+    assert_eq!(heavier.ce, first.ce);
+    assert_eq!(of("r_bn: 0"), [None; 3], "without statistics there is no balance");
+    let budgets = of(
+        "r_bn: 0.01, start: {type: real, mean_of: 1}, residual: {budgets: 3, alpha: 0.5, scales: [1]}",
+    );
+    assert!(matches!(budgets[..], [Some(_), None, Some(_)]), "{budgets:?}");
+    // Two teachers in turn: the second one's share is its own.
+    let turns = "{iterations: 2, committee: {teachers: [b], turn: round_robin, weights: []}}";
+    let (both, alone) = (gradients(turns, &[&one, &other]), gradients("{iterations: 2}", &[&one]));
+    assert!(both[0] == alone[0] && both[1] != alone[1]);
+    let all = "{iterations: 1, committee: {teachers: [b], turn: all, weights: []}}";
+    let same = gradients(all, &[&one, &one])[0].unwrap();
+    assert!((same.ce / alone[0].unwrap().ce - 1.0).abs() < 1e-5, "{same:?}");
+}
+
 #[test]
 fn teachers_of_other_images_are_refused() {
     let (one, mut other) = (shipped("resnet18-w16-supervised"), shipped("resnet18-w16-moco-v2"));

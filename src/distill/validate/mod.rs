@@ -19,7 +19,7 @@ use crate::teacher::manifest::Distribution;
 use crate::teacher::{Bundle, Network, NetworkError};
 use crate::views::{BatchViews, ViewRenderer, Views, one_ahead};
 use scdd_artifacts::labels::{LabelBatch, LabelStore, StoreError};
-pub use scdd_artifacts::records::{Epoch, Training};
+pub use scdd_artifacts::records::{Accuracy, Epoch, Training};
 use scdd_compute::replica::{Mode, Replica, ReplicaError, channels_last, to_tensor};
 use scdd_compute::threads::{Threads, TorchThreads};
 use scdd_compute::training::TrainingPlan;
@@ -261,9 +261,10 @@ impl<'a> Student<'a> {
                 return Err(ValidateError::Diverged { epoch, loss });
             }
             let is_tested = epoch == epochs || epoch % config.evaluate_every == 0;
-            let accuracy =
+            let tested =
                 if is_tested { Some(self.test_average(test, average.as_mut())?) } else { None };
-            curve.push(Epoch { epoch, loss, accuracy });
+            let [accuracy, top5] = [0, 1].map(|k| tested.map(|tested| tested.shares()[k]));
+            curve.push(Epoch { epoch, loss, accuracy, top5 });
             let shown = curve
                 .iter()
                 .rev()
@@ -449,7 +450,7 @@ impl<'a> Student<'a> {
         &mut self,
         test: &Dataset,
         average: Option<&mut WeightAverage>,
-    ) -> Result<f64, ValidateError> {
+    ) -> Result<Accuracy, ValidateError> {
         let Some(average) = average else { return self.test(test) };
         average.swap()?;
         let accuracy = self.test(test)?;
@@ -466,27 +467,27 @@ impl<'a> Student<'a> {
         Ok(run.outputs.swap_remove(0))
     }
 
-    /// The student's accuracy on all of `test`, 0..=1.
+    /// The student's accuracy on all of `test`.
     ///
     /// # Errors
     /// When the images do not fit the student.
-    pub fn test(&mut self, test: &Dataset) -> Result<f64, ValidateError> {
+    pub fn test(&mut self, test: &Dataset) -> Result<Accuracy, ValidateError> {
         let _no_grad = tch::no_grad_guard();
         self.plans.iter_mut().try_for_each(TrainingPlan::load)?;
         let indices: Vec<usize> = (0..test.len()).collect();
-        let mut right = 0;
+        let mut found = Accuracy { images: test.len(), top1: 0, top5: 0 };
         for chunk in indices.chunks(TEST_BATCH) {
             let images = self.threads.run(|| self.normalization.batch(test, chunk))?;
             let logits = self.logits(&to_tensor(images.view())?.f_to_device(self.device)?)?;
-            let found =
-                Vec::<i64>::try_from(&logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
-            right += chunk
-                .iter()
-                .zip(found)
-                .filter(|(i, class)| i64::from(test.labels[**i]) == *class)
-                .count();
+            let labels: Vec<i64> = chunk.iter().map(|&i| i64::from(test.labels[i])).collect();
+            let labels = Tensor::f_from_slice(&labels)?.f_to_device(self.device)?;
+            let count = |hits: Tensor| -> Result<usize, TchError> {
+                Ok(i64::try_from(hits.f_sum(Kind::Int64)?)? as usize)
+            };
+            found.top1 += count(logits.f_argmax(1, false)?.f_eq_tensor(&labels)?)?;
+            found.top5 += count(ranks(&logits, &labels)?.f_lt(5)?)?;
         }
-        Ok(right as f64 / test.len().max(1) as f64)
+        Ok(found)
     }
 
     /// The logits in evaluation mode, with the parameters that the plans have loaded.
@@ -541,6 +542,14 @@ impl<'a> Student<'a> {
             .chain(numbered("average", average))
             .collect()
     }
+}
+
+/// The number of other classes in each row of `logits` `[N, K]` that are not below its label
+/// (int64 `[N]`), so that 0 is first.
+fn ranks(logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    let own = logits.f_gather(1, &labels.f_unsqueeze(1)?, false)?;
+    let below = logits.f_lt_tensor(&own)?.f_sum_dim_intlist(&[1i64][..], false, Kind::Int64)?;
+    below.f_neg()?.f_add_scalar(logits.size()[1] - 1)
 }
 
 impl BatchPass {
@@ -843,7 +852,7 @@ mod tests {
 
     #[test]
     fn the_last_epoch_and_the_best_are_told_apart() {
-        let epoch = |epoch, accuracy| Epoch { epoch, loss: 1.0, accuracy };
+        let epoch = |epoch, accuracy| Epoch { epoch, loss: 1.0, accuracy, top5: accuracy };
         let found = summarise(vec![
             epoch(1, Some(0.3)),
             epoch(2, None),
@@ -851,6 +860,20 @@ mod tests {
             epoch(4, Some(0.5)),
         ]);
         assert_eq!((found.last, found.best, found.best_epoch), (0.5, 0.6, 3));
+        assert_eq!(found.last_top5(), Some(0.5));
+    }
+
+    /// `(-logits).argsort().argsort()` of each row's label, with ties and NaN against it.
+    #[test]
+    fn a_label_is_as_far_down_as_classes_are_not_below_it() {
+        let logits = Tensor::from_slice2(&[
+            [0.1f32, 0.9, 0.3, 0.2, 0.5, 0.4],
+            [0.1, 0.9, 0.3, 0.2, 0.5, 0.4],
+            [0.5, 0.5, 0.5, 0.0, 0.0, 0.0],
+            [f32::NAN, 0.5, 0.0, 0.0, 0.0, 0.0],
+        ]);
+        let found = ranks(&logits, &Tensor::from_slice(&[0i64, 1, 2, 1])).unwrap();
+        assert_eq!(Vec::<i64>::try_from(found).unwrap(), [5, 0, 2, 1]);
     }
 
     #[test]

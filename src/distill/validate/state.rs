@@ -70,7 +70,7 @@ mod tests {
             ]
         };
         let numbers = Numbers {
-            curve: vec![Epoch { epoch: 1, loss: 0.1 + 0.2, accuracy: None }],
+            curve: vec![Epoch { epoch: 1, loss: 0.1 + 0.2, accuracy: None, top5: None }],
             steps: 7,
             fitted: 0.3,
         };

@@ -1,10 +1,15 @@
-//! Line charts as inline SVG. Colours are the page's CSS classes `c0` … `c7`, so that they follow
-//! its light or dark scheme.
+//! Line charts as inline SVG. A line's number decides its colour, its dashes and its markers, so
+//! that lines are told apart without colours too. These are the page's CSS classes `c0` … `c7` and
+//! `d0` … `d3`, which follow its light or dark scheme.
 
 use std::fmt::Write;
 
-/// The number of colours that the page defines; further lines reuse them.
-pub const COLOURS: usize = 8;
+/// The number of colours that the page defines.
+const COLOURS: usize = 8;
+/// The number of dash patterns that the page defines, and of markers.
+const PATTERNS: usize = 4;
+/// A line with more points has no markers.
+const MARKED: usize = 30;
 
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 260.0;
@@ -24,8 +29,8 @@ pub enum Scale {
 
 /// One line of a chart.
 pub struct ChartLine {
-    /// The index of its colour.
-    pub colour: usize,
+    /// The line's number in the chart: its colour, dashes and markers.
+    pub number: usize,
     /// Whether the line is thin and pale, because it is less important than the others.
     pub faint: bool,
     pub points: Vec<(f64, f64)>,
@@ -84,8 +89,45 @@ fn polyline(svg: &mut String, line: &ChartLine, points: &[(f64, f64)], x: &Axis,
     let coordinates: Vec<String> =
         places.iter().map(|place| format!("{:.1},{:.1}", place.0, place.1)).collect();
     let faint = if line.faint { " faint" } else { "" };
-    let class = format!("line c{}{faint}", line.colour % COLOURS);
-    push(svg, format_args!("<polyline class=\"{class}\" points=\"{}\"/>", coordinates.join(" ")));
+    let (number, class, pattern) = (line.number, colour(line.number), pattern(line.number));
+    push(svg, format_args!("<g class=\"{class}{faint}\" data-line=\"{number}\">"));
+    let coordinates = coordinates.join(" ");
+    push(svg, format_args!("<polyline class=\"line d{pattern}\" points=\"{coordinates}\"/>"));
+    if !line.faint && points.len() <= MARKED {
+        points.iter().for_each(|point| marker(svg, pattern, x.place(point.0), y.place(point.1)));
+    }
+    *svg += "</g>";
+}
+
+fn colour(number: usize) -> String {
+    format!("c{}", number % COLOURS)
+}
+
+/// Neighbouring numbers have different patterns, and the first 32 different pairs of colour and
+/// pattern.
+fn pattern(number: usize) -> usize {
+    (number / COLOURS + number) % PATTERNS
+}
+
+/// A disc, square, triangle or diamond around a point.
+fn marker(svg: &mut String, pattern: usize, x: f64, y: f64) {
+    let shape = match pattern {
+        0 => "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0",
+        1 => "m-3.2 -3.2h6.4v6.4h-6.4z",
+        2 => "m0 -4.4l4.2 7.4h-8.4z",
+        _ => "m0 -4.6l4.6 4.6l-4.6 4.6l-4.6 -4.6z",
+    };
+    push(svg, format_args!("<path class=\"marker\" d=\"M{x:.1} {y:.1}{shape}\"/>"));
+}
+
+/// A sample of the line with this `number`, for legends and tables.
+pub fn key(number: usize) -> String {
+    let (class, pattern) = (colour(number), pattern(number));
+    let mut svg = format!(
+        "<svg class=\"key {class}\" viewBox=\"0 0 34 12\" aria-hidden=\"true\"><path class=\"line d{pattern}\" d=\"M1 6H33\"/>"
+    );
+    marker(&mut svg, pattern, 17.0, 6.0);
+    svg + "</svg>"
 }
 
 /// One row of a [`dot_plot`].
@@ -167,12 +209,12 @@ pub(super) fn dot_plot(title: &str, x_label: &str, rows: &[Dots]) -> String {
 
 /// Dots for single seeds and a bar at their mean, on a scale from `low` to `high` (accuracies,
 /// 0..=1).
-pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, colour: usize) -> String {
+pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, number: usize) -> String {
     let place = |value: f64| 4.0 + 112.0 * ((value - low) / (high - low)).clamp(0.0, 1.0);
     let mut svg =
         "<svg class=\"strip\" viewBox=\"0 0 120 16\" aria-hidden=\"true\"><path class=\"grid\" d=\"M4 8H116\"/>"
             .to_string();
-    let class = format!("c{}", colour % COLOURS);
+    let class = colour(number);
     push(&mut svg, format_args!("<path class=\"mean {class}\" d=\"M{:.1} 2V14\"/>", place(mean)));
     for value in values {
         push(
@@ -303,8 +345,28 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_told_apart_by_colour_and_pattern() {
+        let looks: std::collections::BTreeSet<_> =
+            (0..32).map(|n| (n % COLOURS, pattern(n))).collect();
+        assert_eq!(looks.len(), 32);
+        assert!((0..31).all(|n| pattern(n) != pattern(n + 1) || n % COLOURS == 7));
+    }
+
+    #[test]
+    fn few_points_have_markers() {
+        let marks = |count: u32| {
+            let points = (0..count).map(|x| (f64::from(x), 0.5)).collect();
+            let line = ChartLine { number: 9, faint: false, points };
+            let svg = line_chart("t", "x", "y", Scale::Linear, &[line]).unwrap();
+            assert!(svg.contains("<g class=\"c1\" data-line=\"9\"><polyline class=\"line d2\""));
+            svg.matches("class=\"marker\"").count()
+        };
+        assert_eq!([marks(5), marks(31)], [5, 0]);
+    }
+
+    #[test]
     fn a_single_point_is_drawn_as_a_dash() {
-        let line = ChartLine { colour: 0, faint: false, points: vec![(80.0, 0.5)] };
+        let line = ChartLine { number: 0, faint: false, points: vec![(80.0, 0.5)] };
         let svg = line_chart("t", "x", "y", Scale::Linear, &[line]).unwrap();
         let points = svg.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
         assert_eq!(points.split(' ').count(), 2, "{points}");
@@ -313,7 +375,7 @@ mod tests {
     #[test]
     fn charts_without_points_are_left_out_and_odd_points_are_skipped() {
         let chart = |points| {
-            line_chart("t", "x", "y", Scale::Log, &[ChartLine { colour: 0, faint: false, points }])
+            line_chart("t", "x", "y", Scale::Log, &[ChartLine { number: 0, faint: false, points }])
         };
         assert_eq!(chart(vec![(0.0, f64::NAN), (1.0, -1.0)]), None);
         let svg = chart(vec![(0.0, 5.0), (1.0, 0.0)]).unwrap();

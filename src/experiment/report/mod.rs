@@ -5,11 +5,11 @@
 //! Wall-clock times, which differ from run to run, are on the page, in `timing.json` and in
 //! snapshots for the repository; `results.json` and `results.csv` contain none.
 
+mod balance;
 pub mod chart;
 mod compare;
 mod failed;
 pub mod html;
-mod images;
 mod markdown;
 mod recognised;
 mod snapshot;
@@ -29,6 +29,7 @@ use scdd_artifacts::own::{self, OwnError};
 use scdd_artifacts::records::Accuracy;
 use scdd_artifacts::stage::Timing;
 
+pub use balance::TermBalance;
 pub use compare::{CompareError, merge, read};
 pub use failed::{FailedRow, Trained};
 pub use html::duration;
@@ -160,6 +161,13 @@ pub struct Row {
     pub last_accuracy: f64,
     /// The highest test accuracy during training, 0..=1: selected on the test set.
     pub best_accuracy: f64,
+    /// Top-5 accuracy after the last epoch, 0..=1; `None` in older reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_top5: Option<f64>,
+    /// Mean over views of the soft labels' largest probability, 0..=1; `None` with hard labels and
+    /// in older reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_probability: Option<f64>,
     /// The number of images that the student trained on.
     pub images: u64,
     /// The number of images that were recovered together, if the student trained on a part of them.
@@ -228,6 +236,9 @@ pub struct Recovery {
     /// The objective, averaged over batches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<RecoverPoint>,
+    /// The balance of its terms, if the loss has both; `None` in older reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<TermBalance>,
     /// The accuracy on the images of networks that took no part in the recovery.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<Verified>,

@@ -52,6 +52,12 @@ pub struct Summary {
     pub last: Stat,
     /// Highest accuracy during training, selected on the test set.
     pub best: Stat,
+    /// Top-5 accuracy after the last epoch, if every seed has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top5: Option<Stat>,
+    /// The soft labels' mean largest probability, if every seed has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_probability: Option<Stat>,
     /// Bytes of the stored soft labels, mean over seeds; `None` with hard labels.
     pub label_bytes: Option<u64>,
     /// Whether students trained on cropped, mirrored or mixed images.
@@ -218,6 +224,8 @@ fn summarise(group: &[&Row], all: &[Vec<&Row>]) -> Summary {
         seeds: group.iter().map(|row| row.seed).collect(),
         last: stat(&numbers(|row| row.last_accuracy)),
         best: stat(&numbers(|row| row.best_accuracy)),
+        top5: stat_of_all(group, |row| row.last_top5),
+        label_probability: stat_of_all(group, |row| row.label_probability),
         label_bytes: mean(group.iter().filter_map(|row| row.label_bytes.map(|bytes| bytes as f64)))
             .map(|b| b as u64),
         augmented: row.augmented,
@@ -269,6 +277,11 @@ fn interval(stat: Stat, seeds: usize) -> Option<[f64; 2]> {
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let values: Vec<f64> = values.collect();
     (!values.is_empty()).then(|| stat(&values).mean)
+}
+
+/// Mean and spread of a number that every row has; else `None`.
+fn stat_of_all(rows: &[&Row], of: fn(&Row) -> Option<f64>) -> Option<Stat> {
+    rows.iter().map(|row| of(row)).collect::<Option<Vec<f64>>>().map(|values| stat(&values))
 }
 
 /// Mean and sample standard deviation of at least one number.

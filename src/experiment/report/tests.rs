@@ -2,6 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::config::real_rows::WHOLE_REAL;
+use scdd_artifacts::records::GradientNorms;
 
 /// A grey square whose brightness encodes its class and index.
 fn png(path: &Path, class: usize, index: usize) {
@@ -51,6 +52,8 @@ fn row(teacher: Option<&str>, relabel: Option<&str>, seed: u64, last: f64) -> Ro
         seed,
         last_accuracy: last,
         best_accuracy: last + 0.01,
+        last_top5: Some(1.0 - (1.0 - last) / 10.0),
+        label_probability: relabel.map(|_| 0.93),
         images: 100,
         recovered: None,
         label_bytes: relabel.map(|_| 120_000),
@@ -103,6 +106,10 @@ pub(super) fn sample(root: &Path) -> Results {
                 ipc: 10,
                 seed,
                 curve: curve.collect(),
+                balance: Some(TermBalance {
+                    start: GradientNorms { ce: 1.0, bn: 1.0 },
+                    end: GradientNorms { ce: 0.01, bn: 3.12 },
+                }),
                 verified: vec![],
             });
             let folder = folder(root, &format!("{teacher}-{seed}"));
@@ -237,12 +244,14 @@ fn the_report_is_self_contained_escaped_and_the_same_every_time() {
     let mut results = sample(root.path());
     let out = root.path().join("out");
     let page = fs::read_to_string(write(&results, &out).unwrap()).unwrap();
-    assert_eq!(page.matches("<img").count(), 6 * 100);
-    assert_eq!(page.matches("<figure").count(), 4);
+    assert_eq!(page.matches("<img alt=\"").count(), 6 * 100 + 3 * 10 + 1, "grids, glance, dialog");
+    assert_eq!(page.matches("<figure class=\"card\"").count(), 4);
     assert!(page.contains("Fashion-MNIST &lt;test&gt;"));
-    for outside in ["http:", "https:", "src=\"/", "@import", "<script", "<link"] {
+    for outside in ["http:", "https:", "src=\"/", "@import", "<script src", "<link", "url("] {
         assert!(!page.contains(outside), "{outside}");
     }
+    assert!(page.contains("1.0 : 1") && page.contains("1 : 312") && page.contains("top-5 97.0"));
+    assert!(!page.contains("out of balance"), "cross entropy has fallen");
     results.rows.reverse();
     results.grids.reverse();
     results.recoveries.reverse();
@@ -267,9 +276,12 @@ fn machine_files_hold_every_row_and_no_times() {
     assert_eq!(lines.len(), 11);
     assert_eq!(
         lines[1],
-        "distilled,true,resnet10-w16-moco-v2,resnet10-w16-moco-v2,convnet3-w128,10,soft,default,0,0.701,0.711,120000"
+        "distilled,true,resnet10-w16-moco-v2,resnet10-w16-moco-v2,convnet3-w128,10,soft,default,0,0.701,0.711,120000,0.9701,0.93"
     );
-    assert_eq!(lines[9], "random_real,false,,,convnet3-w128,10,hard,default,0,0.702,0.712,");
+    assert_eq!(
+        lines[9],
+        "random_real,false,,,convnet3-w128,10,hard,default,0,0.702,0.712,,0.9702,"
+    );
     let json = fs::read_to_string(root.path().join("results.json")).unwrap();
     assert!(!json.contains("seconds") && !json.contains(&*root.path().to_string_lossy()));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -299,6 +299,8 @@ pub(super) fn csv(results: &Results) -> Result<String, ReportError> {
         "last_accuracy",
         "best_accuracy",
         "label_bytes",
+        "last_top5",
+        "label_probability",
     ];
     writer.write_record(head).map_err(|error| format(error.to_string()))?;
     for row in &results.rows {
@@ -313,6 +315,7 @@ pub(super) fn csv(results: &Results) -> Result<String, ReportError> {
                 row.labels,
             ),
             (&row.protocol, row.seed, row.last_accuracy, row.best_accuracy, row.label_bytes),
+            (row.last_top5, row.label_probability),
         );
         writer.serialize(record).map_err(|error| format(error.to_string()))?;
     }

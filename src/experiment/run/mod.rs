@@ -16,15 +16,20 @@ pub mod opened;
 pub mod plan;
 pub mod real;
 pub mod stages;
+pub mod watch;
 
 mod fit;
 mod identity;
 mod inputs;
 mod matrix;
+mod recovery;
+mod remarks;
 mod results;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, Experiment};
 use crate::report::{self, ReportError, Results};
@@ -38,7 +43,7 @@ use graph::StageGraph;
 pub use inputs::{Bundles, Inputs};
 pub use matrix::RealChoice;
 use real::DatasetCache;
-use scdd_artifacts::stage::{StageError, StageStore, Tell, fill};
+use scdd_artifacts::stage::{Announcement, StageError, StageStore, Tell, fill};
 use stages::NodeId;
 
 /// Why a stage could not be made.
@@ -73,6 +78,9 @@ pub enum RunError {
     Own(#[from] OwnError),
     #[error("{}: {what}", path.display())]
     Misfit { path: PathBuf, what: String },
+    /// What a run announced of itself can't be used.
+    #[error("the record of the run of `{name}` can't be used ({what}): start the run again")]
+    Unwatchable { name: String, what: String },
     #[error(
         "{key} needs {needed} training images of every class, but `{class}` of {data} has {found}: lower `ipc`, or leave it out"
     )]
@@ -112,7 +120,8 @@ fn every<T>(results: impl Iterator<Item = Result<T, RunError>>) -> Result<Vec<T>
 }
 
 /// The last stage of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Goal {
     /// All sets of images.
     Recover,
@@ -180,6 +189,15 @@ impl Run {
         &self.store
     }
 
+    /// Announces that this process makes the experiment, so that others can look on.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn announce(&self) -> Result<Announcement, RunError> {
+        let experiment = &self.inputs.experiment;
+        Ok(self.store.announce(&experiment.name, &watch::record(experiment, self.goal)?)?)
+    }
+
     /// The stages that the goal needs.
     ///
     /// # Errors
@@ -221,7 +239,7 @@ impl Run {
         }
         remarks.extend(self.inputs.remarks());
         remarks.extend(graph.stages.remarks.iter().cloned());
-        remarks.extend(results::remarks(graph, &failed)?);
+        remarks.extend(remarks::remarks(&self.inputs.experiment, graph, &failed)?);
         // Several stages may give the same remark, in any order.
         remarks.sort();
         remarks.dedup();
@@ -241,6 +259,7 @@ impl Run {
     }
 }
 
-fn stages_in(output: &Path) -> PathBuf {
+/// The directory of the stages below `output`.
+pub fn stages_in(output: &Path) -> PathBuf {
     output.join("stages")
 }

@@ -103,7 +103,7 @@ impl Planner {
 
 /// Measured seconds per pass of finished stages.
 #[derive(Debug, Default)]
-struct Rates {
+pub(super) struct Rates {
     /// By kind and network: seconds and passes.
     known: BTreeMap<(String, String), (f64, u64)>,
 }
@@ -126,7 +126,8 @@ impl Rates {
         Ok(rates)
     }
 
-    fn seconds(&self, stage: &Stage) -> Option<f64> {
+    /// The expected seconds of `stage`.
+    pub fn seconds(&self, stage: &Stage) -> Option<f64> {
         let own = stage
             .network()
             .and_then(|network| self.known.get(&(stage.kind().to_string(), network)).copied());

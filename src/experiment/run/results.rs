@@ -1,26 +1,24 @@
 //! Collects the report's [`Results`] from the finished stages of an experiment.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::graph::StageGraph;
 use super::identity::Names;
 use super::inputs::Inputs;
 use super::matrix::{ImageSetSpec, Origin, RowSpec};
+use super::recovery::RecoveryCourse;
 use super::stages::validate::Labelling;
 use super::stages::{NodeId, RecoveryNodes, RowNodes, Task, WholeNodes};
 use super::{Failed, RunError};
 use crate::config::real_rows::{RDED_CROPS, WHOLE_REAL};
 use crate::config::{Labels, RecoverConfig};
 use crate::report::{
-    self, Cost, Grid, NamedRecognition, Recognition, RecoverPoint, Recovery, Results, Row,
-    TrainPoint, Trained, Verified,
+    self, Cost, Grid, NamedRecognition, Recognition, Recovery, Results, Row, TrainPoint, Trained,
+    Verified,
 };
-use scdd_artifacts::bundle::{Measured, Recognised};
-use scdd_artifacts::files::{
-    self, ACCURACY, AUTO, FileError, MEASURED, RECOGNISED, TRAINING, read_json,
-};
-use scdd_artifacts::records::{Auto, Epoch, Point, Training};
+use scdd_artifacts::bundle::Recognised;
+use scdd_artifacts::files::{ACCURACY, LABEL_FIGURES, RECOGNISED, TRAINING, read_json};
+use scdd_artifacts::records::{Epoch, LabelFigures, Training};
 use scdd_artifacts::stage::Timing;
 
 /// Collects the report's contents from `graph`, whose stages are complete except those in `failed`.
@@ -58,43 +56,6 @@ pub(super) fn collect(
     Ok(results)
 }
 
-/// Remarks for the user on the findings of finished stages.
-///
-/// # Errors
-/// When a record can't be read.
-pub(super) fn remarks(graph: &StageGraph, failed: &Failed) -> Result<Vec<String>, RunError> {
-    let mut remarks = Vec::new();
-    for (_, node) in graph.nodes().filter(|(id, _)| !failed.contains_key(id)) {
-        match &node.task {
-            Task::Balance(task) => {
-                let auto: Auto = read_json(&node.directory.join(AUTO))?;
-                remarks
-                    .push(format!("`recover.r_bn: auto` is, with {}, {auto}", task.teacher.name()));
-            }
-            Task::Measure(task) => {
-                let (teacher, test) = (task.teacher, &task.test.summary);
-                let measured: Measured = read_json(&node.directory.join(MEASURED))?;
-                let judged = measured.judge(&teacher.manifest, &test.name, &test.classes);
-                let judged =
-                    judged.map_err(|what| RunError::Misfit { path: teacher.dir.clone(), what })?;
-                remarks.extend(judged.map(|remark| format!("`{}` {remark}", teacher.name())));
-            }
-            Task::Recognise(task) => {
-                let (teacher, seen) =
-                    (task.teacher.name(), read_json(&node.directory.join(RECOGNISED))?);
-                let judged =
-                    Recognised::judge(&seen, (&task.name, task.is_mapped), teacher, task.classes);
-                remarks.push(
-                    judged
-                        .map_err(|what| RunError::Misfit { path: node.directory.clone(), what })?,
-                );
-            }
-            _ => {}
-        }
-    }
-    Ok(remarks)
-}
-
 struct Collector<'a> {
     inputs: &'a Inputs,
     graph: &'a StageGraph<'a>,
@@ -113,6 +74,12 @@ impl Collector<'_> {
 
     fn training(&self, node: NodeId) -> Result<Training, RunError> {
         Ok(read_json(&self.directory(node).join(TRAINING))?)
+    }
+
+    /// The figures of the labels of the stage `node`; `None` if an older program made it.
+    fn label_figures(&self, node: NodeId) -> Result<Option<LabelFigures>, RunError> {
+        let path = self.directory(node).join(LABEL_FIGURES);
+        if path.exists() { Ok(Some(read_json(&path)?)) } else { Ok(None) }
     }
 
     /// Names of the images' classes: a network's, restricted to the classes that the methods
@@ -146,9 +113,13 @@ impl Collector<'_> {
     fn row(&self, row: &RowNodes, student: NodeId) -> Result<Row, RunError> {
         let (spec, images) = (&row.spec, &row.images);
         let training = self.training(student)?;
-        let made_by_network = !matches!(spec.origin, Origin::Real(_) | Origin::Finished(_));
         // Labels that were imported with the images cost nothing.
         let made = row.labels.as_ref().filter(|labels| labels.node != images.node);
+        let figures = match &row.labels {
+            Some(labels) => self.label_figures(labels.node)?,
+            None => None,
+        };
+        let made_by_network = !matches!(spec.origin, Origin::Real(_) | Origin::Finished(_));
         let bytes = |file: &Path| Some(std::fs::metadata(file).ok()?.len());
         Ok(Row {
             method: method(spec),
@@ -163,6 +134,8 @@ impl Collector<'_> {
             seed: spec.seed,
             last_accuracy: training.last,
             best_accuracy: training.best,
+            last_top5: training.last_top5(),
+            label_probability: figures.map(|figures| figures.max_probability),
             images: images.count,
             recovered: Some(images.recovered).filter(|&count| count != images.count),
             label_bytes: row.labels.as_ref().and_then(|labels| bytes(&labels.file)),
@@ -230,6 +203,8 @@ impl Collector<'_> {
             seed,
             last_accuracy: training.last,
             best_accuracy: training.best,
+            last_top5: training.last_top5(),
+            label_probability: None,
             images: whole.images,
             recovered: None,
             label_bytes: None,
@@ -275,10 +250,12 @@ impl Collector<'_> {
                 }),
             }
         }
-        let (curve, folder) =
-            (recovery_curve(self.directory(images.recovery))?, images.folder.clone());
+        let RecoveryCourse { curve, balance } =
+            RecoveryCourse::read(self.directory(images.recovery))?;
+        let (folder, verified) = (images.folder.clone(), seen);
         let (method_of_grid, teacher_of_grid) = (method.clone(), Some(teacher.clone()));
-        results.recoveries.push(Recovery { method, teacher, ipc, seed, curve, verified: seen });
+        let recovery = Recovery { method, teacher, ipc, seed, curve, balance, verified };
+        results.recoveries.push(recovery);
         results.grids.push(Grid {
             method: method_of_grid,
             data_free,
@@ -360,29 +337,6 @@ fn method(spec: &RowSpec) -> String {
         Origin::Real(choice) => choice.method().to_owned(),
         Origin::Crops => RDED_CROPS.to_owned(),
     }
-}
-
-/// The objective of the recovery in `directory`, step by step, averaged over its batches with equal
-/// weights.
-fn recovery_curve(directory: &Path) -> Result<Vec<RecoverPoint>, RunError> {
-    let mut sums: BTreeMap<u32, (f64, f64, f64, f64)> = BTreeMap::new();
-    for number in 0.. {
-        let path = directory.join(files::curve(number));
-        let Ok(text) = std::fs::read_to_string(&path) else { break };
-        for line in text.lines() {
-            let point: Point = serde_json::from_str(line)
-                .map_err(|e| FileError::Damaged { path: path.clone(), what: e.to_string() })?;
-            let sum = sums.entry(point.iteration + 1).or_default();
-            *sum = (sum.0 + 1.0, sum.1 + point.loss, sum.2 + point.ce, sum.3 + point.bn);
-        }
-    }
-    let mean = |(iteration, (n, loss, ce, bn)): (u32, (f64, f64, f64, f64))| RecoverPoint {
-        iteration,
-        loss: loss / n,
-        ce: ce / n,
-        bn: bn / n,
-    };
-    Ok(sums.into_iter().map(mean).collect())
 }
 
 fn train_point(epoch: &Epoch) -> TrainPoint {

@@ -21,6 +21,7 @@ pub fn run(
     let worker = Worker::new(&runtime, progress.as_ref(), &experiment, command.jobs, stop.clone())?;
     let run = run::Run::open(&experiment, &command.output, goal)?;
     let graph = run.graph()?;
+    let _announced = run.announce()?;
     interrupt::stop_on_signals(stop, progress.clone())?;
     let outcome = match worker.make_all(&graph, run.store()) {
         Err(RunError::Stopped) => {

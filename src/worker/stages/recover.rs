@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::Tools;
 use scdd_artifacts::files::{self, read_json, write_images};
-use scdd_artifacts::records::Auto;
+use scdd_artifacts::records::{Auto, Point};
 use scdd_artifacts::stage::{TakenPart, Wait, WorkDir};
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
@@ -137,10 +137,14 @@ impl BatchRecovery<'_> {
         if !work.is_under_way() {
             return Ok(());
         }
-        let mut curve = String::new();
+        let (mut curve, mut balance) = (String::new(), String::new());
         let images = recover.run(batch, task.seed, &mut keeper, &mut |point| {
             let step = u64::from(point.iteration - batch.first) + 1;
-            progress.at(done + step, &format!("loss {:.2}", point.loss));
+            if let Some(gradients) = point.gradients {
+                balance = format!(", gradients {gradients}");
+            }
+            let Point { loss, ce, bn, .. } = point;
+            progress.at(done + step, &format!("loss {loss:.2}, ce {ce:.2}, bn {bn:.2}{balance}"));
             curve.push_str(&json!(point).to_string());
             curve.push('\n');
         })?;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::Tools;
 use crate::device::CPU;
-use scdd_artifacts::files::{LABELS, STORE_UNDER_WAY};
+use scdd_artifacts::files::{LABEL_FIGURES, LABELS, STORE_UNDER_WAY, write_json};
+use scdd_artifacts::labels::LabelStore;
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::progress::Progress;
 use scdd_distill::relabel::{LabelPlace, Relabel, Teachers};
@@ -23,7 +24,7 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<(), Fai
     // The store gets its name when it is whole.
     if work.has(LABELS) {
         work.remove(format!("{LABELS}{STORE_UNDER_WAY}"))?;
-        return Ok(());
+        return note_figures(work);
     }
     let set = read_named(images, name)?;
     let tf32 = tools.device.precision != Precision::Fp32;
@@ -52,5 +53,10 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<(), Fai
         Ok(tools.stop.check()?)
     };
     relabel.run(&set, &mut answering, &path, &tools.progress, &mut batch_done)?;
-    Ok(())
+    note_figures(work)
+}
+
+fn note_figures(work: &WorkDir) -> Result<(), Failure> {
+    let store = LabelStore::open(&work.path().join(LABELS))?;
+    Ok(write_json(work, LABEL_FIGURES, &store.figures()?)?)
 }

@@ -64,9 +64,15 @@ impl BatchImages for DeviceImages {
         Ok(seen)
     }
 
+    fn norm_of(&mut self, gradient: &Tensor) -> Result<f64, RecoverError> {
+        let _guard = tch::no_grad_guard();
+        let (_, views) = self.seen.as_ref().ok_or_else(unseen)?;
+        let norm = transfer::read(&views.adjoint(gradient)?.f_norm()?)?;
+        Ok(norm.first().copied().unwrap_or_default())
+    }
+
     fn step(&mut self, gradient: Tensor, learning_rate: f64) -> Result<Tensor, RecoverError> {
         let _guard = tch::no_grad_guard();
-        let unseen = || TchError::Shape("no view was taken before the step".into());
         let (seen, views) = self.seen.take().ok_or_else(unseen)?;
         let mut gradient = gradient;
         let prior = self.rule.priors.add_on_device(&seen, &mut gradient)?;
@@ -92,4 +98,8 @@ impl BatchImages for DeviceImages {
             average: self.average.as_ref().map(copy).transpose()?,
         })
     }
+}
+
+fn unseen() -> TchError {
+    TchError::Shape("no view was taken before the step".into())
 }

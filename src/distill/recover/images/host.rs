@@ -47,6 +47,12 @@ impl BatchImages for HostImages {
         Ok(to_tensor(self.seen.view())?)
     }
 
+    fn norm_of(&mut self, gradient: &Tensor) -> Result<f64, RecoverError> {
+        let of_seen: Array4<f32> = to_array(gradient)?.into_dimensionality().map_err(shape)?;
+        self.threads.run(|| adjoint_batch(&self.maps, &of_seen, &mut self.gradient))?;
+        Ok(self.gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt())
+    }
+
     fn step(&mut self, gradient: Tensor, learning_rate: f64) -> Result<Tensor, RecoverError> {
         let mut of_seen: Array4<f32> = to_array(&gradient)?.into_dimensionality().map_err(shape)?;
         let prior = self.rule.priors.add(&self.seen, &mut of_seen);

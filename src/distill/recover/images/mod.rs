@@ -48,6 +48,13 @@ pub trait BatchImages {
     /// When the maps do not fit the images.
     fn look(&mut self, maps: Vec<Resample>) -> Result<Tensor, RecoverError>;
 
+    /// The norm of a gradient with respect to the images that is `gradient` with respect to the
+    /// last views. Waits for a GPU.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    fn norm_of(&mut self, gradient: &Tensor) -> Result<f64, RecoverError>;
+
     /// A step against `gradient`, that of the loss with respect to the last views. Returns the loss
     /// of the priors there, float64 `[]`.
     ///
