@@ -108,6 +108,7 @@ regenerate: setup data
 	python -m tests.goldens.make_alignment
 	python -m tests.goldens.make_augment
 	python -m tests.goldens.make_features
+	python -m tests.goldens.make_finished
 	python -m tests.goldens.make_folder
 	python -m tests.goldens.make_jpeg
 	python -m tests.goldens.make_labels

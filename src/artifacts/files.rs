@@ -37,6 +37,8 @@ pub const VERDICT: &str = "verdict.json";
 pub const ACCURACY: &str = "accuracy.json";
 /// A teacher's accuracy on real test images.
 pub const MEASURED: &str = "measured.json";
+/// A labelling teacher's answers on a finished set.
+pub const RECOGNISED: &str = "recognised.json";
 /// The measured value of `r_bn: auto`.
 pub const AUTO: &str = "r_bn.json";
 

@@ -231,6 +231,19 @@ fn covering(image: &Pixels, height: usize, width: usize) -> Result<Pixels, Strin
     Ok(resampled(image, &rows, &columns))
 }
 
+/// The pixels `[C, H, W]` of an image of shape `[C, h, w]`, scaled bilinearly along each axis as
+/// Pillow does.
+pub(super) fn stretched(
+    pixels: &[u8],
+    [channels, height, width]: [usize; 3],
+    [tall, wide]: [usize; 2],
+) -> Vec<u8> {
+    let values = super::png::interleave(pixels, channels);
+    let image = Pixels { channels, height, width, values };
+    let (rows, columns) = (weights(height, tall, 0..tall), weights(width, wide, 0..wide));
+    super::png::planes(&resampled(&image, &rows, &columns).values, channels)
+}
+
 /// The source positions of one output position, from `first` on, and their weights.
 struct Weights {
     first: usize,

@@ -8,6 +8,7 @@
 //! - [`augment`]: RandAugment and DSA;
 //! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`jpeg`]: JPEG compression of an image;
+//! - [`finished`]: distilled sets that other code made;
 //! - [`png`]: folders of PNG images, the form of distilled sets;
 //! - [`layout`]: the layouts of files, a module each;
 //! - [`registry`]: the data sets that are known by name;
@@ -20,6 +21,7 @@
 
 pub mod augment;
 pub mod dataset;
+pub mod finished;
 pub mod jpeg;
 pub mod layout;
 pub mod mix;
@@ -42,6 +44,7 @@ pub use augment::{Augment, Operation};
 pub use dataset::{Dataset, Split};
 pub use decode::Fit;
 pub use error::DataError;
+pub use finished::FinishedSource;
 pub use layout::npz;
 pub use mix::DrawnMix;
 pub use normalize::Normalization;

@@ -36,13 +36,28 @@ impl Source {
             Split::Train => &["test", "val"],
             Split::Test => &["train"],
         };
-        let mut states = files(&place, others)?;
-        if let Some(map) = map {
-            states.push(blake3::hash(&fs::read(map).ok()?).to_string());
-        }
-        let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..32].to_owned();
-        Some(Signature { name: hash(&name), state: hash(&states.join("\n")) })
+        signed(&name, files(&place, others)?, map)
     }
+}
+
+/// The signature of all files at `places` and of the class map, for the reader that `what`
+/// describes.
+pub(super) fn of_places(places: &[&Path], map: Option<&Path>, what: &str) -> Option<Signature> {
+    let (mut name, mut states) = (what.to_owned(), Vec::new());
+    for place in places {
+        let place = fs::canonicalize(place).ok()?;
+        name.push_str(&format!(" {place:?}"));
+        states.extend(files(&place, &[])?);
+    }
+    signed(&name, states, map)
+}
+
+fn signed(name: &str, mut states: Vec<String>, map: Option<&Path>) -> Option<Signature> {
+    if let Some(map) = map {
+        states.push(blake3::hash(&fs::read(map).ok()?).to_string());
+    }
+    let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..32].to_owned();
+    Some(Signature { name: hash(name), state: hash(&states.join("\n")) })
 }
 
 /// A line for each file at `place`. Of the folders `others` only the names of their entries count,

@@ -49,6 +49,10 @@ pub enum WorkerError {
     Inexact { bundle: String, device: String, what: String },
     #[error("{}: {what}", path.display())]
     Mislabels { path: std::path::PathBuf, what: String },
+    #[error("{what}")]
+    Misordered { what: String },
+    #[error("{}: changed while this ran; start it again", path.display())]
+    Changed { path: std::path::PathBuf },
 }
 
 /// Runs stages.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Manifest;
 
 /// A difference is significant from this many standard deviations on.
-const SIGNIFICANT: f64 = 4.0;
+pub(super) const SIGNIFICANT: f64 = 4.0;
 /// The tolerated loss of accuracy: another decoder or resizing method can cost so much.
 const TOLERATED: f64 = 0.05;
 /// The number of images used of larger test sets, with at least [`OF_CLASS`] of each class.
@@ -138,7 +138,7 @@ impl Measured {
 }
 
 /// The standard deviation of a proportion with mean `share` among `count` samples.
-fn deviation(share: f64, count: usize) -> f64 {
+pub(super) fn deviation(share: f64, count: usize) -> f64 {
     (share * (1.0 - share) / count.max(1) as f64).max(0.0).sqrt()
 }
 

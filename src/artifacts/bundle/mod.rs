@@ -6,8 +6,10 @@ pub mod files;
 mod kind;
 pub mod manifest;
 mod measured;
+mod recognised;
 
 pub use error::BundleError;
 pub use files::{Bundle, ClassStatistics, Golden, InputGradient, LayerStatistics, PatchStatistics};
 pub use manifest::{Manifest, Role, StatisticsKind};
 pub use measured::{Measured, percent};
+pub use recognised::{Recognised, RecognisedClass};

@@ -48,6 +48,22 @@ impl LabelStore {
         &self.meta
     }
 
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The identity of the contents: SHA-256 of the hashes of the head and of all epochs, 64 hex
+    /// digits. It covers the records if [`check`](Self::check) finds no damage.
+    pub fn identity(&self) -> String {
+        let hash = |end: usize| &self.map[end - HASH..end];
+        let mut hasher = Sha256::new_with_prefix(hash(self.layout.records as usize));
+        for epoch in 1..=self.checked.len() as u64 {
+            hasher.update(hash(self.layout.start(epoch * self.layout.batches) as usize));
+        }
+        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Reads batch `batch` of epoch `epoch`.
     ///
     /// # Errors

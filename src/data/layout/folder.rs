@@ -241,7 +241,11 @@ fn annotations(dir: &Path) -> Result<Vec<(String, String)>, DataError> {
 }
 
 /// The image files of the class in `dir`. All other entries are problems.
-fn images_of(root: &Path, dir: &Path, findings: &mut Findings) -> Result<Vec<PathBuf>, DataError> {
+pub(crate) fn images_of(
+    root: &Path,
+    dir: &Path,
+    findings: &mut Findings,
+) -> Result<Vec<PathBuf>, DataError> {
     let mut found = entries(dir, &mut findings.skipped)?;
     if found.iter().any(|entry| entry.is_dir && entry.name == IMAGES) {
         for entry in
@@ -359,7 +363,7 @@ pub(crate) fn readable(names: Vec<String>) -> FolderLabels {
 }
 
 /// The letters and digits of a name, in lower case, because spellings differ in all else.
-fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
@@ -409,7 +413,7 @@ fn matched(names: Vec<String>, known: &DataSet) -> Result<FolderLabels, String> 
 }
 
 /// Reads directories and class names from a YAML or JSON mapping, in its order.
-pub(super) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataError> {
+pub(crate) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataError> {
     let text = std::fs::read_to_string(path).map_err(DataError::io(path, "read the class map"))?;
     let remedy = "write one line `directory: class name` per class, in label order";
     let refuse = |why: String| {

@@ -5,8 +5,9 @@ mod cifar;
 pub(crate) mod folder;
 mod idx;
 pub mod npz;
-mod parquet;
-mod pickle;
+pub(crate) mod objects;
+pub(crate) mod parquet;
+pub(crate) mod pickle;
 
 use std::path::{Path, PathBuf};
 

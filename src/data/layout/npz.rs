@@ -27,10 +27,7 @@ pub(super) fn load(
     split: Split,
     classes: Option<Vec<String>>,
 ) -> Result<Dataset, DataError> {
-    let file = File::open(path).map_err(DataError::io(path, "open"))?;
-    let mut archive = ZipArchive::new(file).map_err(|error| {
-        DataError::invalid(path, format!("is no NumPy archive ({error})"), REMEDY)
-    })?;
+    let mut archive = open(path)?;
     let has = |archive: &ZipArchive<File>, name: &str| {
         archive.index_for_name(&format!("{name}.npy")).is_some()
     };
@@ -54,8 +51,19 @@ pub(super) fn load(
     Ok(Dataset { name, images, labels, channels, height, width, classes })
 }
 
+/// Opens the archive `path`.
+pub(crate) fn open(path: &Path) -> Result<ZipArchive<File>, DataError> {
+    let file = File::open(path).map_err(DataError::io(path, "open"))?;
+    ZipArchive::new(file)
+        .map_err(|error| DataError::invalid(path, format!("is no NumPy archive ({error})"), REMEDY))
+}
+
 /// The bytes of the array `name`.
-fn entry(path: &Path, archive: &mut ZipArchive<File>, name: &str) -> Result<Vec<u8>, DataError> {
+pub(crate) fn entry(
+    path: &Path,
+    archive: &mut ZipArchive<File>,
+    name: &str,
+) -> Result<Vec<u8>, DataError> {
     let fail = |problem: String| DataError::invalid(path, format!("{name}: {problem}"), REMEDY);
     let file = archive.by_name(&format!("{name}.npy")).map_err(|error| fail(error.to_string()))?;
     // The archive states the unpacked size; the reader below stops there.

@@ -110,6 +110,43 @@ fn load_split(
     Ok(set)
 }
 
+/// Reads all training files of `place`, or all files of it if none is called so. Images keep their
+/// size, and classes are called as the files have it, or by their numbers.
+pub(crate) fn load_all(place: &Path, remarks: &mut Vec<String>) -> Result<Dataset, DataError> {
+    guarded(place, || {
+        let files = plain_files(place)?;
+        let Some(first) = files.first() else {
+            return Err(DataError::invalid(place, "holds no Parquet file", REMEDY));
+        };
+        let label = {
+            let opened = Opened::new(first, None)?;
+            opened.schema().column(opened.label).path().string()
+        };
+        let ParquetTable { mut set, names } = read(place, &files, &label, Fit::Exact, remarks)?;
+        let highest = set.labels.iter().max().copied().unwrap_or(0);
+        set.classes = names.unwrap_or_else(|| (0..=highest).map(|n| n.to_string()).collect());
+        crate::dataset::check_labels(place, &set.labels, set.classes.len())?;
+        Ok(set)
+    })
+}
+
+/// A Parquet file at or below `place`.
+pub(crate) fn any_file(place: &Path) -> Result<Option<PathBuf>, DataError> {
+    Ok(plain_files(place)?.into_iter().next())
+}
+
+fn plain_files(place: &Path) -> Result<Vec<PathBuf>, DataError> {
+    if place.is_file() {
+        return Ok(vec![place.into()]);
+    }
+    let training = of_split(&files(place)?, "train");
+    if !training.is_empty() {
+        return Ok(training);
+    }
+    let own = entries(place, &mut Vec::new())?.into_iter().map(|entry| entry.path);
+    Ok(own.filter(|path| path.extension().is_some_and(|kind| kind == "parquet")).collect())
+}
+
 /// Translates labels from the order of the file's class `names` to the order of `known`.
 fn reorder(
     dir: &Path,
@@ -606,6 +643,23 @@ mod tests {
         assert!(remarks[0].contains("2 test images, where CIFAR-10 has 10000"), "{remarks:?}");
         write(&path, "label", &[(image(1), 0)], Some(&names[..9]));
         assert!(read(&source, Split::Test).unwrap_err().contains("has 9 classes, CIFAR-10 has 10"));
+    }
+
+    #[test]
+    fn files_of_a_finished_set_need_no_split() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = [(image(7), 1), (image(9), 0)];
+        write(&dir.path().join("distilled.parquet"), "label", &rows, None);
+        for place in [dir.path().to_path_buf(), dir.path().join("distilled.parquet")] {
+            let set = load_all(&place, &mut Vec::new()).unwrap();
+            assert_eq!((set.images, set.labels), (vec![7, 9], vec![1, 0]));
+            assert_eq!(set.classes, ["0", "1"]);
+        }
+        // Files of a split of its own come first.
+        let names = ["cat", "dog"].map(String::from);
+        write(&dir.path().join("train.parquet"), "label", &rows[..1], Some(&names));
+        let set = load_all(dir.path(), &mut Vec::new()).unwrap();
+        assert_eq!((set.images, set.classes), (vec![7], names.to_vec()));
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! Reads the pickled dictionaries of CIFAR's Python version. Nothing is executed.
+//! Reads the pickled dictionaries of CIFAR's Python version, and the tensors of PyTorch's files.
+//! Nothing is executed.
 //!
-//! Only the contents of such files are understood: dictionaries, lists, tuples, strings, integers
-//! and NumPy arrays of bytes or integers (opcodes: Python's `pickletools`; protocols 2 to 4).
-//! Memory is bounded by the file's length, nesting by [`MAX_DEPTH`].
+//! Only the contents of such files are understood: dictionaries, lists, tuples, strings, numbers,
+//! and the [`objects`](super::objects) of NumPy and PyTorch (opcodes: Python's `pickletools`;
+//! protocols 2 to 4). Memory is bounded by the file's length, nesting by [`MAX_DEPTH`].
 
 use std::collections::HashMap;
+
+use super::objects::{TensorPlace, built, persistent, reduced};
 
 /// The deepest nesting. CIFAR's files have three levels.
 const MAX_DEPTH: usize = 16;
@@ -15,9 +18,10 @@ const MAX_NAME: usize = 256;
 
 /// A value of the pickled file.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum PickleValue<'a> {
+pub(crate) enum PickleValue<'a> {
     None,
     Int(i64),
+    Float(f64),
     /// A string or a byte string.
     Bytes(&'a [u8]),
     List(Vec<PickleValue<'a>>),
@@ -33,6 +37,14 @@ pub(super) enum PickleValue<'a> {
         dtype: &'a [u8],
         bytes: &'a [u8],
     },
+    /// The numbers of PyTorch's tensors, in a file beside the pickle: their type, such as
+    /// `FloatStorage`, and that file's name.
+    Storage {
+        dtype: &'a str,
+        key: &'a [u8],
+    },
+    /// A tensor of PyTorch.
+    Tensor(TensorPlace<'a>),
 }
 
 impl<'a> PickleValue<'a> {
@@ -88,7 +100,7 @@ impl<'a> PickleValue<'a> {
 }
 
 /// Reads the object in `bytes`. The error text says why it is refused.
-pub(super) fn read(bytes: &[u8]) -> Result<PickleValue<'_>, String> {
+pub(crate) fn read(bytes: &[u8]) -> Result<PickleValue<'_>, String> {
     let mut machine =
         Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     for _ in 0..2 * MAX_VALUES {
@@ -103,15 +115,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<PickleValue<'_>, String> {
     Err(format!("holds more than {MAX_VALUES} values"))
 }
 
-enum PickleFault {
+pub(super) enum PickleFault {
     /// The bytes end within an instruction.
     Short,
     Wrong(String),
 }
 
-type PickleStep<T> = Result<T, PickleFault>;
+pub(super) type PickleStep<T> = Result<T, PickleFault>;
 
-fn wrong<T>(what: impl Into<String>) -> PickleStep<T> {
+pub(super) fn wrong<T>(what: impl Into<String>) -> PickleStep<T> {
     Err(PickleFault::Wrong(what.into()))
 }
 
@@ -158,6 +170,15 @@ impl<'a> Machine<'a> {
             b'J' => {
                 let number = self.unsigned(4)? as u32;
                 self.push(PickleValue::Int((number as i32).into()));
+            }
+            0x8A => {
+                let length = usize::from(self.byte()?);
+                let number = self.long(length)?;
+                self.push(PickleValue::Int(number));
+            }
+            b'G' => {
+                let number = f64::from_bits(self.unsigned(8)?.swap_bytes());
+                self.push(PickleValue::Float(number));
             }
             b'U' | b'C' | 0x8C => self.bytes_of(1)?,
             b'T' | b'B' | b'X' => self.bytes_of(4)?,
@@ -232,13 +253,17 @@ impl<'a> Machine<'a> {
                 let (arguments, function) = (self.pop()?.0, self.pop()?.0);
                 self.push(reduced(function, arguments)?);
             }
+            b'Q' => {
+                let name = self.pop()?.0;
+                self.push(persistent(name)?);
+            }
             b'b' => {
                 let (state, object) = (self.pop()?.0, self.pop()?.0);
                 self.push(built(object, state)?);
             }
             other => {
                 return wrong(format!(
-                    "has the opcode {other:#04x}, which CIFAR's files don't use"
+                    "has the opcode {other:#04x}, which files of arrays don't use"
                 ));
             }
         }
@@ -259,6 +284,16 @@ impl<'a> Machine<'a> {
     /// A little-endian number of `length` bytes.
     fn unsigned(&mut self, length: usize) -> PickleStep<u64> {
         Ok(self.take(length)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    /// A signed little-endian number of `length` bytes, at most 8.
+    fn long(&mut self, length: usize) -> PickleStep<i64> {
+        let unused = match length {
+            0 => return Ok(0),
+            1..=8 => 64 - 8 * length as u32,
+            _ => return wrong("has a number of more than 8 bytes"),
+        };
+        Ok(((self.unsigned(length)? << unused) as i64) >> unused)
     }
 
     fn line(&mut self) -> PickleStep<&'a str> {
@@ -362,59 +397,6 @@ fn depth_around(own: usize, items: &[Nested]) -> PickleStep<usize> {
     }
 }
 
-/// The result of a call. Only NumPy's empty arrays and element types are supported.
-fn reduced<'a>(
-    function: PickleValue<'a>,
-    arguments: PickleValue<'a>,
-) -> PickleStep<PickleValue<'a>> {
-    let name = if let PickleValue::Global(name) = &function { name.as_str() } else { "" };
-    match (name, arguments.items()) {
-        ("numpy.core.multiarray._reconstruct" | "numpy._core.multiarray._reconstruct", Some(_)) => {
-            Ok(PickleValue::Array { shape: Vec::new(), dtype: b"", bytes: b"" })
-        }
-        ("numpy.dtype", Some([PickleValue::Bytes(dtype), ..])) => Ok(PickleValue::DType(dtype)),
-        _ => wrong(format!("calls {name:?}, which is no array of numbers")),
-    }
-}
-
-/// The result of giving `object` its state.
-fn built<'a>(object: PickleValue<'a>, state: PickleValue<'a>) -> PickleStep<PickleValue<'a>> {
-    match (object, state.items()) {
-        // The state is version, byte order, and fields of structured types.
-        (PickleValue::DType(dtype), Some([_, PickleValue::Bytes(order), ..]))
-            if matches!(*order, b"|" | b"<" | b"=") =>
-        {
-            Ok(PickleValue::DType(dtype))
-        }
-        (
-            PickleValue::Array { .. },
-            Some(
-                [
-                    _,
-                    PickleValue::Tuple(shape),
-                    PickleValue::DType(dtype),
-                    PickleValue::Int(0),
-                    PickleValue::Bytes(bytes),
-                ],
-            ),
-        ) => {
-            let size = |value: &PickleValue| {
-                if let PickleValue::Int(size) = value { usize::try_from(*size).ok() } else { None }
-            };
-            let Some(shape) = shape.iter().map(size).collect::<Option<Vec<_>>>() else {
-                return wrong("has an array of an impossible shape");
-            };
-            let width = dtype.last().map_or(0, |digit| usize::from(digit.saturating_sub(b'0')));
-            let length = shape.iter().try_fold(width, |product, size| product.checked_mul(*size));
-            if length != Some(bytes.len()) {
-                return wrong(format!("has an array of shape {shape:?} in {} bytes", bytes.len()));
-            }
-            Ok(PickleValue::Array { shape, dtype, bytes })
-        }
-        _ => wrong("has an object that is not an array in C order"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -467,7 +449,7 @@ mod tests {
                 "calls \"os.system\", which is no array of numbers at byte",
             ),
             (b"\x80\x04\x8c\x02os\x8c\x06system\x93)R.", "calls \"os.system\""),
-            (b"(ios\nsystem\n.", "has the opcode 0x69, which CIFAR's files don't use at byte 1"),
+            (b"(ios\nsystem\n.", "has the opcode 0x69, which files of arrays don't use at byte 1"),
             (b"cos\nsystem\n)\x81.", "has the opcode 0x81"),
             (&deep, "is nested more than 16 levels deep"),
             (&many, "holds more than 2000000 values"),

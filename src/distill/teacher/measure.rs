@@ -1,13 +1,15 @@
 //! Measures a teacher on real test images: its accuracy, and the order of classes that fits its
 //! predictions best.
 
+use std::cmp::Reverse;
+
 use ndarray::Axis;
 use pathfinding::kuhn_munkres::kuhn_munkres;
 use pathfinding::matrix::Matrix;
 
 use super::error::NetworkError;
 use super::runtime::{Provider, Runtime, SessionOptions};
-use super::{Bundle, BundleError, Measured};
+use super::{Bundle, BundleError, Measured, Recognised, RecognisedClass};
 use scdd_compute::threads::Threads;
 use scdd_data::{Dataset, sample};
 
@@ -29,18 +31,49 @@ pub fn measure(
     threads: &Threads,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Measured, NetworkError> {
+    let classes = test.classes.len();
+    let sample =
+        sample::even(&test.labels, classes, Measured::images_of(test.len(), classes), SEED);
+    let answers = answers(teacher, runtime, (test, &sample), threads, progress)?;
+    let labels: Vec<usize> = sample.iter().map(|&index| test.labels[index] as usize).collect();
+    Ok(judged(&labels, &answers, classes))
+}
+
+/// Runs `teacher` in ONNX Runtime on all images of `set`, which are sorted by class. Calls
+/// `progress` with the number of images done.
+///
+/// # Errors
+/// When the network can't be run on the images.
+pub fn recognise(
+    teacher: &Bundle,
+    runtime: &Runtime,
+    set: &Dataset,
+    threads: &Threads,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Recognised, NetworkError> {
+    let all: Vec<usize> = (0..set.len()).collect();
+    let answers = answers(teacher, runtime, (set, &all), threads, progress)?;
+    let labels: Vec<usize> = set.labels.iter().map(|&label| label as usize).collect();
+    Ok(recognised(&labels, &answers, set.classes.len()))
+}
+
+/// The class that `teacher` gives to each of the images `chosen`.
+fn answers(
+    teacher: &Bundle,
+    runtime: &Runtime,
+    (set, chosen): (&Dataset, &[usize]),
+    threads: &Threads,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<usize>, NetworkError> {
     let refuse = |what: String| NetworkError::from(BundleError::invalid(&teacher.dir, what));
     let normalization = teacher.normalization().map_err(|e| refuse(e.to_string()))?;
     let options =
         SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
     let mut session = runtime.session(teacher.name(), &teacher.model, &[], options)?;
-    let classes = test.classes.len();
-    let sample =
-        sample::even(&test.labels, classes, Measured::images_of(test.len(), classes), SEED);
-    let mut answers = Vec::with_capacity(sample.len());
-    for batch in sample.chunks(BATCH) {
+    let mut answers = Vec::with_capacity(chosen.len());
+    for batch in chosen.chunks(BATCH) {
         let images =
-            threads.run(|| normalization.batch(test, batch)).map_err(|e| refuse(e.to_string()))?;
+            threads.run(|| normalization.batch(set, batch)).map_err(|e| refuse(e.to_string()))?;
         answers.extend(
             session
                 .logits(&images)?
@@ -49,8 +82,27 @@ pub fn measure(
         );
         progress(answers.len() as u64);
     }
-    let labels: Vec<usize> = sample.iter().map(|&index| test.labels[index] as usize).collect();
-    Ok(judged(&labels, &answers, classes))
+    Ok(answers)
+}
+
+/// Evaluates the predictions `answers` on a set with these `labels`, which are sorted by class.
+fn recognised(labels: &[usize], answers: &[usize], classes: usize) -> Recognised {
+    let measured = judged(labels, answers, classes);
+    let mut votes = vec![vec![0; classes]; classes];
+    let mut images = vec![0; classes];
+    for (&label, &answer) in labels.iter().zip(answers) {
+        images[label] += 1;
+        votes[label].get_mut(answer).into_iter().for_each(|votes| *votes += 1);
+    }
+    let best = votes.iter().zip(&measured.order).map(|(votes, &at)| votes[at as usize]).sum();
+    let of_class = |(class, votes): (usize, &Vec<usize>)| {
+        // Of equally many votes, those for the class itself count first.
+        let rank = |&at: &usize| (votes[at], at == class, Reverse(at));
+        let most = (0..classes).max_by_key(rank).unwrap_or(class) as u32;
+        RecognisedClass { images: images[class], top1: votes[class], most }
+    };
+    let classes = votes.iter().enumerate().map(of_class).collect();
+    Recognised { measured, best, classes }
 }
 
 /// The index of the largest value; a NaN is never chosen.
@@ -134,6 +186,73 @@ mod tests {
         // Few images of many classes, each of them difficult.
         let many = found(200, 2, |class, n| if n == 1 && class % 3 == 0 { 5 } else { 199 - class });
         assert!(many.is_misordered(), "{many:?}");
+    }
+
+    /// `count` images of each of `classes` classes of a finished set.
+    fn seen(
+        classes: usize,
+        count: usize,
+        answer: impl Fn(usize, usize) -> usize,
+    ) -> Result<String, String> {
+        let labels: Vec<usize> = (0..classes).flat_map(|class| vec![class; count]).collect();
+        let answers: Vec<usize> =
+            labels.iter().enumerate().map(|(i, &class)| answer(class, i % count)).collect();
+        let names: Vec<String> = (0..classes).map(|class| format!("c{class}")).collect();
+        let found = recognised(&labels, &answers, classes);
+        assert_eq!(
+            found.classes.iter().map(|class| class.top1).sum::<usize>(),
+            found.measured.top1
+        );
+        found.judge(("theirs", false), "net", &names)
+    }
+
+    #[test]
+    fn a_finished_set_in_another_order_is_refused() {
+        // Few images, of which the teacher knows half.
+        let half =
+            seen(10, 10, |class, n| if n % 4 < 2 { (class + 1) % 10 } else { n }).unwrap_err();
+        for part in [
+            "`net` puts 4.0 % of the 100 images of `theirs` into their class, but 64.0 % in another order",
+            "its `c0` looks like `c1`, its `c1` looks like `c2`",
+            "`finished.theirs.class_map`",
+        ] {
+            assert!(half.contains(part), "{half:?} lacks {part:?}");
+        }
+        // Two classes have changed places.
+        let swapped = |class: usize, _| [0, 1, 7, 3, 4, 5, 6, 2, 8, 9][class];
+        assert!(seen(10, 10, swapped).unwrap_err().contains("its `c2` looks like `c7`"));
+        // One image per class.
+        assert!(seen(10, 1, |class, _| 9 - class).is_err());
+        assert!(seen(100, 1, |class, _| if class < 4 { 0 } else { 99 - class }).is_err());
+    }
+
+    #[test]
+    fn a_class_map_is_believed() {
+        let labels: Vec<usize> = (0..10).flat_map(|class| vec![class; 10]).collect();
+        let answers: Vec<usize> = labels.iter().map(|label| 9 - label).collect();
+        let names: Vec<String> = (0..10).map(|class| format!("c{class}")).collect();
+        let told = recognised(&labels, &answers, 10).judge(("theirs", true), "net", &names);
+        assert!(told.unwrap().ends_with("; the class map is believed"));
+    }
+
+    #[test]
+    fn a_weak_finished_set_is_none_in_another_order() {
+        let noise = |class: usize, n: usize| (class * 7919 + n * n * 104_729 + n * 31) / 13 % 10;
+        for count in [1, 2, 10, 50] {
+            let told = seen(10, count, noise).unwrap();
+            assert!(told.contains("not clearly more than by chance (10.0 %)"), "{told}");
+        }
+        // The teacher puts each class into one, often the same as another.
+        for count in [2, 10, 50] {
+            seen(10, count, |class, _| [3, 7, 3, 9, 7, 1, 0, 3, 8, 8][class]).unwrap();
+        }
+        // The teacher knows a third, and sees one class in all others.
+        for count in [1, 10] {
+            let told = seen(10, count, |class, _| if class % 3 == 0 { class } else { 8 }).unwrap();
+            assert!(told.contains("; the fewest of `c1`, 0 of"), "{told}");
+        }
+        let all = seen(10, 10, |class, _| class).unwrap();
+        assert_eq!(all, "`net` puts 100.0 % of the 100 images of `theirs` into their class");
     }
 
     #[test]

@@ -10,11 +10,12 @@ mod verify;
 
 pub use calibrate::{Calibrator, Detail};
 pub use error::{NetworkError, RuntimeError};
-pub use measure::measure;
+pub use measure::{measure, recognise};
 pub use network::Network;
 pub use runtime::{Provider, Runtime, Session, SessionOptions};
 pub use scdd_artifacts::bundle::{
     Bundle, BundleError, ClassStatistics, Golden, InputGradient, LayerStatistics, Manifest,
-    Measured, PatchStatistics, Role, StatisticsKind, classes, files, manifest, percent,
+    Measured, PatchStatistics, Recognised, RecognisedClass, Role, StatisticsKind, classes, files,
+    manifest, percent,
 };
 pub use verify::{Check, Verification, verify, verify_plan};

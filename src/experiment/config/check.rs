@@ -8,8 +8,9 @@ use super::error::Fault;
 use scdd_data::layout::IMAGE_FOLDER;
 
 use super::model::{
-    BnWeight, Crop, DataConfig, DataKind, Device, Experiment, Labels, Loss, Mix, Protocol,
-    RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, Turn, ViewCrop,
+    BnWeight, Crop, DataConfig, DataKind, Device, Experiment, FinishedSet, Labels, Loss, Mix,
+    Normalised, Protocol, RecoverConfig, RelabelConfig, RelabelTeachers, Schedule, TeacherBn, Turn,
+    ViewCrop,
 };
 use super::{range, real_rows};
 
@@ -18,6 +19,7 @@ pub(super) fn values(experiment: &Experiment) -> Vec<Fault> {
     let mut faults = Vec::new();
     faults.extend(name(&experiment.name));
     faults.extend(experiment.methods.keys().filter_map(|name| entry_name("methods", name)));
+    faults.extend(experiment.finished.keys().filter_map(|name| entry_name("finished", name)));
     faults.extend(experiment.protocols.keys().filter_map(|name| entry_name("protocols", name)));
     faults.extend(range::faults(experiment));
     faults
@@ -40,6 +42,7 @@ pub(super) fn contradictions(experiment: &Experiment) -> Vec<Fault> {
             fault.moved("relabel", &at("relabel")).moved("validate", &at("validate"))
         }));
     }
+    faults.extend(finished(experiment));
     faults.extend(without_students(experiment));
     faults.extend(formations(experiment));
     faults.extend(hard_labels(experiment));
@@ -64,6 +67,36 @@ fn without_students(experiment: &Experiment) -> Vec<Fault> {
     let problem =
         "students need images of every class: leave it out, or set `data: none` and no students";
     some.map(|(name, _)| Fault::new(format!("methods.{name}.classes"), problem)).collect()
+}
+
+/// Finished sets are measured by students, and their rows have names of their own.
+fn finished(experiment: &Experiment) -> Vec<Fault> {
+    let is_hard = !experiment.labels.contains(&Labels::Soft)
+        || experiment.protocols.values().all(Protocol::is_hard);
+    let fault = |(name, set): (&String, &FinishedSet)| {
+        let at = |key: &str| format!("finished.{name}{key}");
+        let unnamed = set.normalised == Some(Normalised::Dataset)
+            && experiment.data.kind.known_name().is_none();
+        let problem = match () {
+            () if experiment.methods.contains_key(name) => {
+                "is what rows of `methods` are called: choose another name"
+            }
+            () if experiment.data.kind == DataKind::None => {
+                "needs real data, but `data` is `none`: leave it out, or name a data set"
+            }
+            () if unnamed => {
+                let problem = "the data are not known by name, so their constants are not: give {mean: […], std: […]}";
+                return Some(Fault::new(at(".normalised"), problem));
+            }
+            () if set.labels.is_some() && is_hard => {
+                let problem = "has no effect, because no row has soft labels: leave it out";
+                return Some(Fault::new(at(".labels"), problem));
+            }
+            () => return None,
+        };
+        Some(Fault::new(at(""), problem))
+    };
+    experiment.finished.iter().filter_map(fault).collect()
 }
 
 /// The small images of a mosaic have no black border.
@@ -210,7 +243,7 @@ fn entry_name(axis: &str, name: &str) -> Option<Fault> {
             format!("`{name}` is no name for one of them: allowed are {allowed}"),
         ));
     }
-    (axis == "methods" && real_rows::ALL.contains(&name)).then(|| {
+    (axis != "protocols" && real_rows::ALL.contains(&name)).then(|| {
         let problem = "is what the rows of a baseline are called: choose another name";
         Fault::new(format!("{axis}.{name}"), problem)
     })
@@ -260,7 +293,9 @@ fn lists(experiment: &Experiment) -> Vec<Fault> {
     });
     faults.extend(axis("ipc", &experiment.ipc));
     faults.extend(axis("seeds", &experiment.seeds));
-    faults.extend(axis("methods", &experiment.methods.keys().collect::<Vec<_>>()));
+    if experiment.finished.is_empty() {
+        faults.extend(axis("methods", &experiment.methods.keys().collect::<Vec<_>>()));
+    }
     faults.extend(axis("protocols", &experiment.protocols.keys().collect::<Vec<_>>()));
     faults.extend(axis("labels", &experiment.labels));
     if let RelabelTeachers::List(teachers) = &experiment.relabel_teachers {
@@ -305,7 +340,7 @@ fn size(experiment: &Experiment) -> Option<Fault> {
     let axes = [
         ("teachers", experiment.teachers.len()),
         ("relabel_teachers", labellers),
-        ("methods", experiment.methods.len()),
+        ("methods", experiment.methods.len() + experiment.finished.len()),
         ("ipc", experiment.ipc.len()),
         ("protocols", experiment.protocols.len()),
         ("labels", experiment.labels.len()),

@@ -43,6 +43,10 @@ pub struct Experiment {
     /// `recover:` in place of this key is a single method. It is named after its preset if nothing
     /// else is set, else `distilled`.
     pub methods: IndexMap<String, RecoverConfig>,
+    /// Distilled sets that other code made, by the names of their rows, which are like those of
+    /// `methods`. They are measured under all `protocols`, at the value of `ipc` that they have.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub finished: IndexMap<String, FinishedSet>,
     /// Protocols of labelling images and training students on them, named like `methods`.
     ///
     /// `relabel:` and `validate:` in place of this key are a single protocol. It is named after
@@ -83,6 +87,57 @@ pub struct Protocol {
     pub relabel: RelabelConfig,
     /// Training and test of students.
     pub validate: ValidateConfig,
+}
+
+/// A distilled set that other code made; in an experiment file `NAME: PLACE` is short for `NAME:
+/// {images: PLACE}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FinishedSet {
+    /// Class folders, an `.npz` archive, a `.pt` file of tensors, or Parquet files; a path relative
+    /// to the working directory.
+    pub images: PathBuf,
+    /// The label store that `scdd export-set` wrote beside the images, in place of labels by
+    /// `relabel_teachers`. `null` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<PathBuf>,
+    /// A YAML or JSON file that maps the set's own classes (names of directories, or labels in
+    /// quotes) to names of the data's classes. By default classes are told by their names, else by
+    /// the numbers in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_map: Option<PathBuf>,
+    /// How floating-point images were made from pixels in 0..=1; `null` if they are pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalised: Option<Normalised>,
+    /// Whether images of another size than the networks' are scaled to it, bilinearly.
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    pub resize: bool,
+}
+
+/// A normalisation of pixels in 0..=1, by a mean and a standard deviation per channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    rename_all = "snake_case",
+    expecting = "is no normalisation: set `dataset`, or {mean: […], std: […]} with a number per channel; ZCA whitening can't be undone"
+)]
+pub enum Normalised {
+    /// By the constants of the known data set.
+    Dataset,
+    /// By these constants.
+    #[serde(untagged)]
+    By(MeanAndStd),
+}
+
+/// Constants of each channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MeanAndStd {
+    /// Means of pixels in 0..=1.
+    #[schemars(transform = within("[0, 1]"))]
+    pub mean: Vec<f64>,
+    /// Standard deviations, above 0 and at most 1.
+    #[schemars(transform = within("(0, 1]"))]
+    pub std: Vec<f64>,
 }
 
 /// A student's training target.

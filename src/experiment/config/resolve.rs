@@ -187,14 +187,19 @@ fn stage_defaults(defaults: &mut Mapping) -> Mapping {
         .collect()
 }
 
-/// Expands a single value into a list, and `data: x` into `data: {type: x}`. Without real data,
-/// students and baselines are empty.
+/// Expands a single value into a list, `data: x` into `data: {type: x}`, and the place of a
+/// finished set into its settings. Without real data, students and baselines are empty.
 fn spell_out(raw: &mut Mapping) {
     for key in LISTS {
         if let Some(value) =
             raw.get_mut(key).filter(|value| !value.is_sequence() && !value.is_null())
         {
             *value = Value::Sequence(vec![value.clone()]);
+        }
+    }
+    if let Some(Value::Mapping(sets)) = raw.get_mut("finished") {
+        for set in sets.values_mut().filter(|set| set.is_string()) {
+            *set = Value::Mapping(Mapping::from_iter([("images".into(), set.clone())]));
         }
     }
     if let Some(data) = raw.get_mut("data").filter(|data| data.is_string()) {
@@ -225,11 +230,21 @@ fn methods(raw: &mut Mapping, defaults: &Mapping) -> Result<(Mapping, Vec<ShortF
     if let Some(named) = named(raw, "methods", short.is_some().then_some("recover"))? {
         let resolve = |(name, user): (String, Value)| {
             let at = format!("methods.{name}");
+            if user.get("images").is_some() {
+                let problem = format!(
+                    "is no key of a method: a set that is there already is written as `finished: {{{name}: {{images: …}}}}`"
+                );
+                return Err(Fault::new(format!("{at}.images"), problem));
+            }
             let section = stage_section("recover", Some(user), defaults)
                 .map_err(|f| f.moved("recover", &at))?;
             Ok((Value::from(name), Value::Mapping(section)))
         };
         return Ok((named.into_iter().map(resolve).collect::<Result<_, _>>()?, Vec::new()));
+    }
+    // Who has finished sets may want nothing recovered.
+    if short.is_none() && raw.get("finished").is_some_and(|sets| !sets.is_null()) {
+        return Ok((Mapping::new(), Vec::new()));
     }
     let name = preset_alone(short.as_ref()).unwrap_or("distilled").to_string();
     let form = ShortForm { long: format!("methods.{name}"), short: "recover" };

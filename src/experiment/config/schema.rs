@@ -36,6 +36,10 @@ pub fn schema() -> Value {
         "anyOf": [{"const": "official"}, {"type": "null"}],
     });
     schema["properties"]["methods"]["additionalProperties"] = section("recover", "RecoverConfig");
+    schema["$defs"]["FinishedSet"]["required"] = json!(["images"]);
+    schema["$defs"]["MeanAndStd"]["required"] = json!(["mean", "std"]);
+    schema["properties"]["finished"]["additionalProperties"] =
+        json!({"anyOf": [{"type": "string"}, {"$ref": "#/$defs/FinishedSet"}]});
     let protocol = &mut schema["$defs"]["Protocol"]["properties"];
     protocol["relabel"] = section("relabel", "RelabelConfig");
     protocol["validate"] = section("validate", "ValidateConfig");
@@ -176,6 +180,8 @@ mod tests {
             "validate: {loss: {cooling: {factor: 0.7, every: 30, floor: 2}, student_temperature: fitted, t_squared: true}, schedule: {until: 0.5}}\n",
             "validate: {loss: {type: gift, smoothing: 0.1, weight: 0.1}, schedule: {type: linear}}\nrelabel: {teacher_bn: batch, micro_batch: 8}\n",
             "recover: {preset: scdd-cifar100, compat: official, start: {type: crops, images: 300, crops: 5, factor: 2, difficulty: low}}\n",
+            "finished: {theirs: a/set, others: {images: x.pt, normalised: dataset, resize: true}}\n",
+            "finished: {theirs: {images: x, labels: y.scdd, class_map: m.yaml, normalised: {mean: [0.5], std: [0.25]}}}\n",
         ] {
             let text = format!("{MINIMAL}{lines}");
             Experiment::from_yaml(&text, Path::new("e.yaml"), &[]).unwrap();
@@ -211,6 +217,9 @@ mod tests {
             "relabel: {augment: {type: dsa, magnitude: 9}}",
             "methods: {a: {jitter: -1}}",
             "protocols: {a: {recover: {}}}",
+            "finished: {theirs: {resize: true}}",
+            "finished: {theirs: {images: x, normalised: zca}}",
+            "finished: {theirs: {images: x, normalised: {mean: [0.5], std: [0]}}}",
             "device: gpu",
             "ipc: ten",
         ] {

@@ -53,6 +53,25 @@ fn the_weight_of_the_statistics_is_a_number_or_auto() {
 }
 
 #[test]
+fn finished_sets_take_the_place_of_methods() {
+    let experiment =
+        with("finished: {theirs: a/set, zscored: {images: b.pt, normalised: dataset}}\n");
+    assert!(experiment.methods.is_empty() && experiment.cells().is_empty());
+    assert_eq!(experiment.finished["theirs"].images, Path::new("a/set"));
+    assert_eq!(experiment.finished["zscored"].normalised, Some(Normalised::Dataset));
+    assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    // Beside methods, they leave these alone.
+    let both = with("recover: sre2l-cifar100\nfinished: {theirs: a}\n");
+    assert_eq!((both.methods.len(), both.finished.len()), (1, 1));
+    let by = "{mean: [0.5], std: [0.25]}";
+    let given = with(&format!("finished: {{theirs: {{images: a, normalised: {by}}}}}\n"));
+    let constants = MeanAndStd { mean: vec![0.5], std: vec![0.25] };
+    assert_eq!(given.finished["theirs"].normalised, Some(Normalised::By(constants)));
+    assert_eq!(parse(&given.to_yaml().unwrap(), &[]).unwrap(), given);
+    assert!(!with("").to_yaml().unwrap().contains("finished"));
+}
+
+#[test]
 fn the_quickstart_resolves_and_has_two_cells_in_order() {
     let experiment = quickstart();
     let cells = experiment.cells();
@@ -399,7 +418,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "seed: 4",
-        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, protocols, labels, baselines, whole_real, device, precision, recover, relabel, validate",
+        "e.yaml, line 6: `seed`: unknown key; did you mean `seeds`? Known keys: name, data, teachers, relabel_teachers, students, ipc, seeds, methods, finished, protocols, labels, baselines, whole_real, device, precision, recover, relabel, validate",
     ),
     (
         "relabel:\n  mix:\n    type: mixup\n    alpa: 1",

@@ -115,6 +115,7 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
         rows: Vec::new(),
         failed: Vec::new(),
         recoveries: Vec::new(),
+        recognised: Vec::new(),
         ..first
     };
     merged.test_hash = reports.iter().find_map(|report| report.test_hash.clone());
@@ -155,6 +156,11 @@ pub fn merge(name: &str, mut reports: Vec<Results>) -> Result<Results, CompareEr
         for one in report.failed {
             if !merged.failed.contains(&one) {
                 merged.failed.push(one);
+            }
+        }
+        for one in report.recognised {
+            if !merged.recognised.contains(&one) {
+                merged.recognised.push(one);
             }
         }
         for recovery in report.recoveries {
@@ -225,6 +231,7 @@ fn tell_networks_apart(reports: &mut [Results]) {
             rename(&mut recovery.teacher);
             recovery.verified.iter_mut().for_each(|one| rename(&mut one.verifier));
         }
+        report.recognised.iter_mut().for_each(|one| rename(&mut one.teacher));
         report.grids.iter_mut().flat_map(|grid| &mut grid.teacher).for_each(rename);
         for one in &mut report.failed {
             one.teacher.iter_mut().for_each(rename);
@@ -286,18 +293,23 @@ fn tell_apart(reports: &mut [Results]) {
         for recovery in &mut report.recoveries {
             recovery.method = renamed("methods", &recovery.method);
         }
+        for one in &mut report.recognised {
+            one.method = renamed("methods", &one.method);
+        }
     }
 }
 
-/// All methods and protocols of a resolved experiment, with their settings.
+/// All methods, finished sets and protocols of a resolved experiment, with their settings. Rows of
+/// finished sets are called like those of methods.
 fn entries(settings: &Value) -> Vec<(&'static str, String, Value)> {
-    let of = |axis: &'static str| {
-        let entries = settings.get(axis).and_then(Value::as_mapping).into_iter().flatten();
+    let of = |key: &str, axis: &'static str| {
+        let entries = settings.get(key).and_then(Value::as_mapping).into_iter().flatten();
         entries.filter_map(move |(name, value)| {
             Some((axis, name.as_str()?.to_string(), value.clone()))
         })
     };
-    of("methods").chain(of("protocols")).collect()
+    let methods = of("methods", "methods").chain(of("finished", "methods"));
+    methods.chain(of("protocols", "protocols")).collect()
 }
 
 /// Replaces paths of networks by their hashes.

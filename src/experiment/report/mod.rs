@@ -11,6 +11,7 @@ mod compare;
 mod failed;
 pub mod html;
 mod markdown;
+mod recognised;
 mod snapshot;
 mod summary;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use crate::config::Labels;
-use crate::config::real_rows::RDED_CROPS;
+use crate::config::real_rows;
 use scdd_artifacts::own::{self, OwnError};
 use scdd_artifacts::records::Accuracy;
 use scdd_artifacts::stage::Timing;
@@ -33,6 +34,7 @@ pub use compare::{CompareError, merge, read};
 pub use failed::{FailedRow, Trained};
 pub use html::duration;
 pub use markdown::write_markdown;
+pub use recognised::{NamedRecognition, Recognition};
 pub use snapshot::write_snapshot;
 pub use summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
 pub use text::table;
@@ -95,6 +97,9 @@ pub struct Results {
     pub failed: Vec<FailedRow>,
     /// The optimisation of each set of synthetic images.
     pub recoveries: Vec<Recovery>,
+    /// What labelling teachers see in the finished sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recognised: Vec<Recognition>,
     /// Images to show.
     pub grids: Vec<Grid>,
 }
@@ -129,13 +134,14 @@ impl ReportedNetwork {
 /// One trained student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// The method that made its images, or a choice of real images such as `random_real`.
+    /// The method that made its images, the name of a finished set, or a choice of real images such
+    /// as `random_real`.
     pub method: String,
     /// Whether making the images read no real image (the teacher itself was trained on real
-    /// images).
+    /// images); false for finished sets, of which it is not known.
     pub data_free: bool,
-    /// The teacher from which they were recovered, or that chose them; `None` for whole real
-    /// images.
+    /// The teacher from which they were recovered, or that chose them; `None` for whole real images
+    /// and finished sets.
     pub teacher: Option<String>,
     /// The teacher that labelled them; `None` with hard labels.
     pub relabel_teacher: Option<String>,
@@ -322,7 +328,8 @@ impl Results {
         sorted
             .recoveries
             .sort_by_cached_key(|r| (r.method.clone(), r.teacher.clone(), r.ipc, r.seed));
-        let real = |grid: &Grid| grid.teacher.is_none() || grid.method == RDED_CROPS;
+        sorted.recognised.sort_by_cached_key(|r| (r.method.clone(), r.ipc, r.teacher.clone()));
+        let real = |grid: &Grid| real_rows::is_baseline(&grid.method);
         sorted
             .grids
             .sort_by_cached_key(|g| (g.ipc, real(g), g.method.clone(), g.teacher.clone(), g.seed));

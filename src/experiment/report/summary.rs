@@ -4,7 +4,7 @@ use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{Labels, Row, text};
-use crate::config::real_rows::{RANDOM_REAL, RDED_CROPS, WHOLE_REAL};
+use crate::config::real_rows::{self, RANDOM_REAL, WHOLE_REAL};
 
 /// Mean and spread of one number over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -121,7 +121,7 @@ impl Summary {
 /// The key by which rows are sorted and grouped.
 pub(super) fn row_key(row: &Row) -> impl Ord {
     let block = (row.student.clone(), row.ipc, row.protocol.clone());
-    let is_baseline = row.teacher.is_none() || row.method == RDED_CROPS;
+    let is_baseline = real_rows::is_baseline(&row.method);
     (
         block,
         is_baseline,
@@ -150,12 +150,12 @@ pub fn summaries(rows: &[Row]) -> Vec<Summary> {
     summaries
 }
 
-/// All pairs of rows in one table with the same kind of labels and at least one common seed; a
-/// teacher must have made or chosen the images of both.
+/// All pairs of rows in one table with the same kind of labels and at least one common seed, except
+/// rows of whole real images.
 pub fn comparisons(rows: &[Row]) -> Vec<Comparison> {
     let (groups, summaries) = (groups(rows), summaries(rows));
     let distilled: Vec<usize> =
-        (0..groups.len()).filter(|&i| summaries[i].teacher.is_some()).collect();
+        (0..groups.len()).filter(|&i| !real_rows::is_whole_images(&summaries[i].method)).collect();
     let pairs = distilled
         .iter()
         .enumerate()
@@ -175,7 +175,7 @@ pub fn comparisons(rows: &[Row]) -> Vec<Comparison> {
 
 fn ranking(summary: &Summary, all: &[Summary]) -> Option<Ranking> {
     let ior_of = |summary: &Summary| Some(summary.versus_random_real?.stat.mean);
-    if summary.teacher.is_none() || summary.labels != Labels::Soft {
+    if real_rows::is_whole_images(&summary.method) || summary.labels != Labels::Soft {
         return None;
     }
     let images = |s: &Summary| (s.student.clone(), s.method.clone(), s.ipc, s.teacher.clone());

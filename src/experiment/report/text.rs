@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
-use super::{Labels, Recovery, ReportError, Results, Row, Verified, failed};
-use crate::config::real_rows::RDED_CROPS;
+use super::{Labels, Recovery, ReportError, Results, Row, Verified, failed, recognised};
+use crate::config::real_rows::{self, RDED_CROPS};
 
 /// Percent with one decimal and the spread, such as `81.7 ± 0.3`.
 pub(super) fn percent(stat: Stat) -> String {
@@ -39,7 +39,8 @@ pub(super) fn images(method: &str, teacher: Option<&str>) -> String {
     match teacher {
         Some(teacher) if method == RDED_CROPS => format!("RDED crops chosen by {teacher}"),
         Some(teacher) => format!("{method} from {teacher}"),
-        None => method.replace('_', " "),
+        None if real_rows::is_baseline(method) => method.replace('_', " "),
+        None => method.to_owned(),
     }
 }
 
@@ -143,7 +144,9 @@ pub fn table(results: &Results) -> String {
         }
         text += BEST_NOTE;
     }
-    text + &verifier_table(&results.recoveries) + &failed::table(&results.failed, &all)
+    text + &verifier_table(&results.recoveries)
+        + &recognised::table(&results.recognised)
+        + &failed::table(&results.failed, &all)
 }
 
 /// The verifiers' accuracies on each set of synthetic images; empty without verifiers.

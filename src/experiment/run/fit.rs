@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::real::SplitSummary;
+use super::opened::SplitSummary;
 use super::{Bundles, RunError, every};
 use crate::config::{Experiment, ViewCrop};
 use scdd_artifacts::bundle::classes::{self, Sides};

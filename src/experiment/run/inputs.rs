@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::real::{DatasetCache, Real, SplitSummary};
+use super::finished::{self, OpenedSet};
+use super::opened::SplitSummary;
+use super::real::{DatasetCache, Real};
 use super::{RunError, every, fit, identity};
 use crate::config::{Experiment, RelabelConfig};
 use scdd_artifacts::bundle::Bundle;
@@ -20,6 +22,8 @@ pub struct Inputs {
     pub bundles: Bundles,
     /// `None` if the experiment has no real data.
     real: Option<Rc<Real>>,
+    /// The finished sets, by their names in the experiment.
+    pub finished: BTreeMap<String, OpenedSet>,
     /// Remarks for the user.
     remarks: Vec<String>,
 }
@@ -36,7 +40,12 @@ impl Inputs {
         let real = cache.get(&experiment.data, shape)?;
         let test = real.as_ref().map(|real| &real.test.summary);
         remarks.extend(fit::check(&experiment, &bundles, test)?);
-        Ok(Self { experiment, bundles, real, remarks })
+        let finished = match test {
+            Some(test) => finished::open(&experiment, test, shape)?,
+            None => BTreeMap::new(),
+        };
+        remarks.extend(finished.values().flat_map(|set| set.remarks.iter().cloned()));
+        Ok(Self { experiment, bundles, real, finished, remarks })
     }
 
     /// The real data.

@@ -1,5 +1,6 @@
 //! The rows of an experiment, one per trained student. Nothing is read or made.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::real_rows::{NEAREST_MEAN, RANDOM_REAL};
@@ -12,6 +13,8 @@ pub enum Origin<'a> {
     Distilled { teacher: &'a Path, method: &'a str },
     /// Chosen from the real training set.
     Real(RealChoice),
+    /// Made by other code: one of the experiment's finished sets.
+    Finished(&'a str),
     /// RDED's crops of training images, scored by the row's labeller.
     Crops,
 }
@@ -98,6 +101,41 @@ pub fn rows(experiment: &Experiment) -> Vec<RowSpec<'_>> {
                     rows.extend(labellers(experiment, labels).into_iter().map(row));
                 }
             }
+        }
+    }
+    rows
+}
+
+/// The rows of the finished set `name`, which has `ipc` images per class. If its soft labels are
+/// read, `read_under` has the protocols under which they are, with the bundle that made them or
+/// stands for it.
+pub fn finished_rows<'a>(
+    experiment: &'a Experiment,
+    (name, ipc): (&'a str, u32),
+    read_under: Option<&BTreeMap<&str, &'a Path>>,
+) -> Vec<RowSpec<'a>> {
+    let mut rows = Vec::new();
+    for (&seed, (protocol, settings)) in
+        experiment.seeds.iter().flat_map(|s| experiment.protocols.iter().map(move |p| (s, p)))
+    {
+        let kinds = if settings.is_hard() { &[Labels::Hard][..] } else { &experiment.labels };
+        for (student, &labels) in
+            experiment.students.iter().flat_map(|s| kinds.iter().map(move |labels| (s, labels)))
+        {
+            let labellers = match read_under.filter(|_| labels == Labels::Soft) {
+                Some(known) => known.get(protocol.as_str()).copied().into_iter().collect(),
+                None => labellers(experiment, labels),
+            };
+            let origin = Origin::Finished(name);
+            rows.extend(labellers.into_iter().map(|labeller| RowSpec {
+                origin,
+                ipc,
+                seed,
+                labels,
+                labeller,
+                protocol,
+                student,
+            }));
         }
     }
     rows

@@ -10,7 +10,9 @@
 //! no worker.
 
 pub mod distilled;
+pub mod finished;
 pub mod graph;
+pub mod opened;
 pub mod plan;
 pub mod real;
 pub mod stages;
@@ -33,6 +35,7 @@ use crate::config::{ConfigError, Experiment};
 use crate::report::{self, ReportError, Results};
 use scdd_artifacts::bundle::BundleError;
 use scdd_artifacts::files::FileError;
+use scdd_artifacts::labels::StoreError;
 use scdd_artifacts::own::{self, OwnError};
 use scdd_data::DataError;
 
@@ -60,6 +63,8 @@ pub enum RunError {
     Bundle(#[from] BundleError),
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    Labels(#[from] StoreError),
     #[error(transparent)]
     Stage(#[from] StageError),
     #[error(transparent)]

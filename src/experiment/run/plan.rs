@@ -16,7 +16,7 @@ use scdd_artifacts::stage::{Stage, StageError, StageStore, State, Timing, bytes_
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Planned {
     /// The kind of work: `verify`, `measure`, `balance`, `recover`, `verifier`, `real`, `subset`,
-    /// `relabel`, `validate`, `whole`.
+    /// `import`, `recognise`, `relabel`, `validate`, `whole`.
     pub stage: String,
     /// The directory of its result, whether or not it exists.
     pub directory: PathBuf,

@@ -8,8 +8,8 @@ use super::recovery::RecoveryCourse;
 use super::stages::{RecoveryNodes, Task};
 use super::{Failed, RunError};
 use crate::config::{BnWeight, Experiment};
-use scdd_artifacts::bundle::Measured;
-use scdd_artifacts::files::{AUTO, MEASURED, read_json};
+use scdd_artifacts::bundle::{Measured, Recognised};
+use scdd_artifacts::files::{AUTO, MEASURED, RECOGNISED, read_json};
 use scdd_artifacts::records::Auto;
 
 /// Remarks for the user on the findings of finished stages.
@@ -36,6 +36,13 @@ pub fn remarks(
                 let judged =
                     judged.map_err(|what| RunError::Misfit { path: teacher.dir.clone(), what })?;
                 remarks.extend(judged.map(|remark| format!("`{}` {remark}", teacher.name())));
+            }
+            Task::Recognise(task) => {
+                let seen: Recognised = read_json(&node.directory.join(RECOGNISED))?;
+                let set = (task.name.as_str(), task.is_mapped);
+                let judged = seen.judge(set, task.teacher.name(), task.classes);
+                let misfit = |what| RunError::Misfit { path: node.directory.clone(), what };
+                remarks.push(judged.map_err(misfit)?);
             }
             _ => {}
         }

@@ -7,12 +7,17 @@ use super::identity::Names;
 use super::inputs::Inputs;
 use super::matrix::{ImageSetSpec, Origin, RowSpec};
 use super::recovery::RecoveryCourse;
-use super::stages::{NodeId, RecoveryNodes, RowNodes, WholeNodes};
+use super::stages::validate::Labelling;
+use super::stages::{NodeId, RecoveryNodes, RowNodes, Task, WholeNodes};
 use super::{Failed, RunError};
 use crate::config::real_rows::{RDED_CROPS, WHOLE_REAL};
 use crate::config::{Labels, RecoverConfig};
-use crate::report::{self, Cost, Grid, Recovery, Results, Row, TrainPoint, Trained, Verified};
-use scdd_artifacts::files::{ACCURACY, LABEL_FIGURES, TRAINING, read_json};
+use crate::report::{
+    self, Cost, Grid, NamedRecognition, Recognition, Recovery, Results, Row, TrainPoint, Trained,
+    Verified,
+};
+use scdd_artifacts::bundle::Recognised;
+use scdd_artifacts::files::{ACCURACY, LABEL_FIGURES, RECOGNISED, TRAINING, read_json};
 use scdd_artifacts::records::{Epoch, LabelFigures, Training};
 use scdd_artifacts::stage::Timing;
 
@@ -42,6 +47,7 @@ pub(super) fn collect(
     }
     for one in &graph.stages.rows {
         collector.note_row(&mut results, one)?;
+        collector.note_recognised(&mut results, one)?;
         collector.note_baseline(&mut results, one);
     }
     for one in &graph.stages.whole {
@@ -85,7 +91,8 @@ impl Collector<'_> {
             let has = |method: &RecoverConfig| {
                 method.classes.as_ref().is_none_or(|some| some.contains(&(class as u32)))
             };
-            self.inputs.experiment.methods.values().any(has)
+            let methods = &self.inputs.experiment.methods;
+            methods.is_empty() || methods.values().any(has)
         };
         all.into_iter()
             .enumerate()
@@ -106,17 +113,19 @@ impl Collector<'_> {
     fn row(&self, row: &RowNodes, student: NodeId) -> Result<Row, RunError> {
         let (spec, images) = (&row.spec, &row.images);
         let training = self.training(student)?;
+        // Labels that were imported with the images cost nothing.
+        let made = row.labels.as_ref().filter(|labels| labels.node != images.node);
         let figures = match &row.labels {
             Some(labels) => self.label_figures(labels.node)?,
             None => None,
         };
-        let made_by_network = !matches!(spec.origin, Origin::Real(_));
+        let made_by_network = !matches!(spec.origin, Origin::Real(_) | Origin::Finished(_));
         let bytes = |file: &Path| Some(std::fs::metadata(file).ok()?.len());
         Ok(Row {
             method: method(spec),
             data_free: self.is_data_free(spec),
             teacher: self.teacher(spec),
-            relabel_teacher: row.labels.as_ref().map(|_| self.names.get(spec.labeller).to_owned()),
+            relabel_teacher: row.labels.as_ref().map(|labels| self.labelled_by(labels, spec)),
             student: self.names.get(spec.student).to_owned(),
             ipc: spec.ipc,
             labels: spec.labels,
@@ -132,11 +141,16 @@ impl Collector<'_> {
             label_bytes: row.labels.as_ref().and_then(|labels| bytes(&labels.file)),
             cost: Cost {
                 recover: if made_by_network { self.timing(images.recovery) } else { None },
-                relabel: row.labels.as_ref().and_then(|labels| self.timing(labels.node)),
+                relabel: made.and_then(|labels| self.timing(labels.node)),
                 validate: self.timing(student),
             },
             curve: training.curve.iter().map(train_point).collect(),
         })
+    }
+
+    /// The name of the teacher that made `labels`.
+    fn labelled_by(&self, labels: &Labelling, spec: &RowSpec) -> String {
+        labels.stranger.clone().unwrap_or_else(|| self.names.get(spec.labeller).to_owned())
     }
 
     fn failed_row(&self, spec: &RowSpec, reason: &str) -> report::FailedRow {
@@ -253,7 +267,31 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Adds the grid of a baseline's images, once.
+    /// Adds what the labelling teacher of a finished set's row sees in it, once.
+    fn note_recognised(&self, results: &mut Results, row: &RowNodes) -> Result<(), RunError> {
+        let Some(node) = row.recognised.filter(|node| !self.failed.contains_key(node)) else {
+            return Ok(());
+        };
+        let Task::Recognise(task) = &self.graph.node(node).task else { return Ok(()) };
+        let seen: Recognised = read_json(&self.directory(node).join(RECOGNISED))?;
+        let classes = task.classes.iter().zip(seen.classes);
+        let found = Recognition {
+            method: method(&row.spec),
+            ipc: row.spec.ipc,
+            teacher: self.names.get(row.spec.labeller).to_owned(),
+            images: seen.measured.images,
+            top1: seen.measured.top1,
+            classes: classes
+                .map(|(class, seen)| NamedRecognition { class: class.clone(), seen })
+                .collect(),
+        };
+        if !results.recognised.contains(&found) {
+            results.recognised.push(found);
+        }
+        Ok(())
+    }
+
+    /// Adds the grid of a baseline's or finished set's images, once.
     fn note_baseline(&self, results: &mut Results, row: &RowNodes) {
         let (spec, folder) = (&row.spec, &row.images.folder);
         let is_baseline = !matches!(spec.origin, Origin::Distilled { .. });
@@ -278,7 +316,7 @@ impl Collector<'_> {
             Origin::Distilled { method, .. } => {
                 self.inputs.experiment.methods[method].is_data_free()
             }
-            Origin::Real(_) | Origin::Crops => false,
+            Origin::Real(_) | Origin::Finished(_) | Origin::Crops => false,
         }
     }
 
@@ -287,7 +325,7 @@ impl Collector<'_> {
         match spec.origin {
             Origin::Distilled { teacher, .. } => Some(self.names.get(teacher).to_owned()),
             Origin::Crops => Some(self.names.get(spec.labeller).to_owned()),
-            Origin::Real(_) => None,
+            Origin::Real(_) | Origin::Finished(_) => None,
         }
     }
 }
@@ -295,6 +333,7 @@ impl Collector<'_> {
 fn method(spec: &RowSpec) -> String {
     match spec.origin {
         Origin::Distilled { method, .. } => method.to_owned(),
+        Origin::Finished(name) => name.to_owned(),
         Origin::Real(choice) => choice.method().to_owned(),
         Origin::Crops => RDED_CROPS.to_owned(),
     }

@@ -233,9 +233,10 @@ fn rows(inputs: &Inputs, graph: &StageGraph) -> Vec<WatchedRow> {
         let row = rows.entry(format!("ipc {ipc}: {method} from {teacher}")).or_default();
         row[0].extend(of_images(images));
     }
-    for RowNodes { spec, images, labels, student } in &graph.stages.rows {
+    for RowNodes { spec, images, labels, recognised, student } in &graph.stages.rows {
         let row = rows.entry(row_name(inputs, spec)).or_default();
         row[0].extend(of_images(images));
+        row[1].extend(recognised.map(|recognised| recognised.0));
         row[1].extend(labels.as_ref().map(|labels| labels.node.0));
         row[2].extend(student.map(|student| student.0));
     }
@@ -247,6 +248,7 @@ fn row_name(inputs: &Inputs, spec: &RowSpec) -> String {
     let bundle = |path: &Path| inputs.bundles[path].name().to_owned();
     let source = match spec.origin {
         Origin::Distilled { teacher, method } => format!("{method} from {}", bundle(teacher)),
+        Origin::Finished(name) => name.to_owned(),
         Origin::Real(choice) => choice.method().replace('_', " "),
         Origin::Crops => format!("RDED crops by {}", bundle(spec.labeller)),
     };

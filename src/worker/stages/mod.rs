@@ -3,8 +3,10 @@
 //! there.
 
 mod balance;
+mod import;
 mod measure;
 mod real;
+mod recognise;
 mod recover;
 mod relabel;
 mod subset;
@@ -34,6 +36,8 @@ pub fn make(task: &Task, work: &WorkDir, tools: &Tools) -> Result<Option<String>
         Task::Recover(task) => recover::make(task, work, tools),
         Task::Subset(task) => subset::make(task, work).map(|()| None),
         Task::Real(task) => real::make(task, work).map(|()| None),
+        Task::Import(task) => import::make(task, work).map(|()| None),
+        Task::Recognise(task) => recognise::make(task, work, tools).map(|()| None),
         Task::Verifier(task) => verifier::make(task, work, tools).map(|()| None),
         Task::Relabel(task) => relabel::make(task, work, tools).map(|()| None),
         Task::Validate(task) => validate::make(task, work, tools).map(|()| None),

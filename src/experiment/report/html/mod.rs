@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::chart;
 use super::summary::groups;
 use super::text::verifier_cells;
-use super::{Labels, ReportError, Results, Row};
+use super::{Labels, ReportError, Results, Row, recognised};
 pub use figures::Figure;
 use figures::recovery_figures;
 use sets::{BalanceRow, Glance, GridView};
@@ -39,6 +39,7 @@ struct Page<'a> {
     recoveries: Vec<Figure>,
     balances: Vec<BalanceRow>,
     verified: Vec<[String; 7]>,
+    recognised: Vec<[String; 6]>,
     /// The first seed's images, which are shown; the other seeds' images can be unfolded.
     first_grids: Vec<GridView>,
     other_grids: Vec<GridView>,
@@ -72,6 +73,7 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
         recoveries: recovery_figures(&results.recoveries),
         balances: results.recoveries.iter().filter_map(sets::balance).collect(),
         verified: results.recoveries.iter().flat_map(verifier_cells).collect(),
+        recognised: results.recognised.iter().map(recognised::cells).collect(),
         first_grids,
         other_grids,
         experiment: &results.experiment,

@@ -9,8 +9,10 @@
 
 pub mod balance;
 pub mod images;
+pub mod import;
 pub mod measure;
 pub mod real;
+pub mod recognise;
 pub mod recover;
 pub mod relabel;
 pub mod subset;
@@ -19,6 +21,7 @@ pub mod verifier;
 pub mod verify;
 pub mod whole;
 
+mod finished;
 mod stage_identity;
 
 use std::collections::BTreeMap;
@@ -65,6 +68,8 @@ pub enum Task<'a> {
     Recover(Box<recover::RecoverTask<'a>>),
     Subset(subset::SubsetTask),
     Real(real::RealTask<'a>),
+    Import(import::ImportTask<'a>),
+    Recognise(recognise::RecogniseTask<'a>),
     Verifier(verifier::VerifierTask<'a>),
     Relabel(relabel::RelabelTask<'a>),
     Validate(Box<validate::ValidateTask<'a>>),
@@ -107,6 +112,8 @@ pub(super) struct RowNodes<'a> {
     pub images: Images,
     /// `None` with hard labels.
     pub labels: Option<Labelling>,
+    /// The proof of a finished set's classes.
+    pub recognised: Option<NodeId>,
     pub student: Option<NodeId>,
 }
 
@@ -135,6 +142,7 @@ impl<'a> Stages<'a> {
         builder.check_bundles()?;
         builder.recover_all()?;
         builder.add_rows()?;
+        builder.add_finished()?;
         builder.add_whole()?;
         Ok(builder.stages)
     }
@@ -313,10 +321,12 @@ impl<'a> StagesBuilder<'a> {
                     self.add_images(draft, None)
                 }
                 Origin::Crops => self.crops(spec.labeller, ipc, seed)?,
+                // They have rows of their own.
+                Origin::Finished(_) => continue,
             };
             let labels = match spec.labels {
                 Labels::Soft if self.goal >= Goal::Relabel => {
-                    Some(self.relabel(&images, spec.labeller, protocol, seed)?)
+                    Some(self.relabel(&images, spec.labeller, protocol, seed, Vec::new())?)
                 }
                 _ => None,
             };
@@ -332,27 +342,31 @@ impl<'a> StagesBuilder<'a> {
                     seed,
                 )?));
             }
-            self.stages.rows.push(RowNodes { spec, images, labels, student });
+            self.stages.rows.push(RowNodes { spec, images, labels, recognised: None, student });
         }
         Ok(())
     }
 
+    /// Adds the labels of `images` by the teacher at `labeller`, which also need the nodes
+    /// `proofs`.
     fn relabel(
         &mut self,
         images: &Images,
         labeller: &Path,
         protocol: &'a Protocol,
         seed: u64,
+        proofs: Vec<NodeId>,
     ) -> Result<Labelling, RunError> {
         let answering = self.inputs.answering(labeller, &protocol.relabel);
         let members = protocol.relabel.ensemble.iter().map(|member| member.bundle.as_path());
-        let mut checks = self.checks_of(labeller);
+        let mut checks = [self.checks_of(labeller), proofs].concat();
         checks.extend(
             members.filter(|member| *member != labeller).flat_map(|member| self.checks_of(member)),
         );
         let (draft, teacher) = relabel::draft(images, answering, checks, &protocol.relabel, seed)?;
         let (key, node) = (draft.stage.key(), self.add(draft));
-        Ok(Labelling { node, key, file: self.stages.nodes[node.0].directory.join(LABELS), teacher })
+        let file = self.stages.nodes[node.0].directory.join(LABELS);
+        Ok(Labelling { node, key, file, teacher, stranger: None })
     }
 
     /// Adds the rows of the whole training set, if the experiment has them and the goal includes

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::images::Images;
 use super::{Draft, NodeId, StageIdentity, inputs, relabel};
 use crate::config::{Decay, Protocol, RelabelConfig, ValidateConfig};
-use crate::run::real::{RealSplit, SplitSummary};
+use crate::run::opened::SplitSummary;
+use crate::run::real::RealSplit;
 use scdd_artifacts::bundle::Bundle;
 use scdd_artifacts::stage::{Stage, StageError};
 
@@ -38,6 +39,8 @@ pub(in crate::run) struct Labelling {
     pub file: PathBuf,
     /// The name of the teachers.
     pub teacher: String,
+    /// What the labels are called if none of the experiment's teachers made them.
+    pub stranger: Option<String>,
 }
 
 /// The stage of training `student` on soft `labels`, or on the images' own classes without them;
