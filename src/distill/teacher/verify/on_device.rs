@@ -12,8 +12,8 @@ use scdd_compute::synthesis::{PlanOptions, SynthesisPlan};
 use scdd_experiment::config::Precision;
 
 /// The largest relative differences of output and loss, and of the gradient in the L2 norm. Those
-/// of bfloat16 are above three times what the shipped networks show (0.011 and 0.18). TensorFloat-32
-/// rounds three bits finer.
+/// of bfloat16 are above three times what the shipped networks show (0.011 and 0.18).
+/// TensorFloat-32 rounds three bits finer.
 fn limits(precision: Precision) -> [f64; 2] {
     match precision {
         Precision::Fp32 => [1e-3, 1e-2],
