@@ -88,6 +88,21 @@ fn by_plan(graph: &Arc<Graph>, isa: Isa, input: &Tensor, weight: &Tensor) -> Opt
     Some(Found { logits, gradients, running, tested })
 }
 
+/// The change of each gradient if the input is disturbed in the fifth and the fourth digit. It
+/// exceeds rounding if an activation is about to change sign, which another order of sums can cause
+/// as well.
+fn kinks(graph: &Arc<Graph>, input: &Tensor, weight: &Tensor, exact: &Found) -> Vec<f64> {
+    let noise = input.randn_like();
+    // A value that one sign of the noise does not move across zero, the other does.
+    let disturbed = [1e-5, -1e-5, 1e-4, -1e-4]
+        .map(|scale| by_autograd(graph, Kind::Double, &(input + scale * &noise), weight));
+    let change = |i: usize| {
+        let of = |found: &Found| apart(&found.gradients[i], &exact.gradients[i]);
+        disturbed.iter().map(of).fold(0.0, f64::max)
+    };
+    (0..exact.gradients.len()).map(change).collect()
+}
+
 /// The plan's error in double precision must be within `factor` times the error of single-precision
 /// autograd, or within a bound.
 fn check(graph: &Arc<Graph>, shape: [i64; 4]) {
@@ -105,26 +120,32 @@ fn check(graph: &Arc<Graph>, shape: [i64; 4]) {
             assert_eq!(isa, Isa::Portable);
             continue;
         };
-        let close = |what: &str, found: &Tensor, exact: &Tensor, single: &Tensor| {
+        let close = |what: &str,
+                     found: &Tensor,
+                     exact: &Tensor,
+                     single: &Tensor,
+                     kink: &dyn Fn() -> f64| {
             assert_eq!(found.size(), exact.size(), "{isa:?}: {what}");
             let (error, allowed) = (apart(found, exact), 1e-5 + 10.0 * apart(single, exact));
             // Gradients that are zero except for rounding, such as those of a bias before a
             // normalisation, are compared with the largest gradient.
             let absolute = f64::try_from((found.to_kind(Kind::Double) - exact).norm()).unwrap();
             assert!(
-                error < allowed || absolute < 1e-6 * largest,
+                error < allowed || absolute < 1e-6 * largest || error < 2.0 * kink(),
                 "{isa:?}: {what}: {error:e}, allowed {allowed:e}"
             );
         };
-        close("logits", &found.logits, &exact.logits, &single.logits);
-        close("logits in evaluation", &found.tested, &exact.tested, &single.tested);
+        let smooth = || 0.0;
+        close("logits", &found.logits, &exact.logits, &single.logits, &smooth);
+        close("logits in evaluation", &found.tested, &exact.tested, &single.tested, &smooth);
         for (i, name) in names.iter().enumerate() {
-            close(name, &found.gradients[i], &exact.gradients[i], &single.gradients[i]);
+            let kink = || kinks(graph, &input, &weight, &exact)[i];
+            close(name, &found.gradients[i], &exact.gradients[i], &single.gradients[i], &kink);
         }
         for ((found, exact), single) in
             found.running.iter().zip(&exact.running).zip(&single.running)
         {
-            close("running statistics", found, exact, single);
+            close("running statistics", found, exact, single, &smooth);
         }
     }
 }
