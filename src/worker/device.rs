@@ -8,9 +8,6 @@ use scdd_experiment::config::{self, Precision};
 
 use crate::WorkerError;
 
-/// The CPU's name in records and messages.
-pub const CPU: &str = "cpu";
-
 /// The device of tensors, and the arithmetic of its convolutions.
 #[derive(Debug, Clone, Copy)]
 pub struct ComputeDevice {
@@ -24,6 +21,14 @@ impl ComputeDevice {
     /// The CPU.
     pub fn cpu(precision: Precision) -> Self {
         Self { tensors: tch::Device::Cpu, precision, driver: None }
+    }
+
+    /// What ONNX Runtime labels on.
+    pub fn of_labels(on_gpu: bool, precision: Precision) -> Self {
+        match on_gpu.then(cuda::driver) {
+            Some(driver) => Self { tensors: tch::Device::Cuda(0), precision, driver: driver.ok() },
+            None => Self::cpu(precision),
+        }
     }
 
     /// The device that `device` asks for, and with `auto` why it is the CPU. Sets libtorch's
@@ -66,7 +71,7 @@ impl ComputeDevice {
 
     fn name(&self) -> String {
         let card = self.driver.and_then(|driver| driver.cards.first());
-        card.map_or_else(|| CPU.into(), |card| format!("cuda:0 ({})", card.name))
+        card.map_or_else(|| "cpu".into(), |card| format!("cuda:0 ({})", card.name))
     }
 }
 

@@ -27,7 +27,7 @@ use scdd_experiment::run::graph::StageGraph;
 use scdd_experiment::run::stages::StageNode;
 use scdd_experiment::run::{Outcome, RunError};
 
-pub use device::ComputeDevice;
+use device::ComputeDevice;
 use recorded::RecordedProgress;
 use scheduler::{Job, Made, MemoryAwareProgress};
 pub use stop::StopRequest;

@@ -92,11 +92,9 @@ impl WorkDir {
         }
     }
 
-    /// Notes that another device than the run's own computes this stage.
-    pub fn computes_on(&self, device: &str) {
-        if let Some(on) = self.on().as_mut() {
-            device.clone_into(&mut on.device);
-        }
+    /// Notes that this computes the stage, in place of what computes the run's others.
+    pub fn computes_on(&self, computed_on: ComputedOn) {
+        *self.on() = Some(computed_on);
     }
 
     fn on(&self) -> MutexGuard<'_, Option<ComputedOn>> {

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 pub use driver::{Card, Driver, driver};
-pub use precision::{deterministic, set_precision};
+pub use precision::set_precision;
 
 /// The version of libtorch, and of the CUDA that it was built for: `2.13.0+cu130`.
 pub const TORCH: &str = env!("SCDD_TORCH");

@@ -14,11 +14,8 @@ const CONVOLUTIONS: &str = "_ZN2at7Context17setAllowTF32CuDNNEb";
 const PRODUCTS: &str = "_ZN2at7Context18setAllowTF32CuBLASEb";
 /// `at::Context::setDeterministicCuDNN(bool)`.
 const DETERMINISTIC: &str = "_ZN2at7Context21setDeterministicCuDNNEb";
-/// `at::Context::deterministicCuDNN() const`.
-const IS_DETERMINISTIC: &str = "_ZNK2at7Context18deterministicCuDNNEv";
 
 type Setter = unsafe extern "C" fn(*mut c_void, bool);
-type Getter = unsafe extern "C" fn(*const c_void) -> bool;
 
 /// Sets libtorch's arithmetic on GPUs for the whole program: convolutions in TensorFloat-32
 /// (float32's range, 10 bits of fraction) or in float32, all else in float32. cuDNN may choose only
@@ -32,17 +29,8 @@ pub fn set_precision(tf32: bool) -> Result<(), String> {
     set(DETERMINISTIC, true)
 }
 
-/// Whether cuDNN may choose only algorithms that give the same bytes each time.
-///
-/// # Errors
-/// As [`set_precision`].
-pub fn deterministic() -> Result<bool, String> {
-    // SAFETY: these are the types of libtorch's own functions, whose `this` is the first argument.
-    unsafe { Ok(symbol::<Getter>(IS_DETERMINISTIC)?(context()?)) }
-}
-
 fn set(setter: &str, value: bool) -> Result<(), String> {
-    // SAFETY: as in `deterministic`.
+    // SAFETY: these are the types of libtorch's own functions, whose `this` is the first argument.
     unsafe { symbol::<Setter>(setter)?(context()?, value) };
     Ok(())
 }
@@ -70,17 +58,22 @@ mod tests {
 
     /// `at::Context::allowTF32CuBLAS() const`.
     const PRODUCTS_ALLOWED: &str = "_ZNK2at7Context15allowTF32CuBLASEv";
+    /// `at::Context::deterministicCuDNN() const`.
+    const IS_DETERMINISTIC: &str = "_ZNK2at7Context18deterministicCuDNNEv";
+
+    fn get(getter: &str) -> bool {
+        type Getter = unsafe extern "C" fn(*const c_void) -> bool;
+        // SAFETY: the type is that of both functions.
+        unsafe { symbol::<Getter>(getter).unwrap()(context().unwrap()) }
+    }
 
     #[test]
     fn libtorch_follows() {
-        // SAFETY: the type is that of the function.
-        let products =
-            || unsafe { symbol::<Getter>(PRODUCTS_ALLOWED).unwrap()(context().unwrap()) };
         set(PRODUCTS, true).unwrap();
-        assert!(products(), "the setting has no effect");
+        assert!(get(PRODUCTS_ALLOWED), "the setting has no effect");
         for tf32 in [true, false] {
             set_precision(tf32).unwrap();
-            assert!(!products() && deterministic().unwrap());
+            assert!(!get(PRODUCTS_ALLOWED) && get(IS_DETERMINISTIC));
         }
     }
 

@@ -24,9 +24,9 @@ impl SynthesisPlan {
         targets: &Tensor,
     ) -> Result<TermGradients, ReplicaError> {
         let averages = self.momentum.averages();
-        let bn = self.evaluate(input, None);
+        let bn = self.evaluate_unread(input, None);
         let r_bn = std::mem::replace(&mut self.r_bn, 0.0);
-        let ce = self.evaluate(input, targets);
+        let ce = self.evaluate_unread(input, Some(targets));
         self.r_bn = r_bn;
         self.momentum.restore(averages);
         Ok(TermGradients { ce: ce?.gradient, bn: bn?.gradient })
@@ -45,9 +45,9 @@ impl Replica {
         objective: &Objective,
     ) -> Result<TermGradients, ReplicaError> {
         let averages = objective.momentum.averages();
-        let bn = self.evaluate(input, None, objective);
+        let bn = self.evaluate_unread(input, None, objective);
         objective.momentum.restore(averages);
-        let ce = self.evaluate(input, targets, &Objective::cross_entropy());
+        let ce = self.evaluate_unread(input, Some(targets), &Objective::cross_entropy());
         Ok(TermGradients { ce: ce?.gradient, bn: bn?.gradient })
     }
 }

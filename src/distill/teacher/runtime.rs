@@ -151,6 +151,9 @@ fn with_provider(
             // Its CUDA libraries are those of libtorch, which must be in the process already. Where
             // libtorch has none, the system's own may do.
             let _ = cuda::load();
+            let builder = builder
+                .with_deterministic_compute(true)
+                .map_err(|e| no_cuda(format!("ONNX Runtime says: {e}")))?;
             let cuda = ep::CUDA::default()
                 .with_tf32(tf32)
                 // Algorithms are chosen by rules, not by timing, which would differ between runs.

@@ -369,6 +369,9 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
         let official = presets::official_labels(&mut section, &mut user)?;
         merge(&mut section, official);
     }
+    if stage == "recover" {
+        drop_former_keys(&mut user)?;
+    }
     let keeps_multiplier = user.contains_key("first_bn_multiplier");
     merge(&mut section, user);
     if stage == "recover" {
@@ -378,6 +381,19 @@ fn stage_section(stage: &str, user: Option<Value>, defaults: &Mapping) -> Result
         section.insert("first_bn_multiplier".into(), 1.0.into());
     }
     Ok(section)
+}
+
+/// Drops `bf16: false`, which the resolved files of earlier runs hold.
+fn drop_former_keys(recover: &mut Mapping) -> Result<(), Fault> {
+    match recover.get("bf16") {
+        Some(Value::Bool(false)) => drop(recover.remove("bf16")),
+        Some(_) => {
+            let problem = "is a key of the whole experiment now: write `precision: bf16` beside `recover`, and leave this out";
+            return Err(Fault::new("recover.bf16", problem));
+        }
+        None => {}
+    }
+    Ok(())
 }
 
 /// Merges `over` into `base`, key by key; a mapping with another `type` replaces the whole mapping.

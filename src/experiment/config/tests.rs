@@ -744,6 +744,20 @@ const FAULTY: &[(&str, &str)] = &[
     ),
 ];
 
+/// Resolved files of runs before `precision` hold it.
+#[test]
+fn a_former_key_without_effect_is_read_and_one_with_effect_is_told() {
+    let with = |bf16: &str| parse(&format!("{MINIMAL}recover: {{bf16: {bf16}}}\n"), &[]);
+    assert_eq!(with("false").unwrap(), parse(MINIMAL, &[]).unwrap());
+    let message = with("true").unwrap_err().to_string();
+    assert!(
+        message.contains(
+            "line 6: `recover.bf16`: is a key of the whole experiment now: write `precision: bf16`"
+        ),
+        "{message}"
+    );
+}
+
 #[test]
 fn faulty_files_are_told_where_and_what() {
     let said = |lines: &str| parse(&format!("{MINIMAL}{lines}\n"), &[]).unwrap_err().to_string();

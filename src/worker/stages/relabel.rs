@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Tools;
-use crate::device::CPU;
+use crate::device::ComputeDevice;
 use scdd_artifacts::files::{LABEL_FIGURES, LABELS, STORE_UNDER_WAY, write_json};
 use scdd_artifacts::labels::LabelStore;
 use scdd_artifacts::stage::WorkDir;
@@ -37,9 +37,11 @@ pub fn make(task: &RelabelTask, work: &WorkDir, tools: &Tools) -> Result<(), Fai
     let say = |what: &str| tools.progress.tell(&format!("{name}: {what}"));
     let mut answering =
         Teachers::open(teachers, tools.runtime, config, place, tools.threads, &say)?;
-    if !answering.are_on_gpu() {
-        work.computes_on(CPU);
+    let place = ComputeDevice::of_labels(answering.are_on_gpu(), tools.device.precision);
+    if !place.is_cpu() {
+        say(&format!("soft labels are computed on {place}"));
     }
+    work.computes_on(place.computed_on(&tools.runtime.file_name()));
     work.goes_on_here()?;
     let relabel = Relabel { config, formation: *formation, seed: *seed, key };
     let path = work.path().join(LABELS);
