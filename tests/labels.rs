@@ -127,7 +127,7 @@ fn images() -> Dataset {
         channels: 1,
         height: SOURCE.height,
         width: SOURCE.width,
-        images: (0..5 * 12 * 10).map(|place| (place * 37 % 256) as u8).collect(),
+        images: (0..5 * 12 * 10).map(|at| (at * 37 % 256) as u8).collect::<Vec<_>>().into(),
         labels: vec![0; 5],
     }
 }

@@ -1,6 +1,6 @@
 //! Images and labels: read from disk, normalised, cropped, shifted, mixed, and written back.
 //!
-//! - [`dataset`]: a labelled data set in memory;
+//! - [`dataset`]: a labelled data set, in memory or in files that are read when asked for;
 //! - [`source`]: finds data sets on disk and detects their layout;
 //! - [`sample`]: a class-balanced subset;
 //! - [`normalize`]: pixels to network input and back;
@@ -37,6 +37,7 @@ pub mod view;
 mod decode;
 mod entries;
 mod error;
+mod images;
 mod memory;
 mod signature;
 
@@ -45,6 +46,7 @@ pub use dataset::{Dataset, Split};
 pub use decode::Fit;
 pub use error::DataError;
 pub use finished::FinishedSource;
+pub use images::ImagePixels;
 pub use layout::npz;
 pub use mix::DrawnMix;
 pub use normalize::Normalization;

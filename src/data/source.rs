@@ -7,6 +7,8 @@ use super::registry::{self, DataSet};
 use super::{DataError, Dataset, Fit, Split, png};
 
 const SYSTEM_DIR: &str = "/usr/share/datasets";
+/// The most bytes of decoded image files that stay in memory: 7,000 images of 3x224x224.
+const HELD: u64 = 1 << 30;
 /// A data set on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
@@ -136,7 +138,9 @@ impl Source {
         self.layout.proves(&self.place, set)
     }
 
-    /// Reads one split into memory. Image files are fitted by `fit`; other layouts are not changed.
+    /// Reads one split. Image files are fitted by `fit`; other layouts are not changed. Image files
+    /// of up to a gigabyte of pixels are decoded into memory, more each time that they are asked
+    /// for.
     ///
     /// `remarks` receives notes for the user about things that are odd but not wrong.
     ///
@@ -148,13 +152,28 @@ impl Source {
         fit: Fit,
         remarks: &mut Vec<String>,
     ) -> Result<Dataset, DataError> {
+        self.load_holding(HELD, split, fit, remarks)
+    }
+
+    /// As [`load`](Self::load), with at most `held` bytes of decoded image files in memory.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_holding(
+        &self,
+        held: u64,
+        split: Split,
+        fit: Fit,
+        remarks: &mut Vec<String>,
+    ) -> Result<Dataset, DataError> {
         let Self { place, layout, known, class_map } = self;
         let name = known.map_or_else(
             || png::display_name(Path::new(place.file_stem().unwrap_or_default())),
             |known| known.name.clone(),
         );
         let (known, class_map) = (*known, class_map.as_deref());
-        let set = layout.load(LayoutRequest { place, split, known, class_map, fit }, remarks)?;
+        let set =
+            layout.load(LayoutRequest { place, split, known, class_map, fit, held }, remarks)?;
         if let Some(known) = known
             && class_map.is_none()
             && set.len() != known.split(split).images

@@ -57,8 +57,15 @@ pub(super) fn own_set(
     let label = |label: &i64| own.binary_search(label).unwrap_or_default() as u32;
     let name = png::display_name(Path::new(path.file_stem().unwrap_or(path.as_os_str())));
     let labels = labels.iter().map(label).collect();
-    let set =
-        Dataset { name, images: pixels, labels, channels, height, width, classes: names.clone() };
+    let set = Dataset {
+        name,
+        images: pixels.into(),
+        labels,
+        channels,
+        height,
+        width,
+        classes: names.clone(),
+    };
     Ok(OwnSet { set, names })
 }
 

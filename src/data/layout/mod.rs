@@ -99,6 +99,8 @@ pub(crate) struct LayoutRequest<'a> {
     /// For class folders: a YAML or JSON file, directory → class name, in label order.
     pub class_map: Option<&'a Path>,
     pub fit: Fit,
+    /// The most bytes of decoded image files to hold in memory. More are decoded when asked for.
+    pub held: u64,
 }
 
 impl DataLayout {
@@ -179,7 +181,7 @@ impl DataLayout {
         }
     }
 
-    /// Reads one split into memory. Notes for the user go to `remarks`.
+    /// Reads one split. Notes for the user go to `remarks`.
     ///
     /// # Errors
     /// When a file is missing, damaged or too large, or classes don't agree.
@@ -188,7 +190,7 @@ impl DataLayout {
         request: LayoutRequest,
         remarks: &mut Vec<String>,
     ) -> Result<Dataset, DataError> {
-        let LayoutRequest { place, split, known, class_map, fit } = request;
+        let LayoutRequest { place, split, known, class_map, .. } = request;
         let classes = known.map(DataSet::class_names);
         match self {
             DataLayout::Idx => idx::dataset(place, split, classes),
@@ -202,7 +204,7 @@ impl DataLayout {
             }
             DataLayout::ImageFolder | DataLayout::TinyImagenet => {
                 let map = class_map.map(folder::read_class_map).transpose()?;
-                folder::load(place, split, known, map.as_deref(), fit, remarks)
+                folder::load(request, map.as_deref(), remarks)
             }
             DataLayout::Npz => npz::load(place, split, classes),
             DataLayout::Parquet { label } => parquet::load(request, label, remarks),

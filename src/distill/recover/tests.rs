@@ -25,7 +25,7 @@ pub fn training_images() -> Dataset {
     let image = |i: u32| (0..784).map(move |p| (i % 10 * 20 + i + (p * (i / 10 + 1)) % 16) as u8);
     Dataset {
         name: "made up".into(),
-        images: (0..40).flat_map(image).collect(),
+        images: (0..40).flat_map(image).collect::<Vec<u8>>().into(),
         labels: (0..40).map(|i| i % 10).collect(),
         channels: 1,
         height: 28,

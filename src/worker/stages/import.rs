@@ -11,7 +11,8 @@ use scdd_experiment::run::stages::import::ImportTask;
 pub fn make(task: &ImportTask, work: &WorkDir) -> Result<(), Failure> {
     let set = task.images.images()?;
     let shape = [set.channels, set.height, set.width];
-    write_images(work, &set.classes, &items(&set.labels, set.classes.len()), &set.images, shape)?;
+    let items = items(&set.labels, set.classes.len());
+    write_images(work, &set.classes, &items, &set.all_pixels()?, shape)?;
     let Some(labels) = task.labels else { return Ok(()) };
     let store = LabelStore::open(&labels.file)?;
     store.check()?;
