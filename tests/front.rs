@@ -161,6 +161,38 @@ fn shells_complete_every_command() {
 }
 
 #[test]
+fn a_folder_is_packed_and_read_as_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = dir.path().join("packed");
+    let pack = |arguments: &[&str]| {
+        let mut scdd = alone(dir.path());
+        scdd.args(["pack", "tests/goldens/folder", "--only", "train", "--out"]).arg(&packed);
+        scdd.args(arguments).assert()
+    };
+    pack(&[]).code(2).stderr(contains("give --size, the height and width that networks take"));
+    pack(&["--size", "24"]).success().stdout(contains("packed: 23 train images"));
+    for file in ["packed.json", "train-images.npy", "train-labels.npy"] {
+        let golden = fs::read(root().join("tests/goldens/packed").join(file)).unwrap();
+        assert!(fs::read(packed.join(file)).unwrap() == golden, "{file}");
+    }
+    pack(&["--size", "24"]).code(2).stderr(contains("exists already; choose another --out"));
+    let data = small_data(20, 10);
+    let arrays = dir.path().join("arrays");
+    let pack = |arguments: &[&str]| {
+        let mut scdd = alone(dir.path());
+        scdd.env("SCDD_DATA", data.path()).args(["pack", "fashion-mnist", "--out"]).arg(&arrays);
+        scdd.args(arguments).assert()
+    };
+    pack(&["--size", "28"]).code(2).stderr(contains("leave out --size and --gray"));
+    pack(&["--json"]).success().stdout(contains("\"images\": 20").and(contains("\"images\": 10")));
+    let set = format!("data={{type: fashion-mnist, path: {}}}", arrays.display());
+    let output = dir.path().join("runs");
+    let mut scdd = alone(dir.path());
+    scdd.args(["run", "configs/quickstart.yaml", "--dry-run", "--set", &set, "--output"]);
+    scdd.arg(&output).assert().success().stdout(contains(" 0 complete; "));
+}
+
+#[test]
 fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man1");

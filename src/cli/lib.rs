@@ -12,6 +12,7 @@ mod log;
 mod man;
 mod networks;
 mod ops;
+mod pack;
 mod pipe;
 pub mod report;
 mod run;
@@ -90,6 +91,7 @@ enum Command {
     Watch(watch::Watch),
     Clean(clean::Clean),
     ExportSet(export_set::ExportSet),
+    Pack(pack::Pack),
     Schema(schema::Schema),
     Completions(completions::Completions),
     Man(man::Man),
@@ -147,6 +149,7 @@ fn run(
         Command::Status(command) => return command.run(global),
         Command::Watch(command) => return command.run(global),
         Command::ExportSet(command) => return command.run(global),
+        Command::Pack(command) => return command.run(global),
         Command::Clean(command) => return command.run(global),
         Command::Schema(command) => return command.run(),
         Command::Completions(command) => return command.run(),

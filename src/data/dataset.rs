@@ -19,6 +19,16 @@ pub enum Split {
     Test,
 }
 
+impl Split {
+    /// `train` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
+
 /// Images with labels, all of one size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
@@ -107,22 +117,29 @@ impl Dataset {
             }
             ImagePixels::Files(files) => {
                 let mut findings = Findings::default();
-                for part in self.parts() {
+                for part in self.parts_from(0) {
                     hasher.update(&files.decode(&part, &mut findings));
                 }
                 findings.conclude(&files.root, &mut Vec::new())?;
             }
+            // It was computed when they were packed.
+            ImagePixels::Packed(packed) => return Ok(packed.hash.clone()),
         }
-        self.labels.iter().for_each(|label| {
-            hasher.update(&label.to_le_bytes());
-        });
-        Ok(hasher.finalize().to_hex().to_string())
+        Ok(self.hash_with_labels(hasher))
     }
 
-    /// The indices of all images, in parts of a few megabytes of pixels.
-    fn parts(&self) -> impl Iterator<Item = Vec<usize>> {
+    /// The hash of what `pixels` has seen, which are all pixels, and of the labels.
+    pub(super) fn hash_with_labels(&self, mut pixels: blake3::Hasher) -> String {
+        self.labels.iter().for_each(|label| {
+            pixels.update(&label.to_le_bytes());
+        });
+        pixels.finalize().to_hex().to_string()
+    }
+
+    /// The indices of the images from `first` on, in parts of a few megabytes of pixels.
+    pub(super) fn parts_from(&self, first: usize) -> impl Iterator<Item = Vec<usize>> {
         let images = (PART_BYTES / self.image_bytes().max(1)).max(1);
-        (0..self.len())
+        (first..self.len())
             .step_by(images)
             .map(move |start| (start..self.len().min(start + images)).collect())
     }

@@ -1,12 +1,15 @@
 //! The pixels of a data set's images: in memory, or read from their files when they are asked for.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 
 use super::decode::{self, Pixels};
 use super::entries::Findings;
+use super::layout::packed;
 use super::{DataError, Fit, png};
 
 /// The pixels of a set of images of one shape.
@@ -16,6 +19,17 @@ pub enum ImagePixels {
     Held(Vec<u8>),
     /// Image files, which are decoded each time that they are asked for.
     Files(ImageFiles),
+    /// A packed array, which is read each time that it is asked for.
+    Packed(PackedImages),
+}
+
+/// The images of a packed data set, one after another in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedImages {
+    pub(super) file: PathBuf,
+    pub(super) count: usize,
+    /// BLAKE3 of the set's pixels and labels, 64 hex digits.
+    pub(super) hash: String,
 }
 
 /// Image files of one shape after [`Fit`].
@@ -71,7 +85,27 @@ impl ImagePixels {
                 findings.conclude(&files.root, &mut Vec::new())?;
                 Ok(Some(Cow::Owned(pixels)))
             }
+            Self::Packed(packed) => {
+                if indices.iter().any(|&index| index >= packed.count) {
+                    return Ok(None);
+                }
+                let pixels = packed.read(indices, length);
+                Ok(Some(Cow::Owned(pixels.map_err(DataError::io(&packed.file, "read"))?)))
+            }
         }
+    }
+}
+
+impl PackedImages {
+    /// The images at `indices`, which must exist. The system keeps what is read often in memory.
+    fn read(&self, indices: &[usize], length: usize) -> std::io::Result<Vec<u8>> {
+        let file = File::open(&self.file)?;
+        let mut pixels = vec![0; indices.len() * length];
+        let mut targets = pixels.par_chunks_exact_mut(length.max(1)).zip(indices);
+        targets.try_for_each(|(target, &index)| {
+            file.read_exact_at(target, packed::HEADER as u64 + index as u64 * length as u64)
+        })?;
+        Ok(pixels)
     }
 }
 

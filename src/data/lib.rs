@@ -9,6 +9,7 @@
 //! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`jpeg`]: JPEG compression of an image;
 //! - [`finished`]: distilled sets that other code made;
+//! - [`pack()`]: a data set as one array of bytes per split;
 //! - [`png`]: folders of PNG images, the form of distilled sets;
 //! - [`layout`]: the layouts of files, a module each;
 //! - [`registry`]: the data sets that are known by name;
@@ -39,6 +40,7 @@ mod entries;
 mod error;
 mod images;
 mod memory;
+mod pack;
 mod signature;
 
 pub use augment::{Augment, Operation};
@@ -48,6 +50,7 @@ pub use error::DataError;
 pub use finished::FinishedSource;
 pub use images::ImagePixels;
 pub use layout::npz;
+pub use pack::{PackProgress, PackedFile, pack};
 pub use mix::DrawnMix;
 pub use normalize::Normalization;
 pub use signature::Signature;

@@ -101,6 +101,14 @@ impl Source {
         self.layout.form() == Some(layout::IMAGE_FOLDER)
     }
 
+    /// Whether its images are single files or encoded, so that they are fitted.
+    pub fn has_single_files(&self) -> bool {
+        matches!(
+            self.layout,
+            DataLayout::ImageFolder | DataLayout::TinyImagenet | DataLayout::Parquet { .. }
+        )
+    }
+
     /// Its registry entry, if it has one.
     pub fn known(&self) -> Option<&'static DataSet> {
         self.known
@@ -128,7 +136,9 @@ impl Source {
 
     /// Finds `set` in `place`, in any of its layouts.
     fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
-        let mut found = set.layouts.iter().map(|layout| Some((layout, layout.locate(set, place)?)));
+        // Any data set may lie there packed.
+        let layouts = set.layouts.iter().chain([&DataLayout::Packed]);
+        let mut found = layouts.map(|layout| Some((layout, layout.locate(set, place)?)));
         let (layout, place) = found.find_map(|found| found)?;
         Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None })
     }
