@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{CommandOutcome, Global};
 use scdd_artifacts::stage::State;
+use scdd_data::place::printable;
 use scdd_experiment::config::{ConfigError, Experiment};
 use scdd_experiment::report;
 use scdd_experiment::run::Goal;
@@ -40,11 +41,12 @@ impl ExperimentArgs {
 
     /// Prints the plan of a run of the experiment up to `goal`.
     pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<CommandOutcome> {
-        print_plan(global, &Planner::default().plan(&self.load()?, &self.output, goal)?)
+        print_plan(global, &Planner::without_reading().plan(&self.load()?, &self.output, goal)?)
     }
 }
 
 fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome> {
+    plan.remarks.iter().for_each(|remark| eprintln!("note: {}", printable(remark)));
     let (seconds, passes) = plan.remaining();
     if global.json {
         let found =
@@ -63,7 +65,26 @@ fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome>
     }
     let (all, complete) = (plan.stages.len(), plan.count(State::Complete));
     println!("\n{all} stages, {complete} complete; the others: {}", total(seconds, passes));
+    if let Some(disk) = disk(plan) {
+        println!("on disk: {disk}");
+    }
     Ok(CommandOutcome::Done)
+}
+
+/// The expected bytes of what is open, by kind, such as `30.30 GB of soft labels, 7.53 GB of images`.
+fn disk(plan: &RunPlan) -> Option<String> {
+    let kinds = [
+        ("soft labels", &["relabel"][..]),
+        ("images before compression", &["recover", "real"]),
+        ("students", &["validate"]),
+    ];
+    let of = |(what, stages): (&str, &[&str])| {
+        let open = plan.open().filter(|stage| stages.contains(&stage.stage.as_str()));
+        let bytes: u64 = open.map(|stage| stage.bytes).sum();
+        (bytes > 0).then(|| format!("{:.2} GB of {what}", bytes as f64 / 1e9))
+    };
+    let parts: Vec<String> = kinds.into_iter().filter_map(of).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn directory_name(stage: &Planned) -> String {

@@ -98,6 +98,8 @@ const MAX_METADATA: usize = 1 << 20;
 const HASH: usize = 32;
 /// Bytes of a record's mix, λ and box.
 const RECORD_PREFIX: u64 = 16;
+/// Bytes of a view besides logits and operations: two indices, its box, its flip.
+const VIEW: u64 = 17;
 /// Bytes of an operation: its number and three values.
 const OPERATION: usize = 16;
 const RELABEL_AGAIN: &str = "the file is damaged: remove it and relabel again";
@@ -236,6 +238,17 @@ struct StoreLayout {
     end: u64,
 }
 
+/// Bytes of a view in a store of these settings, without the few of each batch.
+pub fn bytes_per_view(
+    classes: usize,
+    dtype: Dtype,
+    top_k: Option<StoredTopK>,
+    augment: Option<Augment>,
+) -> u64 {
+    let operations = augment.map_or(0, Augment::per_view);
+    (Rows { classes, dtype, top_k }.bytes() + OPERATION * operations) as u64 + VIEW
+}
+
 impl Meta {
     /// Batches per epoch.
     pub fn batches(&self) -> usize {
@@ -306,7 +319,8 @@ impl Meta {
 
     /// Bytes of the record of `size` images.
     fn record(&self, size: u64) -> Option<u64> {
-        let view = (self.rows().bytes() + OPERATION * self.operations()) as u64 + 17;
+        let Self { classes, dtype, top_k, augment, .. } = *self;
+        let view = bytes_per_view(classes as usize, dtype, top_k, augment);
         let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(view)?)?;
         unpadded.checked_next_multiple_of(8)
     }

@@ -8,7 +8,26 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use scdd_artifacts::remembered;
-use scdd_data::{DataError, Dataset, Signature};
+use scdd_data::registry::DataSet;
+use scdd_data::{DataError, Dataset, ImagePixels, Signature, Split};
+
+/// What is done about a set of many image files that was never read.
+#[derive(Debug, Clone, Copy)]
+pub enum FirstReading {
+    /// All images are decoded for their hash, which the user is told.
+    Make(fn(&str)),
+    /// Only files are listed: the summary has no hash, so that keys of stages are provisional.
+    Avoid,
+}
+
+impl Default for FirstReading {
+    fn default() -> Self {
+        Self::Make(|_| ())
+    }
+}
+
+/// Stands for the hash of images that were not read.
+const UNREAD: &str = "unread";
 
 /// What is known of a set of images without its pixels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +64,26 @@ impl SplitSummary {
             hash,
             remarks,
         }
+    }
+
+    /// What the description of `known` says of its `split`, which is not there.
+    pub(super) fn described(known: &DataSet, split: Split) -> Self {
+        let (classes, images) = (known.class_names(), known.split(split).images as u64);
+        let share = |class: u64| (images + class) / classes.len().max(1) as u64;
+        let size = known.size;
+        Self {
+            name: known.name.clone(),
+            counts: (0..classes.len() as u64).map(share).collect(),
+            classes,
+            shape: [known.channels, size, size],
+            hash: UNREAD.into(),
+            remarks: Vec::new(),
+        }
+    }
+
+    /// Whether the images were never read, so that keys of stages that need them are provisional.
+    pub fn is_unread(&self) -> bool {
+        self.hash == UNREAD
     }
 
     /// The number of images.
@@ -104,7 +143,7 @@ impl<R: ReadImages> OpenedImages<R> {
     ///
     /// # Errors
     /// When the files can't be read.
-    pub fn open(reader: R) -> Result<Self, DataError> {
+    pub fn open(reader: R, first: FirstReading) -> Result<Self, DataError> {
         let signature = reader.signature();
         let name = signature.as_ref().map(|signature| format!("splits/{}", signature.name));
         let known = name.as_deref().and_then(remembered::read::<RememberedSplit>);
@@ -119,14 +158,33 @@ impl<R: ReadImages> OpenedImages<R> {
         }
         let mut remarks = Vec::new();
         let set = reader.load(&mut remarks)?;
-        let summary = SplitSummary::of(&set, remarks)?;
         let state = signature.map(|signature| signature.state);
+        match (first, &set.images) {
+            (FirstReading::Avoid, ImagePixels::Files(_)) => {
+                let summary = SplitSummary::with_hash(&set, UNREAD.into(), remarks);
+                let (set, reading) = (OnceLock::new(), Mutex::default());
+                return Ok(Self { summary, reader, state, name: None, set, reading });
+            }
+            (FirstReading::Make(tell), ImagePixels::Files(_)) => tell(&format!(
+                "reading the {} images of {} once, for their hash, which `scdd pack` would keep",
+                set.len(),
+                reader.place().display()
+            )),
+            _ => {}
+        }
+        let summary = SplitSummary::of(&set, remarks)?;
         if let (Some(state), Some(name)) = (&state, &name) {
             let (state, program) = (state.clone(), PROGRAM.to_owned());
             remembered::write(name, &RememberedSplit { state, program, summary: summary.clone() });
         }
         let (set, reading) = (OnceLock::from(set), Mutex::default());
         Ok(Self { summary, reader, state, name, set, reading })
+    }
+
+    /// Images that are not there, of which only the `summary` is known.
+    pub(super) fn absent(reader: R, summary: SplitSummary) -> Self {
+        let (set, reading) = (OnceLock::new(), Mutex::default());
+        Self { summary, reader, state: None, name: None, set, reading }
     }
 
     /// Images that were read before.
@@ -174,7 +232,7 @@ impl<R: ReadImages> OpenedImages<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scdd_data::{Fit, Source, Split, png};
+    use scdd_data::{Fit, Source, png};
     use std::fs;
     use std::time::{Duration, UNIX_EPOCH};
 
@@ -208,8 +266,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "a/0.png", 5, 2);
         put(dir.path(), "b/0.png", 6, 2);
-        let open = || OpenedImages::open(Folder(Source::open(dir.path()).unwrap())).unwrap();
+        let open_with =
+            |first| OpenedImages::open(Folder(Source::open(dir.path()).unwrap()), first).unwrap();
+        let open = || open_with(FirstReading::default());
+        let unread = open_with(FirstReading::Avoid);
+        assert!(unread.summary.is_unread());
+        assert_eq!(
+            (unread.summary.images(), &unread.summary.classes[..]),
+            (2, &["a".into(), "b".into()][..])
+        );
         let opened = open();
+        assert_eq!(open_with(FirstReading::Avoid).summary, opened.summary, "it is remembered");
         assert_eq!(opened.images().unwrap().image(1).unwrap()[..], [6]);
         assert_eq!(open().summary, opened.summary);
         // Remembered: the images are not decoded to find that they are the same.

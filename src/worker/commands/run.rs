@@ -19,7 +19,8 @@ pub fn run(
     let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
     let stop = StopRequest::default();
     let worker = Worker::new(&runtime, progress.as_ref(), &experiment, command.jobs, stop.clone())?;
-    let run = run::Run::open(&experiment, &command.output, goal)?;
+    let tell: fn(&str) = if global.quiet { |_| () } else { |what| eprintln!("{what}") };
+    let run = run::Run::open(&experiment, &command.output, goal, tell)?;
     let graph = run.graph()?;
     let _announced = run.announce()?;
     interrupt::stop_on_signals(stop, progress.clone())?;

@@ -15,6 +15,7 @@ pub mod real;
 pub mod recognise;
 pub mod recover;
 pub mod relabel;
+pub mod size;
 pub mod subset;
 pub mod validate;
 pub mod verifier;
