@@ -51,7 +51,7 @@ impl Pack {
             Some(OneSplit::Test) => vec![Split::Test],
         };
         let mut remarks = Vec::new();
-        let mut teller = Teller { is_quiet: global.quiet, begun: Instant::now(), first: None };
+        let mut teller = Teller { is_quiet: global.quiet, told: Instant::now(), first: None };
         let mut tell = |progress| teller.tell(progress);
         let packed = pack(&source, &splits, fit, &self.out, &mut tell, &mut remarks)?;
         for remark in remarks {
@@ -92,7 +92,7 @@ impl Pack {
 struct Teller {
     is_quiet: bool,
     /// When it said something last.
-    begun: Instant,
+    told: Instant,
     /// When the present split's first part was packed, and how many images were by then.
     first: Option<(PackProgress, Instant)>,
 }
@@ -107,10 +107,10 @@ impl Teller {
                 return;
             }
         };
-        if self.is_quiet || self.begun.elapsed() < TELL_EVERY {
+        if self.is_quiet || self.told.elapsed() < TELL_EVERY {
             return;
         }
-        self.begun = Instant::now();
+        self.told = Instant::now();
         let rate = (done - first) as f64 / since.elapsed().as_secs_f64();
         let left = report::duration((images - done) as f64 / rate.max(f64::MIN_POSITIVE));
         eprintln!(

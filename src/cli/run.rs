@@ -75,8 +75,8 @@ fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome>
 fn disk(plan: &RunPlan) -> Option<String> {
     let kinds = [
         ("soft labels", &["relabel"][..]),
-        ("images before compression", &["recover", "real"]),
-        ("students", &["validate"]),
+        ("images before compression", &["recover", "real"][..]),
+        ("students", &["validate"][..]),
     ];
     let of = |(what, stages): (&str, &[&str])| {
         let open = plan.open().filter(|stage| stages.contains(&stage.stage.as_str()));

@@ -101,7 +101,7 @@ impl PackedImages {
     fn read(&self, indices: &[usize], length: usize) -> std::io::Result<Vec<u8>> {
         let file = File::open(&self.file)?;
         let mut pixels = vec![0; indices.len() * length];
-        let mut targets = pixels.par_chunks_exact_mut(length.max(1)).zip(indices);
+        let targets = pixels.par_chunks_exact_mut(length.max(1)).zip(indices);
         targets.try_for_each(|(target, &index)| {
             file.read_exact_at(target, packed::HEADER as u64 + index as u64 * length as u64)
         })?;

@@ -37,7 +37,7 @@ pub struct PackedFile {
 
 /// What an unfinished directory is the beginning of.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Begun {
+struct PackBegun {
     fit: Option<[usize; 3]>,
     /// Name and state of the files of each split.
     files: Vec<(String, String)>,
@@ -105,9 +105,10 @@ fn begin(
     let signatures: Option<Vec<Signature>> =
         splits.iter().map(|&split| source.signature(split, fit)).collect();
     let files = signatures.iter().flatten().map(|s| (s.name.clone(), s.state.clone())).collect();
-    let begun = Begun { fit: if let Fit::To(shape) = fit { Some(shape) } else { None }, files };
+    let begun = PackBegun { fit: if let Fit::To(shape) = fit { Some(shape) } else { None }, files };
     let file = directory.join(BEGUN);
-    let known: Option<Begun> = fs::read(&file).ok().and_then(|t| serde_json::from_slice(&t).ok());
+    let known: Option<PackBegun> =
+        fs::read(&file).ok().and_then(|t| serde_json::from_slice(&t).ok());
     // Files that may yet change give no beginning to go on from.
     if signatures.is_none() || known.as_ref() != Some(&begun) {
         for split in [Split::Train, Split::Test] {
@@ -331,7 +332,7 @@ mod tests {
                 pixels[..pixels.len() - 1].into(),
                 "is no array of 23 images of [3, 24, 24]",
             ),
-            ("train-images.npy", [b"x", &pixels[1..]].concat(), "is no array of 23 images"),
+            ("train-images.npy", [&b"x"[..], &pixels[1..]].concat(), "is no array of 23 images"),
             ("train-labels.npy", b"no".into(), "holds no labels"),
             (DESCRIPTION, about.replace("23", "22").into(), "is no array of 22 images"),
             (

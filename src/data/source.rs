@@ -177,13 +177,14 @@ impl Source {
         remarks: &mut Vec<String>,
     ) -> Result<Dataset, DataError> {
         let Self { place, layout, known, class_map } = self;
-        let name = known.map_or_else(
-            || png::display_name(Path::new(place.file_stem().unwrap_or_default())),
-            |known| known.name.clone(),
-        );
         let (known, class_map) = (*known, class_map.as_deref());
         let set =
             layout.load(LayoutRequest { place, split, known, class_map, fit, held }, remarks)?;
+        let name = match (known, layout) {
+            (Some(known), _) => known.name.clone(),
+            (None, DataLayout::Packed) => set.name.clone(),
+            _ => png::display_name(Path::new(place.file_stem().unwrap_or_default())),
+        };
         if let Some(known) = known
             && class_map.is_none()
             && set.len() != known.split(split).images

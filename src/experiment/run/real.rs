@@ -166,9 +166,7 @@ impl DatasetCache {
         opened.push(real.clone());
         Ok(Some(real))
     }
-}
 
-impl DatasetCache {
     /// The description of `data`, if it is nowhere but suffices for a plan.
     fn described(&self, data: &DataConfig, error: &DataError) -> Option<RealPlace> {
         let is_missing = matches!(error, DataError::Missing { .. });

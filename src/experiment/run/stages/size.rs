@@ -40,6 +40,6 @@ fn per_view(teacher: &Bundle, config: &RelabelConfig) -> u64 {
 
 /// Bytes of a student's float32 parameters.
 fn parameters(student: &Bundle) -> u64 {
-    let of = |shape: &Vec<usize>| shape.iter().product::<usize>() as u64;
-    4 * student.manifest.init.iter().map(|init| of(&init.shape)).sum::<u64>()
+    let shapes = student.manifest.init.iter().map(|init| &init.shape);
+    4 * shapes.map(|shape| shape.iter().map(|&side| side as u64).product::<u64>()).sum::<u64>()
 }
