@@ -174,8 +174,7 @@ fn a_known_data_set_that_is_nowhere_is_planned_for_by_its_description() {
         .stderr(contains("`python -m exporters fetch fashion-mnist`"));
     // As with the data: the numbers of images are those of its description.
     let plan = |assert: assert_cmd::assert::Assert| -> Vec<serde_json::Value> {
-        let found: serde_json::Value =
-            serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
         let stages = found["plan"]["stages"].as_array().unwrap().clone();
         let cost = |stage: &serde_json::Value| {
             serde_json::json!([stage["stage"], stage["passes"], stage["bytes"]])
@@ -213,7 +212,9 @@ fn a_folder_is_packed_and_read_as_data() {
         scdd.args(arguments).assert()
     };
     pack(&["--size", "28"]).code(2).stderr(contains("leave out --size and --gray"));
-    pack(&["--json"]).success().stdout(contains("\"images\": 200").and(contains("\"images\": 100")));
+    pack(&["--json"])
+        .success()
+        .stdout(contains("\"images\": 200").and(contains("\"images\": 100")));
     let set = format!("data={{type: fashion-mnist, path: {}}}", arrays.display());
     let output = dir.path().join("runs");
     let mut scdd = alone(dir.path());
