@@ -746,7 +746,9 @@ pub enum LabelDtype {
 }
 
 /// Device of a computation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
     /// The CPU.
@@ -758,7 +760,9 @@ pub enum Device {
 }
 
 /// Arithmetic of convolutions on a GPU. Sums and statistics are float32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// Float32.

@@ -46,12 +46,7 @@ fn open<'a>(task: &'a RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Reco
     let config = &task.config;
     let balances = task.balances.iter().map(|file| Ok(read_json::<Auto>(file)?.r_bn));
     let balances = balances.collect::<Result<Vec<f64>, Failure>>()?;
-    let options = PlanOptions {
-        device: tools.device.tensors,
-        bf16: tools.device.precision == Precision::Bf16,
-        threads: tools.threads.clone(),
-        ..PlanOptions::default()
-    };
+    let options = tools.device.plan_options(tools.threads);
     if !tools.device.is_cpu() {
         for teacher in [task.teacher].into_iter().chain(task.others.iter().copied()) {
             prove(teacher, &options, tools)?;
