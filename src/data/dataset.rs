@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::entries::Findings;
-use super::images::ImagePixels;
+use super::images::{ImagePixels, PackedImages};
 use super::{DataError, Fit, Size, Source};
 
 /// The bytes of pixels that are decoded at once where all images pass by.
@@ -123,7 +123,12 @@ impl Dataset {
                 findings.conclude(&files.root, &mut Vec::new())?;
             }
             // It was computed when they were packed.
-            ImagePixels::Packed(packed) => return Ok(packed.hash.clone()),
+            ImagePixels::Packed(PackedImages { hash: Some(hash), .. }) => return Ok(hash.clone()),
+            ImagePixels::Packed(_) => {
+                for part in self.parts_from(0) {
+                    hasher.update(&self.pixels(&part)?);
+                }
+            }
         }
         Ok(self.hash_with_labels(hasher))
     }
@@ -145,7 +150,7 @@ impl Dataset {
     }
 
     /// The bytes of an image.
-    fn image_bytes(&self) -> usize {
+    pub(super) fn image_bytes(&self) -> usize {
         self.channels * self.height * self.width
     }
 }

@@ -27,9 +27,10 @@ pub enum ImagePixels {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedImages {
     pub(super) file: PathBuf,
-    pub(super) count: usize,
-    /// BLAKE3 of the set's pixels and labels, 64 hex digits.
-    pub(super) hash: String,
+    /// The set's images by their places in the file.
+    pub(super) places: Vec<usize>,
+    /// BLAKE3 of the set's pixels and labels, 64 hex digits; `None` of a part of a set.
+    pub(super) hash: Option<String>,
 }
 
 /// Image files of one shape after [`Fit`].
@@ -86,13 +87,31 @@ impl ImagePixels {
                 Ok(Some(Cow::Owned(pixels)))
             }
             Self::Packed(packed) => {
-                if indices.iter().any(|&index| index >= packed.count) {
+                if indices.iter().any(|&index| index >= packed.places.len()) {
                     return Ok(None);
                 }
                 let pixels = packed.read(indices, length);
                 Ok(Some(Cow::Owned(pixels.map_err(DataError::io(&packed.file, "read"))?)))
             }
         }
+    }
+}
+
+impl ImagePixels {
+    /// The images at `indices`, which must exist, as a set of their own. Each has `length` bytes.
+    /// Files are not read.
+    pub(super) fn select(&self, indices: &[usize], length: usize) -> Result<Self, DataError> {
+        Ok(match self {
+            Self::Held(_) => Self::Held(self.gather(indices, length)?.unwrap_or_default().into()),
+            Self::Files(files) => {
+                let paths = indices.iter().map(|&index| files.paths[index].clone()).collect();
+                Self::Files(ImageFiles { root: files.root.clone(), paths, ..*files })
+            }
+            Self::Packed(packed) => {
+                let places = indices.iter().map(|&index| packed.places[index]).collect();
+                Self::Packed(PackedImages { file: packed.file.clone(), places, hash: None })
+            }
+        })
     }
 }
 
@@ -103,7 +122,8 @@ impl PackedImages {
         let mut pixels = vec![0; indices.len() * length];
         let targets = pixels.par_chunks_exact_mut(length.max(1)).zip(indices);
         targets.try_for_each(|(target, &index)| {
-            file.read_exact_at(target, packed::HEADER as u64 + index as u64 * length as u64)
+            let place = self.places[index] as u64;
+            file.read_exact_at(target, packed::HEADER as u64 + place * length as u64)
         })?;
         Ok(pixels)
     }

@@ -38,6 +38,7 @@ pub mod view;
 mod decode;
 mod entries;
 mod error;
+mod held_out;
 mod images;
 mod memory;
 mod pack;

@@ -258,6 +258,20 @@ mod tests {
                 [&source, &found].map(|s| s.load(split, fit, &mut Vec::new()).unwrap());
             assert_eq!(packed.hash().unwrap(), own.hash().unwrap());
             assert_eq!((packed.name, packed.classes), (own.name, own.classes));
+            // A part that is held out is the same of files in memory, read anew, and packed.
+            let held_out = |source: &Source, held| {
+                let source = source.clone().holding_out(4);
+                source.load_holding(held, split, fit, &mut Vec::new()).unwrap()
+            };
+            let own = held_out(&source, u64::MAX);
+            for other in [held_out(&source, 0), held_out(&found, 0)] {
+                assert!(other.images.are_read_anew());
+                assert_eq!(other.all_pixels().unwrap(), own.all_pixels().unwrap());
+                assert_eq!(
+                    (other.hash().unwrap(), &other.labels),
+                    (own.hash().unwrap(), &own.labels)
+                );
+            }
         }
         let text = fs::read_to_string(target.join(DESCRIPTION)).unwrap();
         let about: PackedSet = serde_json::from_str(&text).unwrap();

@@ -101,7 +101,8 @@ pub(super) fn load(dir: &Path, split: Split) -> Result<Dataset, DataError> {
     check_header(&file, images, shape)?;
     let labels = read_labels(&labels_file(dir, split), images)?;
     crate::dataset::check_labels(&labels_file(dir, split), &labels, classes.len())?;
-    let images = ImagePixels::Packed(PackedImages { file, count: images, hash });
+    let images =
+        ImagePixels::Packed(PackedImages { file, places: (0..images).collect(), hash: Some(hash) });
     let [channels, height, width] = shape;
     Ok(Dataset { name, images, labels, channels, height, width, classes })
 }

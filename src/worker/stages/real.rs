@@ -1,8 +1,10 @@
 //! Selects real training images and writes them as an image set.
 
+use std::path::Path;
+
 use rand::seq::SliceRandom;
 
-use scdd_artifacts::files::write_images;
+use scdd_artifacts::files::{FOLDER, write_images};
 use scdd_artifacts::records::Item;
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::rng;
@@ -15,14 +17,8 @@ pub fn make(task: &RealTask, work: &WorkDir) -> Result<(), Failure> {
     let train = train.images()?;
     let (items, indices): (Vec<Item>, Vec<usize>) =
         chosen(train, choice, ipc, seed)?.into_iter().unzip();
-    let pixels = train.pixels(&indices)?;
-    Ok(write_images(
-        work,
-        &train.classes,
-        &items,
-        &pixels,
-        [train.channels, train.height, train.width],
-    )?)
+    let (pixels, shape) = (train.pixels(&indices)?, [train.channels, train.height, train.width]);
+    Ok(write_images(work, Path::new(FOLDER), &train.classes, &items, &pixels, shape)?)
 }
 
 /// Images of a class that are decoded at once.
