@@ -68,7 +68,7 @@ fn the_first_set_of_several_repetitions_is_read() {
     let undone = Normalization::new(vec![0.5, 0.25, 0.125], vec![0.5, 0.25, 0.5]).unwrap();
     let repeated = FinishedSource { normalization: Some(undone), ..golden("repeated.pt") };
     let (set, remarks) = loaded(&repeated);
-    assert!(set.images == expected() && set.labels == [0, 0, 1, 1, 2, 2]);
+    assert!(set.images == expected().into() && set.labels == [0, 0, 1, 1, 2, 2]);
     assert_eq!(remarks.len(), 1);
     assert!(remarks[0].ends_with("has 2 sets, one for each repetition; the first is taken"));
 }
