@@ -328,7 +328,7 @@ mod tests {
         }
         let held = |images| Source::open(dir.path()).unwrap().holding_out(images);
         let test = Dataset::load(&held(1), Split::Test).unwrap();
-        assert_eq!((test.images.as_slice(), test.labels.as_slice()), (&[5][..], &[0][..]));
+        assert_eq!((&*test.all_pixels().unwrap(), test.labels.as_slice()), (&[5][..], &[0][..]));
         let signature = |images| held(images).signature(Split::Test, Fit::Exact).map(|of| of.name);
         assert!(signature(1).is_none() || signature(1) != signature(0));
         let message = Dataset::load(&held(2), Split::Train).unwrap_err().to_string();

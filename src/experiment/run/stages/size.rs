@@ -33,8 +33,9 @@ fn per_view(teacher: &Bundle, config: &RelabelConfig) -> u64 {
         LabelDtype::F32 => Dtype::F32,
         LabelDtype::I8 => Dtype::I8,
     };
-    let top_k =
-        config.top_k.map(|top| StoredTopK { k: top.k, temperature: top.temperature as f32 });
+    let top_k = config
+        .top_k
+        .map(|top| StoredTopK { k: top.k, temperature: top.temperature.map(|t| t as f32) });
     bytes_per_view(teacher.manifest.classes.len(), dtype, top_k, config.augment)
 }
 
