@@ -391,3 +391,41 @@ fn what_is_no_bundle_is_told_as_what_it_is() {
     let empty = tempfile::tempdir().unwrap();
     refused(empty.path().to_path_buf(), "is no bundle: it has no manifest.yaml\n");
 }
+
+#[test]
+fn what_recovers_is_proved_where_it_will_compute() {
+    let bundles = [bundle(TEACHER), bundle("convnet3-w128"), features_only()];
+    let mut command = scdd();
+    command.args(["verify", "--json", "--device", "cpu", "--precision", "bf16"]).args(&bundles);
+    let output = command.assert().success().stderr(contains("computing on cpu"));
+    let verdicts: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    for verdict in verdicts.as_array().unwrap() {
+        let checks = verdict["checks"].as_array().unwrap();
+        let of_plan =
+            |check: &&serde_json::Value| check["name"].as_str().unwrap().starts_with("plan on cpu");
+        let limits: Vec<_> = checks.iter().filter(of_plan).map(|c| c["limit"].as_f64()).collect();
+        // The CPU's kernels compute in float32, whatever is asked for.
+        assert_eq!(limits, [1e-3, 1e-3, 1e-2].map(Some), "{verdict:#}");
+    }
+    let changed = with_weight("fc.weight", 17, |w| w + 1.0);
+    let mut command = scdd();
+    command.args(["verify", "--device", "cpu"]).arg(&changed.path);
+    command.assert().code(1).stdout(contains("FAILED plan on cpu: output"));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_told() {
+    let verify = |arguments: &[&str]| {
+        let mut command = scdd();
+        // Without the driver's GPUs, whatever the machine has.
+        command.env("CUDA_VISIBLE_DEVICES", "").arg("verify").arg(bundle(TEACHER));
+        command.args(arguments).assert()
+    };
+    verify(&["--device", "cuda"]).code(2).stderr(contains("`device: cpu` or `auto` needs none"));
+    verify(&["--device", "auto"])
+        .success()
+        .stderr(contains("computing on cpu: "))
+        .stdout(contains("ok     plan on cpu: input gradient"));
+    verify(&["--precision", "fp32"]).code(2).stderr(contains("--device <DEVICE>"));
+    verify(&["--device", "tpu"]).code(2).stderr(contains("possible values: cpu, cuda, auto"));
+}

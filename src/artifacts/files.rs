@@ -72,15 +72,21 @@ pub fn curve(batch: usize) -> String {
     format!("{CURVES}/batch-{batch:05}.jsonl")
 }
 
-/// The path of an image.
-pub fn image(item: Item, classes: &[String]) -> PathBuf {
-    let class = Path::new(FOLDER).join(png::class_dir(item.class as usize, classes));
+/// The `ImageFolder` directory of a set's images after `step` of its steps.
+pub fn snapshot(step: u32) -> PathBuf {
+    format!("snapshots/step-{step:06}").into()
+}
+
+/// The path of an image in `folder`, an `ImageFolder` directory.
+pub fn image(folder: &Path, item: Item, classes: &[String]) -> PathBuf {
+    let class = folder.join(png::class_dir(item.class as usize, classes));
     class.join(png::file_name(item.number as usize))
 }
 
-/// Writes each of `items` atomically as a PNG in `images/<class>/`; `pixels` is `[N, C, H, W]`.
+/// Writes each of `items` atomically as a PNG in `<folder>/<class>/`; `pixels` is `[N, C, H, W]`.
 pub fn write_images(
     work: &WorkDir,
+    folder: &Path,
     classes: &[String],
     items: &[Item],
     pixels: &[u8],
@@ -88,7 +94,7 @@ pub fn write_images(
 ) -> Result<(), FileError> {
     let [channels, height, width] = shape;
     for (item, pixels) in items.iter().zip(pixels.chunks_exact(channels * height * width)) {
-        work.write(image(*item, classes), &png::encode(pixels, channels, height, width)?)?;
+        work.write(image(folder, *item, classes), &png::encode(pixels, channels, height, width)?)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use scdd_data::registry;
+use scdd_experiment::config::{Device, Precision};
 
 /// Report the environment: versions, ONNX Runtime and its execution providers, CUDA or why it is
 /// missing, data sets
@@ -21,6 +22,12 @@ pub struct Verify {
     /// most 2000 or two of each class: a name, or a path to images
     #[arg(long, value_name = "NAME|PATH")]
     pub data: Option<String>,
+    /// Also prove what recovers images on this device: the golden probe through the compiled plan
+    #[arg(long, value_enum)]
+    pub device: Option<Device>,
+    /// The arithmetic of the plan's convolutions, if that device is a GPU
+    #[arg(long, value_enum, default_value = "tf32", requires = "device")]
+    pub precision: Precision,
 }
 
 /// Measure the statistics of a network without BatchNorm (or with BatchNorm folded away) on images,

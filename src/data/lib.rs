@@ -37,6 +37,7 @@ pub mod view;
 mod decode;
 mod entries;
 mod error;
+mod held_out;
 mod memory;
 mod signature;
 

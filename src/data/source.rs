@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::layout::{self, DataLayout, LayoutRequest};
 use super::registry::{self, DataSet};
-use super::{DataError, Dataset, Fit, Split, png};
+use super::{DataError, Dataset, Fit, Split, held_out, png};
 
 const SYSTEM_DIR: &str = "/usr/share/datasets";
 /// A data set on disk.
@@ -17,6 +17,8 @@ pub struct Source {
     known: Option<&'static DataSet>,
     /// For class folders: a YAML or JSON file, directory → class name, in label order.
     class_map: Option<PathBuf>,
+    /// Training images that stand in for the test set; 0: the test set itself.
+    held_out: usize,
 }
 
 impl Source {
@@ -75,11 +77,11 @@ impl Source {
             let named = set.layouts.iter().filter(|layout| layout.form().is_none());
             if let Some(layout) = named.into_iter().find(|layout| layout.lies_in(place)) {
                 let (place, layout) = (place.into(), layout.clone());
-                return Ok(Self { place, layout, known: Some(set), class_map: None });
+                return Ok(Self { place, layout, known: Some(set), class_map: None, held_out: 0 });
             }
         }
         let (layout, place) = DataLayout::detect(place)?;
-        Ok(Self { place, layout, known: None, class_map: None })
+        Ok(Self { place, layout, known: None, class_map: None, held_out: 0 })
     }
 
     /// The same source with a `class_map` that selects, names and orders the class folders.
@@ -92,6 +94,18 @@ impl Source {
             return Err(DataError::invalid(&self.place, problem, "leave `class_map` out"));
         }
         Ok(Self { class_map: Some(class_map.into()), ..self })
+    }
+
+    /// The same data with `images` training images in place of the test set, which is not read;
+    /// the others are the training set. Classes give equally many; which images does not depend on
+    /// the experiment's seed, so that all seeds are tested on the same. 0 changes nothing.
+    pub fn holding_out(self, images: usize) -> Self {
+        Self { held_out: images, ..self }
+    }
+
+    /// Training images that stand in for the test set; 0: the test set itself.
+    pub(crate) fn held_out(&self) -> usize {
+        self.held_out
     }
 
     /// Whether the source consists of image files in class folders.
@@ -128,7 +142,7 @@ impl Source {
     fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
         let mut found = set.layouts.iter().map(|layout| Some((layout, layout.locate(set, place)?)));
         let (layout, place) = found.find_map(|found| found)?;
-        Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None })
+        Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None, held_out: 0 })
     }
 
     /// Whether the files alone prove that they are `set`, whatever their directory's name.
@@ -148,7 +162,26 @@ impl Source {
         fit: Fit,
         remarks: &mut Vec<String>,
     ) -> Result<Dataset, DataError> {
-        let Self { place, layout, known, class_map } = self;
+        if self.held_out == 0 {
+            return self.read(split, fit, remarks);
+        }
+        let train = self.read(Split::Train, fit, remarks)?;
+        let (images, all) = (self.held_out, train.len());
+        if images >= all {
+            let problem = format!("has {all} training images, of which {images} can't be held out");
+            return Err(DataError::invalid(&self.place, problem, "set a smaller `data.held_out`"));
+        }
+        Ok(held_out::part(train, split, images))
+    }
+
+    /// Reads one split as it is on disk.
+    fn read(
+        &self,
+        split: Split,
+        fit: Fit,
+        remarks: &mut Vec<String>,
+    ) -> Result<Dataset, DataError> {
+        let Self { place, layout, known, class_map, held_out: _ } = self;
         let name = known.map_or_else(
             || png::display_name(Path::new(place.file_stem().unwrap_or_default())),
             |known| known.name.clone(),
@@ -250,6 +283,28 @@ mod tests {
             format!(
                 "unknown data set \"imagenet-21k\"; known are {known}; give other images as an image folder"
             )
+        );
+    }
+
+    #[test]
+    fn more_than_the_training_images_cant_be_held_out() {
+        let dir = tempfile::tempdir().unwrap();
+        for (prefix, labels) in [("train", [0u8, 1]), ("t10k", [1, 0])] {
+            let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[5, 6]].concat();
+            fs::write(dir.path().join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
+            let labels = [&[0, 0, 8, 1, 0, 0, 0, 2][..], &labels].concat();
+            fs::write(dir.path().join(format!("{prefix}-labels-idx1-ubyte")), labels).unwrap();
+        }
+        let held = |images| Source::open(dir.path()).unwrap().holding_out(images);
+        let test = Dataset::load(&held(1), Split::Test).unwrap();
+        assert_eq!((test.images.as_slice(), test.labels.as_slice()), (&[5][..], &[0][..]));
+        let signature = |images| held(images).signature(Split::Test, Fit::Exact).map(|of| of.name);
+        assert!(signature(1).is_none() || signature(1) != signature(0));
+        let message = Dataset::load(&held(2), Split::Train).unwrap_err().to_string();
+        assert!(
+            message.contains("has 2 training images, of which 2 can't be held out")
+                && message.contains("`data.held_out`"),
+            "{message}"
         );
     }
 

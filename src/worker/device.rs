@@ -4,6 +4,8 @@ use std::fmt;
 
 use scdd_artifacts::stage::ComputedOn;
 use scdd_compute::cuda::{self, Driver, NoCuda, TORCH};
+use scdd_compute::synthesis::PlanOptions;
+use scdd_compute::threads::Threads;
 use scdd_experiment::config::{self, Precision};
 
 use crate::WorkerError;
@@ -54,17 +56,40 @@ impl ComputeDevice {
         Ok((Self { tensors: tch::Device::Cuda(0), precision, driver: Some(driver) }, None))
     }
 
+    /// What a user is told of the device, and of why it is no GPU.
+    pub fn told(&self, no_cuda: Option<&NoCuda>) -> String {
+        match no_cuda {
+            None => format!("computing on {self}"),
+            Some(why @ NoCuda::NoDriver) => format!("computing on {self}: {why}"),
+            Some(why) => format!("computing on {self}: {why}; {}", why.remedy()),
+        }
+    }
+
     /// Whether tensors are on the CPU.
     pub fn is_cpu(&self) -> bool {
         self.tensors == tch::Device::Cpu
     }
 
+    /// The arithmetic of convolutions here.
+    pub fn arithmetic(&self) -> Precision {
+        if self.is_cpu() { Precision::Fp32 } else { self.precision }
+    }
+
+    /// The options of plans that recover images here.
+    pub fn plan_options(&self, threads: &Threads) -> PlanOptions {
+        PlanOptions {
+            device: self.tensors,
+            bf16: self.arithmetic() == Precision::Bf16,
+            threads: threads.clone(),
+            ..PlanOptions::default()
+        }
+    }
+
     /// The record of a stage that is computed here, and with ONNX Runtime's library `runtime`.
     pub fn computed_on(&self, runtime: &str) -> ComputedOn {
-        let precision = if self.is_cpu() { Precision::Fp32 } else { self.precision };
         ComputedOn {
             device: self.name(),
-            precision: precision.to_string(),
+            precision: self.arithmetic().to_string(),
             libraries: format!("libtorch {TORCH}, {runtime}"),
         }
     }

@@ -88,11 +88,7 @@ impl<'a> Worker<'a> {
         stop: StopRequest,
     ) -> Result<Self, WorkerError> {
         let (device, no_cuda) = ComputeDevice::open(experiment.device, experiment.precision)?;
-        progress.tell(&match no_cuda {
-            None => format!("computing on {device}"),
-            Some(why @ NoCuda::NoDriver) => format!("computing on {device}: {why}"),
-            Some(why) => format!("computing on {device}: {why}; {}", why.remedy()),
-        });
+        progress.tell(&device.told(no_cuda.as_ref()));
         let cores = NonZeroUsize::new(rayon::current_num_threads()).unwrap_or(NonZeroUsize::MIN);
         let lanes = if device.is_cpu() { jobs.unwrap_or(cores) } else { NonZeroUsize::MIN };
         tracing::debug!("at most {lanes} stages at once, {cores} cores");

@@ -40,7 +40,8 @@
 //!
 //! A row holds `V` numbers. Without `top_k` these are the `K` logits. With `top_k`, `V = k + 1`:
 //! the `k` largest logits in descending order, then one common logit for all other classes. It
-//! divides their total probability, at the softmax temperature of `top_k`, equally among them.
+//! divides their total probability, at the softmax temperature of `top_k`, equally among them. If
+//! that temperature is `null`, `V = k`, and the other classes have no probability.
 //!
 //! | bytes | holds |
 //! | --- | --- |
@@ -79,7 +80,7 @@ mod writer;
 
 use ndarray::Array2;
 use rows::Rows;
-pub use rows::{Dtype, StoredTopK};
+pub use rows::{Dtype, NO_PROBABILITY, StoredTopK};
 use scdd_data::{Augment, DrawnMix, Operation, Size, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

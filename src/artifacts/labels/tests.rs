@@ -29,7 +29,7 @@ fn meta() -> Meta {
 
 /// Metadata with all optional keys.
 fn newest() -> Meta {
-    let top_k = Some(StoredTopK { k: 1, temperature: 20.0 });
+    let top_k = Some(StoredTopK { k: 1, temperature: Some(20.0) });
     let augment = Some(Augment::RandAugment { operations: 2, magnitude: 9 });
     Meta { dtype: Dtype::I8, top_k, pad: 2, epochs: 5, stored_epochs: Some(2), augment, ..meta() }
 }
@@ -130,7 +130,7 @@ fn any_meta() -> impl Strategy<Value = Meta> {
             dtype,
             source: Size { height, width },
             input: Size { height: input_height, width: input_width },
-            top_k: (1..classes).contains(&k).then_some(StoredTopK { k, temperature: 4.0 }),
+            top_k: (1..classes).contains(&k).then_some(StoredTopK { k, temperature: Some(4.0) }),
             pad,
             stored_epochs: (1..epochs).contains(&stored).then_some(stored),
             augment,
@@ -395,7 +395,10 @@ fn what_does_not_fit_is_refused() {
         let message = Writer::open(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
     }
-    let top_k = |k, temperature| Meta { top_k: Some(StoredTopK { k, temperature }), ..meta() };
+    let top_k = |k, temperature| Meta {
+        top_k: Some(StoredTopK { k, temperature: Some(temperature) }),
+        ..meta()
+    };
     let cases = [
         (Meta { classes: 0, ..meta() }, "each must be at least 1"),
         (Meta { pad: 65_000, ..meta() }, "with a border of 65000 seen as"),

@@ -12,7 +12,7 @@ const SHAPES: &str = "save images as [N, C, H, W] or [N, H, W, C], labels as [N]
 /// How far floating-point pixels may lie outside of 0..=1 by rounding alone.
 const SLACK: f32 = 1e-3;
 
-/// ArrayNumbers of an array file, in C order.
+/// The numbers of an array file, in C order.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ArrayNumbers {
     Bytes(ArrayD<u8>),

@@ -86,7 +86,7 @@ impl FinishedSource {
         let kind = file.extension().map(|kind| kind.to_string_lossy().to_lowercase());
         let arrays = match kind.as_deref() {
             Some("npz") => npz::read(&file)?,
-            Some("pt" | "pth") => torch::read(&file)?,
+            Some("pt" | "pth") => torch::read(&file, remarks)?,
             Some("parquet") => {
                 let mut set = parquet::load_all(place, remarks)?;
                 let names = std::mem::take(&mut set.classes);

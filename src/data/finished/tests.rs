@@ -54,13 +54,23 @@ fn assert_refused(source: &FinishedSource, parts: &[&str]) {
 
 #[test]
 fn tensors_that_pytorch_wrote_are_read() {
-    for name in ["named.pt", "images_best.pt", "pair.pt"] {
+    for name in ["named.pt", "images_best.pt", "half.pt", "bfloat.pt", "pair.pt"] {
         let (set, remarks) = loaded(&golden(name));
         assert!(set.images == expected(), "{name}");
         assert_eq!((set.labels, set.classes.len()), (vec![0, 0, 1, 1, 2, 2], 3), "{name}");
         assert_eq!(remarks.len(), usize::from(name == "pair.pt"), "{remarks:?}");
         assert!(remarks.iter().all(|remark| remark.contains("soft labels [6, 3] are not read")));
     }
+}
+
+#[test]
+fn the_first_set_of_several_repetitions_is_read() {
+    let undone = Normalization::new(vec![0.5, 0.25, 0.125], vec![0.5, 0.25, 0.5]).unwrap();
+    let repeated = FinishedSource { normalization: Some(undone), ..golden("repeated.pt") };
+    let (set, remarks) = loaded(&repeated);
+    assert!(set.images == expected() && set.labels == [0, 0, 1, 1, 2, 2]);
+    assert_eq!(remarks.len(), 1);
+    assert!(remarks[0].ends_with("has 2 sets, one for each repetition; the first is taken"));
 }
 
 #[test]

@@ -179,7 +179,7 @@ impl Relabel<'_> {
             top_k: self
                 .config
                 .top_k
-                .map(|top| StoredTopK { k: top.k, temperature: top.temperature as f32 }),
+                .map(|top| StoredTopK { k: top.k, temperature: top.temperature.map(|t| t as f32) }),
             pad: views.pad(),
             augment: self.config.augment,
             stored_epochs: Some(self.config.epochs_to_store())

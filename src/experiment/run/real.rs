@@ -124,7 +124,7 @@ fn source(data: &DataConfig) -> Result<Option<Source>, DataError> {
             None => Ok(source),
         }),
     };
-    found.map(Some)
+    found.map(|source| Some(source.holding_out(data.held_out as usize)))
 }
 
 /// Opens the data at `path`, which must have the form that the experiment names.

@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use super::data::{CLASS_REMEDY, test_images};
 use super::open_runtime;
+use crate::device::ComputeDevice;
 use scdd_data::Dataset;
 use scdd_data::place::printable;
 use scdd_distill::teacher::classes::{self, Sides};
 use scdd_distill::teacher::{
-    Bundle, Measured, Role, Runtime, Verification, measure, percent, verify,
+    Bundle, Check, Measured, NetworkError, Role, Runtime, Verification, measure, percent, verify,
+    verify_plan,
 };
 
 /// The result for one bundle: its verification, and its check on data.
@@ -44,10 +46,22 @@ impl Verdict {
 
 pub fn run(command: &Verify, global: &Global) -> anyhow::Result<CommandOutcome> {
     let runtime = open_runtime(global)?;
+    let place = command.device.map(|device| ComputeDevice::open(device, command.precision));
+    let place = match place.transpose()? {
+        Some((place, no_cuda)) => {
+            eprintln!("{}", place.told(no_cuda.as_ref()));
+            Some(place)
+        }
+        None => None,
+    };
     let mut verdicts = Vec::new();
     for dir in &command.bundles {
         let bundle = Bundle::load(dir)?;
-        let verification = verify(&bundle, &runtime, &Threads::all(), &|what| eprintln!("{what}"))?;
+        let mut verification =
+            verify(&bundle, &runtime, &Threads::all(), &|what| eprintln!("{what}"))?;
+        if let Some(place) = &place {
+            verification.checks.extend(on_device(&bundle, place)?);
+        }
         let data = match &command.data {
             Some(data) => Some(on_data(&bundle, &test_images(data, &bundle)?, &runtime)?),
             None => None,
@@ -66,6 +80,13 @@ pub fn run(command: &Verify, global: &Global) -> anyhow::Result<CommandOutcome> 
     } else {
         CommandOutcome::CheckFailed
     })
+}
+
+/// The checks of the plan that recovers images on `place`.
+fn on_device(bundle: &Bundle, place: &ComputeDevice) -> Result<Vec<Check>, NetworkError> {
+    let checks = verify_plan(bundle, place.plan_options(&Threads::all()), place.arithmetic())?;
+    let named = |check: Check| Check { name: format!("plan on {place}: {}", check.name), ..check };
+    Ok(checks.into_iter().map(named).collect())
 }
 
 /// Compares the bundle's class names with those of `test`, and measures a teacher on it.

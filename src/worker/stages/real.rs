@@ -1,8 +1,10 @@
 //! Selects real training images and writes them as an image set.
 
+use std::path::Path;
+
 use rand::seq::SliceRandom;
 
-use scdd_artifacts::files::write_images;
+use scdd_artifacts::files::{FOLDER, write_images};
 use scdd_artifacts::records::Item;
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::Dataset;
@@ -17,13 +19,8 @@ pub fn make(task: &RealTask, work: &WorkDir) -> Result<(), Failure> {
         chosen(train, choice, ipc, seed).into_iter().unzip();
     let pixels: Vec<u8> =
         indices.iter().flat_map(|&i| train.image(i).unwrap_or_default().to_vec()).collect();
-    Ok(write_images(
-        work,
-        &train.classes,
-        &items,
-        &pixels,
-        [train.channels, train.height, train.width],
-    )?)
+    let shape = [train.channels, train.height, train.width];
+    Ok(write_images(work, Path::new(FOLDER), &train.classes, &items, &pixels, shape)?)
 }
 
 /// The training images selected by `choice`: items of the new set with indices of the old one.

@@ -1,17 +1,18 @@
 //! Recovers images batch by batch. Batches that an interrupted attempt or another process finished
 //! are kept.
 
+use std::path::Path;
 use std::sync::PoisonError;
 
 use serde_json::json;
 
 use crate::{Tools, WorkerError};
-use scdd_artifacts::files::{self, read_json, write_images};
+use scdd_artifacts::files::{self, FOLDER, read_json, write_images};
 use scdd_artifacts::records::{Auto, Point};
 use scdd_artifacts::stage::WorkDir;
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
-use scdd_distill::recover::{Batch, Item, Recover};
+use scdd_distill::recover::{Batch, Item, Observer, Recover, RecoverError};
 use scdd_distill::teacher::{Bundle, verify_plan};
 use scdd_experiment::config::Precision;
 use scdd_experiment::run::Failure;
@@ -51,12 +52,7 @@ fn open<'a>(task: &'a RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Reco
     let config = &task.config;
     let balances = task.balances.iter().map(|file| Ok(read_json::<Auto>(file)?.r_bn));
     let balances = balances.collect::<Result<Vec<f64>, Failure>>()?;
-    let options = PlanOptions {
-        device: tools.device.tensors,
-        bf16: tools.device.precision == Precision::Bf16,
-        threads: tools.threads.clone(),
-        ..PlanOptions::default()
-    };
+    let options = tools.device.plan_options(tools.threads);
     if !tools.device.is_cpu() {
         for teacher in [task.teacher].into_iter().chain(task.others.iter().copied()) {
             prove(teacher, &options, tools)?;
@@ -151,7 +147,8 @@ impl BatchRecovery<'_> {
     ) -> Result<(), Failure> {
         let &Self { task, work, tools, ref recover } = self;
         let curve_file = files::curve(number);
-        let has_image = |item: &Item| work.has(files::image(*item, task.classes));
+        let has_image =
+            |item: &Item| work.has(files::image(Path::new(FOLDER), *item, task.classes));
         let mut keeper = StateFile::new(work, tools.stop, files::batch_state(number));
         if work.has(&curve_file) && batch.items.iter().all(has_image) {
             return keeper.remove();
@@ -159,23 +156,61 @@ impl BatchRecovery<'_> {
         if !work.is_under_way() {
             return Ok(());
         }
-        let (mut curve, mut balance) = (String::new(), String::new());
-        let images = recover.run(batch, task.seed, &mut keeper, &mut |point| {
-            let step = u64::from(point.iteration - batch.first) + 1;
-            if let Some(gradients) = point.gradients {
-                balance = format!(", gradients {gradients}");
-            }
-            let Point { loss, ce, bn, .. } = point;
-            progress.at(done + step, &format!("loss {loss:.2}, ce {ce:.2}, bn {bn:.2}{balance}"));
-            curve.push_str(&json!(point).to_string());
-            curve.push('\n');
-        })?;
+        let mut observer = BatchObserver {
+            recovery: self,
+            batch,
+            done,
+            progress,
+            curve: String::new(),
+            balance: String::new(),
+        };
+        let images = recover.run(batch, task.seed, &mut keeper, &mut observer)?;
+        let curve = observer.curve;
         let (_, channels, height, width) = images.dim();
-        let pixels = recover.to_pixels(&images)?;
-        write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
+        let (pixels, shape) = (recover.to_pixels(&images)?, [channels, height, width]);
+        write_images(work, Path::new(FOLDER), task.classes, &batch.items, &pixels, shape)?;
         // The curve is written last, so it marks a complete batch (unless an image was deleted
         // since).
         work.write_last_of_part(&curve_file, curve.as_bytes())?;
         keeper.remove()
+    }
+}
+
+/// Shows and records how a batch fares.
+struct BatchObserver<'a, 'b> {
+    recovery: &'a BatchRecovery<'b>,
+    batch: &'a Batch,
+    /// The number of steps of the batches before it.
+    done: u64,
+    progress: &'a mut dyn Activity,
+    /// The lines of the curve.
+    curve: String,
+    /// The latest balance of the gradients.
+    balance: String,
+}
+
+impl Observer for BatchObserver<'_, '_> {
+    fn step(&mut self, point: Point) {
+        let step = u64::from(point.iteration - self.batch.first) + 1;
+        if let Some(gradients) = point.gradients {
+            self.balance = format!(", gradients {gradients}");
+        }
+        let Point { loss, ce, bn, .. } = point;
+        let about = format!("loss {loss:.2}, ce {ce:.2}, bn {bn:.2}{}", self.balance);
+        self.progress.at(self.done + step, &about);
+        self.curve.push_str(&json!(point).to_string());
+        self.curve.push('\n');
+    }
+
+    fn snapshot(
+        &mut self,
+        step: u32,
+        pixels: &[u8],
+        shape: [usize; 3],
+    ) -> Result<(), RecoverError> {
+        let BatchRecovery { task, work, .. } = self.recovery;
+        let (folder, items) = (files::snapshot(step), &self.batch.items);
+        let written = write_images(work, &folder, task.classes, items, pixels, shape);
+        written.map_err(|what| RecoverError::Snapshot(what.into()))
     }
 }

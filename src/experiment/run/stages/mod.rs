@@ -236,12 +236,8 @@ impl<'a> StagesBuilder<'a> {
             let images = self.recover(spec.teacher, (spec.method, method), spec.ipc, spec.seed)?;
             let mut verified = Vec::new();
             for path in &method.verifier {
-                let draft = verifier::draft(
-                    &images,
-                    &inputs.bundles[path],
-                    self.verified(path),
-                    spec.seed,
-                )?;
+                let verifier = (&inputs.bundles[path], self.verified(path));
+                let draft = verifier::draft(&images, method, verifier, spec.seed)?;
                 verified.push((path.as_path(), self.add(draft)));
             }
             self.stages.recoveries.push(RecoveryNodes { spec, images, verified });

@@ -169,6 +169,7 @@ fn identity(
         classes: chosen,
         // A subset is a separate stage.
         subset_of: _,
+        snapshots,
         // Later verification does not change the images.
         verifier: _,
     } = config;
@@ -205,6 +206,7 @@ fn identity(
         .unless(false, "bf16", &(precision == Precision::Bf16))
         .unless(Vec::new(), "compat", compat)
         .unless(None, "chosen", chosen)
+        .unless(0, "snapshots", snapshots)
         .unless(None, "classes", &classes)
         .json()
 }
@@ -244,6 +246,7 @@ pub(super) fn terms(config: &RecoverConfig) -> Value {
         compat: _,
         classes: _,
         verifier: _,
+        snapshots: _,
     } = config;
     StageIdentity::default()
         .with("batch_size", batch_size)
@@ -354,6 +357,7 @@ mod tests {
             RecoverConfig { flip: !config().flip, ..config() },
             RecoverConfig { iterations: 1, ..config() },
             RecoverConfig { rounds: 2, ..config() },
+            RecoverConfig { snapshots: 1, ..config() },
         ] {
             assert_ne!(of(&other, None), plain);
         }
