@@ -231,7 +231,9 @@ fn every_command_has_a_manual_page() {
         .arg(&pages)
         .assert()
         .success()
-        .stdout(contains("scdd-export-set.1"));
+        .stdout(contains("scdd-export-set.1"))
+        .stdout(contains("scdd-launch-slurm.1"))
+        .stdout(contains("launch-help").not());
     let read = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
     for command in commands(dir.path()) {
         assert!(

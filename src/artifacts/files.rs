@@ -53,10 +53,23 @@ pub fn batch_state(batch: usize) -> String {
 /// The ending of a soft-label store under way, after the store's name.
 pub const STORE_UNDER_WAY: &str = ".under-way";
 
+/// An epoch of the soft-label store that was labelled apart from the others, until the store has it.
+pub fn label_epoch(epoch: u32) -> String {
+    format!("{LABELS}{}", epoch_apart(epoch))
+}
+
+/// The ending of such a file, after the store's name.
+pub fn epoch_apart(epoch: u32) -> String {
+    format!(".epoch-{epoch:05}")
+}
+
+/// The folder of the loss curves.
+pub const CURVES: &str = "curves";
+
 /// The loss curve of a batch's recovery, one line of JSON per point. The file is written when the
 /// batch is complete.
 pub fn curve(batch: usize) -> String {
-    format!("curves/batch-{batch:05}.jsonl")
+    format!("{CURVES}/batch-{batch:05}.jsonl")
 }
 
 /// The `ImageFolder` directory of a set's images after `step` of its steps.

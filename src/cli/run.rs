@@ -1,16 +1,17 @@
 //! Arguments of `scdd run` and its parts (`recover`, `relabel`, `validate`), and their plan:
 //! `--dry-run`.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
-use super::{CommandOutcome, Global};
+use super::{CommandOutcome, Global, WorkerCommand};
 use scdd_artifacts::stage::State;
 use scdd_data::place::printable;
 use scdd_experiment::config::{ConfigError, Experiment};
 use scdd_experiment::report;
 use scdd_experiment::run::Goal;
 use scdd_experiment::run::plan::{Planned, Planner, RunPlan};
+use scdd_experiment::run::shards::{Division, Shard, ShardNumber};
 
 /// Arguments of all commands on an experiment.
 #[derive(clap::Args)]
@@ -42,6 +43,48 @@ impl ExperimentArgs {
     /// Prints the plan of a run of the experiment up to `goal`.
     pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<CommandOutcome> {
         print_plan(global, &Planner::without_reading().plan(&self.load()?, &self.output, goal)?)
+    }
+}
+
+/// Arguments of `scdd run`.
+#[derive(clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Run one process on each of these GPUs, for example 0,1,2,3; they share all stages
+    #[arg(long, value_name = "GPU,…", value_delimiter = ',')]
+    pub devices: Vec<String>,
+}
+
+/// Arguments of the commands that can be divided among processes.
+#[derive(clap::Args)]
+pub struct ShardedArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Divide the work into N shards, of which this process makes one and waits for no other. N is
+    /// kept in DIR/shards, and may be left out from then on
+    #[arg(long, value_name = "N", requires = "shard")]
+    shards: Option<NonZeroU32>,
+    /// The shard to make, from 0 to N-1; `auto` is the scheduler's: SLURM_ARRAY_TASK_ID or
+    /// JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "I|auto", value_parser = ShardNumber::parse)]
+    shard: Option<ShardNumber>,
+}
+
+impl ShardedArgs {
+    /// The work up to `goal`, or the shard of it.
+    pub fn to_goal(self, goal: Goal) -> WorkerCommand {
+        match self.shard {
+            Some(_) if !self.experiment.dry_run => WorkerCommand::Shard(self, goal),
+            _ => WorkerCommand::Run(self.experiment, goal),
+        }
+    }
+
+    /// The shard of `experiment` that is asked for, if one is.
+    pub fn shard(&self, experiment: &Experiment) -> anyhow::Result<Option<Shard>> {
+        let Some(number) = self.shard else { return Ok(None) };
+        let division = Division::freeze(experiment, &self.experiment.output, self.shards)?;
+        Ok(Some(Shard::new(number, division.shards).map_err(anyhow::Error::msg)?))
     }
 }
 

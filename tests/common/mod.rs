@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod net;
+pub mod slurm;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -491,6 +491,41 @@ fn a_writer_goes_on_after_the_last_whole_epoch() {
     assert_eq!(Writer::open(&path, other).unwrap().epochs(), 0);
 }
 
+#[test]
+fn epochs_that_were_labelled_apart_give_the_same_bytes() {
+    let meta = Meta { epochs: 5, ..meta() };
+    let (dir, all) = (tempfile::tempdir().unwrap(), batches(&meta, 1));
+    let (path, of_epoch) = (dir.path().join("labels"), meta.batches());
+    let apart = |epoch: u32, meta: &Meta| {
+        let mut writer = Writer::open_epoch(&path, meta.clone(), epoch).unwrap();
+        for batch in all.chunks(of_epoch).nth(epoch as usize).unwrap() {
+            writer.append(batch).unwrap();
+        }
+        writer.finish_epoch().unwrap();
+        dir.path().join(format!("labels.epoch-{epoch:05}"))
+    };
+    // The second is damaged, and the fifth is another store's.
+    let damaged = apart(1, &meta);
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[5] ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    apart(4, &Meta { config_hash: "other".into(), ..meta.clone() });
+    for epoch in [3, 0] {
+        apart(epoch, &meta);
+    }
+    let mut writer = Writer::open(&path, meta.clone()).unwrap();
+    assert_eq!(writer.epochs_apart().unwrap(), [0, 3].into());
+    for (epoch, batches) in (0..).zip(all.chunks(of_epoch)) {
+        assert_eq!(writer.epochs(), epoch);
+        match epoch {
+            0 | 3 => writer.absorb().unwrap(),
+            _ => batches.iter().for_each(|batch| writer.append(batch).unwrap()),
+        }
+    }
+    writer.finish().unwrap();
+    assert!(fs::read(&path).unwrap() == file(&meta));
+}
+
 fn file_of(meta: &Meta, batches: &[LabelBatch]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("labels"), meta, batches);

@@ -15,6 +15,7 @@ pub mod graph;
 pub mod opened;
 pub mod plan;
 pub mod real;
+pub mod shards;
 pub mod stages;
 pub mod watch;
 

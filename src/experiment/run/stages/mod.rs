@@ -77,6 +77,13 @@ pub enum Task<'a> {
     Whole(Box<whole::WholeTask<'a>>),
 }
 
+impl Task<'_> {
+    /// Whether several processes can make parts of the stage at the same time.
+    pub fn has_parts(&self) -> bool {
+        matches!(self, Self::Recover(_) | Self::Relabel(_))
+    }
+}
+
 /// A stage that will become a node of the graph.
 pub struct Draft<'a> {
     pub stage: Stage,
