@@ -42,7 +42,7 @@ impl Gate {
     pub fn check(&self, global: &Global) -> anyhow::Result<Option<CommandOutcome>> {
         let (experiment, output) = (self.experiment.load()?, &self.experiment.output);
         let division = Division::freeze(&experiment, output, None)?;
-        let run = Run::open(&experiment, output, self.goal())?;
+        let run = Run::open(&experiment, output, self.goal(), |what| eprintln!("{what}"))?;
         let graph = run.graph()?;
         let missing = graph.missing_shards(run.store(), division.shards)?;
         if missing.is_empty() {

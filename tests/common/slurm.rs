@@ -122,7 +122,8 @@ impl Cluster {
         let daemon = |words: &[&str]| {
             // The daemons look up their own host's name, which has an address here for certain.
             let first = ["unshare", "--uts", "sh", "-c", "hostname localhost && exec \"$@\"", "sh"];
-            let words = first.iter().chain(words).chain(&["-f", &config]);
+            let last = ["-f", config.as_str()];
+            let words = first.iter().chain(words).chain(&last);
             words.map(|word| (*word).to_owned()).collect::<Vec<_>>()
         };
         self.run_daemon("slurmctld", &daemon(&["slurmctld", "-D"]));

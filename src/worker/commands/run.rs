@@ -19,8 +19,7 @@ pub fn run(
     let (progress, runtime) = (progress::progress(global), open_runtime(global)?);
     let stop = StopRequest::default();
     let worker = Worker::new(&runtime, progress.as_ref(), &experiment, command.jobs, stop.clone())?;
-    let tell: fn(&str) = if global.quiet { |_| () } else { |what| eprintln!("{what}") };
-    let run = run::Run::open(&experiment, &command.output, goal, tell)?;
+    let run = run::Run::open(&experiment, &command.output, goal, teller(global))?;
     let graph = run.graph()?;
     let _announced = run.announce()?;
     let signals = interrupt::stop_on_signals(stop, progress.clone())?;
@@ -53,6 +52,11 @@ pub fn run(
     Ok(outcome)
 }
 
+/// What says in a line that data are read for long.
+fn teller(global: &Global) -> fn(&str) {
+    if global.quiet { |_| () } else { |what| eprintln!("{what}") }
+}
+
 /// Makes a shard of what `goal` adds to the goal before it.
 pub fn shard(command: &ShardedArgs, global: &Global, goal: Goal) -> anyhow::Result<CommandOutcome> {
     let arguments = &command.experiment;
@@ -64,7 +68,7 @@ pub fn shard(command: &ShardedArgs, global: &Global, goal: Goal) -> anyhow::Resu
     let stop = StopRequest::default();
     let signals = interrupt::stop_on_signals(stop.clone(), progress.clone())?;
     let worker = Worker::new(&runtime, progress.as_ref(), &experiment, arguments.jobs, stop)?;
-    let run = run::Run::open(&experiment, &arguments.output, goal)?;
+    let run = run::Run::open(&experiment, &arguments.output, goal, teller(global))?;
     let graph = run.graph()?;
     let _announced = run.announce()?;
     match worker.make_shard(&graph, run.store(), shard) {
