@@ -125,9 +125,9 @@ fn described(jobs: &[LaunchedJob]) -> Vec<(&str, &str)> {
 }
 
 /// Three batches of some seconds each.
-const BATCHES: &[&str] = &["recover.iterations=300"];
+const BATCHES: &[&str] = &["recover.iterations=100"];
 /// One batch of some seconds.
-const ONE_BATCH: &[&str] = &["recover.iterations=600", "recover.batch_size=20"];
+const ONE_BATCH: &[&str] = &["recover.iterations=150", "recover.batch_size=20"];
 
 #[test]
 fn six_shards_on_two_nodes_leave_the_bytes_of_one_process() {
