@@ -21,11 +21,12 @@ endif
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 SCDD := $(TARGET)/release/scdd
 
-.PHONY: help setup data build demo test test-avx2 bench lint format regenerate deny msrv wheel test-wheel clean
+.PHONY: help setup data build demo test test-avx2 tutorials bench lint format regenerate deny msrv wheel test-wheel clean
 
 help:
 	@echo "make demo    install, build, and run configs/quickstart.yaml"
 	@echo "make test    install, build, and run every test"
+	@echo "make tutorials  runs every command of docs/tutorials; a part of make test"
 	@echo "make bench   measure every stage beside PyTorch; writes docs/benchmarks.md"
 	@echo "make setup   the Python environment (.venv), which also brings libtorch and ONNX Runtime; with GPU=1 that for CUDA"
 	@echo "make data    Fashion-MNIST"
@@ -74,6 +75,9 @@ test: setup data lint
 	cargo test --release --locked --workspace
 	$(VENV)/bin/python -m pytest -q exporters/tests
 	@if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then $(MAKE) --no-print-directory test-avx2; fi
+
+tutorials: setup data
+	cargo test --release --locked --test tutorials
 
 # What depends on the instruction set, as on a processor without AVX-512: our kernels, libtorch's and oneDNN's.
 test-avx2: setup data

@@ -1,7 +1,9 @@
-"""Times and memory of commands on a large folder of JPEG files: `python benches/large_folder.py`.
+"""Times and memory of large folders of JPEG files: `python benches/large_folder.py`.
 
-Makes a folder of test images of 224x224 in CIFAR-100's classes (`--images`, by default 100,000),
-runs `scdd` on it, prints what each command took, and removes the folder.
+Makes folders of JPEG files (`--images`, by default 100,000 of 224x224 as test images), measures
+commands on them, and decoding beside torchvision's `ImageFolder` with two workers; prints all of it
+as JSON, and removes the folders. `--tested` is the larger of two numbers of test images of a
+validation. `--skip` leaves parts out: `commands`, `validation`, `loading`.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -23,97 +28,207 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = "onnx/cifar-100/resnet18-w16-supervised"
 STUDENT = "onnx/cifar-100/resnet18-w16"
+SPARE = 10 * 10**9
+"""Bytes of the disk that stay free."""
+SMALL, WORKERS = 1000, 2
+OPTIONS = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--size", "224")
+NETWORK: dict[str, Any] = {"width": 16, "stem": "imagenet"}
 
 
-def make_folder(folder: Path, images: int) -> int:
-    """Writes the images, noise of different smoothness, and returns their bytes."""
-    registry = yaml.safe_load((ROOT / "datasets/cifar-100.yaml").read_text())
-    random = np.random.default_rng(0)
-    files = []
-    for side in (4, 7, 14, 28):
+def pictures(height: int, width: int) -> list[bytes]:
+    """Two hundred JPEG files of noise of different smoothness."""
+    random, files = np.random.default_rng(0), []
+    for side in (7, 14, 28, 56):
         for _ in range(50):
             coarse = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
-            picture, file = Image.fromarray(coarse).resize((224, 224)), io.BytesIO()
-            picture.save(file, "JPEG", quality=85)
+            file = io.BytesIO()
+            Image.fromarray(coarse).resize((width, height)).save(file, "JPEG", quality=85)
             files.append(file.getvalue())
-    classes, written = registry["classes"], 0
-    for split, count in (("train", len(classes)), ("test", images)):
+    return files
+
+
+def make_folder(folder: Path, classes: list[str], train: int, test: int, side: tuple[int, int]) -> int:
+    """Writes so many images of `side`, height and width, and returns their bytes."""
+    files, written = pictures(*side), 0
+    if shutil.disk_usage(folder.parent).free < (train + test) * 25_000 + SPARE:
+        sys.exit(f"{folder.parent}: {train + test} images would leave less than 10 GB of the disk")
+    for split, count in (("train", train), ("test", test)):
         for index in range(count):
-            name, number = classes[index % len(classes)], index // len(classes)
-            path = folder / split / str(name) / f"{number:06}.jpg"
-            if number == 0:
+            path = folder / split / classes[index % len(classes)] / f"{index // len(classes):06}.jpg"
+            if index < len(classes):
                 path.parent.mkdir(parents=True)
-            content = files[index % len(files)]
-            path.write_bytes(content)
-            written += len(content)
+            path.write_bytes(files[index % len(files)])
+            written += len(files[index % len(files)])
+    # Files that have just been written may change again unseen.
+    time.sleep(2.5)
     return written
 
 
-def measure(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Seconds and peak MiB of a command, which must succeed."""
-    start = time.perf_counter()
-    child = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+class Scratch:
+    """A scratch directory with experiments, and `scdd` with a cache of its own."""
+
+    def __init__(self, place: Path, scdd: Path) -> None:
+        self.place, self.scdd = place, scdd
+        self.environment = os.environ | {"SCDD_CACHE": str(place / "cache")}
+
+    def write(self, name: str, experiment: dict[str, Any]) -> None:
+        text = yaml.safe_dump({"name": name} | experiment)
+        (self.place / f"{name}.yaml").write_text(text)
+
+    def on(self, name: str, *command: str) -> dict[str, float]:
+        """Seconds and peak MiB of a command on the experiment `name`."""
+        output = str(self.place / "runs" / name)
+        return self.run(*command, str(self.place / f"{name}.yaml"), "--output", output)
+
+    def run(self, *command: str) -> dict[str, float]:
+        """Seconds and peak MiB of a command, which must succeed."""
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            [str(self.scdd), *command],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        said = child.stderr.read().decode()
+        _, status, usage = os.wait4(child.pid, 0)
+        if status != 0:
+            sys.exit(f"scdd {' '.join(command)} failed:\n{said}")
+        seconds = time.perf_counter() - start
+        return {"seconds": round(seconds, 2), "peak MiB": round(usage.ru_maxrss / 1024)}
+
+
+def commands(scratch: Scratch, images: int) -> Iterator[tuple[str, Any]]:
+    """Light commands, and a recovery with and without data, on `images` test images."""
+    registry = yaml.safe_load((ROOT / "datasets/cifar-100.yaml").read_text())
+    folder = scratch.place / "data"
+    classes = [str(name) for name in registry["classes"]]
+    written = make_folder(folder, classes, len(classes), images, (224, 224))
+    yield "images", images
+    yield "MB", round(written / 1e6)
+    experiment: dict[str, Any] = {
+        "data": {"type": "image-folder", "path": str(folder)},
+        "teachers": TEACHER,
+        "students": STUDENT,
+        "ipc": 1,
+        "baselines": [],
+        "recover": {"iterations": 10, "batch_size": 50},
+    }
+    scratch.write("large", experiment)
+    without = experiment | {"data": "none"}
+    del without["students"]
+    scratch.write("none", without)
+    yield "first dry run", scratch.on("large", "run", "--dry-run")
+    yield "first recover, data: none", scratch.on("none", "recover")
+    yield "first recover, which reads all images for their hash", scratch.on("large", "recover")
+    shutil.rmtree(scratch.place / "runs")
+    yield "dry run", scratch.on("large", "run", "--dry-run")
+    yield "status", scratch.on("large", "status")
+    yield "recover, data: none", scratch.on("none", "recover")
+    yield "recover", scratch.on("large", "recover")
+    shutil.rmtree(folder)
+
+
+def validation(scratch: Scratch, tested: int) -> Iterator[tuple[str, Any]]:
+    """One epoch and one test of a student at 224x224, of few and of many test images."""
+    classes = [f"c{number}" for number in range(10)]
+    for images in (SMALL, tested):
+        name = f"tested-{images}"
+        folder = scratch.place / name
+        make_folder(folder, classes, 2 * len(classes), images, (224, 224))
+        if images == SMALL:
+            networks = make_networks(scratch.place / "onnx", folder)
+        scratch.write(
+            name,
+            {
+                "data": {"type": "image-folder", "path": str(folder)},
+                "teachers": str(networks / "teacher"),
+                "students": str(networks / "student"),
+                "ipc": 1,
+                "baselines": ["random_real_hard"],
+                "recover": {"iterations": 1, "batch_size": 10},
+                "relabel": {"epochs": 1, "batch_size": 10},
+            },
+        )
+        scratch.on(name, "relabel")
+        yield f"validation, {images} test images", scratch.on(name, "validate", "--jobs", "1")
+        shutil.rmtree(folder)
+
+
+def make_networks(place: Path, data: Path) -> Path:
+    """An untrained student and a teacher with its weights' first draw, as bundles."""
+    import torch
+
+    from exporters import models
+    from exporters.__main__ import main as exporters
+
+    place.mkdir()
+    config = {"name": "student", "dataset": str(data), "architecture": {"name": "resnet18", "options": NETWORK}}
+    (place / "student.yaml").write_text(yaml.safe_dump(config))
+    options = models.resolve("resnet18", NETWORK, channels=3, size=224, classes=10)
+    network = models.build("resnet18", options)
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(4, 3, 224, 224))
+    torch.save(network.state_dict(), place / "teacher.pt")
+    checkpoint = ("--checkpoint", str(place / "teacher.pt"), "--arch", "resnet18")
+    described = ("--arch-options", yaml.safe_dump(NETWORK, default_flow_style=True))
+    for command in (
+        ("export-student", str(place / "student.yaml")),
+        ("export", *checkpoint, *described),
+    ):
+        if exporters([*command, "--dataset", str(data), *OPTIONS, "--out", str(place)]) != 0:
+            sys.exit("a network could not be exported")
+    return place
+
+
+def loading(scratch: Scratch, images: int = 4000, rounds: int = 3) -> Iterator[tuple[str, Any]]:
+    """Images a second: decoded, scaled, cut to 224x224, by `scdd pack` and by torchvision."""
+    import torch
+    from torchvision import datasets, transforms
+
+    folder, classes = scratch.place / "loaded", [f"c{number}" for number in range(10)]
+    make_folder(folder, classes, len(classes), images, (320, 288))
+    convert = transforms.Compose(
+        [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
     )
-    said = child.stderr.read().decode()
-    _, status, usage = os.wait4(child.pid, 0)
-    if status != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{said}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    ours, theirs = [], []
+    for number in range(rounds):
+        out = str(scratch.place / f"packed-{number}")
+        arguments = ("pack", str(folder), "--size", "224", "--only", "test", "--out", out)
+        ours.append(images / scratch.run(*arguments)["seconds"])
+        shutil.rmtree(out)
+        loader = torch.utils.data.DataLoader(
+            datasets.ImageFolder(str(folder / "test"), convert), batch_size=50, num_workers=WORKERS
+        )
+        start = time.perf_counter()
+        seen = sum(len(labels) for _, labels in loader)
+        theirs.append(seen / (time.perf_counter() - start))
+    rates = [float(np.median(rates)) for rates in (ours, theirs)]
+    yield "scdd pack, images a second", round(rates[0])
+    yield "torchvision's ImageFolder, 2 workers, images a second", round(rates[1])
+    yield "ours / torchvision", round(rates[0] / rates[1], 2)
+    shutil.rmtree(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--tested", type=int, default=50_000)
     parser.add_argument("--scdd", type=Path, default=ROOT / "target/release/scdd")
+    parser.add_argument("--skip", nargs="*", default=[], choices=["commands", "validation", "loading"])
     chosen = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory(prefix="scdd-large-") as temporary:
-        scratch = Path(temporary)
-        written = make_folder(scratch / "data", chosen.images)
-        experiment = {
-            "name": "large",
-            "data": {"type": "image-folder", "path": str(scratch / "data")},
-            "teachers": TEACHER,
-            "students": STUDENT,
-            "ipc": 1,
-            "baselines": [],
-            "recover": {"iterations": 10, "batch_size": 50},
+        scratch = Scratch(Path(temporary), chosen.scdd)
+        parts = {
+            "commands": lambda: commands(scratch, chosen.images),
+            "validation": lambda: validation(scratch, chosen.tested),
+            "loading": lambda: loading(scratch),
         }
-        (scratch / "large.yaml").write_text(yaml.safe_dump(experiment))
-        without = experiment | {"name": "none", "data": "none"}
-        del without["students"]
-        (scratch / "none.yaml").write_text(yaml.safe_dump(without))
-        # Files that have just been written may change again unseen.
-        time.sleep(2.5)
-        environment = os.environ | {"SCDD_CACHE": str(scratch / "cache")}
-
-        def run(file: str, *command: str) -> dict[str, float]:
-            line = [str(chosen.scdd), *command, str(scratch / file)]
-            seconds, mebibytes = measure(
-                [*line, "--output", str(scratch / f"runs-{file}")], environment
-            )
-            return {"seconds": round(seconds, 2), "peak MiB": round(mebibytes)}
-
-        print(
-            json.dumps(
-                {
-                    "images": chosen.images,
-                    "MB": round(written / 1e6),
-                    "first dry run, which reads all": run(
-                        "large.yaml", "run", "--dry-run"
-                    ),
-                    "dry run": run("large.yaml", "run", "--dry-run"),
-                    "status": run("large.yaml", "status"),
-                    "recover, data: none": run("none.yaml", "recover"),
-                    "recover": run("large.yaml", "recover"),
-                },
-                indent=1,
-            )
-        )
+        for name, part in parts.items():
+            if name not in chosen.skip:
+                print(json.dumps({name: dict(part())}, indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,15 @@ def main(arguments: list[str] | None = None) -> int:
     student = commands.add_parser("export-student", help="write an untrained network as a bundle")
     student.add_argument("config", type=Path)
     add_data_options(student, sample=False)
+    incremental = commands.add_parser(
+        "incremental", help="class-incremental learning from sets that scdd export-set wrote"
+    )
+    incremental.add_argument("sets", type=Path, nargs="+", metavar="SET")
+    incremental.add_argument("--student", type=Path, required=True, help="as export-student reads")
+    incremental.add_argument("--steps", type=int, default=5, help="of equally many classes")
+    incremental.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="of the classes' order and the students"
+    )
     lite = commands.add_parser(
         "efficientnet-lite", help="fetch EfficientNet-Lite0 to -Lite2 and write them as bundles"
     )
@@ -237,6 +246,17 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
         from .adapters import write_table
 
         write_table(chosen.table)
+    elif chosen.command == "incremental":
+        from .incremental import incremental
+
+        incremental(
+            chosen.sets,
+            chosen.student,
+            chosen.data,
+            steps=chosen.steps,
+            seeds=chosen.seeds,
+            say=say,
+        )
     elif chosen.command == "efficientnet-lite":
         from .efficientnet_lite import export_efficientnet_lite
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import convert, models
+from .cifar_networks import VGG_MULTIPLES
 from .config import parse
 from .errors import InputError, listed
 from .files import STATE_DICT, check_kind, load_checkpoint
@@ -612,7 +613,8 @@ def _classes(name: str, network: dict[str, Tensor]) -> dict[str, Any]:
 def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> dict[str, Any]:
     """The options of one of our own architectures that the tensors show; empty if they can't be of
     it."""
-    first = network.get("features.0.weight" if name in models.CONVNETS else "conv1.weight")
+    begins_with_features = name in models.CONVNETS or name in models.CIFAR_VGGS
+    first = network.get("features.0.weight" if begins_with_features else "conv1.weight")
     if first is None or first.ndim != 4:
         return {}
     shown: dict[str, Any] = {"channels": first.shape[1]}
@@ -623,14 +625,23 @@ def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> di
         return {} if half is None else shown | {"width": 2 * len(half)}
     if name in models.CIFAR_DENSENETS:
         return shown | {"growth": len(first) // 2} if "dense1.0.conv1.weight" in network else {}
+    if name in models.CIFAR_WIDE_RESNETS:
+        wide = network.get("block1.layer.0.conv1.weight")
+        return {} if wide is None else shown | {"factor": max(1, len(wide) // 16)}
     shown = {"width": first.shape[0]} | shown
+    if name in models.CIFAR_VGGS:
+        multiples = VGG_MULTIPLES
+        size = _pooled_size(network, len(first) * multiples[-1], len(multiples))
+        return shown | {"size": size} if size else {}
+    if name in models.CIFAR_PREACT_RESNETS:
+        return shown if "layer1.0.bn1.weight" in network and "bn1.weight" not in network else {}
     if name in models.RESNETS:
         small = (layout and layout.stem3) or "small"
         return shown | {"stem": small if _kernel(network) == 3 else "imagenet"}
     if name in models.CIFAR_RESNETS:
         return shown | {"shortcut": "conv" if "layer2.0.downsample.0.weight" in network else "pad"}
     if name in models.CONVNETS and (
-        size := _convnet_size(network, int(name.removeprefix("convnet")))
+        size := _pooled_size(network, len(first), int(name.removeprefix("convnet")))
     ):
         return shown | {
             "norm": "batch" if "features.1.running_mean" in network else "instance",
@@ -639,18 +650,19 @@ def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> di
     return {}
 
 
-def _convnet_size(network: dict[str, Tensor], depth: int) -> int | None:
-    """The height of the images that a ConvNet of `depth` poolings takes; none if its classifier
-    does not tell.
+def _pooled_size(network: dict[str, Tensor], width: int, poolings: int) -> int | None:
+    """The height of the images that a network takes which halves it `poolings` times and flattens
+    `width` channels.
 
-    Networks for images of one channel pad by 3 first, which is our ConvNet for 28x28 images alone.
+    None if its classifier does not tell. Networks for images of one channel pad by 3 first, which
+    is ours for 28x28 images alone.
     """
     head = network.get("classifier.weight")
     if head is None or head.ndim != 2:
         return None
-    width, channels = network["features.0.weight"].shape[:2]
+    channels = network["features.0.weight"].shape[1]
     side = math.isqrt(head.shape[1] // width)
-    size = side << depth
+    size = side << poolings
     if side * side * width != head.shape[1] or (channels == 1 and size != 32):
         return None
     return 28 if channels == 1 else size

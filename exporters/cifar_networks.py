@@ -1,12 +1,14 @@
 """Networks for small images that the literature trains beside ResNets, as kuangliu's pytorch-cifar
-has them.
+and xternalz' WideResNet-pytorch have them.
 
-CV-DD, FADRM and HALD squeeze and test with these. Parameters have the names of that code. All take
-images `[N, channels, H, W]` of 32 to 64 pixels and give logits `[N, classes]`; initialisation is
-PyTorch's own.
+CV-DD, FADRM, HALD and G-VBSM squeeze and test with these. Parameters have the names of that code.
+All take images `[N, channels, H, W]` of 32 to 64 pixels and give logits `[N, classes]`;
+initialisation is PyTorch's own.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,24 @@ DENSENET_BLOCKS = {
     201: (6, 12, 48, 32),
 }
 """Layers of the four dense blocks by the network's depth (arXiv 1608.06993, table 1)."""
+VGG_MULTIPLES = (1, 2, 4, 8, 8)
+VGG_CONVOLUTIONS = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+"""Convolutions of the five blocks by the network's depth (arXiv 1409.1556, table 1)."""
+PREACT_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+"""Blocks of the four stages by the network's depth (arXiv 1512.03385, table 1)."""
+BOTTLENECKS_FROM = 50
+WIDE_DEPTHS = (16, 22, 28, 40)
 
 
 def _convolution(
@@ -232,3 +252,142 @@ class DenseNet(nn.Module):
         features = self.trans1(self.dense1(self.conv1(images)))
         features = self.trans3(self.dense3(self.trans2(self.dense2(features))))
         return self.linear(_averaged(self.bn(self.dense4(features)).relu()))
+
+
+class VGG(nn.Module):
+    """VGG with BN (arXiv 1409.1556) of `depth` layers: five blocks of 3x3 convolutions, each with a
+    max-pooling, and one linear layer.
+
+    The first block has `width` channels, the last 8 times as many. `size` is the images' height, of
+    which a 32nd is left. Images of 28x28 are padded to 32x32 by the first convolution, as in DC's
+    code.
+    """
+
+    def __init__(self, depth: int, width: int, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        side = (32 if size == 28 else size) // 32
+        if side < 1:
+            raise InputError(f"images of {size}x{size} are too small for five poolings")
+        layers: list[nn.Module] = []
+        inputs = channels
+        for multiple, count in zip(VGG_MULTIPLES, VGG_CONVOLUTIONS[depth], strict=True):
+            outputs = width * multiple
+            for _ in range(count):
+                padding = 3 if not layers and size == 28 else 1
+                layers += [
+                    nn.Conv2d(inputs, outputs, 3, padding=padding),
+                    nn.BatchNorm2d(outputs),
+                    nn.ReLU(),
+                ]
+                inputs = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(inputs * side * side, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.features(images), 1))
+
+
+class PreactBlock(nn.Module):
+    """A residual block whose BN and ReLU come before each convolution (arXiv 1603.05027).
+
+    `plan` has inputs, outputs, kernel and stride of each convolution. Where the block changes size
+    or channels, its shortcut is a 1x1 convolution of what the first ReLU gives.
+    """
+
+    def __init__(self, plan: list[tuple[int, int, int, int]], stride: int) -> None:
+        super().__init__()
+        for index, (inputs, outputs, kernel, step) in enumerate(plan, 1):
+            self.add_module(f"bn{index}", nn.BatchNorm2d(inputs))
+            self.add_module(f"conv{index}", _convolution(inputs, outputs, kernel, step))
+        self.count = len(plan)
+        inputs, outputs = plan[0][0], plan[-1][1]
+        self.is_changing = stride != 1 or inputs != outputs
+        if self.is_changing:
+            self.shortcut = nn.Sequential(_convolution(inputs, outputs, 1, stride))
+
+    def forward(self, images: Tensor) -> Tensor:
+        inner = beside = images
+        for index in range(1, self.count + 1):
+            inner = self.get_submodule(f"bn{index}")(inner).relu()
+            if index == 1 and self.is_changing:
+                beside = self.shortcut(inner)
+            inner = self.get_submodule(f"conv{index}")(inner)
+        return inner + beside
+
+
+class PreactResNet(nn.Module):
+    """The pre-activation ResNet (arXiv 1603.05027) of four stages for CIFAR.
+
+    The last stage's sum is averaged as it is, without the BN and ReLU that the paper has there.
+    """
+
+    def __init__(self, depth: int, width: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(channels, width, 3)
+        is_bottleneck = depth >= BOTTLENECKS_FROM
+        inputs, stages = width, []
+        for stage, count in enumerate(PREACT_BLOCKS[depth]):
+            inner = width << stage
+            blocks = []
+            for index in range(count):
+                stride = 2 if stage and not index else 1
+                plan = [(inputs, inner, 3, stride), (inner, inner, 3, 1)]
+                if is_bottleneck:
+                    plan = [
+                        (inputs, inner, 1, 1),
+                        (inner, inner, 3, stride),
+                        (inner, inner * 4, 1, 1),
+                    ]
+                blocks.append(PreactBlock(plan, stride))
+                inputs = plan[-1][1]
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.layer2(self.layer1(self.conv1(images)))
+        return self.linear(_averaged(self.layer4(self.layer3(features))))
+
+
+class WideBlock(nn.Module):
+    """A basic pre-activation block; where the channels change, the shortcut is a 1x1
+    convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), _convolution(inputs, outputs, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), _convolution(outputs, outputs, 3)
+        self.is_changing = inputs != outputs
+        if self.is_changing:
+            self.convShortcut = _convolution(inputs, outputs, 1, stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        inner = self.bn1(images).relu()
+        beside = self.convShortcut(inner) if self.is_changing else images
+        return self.conv2(self.bn2(self.conv1(inner)).relu()) + beside
+
+
+class WideResNet(nn.Module):
+    """WideResNet (arXiv 1605.07146) of `depth` layers and three stages, of which the first has
+    `16 * factor` channels."""
+
+    def __init__(self, depth: int, factor: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(channels, 16, 3)
+        inputs, stages = 16, []
+        for stage in range(3):
+            outputs = 16 * factor << stage
+            blocks = [
+                WideBlock(outputs if index else inputs, outputs, 2 if stage and not index else 1)
+                for index in range((depth - 4) // 6)
+            ]
+            stages.append(nn.Sequential(OrderedDict(layer=nn.Sequential(*blocks))))
+            inputs = outputs
+        self.block1, self.block2, self.block3 = stages
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.block3(self.block2(self.block1(self.conv1(images))))
+        return self.fc(_averaged(self.bn1(features).relu()))

@@ -38,6 +38,8 @@ MIXES = ("none", "cutmix", "mixup")
 NUMBERS = {"f32": "<f4", "f16": "<f2", "i8": "u1"}
 # Bytes of a SHA-256.
 HASH = 32
+# The logit of a class that was not stored and has no probability.
+NO_PROBABILITY = -65504.0
 AGAIN = "the file is damaged: remove it and relabel again"
 OPERATION = np.dtype([("kind", "<u4"), ("values", "<f4", 3)])
 # RandAugment's operations by their numbers; DSA's follow (`src/data/augment.rs`).
@@ -134,7 +136,9 @@ class LabelStore:
         k = top_k["k"] if top_k else 0
         fields: list[tuple[Any, ...]] = [("classes", "<u2", (k,))] if top_k else []
         fields += [("low", "<f2"), ("step", "<f2")] if kind == "i8" else []
-        return np.dtype([*fields, ("numbers", NUMBERS[kind], (k + 1 if top_k else self.classes,))])
+        self.has_common = not top_k or top_k["temperature"] is not None
+        count = k + self.has_common if top_k else self.classes
+        return np.dtype([*fields, ("numbers", NUMBERS[kind], (count,))])
 
     def _check(self, epoch: int) -> None:
         """Compares the hash of a stored epoch, once."""
@@ -190,8 +194,12 @@ class LabelStore:
             numbers = low + step * numbers
         if "classes" not in names:
             return numbers
-        logits = np.repeat(numbers[:, -1:], self.classes, axis=1)
-        np.put_along_axis(logits, rows["classes"].astype(np.int64), numbers[:, :-1], axis=1)
+        classes = rows["classes"].astype(np.int64)
+        if self.has_common:
+            logits = np.repeat(numbers[:, -1:], self.classes, axis=1)
+        else:
+            logits = np.full((len(numbers), self.classes), NO_PROBABILITY, np.float32)
+        np.put_along_axis(logits, classes, numbers[:, : classes.shape[1]], axis=1)
         return logits
 
 

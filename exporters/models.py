@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from .cifar_networks import DENSENET_BLOCKS, DenseNet, MobileNetV2, ShuffleNetV2
+from .cifar_networks import (
+    DENSENET_BLOCKS,
+    PREACT_BLOCKS,
+    VGG,
+    VGG_CONVOLUTIONS,
+    WIDE_DEPTHS,
+    DenseNet,
+    MobileNetV2,
+    PreactResNet,
+    ShuffleNetV2,
+    WideResNet,
+)
 from .config import KINDS
 from .errors import InputError
 
@@ -227,6 +238,29 @@ def _cifar_densenet(depth: int) -> Callable[..., nn.Module]:
     return build
 
 
+def _cifar_vgg(depth: int) -> Callable[..., nn.Module]:
+    def build(
+        *, width: int = 64, channels: int = 3, size: int = 32, classes: int = 10
+    ) -> nn.Module:
+        return VGG(depth, width, channels, size, classes)
+
+    return build
+
+
+def _cifar_preact_resnet(depth: int) -> Callable[..., nn.Module]:
+    def build(*, width: int = 64, channels: int = 3, classes: int = 10) -> nn.Module:
+        return PreactResNet(depth, width, channels, classes)
+
+    return build
+
+
+def _cifar_wide_resnet(depth: int) -> Callable[..., nn.Module]:
+    def build(*, factor: int = 2, channels: int = 3, classes: int = 10) -> nn.Module:
+        return WideResNet(depth, factor, channels, classes)
+
+    return build
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A registry entry: how to build the network, and the attribute that holds its classifier.
@@ -266,12 +300,27 @@ ARCHITECTURES: dict[str, Architecture] = {
         f"cifar-densenet{depth}": Architecture(_cifar_densenet(depth), "linear")
         for depth in DENSENET_BLOCKS
     },
+    **{
+        f"cifar-vgg{depth}": Architecture(_cifar_vgg(depth), "classifier")
+        for depth in VGG_CONVOLUTIONS
+    },
+    **{
+        f"cifar-preact-resnet{depth}": Architecture(_cifar_preact_resnet(depth), "linear")
+        for depth in PREACT_BLOCKS
+    },
+    **{
+        f"cifar-wide-resnet{depth}": Architecture(_cifar_wide_resnet(depth), "fc")
+        for depth in WIDE_DEPTHS
+    },
 }
 
 RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 CONVNETS = ("convnet3", "convnet4", "convnet5", "convnet6")
 CIFAR_DENSENETS = tuple(f"cifar-densenet{depth}" for depth in DENSENET_BLOCKS)
+CIFAR_VGGS = tuple(f"cifar-vgg{depth}" for depth in VGG_CONVOLUTIONS)
+CIFAR_PREACT_RESNETS = tuple(f"cifar-preact-resnet{depth}" for depth in PREACT_BLOCKS)
+CIFAR_WIDE_RESNETS = tuple(f"cifar-wide-resnet{depth}" for depth in WIDE_DEPTHS)
 
 TORCHVISION_FAMILIES = {
     "alexnet": "features.0.",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import arrays, cifar, folders, parquet, registry
+from . import arrays, cifar, folders, packed, parquet, registry
 from .errors import InputError, listed
 
 FILES = ("image-folder", "tiny-imagenet", "parquet")
@@ -82,6 +82,8 @@ class Source:
             (images, labels, names), remarks = arrays.idx(self.place, split, given), []
         elif layout.form == "npz":
             (images, labels, names), remarks = arrays.npz(self.place, split, given), []
+        elif layout.form == "packed":
+            (images, labels, names), remarks = packed.load(self.place, split), []
         else:
             # Only known data sets have this layout.
             parts, names, remarks = (
@@ -122,8 +124,9 @@ def open_source(place: Path) -> Source:
         return Source(place, registry.Layout("npz"), None)
     if not place.is_dir():
         raise InputError(f"{place}: there is no such data set; {KINDS}")
-    if _lies_in(place, registry.Layout("idx")):
-        return Source(place, registry.Layout("idx"), None)
+    for form in ("packed", "idx"):
+        if _lies_in(place, registry.Layout(form)):
+            return Source(place, registry.Layout(form), None)
     for known in map(registry.find, registry.names()):
         for layout in known.layouts:
             if layout.form.startswith("cifar-") and _lies_in(place, layout):
@@ -145,8 +148,13 @@ def open_source(place: Path) -> Source:
 
 
 def _of(known: registry.DataSet, place: Path, by_name: bool = True) -> Source | None:
-    for layout in known.layouts:
+    # Any data set may lie there packed.
+    for layout in (*known.layouts, registry.Layout("packed")):
         if layout.form == "parquet" and not by_name:
+            continue
+        if layout.form == "packed" and not (
+            packed.is_here(place) and packed.classes(place) == known.class_names
+        ):
             continue
         if layout.form == "npz":
             archive = place if place.suffix == ".npz" else place / f"{known.name}.npz"
@@ -164,4 +172,6 @@ def _lies_in(place: Path, layout: registry.Layout) -> bool:
         return place.is_dir() and folders.is_here(place)
     if layout.form == "parquet":
         return parquet.is_here(place)
+    if layout.form == "packed":
+        return packed.is_here(place)
     return all((place / file).is_file() for file in layout.test)

@@ -124,7 +124,7 @@ fn real_folders(to: &Path, ipc: usize, name: impl Fn(usize) -> String) {
         fs::create_dir_all(&folder).unwrap();
         let own = (0..set.len()).filter(|&index| set.labels[index] as usize == class);
         for (number, index) in own.take(ipc).enumerate() {
-            let file = png::encode(set.image(index).unwrap(), 1, 28, 28).unwrap();
+            let file = png::encode(&set.image(index).unwrap(), 1, 28, 28).unwrap();
             fs::write(folder.join(format!("class{class:03}_id{number:03}.png")), file).unwrap();
         }
     }

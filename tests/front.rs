@@ -161,6 +161,68 @@ fn shells_complete_every_command() {
 }
 
 #[test]
+fn a_known_data_set_that_is_nowhere_is_planned_for_by_its_description() {
+    let (nowhere, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let scdd = |more: &[&str]| {
+        let mut scdd = alone(dir.path());
+        scdd.env("SCDD_DATA", nowhere.path()).args(["run", "configs/quickstart.yaml", "--dry-run"]);
+        scdd.arg("--output").arg(dir.path().join("runs")).args(more).assert().success()
+    };
+    scdd(&[])
+        .stdout(contains(" 0 complete; ").and(contains("GB of soft labels, ")))
+        .stderr(contains("Fashion-MNIST is not on this machine: its 10000 images are planned for"))
+        .stderr(contains("`python -m exporters fetch fashion-mnist`"));
+    // As with the data: the numbers of images are those of its description.
+    let plan = |assert: assert_cmd::assert::Assert| -> Vec<serde_json::Value> {
+        let found: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        let stages = found["plan"]["stages"].as_array().unwrap().clone();
+        let cost = |stage: &serde_json::Value| {
+            serde_json::json!([stage["stage"], stage["passes"], stage["bytes"]])
+        };
+        stages.iter().map(cost).collect()
+    };
+    let without = plan(scdd(&["--json"]));
+    let mut with = alone(dir.path());
+    with.args(["run", "configs/quickstart.yaml", "--dry-run", "--json", "--output"]);
+    assert_eq!(without, plan(with.arg(dir.path().join("runs")).assert().success()));
+    assert!(without.iter().any(|stage| stage[0] == "relabel" && stage[2].as_u64() > Some(0)));
+}
+
+#[test]
+fn a_folder_is_packed_and_read_as_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = dir.path().join("packed");
+    let pack = |arguments: &[&str]| {
+        let mut scdd = alone(dir.path());
+        scdd.args(["pack", "tests/goldens/folder", "--only", "train", "--out"]).arg(&packed);
+        scdd.args(arguments).assert()
+    };
+    pack(&[]).code(2).stderr(contains("give --size, the height and width that networks take"));
+    pack(&["--size", "24"]).success().stdout(contains("packed: 23 train images"));
+    for file in ["packed.json", "train-images.npy", "train-labels.npy"] {
+        let golden = fs::read(root().join("tests/goldens/packed").join(file)).unwrap();
+        assert!(fs::read(packed.join(file)).unwrap() == golden, "{file}");
+    }
+    pack(&["--size", "24"]).code(2).stderr(contains("exists already; choose another --out"));
+    let data = small_data(200, 100);
+    let arrays = dir.path().join("arrays");
+    let pack = |arguments: &[&str]| {
+        let mut scdd = alone(dir.path());
+        scdd.env("SCDD_DATA", data.path()).args(["pack", "fashion-mnist", "--out"]).arg(&arrays);
+        scdd.args(arguments).assert()
+    };
+    pack(&["--size", "28"]).code(2).stderr(contains("leave out --size and --gray"));
+    pack(&["--json"])
+        .success()
+        .stdout(contains("\"images\": 200").and(contains("\"images\": 100")));
+    let set = format!("data={{type: fashion-mnist, path: {}}}", arrays.display());
+    let output = dir.path().join("runs");
+    let mut scdd = alone(dir.path());
+    scdd.args(["run", "configs/quickstart.yaml", "--dry-run", "--set", &set, "--output"]);
+    scdd.arg(&output).assert().success().stdout(contains(" 0 complete; "));
+}
+
+#[test]
 fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man1");
@@ -169,7 +231,9 @@ fn every_command_has_a_manual_page() {
         .arg(&pages)
         .assert()
         .success()
-        .stdout(contains("scdd-export-set.1"));
+        .stdout(contains("scdd-export-set.1"))
+        .stdout(contains("scdd-launch-slurm.1"))
+        .stdout(contains("launch-help").not());
     let read = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
     for command in commands(dir.path()) {
         assert!(

@@ -19,7 +19,7 @@ use scdd::views::{BatchViews, ViewRenderer, Views};
 
 const TEACHER: &str = "resnet18-w16-supervised";
 const SOURCE: Size = Size { height: 12, width: 10 };
-const NAMES: [&str; 6] = ["f16", "f32", "i8", "top-k", "rand-augment", "dsa"];
+const NAMES: [&str; 7] = ["f16", "f32", "i8", "top-k", "only-top-k", "rand-augment", "dsa"];
 
 fn golden(file: &str) -> PathBuf {
     root().join("tests/goldens/labels").join(file)
@@ -44,7 +44,11 @@ fn meta(name: &str) -> Meta {
         dtype,
         teacher_sha256: "0".repeat(64),
         config_hash: name.into(),
-        top_k: is_newest.then_some(StoredTopK { k: 2, temperature: 4.0 }),
+        top_k: match name {
+            "top-k" => Some(StoredTopK { k: 2, temperature: Some(4.0) }),
+            "only-top-k" => Some(StoredTopK { k: 2, temperature: None }),
+            _ => None,
+        },
         pad: if is_newest { 2 } else { 0 },
         stored_epochs: is_newest.then_some(2),
         augment: match name {
@@ -127,7 +131,7 @@ fn images() -> Dataset {
         channels: 1,
         height: SOURCE.height,
         width: SOURCE.width,
-        images: (0..5 * 12 * 10).map(|place| (place * 37 % 256) as u8).collect(),
+        images: (0..5 * 12 * 10).map(|at| (at * 37 % 256) as u8).collect::<Vec<_>>().into(),
         labels: vec![0; 5],
     }
 }
@@ -210,6 +214,7 @@ fn protocols_run() {
     run(&["relabel.dtype=i8", "relabel.top_k={k: 3, temperature: 20}", "relabel.stored_epochs=1"])
         .success()
         .stderr(contains("MB of labels"));
+    run(&["relabel.top_k={k: 3, temperature: null}"]).success();
     run(&["relabel.teacher_bn=batch", "validate.loss.ce=0.1"]).success();
     let other = format!(
         "relabel.ensemble=[{{bundle: {}, weight: 0.5}}]",

@@ -9,7 +9,7 @@ use scdd::config::{BnDistance, BnWeight, Packing, RecoverConfig, Start};
 use scdd::data::{Resample, Shift, Size, View};
 use scdd::keeper::Forgetful;
 use scdd::kernels::Isa;
-use scdd::recover::{Batch, Item, Recover};
+use scdd::recover::{Batch, Item, Point, Recover};
 use scdd::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
 use scdd::teacher::{Bundle, Network};
 use tch::{Device, Kind, Tensor};
@@ -45,6 +45,7 @@ fn config(tv: f64, l2: f64) -> RecoverConfig {
         compat: Vec::new(),
         classes: None,
         verifier: vec![],
+        snapshots: 0,
     }
 }
 
@@ -102,7 +103,7 @@ fn follow(case: &str, config: &RecoverConfig, goldens: &SafeTensors, recover: &R
     };
     let mut losses = Vec::new();
     let images = recover
-        .optimise(start, &[0, 1, 2, 3], &mut views, &mut |point| losses.push(point.loss))
+        .optimise(start, &[0, 1, 2, 3], &mut views, &mut |point: Point| losses.push(point.loss))
         .unwrap();
 
     assert_eq!(losses.len(), config.iterations as usize);
@@ -210,7 +211,7 @@ fn batches_know_nothing_of_each_other() {
         };
         let recover = Recover::new(bundle, &config, PlanOptions::default()).unwrap();
         let run = |recover: &Recover, batch: &Batch| {
-            recover.run(batch, 3, &mut Forgetful, &mut |_| {}).unwrap()
+            recover.run(batch, 3, &mut Forgetful, &mut |_: Point| {}).unwrap()
         };
         let alone = run(&recover, &batch(4..6));
         run(&recover, &batch(0..3));

@@ -910,6 +910,49 @@ fn without_real_data_images_of_chosen_classes_are_recovered_and_verified() {
     assert_eq!(fs::read_dir(output.join("stages/verifier")).unwrap().count(), 2);
 }
 
+/// Images on the way are kept beside the finished ones, which they leave as they are.
+#[test]
+fn verifiers_look_at_images_on_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let (experiment, output) = (dir.path().join("e.yaml"), dir.path().join("runs"));
+    let teacher = bundle(TEACHER);
+    let text = format!(
+        "name: e\ndata: none\nteachers: {0}\nipc: 1\nrecover: {{iterations: 7, classes: [7, 2], verifier: [{0}], snapshots: 0}}\n",
+        teacher.display(),
+    );
+    fs::write(&experiment, text).unwrap();
+    let run = |snapshots: u32| {
+        let set = format!("recover.snapshots={snapshots}");
+        let mut command = scdd();
+        command.arg("run").arg(&experiment).arg("--output").arg(&output).args(["--set", &set]);
+        command.assert().success();
+    };
+    let stages = |kind: &str| -> Vec<std::path::PathBuf> {
+        let found = fs::read_dir(output.join("stages").join(kind)).unwrap();
+        found.map(|entry| entry.unwrap().path()).collect()
+    };
+    let image = "02_pullover/00000.png";
+    run(0);
+    let plain = stages("recover").remove(0);
+    run(2);
+    let kept = stages("recover").into_iter().find(|stage| *stage != plain).unwrap();
+    let finished = |stage: &Path| fs::read(stage.join("images").join(image)).unwrap();
+    assert!(finished(&plain) == finished(&kept));
+    let on_the_way =
+        |step: u32| fs::read(kept.join(format!("snapshots/step-{step:06}")).join(image)).unwrap();
+    // 2 of 7 steps divide them into thirds.
+    assert!(on_the_way(2) != on_the_way(4) && on_the_way(4) != finished(&kept));
+    let results = fs::read(output.join("e/results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
+    let seen = &results["results"]["recoveries"][0]["verified"][0];
+    let steps: Vec<_> =
+        seen["snapshots"].as_array().unwrap().iter().map(|at| &at["step"]).collect();
+    assert_eq!(steps, [2, 4]);
+    assert!(seen["snapshots"].as_array().unwrap().iter().all(|at| at["images"] == seen["images"]));
+    let page = fs::read_to_string(output.join("e/report.html")).unwrap();
+    assert!(page.contains("while they were recovered"));
+}
+
 #[test]
 fn reports_of_two_experiments_are_compared_and_their_sets_exported() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
@@ -1113,8 +1156,12 @@ fn the_same_images_are_the_same_data_in_every_form() {
     {
         let set = Dataset::load(&source, split).unwrap();
         let shape = (set.len(), set.height, set.width);
-        npz.add_array(images, &ndarray::Array3::from_shape_vec(shape, set.images.clone()).unwrap())
-            .unwrap();
+        npz.add_array(
+            images,
+            &ndarray::Array3::from_shape_vec(shape, set.all_pixels().unwrap().into_owned())
+                .unwrap(),
+        )
+        .unwrap();
         npz.add_array(labels, &ndarray::Array1::from_vec(set.labels.clone())).unwrap();
         let folder =
             dir.path().join("folder").join(if split == Split::Train { "train" } else { "test" });
@@ -1122,7 +1169,7 @@ fn the_same_images_are_the_same_data_in_every_form() {
             // The directories' names sort in reverse order, which the class map corrects.
             let class = folder.join(format!("c{}", 9 - label));
             fs::create_dir_all(&class).unwrap();
-            let image = png::encode(set.image(index).unwrap(), 1, 28, 28).unwrap();
+            let image = png::encode(&set.image(index).unwrap(), 1, 28, 28).unwrap();
             fs::write(class.join(png::file_name(index)), image).unwrap();
         }
     }
@@ -1168,7 +1215,7 @@ fn the_same_images_are_the_same_data_in_every_form() {
         .code(2)
         .stderr(contains("in another order than"));
     let label_of = |image: &[u8]| {
-        (0..train.len()).find(|&i| train.image(i) == Some(image)).map(|i| train.labels[i])
+        (0..train.len()).find(|&i| *train.image(i).unwrap() == *image).map(|i| train.labels[i])
     };
-    assert!((0..real.len()).all(|i| label_of(real.image(i).unwrap()) == Some(real.labels[i])));
+    assert!((0..real.len()).all(|i| label_of(&real.image(i).unwrap()) == Some(real.labels[i])));
 }

@@ -25,7 +25,10 @@ pub fn noise(bundle: &Bundle, count: usize, seed: u64) -> Dataset {
     let classes = bundle.manifest.classes.clone();
     Dataset {
         name: "noise".into(),
-        images: (0..count * channels * height * width).map(|_| stream.random()).collect(),
+        images: (0..count * channels * height * width)
+            .map(|_| stream.random())
+            .collect::<Vec<u8>>()
+            .into(),
         labels: (0..count as u32).map(|i| i % classes.len() as u32).collect(),
         channels,
         height,

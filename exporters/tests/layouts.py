@@ -571,6 +571,101 @@ class KuangliuDense(nn.Module):
         return self.linear(self.bn(self.dense4(images)).relu().mean((2, 3)))
 
 
+class KuangliuVgg(nn.Sequential):
+    """`plan` is that of the family's table: channels, and M for a pooling."""
+
+    def __init__(self, plan: str, channels: int = 3, side: int = 1) -> None:
+        layers: list[nn.Module] = []
+        inputs = channels
+        for each in plan.split():
+            if each == "M":
+                layers.append(nn.MaxPool2d(2, 2))
+                continue
+            padding = 3 if channels == 1 and not layers else 1
+            outputs = int(each)
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, padding=padding),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+            inputs = outputs
+        layers.append(nn.AvgPool2d(1, 1))
+        children = {
+            "features": nn.Sequential(*layers),
+            "flatten": nn.Flatten(),
+            "classifier": nn.Linear(inputs * side * side, 7),
+        }
+        super().__init__(OrderedDict(children))
+
+
+class KuangliuPreact(nn.Module):
+    class Block(nn.Module):
+        def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
+            super().__init__()
+            self.convs = []
+            for index, (conv, _) in enumerate(
+                residual_layers(inputs, width, stride, bottleneck), 1
+            ):
+                setattr(self, f"bn{index}", nn.BatchNorm2d(conv.in_channels))
+                setattr(self, f"conv{index}", conv)
+                self.convs.append(index)
+            outputs = width * 4 if bottleneck else width
+            if stride != 1 or inputs != outputs:
+                self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride))
+
+        def forward(self, images: Tensor) -> Tensor:
+            made = images
+            for index in self.convs:
+                made = getattr(self, f"bn{index}")(made).relu()
+                if index == 1:
+                    beside = self.shortcut(made) if hasattr(self, "shortcut") else images
+                made = getattr(self, f"conv{index}")(made)
+            return made + beside
+
+    def __init__(self, blocks: list[int], bottleneck: bool) -> None:
+        super().__init__()
+        self.conv1 = convolution(3, 4, 3)
+        expansion = 4 if bottleneck else 1
+
+        def block(inputs: int, outputs: int, stride: int) -> nn.Module:
+            return self.Block(inputs, outputs, stride, bottleneck)
+
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages(block, 4, 4, blocks, expansion)
+        self.linear = nn.Linear(32 * expansion, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(images)))))
+        return self.linear(images.mean((2, 3)))
+
+
+class Xternalz(nn.Module):
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.bn1, self.conv1 = nn.BatchNorm2d(inputs), convolution(inputs, outputs, 3, stride)
+            self.bn2, self.conv2 = nn.BatchNorm2d(outputs), convolution(outputs, outputs, 3)
+            self.convShortcut = None
+            if inputs != outputs:
+                self.convShortcut = convolution(inputs, outputs, 1, stride)
+
+        def forward(self, images: Tensor) -> Tensor:
+            begun = self.bn1(images).relu()
+            made = self.conv2(self.bn2(self.conv1(begun)).relu())
+            return made + (images if self.convShortcut is None else self.convShortcut(begun))
+
+    def __init__(self, depth: int, widen: int) -> None:
+        super().__init__()
+        self.conv1 = convolution(3, 16, 3)
+        made = stages(self.Block, 16 * widen, 16, [(depth - 4) // 6] * 3, 1)
+        for index, stage in enumerate(made, 1):
+            setattr(self, f"block{index}", nn.Sequential(OrderedDict(layer=stage)))
+        self.bn1, self.fc = nn.BatchNorm2d(64 * widen), nn.Linear(64 * widen, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.block3(self.block2(self.block1(self.conv1(images))))
+        return self.fc(self.bn1(images).relu().mean((2, 3)))
+
+
 class Chenyaofo(nn.Module):
     class Block(nn.Module):
         def __init__(self, inputs: int, width: int, stride: int) -> None:
@@ -767,6 +862,15 @@ def as_kuangliu(state: State) -> dict[str, Any]:
     return {"net": under("module.", state), "acc": 95.4, "epoch": 180}
 
 
+def as_dc(state: State) -> dict[str, Any]:
+    """DC's ResNets are kuangliu's with another name of the classifier."""
+    return {key.replace("linear.", "classifier."): value for key, value in state.items()}
+
+
+def as_repdistiller(state: State) -> dict[str, Any]:
+    return {"epoch": 240, "model": state, "best_acc": torch.tensor(75.6), "optimizer": {}}
+
+
 def as_akamaster(state: State) -> dict[str, Any]:
     return {
         "epoch": 200,
@@ -860,6 +964,39 @@ ORIGINALS = (
         "cifar-densenet161",
         (3, 64, 64),
     ),
+    Original(
+        "kuangliu-preact",
+        lambda: KuangliuPreact([2, 2, 2, 2], False),
+        as_kuangliu,
+        "cifar-preact-resnet18",
+    ),
+    Original(
+        "kuangliu-preact",
+        lambda: KuangliuPreact([3, 4, 6, 3], True),
+        dict,
+        "cifar-preact-resnet50",
+        (3, 64, 64),
+    ),
+    Original(
+        "kuangliu-vgg", lambda: KuangliuVgg("4 M 8 M 16 16 M 32 32 M 32 32 M"), dict, "cifar-vgg11"
+    ),
+    Original(
+        "kuangliu-vgg",
+        lambda: KuangliuVgg("4 M 8 M 16 16 M 32 32 M 32 32 M", channels=1),
+        dict,
+        "cifar-vgg11",
+        (1, 28, 28),
+    ),
+    Original(
+        "kuangliu-vgg",
+        lambda: KuangliuVgg("4 4 M 8 8 M 16 16 16 M 32 32 32 M 32 32 32 M", side=2),
+        as_kuangliu,
+        "cifar-vgg16",
+        (3, 64, 64),
+    ),
+    Original("dc-resnet", lambda: Kuangliu([2, 2, 2, 2], 4), as_dc, "resnet18"),
+    Original("xternalz", lambda: Xternalz(16, 2), as_akamaster, "cifar-wide-resnet16"),
+    Original("xternalz", lambda: Xternalz(40, 1), as_repdistiller, "cifar-wide-resnet40"),
     Original("akamaster", lambda: Kuangliu([3, 3, 3], 4, option="A"), as_akamaster, "resnet20"),
     Original("akamaster", lambda: Kuangliu([9, 9, 9], 4, option="A"), as_akamaster, "resnet56"),
     Original("akamaster", lambda: Kuangliu([5, 5, 5], 4), as_akamaster, "resnet32"),

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -555,3 +556,23 @@ def test_class_folders_without_a_split_are_told_what_to_do(tmp_path: Path):
         match=r"holds folders of images \(ant, bee\), but neither train/ nor test/; move",
     ):
         sources.open_source(tmp_path)
+
+
+def test_packed_data_are_those_of_the_folder(tmp_path: Path):
+    goldens = Path(__file__).resolve().parents[2] / "tests/goldens"
+    packed = sources.open_source(goldens / "packed").index("train")
+    folder = sources.open_source(goldens / "folder").index("train")
+    assert isinstance(packed.images, np.memmap)
+    assert np.array_equal(packed.images, load_file(goldens / "folder/expected.safetensors")["rgb"])
+    assert np.array_equal(packed.labels, folder.labels) and packed.classes == folder.classes
+    with pytest.raises(InputError, match="has no test images; pack the data set without --only"):
+        sources.open_source(goldens / "packed").index("test")
+    copy = tmp_path / "copy"
+    shutil.copytree(goldens / "packed", copy)
+    pixels = (copy / "train-images.npy").read_bytes()
+    (copy / "train-images.npy").write_bytes(pixels[:-1])
+    with pytest.raises(InputError, match="pack the data set again"):
+        sources.open_source(copy).index("train")
+    (copy / "packed.json").write_text("{}")
+    with pytest.raises(InputError, match="is not of version 1, which is read"):
+        sources.open_source(copy).index("train")

@@ -63,6 +63,16 @@ def test_top_k_keeps_the_probabilities_and_replays_stored_epochs():
             assert probabilities[mask].unique().numel() == 1
 
 
+def test_without_a_temperature_only_the_top_k_have_a_probability():
+    store = LabelStore(GOLDENS / "only-top-k.scdd")
+    batch = store.batch(1, 0)
+    exact = logits_of(1, batch.indices)
+    kept = exact.topk(2).indices
+    found = (torch.from_numpy(batch.logits) / 4).softmax(1)
+    assert torch.allclose(found.gather(1, kept), (exact.gather(1, kept) / 4).softmax(1), atol=2e-3)
+    assert (found.scatter(1, kept, 0.0) == 0).all()
+
+
 @pytest.mark.parametrize("name", ["f16", "f32", "i8", "top-k"])
 def test_mixed_views_are_made_of_unmixed_ones(name: str):
     store = LabelStore(GOLDENS / f"{name}.scdd")

@@ -50,6 +50,21 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     keep(file, path)
 }
 
+/// Writes `path` atomically, unless it exists. Returns whether it did not.
+///
+/// # Errors
+/// When the system refuses.
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let mut file = file_beside(path)?;
+    file.as_file_mut().write_all(bytes)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error.error),
+    }
+}
+
 /// A directory that is filled under a scratch name. It is removed unless it is [kept](Self::keep).
 pub struct DirectoryAside {
     scratch: TempDir,
@@ -109,6 +124,15 @@ mod tests {
         );
         write(&path.join("c"), b"").unwrap_err();
         assert_eq!(names(root.path()), ["b.json"]);
+    }
+
+    #[test]
+    fn a_file_is_written_once() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.json");
+        assert!(write_new(&path, b"one").unwrap() && !write_new(&path, b"two").unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(names(root.path()), ["a.json"]);
     }
 
     #[test]

@@ -53,21 +53,40 @@ pub fn batch_state(batch: usize) -> String {
 /// The ending of a soft-label store under way, after the store's name.
 pub const STORE_UNDER_WAY: &str = ".under-way";
 
+/// An epoch of the soft-label store that was labelled apart from the others, until the store has it.
+pub fn label_epoch(epoch: u32) -> String {
+    format!("{LABELS}{}", epoch_apart(epoch))
+}
+
+/// The ending of such a file, after the store's name.
+pub fn epoch_apart(epoch: u32) -> String {
+    format!(".epoch-{epoch:05}")
+}
+
+/// The folder of the loss curves.
+pub const CURVES: &str = "curves";
+
 /// The loss curve of a batch's recovery, one line of JSON per point. The file is written when the
 /// batch is complete.
 pub fn curve(batch: usize) -> String {
-    format!("curves/batch-{batch:05}.jsonl")
+    format!("{CURVES}/batch-{batch:05}.jsonl")
 }
 
-/// The path of an image.
-pub fn image(item: Item, classes: &[String]) -> PathBuf {
-    let class = Path::new(FOLDER).join(png::class_dir(item.class as usize, classes));
+/// The `ImageFolder` directory of a set's images after `step` of its steps.
+pub fn snapshot(step: u32) -> PathBuf {
+    format!("snapshots/step-{step:06}").into()
+}
+
+/// The path of an image in `folder`, an `ImageFolder` directory.
+pub fn image(folder: &Path, item: Item, classes: &[String]) -> PathBuf {
+    let class = folder.join(png::class_dir(item.class as usize, classes));
     class.join(png::file_name(item.number as usize))
 }
 
-/// Writes each of `items` atomically as a PNG in `images/<class>/`; `pixels` is `[N, C, H, W]`.
+/// Writes each of `items` atomically as a PNG in `<folder>/<class>/`; `pixels` is `[N, C, H, W]`.
 pub fn write_images(
     work: &WorkDir,
+    folder: &Path,
     classes: &[String],
     items: &[Item],
     pixels: &[u8],
@@ -75,7 +94,7 @@ pub fn write_images(
 ) -> Result<(), FileError> {
     let [channels, height, width] = shape;
     for (item, pixels) in items.iter().zip(pixels.chunks_exact(channels * height * width)) {
-        work.write(image(*item, classes), &png::encode(pixels, channels, height, width)?)?;
+        work.write(image(folder, *item, classes), &png::encode(pixels, channels, height, width)?)?;
     }
     Ok(())
 }

@@ -74,6 +74,26 @@ pub struct Accuracy {
     pub top5: usize,
 }
 
+/// What a verifier sees in a set of images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerifierAccuracy {
+    /// On the finished images.
+    #[serde(flatten)]
+    pub finished: Accuracy,
+    /// On the snapshots, by their steps, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotAccuracy>,
+}
+
+/// A verifier's accuracy on the images at one step of their recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotAccuracy {
+    /// The number of steps taken.
+    pub step: u32,
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
+}
+
 impl Accuracy {
     /// Shares of top-1 and top-5, 0..=1.
     pub fn shares(self) -> [f64; 2] {

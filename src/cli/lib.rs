@@ -2,16 +2,21 @@
 //! The other commands are parsed here and handed to the worker as a [`WorkerCommand`].
 //!
 //! Only this crate and the worker's commands print. Exit codes: 0 done, 1 a check or some rows of
-//! an experiment failed, 2 bad usage, configuration or input, 75 stopped with its state kept.
+//! an experiment failed, 2 bad usage, configuration or input, 3 other shards must be made first, 75
+//! stopped with its state kept.
 
 mod clean;
 mod completions;
+mod devices;
 pub mod doctor;
 mod export_set;
+mod gate;
+mod launch;
 mod log;
 mod man;
 mod networks;
 mod ops;
+mod pack;
 mod pipe;
 pub mod report;
 mod run;
@@ -29,18 +34,23 @@ use scdd_experiment::run::Goal;
 
 use networks::Doctor;
 pub use networks::{Calibrate, Inspect, Verify};
-pub use run::ExperimentArgs;
+use run::RunArgs;
+pub use run::{ExperimentArgs, ShardedArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  a check failed, or some rows of an experiment
   2  bad usage, configuration or input
+  3  other shards must be made first
   75 stopped by a signal with its state kept; the same command goes on";
 
 /// The exit code of stopped work that can go on (`EX_TEMPFAIL` of sysexits.h), on which a
 /// scheduler may be told to start it again.
 const STOPPED: u8 = 75;
+
+/// The exit code of work that needs what other shards have not made yet.
+const INCOMPLETE: u8 = 3;
 
 /// Distils an image data set into a few synthetic images per class, using only a pretrained
 /// network.
@@ -78,18 +88,21 @@ enum Command {
     Calibrate(Calibrate),
     Inspect(Inspect),
     /// Recover the synthetic images of an experiment, and choose the real images of its baselines
-    Recover(ExperimentArgs),
+    Recover(ShardedArgs),
     /// Recover as needed, then store the teachers' soft labels
-    Relabel(ExperimentArgs),
+    Relabel(ShardedArgs),
     /// Recover and relabel as needed, then train and test the students
-    Validate(ExperimentArgs),
+    Validate(ShardedArgs),
     Report(report::Report),
     /// Run a whole experiment: recover, relabel, validate, report; complete stages are kept
-    Run(ExperimentArgs),
+    Run(RunArgs),
+    Gate(gate::Gate),
+    Launch(launch::Launch),
     Status(status::Status),
     Watch(watch::Watch),
     Clean(clean::Clean),
     ExportSet(export_set::ExportSet),
+    Pack(pack::Pack),
     Schema(schema::Schema),
     Completions(completions::Completions),
     Man(man::Man),
@@ -103,6 +116,8 @@ pub enum WorkerCommand {
     Inspect(Inspect),
     /// Run an experiment up to a goal.
     Run(ExperimentArgs, Goal),
+    /// Make a shard of what a goal adds to the one before it.
+    Shard(ShardedArgs, Goal),
 }
 
 /// The outcome of a subcommand.
@@ -111,6 +126,8 @@ pub enum CommandOutcome {
     Done,
     /// A check or some rows of an experiment failed; the findings are printed.
     CheckFailed,
+    /// Other shards must be made first.
+    Incomplete,
     /// A signal stopped it, its state is kept, and the same command goes on.
     Stopped,
 }
@@ -128,6 +145,7 @@ pub fn main(
     match run(&global, command, worker) {
         Ok(CommandOutcome::Done) => ExitCode::SUCCESS,
         Ok(CommandOutcome::CheckFailed) => ExitCode::from(1),
+        Ok(CommandOutcome::Incomplete) => ExitCode::from(INCOMPLETE),
         Ok(CommandOutcome::Stopped) => ExitCode::from(STOPPED),
         Err(error) => {
             eprintln!("error: {}", printable(&describe(&error)));
@@ -144,17 +162,33 @@ fn run(
     let work = match command {
         Command::Ops(command) => return command.run(global),
         Command::Report(command) => return command.run(global),
+        Command::Launch(command) => return command.run(global),
         Command::Status(command) => return command.run(global),
         Command::Watch(command) => return command.run(global),
         Command::ExportSet(command) => return command.run(global),
+        Command::Pack(command) => return command.run(global),
         Command::Clean(command) => return command.run(global),
         Command::Schema(command) => return command.run(),
         Command::Completions(command) => return command.run(),
         Command::Man(command) => return command.run(global),
-        Command::Recover(command) => WorkerCommand::Run(command, Goal::Recover),
-        Command::Relabel(command) => WorkerCommand::Run(command, Goal::Relabel),
-        Command::Validate(command) => WorkerCommand::Run(command, Goal::Validate),
-        Command::Run(command) => WorkerCommand::Run(command, Goal::Report),
+        Command::Recover(command) => command.to_goal(Goal::Recover),
+        Command::Relabel(command) => command.to_goal(Goal::Relabel),
+        Command::Validate(command) => command.to_goal(Goal::Validate),
+        Command::Gate(command) => {
+            if let Some(outcome) = command.check(global)? {
+                return Ok(outcome);
+            }
+            let goal = command.goal();
+            WorkerCommand::Run(command.experiment, goal)
+        }
+        Command::Run(RunArgs { experiment, devices })
+            if !devices.is_empty() && !experiment.dry_run =>
+        {
+            // The faults of its file are told once.
+            experiment.load()?;
+            return devices::run(&devices);
+        }
+        Command::Run(command) => WorkerCommand::Run(command.experiment, Goal::Report),
         Command::Calibrate(command) => WorkerCommand::Calibrate(command),
         Command::Inspect(command) => WorkerCommand::Inspect(command),
         Command::Verify(command) => WorkerCommand::Verify(command),

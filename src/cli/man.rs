@@ -20,7 +20,7 @@ impl Man {
     pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         let mut program = Cli::command().disable_help_subcommand(true);
         program.build();
-        let pages = std::iter::once(&program).chain(program.get_subcommands());
+        let pages = std::iter::once(&program).chain(program.get_subcommands().flat_map(with_parts));
         let written = pages
             .map(|command| write_page(command, &self.to))
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -31,6 +31,16 @@ impl Man {
         }
         Ok(CommandOutcome::Done)
     }
+}
+
+/// The command and its parts.
+fn with_parts(command: &Command) -> impl Iterator<Item = &Command> {
+    std::iter::once(command).chain(command.get_subcommands().filter(is_own))
+}
+
+/// Whether the command is the program's own, not clap's.
+fn is_own(command: &&Command) -> bool {
+    command.get_name() != "help"
 }
 
 fn write_page(command: &Command, directory: &Path) -> anyhow::Result<PathBuf> {

@@ -96,7 +96,7 @@ impl Report {
     /// Writes the report of one experiment again. Returns it and its directory.
     fn rewrite(&self, experiment: &Path) -> anyhow::Result<(Results, PathBuf)> {
         let experiment = Experiment::load(experiment, &self.overrides)?;
-        let finished = Run::open(&experiment, &self.output, Goal::Report)?.collect(&tell)?;
+        let finished = Run::open(&experiment, &self.output, Goal::Report, tell)?.collect(&tell)?;
         Ok((finished.results, self.output.join(&experiment.name)))
     }
 }

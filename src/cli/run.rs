@@ -1,15 +1,17 @@
 //! Arguments of `scdd run` and its parts (`recover`, `relabel`, `validate`), and their plan:
 //! `--dry-run`.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
-use super::{CommandOutcome, Global};
+use super::{CommandOutcome, Global, WorkerCommand};
 use scdd_artifacts::stage::State;
+use scdd_data::place::printable;
 use scdd_experiment::config::{ConfigError, Experiment};
 use scdd_experiment::report;
 use scdd_experiment::run::Goal;
 use scdd_experiment::run::plan::{Planned, Planner, RunPlan};
+use scdd_experiment::run::shards::{Division, Shard, ShardNumber};
 
 /// Arguments of all commands on an experiment.
 #[derive(clap::Args)]
@@ -40,11 +42,54 @@ impl ExperimentArgs {
 
     /// Prints the plan of a run of the experiment up to `goal`.
     pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<CommandOutcome> {
-        print_plan(global, &Planner::default().plan(&self.load()?, &self.output, goal)?)
+        print_plan(global, &Planner::without_reading().plan(&self.load()?, &self.output, goal)?)
+    }
+}
+
+/// Arguments of `scdd run`.
+#[derive(clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Run one process on each of these GPUs, for example 0,1,2,3; they share all stages
+    #[arg(long, value_name = "GPU,…", value_delimiter = ',')]
+    pub devices: Vec<String>,
+}
+
+/// Arguments of the commands that can be divided among processes.
+#[derive(clap::Args)]
+pub struct ShardedArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Divide the work into N shards, of which this process makes one and waits for no other. N is
+    /// kept in DIR/shards, and may be left out from then on
+    #[arg(long, value_name = "N", requires = "shard")]
+    shards: Option<NonZeroU32>,
+    /// The shard to make, from 0 to N-1; `auto` is the scheduler's: SLURM_ARRAY_TASK_ID or
+    /// JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "I|auto", value_parser = ShardNumber::parse)]
+    shard: Option<ShardNumber>,
+}
+
+impl ShardedArgs {
+    /// The work up to `goal`, or the shard of it.
+    pub fn to_goal(self, goal: Goal) -> WorkerCommand {
+        match self.shard {
+            Some(_) if !self.experiment.dry_run => WorkerCommand::Shard(self, goal),
+            _ => WorkerCommand::Run(self.experiment, goal),
+        }
+    }
+
+    /// The shard of `experiment` that is asked for, if one is.
+    pub fn shard(&self, experiment: &Experiment) -> anyhow::Result<Option<Shard>> {
+        let Some(number) = self.shard else { return Ok(None) };
+        let division = Division::freeze(experiment, &self.experiment.output, self.shards)?;
+        Ok(Some(Shard::new(number, division.shards).map_err(anyhow::Error::msg)?))
     }
 }
 
 fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome> {
+    plan.remarks.iter().for_each(|remark| eprintln!("note: {}", printable(remark)));
     let (seconds, passes) = plan.remaining();
     if global.json {
         let found =
@@ -63,7 +108,26 @@ fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome>
     }
     let (all, complete) = (plan.stages.len(), plan.count(State::Complete));
     println!("\n{all} stages, {complete} complete; the others: {}", total(seconds, passes));
+    if let Some(disk) = disk(plan) {
+        println!("on disk: {disk}");
+    }
     Ok(CommandOutcome::Done)
+}
+
+/// The expected bytes of what is open, by kind, such as `30.30 GB of soft labels, 7.53 GB of images`.
+fn disk(plan: &RunPlan) -> Option<String> {
+    let kinds = [
+        ("soft labels", &["relabel"][..]),
+        ("images before compression", &["recover", "real"][..]),
+        ("students", &["validate"][..]),
+    ];
+    let of = |(what, stages): (&str, &[&str])| {
+        let open = plan.open().filter(|stage| stages.contains(&stage.stage.as_str()));
+        let bytes: u64 = open.map(|stage| stage.bytes).sum();
+        (bytes > 0).then(|| format!("{:.2} GB of {what}", bytes as f64 / 1e9))
+    };
+    let parts: Vec<String> = kinds.into_iter().filter_map(of).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn directory_name(stage: &Planned) -> String {

@@ -30,7 +30,7 @@ impl Status {
     pub fn run(self, global: &Global) -> anyhow::Result<CommandOutcome> {
         let is_all = self.experiments.is_empty();
         let experiments = if is_all { reports(&self.output)? } else { self.experiments };
-        let planner = Planner::default();
+        let planner = Planner::without_reading();
         let (mut plans, mut unknown) = (Vec::new(), Vec::new());
         for path in experiments {
             match load(&path).and_then(|one| Ok(planner.plan(&one, &self.output, Goal::Report)?)) {
@@ -61,6 +61,7 @@ impl Status {
 fn print_plan(plan: &RunPlan) {
     let (seconds, passes) = plan.remaining();
     let all = || plan.stages.iter().map(|stage| (stage.stage.as_str(), stage.state));
+    plan.remarks.iter().for_each(|remark| eprintln!("note: {}", printable(remark)));
     println!("{}: {}", plan.name, counts(all().map(|(_, state)| state)));
     for kind in all().map(|(kind, _)| kind).collect::<IndexSet<_>>() {
         println!(

@@ -210,7 +210,7 @@ impl Operation {
     /// When the operation is one of DSA's, or the number of pixels does not match.
     pub fn apply_to_pixels(
         &self,
-        pixels: &mut Vec<u8>,
+        pixels: &mut [u8],
         channels: usize,
         size: Size,
     ) -> Result<(), DataError> {
@@ -231,7 +231,7 @@ impl Operation {
                     .chunks_exact(plane)
                     .flat_map(|p| moved(p, size, self.kind, value))
                     .collect();
-                *pixels = moved;
+                pixels.copy_from_slice(&moved);
             }
             Kind::Brightness => blend(pixels, |_, _| 0.0, 1.0 + f64::from(value)),
             Kind::Color if channels == 3 => {

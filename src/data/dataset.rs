@@ -1,7 +1,14 @@
-//! A labelled data set in memory.
+//! A labelled data set.
 
-use super::{DataError, Fit, Size, Source};
+use std::borrow::Cow;
 use std::path::Path;
+
+use super::entries::Findings;
+use super::images::{ImagePixels, PackedImages};
+use super::{DataError, Fit, Size, Source};
+
+/// The bytes of pixels that are decoded at once where all images pass by.
+const PART_BYTES: usize = 1 << 24;
 
 /// A part of a data set: students train on one and are evaluated on the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,13 +19,23 @@ pub enum Split {
     Test,
 }
 
+impl Split {
+    /// `train` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
+
 /// Images with labels, all of one size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
     /// What the set is called.
     pub name: String,
     /// Pixels 0..=255, `[N, C, H, W]`.
-    pub images: Vec<u8>,
+    pub images: ImagePixels,
     /// `[N]`, each below `classes.len()`.
     pub labels: Vec<u32>,
     /// C.
@@ -32,7 +49,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads one split of `source` into memory without resizing. [`Source::load`] also fits images
+    /// Reads one split of `source` without resizing. [`Source::load`] also fits images
     /// and returns remarks.
     pub fn load(source: &Source, split: Split) -> Result<Self, DataError> {
         source.load(split, Fit::Exact, &mut Vec::new())
@@ -53,11 +70,88 @@ impl Dataset {
         Size { height: self.height, width: self.width }
     }
 
-    /// The pixels of image `index` `[C, H, W]`, or `None` if there is no such image.
-    pub fn image(&self, index: usize) -> Option<&[u8]> {
-        let length = self.channels * self.height * self.width;
-        let start = index.checked_mul(length)?;
-        self.images.get(start..start.checked_add(length)?)
+    /// The pixels of image `index` `[C, H, W]`.
+    ///
+    /// # Errors
+    /// When there is no such image, or its file can't be read.
+    pub fn image(&self, index: usize) -> Result<Cow<'_, [u8]>, DataError> {
+        self.pixels(&[index])
+    }
+
+    /// The pixels of the images at `indices`, `[n, C, H, W]`. Image files are decoded in parallel.
+    ///
+    /// # Errors
+    /// When there is no such image, or a file can't be read.
+    pub fn pixels(&self, indices: &[usize]) -> Result<Cow<'_, [u8]>, DataError> {
+        self.images.gather(indices, self.image_bytes())?.ok_or_else(|| {
+            let index = indices.iter().max().copied().unwrap_or(0);
+            let what = "asked for, but it has";
+            DataError::Mismatch(format!(
+                "image {index} of {} {what} {} images",
+                self.name,
+                self.len()
+            ))
+        })
+    }
+
+    /// The pixels of all images, `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// When a file can't be read.
+    pub fn all_pixels(&self) -> Result<Cow<'_, [u8]>, DataError> {
+        match &self.images {
+            ImagePixels::Held(pixels) => Ok(Cow::Borrowed(pixels)),
+            _ => self.pixels(&(0..self.len()).collect::<Vec<_>>()),
+        }
+    }
+
+    /// BLAKE3 of all pixels and labels, 64 hex digits. Files are decoded part by part.
+    ///
+    /// # Errors
+    /// About all files that can't be read.
+    pub fn hash(&self) -> Result<String, DataError> {
+        let mut hasher = blake3::Hasher::new();
+        match &self.images {
+            ImagePixels::Held(pixels) => {
+                hasher.update(pixels);
+            }
+            ImagePixels::Files(files) => {
+                let mut findings = Findings::default();
+                for part in self.parts_from(0) {
+                    hasher.update(&files.decode(&part, &mut findings));
+                }
+                findings.conclude(&files.root, &mut Vec::new())?;
+            }
+            // It was computed when they were packed.
+            ImagePixels::Packed(PackedImages { hash: Some(hash), .. }) => return Ok(hash.clone()),
+            ImagePixels::Packed(_) => {
+                for part in self.parts_from(0) {
+                    hasher.update(&self.pixels(&part)?);
+                }
+            }
+        }
+        Ok(self.hash_with_labels(hasher))
+    }
+
+    /// The hash of what `pixels` has seen, which are all pixels, and of the labels.
+    pub(super) fn hash_with_labels(&self, mut pixels: blake3::Hasher) -> String {
+        self.labels.iter().for_each(|label| {
+            pixels.update(&label.to_le_bytes());
+        });
+        pixels.finalize().to_hex().to_string()
+    }
+
+    /// The indices of the images from `first` on, in parts of a few megabytes of pixels.
+    pub(super) fn parts_from(&self, first: usize) -> impl Iterator<Item = Vec<usize>> {
+        let images = (PART_BYTES / self.image_bytes().max(1)).max(1);
+        (first..self.len())
+            .step_by(images)
+            .map(move |start| (start..self.len().min(start + images)).collect())
+    }
+
+    /// The bytes of an image.
+    pub(super) fn image_bytes(&self) -> usize {
+        self.channels * self.height * self.width
     }
 }
 
@@ -87,15 +181,20 @@ mod tests {
     fn images_are_sliced_by_index() {
         let set = Dataset {
             name: "tiny".into(),
-            images: (0..12).collect(),
+            images: (0..12).collect::<Vec<u8>>().into(),
             labels: vec![0, 1],
             channels: 1,
             height: 2,
             width: 3,
             classes: vec!["a".into(), "b".into()],
         };
-        assert_eq!(set.image(1).unwrap(), [6, 7, 8, 9, 10, 11]);
-        assert!(set.image(2).is_none() && set.image(usize::MAX).is_none());
+        assert_eq!(set.image(1).unwrap()[..], [6, 7, 8, 9, 10, 11]);
+        assert_eq!(set.pixels(&[1, 0]).unwrap()[..8], [6, 7, 8, 9, 10, 11, 0, 1]);
+        for beyond in [2, usize::MAX] {
+            let message = set.image(beyond).unwrap_err().to_string();
+            let expected = format!("image {beyond} of tiny asked for, but it has 2 images");
+            assert_eq!(message, expected);
+        }
         assert_eq!(
             (set.len(), set.is_empty(), set.size()),
             (2, false, Size { height: 2, width: 3 })

@@ -1,6 +1,6 @@
 //! Images and labels: read from disk, normalised, cropped, shifted, mixed, and written back.
 //!
-//! - [`dataset`]: a labelled data set in memory;
+//! - [`dataset`]: a labelled data set, in memory or in files that are read when asked for;
 //! - [`source`]: finds data sets on disk and detects their layout;
 //! - [`sample`]: a class-balanced subset;
 //! - [`normalize`]: pixels to network input and back;
@@ -9,6 +9,7 @@
 //! - [`mix`]: CutMix and MixUp within a batch;
 //! - [`jpeg`]: JPEG compression of an image;
 //! - [`finished`]: distilled sets that other code made;
+//! - [`pack()`]: a data set as one array of bytes per split;
 //! - [`png`]: folders of PNG images, the form of distilled sets;
 //! - [`layout`]: the layouts of files, a module each;
 //! - [`registry`]: the data sets that are known by name;
@@ -37,7 +38,10 @@ pub mod view;
 mod decode;
 mod entries;
 mod error;
+mod held_out;
+mod images;
 mod memory;
+mod pack;
 mod signature;
 
 pub use augment::{Augment, Operation};
@@ -45,9 +49,11 @@ pub use dataset::{Dataset, Split};
 pub use decode::Fit;
 pub use error::DataError;
 pub use finished::FinishedSource;
+pub use images::ImagePixels;
 pub use layout::npz;
 pub use mix::DrawnMix;
 pub use normalize::Normalization;
+pub use pack::{PackProgress, PackedFile, pack};
 pub use signature::Signature;
 pub use source::Source;
 pub use view::{Resample, Shift, Size, View};

@@ -29,6 +29,12 @@ fn too_large(path: &Path, count: u64, bytes: u64, free: u64) -> DataError {
     )
 }
 
+/// Half of the bytes that can be allocated without swapping; no bound where the system does not
+/// report them.
+pub(super) fn half_of_free() -> u64 {
+    available().map_or(u64::MAX, |free| free / 2)
+}
+
 /// Bytes that can be allocated without swapping, or `None` if the system does not report them.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -36,23 +36,19 @@ impl Normalization {
             .collect()
     }
 
-    /// The images of `set` at `indices`, normalised: `[indices.len(), C, H, W]`.
+    /// The images of `set` at `indices`, normalised: `[indices.len(), C, H, W]`. Image files are
+    /// decoded in parallel.
     pub fn batch(&self, set: &Dataset, indices: &[usize]) -> Result<Array4<f32>, DataError> {
         self.check_channels(set.channels, &set.name)?;
-        if let Some(index) = indices.iter().find(|index| set.image(**index).is_none()) {
-            let message =
-                format!("image {index} of {} asked for, but it has {} images", set.name, set.len());
-            return Err(DataError::Mismatch(message));
-        }
+        let pixels = set.pixels(indices)?;
         let tables: Vec<_> = (0..set.channels).map(|channel| self.table(channel)).collect();
         let mut batch = Array4::zeros((indices.len(), set.channels, set.height, set.width));
         let plane = (set.height * set.width).max(1);
         let planes = values_mut(&mut batch)?.par_chunks_exact_mut(plane).enumerate();
-        planes.for_each(|(position, target)| {
-            let (image, channel) = (indices[position / set.channels], position % set.channels);
-            let start = (image * set.channels + channel) * plane;
-            for (value, pixel) in target.iter_mut().zip(&set.images[start..start + plane]) {
-                *value = tables[channel][usize::from(*pixel)];
+        planes.zip(pixels.par_chunks_exact(plane)).for_each(|((position, target), source)| {
+            let table = &tables[position % set.channels];
+            for (value, pixel) in target.iter_mut().zip(source) {
+                *value = table[usize::from(*pixel)];
             }
         });
         Ok(batch)
@@ -109,7 +105,7 @@ mod tests {
     fn every_pixel() -> Dataset {
         Dataset {
             name: "every pixel".into(),
-            images: (0..2 * 3 * 256).map(|position| (position % 256) as u8).collect(),
+            images: (0..2 * 3 * 256).map(|at| (at % 256) as u8).collect::<Vec<_>>().into(),
             labels: vec![0, 0],
             channels: 3,
             height: 16,
@@ -129,7 +125,7 @@ mod tests {
         assert_eq!(batch.dim(), (3, 3, 16, 16));
         assert_eq!(batch[[0, 1, 0, 7]], (7.0 / 255.0 - 0.456) / 0.224);
         let pixels = imagenet().to_pixels(&batch).unwrap();
-        assert_eq!(pixels[..2 * 768], set.images);
+        assert_eq!(pixels[..2 * 768], set.all_pixels().unwrap()[..]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::entries::{Findings, entries};
 use super::layout::folder;
-use super::{DataError, Dataset, Fit};
+use super::{DataError, Dataset, Fit, memory};
 use image::{ExtendedColorType, ImageFormat};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,8 @@ pub fn encode(
 
 /// Reads a set of images that recover wrote. The numbers at the beginning of directory names are
 /// the labels. Classes are named like their directories; a class without a directory is named by
-/// its number. All images must have the size and channels of the first.
+/// its number. All images must have the size and channels of the first. They are decoded when they
+/// are asked for if they take more than half of the free memory.
 ///
 /// # Errors
 /// When a directory's name begins with no number, two have the same number, a directory has no
@@ -80,7 +81,7 @@ pub fn read_set(dir: &Path) -> Result<Dataset, DataError> {
     let names = (0..count)
         .map(|label| classes.remove(&label).unwrap_or_else(|| format!("{label:02}")))
         .collect();
-    let set = folder::read(dir, names, files, Fit::Exact, &mut findings)?;
+    let set = folder::read(dir, names, files, Fit::Exact, memory::half_of_free(), &mut findings)?;
     // The remarks are dropped: this program wrote the set, so only system files were skipped.
     findings.conclude(dir, &mut Vec::new())?;
     Ok(set)
@@ -172,7 +173,10 @@ mod tests {
     fn set(channels: usize) -> Dataset {
         Dataset {
             name: "set".into(),
-            images: (0..4 * channels * 6).map(|value| (value * 37 % 256) as u8).collect(),
+            images: (0..4 * channels * 6)
+                .map(|at| (at * 37 % 256) as u8)
+                .collect::<Vec<_>>()
+                .into(),
             labels: vec![0, 0, 1, 2],
             channels,
             height: 2,
@@ -187,7 +191,7 @@ mod tests {
             let class = dir.join(class_dir(*label as usize, &set.classes));
             fs::create_dir_all(&class).unwrap();
             let image =
-                encode(set.image(index).unwrap(), set.channels, set.height, set.width).unwrap();
+                encode(&set.image(index).unwrap(), set.channels, set.height, set.width).unwrap();
             fs::write(class.join(file_name(index)), image).unwrap();
         }
     }

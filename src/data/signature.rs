@@ -29,9 +29,14 @@ impl Source {
     pub fn signature(&self, split: Split, fit: Fit) -> Option<Signature> {
         let (place, map) = (fs::canonicalize(self.place()).ok()?, self.class_map());
         let known = self.known().map(|known| &known.name);
-        let name = format!("{place:?} {known:?} {:?} {map:?} {split:?} {fit:?}", self.layout());
+        let mut name = format!("{place:?} {known:?} {:?} {map:?} {split:?} {fit:?}", self.layout());
+        let mut files_of = split;
+        if self.held_out() > 0 {
+            name.push_str(&format!(" held out: {}", self.held_out()));
+            files_of = Split::Train;
+        }
         // In class folders the split of a file shows by its directory.
-        let others: &[&str] = match split {
+        let others: &[&str] = match files_of {
             _ if !self.is_folder() => &[],
             Split::Train => &["test", "val"],
             Split::Test => &["train"],

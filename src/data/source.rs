@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::layout::{self, DataLayout, LayoutRequest};
 use super::registry::{self, DataSet};
-use super::{DataError, Dataset, Fit, Split, png};
+use super::{DataError, Dataset, Fit, Split, held_out, png};
 
 const SYSTEM_DIR: &str = "/usr/share/datasets";
+/// The most bytes of decoded image files that stay in memory: 7,000 images of 3x224x224.
+const HELD: u64 = 1 << 30;
 /// A data set on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
@@ -17,6 +19,8 @@ pub struct Source {
     known: Option<&'static DataSet>,
     /// For class folders: a YAML or JSON file, directory → class name, in label order.
     class_map: Option<PathBuf>,
+    /// Training images that stand in for the test set; 0: the test set itself.
+    held_out: usize,
 }
 
 impl Source {
@@ -75,11 +79,11 @@ impl Source {
             let named = set.layouts.iter().filter(|layout| layout.form().is_none());
             if let Some(layout) = named.into_iter().find(|layout| layout.lies_in(place)) {
                 let (place, layout) = (place.into(), layout.clone());
-                return Ok(Self { place, layout, known: Some(set), class_map: None });
+                return Ok(Self { place, layout, known: Some(set), class_map: None, held_out: 0 });
             }
         }
         let (layout, place) = DataLayout::detect(place)?;
-        Ok(Self { place, layout, known: None, class_map: None })
+        Ok(Self { place, layout, known: None, class_map: None, held_out: 0 })
     }
 
     /// The same source with a `class_map` that selects, names and orders the class folders.
@@ -94,9 +98,29 @@ impl Source {
         Ok(Self { class_map: Some(class_map.into()), ..self })
     }
 
+    /// The same data with `images` training images in place of the test set, which is not read;
+    /// the others are the training set. Classes give equally many; which images does not depend on
+    /// the experiment's seed, so that all seeds are tested on the same. 0 changes nothing.
+    pub fn holding_out(self, images: usize) -> Self {
+        Self { held_out: images, ..self }
+    }
+
+    /// Training images that stand in for the test set; 0: the test set itself.
+    pub(crate) fn held_out(&self) -> usize {
+        self.held_out
+    }
+
     /// Whether the source consists of image files in class folders.
     pub fn is_folder(&self) -> bool {
         self.layout.form() == Some(layout::IMAGE_FOLDER)
+    }
+
+    /// Whether its images are single files or encoded, so that they are fitted.
+    pub fn has_single_files(&self) -> bool {
+        matches!(
+            self.layout,
+            DataLayout::ImageFolder | DataLayout::TinyImagenet | DataLayout::Parquet { .. }
+        )
     }
 
     /// Its registry entry, if it has one.
@@ -126,9 +150,11 @@ impl Source {
 
     /// Finds `set` in `place`, in any of its layouts.
     fn of(set: &'static DataSet, place: &Path) -> Option<Self> {
-        let mut found = set.layouts.iter().map(|layout| Some((layout, layout.locate(set, place)?)));
+        // Any data set may lie there packed.
+        let layouts = set.layouts.iter().chain([&DataLayout::Packed]);
+        let mut found = layouts.map(|layout| Some((layout, layout.locate(set, place)?)));
         let (layout, place) = found.find_map(|found| found)?;
-        Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None })
+        Some(Self { place, layout: layout.clone(), known: Some(set), class_map: None, held_out: 0 })
     }
 
     /// Whether the files alone prove that they are `set`, whatever their directory's name.
@@ -136,7 +162,9 @@ impl Source {
         self.layout.proves(&self.place, set)
     }
 
-    /// Reads one split into memory. Image files are fitted by `fit`; other layouts are not changed.
+    /// Reads one split. Image files are fitted by `fit`; other layouts are not changed. Image files
+    /// of up to a gigabyte of pixels are decoded into memory, more each time that they are asked
+    /// for.
     ///
     /// `remarks` receives notes for the user about things that are odd but not wrong.
     ///
@@ -148,13 +176,49 @@ impl Source {
         fit: Fit,
         remarks: &mut Vec<String>,
     ) -> Result<Dataset, DataError> {
-        let Self { place, layout, known, class_map } = self;
-        let name = known.map_or_else(
-            || png::display_name(Path::new(place.file_stem().unwrap_or_default())),
-            |known| known.name.clone(),
-        );
+        self.load_holding(HELD, split, fit, remarks)
+    }
+
+    /// As [`load`](Self::load), with at most `held` bytes of decoded image files in memory.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_holding(
+        &self,
+        held: u64,
+        split: Split,
+        fit: Fit,
+        remarks: &mut Vec<String>,
+    ) -> Result<Dataset, DataError> {
+        if self.held_out == 0 {
+            return self.read(held, split, fit, remarks);
+        }
+        let train = self.read(held, Split::Train, fit, remarks)?;
+        let (images, all) = (self.held_out, train.len());
+        if images >= all {
+            let problem = format!("has {all} training images, of which {images} can't be held out");
+            return Err(DataError::invalid(&self.place, problem, "set a smaller `data.held_out`"));
+        }
+        held_out::part(train, split, images)
+    }
+
+    /// Reads one split as it is on disk.
+    fn read(
+        &self,
+        held: u64,
+        split: Split,
+        fit: Fit,
+        remarks: &mut Vec<String>,
+    ) -> Result<Dataset, DataError> {
+        let Self { place, layout, known, class_map, held_out: _ } = self;
         let (known, class_map) = (*known, class_map.as_deref());
-        let set = layout.load(LayoutRequest { place, split, known, class_map, fit }, remarks)?;
+        let set =
+            layout.load(LayoutRequest { place, split, known, class_map, fit, held }, remarks)?;
+        let name = match (known, layout) {
+            (Some(known), _) => known.name.clone(),
+            (None, DataLayout::Packed) => set.name.clone(),
+            _ => png::display_name(Path::new(place.file_stem().unwrap_or_default())),
+        };
         if let Some(known) = known
             && class_map.is_none()
             && set.len() != known.split(split).images
@@ -250,6 +314,28 @@ mod tests {
             format!(
                 "unknown data set \"imagenet-21k\"; known are {known}; give other images as an image folder"
             )
+        );
+    }
+
+    #[test]
+    fn more_than_the_training_images_cant_be_held_out() {
+        let dir = tempfile::tempdir().unwrap();
+        for (prefix, labels) in [("train", [0u8, 1]), ("t10k", [1, 0])] {
+            let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[5, 6]].concat();
+            fs::write(dir.path().join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
+            let labels = [&[0, 0, 8, 1, 0, 0, 0, 2][..], &labels].concat();
+            fs::write(dir.path().join(format!("{prefix}-labels-idx1-ubyte")), labels).unwrap();
+        }
+        let held = |images| Source::open(dir.path()).unwrap().holding_out(images);
+        let test = Dataset::load(&held(1), Split::Test).unwrap();
+        assert_eq!((&*test.all_pixels().unwrap(), test.labels.as_slice()), (&[5][..], &[0][..]));
+        let signature = |images| held(images).signature(Split::Test, Fit::Exact).map(|of| of.name);
+        assert!(signature(1).is_none() || signature(1) != signature(0));
+        let message = Dataset::load(&held(2), Split::Train).unwrap_err().to_string();
+        assert!(
+            message.contains("has 2 training images, of which 2 can't be held out")
+                && message.contains("`data.held_out`"),
+            "{message}"
         );
     }
 

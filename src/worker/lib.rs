@@ -17,14 +17,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use scdd_artifacts::stage::{Attempt, StageStore};
+use scdd_artifacts::stage::{Attempt, Share, StageStore};
 use scdd_compute::cuda::NoCuda;
 use scdd_compute::threads::Threads;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Runtime;
 use scdd_experiment::config::Experiment;
 use scdd_experiment::run::graph::StageGraph;
-use scdd_experiment::run::stages::StageNode;
+use scdd_experiment::run::shards::Shard;
+use scdd_experiment::run::stages::{NodeId, StageNode};
 use scdd_experiment::run::{Outcome, RunError};
 
 use device::ComputeDevice;
@@ -111,14 +112,53 @@ impl<'a> Worker<'a> {
     /// When the run was asked to stop, or a failure would hit every stage, such as a full disk; no
     /// stage starts after it.
     pub fn make_all(&self, graph: &StageGraph, store: &StageStore) -> Result<Outcome, RunError> {
+        let store = self.computing(store);
+        let make = |id, threads: &Threads| self.make(graph.node(id), &store, threads);
+        self.work_off(graph, graph.open(&store)?, &make)
+    }
+
+    /// Makes the units of `shard` that `store` lacks, and the undivided stages that they need, which
+    /// all shards share. Failures are as in [`make_all`](Self::make_all).
+    ///
+    /// # Errors
+    /// Also when a stage of an earlier goal is not complete.
+    pub fn make_shard(
+        &self,
+        graph: &StageGraph,
+        store: &StageStore,
+        shard: Shard,
+    ) -> Result<Outcome, RunError> {
+        let store = self.computing(store);
+        let make = |id, threads: &Threads| {
+            let units = graph.units().into_iter().find(|units| units.node == id);
+            match units.filter(|_| graph.node(id).task.has_parts()) {
+                Some(units) => {
+                    let is_own = |part: usize| shard.has(units.first + part as u64);
+                    self.make_parts(graph.node(id), &store, threads, &is_own)
+                }
+                None => self.make(graph.node(id), &store, threads),
+            }
+        };
+        self.work_off(graph, graph.of_shard(shard, &store)?, &make)
+    }
+
+    /// The store of what this computes.
+    fn computing(&self, store: &StageStore) -> StageStore {
+        store.computing_on(self.device.computed_on(&self.runtime.file_name()))
+    }
+
+    fn work_off(
+        &self,
+        graph: &StageGraph,
+        ids: Vec<NodeId>,
+        make: &(dyn Fn(NodeId, &Threads) -> Result<Made, RunError> + Sync),
+    ) -> Result<Outcome, RunError> {
         let job = |id| {
             let StageNode { title, needs, .. } = graph.node(id);
             Job { id, title: title.clone(), needs: needs.clone() }
         };
-        let jobs = graph.open(store)?.into_iter().map(job).collect();
-        let store = &store.computing_on(self.device.computed_on(&self.runtime.file_name()));
-        let make = |id, threads: &Threads| self.make(graph.node(id), store, threads);
-        scheduler::work_off(jobs, self.lanes, self.progress, &self.stop, &make)
+        let jobs = ids.into_iter().map(job).collect();
+        scheduler::work_off(jobs, self.lanes, self.progress, &self.stop, make)
     }
 
     /// Makes the stage of `node`, unless another process is at it.
@@ -129,15 +169,7 @@ impl<'a> Worker<'a> {
         threads: &Threads,
     ) -> Result<Made, RunError> {
         let recorded = RecordedProgress { inner: self.progress, store, stage: &node.stage };
-        let tools = Tools {
-            runtime: self.runtime,
-            progress: MemoryAwareProgress(&recorded, threads.clone()),
-            device: self.device,
-            threads,
-            stop: &self.stop,
-            gpu: &self.gpu,
-            proven: &self.proven,
-        };
+        let tools = self.tools(&recorded, threads);
         let mut remark = None;
         let attempt = store.attempt(&node.stage, &|what| self.progress.tell(what), |work| {
             remark = stages::make(&node.task, work, &tools)?;
@@ -146,13 +178,40 @@ impl<'a> Worker<'a> {
         match attempt {
             Ok(Attempt::Complete(_)) => Ok(Made::Complete(remark)),
             Ok(Attempt::Elsewhere(whom)) => self.help(node, store, &tools, whom),
-            Err(error) if stop::is_stop(&error) => Err(RunError::Stopped),
-            Err(error) => {
-                if !scheduler::ends_all(&error) {
-                    store.note_failure(&node.stage, &format!("{}: {error}", node.title))?;
-                }
-                Err(error)
-            }
+            Err(error) => Err(noted(error, node, store)?),
+        }
+    }
+
+    /// Makes the parts of the stage of `node` that are this process's.
+    fn make_parts(
+        &self,
+        node: &StageNode,
+        store: &StageStore,
+        threads: &Threads,
+        is_own: &dyn Fn(usize) -> bool,
+    ) -> Result<Made, RunError> {
+        let recorded = RecordedProgress { inner: self.progress, store, stage: &node.stage };
+        let tools = self.tools(&recorded, threads);
+        let work = match store.share(&node.stage, &|what| self.progress.tell(what))? {
+            Share::Complete => return Ok(Made::Complete(None)),
+            Share::Elsewhere(whom) => return Ok(Made::Elsewhere(whom)),
+            Share::Open(work) => work,
+        };
+        match stages::make_parts(&node.task, &work, &tools, is_own) {
+            Ok(()) => Ok(Made::Complete(None)),
+            Err(error) => Err(noted(RunError::Make(error), node, store)?),
+        }
+    }
+
+    fn tools<'b>(&'b self, recorded: &'b RecordedProgress, threads: &'b Threads) -> Tools<'b> {
+        Tools {
+            runtime: self.runtime,
+            progress: MemoryAwareProgress(recorded, threads.clone()),
+            device: self.device,
+            threads,
+            stop: &self.stop,
+            gpu: &self.gpu,
+            proven: &self.proven,
         }
     }
 
@@ -183,6 +242,18 @@ impl<'a> Worker<'a> {
         };
         Ok(Made::Elsewhere(whom))
     }
+}
+
+/// The error of an attempt at the stage of `node`, which is noted unless it was asked for or hits
+/// all stages.
+fn noted(error: RunError, node: &StageNode, store: &StageStore) -> Result<RunError, RunError> {
+    if stop::is_stop(&error) {
+        return Ok(RunError::Stopped);
+    }
+    if !scheduler::ends_all(&error) {
+        store.note_failure(&node.stage, &format!("{}: {error}", node.title))?;
+    }
+    Ok(error)
 }
 
 /// The resources for making one stage.

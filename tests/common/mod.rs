@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod net;
+pub mod slurm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,8 +47,12 @@ pub fn small_data(train: usize, test: usize) -> tempfile::TempDir {
     for (split, prefix, count) in [(Split::Train, "train", train), (Split::Test, "t10k", test)] {
         let set = Dataset::load(&source, split).unwrap();
         let sizes = [count, set.height, set.width].map(|n| (n as u32).to_be_bytes()).concat();
-        let images =
-            [&[0, 0, 8, 3][..], &sizes, &set.images[..count * set.height * set.width]].concat();
+        let images = [
+            &[0, 0, 8, 3][..],
+            &sizes,
+            &set.all_pixels().unwrap()[..count * set.height * set.width],
+        ]
+        .concat();
         let labels: Vec<u8> = set.labels[..count].iter().map(|&label| label as u8).collect();
         let labels = [&[0, 0, 8, 1][..], &sizes[..4], &labels].concat();
         fs::write(target.join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();

@@ -6,6 +6,7 @@ images of three classes, whose pixels follow a formula that the tests know too.
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 FOLDER = Path(__file__).parent / "finished"
@@ -41,6 +42,13 @@ def main() -> None:
     last = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     torch.save([torch.nn.Parameter(last.float()), soft], FOLDER / "pair.pt")
     torch.save({"images": normalised, "labels": labels}, FOLDER / "normalised.pt")
+    # DC and DM: a normalised set for each repetition, and accuracies of NumPy's type.
+    repeated = [[normalised, labels], [normalised.flip(0), labels.flip(0)]]
+    accuracies = {"ConvNet": [np.float64(0.25), np.float64(0.513)]}
+    torch.save({"data": repeated, "accs_all_exps": accuracies}, FOLDER / "repeated.pt")
+    # Half precision keeps every pixel.
+    torch.save({"images": unit.half(), "labels": labels}, FOLDER / "half.pt")
+    torch.save({"images": images.bfloat16(), "labels": labels}, FOLDER / "bfloat.pt")
     torch.save({"images": Executable(), "labels": labels}, FOLDER / "executable.pt")
     torch.save({"images": images, "labels": labels[:-1]}, FOLDER / "short.pt")
 

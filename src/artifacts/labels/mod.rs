@@ -40,7 +40,8 @@
 //!
 //! A row holds `V` numbers. Without `top_k` these are the `K` logits. With `top_k`, `V = k + 1`:
 //! the `k` largest logits in descending order, then one common logit for all other classes. It
-//! divides their total probability, at the softmax temperature of `top_k`, equally among them.
+//! divides their total probability, at the softmax temperature of `top_k`, equally among them. If
+//! that temperature is `null`, `V = k`, and the other classes have no probability.
 //!
 //! | bytes | holds |
 //! | --- | --- |
@@ -79,7 +80,7 @@ mod writer;
 
 use ndarray::Array2;
 use rows::Rows;
-pub use rows::{Dtype, StoredTopK};
+pub use rows::{Dtype, NO_PROBABILITY, StoredTopK};
 use scdd_data::{Augment, DrawnMix, Operation, Size, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -98,6 +99,8 @@ const MAX_METADATA: usize = 1 << 20;
 const HASH: usize = 32;
 /// Bytes of a record's mix, λ and box.
 const RECORD_PREFIX: u64 = 16;
+/// Bytes of a view besides logits and operations: two indices, its box, its flip.
+const VIEW: u64 = 17;
 /// Bytes of an operation: its number and three values.
 const OPERATION: usize = 16;
 const RELABEL_AGAIN: &str = "the file is damaged: remove it and relabel again";
@@ -236,6 +239,17 @@ struct StoreLayout {
     end: u64,
 }
 
+/// Bytes of a view in a store of these settings, without the few of each batch.
+pub fn bytes_per_view(
+    classes: usize,
+    dtype: Dtype,
+    top_k: Option<StoredTopK>,
+    augment: Option<Augment>,
+) -> u64 {
+    let operations = augment.map_or(0, Augment::per_view);
+    (Rows { classes, dtype, top_k }.bytes() + OPERATION * operations) as u64 + VIEW
+}
+
 impl Meta {
     /// Batches per epoch.
     pub fn batches(&self) -> usize {
@@ -306,7 +320,8 @@ impl Meta {
 
     /// Bytes of the record of `size` images.
     fn record(&self, size: u64) -> Option<u64> {
-        let view = (self.rows().bytes() + OPERATION * self.operations()) as u64 + 17;
+        let Self { classes, dtype, top_k, augment, .. } = *self;
+        let view = bytes_per_view(classes as usize, dtype, top_k, augment);
         let unpadded = RECORD_PREFIX.checked_add(size.checked_mul(view)?)?;
         unpadded.checked_next_multiple_of(8)
     }

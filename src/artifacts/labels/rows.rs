@@ -21,16 +21,22 @@ pub enum Dtype {
     I8,
 }
 
-/// Stores the `k` largest logits of a row; the other classes share the remaining probability
-/// equally.
+/// What the classes without a stored logit have, where they have no probability. Softmax makes 0 of
+/// it at every temperature that an experiment can have, and unlike an infinite number it can be
+/// multiplied by 0.
+pub const NO_PROBABILITY: f32 = -65504.0;
+
+/// Stores the `k` largest logits of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredTopK {
     /// At least 1 and below the number of classes.
     pub k: u32,
-    /// The softmax temperature at which the common logit preserves the others' total probability;
-    /// above 0.
-    pub temperature: f32,
+    /// The softmax temperature, above 0, at which the other classes' common logit preserves their
+    /// total probability. `None`: they have no probability and no common logit
+    /// ([`NO_PROBABILITY`]).
+    #[serde(default)]
+    pub temperature: Option<f32>,
 }
 
 /// The format of all rows of a store.
@@ -52,6 +58,7 @@ impl Rows {
                 self.classes
             ));
         }
+        let temperature = temperature?;
         let is_good = temperature.is_finite() && temperature > 0.0;
         (!is_good).then(|| format!("a temperature of {temperature}: must be above 0"))
     }
@@ -60,9 +67,11 @@ impl Rows {
         self.top_k.map(|top| top.k as usize)
     }
 
-    /// The number of values per row: K logits, or the k largest and the others' common one.
+    /// The number of values per row: K logits, or the k largest and, if they have one, the others'
+    /// common one.
     fn numbers(&self) -> usize {
-        self.kept().map_or(self.classes, |k| k + 1)
+        let of = |top: StoredTopK| top.k as usize + usize::from(top.temperature.is_some());
+        self.top_k.map_or(self.classes, of)
     }
 
     /// Bytes of a row.
@@ -140,7 +149,8 @@ impl Rows {
                 None => return Err(format!("class {class} of {}", self.classes)),
             }
         }
-        row.iter_mut().filter(|logit| logit.is_nan()).for_each(|logit| *logit = numbers[k]);
+        let common = numbers.get(k).copied().unwrap_or(NO_PROBABILITY);
+        row.iter_mut().filter(|logit| logit.is_nan()).for_each(|logit| *logit = common);
         Ok(())
     }
 
@@ -162,19 +172,22 @@ impl Rows {
 }
 
 /// The classes of the `k` largest logits and their logits, in descending order, of equal ones the
-/// lower class first. The last logit `r` gives each of the other classes an equal share of their
-/// total probability at the temperature: `exp(r / T) = mean(exp(others / T))`.
+/// lower class first. With a temperature, a last logit `r` gives each of the other classes an equal
+/// share of their total probability at it: `exp(r / T) = mean(exp(others / T))`.
 fn largest(row: &[f32], top: StoredTopK) -> (Vec<usize>, Vec<f32>) {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
     let (kept, others) = order.split_at(top.k as usize);
+    let largest = kept.iter().map(|&i| row[i]);
+    let Some(temperature) = top.temperature.map(f64::from) else {
+        return (kept.to_vec(), largest.collect());
+    };
     let highest = f64::from(row[others[0]]);
-    let temperature = f64::from(top.temperature);
     let mean =
         others.iter().map(|&i| ((f64::from(row[i]) - highest) / temperature).exp()).sum::<f64>()
             / others.len() as f64;
     let common = (highest + temperature * mean.ln()) as f32;
-    (kept.to_vec(), kept.iter().map(|&i| row[i]).chain([common]).collect())
+    (kept.to_vec(), largest.chain([common]).collect())
 }
 
 /// Appends the lowest number and the step between two codes, f16 each, and one code per number. The
@@ -222,7 +235,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rows(classes: usize, dtype: Dtype, k: u32) -> Rows {
-        Rows { classes, dtype, top_k: (k > 0).then_some(StoredTopK { k, temperature: 4.0 }) }
+        Rows { classes, dtype, top_k: (k > 0).then_some(StoredTopK { k, temperature: Some(4.0) }) }
     }
 
     fn coded(rows: Rows, logits: &[f32]) -> Vec<f32> {
@@ -284,6 +297,23 @@ mod tests {
         // Classes 2 and 0, then 3, 1 and 4 ln((exp(0) + exp(-1/2)) / 2) = -0.87628 = 0xbb03 in half
         // precision.
         assert_eq!(bytes(rows(4, Dtype::F16, 2)), [2, 0, 0, 0, 0x00, 0x42, 0x00, 0x3c, 0x03, 0xbb]);
+    }
+
+    #[test]
+    fn without_a_temperature_the_rest_has_no_probability() {
+        let logits = [1.0, -2.0, 3.0, 0.0];
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::I8] {
+            let rows =
+                Rows { classes: 4, dtype, top_k: Some(StoredTopK { k: 2, temperature: None }) };
+            let found = coded(rows, &logits);
+            assert_eq!(found, [1.0, NO_PROBABILITY, 3.0, NO_PROBABILITY], "{dtype:?}");
+            for temperature in [0.01, 1.0, 20.0, 1000.0] {
+                let expected = softmax(&[1.0, 3.0], temperature);
+                let probabilities = softmax(&found, temperature);
+                assert!((probabilities[0] - expected[0]).abs() < 1e-15, "{probabilities:?}");
+                assert!(probabilities[1] < 1e-28, "{probabilities:?}");
+            }
+        }
     }
 
     #[test]

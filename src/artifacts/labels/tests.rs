@@ -29,7 +29,7 @@ fn meta() -> Meta {
 
 /// Metadata with all optional keys.
 fn newest() -> Meta {
-    let top_k = Some(StoredTopK { k: 1, temperature: 20.0 });
+    let top_k = Some(StoredTopK { k: 1, temperature: Some(20.0) });
     let augment = Some(Augment::RandAugment { operations: 2, magnitude: 9 });
     Meta { dtype: Dtype::I8, top_k, pad: 2, epochs: 5, stored_epochs: Some(2), augment, ..meta() }
 }
@@ -130,7 +130,7 @@ fn any_meta() -> impl Strategy<Value = Meta> {
             dtype,
             source: Size { height, width },
             input: Size { height: input_height, width: input_width },
-            top_k: (1..classes).contains(&k).then_some(StoredTopK { k, temperature: 4.0 }),
+            top_k: (1..classes).contains(&k).then_some(StoredTopK { k, temperature: Some(4.0) }),
             pad,
             stored_epochs: (1..epochs).contains(&stored).then_some(stored),
             augment,
@@ -395,7 +395,10 @@ fn what_does_not_fit_is_refused() {
         let message = Writer::open(&path, meta()).unwrap().append(&batch).unwrap_err().to_string();
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
     }
-    let top_k = |k, temperature| Meta { top_k: Some(StoredTopK { k, temperature }), ..meta() };
+    let top_k = |k, temperature| Meta {
+        top_k: Some(StoredTopK { k, temperature: Some(temperature) }),
+        ..meta()
+    };
     let cases = [
         (Meta { classes: 0, ..meta() }, "each must be at least 1"),
         (Meta { pad: 65_000, ..meta() }, "with a border of 65000 seen as"),
@@ -486,6 +489,41 @@ fn a_writer_goes_on_after_the_last_whole_epoch() {
     begun(2 * per_epoch);
     let other = Meta { config_hash: "other".into(), ..meta.clone() };
     assert_eq!(Writer::open(&path, other).unwrap().epochs(), 0);
+}
+
+#[test]
+fn epochs_that_were_labelled_apart_give_the_same_bytes() {
+    let meta = Meta { epochs: 5, ..meta() };
+    let (dir, all) = (tempfile::tempdir().unwrap(), batches(&meta, 1));
+    let (path, of_epoch) = (dir.path().join("labels"), meta.batches());
+    let apart = |epoch: u32, meta: &Meta| {
+        let mut writer = Writer::open_epoch(&path, meta.clone(), epoch).unwrap();
+        for batch in all.chunks(of_epoch).nth(epoch as usize).unwrap() {
+            writer.append(batch).unwrap();
+        }
+        writer.finish_epoch().unwrap();
+        dir.path().join(format!("labels.epoch-{epoch:05}"))
+    };
+    // The second is damaged, and the fifth is another store's.
+    let damaged = apart(1, &meta);
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[5] ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    apart(4, &Meta { config_hash: "other".into(), ..meta.clone() });
+    for epoch in [3, 0] {
+        apart(epoch, &meta);
+    }
+    let mut writer = Writer::open(&path, meta.clone()).unwrap();
+    assert_eq!(writer.epochs_apart().unwrap(), [0, 3].into());
+    for (epoch, batches) in (0..).zip(all.chunks(of_epoch)) {
+        assert_eq!(writer.epochs(), epoch);
+        match epoch {
+            0 | 3 => writer.absorb().unwrap(),
+            _ => batches.iter().for_each(|batch| writer.append(batch).unwrap()),
+        }
+    }
+    writer.finish().unwrap();
+    assert!(fs::read(&path).unwrap() == file(&meta));
 }
 
 fn file_of(meta: &Meta, batches: &[LabelBatch]) -> Vec<u8> {

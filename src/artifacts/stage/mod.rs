@@ -40,7 +40,7 @@ pub use computed_on::ComputedOn;
 pub use lock::Wait;
 pub use parts::TakenPart;
 pub use progress::StageProgress;
-pub use store::{Attempt, Found, StageStore, fill};
+pub use store::{Attempt, Found, Share, StageStore, fill};
 pub use work_dir::{Timing, WorkDir};
 
 pub(super) const RECORD: &str = "stage.json";
@@ -281,7 +281,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     atomic::write(path, bytes).map_err(io_error("write", path))
 }
 
-pub(super) fn create_directories(path: &Path) -> Result<(), StageError> {
+/// Creates the directory `path` and those above it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn create_directories(path: &Path) -> Result<(), StageError> {
     fs::create_dir_all(path).map_err(io_error("create the directory", path))
 }
 

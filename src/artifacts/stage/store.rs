@@ -29,6 +29,25 @@ pub enum Attempt {
     Elsewhere(String),
 }
 
+/// A stage of which a process makes parts.
+#[derive(Debug)]
+pub enum Share {
+    /// All parts are there.
+    Complete,
+    /// Parts may be missing in this directory.
+    Open(Box<WorkDir>),
+    /// Another process is about to make the directory.
+    Elsewhere(String),
+}
+
+/// A stage's directory, as an attempt finds it.
+enum OpenedStage {
+    Complete(PathBuf),
+    Elsewhere(String),
+    /// The directory, and the stage's lock.
+    Partial(Lock, Box<WorkDir>),
+}
+
 /// The contents found under a stage's final name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
@@ -85,6 +104,13 @@ impl StageStore {
         }
     }
 
+    /// Looks for `stage` anew: a network file system renews what it knows of a folder when that is
+    /// opened.
+    pub fn look_again(&self, stage: &Stage) {
+        // A folder that is not there has nothing to renew.
+        let _ = fs::read_dir(self.root.join(&stage.stage));
+    }
+
     /// The complete result of `stage`, if there is one; an error if it is damaged.
     pub fn find(&self, stage: &Stage) -> Result<Option<PathBuf>, StageError> {
         match self.look(stage)? {
@@ -107,30 +133,12 @@ impl StageStore {
         tell: Tell,
         work: impl FnOnce(&WorkDir) -> Result<(), E>,
     ) -> Result<Attempt, E> {
-        if let Found::Complete(directory) = self.look(stage)? {
-            tracing::debug!("complete {}", directory.display());
-            return Ok(Attempt::Complete(directory));
-        }
-        let directory = self.path(stage);
-        let lock = self.lock_path(&directory);
-        let Some(_lock) = Lock::attempt(&lock)? else {
-            return Ok(Attempt::Elsewhere(format!(
-                "{}, which is at {}",
-                lock::holder(&lock),
-                label(&directory)
-            )));
+        let (_lock, partial) = match self.open(stage, tell)? {
+            OpenedStage::Complete(directory) => return Ok(Attempt::Complete(directory)),
+            OpenedStage::Elsewhere(whom) => return Ok(Attempt::Elsewhere(whom)),
+            OpenedStage::Partial(lock, partial) => (lock, partial),
         };
-        match self.look(stage)? {
-            Found::Complete(directory) => return Ok(Attempt::Complete(directory)),
-            Found::Damaged(damage) => {
-                tell(&format!("{}: {damage}; the stage is made again", directory.display()));
-                self.discard(&directory)?;
-            }
-            Found::Nothing => {}
-        }
-        tracing::debug!("making {}", directory.display());
-        let partial =
-            WorkDir::open(&self.path(stage), stage, self.parts_path(stage), self.begin())?;
+        tracing::debug!("making {}", self.path(stage).display());
         if let Err(error) = work(&partial) {
             partial.remove_if_untouched();
             return Err(error);
@@ -140,6 +148,47 @@ impl StageStore {
         // If the note can't be removed it is ignored, because the stage is complete.
         let _ = fs::remove_file(self.failure_path(stage));
         Ok(Attempt::Complete(directory))
+    }
+
+    /// Opens the directory of `stage`, unless the stage is complete or another process makes it.
+    fn open(&self, stage: &Stage, tell: Tell) -> Result<OpenedStage, StageError> {
+        if let Found::Complete(directory) = self.look(stage)? {
+            tracing::debug!("complete {}", directory.display());
+            return Ok(OpenedStage::Complete(directory));
+        }
+        let directory = self.path(stage);
+        let lock_path = self.lock_path(&directory);
+        let Some(lock) = Lock::attempt(&lock_path)? else {
+            let whom = lock::holder(&lock_path);
+            return Ok(OpenedStage::Elsewhere(format!(
+                "{whom}, which is at {}",
+                label(&directory)
+            )));
+        };
+        match self.look(stage)? {
+            Found::Complete(directory) => return Ok(OpenedStage::Complete(directory)),
+            Found::Damaged(damage) => {
+                tell(&format!("{}: {damage}; the stage is made again", directory.display()));
+                self.discard(&directory)?;
+            }
+            Found::Nothing => {}
+        }
+        let partial = WorkDir::open(&directory, stage, self.parts_path(stage), self.begin())?;
+        Ok(OpenedStage::Partial(lock, Box::new(partial)))
+    }
+
+    /// The directory of `stage` for a process that makes some of its parts, as others may at the
+    /// same time. None of them completes the stage; the next [`attempt`](Self::attempt) does.
+    ///
+    /// # Errors
+    /// When the directory can't be made, or holds other work.
+    pub fn share(&self, stage: &Stage, tell: Tell) -> Result<Share, StageError> {
+        let whom = match self.open(stage, tell)? {
+            OpenedStage::Complete(_) => return Ok(Share::Complete),
+            OpenedStage::Elsewhere(whom) => whom,
+            OpenedStage::Partial(..) => "another process".to_owned(),
+        };
+        Ok(self.join(stage).map_or(Share::Elsewhere(whom), |work| Share::Open(Box::new(work))))
     }
 
     /// The directory in which another process is making `stage`, to help it with its parts. `None`

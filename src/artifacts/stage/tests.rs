@@ -285,6 +285,37 @@ fn helpers_share_the_parts_and_their_time_counts() {
 }
 
 #[test]
+fn parts_that_several_processes_made_wait_for_the_attempt_that_completes_the_stage() {
+    let root = tempfile::tempdir().unwrap();
+    let on = |device: &str| {
+        let [device, precision, libraries] = [device, "TF32", "1"].map(str::to_owned);
+        StageStore::new(root.path()).computing_on(ComputedOn { device, precision, libraries })
+    };
+    let share = |store: &StageStore| match store.share(&stage(5), QUIET).unwrap() {
+        Share::Open(work) => *work,
+        other => panic!("{other:?}"),
+    };
+    let (one, other) = (share(&on("cpu")), share(&on("cpu")));
+    for (work, part) in [(&one, "0"), (&other, "1")] {
+        work.goes_on_here().unwrap();
+        let _taken = work.take(part).unwrap().unwrap();
+        work.write_last_of_part(format!("part-{part}"), b"x").unwrap();
+    }
+    assert!(one.has("part-1") && one.is_under_way());
+    let elsewhere = share(&on("cuda:0 (A)")).goes_on_here().unwrap_err().to_string();
+    assert!(elsewhere.contains("begun on cpu in TF32"), "{elsewhere}");
+    let attempt = on("cpu").attempt(&stage(5), QUIET, |work| {
+        assert!(matches!(on("cpu").share(&stage(5), QUIET)?, Share::Open(_)), "it may help");
+        assert!(work.resumed() && work.has("part-0") && work.has("part-1"));
+        Ok::<_, StageError>(())
+    });
+    assert!(matches!(attempt, Ok(Attempt::Complete(_))));
+    assert!(!one.is_under_way());
+    one.goes_on_here().unwrap();
+    assert!(matches!(on("cpu").share(&stage(5), QUIET).unwrap(), Share::Complete));
+}
+
+#[test]
 fn an_unusable_root_is_a_clear_error() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("file");

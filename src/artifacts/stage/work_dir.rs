@@ -15,6 +15,7 @@ use super::{
     ComputedOn, RECORD, Stage, StageError, TIMING, contents, create_directories, entries, io_error,
     is_scratch, partial_name, write_atomic,
 };
+use crate::atomic;
 
 /// The directory in which a stage is being made.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct WorkDir {
     pub(super) path: PathBuf,
     /// The folder of the locks of its parts.
     pub(super) parts: PathBuf,
-    /// Whether another process is making the stage.
+    /// Whether this process makes parts only.
     pub(super) helps: bool,
     resumed: bool,
     passes: u64,
@@ -56,7 +57,8 @@ impl WorkDir {
         Ok(Self { path, parts, helps: false, resumed, passes, begun, computed_on, before })
     }
 
-    /// The partial directory of `stage`, which another process is making. `None` if there is none.
+    /// The partial directory of `stage`, of which other processes may make parts too. `None` if
+    /// there is none.
     pub(super) fn join(
         complete: &Path,
         stage: &Stage,
@@ -81,6 +83,9 @@ impl WorkDir {
     /// Checks that what the stage holds already was computed on the same device, in the same
     /// precision. The rest would give other bytes otherwise.
     pub fn goes_on_here(&self) -> Result<(), StageError> {
+        if self.helps {
+            self.note_begun()?;
+        }
         let before = Timing::read(&self.path).and_then(|timing| timing.computed_on);
         match (before, self.on().as_ref()) {
             (Some(begun), Some(now)) if !begun.goes_on(now) => Err(StageError::Begun {
@@ -88,6 +93,24 @@ impl WorkDir {
                 begun: begun.to_string(),
                 now: now.to_string(),
             }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what computes the stage, unless that is noted already: of several processes that begin
+    /// it the first one decides.
+    fn note_begun(&self) -> Result<(), StageError> {
+        let timing = Timing {
+            seconds: 0.0,
+            resumed: false,
+            passes: Some(self.passes),
+            peak_bytes: None,
+            computed_on: self.on().clone(),
+        };
+        let path = self.path.join(TIMING);
+        match atomic::write_new(&path, &timing.bytes()) {
+            Err(source) if self.is_under_way() => Err(io_error("write", &path)(source)),
+            // Meanwhile the stage may have become complete, under its final name.
             _ => Ok(()),
         }
     }
@@ -126,6 +149,13 @@ impl WorkDir {
     /// Whether the stage is not complete yet.
     pub fn is_under_way(&self) -> bool {
         self.has(RECORD)
+    }
+
+    /// Looks at the folder `relative` anew: a network file system renews what it knows of a folder
+    /// when that is opened.
+    pub fn look_again(&self, relative: impl AsRef<Path>) {
+        // A folder that is not there has nothing to renew.
+        let _ = fs::read_dir(self.path.join(relative));
     }
 
     /// Whether this or an interrupted run committed `relative`.
@@ -167,7 +197,7 @@ impl WorkDir {
     }
 
     fn write_timing(&self, timing: &Timing) -> Result<(), StageError> {
-        self.write(TIMING, format!("{:#}\n", json!(timing)).as_bytes()).map(|_| ())
+        self.write(TIMING, &timing.bytes()).map(|_| ())
     }
 
     /// Removes the file `relative`, if it is there.
@@ -233,6 +263,10 @@ pub struct Timing {
 }
 
 impl Timing {
+    fn bytes(&self) -> Vec<u8> {
+        format!("{:#}\n", json!(self)).into_bytes()
+    }
+
     /// The timing of a complete stage directory, if it has one.
     pub fn read(directory: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(directory.join(TIMING)).ok()?).ok()

@@ -12,7 +12,7 @@ const SHAPES: &str = "save images as [N, C, H, W] or [N, H, W, C], labels as [N]
 /// How far floating-point pixels may lie outside of 0..=1 by rounding alone.
 const SLACK: f32 = 1e-3;
 
-/// ArrayNumbers of an array file, in C order.
+/// The numbers of an array file, in C order.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ArrayNumbers {
     Bytes(ArrayD<u8>),
@@ -57,8 +57,15 @@ pub(super) fn own_set(
     let label = |label: &i64| own.binary_search(label).unwrap_or_default() as u32;
     let name = png::display_name(Path::new(path.file_stem().unwrap_or(path.as_os_str())));
     let labels = labels.iter().map(label).collect();
-    let set =
-        Dataset { name, images: pixels, labels, channels, height, width, classes: names.clone() };
+    let set = Dataset {
+        name,
+        images: pixels.into(),
+        labels,
+        channels,
+        height,
+        width,
+        classes: names.clone(),
+    };
     Ok(OwnSet { set, names })
 }
 

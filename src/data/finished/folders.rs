@@ -49,7 +49,7 @@ pub(super) fn read(root: &Path, remarks: &mut Vec<String>) -> Result<OwnSet, Dat
         let images = folder::images_of(root, &root.join(name), &mut findings)?;
         files.extend(images.into_iter().map(|path| (path, label)));
     }
-    let set = folder::read(root, names.clone(), files, Fit::Exact, &mut findings)?;
+    let set = folder::read(root, names.clone(), files, Fit::Exact, u64::MAX, &mut findings)?;
     findings.conclude(root, remarks)?;
     Ok(OwnSet { set, names })
 }

@@ -62,7 +62,7 @@ impl FinishedSource {
         let map = self.class_map.as_deref().map(folder::read_class_map).transpose()?;
         let place = self.place.as_path();
         let numbers = classes::numbers(place, &names, (&self.data, &self.classes), map.as_deref())?;
-        let set = sorted(set, &numbers, self.classes.clone());
+        let set = sorted(set, &numbers, self.classes.clone())?;
         self.check_classes(&set)?;
         self.fitted(set)
     }
@@ -86,7 +86,7 @@ impl FinishedSource {
         let kind = file.extension().map(|kind| kind.to_string_lossy().to_lowercase());
         let arrays = match kind.as_deref() {
             Some("npz") => npz::read(&file)?,
-            Some("pt" | "pth") => torch::read(&file)?,
+            Some("pt" | "pth") => torch::read(&file, remarks)?,
             Some("parquet") => {
                 let mut set = parquet::load_all(place, remarks)?;
                 let names = std::mem::take(&mut set.classes);
@@ -149,26 +149,26 @@ impl FinishedSource {
         }
         let length = channels * height * width;
         super::memory::check(&self.place, set.len() as u64, length as u64)?;
-        let images = (0..set.len()).flat_map(|index| {
-            let pixels = set.image(index).unwrap_or_default();
-            decode::stretched(pixels, [set.channels, set.height, set.width], [height, width])
-        });
-        Ok(Dataset { images: images.collect(), height, width, ..set })
+        let from = [set.channels, set.height, set.width];
+        let mut images = Vec::with_capacity(set.len() * length);
+        for index in 0..set.len() {
+            images.extend(decode::stretched(&set.image(index)?, from, [height, width]));
+        }
+        Ok(Dataset { images: images.into(), height, width, ..set })
     }
 }
 
 /// The images sorted by their class `numbers[own label]`.
-fn sorted(set: Dataset, numbers: &[u32], classes: Vec<String>) -> Dataset {
+fn sorted(set: Dataset, numbers: &[u32], classes: Vec<String>) -> Result<Dataset, DataError> {
     let number = |index: usize| numbers[set.labels[index] as usize];
     let mut order: Vec<usize> = (0..set.len()).collect();
     let labels = |order: &[usize]| order.iter().map(|&index| number(index)).collect();
     if order.is_sorted_by_key(|&index| number(index)) {
-        return Dataset { labels: labels(&order), classes, ..set };
+        return Ok(Dataset { labels: labels(&order), classes, ..set });
     }
     order.sort_by_key(|&index| number(index));
-    let images =
-        order.iter().flat_map(|&index| set.image(index).unwrap_or_default()).copied().collect();
-    Dataset { images, labels: labels(&order), classes, ..set }
+    let images = set.pixels(&order)?.into_owned().into();
+    Ok(Dataset { images, labels: labels(&order), classes, ..set })
 }
 
 /// The only array file of `directory`, its first Parquet file, or the directory of its class

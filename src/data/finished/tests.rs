@@ -54,13 +54,23 @@ fn assert_refused(source: &FinishedSource, parts: &[&str]) {
 
 #[test]
 fn tensors_that_pytorch_wrote_are_read() {
-    for name in ["named.pt", "images_best.pt", "pair.pt"] {
+    for name in ["named.pt", "images_best.pt", "half.pt", "bfloat.pt", "pair.pt"] {
         let (set, remarks) = loaded(&golden(name));
-        assert!(set.images == expected(), "{name}");
+        assert!(set.images == expected().into(), "{name}");
         assert_eq!((set.labels, set.classes.len()), (vec![0, 0, 1, 1, 2, 2], 3), "{name}");
         assert_eq!(remarks.len(), usize::from(name == "pair.pt"), "{remarks:?}");
         assert!(remarks.iter().all(|remark| remark.contains("soft labels [6, 3] are not read")));
     }
+}
+
+#[test]
+fn the_first_set_of_several_repetitions_is_read() {
+    let undone = Normalization::new(vec![0.5, 0.25, 0.125], vec![0.5, 0.25, 0.5]).unwrap();
+    let repeated = FinishedSource { normalization: Some(undone), ..golden("repeated.pt") };
+    let (set, remarks) = loaded(&repeated);
+    assert!(set.images == expected().into() && set.labels == [0, 0, 1, 1, 2, 2]);
+    assert_eq!(remarks.len(), 1);
+    assert!(remarks[0].ends_with("has 2 sets, one for each repetition; the first is taken"));
 }
 
 #[test]
@@ -70,7 +80,7 @@ fn normalised_tensors_need_what_normalised_them() {
     let undone = Normalization::new(vec![0.5, 0.25, 0.125], vec![0.5, 0.25, 0.5]).unwrap();
     set.normalization = Some(undone.clone());
     let (found, remarks) = loaded(&set);
-    assert!(found.images == expected() && remarks.is_empty(), "{remarks:?}");
+    assert!(found.images == expected().into() && remarks.is_empty(), "{remarks:?}");
     // By other constants some values are no pixels, which is said.
     set.normalization =
         Some(Normalization::new(vec![0.5, 0.25, 0.125], vec![1.0, 0.25, 0.5]).unwrap());
@@ -144,7 +154,7 @@ fn class_folders_are_read_as_others_call_them() {
         folders(&dir.path().join(inner), name);
         fs::write(dir.path().join("README.md"), "a card").unwrap();
         let (set, _) = loaded(&source(dir.path()));
-        assert!(set.images == expected() && set.labels == [0, 0, 1, 1, 2, 2], "{}", name(0));
+        assert!(set.images == expected().into() && set.labels == [0, 0, 1, 1, 2, 2], "{}", name(0));
     }
 }
 
@@ -158,7 +168,7 @@ fn a_class_map_says_which_class_a_folder_is() {
         loaded(&FinishedSource { class_map: Some(map), ..source(&dir.path().join("set")) });
     // The images of one class stay together, in the order of the real data's classes.
     let images = expected();
-    assert!(set.images == [&images[120..], &images[..120]].concat());
+    assert!(set.images == [&images[120..], &images[..120]].concat().into());
     assert_eq!(set.labels, [0, 0, 1, 1, 2, 2]);
 }
 
@@ -167,7 +177,7 @@ fn archives_are_read_in_both_orders_of_axes() {
     let dir = tempfile::tempdir().unwrap();
     let set = Dataset {
         name: "x".into(),
-        images: expected(),
+        images: expected().into(),
         labels: vec![0, 0, 1, 1, 2, 2],
         channels: 3,
         height: 4,
@@ -178,7 +188,7 @@ fn archives_are_read_in_both_orders_of_axes() {
     // By its directory, as `scdd export-set` writes it, and by the file.
     for place in [dir.path().to_path_buf(), dir.path().join("images.npz")] {
         let (found, _) = loaded(&source(&place));
-        assert!(found.images == expected() && found.labels == set.labels);
+        assert!(found.images == expected().into() && found.labels == set.labels);
     }
 }
 
@@ -199,7 +209,7 @@ fn archives_of_floats_and_of_gray_images_are_read() {
     let set = loaded(&gray).0;
     // Sorted by class: the second image is of class 0, the third of class 1.
     let pixels: Vec<u8> = (20..60).chain(0..20).collect();
-    assert_eq!((set.images, set.labels), (pixels, vec![0, 1, 2]));
+    assert_eq!((set.images, set.labels), (pixels.into(), vec![0, 1, 2]));
 
     let mut archive = writer();
     archive.add_array("images", &Array4::<f32>::from_elem((3, 4, 5, 3), f32::NAN)).unwrap();
@@ -230,7 +240,7 @@ fn what_does_not_fit_is_told_with_its_remedy() {
     assert_refused(&of([3, 8, 8]), &["of 4x5 pixels, the networks take 8x8", "`resize: true`"]);
     let resized = FinishedSource { resize: true, ..of([3, 8, 10]) };
     let (set, _) = loaded(&resized);
-    assert_eq!((set.height, set.width, set.images.len()), (8, 10, 6 * 240));
+    assert_eq!((set.height, set.width, set.all_pixels().unwrap().len()), (8, 10, 6 * 240));
     fs::create_dir(dir.path().join("empty")).unwrap();
     assert_refused(&source(&dir.path().join("empty")), &["holds no images; name a directory"]);
     assert_refused(&source(&dir.path().join("nothing")), &["cannot open"]);

@@ -1,13 +1,15 @@
-//! PyTorch's files of tensors, as MTT, DATM and DD-Ranking publish them. A file is a ZIP archive of
-//! a pickle, which is read without executing anything, and of the tensors' numbers.
+//! PyTorch's files of tensors, as DC, DM, MTT, DATM and DD-Ranking publish them. A file is a ZIP
+//! archive of a pickle, which is read without executing anything, and of the tensors' numbers.
 //!
-//! Read are `{"images": …, "labels": …}`, `[images, labels]`, and images alone whose labels are in
-//! the file beside that is called `labels…` where theirs is called `images…`.
+//! Read are `{"images": …, "labels": …}`, `[images, labels]`, `{"data": [[images, labels], …]}`
+//! with a pair for each repetition, and images alone whose labels are in the file beside that is
+//! called `labels…` where theirs is called `images…`.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use zip::ZipArchive;
 
@@ -39,18 +41,16 @@ pub(super) fn holds_labels(path: &Path) -> bool {
     name.contains("labels") && path.with_file_name(name.replace("labels", "images")).is_file()
 }
 
-pub(super) fn read(path: &Path) -> Result<ImagesAndLabels, DataError> {
+pub(super) fn read(path: &Path, remarks: &mut Vec<String>) -> Result<ImagesAndLabels, DataError> {
     let mut file = TorchFile::open(path)?;
     let pickle = file.entry("data.pkl", MAX_PICKLE)?;
     let root = pickle::read(&pickle)
         .map_err(|problem| DataError::invalid(path, format!("its pickle {problem}"), REMEDY))?;
     let named = || NAMES.iter().find_map(|[x, y]| Some((root.get(x)?, root.get(y)?)));
+    let repeated = || repetitions(path, &root, remarks);
     let (images, labels) = match &root {
         PickleValue::Tensor(images) => return file.with_labels_beside(images),
-        PickleValue::List(both) | PickleValue::Tuple(both) if both.len() == 2 => {
-            (&both[0], &both[1])
-        }
-        _ => named().ok_or_else(|| {
+        _ => pair(&root).or_else(named).or_else(repeated).ok_or_else(|| {
             DataError::invalid(path, "holds no images with labels", LABELS_REMEDY)
         })?,
     };
@@ -60,6 +60,32 @@ pub(super) fn read(path: &Path) -> Result<ImagesAndLabels, DataError> {
         }
         _ => Err(DataError::invalid(path, "has images or labels that are no tensors", REMEDY)),
     }
+}
+
+type Pair<'p, 'a> = (&'p PickleValue<'a>, &'p PickleValue<'a>);
+
+/// The two elements of a list or tuple of two.
+fn pair<'p, 'a>(value: &'p PickleValue<'a>) -> Option<Pair<'p, 'a>> {
+    let [images, labels] = value.items()? else { return None };
+    Some((images, labels))
+}
+
+/// The first of the sets that DC's and DM's files have, one for each repetition of the method.
+fn repetitions<'p, 'a>(
+    path: &Path,
+    root: &'p PickleValue<'a>,
+    remarks: &mut Vec<String>,
+) -> Option<Pair<'p, 'a>> {
+    let sets = root.get("data")?.items()?;
+    let first = pair(sets.first()?)?;
+    if sets.len() > 1 {
+        remarks.push(format!(
+            "{}: has {} sets, one for each repetition; the first is taken",
+            path.display(),
+            sets.len()
+        ));
+    }
+    Some(first)
 }
 
 struct TorchFile<'a> {
@@ -145,6 +171,11 @@ impl<'a> TorchFile<'a> {
             "IntStorage" => placed(tensor, &bytes, |b| i64::from(i32::from_le_bytes(b)))
                 .map(ArrayNumbers::Whole),
             "LongStorage" => placed(tensor, &bytes, i64::from_le_bytes).map(ArrayNumbers::Whole),
+            "HalfStorage" => {
+                placed(tensor, &bytes, |b| f16::from_le_bytes(b).to_f32()).map(ArrayNumbers::Floats)
+            }
+            "BFloat16Storage" => placed(tensor, &bytes, |b| bf16::from_le_bytes(b).to_f32())
+                .map(ArrayNumbers::Floats),
             "FloatStorage" => placed(tensor, &bytes, f32::from_le_bytes).map(ArrayNumbers::Floats),
             _ => placed(tensor, &bytes, |b| f64::from_le_bytes(b) as f32).map(ArrayNumbers::Floats),
         };

@@ -30,11 +30,11 @@ pub(super) fn binary(
         let text = String::from_utf8_lossy(&read(path)?).into_owned();
         check_names(path, text.lines().map(str::trim).filter(|line| !line.is_empty()), &classes)?;
     }
-    let mut set = empty(dir, classes);
+    let mut read = CifarRecords::default();
     for path in files.iter().map(|file| dir.join(file)) {
-        read_records(&path, label_bytes, &mut set)?;
+        read_records(&path, label_bytes, classes.len(), &mut read)?;
     }
-    Ok(set)
+    Ok(read.into_set(dir, classes))
 }
 
 /// Reads the dictionaries in `files` of `dir`: `data` of bytes `[N, 3072]`, and the labels under
@@ -55,23 +55,31 @@ pub(super) fn pickled(
             check_names(&path, names.iter().map(|name| name.text().unwrap_or("?")), &classes)?;
         }
     }
-    let mut set = empty(dir, classes);
+    let mut read = CifarRecords::default();
     for path in files.iter().map(|file| dir.join(file)) {
-        read_pickle(&path, label, &mut set)?;
+        read_pickle(&path, label, classes.len(), &mut read)?;
     }
-    Ok(set)
+    Ok(read.into_set(dir, classes))
 }
 
-fn empty(dir: &Path, classes: Vec<String>) -> Dataset {
-    let (images, labels) = (Vec::new(), Vec::new());
-    Dataset {
-        name: png::display_name(dir),
-        images,
-        labels,
-        channels: 3,
-        height: SIDE,
-        width: SIDE,
-        classes,
+/// The images and labels of several files.
+#[derive(Default)]
+struct CifarRecords {
+    images: Vec<u8>,
+    labels: Vec<u32>,
+}
+
+impl CifarRecords {
+    fn into_set(self, dir: &Path, classes: Vec<String>) -> Dataset {
+        Dataset {
+            name: png::display_name(dir),
+            images: self.images.into(),
+            labels: self.labels,
+            channels: 3,
+            height: SIDE,
+            width: SIDE,
+            classes,
+        }
     }
 }
 
@@ -114,7 +122,12 @@ fn check_names<'a>(
     }
 }
 
-fn read_records(path: &Path, labels: usize, set: &mut Dataset) -> Result<(), DataError> {
+fn read_records(
+    path: &Path,
+    labels: usize,
+    classes: usize,
+    read_before: &mut CifarRecords,
+) -> Result<(), DataError> {
     let bytes = read(path)?;
     let record = labels + PIXELS;
     if bytes.is_empty() || bytes.len() % record != 0 {
@@ -122,15 +135,20 @@ fn read_records(path: &Path, labels: usize, set: &mut Dataset) -> Result<(), Dat
             format!("{} bytes are not a whole number of records of {record} bytes", bytes.len());
         return Err(DataError::invalid(path, problem, REMEDY));
     }
-    let first = set.labels.len();
+    let first = read_before.labels.len();
     for record in bytes.chunks_exact(record) {
-        set.labels.push(record[labels - 1].into());
-        set.images.extend(&record[labels..]);
+        read_before.labels.push(record[labels - 1].into());
+        read_before.images.extend(&record[labels..]);
     }
-    crate::dataset::check_labels(path, &set.labels[first..], set.classes.len())
+    crate::dataset::check_labels(path, &read_before.labels[first..], classes)
 }
 
-fn read_pickle(path: &Path, label: &str, set: &mut Dataset) -> Result<(), DataError> {
+fn read_pickle(
+    path: &Path,
+    label: &str,
+    classes: usize,
+    read_before: &mut CifarRecords,
+) -> Result<(), DataError> {
     let refuse = |problem: String| DataError::invalid(path, problem, REMEDY);
     let bytes = read(path)?;
     let value =
@@ -143,11 +161,12 @@ fn read_pickle(path: &Path, label: &str, set: &mut Dataset) -> Result<(), DataEr
     if shape[..] != [labels.len(), PIXELS] || labels.is_empty() {
         return Err(refuse(format!("has images of shape {shape:?} for {} labels", labels.len())));
     }
-    let first = set.labels.len();
+    let first = read_before.labels.len();
     // An invalid label becomes `u32::MAX`, which the check below refuses.
-    set.labels.extend(labels.into_iter().map(|label| u32::try_from(label).unwrap_or(u32::MAX)));
-    set.images.extend(*bytes);
-    crate::dataset::check_labels(path, &set.labels[first..], set.classes.len())
+    let label = |label| u32::try_from(label).unwrap_or(u32::MAX);
+    read_before.labels.extend(labels.into_iter().map(label));
+    read_before.images.extend(*bytes);
+    crate::dataset::check_labels(path, &read_before.labels[first..], classes)
 }
 
 #[cfg(test)]
@@ -175,8 +194,9 @@ mod tests {
 
         let train = binary(dir.path(), &files, 1, numbered(10)).unwrap();
         assert_eq!(train.labels, [1, 2, 3, 4, 5]);
-        assert_eq!(train.images.len(), 5 * PIXELS);
-        assert_eq!((train.images[0], train.images[5 * PIXELS - 1]), (10, 50));
+        let pixels = train.all_pixels().unwrap();
+        assert_eq!(pixels.len(), 5 * PIXELS);
+        assert_eq!((pixels[0], pixels[5 * PIXELS - 1]), (10, 50));
         assert_eq!(
             binary(dir.path(), &["test.bin".into()], 2, numbered(100)).unwrap().labels,
             [99, 3]
@@ -219,8 +239,9 @@ mod tests {
         write(&files[1], &pickle(&[0], 8));
         let read = |files: &[String], label: &str| pickled(dir.path(), files, label, numbered(10));
         let set = read(&files, "labels").unwrap();
-        assert_eq!((set.labels.as_slice(), set.images.len()), ([3, 9, 0].as_slice(), 3 * PIXELS));
-        assert_eq!((set.images[0], set.images[3 * PIXELS - 1]), (7, 8));
+        let pixels = set.all_pixels().unwrap();
+        assert_eq!((set.labels.as_slice(), pixels.len()), ([3, 9, 0].as_slice(), 3 * PIXELS));
+        assert_eq!((pixels[0], pixels[3 * PIXELS - 1]), (7, 8));
         let message = read(&files, "fine_labels").unwrap_err().to_string();
         assert!(
             message.contains("data_batch_1: has no whole numbers called `fine_labels`"),

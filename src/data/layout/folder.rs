@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 use crate::decode::{self, Pixels};
 use crate::entries::{Entry, Findings, entries, listed};
+use crate::images::{ImageFiles, ImagePixels};
 use crate::place::without_mark;
 use crate::registry::{self, Class, DataSet};
 use crate::{DataError, Dataset, Fit, Split, memory, png};
+
+use super::LayoutRequest;
 
 /// Directories of test images, in order of preference.
 const TEST_DIRS: [&str; 4] = ["test", "val", "validation", "valid"];
@@ -50,14 +51,11 @@ pub(super) fn is_of(root: &Path, set: &DataSet) -> bool {
     parts.filter_map(|part| part.names().ok()).any(|names| labelling(names, Some(set)).is_ok())
 }
 
-/// Reads one split of the folder `root`. `known` is its data set, if it is a known one. `map`
-/// (directory → class) selects, names and orders the classes.
+/// Reads the split of a folder that is asked for. `map` (directory → class) selects, names and
+/// orders the classes.
 pub(super) fn load(
-    root: &Path,
-    split: Split,
-    known: Option<&DataSet>,
+    LayoutRequest { place: root, split, known, fit, held, .. }: LayoutRequest,
     map: Option<&[(String, String)]>,
-    fit: Fit,
     remarks: &mut Vec<String>,
 ) -> Result<Dataset, DataError> {
     let wanted = part(root, split)?.ok_or_else(|| missing(root, split))?;
@@ -89,7 +87,7 @@ pub(super) fn load(
     let mut findings = Findings::default();
     let files = wanted.files(root, &labelling, &mut findings)?;
     let classes = labelling.into_iter().map(|(_, class)| class).collect();
-    let set = read(root, classes, files, fit, &mut findings)?;
+    let set = read(root, classes, files, fit, held, &mut findings)?;
     findings.conclude(root, remarks)?;
     Ok(set)
 }
@@ -452,64 +450,41 @@ pub(crate) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataE
     Ok(map)
 }
 
-/// Decodes `files` in parallel, fitted by `fit`. Undecodable files are problems.
+/// The images of `files`, fitted by `fit`. They are decoded now, in parallel, if their pixels take at
+/// most `held` bytes, else each time that they are asked for. Undecodable files are problems.
 pub(crate) fn read(
     root: &Path,
     classes: Vec<String>,
     files: Vec<(PathBuf, u32)>,
     fit: Fit,
+    held: u64,
     findings: &mut Findings,
 ) -> Result<Dataset, DataError> {
-    let open = |path: &Path| {
-        let bytes = std::fs::read(path).map_err(|error| format!("can't be read ({error})"))?;
-        decode::decode(&bytes)
-    };
     let (paths, labels): (Vec<PathBuf>, Vec<u32>) = files.into_iter().unzip();
     let shape = match fit {
         Fit::To(shape) => shape,
-        Fit::Exact => match paths.iter().find_map(|path| open(path).ok()) {
-            Some(Pixels { channels, height, width, .. }) => [channels, height, width],
-            None => [1, 1, 1],
-        },
+        Fit::Exact => paths.iter().find_map(|path| shape_of(path)).unwrap_or([1, 1, 1]),
     };
     let [channels, height, width] = shape;
     if ![1, 3].contains(&channels) {
         let problem = format!("holds images, which can't become {channels} channels");
         return Err(DataError::invalid(root, problem, "use a network of 1 or 3 channels"));
     }
-    let length = channels * height * width;
-    memory::check(root, paths.len() as u64, length as u64)?;
-    let mut images = vec![0; paths.len() * length];
-    let failures: Vec<Option<String>> = images
-        .par_chunks_exact_mut(length.max(1))
-        .zip(&paths)
-        .map(|(target, path)| {
-            let pixels = open(path).and_then(|image| match fit {
-                Fit::To(shape) => decode::fitted(image, shape),
-                Fit::Exact => exact(image, shape),
-            });
-            match pixels {
-                Ok(pixels) => target.copy_from_slice(&pixels),
-                Err(problem) => return Some(problem),
-            }
-            None
-        })
-        .collect();
-    for (path, problem) in paths.iter().zip(failures) {
-        if let Some(problem) = problem {
-            findings.problem(root, path, problem);
-        }
-    }
+    let (count, length) = (paths.len(), channels * height * width);
+    let files = ImageFiles { root: root.into(), paths, shape, fit };
+    let images = if (count as u64).saturating_mul(length as u64) > held {
+        ImagePixels::Files(files)
+    } else {
+        memory::check(root, count as u64, length as u64)?;
+        ImagePixels::Held(files.decode(&(0..count).collect::<Vec<_>>(), findings))
+    };
     Ok(Dataset { name: png::display_name(root), images, labels, channels, height, width, classes })
 }
 
-/// The pixels `[C, H, W]` of `image`, which must have this shape.
-fn exact(image: Pixels, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>, String> {
-    if (image.channels, image.height, image.width) != (channels, height, width) {
-        let found = format!("is {}x{}x{}", image.channels, image.height, image.width);
-        return Err(format!("{found}, but the images before it are {channels}x{height}x{width}"));
-    }
-    Ok(png::planes(&image.values, channels))
+/// The shape `[C, H, W]` of an image file; `None` if it can't be decoded.
+fn shape_of(path: &Path) -> Option<[usize; 3]> {
+    let Pixels { channels, height, width, .. } = decode::decode(&fs::read(path).ok()?).ok()?;
+    Some([channels, height, width])
 }
 
 #[cfg(test)]
@@ -567,8 +542,12 @@ mod tests {
             let expected = expected.tensor(name).unwrap();
             assert_eq!(expected.shape(), [&[set.len()][..], &shape[..]].concat());
             let length = shape.iter().product();
-            for (index, (own, wanted)) in
-                set.images.chunks(length).zip(expected.data().chunks(length)).enumerate()
+            for (index, (own, wanted)) in set
+                .all_pixels()
+                .unwrap()
+                .chunks(length)
+                .zip(expected.data().chunks(length))
+                .enumerate()
             {
                 assert!(own == wanted, "{name}: image {index} differs");
             }
@@ -592,11 +571,15 @@ mod tests {
         for name in TEST_DIRS {
             let file = |class: &str| format!("{name}/{class}/0.png");
             let dir = folder(&["train/a/0.png", "train/b/0.png", &file("a"), &file("b")]);
-            assert_eq!(load(dir.path(), Split::Test).unwrap().0.images, [2, 3], "{name}");
+            assert_eq!(
+                load(dir.path(), Split::Test).unwrap().0.images,
+                vec![2, 3].into(),
+                "{name}"
+            );
         }
         // A test directory without classes is skipped.
         let dir = folder(&["train/a/0.png", "test/images/0.png", "val/a/0.png"]);
-        assert_eq!(load(dir.path(), Split::Test).unwrap().0.images, [2]);
+        assert_eq!(load(dir.path(), Split::Test).unwrap().0.images, vec![2].into());
     }
 
     #[test]
@@ -615,12 +598,12 @@ mod tests {
             .unwrap();
         let (train, _) = load(dir.path(), Split::Train).unwrap();
         assert_eq!(
-            (train.labels.as_slice(), train.images.as_slice()),
+            (train.labels.as_slice(), &train.all_pixels().unwrap()[..]),
             ([0, 0, 1].as_slice(), [1, 2, 0].as_slice())
         );
         let (test, _) = load(dir.path(), Split::Test).unwrap();
         assert_eq!(
-            (test.labels.as_slice(), test.images.as_slice()),
+            (test.labels.as_slice(), &test.all_pixels().unwrap()[..]),
             ([0, 1].as_slice(), [4, 3].as_slice())
         );
         assert_eq!(test.classes, ["n1", "n2"]);
@@ -663,7 +646,7 @@ mod tests {
         let (set, _) = load(dir.path(), Split::Train).unwrap();
         assert_eq!(
             (set.classes.join(", "), set.images),
-            ("tench, English springer".to_string(), vec![1, 0])
+            ("tench, English springer".to_string(), vec![1, 0].into())
         );
         // One id that is not ImageNet's keeps all directory names.
         let dir = folder(&["train/n02102040/0.png", "train/n99999999/0.png"]);
@@ -727,7 +710,7 @@ mod tests {
         fs::write(&map, "ant: an ant").unwrap();
         let source = Source::open(dir.path()).unwrap().with_class_map(&map).unwrap();
         let set = source.load(Split::Train, Fit::To([1, 1, 1]), &mut Vec::new()).unwrap();
-        assert_eq!((set.classes, set.images), (vec!["an ant".to_string()], vec![0]));
+        assert_eq!((set.classes, set.images), (vec!["an ant".to_string()], vec![0].into()));
     }
 
     #[test]
@@ -742,7 +725,7 @@ mod tests {
             "test/a/0.png",
         ]);
         let (set, remarks) = load(dir.path(), Split::Train).unwrap();
-        assert_eq!((set.classes.len(), set.images), (1, vec![0]));
+        assert_eq!((set.classes.len(), set.images), (1, vec![0].into()));
         let [remark] = remarks.as_slice() else { panic!("{remarks:?}") };
         for name in [
             "train/a/._0.png",
@@ -803,7 +786,7 @@ mod tests {
             (chosen.classes.join(" "), chosen.labels),
             ("first second".to_string(), vec![0, 0, 1])
         );
-        assert_eq!(chosen.images, [1, 2, 0]);
+        assert_eq!(chosen.images, vec![1, 2, 0].into());
         for (text, expected) in [
             ("coat: coat", "has no directory coat, which the class map names"),
             ("../x: x", "names \"../x\", which is no directory's name"),

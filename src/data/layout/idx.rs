@@ -57,7 +57,7 @@ pub(super) fn dataset(
     let Idx { images, labels, height, width } = load(dir, split, classes.len())?;
     Ok(Dataset {
         name: png::display_name(dir),
-        images,
+        images: images.into(),
         labels,
         channels: 1,
         height,

@@ -6,6 +6,7 @@ pub(crate) mod folder;
 mod idx;
 pub mod npz;
 pub(crate) mod objects;
+pub(crate) mod packed;
 pub(crate) mod parquet;
 pub(crate) mod pickle;
 
@@ -57,6 +58,8 @@ pub enum DataLayout {
         /// The name of the label column.
         label: String,
     },
+    /// What `scdd pack` writes: a NumPy array of pixels and one of labels per split.
+    Packed,
 }
 
 /// A form of files that a data set of one's own may have.
@@ -85,8 +88,12 @@ const PARQUET: DataForm = DataForm {
     name: "parquet",
     about: "Parquet files in the directory `path`, with a column of encoded images and one of labels, as the Hugging Face Hub keeps data sets; images are fitted as those of an image folder.",
 };
+const PACKED: DataForm = DataForm {
+    name: "packed",
+    about: "The directory `path` that `scdd pack` wrote, at the first teacher's size.",
+};
 /// All forms.
-pub const FORMS: [DataForm; 4] = [IDX, IMAGE_FOLDER, NPZ, PARQUET];
+pub const FORMS: [DataForm; 5] = [IDX, IMAGE_FOLDER, NPZ, PARQUET, PACKED];
 
 /// One split of a data set, as it is to be read.
 #[derive(Clone, Copy)]
@@ -99,6 +106,8 @@ pub(crate) struct LayoutRequest<'a> {
     /// For class folders: a YAML or JSON file, directory → class name, in label order.
     pub class_map: Option<&'a Path>,
     pub fit: Fit,
+    /// The most bytes of decoded image files to hold in memory. More are decoded when asked for.
+    pub held: u64,
 }
 
 impl DataLayout {
@@ -109,6 +118,7 @@ impl DataLayout {
             DataLayout::ImageFolder | DataLayout::TinyImagenet => Some(IMAGE_FOLDER),
             DataLayout::Npz => Some(NPZ),
             DataLayout::Parquet { .. } => Some(PARQUET),
+            DataLayout::Packed => Some(PACKED),
             DataLayout::CifarBinary { .. } | DataLayout::CifarPickle { .. } => None,
         }
     }
@@ -123,8 +133,10 @@ impl DataLayout {
         if is_archive(place) && place.is_file() {
             return here(DataLayout::Npz);
         }
-        if DataLayout::Idx.lies_in(place) {
-            return here(DataLayout::Idx);
+        for layout in [DataLayout::Packed, DataLayout::Idx] {
+            if layout.lies_in(place) {
+                return here(layout);
+            }
         }
         if folder::is_here(place) {
             return here(DataLayout::ImageFolder);
@@ -146,6 +158,7 @@ impl DataLayout {
         let own = match self {
             DataLayout::Npz if is_archive(place) => place.into(),
             DataLayout::Npz => place.join(&set.name).with_extension("npz"),
+            DataLayout::Packed => return packed::is_of(place, set).then(|| place.into()),
             layout => return layout.lies_in(place).then(|| place.into()),
         };
         own.is_file().then_some(own)
@@ -160,6 +173,7 @@ impl DataLayout {
             }
             DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_here(dir),
             DataLayout::Parquet { .. } => parquet::is_here(dir),
+            DataLayout::Packed => packed::is_here(dir),
             DataLayout::Npz => false,
         }
     }
@@ -170,7 +184,8 @@ impl DataLayout {
             DataLayout::Idx
             | DataLayout::CifarBinary { .. }
             | DataLayout::CifarPickle { .. }
-            | DataLayout::Npz => true,
+            | DataLayout::Npz
+            | DataLayout::Packed => true,
             DataLayout::ImageFolder | DataLayout::TinyImagenet => folder::is_of(place, set),
             DataLayout::Parquet { .. } => {
                 let name = place.file_name().map(Path::new);
@@ -179,7 +194,7 @@ impl DataLayout {
         }
     }
 
-    /// Reads one split into memory. Notes for the user go to `remarks`.
+    /// Reads one split. Notes for the user go to `remarks`.
     ///
     /// # Errors
     /// When a file is missing, damaged or too large, or classes don't agree.
@@ -188,7 +203,7 @@ impl DataLayout {
         request: LayoutRequest,
         remarks: &mut Vec<String>,
     ) -> Result<Dataset, DataError> {
-        let LayoutRequest { place, split, known, class_map, fit } = request;
+        let LayoutRequest { place, split, known, class_map, .. } = request;
         let classes = known.map(DataSet::class_names);
         match self {
             DataLayout::Idx => idx::dataset(place, split, classes),
@@ -202,10 +217,11 @@ impl DataLayout {
             }
             DataLayout::ImageFolder | DataLayout::TinyImagenet => {
                 let map = class_map.map(folder::read_class_map).transpose()?;
-                folder::load(place, split, known, map.as_deref(), fit, remarks)
+                folder::load(request, map.as_deref(), remarks)
             }
             DataLayout::Npz => npz::load(place, split, classes),
             DataLayout::Parquet { label } => parquet::load(request, label, remarks),
+            DataLayout::Packed => packed::load(place, split),
         }
     }
 }

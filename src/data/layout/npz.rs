@@ -48,7 +48,7 @@ pub(super) fn load(
     let (images, [channels, height, width]) = images(path, names[2 * at], &bytes, labels.len())?;
     dataset::check_labels(path, &labels, classes.len())?;
     let name = png::display_name(Path::new(path.file_stem().unwrap_or(path.as_os_str())));
-    Ok(Dataset { name, images, labels, channels, height, width, classes })
+    Ok(Dataset { name, images: images.into(), labels, channels, height, width, classes })
 }
 
 /// Opens the archive `path`.
@@ -142,7 +142,7 @@ pub fn encode(set: &Dataset) -> Result<Vec<u8>, DataError> {
         DataError::Mismatch(format!("{} cannot be written as a NumPy archive ({error})", set.name))
     };
     let shape = (set.len(), set.channels, set.height, set.width);
-    let planes = Array4::from_shape_vec(shape, set.images.clone())
+    let planes = Array4::from_shape_vec(shape, set.all_pixels()?.into_owned())
         .map_err(|error| fail(error.to_string()))?;
     let images = planes.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
     let labels: Array1<i64> = set.labels.iter().map(|&label| i64::from(label)).collect();
@@ -187,10 +187,17 @@ mod tests {
             let train = load(file.path(), Split::Train, None).unwrap();
             assert_eq!((train.len(), train.channels, train.height, train.width), (2, 1, 2, 3));
             assert_eq!((train.labels.as_slice(), train.classes.len()), ([0, 4].as_slice(), 5));
-            assert_eq!(train.images, [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]);
+            assert_eq!(
+                train.all_pixels().unwrap()[..],
+                [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]
+            );
             let test = load(file.path(), Split::Test, None).unwrap();
             assert_eq!((test.channels, test.labels.as_slice()), (3, [2].as_slice()));
-            assert_eq!(test.images[6..12], [100, 101, 102, 110, 111, 112], "the second channel");
+            assert_eq!(
+                test.all_pixels().unwrap()[6..12],
+                [100, 101, 102, 110, 111, 112],
+                "the second channel"
+            );
         }
     }
 
@@ -254,7 +261,7 @@ mod tests {
     fn a_distilled_set_is_written_with_channels_last() {
         let set = Dataset {
             name: "x".into(),
-            images: (0..2 * 3 * 2 * 4).map(|value| value as u8).collect(),
+            images: (0..2 * 3 * 2 * 4).map(|value| value as u8).collect::<Vec<_>>().into(),
             labels: vec![1, 0],
             channels: 3,
             height: 2,

@@ -39,12 +39,14 @@ pub(super) fn persistent<'a>(name: PickleValue<'a>) -> PickleStep<PickleValue<'a
 }
 
 /// The types of PyTorch's numbers that are read.
-const STORAGES: [&str; 7] = [
+const STORAGES: [&str; 9] = [
     "ByteStorage",
     "CharStorage",
     "ShortStorage",
     "IntStorage",
     "LongStorage",
+    "HalfStorage",
+    "BFloat16Storage",
     "FloatStorage",
     "DoubleStorage",
 ];
@@ -69,6 +71,15 @@ pub(super) fn reduced<'a>(
             Ok(PickleValue::Array { shape: Vec::new(), dtype: b"", bytes: b"" })
         }
         ("numpy.dtype", Some([PickleValue::Bytes(dtype), ..])) => Ok(PickleValue::DType(dtype)),
+        // Single numbers are figures of a training, whose values nobody reads. Protocol 2, which
+        // PyTorch writes, has their bytes as text.
+        ("_codecs.encode", Some([PickleValue::Bytes(text), PickleValue::Bytes(b"latin1")])) => {
+            Ok(PickleValue::Bytes(text))
+        }
+        (
+            "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar",
+            Some([PickleValue::DType(_), PickleValue::Bytes(_)]),
+        ) => Ok(PickleValue::None),
         ("collections.OrderedDict", Some([])) => Ok(PickleValue::Dict(Vec::new())),
         ("torch._utils._rebuild_parameter", Some([PickleValue::Tensor(tensor), ..])) => {
             Ok(PickleValue::Tensor(tensor.clone()))

@@ -466,7 +466,7 @@ fn read(
     };
     let set = Dataset {
         name: png::display_name(dir),
-        images,
+        images: images.into(),
         labels,
         channels,
         height,
@@ -593,10 +593,10 @@ mod tests {
         fs::write(dir.path().join("README.md"), "a card").unwrap();
         let source = Source::open(dir.path()).unwrap();
         let (train, remarks) = read(&source, Split::Train).unwrap();
-        assert_eq!((train.images, train.labels), (vec![1, 2, 3, 4], vec![0, 2, 1, 1]));
+        assert_eq!((train.images, train.labels), (vec![1, 2, 3, 4].into(), vec![0, 2, 1, 1]));
         assert_eq!((train.classes.as_slice(), remarks.len()), (names.as_slice(), 0));
         let (test, _) = read(&source, Split::Test).unwrap();
-        assert_eq!((test.images, test.labels), (vec![5], vec![2]));
+        assert_eq!((test.images, test.labels), (vec![5].into(), vec![2]));
     }
 
     #[test]
@@ -615,7 +615,11 @@ mod tests {
             let path = dir.path().join("train-0.parquet");
             write_by(compression, &path, "label", &[(image(7), 0), (image(8), 1)], None);
             let (train, _) = read(&Source::open(dir.path()).unwrap(), Split::Train).unwrap();
-            assert_eq!((train.images, train.labels), (vec![7, 8], vec![0, 1]), "{compression}");
+            assert_eq!(
+                (train.images, train.labels),
+                (vec![7, 8].into(), vec![0, 1]),
+                "{compression}"
+            );
         }
     }
 
@@ -652,14 +656,14 @@ mod tests {
         write(&dir.path().join("distilled.parquet"), "label", &rows, None);
         for place in [dir.path().to_path_buf(), dir.path().join("distilled.parquet")] {
             let set = load_all(&place, &mut Vec::new()).unwrap();
-            assert_eq!((set.images, set.labels), (vec![7, 9], vec![1, 0]));
+            assert_eq!((set.images, set.labels), (vec![7, 9].into(), vec![1, 0]));
             assert_eq!(set.classes, ["0", "1"]);
         }
         // Files of a split of its own come first.
         let names = ["cat", "dog"].map(String::from);
         write(&dir.path().join("train.parquet"), "label", &rows[..1], Some(&names));
         let set = load_all(dir.path(), &mut Vec::new()).unwrap();
-        assert_eq!((set.images, set.classes), (vec![7], names.to_vec()));
+        assert_eq!((set.images, set.classes), (vec![7].into(), names.to_vec()));
     }
 
     #[test]

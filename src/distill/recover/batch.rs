@@ -5,6 +5,7 @@ use rand::seq::SliceRandom;
 use scdd_artifacts::records::Item;
 use scdd_data::rng;
 use scdd_experiment::config::{Packing, RecoverConfig};
+use scdd_experiment::run::stages::recover::joining;
 
 /// Images that are optimised together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +26,7 @@ pub fn pack(classes: &[u32], ipc: u32, config: &RecoverConfig, seed: u64) -> Vec
     let rounds = u64::from(config.rounds);
     let of_round = |round: u32| {
         let first = (u64::from(config.iterations) * u64::from(round) / rounds) as u32;
-        // If there are fewer images than rounds, they join in the earlier rounds.
-        let edge = |round: u32| (u64::from(ipc) * u64::from(round)).div_ceil(rounds) as u32;
-        let groups = group(classes, edge(round)..edge(round + 1), config.packing, seed);
+        let groups = group(classes, joining(config, ipc, round), config.packing, seed);
         let size = config.batch_size.max(1) as usize;
         let batches: Vec<Batch> = groups
             .iter()
@@ -69,7 +68,12 @@ mod tests {
     use crate::recover::tests::config;
 
     fn packed(settings: &str, seed: u64) -> Vec<Batch> {
-        let batches = pack(&[0, 1, 2], 4, &config(settings), seed);
+        let config = config(settings);
+        let batches = pack(&[0, 1, 2], 4, &config, seed);
+        assert_eq!(
+            batches.len() as u64,
+            scdd_experiment::run::stages::recover::batches(&config, 3, 4)
+        );
         let mut all: Vec<_> =
             batches.iter().flat_map(|b| &b.items).map(|i| (i.class, i.number)).collect();
         all.sort_unstable();

@@ -2,7 +2,7 @@
 
 use tch::{TchError, Tensor};
 
-use super::{GradientNorms, Point, RecoverError};
+use super::{GradientNorms, Observer, Point, RecoverError};
 use scdd_compute::transfer;
 
 /// A step, and the norms of its terms' gradients if they were measured.
@@ -13,14 +13,19 @@ pub struct LossLog<'a> {
     /// Losses that were read.
     points: &'a mut Vec<Point>,
     /// Gets each loss when it is read.
-    step: &'a mut dyn FnMut(Point),
+    observer: &'a mut dyn Observer,
     /// Steps whose losses are unread, with their loss, cross entropy, BN term and priors: `[4]`.
     unread: Vec<(StepOf, Tensor)>,
 }
 
 impl<'a> LossLog<'a> {
-    pub fn new(points: &'a mut Vec<Point>, step: &'a mut dyn FnMut(Point)) -> Self {
-        Self { points, step, unread: Vec::new() }
+    pub fn new(points: &'a mut Vec<Point>, observer: &'a mut dyn Observer) -> Self {
+        Self { points, observer, unread: Vec::new() }
+    }
+
+    /// Who gets the losses.
+    pub fn observer(&mut self) -> &mut dyn Observer {
+        self.observer
     }
 
     /// Losses that were read.
@@ -30,7 +35,7 @@ impl<'a> LossLog<'a> {
 
     /// Takes over the losses of an interrupted attempt.
     pub fn resume(&mut self, points: Vec<Point>) {
-        points.iter().for_each(|point| (self.step)(*point));
+        points.iter().for_each(|point| self.observer.step(*point));
         *self.points = points;
     }
 
@@ -65,7 +70,7 @@ impl<'a> LossLog<'a> {
             if !point.loss.is_finite() {
                 return Err(RecoverError::Diverged { iteration, loss: point.loss });
             }
-            (self.step)(point);
+            self.observer.step(point);
             self.points.push(point);
         }
         Ok(())

@@ -102,6 +102,8 @@ pub enum RecoverError {
     NotBalanced { teacher: String },
     #[error("the state of the batch can't be kept: {0}")]
     Keep(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the images on the way can't be kept: {0}")]
+    Snapshot(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("`recover.start` asks for real images, and there are none")]
     NoData,
     #[error(
@@ -113,6 +115,27 @@ pub enum RecoverError {
          `rded_crops_…` out of `baselines`"
     )]
     TooFewImages { class: u32, found: usize, needed: usize },
+}
+
+/// Looks on while a batch is recovered.
+pub trait Observer {
+    /// A step was taken; its losses are known now.
+    fn step(&mut self, point: Point);
+
+    /// `pixels` `[N, C, H, W]` are the images of `shape` `[C, H, W]` after `step` steps, one of
+    /// [`RecoverConfig::snapshot_steps`].
+    ///
+    /// # Errors
+    /// When they can't be kept.
+    fn snapshot(&mut self, _: u32, _pixels: &[u8], _shape: [usize; 3]) -> Result<(), RecoverError> {
+        Ok(())
+    }
+}
+
+impl<F: FnMut(Point)> Observer for F {
+    fn step(&mut self, point: Point) {
+        self(point);
+    }
 }
 
 /// The steps of one budget, and the state of an attempt that was interrupted among them.
@@ -254,7 +277,7 @@ impl<'a> Recover<'a> {
 
     /// Optimises one batch; gives the images `[N, C, H, W]`, normalised, and the loss of every
     /// step. Goes on with the state that `keeper` kept of an interrupted attempt at the same batch,
-    /// and keeps the state now and then; `step` gets the kept losses again.
+    /// and keeps the state now and then; `observer` gets the kept losses again.
     ///
     /// # Errors
     /// When a teacher can't be run, the loss is no longer finite, or there are too few real images
@@ -264,7 +287,7 @@ impl<'a> Recover<'a> {
         batch: &Batch,
         seed: u64,
         keeper: &mut dyn Keeper,
-        step: &mut dyn FnMut(Point),
+        observer: &mut dyn Observer,
     ) -> Result<Array4<f32>, RecoverError> {
         let classes: Vec<u32> = batch.items.iter().map(|item| item.class).collect();
         let mut streams: Vec<ChaCha8Rng> =
@@ -302,7 +325,7 @@ impl<'a> Recover<'a> {
                 (None, None) => images,
             };
             let run = Descent { classes: &classes, steps, budget, kept: here };
-            let losses = LossLog::new(&mut points, step);
+            let losses = LossLog::new(&mut points, observer);
             images = self.descend(images, run, &mut views, keeper, losses)?;
         }
         Ok(images)
@@ -354,12 +377,12 @@ impl<'a> Recover<'a> {
         start: Array4<f32>,
         targets: &[u32],
         views: &mut dyn FnMut(u32) -> Result<Vec<Resample>, DataError>,
-        step: &mut dyn FnMut(Point),
+        observer: &mut dyn Observer,
     ) -> Result<Array4<f32>, RecoverError> {
         let steps = 0..self.config.iterations;
         let run = Descent { classes: targets, steps, budget: 0, kept: None };
         let mut points = Vec::new();
-        self.descend(start, run, views, &mut Forgetful, LossLog::new(&mut points, step))
+        self.descend(start, run, views, &mut Forgetful, LossLog::new(&mut points, observer))
     }
 
     /// Takes the steps of one budget, with a fresh optimiser or the kept one.
@@ -402,6 +425,12 @@ impl<'a> Recover<'a> {
             let is_due = !is_last && keeper.is_due();
             if is_last || is_due || losses.unread() >= self.read_every() {
                 losses.read()?;
+            }
+            if self.config.snapshot_steps().any(|step| step == iteration + 1) {
+                let images = images.state()?.result();
+                let (_, channels, height, width) = images.dim();
+                let (pixels, shape) = (self.to_pixels(&images)?, [channels, height, width]);
+                losses.observer().snapshot(iteration + 1, &pixels, shape)?;
             }
             if is_due {
                 let (points, images) = (losses.points().to_vec(), images.state()?);

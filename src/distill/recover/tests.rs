@@ -25,7 +25,7 @@ pub fn training_images() -> Dataset {
     let image = |i: u32| (0..784).map(move |p| (i % 10 * 20 + i + (p * (i / 10 + 1)) % 16) as u8);
     Dataset {
         name: "made up".into(),
-        images: (0..40).flat_map(image).collect(),
+        images: (0..40).flat_map(image).collect::<Vec<u8>>().into(),
         labels: (0..40).map(|i| i % 10).collect(),
         channels: 1,
         height: 28,
@@ -48,7 +48,7 @@ fn recovered(settings: &str, teachers: &[&Bundle]) -> (Array4<f32>, Vec<f64>) {
             &recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0)[0],
             0,
             &mut Forgetful,
-            &mut |point| losses.push(point.loss),
+            &mut |point: Point| losses.push(point.loss),
         )
         .unwrap();
     (images, losses)
@@ -198,7 +198,9 @@ fn images_of_later_rounds_take_the_rest_of_the_schedule() {
     let batches = recover.batches(&(0..10).collect::<Vec<_>>(), 2, 0);
     assert_eq!(batches.iter().map(|batch| recover.steps(batch)).collect::<Vec<_>>(), [4, 2]);
     let mut steps = Vec::new();
-    recover.run(&batches[1], 0, &mut Forgetful, &mut |point| steps.push(point.iteration)).unwrap();
+    recover
+        .run(&batches[1], 0, &mut Forgetful, &mut |point: Point| steps.push(point.iteration))
+        .unwrap();
     assert_eq!(steps, [2, 3]);
 }
 
@@ -266,7 +268,7 @@ fn an_adjusted_teacher_likes_the_start_less_and_each_batch_has_its_own() {
         ipc: 2,
         first: 0,
     };
-    let run = |batch: &Batch| recover.run(batch, 0, &mut Forgetful, &mut |_| {}).unwrap();
+    let run = |batch: &Batch| recover.run(batch, 0, &mut Forgetful, &mut |_: Point| {}).unwrap();
     // What came before leaves no trace.
     let first = run(&batch(0..10));
     run(&batch(10..20));
@@ -282,7 +284,7 @@ fn averaged_statistics_are_a_share_of_the_steps_in_the_beginning() {
         let recover = Recover::new(&teacher, &config, PlanOptions::default()).unwrap();
         let batch = recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0).remove(0);
         let mut bn = Vec::new();
-        recover.run(&batch, 0, &mut Forgetful, &mut |point| bn.push(point.bn)).unwrap();
+        recover.run(&batch, 0, &mut Forgetful, &mut |point: Point| bn.push(point.bn)).unwrap();
         bn[0]
     };
     // With a decay close to 1 the average is still near 0, so the distance is the squared norm of
@@ -323,7 +325,7 @@ fn an_interrupted_batch_goes_on_and_ends_in_the_same_bytes() {
             let recover = recover().with_data(&data);
             let batch = &recover.batches(&[0, 1, 2, 3], 1, 0)[0];
             let mut points = Vec::new();
-            let images = recover.run(batch, 0, keeper, &mut |point| points.push(point))?;
+            let images = recover.run(batch, 0, keeper, &mut |point: Point| points.push(point))?;
             Ok::<_, RecoverError>((images, points))
         };
         let whole = run(&mut Forgetful).unwrap();
@@ -352,8 +354,9 @@ fn images_that_stay_on_the_device_are_the_same_and_their_losses_are_read_seldom(
         let recover = Recover::with_committee(&teacher, &[&other], &config, &[], options).unwrap();
         let batch = recover.batches(&(0..10).collect::<Vec<_>>(), 1, 0).remove(0);
         let (mut losses, before) = (Vec::new(), transfer::count());
-        let images =
-            recover.run(&batch, 0, &mut Forgetful, &mut |point| losses.push(point.loss)).unwrap();
+        let images = recover
+            .run(&batch, 0, &mut Forgetful, &mut |point: Point| losses.push(point.loss))
+            .unwrap();
         (images, losses, transfer::count() - before)
     };
     let (host, on_host, _) = run(4, PlanOptions::default().kernels);

@@ -6,6 +6,7 @@
 
 mod teachers;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::progress::Progress;
@@ -50,8 +51,9 @@ pub struct Relabel<'a> {
 
 impl Relabel<'_> {
     /// Labels `set` with `teachers` and writes the store at `path`, whole or not at all. An
-    /// interrupted attempt resumes after its last whole epoch. Calls `batch_done` after each batch
-    /// with whether it ended an epoch.
+    /// interrupted attempt resumes after its last whole epoch. Epochs that were labelled apart by
+    /// [`run_epoch`](Self::run_epoch) are taken over. Calls `batch_done` after each batch with
+    /// whether it ended an epoch.
     ///
     /// # Errors
     /// When a teacher or `batch_done` fails, or the labels can't be stored or written.
@@ -63,20 +65,83 @@ impl Relabel<'_> {
         progress: &dyn Progress,
         batch_done: &mut BatchDone,
     ) -> Result<(), RelabelError> {
+        let (views, meta) = self.prepare(set, teachers)?;
+        let label = self.label(set, teachers);
+        let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
+        let batches = meta.batches() as u64;
+        let mut writer = Writer::open(path, meta.clone())?;
+        let apart = writer.epochs_apart()?;
+        let own = (writer.epochs()..meta.stored_epochs()).filter(|epoch| !apart.contains(epoch));
+        absorb(&mut writer, &apart)?;
+        let mut done = 0;
+        self.answer(set, &views, own.collect(), teachers, &mut |batch| {
+            writer.append(&batch)?;
+            done += 1;
+            let ends_epoch = done % batches == 0;
+            if ends_epoch {
+                absorb(&mut writer, &apart)?;
+            }
+            progress.at(writer.epochs().into(), "");
+            batch_done(ends_epoch).map_err(RelabelError::Ended)
+        })?;
+        let bytes = writer.finish()?;
+        progress.finish(&format!("{:.2} MB of labels", bytes as f64 / 1e6));
+        Ok(())
+    }
+
+    /// Labels one stored `epoch` apart from the others, for the store at `path`. Only one process
+    /// may be at an epoch. Calls `batch_done` after each batch.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_epoch(
+        &self,
+        set: &Dataset,
+        teachers: &mut Teachers,
+        path: &Path,
+        epoch: u32,
+        batch_done: &mut BatchDone,
+    ) -> Result<(), RelabelError> {
+        let (views, meta) = self.prepare(set, teachers)?;
+        let mut writer = Writer::open_epoch(path, meta, epoch)?;
+        self.answer(set, &views, vec![epoch], teachers, &mut |batch| {
+            writer.append(&batch)?;
+            batch_done(false).map_err(RelabelError::Ended)
+        })?;
+        Ok(writer.finish_epoch()?)
+    }
+
+    /// The work's name for people.
+    pub fn label(&self, set: &Dataset, teachers: &Teachers) -> String {
+        let names: Vec<&str> = teachers.bundles().into_iter().map(|one| one.name()).collect();
+        format!("relabel {} with {}", set.name, names.join(" + "))
+    }
+
+    fn prepare(
+        &self,
+        set: &Dataset,
+        teachers: &Teachers,
+    ) -> Result<(Views<'_>, Meta), RelabelError> {
         let bundles = teachers.bundles();
         check_classes(bundles[0], set)?;
         let [_, height, width] = bundles[0].image_shape();
-        let input = Size { height, width };
-        let views = Views::new(self.config, self.formation, self.seed, set, input);
+        let views = Views::new(self.config, self.formation, self.seed, set, Size { height, width });
         let meta = self.meta(set, &bundles, &views);
-        let names: Vec<&str> = bundles.iter().map(|bundle| bundle.name()).collect();
-        let label = format!("relabel {} with {}", set.name, names.join(" + "));
-        let mut progress = progress.start(&label, u64::from(meta.stored_epochs()), "epoch");
-        let renderer = ViewRenderer::new(bundles[0], meta.pad)?;
+        Ok((views, meta))
+    }
+
+    /// Feeds the batches of `epochs` with the teachers' logits to `consume`, in order.
+    fn answer(
+        &self,
+        set: &Dataset,
+        views: &Views,
+        epochs: Vec<u32>,
+        teachers: &mut Teachers,
+        consume: &mut dyn FnMut(LabelBatch) -> Result<(), RelabelError>,
+    ) -> Result<(), RelabelError> {
+        let renderer = ViewRenderer::new(teachers.bundles()[0], views.pad())?;
         let threads = teachers.threads();
-        let mut writer = Writer::open(path, meta.clone())?;
-        let first = writer.epochs();
-        let batches = (first..meta.stored_epochs()).flat_map(|epoch| match views.epoch(epoch) {
+        let batches = epochs.into_iter().flat_map(|epoch| match views.epoch(epoch) {
             Ok(batches) => batches.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
@@ -84,18 +149,10 @@ impl Relabel<'_> {
             let batch = batch?;
             Ok::<_, DataError>((threads.run(|| renderer.render(set, &batch))?, batch))
         });
-        let mut done = u64::from(first) * meta.batches() as u64;
         one_ahead(seen, |(images, BatchViews { indices, views, operations, mix })| {
             let logits = teachers.logits(&images)?;
-            writer.append(&LabelBatch { indices, views, operations, mix, logits })?;
-            done += 1;
-            let batches = meta.batches() as u64;
-            progress.at(done / batches, "");
-            batch_done(done.is_multiple_of(batches)).map_err(RelabelError::Ended)
-        })?;
-        let bytes = writer.finish()?;
-        progress.finish(&format!("{:.2} MB of labels", bytes as f64 / 1e6));
-        Ok(())
+            consume(LabelBatch { indices, views, operations, mix, logits })
+        })
     }
 
     fn meta(&self, set: &Dataset, bundles: &[&Bundle], views: &Views) -> Meta {
@@ -122,13 +179,21 @@ impl Relabel<'_> {
             top_k: self
                 .config
                 .top_k
-                .map(|top| StoredTopK { k: top.k, temperature: top.temperature as f32 }),
+                .map(|top| StoredTopK { k: top.k, temperature: top.temperature.map(|t| t as f32) }),
             pad: views.pad(),
             augment: self.config.augment,
             stored_epochs: Some(self.config.epochs_to_store())
                 .filter(|&stored| stored < self.config.epochs),
         }
     }
+}
+
+/// Takes over the epochs that come next and were labelled apart.
+fn absorb(writer: &mut Writer, apart: &BTreeSet<u32>) -> Result<(), StoreError> {
+    while apart.contains(&writer.epochs()) {
+        writer.absorb()?;
+    }
+    Ok(())
 }
 
 /// Checks that the teachers have the classes of the images.

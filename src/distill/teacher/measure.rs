@@ -10,6 +10,7 @@ use pathfinding::matrix::Matrix;
 use super::error::NetworkError;
 use super::runtime::{Provider, Runtime, SessionOptions};
 use super::{Bundle, BundleError, Measured, Recognised, RecognisedClass};
+use crate::views::one_ahead;
 use scdd_compute::threads::Threads;
 use scdd_data::{Dataset, sample};
 
@@ -71,9 +72,8 @@ fn answers(
         SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
     let mut session = runtime.session(teacher.name(), &teacher.model, &[], options)?;
     let mut answers = Vec::with_capacity(chosen.len());
-    for batch in chosen.chunks(BATCH) {
-        let images =
-            threads.run(|| normalization.batch(set, batch)).map_err(|e| refuse(e.to_string()))?;
+    let batches = chosen.chunks(BATCH).map(|batch| threads.run(|| normalization.batch(set, batch)));
+    one_ahead(batches.map(|images| images.map_err(|e| refuse(e.to_string()))), |images| {
         answers.extend(
             session
                 .logits(&images)?
@@ -81,7 +81,8 @@ fn answers(
                 .map(|logits| largest(logits.iter().copied())),
         );
         progress(answers.len() as u64);
-    }
+        Ok::<_, NetworkError>(())
+    })?;
     Ok(answers)
 }
 

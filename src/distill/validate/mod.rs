@@ -476,8 +476,11 @@ impl<'a> Student<'a> {
         self.plans.iter_mut().try_for_each(TrainingPlan::load)?;
         let indices: Vec<usize> = (0..test.len()).collect();
         let mut found = Accuracy { images: test.len(), top1: 0, top5: 0 };
-        for chunk in indices.chunks(TEST_BATCH) {
-            let images = self.threads.run(|| self.normalization.batch(test, chunk))?;
+        let (threads, normalization) = (self.threads.clone(), self.normalization.clone());
+        let batches = indices.chunks(TEST_BATCH).map(|chunk| {
+            Ok::<_, DataError>((chunk, threads.run(|| normalization.batch(test, chunk))?))
+        });
+        one_ahead(batches, |(chunk, images)| {
             let logits = self.logits(&to_tensor(images.view())?.f_to_device(self.device)?)?;
             let labels: Vec<i64> = chunk.iter().map(|&i| i64::from(test.labels[i])).collect();
             let labels = Tensor::f_from_slice(&labels)?.f_to_device(self.device)?;
@@ -486,7 +489,8 @@ impl<'a> Student<'a> {
             };
             found.top1 += count(logits.f_argmax(1, false)?.f_eq_tensor(&labels)?)?;
             found.top5 += count(ranks(&logits, &labels)?.f_lt(5)?)?;
-        }
+            Ok::<_, ValidateError>(())
+        })?;
         Ok(found)
     }
 
@@ -787,6 +791,46 @@ mod tests {
     }
 
     #[test]
+    fn images_that_are_read_anew_train_and_test_the_same_student() {
+        let bundle = student("convnet3-w128");
+        let dir = tempfile::tempdir().unwrap();
+        for (index, split) in [(0..30, "train"), (30..160, "test")]
+            .into_iter()
+            .flat_map(|(r, s)| r.map(move |i| (i, s)))
+        {
+            let class = dir.path().join(split).join(format!("{:02}", index % 10));
+            std::fs::create_dir_all(&class).unwrap();
+            let pixels: Vec<u8> = (0..784).map(|at| ((at * 7 + index * 31) % 251) as u8).collect();
+            let file = scdd_data::png::encode(&pixels, 1, 28, 28).unwrap();
+            std::fs::write(class.join(format!("{index}.png")), file).unwrap();
+        }
+        let source = scdd_data::Source::open(dir.path()).unwrap();
+        let views: RelabelConfig = serde_json::from_value(serde_json::json!({
+            "epochs": 2, "batch_size": 8, "crop": null, "flip": true, "mix": {"type": "none"}, "teacher_bn": "running",
+            "ensemble": [], "dtype": "f16", "top_k": null, "stored_epochs": null, "provider": "cpu", "fallback": null
+        }))
+        .unwrap();
+        let text = "loss: {type: ce}\noptimizer: {type: adamw, learning_rate: 0.01, weight_decay: 0.01}\nschedule: {type: linear}\n\
+                    ema: 0.0\nevaluate_every: 1\n";
+        let config: ValidateConfig = serde_yaml::from_str(text).unwrap();
+        let train = |held: u64| {
+            let load = |split| {
+                source.load_holding(held, split, scdd_data::Fit::Exact, &mut Vec::new()).unwrap()
+            };
+            let [images, test] = [scdd_data::Split::Train, scdd_data::Split::Test].map(load);
+            assert_eq!(test.images.are_read_anew(), held == 0);
+            let views =
+                Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
+            let data = TrainingData { images: &images, views, labels: None };
+            let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
+            let silent = crate::progress::Silent;
+            let training = student.train(&data, &test, &config, &mut Forgetful, &silent).unwrap();
+            (training, student.checkpoint().unwrap())
+        };
+        assert!(train(0) == train(u64::MAX));
+    }
+
+    #[test]
     fn an_interrupted_training_goes_on_and_ends_in_the_same_bytes() {
         let bundle = student("convnet3-w128");
         let views: RelabelConfig = serde_json::from_value(serde_json::json!({
@@ -796,7 +840,7 @@ mod tests {
         .unwrap();
         let images = Dataset {
             name: "x".into(),
-            images: (0..10 * 784).map(|i| (i * 7 % 251) as u8).collect(),
+            images: (0..10 * 784).map(|i| (i * 7 % 251) as u8).collect::<Vec<_>>().into(),
             labels: (0..10).collect(),
             channels: 1,
             height: 28,

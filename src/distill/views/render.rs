@@ -100,24 +100,18 @@ fn augmented(
     operations: &[Operation],
 ) -> Result<Dataset, DataError> {
     let per_view = (operations.len() / picked.len().max(1)).max(1);
-    let image = |(&index, operations): (&usize, &[Operation])| {
-        let missing = || DataError::Mismatch(format!("{} has no image {index}", set.name));
-        let mut pixels = set.image(index).ok_or_else(missing)?.to_vec();
+    let mut images = set.pixels(picked)?.into_owned();
+    let length = (set.channels * set.height * set.width).max(1);
+    for (image, operations) in images.chunks_exact_mut(length).zip(operations.chunks(per_view)) {
         for operation in operations {
-            operation.apply_to_pixels(&mut pixels, set.channels, set.size())?;
+            operation.apply_to_pixels(image, set.channels, set.size())?;
         }
-        Ok(pixels)
-    };
-    let images = picked
-        .iter()
-        .zip(operations.chunks(per_view))
-        .map(image)
-        .collect::<Result<Vec<_>, DataError>>()?;
+    }
     let labels =
         picked.iter().map(|&index| set.labels.get(index).copied().unwrap_or_default()).collect();
     let (name, classes) = (set.name.clone(), set.classes.clone());
     let Dataset { channels, height, width, .. } = *set;
-    Ok(Dataset { name, classes, channels, height, width, images: images.concat(), labels })
+    Ok(Dataset { name, classes, channels, height, width, images: images.into(), labels })
 }
 
 #[cfg(test)]
@@ -135,7 +129,7 @@ mod tests {
             channels: 1,
             height: 2,
             width: 2,
-            images: vec![51, 102, 153, 204],
+            images: vec![51, 102, 153, 204].into(),
             labels: vec![0],
         };
         let normalization = Normalization::new(vec![0.5], vec![0.5]).unwrap();

@@ -125,6 +125,22 @@ fn check_method(recover: &RecoverConfig) -> Vec<Fault> {
         let problem = "judges whole images, but these are mosaics (recover.formation is above 1): leave it out";
         faults.push(Fault::new("recover.verifier", problem));
     }
+    if recover.snapshots > 0 {
+        let problem = match () {
+            () if recover.verifier.is_empty() => {
+                "has no effect, because recover.verifier is empty: leave it out, or name a verifier"
+            }
+            () if recover.snapshots >= recover.iterations => {
+                "is no less than recover.iterations: set fewer"
+            }
+            () if recover.rounds > 1 => {
+                "shows images of different ages, because recover.rounds is above 1: leave it out"
+            }
+            () => "",
+        };
+        let is_wrong = !problem.is_empty();
+        faults.extend(is_wrong.then(|| Fault::new("recover.snapshots", problem)));
+    }
     let within = [
         ("first_bn_multiplier", recover.first_bn_multiplier, 1.0),
         ("r_var", recover.r_var, 1.0),
@@ -220,6 +236,11 @@ fn training(protocol: &Protocol) -> Vec<Fault> {
             format!("{} is above the temperature that falls, {temperature}", cooling.floor);
         faults.push(Fault::new("validate.loss.cooling.floor", problem));
     }
+    let is_cut = protocol.relabel.top_k.is_some_and(|top| top.temperature.is_none());
+    if is_cut && matches!(validate.loss, Loss::MseGt { .. } | Loss::Gift { .. }) {
+        let problem = "leaves the other classes without a logit, which only a KL loss can learn: give a temperature, or set validate.loss";
+        faults.push(Fault::new("relabel.top_k.temperature", problem));
+    }
     let Some(hard) = validate.hard_epochs else { return faults };
     if protocol.is_hard() {
         let problem = "has no effect, because validate.loss is `ce`, which trains on hard labels: leave it out";
@@ -280,6 +301,10 @@ fn data(data: &DataConfig) -> Vec<Fault> {
     if data.class_map.is_some() && data.kind != DataKind::Form(IMAGE_FOLDER.name) {
         let problem = "has no effect, because data.type is not `image-folder`: leave it out";
         faults.push(Fault::new("data.class_map", problem));
+    }
+    if data.held_out > 0 && data.kind == DataKind::None {
+        let problem = "has no effect, because data.type is `none`: leave it out";
+        faults.push(Fault::new("data.held_out", problem));
     }
     faults
 }

@@ -169,6 +169,12 @@ pub struct DataConfig {
     /// its own name, in alphabetical order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_map: Option<PathBuf>,
+    /// Training images, equally many of each class, in place of the test set, 0 (off) to 1e9: choose
+    /// a recipe by them, and report it on the test set, which has then chosen nothing. Starts and
+    /// baselines take the other training images.
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    #[schemars(transform = within("[0, 1e9]"))]
+    pub held_out: u32,
 }
 
 /// A data set of the [registry], or a form of files.
@@ -373,9 +379,21 @@ pub struct RecoverConfig {
     /// Bundles that took no part in the synthesis; their accuracy on the finished images is
     /// reported (SRe2L's code has one).
     pub verifier: Vec<PathBuf>,
+    /// How often the images are kept on the way, evenly over the steps, 0 (never) to 100: verifiers
+    /// look at them too, so that their accuracy is a curve over the steps.
+    #[serde(default, skip_serializing_if = "is_neutral")]
+    #[schemars(transform = within("[0, 100]"))]
+    pub snapshots: u32,
 }
 
 impl RecoverConfig {
+    /// The numbers of steps after which the images are kept, ascending: they divide the steps
+    /// evenly, and the last step is not among them.
+    pub fn snapshot_steps(&self) -> impl Iterator<Item = u32> + use<> {
+        let (steps, count) = (u64::from(self.iterations), u64::from(self.snapshots));
+        (1..=count).map(move |number| (steps * number / (count + 1)) as u32)
+    }
+
     /// The classes to recover, ascending, for a teacher with `count` classes.
     pub fn classes(&self, count: u32) -> Vec<u32> {
         let mut classes = self.classes.clone().unwrap_or_else(|| (0..count).collect());
@@ -684,10 +702,12 @@ pub struct TopK {
     /// Number of logits stored individually, at least 1 and below the number of classes.
     #[schemars(transform = within("[1, 65535]"))]
     pub k: u32,
-    /// Softmax temperature at which the others' total probability is preserved; use the temperature
-    /// of `validate.loss`. Above 0 and at most 1000.
+    /// Softmax temperature at which the others' total probability is preserved, and shared out
+    /// equally; use the temperature of `validate.loss`. Above 0 and at most 1000. `null`: the others
+    /// have no probability, as in LPQLD, which only a KL loss can learn.
     #[schemars(transform = within("(0, 1000]"))]
-    pub temperature: f64,
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub temperature: Option<f64>,
 }
 
 /// Mixing of pairs of views within a batch.

@@ -338,7 +338,7 @@ fn label_formats_resolve() {
     );
     assert_eq!(
         (relabel(&found).top_k, relabel(&found).stored_epochs),
-        (Some(TopK { k: 3, temperature: 20.0 }), Some(30))
+        (Some(TopK { k: 3, temperature: Some(20.0) }), Some(30))
     );
     let old = with("relabel: {crop: {scale: [0.5, 1]}}\n");
     assert_eq!(relabel(&old).crop, Some(ViewCrop::Resized { scale: [0.5, 1.0] }));
@@ -638,6 +638,18 @@ const FAULTY: &[(&str, &str)] = &[
     (
         "recover: {formation: 2, verifier: [a]}",
         "e.yaml, line 6: `recover.verifier`: judges whole images, but these are mosaics (recover.formation is above 1): leave it out",
+    ),
+    (
+        "recover: {snapshots: 3}",
+        "e.yaml, line 6: `recover.snapshots`: has no effect, because recover.verifier is empty: leave it out, or name a verifier",
+    ),
+    (
+        "recover: {snapshots: 3, iterations: 3, verifier: [a]}",
+        "e.yaml, line 6: `recover.snapshots`: is no less than recover.iterations: set fewer",
+    ),
+    (
+        "recover: {snapshots: 3, rounds: 2, verifier: [a]}",
+        "e.yaml, line 6: `recover.snapshots`: shows images of different ages, because recover.rounds is above 1: leave it out",
     ),
     (
         "recover: {formation: 17}",
@@ -985,6 +997,10 @@ fn data_needs_a_path_where_it_has_no_name() {
     let folder =
         parse(MINIMAL, &["data={type: image-folder, path: x, class_map: m.yaml}"]).unwrap();
     assert_eq!(folder.data.path.as_deref(), Some(Path::new("x")));
+    let held_out = parse(MINIMAL, &["data={type: mnist, held_out: 100}"]).unwrap();
+    assert_eq!(held_out.data.held_out, 100);
+    let message = error("{type: none, held_out: 100}");
+    assert!(message.contains("`data.held_out`: has no effect"), "{message}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ use serde_json::json;
 pub use crate::config::Labels;
 use crate::config::real_rows;
 use scdd_artifacts::own::{self, OwnError};
-use scdd_artifacts::records::Accuracy;
+use scdd_artifacts::records::VerifierAccuracy;
 use scdd_artifacts::stage::Timing;
 
 pub use balance::TermBalance;
@@ -251,7 +251,7 @@ pub struct Verified {
     pub verifier: String,
     /// The number of correctly classified images.
     #[serde(flatten)]
-    pub accuracy: Accuracy,
+    pub accuracy: VerifierAccuracy,
 }
 
 /// The objective at one step.

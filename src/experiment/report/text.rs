@@ -165,6 +165,7 @@ fn verifier_table(recoveries: &[Recovery]) -> String {
 /// top-1 and top-5 in percent.
 pub(super) fn verifier_cells(recovery: &Recovery) -> Vec<[String; 7]> {
     let cells = |Verified { verifier, accuracy }: &Verified| {
+        let accuracy = accuracy.finished;
         let percent =
             |count: usize| format!("{:.1}", 100.0 * count as f64 / accuracy.images as f64);
         let images = images(&recovery.method, Some(&recovery.teacher));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::opened::{OpenedImages, ReadImages, SplitSummary};
+use super::opened::{FirstReading, OpenedImages, ReadImages, SplitSummary};
 use super::{RunError, every};
 use crate::config::{Experiment, FinishedSet, MeanAndStd, Mix, Normalised, Protocol, ViewCrop};
 use scdd_artifacts::labels::{LabelStore, Meta, MixKind};
@@ -64,7 +64,7 @@ fn open_set(
     test: &SplitSummary,
     shape: [usize; 3],
 ) -> Result<OpenedSet, RunError> {
-    let images = OpenedImages::open(FinishedSource {
+    let source = FinishedSource {
         place: set.images.clone(),
         class_map: set.class_map.clone(),
         data: test.name.clone(),
@@ -72,7 +72,8 @@ fn open_set(
         shape,
         resize: set.resize,
         normalization: normalization(experiment, set)?,
-    })?;
+    };
+    let images = OpenedImages::open(source, FirstReading::default())?;
     let summary = &images.summary;
     let ipc = (summary.images() as f64 / summary.classes.len().max(1) as f64).round() as u32;
     if !experiment.ipc.contains(&ipc) {

@@ -21,6 +21,11 @@ impl<'a> StageGraph<'a> {
         Ok(Self { stages: Stages::of(inputs, store, goal)?, goal })
     }
 
+    /// The last kind of stages that it has.
+    pub fn goal(&self) -> Goal {
+        self.goal
+    }
+
     /// All stages, each after the stages that it needs.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &StageNode<'a>)> {
         self.stages.nodes.iter().enumerate().map(|(place, node)| (NodeId(place), node))

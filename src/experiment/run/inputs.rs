@@ -74,6 +74,11 @@ impl Inputs {
         [self.remarks.clone(), of_data].concat()
     }
 
+    /// Notes for the user about data that were not read, so that a plan is provisional.
+    pub fn unread(&self) -> Vec<String> {
+        self.real.as_ref().map(|real| real.unread()).unwrap_or_default()
+    }
+
     /// The classes of images recovered from `teacher`: its own, or the data's if it has none.
     pub fn classes_of<'a>(&'a self, teacher: &'a Bundle) -> &'a [String] {
         match self.test().filter(|_| teacher.manifest.is_features_only()) {

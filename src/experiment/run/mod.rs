@@ -15,6 +15,7 @@ pub mod graph;
 pub mod opened;
 pub mod plan;
 pub mod real;
+pub mod shards;
 pub mod stages;
 pub mod watch;
 
@@ -168,19 +169,25 @@ pub struct Run {
 
 impl Run {
     /// Opens `experiment` for a run up to `goal`. Stages are in `output/stages`, the report in the
-    /// directory of `output` with the experiment's name.
+    /// directory of `output` with the experiment's name. `tell` gets a line before a long reading of
+    /// data.
     ///
     /// # Errors
     /// When bundles or data can't be read or don't match, or the report would replace a file of the
     /// user.
-    pub fn open(experiment: &Experiment, output: &Path, goal: Goal) -> Result<Self, RunError> {
+    pub fn open(
+        experiment: &Experiment,
+        output: &Path,
+        goal: Goal,
+        tell: fn(&str),
+    ) -> Result<Self, RunError> {
         let home = output.join(&experiment.name);
         if goal == Goal::Report {
             // Checked now, not after hours of work.
             own::check(&home.join(RESOLVED))?;
             report::check(&home)?;
         }
-        let inputs = Inputs::open(experiment, &DatasetCache::default())?;
+        let inputs = Inputs::open(experiment, &DatasetCache::telling(tell))?;
         Ok(Self { inputs, store: StageStore::new(stages_in(output)), goal, home })
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::graph::StageGraph;
 use super::inputs::{Inputs, load_bundles};
 use super::real::DatasetCache;
+use super::stages::{StageNode, size};
 use super::{Goal, RunError, stages_in};
 use crate::config::Experiment;
 use scdd_artifacts::stage::{Stage, StageError, StageStore, State, Timing, bytes_in};
@@ -28,6 +29,9 @@ pub struct Planned {
     /// network; `None` if there are none. Work that an interrupted stage has done is not
     /// subtracted.
     pub seconds: Option<f64>,
+    /// Expected bytes of its result: pixels before compression, all soft labels, a student's
+    /// parameters.
+    pub bytes: u64,
     /// Why the last attempt failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -39,6 +43,9 @@ pub struct RunPlan {
     /// The experiment's name.
     pub name: String,
     pub stages: Vec<Planned>,
+    /// Notes for the user about data that were not read, so that the plan is provisional.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 impl RunPlan {
@@ -71,6 +78,11 @@ pub struct Planner {
 }
 
 impl Planner {
+    /// Plans without reading images that no run has read yet. A known data set need not be there.
+    pub fn without_reading() -> Self {
+        Self { datasets: DatasetCache::without_reading() }
+    }
+
     /// Plans a run of `experiment` up to `goal` with stages below `output`; makes nothing.
     ///
     /// # Errors
@@ -85,11 +97,9 @@ impl Planner {
             (Inputs::open(experiment, &self.datasets)?, StageStore::new(stages_in(output)));
         let graph = StageGraph::build(&inputs, &store, goal)?;
         let rates = Rates::read(&store)?;
-        let stages = graph
-            .nodes()
-            .map(|(_, node)| rates.plan(&store, &node.stage))
-            .collect::<Result<_, _>>()?;
-        Ok(RunPlan { name: experiment.name.clone(), stages })
+        let stages =
+            graph.nodes().map(|(_, node)| rates.plan(&store, node)).collect::<Result<_, _>>()?;
+        Ok(RunPlan { name: experiment.name.clone(), stages, remarks: inputs.unread() })
     }
 
     /// The hashes of the experiment's networks.
@@ -143,8 +153,9 @@ impl Rates {
             .map(|(seconds, passes)| seconds / passes as f64 * stage.passes() as f64)
     }
 
-    /// The state and expected cost of `stage`; makes nothing.
-    pub fn plan(&self, store: &StageStore, stage: &Stage) -> Result<Planned, StageError> {
+    /// The state and expected cost of the stage of `node`; makes nothing.
+    fn plan(&self, store: &StageStore, node: &StageNode) -> Result<Planned, StageError> {
+        let stage = &node.stage;
         let state = store.state(stage)?;
         let open = state != State::Complete;
         Ok(Planned {
@@ -152,6 +163,7 @@ impl Rates {
             directory: store.path(stage),
             state,
             passes: stage.passes(),
+            bytes: size::bytes(&node.task, stage.passes()),
             seconds: if open { self.seconds(stage) } else { None },
             failure: if open { store.failure(stage) } else { None },
         })

@@ -60,7 +60,8 @@ pub fn run(command: Calibrate, global: &Global) -> anyhow::Result<CommandOutcome
 
     let (progress, stop) = (progress::progress(global), StopRequest::default());
     let state = state_of(&out);
-    let identity = identity(&bundle, &set, &chosen, &format!("{:?} {:?}", command.nodes, detail));
+    let measures = format!("{:?} {:?}", command.nodes, detail);
+    let identity = identity(&bundle, &set, &chosen, &measures)?;
     let mut done = 0;
     if let Ok(bytes) = fs::read(&state) {
         match calibrator.resume(&bytes, &identity) {
@@ -114,8 +115,18 @@ fn state_of(out: &Path) -> PathBuf {
 }
 
 /// What a calibration's statistics depend on.
-fn identity(bundle: &Bundle, set: &Dataset, chosen: &[usize], what: &str) -> String {
+fn identity(
+    bundle: &Bundle,
+    set: &Dataset,
+    chosen: &[usize],
+    what: &str,
+) -> anyhow::Result<String> {
+    let mut images = String::new();
+    for batch in chosen.chunks(BATCH) {
+        images.push_str(&sha256(&set.pixels(batch)?));
+    }
     let labels: Vec<u8> = set.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-    let [images, labels] = [&set.images[..], &labels].map(sha256);
-    sha256(format!("{} {images} {labels} {chosen:?} {BATCH} {what}", bundle.hash).as_bytes())
+    let labels = sha256(&labels);
+    let all = format!("{} {images} {labels} {chosen:?} {BATCH} {what}", bundle.hash);
+    Ok(sha256(all.as_bytes()))
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod inspect;
 mod interrupt;
 mod progress;
+mod requeue;
 mod run;
 mod verify;
 
@@ -30,6 +31,7 @@ fn work(global: &Global, work: WorkerCommand) -> anyhow::Result<CommandOutcome> 
         WorkerCommand::Calibrate(command) => calibrate::run(command, global),
         WorkerCommand::Inspect(command) => inspect::run(&command, global),
         WorkerCommand::Run(command, goal) => run::run(&command, global, goal),
+        WorkerCommand::Shard(command, goal) => run::shard(&command, global, goal),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Writes the images of a finished set as an image set, and its labels beside.
 
+use std::path::Path;
+
 use crate::WorkerError;
-use scdd_artifacts::files::{LABELS, write_images};
+use scdd_artifacts::files::{FOLDER, LABELS, write_images};
 use scdd_artifacts::labels::LabelStore;
 use scdd_artifacts::records::Item;
 use scdd_artifacts::stage::WorkDir;
@@ -11,7 +13,8 @@ use scdd_experiment::run::stages::import::ImportTask;
 pub fn make(task: &ImportTask, work: &WorkDir) -> Result<(), Failure> {
     let set = task.images.images()?;
     let shape = [set.channels, set.height, set.width];
-    write_images(work, &set.classes, &items(&set.labels, set.classes.len()), &set.images, shape)?;
+    let items = items(&set.labels, set.classes.len());
+    write_images(work, Path::new(FOLDER), &set.classes, &items, &set.all_pixels()?, shape)?;
     let Some(labels) = task.labels else { return Ok(()) };
     let store = LabelStore::open(&labels.file)?;
     store.check()?;

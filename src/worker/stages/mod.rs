@@ -17,12 +17,14 @@ mod whole;
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{StopRequest, Tools};
-use scdd_artifacts::stage::WorkDir;
+use scdd_artifacts::stage::{TakenPart, Wait, WorkDir};
 use scdd_data::{DataError, Dataset, Size, png};
 use scdd_distill::keeper::Keeper;
+use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Bundle;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::Task;
@@ -52,6 +54,47 @@ pub fn help(task: &Task, work: &WorkDir, tools: &Tools, whom: &str) -> Result<()
         Task::Recover(task) => recover::help(task, work, tools, whom),
         _ => Ok(()),
     }
+}
+
+/// Makes those parts of the stage of `task` in `work` that are this process's, if its
+/// kind has parts.
+pub fn make_parts(
+    task: &Task,
+    work: &WorkDir,
+    tools: &Tools,
+    is_own: &dyn Fn(usize) -> bool,
+) -> Result<(), Failure> {
+    match task {
+        Task::Recover(task) => recover::make_parts(task, work, tools, is_own),
+        Task::Relabel(task) => relabel::make_parts(task, work, tools, is_own),
+        _ => Ok(()),
+    }
+}
+
+/// The interval between two looks at a part that another process is at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Takes the part `part`, a `kind` of part, as soon as no other process is at it. `None` if the stage
+/// became complete meanwhile.
+fn wait_for_part(
+    work: &WorkDir,
+    tools: &Tools,
+    part: &str,
+    kind: &str,
+) -> Result<Option<TakenPart>, Failure> {
+    let mut wait = Wait::begin();
+    while work.is_under_way() {
+        tools.stop.check()?;
+        if let Some(taken) = work.take(part)? {
+            return Ok(Some(taken));
+        }
+        let whom = format!("{}, which is at {kind} {part}", work.who_is_at(part));
+        if let Some(report) = wait.report(&whom) {
+            tools.progress.tell(&report);
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(None)
 }
 
 /// The images of the ImageFolder `images`, as a data set called `name`.

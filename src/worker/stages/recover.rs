@@ -1,43 +1,50 @@
 //! Recovers images batch by batch. Batches that an interrupted attempt or another process finished
 //! are kept.
 
+use std::path::Path;
 use std::sync::PoisonError;
-use std::thread;
-use std::time::Duration;
 
 use serde_json::json;
 
 use crate::{Tools, WorkerError};
-use scdd_artifacts::files::{self, read_json, write_images};
+use scdd_artifacts::files::{self, FOLDER, read_json, write_images};
 use scdd_artifacts::records::{Auto, Point};
-use scdd_artifacts::stage::{TakenPart, Wait, WorkDir};
+use scdd_artifacts::stage::WorkDir;
 use scdd_compute::synthesis::PlanOptions;
 use scdd_distill::progress::{Activity, Progress};
-use scdd_distill::recover::{Batch, Item, Recover};
+use scdd_distill::recover::{Batch, Item, Observer, Recover, RecoverError};
 use scdd_distill::teacher::{Bundle, verify_plan};
 use scdd_experiment::config::Precision;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::recover::RecoverTask;
 
-use super::StateFile;
-
-/// The interval between two looks at a batch that another process is at.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+use super::{StateFile, wait_for_part};
 
 /// Gives a remark for the user.
 pub fn make(task: &RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Option<String>, Failure> {
     let recovery = BatchRecovery { task, work, tools, recover: open(task, work, tools)? };
-    recovery.run(&recovery.label(), Others::WaitFor)?;
+    recovery.run(&recovery.label(), &|_| true, Others::WaitFor)?;
     let without_effect = tools.device.precision == Precision::Bf16 && tools.device.is_cpu();
     Ok(without_effect.then(|| {
         "`precision: bf16` has no effect on the CPU, whose kernels compute in float32".to_owned()
     }))
 }
 
+/// Recovers the batches that are this process's.
+pub fn make_parts(
+    task: &RecoverTask,
+    work: &WorkDir,
+    tools: &Tools,
+    is_own: &dyn Fn(usize) -> bool,
+) -> Result<(), Failure> {
+    let recovery = BatchRecovery { task, work, tools, recover: open(task, work, tools)? };
+    recovery.run(&recovery.label(), is_own, Others::WaitFor)
+}
+
 /// Recovers batches beside the process `whom`, which makes the stage.
 pub fn help(task: &RecoverTask, work: &WorkDir, tools: &Tools, whom: &str) -> Result<(), Failure> {
     let recovery = BatchRecovery { task, work, tools, recover: open(task, work, tools)? };
-    recovery.run(&format!("{}, beside {whom}", recovery.label()), Others::Leave)
+    recovery.run(&format!("{}, beside {whom}", recovery.label()), &|_| true, Others::Leave)
 }
 
 fn open<'a>(task: &'a RecoverTask, work: &WorkDir, tools: &Tools) -> Result<Recover<'a>, Failure> {
@@ -95,14 +102,20 @@ impl BatchRecovery<'_> {
         format!("recover {}, {ipc} per class, seed {seed}", teacher.name())
     }
 
-    /// Recovers all batches that no other process is at. [`Others::WaitFor`] then waits for the
-    /// rest, and recovers those whose process died.
-    fn run(&self, label: &str, others: Others) -> Result<(), Failure> {
+    /// Recovers all batches of this process that no other is at. [`Others::WaitFor`] then waits for
+    /// the rest, and recovers those whose process died.
+    fn run(
+        &self,
+        label: &str,
+        is_own: &dyn Fn(usize) -> bool,
+        others: Others,
+    ) -> Result<(), Failure> {
         let batches = self.recover.batches(&self.task.chosen, self.task.ipc, self.task.seed);
-        let steps = batches.iter().map(|batch| self.recover.steps(batch));
+        let own: Vec<_> = batches.iter().enumerate().filter(|batch| is_own(batch.0)).collect();
+        let steps = own.iter().map(|(_, batch)| self.recover.steps(batch));
         let mut progress = self.tools.progress.start(label, steps.sum(), "it");
         let (mut done, mut left) = (0, Vec::new());
-        for batch in batches.iter().enumerate() {
+        for batch in own {
             self.tools.stop.check()?;
             match self.work.take(&batch.0.to_string())? {
                 Some(_part) => self.recover_batch(batch, done, progress.as_mut())?,
@@ -114,28 +127,14 @@ impl BatchRecovery<'_> {
             // A stage that waits keeps no other from starting.
             self.tools.threads.reached_peak();
             for (batch, done) in left {
-                let _part = self.wait_for(batch.0)?;
-                self.recover_batch(batch, done, progress.as_mut())?;
+                let part = batch.0.to_string();
+                if let Some(_part) = wait_for_part(self.work, self.tools, &part, "batch")? {
+                    self.recover_batch(batch, done, progress.as_mut())?;
+                }
             }
         }
         progress.finish("");
         Ok(())
-    }
-
-    /// Takes the batch with this `number` as soon as no other process is at it.
-    fn wait_for(&self, number: usize) -> Result<TakenPart, Failure> {
-        let (part, mut wait) = (number.to_string(), Wait::begin());
-        loop {
-            self.tools.stop.check()?;
-            if let Some(taken) = self.work.take(&part)? {
-                return Ok(taken);
-            }
-            let whom = format!("{}, which is at batch {number}", self.work.who_is_at(&part));
-            if let Some(report) = wait.report(&whom) {
-                self.tools.progress.tell(&report);
-            }
-            thread::sleep(LOOK_EVERY);
-        }
     }
 
     /// Recovers the batch with this `number`, unless it is there already. `done` is the number of
@@ -148,7 +147,8 @@ impl BatchRecovery<'_> {
     ) -> Result<(), Failure> {
         let &Self { task, work, tools, ref recover } = self;
         let curve_file = files::curve(number);
-        let has_image = |item: &Item| work.has(files::image(*item, task.classes));
+        let has_image =
+            |item: &Item| work.has(files::image(Path::new(FOLDER), *item, task.classes));
         let mut keeper = StateFile::new(work, tools.stop, files::batch_state(number));
         if work.has(&curve_file) && batch.items.iter().all(has_image) {
             return keeper.remove();
@@ -156,23 +156,61 @@ impl BatchRecovery<'_> {
         if !work.is_under_way() {
             return Ok(());
         }
-        let (mut curve, mut balance) = (String::new(), String::new());
-        let images = recover.run(batch, task.seed, &mut keeper, &mut |point| {
-            let step = u64::from(point.iteration - batch.first) + 1;
-            if let Some(gradients) = point.gradients {
-                balance = format!(", gradients {gradients}");
-            }
-            let Point { loss, ce, bn, .. } = point;
-            progress.at(done + step, &format!("loss {loss:.2}, ce {ce:.2}, bn {bn:.2}{balance}"));
-            curve.push_str(&json!(point).to_string());
-            curve.push('\n');
-        })?;
+        let mut observer = BatchObserver {
+            recovery: self,
+            batch,
+            done,
+            progress,
+            curve: String::new(),
+            balance: String::new(),
+        };
+        let images = recover.run(batch, task.seed, &mut keeper, &mut observer)?;
+        let curve = observer.curve;
         let (_, channels, height, width) = images.dim();
-        let pixels = recover.to_pixels(&images)?;
-        write_images(work, task.classes, &batch.items, &pixels, [channels, height, width])?;
+        let (pixels, shape) = (recover.to_pixels(&images)?, [channels, height, width]);
+        write_images(work, Path::new(FOLDER), task.classes, &batch.items, &pixels, shape)?;
         // The curve is written last, so it marks a complete batch (unless an image was deleted
         // since).
         work.write_last_of_part(&curve_file, curve.as_bytes())?;
         keeper.remove()
+    }
+}
+
+/// Shows and records how a batch fares.
+struct BatchObserver<'a, 'b> {
+    recovery: &'a BatchRecovery<'b>,
+    batch: &'a Batch,
+    /// The number of steps of the batches before it.
+    done: u64,
+    progress: &'a mut dyn Activity,
+    /// The lines of the curve.
+    curve: String,
+    /// The latest balance of the gradients.
+    balance: String,
+}
+
+impl Observer for BatchObserver<'_, '_> {
+    fn step(&mut self, point: Point) {
+        let step = u64::from(point.iteration - self.batch.first) + 1;
+        if let Some(gradients) = point.gradients {
+            self.balance = format!(", gradients {gradients}");
+        }
+        let Point { loss, ce, bn, .. } = point;
+        let about = format!("loss {loss:.2}, ce {ce:.2}, bn {bn:.2}{}", self.balance);
+        self.progress.at(self.done + step, &about);
+        self.curve.push_str(&json!(point).to_string());
+        self.curve.push('\n');
+    }
+
+    fn snapshot(
+        &mut self,
+        step: u32,
+        pixels: &[u8],
+        shape: [usize; 3],
+    ) -> Result<(), RecoverError> {
+        let BatchRecovery { task, work, .. } = self.recovery;
+        let (folder, items) = (files::snapshot(step), &self.batch.items);
+        let written = write_images(work, &folder, task.classes, items, pixels, shape);
+        written.map_err(|what| RecoverError::Snapshot(what.into()))
     }
 }

@@ -8,6 +8,7 @@ use crate::report::chart::{ChartLine, Scale, line_chart};
 use crate::report::summary::{Summary, stat};
 use crate::report::text::{images, labels, summary_images};
 use crate::report::{Labels, RecoverPoint, Recovery, Row, TrainPoint};
+use scdd_artifacts::records::Accuracy;
 
 /// A chart with its legend: the numbers and names of its lines.
 #[derive(Serialize)]
@@ -83,10 +84,7 @@ fn mean_curve(rows: &[&Row], of: PointOf) -> Vec<(f64, f64)> {
 
 /// The terms of each recovery side by side, all seeds in one chart.
 pub(super) fn recovery_figures(recoveries: &[Recovery]) -> Vec<Figure> {
-    let same = |a: &Recovery, b: &Recovery| {
-        (&a.method, &a.teacher, a.ipc) == (&b.method, &b.teacher, b.ipc)
-    };
-    recoveries.chunk_by(same).filter_map(recovery_figure).collect()
+    recoveries.chunk_by(is_same_set).filter_map(recovery_figure).collect()
 }
 
 type TermOf = fn(&RecoverPoint) -> f64;
@@ -112,15 +110,58 @@ fn recovery_figure(seeds: &[Recovery]) -> Option<Figure> {
         .flat_map(|seed| (0..3).map(move |number| line(number, seed)))
         .collect();
     let first = &seeds[0];
-    let title = format!("{}, {} per class", images(&first.method, Some(&first.teacher)), first.ipc);
+    let title = title(first);
     let svg = line_chart(&title, "iteration", "loss (log scale)", Scale::Log, &lines)?;
     let legend =
         terms.iter().enumerate().map(|(number, (name, _))| (number, name.to_string())).collect();
-    let note = match seeds.len() {
-        1 => format!("Mean over batches; seed {}.", seeds[0].seed),
-        count => {
-            format!("Mean over batches; seed {}, and pale the other {}.", seeds[0].seed, count - 1)
-        }
-    };
+    let note = format!("Mean over batches; {}.", of_seeds(seeds));
     Some(Figure { title, svg, legend, note, ipc: Some(first.ipc) })
+}
+
+/// The accuracy of verifiers over the steps of each recovery, all seeds in one chart.
+pub(super) fn verifier_figures(recoveries: &[Recovery]) -> Vec<Figure> {
+    recoveries.chunk_by(is_same_set).filter_map(verifier_figure).collect()
+}
+
+fn verifier_figure(seeds: &[Recovery]) -> Option<Figure> {
+    let line = |number: usize, seed: usize| {
+        let accuracy = &seeds[seed].verified.get(number)?.accuracy;
+        // Without images on the way there is no curve.
+        let last = seeds[seed].curve.last().filter(|_| !accuracy.snapshots.is_empty())?;
+        let on_the_way = accuracy.snapshots.iter().map(|seen| (seen.step, seen.accuracy));
+        let points = on_the_way.chain([(last.iteration, accuracy.finished)]);
+        let percent = |(step, of): (u32, Accuracy)| (f64::from(step), 100.0 * of.shares()[0]);
+        Some(ChartLine { number, faint: seed > 0, points: points.map(percent).collect() })
+    };
+    let first = &seeds[0];
+    let names: Vec<&str> = first.verified.iter().map(|one| one.verifier.as_str()).collect();
+    let lines: Vec<ChartLine> = (0..seeds.len())
+        .rev()
+        .flat_map(|seed| (0..names.len()).filter_map(move |number| line(number, seed)))
+        .collect();
+    let title = title(first);
+    let svg = line_chart(&title, "iteration", "top-1, %", Scale::Linear, &lines)?;
+    let legend = names.into_iter().map(str::to_owned).enumerate().collect();
+    let note = format!(
+        "Images of the class that the verifier says, while they were recovered; {}.",
+        of_seeds(seeds)
+    );
+    Some(Figure { title, svg, legend, note, ipc: Some(first.ipc) })
+}
+
+fn is_same_set(a: &Recovery, b: &Recovery) -> bool {
+    (&a.method, &a.teacher, a.ipc) == (&b.method, &b.teacher, b.ipc)
+}
+
+fn title(recovery: &Recovery) -> String {
+    format!("{}, {} per class", images(&recovery.method, Some(&recovery.teacher)), recovery.ipc)
+}
+
+/// Which seeds are drawn, and how.
+fn of_seeds(seeds: &[Recovery]) -> String {
+    let first = seeds[0].seed;
+    match seeds.len() {
+        1 => format!("seed {first}"),
+        count => format!("seed {first}, and pale the other {}", count - 1),
+    }
 }

@@ -18,7 +18,7 @@ use super::summary::groups;
 use super::text::verifier_cells;
 use super::{Labels, ReportError, Results, Row, recognised};
 pub use figures::Figure;
-use figures::recovery_figures;
+use figures::{recovery_figures, verifier_figures};
 use sets::{BalanceRow, Glance, GridView};
 use tables::{Failures, Table};
 
@@ -39,6 +39,7 @@ struct Page<'a> {
     recoveries: Vec<Figure>,
     balances: Vec<BalanceRow>,
     verified: Vec<[String; 7]>,
+    verifiers: Vec<Figure>,
     recognised: Vec<[String; 6]>,
     /// The first seed's images, which are shown; the other seeds' images can be unfolded.
     first_grids: Vec<GridView>,
@@ -73,6 +74,7 @@ pub(super) fn page(results: &Results) -> Result<String, ReportError> {
         recoveries: recovery_figures(&results.recoveries),
         balances: results.recoveries.iter().filter_map(sets::balance).collect(),
         verified: results.recoveries.iter().flat_map(verifier_cells).collect(),
+        verifiers: verifier_figures(&results.recoveries),
         recognised: results.recognised.iter().map(recognised::cells).collect(),
         first_grids,
         other_grids,

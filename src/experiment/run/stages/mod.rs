@@ -15,6 +15,7 @@ pub mod real;
 pub mod recognise;
 pub mod recover;
 pub mod relabel;
+pub mod size;
 pub mod subset;
 pub mod validate;
 pub mod verifier;
@@ -74,6 +75,13 @@ pub enum Task<'a> {
     Relabel(relabel::RelabelTask<'a>),
     Validate(Box<validate::ValidateTask<'a>>),
     Whole(Box<whole::WholeTask<'a>>),
+}
+
+impl Task<'_> {
+    /// Whether several processes can make parts of the stage at the same time.
+    pub fn has_parts(&self) -> bool {
+        matches!(self, Self::Recover(_) | Self::Relabel(_))
+    }
 }
 
 /// A stage that will become a node of the graph.
@@ -229,12 +237,8 @@ impl<'a> StagesBuilder<'a> {
             let images = self.recover(spec.teacher, (spec.method, method), spec.ipc, spec.seed)?;
             let mut verified = Vec::new();
             for path in &method.verifier {
-                let draft = verifier::draft(
-                    &images,
-                    &inputs.bundles[path],
-                    self.verified(path),
-                    spec.seed,
-                )?;
+                let verifier = (&inputs.bundles[path], self.verified(path));
+                let draft = verifier::draft(&images, method, verifier, spec.seed)?;
                 verified.push((path.as_path(), self.add(draft)));
             }
             self.stages.recoveries.push(RecoveryNodes { spec, images, verified });

@@ -1,12 +1,13 @@
 //! Recovers images from teachers.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::images::Described;
 use super::{Draft, NodeId, StageIdentity, inputs};
-use crate::config::{Committee, Precision, RecoverConfig, Start};
+use crate::config::{Committee, Packing, Precision, RecoverConfig, Start};
 use crate::run::RunError;
 use crate::run::real::{RealSplit, require_images};
 use scdd_artifacts::bundle::Bundle;
@@ -32,6 +33,34 @@ pub struct RecoverTask<'a> {
     /// Images per class.
     pub ipc: u32,
     pub seed: u64,
+}
+
+impl RecoverTask<'_> {
+    /// The number of batches.
+    pub fn batches(&self) -> u64 {
+        batches(&self.config, self.chosen.len() as u64, self.ipc)
+    }
+}
+
+/// The numbers of the images of each class that join in `round`, of `ipc` per class in all.
+pub fn joining(config: &RecoverConfig, ipc: u32, round: u32) -> Range<u32> {
+    // If there are fewer images than rounds, they join in the earlier rounds.
+    let edge =
+        |round: u32| (u64::from(ipc) * u64::from(round)).div_ceil(u64::from(config.rounds)) as u32;
+    edge(round)..edge(round + 1)
+}
+
+/// The number of batches into which `ipc` images of each of `classes` classes are divided.
+pub fn batches(config: &RecoverConfig, classes: u64, ipc: u32) -> u64 {
+    let size = u64::from(config.batch_size.max(1));
+    let of_round = |round: u32| {
+        let images = joining(config, ipc, round).len() as u64;
+        match config.packing {
+            Packing::Class => classes * images.div_ceil(size),
+            _ => (classes * images).div_ceil(size),
+        }
+    };
+    (0..config.rounds).map(of_round).sum()
 }
 
 /// The stage that measures `r_bn: auto`.
@@ -140,6 +169,7 @@ fn identity(
         classes: chosen,
         // A subset is a separate stage.
         subset_of: _,
+        snapshots,
         // Later verification does not change the images.
         verifier: _,
     } = config;
@@ -176,6 +206,7 @@ fn identity(
         .unless(false, "bf16", &(precision == Precision::Bf16))
         .unless(Vec::new(), "compat", compat)
         .unless(None, "chosen", chosen)
+        .unless(0, "snapshots", snapshots)
         .unless(None, "classes", &classes)
         .json()
 }
@@ -215,6 +246,7 @@ pub(super) fn terms(config: &RecoverConfig) -> Value {
         compat: _,
         classes: _,
         verifier: _,
+        snapshots: _,
     } = config;
     StageIdentity::default()
         .with("batch_size", batch_size)
@@ -325,6 +357,7 @@ mod tests {
             RecoverConfig { flip: !config().flip, ..config() },
             RecoverConfig { iterations: 1, ..config() },
             RecoverConfig { rounds: 2, ..config() },
+            RecoverConfig { snapshots: 1, ..config() },
         ] {
             assert_ne!(of(&other, None), plain);
         }
