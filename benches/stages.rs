@@ -5,18 +5,16 @@
 //! `stages <relabel|train> <teacher bundle> <student bundle> <images> <batch>`; the first output
 //! line is JSON and describes the worker.
 
+mod setting;
 mod worker;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use rand::RngExt;
-use scdd::config::{Experiment, Protocol};
-use scdd::data::{Dataset, Size};
+use anyhow::{Result, bail};
+use scdd::data::Size;
 use scdd::labels::LabelStore;
 use scdd::progress::Silent;
 use scdd::relabel::{LabelPlace, Relabel, Teachers};
-use scdd::rng;
 use scdd::teacher::{Bundle, Runtime};
 use scdd::threads::Threads;
 use scdd::validate::{Forgetful, Student, TrainingData};
@@ -33,7 +31,10 @@ fn main() -> Result<()> {
     };
     let (teacher, student_bundle) =
         (Bundle::load(Path::new(teacher))?, Bundle::load(Path::new(student))?);
-    let (images, protocol) = (noise(&teacher, count.parse()?, 0), protocol(batch)?);
+    let (images, protocol) = (
+        setting::noise(&teacher, count.parse()?, 0),
+        setting::protocol(&format!("batch_size: {batch}"))?,
+    );
     let threads = Threads::all();
     let runtime = Runtime::open(None)?;
     let bundles = [(&teacher, 1.0)];
@@ -55,7 +56,7 @@ fn main() -> Result<()> {
         "train" => {
             let labels = LabelStore::open(&labels)?;
             let mut student = Student::new(&student_bundle, 0, Device::Cpu, threads.clone())?;
-            let test = noise(&teacher, 1, 1);
+            let test = setting::noise(&teacher, 1, 1);
             let [_, height, width] = student_bundle.image_shape();
             let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
             let data = TrainingData { images: &images, views, labels: Some(&labels) };
@@ -65,32 +66,5 @@ fn main() -> Result<()> {
             worker::serve(&about, || Ok(train().map(drop)?))
         }
         other => bail!("unknown work {other}"),
-    }
-}
-
-/// The default protocol, one epoch long.
-fn protocol(batch: &str) -> Result<Protocol> {
-    let text = format!(
-        "name: bench\ndata: fashion-mnist\nteachers: t\nstudents: s\nipc: 1\nrelabel: {{epochs: 1, batch_size: {batch}}}\n"
-    );
-    let experiment = Experiment::from_yaml(&text, Path::new("bench.yaml"), &[])?;
-    experiment.protocols.into_values().next().context("the experiment has no protocol")
-}
-
-fn noise(bundle: &Bundle, count: usize, seed: u64) -> Dataset {
-    let [channels, height, width] = bundle.image_shape();
-    let mut stream = rng::stream(seed, "bench/noise", 0);
-    let classes = bundle.manifest.classes.clone();
-    Dataset {
-        name: "noise".into(),
-        images: (0..count * channels * height * width)
-            .map(|_| stream.random())
-            .collect::<Vec<u8>>()
-            .into(),
-        labels: (0..count as u32).map(|i| i % classes.len() as u32).collect(),
-        channels,
-        height,
-        width,
-        classes,
     }
 }

@@ -2,7 +2,7 @@
 //! input, answered in JSON.
 
 use std::io::BufRead;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -10,15 +10,20 @@ use serde_json::{Value, json};
 /// Prints `about`, the worker's description of itself. Then runs `turn` once per input line and
 /// prints its time and the process's peak memory so far.
 pub fn serve(about: &Value, mut turn: impl FnMut() -> Result<()>) -> Result<()> {
+    serve_timed(about, || {
+        let start = Instant::now();
+        turn()?;
+        Ok(start.elapsed())
+    })
+}
+
+/// As [`serve`], for turns that take their own time.
+pub fn serve_timed(about: &Value, mut turn: impl FnMut() -> Result<Duration>) -> Result<()> {
     println!("{about}");
     for line in std::io::stdin().lock().lines() {
         line?;
-        let start = Instant::now();
-        turn()?;
-        println!(
-            "{}",
-            json!({ "ms": start.elapsed().as_secs_f64() * 1e3, "peak_mib": peak_mib() })
-        );
+        let ms = turn()?.as_secs_f64() * 1e3;
+        println!("{}", json!({ "ms": ms, "peak_mib": peak_mib() }));
     }
     Ok(())
 }
