@@ -42,19 +42,30 @@ def pictures(height: int, width: int) -> list[bytes]:
         for _ in range(50):
             coarse = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
             file = io.BytesIO()
-            Image.fromarray(coarse).resize((width, height)).save(file, "JPEG", quality=85)
+            Image.fromarray(coarse).resize((width, height)).save(
+                file, "JPEG", quality=85
+            )
             files.append(file.getvalue())
     return files
 
 
-def make_folder(folder: Path, classes: list[str], train: int, test: int, side: tuple[int, int]) -> int:
+def make_folder(
+    folder: Path, classes: list[str], train: int, test: int, side: tuple[int, int]
+) -> int:
     """Writes so many images of `side`, height and width, and returns their bytes."""
     files, written = pictures(*side), 0
     if shutil.disk_usage(folder.parent).free < (train + test) * 25_000 + SPARE:
-        sys.exit(f"{folder.parent}: {train + test} images would leave less than 10 GB of the disk")
+        sys.exit(
+            f"{folder.parent}: {train + test} images would leave less than 10 GB of the disk"
+        )
     for split, count in (("train", train), ("test", test)):
         for index in range(count):
-            path = folder / split / classes[index % len(classes)] / f"{index // len(classes):06}.jpg"
+            path = (
+                folder
+                / split
+                / classes[index % len(classes)]
+                / f"{index // len(classes):06}.jpg"
+            )
             if index < len(classes):
                 path.parent.mkdir(parents=True)
             path.write_bytes(files[index % len(files)])
@@ -120,7 +131,10 @@ def commands(scratch: Scratch, images: int) -> Iterator[tuple[str, Any]]:
     scratch.write("none", without)
     yield "first dry run", scratch.on("large", "run", "--dry-run")
     yield "first recover, data: none", scratch.on("none", "recover")
-    yield "first recover, which reads all images for their hash", scratch.on("large", "recover")
+    yield (
+        "first recover, which reads all images for their hash",
+        scratch.on("large", "recover"),
+    )
     shutil.rmtree(scratch.place / "runs")
     yield "dry run", scratch.on("large", "run", "--dry-run")
     yield "status", scratch.on("large", "status")
@@ -151,7 +165,10 @@ def validation(scratch: Scratch, tested: int) -> Iterator[tuple[str, Any]]:
             },
         )
         scratch.on(name, "relabel")
-        yield f"validation, {images} test images", scratch.on(name, "validate", "--jobs", "1")
+        yield (
+            f"validation, {images} test images",
+            scratch.on(name, "validate", "--jobs", "1"),
+        )
         shutil.rmtree(folder)
 
 
@@ -163,7 +180,11 @@ def make_networks(place: Path, data: Path) -> Path:
     from exporters.__main__ import main as exporters
 
     place.mkdir()
-    config = {"name": "student", "dataset": str(data), "architecture": {"name": "resnet18", "options": NETWORK}}
+    config = {
+        "name": "student",
+        "dataset": str(data),
+        "architecture": {"name": "resnet18", "options": NETWORK},
+    }
     (place / "student.yaml").write_text(yaml.safe_dump(config))
     options = models.resolve("resnet18", NETWORK, channels=3, size=224, classes=10)
     network = models.build("resnet18", options)
@@ -177,12 +198,17 @@ def make_networks(place: Path, data: Path) -> Path:
         ("export-student", str(place / "student.yaml")),
         ("export", *checkpoint, *described),
     ):
-        if exporters([*command, "--dataset", str(data), *OPTIONS, "--out", str(place)]) != 0:
+        if (
+            exporters([*command, "--dataset", str(data), *OPTIONS, "--out", str(place)])
+            != 0
+        ):
             sys.exit("a network could not be exported")
     return place
 
 
-def loading(scratch: Scratch, images: int = 4000, rounds: int = 3) -> Iterator[tuple[str, Any]]:
+def loading(
+    scratch: Scratch, images: int = 4000, rounds: int = 3
+) -> Iterator[tuple[str, Any]]:
     """Images a second: decoded, scaled, cut to 224x224, by `scdd pack` and by torchvision."""
     import torch
     from torchvision import datasets, transforms
@@ -195,11 +221,22 @@ def loading(scratch: Scratch, images: int = 4000, rounds: int = 3) -> Iterator[t
     ours, theirs = [], []
     for number in range(rounds):
         out = str(scratch.place / f"packed-{number}")
-        arguments = ("pack", str(folder), "--size", "224", "--only", "test", "--out", out)
+        arguments = (
+            "pack",
+            str(folder),
+            "--size",
+            "224",
+            "--only",
+            "test",
+            "--out",
+            out,
+        )
         ours.append(images / scratch.run(*arguments)["seconds"])
         shutil.rmtree(out)
         loader = torch.utils.data.DataLoader(
-            datasets.ImageFolder(str(folder / "test"), convert), batch_size=50, num_workers=WORKERS
+            datasets.ImageFolder(str(folder / "test"), convert),
+            batch_size=50,
+            num_workers=WORKERS,
         )
         start = time.perf_counter()
         seen = sum(len(labels) for _, labels in loader)
@@ -216,7 +253,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--tested", type=int, default=50_000)
     parser.add_argument("--scdd", type=Path, default=ROOT / "target/release/scdd")
-    parser.add_argument("--skip", nargs="*", default=[], choices=["commands", "validation", "loading"])
+    parser.add_argument(
+        "--skip", nargs="*", default=[], choices=["commands", "validation", "loading"]
+    )
     chosen = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory(prefix="scdd-large-") as temporary:

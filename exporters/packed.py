@@ -37,9 +37,7 @@ def load(folder: Path, split: str) -> arrays.Arrays:
     """
     about = _described(folder)
     if split not in about["splits"]:
-        raise InputError(
-            f"{folder}: has no {split} images; pack the data set without --only"
-        )
+        raise InputError(f"{folder}: has no {split} images; pack the data set without --only")
     count, shape = about["splits"][split]["images"], tuple(about["shape"])
     files = [folder / f"{split}-{what}.npy" for what in ("images", "labels")]
     try:

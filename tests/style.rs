@@ -10,7 +10,7 @@ const WIDTH: usize = 100;
 
 /// All Rust files of the project.
 fn sources() -> Vec<PathBuf> {
-    let mut open: Vec<PathBuf> = ["src", "tests", "benches", "fuzz/fuzz_targets"]
+    let mut open: Vec<PathBuf> = ["src", "tests", "benches", "examples", "fuzz/fuzz_targets"]
         .map(|name| common::root().join(name))
         .into();
     let mut found = vec![common::root().join("build.rs")];

@@ -86,7 +86,8 @@ fn the_distilled_set_in_pytorch() {
     has(dir.path(), &format!("folders/{set}/README.md"));
     let losses: Vec<f64> =
         printed.lines().filter_map(|line| line.rsplit_once("loss ")?.1.parse().ok()).collect();
-    assert!(losses.len() == 3 && losses[2] < losses[0], "{losses:?}");
+    assert!(losses.len() == 4 && losses[3] < losses[0], "{losses:?}");
+    assert!(printed.contains("test accuracy "), "{printed}");
 }
 
 #[test]

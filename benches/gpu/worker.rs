@@ -148,8 +148,8 @@ impl Bench {
         self.labelling(&folder.path().join("labels.scdd"), |label| worker::serve(&json!({}), label))
     }
 
-    /// Gives `work` a function that labels `times` batches into the store `path`, by libtorch, which
-    /// computes statistics of batches.
+    /// Gives `work` a function that labels `times` batches into the store `path`, by libtorch,
+    /// which computes statistics of batches.
     fn labelling(
         &self,
         path: &Path,

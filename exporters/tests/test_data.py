@@ -564,7 +564,8 @@ def test_packed_data_are_those_of_the_folder(tmp_path: Path):
     folder = sources.open_source(goldens / "folder").index("train")
     assert isinstance(packed.images, np.memmap)
     assert np.array_equal(packed.images, load_file(goldens / "folder/expected.safetensors")["rgb"])
-    assert np.array_equal(packed.labels, folder.labels) and packed.classes == folder.classes
+    assert np.array_equal(packed.labels, folder.labels)
+    assert packed.classes == folder.classes
     with pytest.raises(InputError, match="has no test images; pack the data set without --only"):
         sources.open_source(goldens / "packed").index("test")
     copy = tmp_path / "copy"

@@ -53,7 +53,8 @@ pub fn batch_state(batch: usize) -> String {
 /// The ending of a soft-label store under way, after the store's name.
 pub const STORE_UNDER_WAY: &str = ".under-way";
 
-/// An epoch of the soft-label store that was labelled apart from the others, until the store has it.
+/// An epoch of the soft-label store that was labelled apart from the others, until the store has
+/// it.
 pub fn label_epoch(epoch: u32) -> String {
     format!("{LABELS}{}", epoch_apart(epoch))
 }

@@ -114,7 +114,8 @@ fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome>
     Ok(CommandOutcome::Done)
 }
 
-/// The expected bytes of what is open, by kind, such as `30.30 GB of soft labels, 7.53 GB of images`.
+/// The expected bytes of what is open, by kind, such as `30.30 GB of soft labels, 7.53 GB of
+/// images`.
 fn disk(plan: &RunPlan) -> Option<String> {
     let kinds = [
         ("soft labels", &["relabel"][..]),

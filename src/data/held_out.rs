@@ -1,4 +1,5 @@
-//! A part of the training set in place of the test set: choices made by it leave the test set unseen.
+//! A part of the training set in place of the test set: choices made by it leave the test set
+//! unseen.
 
 use super::{DataError, Dataset, Split, sample};
 

@@ -155,7 +155,7 @@ fn write_images(
         options.read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
     let there = file.metadata().map_err(io)?.len().saturating_sub(HEADER as u64);
     let done = ((there / length as u64) as usize).min(set.len());
-    file.write_all(&packed::header(set.len(), shape)).map_err(io)?;
+    file.write_all(&packed::pixels_header(set.len(), shape)).map_err(io)?;
     file.set_len(HEADER as u64 + done as u64 * length as u64).map_err(io)?;
     let mut hasher = blake3::Hasher::new();
     hash_rest(&file, &mut hasher).map_err(io)?;

@@ -117,8 +117,8 @@ impl<'a> Worker<'a> {
         self.work_off(graph, graph.open(&store)?, &make)
     }
 
-    /// Makes the units of `shard` that `store` lacks, and the undivided stages that they need, which
-    /// all shards share. Failures are as in [`make_all`](Self::make_all).
+    /// Makes the units of `shard` that `store` lacks, and the undivided stages that they need,
+    /// which all shards share. Failures are as in [`make_all`](Self::make_all).
     ///
     /// # Errors
     /// Also when a stage of an earlier goal is not complete.

@@ -62,10 +62,10 @@ pub(super) fn read(path: &Path, remarks: &mut Vec<String>) -> Result<ImagesAndLa
     }
 }
 
-type Pair<'p, 'a> = (&'p PickleValue<'a>, &'p PickleValue<'a>);
+type PickledPair<'p, 'a> = (&'p PickleValue<'a>, &'p PickleValue<'a>);
 
 /// The two elements of a list or tuple of two.
-fn pair<'p, 'a>(value: &'p PickleValue<'a>) -> Option<Pair<'p, 'a>> {
+fn pair<'p, 'a>(value: &'p PickleValue<'a>) -> Option<PickledPair<'p, 'a>> {
     let [images, labels] = value.items()? else { return None };
     Some((images, labels))
 }
@@ -75,7 +75,7 @@ fn repetitions<'p, 'a>(
     path: &Path,
     root: &'p PickleValue<'a>,
     remarks: &mut Vec<String>,
-) -> Option<Pair<'p, 'a>> {
+) -> Option<PickledPair<'p, 'a>> {
     let sets = root.get("data")?.items()?;
     let first = pair(sets.first()?)?;
     if sets.len() > 1 {

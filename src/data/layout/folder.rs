@@ -450,8 +450,8 @@ pub(crate) fn read_class_map(path: &Path) -> Result<Vec<(String, String)>, DataE
     Ok(map)
 }
 
-/// The images of `files`, fitted by `fit`. They are decoded now, in parallel, if their pixels take at
-/// most `held` bytes, else each time that they are asked for. Undecodable files are problems.
+/// The images of `files`, fitted by `fit`. They are decoded now, in parallel, if their pixels take
+/// at most `held` bytes, else each time that they are asked for. Undecodable files are problems.
 pub(crate) fn read(
     root: &Path,
     classes: Vec<String>,

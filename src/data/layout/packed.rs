@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use ndarray::Array1;
-use ndarray_npy::{ReadNpyExt, WriteNpyExt};
+use ndarray_npy::ReadNpyExt;
 use serde::{Deserialize, Serialize};
 
 use crate::images::{ImagePixels, PackedImages};
@@ -116,10 +116,14 @@ fn labels_file(dir: &Path, split: Split) -> PathBuf {
     dir.join(format!("{}-labels.npy", split.name()))
 }
 
-/// The beginning of the `.npy` file of `images` images: its version, and what the array is.
-pub(crate) fn header(images: usize, [channels, height, width]: [usize; 3]) -> Vec<u8> {
-    let shape = format!("({images}, {channels}, {height}, {width})");
-    let what = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
+/// The beginning of the `.npy` file of so many images.
+pub(crate) fn pixels_header(images: usize, [channels, height, width]: [usize; 3]) -> Vec<u8> {
+    header("|u1", &format!("{images}, {channels}, {height}, {width}"))
+}
+
+/// The beginning of a `.npy` file as NumPy writes it: version, and what the array is.
+fn header(kind: &str, shape: &str) -> Vec<u8> {
+    let what = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend(((HEADER - 10) as u16).to_le_bytes());
     bytes.extend(what.bytes());
@@ -139,7 +143,7 @@ fn check_header(path: &Path, images: usize, shape: [usize; 3]) -> Result<(), Dat
     let mut found = vec![0; HEADER];
     let is_read = file.read_exact(&mut found).is_ok();
     let expected = pixels.and_then(|pixels| pixels.checked_add(HEADER as u64));
-    if is_read && expected == Some(length) && found == header(images, shape) {
+    if is_read && expected == Some(length) && found == pixels_header(images, shape) {
         return Ok(());
     }
     let problem = format!("is no array of {images} images of {shape:?}");
@@ -149,7 +153,7 @@ fn check_header(path: &Path, images: usize, shape: [usize; 3]) -> Result<(), Dat
 fn read_labels(path: &Path, images: usize) -> Result<Vec<u32>, DataError> {
     let refuse = |problem: String| DataError::invalid(path, problem, REMEDY);
     let file = File::open(path).map_err(DataError::io(path, "open"))?;
-    let labels = Array1::<i64>::read_npy(std::io::BufReader::new(file))
+    let labels = Array1::<i64>::read_npy(BufReader::new(file))
         .map_err(|error| refuse(format!("holds no labels ({error})")))?;
     if labels.len() != images {
         return Err(refuse(format!("has {} labels for {images} images", labels.len())));
@@ -161,10 +165,9 @@ fn read_labels(path: &Path, images: usize) -> Result<Vec<u32>, DataError> {
 /// Writes the labels of a split into `dir`.
 pub(crate) fn write_labels(dir: &Path, split: Split, labels: &[u32]) -> Result<(), DataError> {
     let path = labels_file(dir, split);
-    let file = File::create(&path).map_err(DataError::io(&path, "write"))?;
-    let labels: Array1<i64> = labels.iter().map(|&label| i64::from(label)).collect();
-    labels.write_npy(&file).map_err(|error| {
-        DataError::invalid(&path, format!("can't be written ({error})"), "free some space")
-    })?;
-    file.sync_all().map_err(DataError::io(&path, "write"))
+    let mut bytes = header("<i8", &format!("{},", labels.len()));
+    bytes.extend(labels.iter().flat_map(|&label| i64::from(label).to_le_bytes()));
+    let io = |error| DataError::io(&path, "write")(error);
+    let mut file = File::create(&path).map_err(io)?;
+    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(io)
 }

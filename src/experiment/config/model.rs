@@ -169,9 +169,9 @@ pub struct DataConfig {
     /// its own name, in alphabetical order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_map: Option<PathBuf>,
-    /// Training images, equally many of each class, in place of the test set, 0 (off) to 1e9: choose
-    /// a recipe by them, and report it on the test set, which has then chosen nothing. Starts and
-    /// baselines take the other training images.
+    /// Training images, equally many of each class, in place of the test set, 0 (off) to 1e9:
+    /// choose a recipe by them, and report it on the test set, which has then chosen nothing.
+    /// Starts and baselines take the other training images.
     #[serde(default, skip_serializing_if = "is_neutral")]
     #[schemars(transform = within("[0, 1e9]"))]
     pub held_out: u32,
@@ -703,8 +703,8 @@ pub struct TopK {
     #[schemars(transform = within("[1, 65535]"))]
     pub k: u32,
     /// Softmax temperature at which the others' total probability is preserved, and shared out
-    /// equally; use the temperature of `validate.loss`. Above 0 and at most 1000. `null`: the others
-    /// have no probability, as in LPQLD, which only a KL loss can learn.
+    /// equally; use the temperature of `validate.loss`. Above 0 and at most 1000. `null`: the
+    /// others have no probability, as in LPQLD, which only a KL loss can learn.
     #[schemars(transform = within("(0, 1000]"))]
     #[serde(deserialize_with = "Option::deserialize")]
     pub temperature: Option<f64>,

@@ -169,8 +169,8 @@ pub struct Run {
 
 impl Run {
     /// Opens `experiment` for a run up to `goal`. Stages are in `output/stages`, the report in the
-    /// directory of `output` with the experiment's name. `tell` gets a line before a long reading of
-    /// data.
+    /// directory of `output` with the experiment's name. `tell` gets a line before a long reading
+    /// of data.
     ///
     /// # Errors
     /// When bundles or data can't be read or don't match, or the report would replace a file of the

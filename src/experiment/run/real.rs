@@ -143,8 +143,8 @@ impl DatasetCache {
         Self { first: FirstReading::Make(tell), ..Self::default() }
     }
 
-    /// Data of which no image is read where listing files suffices for a plan. A known data set need
-    /// not even be there.
+    /// Data of which no image is read where listing files suffices for a plan. A known data set
+    /// need not even be there.
     pub fn without_reading() -> Self {
         Self { first: FirstReading::Avoid, ..Self::default() }
     }

@@ -74,8 +74,8 @@ pub fn make_parts(
 /// The interval between two looks at a part that another process is at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Takes the part `part`, a `kind` of part, as soon as no other process is at it. `None` if the stage
-/// became complete meanwhile.
+/// Takes the part `part`, a `kind` of part, as soon as no other process is at it. `None` if the
+/// stage became complete meanwhile.
 fn wait_for_part(
     work: &WorkDir,
     tools: &Tools,
