@@ -19,14 +19,22 @@ pub fn count() -> usize {
 /// # Errors
 /// When libtorch can't make or copy the tensor.
 pub fn upload(values: &[f32], shape: &[i64], device: Device) -> Result<Tensor, TchError> {
+    send(&Tensor::f_from_slice(values)?.f_reshape(shape)?, device)
+}
+
+/// `tensor`, of float32 and in the program's memory, on `device`. Does not wait until it is there.
+///
+/// # Errors
+/// When libtorch can't copy the tensor.
+pub fn send(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
     COUNT.set(COUNT.get() + 1);
-    let here = Tensor::f_from_slice(values)?.f_reshape(shape)?;
     match device {
+        // From pageable memory a GPU's driver would copy while the program waits.
         Device::Cuda(_) => {
-            let pinned = here.f_pin_memory(device)?;
+            let pinned = tensor.f_pin_memory(device)?;
             pinned.f_to_device_(device, Kind::Float, true, false)
         }
-        _ => here.f_to_device(device),
+        _ => tensor.f_to_device(device),
     }
 }
 

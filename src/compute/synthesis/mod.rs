@@ -10,6 +10,7 @@
 
 mod alignment;
 mod compile;
+mod joint;
 mod objective;
 mod pass;
 mod reference;
@@ -30,6 +31,7 @@ use crate::replica::{Mode, Replica, ReplicaError};
 use crate::threads::Threads;
 use alignment::{AlignedLayer, MeasuredStatistics};
 use compile::{FrozenConv, SynthesisStep};
+use joint::JointAlignment;
 pub use objective::{
     Distance, Evaluation, LayerTarget, Momentum, Objective, UnreadEvaluation, channel_statistics,
     patch_statistics,
@@ -85,6 +87,8 @@ pub struct SynthesisPlan {
     /// The activations that the objective's layers measure, with their channel axes.
     taps: Vec<(ValueId, i64)>,
     layers: Vec<AlignedLayer>,
+    /// All layers together, where no kernels of ours measure them.
+    joint: Option<JointAlignment>,
     momentum: Momentum,
     r_bn: f64,
     pool: Arc<BufferPool>,
@@ -159,13 +163,19 @@ impl SynthesisPlan {
         // steps have prepared their weights.
         replica.constants.iter_mut().for_each(|t| *t = None);
         let fixed = fixed_values(known, &steps);
+        let layers = alignment::layers(objective).map_err(loss)?;
+        let joint = match options.kernels {
+            Some(_) => None,
+            None => alignment::joint(&layers, &steps, objective.distance).map_err(loss)?,
+        };
         Ok(Self {
             dying: last_uses(&steps, logits, graph.values.len()),
             pulls: pulls(&steps, logits),
             affine,
             fixed,
             taps: taps(objective),
-            layers: alignment::layers(objective).map_err(loss)?,
+            layers,
+            joint,
             momentum: objective.momentum.fresh(),
             replica,
             options,
@@ -196,8 +206,12 @@ impl SynthesisPlan {
     pub fn retarget(&mut self, objective: &Objective) -> Result<bool, ReplicaError> {
         let same = taps(objective) == self.taps;
         if same {
-            self.layers =
-                alignment::layers(objective).map_err(|source| ReplicaError::Loss { source })?;
+            let loss = |source| ReplicaError::Loss { source };
+            self.layers = alignment::layers(objective).map_err(loss)?;
+            if self.options.kernels.is_none() {
+                self.joint = alignment::joint(&self.layers, &self.steps, objective.distance)
+                    .map_err(loss)?;
+            }
             self.momentum = objective.momentum.fresh();
             self.r_bn = objective.r_bn;
         }
@@ -426,31 +440,6 @@ impl SynthesisPlan {
         Ok(())
     }
 
-    /// The cost of all layers. Stores per step the gradient that its statistics add.
-    fn align(&self, run: &mut EvaluationState) -> Result<Tensor, TchError> {
-        let mut costs = Vec::new();
-        for (index, step) in self.steps.iter().enumerate() {
-            let (Some(pass), Some(measured)) = (step.pass(), run.measured[index].take()) else {
-                continue;
-            };
-            for &layer in &pass.layers {
-                let found =
-                    self.layers[layer].align(&measured, self.r_bn, (&self.momentum, layer))?;
-                costs.push(found.cost);
-                run.slopes[index] = Some(match run.slopes[index].take() {
-                    Some(StatisticsGradient { a, b }) => {
-                        StatisticsGradient { a: a.f_add(&found.a)?, b: b.f_add(&found.b)? }
-                    }
-                    None => StatisticsGradient { a: found.a, b: found.b },
-                });
-            }
-        }
-        if costs.is_empty() {
-            return Tensor::f_zeros([], (Kind::Double, self.options.device));
-        }
-        Tensor::f_stack(&costs, 0)?.f_sum(None::<Kind>)
-    }
-
     fn backward(
         &self,
         index: usize,
@@ -585,6 +574,17 @@ impl EvaluationState {
             measured: none(steps),
             slopes: none(steps),
         }
+    }
+
+    /// Adds to the gradient of the statistics that a step measures.
+    fn add_slope(&mut self, step: usize, slope: StatisticsGradient) -> Result<(), TchError> {
+        self.slopes[step] = Some(match self.slopes[step].take() {
+            Some(StatisticsGradient { a, b }) => {
+                StatisticsGradient { a: a.f_add(&slope.a)?, b: b.f_add(&slope.b)? }
+            }
+            None => slope,
+        });
+        Ok(())
     }
 }
 
