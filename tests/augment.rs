@@ -83,11 +83,11 @@ fn draws_repeat_and_stay_in_their_ranges() {
                 assert!(augment.has(operation));
                 kinds.insert(operation.kind as u8);
                 if operation.kind.is_dsa() {
-                    operation.apply_to_view(&mut vec![0.5; 120], SIZE).unwrap();
-                    assert!(operation.apply_to_pixels(&mut vec![1; 120], 1, SIZE).is_err());
+                    operation.apply_to_view(&mut [0.5; 120], SIZE).unwrap();
+                    assert!(operation.apply_to_pixels(&mut [1; 120], 1, SIZE).is_err());
                 } else {
-                    operation.apply_to_pixels(&mut vec![1; 120], 1, SIZE).unwrap();
-                    assert!(operation.apply_to_view(&mut vec![0.5; 120], SIZE).is_err());
+                    operation.apply_to_pixels(&mut [1; 120], 1, SIZE).unwrap();
+                    assert!(operation.apply_to_view(&mut [0.5; 120], SIZE).is_err());
                 }
             }
             if matches!(augment, Augment::Dsa {}) {
