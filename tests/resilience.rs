@@ -306,6 +306,11 @@ fn status_and_clean_survive_an_experiment_whose_data_has_moved() {
         status.contains("tiny: 6 complete\n") && status.contains("second: can't be told: "),
         "{status}"
     );
+    // What it would cost elsewhere follows from the description of the data set.
+    trial
+        .on_it("run", &["--dry-run", "--set", "name=second", "--set", &data])
+        .success()
+        .stderr(contains("planned for by its description"));
     let json: serde_json::Value =
         serde_json::from_str(&text(&trial.scdd(&["status", "--json"]))).unwrap();
     assert_eq!(

@@ -42,7 +42,7 @@ impl ExperimentArgs {
 
     /// Prints the plan of a run of the experiment up to `goal`.
     pub fn plan(self, global: &Global, goal: Goal) -> anyhow::Result<CommandOutcome> {
-        print_plan(global, &Planner::without_reading().plan(&self.load()?, &self.output, goal)?)
+        print_plan(global, &Planner::by_description().plan(&self.load()?, &self.output, goal)?)
     }
 }
 

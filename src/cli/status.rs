@@ -52,7 +52,7 @@ impl Status {
             unknown
                 .iter()
                 .for_each(|(path, error)| println!("{}: can't be told: {error}", path.display()));
-            print_others(&others, &self.output, plans.is_empty() && unknown.is_empty());
+            print_others(&others, &self.output, &plans, unknown.is_empty());
         }
         Ok(if unknown.is_empty() { CommandOutcome::Done } else { CommandOutcome::CheckFailed })
     }
@@ -78,7 +78,10 @@ fn print_plan(plan: &RunPlan) {
 }
 
 /// Prints stages of other experiments, counted by kind, and incomplete ones by name.
-fn print_others(others: &[Other], output: &Path, is_all: bool) {
+fn print_others(others: &[Other], output: &Path, plans: &[RunPlan], are_known: bool) {
+    let is_all = plans.is_empty() && are_known;
+    // Keys of stages that read unread images are not known.
+    let is_certain = are_known && plans.iter().all(|plan| plan.remarks.is_empty());
     let mut kinds: IndexMap<&str, Vec<&Other>> = IndexMap::new();
     others.iter().for_each(|one| kinds.entry(&one.stage).or_default().push(one));
     let output = output.display();
@@ -88,7 +91,8 @@ fn print_others(others: &[Other], output: &Path, is_all: bool) {
         (false, true) => {
             println!("no experiment has its report in {output} yet; the stages there:")
         }
-        (false, false) => println!("stages that none of these needs:"),
+        (false, false) if is_certain => println!("stages that none of these needs:"),
+        (false, false) => println!("stages that none of these is known to need:"),
     }
     for (kind, stages) in kinds {
         println!("  {kind:<9} {}", counts(stages.iter().map(|stage| stage.state)));

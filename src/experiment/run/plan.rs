@@ -78,9 +78,15 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Plans without reading images that no run has read yet. A known data set need not be there.
+    /// Plans without reading images that no run has read yet.
     pub fn without_reading() -> Self {
         Self { datasets: DatasetCache::without_reading() }
+    }
+
+    /// The same, but a known data set need not be there: what it would cost follows from its
+    /// description.
+    pub fn by_description() -> Self {
+        Self { datasets: DatasetCache::by_description() }
     }
 
     /// Plans a run of `experiment` up to `goal` with stages below `output`; makes nothing.

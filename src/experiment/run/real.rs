@@ -135,6 +135,8 @@ impl Real {
 pub struct DatasetCache {
     opened: RefCell<Vec<Rc<Real>>>,
     first: FirstReading,
+    /// Whether the description of a known data set stands in for data that are not there.
+    describes: bool,
 }
 
 impl DatasetCache {
@@ -143,10 +145,14 @@ impl DatasetCache {
         Self { first: FirstReading::Make(tell), ..Self::default() }
     }
 
-    /// Data of which no image is read where listing files suffices for a plan. A known data set
-    /// need not even be there.
+    /// Data of which no image is read where listing files suffices for a plan.
     pub fn without_reading() -> Self {
         Self { first: FirstReading::Avoid, ..Self::default() }
+    }
+
+    /// The same, but a known data set need not even be there.
+    pub fn by_description() -> Self {
+        Self { describes: true, ..Self::without_reading() }
     }
 
     /// The data that `data` names, for networks with images of this `shape`; `None` for `data:
@@ -171,8 +177,8 @@ impl DatasetCache {
     fn described(&self, data: &DataConfig, error: &DataError) -> Option<RealPlace> {
         let is_missing = matches!(error, DataError::Missing { .. });
         let known = data.kind.known_name().and_then(registry::find)?;
-        (is_missing && matches!(self.first, FirstReading::Avoid))
-            .then_some(RealPlace::Absent(known))
+        let suffices = self.describes && data.held_out == 0;
+        (is_missing && suffices).then_some(RealPlace::Absent(known))
     }
 }
 
