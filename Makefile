@@ -72,7 +72,7 @@ bench: setup data
 
 test: setup data lint
 	$(VENV)/bin/python -m exporters.conformance $(TARGET)/conformance
-	cargo test --release --locked --workspace
+	cargo test --release --locked --workspace --no-fail-fast
 	$(VENV)/bin/python -m pytest -q exporters/tests
 	@if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then $(MAKE) --no-print-directory test-avx2; fi
 
