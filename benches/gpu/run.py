@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import platform
+import select
 import shutil
 import signal
 import statistics
@@ -37,6 +38,8 @@ LIMITS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
 LARGE, SMALL = "resnet18-224", "cifar-100-resnet18-w16-supervised"
 STUDENT = "cifar-100-resnet18-w16"
 LEAST_SECONDS = 15
+# How long a peer may take until it is ready, mostly for torch.compile.
+PEER_SECONDS = 60
 STOPPED = 75
 
 
@@ -268,6 +271,7 @@ class Check:
             peers[peer] = [sys.executable, str(HERE / "peers.py"), peer, *about]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         workers = {name: self.start(command, **pipes) for name, command in peers.items()}
+        late = without_late_peers(workers, PEER_SECONDS)
         abouts = {name: answer(name, worker) for name, worker in workers.items()}
         turns: dict[str, list[float]] = {name: [] for name in workers}
         for number in range(self.sizes.rounds + 1):
@@ -282,7 +286,7 @@ class Check:
             "ms": turns,
             "rows": rows(timing, turns),
             "agreement": agreement(abouts, LIMITS[timing.precision]),
-        }
+        } | ({"state": f"passed, but {', '.join(late)}: not ready in {PEER_SECONDS} s"} if late else {})
 
     def all(self) -> None:
         precisions = dict.fromkeys(timing.precision for timing in self.sizes.timings)
@@ -325,10 +329,25 @@ def answer(name: str, worker: subprocess.Popen) -> dict:
     return json.loads(line)
 
 
+def without_late_peers(workers: dict[str, subprocess.Popen], seconds: float) -> list[str]:
+    """Ends the peers, not ours, that say nothing within so many seconds, removes them from
+    `workers`, and returns their names: a slow compilation costs one row, not the step."""
+    end, late = time.monotonic() + seconds, []
+    for name, worker in list(workers.items()):
+        left = max(0.0, end - time.monotonic())
+        if name != "ours" and not select.select([worker.stdout], [], [], left)[0]:
+            worker.kill()
+            late.append(name)
+            del workers[name]
+    return late
+
+
 def rows(timing: Timing, turns: dict[str, list[float]]) -> list[dict]:
     ours = statistics.median(turns["ours"])
     found = []
     for peer, title in timing.peers.items():
+        if peer not in turns:
+            continue
         theirs = statistics.median(turns[peer])
         found.append({"peer": title, "ours_ms": ours, "peer_ms": theirs, "ratio": theirs / ours})
     return found

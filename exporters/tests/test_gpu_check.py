@@ -4,6 +4,7 @@ say, and the results are what was measured."""
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +88,25 @@ def test_peers_that_compute_something_else_are_refused():
         run.agreement({"ours": ours, "hooks": far}, 1e-2)
     with pytest.raises(run.StepError, match="different things"):
         run.agreement({"ours": ours, "hooks": ours | {"loss": float("nan")}}, 1e-2)
+
+
+def test_a_peer_that_is_never_ready_costs_its_own_row_alone():
+    run = script("run")
+    commands = {
+        "ours": "print('{}')",
+        "quick": "print('{}')",
+        "slow": "import time; time.sleep(60)",
+    }
+    workers = {
+        name: subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for name, code in commands.items()
+    }
+    slow = workers["slow"]
+    assert run.without_late_peers(workers, 10) == ["slow"]
+    assert slow.wait() != 0
+    assert {run.answer(name, worker) == {} for name, worker in workers.items()} == {True}
+    timing = run.Timing("t", "w", {"quick": "Quick", "slow": "Slow"}, "tf32")
+    assert [row["peer"] for row in run.rows(timing, {"ours": [2.0], "quick": [4.0]})] == ["Quick"]
 
 
 def test_a_step_that_takes_too_long_ends_and_is_told(tmp_path: Path, monkeypatch):
