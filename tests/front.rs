@@ -170,6 +170,7 @@ fn a_known_data_set_that_is_nowhere_is_planned_for_by_its_description() {
     };
     scdd(&[])
         .stdout(contains(" 0 complete; ").and(contains("GB of soft labels, ")))
+        .stdout(contains(" batches to recover, 240 epochs to label, 5 students"))
         .stderr(contains("Fashion-MNIST is not on this machine: its 10000 images are planned for"))
         .stderr(contains("`python -m exporters fetch fashion-mnist`"));
     // As with the data: the numbers of images are those of its description.
@@ -186,6 +187,18 @@ fn a_known_data_set_that_is_nowhere_is_planned_for_by_its_description() {
     with.args(["run", "configs/quickstart.yaml", "--dry-run", "--json", "--output"]);
     assert_eq!(without, plan(with.arg(dir.path().join("runs")).assert().success()));
     assert!(without.iter().any(|stage| stage[0] == "relabel" && stage[2].as_u64() > Some(0)));
+}
+
+#[test]
+fn bundles_that_are_not_there_are_told_with_what_makes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scdd = alone(dir.path());
+    scdd.args(["run", "configs/imagenet-1k.yaml", "--dry-run", "--output"]).arg(dir.path());
+    scdd.assert().code(2).stderr(
+        contains("2 things are wrong")
+            .and(contains("runs/imagenet/resnet18/manifest.yaml: "))
+            .and(contains("; `python -m exporters export` writes a teacher's bundle, ")),
+    );
 }
 
 #[test]

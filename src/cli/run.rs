@@ -111,6 +111,9 @@ fn print_plan(global: &Global, plan: &RunPlan) -> anyhow::Result<CommandOutcome>
     if let Some(disk) = disk(plan) {
         println!("on disk: {disk}");
     }
+    if let Some(units) = units(plan) {
+        println!("shards divide: {units}");
+    }
     Ok(CommandOutcome::Done)
 }
 
@@ -126,6 +129,22 @@ fn disk(plan: &RunPlan) -> Option<String> {
         let open = plan.open().filter(|stage| stages.contains(&stage.stage.as_str()));
         let bytes: u64 = open.map(|stage| stage.bytes).sum();
         (bytes > 0).then(|| format!("{:.2} GB of {what}", bytes as f64 / 1e9))
+    };
+    let parts: Vec<String> = kinds.into_iter().filter_map(of).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// What shards divide of what is open, such as `1000 batches to recover, 300 epochs to label`.
+fn units(plan: &RunPlan) -> Option<String> {
+    let kinds = [
+        ("batches to recover", &["recover"][..]),
+        ("epochs to label", &["relabel"][..]),
+        ("students", &["validate", "whole"][..]),
+    ];
+    let of = |(what, stages): (&str, &[&str])| {
+        let open = plan.open().filter(|stage| stages.contains(&stage.stage.as_str()));
+        let units: u64 = open.map(|stage| stage.units).sum();
+        (units > 0).then(|| format!("{units} {what}"))
     };
     let parts: Vec<String> = kinds.into_iter().filter_map(of).collect();
     (!parts.is_empty()).then(|| parts.join(", "))

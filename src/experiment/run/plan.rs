@@ -9,7 +9,7 @@ use super::graph::StageGraph;
 use super::inputs::{Inputs, load_bundles};
 use super::real::DatasetCache;
 use super::stages::{StageNode, size};
-use super::{Goal, RunError, stages_in};
+use super::{Goal, RunError, shards, stages_in};
 use crate::config::Experiment;
 use scdd_artifacts::stage::{Stage, StageError, StageStore, State, Timing, bytes_in};
 
@@ -32,6 +32,9 @@ pub struct Planned {
     /// Expected bytes of its result: pixels before compression, all soft labels, a student's
     /// parameters.
     pub bytes: u64,
+    /// The number of units that shards make apart: batches, stored epochs, or the student. 0 if it is
+    /// not divided.
+    pub units: u64,
     /// Why the last attempt failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -170,6 +173,7 @@ impl Rates {
             state,
             passes: stage.passes(),
             bytes: size::bytes(&node.task, stage.passes()),
+            units: shards::units_of(&node.task),
             seconds: if open { self.seconds(stage) } else { None },
             failure: if open { store.failure(stage) } else { None },
         })

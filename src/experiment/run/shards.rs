@@ -123,12 +123,13 @@ fn divided(task: &Task) -> Option<Goal> {
     }
 }
 
-/// The number of the units of `task`.
-fn units_of(task: &Task) -> u64 {
+/// The number of the units of `task`; 0 if it is not divided.
+pub(super) fn units_of(task: &Task) -> u64 {
     match task {
         Task::Recover(task) => task.batches(),
         Task::Relabel(task) => task.config.epochs_to_store().into(),
-        _ => 1,
+        Task::Validate(_) | Task::Whole(_) => 1,
+        _ => 0,
     }
 }
 
