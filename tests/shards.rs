@@ -49,7 +49,8 @@ fn all_shards(data: &Path, output: &Path, experiment: &str, goal: &str, count: u
 #[test]
 fn shards_leave_the_bytes_of_one_process() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
-    let experiment = tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: [random_real]\n");
+    let experiment =
+        tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: [random_real_soft]\n");
     let experiment = experiment.to_str().unwrap();
     let [alone, shared] = ["alone", "shared"].map(|name| dir.path().join(name));
     scdd(data.path(), &alone, &["run", experiment]).assert().success();
@@ -90,8 +91,11 @@ fn shards_leave_the_bytes_of_one_process() {
 #[test]
 fn job_files_are_printed_without_slurm() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
-    let experiment =
-        tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: [random_real]\ndevice: cpu\n");
+    let experiment = tiny_experiment(
+        dir.path(),
+        &bundle(TEACHER),
+        "baselines: [random_real_soft]\ndevice: cpu\n",
+    );
     let output = dir.path().join("out");
     let launch = ["launch", "slurm", experiment.to_str().unwrap(), "--shards", "2"];
     let run = |more: &[&str]| {
@@ -114,8 +118,11 @@ fn job_files_are_printed_without_slurm() {
 #[test]
 fn processes_on_several_devices_leave_the_bytes_of_one() {
     let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
-    let experiment =
-        tiny_experiment(dir.path(), &bundle(TEACHER), "baselines: [random_real]\ndevice: cpu\n");
+    let experiment = tiny_experiment(
+        dir.path(),
+        &bundle(TEACHER),
+        "baselines: [random_real_soft]\ndevice: cpu\n",
+    );
     let experiment = experiment.to_str().unwrap();
     let [alone, shared] = ["alone", "shared"].map(|name| dir.path().join(name));
     let one = scdd(data.path(), &alone, &["run", experiment]).assert().success();

@@ -225,7 +225,7 @@ fn a_value_of_another_type_is_refused_in_plain_words() {
         "sequence",
         "tuple",
         "invalid",
-        "map,",
+        " map,",
         "of length",
     ];
     for key in found {
@@ -414,7 +414,7 @@ fn overrides_reach_into_lists_and_missing_sections() {
 const FAULTY: &[(&str, &str)] = &[
     (
         "recover:\n  jitter: 2\n  iteratons: 5",
-        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, compat, classes, verifier",
+        "e.yaml, line 8: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, compat, classes, verifier, snapshots",
     ),
     (
         "seed: 4",
@@ -555,7 +555,7 @@ const FAULTY: &[(&str, &str)] = &[
     ),
     (
         "methods:\n  a: {}\n  b:\n    iteratons: 5",
-        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, compat, classes, verifier",
+        "e.yaml, line 9: `methods.b.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, compat, classes, verifier, snapshots",
     ),
     (
         "methods:\n  a: {}\n  b:\n    iterations: 1000001",
@@ -959,7 +959,7 @@ fn a_value_within_a_choice_of_type_is_told_with_its_key() {
 const FAULTY_OVERRIDES: &[(&str, &str)] = &[
     (
         "recover.iteratons=5",
-        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, compat, classes, verifier",
+        "--set recover.iteratons=5: `recover.iteratons`: unknown key; did you mean `iterations`? Known keys: iterations, batch_size, packing, learning_rate, betas, r_bn, r_var, first_bn_multiplier, distance, class_share, r_patch, statistics_momentum, weight_adjustment, tv, l2, jitter, crop, crop_curriculum, flip, start, formation, residual, ema, rounds, subset_of, committee, compat, classes, verifier, snapshots",
     ),
     ("ipc=0", "--set ipc=0: `ipc[0]`: 0 is out of range: must be at least 1 and at most 10000"),
     ("ipc", "--set ipc: expected `path=value`, such as `recover.iterations=5`"),
