@@ -32,8 +32,8 @@ pub struct Planned {
     /// Expected bytes of its result: pixels before compression, all soft labels, a student's
     /// parameters.
     pub bytes: u64,
-    /// The number of units that shards make apart: batches, stored epochs, or the student. 0 if it is
-    /// not divided.
+    /// The number of units that shards make apart: batches, stored epochs, or the student. 0 if it
+    /// is not divided.
     pub units: u64,
     /// Why the last attempt failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
