@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{
-    CACHE, bundle, contents, copy_bundle, features_only, root, scdd, small_data, tiny_experiment,
+    CACHE, assert_same, bundle, contents, copy_bundle, features_only, root, scdd, small_data,
+    tiny_experiment,
 };
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -241,17 +242,6 @@ fn work_that_is_done_is_not_done_again_for_want_of_a_name() {
         assert_eq!(fs::metadata(stage.join(file)).unwrap().modified().unwrap(), written, "{kind}");
     }
     assert!(before == contents(&output), "nothing is left behind");
-}
-
-/// Checks that both directories hold the same files.
-fn assert_same(found: &Path, expected: &Path) {
-    let (found, expected) = (contents(found), contents(expected));
-    let names =
-        |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    for ((name, a), (_, b)) in found.iter().zip(&expected) {
-        assert!(a == b, "{} differs", name.display());
-    }
 }
 
 #[test]

@@ -3,10 +3,10 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{CACHE, bundle, contents, root, small_data, tiny_experiment};
+use common::{CACHE, assert_same, bundle, root, small_data, tiny_experiment};
 use predicates::prelude::*;
 use predicates::str::{contains, starts_with};
 
@@ -17,17 +17,6 @@ fn scdd(data: &Path, output: &Path, arguments: &[&str]) -> assert_cmd::Command {
     let mut command = common::scdd();
     command.env("SCDD_DATA", data).args(arguments).arg("--output").arg(output);
     command
-}
-
-/// Checks that both directories hold the same files.
-fn assert_same(found: &Path, expected: &Path) {
-    let (found, expected) = (contents(found), contents(expected));
-    let names =
-        |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    for ((name, a), (_, b)) in found.iter().zip(&expected) {
-        assert!(a == b, "{} differs", name.display());
-    }
 }
 
 /// The shards of `goal` at once, each a process.

@@ -317,15 +317,20 @@ mod tests {
         );
     }
 
+    /// Writes two training and two test images of one pixel, 5 and 6, as IDX files.
+    fn write_idx(dir: &Path, train: [u8; 2], test: [u8; 2]) {
+        for (prefix, labels) in [("train", train), ("t10k", test)] {
+            let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[5, 6]].concat();
+            fs::write(dir.join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
+            let labels = [&[0, 0, 8, 1, 0, 0, 0, 2][..], &labels].concat();
+            fs::write(dir.join(format!("{prefix}-labels-idx1-ubyte")), labels).unwrap();
+        }
+    }
+
     #[test]
     fn more_than_the_training_images_cant_be_held_out() {
         let dir = tempfile::tempdir().unwrap();
-        for (prefix, labels) in [("train", [0u8, 1]), ("t10k", [1, 0])] {
-            let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[5, 6]].concat();
-            fs::write(dir.path().join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
-            let labels = [&[0, 0, 8, 1, 0, 0, 0, 2][..], &labels].concat();
-            fs::write(dir.path().join(format!("{prefix}-labels-idx1-ubyte")), labels).unwrap();
-        }
+        write_idx(dir.path(), [0, 1], [1, 0]);
         let held = |images| Source::open(dir.path()).unwrap().holding_out(images);
         let test = Dataset::load(&held(1), Split::Test).unwrap();
         assert_eq!((&*test.all_pixels().unwrap(), test.labels.as_slice()), (&[5][..], &[0][..]));
@@ -342,12 +347,7 @@ mod tests {
     #[test]
     fn idx_files_of_any_classes_are_read() {
         let dir = tempfile::tempdir().unwrap();
-        for (prefix, labels) in [("train", [0u8, 3]), ("t10k", [1, 2])] {
-            let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[5, 6]].concat();
-            fs::write(dir.path().join(format!("{prefix}-images-idx3-ubyte")), images).unwrap();
-            let labels = [&[0, 0, 8, 1, 0, 0, 0, 2][..], &labels].concat();
-            fs::write(dir.path().join(format!("{prefix}-labels-idx1-ubyte")), labels).unwrap();
-        }
+        write_idx(dir.path(), [0, 3], [1, 2]);
         let source = Source::open(dir.path()).unwrap();
         let test = Dataset::load(&source, Split::Test).unwrap();
         assert_eq!(

@@ -145,3 +145,14 @@ pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found.sort();
     found
 }
+
+/// Checks that both directories hold the same files.
+pub fn assert_same(found: &Path, expected: &Path) {
+    let (found, expected) = (contents(found), contents(expected));
+    let names =
+        |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    for ((name, a), (_, b)) in found.iter().zip(&expected) {
+        assert!(a == b, "{} differs", name.display());
+    }
+}
