@@ -7,9 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{bundle, contents, root, scdd, small_data, tiny_experiment};
+use ndarray::Array2;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
-use scdd::data::{Dataset, Source, Split, png};
+use scdd::data::{Dataset, DrawnMix, Size, Source, Split, View, png};
+use scdd::labels::{Dtype, LabelBatch, Meta, MixKind, StoredTopK, Writer};
 use serde_json::Value;
 
 const TEACHER: &str = "resnet18-w16-moco-v2";
@@ -184,12 +186,50 @@ fn unequal_classes_are_said() {
 
 /// Why `scdd run` refuses the settings of the finished set, before it makes anything.
 fn refusal(data: &Path, more: &str) -> String {
+    refusal_with(data, more, "name=finished")
+}
+
+/// The same, with a key set on the command line.
+fn refusal_with(data: &Path, more: &str, set: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let experiment = experiment(dir.path(), SUPERVISED, more);
     let output = dir.path().join("runs");
-    let refused = run(&experiment, data, &output).code(2);
+    let mut scdd = scdd();
+    scdd.env("SCDD_DATA", data).arg("run").arg(&experiment).arg("--output").arg(&output);
+    let refused = scdd.args(["--set", set]).assert().code(2);
     assert!(!output.exists(), "something was left behind");
     String::from_utf8(refused.get_output().stderr.clone()).unwrap()
+}
+
+/// Labels of 20 images of 10 classes, in which only the three largest logits have a probability.
+fn write_labels_without_rest(path: &Path) {
+    let size = Size { height: 28, width: 28 };
+    let meta = Meta {
+        images: 20,
+        classes: 10,
+        epochs: 1,
+        batch_size: 20,
+        source: size,
+        input: size,
+        mix: MixKind::None,
+        dtype: Dtype::F16,
+        teacher_sha256: "0".repeat(64),
+        config_hash: String::new(),
+        top_k: Some(StoredTopK { k: 3, temperature: None }),
+        pad: 0,
+        stored_epochs: None,
+        augment: None,
+    };
+    let batch = LabelBatch {
+        indices: (0..20).collect(),
+        views: vec![View::full(size).unwrap(); 20],
+        operations: Vec::new(),
+        mix: DrawnMix::None,
+        logits: Array2::from_shape_fn((20, 10), |(image, class)| ((image + class) % 10) as f32),
+    };
+    let mut writer = Writer::open(path, meta).unwrap();
+    writer.append(&batch).unwrap();
+    writer.finish().unwrap();
 }
 
 #[test]
@@ -218,6 +258,7 @@ fn what_does_not_fit_is_refused_with_its_remedy() {
     let store = fs::read_dir(labels).unwrap().map(|entry| entry.unwrap().path());
     let store = store.into_iter().find(|path| path.extension().is_some_and(|e| e == "scdd"));
     let of_others = format!(", labels: '{}'", store.unwrap().display());
+    write_labels_without_rest(&path("cut.scdd"));
     let cases = [
         (refused(&path("empty"), ""), "empty: holds no images; name a directory with"),
         (refused(&path("nine"), ""), "holds no image of class 8 (`Bag`) of fashion-mnist"),
@@ -245,6 +286,18 @@ fn what_does_not_fit_is_refused_with_its_remedy() {
                 ),
             ),
             "but the set has 20: give the labels that were exported with it",
+        ),
+        (
+            refusal_with(
+                data.path(),
+                &format!(
+                    "ipc: 2\nfinished: {{theirs: {{images: '{}', labels: '{}'}}}}\n",
+                    path("whole").display(),
+                    path("cut.scdd").display()
+                ),
+                "validate.loss={type: mse_gt, ce: 0}",
+            ),
+            "leaves classes without a logit, which only a KL loss can learn: set another `protocols.",
         ),
         (
             refusal(data.path(), "ipc: 2\nmethods: {theirs: {images: a}}\n"),

@@ -237,7 +237,7 @@ fn training(protocol: &Protocol) -> Vec<Fault> {
         faults.push(Fault::new("validate.loss.cooling.floor", problem));
     }
     let is_cut = protocol.relabel.top_k.is_some_and(|top| top.temperature.is_none());
-    if is_cut && matches!(validate.loss, Loss::MseGt { .. } | Loss::Gift { .. }) {
+    if is_cut && validate.loss.needs_all_logits() {
         let problem = "leaves the other classes without a logit, which only a KL loss can learn: give a temperature, or set validate.loss";
         faults.push(Fault::new("relabel.top_k.temperature", problem));
     }

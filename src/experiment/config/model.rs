@@ -884,6 +884,13 @@ pub enum Loss {
     Ce {},
 }
 
+impl Loss {
+    /// Whether the student learns the logits themselves, so that every class must have one.
+    pub fn needs_all_logits(&self) -> bool {
+        matches!(self, Self::MseGt { .. } | Self::Gift { .. })
+    }
+}
+
 /// A temperature that falls in steps: in epoch e (from 1) it is `temperature` · `factor`^⌊e /
 /// `every`⌋, but never below `floor` (LPQLD, the successor of LPLD, arXiv 2410.15919).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -92,6 +92,18 @@ fn open_set(
         ));
     }
     let labels = set.labels.as_deref().map(|file| read_labels(file, summary, shape)).transpose()?;
+    if let Some(ReadLabels { file, meta, .. }) = &labels
+        && meta.top_k.is_some_and(|top| top.temperature.is_none())
+        && let Some((protocol, _)) = experiment
+            .protocols
+            .iter()
+            .find(|(_, protocol)| protocol.validate.loss.needs_all_logits())
+    {
+        let what = format!(
+            "leaves classes without a logit, which only a KL loss can learn: set another `protocols.{protocol}.validate.loss`"
+        );
+        return Err(RunError::Misfit { path: file.clone(), what });
+    }
     Ok(OpenedSet { images, ipc, labels, remarks })
 }
 
