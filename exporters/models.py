@@ -240,9 +240,14 @@ def _cifar_densenet(depth: int) -> Callable[..., nn.Module]:
 
 def _cifar_vgg(depth: int) -> Callable[..., nn.Module]:
     def build(
-        *, width: int = 64, channels: int = 3, size: int = 32, classes: int = 10
+        *,
+        width: int = 64,
+        channels: int = 3,
+        size: int = 32,
+        hidden: int = 0,
+        classes: int = 10,
     ) -> nn.Module:
-        return VGG(depth, width, channels, size, classes)
+        return VGG(depth, width, channels, size, hidden, classes)
 
     return build
 
