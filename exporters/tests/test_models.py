@@ -89,6 +89,7 @@ def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
         ("cifar-mobilenetv2", {}),
         ("cifar-shufflenetv2", {"width": 48}),
         ("cifar-densenet121", {"growth": 12}),
+        ("resnet18", {"width": 16, "inner": 0.5}),
         ("cifar-vgg11", {"width": 16, "hidden": 8}),
         ("cifar-preact-resnet18", {"width": 16}),
         ("cifar-wide-resnet16", {"factor": 1}),
@@ -198,7 +199,7 @@ def test_a_classifier_that_is_a_convolution_stays():
 def test_options_are_checked():
     facts = {"channels": 1, "size": 28, "classes": 10}
     assert models.resolve("resnet18", {"width": 16}, **facts) == {
-        "width": 16, "stem": "small", "channels": 1, "classes": 10,
+        "width": 16, "stem": "small", "inner": 1.0, "channels": 1, "classes": 10,
     }  # fmt: skip
     for name, options, message in (
         ("resnet19", {}, "unknown"),
@@ -212,6 +213,8 @@ def test_options_are_checked():
             models.resolve(name, options, **facts)
     with pytest.raises(InputError, match="stem"):
         models.build("resnet18", {"stem": "tiny"})
+    with pytest.raises(InputError, match=r"inner is 1\.5; it must be above 0 and at most 1"):
+        models.build("resnet18", {"inner": 1.5})
     with pytest.raises(InputError, match="shortcut is 'none'; it must be 'pad' or 'conv'"):
         models.build("resnet20", {"shortcut": "none"})
     with pytest.raises(InputError, match="norm"):
