@@ -97,7 +97,7 @@ def prune_network(
     at most to a tenth, so that they stay those of the network.
     """
     if not 0 < keep < 1:
-        raise InputError(f"--keep {keep}: it must be above 0 and below 1")
+        raise InputError(f"--keep {keep}: it must be above 0 and below 1; 0.8 keeps four fifths")
     if checkpoint.architecture not in models.RESNETS:
         raise InputError(
             f"{checkpoint.name} is a {checkpoint.architecture}; only inner channels of {', '.join(models.RESNETS)} are "

@@ -332,6 +332,16 @@ fn what_does_not_fit_is_refused_with_its_remedy() {
         ),
         (refused(&golden("short.pt"), ""), "has 6 images and 5 labels"),
         (
+            refusal(
+                data.path(),
+                &format!(
+                    "ipc: 2\nfinished: {{theirs: {{images: '{}', labels: a/soft.npz}}}}\n",
+                    path("whole").display()
+                ),
+            ),
+            "a/soft.npz: is no label store: set `labels: own` for soft labels in the set's own file",
+        ),
+        (
             refused(&golden("pair.pt"), ", labels: own"),
             "has labels of the shape [6, 3], but fashion-mnist has 10 classes; leave `labels` out",
         ),

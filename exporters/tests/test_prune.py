@@ -112,7 +112,9 @@ def test_channels_that_take_least_variance_go_with_what_they_gave():
 
 
 def test_what_can_not_be_pruned_is_told():
-    with pytest.raises(InputError, match=r"--keep 1\.0: it must be above 0 and below 1"):
+    with pytest.raises(
+        InputError, match=r"--keep 1\.0: it must be above 0 and below 1; 0\.8 keeps"
+    ):
         prune_network(checkpoint(), 1.0)
     pruned = prune_network(checkpoint(), 0.5)
     with pytest.raises(InputError, match="tiny is pruned already; prune the network"):
@@ -143,6 +145,9 @@ def test_the_command_writes_a_bundle_that_unpacks(tmp_path: Path, tiny: Split, c
     assert Checkpoint.load(tmp_path / "again.pt").network()(torch.randn(2, 1, 28, 28)).shape == (
         2, 10,
     )  # fmt: skip
+    assert main(["prune", str(out / "none"), "--keep", "0.5", "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "none/manifest.yaml does not exist; `python -m exporters export` writes a bundle" in told
     first = (made / "model.onnx").read_bytes()
     assert main([*arguments, "--replace", "--by", "random", "--name", made.name]) == 0
     assert (made / "model.onnx").read_bytes() != first

@@ -174,9 +174,14 @@ fn read_labels(
     images: &SplitSummary,
     [_, height, width]: [usize; 3],
 ) -> Result<ReadLabels, RunError> {
+    let refuse = |what: String| Err(RunError::Misfit { path: file.into(), what });
+    if file.extension().is_some_and(|kind| ["npz", "npy", "pt", "pth"].iter().any(|k| kind == *k)) {
+        return refuse(
+            "is no label store: set `labels: own` for soft labels in the set's own file".into(),
+        );
+    }
     let store = LabelStore::open(file)?;
     let meta = store.meta().clone();
-    let refuse = |what: String| Err(RunError::Misfit { path: file.into(), what });
     if u64::from(meta.images) != images.images() {
         return refuse(format!(
             "labels {} images, but the set has {}: give the labels that were exported with it",
