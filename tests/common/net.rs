@@ -9,6 +9,7 @@ use scdd::graph::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorTypeProto, TypeProto, ValueInfoProto,
 };
+use tch::Tensor;
 
 /// Builds an ONNX network node by node. A value consists of its name and its channels.
 pub struct Net {
@@ -103,7 +104,11 @@ impl Net {
 
     pub fn bn(&mut self, x: &Value) -> Value {
         let c = [x.1];
-        let [weight, bias] = [self.constant(&c, -1.2, 1.2), self.constant(&c, -0.3, 0.3)];
+        let [weight, bias] = [self.constant(&c, -1.0, 1.0), self.constant(&c, -0.3, 0.3)];
+        // A channel of almost no deviation is noise once the next normalisation has scaled it up.
+        for w in &mut self.initializers.iter_mut().rev().nth(1).unwrap().float_data {
+            *w += 0.2 * w.signum();
+        }
         let [mean, var] = [self.constant(&c, -0.3, 0.3), self.constant(&c, 0.2, 1.5)];
         Value(self.node("BatchNormalization", &[&x.0, &weight, &bias, &mean, &var], vec![]), x.1)
     }
@@ -180,6 +185,17 @@ pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
+/// `input` with noise in the fifth and the fourth digit, in eight directions. One of them moves an
+/// activation that is next to zero across it, as another order of sums can: a gradient changes by
+/// as much then as the activation passes on, and no rounding bounds that.
+pub fn disturbed(input: &Tensor) -> impl Iterator<Item = Tensor> {
+    (0..8).flat_map(move |_| {
+        let noise = input.randn_like();
+        // A value that one sign of the noise does not move across zero, the other does.
+        [1e-5, -1e-5, 1e-4, -1e-4].map(|scale| input + scale * &noise)
+    })
+}
+
 /// Building blocks of networks.
 #[derive(Debug, Clone, Copy)]
 pub enum Block {
@@ -223,7 +239,31 @@ pub fn block() -> impl Strategy<Value = Block> {
     ]
 }
 
-pub fn append(net: &mut Net, x: Value, block: Block) -> Value {
+/// A stem and `blocks` on an input of `size`, height and width. A block that would leave fewer than
+/// two pixels a side is left out: a pooling has nothing to pool there, and a normalisation over two
+/// or three numbers no gradient that single precision could hold.
+pub fn network(seed: u64, blocks: Vec<Block>, mut size: [i64; 2]) -> Arc<Graph> {
+    let (mut net, x) = Net::new(seed);
+    let stem = net.conv(&x, 16, 3, 1, 1, true);
+    let mut x = net.bn(&stem);
+    for block in blocks {
+        let halves = match block {
+            Block::Plain { stride, .. } | Block::Depthwise { stride, .. } => stride == 2,
+            Block::Halve => true,
+            _ => false,
+        };
+        if halves {
+            if size.iter().any(|&side| side < 4) {
+                continue;
+            }
+            size = size.map(|side| side / 2);
+        }
+        x = append(&mut net, x, block);
+    }
+    net.finish(&x)
+}
+
+fn append(net: &mut Net, x: Value, block: Block) -> Value {
     match block {
         Block::Plain { width, kernel, stride } => {
             let y = net.conv(&x, width, kernel, stride, 1, false);
