@@ -17,7 +17,7 @@ use scdd::progress::Silent;
 use scdd::relabel::{LabelPlace, Relabel, Teachers};
 use scdd::teacher::{Bundle, Runtime};
 use scdd::threads::Threads;
-use scdd::validate::{Forgetful, Student, TrainingData};
+use scdd::validate::{Forgetful, Student, TrainingData, TrainingLabels};
 use scdd::views::Views;
 use tch::Device;
 
@@ -59,7 +59,8 @@ fn main() -> Result<()> {
             let test = setting::noise(&teacher, 1, 1);
             let [_, height, width] = student_bundle.image_shape();
             let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
-            let data = TrainingData { images: &images, views, labels: Some(&labels) };
+            let data =
+                TrainingData { images: &images, views, labels: TrainingLabels::OfViews(labels) };
             let mut train =
                 || student.train(&data, &test, &protocol.validate, &mut Forgetful, &Silent);
             train()?;

@@ -183,10 +183,27 @@ def main(arguments: list[str] | None = None) -> int:
     incremental.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="of the classes' order and the students"
     )
+    prune = commands.add_parser(
+        "prune", help="write a teacher's bundle without a share of its channels, data-free"
+    )
+    prune.add_argument("bundle", type=Path)
+    prune.add_argument(
+        "--keep", type=float, required=True, metavar="SHARE", help="of each block's inner channels"
+    )
+    prune.add_argument(
+        "--by",
+        choices=("statistics", "magnitude", "random"),
+        default="statistics",
+        help="what tells the channels to keep (default: statistics)",
+    )
+    prune.add_argument("--seed", type=int, default=0, help="of the random channels")
+    prune.add_argument(
+        "--name", help="the bundle's name (default: the bundle's, and what was done)"
+    )
     lite = commands.add_parser(
         "efficientnet-lite", help="fetch EfficientNet-Lite0 to -Lite2 and write them as bundles"
     )
-    for command in (export, imported, student, lite):
+    for command in (export, imported, student, prune, lite):
         command.add_argument(
             "--out", type=Path, required=True, help="folder in which the bundle's folder is made"
         )
@@ -261,6 +278,20 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
         from .efficientnet_lite import export_efficientnet_lite
 
         export_efficientnet_lite(chosen.data, chosen.out, replace=chosen.replace, say=say)
+    elif chosen.command == "prune":
+        from .prune import prune
+
+        prune(
+            chosen.bundle,
+            chosen.data,
+            chosen.out,
+            keep=chosen.keep,
+            by=chosen.by,
+            seed=chosen.seed,
+            name=chosen.name,
+            overwrite=chosen.replace,
+            say=say,
+        )
     elif chosen.command == "unpack":
         from .unpack import unpack
 

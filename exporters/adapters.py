@@ -52,6 +52,7 @@ class Layout:
     unwrap: list[str]
     needs: list[str]
     lacks: list[str] = field(default_factory=list)
+    inputs: dict[str, int] = field(default_factory=dict)
     prefix: str = ""
     rename: list[list[str]] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
@@ -65,13 +66,20 @@ class Layout:
     note: str | None = None
     auto: bool = True
 
-    def fits(self, names: list[str]) -> bool:
-        """Whether `names` of tensors are of this layout."""
+    def fits(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether `tensors` are of this layout."""
 
         def found(pattern: str) -> bool:
-            return any(re.match(pattern, name) for name in names)
+            return any(re.match(pattern, name) for name in tensors)
 
-        return all(map(found, self.needs)) and not any(map(found, self.lacks))
+        def takes(name: str, inputs: int) -> bool:
+            return name in tensors and tensors[name].shape[1:2] == (inputs,)
+
+        return (
+            all(map(found, self.needs))
+            and not any(map(found, self.lacks))
+            and all(takes(name, inputs) for name, inputs in self.inputs.items())
+        )
 
     def lies(self, where: str) -> bool:
         """Whether tensors of this layout may lie at `where`, a place that the user names."""
@@ -381,7 +389,7 @@ def _choose(content: dict[str, Any], scheme: str, under: str | None, path: Path)
             tensors = _unwrap_names(
                 {key: tensor for key, tensor in held.items() if key not in counters}
             )
-            peeled = [each for each in _peeled(tensors) if layout.fits(list(each))]
+            peeled = [each for each in _peeled(tensors) if layout.fits(each)]
             if not peeled:
                 continue
             if not layout.needs:  # whatever has tensors fits
@@ -632,7 +640,10 @@ def _options(name: str, network: dict[str, Tensor], layout: Layout | None) -> di
     if name in models.CIFAR_VGGS:
         multiples = VGG_MULTIPLES
         size = _pooled_size(network, len(first) * multiples[-1], len(multiples))
-        return shown | {"size": size} if size else {}
+        hidden = network.get("hidden.0.weight")
+        return (
+            shown | {"size": size, "hidden": 0 if hidden is None else len(hidden)} if size else {}
+        )
     if name in models.CIFAR_PREACT_RESNETS:
         return shown if "layer1.0.bn1.weight" in network and "bn1.weight" not in network else {}
     if name in models.RESNETS:
@@ -654,10 +665,10 @@ def _pooled_size(network: dict[str, Tensor], width: int, poolings: int) -> int |
     """The height of the images that a network takes which halves it `poolings` times and flattens
     `width` channels.
 
-    None if its classifier does not tell. Networks for images of one channel pad by 3 first, which
-    is ours for 28x28 images alone.
+    None if its first linear layer does not tell. Networks for images of one channel pad by 3 first,
+    which is ours for 28x28 images alone.
     """
-    head = network.get("classifier.weight")
+    head = network.get("hidden.0.weight", network.get("classifier.weight"))
     if head is None or head.ndim != 2:
         return None
     channels = network["features.0.weight"].shape[1]
@@ -780,7 +791,7 @@ def _parts(network: dict[str, Tensor]) -> list[tuple[str, tuple[str, dict[str, A
             for key, t in network.items()
             if key.startswith(f"{start}.")
         }
-        layout = next(each for each in table if each.fits(list(named)))
+        layout = next(each for each in table if each.fits(named))
         if len(named) < len(network) and (
             fit := recognise(_network_tensors(named, layout)[0], layout)
         ):

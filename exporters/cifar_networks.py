@@ -260,11 +260,16 @@ class VGG(nn.Module):
 
     The first block has `width` channels, the last 8 times as many. `size` is the images' height, of
     which a 32nd is left. Images of 28x28 are padded to 32x32 by the first convolution, as in DC's
-    code.
+    code. If `hidden` is above 0, two linear layers of as many units come before the last one, as in
+    the paper; their dropout, which serves training alone, is left out.
     """
 
-    def __init__(self, depth: int, width: int, channels: int, size: int, classes: int) -> None:
+    def __init__(
+        self, depth: int, width: int, channels: int, size: int, hidden: int, classes: int
+    ) -> None:
         super().__init__()
+        if hidden < 0:
+            raise InputError(f"hidden: {hidden} units; give 0 for one linear layer, or more")
         side = (32 if size == 28 else size) // 32
         if side < 1:
             raise InputError(f"images of {size}x{size} are too small for five poolings")
@@ -282,10 +287,15 @@ class VGG(nn.Module):
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(inputs * side * side, classes)
+        inputs *= side * side
+        self.hidden = nn.Sequential()
+        for _ in range(2 if hidden else 0):
+            self.hidden.extend([nn.Linear(inputs, hidden), nn.ReLU()])
+            inputs = hidden
+        self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.features(images), 1))
+        return self.classifier(self.hidden(torch.flatten(self.features(images), 1)))
 
 
 class PreactBlock(nn.Module):

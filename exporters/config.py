@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get
 
 import yaml
 
-from .errors import InputError
+from .errors import InputError, check_there
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,6 +29,7 @@ KINDS = {
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that `path` holds."""
+    check_there(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

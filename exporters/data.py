@@ -231,7 +231,7 @@ def describe(
         if not place.exists():
             raise InputError(
                 f"data set {dataset!r} is unknown; known are {', '.join(registry.names())}; or name the folder of "
-                "one's own"
+                f"one's own, but there is no {place.absolute()}"
             )
         if mean is None or std is None or size is None:
             missing = [

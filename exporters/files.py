@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, check_there
 
 # What is met in a checkpoint's place: how the file begins (in lower case), what it is and what to
 # do.
@@ -99,9 +99,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def check_kind(path: Path) -> None:
     """Refuses what is no checkpoint by its first bytes or its members, and says what it is
     instead."""
-    if not path.exists():
-        start = "" if path.is_absolute() else f"; relative paths start at {Path.cwd()}"
-        raise InputError(f"{path} does not exist{start}")
+    check_there(path)
     if path.is_dir():
         raise InputError(f"{path} is a directory: name the checkpoint's file")
     with path.open("rb") as file:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from . import data, models
 from .config import parse, read_yaml
 from .data import DatasetInfo
-from .errors import InputError
+from .errors import InputError, check_there
 from .evaluate import outputs, top1
 from .labels import LabelStore, replay
 from .student import StudentConfig
@@ -46,6 +46,7 @@ class DistilledSet:
     @staticmethod
     def read(folder: Path) -> DistilledSet:
         """What `scdd export-set --as npz` wrote into `folder`."""
+        check_there(folder, "`scdd export-set --as npz` writes such folders")
         stores = sorted(folder.glob("labels/*.scdd"))
         if len(stores) != 1 or not (folder / "images.npz").is_file():
             raise InputError(

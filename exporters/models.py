@@ -57,7 +57,8 @@ class ResNet(TorchvisionResNet):
     and 8 times as many. Stem `small` is a 3x3 convolution of stride 1 without pooling, as usual on
     images of 28 to 64 pixels; `small_pool` is `small` with the max-pooling kept; `small_pad2` is
     solo-learn's, `small` with two pixels of padding; `imagenet` is the 7x7 stride 2 one with
-    pooling.
+    pooling. `inner` is the share, above 0 and at most 1, of the channels between the convolutions
+    of a block that are there, as pruning leaves them.
     """
 
     def __init__(
@@ -66,10 +67,13 @@ class ResNet(TorchvisionResNet):
         blocks: list[int],
         width: int,
         stem: str,
+        inner: float,
         channels: int,
         classes: int,
     ) -> None:
         nn.Module.__init__(self)
+        if not 0 < inner <= 1:
+            raise InputError(f"inner is {inner}; it must be above 0 and at most 1")
         self._norm_layer = nn.BatchNorm2d
         self.inplanes, self.dilation, self.groups, self.base_width = width, 1, 1, 64
         if stem not in STEMS:
@@ -83,11 +87,43 @@ class ResNet(TorchvisionResNet):
         self.layer2 = self._make_layer(block, width * 2, blocks[1], stride=2)
         self.layer3 = self._make_layer(block, width * 4, blocks[2], stride=2)
         self.layer4 = self._make_layer(block, width * 8, blocks[3], stride=2)
+        if inner < 1:
+            self._narrow(inner)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(width * 8 * block.expansion, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _narrow(self, inner: float) -> None:
+        for path in inner_layers(self):
+            first, second = self.get_submodule(path[0]), self.get_submodule(path[2])
+            kept = inner_channels(first.out_channels, inner)
+            self.set_submodule(path[0], _resized(first, first.in_channels, kept))
+            self.set_submodule(path[1], nn.BatchNorm2d(kept))
+            self.set_submodule(path[2], _resized(second, kept, second.out_channels))
+
+
+def _resized(wide: Any, inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, wide.kernel_size, wide.stride, wide.padding, bias=False)
+
+
+def inner_channels(channels: int, share: float) -> int:
+    """How many of `channels` a `share` of them is, at least one."""
+    return max(1, round(channels * share))
+
+
+def inner_layers(model: nn.Module) -> list[tuple[str, str, str, str]]:
+    """The convolutions of residual blocks whose outputs nothing but the next convolution sees: the
+    names of such a one, its BN, the next one and the BN of that."""
+    found = []
+    for name, block in model.named_modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            for index in range(1, 3 if isinstance(block, Bottleneck) else 2):
+                parts = (f"conv{index}", f"bn{index}", f"conv{index + 1}", f"bn{index + 1}")
+                first, norm, second, last = (f"{name}.{part}" for part in parts)
+                found.append((first, norm, second, last))
+    return found
 
 
 class PaddedShortcut(nn.Module):
@@ -191,9 +227,14 @@ class ConvNet(nn.Module):
 
 def _resnet(block: type[BasicBlock | Bottleneck], blocks: list[int]) -> Callable[..., nn.Module]:
     def build(
-        *, width: int = 64, stem: str = "small", channels: int = 3, classes: int = 10
+        *,
+        width: int = 64,
+        stem: str = "small",
+        inner: float = 1.0,
+        channels: int = 3,
+        classes: int = 10,
     ) -> nn.Module:
-        return ResNet(block, blocks, width, stem, channels, classes)
+        return ResNet(block, blocks, width, stem, inner, channels, classes)
 
     return build
 
@@ -240,9 +281,14 @@ def _cifar_densenet(depth: int) -> Callable[..., nn.Module]:
 
 def _cifar_vgg(depth: int) -> Callable[..., nn.Module]:
     def build(
-        *, width: int = 64, channels: int = 3, size: int = 32, classes: int = 10
+        *,
+        width: int = 64,
+        channels: int = 3,
+        size: int = 32,
+        hidden: int = 0,
+        classes: int = 10,
     ) -> nn.Module:
-        return VGG(depth, width, channels, size, classes)
+        return VGG(depth, width, channels, size, hidden, classes)
 
     return build
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import models
 from .config import parse, read_yaml
-from .errors import InputError, listed
+from .errors import InputError, check_there, listed
 from .files import sha256
 from .network import Checkpoint, Pretraining
 
@@ -23,9 +23,12 @@ from .network import Checkpoint, Pretraining
 def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) -> Path:
     """Writes the network of the teacher's bundle in `folder` to `output`; its weights are those of
     the graph."""
+    check_there(folder / "manifest.yaml", "`python -m exporters export` writes a bundle")
     manifest = read_yaml(folder / "manifest.yaml")
     if manifest.get("format") != "scdd-bundle" or manifest.get("role") != "teacher":
-        raise InputError(f"{folder} is no teacher's bundle")
+        raise InputError(
+            f"{folder} is no teacher's bundle: name a folder that `python -m exporters export` wrote"
+        )
     architecture = manifest.get("architecture")
     if not isinstance(architecture, dict) or "options" not in architecture:
         raise InputError(

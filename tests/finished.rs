@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{bundle, contents, root, scdd, small_data, tiny_experiment};
-use ndarray::Array2;
+use ndarray::{Array2, Array3};
+use ndarray_npy::NpzWriter;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use scdd::data::{Dataset, DrawnMix, Size, Source, Split, View, png};
@@ -116,6 +117,59 @@ fn an_exported_set_that_is_fed_back_gives_the_accuracy_of_its_own_run() {
     let files = contents(&output);
     run(&fed_back, data.path(), &output).success().stderr(contains("done in").not());
     assert!(files == contents(&output));
+}
+
+/// An archive of two real training images of each class, the first class last, with soft labels
+/// that give `share` to the class and the rest to the next one.
+fn real_archive(path: &Path, share: f32) {
+    let set = Dataset::load(&Source::find("fashion-mnist").unwrap(), Split::Train).unwrap();
+    let (mut pixels, mut labels) = (Vec::new(), Array2::<f32>::zeros((20, 10)));
+    for (row, class) in (0..10).rev().flat_map(|class| [class; 2]).enumerate() {
+        let mut own = (0..set.len()).filter(|&index| set.labels[index] as usize == class);
+        pixels.extend_from_slice(&set.image(own.nth(row % 2).unwrap()).unwrap());
+        labels[[row, class]] = share;
+        labels[[row, (class + 1) % 10]] = 1.0 - share;
+    }
+    let mut archive = NpzWriter::new(fs::File::create(path).unwrap());
+    archive.add_array("images", &Array3::from_shape_vec((20, 28, 28), pixels).unwrap()).unwrap();
+    archive.add_array("labels", &labels).unwrap();
+    archive.finish().unwrap();
+}
+
+#[test]
+fn a_sets_own_soft_labels_are_learnt_in_place_of_classes() {
+    let (data, dir) = (small_data(200, 100), tempfile::tempdir().unwrap());
+    let path = |name: &str| dir.path().join(name);
+    real_archive(&path("certain.npz"), 1.0);
+    real_archive(&path("even.npz"), 0.75);
+    let own = |name: &str| format!("{{images: '{}', labels: own}}", path(name).display());
+    let finished = format!(
+        "ipc: 2\nlabels: [soft, hard]\nbaselines: []\nfinished:\n  certain: {}\n  even: {}\n",
+        own("certain.npz"),
+        own("even.npz")
+    );
+    let output = path("runs");
+    let experiment = experiment(dir.path(), SUPERVISED, &finished);
+    run(&experiment, data.path(), &output).success().stdout(contains("soft, by its own labels"));
+    let found = results(&output.join("finished"));
+    let losses = |method: &str, labels: &str| -> Vec<f64> {
+        let curve = row(&found, method, labels)["curve"].as_array().unwrap();
+        curve.iter().map(|point| point["train_loss"].as_f64().unwrap()).collect()
+    };
+    // Labels that are certain of the class are the class, but for rounding.
+    let (soft, hard) = (losses("certain", "soft"), losses("certain", "hard"));
+    assert!(soft.iter().zip(&hard).all(|(a, b)| (a - b).abs() < 1e-3 * b), "{soft:?}, {hard:?}");
+    assert_eq!(losses("even", "hard"), hard);
+    // No cross entropy is below the entropy of its labels.
+    let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
+    let even = losses("even", "soft");
+    assert!(even.len() == 4 && even.iter().all(|&loss| loss > entropy), "{even:?}");
+    assert_ne!(even, hard);
+    let soft = row(&found, "even", "soft");
+    assert_eq!(soft["relabel_teacher"], "its own labels");
+    assert!(
+        soft["label_bytes"].as_u64().unwrap() >= 20 * 10 * 4 && soft["cost"]["relabel"].is_null()
+    );
 }
 
 /// `ipc` real training images of each class as class folders, with the folder's name of each.
@@ -277,6 +331,20 @@ fn what_does_not_fit_is_refused_with_its_remedy() {
             "which are normalised or whitened, not pixels; set `normalised: dataset`",
         ),
         (refused(&golden("short.pt"), ""), "has 6 images and 5 labels"),
+        (
+            refusal(
+                data.path(),
+                &format!(
+                    "ipc: 2\nfinished: {{theirs: {{images: '{}', labels: a/soft.npz}}}}\n",
+                    path("whole").display()
+                ),
+            ),
+            "a/soft.npz: is no label store: set `labels: own` for soft labels in the set's own file",
+        ),
+        (
+            refused(&golden("pair.pt"), ", labels: own"),
+            "has labels of the shape [6, 3], but fashion-mnist has 10 classes; leave `labels` out",
+        ),
         (
             refusal(
                 data.path(),

@@ -26,7 +26,7 @@ use scdd::relabel::{LabelPlace, Relabel, Teachers};
 use scdd::synthesis::{PlanOptions, SynthesisPlan};
 use scdd::teacher::{Bundle, Network as _, Runtime};
 use scdd::threads::Threads;
-use scdd::validate::{Forgetful, Student, TrainingData};
+use scdd::validate::{Forgetful, Student, TrainingData, TrainingLabels};
 use scdd::views::Views;
 use scdd::{cuda, rng};
 use serde_json::json;
@@ -183,7 +183,7 @@ impl Bench {
         let mut student = Student::new(bundle, 0, self.device, Threads::all())?;
         let [_, height, width] = bundle.image_shape();
         let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
-        let data = TrainingData { images: &images, views, labels: Some(&labels) };
+        let data = TrainingData { images: &images, views, labels: TrainingLabels::OfViews(labels) };
         worker::serve(&json!({}), || {
             student.train(&data, &test, &protocol.validate, &mut Forgetful, &Silent)?;
             self.wait();

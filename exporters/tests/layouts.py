@@ -11,6 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -598,6 +599,32 @@ class KuangliuVgg(nn.Sequential):
         super().__init__(OrderedDict(children))
 
 
+class HiddenVgg(nn.Module):
+    """The VGGs with BN of chenyaofo (`hidden` 512, a dropout behind both hidden layers) and
+    weiaicunzai (4096, behind the first alone)."""
+
+    def __init__(self, depth: int, hidden: int, dropouts: int) -> None:
+        super().__init__()
+        blocks = {11: "11222", 13: "22222", 16: "22333", 19: "22444"}[depth]
+        layers: list[nn.Module] = []
+        inputs = 3
+        for count, outputs in zip(map(int, blocks), (64, 128, 256, 512, 512), strict=True):
+            for _ in range(count):
+                conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+                layers.extend((conv, nn.BatchNorm2d(outputs), nn.ReLU()))
+                inputs = outputs
+            layers.append(nn.MaxPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+        second = [nn.Linear(hidden, hidden), nn.ReLU()] + [nn.Dropout()] * (dropouts - 1)
+        self.classifier = nn.Sequential(
+            nn.Linear(512, hidden), nn.ReLU(), nn.Dropout(), *second, nn.Linear(hidden, 7)
+        )
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+
 class KuangliuPreact(nn.Module):
     class Block(nn.Module):
         def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
@@ -1007,6 +1034,12 @@ ORIGINALS = (
         lambda state: {"opt": argparse.Namespace(), "model": state},
         "resnet20",
     ),
+    *(
+        Original("chenyaofo-vgg", partial(HiddenVgg, depth, 512, 2), dict, f"cifar-vgg{depth}")
+        for depth in (11, 13, 16, 19)
+    ),
+    Original("weiaicunzai-vgg", lambda: HiddenVgg(16, 4096, 1), dict, "cifar-vgg16"),
+    Original("weiaicunzai-vgg", lambda: HiddenVgg(11, 4096, 2), dict, "cifar-vgg11"),
     Original("weiaicunzai", lambda: Weiaicunzai([2, 2, 2, 2], False), dict, "resnet18"),
     Original("weiaicunzai", lambda: Weiaicunzai([3, 4, 23, 3], True), dict, "resnet101"),
     Original("rded-convnet", lambda: RdedConvNet(3, "batch", 3, 4), as_named("model"), "convnet3"),

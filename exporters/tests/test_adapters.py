@@ -73,6 +73,12 @@ def test_every_layout_of_the_table_is_tested():
     assert {layout.name for layout in table} == set(layouts.LAYOUTS) | originals
 
 
+def test_torchvisions_vggs_are_none_of_the_families_for_small_images():
+    with torch.device("meta"):
+        state = layouts.library("vgg11_bn").state_dict()
+    assert next(layout for layout in adapters.layouts() if layout.fits(state)).name == "plain"
+
+
 def test_the_committed_table_is_current(tmp_path: Path, monkeypatch):
     committed = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -56,6 +56,8 @@ def test_full_width_resnets_are_torchvisions():
         ("cifar-shufflenetv2", {"width": 116, "channels": 3, "classes": 10}, 1_263_854),
         ("cifar-densenet121", {"growth": 32, "channels": 3, "classes": 10}, 6_956_298),
         ("cifar-vgg16", {"width": 64, "channels": 3, "size": 32, "classes": 10}, 14_728_266),
+        # chenyaofo's table: 15.25 millions
+        ("cifar-vgg16", {"hidden": 512, "channels": 3, "size": 32, "classes": 10}, 15_253_578),
         ("cifar-preact-resnet18", {"width": 64, "channels": 3, "classes": 10}, 11_171_146),
         # the paper's counts, table 5: 0.7, 2.2 and 36.5 millions
         ("cifar-wide-resnet16", {"factor": 2, "channels": 3, "classes": 10}, 691_674),
@@ -87,7 +89,8 @@ def test_parameter_counts_and_shapes(name: str, options: dict, parameters: int):
         ("cifar-mobilenetv2", {}),
         ("cifar-shufflenetv2", {"width": 48}),
         ("cifar-densenet121", {"growth": 12}),
-        ("cifar-vgg11", {"width": 16}),
+        ("resnet18", {"width": 16, "inner": 0.5}),
+        ("cifar-vgg11", {"width": 16, "hidden": 8}),
         ("cifar-preact-resnet18", {"width": 16}),
         ("cifar-wide-resnet16", {"factor": 1}),
         ("torchvision/mobilenet_v2", {}),
@@ -196,7 +199,7 @@ def test_a_classifier_that_is_a_convolution_stays():
 def test_options_are_checked():
     facts = {"channels": 1, "size": 28, "classes": 10}
     assert models.resolve("resnet18", {"width": 16}, **facts) == {
-        "width": 16, "stem": "small", "channels": 1, "classes": 10,
+        "width": 16, "stem": "small", "inner": 1.0, "channels": 1, "classes": 10,
     }  # fmt: skip
     for name, options, message in (
         ("resnet19", {}, "unknown"),
@@ -210,6 +213,8 @@ def test_options_are_checked():
             models.resolve(name, options, **facts)
     with pytest.raises(InputError, match="stem"):
         models.build("resnet18", {"stem": "tiny"})
+    with pytest.raises(InputError, match=r"inner is 1\.5; it must be above 0 and at most 1"):
+        models.build("resnet18", {"inner": 1.5})
     with pytest.raises(InputError, match="shortcut is 'none'; it must be 'pad' or 'conv'"):
         models.build("resnet20", {"shortcut": "none"})
     with pytest.raises(InputError, match="norm"):
@@ -218,5 +223,7 @@ def test_options_are_checked():
         models.build("cifar-shufflenetv2", {"width": 50})
     with pytest.raises(InputError, match="too small for five poolings"):
         models.build("cifar-vgg11", {"size": 16})
+    with pytest.raises(InputError, match="hidden: -1 units; give 0 for one linear layer"):
+        models.build("cifar-vgg11", {"hidden": -1})
     with pytest.raises(InputError, match="too small for 3"):
         models.build("convnet3", {"size": 4})

@@ -26,6 +26,8 @@ pub enum FileError {
 pub const FOLDER: &str = "images";
 /// The soft-label store.
 pub const LABELS: &str = "labels.scdd";
+/// The soft labels of a finished set's images themselves, float32 \[N, K\].
+pub const SOFT_LABELS: &str = "soft_labels.npy";
 /// Figures of the soft labels; older stages lack it.
 pub const LABEL_FIGURES: &str = "labels.json";
 /// The course of a student's training.

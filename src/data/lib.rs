@@ -48,7 +48,7 @@ pub use augment::{Augment, Operation};
 pub use dataset::{Dataset, Split};
 pub use decode::Fit;
 pub use error::DataError;
-pub use finished::FinishedSource;
+pub use finished::{FinishedSource, SoftLabels};
 pub use images::ImagePixels;
 pub use layout::npz;
 pub use mix::DrawnMix;

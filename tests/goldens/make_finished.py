@@ -39,6 +39,9 @@ def main() -> None:
     torch.save(labels, FOLDER / "labels_best.pt")
     # Channels last in memory, and soft labels.
     soft = torch.nn.functional.one_hot(labels).float() * 3 - 1
+    # Half precision of NumPy, the last image first.
+    arrays = {"images": unit.half(), "labels": soft.softmax(1).half()}
+    np.savez(FOLDER / "half.npz", **{name: tensor.flip(0) for name, tensor in arrays.items()})
     last = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     torch.save([torch.nn.Parameter(last.float()), soft], FOLDER / "pair.pt")
     torch.save({"images": normalised, "labels": labels}, FOLDER / "normalised.pt")

@@ -27,11 +27,20 @@ pub(super) struct ImagesAndLabels {
 }
 
 impl ArrayNumbers {
-    fn shape(&self) -> &[usize] {
+    pub(super) fn shape(&self) -> &[usize] {
         match self {
             ArrayNumbers::Bytes(array) => array.shape(),
             ArrayNumbers::Whole(array) => array.shape(),
             ArrayNumbers::Floats(array) => array.shape(),
+        }
+    }
+
+    /// All numbers, in C order.
+    pub(super) fn floats(&self) -> Vec<f32> {
+        match self {
+            ArrayNumbers::Bytes(array) => array.iter().map(|&byte| byte.into()).collect(),
+            ArrayNumbers::Whole(array) => array.iter().map(|&number| number as f32).collect(),
+            ArrayNumbers::Floats(array) => array.iter().copied().collect(),
         }
     }
 }
@@ -70,7 +79,7 @@ pub(super) fn own_set(
 }
 
 /// The labels `[N]` or `[N, 1]`; of soft ones `[N, K]` the classes with the largest values.
-fn classes(
+pub(super) fn classes(
     path: &Path,
     labels: &ArrayNumbers,
     remarks: &mut Vec<String>,
@@ -84,15 +93,14 @@ fn classes(
     };
     let whole =
         |value: f32| (value.fract() == 0.0 && value.abs() < 65535.0).then_some(value as i64);
-    let floats: Vec<f32> = match labels {
+    match labels {
         ArrayNumbers::Bytes(array) if width == 1 => {
             return Ok(array.iter().map(|&b| b.into()).collect());
         }
         ArrayNumbers::Whole(array) if width == 1 => return Ok(array.iter().copied().collect()),
-        ArrayNumbers::Bytes(array) => array.iter().map(|&b| b.into()).collect(),
-        ArrayNumbers::Whole(array) => array.iter().map(|&number| number as f32).collect(),
-        ArrayNumbers::Floats(array) => array.iter().copied().collect(),
-    };
+        _ => {}
+    }
+    let floats = labels.floats();
     if floats.iter().any(|value| !value.is_finite()) {
         return Err(refuse("has labels that are no finite numbers".into()));
     }
@@ -101,7 +109,7 @@ fn classes(
         return all.ok_or_else(|| refuse("has labels that are no whole numbers".into()));
     }
     remarks.push(format!(
-        "{}: its soft labels {shape:?} are not read; the class of an image is the one with the largest value",
+        "{}: of its soft labels {shape:?} the largest gives an image's class; students learn them with `labels: own`",
         path.display()
     ));
     let largest = |row: &[f32]| {

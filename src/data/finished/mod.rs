@@ -9,9 +9,14 @@ mod arrays;
 mod classes;
 mod folders;
 mod npz;
+mod soft;
 mod torch;
 
+pub use soft::SoftLabels;
+
 use std::path::{Path, PathBuf};
+
+use arrays::ImagesAndLabels;
 
 use super::decode;
 use super::layout::{folder, parquet};
@@ -77,24 +82,39 @@ impl FinishedSource {
     }
 
     fn read(&self, remarks: &mut Vec<String>) -> Result<OwnSet, DataError> {
-        let place = self.place.as_path();
-        let found = std::fs::metadata(place).map_err(DataError::io(place, "open"))?;
-        let file = if found.is_file() { place.to_path_buf() } else { file_in(place)? };
+        let file = self.file()?;
         if file.is_dir() {
             return folders::read(&file, remarks);
         }
+        if let Some(arrays) = self.arrays(&file, remarks)? {
+            return arrays::own_set(&file, arrays, self, remarks);
+        }
+        let mut set = parquet::load_all(&self.place, remarks)?;
+        let names = std::mem::take(&mut set.classes);
+        Ok(OwnSet { set, names })
+    }
+
+    /// The file of the set, or the directory of its class folders.
+    fn file(&self) -> Result<PathBuf, DataError> {
+        let place = self.place.as_path();
+        let found = std::fs::metadata(place).map_err(DataError::io(place, "open"))?;
+        if found.is_file() { Ok(place.to_path_buf()) } else { file_in(place) }
+    }
+
+    /// The arrays in `file`; `None` of class folders and Parquet files.
+    fn arrays(
+        &self,
+        file: &Path,
+        remarks: &mut Vec<String>,
+    ) -> Result<Option<ImagesAndLabels>, DataError> {
         let kind = file.extension().map(|kind| kind.to_string_lossy().to_lowercase());
-        let arrays = match kind.as_deref() {
-            Some("npz") => npz::read(&file)?,
-            Some("pt" | "pth") => torch::read(&file, remarks)?,
-            Some("parquet") => {
-                let mut set = parquet::load_all(place, remarks)?;
-                let names = std::mem::take(&mut set.classes);
-                return Ok(OwnSet { set, names });
-            }
-            _ => return Err(DataError::invalid(place, "is no form of a finished set", FORMS)),
-        };
-        arrays::own_set(&file, arrays, self, remarks)
+        match kind.as_deref() {
+            Some("npz") => npz::read(file).map(Some),
+            Some("pt" | "pth") => torch::read(file, remarks).map(Some),
+            Some("parquet") => Ok(None),
+            _ if file.is_dir() => Ok(None),
+            _ => Err(DataError::invalid(&self.place, "is no form of a finished set", FORMS)),
+        }
     }
 
     fn check_classes(&self, set: &Dataset) -> Result<(), DataError> {
@@ -160,15 +180,22 @@ impl FinishedSource {
 
 /// The images sorted by their class `numbers[own label]`.
 fn sorted(set: Dataset, numbers: &[u32], classes: Vec<String>) -> Result<Dataset, DataError> {
-    let number = |index: usize| numbers[set.labels[index] as usize];
-    let mut order: Vec<usize> = (0..set.len()).collect();
-    let labels = |order: &[usize]| order.iter().map(|&index| number(index)).collect();
-    if order.is_sorted_by_key(|&index| number(index)) {
-        return Ok(Dataset { labels: labels(&order), classes, ..set });
+    let own: Vec<u32> = set.labels.iter().map(|&label| numbers[label as usize]).collect();
+    if own.is_sorted() {
+        return Ok(Dataset { labels: own, classes, ..set });
     }
-    order.sort_by_key(|&index| number(index));
+    let order = order(&own);
+    let labels = order.iter().map(|&index| own[index]).collect();
     let images = set.pixels(&order)?.into_owned().into();
-    Ok(Dataset { images, labels: labels(&order), classes, ..set })
+    Ok(Dataset { images, labels, classes, ..set })
+}
+
+/// The indices of images with these `labels`, class after class; those of one class keep their
+/// order.
+fn order(labels: &[u32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.sort_by_key(|&index| labels[index]);
+    order
 }
 
 /// The only array file of `directory`, its first Parquet file, or the directory of its class

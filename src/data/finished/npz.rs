@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use half::f16;
 use ndarray::ArrayViewD;
 use ndarray_npy::{ViewElement, ViewNpyExt};
 
@@ -48,6 +49,7 @@ fn numbers(bytes: &[u8]) -> Option<ArrayNumbers> {
     let floats = || Some(ArrayNumbers::Floats(ArrayViewD::<f32>::view_npy(bytes).ok()?.to_owned()));
     bytes_of()
         .or_else(floats)
+        .or_else(|| halves(bytes))
         .or_else(doubles)
         .or_else(|| whole::<i64>(bytes))
         .or_else(|| whole::<i32>(bytes))
@@ -55,6 +57,17 @@ fn numbers(bytes: &[u8]) -> Option<ArrayNumbers> {
         .or_else(|| whole::<i8>(bytes))
         .or_else(|| whole::<u16>(bytes))
         .or_else(|| whole::<u32>(bytes))
+}
+
+/// `ndarray-npy` knows no half precision, so the same bits are read as whole numbers.
+fn halves(bytes: &[u8]) -> Option<ArrayNumbers> {
+    let (half, whole) = (b"'<f2'", b"'<u2'");
+    // The type stands at the start of the header, a Python dictionary.
+    let at = bytes.get(..64)?.windows(half.len()).position(|part| part == half)?;
+    let mut bytes = bytes.to_vec();
+    bytes[at..at + whole.len()].copy_from_slice(whole);
+    let array = ArrayViewD::<u16>::view_npy(&bytes).ok()?;
+    Some(ArrayNumbers::Floats(array.mapv(|bits| f16::from_bits(bits).to_f32())))
 }
 
 fn whole<T: ViewElement + Copy + Into<i64>>(bytes: &[u8]) -> Option<ArrayNumbers> {

@@ -59,8 +59,102 @@ fn tensors_that_pytorch_wrote_are_read() {
         assert!(set.images == expected().into(), "{name}");
         assert_eq!((set.labels, set.classes.len()), (vec![0, 0, 1, 1, 2, 2], 3), "{name}");
         assert_eq!(remarks.len(), usize::from(name == "pair.pt"), "{remarks:?}");
-        assert!(remarks.iter().all(|remark| remark.contains("soft labels [6, 3] are not read")));
+        assert!(
+            remarks
+                .iter()
+                .all(|remark| remark.contains("of its soft labels [6, 3] the largest gives"))
+        );
     }
+}
+
+/// `exp(2) / (exp(2) + 2 exp(-1))`: the softmax of the golden logits 2, -1, -1.
+const OWN: f64 = 0.909_443_188_2;
+
+#[test]
+fn soft_labels_are_those_of_the_sorted_images() {
+    // Logits in the order of the images, and half-precision probabilities with the last first.
+    for (name, precision) in [("pair.pt", 1e-6), ("half.npz", 5e-4)] {
+        let source = golden(name);
+        assert_eq!(loaded(&source).0.labels, [0, 0, 1, 1, 2, 2]);
+        let labels = source.soft_labels().unwrap();
+        assert_eq!(labels.probabilities().dim(), (6, 3));
+        for ((image, class), &found) in labels.probabilities().indexed_iter() {
+            let expected = if image / 2 == class { OWN } else { 0.5 * (1.0 - OWN) };
+            assert!((f64::from(found) - expected).abs() < precision, "{name}: {found}");
+        }
+    }
+    let (half, _) = loaded(&golden("half.npz"));
+    // The archive has the last image first, so that images of one class stay in that order.
+    let images = expected();
+    let reversed: Vec<u8> =
+        [1, 0, 3, 2, 5, 4].iter().flat_map(|&n| &images[60 * n..][..60]).copied().collect();
+    assert!(half.images == reversed.into());
+}
+
+/// An archive of `classes.len()` images, whose first pixel is their number, with these labels.
+fn soft_archive(path: &Path, labels: &ndarray::Array2<f32>) {
+    let mut archive = ndarray_npy::NpzWriter::new(fs::File::create(path).unwrap());
+    let shape = (labels.nrows(), 3, 4, 5);
+    let images = ndarray::Array4::from_shape_fn(
+        shape,
+        |(n, c, y, x)| if c + y + x == 0 { n as u8 } else { 0 },
+    );
+    archive.add_array("images", &images).unwrap();
+    archive.add_array("labels", labels).unwrap();
+    archive.finish().unwrap();
+}
+
+#[test]
+fn soft_labels_follow_the_class_map_and_come_back_from_their_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = (dir.path().join("set.npz"), dir.path().join("map.yaml"));
+    let given = ndarray::arr2(&[[0.7f32, 0.2, 0.1], [0.1, 0.6, 0.3], [0.0, 0.1, 0.9]]);
+    soft_archive(&path, &given);
+    fs::write(&map, "'0': emu\n'1': cat\n'2': dog\n").unwrap();
+    let mapped = FinishedSource { class_map: Some(map), ..source(&path) };
+    let labels = mapped.soft_labels().unwrap();
+    let expected = ndarray::arr2(&[[0.6f32, 0.3, 0.1], [0.1, 0.9, 0.0], [0.2, 0.1, 0.7]]);
+    let apart = (&labels.probabilities() - &expected).mapv(f32::abs);
+    assert!(apart.iter().all(|&apart| apart < 1e-6), "{labels:?}");
+    let (set, _) = loaded(&mapped);
+    assert_eq!([0, 1, 2].map(|index| set.image(index).unwrap()[0]), [1, 2, 0]);
+    let unmapped = source(&path).soft_labels().unwrap();
+    assert_ne!(labels.hash(), unmapped.hash());
+    let file = dir.path().join("soft_labels.npy");
+    fs::write(&file, labels.encode().unwrap()).unwrap();
+    assert_eq!(SoftLabels::read(&file, 3).unwrap(), labels);
+    let message = SoftLabels::read(&file, 4).unwrap_err().to_string();
+    assert!(message.contains("does not label 4 images; remove the stage's directory"), "{message}");
+}
+
+#[test]
+fn soft_labels_that_are_not_clear_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.npz");
+    let with = |scale: f32| {
+        soft_archive(&path, &(ndarray::Array2::<f32>::eye(3) * scale));
+        source(&path).soft_labels().map_err(|error| error.to_string())
+    };
+    assert_eq!(with(1.0).unwrap().probabilities(), ndarray::Array2::<f32>::eye(3));
+    for scale in [0.5, 100.0] {
+        let message = with(scale).unwrap_err();
+        let parts = [
+            &*format!("rows sum to {scale:.2}"),
+            "neither probabilities nor surely logits",
+            "softmax(logits)",
+        ];
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let of = |name: &str| golden(name).soft_labels().unwrap_err().to_string();
+    assert!(
+        of("named.pt").contains("labels of the shape [6], a class per image; leave `labels` out")
+    );
+    let two = FinishedSource { classes: vec!["cat".into(), "dog".into()], ..golden("pair.pt") };
+    let message = two.soft_labels().unwrap_err().to_string();
+    assert!(message.contains("labels of the shape [6, 3], but toy has 2 classes"), "{message}");
+    folders(&dir.path().join("folders"), |class| class.to_string());
+    let message = source(&dir.path().join("folders")).soft_labels().unwrap_err().to_string();
+    assert!(message.contains("has no soft labels of its own; leave `labels` out"), "{message}");
 }
 
 #[test]

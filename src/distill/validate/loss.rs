@@ -8,9 +8,9 @@ use scdd_experiment::config::{Cooling, Loss, StudentTemperature, ValidateConfig}
 pub struct Targets {
     /// The teacher's logits, `[N, K]`; absent without soft labels.
     pub teacher: Option<Tensor>,
-    /// The classes of the images themselves, int64 `[N]`.
+    /// The classes of the images themselves, int64 `[N]`, or float `[N, K]` distributions.
     pub own: Tensor,
-    /// The classes of the images mixed in, int64 `[N]`; absent without a mix.
+    /// Those of the images mixed in; absent without a mix.
     pub partner: Option<Tensor>,
     /// The share of the first image in a mixed view, 0..=1.
     pub share: f64,
@@ -287,6 +287,28 @@ mod tests {
         for (targets, loss, expected) in cases {
             near(value(targets, first(loss)), expected, &format!("{loss:?}"));
         }
+    }
+
+    /// The mean of `-sum(p * log_softmax(s))` over the batch, with `p` mixed by the views' share.
+    #[test]
+    fn distributions_take_the_place_of_classes() {
+        let logits: [[f64; 3]; 2] = [[1.0, -2.0, 0.5], [3.0, 0.25, -1.0]];
+        let own: [[f64; 3]; 2] = [[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]];
+        let tensor = |rows: [[f64; 3]; 2]| Tensor::from_slice2(&rows).to_kind(Kind::Float);
+        let cross_entropy = |target: [f64; 3], row: [f64; 3]| -> f64 {
+            let log_sum = row.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+            target.iter().zip(row).map(|(p, logit)| -p * (logit - log_sum)).sum()
+        };
+        let mix = |a: [f64; 3], b: [f64; 3]| [0, 1, 2].map(|k| 0.7 * a[k] + 0.3 * b[k]);
+        let of = |targets: [[f64; 3]; 2]| {
+            (cross_entropy(targets[0], logits[0]) + cross_entropy(targets[1], logits[1])) / 2.0
+        };
+        let plain = Targets { teacher: None, own: tensor(own), partner: None, share: 1.0 };
+        near(value(&plain, first(Loss::Ce {})), of(own), "plain views");
+        let partner = Some(tensor([own[1], own[0]]));
+        let mixed = Targets { partner, share: 0.7, ..plain };
+        let expected = of([mix(own[0], own[1]), mix(own[1], own[0])]);
+        near(value(&mixed, first(Loss::Ce {})), expected, "mixed views");
     }
 
     #[test]

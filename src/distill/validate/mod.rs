@@ -2,7 +2,8 @@
 //!
 //! The student's graph comes from its bundle, its weights from the run's seed. With soft labels, it
 //! trains on the views and the teacher's logits in the label store. With hard labels, it trains on
-//! the images' own classes, on the same views but unmixed, which are drawn again.
+//! the images' own classes, on the same views but unmixed, which are drawn again. Soft labels of
+//! images, which finished sets bring, take the place of these classes.
 
 mod ema;
 mod flat;
@@ -10,7 +11,7 @@ mod loss;
 mod optimizer;
 mod state;
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use rand::RngExt;
 use rand_distr::{Distribution as _, Normal};
 use tch::{Device, Kind, TchError, Tensor};
@@ -26,7 +27,7 @@ use scdd_compute::threads::{Threads, TorchThreads};
 use scdd_compute::training::TrainingPlan;
 use scdd_compute::transfer;
 use scdd_data::rng;
-use scdd_data::{DataError, Dataset, DrawnMix, Normalization};
+use scdd_data::{DataError, Dataset, DrawnMix, Normalization, SoftLabels};
 use scdd_experiment::config::{Schedule, ValidateConfig, Warmup};
 use scdd_graph::Op;
 use scdd_graph::ops::Norm;
@@ -74,8 +75,17 @@ pub struct TrainingData<'a> {
     pub images: &'a Dataset,
     /// The views for training on the images' own classes.
     pub views: Views<'a>,
+    pub labels: TrainingLabels,
+}
+
+/// What a student learns beside, or in place of, the images' own classes.
+pub enum TrainingLabels {
+    /// Nothing.
+    Classes,
+    /// A distribution over the classes for each image, which takes the place of its class.
+    OfImages(SoftLabels),
     /// The teacher's logits and the views they belong to; every loss but cross entropy needs them.
-    pub labels: Option<&'a LabelStore>,
+    OfViews(LabelStore),
 }
 
 /// The source of one epoch's batches.
@@ -88,7 +98,7 @@ enum Batches<'a> {
 
 impl TrainingData<'_> {
     fn batches(&self, epoch: u32, objective: EpochObjective) -> Result<Batches<'_>, ValidateError> {
-        match (objective, self.labels) {
+        match (objective, &self.labels) {
             // The same views as with soft labels, which repeat the stored epochs.
             (EpochObjective::Hard { mixed: false, .. }, _) => {
                 let mut batches = self.views.epoch(epoch % self.views.stored_epochs().max(1))?;
@@ -98,11 +108,24 @@ impl TrainingData<'_> {
             (EpochObjective::Hard { mixed: true, .. }, _) => {
                 Ok(Batches::Drawn(self.views.epoch(epoch)?))
             }
-            (EpochObjective::Soft { .. }, Some(labels)) => {
+            (EpochObjective::Soft { .. }, TrainingLabels::OfViews(labels)) => {
                 Ok(Batches::Stored(labels, epoch as usize))
             }
-            (EpochObjective::Soft { .. }, None) => Err(ValidateError::NoLabels),
+            (EpochObjective::Soft { .. }, _) => Err(ValidateError::NoLabels),
         }
+    }
+
+    /// The targets of the images `indices`: their classes, int64 `[n]`, or float `[n, K]`
+    /// distributions.
+    fn own_targets(&self, indices: &[u32]) -> Result<Tensor, TchError> {
+        let indices = indices.iter().map(|&index| index as usize);
+        let TrainingLabels::OfImages(labels) = &self.labels else {
+            let classes: Vec<i64> =
+                indices.map(|index| i64::from(self.images.labels[index])).collect();
+            return Tensor::f_from_slice(&classes);
+        };
+        let indices: Vec<usize> = indices.collect();
+        to_tensor(labels.probabilities().select(Axis(0), &indices).view())
     }
 }
 
@@ -463,19 +486,19 @@ impl<'a> Student<'a> {
         batch: &BatchViews,
         logits: Option<Array2<f32>>,
     ) -> Result<Targets, TchError> {
-        let own: Vec<i64> =
-            batch.indices.iter().map(|&i| i64::from(data.images.labels[i as usize])).collect();
+        let own = data.own_targets(&batch.indices)?;
         let partner = match &batch.mix {
             DrawnMix::None => None,
             DrawnMix::CutMix { partner, .. } | DrawnMix::MixUp { partner, .. } => {
-                let classes: Vec<i64> = partner.iter().map(|&i| own[i as usize]).collect();
-                Some(Tensor::f_from_slice(&classes)?.f_to_device(self.device)?)
+                let rows: Vec<i64> = partner.iter().map(|&row| i64::from(row)).collect();
+                let partner = own.f_index_select(0, &Tensor::f_from_slice(&rows)?)?;
+                Some(partner.f_to_device(self.device)?)
             }
         };
         let to_device = |logits: Array2<f32>| to_tensor(logits.view())?.f_to_device(self.device);
         Ok(Targets {
             teacher: logits.map(to_device).transpose()?,
-            own: Tensor::f_from_slice(&own)?.f_to_device(self.device)?,
+            own: own.f_to_device(self.device)?,
             partner,
             share: batch.mix.lambda(data.views.input()).into(),
         })
@@ -857,7 +880,7 @@ mod tests {
             assert_eq!(test.images.are_read_anew(), held == 0);
             let views =
                 Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
-            let data = TrainingData { images: &images, views, labels: None };
+            let data = TrainingData { images: &images, views, labels: TrainingLabels::Classes };
             let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
             let silent = crate::progress::Silent;
             let training = student.train(&data, &test, &config, &mut Forgetful, &silent).unwrap();
@@ -895,7 +918,7 @@ mod tests {
                 let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
                 let views =
                     Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
-                let data = TrainingData { images: &images, views, labels: None };
+                let data = TrainingData { images: &images, views, labels: TrainingLabels::Classes };
                 let training =
                     student.train(&data, &images, &config, keeper, &crate::progress::Silent)?;
                 Ok::<_, ValidateError>((training, student.checkpoint().unwrap()))

@@ -34,10 +34,11 @@ mod tests;
 pub use error::{ConfigError, Located};
 pub use model::{
     Baseline, BnDistance, BnWeight, Cell, Committee, Cooling, Crop, DataConfig, DataKind, Decay,
-    Device, Difficulty, EnsembleMember, Experiment, Fallback, FinishedSet, HardEpochs, LabelDtype,
-    Labels, Loss, MeanAndStd, Mix, Normalised, Optimizer, Packing, Precision, Protocol, Quirk,
-    RecoverConfig, RelabelConfig, RelabelTeachers, Residual, Schedule, Start, StudentTemperature,
-    TeacherBn, TopK, Turn, ValidateConfig, ViewCrop, Warmup, WeightAdjustment, WholeReal,
+    Device, Difficulty, EnsembleMember, Experiment, Fallback, FinishedSet, GivenLabels, HardEpochs,
+    LabelDtype, Labels, Loss, MeanAndStd, Mix, Normalised, Optimizer, Packing, Precision, Protocol,
+    Quirk, RecoverConfig, RelabelConfig, RelabelTeachers, Residual, Schedule, Start,
+    StudentTemperature, TeacherBn, TopK, Turn, ValidateConfig, ViewCrop, Warmup, WeightAdjustment,
+    WholeReal,
 };
 pub use presets::names as preset_names;
 pub use schema::schema;

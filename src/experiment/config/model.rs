@@ -97,10 +97,9 @@ pub struct FinishedSet {
     /// Class folders, an `.npz` archive, a `.pt` file of tensors, or Parquet files; a path relative
     /// to the working directory.
     pub images: PathBuf,
-    /// The label store that `scdd export-set` wrote beside the images, in place of labels by
-    /// `relabel_teachers`. `null` is none.
+    /// Soft labels in place of those by `relabel_teachers`. `null` is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub labels: Option<PathBuf>,
+    pub labels: Option<GivenLabels>,
     /// A YAML or JSON file that maps the set's own classes (names of directories, or labels in
     /// quotes) to names of the data's classes. By default classes are told by their names, else by
     /// the numbers in them.
@@ -112,6 +111,20 @@ pub struct FinishedSet {
     /// Whether images of another size than the networks' are scaled to it, bilinearly.
     #[serde(default, skip_serializing_if = "is_neutral")]
     pub resize: bool,
+}
+
+/// Soft labels that belong to a finished set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    rename_all = "snake_case",
+    expecting = "are no labels: set `own` for the soft labels in the set's `.npz` or `.pt` file, or the path of a label store"
+)]
+pub enum GivenLabels {
+    /// A distribution over the classes for each image, in the set's own `.npz` or `.pt` file.
+    Own,
+    /// The label store that `scdd export-set` wrote beside the images.
+    #[serde(untagged)]
+    Store(PathBuf),
 }
 
 /// A normalisation of pixels in 0..=1, by a mean and a standard deviation per channel.

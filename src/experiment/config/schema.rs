@@ -181,6 +181,7 @@ mod tests {
             "validate: {loss: {type: gift, smoothing: 0.1, weight: 0.1}, schedule: {type: linear}}\nrelabel: {teacher_bn: batch, micro_batch: 8}\n",
             "recover: {preset: scdd-cifar100, compat: official, start: {type: crops, images: 300, crops: 5, factor: 2, difficulty: low}}\n",
             "finished: {theirs: a/set, others: {images: x.pt, normalised: dataset, resize: true}}\n",
+            "finished: {theirs: {images: x.pt, labels: own}}\n",
             "finished: {theirs: {images: x, labels: y.scdd, class_map: m.yaml, normalised: {mean: [0.5], std: [0.25]}}}\n",
         ] {
             let text = format!("{MINIMAL}{lines}");
@@ -219,6 +220,7 @@ mod tests {
             "protocols: {a: {recover: {}}}",
             "finished: {theirs: {resize: true}}",
             "finished: {theirs: {images: x, normalised: zca}}",
+            "finished: {theirs: {images: x, labels: 3}}",
             "finished: {theirs: {images: x, normalised: {mean: [0.5], std: [0]}}}",
             "device: gpu",
             "ipc: ten",

@@ -60,6 +60,11 @@ fn finished_sets_take_the_place_of_methods() {
     assert_eq!(experiment.finished["theirs"].images, Path::new("a/set"));
     assert_eq!(experiment.finished["zscored"].normalised, Some(Normalised::Dataset));
     assert_eq!(parse(&experiment.to_yaml().unwrap(), &[]).unwrap(), experiment);
+    let labelled =
+        with("finished: {a: {images: a.pt, labels: own}, b: {images: b, labels: l.scdd}}\n");
+    let labels = ["a", "b"].map(|name| labelled.finished[name].labels.clone().unwrap());
+    assert_eq!(labels, [GivenLabels::Own, GivenLabels::Store("l.scdd".into())]);
+    assert_eq!(parse(&labelled.to_yaml().unwrap(), &[]).unwrap(), labelled);
     // Beside methods, they leave these alone.
     let both = with("recover: sre2l-cifar100\nfinished: {theirs: a}\n");
     assert_eq!((both.methods.len(), both.finished.len()), (1, 1));

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::opened::{FirstReading, OpenedImages, ReadImages, SplitSummary};
 use super::{RunError, every};
-use crate::config::{Experiment, FinishedSet, MeanAndStd, Mix, Normalised, Protocol, ViewCrop};
+use crate::config::{
+    Experiment, FinishedSet, GivenLabels, MeanAndStd, Mix, Normalised, Protocol, ViewCrop,
+};
 use scdd_artifacts::labels::{LabelStore, Meta, MixKind};
-use scdd_data::{DataError, Dataset, FinishedSource, Normalization, Signature, registry};
+use scdd_data::{
+    DataError, Dataset, FinishedSource, Normalization, Signature, SoftLabels, registry,
+};
 
 impl ReadImages for FinishedSource {
     fn signature(&self) -> Option<Signature> {
@@ -29,9 +33,27 @@ pub struct OpenedSet {
     /// Images per class, on average and rounded: one of the experiment's `ipc`.
     pub ipc: u32,
     /// The soft labels that belong to it, if they are read.
-    pub labels: Option<ReadLabels>,
+    pub labels: Option<SetLabels>,
     /// Notes for the user.
     pub remarks: Vec<String>,
+}
+
+/// Soft labels that are read with a finished set.
+pub enum SetLabels {
+    /// Those of each image, in the set's own file.
+    Own(SoftLabels),
+    /// Those of views.
+    Store(ReadLabels),
+}
+
+impl SetLabels {
+    /// The identity of their contents.
+    pub fn hash(&self) -> String {
+        match self {
+            SetLabels::Own(labels) => labels.hash(),
+            SetLabels::Store(labels) => labels.hash.clone(),
+        }
+    }
 }
 
 /// A label store beside a finished set.
@@ -73,6 +95,10 @@ fn open_set(
         resize: set.resize,
         normalization: normalization(experiment, set)?,
     };
+    let own = match set.labels {
+        Some(GivenLabels::Own) => Some(SetLabels::Own(source.soft_labels()?)),
+        _ => None,
+    };
     let images = OpenedImages::open(source, FirstReading::default())?;
     let summary = &images.summary;
     let ipc = (summary.images() as f64 / summary.classes.len().max(1) as f64).round() as u32;
@@ -91,8 +117,13 @@ fn open_set(
             per_class(summary)
         ));
     }
-    let labels = set.labels.as_deref().map(|file| read_labels(file, summary, shape)).transpose()?;
-    if let Some(ReadLabels { file, meta, .. }) = &labels
+    let labels = match &set.labels {
+        Some(GivenLabels::Store(file)) => {
+            Some(SetLabels::Store(read_labels(file, summary, shape)?))
+        }
+        _ => own,
+    };
+    if let Some(SetLabels::Store(ReadLabels { file, meta, .. })) = &labels
         && meta.top_k.is_some_and(|top| top.temperature.is_none())
         && let Some((protocol, _)) = experiment
             .protocols
@@ -143,9 +174,14 @@ fn read_labels(
     images: &SplitSummary,
     [_, height, width]: [usize; 3],
 ) -> Result<ReadLabels, RunError> {
+    let refuse = |what: String| Err(RunError::Misfit { path: file.into(), what });
+    if file.extension().is_some_and(|kind| ["npz", "npy", "pt", "pth"].iter().any(|k| kind == *k)) {
+        return refuse(
+            "is no label store: set `labels: own` for soft labels in the set's own file".into(),
+        );
+    }
     let store = LabelStore::open(file)?;
     let meta = store.meta().clone();
-    let refuse = |what: String| Err(RunError::Misfit { path: file.into(), what });
     if u64::from(meta.images) != images.images() {
         return refuse(format!(
             "labels {} images, but the set has {}: give the labels that were exported with it",

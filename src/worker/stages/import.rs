@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use crate::WorkerError;
-use scdd_artifacts::files::{FOLDER, LABELS, write_images};
+use scdd_artifacts::files::{FOLDER, LABELS, SOFT_LABELS, write_images};
 use scdd_artifacts::labels::LabelStore;
 use scdd_artifacts::records::Item;
 use scdd_artifacts::stage::WorkDir;
 use scdd_experiment::run::Failure;
+use scdd_experiment::run::finished::SetLabels;
 use scdd_experiment::run::stages::import::ImportTask;
 
 pub fn make(task: &ImportTask, work: &WorkDir) -> Result<(), Failure> {
@@ -15,7 +16,14 @@ pub fn make(task: &ImportTask, work: &WorkDir) -> Result<(), Failure> {
     let shape = [set.channels, set.height, set.width];
     let items = items(&set.labels, set.classes.len());
     write_images(work, Path::new(FOLDER), &set.classes, &items, &set.all_pixels()?, shape)?;
-    let Some(labels) = task.labels else { return Ok(()) };
+    let labels = match task.labels {
+        None => return Ok(()),
+        Some(SetLabels::Own(labels)) => {
+            work.write(SOFT_LABELS, &labels.encode()?)?;
+            return Ok(());
+        }
+        Some(SetLabels::Store(labels)) => labels,
+    };
     let store = LabelStore::open(&labels.file)?;
     store.check()?;
     if store.identity() != labels.hash {

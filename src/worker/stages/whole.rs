@@ -3,7 +3,7 @@
 use crate::Tools;
 use scdd_artifacts::files::{TRAINING, TRAINING_STATE, write_json};
 use scdd_artifacts::stage::WorkDir;
-use scdd_distill::validate::TrainingData;
+use scdd_distill::validate::{TrainingData, TrainingLabels};
 use scdd_distill::views::Views;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::whole::WholeTask;
@@ -20,7 +20,7 @@ pub fn make(task: &WholeTask, work: &WorkDir, tools: &Tools) -> Result<(), Failu
     let (train, test) = (train.images()?, test.images()?);
     let mut fresh = fresh_student(student, seed, tools)?;
     let views = Views::new(views, 1, seed, train, input_size(student));
-    let data = TrainingData { images: train, views, labels: None };
+    let data = TrainingData { images: train, views, labels: TrainingLabels::Classes };
     let training = fresh.train(&data, test, config, &mut keeper, &tools.progress)?;
     write_json(work, TRAINING, &training)?;
     keeper.remove()

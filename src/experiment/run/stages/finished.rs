@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::images::Images;
-use super::validate::Labelling;
+use super::validate::{LabelKind, Labelling};
 use super::{NodeId, RowNodes, StagesBuilder, import, recognise, validate};
 use crate::config::Labels;
-use crate::run::finished::{OpenedSet, ReadLabels};
+use crate::run::finished::{OpenedSet, ReadLabels, SetLabels};
 use crate::run::matrix::{self, RowSpec};
 use crate::run::{Goal, RunError};
-use scdd_artifacts::files::LABELS;
+use scdd_artifacts::files::{LABELS, SOFT_LABELS};
 
 impl<'a> StagesBuilder<'a> {
     /// Adds all rows of finished sets.
@@ -18,7 +18,10 @@ impl<'a> StagesBuilder<'a> {
         let inputs = self.inputs;
         for name in inputs.experiment.finished.keys() {
             let set = &inputs.finished[name];
-            let read_under = set.labels.as_ref().map(|labels| self.read_under(name, labels));
+            let read_under = set.labels.as_ref().map(|labels| match labels {
+                SetLabels::Own(_) => Ok(self.proved_under()),
+                SetLabels::Store(labels) => self.read_under(name, labels),
+            });
             let rows = matrix::finished_rows(
                 &inputs.experiment,
                 (name, set.ipc),
@@ -47,7 +50,8 @@ impl<'a> StagesBuilder<'a> {
             recognised = Some(node);
             labels = match &set.labels {
                 _ if spec.labels == Labels::Hard => None,
-                Some(read) => Some(self.labelling_of(read, images, &spec)),
+                Some(SetLabels::Store(read)) => Some(self.labelling_of(read, images, &spec)),
+                Some(SetLabels::Own(_)) => Some(self.own_labelling(images)),
                 None => {
                     Some(self.relabel(images, spec.labeller, protocol, spec.seed, vec![node])?)
                 }
@@ -93,9 +97,31 @@ impl<'a> StagesBuilder<'a> {
             node: images.node,
             key: images.key.clone(),
             file: directory.join(LABELS),
+            kind: LabelKind::OfViews,
             stranger: (!is_known).then_some(teacher.clone()),
             teacher,
         }
+    }
+
+    /// The soft labels of `images` themselves.
+    fn own_labelling(&self, images: &Images) -> Labelling {
+        Labelling {
+            node: images.node,
+            key: images.key.clone(),
+            file: self.stages.nodes[images.node.0].directory.join(SOFT_LABELS),
+            kind: LabelKind::OfImages,
+            teacher: "own-labels".into(),
+            stranger: Some("its own labels".into()),
+        }
+    }
+
+    /// The protocols with soft labels, each with the teacher that proves the classes of a set with
+    /// labels of its own.
+    fn proved_under(&self) -> BTreeMap<&'a str, &'a Path> {
+        let experiment = &self.inputs.experiment;
+        let soft = experiment.protocols.iter().filter(|(_, settings)| !settings.is_hard());
+        let first = experiment.labellers().first().copied();
+        soft.filter_map(|(protocol, _)| Some((protocol.as_str(), first?))).collect()
     }
 
     /// The protocols under which `labels` were made as far as they tell, each with the teacher that

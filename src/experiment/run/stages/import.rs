@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::images::Described;
 use super::{Draft, inputs};
-use crate::run::finished::{OpenedSet, ReadLabels};
+use crate::run::finished::{OpenedSet, SetLabels};
 use crate::run::opened::OpenedImages;
 use scdd_artifacts::stage::{Stage, StageError};
 use scdd_data::FinishedSource;
@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 
 pub struct ImportTask<'a> {
     pub images: &'a OpenedImages<FinishedSource>,
-    pub labels: Option<&'a ReadLabels>,
+    pub labels: Option<&'a SetLabels>,
 }
 
 /// The stage of the finished set `set`, called `name` in the experiment.
@@ -25,7 +25,7 @@ pub(in crate::run) fn draft<'a>(
     let OpenedSet { images, ipc, labels, .. } = set;
     let summary = &images.summary;
     let mut inputs = inputs([("images", &summary.hash)]);
-    inputs.extend(labels.as_ref().map(|labels| ("labels".to_owned(), labels.hash.clone())));
+    inputs.extend(labels.as_ref().map(|labels| ("labels".to_owned(), labels.hash())));
     let of_stage = format!("finished-ipc{ipc}");
     let stage = Stage::new("import", VERSION, &of_stage, &json!({}), inputs, 0)?;
     let title = format!("finished set `{name}`, ipc {ipc}");

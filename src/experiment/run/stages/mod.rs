@@ -39,7 +39,7 @@ use recover::{Balanced, RecoverSource};
 use scdd_artifacts::files::{AUTO, FOLDER, LABELS};
 use scdd_artifacts::stage::{Stage, StageStore};
 use stage_identity::{StageIdentity, inputs};
-use validate::Labelling;
+use validate::{LabelKind, Labelling};
 
 /// The preset of the crops baseline.
 const CROPS: &str = "rded-cifar100";
@@ -370,7 +370,7 @@ impl<'a> StagesBuilder<'a> {
         let (draft, teacher) = relabel::draft(images, answering, checks, &protocol.relabel, seed)?;
         let (key, node) = (draft.stage.key(), self.add(draft));
         let file = self.stages.nodes[node.0].directory.join(LABELS);
-        Ok(Labelling { node, key, file, teacher, stranger: None })
+        Ok(Labelling { node, key, file, kind: LabelKind::OfViews, teacher, stranger: None })
     }
 
     /// Adds the rows of the whole training set, if the experiment has them and the goal includes

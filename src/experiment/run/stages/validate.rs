@@ -22,21 +22,31 @@ pub struct ValidateTask<'a> {
     pub views: RelabelConfig,
     /// The number of small images per row and column of each image, a mosaic.
     pub formation: u16,
-    /// The label store; `None` if the student learns only the images' classes.
-    pub labels: Option<PathBuf>,
+    /// The file of soft labels; `None` if the student learns only the images' classes.
+    pub labels: Option<(LabelKind, PathBuf)>,
     pub student: &'a Bundle,
     pub test: &'a RealSplit,
     pub config: ValidateConfig,
     pub seed: u64,
 }
 
-/// A relabelling on which a student trains.
+/// What soft labels belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelKind {
+    /// Views, with which they lie in a label store.
+    OfViews,
+    /// Images, whose views are drawn as with hard labels. They lie in an array.
+    OfImages,
+}
+
+/// Soft labels on which a student trains.
 #[derive(Debug, Clone)]
 pub(in crate::run) struct Labelling {
     pub node: NodeId,
     pub key: String,
-    /// The label store.
+    /// The label store, or the array.
     pub file: PathBuf,
+    pub kind: LabelKind,
     /// The name of the teachers.
     pub teacher: String,
     /// What the labels are called if none of the experiment's teachers made them.
@@ -55,14 +65,17 @@ pub(in crate::run) fn draft<'a>(
     let hash = &test.summary.hash;
     let mut inputs = inputs([("images", &images.key), ("student", &student.hash), ("test", hash)]);
     inputs.extend(labels.map(|labels| ("labels".to_owned(), labels.key.clone())));
-    let (config, kind) = match labels {
-        Some(labels) => (protocol.validate.clone(), format!("by-{}", labels.teacher)),
-        None => (protocol.validate.hard(), "hard".to_owned()),
-    };
-    let identity = match labels {
+    let kind = labels.map_or("hard".to_owned(), |labels| format!("by-{}", labels.teacher));
+    let (config, identity) = match labels {
         // The labels' key covers their views.
-        Some(_) => training(&config),
-        None => training(&config).with("views", &relabel::views(&protocol.relabel).json()),
+        Some(Labelling { kind: LabelKind::OfViews, .. }) => {
+            (protocol.validate.clone(), training(&protocol.validate))
+        }
+        _ => {
+            let (config, views) = (protocol.validate.hard(), relabel::views(&protocol.relabel));
+            let identity = training(&config).with("views", &views.json());
+            (config, identity)
+        }
     };
     let name = format!("{}-{kind}-{}", images.name, student.name());
     let epochs = u64::from(protocol.relabel.epochs);
@@ -78,7 +91,7 @@ pub(in crate::run) fn draft<'a>(
         images: images.folder.clone(),
         views: protocol.relabel.clone(),
         formation: images.formation,
-        labels: labels.map(|labels| labels.file.clone()),
+        labels: labels.map(|labels| (labels.kind, labels.file.clone())),
         student,
         test,
         config,
