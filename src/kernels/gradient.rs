@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use super::aligned::Aligned;
 use super::conv::Extent;
 use super::direct::{BLOCK, Direct, gather};
+use super::filter::{Filter, Four, Spread, Two, WinogradInput};
 use super::gemm::add_outer;
 use super::simd::{Isa, Kernel, Vector};
-use super::winograd::{
-    Filter, Four, Place, Spread, Tile, Tiled, Two, Winograd, WinogradInput, plane,
-};
+use super::tiles::{Place, Tiled, plane};
+use super::winograd::{Tile, Winograd};
 
 /// Tiles per group: the depth of one matrix product.
 const GROUP: usize = 32;

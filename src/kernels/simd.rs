@@ -15,6 +15,9 @@ use std::sync::LazyLock;
 /// [`Isa::run`], on a machine that has its instructions.
 pub(super) trait Vector: Copy {
     const COUNT: usize;
+    /// Vectors per row of a matrix product's register tile: as many as the registers hold for its
+    /// six rows, besides a row of each factor.
+    const PANEL: usize;
 
     fn splat(value: f32) -> Self;
     /// # Safety
@@ -53,6 +56,7 @@ pub(super) trait Vector: Copy {
 
 impl Vector for f32 {
     const COUNT: usize = 1;
+    const PANEL: usize = 2;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -105,12 +109,13 @@ impl Vector for f32 {
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86 {
-    ($vector:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
+    ($vector:ty, $count:literal, $panel:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
      $fma:ident, |$a:ident, $bound:ident, $yes:ident| $above:expr) => {
         // SAFETY of every block below: the type is named only on machines that have its
         // instructions (see `Vector`), and the caller guarantees that its pointers are valid.
         impl Vector for $vector {
             const COUNT: usize = $count;
+            const PANEL: usize = $panel;
 
             #[inline(always)]
             fn splat(value: f32) -> Self {
@@ -176,6 +181,7 @@ macro_rules! x86 {
 x86!(
     __m512,
     16,
+    4,
     _mm512_set1_ps,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
@@ -197,6 +203,7 @@ x86!(
 x86!(
     __m256,
     8,
+    2,
     _mm256_set1_ps,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
@@ -283,6 +290,17 @@ impl Isa {
             Self::Avx512 => 16,
             Self::Avx2 => 8,
             Self::Portable => 1,
+        }
+    }
+
+    /// Columns of a matrix product's register tile, [`Vector::PANEL`] vectors.
+    pub(super) fn panel(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => <__m512 as Vector>::PANEL * self.lanes(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => <__m256 as Vector>::PANEL * self.lanes(),
+            _ => <f32 as Vector>::PANEL,
         }
     }
 
