@@ -32,6 +32,9 @@ fn profile(isa: Isa, width: usize, batch: usize) {
     let most = gflops(isa);
     println!("{isa:?}, one thread: {most:.1} GFLOP/s in registers, copies {:.1} GB/s", copies());
     println!("ResNet-18 of width {width}, 32×32, batch {batch}; GFLOP/s, share of the peak; GB/s");
+    for channels in [width, 8 * width] {
+        passes(isa, channels);
+    }
     let mut total = [0.0; 2];
     for layer in layers(width) {
         for backward in [false, true] {
@@ -194,6 +197,31 @@ fn measure(isa: Isa, layer: Layer, batch: usize, backward: bool, most: f64) -> F
         whole * 1e3
     );
     Found { whole, operations }
+}
+
+/// The passes on a piece in cache, by the bytes that they read and write.
+fn passes(isa: Isa, channels: usize) {
+    let len = (1 << 15) / channels * channels;
+    let (x, gradient, mut out) = (values(len), values(len), values(len));
+    let (scale, shift) = (values(channels), values(channels));
+    let activation = FusedActivation::Clamp { low: 0.0, high: f32::INFINITY };
+    let pass = Pass { scale: &scale, shift: &shift, activation };
+    let moments = shortest(|| drop(black_box(Moments::of(isa, black_box(&x), channels))));
+    let forward = shortest(|| pass.forward(isa, black_box(&x), None, &mut out));
+    let backward = shortest(|| {
+        out.copy_from_slice(&gradient);
+        let (residual, more, residual_gradient) = (None, &[][..], None);
+        let (gradient, slope) = (&mut out[..], Some((&scale[..], &shift[..])));
+        let work = Backward { x: &x, residual, gradient, more, slope, residual_gradient };
+        pass.backward(isa, work);
+    });
+    let rate = |arrays: usize, s: f64| (4 * arrays * len) as f64 / s / 1e9;
+    println!(
+        "{channels} channels in cache: moments {:.1}, forward {:.1}, backward {:.1} GB/s",
+        rate(1, moments),
+        rate(2, forward),
+        rate(5, backward)
+    );
 }
 
 fn values(len: usize) -> Vec<f32> {

@@ -8,6 +8,8 @@ use super::simd::{Isa, Vector};
 
 /// Rows of the register tile. Its columns are the instruction set's [`Vector::PANEL`] vectors.
 const ROWS: usize = 6;
+/// Rows of a register tile of one vector, which has as many sums under way as a wider tile.
+const TALL: usize = 2 * ROWS;
 /// Rows of a panel that one sweep reads. Together with the matching part of `a` they fit the
 /// first-level cache.
 const DEPTH: usize = 256;
@@ -64,17 +66,24 @@ impl Packed {
     }
 
     /// Writes the transpose of `rows`, times `factor`: one column after the other, each as long as
-    /// `rows`.
+    /// `rows`, which must be whole vectors.
     #[inline(always)]
-    pub(super) fn transpose(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
+    pub(super) fn transpose<V: Vector>(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
         let count = rows.len();
-        let mut columns = to.chunks_exact_mut(count);
+        assert!(count.is_multiple_of(V::COUNT) && self.columns.is_multiple_of(V::COUNT));
+        assert!(rows.end <= self.k && to.len() >= self.columns * count);
         for first in (0..self.columns).step_by(self.most) {
-            let panel = self.panel(first);
-            let values = &panel.values[rows.start * panel.width..rows.end * panel.width];
-            for (column, to) in columns.by_ref().take(panel.width).enumerate() {
-                for (value, row) in to.iter_mut().zip(values.chunks_exact(panel.width)) {
-                    *value = factor * row[column];
+            let Panel { values, width } = self.panel(first);
+            for column in (0..width).step_by(V::COUNT) {
+                for row in (0..count).step_by(V::COUNT) {
+                    let (at, place) =
+                        ((rows.start + row) * width + column, (first + column) * count + row);
+                    // SAFETY: by the assertions above, the panel has COUNT rows of COUNT values
+                    // from `at` on, and `to` from `place` on.
+                    unsafe {
+                        let (from, to) = (values.as_ptr().add(at), to.as_mut_ptr().add(place));
+                        V::transpose(from, width, factor, to, count);
+                    }
                 }
             }
         }
@@ -191,10 +200,14 @@ impl GemmStrip {
         b: *const f32,
         c: *mut f32,
     ) {
-        let whole = rows - rows % ROWS;
+        let tall = if N == 1 { rows - rows % TALL } else { 0 };
+        let whole = rows - (rows - tall) % ROWS;
         // SAFETY: every tile lies within the rows that the caller guarantees.
         unsafe {
-            for row in (0..whole).step_by(ROWS) {
+            for row in (0..tall).step_by(TALL) {
+                self.tile::<V, TALL, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
+            }
+            for row in (tall..whole).step_by(ROWS) {
                 self.tile::<V, ROWS, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
             }
             let (a, c) = (a.add(whole * self.lda), c.add(whole * self.ldc));

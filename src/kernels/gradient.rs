@@ -242,8 +242,9 @@ impl Direct {
                 ((index * pixels).min(to.pixels()), ((index + 1) * pixels).min(to.pixels()));
             for block in (first..last).step_by(BLOCK) {
                 let count = BLOCK.min(last - block);
-                for (pixel, row) in (block..block + count).zip(rows.chunks_exact_mut(k)) {
-                    gather(self, phase, x, from, to, pixel, row);
+                let targets = self.targets(phase, to, block..block + count);
+                for (target, row) in targets.zip(rows.chunks_exact_mut(k)) {
+                    gather(self, phase, x, from, &target, row);
                 }
                 let work = OuterSum {
                     a: (rows, k),

@@ -191,7 +191,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
             (0..positions).flat_map(|p| (0..width).step_by(most).map(move |at| (p, at)))
         {
             let columns = first + at..first + width.min(at + most);
-            let panel = panel::<F, IN, OUT>(conv, position, columns, turned);
+            let panel = panel::<V, F, IN, OUT>(conv, position, columns, turned);
             let mut to = position * plane + at;
             for (piece, places) in
                 transformed.values.chunks_exact(transformed.stride).zip(transformed.places)
@@ -220,7 +220,7 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
 /// The weights of one tile position for one panel of output channels. `turned` is scratch memory
 /// for a transposed panel.
 #[inline(always)]
-fn panel<'a, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
+fn panel<'a, V: Vector, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     conv: &'a Winograd,
     position: usize,
     columns: Range<usize>,
@@ -232,6 +232,6 @@ fn panel<'a, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     let turned = &mut turned[..conv.inputs * columns.len()];
     let ((y, factor_y), (x, factor_x)) = (F::TURNED[position / IN], F::TURNED[position % IN]);
     let width = columns.len();
-    conv.weights[y * IN + x].transpose(columns, factor_y * factor_x, turned);
+    conv.weights[y * IN + x].transpose::<V>(columns, factor_y * factor_x, turned);
     Panel { values: turned, width }
 }
