@@ -11,6 +11,7 @@ mixed: a mixture of two classes could not be taken apart.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,9 +95,13 @@ def incremental(
     steps: int,
     seeds: list[int],
     say: Callable[[str], None] = print,
+    note: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> None:
     """Trains the network that the configuration `student` describes on each set of `folders`, and
-    tells a Markdown table of accuracies in percent: after each step, and their mean."""
+    tells a Markdown table of accuracies in percent: after each step, and their mean.
+
+    `note` is told each accuracy as soon as it is there, since a row takes minutes.
+    """
     config = parse(StudentConfig, read_yaml(student), str(student))
     dataset = data.info(config.dataset)
     if len(dataset.classes) % steps:
@@ -115,7 +120,7 @@ def incremental(
     heads = " | ".join(str(share * step) for step in range(1, steps + 1))
     say(f"| {config.name}, classes seen | {heads} | mean |\n| --- |{' --: |' * (steps + 1)}")
     for each in sets:
-        found = [_accuracies(each, config, dataset, test, steps, seed) for seed in seeds]
+        found = [_accuracies(each, config, dataset, test, steps, seed, note) for seed in seeds]
         mean = np.mean(found, 0)
         cells = " | ".join(f"{100 * value:.1f}" for value in [*mean, mean.mean()])
         say(f"| {each.name} | {cells} |")
@@ -128,6 +133,7 @@ def _accuracies(
     test: data.Split,
     steps: int,
     seed: int,
+    note: Callable[[str], None],
 ) -> list[float]:
     """The accuracy after each step. `seed` gives the order of the classes and the students' first
     weights."""
@@ -150,6 +156,7 @@ def _accuracies(
         known = torch.isin(test.labels, seen)
         logits = outputs(model, test.images[known], dataset)
         found.append(top1(logits, place[test.labels[known]]))
+        note(f"{distilled.name}, seed {seed}: {len(seen)} classes, {100 * found[-1]:.1f} %")
     return found
 
 
