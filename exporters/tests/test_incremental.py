@@ -10,8 +10,8 @@ import yaml
 
 from exporters import data, incremental
 from exporters.__main__ import main
+from exporters.distilled import DistilledSet
 from exporters.errors import InputError
-from exporters.incremental import DistilledSet
 from exporters.labels import LabelBatch, replay
 
 GOLDENS = Path(__file__).parents[2] / "tests/goldens/labels"
