@@ -1,9 +1,8 @@
 """Times and memory of large folders of JPEG files: `python benches/large_folder.py`.
 
 Makes folders of JPEG files (`--images`, by default 100,000 of 224x224 as test images), measures
-commands on them, and decoding beside torchvision's `ImageFolder` with two workers; prints all of it
-as JSON, and removes the folders. `--tested` is the larger of two numbers of test images of a
-validation. `--skip` leaves parts out: `commands`, `validation`, `loading`.
+commands on them, prints all of it as JSON, and removes the folders. `--tested` is the larger of two
+numbers of test images of a validation. `--skip` leaves parts out: `commands`, `validation`.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ TEACHER = "onnx/cifar-100/resnet18-w16-supervised"
 STUDENT = "onnx/cifar-100/resnet18-w16"
 SPARE = 10 * 10**9
 """Bytes of the disk that stay free."""
-SMALL, WORKERS = 1000, 2
-OPTIONS = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--size", "224")
-NETWORK: dict[str, Any] = {"width": 16, "stem": "imagenet"}
+SMALL = 1000
+OPTIONS = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
 
 
 def pictures(height: int, width: int) -> list[bytes]:
@@ -75,6 +73,18 @@ def make_folder(
     return written
 
 
+WATCHER = """
+import os, sys
+quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Runs a command and prints its peak memory in KiB. A process of its own, because a program inherits
+the peak of the process that started it."""
+
+
 class Scratch:
     """A scratch directory with experiments, and `scdd` with a cache of its own."""
 
@@ -94,19 +104,19 @@ class Scratch:
     def run(self, *command: str) -> dict[str, float]:
         """Seconds and peak MiB of a command, which must succeed."""
         start = time.perf_counter()
-        child = subprocess.Popen(
-            [str(self.scdd), *command],
+        command = [sys.executable, "-S", "-c", WATCHER, str(self.scdd), *command]
+        found = subprocess.run(
+            command,
+            check=False,
             cwd=ROOT,
             env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            capture_output=True,
+            text=True,
         )
-        said = child.stderr.read().decode()
-        _, status, usage = os.wait4(child.pid, 0)
-        if status != 0:
-            sys.exit(f"scdd {' '.join(command)} failed:\n{said}")
+        if found.returncode != 0:
+            sys.exit(f"{' '.join(command[4:])} failed:\n{found.stderr}")
         seconds = time.perf_counter() - start
-        return {"seconds": round(seconds, 2), "peak MiB": round(usage.ru_maxrss / 1024)}
+        return {"seconds": round(seconds, 2), "peak MiB": int(found.stdout) // 1024}
 
 
 def commands(scratch: Scratch, images: int) -> Iterator[tuple[str, Any]]:
@@ -151,7 +161,7 @@ def validation(scratch: Scratch, tested: int) -> Iterator[tuple[str, Any]]:
         folder = scratch.place / name
         make_folder(folder, classes, 2 * len(classes), images, (224, 224))
         if images == SMALL:
-            networks = make_networks(scratch.place / "onnx", folder)
+            networks = make_networks(scratch.place / "onnx", folder, 10, 224)
         scratch.write(
             name,
             {
@@ -172,80 +182,42 @@ def validation(scratch: Scratch, tested: int) -> Iterator[tuple[str, Any]]:
         shutil.rmtree(folder)
 
 
-def make_networks(place: Path, data: Path) -> Path:
-    """An untrained student and a teacher with its weights' first draw, as bundles."""
+def make_networks(place: Path, data: Path, classes: int, side: int) -> Path:
+    """An untrained student and a teacher with its weights' first draw, as bundles for `side`."""
     import torch
 
     from exporters import models
     from exporters.__main__ import main as exporters
 
     place.mkdir()
+    described = {"width": 16, "stem": "imagenet" if side > 64 else "small"}
     config = {
         "name": "student",
         "dataset": str(data),
-        "architecture": {"name": "resnet18", "options": NETWORK},
+        "architecture": {"name": "resnet18", "options": described},
     }
     (place / "student.yaml").write_text(yaml.safe_dump(config))
-    options = models.resolve("resnet18", NETWORK, channels=3, size=224, classes=10)
+    options = models.resolve(
+        "resnet18", described, channels=3, size=side, classes=classes
+    )
     network = models.build("resnet18", options)
     with torch.no_grad():
         for _ in range(20):
-            network(torch.randn(4, 3, 224, 224))
+            network(torch.randn(4, 3, side, side))
     torch.save(network.state_dict(), place / "teacher.pt")
+    shape = (*OPTIONS, "--size", str(side))
     checkpoint = ("--checkpoint", str(place / "teacher.pt"), "--arch", "resnet18")
-    described = ("--arch-options", yaml.safe_dump(NETWORK, default_flow_style=True))
+    flags = ("--arch-options", yaml.safe_dump(described, default_flow_style=True))
     for command in (
         ("export-student", str(place / "student.yaml")),
-        ("export", *checkpoint, *described),
+        ("export", *checkpoint, *flags),
     ):
         if (
-            exporters([*command, "--dataset", str(data), *OPTIONS, "--out", str(place)])
+            exporters([*command, "--dataset", str(data), *shape, "--out", str(place)])
             != 0
         ):
             sys.exit("a network could not be exported")
     return place
-
-
-def loading(
-    scratch: Scratch, images: int = 4000, rounds: int = 3
-) -> Iterator[tuple[str, Any]]:
-    """Images a second: decoded, scaled, cut to 224x224, by `scdd pack` and by torchvision."""
-    import torch
-    from torchvision import datasets, transforms
-
-    folder, classes = scratch.place / "loaded", [f"c{number}" for number in range(10)]
-    make_folder(folder, classes, len(classes), images, (320, 288))
-    convert = transforms.Compose(
-        [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
-    )
-    ours, theirs = [], []
-    for number in range(rounds):
-        out = str(scratch.place / f"packed-{number}")
-        arguments = (
-            "pack",
-            str(folder),
-            "--size",
-            "224",
-            "--only",
-            "test",
-            "--out",
-            out,
-        )
-        ours.append(images / scratch.run(*arguments)["seconds"])
-        shutil.rmtree(out)
-        loader = torch.utils.data.DataLoader(
-            datasets.ImageFolder(str(folder / "test"), convert),
-            batch_size=50,
-            num_workers=WORKERS,
-        )
-        start = time.perf_counter()
-        seen = sum(len(labels) for _, labels in loader)
-        theirs.append(seen / (time.perf_counter() - start))
-    rates = [float(np.median(rates)) for rates in (ours, theirs)]
-    yield "scdd pack, images a second", round(rates[0])
-    yield "torchvision's ImageFolder, 2 workers, images a second", round(rates[1])
-    yield "ours / torchvision", round(rates[0] / rates[1], 2)
-    shutil.rmtree(folder)
 
 
 def main() -> None:
@@ -254,7 +226,7 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=50_000)
     parser.add_argument("--scdd", type=Path, default=ROOT / "target/release/scdd")
     parser.add_argument(
-        "--skip", nargs="*", default=[], choices=["commands", "validation", "loading"]
+        "--skip", nargs="*", default=[], choices=["commands", "validation"]
     )
     chosen = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -263,7 +235,6 @@ def main() -> None:
         parts = {
             "commands": lambda: commands(scratch, chosen.images),
             "validation": lambda: validation(scratch, chosen.tested),
-            "loading": lambda: loading(scratch),
         }
         for name, part in parts.items():
             if name not in chosen.skip:

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -96,6 +97,12 @@ STARTS = {
     "start-dry-run": ["run", "configs/quickstart.yaml", "--dry-run"],
 }
 STARTS_PEER = "the same by scdd-worker, which links libtorch"
+# Images to load; their height and width.
+LOADED, LOADED_SIDES = 4000, (320, 288)
+LOADS = {
+    "load-folder": "loading: 4,000 JPEG files of 320×288, scaled and cut to 224×224, by scdd pack, which also writes them",
+}
+LOADS_PEER = "torchvision's ImageFolder, 2 workers"
 
 
 def build(architecture: str):
@@ -311,6 +318,37 @@ def train(name: str, how: str):
     return epoch
 
 
+def loaded() -> Path:
+    """A folder of JPEG files, made once."""
+    from large_folder import make_folder
+
+    folder = BENCH / "images"
+    if not folder.exists():
+        aside = BENCH / "images.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        classes = [f"c{number}" for number in range(10)]
+        make_folder(aside, classes, len(classes), LOADED, LOADED_SIDES)
+        aside.rename(folder)
+    return folder
+
+
+def load_folder(_name: str, _how: str):
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    convert = transforms.Compose(
+        [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
+    )
+    images = datasets.ImageFolder(str(loaded() / "test"), convert)
+
+    def turn() -> None:
+        for _images, _labels in DataLoader(images, batch_size=50, num_workers=2):
+            pass
+
+    return turn
+
+
 def peak_mib() -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -320,9 +358,9 @@ def peak_mib() -> float:
 
 def work(peer: str, name: str) -> None:
     """A peer: answers every line with the time of one evaluation."""
-    if name in STAGES:
+    if name in STAGES or name in LOADS:
         kind, how = peer.split("-")
-        turn = {"label": label, "train": train}[kind](name, how)
+        turn = {"label": label, "train": train, "load": load_folder}[kind](name, how)
         turn()
         about = {}
     else:
@@ -423,7 +461,7 @@ class Program:
 
     def turn(self) -> dict:
         with tempfile.TemporaryDirectory() as output:
-            command = [output if part == OUTPUT else part for part in self.command]
+            command = [part.replace(OUTPUT, output) for part in self.command]
             begin = time.perf_counter()
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             return {"ms": (time.perf_counter() - begin) * 1e3}
@@ -485,6 +523,15 @@ def measure_run(name: str, binary: str, rounds: int) -> list[dict]:
         title: Program([*command, *flags]) for title, flags in RUN_PEERS.items()
     }
     return take_turns(RUN_TITLES[name], peers, rounds)
+
+
+def measure_load(name: str, binary: str, rounds: int) -> list[dict]:
+    command = [binary, "pack", str(loaded()), "--size", "224", "--only", "test"]
+    peers = {
+        "ours": Program([*command, "--out", f"{OUTPUT}/packed"]),
+        LOADS_PEER: worker("load-torchvision", name),
+    }
+    return take_turns(LOADS[name], peers, rounds)
 
 
 def measure_start(name: str, binaries: dict[str, str], rounds: int) -> list[dict]:
@@ -578,7 +625,7 @@ def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         return work(*sys.argv[2:4])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*WORKS, *STAGES, *RUNS, *STARTS]
+    names = [*WORKS, *STAGES, *LOADS, *RUNS, *STARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
@@ -589,13 +636,16 @@ def main() -> None:
     path = args.out / "benchmarks.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     order = [f"recover: {title}" for title in TITLES.values()]
-    order += [*STAGE_TITLES.values(), *RUN_TITLES.values(), *map(start_title, STARTS)]
+    order += [*STAGE_TITLES.values(), *LOADS.values(), *RUN_TITLES.values()]
+    order += map(start_title, STARTS)
     for name in args.only:
         if name in RUNS:
             # Minutes each, and long enough to vary little.
             found = measure_run(name, binaries["scdd"], max(args.rounds // 3, 1))
         elif name in STARTS:
             found = measure_start(name, binaries, args.rounds)
+        elif name in LOADS:
+            found = measure_load(name, binaries["scdd"], args.rounds)
         elif name in STAGES:
             found = measure_stage(name, binaries["stages"], args.rounds)
         else:

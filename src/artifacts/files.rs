@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -86,7 +87,11 @@ pub fn image(folder: &Path, item: Item, classes: &[String]) -> PathBuf {
     class.join(png::file_name(item.number as usize))
 }
 
+/// Images that are encoded before any of them is written.
+const ENCODED_AT_ONCE: usize = 64;
+
 /// Writes each of `items` atomically as a PNG in `<folder>/<class>/`; `pixels` is `[N, C, H, W]`.
+/// They are encoded in parallel: one after another that takes longer than a step on a GPU.
 pub fn write_images(
     work: &WorkDir,
     folder: &Path,
@@ -96,8 +101,14 @@ pub fn write_images(
     shape: [usize; 3],
 ) -> Result<(), FileError> {
     let [channels, height, width] = shape;
-    for (item, pixels) in items.iter().zip(pixels.chunks_exact(channels * height * width)) {
-        work.write(image(folder, *item, classes), &png::encode(pixels, channels, height, width)?)?;
+    let length = channels * height * width;
+    let parts = items.chunks(ENCODED_AT_ONCE).zip(pixels.chunks(ENCODED_AT_ONCE * length));
+    for (items, pixels) in parts {
+        let encode = |pixels| png::encode(pixels, channels, height, width);
+        let files: Vec<_> = pixels.par_chunks_exact(length).map(encode).collect();
+        for (item, file) in items.iter().zip(files) {
+            work.write(image(folder, *item, classes), &file?)?;
+        }
     }
     Ok(())
 }

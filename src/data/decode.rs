@@ -14,6 +14,8 @@ use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder, Limits};
 use mozjpeg::{ColorSpace, Decompress};
 
+use super::png::{interleave, planes};
+
 /// The most pixels of an image, before or after scaling: Pillow's own limit.
 const MAX_PIXELS: u64 = 178_956_970;
 /// The most scans of a JPEG file. Progressive files have about ten; each scan costs a pass over the
@@ -191,7 +193,7 @@ pub(super) fn fitted(
     } else {
         covering(&image, height, width)?
     };
-    Ok(super::png::planes(&image.values, channels))
+    Ok(planes(&image.values, channels))
 }
 
 fn with_channels(image: Pixels, channels: usize) -> Pixels {
@@ -238,10 +240,10 @@ pub(super) fn stretched(
     [channels, height, width]: [usize; 3],
     [tall, wide]: [usize; 2],
 ) -> Vec<u8> {
-    let values = super::png::interleave(pixels, channels);
+    let values = interleave(pixels, channels);
     let image = Pixels { channels, height, width, values };
     let (rows, columns) = (weights(height, tall, 0..tall), weights(width, wide, 0..wide));
-    super::png::planes(&resampled(&image, &rows, &columns).values, channels)
+    planes(&resampled(&image, &rows, &columns).values, channels)
 }
 
 /// The source positions of one output position, from `first` on, and their weights.
@@ -274,38 +276,59 @@ fn weights(source: usize, output: usize, wanted: Range<usize>) -> Vec<Weights> {
 
 /// Resamples along rows, then along columns, rounding to bytes in between as Pillow does.
 fn resampled(image: &Pixels, rows: &[Weights], columns: &[Weights]) -> Pixels {
-    let (channels, stride, width) = (image.channels, image.channels * image.width, columns.len());
+    let (channels, line) = (image.channels, image.channels * columns.len());
     let first = rows.iter().map(|row| row.first).min().unwrap_or(0);
     let end = rows.iter().map(|row| row.first + row.weights.len()).max().unwrap_or(0);
-    let byte = |sum: i32| (sum >> PRECISION_BITS).clamp(0, 255) as u8;
-    let half = 1 << (PRECISION_BITS - 1);
-    let mut across = Vec::with_capacity((end - first) * width * channels);
-    for row in image.values[first * stride..end * stride].chunks_exact(stride) {
-        for column in columns {
-            for channel in 0..channels {
-                let source = row[column.first * channels + channel..].iter().step_by(channels);
-                across.push(byte(
-                    source
-                        .zip(&column.weights)
-                        .fold(half, |sum, (&value, weight)| sum + i32::from(value) * weight),
-                ));
+    let stride = channels * image.width;
+    let source = &image.values[first * stride..end * stride];
+    let across = match channels {
+        1 => along_rows::<1>(source, image.width, columns),
+        3 => along_rows::<3>(source, image.width, columns),
+        _ => {
+            interleave(&along_rows::<1>(&planes(source, channels), image.width, columns), channels)
+        }
+    };
+    let mut values = vec![0; rows.len() * line];
+    let mut sums = vec![0; line];
+    for (row, target) in rows.iter().zip(values.chunks_exact_mut(line)) {
+        sums.fill(HALF);
+        let lines = across[(row.first - first) * line..].chunks_exact(line);
+        for (source, &weight) in lines.zip(&row.weights) {
+            for (sum, &value) in sums.iter_mut().zip(source) {
+                *sum += i32::from(value) * weight;
             }
         }
+        for (value, &sum) in target.iter_mut().zip(&sums) {
+            *value = byte(sum);
+        }
     }
-    let line = width * channels;
-    let mut values = Vec::with_capacity(rows.len() * line);
-    for row in rows {
-        let source = &across[(row.first - first) * line..];
-        values.extend((0..line).map(|at| {
-            let column = source[at..].iter().step_by(line);
-            byte(
-                column
-                    .zip(&row.weights)
-                    .fold(half, |sum, (&value, weight)| sum + i32::from(value) * weight),
-            )
-        }));
+    Pixels { channels, height: rows.len(), width: columns.len(), values }
+}
+
+/// Each row of `source`, of `width` pixels of `C` values, at the output positions `columns`.
+fn along_rows<const C: usize>(source: &[u8], width: usize, columns: &[Weights]) -> Vec<u8> {
+    let (pixels, _) = source.as_chunks::<C>();
+    let mut across = vec![0; pixels.len() / width * columns.len() * C];
+    let (outputs, _) = across.as_chunks_mut::<C>();
+    for (row, outputs) in pixels.chunks_exact(width).zip(outputs.chunks_exact_mut(columns.len())) {
+        for (column, output) in columns.iter().zip(outputs) {
+            let mut sums = [HALF; C];
+            for (pixel, &weight) in row[column.first..].iter().zip(&column.weights) {
+                for (sum, &value) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(value) * weight;
+                }
+            }
+            *output = sums.map(byte);
+        }
     }
-    Pixels { channels, height: rows.len(), width, values }
+    across
+}
+
+/// A half in fixed point, so that shifting rounds.
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+
+fn byte(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
 #[cfg(test)]

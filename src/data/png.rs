@@ -153,16 +153,24 @@ fn slug(name: &str) -> String {
 /// `[C, H, W]` to `[H, W, C]`.
 pub(super) fn interleave(pixels: &[u8], channels: usize) -> Vec<u8> {
     let plane = pixels.len() / channels;
-    (0..plane)
-        .flat_map(|position| (0..channels).map(move |channel| pixels[channel * plane + position]))
-        .collect()
+    let mut interleaved = vec![0; pixels.len()];
+    for (channel, plane) in pixels.chunks_exact(plane).enumerate() {
+        for (pixel, &value) in interleaved.chunks_exact_mut(channels).zip(plane) {
+            pixel[channel] = value;
+        }
+    }
+    interleaved
 }
 
 /// `[H, W, C]` to `[C, H, W]`.
 pub(super) fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
-    (0..channels)
-        .flat_map(|channel| pixels.iter().skip(channel).step_by(channels).copied())
-        .collect()
+    let mut planes = vec![0; pixels.len()];
+    for (channel, plane) in planes.chunks_exact_mut(pixels.len() / channels).enumerate() {
+        for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(channels)) {
+            *value = pixel[channel];
+        }
+    }
+    planes
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! gradient of a strided convolution is one small convolution per phase of the stride, each with
 //! the taps that reach the phase's pixels.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
@@ -37,6 +39,15 @@ pub struct Direct {
     stride: [usize; 2],
     step: [usize; 2],
     pub(super) phases: Vec<Phase>,
+}
+
+/// An output pixel of a phase.
+pub(super) struct Target {
+    /// Its index among all output pixels.
+    pub pixel: usize,
+    image: usize,
+    /// The place in the input that its taps are offset from.
+    base: [usize; 2],
 }
 
 /// A tap: its offset in the input, and its position in the kernel.
@@ -92,6 +103,29 @@ impl Direct {
             step: geometry.stride,
             phases,
         }
+    }
+
+    /// The pixels of `phase` within `pixels` of an output of extent `to`, in order.
+    pub(super) fn targets(
+        &self,
+        phase: &Phase,
+        to: Extent,
+        pixels: Range<usize>,
+    ) -> impl Iterator<Item = Target> {
+        let ([step_y, step_x], [stride_y, stride_x]) = (self.step, self.stride);
+        let [offset_y, offset_x] = phase.offset;
+        (pixels.start / to.w..pixels.end.div_ceil(to.w))
+            .filter(move |row| row % to.h % step_y == offset_y)
+            .flat_map(move |row| {
+                let (image, y) = (row / to.h, row % to.h / step_y * stride_y);
+                let columns = (offset_x..to.w).step_by(step_x).enumerate();
+                columns.map(move |(x, column)| Target {
+                    pixel: row * to.w + column,
+                    image,
+                    base: [y, x * stride_x],
+                })
+            })
+            .filter(move |target| pixels.contains(&target.pixel))
     }
 
     /// Whether every output pixel reads only the input pixel at its own position.
@@ -187,34 +221,35 @@ impl Kernel for DirectWork<'_> {
         }
         for phase in &conv.phases {
             let (k, columns) = (phase.weights.depth(), phase.weights.columns());
+            let range = self.first_pixel..self.first_pixel + pixels;
+            let mut targets = conv.targets(phase, self.to, range);
+            let place = |target: &Target| (target.pixel - self.first_pixel) * conv.outputs;
+            if k == 0 {
+                targets.for_each(|t| self.y[place(&t)..][..conv.outputs].fill(0.0));
+                continue;
+            }
             let (rows, products) = self.scratch.grow(BLOCK * (k + columns)).split_at_mut(BLOCK * k);
-            let mut block = [0; BLOCK];
-            let mut ours = (0..pixels).filter(|p| {
-                let (y, x) = (
-                    (self.first_pixel + p) / self.to.w % self.to.h,
-                    (self.first_pixel + p) % self.to.w,
-                );
-                [y % conv.step[0], x % conv.step[1]] == phase.offset
-            });
+            // Where pixels follow each other without gaps, products need no scratch memory.
+            let is_dense = conv.step == [1, 1] && columns == conv.outputs;
+            let mut places = [0; BLOCK];
             loop {
                 let mut count = 0;
-                for (place, pixel) in block.iter_mut().zip(&mut ours) {
-                    *place = pixel;
+                for (row, target) in rows.chunks_exact_mut(k).zip(targets.by_ref()) {
+                    gather(conv, phase, self.x, self.from, &target, row);
+                    places[count] = place(&target);
                     count += 1;
                 }
                 if count == 0 {
                     break;
                 }
-                for (pixel, row) in block[..count].iter().zip(rows.chunks_exact_mut(k.max(1))) {
-                    gather(conv, phase, self.x, self.from, self.to, self.first_pixel + pixel, row);
-                }
-                if k == 0 {
-                    products[..count * columns].fill(0.0);
+                if is_dense {
+                    let y = &mut self.y[places[0]..];
+                    multiply::<V>(rows, k, count, &phase.weights, y, columns);
+                    continue;
                 }
                 multiply::<V>(rows, k, count, &phase.weights, products, columns);
-                for (pixel, product) in block[..count].iter().zip(products.chunks_exact(columns)) {
-                    self.y[pixel * conv.outputs..][..conv.outputs]
-                        .copy_from_slice(&product[..conv.outputs]);
+                for (place, product) in places[..count].iter().zip(products.chunks_exact(columns)) {
+                    self.y[*place..][..conv.outputs].copy_from_slice(&product[..conv.outputs]);
                 }
             }
         }
@@ -227,13 +262,10 @@ pub(super) fn gather(
     phase: &Phase,
     x: &[f32],
     from: Extent,
-    to: Extent,
-    pixel: usize,
+    target: &Target,
     mut row: &mut [f32],
 ) {
-    let (n, y, column) = (pixel / to.w / to.h, pixel / to.w % to.h, pixel % to.w);
-    let base = [y / conv.step[0] * conv.stride[0], column / conv.step[1] * conv.stride[1]]
-        .map(|b| b as isize);
+    let base = target.base.map(|b| b as isize);
     let channels = conv.inputs;
     for run in &phase.runs {
         let (part, rest) = row.split_at_mut(run.len * channels);
@@ -246,7 +278,8 @@ pub(super) fn gather(
             part.fill(0.0);
             continue;
         }
-        let start = (n * from.h + y as usize) * from.w + (first + before as isize) as usize;
+        let start =
+            (target.image * from.h + y as usize) * from.w + (first + before as isize) as usize;
         part[..before * channels].fill(0.0);
         part[before * channels..end * channels]
             .copy_from_slice(&x[start * channels..][..(end - before) * channels]);

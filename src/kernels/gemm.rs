@@ -6,43 +6,45 @@ use std::ops::Range;
 use super::aligned::Aligned;
 use super::simd::{Isa, Vector};
 
-/// Rows of the register tile.
+/// Rows of the register tile. Its columns are the instruction set's [`Vector::PANEL`] vectors.
 const ROWS: usize = 6;
-/// Vectors per row of the register tile, and so per panel.
-const VECTORS: usize = 4;
+/// Rows of a register tile of one vector, which has as many sums under way as a wider tile.
+const TALL: usize = 2 * ROWS;
 /// Rows of a panel that one sweep reads. Together with the matching part of `a` they fit the
 /// first-level cache.
 const DEPTH: usize = 256;
 
-/// A `[k, n]` matrix, cut into panels of columns. Columns are padded with zeros to whole vectors.
+/// A `[k, n]` matrix, cut into panels of columns as wide as the register tile. Columns are padded
+/// with zeros to whole vectors.
 #[derive(Clone)]
 pub struct Packed {
     k: usize,
     columns: usize,
-    lanes: usize,
+    /// Columns of all panels but the last, which may be narrower.
+    most: usize,
     data: Aligned,
 }
 
 impl Packed {
     /// Packs the matrix whose element in row `i`, column `j` is `at(i, j)`.
     pub fn new(isa: Isa, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Self {
-        let lanes = isa.lanes();
-        let columns = n.next_multiple_of(lanes);
+        let most = isa.panel();
+        let columns = n.next_multiple_of(isa.lanes());
         let mut data = Aligned::zeros(k * columns);
-        for first in (0..columns).step_by(VECTORS * lanes) {
-            let width = (columns - first).min(VECTORS * lanes);
+        for first in (0..columns).step_by(most) {
+            let width = (columns - first).min(most);
             let panel = &mut data[first * k..][..width * k];
             for (i, row) in panel.chunks_exact_mut(width).enumerate() {
                 let real = width.min(n.saturating_sub(first));
                 row[..real].iter_mut().enumerate().for_each(|(j, v)| *v = at(i, first + j));
             }
         }
-        Self { k, columns, lanes, data }
+        Self { k, columns, most, data }
     }
 
     /// The panels: first column, number of columns, values row by row.
     pub(super) fn panels_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut [f32])> {
-        let (k, columns, most) = (self.k, self.columns, VECTORS * self.lanes);
+        let (k, columns, most) = (self.k, self.columns, self.most);
         let widths =
             (0..columns).step_by(most).map(move |first| (first, (columns - first).min(most)));
         let mut rest = &mut self.data[..k * columns];
@@ -58,24 +60,30 @@ impl Packed {
     /// # Panics
     /// Unless a panel starts there.
     pub(super) fn panel(&self, first: usize) -> Panel<'_> {
-        let most = VECTORS * self.lanes;
-        assert!(first.is_multiple_of(most) && first < self.columns);
-        let width = (self.columns - first).min(most);
+        assert!(first.is_multiple_of(self.most) && first < self.columns);
+        let width = (self.columns - first).min(self.most);
         Panel { values: &self.data[first * self.k..][..width * self.k], width }
     }
 
     /// Writes the transpose of `rows`, times `factor`: one column after the other, each as long as
-    /// `rows`.
+    /// `rows`, which must be whole vectors.
     #[inline(always)]
-    pub(super) fn transpose(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
+    pub(super) fn transpose<V: Vector>(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
         let count = rows.len();
-        let mut columns = to.chunks_exact_mut(count);
-        for first in (0..self.columns).step_by(VECTORS * self.lanes) {
-            let panel = self.panel(first);
-            let values = &panel.values[rows.start * panel.width..rows.end * panel.width];
-            for (column, to) in columns.by_ref().take(panel.width).enumerate() {
-                for (value, row) in to.iter_mut().zip(values.chunks_exact(panel.width)) {
-                    *value = factor * row[column];
+        assert!(count.is_multiple_of(V::COUNT) && self.columns.is_multiple_of(V::COUNT));
+        assert!(rows.end <= self.k && to.len() >= self.columns * count);
+        for first in (0..self.columns).step_by(self.most) {
+            let Panel { values, width } = self.panel(first);
+            for column in (0..width).step_by(V::COUNT) {
+                for row in (0..count).step_by(V::COUNT) {
+                    let (at, place) =
+                        ((rows.start + row) * width + column, (first + column) * count + row);
+                    // SAFETY: by the assertions above, the panel has COUNT rows of COUNT values
+                    // from `at` on, and `to` from `place` on.
+                    unsafe {
+                        let (from, to) = (values.as_ptr().add(at), to.as_mut_ptr().add(place));
+                        V::transpose(from, width, factor, to, count);
+                    }
                 }
             }
         }
@@ -96,7 +104,7 @@ impl Packed {
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
     pub values: &'a [f32],
-    /// The number of columns: one to four whole vectors.
+    /// The number of columns: one to [`Vector::PANEL`] whole vectors.
     pub width: usize,
 }
 
@@ -111,8 +119,22 @@ pub(super) fn multiply<V: Vector>(
     c: &mut [f32],
     ldc: usize,
 ) {
-    for first in (0..b.columns).step_by(VECTORS * V::COUNT) {
-        multiply_panel::<V>(a, lda, rows, b.panel(first), &mut c[first..], ldc);
+    multiply_columns::<V>(a, lda, rows, (b, 0..b.columns), c, ldc);
+}
+
+/// As [`multiply`] for a range of columns of `b`, which begins with a panel. They go to the start
+/// of `c`'s rows.
+#[inline(always)]
+pub(super) fn multiply_columns<V: Vector>(
+    a: &[f32],
+    lda: usize,
+    rows: usize,
+    (b, range): (&Packed, Range<usize>),
+    c: &mut [f32],
+    ldc: usize,
+) {
+    for first in range.clone().step_by(V::PANEL * V::COUNT) {
+        multiply_panel::<V>(a, lda, rows, b.panel(first), &mut c[first - range.start..], ldc);
     }
 }
 
@@ -129,7 +151,7 @@ pub(super) fn multiply_panel<V: Vector>(
     if rows == 0 {
         return;
     }
-    assert!(width.is_multiple_of(V::COUNT) && (1..=VECTORS).contains(&(width / V::COUNT)));
+    assert!(width.is_multiple_of(V::COUNT) && (1..=V::PANEL).contains(&(width / V::COUNT)));
     let whole = values.len() / width;
     assert!(
         lda >= whole
@@ -146,18 +168,13 @@ pub(super) fn multiply_panel<V: Vector>(
             let (a, b, c) =
                 (a.as_ptr().add(depth), values.as_ptr().add(depth * width), c.as_mut_ptr());
             match width / V::COUNT {
-                4 => strip.sweep::<V, 4>(rows, a, b, c),
-                3 => strip.sweep::<V, 3>(rows, a, b, c),
+                4 if V::PANEL >= 4 => strip.sweep::<V, 4>(rows, a, b, c),
+                3 if V::PANEL >= 3 => strip.sweep::<V, 3>(rows, a, b, c),
                 2 => strip.sweep::<V, 2>(rows, a, b, c),
                 _ => strip.sweep::<V, 1>(rows, a, b, c),
             }
         }
     }
-}
-
-/// The number of columns of a full panel.
-pub(super) fn panel_width(lanes: usize) -> usize {
-    VECTORS * lanes
 }
 
 /// The sizes that all register tiles of one panel share.
@@ -183,10 +200,14 @@ impl GemmStrip {
         b: *const f32,
         c: *mut f32,
     ) {
-        let whole = rows - rows % ROWS;
+        let tall = if N == 1 { rows - rows % TALL } else { 0 };
+        let whole = rows - (rows - tall) % ROWS;
         // SAFETY: every tile lies within the rows that the caller guarantees.
         unsafe {
-            for row in (0..whole).step_by(ROWS) {
+            for row in (0..tall).step_by(TALL) {
+                self.tile::<V, TALL, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
+            }
+            for row in (tall..whole).step_by(ROWS) {
                 self.tile::<V, ROWS, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
             }
             let (a, c) = (a.add(whole * self.lda), c.add(whole * self.ldc));
@@ -264,9 +285,13 @@ pub(super) fn add_outer<V: Vector>(
     unsafe {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         let mut first = 0;
-        while first + VECTORS * V::COUNT <= n {
-            outer.sweep::<V, VECTORS>(m, a, b.add(first), c.add(first));
-            first += VECTORS * V::COUNT;
+        while V::PANEL >= 4 && first + 4 * V::COUNT <= n {
+            outer.sweep::<V, 4>(m, a, b.add(first), c.add(first));
+            first += 4 * V::COUNT;
+        }
+        while first + 2 * V::COUNT <= n {
+            outer.sweep::<V, 2>(m, a, b.add(first), c.add(first));
+            first += 2 * V::COUNT;
         }
         while first + V::COUNT <= n {
             outer.sweep::<V, 1>(m, a, b.add(first), c.add(first));

@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use super::aligned::Aligned;
 use super::conv::Extent;
 use super::direct::{BLOCK, Direct, gather};
+use super::filter::{Filter, Four, Spread, Two, WinogradInput};
 use super::gemm::add_outer;
 use super::simd::{Isa, Kernel, Vector};
-use super::winograd::{
-    Filter, Four, Place, Spread, Tile, Tiled, Two, Winograd, WinogradInput, plane,
-};
+use super::tiles::{Place, Tiled, plane};
+use super::winograd::{Tile, Winograd};
 
 /// Tiles per group: the depth of one matrix product.
 const GROUP: usize = 32;
@@ -242,8 +242,9 @@ impl Direct {
                 ((index * pixels).min(to.pixels()), ((index + 1) * pixels).min(to.pixels()));
             for block in (first..last).step_by(BLOCK) {
                 let count = BLOCK.min(last - block);
-                for (pixel, row) in (block..block + count).zip(rows.chunks_exact_mut(k)) {
-                    gather(self, phase, x, from, to, pixel, row);
+                let targets = self.targets(phase, to, block..block + count);
+                for (target, row) in targets.zip(rows.chunks_exact_mut(k)) {
+                    gather(self, phase, x, from, &target, row);
                 }
                 let work = OuterSum {
                     a: (rows, k),

@@ -9,11 +9,14 @@ mod aligned;
 pub mod conv;
 pub mod depthwise;
 pub mod direct;
+mod filter;
 pub mod gemm;
 pub mod gradient;
 pub mod pass;
+pub mod peak;
 pub mod pool;
 mod simd;
+mod tiles;
 mod wide;
 pub mod winograd;
 

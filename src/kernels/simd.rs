@@ -4,8 +4,9 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m256, __m512, _CMP_GT_OQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_div_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_set1_ps,
-    _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
+    _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_sub_ps,
+    _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps,
     _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps,
     _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
@@ -15,6 +16,9 @@ use std::sync::LazyLock;
 /// [`Isa::run`], on a machine that has its instructions.
 pub(super) trait Vector: Copy {
     const COUNT: usize;
+    /// Vectors per row of a matrix product's register tile: as many as the registers hold for its
+    /// six rows, besides a row of each factor.
+    const PANEL: usize;
 
     fn splat(value: f32) -> Self;
     /// # Safety
@@ -33,6 +37,18 @@ pub(super) trait Vector: Copy {
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `yes` where `self > bound`, elsewhere 0.
     fn above(self, bound: Self, yes: Self) -> Self;
+    /// Writes the transpose of a block of `COUNT` rows of `COUNT` values, times `factor`. The rows
+    /// are `stride` apart at `from`, and `to_stride` at `to`.
+    ///
+    /// # Safety
+    /// The block's values must be readable at `from`, and writable at `to`.
+    unsafe fn transpose(
+        from: *const f32,
+        stride: usize,
+        factor: f32,
+        to: *mut f32,
+        to_stride: usize,
+    );
 
     /// The first `COUNT` values of a slice.
     #[inline(always)]
@@ -53,6 +69,7 @@ pub(super) trait Vector: Copy {
 
 impl Vector for f32 {
     const COUNT: usize = 1;
+    const PANEL: usize = 2;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -101,16 +118,63 @@ impl Vector for f32 {
     fn above(self, bound: Self, yes: Self) -> Self {
         if self > bound { yes } else { 0.0 }
     }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, _: usize, factor: f32, to: *mut f32, _: usize) {
+        // SAFETY: the caller guarantees it.
+        unsafe { *to = *from * factor }
+    }
+}
+
+/// Transposes eight rows of eight values in registers: pairs, then fours, then halves.
+///
+/// # Safety
+/// As [`Vector::transpose`], on a machine with AVX.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn transpose_eight(
+    from: *const f32,
+    stride: usize,
+    factor: f32,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    // SAFETY: the caller guarantees the memory and the instructions.
+    unsafe {
+        let factor = _mm256_set1_ps(factor);
+        let mut rows = [factor; 8];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = _mm256_mul_ps(_mm256_loadu_ps(from.add(i * stride)), factor);
+        }
+        let mut pairs = rows;
+        for i in 0..4 {
+            pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        let mut fours = pairs;
+        for i in [0, 4] {
+            for j in 0..2 {
+                fours[i + 2 * j] = _mm256_shuffle_ps::<0x44>(pairs[i + j], pairs[i + j + 2]);
+                fours[i + 2 * j + 1] = _mm256_shuffle_ps::<0xee>(pairs[i + j], pairs[i + j + 2]);
+            }
+        }
+        for i in 0..4 {
+            let low = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
+            let high = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
+            _mm256_storeu_ps(to.add(i * to_stride), low);
+            _mm256_storeu_ps(to.add((i + 4) * to_stride), high);
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86 {
-    ($vector:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
+    ($vector:ty, $count:literal, $panel:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident, $max:ident,
      $fma:ident, |$a:ident, $bound:ident, $yes:ident| $above:expr) => {
         // SAFETY of every block below: the type is named only on machines that have its
         // instructions (see `Vector`), and the caller guarantees that its pointers are valid.
         impl Vector for $vector {
             const COUNT: usize = $count;
+            const PANEL: usize = $panel;
 
             #[inline(always)]
             fn splat(value: f32) -> Self {
@@ -168,6 +232,24 @@ macro_rules! x86 {
                 // SAFETY: see above.
                 unsafe { $above }
             }
+            #[inline(always)]
+            unsafe fn transpose(
+                from: *const f32,
+                stride: usize,
+                factor: f32,
+                to: *mut f32,
+                to_stride: usize,
+            ) {
+                for (i, j) in
+                    (0..$count).step_by(8).flat_map(|i| (0..$count).step_by(8).map(move |j| (i, j)))
+                {
+                    // SAFETY: the caller guarantees the whole block, and AVX2 and AVX-512 have AVX.
+                    unsafe {
+                        let (from, to) = (from.add(i * stride + j), to.add(j * to_stride + i));
+                        transpose_eight(from, stride, factor, to, to_stride);
+                    }
+                }
+            }
         }
     };
 }
@@ -176,6 +258,7 @@ macro_rules! x86 {
 x86!(
     __m512,
     16,
+    4,
     _mm512_set1_ps,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
@@ -197,6 +280,7 @@ x86!(
 x86!(
     __m256,
     8,
+    2,
     _mm256_set1_ps,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
@@ -283,6 +367,17 @@ impl Isa {
             Self::Avx512 => 16,
             Self::Avx2 => 8,
             Self::Portable => 1,
+        }
+    }
+
+    /// Columns of a matrix product's register tile, [`Vector::PANEL`] vectors.
+    pub(super) fn panel(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => <__m512 as Vector>::PANEL * self.lanes(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => <__m256 as Vector>::PANEL * self.lanes(),
+            _ => <f32 as Vector>::PANEL,
         }
     }
 

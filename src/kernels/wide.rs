@@ -9,17 +9,18 @@
 //! weights of its own: it transposes those of the forward pass.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
 use super::conv::{Epilogue, Extent, Piece, with_scratch};
-use super::gemm::{Panel, multiply_panel, panel_width};
+use super::filter::{Filter, Four, Two, WinogradInput};
+use super::gemm::{Panel, multiply_panel};
 use super::simd::{Kernel, Vector};
-use super::winograd::{
-    Filter, Four, Place, Tile, Tiled, Two, Winograd, WinogradInput, WinogradOutput, plane,
-};
+use super::tiles::{Place, Tiled, WinogradOutput, plane};
+use super::winograd::{STRIP, Tile, WantedStages, Winograd, WinogradStage};
 
 /// Pieces whose tiles are multiplied with one panel while the panel is in cache.
 const PIECES: usize = 10;
@@ -32,6 +33,7 @@ static BUFFERS: Mutex<Vec<[Aligned; 2]>> = Mutex::new(Vec::new());
 /// piece.
 pub(super) fn run(
     conv: &Winograd,
+    stages: WantedStages,
     x: (&[f32], Extent),
     to: Extent,
     pieces: (Vec<Piece>, &[Vec<Place>]),
@@ -40,14 +42,15 @@ pub(super) fn run(
     let free = || BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffers = free().pop().unwrap_or_default();
     match conv.tile {
-        Tile::Two => by_panels::<Two, 4, 2>(conv, x, to, pieces, epilogue, &mut buffers),
-        Tile::Four => by_panels::<Four, 6, 4>(conv, x, to, pieces, epilogue, &mut buffers),
+        Tile::Two => by_panels::<Two, 4, 2>(conv, stages, x, to, pieces, epilogue, &mut buffers),
+        Tile::Four => by_panels::<Four, 6, 4>(conv, stages, x, to, pieces, epilogue, &mut buffers),
     }
     free().push(buffers);
 }
 
 fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     conv: &Winograd,
+    stages: WantedStages,
     (x, from): (&[f32], Extent),
     to: Extent,
     (pieces, places): (Vec<Piece>, &[Vec<Place>]),
@@ -55,8 +58,7 @@ fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     [transformed, columns]: &mut [Aligned; 2],
 ) {
     let most = places.iter().map(Vec::len).max().unwrap_or(0);
-    let (plane, width) =
-        (plane(most * conv.inputs), panel_width(conv.isa.lanes()).min(conv.outputs));
+    let (plane, width) = (plane(most * conv.inputs), STRIP.min(conv.outputs));
     let stride = IN * IN * plane;
     let mut pieces = pieces.into_iter();
     for places in places.chunks(PIECES) {
@@ -66,38 +68,44 @@ fn by_panels<F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
             (first.first_pixel, group.iter().map(|piece| piece.rows.len()).sum::<usize>());
         let pixels = values / conv.outputs;
         let transformed = &mut transformed.grow(places.len() * stride)[..places.len() * stride];
-        transformed.par_chunks_exact_mut(stride).zip(places).for_each(|(to, places)| {
-            conv.isa.run(Transforms::<F, IN, OUT> {
-                conv,
-                x,
-                from,
-                places,
-                to,
-                plane,
-                filter: PhantomData,
+        if stages.has(WinogradStage::Input) {
+            transformed.par_chunks_exact_mut(stride).zip(places).for_each(|(to, places)| {
+                conv.isa.run(Transforms::<F, IN, OUT> {
+                    conv,
+                    x,
+                    from,
+                    places,
+                    to,
+                    plane,
+                    filter: PhantomData,
+                });
             });
-        });
+        }
         let transformed = Transformed { values: transformed, stride, plane, places };
         let columns = &mut columns.grow(values)[..values];
-        columns.par_chunks_mut(pixels * width).enumerate().for_each(|(panel, y)| {
+        columns.par_chunks_mut(pixels * width).enumerate().for_each(|(strip, y)| {
             let made = WinogradOutput { channels: y.len() / pixels, y, to, first_pixel };
             let work = TileColumns::<F, IN, OUT> {
                 conv,
-                first: panel * width,
+                stages,
+                first: strip * width,
                 transformed,
                 made,
                 filter: PhantomData,
             };
             with_scratch(|scratch| conv.isa.run(WideScratched { work, scratch }));
         });
+        if !stages.has(WinogradStage::Output) {
+            continue;
+        }
         let columns = &*columns;
         group.into_par_iter().for_each(|piece| {
             for (pixel, row) in
                 (piece.first_pixel - first_pixel..).zip(piece.rows.chunks_exact_mut(conv.outputs))
             {
-                for (panel, part) in row.chunks_mut(width).enumerate() {
+                for (strip, part) in row.chunks_mut(width).enumerate() {
                     part.copy_from_slice(
-                        &columns[panel * width * pixels + pixel * part.len()..][..part.len()],
+                        &columns[strip * width * pixels + pixel * part.len()..][..part.len()],
                     );
                 }
             }
@@ -146,10 +154,11 @@ struct Transformed<'a> {
     places: &'a [Vec<Place>],
 }
 
-/// The work on one panel of output channels.
+/// The work on one strip of output channels.
 struct TileColumns<'a, F, const IN: usize, const OUT: usize> {
     conv: &'a Winograd,
-    /// The panel's first channel.
+    stages: WantedStages,
+    /// The strip's first channel.
     first: usize,
     transformed: Transformed<'a>,
     made: WinogradOutput<'a>,
@@ -168,24 +177,39 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { work: TileColumns { conv, first, transformed, mut made, .. }, scratch } = self;
+        let Self { work, scratch } = self;
+        let TileColumns { conv, stages, first, transformed, mut made, .. } = work;
         let width = made.channels;
         let tiles: usize = transformed.places.iter().map(Vec::len).sum();
         let plane = plane(tiles * width);
+        let most = V::PANEL * V::COUNT;
         let (products, rest) =
-            scratch.grow(IN * IN * plane + conv.inputs * width).split_at_mut(IN * IN * plane);
-        let turned = &mut rest[..conv.inputs * width];
-        for position in 0..IN * IN {
-            let panel = panel::<F, IN, OUT>(conv, position, first, width, turned);
-            let mut at = position * plane;
+            scratch.grow(IN * IN * plane + conv.inputs * most).split_at_mut(IN * IN * plane);
+        let turned = &mut rest[..conv.inputs * most];
+        let positions = if stages.has(WinogradStage::Products) { IN * IN } else { 0 };
+        for (position, at) in
+            (0..positions).flat_map(|p| (0..width).step_by(most).map(move |at| (p, at)))
+        {
+            let columns = first + at..first + width.min(at + most);
+            let panel = panel::<V, F, IN, OUT>(conv, position, columns, turned);
+            let mut to = position * plane + at;
             for (piece, places) in
                 transformed.values.chunks_exact(transformed.stride).zip(transformed.places)
             {
                 let a = &piece[position * transformed.plane..];
-                let c = &mut products[at..][..places.len() * width];
-                multiply_panel::<V>(a, conv.inputs, places.len(), panel, c, width);
-                at += c.len();
+                multiply_panel::<V>(
+                    a,
+                    conv.inputs,
+                    places.len(),
+                    panel,
+                    &mut products[to..],
+                    width,
+                );
+                to += places.len() * width;
             }
+        }
+        if !stages.has(WinogradStage::Output) {
+            return;
         }
         for (t, &place) in transformed.places.iter().flatten().enumerate() {
             made.transform::<V, F, IN, OUT>(place, &products[t * width..], plane, 0..width);
@@ -193,20 +217,21 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
     }
 }
 
-/// The weights of one tile position for the `width` output channels from `first` on. `turned` is
-/// scratch memory for one transposed panel.
+/// The weights of one tile position for one panel of output channels. `turned` is scratch memory
+/// for a transposed panel.
 #[inline(always)]
-fn panel<'a, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
+fn panel<'a, V: Vector, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
     conv: &'a Winograd,
     position: usize,
-    first: usize,
-    width: usize,
+    columns: Range<usize>,
     turned: &'a mut [f32],
 ) -> Panel<'a> {
     if !conv.turned {
-        return conv.weights[position].panel(first);
+        return conv.weights[position].panel(columns.start);
     }
+    let turned = &mut turned[..conv.inputs * columns.len()];
     let ((y, factor_y), (x, factor_x)) = (F::TURNED[position / IN], F::TURNED[position % IN]);
-    conv.weights[y * IN + x].transpose(first..first + width, factor_y * factor_x, turned);
+    let width = columns.len();
+    conv.weights[y * IN + x].transpose::<V>(columns, factor_y * factor_x, turned);
     Panel { values: turned, width }
 }

@@ -47,6 +47,8 @@ pub struct Replica {
     pub(crate) dying: Vec<Vec<ValueId>>,
     /// The type that replaces float32, after [`Replica::to_kind`].
     pub(crate) precision: Option<Kind>,
+    /// The type in which convolutions multiply, after [`Replica::with_convolutions_in`].
+    convolutions: Option<Kind>,
 }
 
 impl Replica {
@@ -67,7 +69,7 @@ impl Replica {
             constants[id] = Some(tensor);
         }
         let dying = last_uses(&graph);
-        Ok(Self { graph, constants, dying, precision: None })
+        Ok(Self { graph, constants, dying, precision: None, convolutions: None })
     }
 
     pub fn graph(&self) -> &Arc<Graph> {
@@ -90,6 +92,20 @@ impl Replica {
         }
         self.precision = Some(kind);
         Ok(self)
+    }
+
+    /// Convolves in `kind` in later runs, forward and backward. All else, the weights as they are
+    /// kept among it, stays float32: mixed precision, as PyTorch's autocast does it for
+    /// convolutions.
+    #[must_use]
+    pub fn with_convolutions_in(mut self, kind: Kind) -> Self {
+        self.convolutions = Some(kind);
+        self
+    }
+
+    /// Whether all is computed in float32.
+    pub(crate) fn is_single_precision(&self) -> bool {
+        self.precision.is_none() && self.convolutions.is_none()
     }
 
     /// The tensor of the constant called `name`. It shares the constant's storage, so a trainer can
@@ -117,6 +133,7 @@ impl Replica {
                 .collect(),
             dying: self.dying.clone(),
             precision: self.precision,
+            convolutions: self.convolutions,
         }
     }
 
@@ -186,6 +203,7 @@ impl Replica {
             (Op::Norm(Norm::Batch { epsilon }), Mode::Train | Mode::Batch) => {
                 ops::norm::batch_norm(&args, *epsilon, mode).map(|t| vec![t])
             }
+            (Op::Conv(_), _) => self.convolve(&node.op, &args),
             _ => ops::run(&node.op, &args),
         };
         let precise =
@@ -196,6 +214,15 @@ impl Replica {
             inputs: args.describe(),
             source,
         })
+    }
+
+    /// A convolution, in the type of convolutions if there is one.
+    fn convolve(&self, op: &Op, args: &Args) -> Result<Vec<Tensor>, error::OpError> {
+        let Some(kind) = self.convolutions else { return ops::run(op, args) };
+        let inputs = args.in_kind(kind)?;
+        let inputs = Args::new(inputs.iter().map(Option::as_ref).collect(), 1);
+        let outputs = ops::run(op, &inputs)?;
+        outputs.iter().map(|output| Ok(output.f_to_kind(Kind::Float)?)).collect()
     }
 
     /// The tensor in the requested precision, if it is float32.

@@ -104,7 +104,7 @@ impl TrainingPlan {
         let on_cpu = |id: &ValueId| {
             replica.constants[*id].as_ref().is_some_and(|t| t.device() == Device::Cpu)
         };
-        if isa == Isa::Portable || replica.precision.is_some() || !ids.iter().all(on_cpu) {
+        if isa == Isa::Portable || !replica.is_single_precision() || !ids.iter().all(on_cpu) {
             return Ok(None);
         }
         let _guard = tch::no_grad_guard();

@@ -351,6 +351,8 @@ fn what_does_not_fit_is_told_with_its_remedy() {
 #[test]
 fn resizing_is_bilinear() {
     assert_eq!(decode::stretched(&[0, 100], [1, 1, 2], [1, 4]), [0, 25, 75, 100]);
+    let two = decode::stretched(&[0, 100, 40, 80], [2, 1, 2], [1, 4]);
+    assert_eq!(two, [0, 25, 75, 100, 40, 50, 70, 80]);
     assert_eq!(decode::stretched(&[10, 20, 30, 40], [1, 2, 2], [1, 1]), [25]);
 }
 

@@ -7,7 +7,10 @@
 mod teachers;
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::path::Path;
+
+use ndarray::{Array2, Array4, Axis, concatenate, s};
 
 use crate::progress::Progress;
 use crate::teacher::{Bundle, RuntimeError};
@@ -139,19 +142,40 @@ impl Relabel<'_> {
         teachers: &mut Teachers,
         consume: &mut dyn FnMut(LabelBatch) -> Result<(), RelabelError>,
     ) -> Result<(), RelabelError> {
+        let together = teachers.batches_together(self.config.batch_size);
+        Self::answer_together(together, (set, views), epochs, teachers, consume)
+    }
+
+    /// As [`answer`](Self::answer); so many batches go through the teachers `together`.
+    fn answer_together(
+        together: usize,
+        (set, views): (&Dataset, &Views),
+        epochs: Vec<u32>,
+        teachers: &mut Teachers,
+        consume: &mut dyn FnMut(LabelBatch) -> Result<(), RelabelError>,
+    ) -> Result<(), RelabelError> {
         let renderer = ViewRenderer::new(teachers.bundles()[0], views.pad())?;
         let threads = teachers.threads();
-        let batches = epochs.into_iter().flat_map(|epoch| match views.epoch(epoch) {
+        let mut batches = epochs.into_iter().flat_map(|epoch| match views.epoch(epoch) {
             Ok(batches) => batches.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
-        let seen = batches.map(|batch: Result<BatchViews, DataError>| {
-            let batch = batch?;
-            Ok::<_, DataError>((threads.run(|| renderer.render(set, &batch))?, batch))
+        let seen = iter::from_fn(|| {
+            let batches: Result<Vec<BatchViews>, DataError> =
+                batches.by_ref().take(together).collect();
+            let rendered = batches.and_then(|batches| {
+                let images =
+                    batches.iter().map(|batch| threads.run(|| renderer.render(set, batch)));
+                Ok((images.collect::<Result<Vec<_>, _>>()?, batches))
+            });
+            Some(rendered).filter(|found| !matches!(found, Ok((_, none)) if none.is_empty()))
         });
-        one_ahead(seen, |(images, BatchViews { indices, views, operations, mix })| {
-            let logits = teachers.logits(&images)?;
-            consume(LabelBatch { indices, views, operations, mix, logits })
+        one_ahead(seen, |(images, batches): (Vec<Array4<f32>>, Vec<BatchViews>)| {
+            let logits = logits_of(&images, teachers)?;
+            batches.into_iter().zip(logits).try_for_each(|(batch, logits)| {
+                let BatchViews { indices, views, operations, mix } = batch;
+                consume(LabelBatch { indices, views, operations, mix, logits })
+            })
         })
     }
 
@@ -188,6 +212,27 @@ impl Relabel<'_> {
     }
 }
 
+/// The logits of each of these batches, which go through the teachers together.
+fn logits_of(
+    images: &[Array4<f32>],
+    teachers: &mut Teachers,
+) -> Result<Vec<Array2<f32>>, RelabelError> {
+    if let [only] = images {
+        return Ok(vec![teachers.logits(only)?]);
+    }
+    let views: Vec<_> = images.iter().map(|batch| batch.view()).collect();
+    let mismatch = |e: ndarray::ShapeError| DataError::Mismatch(e.to_string());
+    let logits = teachers.logits(&concatenate(Axis(0), &views).map_err(mismatch)?)?;
+    let mut start = 0;
+    let rows = |batch: &Array4<f32>| {
+        let end = start + batch.shape()[0];
+        let rows = logits.slice(s![start..end, ..]).to_owned();
+        start = end;
+        rows
+    };
+    Ok(images.iter().map(rows).collect())
+}
+
 /// Takes over the epochs that come next and were labelled apart.
 fn absorb(writer: &mut Writer, apart: &BTreeSet<u32>) -> Result<(), StoreError> {
     while apart.contains(&writer.epochs()) {
@@ -207,4 +252,58 @@ fn check_classes(teacher: &Bundle, set: &Dataset) -> Result<(), RelabelError> {
         set.name
     );
     Err(RelabelError::Teacher { teacher: teacher.name().into(), what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::teacher::Runtime;
+    use scdd_compute::threads::Threads;
+
+    /// As on a GPU, where small batches are labelled together.
+    #[test]
+    fn batches_that_are_answered_together_get_their_own_labels() {
+        let folder = crate::in_repository("onnx/fashion-mnist");
+        let bundle = Bundle::load(&folder.join("resnet18-w16-supervised")).unwrap();
+        let config: RelabelConfig = serde_json::from_value(serde_json::json!({
+            "epochs": 2, "batch_size": 4, "crop": null, "flip": true,
+            "mix": {"type": "cutmix", "alpha": 1.0}, "teacher_bn": "running", "ensemble": [],
+            "dtype": "f32", "top_k": null, "stored_epochs": null, "provider": "cpu", "fallback": null
+        }))
+        .unwrap();
+        let images = Dataset {
+            name: "x".into(),
+            images: (0..10 * 784).map(|i| (i * 7 % 251) as u8).collect::<Vec<_>>().into(),
+            labels: (0..10).collect(),
+            channels: 1,
+            height: 28,
+            width: 28,
+            classes: bundle.manifest.classes.clone(),
+        };
+        let (runtime, threads) = (Runtime::open(None).unwrap(), Threads::all());
+        let place = LabelPlace { tensors: tch::Device::Cpu, tf32: false };
+        let bundles = [(&bundle, 1.0)];
+        let mut teachers =
+            Teachers::open(&bundles, &runtime, &config, place, &threads, &|_| ()).unwrap();
+        assert_eq!(teachers.batches_together(4), 1, "the CPU's labels would change");
+        let views = Views::new(&config, 1, 3, &images, Size { height: 28, width: 28 });
+        let [alone, together] = [1, 4].map(|together| {
+            let mut found = Vec::new();
+            let mut consume = |batch| {
+                found.push(batch);
+                Ok(())
+            };
+            let of = (&images, &views);
+            Relabel::answer_together(together, of, vec![0, 1], &mut teachers, &mut consume)
+                .unwrap();
+            found
+        });
+        assert_eq!((alone.len(), together.len()), (6, 6));
+        for (number, (a, b)) in alone.iter().zip(&together).enumerate() {
+            assert_eq!((&a.indices, &a.views, &a.mix), (&b.indices, &b.views, &b.mix));
+            assert_eq!(a.logits.dim(), b.logits.dim());
+            let apart = (&a.logits - &b.logits).mapv(f32::abs).fold(0.0, |m: f32, &v| m.max(v));
+            assert!(apart < 1e-4, "batch {number}: {apart}");
+        }
+    }
 }

@@ -11,9 +11,13 @@ use crate::teacher::{
 use scdd_compute::cuda;
 use scdd_compute::replica::{Mode, Replica, to_array, to_tensor};
 use scdd_compute::threads::Threads;
+use scdd_compute::transfer;
 use scdd_experiment::config::{Device, Fallback, RelabelConfig, TeacherBn};
 use scdd_graph::Op;
 use scdd_graph::ops::Norm;
+
+/// Images that a GPU labels together.
+const IMAGES_TOGETHER: u32 = 256;
 
 /// Teachers whose logits are averaged.
 pub struct Teachers<'a> {
@@ -89,6 +93,17 @@ impl<'a> Teachers<'a> {
         })
     }
 
+    /// The number of batches of `size` images that they answer together. On a GPU small batches
+    /// leave it idle. On a CPU that gains nothing, and the size of a batch can change the last bits
+    /// of logits; with statistics of the batch it changes all of them.
+    pub fn batches_together(&self, size: u32) -> usize {
+        let on_gpu = |member: &AnsweringTeacher| matches!(&member.network, Answering::Running(_, o) if o.provider != Provider::Cpu);
+        match self.members.iter().all(on_gpu) {
+            true => (IMAGES_TOGETHER / size.max(1)).max(1) as usize,
+            false => 1,
+        }
+    }
+
     /// Their bundles; the first one's preprocessing is that of all.
     pub fn bundles(&self) -> Vec<&'a Bundle> {
         self.members.iter().map(|member| member.bundle).collect()
@@ -160,7 +175,7 @@ fn by_batch_statistics(
     part: Option<u32>,
 ) -> Result<Array2<f32>, Box<dyn std::error::Error>> {
     let _no_grad = tch::no_grad_guard();
-    let input = to_tensor(images.view())?.f_to_device(device)?;
+    let input = transfer::send(&to_tensor(images.view())?, device)?;
     let mut logits = Vec::new();
     for images in input.f_split(part.map_or(input.size()[0], i64::from), 0)? {
         logits.push(replica.run(&[images], &[], Mode::Batch)?.outputs.swap_remove(0));

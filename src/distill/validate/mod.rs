@@ -6,6 +6,7 @@
 //! images, which finished sets bring, take the place of these classes.
 
 mod ema;
+mod flat;
 mod loss;
 mod optimizer;
 mod state;
@@ -24,6 +25,7 @@ pub use scdd_artifacts::records::{Accuracy, Epoch, Training};
 use scdd_compute::replica::{Mode, Replica, ReplicaError, channels_last, to_tensor};
 use scdd_compute::threads::{Threads, TorchThreads};
 use scdd_compute::training::TrainingPlan;
+use scdd_compute::transfer;
 use scdd_data::rng;
 use scdd_data::{DataError, Dataset, DrawnMix, Normalization, SoftLabels};
 use scdd_experiment::config::{Schedule, ValidateConfig, Warmup};
@@ -32,6 +34,7 @@ use scdd_graph::ops::Norm;
 
 pub use crate::keeper::{Forgetful, Keeper};
 use ema::WeightAverage;
+use flat::FlatParameters;
 use loss::{EpochObjective, Objectives, Targets};
 use optimizer::StudentOptimizer;
 use state::Numbers;
@@ -162,6 +165,8 @@ pub struct Student<'a> {
     bundle: &'a Bundle,
     replica: Replica,
     parameters: Vec<(String, Tensor)>,
+    /// The parameters' buffers, on a GPU.
+    flat: Option<FlatParameters>,
     /// One plan per batch shape; empty where the replica trains and tests by itself.
     plans: Vec<TrainingPlan>,
     normalization: Normalization,
@@ -215,7 +220,32 @@ impl<'a> Student<'a> {
         }
         reset_batch_norms(&replica)?;
         let normalization = bundle.normalization()?;
-        Ok(Self { bundle, replica, parameters, plans: Vec::new(), normalization, device, threads })
+        let (plans, flat) = (Vec::new(), None);
+        let mut student =
+            Self { bundle, replica, parameters, flat, plans, normalization, device, threads };
+        if device != Device::Cpu {
+            student.join_parameters()?;
+        }
+        Ok(student)
+    }
+
+    /// Convolves in `kind`, forward and backward. Parameters, sums, normalisations and the loss stay
+    /// float32.
+    #[must_use]
+    pub fn with_convolutions_in(self, kind: Kind) -> Self {
+        Self { replica: self.replica.with_convolutions_in(kind), ..self }
+    }
+
+    /// Moves the parameters into few buffers, which the CPU's kernels could not read.
+    fn join_parameters(&mut self) -> Result<(), ValidateError> {
+        let (names, mut tensors): (Vec<String>, Vec<Tensor>) =
+            std::mem::take(&mut self.parameters).into_iter().unzip();
+        self.flat = Some(FlatParameters::join(&mut tensors)?);
+        for (name, parameter) in names.into_iter().zip(tensors) {
+            self.replica.set_constant(&name, parameter.shallow_clone());
+            self.parameters.push((name, parameter));
+        }
+        Ok(())
     }
 
     /// Trains on `data` for the epochs of its views, and tests on `test` as `config` specifies.
@@ -243,7 +273,10 @@ impl<'a> Student<'a> {
         let _one_thread =
             self.plan(&[batch, channels, height, width])?.map(|_| TorchThreads::set(1));
         let epochs = data.views.epochs();
-        let tensors = self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
+        let tensors = match &self.flat {
+            Some(flat) => flat.buffers(),
+            None => self.parameters.iter().map(|(_, t)| t.shallow_clone()).collect(),
+        };
         let mut optimizer = StudentOptimizer::new(tensors, config.optimizer, config.decay)?;
         let mut objectives = Objectives::new(config, epochs);
         let mut average = if config.ema > 0.0 {
@@ -337,10 +370,13 @@ impl<'a> Student<'a> {
         let mut total = Tensor::f_zeros([], (Kind::Double, self.device))?;
         let mut last = None;
         one_ahead(seen, |(images, batch, logits)| {
-            let input = to_tensor(images.view())?.f_to_device(self.device)?;
+            let input = transfer::send(&to_tensor(images.view())?, self.device)?;
             let targets = self.targets(data, &batch, logits)?;
             let pass = self.pass(&input, targets, objective, config.micro_batch)?;
-            optimizer.step(&pass.gradients)?;
+            match &self.flat {
+                Some(flat) => optimizer.step(&flat.gradients(&pass.gradients)?)?,
+                None => optimizer.step(&pass.gradients)?,
+            }
             if let Some(average) = &mut average {
                 average.update()?;
             }
@@ -708,7 +744,7 @@ fn summarise(curve: Vec<Epoch>) -> Training {
 mod tests {
     use super::*;
     use crate::keeper::Interrupting;
-    use scdd_experiment::config::RelabelConfig;
+    use scdd_experiment::config::{Decay, Optimizer, RelabelConfig};
 
     #[test]
     fn the_smoothed_cosine_ends_where_its_smoothing_says() {
@@ -898,6 +934,69 @@ mod tests {
             assert_eq!(
                 train(&mut Interrupting { kept: Some(vec![1, 2]), left: u32::MAX }).unwrap(),
                 whole
+            );
+        }
+    }
+
+    /// As on a GPU, whose students have no plan.
+    #[test]
+    fn joined_parameters_train_as_each_does() {
+        let bundle = student("convnet3-w128-in");
+        let (input, targets) = views_and_targets();
+        let objective = EpochObjective::Hard { smoothing: 0.0, mixed: false };
+        let trained = |is_joined: bool| {
+            let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
+            if is_joined {
+                student.join_parameters().unwrap();
+            }
+            let config = Optimizer::Adamw { learning_rate: 1e-3, weight_decay: 0.01 };
+            let tensors = match &student.flat {
+                Some(flat) => flat.buffers(),
+                None => student.parameters.iter().map(|(_, t)| t.shallow_clone()).collect(),
+            };
+            let mut optimizer = StudentOptimizer::new(tensors, config, Decay::Weights).unwrap();
+            let losses = (0..4).map(|_| {
+                let targets = targets.part(0, 8).unwrap();
+                let pass = student.pass(&input, targets, objective, None).unwrap();
+                let gradients = match &student.flat {
+                    Some(flat) => flat.gradients(&pass.gradients).unwrap(),
+                    None => pass.gradients,
+                };
+                optimizer.step(&gradients).unwrap();
+                f64::try_from(pass.loss.detach()).unwrap()
+            });
+            losses.collect::<Vec<_>>()
+        };
+        let (each, joined) = (trained(false), trained(true));
+        assert!(each[3] < 0.9 * each[0], "{each:?}");
+        assert!(
+            each.iter().zip(&joined).all(|(a, b)| (a - b).abs() < 1e-4 * a),
+            "{each:?} {joined:?}"
+        );
+    }
+
+    /// As on a GPU with `precision: bf16`.
+    #[test]
+    fn convolutions_in_bfloat16_change_a_step_by_their_rounding() {
+        let bundle = student("convnet3-w128-in");
+        let (input, targets) = views_and_targets();
+        let gradients = |mut student: Student| {
+            let targets = targets.part(0, 8).unwrap();
+            let objective = EpochObjective::Hard { smoothing: 0.0, mixed: false };
+            student.pass(&input, targets, objective, None).unwrap().gradients
+        };
+        let fresh = || Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
+        let full = gradients(fresh());
+        let narrow = gradients(fresh().with_convolutions_in(Kind::BFloat16));
+        for (full, narrow) in full.iter().zip(&narrow) {
+            assert_eq!(narrow.kind(), Kind::Float);
+            let apart = f64::try_from((full - narrow).norm() / full.norm()).unwrap();
+            // Rounding moves activations across zero; biases before a normalisation have no
+            // gradient but rounding.
+            assert!(
+                (1e-5..0.25).contains(&apart) || full.dim() == 1,
+                "{:?}: {apart:e}",
+                full.size()
             );
         }
     }

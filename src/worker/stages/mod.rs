@@ -26,6 +26,8 @@ use scdd_data::{DataError, Dataset, Size, png};
 use scdd_distill::keeper::Keeper;
 use scdd_distill::progress::Progress;
 use scdd_distill::teacher::Bundle;
+use scdd_distill::validate::{Student, ValidateError};
+use scdd_experiment::config::Precision;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::Task;
 
@@ -140,6 +142,19 @@ impl Keeper for StateFile<'_> {
         self.kept = Instant::now();
         Ok(self.stop.check()?)
     }
+}
+
+/// A student with weights drawn from `seed`, in the run's precision.
+fn fresh_student<'a>(
+    network: &'a Bundle,
+    seed: u64,
+    tools: &Tools,
+) -> Result<Student<'a>, ValidateError> {
+    let fresh = Student::new(network, seed, tools.device.tensors, tools.threads.clone())?;
+    Ok(match tools.device.arithmetic() {
+        Precision::Bf16 => fresh.with_convolutions_in(tch::Kind::BFloat16),
+        Precision::Fp32 | Precision::Tf32 => fresh,
+    })
 }
 
 /// The size of the images that `network` accepts.

@@ -168,7 +168,9 @@ impl BatchRecovery<'_> {
         let curve = observer.curve;
         let (_, channels, height, width) = images.dim();
         let (pixels, shape) = (recover.to_pixels(&images)?, [channels, height, width]);
-        write_images(work, Path::new(FOLDER), task.classes, &batch.items, &pixels, shape)?;
+        let folder = Path::new(FOLDER);
+        let write = || write_images(work, folder, task.classes, &batch.items, &pixels, shape);
+        tools.threads.run(write)?;
         // The curve is written last, so it marks a complete batch (unless an image was deleted
         // since).
         work.write_last_of_part(&curve_file, curve.as_bytes())?;

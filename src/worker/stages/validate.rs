@@ -5,12 +5,12 @@ use scdd_artifacts::files::{STUDENT, TRAINING, TRAINING_STATE, write_json};
 use scdd_artifacts::labels::LabelStore;
 use scdd_artifacts::stage::WorkDir;
 use scdd_data::{Dataset, SoftLabels};
-use scdd_distill::validate::{Student, TrainingData, TrainingLabels};
+use scdd_distill::validate::{TrainingData, TrainingLabels};
 use scdd_distill::views::Views;
 use scdd_experiment::run::Failure;
 use scdd_experiment::run::stages::validate::{LabelKind, ValidateTask};
 
-use super::{StateFile, input_size, read_named};
+use super::{StateFile, fresh_student, input_size, read_named};
 
 pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let mut keeper = StateFile::new(work, tools.stop, TRAINING_STATE);
@@ -20,8 +20,7 @@ pub fn make(task: &ValidateTask, work: &WorkDir, tools: &Tools) -> Result<(), Fa
     work.goes_on_here()?;
     let images = read_named(&task.images, &task.name)?;
     let labels = read_labels(task, &images)?;
-    let mut fresh =
-        Student::new(task.student, task.seed, tools.device.tensors, tools.threads.clone())?;
+    let mut fresh = fresh_student(task.student, task.seed, tools)?;
     let views =
         Views::new(&task.views, task.formation, task.seed, &images, input_size(task.student));
     let data = TrainingData { images: &images, views, labels };

@@ -56,6 +56,12 @@ impl<'a> Args<'a> {
         self.inputs.iter().map(moved).collect()
     }
 
+    /// All inputs in `kind`.
+    pub fn in_kind(&self, kind: Kind) -> Result<Vec<Option<Tensor>>, TchError> {
+        let converted = |input: &Option<&Tensor>| input.map(|t| t.f_to_kind(kind)).transpose();
+        self.inputs.iter().map(converted).collect()
+    }
+
     /// The number of the node's outputs.
     fn outputs(&self) -> usize {
         self.outputs
