@@ -392,8 +392,8 @@ fn label_column(schema: &SchemaDescriptor, wanted: Option<&str>) -> Option<usize
     }
 }
 
-/// The rows of `files`. Their images are decoded now if their pixels take at most `held` bytes, else
-/// each time that they are asked for.
+/// The rows of `files`. Their images are decoded now if their pixels take at most `held` bytes,
+/// else each time that they are asked for.
 fn read(
     dir: &Path,
     files: Vec<PathBuf>,
