@@ -14,6 +14,7 @@ and images go to target/bench, the table to docs/benchmarks.md and docs/benchmar
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -577,6 +578,7 @@ def take_turns(
             ),
             "ours_mib": mib[0] and round(mib[0]),
             "peer_mib": mib[1] and round(mib[1]),
+            "date": datetime.date.today().isoformat(),
         }
 
     return [row(title) for title in peers if title != "ours"]
@@ -584,8 +586,8 @@ def take_turns(
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| work | peer | ours, ms | peer, ms | peer / ours | ours, MiB | peer, MiB |",
-        "|---|---|---|---|---|---|---|",
+        "| work | peer | ours, ms | peer, ms | peer / ours | ours, MiB | peer, MiB | measured |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         mib = ["" if row[who] is None else row[who] for who in ("ours_mib", "peer_mib")]
@@ -596,6 +598,7 @@ def table(rows: list[dict]) -> str:
             row["peer_ms"],
             row["ratio"],
             *mib,
+            row["date"],
         ]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
@@ -634,7 +637,9 @@ def main() -> None:
     args = parser.parse_args()
     binaries = build_ours()
     path = args.out / "benchmarks.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    tables = json.loads(path.read_text())["tables"] if path.exists() else []
+    machine = about_machine()
+    rows = next((t["rows"] for t in tables if t["machine"] == machine), [])
     order = [f"recover: {title}" for title in TITLES.values()]
     order += [*STAGE_TITLES.values(), *LOADS.values(), *RUN_TITLES.values()]
     order += map(start_title, STARTS)
@@ -653,28 +658,40 @@ def main() -> None:
         rows = [row for row in rows if row["work"] != found[0]["work"]] + found
         known = [row for row in rows if row["work"] in order]
         rows = sorted(known, key=lambda row: order.index(row["work"]))
-        write(path, rows)
+        others = [table for table in tables if table["machine"] != machine]
+        write(path, [*others, {"machine": machine, "rows": rows}])
 
 
-def write(path: Path, rows: list[dict]) -> None:
+def about_machine() -> dict:
+    """What tells tables apart: figures of one processor under other instructions are others."""
     import torch
 
-    about = {
+    return {
         "cores": os.cpu_count(),
         "machine": cpu(),
         "instructions": instructions(),
         "torch": torch.__version__,
     }
-    path.write_text(
-        json.dumps({"machine": about, "rows": rows}, indent=2, ensure_ascii=False)
-        + "\n"
-    )
+
+
+def write(path: Path, tables: list[dict]) -> None:
+    tables = sorted(tables, key=lambda table: table["machine"]["instructions"])
+    text = json.dumps({"tables": tables}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n")
+    sections = [section(table["machine"], table["rows"]) for table in tables]
     path.with_suffix(".md").write_text(
         "# Benchmarks\n\n"
         "`make bench` runs this program and every peer in turns, on the same network, number of images and threads, and writes this table. A row of\n"
         "recover is one evaluation of the synthesis loss and its input gradient. Times and ratios are medians over the rounds; memory is the peak of\n"
-        "the whole process, runtime and compilation included.\n\n"
-        f"Measured on {about['cores']} cores of {about['machine']} with {about['instructions']}, PyTorch {about['torch']}.\n\n"
+        "the whole process, runtime and compilation included. Large folders are measured in [data.md](data.md), growth in [scale.md](scale.md).\n\n"
+        + "\n".join(sections)
+    )
+
+
+def section(about: dict, rows: list[dict]) -> str:
+    return (
+        f"## {about['instructions']}\n\n"
+        f"On {about['cores']} cores of {about['machine']}, PyTorch {about['torch']}.\n\n"
         f"{table(rows)}\n"
     )
 

@@ -198,6 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     prune.add_argument("--seed", type=int, default=0, help="of the random channels")
     prune.add_argument(
+        "--tune", type=Path, metavar="SET", help="a set that scdd export-set wrote, to learn from"
+    )
+    prune.add_argument(
         "--name", help="the bundle's name (default: the bundle's, and what was done)"
     )
     lite = commands.add_parser(
@@ -288,6 +291,7 @@ def perform(chosen: argparse.Namespace, say: Callable[[str], None]) -> None:
             keep=chosen.keep,
             by=chosen.by,
             seed=chosen.seed,
+            tune=chosen.tune,
             name=chosen.name,
             overwrite=chosen.replace,
             say=say,

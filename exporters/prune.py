@@ -1,8 +1,8 @@
 """Data-free structured pruning: `python -m exporters prune BUNDLE --keep SHARE`.
 
 Of the channels between the convolutions of each residual block as many are kept as SHARE says; what
-the blocks hand on keeps its channels. Weights and BN statistics tell which: no image is read, and
-nothing is trained afterwards.
+the blocks hand on keeps its channels. Weights and BN statistics tell which: no image is read. What
+is left may learn from a distilled set.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from . import data, models
 from .bundle import write_teacher
+from .distilled import DistilledSet, learn
 from .errors import InputError
 from .files import sha256
 from .network import Checkpoint
 from .unpack import unpack
 
+LEARNING_RATE = 0.001
 LEAST_VARIANCE = 0.1
 """The share of a variance that is left at least: the estimate of what goes may exceed it."""
 
@@ -138,17 +140,23 @@ def prune(
     keep: float,
     by: str = "statistics",
     seed: int = 0,
+    tune: Path | None = None,
     name: str | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Writes the teacher's bundle in `folder`, pruned, as the bundle `output/name`.
 
-    The test images, where they are there, only measure its accuracy.
+    It learns from the distilled set in `tune`, if that is given. The test images, where they are
+    there, only measure its accuracy.
     """
     with tempfile.TemporaryDirectory() as aside:
         whole = Checkpoint.load(unpack(folder, Path(aside) / "whole.pt", say=lambda _: None))
+    dataset = whole.dataset()
+    distilled = None if tune is None else _distilled(tune, dataset)
     command = f"python -m exporters prune {folder.name} --keep {keep} --by {by} --seed {seed}"
+    if tune is not None:
+        command += f" --tune {tune.name}"
     pretraining = replace(
         whole.pretraining,
         command=command,
@@ -156,18 +164,33 @@ def prune(
         cpu_seconds=None,
         probe_accuracy=None,
         knn_accuracy=None,
-        statistics="training, less what was pruned",
+        statistics="training, less what was pruned" if distilled is None else "tuning",
     )
-    name = name or f"{whole.name}-pruned-{round(100 * keep)}-by-{by}"
+    tuned = "" if distilled is None else "-tuned"
+    name = name or f"{whole.name}-pruned-{round(100 * keep)}-by-{by}{tuned}"
     pruned = replace(prune_network(whole, keep, by, seed), name=name, pretraining=pretraining)
     counts = [sum(map(torch.numel, _parameters(each))) for each in (whole, pruned)]
     say(f"{name}: {counts[1]:,} of {counts[0]:,} parameters")
-    dataset = pruned.dataset()
+    if distilled is not None:
+        say(f"{name}: learns from {distilled.name}, {distilled.store.epochs} epochs")
+        model = pruned.network()
+        learn(model, distilled, torch.arange(len(dataset.classes)), dataset, LEARNING_RATE)
+        pruned = replace(pruned, state=model.state_dict())
     source = {"file": f"{folder.name}/model.onnx", "sha256": sha256(folder / "model.onnx")}
     test = data.test_split(dataset, data_root, say)
     return write_teacher(
         pruned, dataset, test, source, output, name=name, replace=overwrite, say=say
     )
+
+
+def _distilled(folder: Path, dataset: data.DatasetInfo) -> DistilledSet:
+    found = DistilledSet.read(folder)
+    if found.store.classes != len(dataset.classes):
+        raise InputError(
+            f"{folder} has labels of {found.store.classes} classes, but the network has {len(dataset.classes)}: name a "
+            "set of its own"
+        )
+    return found
 
 
 def _parameters(checkpoint: Checkpoint) -> list[Tensor]:

@@ -13,11 +13,12 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import Tensor
 
-from . import models
+from . import data, models, registry
 from .config import parse, read_yaml
+from .data import DatasetInfo
 from .errors import InputError, check_there, listed
 from .files import sha256
-from .network import Checkpoint, Pretraining
+from .network import Checkpoint, Pretraining, own_data
 
 
 def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) -> Path:
@@ -61,12 +62,33 @@ def unpack(folder: Path, output: Path, *, say: Callable[[str], None] = print) ->
         )
     state = {name: counters[name] if name in counters else weights[name] for name in wanted}
     checkpoint = Checkpoint(
-        manifest["name"], architecture["name"], architecture["options"], pretraining, state
+        manifest["name"],
+        architecture["name"],
+        architecture["options"],
+        pretraining,
+        state,
+        own_data(_dataset(manifest, pretraining.dataset)),
     )
     checkpoint.network()
     checkpoint.save(output)
     say(f"{output}: {manifest['name']}, {len(state) - len(counters)} tensors")
     return output
+
+
+def _dataset(manifest: dict[str, Any], name: str) -> DatasetInfo:
+    """The data set `name` as the network takes its images."""
+    found = manifest["preprocessing"]
+    classes = manifest["classes"]
+    if not classes and name in registry.names():
+        classes = data.info(name).classes
+    return DatasetInfo(
+        name,
+        found["channels"],
+        found["height"],
+        tuple(classes),
+        tuple(found["mean"]),
+        tuple(found["std"]),
+    )
 
 
 def _initializers(path: Path, entry: dict[str, Any]) -> dict[str, Tensor]:

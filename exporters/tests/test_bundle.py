@@ -283,6 +283,7 @@ def test_a_bundle_unpacks_into_the_network_it_was_made_of(tmp_path: Path, tiny: 
     first, again = Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "again.pt")
     assert (again.name, again.architecture, again.options) == (first.name, name, options)
     assert again.pretraining == pretraining
+    assert again.own is None
     assert again.state.keys() == first.state.keys()
     assert all(
         torch.equal(again.state[key], first.state[key])

@@ -10,8 +10,8 @@ import yaml
 
 from exporters import data, incremental
 from exporters.__main__ import main
+from exporters.distilled import DistilledSet
 from exporters.errors import InputError
-from exporters.incremental import DistilledSet
 from exporters.labels import LabelBatch, replay
 
 GOLDENS = Path(__file__).parents[2] / "tests/goldens/labels"
@@ -101,7 +101,12 @@ def test_classes_are_learnt_step_by_step(
     monkeypatch.setattr(data, "load", lambda *_: tiny)
     sets = ["right", "wrong", "right"]
     assert main(["incremental", *sets, "--student", str(write_student), "--steps", "2"]) == 0
-    printed = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    printed = told.out.splitlines()
+    assert [line.partition(", ")[0] for line in told.err.splitlines()] == [
+        name for name in sets for _ in range(2)
+    ]
+    assert f"right, seed 0: 5 classes, {printed[2].split(' | ')[1]} %" in told.err
     assert printed[0] == "| pupil, classes seen | 5 | 10 | mean |"
     assert printed[2] == printed[4]
     right, wrong = (

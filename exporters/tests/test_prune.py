@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,22 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from exporters import bundle, models
+from exporters import bundle, data, models
 from exporters.__main__ import main
-from exporters.data import Split
+from exporters.data import DatasetInfo, Split
+from exporters.distilled import DistilledSet
 from exporters.errors import InputError
-from exporters.network import Checkpoint, Pretraining
+from exporters.network import Checkpoint, Pretraining, own_data
 from exporters.prune import Inner, prune_network
 from exporters.tests.test_bundle import trained
+from exporters.tests.test_incremental import WholeViews
 
 OPTIONS = {"width": 8, "stem": "small", "inner": 1.0, "channels": 1, "classes": 10}
 PRETRAINING = Pretraining("supervised", "fashion-mnist", 3, "python -m x", 9.5, "joint", 0.9)
 
 
-def checkpoint(name: str = "resnet10", **options: object) -> Checkpoint:
-    chosen = OPTIONS | options
-    state = trained(name, chosen).state_dict()
-    return Checkpoint("tiny", name, chosen, PRETRAINING, state)
+def checkpoint(name: str = "resnet10") -> Checkpoint:
+    return Checkpoint("tiny", name, OPTIONS, PRETRAINING, trained(name, OPTIONS).state_dict())
 
 
 def masked(whole: nn.Module, kept: dict[str, Tensor]) -> nn.Module:
@@ -124,21 +125,26 @@ def test_what_can_not_be_pruned_is_told():
         prune_network(other, 0.5)
 
 
-def test_the_command_writes_a_bundle_that_unpacks(tmp_path: Path, tiny: Split, capsys):
-    checkpoint().save(tmp_path / "model.pt")
-    folder = bundle.export_teacher(
-        tmp_path / "model.pt", tmp_path, tmp_path / "onnx", test=tiny, say=lambda _: None
+def test_the_command_writes_a_bundle_that_unpacks(tmp_path: Path, capsys):
+    # Images of one's own, whose preprocessing no registry knows.
+    photos = DatasetInfo("photos", 1, 28, tuple("abcdefghij"), (0.25,), (0.5,))
+    whole = replace(
+        checkpoint(), pretraining=replace(PRETRAINING, dataset="photos"), own=own_data(photos)
+    )
+    folder = bundle.write_teacher(
+        whole, photos, None, {}, tmp_path / "onnx", name=None, replace=False, say=lambda _: None
     )
     out = tmp_path / "pruned"
     arguments = ["--data", str(tmp_path), "prune", str(folder), "--keep", "0.5", "--out", str(out)]
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert "tiny-pruned-50-by-statistics: " in told
-    assert "accuracy not measured" in told
+    assert "accuracy not measured: photos is not in" in told
     made = out / "tiny-pruned-50-by-statistics"
     manifest = yaml.safe_load((made / "manifest.yaml").read_text())
     assert manifest["architecture"] == {"name": "resnet10", "options": OPTIONS | {"inner": 0.5}}
     assert manifest["pretraining"]["probe_accuracy"] is None
+    assert (manifest["preprocessing"]["mean"], manifest["preprocessing"]["std"]) == ([0.25], [0.5])
     channels = {each["key"]: each["channels"] for each in manifest["statistics"]["layers"]}
     assert (channels["layer4.0.bn1"], channels["layer4.0.bn2"]) == (32, 64)
     assert main(["unpack", str(made), str(tmp_path / "again.pt")]) == 0
@@ -151,3 +157,30 @@ def test_the_command_writes_a_bundle_that_unpacks(tmp_path: Path, tiny: Split, c
     first = (made / "model.onnx").read_bytes()
     assert main([*arguments, "--replace", "--by", "random", "--name", made.name]) == 0
     assert (made / "model.onnx").read_bytes() != first
+
+
+def test_a_pruned_network_learns_from_a_distilled_set(
+    tmp_path: Path, tiny: Split, monkeypatch, capsys
+):
+    whole = checkpoint()
+    folder = bundle.write_teacher(
+        whole, whole.dataset(), tiny, {}, tmp_path, name=None, replace=False, say=lambda _: None
+    )
+    images, labels = tiny.images[:40], tiny.labels[:40]
+    store = WholeViews(10 * np.eye(10, dtype=np.float32)[labels], 28)
+    distilled = DistilledSet("set", data.to_float(images), labels, store)
+    monkeypatch.setattr(DistilledSet, "read", staticmethod(lambda _: distilled))
+    monkeypatch.setattr(data, "test_split", lambda *_: Split(images, labels))
+    arguments = ["prune", str(folder), "--keep", "0.5", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main([*arguments, "--tune", "set"]) == 0
+    assert "-tuned: learns from set, 24 epochs" in capsys.readouterr().out
+    names = ["tiny-pruned-50-by-statistics", "tiny-pruned-50-by-statistics-tuned"]
+    manifests = [yaml.safe_load((tmp_path / name / "manifest.yaml").read_text()) for name in names]
+    before, after = (each["accuracy"]["top1"] for each in manifests)
+    assert after > max(0.6, before)
+    assert manifests[1]["pretraining"]["command"].endswith("--tune set")
+    store.classes = 7
+    assert main([*arguments, "--tune", "set"]) == 2
+    told = capsys.readouterr().err
+    assert "set has labels of 7 classes, but the network has 10: name a set of its own" in told

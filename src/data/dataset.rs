@@ -122,6 +122,13 @@ impl Dataset {
                 }
                 findings.conclude(&files.root, &mut Vec::new())?;
             }
+            ImagePixels::Rows(rows) => {
+                let mut findings = Findings::default();
+                for part in self.parts_from(0) {
+                    hasher.update(&rows.decode(&part, &mut findings)?);
+                }
+                findings.conclude(rows.root(), &mut Vec::new())?;
+            }
             // It was computed when they were packed.
             ImagePixels::Packed(PackedImages { hash: Some(hash), .. }) => return Ok(hash.clone()),
             ImagePixels::Packed(_) => {

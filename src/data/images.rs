@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::decode::{self, Pixels};
 use super::entries::Findings;
 use super::layout::packed;
+use super::layout::rows::ParquetRows;
 use super::{DataError, Fit, png};
 
 /// The pixels of a set of images of one shape.
@@ -19,6 +20,8 @@ pub enum ImagePixels {
     Held(Vec<u8>),
     /// Image files, which are decoded each time that they are asked for.
     Files(ImageFiles),
+    /// Rows of Parquet files, which are decoded each time that they are asked for.
+    Rows(ParquetRows),
     /// A packed array, which is read each time that it is asked for.
     Packed(PackedImages),
 }
@@ -86,6 +89,15 @@ impl ImagePixels {
                 findings.conclude(&files.root, &mut Vec::new())?;
                 Ok(Some(Cow::Owned(pixels)))
             }
+            Self::Rows(rows) => {
+                if indices.iter().any(|&index| index >= rows.len()) {
+                    return Ok(None);
+                }
+                let mut findings = Findings::default();
+                let pixels = rows.decode(indices, &mut findings)?;
+                findings.conclude(rows.root(), &mut Vec::new())?;
+                Ok(Some(Cow::Owned(pixels)))
+            }
             Self::Packed(packed) => {
                 if indices.iter().any(|&index| index >= packed.places.len()) {
                     return Ok(None);
@@ -107,6 +119,7 @@ impl ImagePixels {
                 let paths = indices.iter().map(|&index| files.paths[index].clone()).collect();
                 Self::Files(ImageFiles { root: files.root.clone(), paths, ..*files })
             }
+            Self::Rows(rows) => Self::Rows(rows.select(indices)),
             Self::Packed(packed) => {
                 let places = indices.iter().map(|&index| packed.places[index]).collect();
                 Self::Packed(PackedImages { file: packed.file.clone(), places, hash: None })
@@ -166,7 +179,10 @@ impl ImageFiles {
 }
 
 /// The pixels `[C, H, W]` of `image`, which must have this shape.
-fn exact(image: Pixels, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>, String> {
+pub(super) fn exact(
+    image: Pixels,
+    [channels, height, width]: [usize; 3],
+) -> Result<Vec<u8>, String> {
     if (image.channels, image.height, image.width) != (channels, height, width) {
         let found = format!("is {}x{}x{}", image.channels, image.height, image.width);
         return Err(format!("{found}, but the images before it are {channels}x{height}x{width}"));

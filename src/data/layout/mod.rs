@@ -9,6 +9,7 @@ pub(crate) mod objects;
 pub(crate) mod packed;
 pub(crate) mod parquet;
 pub(crate) mod pickle;
+pub(crate) mod rows;
 
 use std::path::{Path, PathBuf};
 

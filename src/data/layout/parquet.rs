@@ -11,22 +11,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parquet::basic::Type;
-use parquet::column::reader::{ColumnReader, get_typed_column_reader};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::column::reader::get_typed_column_reader;
+use parquet::data_type::{DataType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
-use rayon::prelude::*;
 
+use super::rows::{ParquetRows, RowPlace};
 use super::{LayoutRequest, folder};
 use crate::entries::{Findings, entries};
+use crate::images::ImagePixels;
 use crate::registry::DataSet;
-use crate::{DataError, Dataset, Fit, Split, decode, memory, png};
+use crate::{DataError, Dataset, Fit, Split, memory, png};
 
 const REMEDY: &str = "fetch it again, or write it anew with the `datasets` library";
 /// The depth to which directories are searched.
 const DEPTH: usize = 3;
-/// The number of encoded images in memory at once.
+/// The number of values that are read at once.
 const ROWS: usize = 256;
 /// Names of label columns, in order of preference.
 const LABELS: [&str; 4] = ["label", "labels", "fine_label", "class"];
@@ -53,7 +54,10 @@ pub(super) fn label_name(dir: &Path) -> Result<String, DataError> {
 }
 
 /// Runs `work`. The crate may panic on damaged files, so a panic becomes an error.
-fn guarded<T>(dir: &Path, work: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+pub(super) fn guarded<T>(
+    dir: &Path,
+    work: impl FnOnce() -> Result<T, DataError>,
+) -> Result<T, DataError> {
     // After a panic the error ends the reading, so nobody sees what `work` left half changed.
     let done = catch_unwind(AssertUnwindSafe(work));
     done.unwrap_or_else(|_| Err(DataError::invalid(dir, "holds a damaged Parquet file", REMEDY)))
@@ -69,7 +73,7 @@ pub(super) fn load(
 }
 
 fn load_split(
-    LayoutRequest { place: dir, split, known, fit, .. }: LayoutRequest,
+    LayoutRequest { place: dir, split, known, fit, held, .. }: LayoutRequest,
     label: &str,
     remarks: &mut Vec<String>,
 ) -> Result<Dataset, DataError> {
@@ -95,7 +99,7 @@ fn load_split(
             break;
         }
     }
-    let ParquetTable { mut set, names } = read(dir, &chosen, label, fit, remarks)?;
+    let ParquetTable { mut set, names } = read(dir, chosen, label, fit, held, remarks)?;
     set.classes = match (known, names) {
         (None, Some(names)) => {
             folder::readable(names).into_iter().map(|(_, class)| class).collect()
@@ -122,7 +126,8 @@ pub(crate) fn load_all(place: &Path, remarks: &mut Vec<String>) -> Result<Datase
             let opened = Opened::new(first, None)?;
             opened.schema().column(opened.label).path().string()
         };
-        let ParquetTable { mut set, names } = read(place, &files, &label, Fit::Exact, remarks)?;
+        let ParquetTable { mut set, names } =
+            read(place, files, &label, Fit::Exact, u64::MAX, remarks)?;
         let highest = set.labels.iter().max().copied().unwrap_or(0);
         set.classes = names.unwrap_or_else(|| (0..=highest).map(|n| n.to_string()).collect());
         crate::dataset::check_labels(place, &set.labels, set.classes.len())?;
@@ -254,15 +259,15 @@ fn labelled(files: &[PathBuf], label: &str) -> Result<bool, DataError> {
 }
 
 /// An open file, and its columns of images and labels.
-struct Opened<'a> {
+pub(super) struct Opened<'a> {
     path: &'a Path,
     reader: SerializedFileReader<File>,
-    image: usize,
+    pub(super) image: usize,
     label: usize,
 }
 
 impl<'a> Opened<'a> {
-    fn new(path: &'a Path, label: Option<&str>) -> Result<Self, DataError> {
+    pub(super) fn new(path: &'a Path, label: Option<&str>) -> Result<Self, DataError> {
         let file = File::open(path).map_err(DataError::io(path, "open"))?;
         let reader = SerializedFileReader::new(file).map_err(damaged(path))?;
         let schema = reader.metadata().file_metadata().schema_descr();
@@ -282,49 +287,37 @@ impl<'a> Opened<'a> {
         self.reader.metadata().file_metadata().schema_descr()
     }
 
-    fn groups(&self) -> impl Iterator<Item = Result<Box<dyn RowGroupReader + '_>, DataError>> {
-        (0..self.reader.num_row_groups())
-            .map(|group| self.reader.get_row_group(group).map_err(damaged(self.path)))
-    }
-
     /// All labels; −1 means no label.
     fn labels(&self) -> Result<Vec<i64>, DataError> {
-        let mut labels = Vec::new();
-        for group in self.groups() {
-            labels.extend(self.labels_of(group?.as_ref())?);
-        }
-        Ok(labels)
+        let groups = (0..self.reader.num_row_groups()).map(|group| self.labels_of(group));
+        Ok(groups.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    fn labels_of(&self, group: &dyn RowGroupReader) -> Result<Vec<i64>, DataError> {
-        let reader = group.get_column_reader(self.label).map_err(damaged(self.path))?;
+    fn labels_of(&self, group: usize) -> Result<Vec<i64>, DataError> {
         let mut labels = Vec::new();
         let mut push = |label: Option<i64>| labels.push(label.unwrap_or(-1));
-        let descriptor = self.schema().column(self.label);
-        match reader {
-            ColumnReader::Int32ColumnReader(_) => {
-                let push = |values: Vec<Option<i32>>| {
-                    values.into_iter().for_each(|value| push(value.map(i64::from)))
-                };
-                self.column::<Int32Type>(reader, &descriptor, push)?;
-            }
-            _ => {
-                let push = |values: Vec<Option<i64>>| values.into_iter().for_each(&mut push);
-                self.column::<Int64Type>(reader, &descriptor, push)?;
-            }
+        match self.schema().column(self.label).physical_type() {
+            Type::INT32 => self.column::<Int32Type>(group, self.label, |values| {
+                values.into_iter().for_each(|value| push(value.map(i64::from)));
+            })?,
+            _ => self.column::<Int64Type>(group, self.label, |values| {
+                values.into_iter().for_each(&mut push);
+            })?,
         }
         Ok(labels)
     }
 
-    /// Passes the values of a column to `give`, batch by batch. Null values are `None`.
-    fn column<T: DataType>(
+    /// Passes the values of a row group's column to `give`, batch by batch. Null values are `None`.
+    pub(super) fn column<T: DataType>(
         &self,
-        reader: ColumnReader,
-        descriptor: &ColumnDescriptor,
+        group: usize,
+        column: usize,
         mut give: impl FnMut(Vec<Option<T::T>>),
     ) -> Result<(), DataError> {
+        let group = self.reader.get_row_group(group).map_err(damaged(self.path))?;
+        let reader = group.get_column_reader(column).map_err(damaged(self.path))?;
         let mut reader = get_typed_column_reader::<T>(reader);
-        let present = descriptor.max_def_level();
+        let present = self.schema().column(column).max_def_level();
         loop {
             let (mut levels, mut values) = (Vec::new(), Vec::new());
             let (rows, ..) = reader
@@ -399,94 +392,61 @@ fn label_column(schema: &SchemaDescriptor, wanted: Option<&str>) -> Option<usize
     }
 }
 
+/// The rows of `files`. Their images are decoded now if their pixels take at most `held` bytes,
+/// else each time that they are asked for.
 fn read(
     dir: &Path,
-    files: &[PathBuf],
+    files: Vec<PathBuf>,
     label: &str,
     fit: Fit,
+    held: u64,
     remarks: &mut Vec<String>,
 ) -> Result<ParquetTable, DataError> {
-    let mut findings = Findings::default();
-    let (mut images, mut labels, mut names) = (Vec::new(), Vec::new(), None);
-    let mut shape = if let Fit::To(shape) = fit { Some(shape) } else { None };
     if let Fit::To([channels, ..]) = fit
         && ![1, 3].contains(&channels)
     {
         let problem = format!("holds images, which can't become {channels} channels");
         return Err(DataError::invalid(dir, problem, "use a network of 1 or 3 channels"));
     }
-    for path in files {
+    let mut findings = Findings::default();
+    let (mut places, mut labels, mut names) = (Vec::new(), Vec::new(), None);
+    for (file, path) in (0..).zip(&files) {
         let opened = Opened::new(path, Some(label))?;
-        let rows = opened.reader.metadata().file_metadata().num_rows();
-        let bytes = shape.map_or(0, |shape| shape.iter().product::<usize>());
-        memory::check(path, u64::try_from(rows).unwrap_or(u64::MAX), bytes as u64)?;
         names = names.or_else(|| opened.names());
-        let descriptor = opened.schema().column(opened.image);
         let mut row = 0;
-        for group in opened.groups() {
-            let group = group?;
-            let of_group = opened.labels_of(group.as_ref())?;
-            let reader = group.get_column_reader(opened.image).map_err(damaged(path))?;
-            let first = row;
-            opened.column::<ByteArrayType>(reader, &descriptor, |encoded| {
-                let decoded: Vec<_> =
-                    encoded.into_par_iter().map(|bytes| pixels(bytes, fit)).collect();
-                for image in decoded {
-                    let image = image.and_then(|(found, pixels)| match shape {
-                        Some(shape) if shape != found => {
-                            Err(format!("is {found:?}, but the rows before it are {shape:?}"))
-                        }
-                        _ => Ok((found, pixels)),
-                    });
-                    match image {
-                        Ok((found, pixels)) => {
-                            shape = Some(found);
-                            images.extend(pixels);
-                        }
-                        Err(problem) => findings.problem(dir, path, format!("row {row} {problem}")),
-                    }
-                    row += 1;
-                }
-            })?;
-            if row - first != of_group.len() {
-                let problem = format!("has {} images and {} labels", row - first, of_group.len());
+        for group in 0..opened.reader.num_row_groups() {
+            let of_group = opened.labels_of(group)?;
+            let images = opened.reader.metadata().row_group(group).num_rows();
+            if usize::try_from(images) != Ok(of_group.len()) {
+                let problem = format!("has {images} images and {} labels", of_group.len());
                 return Err(DataError::invalid(path, problem, REMEDY));
             }
-            for (number, label) in (first..).zip(of_group) {
+            for (at, label) in (0..).zip(of_group) {
                 match u32::try_from(label) {
                     Ok(label) if label < u32::from(u16::MAX) => labels.push(label),
-                    _ => findings.problem(dir, path, format!("row {number} has the label {label}")),
+                    _ => findings.problem(dir, path, format!("row {row} has the label {label}")),
                 }
+                places.push(RowPlace { file, group: group as u32, at, row });
+                row += 1;
             }
         }
     }
-    findings.conclude(dir, remarks)?;
-    let Some([channels, height, width]) = shape.filter(|_| !labels.is_empty()) else {
+    if labels.is_empty() {
         return Err(DataError::invalid(dir, "holds no image", REMEDY));
-    };
-    let set = Dataset {
-        name: png::display_name(dir),
-        images: images.into(),
-        labels,
-        channels,
-        height,
-        width,
-        classes: Vec::new(),
-    };
-    Ok(ParquetTable { set, names })
-}
-
-/// Shape and pixels `[C, H, W]` of an encoded image.
-fn pixels(bytes: Option<ByteArray>, fit: Fit) -> Result<([usize; 3], Vec<u8>), String> {
-    let bytes = bytes.ok_or("has no image")?;
-    let image = decode::decode(bytes.data())?;
-    match fit {
-        Fit::To(shape) => Ok((shape, decode::fitted(image, shape)?)),
-        Fit::Exact => Ok((
-            [image.channels, image.height, image.width],
-            png::planes(&image.values, image.channels),
-        )),
     }
+    let rows = ParquetRows::new(dir.into(), files, label.into(), places, fit)?;
+    let (count, [channels, height, width]) = (rows.len(), rows.shape());
+    let length = channels * height * width;
+    let images = if (count as u64).saturating_mul(length as u64) > held {
+        ImagePixels::Rows(rows)
+    } else {
+        memory::check(dir, count as u64, length as u64)?;
+        ImagePixels::Held(rows.decode(&(0..count).collect::<Vec<_>>(), &mut findings)?)
+    };
+    findings.conclude(dir, remarks)?;
+    let name = png::display_name(dir);
+    let set = Dataset { name, images, labels, channels, height, width, classes: Vec::new() };
+    Ok(ParquetTable { set, names })
 }
 
 fn damaged(path: &Path) -> impl Fn(ParquetError) -> DataError {
@@ -501,6 +461,7 @@ mod tests {
     use super::*;
     use crate::{Source, registry};
     use parquet::basic::Compression;
+    use parquet::data_type::{ByteArray, ByteArrayType};
     use parquet::file::metadata::KeyValue;
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
@@ -696,6 +657,34 @@ mod tests {
             ),
             "{message}"
         );
+    }
+
+    #[test]
+    fn rows_that_are_read_anew_give_the_bytes_of_those_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows: Vec<_> = (1..8).map(|value| (image(value), i64::from(value % 3))).collect();
+        write(&dir.path().join("train-0.parquet"), "label", &rows[..5], None);
+        write(&dir.path().join("train-1.parquet"), "label", &rows[5..], None);
+        let source = Source::open(dir.path()).unwrap();
+        let load = |held| {
+            source.load_holding(held, Split::Train, Fit::To([3, 2, 2]), &mut Vec::new()).unwrap()
+        };
+        let (held, anew) = (load(84), load(83));
+        assert!(anew.images.are_read_anew() && !held.images.are_read_anew());
+        assert_eq!((&anew.labels, &anew.classes), (&held.labels, &held.classes));
+        assert_eq!(anew.all_pixels().unwrap(), held.all_pixels().unwrap());
+        assert_eq!(anew.hash().unwrap(), held.hash().unwrap());
+        let chosen = [6, 0, 3, 3];
+        assert_eq!(anew.pixels(&chosen).unwrap(), held.pixels(&chosen).unwrap());
+        let message = anew.pixels(&[7]).unwrap_err().to_string();
+        assert!(message.contains("image 7 of"), "{message}");
+        // A file that changes later is told.
+        let bad = [(image(6), 0), (Some(b"no".to_vec()), 1)];
+        write(&dir.path().join("train-1.parquet"), "label", &bad, None);
+        let message = load(83).hash().unwrap_err().to_string();
+        assert!(message.contains("train-1.parquet row 1 is neither a PNG nor a JPEG"), "{message}");
+        fs::remove_file(dir.path().join("train-1.parquet")).unwrap();
+        assert!(anew.pixels(&[0, 6]).is_err());
     }
 
     /// Any damaged or missing byte gives an error or a set, never a panic.

@@ -229,8 +229,8 @@ impl<'a> Student<'a> {
         Ok(student)
     }
 
-    /// Convolves in `kind`, forward and backward. Parameters, sums, normalisations and the loss stay
-    /// float32.
+    /// Convolves in `kind`, forward and backward. Parameters, sums, normalisations and the loss
+    /// stay float32.
     #[must_use]
     pub fn with_convolutions_in(self, kind: Kind) -> Self {
         Self { replica: self.replica.with_convolutions_in(kind), ..self }

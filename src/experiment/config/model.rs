@@ -782,7 +782,7 @@ pub enum Precision {
     Fp32,
     /// TensorFloat-32: float32's range with 10 bits of fraction. PyTorch's default.
     Tf32,
-    /// Those of recover and of students in bfloat16, with float32 sums; all others in TensorFloat-32.
+    /// Those of recover and of students in bfloat16, with float32 sums; others in TensorFloat-32.
     Bf16,
 }
 

@@ -160,16 +160,18 @@ impl<R: ReadImages> OpenedImages<R> {
         let set = reader.load(&mut remarks)?;
         let state = signature.map(|signature| signature.state);
         match (first, &set.images) {
-            (FirstReading::Avoid, ImagePixels::Files(_)) => {
+            (FirstReading::Avoid, ImagePixels::Files(_) | ImagePixels::Rows(_)) => {
                 let summary = SplitSummary::with_hash(&set, UNREAD.into(), remarks);
                 let (set, reading) = (OnceLock::new(), Mutex::default());
                 return Ok(Self { summary, reader, state, name: None, set, reading });
             }
-            (FirstReading::Make(tell), ImagePixels::Files(_)) => tell(&format!(
-                "reading the {} images of {} once, for their hash, which `scdd pack` would keep",
-                set.len(),
-                reader.place().display()
-            )),
+            (FirstReading::Make(tell), ImagePixels::Files(_) | ImagePixels::Rows(_)) => {
+                tell(&format!(
+                    "reading the {} images of {} once, for their hash, which `scdd pack` would keep",
+                    set.len(),
+                    reader.place().display()
+                ))
+            }
             _ => {}
         }
         let summary = SplitSummary::of(&set, remarks)?;
