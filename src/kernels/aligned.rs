@@ -2,13 +2,12 @@
 
 use std::ops::{Deref, DerefMut};
 
+/// Values per cache line.
+pub(super) const LINE: usize = 16;
+
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct CacheLine([f32; CacheLine::LEN]);
-
-impl CacheLine {
-    const LEN: usize = 16;
-}
+struct CacheLine([f32; LINE]);
 
 /// A contiguous array of `f32`s, aligned to 64 bytes.
 #[derive(Clone, Default)]
@@ -19,13 +18,13 @@ pub struct Aligned {
 
 impl Aligned {
     pub fn zeros(len: usize) -> Self {
-        Self { lines: vec![CacheLine([0.0; CacheLine::LEN]); len.div_ceil(CacheLine::LEN)], len }
+        Self { lines: vec![CacheLine([0.0; LINE]); len.div_ceil(LINE)], len }
     }
 
     /// Grows the array to at least `len` values. Existing values are kept.
     pub fn grow(&mut self, len: usize) -> &mut [f32] {
         if self.len < len {
-            self.lines.resize(len.div_ceil(CacheLine::LEN), CacheLine([0.0; CacheLine::LEN]));
+            self.lines.resize(len.div_ceil(LINE), CacheLine([0.0; LINE]));
             self.len = len;
         }
         self

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::aligned::Aligned;
-use super::simd::{Isa, Vector};
+use super::aligned::{Aligned, LINE};
+use super::simd::{Isa, Vector, prefetch};
 
 /// Rows of the register tile. Its columns are the instruction set's [`Vector::PANEL`] vectors.
 const ROWS: usize = 6;
@@ -60,29 +60,38 @@ impl Packed {
     /// # Panics
     /// Unless a panel starts there.
     pub(super) fn panel(&self, first: usize) -> Panel<'_> {
-        assert!(first.is_multiple_of(self.most) && first < self.columns);
-        let width = (self.columns - first).min(self.most);
-        Panel { values: &self.data[first * self.k..][..width * self.k], width }
+        Panel::of(&self.data[..self.k * self.columns], self.k, first, self.most)
     }
 
-    /// Writes the transpose of `rows`, times `factor`: one column after the other, each as long as
-    /// `rows`, which must be whole vectors.
+    /// Writes the transpose of `rows` (whole vectors), times `factor`, to `to` in panels, one after
+    /// the other.
     #[inline(always)]
     pub(super) fn transpose<V: Vector>(&self, rows: Range<usize>, factor: f32, to: &mut [f32]) {
-        let count = rows.len();
-        assert!(count.is_multiple_of(V::COUNT) && self.columns.is_multiple_of(V::COUNT));
-        assert!(rows.end <= self.k && to.len() >= self.columns * count);
-        for first in (0..self.columns).step_by(self.most) {
+        let (count, columns, most) = (rows.len(), self.columns, self.most);
+        assert!(count.is_multiple_of(V::COUNT) && columns.is_multiple_of(V::COUNT));
+        assert!(rows.end <= self.k && to.len() >= columns * count);
+        let part = |first: usize| {
             let Panel { values, width } = self.panel(first);
-            for column in (0..width).step_by(V::COUNT) {
-                for row in (0..count).step_by(V::COUNT) {
-                    let (at, place) =
-                        ((rows.start + row) * width + column, (first + column) * count + row);
-                    // SAFETY: by the assertions above, the panel has COUNT rows of COUNT values
+            (&values[rows.start * width..rows.end * width], width)
+        };
+        // The outer loop is over the columns here, so that memory is read in its order. It jumps
+        // from panel to panel, where the processor does not foresee the next.
+        for first in (0..columns).step_by(most) {
+            let (values, width) = part(first);
+            if first + most < columns {
+                part(first + most).0.chunks(LINE).for_each(|line| prefetch(line.as_ptr()));
+            }
+            for row in (0..count).step_by(V::COUNT) {
+                let panel = row / most * most;
+                let stride = most.min(count - panel);
+                for column in (0..width).step_by(V::COUNT) {
+                    let at = row * width + column;
+                    let place = panel * columns + (first + column) * stride + row - panel;
+                    // SAFETY: by the assertions above, this panel has COUNT rows of COUNT values
                     // from `at` on, and `to` from `place` on.
                     unsafe {
                         let (from, to) = (values.as_ptr().add(at), to.as_mut_ptr().add(place));
-                        V::transpose(from, width, factor, to, count);
+                        V::transpose(from, width, factor, to, stride);
                     }
                 }
             }
@@ -106,6 +115,20 @@ pub(super) struct Panel<'a> {
     pub values: &'a [f32],
     /// The number of columns: one to [`Vector::PANEL`] whole vectors.
     pub width: usize,
+}
+
+impl<'a> Panel<'a> {
+    /// The panel that starts at column `first` of `k` rows in panels of `most` columns.
+    ///
+    /// # Panics
+    /// Unless a panel starts there.
+    #[inline(always)]
+    pub fn of(values: &'a [f32], k: usize, first: usize, most: usize) -> Self {
+        assert!(first.is_multiple_of(most) && first * k < values.len());
+        let values = &values[first * k..];
+        let values = &values[..values.len().min(most * k)];
+        Self { values, width: values.len() / k }
+    }
 }
 
 /// `c = a · b` for `rows` rows of `a`. `lda` and `ldc` are the row strides of `a` and `c`; each row
@@ -187,7 +210,9 @@ struct GemmStrip {
 }
 
 impl GemmStrip {
-    /// Multiplies all rows of `a` by one panel.
+    /// Multiplies all rows of `a` by one panel. The first of them ask for the rows of `b` that
+    /// follow in memory, if a row is one cache line: where such weights are read but once, the
+    /// processor alone does not keep up.
     ///
     /// # Safety
     /// Memory must hold `rows` rows of k values at `a`, `rows` rows of N vectors at `c`, and k rows
@@ -202,26 +227,31 @@ impl GemmStrip {
     ) {
         let tall = if N == 1 { rows - rows % TALL } else { 0 };
         let whole = rows - (rows - tall) % ROWS;
+        let ahead = |row: usize| if row == 0 { self.k * N * V::COUNT } else { 0 };
         // SAFETY: every tile lies within the rows that the caller guarantees.
         unsafe {
             for row in (0..tall).step_by(TALL) {
-                self.tile::<V, TALL, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
+                let (a, c) = (a.add(row * self.lda), c.add(row * self.ldc));
+                self.tile::<V, TALL, N>(a, b, c, ahead(row));
             }
             for row in (tall..whole).step_by(ROWS) {
-                self.tile::<V, ROWS, N>(a.add(row * self.lda), b, c.add(row * self.ldc));
+                let (a, c) = (a.add(row * self.lda), c.add(row * self.ldc));
+                self.tile::<V, ROWS, N>(a, b, c, ahead(row));
             }
             let (a, c) = (a.add(whole * self.lda), c.add(whole * self.ldc));
             match rows - whole {
                 0 => {}
-                1 => self.tile::<V, 1, N>(a, b, c),
-                2 => self.tile::<V, 2, N>(a, b, c),
-                3 => self.tile::<V, 3, N>(a, b, c),
-                4 => self.tile::<V, 4, N>(a, b, c),
-                _ => self.tile::<V, 5, N>(a, b, c),
+                1 => self.tile::<V, 1, N>(a, b, c, ahead(whole)),
+                2 => self.tile::<V, 2, N>(a, b, c, ahead(whole)),
+                3 => self.tile::<V, 3, N>(a, b, c, ahead(whole)),
+                4 => self.tile::<V, 4, N>(a, b, c, ahead(whole)),
+                _ => self.tile::<V, 5, N>(a, b, c, ahead(whole)),
             }
         }
     }
 
+    /// Multiplies M rows of `a`, and asks for the values of `b` that are `ahead` of those it reads.
+    ///
     /// # Safety
     /// As [`sweep`](Self::sweep), with M rows.
     #[inline(always)]
@@ -230,6 +260,7 @@ impl GemmStrip {
         a: *const f32,
         b: *const f32,
         c: *mut f32,
+        ahead: usize,
     ) {
         // SAFETY: i < M, j < N and p < k keep every access within the memory that the caller
         // guarantees.
@@ -237,6 +268,9 @@ impl GemmStrip {
             let mut sums = [[V::splat(0.0); N]; M];
             for p in 0..self.k {
                 let row = b.add(p * N * V::COUNT);
+                if N * V::COUNT == LINE {
+                    prefetch(row.wrapping_add(ahead));
+                }
                 let mut b = [V::splat(0.0); N];
                 for (j, b) in b.iter_mut().enumerate() {
                     *b = V::load(row.add(j * V::COUNT));

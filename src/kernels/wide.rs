@@ -182,30 +182,28 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
         let width = made.channels;
         let tiles: usize = transformed.places.iter().map(Vec::len).sum();
         let plane = plane(tiles * width);
-        let most = V::PANEL * V::COUNT;
         let (products, rest) =
-            scratch.grow(IN * IN * plane + conv.inputs * most).split_at_mut(IN * IN * plane);
-        let turned = &mut rest[..conv.inputs * most];
+            scratch.grow(IN * IN * plane + conv.inputs * width).split_at_mut(IN * IN * plane);
+        let turned = &mut rest[..conv.inputs * width];
         let positions = if stages.has(WinogradStage::Products) { IN * IN } else { 0 };
-        for (position, at) in
-            (0..positions).flat_map(|p| (0..width).step_by(most).map(move |at| (p, at)))
-        {
-            let columns = first + at..first + width.min(at + most);
-            let panel = panel::<V, F, IN, OUT>(conv, position, columns, turned);
-            let mut to = position * plane + at;
-            for (piece, places) in
-                transformed.values.chunks_exact(transformed.stride).zip(transformed.places)
-            {
-                let a = &piece[position * transformed.plane..];
-                multiply_panel::<V>(
-                    a,
-                    conv.inputs,
-                    places.len(),
-                    panel,
-                    &mut products[to..],
-                    width,
-                );
-                to += places.len() * width;
+        for position in 0..positions {
+            if conv.turned {
+                turn::<V, F, IN, OUT>(conv, position, first..first + width, turned);
+            }
+            for at in (0..width).step_by(V::PANEL * V::COUNT) {
+                let panel = match conv.turned {
+                    true => Panel::of(turned, conv.inputs, at, V::PANEL * V::COUNT),
+                    false => conv.weights[position].panel(first + at),
+                };
+                let mut to = position * plane + at;
+                for (piece, places) in
+                    transformed.values.chunks_exact(transformed.stride).zip(transformed.places)
+                {
+                    let a = &piece[position * transformed.plane..];
+                    let c = &mut products[to..];
+                    multiply_panel::<V>(a, conv.inputs, places.len(), panel, c, width);
+                    to += places.len() * width;
+                }
             }
         }
         if !stages.has(WinogradStage::Output) {
@@ -217,21 +215,14 @@ impl<F: Filter<IN, OUT>, const IN: usize, const OUT: usize> Kernel
     }
 }
 
-/// The weights of one tile position for one panel of output channels. `turned` is scratch memory
-/// for a transposed panel.
+/// Transposes the weights of one tile position for a strip of output channels.
 #[inline(always)]
-fn panel<'a, V: Vector, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
-    conv: &'a Winograd,
+fn turn<V: Vector, F: Filter<IN, OUT>, const IN: usize, const OUT: usize>(
+    conv: &Winograd,
     position: usize,
-    columns: Range<usize>,
-    turned: &'a mut [f32],
-) -> Panel<'a> {
-    if !conv.turned {
-        return conv.weights[position].panel(columns.start);
-    }
-    let turned = &mut turned[..conv.inputs * columns.len()];
+    strip: Range<usize>,
+    turned: &mut [f32],
+) {
     let ((y, factor_y), (x, factor_x)) = (F::TURNED[position / IN], F::TURNED[position % IN]);
-    let width = columns.len();
-    conv.weights[y * IN + x].transpose::<V>(columns, factor_y * factor_x, turned);
-    Panel { values: turned, width }
+    conv.weights[y * IN + x].transpose::<V>(strip, factor_y * factor_x, turned);
 }
