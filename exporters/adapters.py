@@ -972,4 +972,11 @@ def _shapes(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _named(name: str, options: dict[str, Any]) -> str:
-    return f"{name} ({', '.join(f'{key} {value}' for key, value in options.items())})"
+    """The network with its options, but for shares that leave it whole."""
+    defaults = models.architecture(name).options()
+    shown = [
+        f"{key} {value}"
+        for key, value in options.items()
+        if not (isinstance(value, float) and value == defaults.get(key))
+    ]
+    return f"{name} ({', '.join(shown)})"

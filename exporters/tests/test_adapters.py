@@ -457,7 +457,8 @@ def test_the_pooling_after_a_small_stem_is_asked_for(tmp_path: Path):
         assert adapted.options["stem"] == stem
         assert torch.equal(outputs(adapted, images), wanted) == same
     with pytest.raises(
-        InputError, match="resnet18 has no option 'stride'; it has width, stem, channels, classes"
+        InputError,
+        match="resnet18 has no option 'stride'; it has width, stem, inner, channels, classes",
     ):
         adapters.adapt(tmp_path / "file.pth", options={"stem": "small", "stride": 2})
     with pytest.raises(InputError, match=r"option stem is \['small'\]; text is wanted"):
