@@ -8,6 +8,7 @@ numbers of test images of a validation. `--skip` leaves parts out: `commands`, `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -212,10 +213,10 @@ def make_networks(place: Path, data: Path, classes: int, side: int) -> Path:
         ("export-student", str(place / "student.yaml")),
         ("export", *checkpoint, *flags),
     ):
-        if (
-            exporters([*command, "--dataset", str(data), *shape, "--out", str(place)])
-            != 0
-        ):
+        command = (*command, "--dataset", str(data), *shape, "--out", str(place))
+        with contextlib.redirect_stdout(sys.stderr):
+            ended = exporters(list(command))
+        if ended != 0:
             sys.exit("a network could not be exported")
     return place
 

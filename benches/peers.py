@@ -636,6 +636,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     binaries = build_ours()
+    # What torch.compile made for other instructions would be run again, or crash.
+    kept = BENCH / "inductor" / instructions().replace(" ", "-")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
     path = args.out / "benchmarks.json"
     tables = json.loads(path.read_text())["tables"] if path.exists() else []
     machine = about_machine()
