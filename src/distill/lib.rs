@@ -20,3 +20,17 @@ pub mod views;
 fn in_repository(path: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
+
+/// Ten images of 28×28 of `classes`, one each, for tests.
+#[cfg(test)]
+fn ten_images(classes: &[String]) -> scdd_data::Dataset {
+    scdd_data::Dataset {
+        name: "x".into(),
+        images: (0..10 * 784).map(|i| (i * 7 % 251) as u8).collect::<Vec<_>>().into(),
+        labels: (0..10).collect(),
+        channels: 1,
+        height: 28,
+        width: 28,
+        classes: classes.to_vec(),
+    }
+}

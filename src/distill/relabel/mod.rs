@@ -271,15 +271,7 @@ mod tests {
             "dtype": "f32", "top_k": null, "stored_epochs": null, "provider": "cpu", "fallback": null
         }))
         .unwrap();
-        let images = Dataset {
-            name: "x".into(),
-            images: (0..10 * 784).map(|i| (i * 7 % 251) as u8).collect::<Vec<_>>().into(),
-            labels: (0..10).collect(),
-            channels: 1,
-            height: 28,
-            width: 28,
-            classes: bundle.manifest.classes.clone(),
-        };
+        let images = crate::ten_images(&bundle.manifest.classes);
         let (runtime, threads) = (Runtime::open(None).unwrap(), Threads::all());
         let place = LabelPlace { tensors: tch::Device::Cpu, tf32: false };
         let bundles = [(&bundle, 1.0)];
