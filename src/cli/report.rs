@@ -29,6 +29,10 @@ pub struct Report {
     /// Also write the table as Markdown, with its charts as SVG files beside it
     #[arg(long, value_name = "FILE.md")]
     markdown: Option<PathBuf>,
+    /// Show in it accuracy beside what the teachers' statistics hold: the inspect.json that `scdd
+    /// inspect TEACHER… --out DIR` wrote
+    #[arg(long, value_name = "FILE.json", requires = "markdown")]
+    inspected: Option<PathBuf>,
     /// Also write the table with its costs, and everything that this command needs to show it
     /// again, as one small file
     #[arg(long, value_name = "FILE.json")]
@@ -75,9 +79,12 @@ impl Report {
         let Some(path) = &self.markdown else { return Ok(()) };
         let experiments: Vec<String> =
             self.experiments.iter().map(|one| one.display().to_string()).collect();
-        let command =
+        let mut command =
             format!("scdd report {} --markdown {}", experiments.join(" "), path.display());
-        Ok(report::write_markdown(results, path, &command)?)
+        if let Some(inspected) = &self.inspected {
+            command += &format!(" --inspected {}", inspected.display());
+        }
+        Ok(report::write_markdown(results, path, self.inspected.as_deref(), &command)?)
     }
 
     /// The existing report, or the results of an experiment file's stages.

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 /// The number of colours that the page defines.
-const COLOURS: usize = 8;
+pub(super) const COLOURS: usize = 8;
 /// The number of dash patterns that the page defines, and of markers.
 const PATTERNS: usize = 4;
 /// A line with more points has no markers.
@@ -105,12 +105,12 @@ fn colour(number: usize) -> String {
 
 /// Neighbouring numbers have different patterns, and the first 32 different pairs of colour and
 /// pattern.
-fn pattern(number: usize) -> usize {
+pub(super) fn pattern(number: usize) -> usize {
     (number / COLOURS + number) % PATTERNS
 }
 
 /// A disc, square, triangle or diamond around a point.
-fn marker(svg: &mut String, pattern: usize, x: f64, y: f64) {
+pub(super) fn marker(svg: &mut String, pattern: usize, x: f64, y: f64) {
     let shape = match pattern {
         0 => "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0",
         1 => "m-3.2 -3.2h6.4v6.4h-6.4z",
@@ -229,7 +229,7 @@ pub(super) fn strip(values: &[f64], mean: f64, low: f64, high: f64, number: usiz
 }
 
 /// Maps a range of values to a range of pixels.
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
     scale: Scale,
@@ -238,7 +238,12 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(values: impl Iterator<Item = f64>, scale: Scale, from: f64, to: f64) -> Option<Self> {
+    pub(super) fn new(
+        values: impl Iterator<Item = f64>,
+        scale: Scale,
+        from: f64,
+        to: f64,
+    ) -> Option<Self> {
         let (low, high) = values
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), value| (l.min(value), h.max(value)));
         if low > high {
@@ -248,14 +253,14 @@ impl Axis {
         Some(Self { low, high, scale, from, to })
     }
 
-    fn place(&self, value: f64) -> f64 {
+    pub(super) fn place(&self, value: f64) -> f64 {
         let measure = |value: f64| if self.scale == Scale::Log { value.log10() } else { value };
         let share = (measure(value) - measure(self.low)) / (measure(self.high) - measure(self.low));
         self.from + share * (self.to - self.from)
     }
 
     /// Round values within the range, with their texts.
-    fn ticks(&self) -> Vec<(f64, String)> {
+    pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let values = match self.scale {
             Scale::Linear => linear_ticks(self.low, self.high),
             Scale::Log => log_ticks(self.low, self.high),
@@ -313,7 +318,7 @@ fn number(value: f64) -> String {
     }
 }
 
-fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
+pub(super) fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     push(
         svg,
         format_args!(
@@ -323,12 +328,12 @@ fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     );
 }
 
-fn push(svg: &mut String, text: std::fmt::Arguments) {
+pub(super) fn push(svg: &mut String, text: std::fmt::Arguments) {
     // Writing to a String cannot fail.
     let _ = svg.write_fmt(text);
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -369,7 +369,13 @@ mod tests {
     }
 
     fn network(path: &str, name: &str, hash: &str) -> ReportedNetwork {
-        ReportedNetwork { path: path.into(), name: name.into(), hash: hash.repeat(64) }
+        ReportedNetwork {
+            path: path.into(),
+            name: name.into(),
+            hash: hash.repeat(64),
+            scheme: None,
+            model_bytes: None,
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The results as Markdown with one SVG chart per table, to be committed to a repository.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::chart::{Dots, dot_plot};
+use super::overview::{Inspected, Section, by_ipc, by_size, by_statistics, pictures};
 use super::summary::{Summary, groups, summaries};
 use super::text::{
     BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols,
@@ -11,12 +12,38 @@ use super::text::{
 use super::{ReportError, Results, failed};
 use scdd_artifacts::own;
 
-/// Writes `path` and beside it `<its stem>-<number>.svg` for each block of the table. `command` is
-/// the command that writes them again.
+/// Why the Markdown was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkdownError {
+    /// A file can't be written, or an image can't be read.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// What was inspected can't be read.
+    #[error(
+        "{}: is not what `scdd inspect TEACHER… --out DIR` writes, DIR/inspect.json: {problem}",
+        path.display()
+    )]
+    Inspected {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        problem: String,
+    },
+}
+
+/// Writes `path` and beside it `<its stem>-<name>.svg` for each chart: images side by side if
+/// `results` say where images are, accuracy over images per class, over the teacher's size, and with
+/// `inspected` (`inspect.json`) over what the teachers' statistics hold; and one for each block of
+/// the table. `command` is the command that writes them again.
 ///
 /// # Errors
-/// When a file can't be written.
-pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(), ReportError> {
+/// When a file can't be read or written.
+pub fn write_markdown(
+    results: &Results,
+    path: &Path,
+    inspected: Option<&Path>,
+    command: &str,
+) -> Result<(), MarkdownError> {
     let results = results.sorted();
     let all = summaries(&results.rows);
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -24,10 +51,16 @@ pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(
         "# {}: results\n\nWritten by `{command}`. Accuracy in % on all {} test images of {}.\n",
         results.name, results.test_images, results.data
     );
+    for section in sections(&results, inspected)? {
+        let Section { heading, suffix, svg, text: below } = section;
+        let chart = format!("{stem}-{suffix}.svg");
+        write(&path.with_file_name(&chart), &svg)?;
+        text += &format!("\n## {heading}\n\n![{heading}]({chart})\n{below}");
+    }
     for (number, block) in all.chunk_by(Summary::same_block).enumerate() {
         let title = block_title(&block[0], protocols(&all));
         let chart = format!("{stem}-{}.svg", number + 1);
-        own::write(&path.with_file_name(&chart), &plot(&results, &title, block))?;
+        write(&path.with_file_name(&chart), &plot(&results, &title, block))?;
         text +=
             &format!("\n## {title}\n\n![Test accuracy of every row, seed by seed]({chart})\n\n");
         text += &line(&HEADINGS.map(str::to_owned));
@@ -45,7 +78,27 @@ pub fn write_markdown(results: &Results, path: &Path, command: &str) -> Result<(
     for (reason, rows) in failed::reasons(&results.failed) {
         text += &format!("\nFailed ({rows} row{}): {reason}\n", if rows == 1 { "" } else { "s" });
     }
-    Ok(own::write(path, &text)?)
+    write(path, &text)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), MarkdownError> {
+    Ok(own::write(path, text).map_err(ReportError::from)?)
+}
+
+fn read(inspected: &Path) -> Result<Inspected, MarkdownError> {
+    let fail = |problem: String| MarkdownError::Inspected { path: inspected.into(), problem };
+    let bytes = std::fs::read(inspected).map_err(|error| fail(error.to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))
+}
+
+fn sections(results: &Results, inspected: Option<&Path>) -> Result<Vec<Section>, MarkdownError> {
+    let mut sections: Vec<Section> = pictures(results)?.into_iter().collect();
+    sections.extend(by_ipc(results));
+    sections.extend(by_size(results));
+    if let Some(inspected) = inspected {
+        sections.extend(by_statistics(results, &read(inspected)?));
+    }
+    Ok(sections)
 }
 
 fn line(cells: &[String]) -> String {

@@ -11,6 +11,8 @@ mod compare;
 mod failed;
 pub mod html;
 mod markdown;
+mod overview;
+mod plot;
 mod recognised;
 mod snapshot;
 mod summary;
@@ -33,7 +35,7 @@ pub use balance::TermBalance;
 pub use compare::{CompareError, merge, read};
 pub use failed::{FailedRow, Trained};
 pub use html::duration;
-pub use markdown::write_markdown;
+pub use markdown::{MarkdownError, write_markdown};
 pub use recognised::{NamedRecognition, Recognition};
 pub use snapshot::write_snapshot;
 pub use summary::{Comparison, Difference, Ranking, Stat, Summary, comparisons, summaries};
@@ -113,6 +115,12 @@ pub struct ReportedNetwork {
     pub name: String,
     /// Its identity: SHA-256 of its manifest.
     pub hash: String,
+    /// Its pretraining scheme, such as `supervised`; `None` for students and in older reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// Bytes of its ONNX graph with the weights; `None` in older reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_bytes: Option<u64>,
 }
 
 impl ReportedNetwork {

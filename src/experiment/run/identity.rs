@@ -100,10 +100,13 @@ impl Names {
             let is_other = |other: &&scdd_artifacts::bundle::Bundle| {
                 other.name() == bundle.name() && other.hash != bundle.hash
             };
+            let manifest = &bundle.manifest;
             let mut network = ReportedNetwork {
                 path: path.clone(),
                 name: bundle.name().into(),
                 hash: bundle.hash.clone(),
+                scheme: manifest.pretraining.as_ref().map(|done| done.scheme.clone()),
+                model_bytes: manifest.files.get("model.onnx").map(|file| file.bytes),
             };
             if bundles.values().any(|other| is_other(&other)) {
                 network.name = network.told_apart();

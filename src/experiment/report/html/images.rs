@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::ReportError;
+use crate::report::ReportError;
 
 /// The most classes, and images per class, that are shown.
 const CLASSES: usize = 20;
@@ -32,16 +32,27 @@ pub(super) fn class_rows(
     let shown = directories.iter().take(CLASSES).enumerate();
     let rows = shown.map(|(index, directory)| {
         let class = if named { classes[index].clone() } else { file_name(directory) };
-        Ok(ClassRow { class, images: data_uris(directory)? })
+        Ok(ClassRow { class, images: data_uris(directory, PER_CLASS)? })
     });
     Ok((rows.collect::<Result<_, ReportError>>()?, directories.len()))
 }
 
-fn data_uris(directory: &Path) -> Result<Vec<String>, ReportError> {
+/// The first image of each of the first `count` classes in `folder`; `None` for a class without
+/// one.
+pub(in crate::report) fn first_of_each(
+    folder: &Path,
+    count: usize,
+) -> Result<Vec<Option<String>>, ReportError> {
+    let directories = sorted(folder)?.into_iter().filter(|path| path.is_dir()).take(count);
+    directories.map(|directory| Ok(data_uris(&directory, 1)?.pop())).collect()
+}
+
+/// The first `count` images of a class.
+fn data_uris(directory: &Path, count: usize) -> Result<Vec<String>, ReportError> {
     let is_png = |path: &PathBuf| {
         path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
     };
-    let files = sorted(directory)?.into_iter().filter(is_png).take(PER_CLASS);
+    let files = sorted(directory)?.into_iter().filter(is_png).take(count);
     let inline = |path: PathBuf| {
         let bytes = fs::read(&path).map_err(|source| ReportError::Images { path, source })?;
         Ok(format!("data:image/png;base64,{}", STANDARD.encode(bytes)))

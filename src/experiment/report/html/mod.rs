@@ -2,7 +2,7 @@
 //! scripts, which add sorting, filters and enlarged images.
 
 mod figures;
-mod images;
+pub(super) mod images;
 mod sets;
 mod tables;
 
@@ -90,7 +90,7 @@ pub fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     for (name, text) in [
-        ("style.css", include_str!("style.css")),
+        ("style.css", concat!(include_str!("palette.css"), include_str!("style.css"))),
         ("media.css", include_str!("media.css")),
         ("figures.html", include_str!("figures.html")),
         ("results.html", include_str!("results.html")),
