@@ -6,8 +6,8 @@ use super::chart::{Dots, dot_plot};
 use super::overview::{Inspected, Section, by_ipc, by_size, by_statistics, pictures};
 use super::summary::{Summary, groups, summaries};
 use super::text::{
-    BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, block_title, cells, few_seeds, labels, protocols,
-    summary_images,
+    BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, VERIFIER_HEADINGS, block_title, cells, few_seeds,
+    labels, protocols, summary_images, verifier_cells,
 };
 use super::{ReportError, Results, failed};
 use scdd_artifacts::own;
@@ -47,10 +47,14 @@ pub fn write_markdown(
     let results = results.sorted();
     let all = summaries(&results.rows);
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut text = format!(
-        "# {}: results\n\nWritten by `{command}`. Accuracy in % on all {} test images of {}.\n",
-        results.name, results.test_images, results.data
-    );
+    let mut text = format!("# {}: results\n\nWritten by `{command}`.", results.name);
+    if !results.rows.is_empty() {
+        text += &format!(
+            " Accuracy in % on all {} test images of {}.",
+            results.test_images, results.data
+        );
+    }
+    text += "\n";
     for section in sections(&results, inspected)? {
         let Section { heading, suffix, svg, text: below } = section;
         let chart = format!("{stem}-{suffix}.svg");
@@ -70,9 +74,15 @@ pub fn write_markdown(
             .iter()
             .for_each(|one| text += &line(&failed::cells(one)));
     }
-    for note in
-        [SPREAD_NOTE, &few_seeds(&all), COST_NOTE, BEST_NOTE].iter().flat_map(|note| note.lines())
-    {
+    if results.recoveries.iter().any(|recovery| !recovery.verified.is_empty()) {
+        text += "\n## Recovered images that a verifier puts into their classes, in %\n\n";
+        text += &line(&VERIFIER_HEADINGS.map(str::to_owned));
+        text += &line(&VERIFIER_HEADINGS.map(|_| "---".to_owned()));
+        results.recoveries.iter().flat_map(verifier_cells).for_each(|cells| text += &line(&cells));
+    }
+    let few = few_seeds(&all);
+    let notes = [SPREAD_NOTE, &few, COST_NOTE, BEST_NOTE];
+    for note in notes.iter().filter(|_| !all.is_empty()).flat_map(|note| note.lines()) {
         text += &format!("\n{}\n", note.replace('*', "\\*"));
     }
     for (reason, rows) in failed::reasons(&results.failed) {

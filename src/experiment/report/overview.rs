@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::chart::Scale;
-use super::html::images::first_of_each;
+use super::html::images::{ClassRow, class_rows};
 use super::plot::{Horizontal, ImageRow, Point, Series, image_grid, plot};
 use super::summary::{Summary, summaries};
 use super::text::{images, labels, summary_images};
@@ -35,18 +35,25 @@ pub(super) fn pictures(results: &Results) -> Result<Option<Section>, ReportError
         (real, &grid.method, &grid.teacher, u32::MAX - grid.ipc, grid.seed)
     });
     grids.dedup_by_key(|grid| (&grid.method, &grid.teacher));
-    let mut rows = Vec::new();
+    let mut columns: Vec<String> = Vec::new();
+    let mut found: Vec<(String, Vec<ClassRow>)> = Vec::new();
     for grid in grids {
-        let images_of = first_of_each(&grid.folder, CLASSES)?;
-        rows.push(ImageRow {
-            name: images(&grid.method, grid.teacher.as_deref()),
-            images: images_of,
-        });
+        let (rows, _) = class_rows(&grid.folder, &results.classes, (CLASSES, 1))?;
+        for row in rows.iter().filter(|row| !columns.contains(&row.class)).collect::<Vec<_>>() {
+            columns.push(row.class.clone());
+        }
+        found.push((images(&grid.method, grid.teacher.as_deref()), rows));
     }
-    if rows.is_empty() {
+    columns.truncate(CLASSES);
+    if columns.is_empty() {
         return Ok(None);
     }
-    let columns: Vec<String> = results.classes.iter().take(CLASSES).cloned().collect();
+    let place = |(name, rows): &(String, Vec<ClassRow>)| {
+        let of =
+            |class: &String| rows.iter().find(|row| row.class == *class)?.images.first().cloned();
+        ImageRow { name: name.clone(), images: columns.iter().map(of).collect() }
+    };
+    let rows: Vec<ImageRow> = found.iter().map(place).collect();
     Ok(Some(Section {
         heading: "Images".into(),
         suffix: "images".into(),

@@ -111,26 +111,27 @@ pub(super) struct ImageRow {
 
 /// The side of an image in an [`image_grid`].
 const SIDE: f64 = 56.0;
-/// The width of the names beside the images.
-const NAMES: f64 = 250.0;
+/// The mean width of a letter at 12 px.
+const LETTER: f64 = 6.8;
 
 /// Images of several origins at the same classes: a row per origin, a column per class.
 pub(super) fn image_grid(title: &str, columns: &[String], rows: &[ImageRow]) -> String {
-    let width = NAMES + (SIDE + 4.0) * columns.len() as f64 + 8.0;
+    let longest = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    let names = 20.0 + LETTER * longest as f64;
+    let width = names + (SIDE + 4.0) * columns.len() as f64 + 8.0;
     let height = 30.0 + (SIDE + 4.0) * rows.len() as f64;
     let mut svg = opened_wide(title, width, height);
     for (number, class) in columns.iter().enumerate() {
-        let centre = NAMES + (SIDE + 4.0) * number as f64 + SIDE / 2.0;
-        // At 12 px a letter is about 6.5 px wide.
-        let short: String = class.chars().take(9).collect();
+        let centre = names + (SIDE + 4.0) * number as f64 + SIDE / 2.0;
+        let short: String = class.chars().take((SIDE / LETTER) as usize + 1).collect();
         label(&mut svg, centre, 18.0, "middle", &short);
     }
     for (number, row) in rows.iter().enumerate() {
         let top = 26.0 + (SIDE + 4.0) * number as f64;
-        label(&mut svg, NAMES - 10.0, top + SIDE / 2.0 + 4.0, "end", &row.name);
+        label(&mut svg, names - 10.0, top + SIDE / 2.0 + 4.0, "end", &row.name);
         for (column, image) in row.images.iter().enumerate() {
             let Some(uri) = image else { continue };
-            let left = NAMES + (SIDE + 4.0) * column as f64;
+            let left = names + (SIDE + 4.0) * column as f64;
             push(
                 &mut svg,
                 format_args!(

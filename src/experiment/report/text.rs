@@ -113,6 +113,9 @@ pub(super) const HEADINGS: [&str; 10] = [
     "memory",
     "label size",
 ];
+/// Of the cells that [`verifier_cells`] gives.
+pub(super) const VERIFIER_HEADINGS: [&str; 7] =
+    ["set", "per class", "seed", "verifier", "images", "top-1", "top-5"];
 const RANKING: [&str; 7] = ["images", "labels", "hard labels", "HLR", "IOR", "LRS", "ARS"];
 
 /// Explains the table's figures.
@@ -155,8 +158,7 @@ fn verifier_table(recoveries: &[Recovery]) -> String {
     if found.is_empty() {
         return String::new();
     }
-    let headings = ["set", "per class", "seed", "verifier", "images", "top-1", "top-5"];
-    let mut lines = vec![headings.map(str::to_string)];
+    let mut lines = vec![VERIFIER_HEADINGS.map(str::to_string)];
     lines.extend(found);
     format!("recovered images that a verifier puts into their classes, in %\n{}", aligned(&lines))
 }

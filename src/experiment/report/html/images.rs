@@ -9,42 +9,33 @@ use serde::Serialize;
 
 use crate::report::ReportError;
 
-/// The most classes, and images per class, that are shown.
-const CLASSES: usize = 20;
-const PER_CLASS: usize = 10;
+/// The most classes, and images per class, that the page shows.
+pub(super) const SHOWN: (usize, usize) = (20, 10);
 
 /// The images of one class.
 #[derive(Debug, Serialize)]
-pub(super) struct ClassRow {
+pub(in crate::report) struct ClassRow {
     pub class: String,
     /// `data:` URIs.
     pub images: Vec<String>,
 }
 
-/// The first images of the first classes in `folder`, and how many classes there are.
-pub(super) fn class_rows(
+/// At most as many images of at most as many classes in `folder` as `(classes, images)` in `shown`
+/// says, the first ones, and how many classes there are.
+pub(in crate::report) fn class_rows(
     folder: &Path,
     classes: &[String],
+    shown: (usize, usize),
 ) -> Result<(Vec<ClassRow>, usize), ReportError> {
     let directories: Vec<PathBuf> =
         sorted(folder)?.into_iter().filter(|path| path.is_dir()).collect();
     let named = directories.len() == classes.len();
-    let shown = directories.iter().take(CLASSES).enumerate();
-    let rows = shown.map(|(index, directory)| {
+    let first = directories.iter().take(shown.0).enumerate();
+    let rows = first.map(|(index, directory)| {
         let class = if named { classes[index].clone() } else { file_name(directory) };
-        Ok(ClassRow { class, images: data_uris(directory, PER_CLASS)? })
+        Ok(ClassRow { class, images: data_uris(directory, shown.1)? })
     });
     Ok((rows.collect::<Result<_, ReportError>>()?, directories.len()))
-}
-
-/// The first image of each of the first `count` classes in `folder`; `None` for a class without
-/// one.
-pub(in crate::report) fn first_of_each(
-    folder: &Path,
-    count: usize,
-) -> Result<Vec<Option<String>>, ReportError> {
-    let directories = sorted(folder)?.into_iter().filter(|path| path.is_dir()).take(count);
-    directories.map(|directory| Ok(data_uris(&directory, 1)?.pop())).collect()
 }
 
 /// The first `count` images of a class.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::images::{ClassRow, class_rows};
+use super::images::{ClassRow, SHOWN, class_rows};
 use crate::report::text::images;
 use crate::report::{Grid, Recovery, ReportError, Results};
 
@@ -61,7 +61,7 @@ pub(super) fn grids(results: &Results) -> Result<Vec<GridView>, ReportError> {
         results.grids.iter().filter(same).all(|other| grid.seed <= other.seed)
     };
     let view = |grid: &Grid| {
-        let (rows, classes) = class_rows(&grid.folder, &results.classes)?;
+        let (rows, classes) = class_rows(&grid.folder, &results.classes, SHOWN)?;
         let shown = rows.first().map_or(0, |row| row.images.len());
         let source = images(&grid.method, grid.teacher.as_deref());
         Ok(GridView {
