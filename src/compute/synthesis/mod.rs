@@ -323,7 +323,7 @@ impl SynthesisPlan {
                 let kept = SavedPass {
                     x: self.read(run, pass.x)?,
                     residual: pass.residual.map(|id| self.read(run, id)).transpose()?,
-                    out: None,
+                    activation: None,
                 };
                 self.forward_pass(index, pass, kept, run).map_err(failed(&self.name_of(pass)))?;
             }
@@ -377,7 +377,8 @@ impl SynthesisPlan {
             run.values[step.out] = Some(y.clone());
             return match &step.pass {
                 Some(pass) => {
-                    self.forward_pass(index, pass, SavedPass { x: y, residual, out: None }, run)
+                    let kept = SavedPass { x: y, residual, activation: None };
+                    self.forward_pass(index, pass, kept, run)
                 }
                 None => Ok(()),
             };
@@ -408,7 +409,7 @@ impl SynthesisPlan {
                 run.values[id] = Some(out.finish(size(to, channels))?);
             }
             run.measured[index] = gathered.total().as_ref().map(MeasuredStatistics::of_moments);
-            run.kept[index] = Some(SavedStep::Pass(SavedPass { x: y, residual, out: None }));
+            run.kept[index] = Some(SavedStep::Pass(SavedPass { x: y, residual, activation: None }));
         }
         Ok(())
     }
@@ -423,7 +424,7 @@ impl SynthesisPlan {
         let (kept, (out, measured)) = match (self.options.kernels, pass.image_size()) {
             (Some(isa), Some(size)) => {
                 let residual = kept.residual.map(|r| r.channels_last()).transpose()?;
-                let kept = SavedPass { x: kept.x.channels_last()?, residual, out: None };
+                let kept = SavedPass { x: kept.x.channels_last()?, residual, activation: None };
                 let done = pass.forward(isa, &self.pool, &kept, size)?;
                 (kept, done)
             }
