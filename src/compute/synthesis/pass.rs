@@ -362,7 +362,7 @@ mod tests {
 
     const SIZE: [i64; 4] = [2, 5, 3, 4];
 
-    /// Eighths from -5 to 5, so that sums and products are exact and the limits of activations occur.
+    /// Eighths from -5 to 5, so that sums and products are exact and activations' limits occur.
     fn eighths(seed: i64) -> Value {
         let count: i64 = SIZE.iter().product();
         let numbers = Tensor::arange(count, (Kind::Int64, Device::Cpu)) * 29 + 17 * seed;
