@@ -25,7 +25,7 @@ use crate::compiled::convolution::{Direction, size};
 use crate::compiled::explicit::SavedExplicit;
 use crate::compiled::survey::survey;
 use crate::compiled::value::{BufferPool, Value};
-use crate::compiled::{Step as _, failed, fixed_values, last_uses, none, sum};
+use crate::compiled::{Step, failed, fixed_values, last_uses, none, sum};
 use crate::replica::ops::BatchSize;
 use crate::replica::{Mode, Replica, ReplicaError};
 use crate::threads::Threads;
@@ -163,6 +163,9 @@ impl SynthesisPlan {
         // steps have prepared their weights.
         replica.constants.iter_mut().for_each(|t| *t = None);
         let fixed = fixed_values(known, &steps);
+        for node in steps.iter().filter_map(Step::autograd) {
+            node.settle(&mut replica, &fixed)?;
+        }
         let layers = alignment::layers(objective).map_err(loss)?;
         let joint = match options.kernels {
             Some(_) => None,
