@@ -167,8 +167,8 @@ mod tests {
         }
     }
 
-    /// `x` `[N, 4, 1, 1]` → `[N, 4]`: columns picked by a constant, zeroed by a constant mask, and picked
-    /// again by numbers that are computed from the shape of `x`.
+    /// `x` `[N, 4, 1, 1]` → `[N, 4]`: columns picked by a constant, some exchanged by a constant
+    /// mask, and picked again by numbers that are computed from the shape of `x`.
     fn graph() -> Arc<Graph> {
         let (mut graph, x) = Builder::new();
         let order = graph.numbers(&[4], &[3, 2, 1, 0]);
