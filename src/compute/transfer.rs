@@ -22,7 +22,7 @@ pub fn upload(values: &[f32], shape: &[i64], device: Device) -> Result<Tensor, T
     send(&Tensor::f_from_slice(values)?.f_reshape(shape)?, device)
 }
 
-/// `tensor`, of float32 and in the program's memory, on `device`. Does not wait until it is there.
+/// `tensor`, which lies in the program's memory, on `device`. Does not wait until it is there.
 ///
 /// # Errors
 /// When libtorch can't copy the tensor.
@@ -32,10 +32,19 @@ pub fn send(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
         // From pageable memory a GPU's driver would copy while the program waits.
         Device::Cuda(_) => {
             let pinned = tensor.f_pin_memory(device)?;
-            pinned.f_to_device_(device, Kind::Float, true, false)
+            pinned.f_to_device_(device, tensor.kind(), true, false)
         }
         _ => tensor.f_to_device(device),
     }
+}
+
+/// `tensor` in the program's memory. Waits for everything before it.
+///
+/// # Errors
+/// When libtorch can't copy it.
+pub fn fetch(tensor: &Tensor) -> Result<Tensor, TchError> {
+    COUNT.set(COUNT.get() + 1);
+    tensor.f_to_device(Device::Cpu)
 }
 
 /// The values of `tensor`, in float64. Waits for everything before them.
@@ -43,7 +52,5 @@ pub fn send(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
 /// # Errors
 /// When libtorch can't copy them.
 pub fn read(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
-    COUNT.set(COUNT.get() + 1);
-    let flat = tensor.f_to_kind(Kind::Double)?.f_reshape([-1])?.f_to_device(Device::Cpu)?;
-    Vec::try_from(flat)
+    Vec::try_from(fetch(&tensor.f_to_kind(Kind::Double)?.f_reshape([-1])?)?)
 }

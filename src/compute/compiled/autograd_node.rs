@@ -37,6 +37,19 @@ impl AutogradNode {
         Self { name: node.name.clone(), node: index, reads, constants, writes }
     }
 
+    /// Copies those of the values `fixed`, which never change, that the node computes with to where
+    /// it does, for all later evaluations.
+    ///
+    /// # Errors
+    /// When libtorch can't copy them.
+    pub fn settle(
+        &self,
+        replica: &mut Replica,
+        fixed: &[Option<Tensor>],
+    ) -> Result<(), ReplicaError> {
+        replica.settle(self.node, fixed)
+    }
+
     /// `fixed` holds every value that does not depend on the network's input. `inputs` are the
     /// values of [`reads`](Self::reads), in the same order.
     pub fn forward(

@@ -7,6 +7,7 @@
 mod convert;
 mod error;
 pub(crate) mod ops;
+mod place;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use scdd_graph::{Graph, Node, Op, ValueId};
 pub use convert::{channels_last, kind, tensor_of, to_array, to_tensor};
 pub use error::{OpError, ReplicaError};
 use ops::{Args, BatchSize};
+use place::Places;
 
 /// How BatchNorm layers behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,7 @@ pub struct Outputs {
 pub struct Replica {
     graph: Arc<Graph>,
     pub(crate) constants: Vec<Option<Tensor>>,
+    places: Places,
     /// Per node, the values that no later node reads.
     pub(crate) dying: Vec<Vec<ValueId>>,
     /// The type that replaces float32, after [`Replica::to_kind`].
@@ -52,24 +55,40 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Moves floating-point constants to `device`. Integer constants stay on the CPU, because they
-    /// are shapes and axes.
+    /// Moves floating-point constants to `device`. Integer constants stay on the CPU, where shapes
+    /// and axes are read; those that nodes compute with are copied to `device` once.
     ///
     /// # Errors
     /// When a constant can't be copied to the device.
     pub fn new(graph: Arc<Graph>, device: Device) -> Result<Self, ReplicaError> {
         let mut constants: Vec<Option<Tensor>> = Vec::new();
         constants.resize_with(graph.values.len(), || None);
+        let mut places = Places::new(&graph, device);
         for (&id, constant) in &graph.constants {
-            let place = if constant.dtype.is_float() { device } else { Device::Cpu };
-            let tensor =
-                tensor_of(constant).and_then(|t| channels_last(&t.f_to_device(place)?)).map_err(
-                    |e| ReplicaError::Constant { name: graph.values[id].clone(), source: e },
-                )?;
+            let tensor = tensor_of(constant)
+                .and_then(|t| channels_last(&t.f_to_device(places.of(id))?))
+                .map_err(|e| ReplicaError::Constant {
+                    name: graph.values[id].clone(),
+                    source: e,
+                })?;
             constants[id] = Some(tensor);
         }
+        for node in &graph.nodes {
+            places.settle(node, &constants).map_err(unsettled(node))?;
+        }
         let dying = last_uses(&graph);
-        Ok(Self { graph, constants, dying, precision: None, convolutions: None })
+        Ok(Self { graph, constants, places, dying, precision: None, convolutions: None })
+    }
+
+    /// Copies the values that never change, `fixed`, to where the node of this `index` wants them,
+    /// for all later runs.
+    pub(crate) fn settle(
+        &mut self,
+        index: usize,
+        fixed: &[Option<Tensor>],
+    ) -> Result<(), ReplicaError> {
+        let node = &self.graph.nodes[index];
+        self.places.settle(node, fixed).map_err(unsettled(node))
     }
 
     pub fn graph(&self) -> &Arc<Graph> {
@@ -117,9 +136,11 @@ impl Replica {
     /// Replaces the constant called `name` by `tensor`, of the same shape. Does nothing if there is
     /// no such constant.
     pub fn set_constant(&mut self, name: &str, tensor: Tensor) {
-        if let Some(constant) = self.graph.value(name).and_then(|id| self.constants[id].as_mut()) {
-            *constant = tensor;
-        }
+        let Some(id) = self.graph.value(name).filter(|&id| self.constants[id].is_some()) else {
+            return;
+        };
+        self.constants[id] = Some(tensor);
+        self.places.forget(id);
     }
 
     /// A clone that shares graph and constants: a write to a constant of one changes the other.
@@ -131,6 +152,7 @@ impl Replica {
                 .iter()
                 .map(|t| t.as_ref().map(Tensor::shallow_clone))
                 .collect(),
+            places: self.places.shallow_clone(),
             dying: self.dying.clone(),
             precision: self.precision,
             convolutions: self.convolutions,
@@ -195,10 +217,9 @@ impl Replica {
         values: &[Option<Tensor>],
         mode: Mode,
     ) -> Result<Vec<Tensor>, ReplicaError> {
-        let lookup = |id: &Option<ValueId>| {
-            id.and_then(|id| values[id].as_ref().or(self.constants[id].as_ref()))
-        };
-        let args = Args::new(node.inputs.iter().map(lookup).collect(), node.outputs.len());
+        let lookup = |id: ValueId| values[id].as_ref().or(self.constants[id].as_ref());
+        let inputs = self.places.inputs(node, lookup).map_err(unsettled(node))?;
+        let args = Args::new(inputs.iter().map(Option::as_ref).collect(), node.outputs.len());
         let result = match (&node.op, mode) {
             (Op::Norm(Norm::Batch { epsilon }), Mode::Train | Mode::Batch) => {
                 ops::norm::batch_norm(&args, *epsilon, mode).map(|t| vec![t])
@@ -231,6 +252,16 @@ impl Replica {
             Some(kind) if tensor.kind() == Kind::Float => tensor.f_to_kind(kind),
             _ => Ok(tensor),
         }
+    }
+}
+
+/// The error of inputs that can't be copied to where `node` wants them.
+fn unsettled(node: &Node) -> impl Fn(tch::TchError) -> ReplicaError {
+    |source| ReplicaError::Node {
+        node: node.name.clone(),
+        op: node.op_type.clone(),
+        inputs: "on another device".into(),
+        source: source.into(),
     }
 }
 

@@ -61,6 +61,13 @@ impl MeasuredStatistics {
         Self { mean: Tensor::from_slice(&moments.mean), var: Tensor::from_slice(&var), count }
     }
 
+    /// Of `x` `[N, C, H, W]`, by libtorch's kernel for BN, which is made for channels last.
+    pub fn of_image(x: &Tensor) -> Result<Self, TchError> {
+        let (mean, var) = x.f_batch_norm_update_stats(None::<&Tensor>, None, 0.0)?;
+        let count = x.numel() as f64 / mean.numel() as f64;
+        Ok(Self { mean, var, count })
+    }
+
     pub fn of_tensor(x: &Tensor, axis: usize) -> Result<Self, TchError> {
         let (mean, var) = channel_statistics(x, axis as i64)?;
         let count = x.numel() as f64 / mean.numel() as f64;

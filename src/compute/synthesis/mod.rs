@@ -25,7 +25,7 @@ use crate::compiled::convolution::{Direction, size};
 use crate::compiled::explicit::SavedExplicit;
 use crate::compiled::survey::survey;
 use crate::compiled::value::{BufferPool, Value};
-use crate::compiled::{Step as _, failed, fixed_values, last_uses, none, sum};
+use crate::compiled::{Step, failed, fixed_values, last_uses, none, sum};
 use crate::replica::ops::BatchSize;
 use crate::replica::{Mode, Replica, ReplicaError};
 use crate::threads::Threads;
@@ -163,6 +163,9 @@ impl SynthesisPlan {
         // steps have prepared their weights.
         replica.constants.iter_mut().for_each(|t| *t = None);
         let fixed = fixed_values(known, &steps);
+        for node in steps.iter().filter_map(Step::autograd) {
+            node.settle(&mut replica, &fixed)?;
+        }
         let layers = alignment::layers(objective).map_err(loss)?;
         let joint = match options.kernels {
             Some(_) => None,
@@ -323,7 +326,7 @@ impl SynthesisPlan {
                 let kept = SavedPass {
                     x: self.read(run, pass.x)?,
                     residual: pass.residual.map(|id| self.read(run, id)).transpose()?,
-                    out: None,
+                    activation: None,
                 };
                 self.forward_pass(index, pass, kept, run).map_err(failed(&self.name_of(pass)))?;
             }
@@ -377,7 +380,8 @@ impl SynthesisPlan {
             run.values[step.out] = Some(y.clone());
             return match &step.pass {
                 Some(pass) => {
-                    self.forward_pass(index, pass, SavedPass { x: y, residual, out: None }, run)
+                    let kept = SavedPass { x: y, residual, activation: None };
+                    self.forward_pass(index, pass, kept, run)
                 }
                 None => Ok(()),
             };
@@ -408,7 +412,7 @@ impl SynthesisPlan {
                 run.values[id] = Some(out.finish(size(to, channels))?);
             }
             run.measured[index] = gathered.total().as_ref().map(MeasuredStatistics::of_moments);
-            run.kept[index] = Some(SavedStep::Pass(SavedPass { x: y, residual, out: None }));
+            run.kept[index] = Some(SavedStep::Pass(SavedPass { x: y, residual, activation: None }));
         }
         Ok(())
     }
@@ -423,7 +427,7 @@ impl SynthesisPlan {
         let (kept, (out, measured)) = match (self.options.kernels, pass.image_size()) {
             (Some(isa), Some(size)) => {
                 let residual = kept.residual.map(|r| r.channels_last()).transpose()?;
-                let kept = SavedPass { x: kept.x.channels_last()?, residual, out: None };
+                let kept = SavedPass { x: kept.x.channels_last()?, residual, activation: None };
                 let done = pass.forward(isa, &self.pool, &kept, size)?;
                 (kept, done)
             }

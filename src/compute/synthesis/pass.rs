@@ -37,15 +37,16 @@ pub struct PassStep {
 }
 
 /// `scale` and `shift` of a [`PassStep`] for `tch` operations, in a shape that broadcasts over its
-/// input.
-pub struct AffineTensors([Tensor; 2]);
+/// input. `None` is 1 and 0: there is no BN, and no sweep over the activation is spent on it.
+pub struct AffineTensors(Option<[Tensor; 2]>);
 
 /// The state that a [`PassStep`] saves for the backward pass.
 pub struct SavedPass {
     pub x: Value,
     pub residual: Option<Value>,
-    /// The result, where `tch` operations read off it whether the activation clamped.
-    pub out: Option<Tensor>,
+    /// What libtorch's backward kernel of the activation reads: the result of a clamp, what goes
+    /// into another activation.
+    pub activation: Option<Tensor>,
 }
 
 /// The results of the backward pass: the gradients of `x` and of the residual.
@@ -82,8 +83,12 @@ impl PassStep {
     /// # Errors
     /// When libtorch can't copy them.
     pub fn affine(&self, device: Device) -> Result<AffineTensors, TchError> {
+        let all = |values: &[f32], value: f32| values.iter().all(|&v| v == value);
+        if all(&self.scale, 1.0) && all(&self.shift, 0.0) {
+            return Ok(AffineTensors(None));
+        }
         let copy = |values: &[f32]| transfer::upload(values, &self.broadcast(), device);
-        Ok(AffineTensors([copy(&self.scale)?, copy(&self.shift)?]))
+        Ok(AffineTensors(Some([copy(&self.scale)?, copy(&self.shift)?])))
     }
 
     fn channels(&self) -> usize {
@@ -196,37 +201,51 @@ impl PassStep {
     }
 
     /// The step as `tch` operations, on any device. Adds to `kept` what the backward pass needs.
+    ///
+    /// A sweep is one reading or writing of a whole activation, which is what a GPU's time goes
+    /// into. Here the statistics take one, BN two, a residual three, a clamp two in place; see
+    /// [`backward_torch`](Self::backward_torch) for the way back.
     pub fn forward_torch(
         &self,
         affine: &AffineTensors,
         kept: &mut SavedPass,
     ) -> Result<(Option<Value>, Option<MeasuredStatistics>), TchError> {
         let x = kept.x.tensor();
-        let measured = if self.layers.is_empty() {
-            None
-        } else {
-            Some(MeasuredStatistics::of_tensor(x, self.axis)?)
+        let measured = match (self.layers.is_empty(), self.image_size()) {
+            (true, _) => None,
+            (false, Some(_)) => Some(MeasuredStatistics::of_image(x)?),
+            (false, None) => Some(MeasuredStatistics::of_tensor(x, self.axis)?),
         };
         if self.out.is_none() {
             return Ok((None, measured));
         }
-        let mut p = self.preactivation(affine, kept)?;
+        let Preactivation { mut p, is_new } = self.preactivation(affine, kept)?;
         let out = match self.activation {
             FusedActivation::Identity => p,
             FusedActivation::Clamp { low, high } => {
-                let out = p.f_clamp_(f64::from(low), f64::from(high))?;
-                kept.out = Some(out.shallow_clone());
+                let (low, high) = (f64::from(low), f64::from(high));
+                let out = if is_new { p.f_clamp_(low, high)? } else { p.f_clamp(low, high)? };
+                kept.activation = Some(out.shallow_clone());
                 out
             }
             FusedActivation::LeakyRelu { alpha } => {
-                p.f_maximum(&p.f_mul_scalar(f64::from(alpha))?)?
+                // `tch` has libtorch's function only with a slope of 0.01. The gradient p is passed
+                // where p > 0, else α · p, which is the function itself.
+                let out = p.f_leaky_relu_backward(&p, f64::from(alpha), false)?;
+                kept.activation = Some(p);
+                out
             }
-            FusedActivation::HardSwish => p.f_hardswish()?,
+            FusedActivation::HardSwish => {
+                let out = p.f_hardswish()?;
+                kept.activation = Some(p);
+                out
+            }
         };
         Ok((Some(out.into()), measured))
     }
 
-    /// The backward pass as `tch` operations.
+    /// The backward pass as `tch` operations: three sweeps for the activation, two for the gradient
+    /// of the statistics, three to add BN's to it.
     pub fn backward_torch(
         &self,
         affine: &AffineTensors,
@@ -242,37 +261,57 @@ impl PassStep {
             let x = statistics.map_or_else(|| x.f_zeros_like(), Ok)?;
             return Ok(PassGradients { x: x.into(), residual: None });
         };
-        let gradient = match (self.activation, &kept.out) {
-            (FusedActivation::Identity, _) => gradient.tensor().shallow_clone(),
-            (FusedActivation::Clamp { low: 0.0, high: f32::INFINITY }, Some(out)) => {
-                out.f_threshold_backward(gradient.tensor(), 0.0)?
-            }
-            // A clamped value is at a limit, and no other is.
-            (activation, Some(out)) => gradient.tensor().f_mul(&slope_of(activation, out)?)?,
-            (activation, None) => gradient
-                .tensor()
-                .f_mul(&slope_of(activation, &self.preactivation(affine, kept)?)?)?,
-        };
-        let AffineTensors([scale, _]) = affine;
-        let pulled = match statistics {
-            Some(mut statistics) => statistics.f_addcmul_(&gradient, scale)?,
-            None => gradient.f_mul(scale)?,
+        let gradient = self.before_activation(gradient.tensor(), kept)?;
+        let pulled = match (statistics, &affine.0) {
+            (Some(mut statistics), Some([scale, _])) => statistics.f_addcmul_(&gradient, scale)?,
+            (Some(mut statistics), None) => statistics.f_add_(&gradient)?,
+            (None, Some([scale, _])) => gradient.f_mul(scale)?,
+            (None, None) => gradient.shallow_clone(),
         };
         let residual = kept.residual.as_ref().map(|_| gradient.into());
         Ok(PassGradients { x: pulled.into(), residual })
     }
 
-    /// A new tensor.
+    /// The gradient before the activation, from that after it.
+    fn before_activation(&self, gradient: &Tensor, kept: &SavedPass) -> Result<Tensor, TchError> {
+        let kept = || {
+            let missing = || TchError::Shape("the activation kept nothing".into());
+            kept.activation.as_ref().ok_or_else(missing)
+        };
+        match self.activation {
+            FusedActivation::Identity => Ok(gradient.shallow_clone()),
+            FusedActivation::Clamp { low: 0.0, high: f32::INFINITY } => {
+                kept()?.f_threshold_backward(gradient, 0.0)
+            }
+            // A clamped value is at a limit, and no other is.
+            FusedActivation::Clamp { low, high } => {
+                kept()?.f_hardtanh_backward(gradient, f64::from(low), f64::from(high))
+            }
+            FusedActivation::LeakyRelu { alpha } => {
+                kept()?.f_leaky_relu_backward(gradient, f64::from(alpha), false)
+            }
+            FusedActivation::HardSwish => kept()?.f_hardswish_backward(gradient),
+        }
+    }
+
     fn preactivation(
         &self,
-        AffineTensors([scale, shift]): &AffineTensors,
+        affine: &AffineTensors,
         kept: &SavedPass,
-    ) -> Result<Tensor, TchError> {
-        let mut p = shift.f_addcmul(kept.x.tensor(), scale)?;
-        match &kept.residual {
-            Some(residual) => p.f_add_(residual.tensor()),
-            None => Ok(p),
-        }
+    ) -> Result<Preactivation, TchError> {
+        let x = kept.x.tensor();
+        let scaled = match &affine.0 {
+            Some([scale, shift]) => Some(shift.f_addcmul(x, scale)?),
+            None => None,
+        };
+        let residual = kept.residual.as_ref().map(Value::tensor);
+        let (p, is_new) = match (scaled, residual) {
+            (Some(mut scaled), Some(residual)) => (scaled.f_add_(residual)?, true),
+            (Some(scaled), None) => (scaled, true),
+            (None, Some(residual)) => (x.f_add(residual)?, true),
+            (None, None) => (x.shallow_clone(), false),
+        };
+        Ok(Preactivation { p, is_new })
     }
 
     /// The shape in which values per channel broadcast over `x`.
@@ -281,22 +320,11 @@ impl PassStep {
     }
 }
 
-fn slope_of(activation: FusedActivation, p: &Tensor) -> Result<Tensor, TchError> {
-    let within = |low: f32, high: f32| -> Result<Tensor, TchError> {
-        p.f_gt(f64::from(low))?.f_logical_and(&p.f_lt(f64::from(high))?)?.f_to_kind(p.kind())
-    };
-    match activation {
-        FusedActivation::Identity => p.f_ones_like(),
-        FusedActivation::Clamp { low, high } => within(low, high),
-        FusedActivation::LeakyRelu { alpha } => {
-            let alpha = f64::from(alpha);
-            p.f_gt(0.0)?.f_to_kind(p.kind())?.f_mul_scalar(1.0 - alpha)?.f_add_scalar(alpha)
-        }
-        FusedActivation::HardSwish => {
-            let between = within(-3.0, 3.0)?.f_mul(&p.f_div_scalar(3.0)?.f_add_scalar(0.5)?)?;
-            between.f_add(&p.f_ge(3.0)?.f_to_kind(p.kind())?)
-        }
-    }
+/// What goes into a step's activation.
+struct Preactivation {
+    p: Tensor,
+    /// Whether it is a tensor of its own, and not the step's input.
+    is_new: bool,
 }
 
 /// The whole tensors that the pieces of a backward pass read.
@@ -324,5 +352,90 @@ impl<'a> PieceInputs<'a> {
 
     pub fn len(&self) -> usize {
         self.x.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    const SIZE: [i64; 4] = [2, 5, 3, 4];
+
+    /// Eighths from -5 to 5, so that sums and products are exact and activations' limits occur.
+    fn eighths(seed: i64) -> Value {
+        let count: i64 = SIZE.iter().product();
+        let numbers = Tensor::arange(count, (Kind::Int64, Device::Cpu)) * 29 + 17 * seed;
+        let values = (numbers.remainder(81) - 40).to_kind(Kind::Float) / 8.0;
+        Value::from(values.reshape(SIZE)).channels_last().unwrap()
+    }
+
+    fn assert_equal(found: &Value, expected: &Value, what: &str) {
+        let apart = (found.tensor() - expected.tensor()).abs().max();
+        assert!(f64::try_from(apart).unwrap() < 1e-5, "{what}");
+    }
+
+    /// Libtorch's operations, on every device, do what the kernels do.
+    #[test]
+    fn operations_and_kernels_agree() {
+        let channels = |values: [f32; 5]| values.to_vec();
+        let bn = [channels([1.0, -0.5, 0.0, 2.0, 0.25]), channels([0.5, 0.0, -1.0, 3.0, 0.125])];
+        let of = |values: &[f32]| Tensor::from_slice(values);
+        let slope = StatisticsGradient {
+            a: of(&[0.5, 0.0, 1.0, -0.25, 2.0]),
+            b: of(&[0.125, 0.5, -1.0, 0.0, 0.25]),
+        };
+        let relu = FusedActivation::Clamp { low: 0.0, high: f32::INFINITY };
+        for activation in [
+            FusedActivation::Identity,
+            relu,
+            FusedActivation::Clamp { low: 0.0, high: 3.0 },
+            FusedActivation::Clamp { low: f32::NEG_INFINITY, high: 1.0 },
+            FusedActivation::LeakyRelu { alpha: 0.125 },
+            FusedActivation::HardSwish,
+        ] {
+            for case in 0..8 {
+                let [has_bn, has_residual, is_aligned] = [1, 2, 4].map(|bit| case & bit != 0);
+                let layers = if is_aligned { vec![0] } else { Vec::new() };
+                let mut step = PassStep::measuring(0, SIZE.to_vec(), 1, layers);
+                (step.out, step.activation) = (Some(2), activation);
+                step.residual = has_residual.then_some(1);
+                if has_bn {
+                    [step.scale, step.shift] = bn.clone();
+                }
+                let what = format!("{activation:?} {has_bn} {has_residual} {is_aligned}");
+                // At 3 the two take hard swish's slopes of different sides.
+                let off = if activation == FusedActivation::HardSwish { 1.0 / 64.0 } else { 0.0 };
+                let [x, residual] = [1, 2].map(|seed| Value::from(eighths(seed).tensor() + off));
+                let before = x.tensor().copy();
+                let residual = has_residual.then_some(residual);
+                let mut kept = SavedPass { x, residual, activation: None };
+                let slope = Some(&slope).filter(|_| is_aligned);
+                let gradients = [eighths(3), eighths(4)];
+
+                let (isa, pool) = (Isa::best(), Arc::default());
+                let (expected, moments) = step.forward(isa, &pool, &kept, SIZE).unwrap();
+                let pulled = step.backward(isa, &pool, &kept, &gradients, slope, SIZE).unwrap();
+                let affine = step.affine(Device::Cpu).unwrap();
+                assert_eq!(affine.0.is_some(), has_bn);
+                let (found, measured) = step.forward_torch(&affine, &mut kept).unwrap();
+                let own = step.backward_torch(&affine, &kept, &gradients, slope).unwrap();
+
+                assert_equal(&found.unwrap(), &expected.unwrap(), &what);
+                assert_equal(&own.x, &pulled.x, &what);
+                assert_eq!(own.residual.is_some(), has_residual);
+                if let (Some(own), Some(pulled)) = (own.residual, pulled.residual) {
+                    assert_equal(&own, &pulled, &what);
+                }
+                assert_equal(&kept.x, &before.into(), "the input was written");
+                assert_eq!(measured.is_some(), is_aligned);
+                if let (Some(own), Some(moments)) = (measured, moments) {
+                    assert_eq!(own.count, moments.count);
+                    for (own, moments) in [(own.mean, moments.mean), (own.var, moments.var)] {
+                        assert_equal(&own.into(), &moments.into(), &what);
+                    }
+                }
+            }
+        }
     }
 }

@@ -427,7 +427,7 @@ impl<'a> Recover<'a> {
                 losses.read()?;
             }
             if self.config.snapshot_steps().any(|step| step == iteration + 1) {
-                let images = images.state()?.result();
+                let images = images.result()?;
                 let (_, channels, height, width) = images.dim();
                 let (pixels, shape) = (self.to_pixels(&images)?, [channels, height, width]);
                 losses.observer().snapshot(iteration + 1, &pixels, shape)?;
@@ -446,7 +446,7 @@ impl<'a> Recover<'a> {
             }
         }
         self.committee.keep(objective);
-        Ok(images.state()?.result())
+        images.result()
     }
 
     /// How each step moves the images.

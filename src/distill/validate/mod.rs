@@ -387,7 +387,7 @@ impl<'a> Student<'a> {
         if let Some((logits, Targets { teacher: Some(teacher), .. })) = last {
             objectives.fit(epoch, &logits, &teacher)?;
         }
-        Ok(f64::try_from(total)? / batches.len() as f64)
+        Ok(f64::try_from(transfer::fetch(&total)?)? / batches.len() as f64)
     }
 
     /// The loss of one batch, and the parameters' gradients. At most `part` views run through the
@@ -492,13 +492,13 @@ impl<'a> Student<'a> {
             DrawnMix::CutMix { partner, .. } | DrawnMix::MixUp { partner, .. } => {
                 let rows: Vec<i64> = partner.iter().map(|&row| i64::from(row)).collect();
                 let partner = own.f_index_select(0, &Tensor::f_from_slice(&rows)?)?;
-                Some(partner.f_to_device(self.device)?)
+                Some(transfer::send(&partner, self.device)?)
             }
         };
-        let to_device = |logits: Array2<f32>| to_tensor(logits.view())?.f_to_device(self.device);
+        let send = |logits: Array2<f32>| transfer::send(&to_tensor(logits.view())?, self.device);
         Ok(Targets {
-            teacher: logits.map(to_device).transpose()?,
-            own: own.f_to_device(self.device)?,
+            teacher: logits.map(send).transpose()?,
+            own: transfer::send(&own, self.device)?,
             partner,
             share: batch.mix.lambda(data.views.input()).into(),
         })
@@ -540,9 +540,10 @@ impl<'a> Student<'a> {
             Ok::<_, DataError>((chunk, threads.run(|| normalization.batch(test, chunk))?))
         });
         one_ahead(batches, |(chunk, images)| {
-            let logits = self.logits(&to_tensor(images.view())?.f_to_device(self.device)?)?;
+            let input = transfer::send(&to_tensor(images.view())?, self.device)?;
+            let logits = self.logits(&input)?;
             let labels: Vec<i64> = chunk.iter().map(|&i| i64::from(test.labels[i])).collect();
-            let labels = Tensor::f_from_slice(&labels)?.f_to_device(self.device)?;
+            let labels = transfer::send(&Tensor::f_from_slice(&labels)?, self.device)?;
             let count = |hits: Tensor| -> Result<usize, TchError> {
                 Ok(i64::try_from(hits.f_sum(Kind::Int64)?)? as usize)
             };

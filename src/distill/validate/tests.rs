@@ -183,6 +183,31 @@ fn an_interrupted_training_goes_on_and_ends_in_the_same_bytes() {
     }
 }
 
+#[test]
+fn an_epoch_sends_views_and_targets_and_reads_one_loss() {
+    // It has no plan, as on a GPU.
+    let bundle = student("convnet3-w128-in");
+    let images = crate::ten_images(&bundle.manifest.classes);
+    let views: RelabelConfig = serde_json::from_value(serde_json::json!({
+        "epochs": 1, "batch_size": 4, "crop": null, "flip": true, "mix": {"type": "none"}, "teacher_bn": "running",
+        "ensemble": [], "dtype": "f16", "top_k": null, "stored_epochs": null, "provider": "cpu", "fallback": null
+    }))
+    .unwrap();
+    let text = "loss: {type: ce}\noptimizer: {type: adamw, learning_rate: 0.01, weight_decay: 0.01}\nschedule: {type: linear}\n\
+                    ema: 0.0\nevaluate_every: 1\n";
+    let config: ValidateConfig = serde_yaml::from_str(text).unwrap();
+    let views = Views::new(&views, 1, 5, &images, scdd_data::Size { height: 28, width: 28 });
+    let data = TrainingData { images: &images, views, labels: TrainingLabels::Classes };
+    let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
+    let tensors = student.parameters.iter().map(|(_, t)| t.shallow_clone()).collect();
+    let mut optimizer = StudentOptimizer::new(tensors, config.optimizer, config.decay).unwrap();
+    let mut objectives = Objectives::new(&config, 1);
+    let before = transfer::count();
+    student.train_epoch(&data, 0, &config, &mut objectives, &mut optimizer, None).unwrap();
+    // Three batches.
+    assert_eq!(transfer::count() - before, 3 * 2 + 1);
+}
+
 /// As on a GPU, whose students have no plan.
 #[test]
 fn joined_parameters_train_as_each_does() {

@@ -64,8 +64,7 @@ fn elu(x: &Tensor, alpha: f64, scale: f64) -> Result<Tensor, OpError> {
 
 /// The bounds are one-element tensors. If min > max, the result is max, as ONNX specifies.
 fn clip(x: &Tensor, min: Option<&Tensor>, max: Option<&Tensor>) -> Result<Tensor, OpError> {
-    let scalar =
-        |t: &Tensor| t.f_reshape([] as [i64; 0])?.f_to_device(x.device())?.f_to_kind(x.kind());
+    let scalar = |t: &Tensor| t.f_reshape([] as [i64; 0])?.f_to_kind(x.kind());
     let mut y = x.shallow_clone();
     if let Some(min) = min {
         y = y.f_clamp_min_tensor(&scalar(min)?)?;

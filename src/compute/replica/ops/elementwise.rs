@@ -83,7 +83,7 @@ fn two(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
         Binary::Mul => a.f_mul(b)?,
         Binary::Div if a.is_floating_point() => a.f_div(b)?,
         Binary::Div => a.f_div_tensor_mode(b, "trunc")?,
-        Binary::Pow => a.f_pow(&b.f_to_device(a.device())?)?.f_to_kind(a.kind())?,
+        Binary::Pow => a.f_pow(b)?.f_to_kind(a.kind())?,
         Binary::Mod { fmod: true } => a.f_fmod_tensor(b)?,
         Binary::Mod { fmod: false } => a.f_remainder_tensor(b)?,
         Binary::And => a.f_logical_and(b)?,

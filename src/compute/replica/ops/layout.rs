@@ -1,11 +1,12 @@
 //! Operators that move elements without changing them.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::super::error::OpError;
 use super::super::kind;
 use super::conv::{or_ones, pad as pad_constant};
 use super::{Args, axis_of, bounded};
+use crate::transfer;
 use scdd_graph::ops::{Layout, PadMode, Scatter};
 
 pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
@@ -30,13 +31,13 @@ pub fn run(op: &Layout, args: &Args) -> Result<Vec<Tensor>, OpError> {
         Layout::Gather { axis } => gather(x, args.get(1)?, *axis)?,
         Layout::GatherElements { axis } => {
             let axis = axis_of(*axis, x.dim())?;
-            x.f_gather(axis, &positive(args.get(1)?, x.size()[axis as usize], x.device())?, false)?
+            x.f_gather(axis, &positive(args.get(1)?, x.size()[axis as usize])?, false)?
         }
         Layout::GatherNd { batch_dims } => gather_nd(x, args.get(1)?, *batch_dims)?,
         Layout::ScatterNd { scatter } => scatter_nd(x, args.get(1)?, args.get(2)?, *scatter)?,
         Layout::ScatterElements { axis, scatter } => {
             let axis = axis_of(*axis, x.dim())?;
-            let indices = positive(args.get(1)?, x.size()[axis as usize], x.device())?;
+            let indices = positive(args.get(1)?, x.size()[axis as usize])?;
             scatter_along(x, axis, &indices, args.get(2)?, *scatter)?
         }
         Layout::DepthToSpace { block, column_major } => depth_to_space(x, *block, *column_major)?,
@@ -205,7 +206,7 @@ fn slice(x: &Tensor, args: &Args) -> Result<Tensor, OpError> {
                 let picks: Vec<i64> = std::iter::successors(Some(start), |v| v.checked_add(step))
                     .take_while(|&v| v > end)
                     .collect();
-                y.f_index_select(axis, &Tensor::from_slice(&picks).f_to_device(y.device())?)?
+                y.f_index_select(axis, &transfer::send(&Tensor::from_slice(&picks), y.device())?)?
             }
         };
     }
@@ -246,7 +247,10 @@ fn pad(x: &Tensor, mode: PadMode, args: &Args) -> Result<Tensor, OpError> {
         let size = y.size()[axis];
         let picks: Vec<i64> =
             (-before..size + after).map(|i| source_index(i, size, mode)).collect();
-        y = y.f_index_select(axis as i64, &Tensor::from_slice(&picks).f_to_device(y.device())?)?;
+        y = y.f_index_select(
+            axis as i64,
+            &transfer::send(&Tensor::from_slice(&picks), y.device())?,
+        )?;
     }
     Ok(y)
 }
@@ -275,39 +279,33 @@ fn expand(x: &Tensor, shape: &[i64]) -> Result<Tensor, OpError> {
     Ok(x.f_expand(target, false)?)
 }
 
-/// The indices on the data's device. Negative indices count from the end of an axis of `size`.
-fn positive(indices: &Tensor, size: i64, device: Device) -> Result<Tensor, OpError> {
-    let indices = indices.f_to_device(device)?.f_to_kind(Kind::Int64)?;
+/// The indices in int64. Negative indices count from the end of an axis of `size`.
+fn positive(indices: &Tensor, size: i64) -> Result<Tensor, OpError> {
+    let indices = indices.f_to_kind(Kind::Int64)?;
     Ok(indices.f_where_self(&indices.f_ge(0)?, &indices.f_add_scalar(size)?)?)
 }
 
 fn gather(x: &Tensor, indices: &Tensor, axis: i64) -> Result<Tensor, OpError> {
     let axis = axis_of(axis, x.dim())? as usize;
     let size = x.size();
-    let flat = positive(indices, size[axis], x.device())?.f_reshape([-1])?;
+    let flat = positive(indices, size[axis])?.f_reshape([-1])?;
     let shape = [&size[..axis], &indices.size(), &size[axis + 1..]].concat();
     Ok(x.f_index_select(axis as i64, &flat)?.f_reshape(shape)?)
 }
 
 /// The last axis of `indices`, split into one index tensor per leading axis of `size`.
-fn split_indices(
-    indices: &Tensor,
-    size: &[i64],
-    device: Device,
-) -> Result<Vec<Option<Tensor>>, OpError> {
+fn split_indices(indices: &Tensor, size: &[i64]) -> Result<Vec<Option<Tensor>>, OpError> {
     let depth =
         *indices.size().last().ok_or_else(|| OpError::Other("the indices are a scalar".into()))?;
     if depth < 0 || depth as usize > size.len() {
         return Err(OpError::Other(format!("indices of depth {depth} into {} axes", size.len())));
     }
-    (0..depth)
-        .map(|i| positive(&indices.f_select(-1, i)?, size[i as usize], device).map(Some))
-        .collect()
+    (0..depth).map(|i| positive(&indices.f_select(-1, i)?, size[i as usize]).map(Some)).collect()
 }
 
 fn gather_nd(x: &Tensor, indices: &Tensor, batch_dims: i64) -> Result<Tensor, OpError> {
     if batch_dims == 0 {
-        let parts = split_indices(indices, &x.size(), x.device())?;
+        let parts = split_indices(indices, &x.size())?;
         return Ok(x.f_index(&parts)?);
     }
     let rows = (0..*x.size().first().unwrap_or(&0))
@@ -322,14 +320,14 @@ fn scatter_nd(
     scatter: Scatter,
 ) -> Result<Tensor, OpError> {
     let size = x.size();
-    let parts = split_indices(indices, &size, x.device())?;
+    let parts = split_indices(indices, &size)?;
     if matches!(scatter, Scatter::Replace | Scatter::Add) {
         return Ok(x.f_index_put(&parts, updates, scatter == Scatter::Add)?);
     }
     // The rows that the indices select, scattered along one flattened axis.
     let (outer, inner) = size.split_at(parts.len());
     let row: i64 = inner.iter().product();
-    let mut flat = Tensor::from(0i64).f_to_device(x.device())?;
+    let mut flat = Tensor::f_zeros([], (Kind::Int64, x.device()))?;
     for (part, &dim) in parts.iter().flatten().zip(outer) {
         flat = flat.f_mul_scalar(dim)?.f_add(part)?;
     }

@@ -13,11 +13,11 @@ mod shape;
 
 use std::cell::Cell;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::error::OpError;
 use scdd_graph::Op;
-use scdd_graph::ops::Layout;
+use scdd_graph::ops::{Activation, Layout, ShapeOp};
 
 /// The inputs of one node at run time.
 pub struct Args<'a> {
@@ -43,17 +43,6 @@ impl<'a> Args<'a> {
     /// All inputs; none may be absent.
     fn all(&self) -> Result<Vec<&'a Tensor>, OpError> {
         (0..self.inputs.len()).map(|i| self.get(i)).collect()
-    }
-
-    /// The device of the inputs that are not on the CPU, if there are any.
-    fn gpu(&self) -> Option<Device> {
-        self.inputs.iter().flatten().map(|t| t.device()).find(|device| *device != Device::Cpu)
-    }
-
-    /// All inputs on `device`.
-    fn moved_to(&self, device: Device) -> Result<Vec<Option<Tensor>>, TchError> {
-        let moved = |input: &Option<&Tensor>| input.map(|t| t.f_to_device(device)).transpose();
-        self.inputs.iter().map(moved).collect()
     }
 
     /// All inputs in `kind`.
@@ -86,7 +75,7 @@ impl<'a> Args<'a> {
 }
 
 fn i64s(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
-    let flat = tensor.f_to_kind(Kind::Int64)?.f_to_device(Device::Cpu)?.f_reshape([-1])?;
+    let flat = tensor.f_to_kind(Kind::Int64)?.f_reshape([-1])?;
     Ok(Vec::<i64>::try_from(&flat)?)
 }
 
@@ -136,29 +125,43 @@ fn bounded(shape: &[i64]) -> Result<(), OpError> {
     }
 }
 
-/// Runs one operator in inference mode.
-///
-/// Shapes, axes and other integers stay on the CPU, where they are read. Where such a tensor is
-/// data beside tensors on a GPU, it is copied there.
-pub fn run(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
-    let combines = matches!(
-        op,
-        Op::Binary(_)
-            | Op::Linear(_)
-            | Op::Layout(
-                Layout::Concat { .. } | Layout::ScatterNd { .. } | Layout::ScatterElements { .. }
-            )
-    );
-    match args.gpu().filter(|_| combines) {
-        Some(gpu) => {
-            let moved = args.moved_to(gpu)?;
-            run_here(op, &Args::new(moved.iter().map(Option::as_ref).collect(), args.outputs))
+/// How an operator uses one of its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It computes with it, where its other data lie.
+    Data,
+    /// It reads numbers off it: a shape, axes, pads, scales.
+    Numbers,
+    /// It looks at its shape or type alone.
+    Outline,
+}
+
+/// How `op` uses its input of this number.
+pub fn usage(op: &Op, input: usize) -> Use {
+    match op {
+        Op::Shape(ShapeOp::Shape { .. } | ShapeOp::Size) => Use::Outline,
+        Op::Shape(ShapeOp::ConstantOfShape { .. } | ShapeOp::Range) => Use::Numbers,
+        Op::Layout(
+            Layout::Concat { .. }
+            | Layout::Gather { .. }
+            | Layout::GatherElements { .. }
+            | Layout::GatherNd { .. }
+            | Layout::ScatterNd { .. }
+            | Layout::ScatterElements { .. },
+        ) => Use::Data,
+        Op::Layout(Layout::CastLike) if input > 0 => Use::Outline,
+        Op::Layout(_) | Op::Reduce(_) | Op::Resize(_) | Op::Activation(Activation::Dropout)
+            if input > 0 =>
+        {
+            Use::Numbers
         }
-        None => run_here(op, args),
+        _ => Use::Data,
     }
 }
 
-fn run_here(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
+/// Runs one operator in inference mode. Its data are on one device, the numbers that it reads in
+/// the program's memory.
+pub fn run(op: &Op, args: &Args) -> Result<Vec<Tensor>, OpError> {
     match op {
         Op::Activation(op) => activation::run(*op, args),
         Op::Binary(op) => elementwise::run_binary(*op, args).map(single),

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::super::error::OpError;
 use super::{Args, axis_of, bounded};
+use crate::transfer;
 use scdd_graph::ops::{AspectPolicy, Coordinates, Resize, ResizeKernel, Rounding};
 
 /// The largest side of a resized image.
@@ -112,11 +113,11 @@ impl ResizeAxis<'_> {
         let y = if let ResizeKernel::Nearest(rounding) = self.op.kernel {
             let picks: Vec<i64> =
                 coordinates.iter().map(|&c| nearest(c, rounding).clamp(0, self.size - 1)).collect();
-            x.f_index_select(axis, &Tensor::from_slice(&picks).f_to_device(x.device())?)?
+            x.f_index_select(axis, &transfer::send(&Tensor::from_slice(&picks), x.device())?)?
         } else {
             let weights: Vec<f64> = coordinates.iter().flat_map(|&c| self.weights(c)).collect();
             let matrix = Tensor::from_slice(&weights).f_reshape([self.target, self.size])?;
-            let matrix = matrix.f_to_kind(x.kind())?.f_to_device(x.device())?;
+            let matrix = transfer::send(&matrix.f_to_kind(x.kind())?, x.device())?;
             x.f_transpose(axis, -1)?.f_matmul(&matrix.f_transpose(0, 1)?)?.f_transpose(axis, -1)?
         };
         if self.op.coordinates != Coordinates::CropAndResize {
@@ -126,7 +127,8 @@ impl ResizeAxis<'_> {
         let outside: Vec<bool> = coordinates.iter().map(|c| !(0.0..=last).contains(c)).collect();
         let mut shape = vec![1; x.dim()];
         shape[axis as usize] = self.target;
-        let outside = Tensor::from_slice(&outside).f_to_device(x.device())?.f_reshape(shape)?;
+        let outside =
+            transfer::send(&Tensor::from_slice(&outside), x.device())?.f_reshape(shape)?;
         Ok(y.f_masked_fill(&outside, self.op.extrapolation)?)
     }
 

@@ -26,14 +26,19 @@ pub struct DeviceImages {
 impl DeviceImages {
     pub fn new(state: ImagesState, rule: StepRule, device: Device) -> Result<Self, TchError> {
         let ImagesState { images, moments: [first, second], steps, average } = state;
-        let copy = |array: &Array4<f32>| to_tensor(array.view())?.f_to_device(device);
+        let copy = |array: &Array4<f32>| transfer::send(&to_tensor(array.view())?, device);
         let (low, high): (Vec<f32>, Vec<f32>) = rule.range.iter().copied().unzip();
         let limits = |values: &[f32]| transfer::upload(values, &[1, -1, 1, 1], device);
+        let images = copy(&images)?;
+        // Before the first step nothing else need be sent.
+        let is_start = steps == 0;
+        let moment = |array| if is_start { images.f_zeros_like() } else { copy(array) };
+        let average = average.map(|array| if is_start { Ok(images.copy()) } else { copy(&array) });
         Ok(Self {
-            images: copy(&images)?,
-            moments: [copy(&first)?, copy(&second)?],
+            moments: [moment(&first)?, moment(&second)?],
+            average: average.transpose()?,
+            images,
             steps,
-            average: average.as_ref().map(copy).transpose()?,
             range: [limits(&low)?, limits(&high)?],
             rule,
             seen: None,
@@ -86,18 +91,23 @@ impl BatchImages for DeviceImages {
     }
 
     fn state(&self) -> Result<ImagesState, RecoverError> {
-        let copy = |tensor: &Tensor| {
-            let array = to_array(tensor)?.into_dimensionality();
-            array.map_err(|e| TchError::Shape(e.to_string()))
-        };
         let [first, second] = &self.moments;
         Ok(ImagesState {
-            images: copy(&self.images)?,
-            moments: [copy(first)?, copy(second)?],
+            images: fetched(&self.images)?,
+            moments: [fetched(first)?, fetched(second)?],
             steps: self.steps,
-            average: self.average.as_ref().map(copy).transpose()?,
+            average: self.average.as_ref().map(fetched).transpose()?,
         })
     }
+
+    fn result(&self) -> Result<Array4<f32>, RecoverError> {
+        Ok(fetched(self.average.as_ref().unwrap_or(&self.images))?)
+    }
+}
+
+fn fetched(tensor: &Tensor) -> Result<Array4<f32>, TchError> {
+    let array = to_array(&transfer::fetch(tensor)?)?.into_dimensionality();
+    array.map_err(|e| TchError::Shape(e.to_string()))
 }
 
 fn unseen() -> TchError {

@@ -62,9 +62,17 @@ pub trait BatchImages {
     /// When libtorch fails.
     fn step(&mut self, gradient: Tensor, learning_rate: f64) -> Result<Tensor, RecoverError>;
 
+    /// All that the next step builds on.
+    ///
     /// # Errors
-    /// When libtorch can't copy the images.
+    /// When libtorch can't copy it.
     fn state(&self) -> Result<ImagesState, RecoverError>;
+
+    /// What optimisation gives if it ends here: the average where there is one, else the images.
+    ///
+    /// # Errors
+    /// When libtorch can't copy it.
+    fn result(&self) -> Result<Array4<f32>, RecoverError>;
 }
 
 impl ImagesState {
@@ -73,11 +81,6 @@ impl ImagesState {
         let zeros = || Array4::zeros(images.raw_dim());
         let average = (rule.ema > 0.0).then(|| images.clone());
         Self { moments: [zeros(), zeros()], steps: 0, average, images }
-    }
-
-    /// What optimisation ends with.
-    pub fn result(self) -> Array4<f32> {
-        self.average.unwrap_or(self.images)
     }
 
     /// Arrays that are optimised on `threads`.

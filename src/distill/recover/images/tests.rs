@@ -56,6 +56,7 @@ fn tensors_move_as_arrays_do() {
     let mut device = start.on_device(rule(), Device::Cpu).unwrap();
     let [on_host, on_device] = [&mut host, &mut device].map(|images| steps(images.as_mut(), 0..6));
     assert!((on_host - on_device).abs() < 1e-5 * on_host, "{on_host} {on_device}");
+    let results = [&host, &device].map(|images| images.result().unwrap());
     let [host, device] = [host, device].map(|images| images.state().unwrap());
     assert_eq!((host.steps, device.steps), (6, 6));
     assert_close(&device.images, &host.images, "images");
@@ -63,7 +64,9 @@ fn tensors_move_as_arrays_do() {
     assert_close(&device.moments[1], &host.moments[1], "second moment");
     let average = host.average.unwrap();
     assert_ne!(average, host.images, "the average is the images");
-    assert_close(&device.result(), &average, "average");
+    assert_close(&device.average.unwrap(), &average, "average");
+    assert_close(&results[0], &average, "the host's result");
+    assert_close(&results[1], &average, "the device's result");
 }
 
 #[test]
@@ -98,6 +101,33 @@ fn a_step_sends_nothing_to_the_device_but_the_tables_of_its_views() {
         assert_eq!((seen.size()[0], prior.dim()), (IMAGES as i64, 0));
     }
     assert_eq!(transfer::count() - before, 10);
+}
+
+#[test]
+fn only_what_is_used_crosses() {
+    let crossing = |what: &mut dyn FnMut()| {
+        let before = transfer::count();
+        what();
+        transfer::count() - before
+    };
+    for ema in [0.0, 0.9] {
+        let rule = StepRule { ema, ..rule() };
+        let place = |state: ImagesState| state.on_device(rule.clone(), Device::Cpu).unwrap();
+        let start = ImagesState::start(noise("start"), &rule);
+        let mut images = None;
+        // The images, and the lowest and highest values.
+        assert_eq!(crossing(&mut || images = Some(place(start.clone()))), 3);
+        let mut images = images.unwrap();
+        steps(images.as_mut(), 0..2);
+        let mut result = Array4::zeros((0, 0, 0, 0));
+        assert_eq!(crossing(&mut || result = images.result().unwrap()), 1);
+        let state = images.state().unwrap();
+        assert_eq!(&result, state.average.as_ref().unwrap_or(&state.images));
+        // Images, moments and average, to go on with.
+        let arrays = 3 + usize::from(ema > 0.0);
+        assert_eq!(crossing(&mut || drop(images.state().unwrap())), arrays);
+        assert_eq!(crossing(&mut || drop(place(state.clone()))), arrays + 2);
+    }
 }
 
 #[test]
