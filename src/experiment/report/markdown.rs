@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::chart::{Dots, dot_plot};
-use super::overview::{Inspected, Section, by_ipc, by_size, by_statistics, pictures};
+use super::overview::{ChartSection, Inspected, by_ipc, by_size, by_statistics, pictures};
 use super::summary::{Summary, groups, summaries};
 use super::text::{
     BEST_NOTE, COST_NOTE, HEADINGS, SPREAD_NOTE, VERIFIER_HEADINGS, block_title, cells, few_seeds,
@@ -32,9 +32,9 @@ pub enum MarkdownError {
 }
 
 /// Writes `path` and beside it `<its stem>-<name>.svg` for each chart: images side by side if
-/// `results` say where images are, accuracy over images per class, over the teacher's size, and with
-/// `inspected` (`inspect.json`) over what the teachers' statistics hold; and one for each block of
-/// the table. `command` is the command that writes them again.
+/// `results` say where images are, accuracy over images per class, over the teacher's size, and
+/// with `inspected` (`inspect.json`) over what the teachers' statistics hold; and one for each
+/// block of the table. `command` is the command that writes them again.
 ///
 /// # Errors
 /// When a file can't be read or written.
@@ -56,7 +56,7 @@ pub fn write_markdown(
     }
     text += "\n";
     for section in sections(&results, inspected)? {
-        let Section { heading, suffix, svg, text: below } = section;
+        let ChartSection { heading, suffix, svg, text: below } = section;
         let chart = format!("{stem}-{suffix}.svg");
         write(&path.with_file_name(&chart), &svg)?;
         text += &format!("\n## {heading}\n\n![{heading}]({chart})\n{below}");
@@ -101,8 +101,11 @@ fn read(inspected: &Path) -> Result<Inspected, MarkdownError> {
     serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))
 }
 
-fn sections(results: &Results, inspected: Option<&Path>) -> Result<Vec<Section>, MarkdownError> {
-    let mut sections: Vec<Section> = pictures(results)?.into_iter().collect();
+fn sections(
+    results: &Results,
+    inspected: Option<&Path>,
+) -> Result<Vec<ChartSection>, MarkdownError> {
+    let mut sections: Vec<ChartSection> = pictures(results)?.into_iter().collect();
     sections.extend(by_ipc(results));
     sections.extend(by_size(results));
     if let Some(inspected) = inspected {

@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use super::chart::Scale;
 use super::html::images::{ClassRow, class_rows};
-use super::plot::{Horizontal, ImageRow, Point, Series, image_grid, plot};
+use super::plot::{Horizontal, ImageRow, PlotPoint, Series, image_grid, plot};
 use super::summary::{Summary, summaries};
-use super::text::{images, labels, summary_images};
+use super::text::{images, labels, labels_of, summary_images};
 use super::{Grid, Labels, ReportError, ReportedNetwork, Results};
 use crate::config::real_rows::{self, RANDOM_REAL, WHOLE_REAL};
 
@@ -17,7 +17,7 @@ use crate::config::real_rows::{self, RANDOM_REAL, WHOLE_REAL};
 const CLASSES: usize = 10;
 
 /// A part of a document.
-pub(super) struct Section {
+pub(super) struct ChartSection {
     pub heading: String,
     /// Ends the chart's file name.
     pub suffix: String,
@@ -28,7 +28,7 @@ pub(super) struct Section {
 
 /// One image of each class for every method and teacher, at the largest number of images per class
 /// and the lowest seed that the set has. `None` where no images are at hand.
-pub(super) fn pictures(results: &Results) -> Result<Option<Section>, ReportError> {
+pub(super) fn pictures(results: &Results) -> Result<Option<ChartSection>, ReportError> {
     let mut grids: Vec<&Grid> = results.grids.iter().collect();
     grids.sort_by_key(|grid| {
         let real = real_rows::is_baseline(&grid.method);
@@ -54,7 +54,7 @@ pub(super) fn pictures(results: &Results) -> Result<Option<Section>, ReportError
         ImageRow { name: name.clone(), images: columns.iter().map(of).collect() }
     };
     let rows: Vec<ImageRow> = found.iter().map(place).collect();
-    Ok(Some(Section {
+    Ok(Some(ChartSection {
         heading: "Images".into(),
         suffix: "images".into(),
         svg: image_grid("Images of every method at the same classes", &columns, &rows),
@@ -64,7 +64,7 @@ pub(super) fn pictures(results: &Results) -> Result<Option<Section>, ReportError
 
 /// Accuracy over images per class, where a row has several: a chart for each student, protocol and
 /// kind of labels.
-pub(super) fn by_ipc(results: &Results) -> Vec<Section> {
+pub(super) fn by_ipc(results: &Results) -> Vec<ChartSection> {
     let all = summaries(&results.rows);
     let charts = settings(&all, |s| (s.student.clone(), s.protocol.clone(), s.labels));
     let mut sections = Vec::new();
@@ -93,7 +93,7 @@ pub(super) fn by_ipc(results: &Results) -> Vec<Section> {
 
 /// Accuracy over the teacher's size, where a pretraining scheme has several sizes: a chart for each
 /// student, protocol, number of images and kind of labels. Random real images are a level line.
-pub(super) fn by_size(results: &Results) -> Vec<Section> {
+pub(super) fn by_size(results: &Results) -> Vec<ChartSection> {
     let all = summaries(&results.rows);
     let charts = settings(&all, |s| (s.student.clone(), s.protocol.clone(), s.ipc, s.labels));
     let mut sections = Vec::new();
@@ -119,7 +119,7 @@ pub(super) fn by_size(results: &Results) -> Vec<Section> {
             continue;
         }
         for summary in chart.iter().filter(|summary| summary.method == RANDOM_REAL) {
-            let at = |x| Point { x, y: 100.0 * summary.last.mean, spread: None };
+            let at = |x| PlotPoint { x, y: 100.0 * summary.last.mean, spread: None };
             let name = format!("random real; {}", labels(summary));
             series.push(Series { name, points: vec![at(low), at(high)] });
         }
@@ -180,17 +180,27 @@ pub(super) struct Inspected {
     teachers: Vec<InspectedTeacher>,
 }
 
-/// Accuracy over what the teachers' statistics hold: a chart and a table for each student, protocol,
-/// number of images, method and labels with at least four inspected teachers.
-pub(super) fn by_statistics(results: &Results, inspected: &Inspected) -> Vec<Section> {
+/// Accuracy over what the teachers' statistics hold: a chart and a table for each student,
+/// protocol, number of images, method and kind of labels with at least four inspected teachers; one
+/// for labels of one teacher, and one for labels by each teacher itself.
+pub(super) fn by_statistics(results: &Results, inspected: &Inspected) -> Vec<ChartSection> {
     let all = summaries(&results.rows);
-    let own = |s: &Summary| s.teacher == s.relabel_teacher;
-    let by = |s: &Summary| (!own(s)).then(|| s.relabel_teacher.clone());
-    let charts = settings(&all, |s| {
-        (s.student.clone(), s.protocol.clone(), s.ipc, s.method.clone(), s.labels, by(s))
-    });
+    let of_own: Vec<Summary> = all
+        .iter()
+        .filter(|s| {
+            s.labels == Labels::Soft && s.teacher.is_some() && s.teacher == s.relabel_teacher
+        })
+        .cloned()
+        .collect();
+    let key =
+        |s: &Summary| (s.student.clone(), s.protocol.clone(), s.ipc, s.method.clone(), s.labels);
+    let of_one = settings(&all, |s| (key(s), s.relabel_teacher.clone())).into_iter();
+    let of_one = of_one
+        .map(|rows| (labels_of(rows[0].labels, None, rows[0].relabel_teacher.as_deref()), rows));
+    let of_own = settings(&of_own, key).into_iter();
+    let of_own = of_own.map(|rows| ("soft, by each teacher itself".to_string(), rows));
     let mut sections = Vec::new();
-    for chart in charts {
+    for (by, chart) in of_one.chain(of_own) {
         let found: Vec<(&InspectedTeacher, &Summary)> = chart
             .iter()
             .filter_map(|summary| {
@@ -204,7 +214,7 @@ pub(super) fn by_statistics(results: &Results, inspected: &Inspected) -> Vec<Sec
         let point = |(teacher, summary): &(&InspectedTeacher, &Summary)| {
             let x = FIGURES[DRAWN].1(teacher)?;
             let spread = summary.last.std.map(|std| 100.0 * std);
-            let points = vec![Point { x, y: 100.0 * summary.last.mean, spread }];
+            let points = vec![PlotPoint { x, y: 100.0 * summary.last.mean, spread }];
             Some(Series { name: teacher.bundle.clone(), points })
         };
         let series: Vec<Series> = found.iter().filter_map(point).collect();
@@ -214,18 +224,11 @@ pub(super) fn by_statistics(results: &Results, inspected: &Inspected) -> Vec<Sec
             ticks: Vec::new(),
         };
         let title = format!(
-            "{}, {} per class, {}: {}, over what the teacher's statistics hold",
-            chart[0].student,
-            chart[0].ipc,
-            chart[0].method,
-            if own(chart[0]) && chart[0].labels == Labels::Soft {
-                "labels by the same teacher".into()
-            } else {
-                format!("labels {}", labels(chart[0]))
-            }
+            "{}, {} per class, {}, labels {by}: over what the teacher's statistics hold",
+            chart[0].student, chart[0].ipc, chart[0].method
         );
         let made = section(title, "statistics", sections.len(), &horizontal, &series);
-        sections.extend(made.map(|one| Section { text: correlations(&found), ..one }));
+        sections.extend(made.map(|one| ChartSection { text: correlations(&found), ..one }));
     }
     sections
 }
@@ -298,7 +301,7 @@ fn series(rows: &[&Summary], of: impl Fn(&Summary) -> (String, Option<f64>)) -> 
     for summary in rows {
         let (name, Some(x)) = of(summary) else { continue };
         let spread = summary.last.std.map(|std| 100.0 * std);
-        let point = Point { x, y: 100.0 * summary.last.mean, spread };
+        let point = PlotPoint { x, y: 100.0 * summary.last.mean, spread };
         match found.iter_mut().find(|one| one.name == name) {
             Some(one) => one.points.push(point),
             None => found.push(Series { name, points: vec![point] }),
@@ -314,10 +317,10 @@ fn section(
     number: usize,
     horizontal: &Horizontal,
     series: &[Series],
-) -> Option<Section> {
+) -> Option<ChartSection> {
     let svg = plot(&title, horizontal, "test accuracy, %", series)?;
     let suffix = format!("{kind}-{}", number + 1);
-    Some(Section { heading: title, suffix, svg, text: String::new() })
+    Some(ChartSection { heading: title, suffix, svg, text: String::new() })
 }
 
 /// The network of this name; one that says its scheme, if any does, since older reports lack it.
@@ -439,6 +442,14 @@ mod tests {
             assert!(section.text.contains(line), "{line}: {}", section.text);
         }
         assert_eq!(section.svg.matches("class=\"marker\"").count(), 8, "points and the legend");
+        let mut own = results;
+        own.rows.iter_mut().for_each(|row| {
+            if row.teacher.is_some() {
+                row.relabel_teacher.clone_from(&row.teacher);
+            }
+        });
+        let [section] = by_statistics(&own, &inspected).try_into().ok().unwrap();
+        assert!(section.heading.contains("by each teacher itself"), "{}", section.heading);
     }
 
     #[test]

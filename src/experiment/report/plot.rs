@@ -14,17 +14,18 @@ const STYLE: &str = concat!(
     "image{image-rendering:pixelated}"
 );
 
-const WIDTH: f64 = 960.0;
 const PLOT_RIGHT: f64 = 560.0;
 const LEFT: f64 = 56.0;
 const TOP: f64 = 28.0;
 const PLOT_HEIGHT: f64 = 320.0;
 const BOTTOM: f64 = 44.0;
+/// The mean width of a letter at 12 px.
+const LETTER: f64 = 6.8;
 /// Height of a legend's line.
 const STEP: f64 = 20.0;
 
 /// A value at a place, with its standard deviation if it has one.
-pub(super) struct Point {
+pub(super) struct PlotPoint {
     pub x: f64,
     pub y: f64,
     pub spread: Option<f64>,
@@ -33,7 +34,7 @@ pub(super) struct Point {
 /// Points of one name, joined by a line if there are several.
 pub(super) struct Series {
     pub name: String,
-    pub points: Vec<Point>,
+    pub points: Vec<PlotPoint>,
 }
 
 /// The horizontal axis.
@@ -57,7 +58,9 @@ pub(super) fn plot(
     let x =
         Axis::new(all().map(|point| point.x), horizontal.scale, LEFT + 16.0, PLOT_RIGHT - 16.0)?;
     let y = Axis::new(ends, Scale::Linear, TOP + PLOT_HEIGHT - 8.0, TOP + 8.0)?;
-    let mut svg = opened(title, height);
+    let longest = series.iter().map(|one| one.name.chars().count()).max().unwrap_or(0);
+    let width = PLOT_RIGHT + 70.0 + LETTER * longest as f64;
+    let mut svg = opened(title, width, height);
     for (value, text) in y.ticks() {
         let at = y.place(value);
         push(&mut svg, format_args!("<path class=\"grid\" d=\"M{LEFT} {at:.1}H{PLOT_RIGHT}\"/>"));
@@ -111,8 +114,6 @@ pub(super) struct ImageRow {
 
 /// The side of an image in an [`image_grid`].
 const SIDE: f64 = 56.0;
-/// The mean width of a letter at 12 px.
-const LETTER: f64 = 6.8;
 
 /// Images of several origins at the same classes: a row per origin, a column per class.
 pub(super) fn image_grid(title: &str, columns: &[String], rows: &[ImageRow]) -> String {
@@ -120,7 +121,7 @@ pub(super) fn image_grid(title: &str, columns: &[String], rows: &[ImageRow]) -> 
     let names = 20.0 + LETTER * longest as f64;
     let width = names + (SIDE + 4.0) * columns.len() as f64 + 8.0;
     let height = 30.0 + (SIDE + 4.0) * rows.len() as f64;
-    let mut svg = opened_wide(title, width, height);
+    let mut svg = opened(title, width, height);
     for (number, class) in columns.iter().enumerate() {
         let centre = names + (SIDE + 4.0) * number as f64 + SIDE / 2.0;
         let short: String = class.chars().take((SIDE / LETTER) as usize + 1).collect();
@@ -144,11 +145,7 @@ pub(super) fn image_grid(title: &str, columns: &[String], rows: &[ImageRow]) -> 
     svg
 }
 
-fn opened(title: &str, height: f64) -> String {
-    opened_wide(title, WIDTH, height)
-}
-
-fn opened_wide(title: &str, width: f64, height: f64) -> String {
+fn opened(title: &str, width: f64, height: f64) -> String {
     let title = escape(title);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{title}\"><style>{STYLE}</style><rect class=\"page\" width=\"100%\" height=\"100%\"/>"
