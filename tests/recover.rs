@@ -6,12 +6,13 @@ use std::path::Path;
 use ndarray::Array4;
 use safetensors::SafeTensors;
 use scdd::config::{BnDistance, BnWeight, Packing, RecoverConfig, Start};
-use scdd::data::{Resample, Shift, Size, View};
+use scdd::data::{Dataset, Resample, Shift, Size, View};
 use scdd::keeper::Forgetful;
 use scdd::kernels::Isa;
-use scdd::recover::{Batch, Item, Point, Recover};
+use scdd::recover::{self, Batch, Item, Point, Recover};
 use scdd::synthesis::{Momentum, Objective, PlanOptions, SynthesisPlan};
-use scdd::teacher::{Bundle, Network};
+use scdd::teacher::{Bundle, Network, Runtime};
+use scdd::threads::Threads;
 use tch::{Device, Kind, Tensor};
 
 fn config(tv: f64, l2: f64) -> RecoverConfig {
@@ -218,5 +219,48 @@ fn batches_know_nothing_of_each_other() {
         assert_eq!(run(&recover, &batch(4..6)), alone);
         run(&recover, &batch(0..2));
         assert_eq!(run(&recover, &batch(4..6)), alone);
+    });
+}
+
+/// The small images of mosaics count as do the same images each alone.
+#[test]
+fn a_verifier_sees_every_small_image_of_a_mosaic() {
+    let set = |side: usize, pixels: Vec<u8>, labels: Vec<u32>| Dataset {
+        name: "set".into(),
+        images: pixels.into(),
+        labels,
+        channels: 1,
+        height: side,
+        width: side,
+        classes: (0..10).map(|class| class.to_string()).collect(),
+    };
+    // Blots on a dark ground: the network puts them into different classes.
+    let pixel = |image: usize, y: usize, x: usize| {
+        let (dy, dx) = ((y % 14).abs_diff(3 + image % 8), (x % 14).abs_diff(3 + image / 8 % 8));
+        let part = y / 14 * 2 + x / 14;
+        if dy * (1 + part) + dx * (1 + image % 3) < 9 { 255 - 40 * part as u8 } else { 0 }
+    };
+    let mosaic: Vec<u8> = (0..40)
+        .flat_map(|image| (0..28 * 28).map(move |at| pixel(image, at / 28, at % 28)))
+        .collect();
+    let mut alone = Vec::new();
+    for image in 0..40 {
+        for (top, left) in [(0, 0), (0, 14), (14, 0), (14, 14)] {
+            alone.extend((0..14 * 14).map(|at| pixel(image, top + at / 14, left + at % 14)));
+        }
+    }
+    let labels: Vec<u32> = (0..40).map(|image| image % 10).collect();
+    let of_alone: Vec<_> = labels.iter().flat_map(|label| [*label; 4]).collect();
+    fixture(|_, bundle| {
+        let (runtime, threads) = (Runtime::open(None).unwrap(), Threads::all());
+        let found = |set: &Dataset, formation| {
+            let found = recover::accuracy(bundle, &runtime, set, formation, &threads).unwrap();
+            (found.images, found.top1, found.top5)
+        };
+        let whole = found(&set(28, mosaic.clone(), labels.clone()), 2);
+        assert_eq!(whole, found(&set(14, alone.clone(), of_alone.clone()), 1));
+        // More than none and fewer than all are recognised, so the numbers could differ.
+        assert!((1..160).contains(&whole.1), "{whole:?}");
+        assert_eq!(found(&set(28, mosaic.clone(), labels.clone()), 1).0, 40);
     });
 }

@@ -14,8 +14,9 @@ const BATCH: usize = 32;
 
 /// Runs `verifier` in ONNX Runtime on `set`, whose labels must be the verifier's classes.
 ///
-/// Images are resized bilinearly to the verifier's size if needed, and normalised as its bundle
-/// specifies.
+/// Each image is a mosaic of `formation` × `formation` small ones, and each of those counts.
+/// Images are resized bilinearly to the verifier's size if needed, as views are, and normalised as
+/// its bundle specifies.
 ///
 /// # Errors
 /// When the network can't be run, or its number of channels differs from the images'.
@@ -23,29 +24,32 @@ pub fn accuracy(
     verifier: &Bundle,
     runtime: &Runtime,
     set: &Dataset,
+    formation: u16,
     threads: &Threads,
 ) -> Result<Accuracy, RecoverError> {
     let normalization = verifier.normalization()?;
     let [channels, height, width] = verifier.image_shape();
-    let map = Resample::new(&View::full(set.size())?, set.size(), Size { height, width })?;
+    let places = (0..formation).flat_map(|row| (0..formation).map(move |column| (row, column)));
+    let maps = places.map(|(row, column)| {
+        let cell = View::cell(set.size(), formation, row, column)?;
+        Resample::new(&cell, set.size(), Size { height, width })
+    });
+    let maps = maps.collect::<Result<Vec<_>, _>>()?;
     let options =
         SessionOptions { provider: Provider::Cpu, optimize: true, threads: threads.count() };
     let mut session = runtime.session(verifier.name(), &verifier.model, &[], options)?;
-    let mut found = Accuracy { images: set.len(), top1: 0, top5: 0 };
+    let mut found = Accuracy { images: set.len() * maps.len(), top1: 0, top5: 0 };
     let indices: Vec<usize> = (0..set.len()).collect();
     for batch in indices.chunks(BATCH) {
-        let mut images = Array4::zeros((batch.len(), channels, height, width));
-        threads.run(|| {
-            apply_batch(
-                &vec![map.clone(); batch.len()],
-                &normalization.batch(set, batch)?,
-                &mut images,
-            )
-        })?;
-        let logits = session.logits(&images)?;
-        for rank in ranks(&logits, batch.iter().map(|&i| set.labels[i] as usize)) {
-            found.top1 += usize::from(rank < 1);
-            found.top5 += usize::from(rank < 5);
+        let pixels = normalization.batch(set, batch)?;
+        for map in &maps {
+            let mut images = Array4::zeros((batch.len(), channels, height, width));
+            threads.run(|| apply_batch(&vec![map.clone(); batch.len()], &pixels, &mut images))?;
+            let logits = session.logits(&images)?;
+            for rank in ranks(&logits, batch.iter().map(|&i| set.labels[i] as usize)) {
+                found.top1 += usize::from(rank < 1);
+                found.top5 += usize::from(rank < 5);
+            }
         }
     }
     Ok(found)

@@ -121,10 +121,6 @@ fn check_method(recover: &RecoverConfig) -> Vec<Fault> {
     faults.extend(recover.crop.and_then(|Crop { scale }| ascending("recover.crop.scale", scale)));
     faults.extend(recover.classes.iter().flat_map(|classes| axis("recover.classes", classes)));
     faults.extend(distinct("recover.verifier", &recover.verifier));
-    if recover.formation > 1 && !recover.verifier.is_empty() {
-        let problem = "judges whole images, but these are mosaics (recover.formation is above 1): leave it out";
-        faults.push(Fault::new("recover.verifier", problem));
-    }
     if recover.snapshots > 0 {
         let problem = match () {
             () if recover.verifier.is_empty() => {

@@ -641,10 +641,6 @@ const FAULTY: &[(&str, &str)] = &[
         "e.yaml, line 7: `relabel.crop`: pads whole images, but those of methods.distilled are mosaics (formation above 1): set {type: resized, scale: [0.5, 1]}",
     ),
     (
-        "recover: {formation: 2, verifier: [a]}",
-        "e.yaml, line 6: `recover.verifier`: judges whole images, but these are mosaics (recover.formation is above 1): leave it out",
-    ),
-    (
         "recover: {snapshots: 3}",
         "e.yaml, line 6: `recover.snapshots`: has no effect, because recover.verifier is empty: leave it out, or name a verifier",
     ),

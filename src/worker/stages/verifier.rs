@@ -14,7 +14,7 @@ use scdd_experiment::run::stages::verifier::VerifierTask;
 pub fn make(task: &VerifierTask, work: &WorkDir, tools: &Tools) -> Result<(), Failure> {
     let measured = |folder: &Path| -> Result<Accuracy, Failure> {
         let set = png::read_set(folder)?;
-        Ok(recover::accuracy(task.verifier, tools.runtime, &set, tools.threads)?)
+        Ok(recover::accuracy(task.verifier, tools.runtime, &set, task.formation, tools.threads)?)
     };
     let snapshots = task
         .snapshots

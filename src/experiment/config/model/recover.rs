@@ -118,7 +118,8 @@ pub struct RecoverConfig {
     #[schemars(transform = within("[0, 99999]"))]
     pub classes: Option<Vec<u32>>,
     /// Bundles that took no part in the synthesis; their accuracy on the finished images is
-    /// reported (SRe2L's code has one).
+    /// reported (SRe2L's code has one). Of mosaics (`formation`) they see every small image,
+    /// enlarged.
     pub verifier: Vec<PathBuf>,
     /// How often the images are kept on the way, evenly over the steps, 0 (never) to 100: verifiers
     /// look at them too, so that their accuracy is a curve over the steps.

@@ -17,6 +17,8 @@ const VERSION: u32 = 1;
 pub struct VerifierTask<'a> {
     /// The set's ImageFolder.
     pub images: PathBuf,
+    /// Small images per row and column of the mosaic that each image is.
+    pub formation: u16,
     /// The images on the way: the number of steps, and the ImageFolder.
     pub snapshots: Vec<(u32, PathBuf)>,
     pub verifier: &'a Bundle,
@@ -36,12 +38,22 @@ pub(in crate::run) fn draft<'a>(
         let steps = recover.snapshot_steps();
         steps.map(|step| (step, stage.join(files::snapshot(step)))).collect()
     });
-    let passes = images.count * (1 + snapshots.len() as u64);
+    let small = u64::from(images.formation).pow(2);
+    let passes = images.count * small * (1 + snapshots.len() as u64);
     let name = format!("{}-by-{}", images.name, verifier.name());
     let inputs = inputs([("images", &images.key), ("verifier", &verifier.hash)]);
-    let stage = Stage::new("verifier", VERSION, &name, &json!({}), inputs, seed)?.of_passes(passes);
+    // Sets that were judged before mosaics could be keep their keys.
+    let parameters =
+        if images.formation > 1 { json!({"formation": images.formation}) } else { json!({}) };
+    let stage = Stage::new("verifier", VERSION, &name, &parameters, inputs, seed)?;
+    let stage = stage.of_passes(passes);
     let title = format!("verify {} by `{}`", images.title, verifier.name());
-    let task = VerifierTask { images: images.folder.clone(), snapshots, verifier };
+    let task = VerifierTask {
+        images: images.folder.clone(),
+        formation: images.formation,
+        snapshots,
+        verifier,
+    };
     let task = super::Task::Verifier(task);
     Ok(Draft { stage, title, needs: vec![images.node, verified], task })
 }
