@@ -79,10 +79,42 @@ fn a_run_is_complete_and_a_second_one_does_nothing() {
     let chart = fs::read_to_string(markdown.with_file_name("tiny-1.svg")).unwrap();
     assert_eq!(chart.matches("<circle").count(), 7, "{chart}");
 
+    assert_recorded(&output, "verify", &[TORCH, RUNTIME]);
+    assert_recorded(&output, "measure", &[RUNTIME]);
+    assert_recorded(&output, "recover", &[TORCH]);
+    assert_recorded(&output, "relabel", &[RUNTIME]);
+    assert_recorded(&output, "validate", &[TORCH]);
+    assert_recorded(&output, "real", &[]);
+
     let before = contents(&output);
     run("run").assert().success().stderr(contains("done in").not());
     run("report").assert().success();
     assert_eq!(before, contents(&output));
+}
+
+/// How the names of libraries begin.
+const TORCH: &str = "libtorch ";
+const RUNTIME: &str = "libonnxruntime.so";
+
+/// Checks that the stages of this `kind` record that the CPU computed them in float32, by these
+/// `libraries` and no others; without libraries, that nothing did.
+fn assert_recorded(output: &Path, kind: &str, libraries: &[&str]) {
+    let stages: Vec<_> = fs::read_dir(output.join("stages").join(kind)).unwrap().collect();
+    assert!(!stages.is_empty(), "{kind}");
+    for stage in stages {
+        let timing = fs::read(stage.unwrap().path().join("timing.json")).unwrap();
+        let timing: serde_json::Value = serde_json::from_slice(&timing).unwrap();
+        let on = &timing["computed_on"];
+        if libraries.is_empty() {
+            assert!(on.is_null(), "{kind}: {on}");
+            continue;
+        }
+        assert_eq!((&on["device"], &on["precision"]), (&"cpu".into(), &"float32".into()), "{kind}");
+        let found: Vec<_> = on["libraries"].as_str().unwrap().split(", ").collect();
+        assert_eq!(found.len(), libraries.len(), "{kind}: {found:?}");
+        let starts = |(found, start): (&&str, &&str)| found.starts_with(start);
+        assert!(found.iter().zip(libraries).all(starts), "{kind}: {found:?}");
+    }
 }
 
 /// The label stores below `output`.
@@ -605,6 +637,7 @@ fn the_balance_of_the_loss_terms_is_measured_once_and_recorded() {
         .path();
     let measured: serde_json::Value =
         serde_json::from_slice(&fs::read(measured.join("r_bn.json")).unwrap()).unwrap();
+    assert_recorded(&dir.path().join("runs"), "balance", &[TORCH]);
     let weight = measured["r_bn"].as_f64().unwrap();
     assert!(weight > 0.0, "{measured}");
     let fixed =
@@ -645,6 +678,11 @@ fn bad_experiments_are_explained_and_leave_nothing_behind() {
     let broken = small_data(20, 10);
     fs::write(broken.path().join("fashion-mnist/t10k-images-idx3-ubyte"), "short").unwrap();
     let nothing = tempfile::tempdir().unwrap();
+    // The program sees no GPU, but the driver of a machine that has one.
+    let no_gpu = match Path::new("/proc/driver/nvidia/version").exists() {
+        true => "CUDA was asked for (`device: cuda`), but the NVIDIA driver",
+        false => "CUDA was asked for (`device: cuda`), but there is no NVIDIA driver",
+    };
     let data = Some(small.path());
     let cases = [
         (
@@ -665,10 +703,7 @@ fn bad_experiments_are_explained_and_leave_nothing_behind() {
             refusal(&plain, Some(nothing.path()), "runs"),
             "data set fashion-mnist not found; looked in",
         ),
-        (
-            refusal(&format!("{plain}device: cuda\n"), data, "runs"),
-            "CUDA was asked for (`device: cuda`), but there is no NVIDIA driver",
-        ),
+        (refusal(&format!("{plain}device: cuda\n"), data, "runs"), no_gpu),
         (refusal("name: [\n", data, "runs"), "e.yaml"),
     ];
     for (message, expected) in cases {
@@ -941,6 +976,7 @@ fn verifiers_look_at_images_on_the_way() {
     assert!(seen["snapshots"].as_array().unwrap().iter().all(|at| at["images"] == seen["images"]));
     let page = fs::read_to_string(output.join("e/report.html")).unwrap();
     assert!(page.contains("while they were recovered"));
+    assert_recorded(&output, "verifier", &[RUNTIME]);
 }
 
 #[test]

@@ -3,8 +3,8 @@
     python3 run.py [--device cuda|cpu] [--minutes 8] [--out results]
 
 It lies in the archive that `benches/gpu/pack.py` makes, and needs Python with PyTorch and ONNX
-Runtime. Correctness comes first: every bundle in every precision, the same bytes twice, and after
-a stop and a kill. Then every kind of work is timed in turns with its peers, all in one run; a ratio
+Runtime. Correctness comes first: every packed bundle in every precision, labels and a student's
+epoch against the CPU, the same bytes twice, and after a stop and a kill. Then every kind of work is timed in turns with its peers, all in one run; a ratio
 is that of the medians. Each step has its own time limit; what does not fit into --minutes is left
 out, and said. results.json and results.md are written after every step. On a CPU everything is
 small: that tries the check itself.
@@ -37,6 +37,8 @@ BUNDLES = HERE / "onnx"
 LIMITS = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
 LARGE, SMALL = "resnet18-224", "cifar-100-resnet18-w16-supervised"
 STUDENT = "cifar-100-resnet18-w16"
+# How far labels and the loss of a student's epoch on the device may be from those on the CPU.
+AGREEMENT = {"fp32": 1e-3, "tf32": 2e-2}
 LEAST_SECONDS = 15
 # How long a peer may take until it is ready, mostly for torch.compile.
 PEER_SECONDS = 60
@@ -206,6 +208,32 @@ class Check:
         ]
         return {"state": "passed" if code == 0 else "failed: a check", "checks": checks}
 
+    def compare(self, precision: str) -> dict:
+        """Labels by ONNX Runtime and by libtorch, and a student's epoch: the device against the CPU.
+        An ONNX Runtime for the CPU alone answers there, which the result says."""
+        sizes = [str(min(64, self.sizes.most_images)), str(min(4, self.sizes.most_times))]
+        bundles = [str(BUNDLES / SMALL), str(BUNDLES / STUDENT)]
+        command = [str(HERE / "bin" / "gpu"), "compare", self.device, precision, *sizes, *bundles]
+        child = self.start(command, stdout=subprocess.PIPE)
+        printed, _ = child.communicate()
+        if child.returncode != 0:
+            raise StepError(f"the worker ended with {child.returncode}; see above")
+        found = json.loads(printed)
+        places = found.pop("onnx_runtime_on")
+        checks = [
+            {
+                "name": f"{name}, {precision}",
+                "bundle": STUDENT if "student" in name else SMALL,
+                "error": error,
+                "limit": AGREEMENT[precision],
+                "passed": error <= AGREEMENT[precision],
+            }
+            for name, error in found.items()
+        ]
+        passed = all(check["passed"] for check in checks)
+        state = "passed" if passed else "failed: a check"
+        return {"state": state, "onnx_runtime_on": places, "checks": checks}
+
     def experiment(self) -> Path:
         """A recovery in two batches."""
         size, count, teacher = (50, 100, LARGE) if self.device == "cuda" else (2, 4, SMALL)
@@ -292,6 +320,9 @@ class Check:
         precisions = dict.fromkeys(timing.precision for timing in self.sizes.timings)
         for precision in precisions:
             self.step(f"verify, {precision}", 90, lambda p=precision: self.verify(p))
+        for precision in filter(AGREEMENT.get, precisions):
+            name = f"labels and a student's epoch against the CPU, {precision}"
+            self.step(name, 60, lambda p=precision: self.compare(p))
         self.step("the same bytes: twice, after a stop and a kill", 150, self.repeated)
         for timing in self.sizes.timings:
             name = f"{timing.title()}, {timing.precision}"

@@ -4,7 +4,8 @@
 //! `gpu <work> <cpu|cuda> <fp32|tf32|bf16> <batch> <times> <teacher> [student]`. The work is
 //! `gradient` (of the synthesis loss; `times` evaluations), `recover` (`times` steps on one batch,
 //! views and optimiser included), `relabel` or `train` (`times` batches, the teacher with the
-//! statistics of the batch). The first output line is JSON and describes the worker.
+//! statistics of the batch). The first output line is JSON and describes the worker. `compare`
+//! times nothing: its one line says how far labels and a student's epoch are from those of the CPU.
 
 #[path = "../setting/mod.rs"]
 mod setting;
@@ -22,7 +23,7 @@ use scdd::data::{DataError, Dataset, Resample, Shift, Size, View};
 use scdd::labels::LabelStore;
 use scdd::progress::Silent;
 use scdd::recover::{Point, Recover};
-use scdd::relabel::{LabelPlace, Relabel, Teachers};
+use scdd::relabel::{AnsweringPlaces, LabelPlace, Relabel, Teachers};
 use scdd::synthesis::{PlanOptions, SynthesisPlan};
 use scdd::teacher::{Bundle, Network as _, Runtime};
 use scdd::threads::Threads;
@@ -34,6 +35,9 @@ use tch::{Device, Kind, Tensor};
 
 /// Steps of a recovery before its time is taken.
 const WARM_UP: u32 = 3;
+/// Keys of `relabel`: labels by libtorch, with statistics of the batch, and by ONNX Runtime.
+const BY_TORCH: &str = "teacher_bn: batch";
+const BY_RUNTIME: &str = "teacher_bn: running";
 /// The recipe's shift of 32 pixels, as a part of its 224.
 const SHIFT: usize = 7;
 
@@ -58,7 +62,10 @@ fn main() -> Result<()> {
         "gradient" => bench.gradient(),
         "recover" => bench.recover(),
         "relabel" => bench.relabel(),
-        "train" => bench.train(&load(student.first().context("`train` needs a student")?)?),
+        "train" | "compare" => {
+            let student = load(student.first().context("the work needs a student")?)?;
+            if work == "train" { bench.train(&student) } else { bench.compare(&student) }
+        }
         other => bail!("unknown work {other}"),
     }
 }
@@ -145,26 +152,31 @@ impl Bench {
 
     fn relabel(&self) -> Result<()> {
         let folder = tempfile::tempdir()?;
-        self.labelling(&folder.path().join("labels.scdd"), |label| worker::serve(&json!({}), label))
+        let path = folder.path().join("labels.scdd");
+        self.labelling(self.device, BY_TORCH, &path, |label| worker::serve(&json!({}), label))
+            .map(|_| ())
     }
 
-    /// Gives `work` a function that labels `times` batches into the store `path`, by libtorch,
-    /// which computes statistics of batches.
+    /// Gives `work` a function that labels `times` batches on `device` into the store `path`, with
+    /// these `keys` of `relabel`. Returns where the teacher answered.
     fn labelling(
         &self,
+        device: Device,
+        keys: &str,
         path: &Path,
         work: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<()>,
-    ) -> Result<()> {
-        let keys = format!("batch_size: {}, teacher_bn: batch", self.batch);
+    ) -> Result<AnsweringPlaces> {
+        let keys = format!("batch_size: {}, {keys}", self.batch);
         let (protocol, runtime) = (setting::protocol(&keys)?, Runtime::open(None)?);
-        let place = LabelPlace { tensors: self.device, tf32: self.tf32 };
+        let place = LabelPlace { tensors: device, tf32: self.tf32 };
         let bundles = [(&self.teacher, 1.0)];
         let threads = Threads::all();
         let mut teachers =
             Teachers::open(&bundles, &runtime, &protocol.relabel, place, &threads, &|_| ())?;
         let relabel = Relabel { config: &protocol.relabel, formation: 1, seed: 0, key: "bench" };
-        let images = self.images();
-        work(&mut || Ok(relabel.run(&images, &mut teachers, path, &Silent, &mut |_| Ok(()))?))
+        let (images, places) = (self.images(), teachers.places());
+        work(&mut || Ok(relabel.run(&images, &mut teachers, path, &Silent, &mut |_| Ok(()))?))?;
+        Ok(places)
     }
 
     /// The images of `times` batches.
@@ -175,20 +187,76 @@ impl Bench {
     fn train(&self, bundle: &Bundle) -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("labels.scdd");
-        self.labelling(&path, |label| label())?;
-        let labels = LabelStore::open(&path)?;
+        self.labelling(self.device, BY_TORCH, &path, |label| label())?;
+        self.training(self.device, bundle, LabelStore::open(&path)?, |train| {
+            worker::serve(&json!({}), || train().map(|_| ()))
+        })
+    }
+
+    /// Gives `work` a function that trains a student on `device` for an epoch on these `labels`,
+    /// and returns its loss.
+    fn training<T>(
+        &self,
+        device: Device,
+        bundle: &Bundle,
+        labels: LabelStore,
+        work: impl FnOnce(&mut dyn FnMut() -> Result<f64>) -> Result<T>,
+    ) -> Result<T> {
         let protocol = setting::protocol(&format!("batch_size: {}", self.batch))?;
         let images = self.images();
         let test = setting::noise(&self.teacher, 1, 1);
-        let mut student = Student::new(bundle, 0, self.device, Threads::all())?;
+        let mut student = Student::new(bundle, 0, device, Threads::all())?;
         let [_, height, width] = bundle.image_shape();
         let views = Views::new(&protocol.relabel, 1, 0, &images, Size { height, width });
         let data = TrainingData { images: &images, views, labels: TrainingLabels::OfViews(labels) };
-        worker::serve(&json!({}), || {
-            student.train(&data, &test, &protocol.validate, &mut Forgetful, &Silent)?;
+        work(&mut || {
+            let validate = &protocol.validate;
+            let trained = student.train(&data, &test, validate, &mut Forgetful, &Silent)?;
             self.wait();
-            Ok(())
+            Ok(trained.curve.first().context("no epoch was trained")?.loss)
         })
+    }
+
+    /// Compares labels and a student's epoch on the device with those on the CPU.
+    fn compare(&self, bundle: &Bundle) -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let labelled = |device: Device, name: &str, keys: &str| {
+            let path = folder.path().join(name);
+            let keys = format!("{keys}, dtype: f32");
+            let places = self.labelling(device, &keys, &path, |label| label())?;
+            Ok::<_, anyhow::Error>((LabelStore::open(&path)?, places))
+        };
+        let provider = if self.device == Device::Cpu { "cpu" } else { "auto" };
+        let by_runtime = |provider: &str| format!("{BY_RUNTIME}, provider: {provider}");
+        let (there, places) = labelled(self.device, "there", &by_runtime(provider))?;
+        let (here, _) = labelled(Device::Cpu, "here", &by_runtime("cpu"))?;
+        let runtime = self.apart(&there, &here)?;
+        let (there, _) = labelled(self.device, "there by torch", BY_TORCH)?;
+        let (here, _) = labelled(Device::Cpu, "here by torch", BY_TORCH)?;
+        let torch = self.apart(&there, &here)?;
+        let loss = |device, labels| self.training(device, bundle, labels, |train| train());
+        let (there, here) = (loss(self.device, there)?, loss(Device::Cpu, here)?);
+        let about = json!({
+            "onnx_runtime_on": format!("{places:?}"),
+            "labels by ONNX Runtime": runtime,
+            "labels by libtorch": torch,
+            "a student's epoch": (there / here - 1.0).abs(),
+        });
+        println!("{about}");
+        Ok(())
+    }
+
+    /// How far the logits of two stores are apart, in the L2 norm, relatively.
+    fn apart(&self, there: &LabelStore, here: &LabelStore) -> Result<f64> {
+        let (mut difference, mut norm) = (0.0, 0.0);
+        for batch in 0..self.times as usize {
+            let (there, here) = (there.get(0, batch)?.logits, here.get(0, batch)?.logits);
+            for (there, here) in there.iter().zip(&here) {
+                difference += f64::from(there - here).powi(2);
+                norm += f64::from(*here).powi(2);
+            }
+        }
+        Ok((difference / norm).sqrt())
     }
 }
 

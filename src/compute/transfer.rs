@@ -31,7 +31,8 @@ pub fn send(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
     match device {
         // From pageable memory a GPU's driver would copy while the program waits.
         Device::Cuda(_) => {
-            let pinned = tensor.f_pin_memory(device)?;
+            // `pin_memory` itself warns of its argument, at every call.
+            let pinned = tensor.f_internal_pin_memory(device)?;
             pinned.f_to_device_(device, tensor.kind(), true, false)
         }
         _ => tensor.f_to_device(device),
@@ -45,6 +46,17 @@ pub fn send(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
 pub fn fetch(tensor: &Tensor) -> Result<Tensor, TchError> {
     COUNT.set(COUNT.get() + 1);
     tensor.f_to_device(Device::Cpu)
+}
+
+/// The one value of `tensor`, in float64. Waits for everything before it.
+///
+/// # Errors
+/// When it has another number of values, or libtorch can't copy it.
+pub fn read_one(tensor: &Tensor) -> Result<f64, TchError> {
+    match read(tensor)?[..] {
+        [value] => Ok(value),
+        _ => Err(TchError::Shape(format!("{:?} is not one value", tensor.size()))),
+    }
 }
 
 /// The values of `tensor`, in float64. Waits for everything before them.

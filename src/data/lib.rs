@@ -58,15 +58,15 @@ pub use signature::Signature;
 pub use source::Source;
 pub use view::{Resample, Shift, Size, View};
 
-use ndarray::Array4;
+use ndarray::ArrayRef4;
 
 /// The values of `batch`, image after image.
-fn values(batch: &Array4<f32>) -> Result<&[f32], DataError> {
+fn values(batch: &ArrayRef4<f32>) -> Result<&[f32], DataError> {
     batch.as_slice().ok_or(DataError::Layout)
 }
 
 /// The mutable values of `batch`, image after image.
-fn values_mut(batch: &mut Array4<f32>) -> Result<&mut [f32], DataError> {
+fn values_mut(batch: &mut ArrayRef4<f32>) -> Result<&mut [f32], DataError> {
     batch.as_slice_mut().ok_or(DataError::Layout)
 }
 

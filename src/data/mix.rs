@@ -2,7 +2,7 @@
 //! batch.
 
 use super::{DataError, Size, values, values_mut};
-use ndarray::Array4;
+use ndarray::{Array4, ArrayRef4};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution};
@@ -91,7 +91,11 @@ impl DrawnMix {
     }
 
     /// Writes the mixed images of the batch `unmixed` `[N, C, H, W]` to `mixed`, of the same shape.
-    pub fn apply(&self, unmixed: &Array4<f32>, mixed: &mut Array4<f32>) -> Result<(), DataError> {
+    pub fn apply(
+        &self,
+        unmixed: &Array4<f32>,
+        mixed: &mut ArrayRef4<f32>,
+    ) -> Result<(), DataError> {
         let (count, channels, height, width) = unmixed.dim();
         self.check(count, Size { height, width })?;
         if mixed.dim() != unmixed.dim() {

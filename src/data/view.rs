@@ -5,7 +5,7 @@
 //! two source rows, each output column of two source columns.
 
 use super::{DataError, values, values_mut};
-use ndarray::Array4;
+use ndarray::{Array4, ArrayRef4};
 use rand::{Rng, RngExt};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -404,7 +404,7 @@ impl Resample {
 pub fn apply_batch(
     maps: &[Resample],
     src: &Array4<f32>,
-    dst: &mut Array4<f32>,
+    dst: &mut ArrayRef4<f32>,
 ) -> Result<(), DataError> {
     let (from, to) = check_batch(maps, src, dst)?;
     let images = values_mut(dst)?
@@ -437,8 +437,8 @@ pub fn adjoint_batch(
 /// Checks that the maps fit both batches; returns the lengths of an image in each (at least 1).
 fn check_batch(
     maps: &[Resample],
-    source: &Array4<f32>,
-    output: &Array4<f32>,
+    source: &ArrayRef4<f32>,
+    output: &ArrayRef4<f32>,
 ) -> Result<(usize, usize), DataError> {
     let (count, channels, height, width) = source.dim();
     let from = Size { height, width };

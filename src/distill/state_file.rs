@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
+
+use scdd_compute::transfer;
 
 /// A safetensors file of `tensors`, float64 ones as such and all others as float32, and of the
 /// `text` under its key in the metadata, if there is one.
@@ -61,7 +63,7 @@ pub fn read(bytes: &[u8], key: &str) -> Result<(String, BTreeMap<String, Tensor>
 }
 
 fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>, TchError> {
-    let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?;
+    let flat = transfer::fetch(&tensor.f_detach()?)?.f_contiguous()?.f_reshape([-1])?;
     Ok(match flat.kind() {
         Kind::Double => {
             Vec::<f64>::try_from(&flat)?.into_iter().flat_map(f64::to_le_bytes).collect()

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use scdd_artifacts::stage::ComputedOn;
-use scdd_compute::cuda::{self, Driver, NoCuda, TORCH};
+use scdd_compute::cuda::{self, Driver, NoCuda};
 use scdd_compute::synthesis::PlanOptions;
 use scdd_compute::threads::Threads;
 use scdd_experiment::config::{self, Precision};
@@ -19,18 +18,16 @@ pub struct ComputeDevice {
     driver: Option<&'static Driver>,
 }
 
+/// The first GPU.
+const GPU: &str = "cuda:0";
+
 impl ComputeDevice {
+    /// The name of the CPU.
+    pub const CPU: &str = "cpu";
+
     /// The CPU.
     pub fn cpu(precision: Precision) -> Self {
         Self { tensors: tch::Device::Cpu, precision, driver: None }
-    }
-
-    /// What ONNX Runtime labels on.
-    pub fn of_labels(on_gpu: bool, precision: Precision) -> Self {
-        match on_gpu.then(cuda::driver) {
-            Some(driver) => Self { tensors: tch::Device::Cuda(0), precision, driver: driver.ok() },
-            None => Self::cpu(precision),
-        }
     }
 
     /// The device that `device` asks for, and with `auto` why it is the CPU. Sets libtorch's
@@ -85,19 +82,28 @@ impl ComputeDevice {
         }
     }
 
-    /// The record of a stage that is computed here, and with ONNX Runtime's library `runtime`.
-    pub fn computed_on(&self, runtime: &str) -> ComputedOn {
-        ComputedOn {
-            device: self.name(),
-            precision: self.arithmetic().to_string(),
-            libraries: format!("libtorch {TORCH}, {runtime}"),
-        }
+    /// The device's name.
+    pub fn name(&self) -> String {
+        self.driver.map_or_else(|| Self::CPU.into(), first_card)
     }
 
-    fn name(&self) -> String {
-        let card = self.driver.and_then(|driver| driver.cards.first());
-        card.map_or_else(|| "cpu".into(), |card| format!("cuda:0 ({})", card.name))
+    /// The name of the GPU that ONNX Runtime uses, which may be one where tensors are on the CPU.
+    pub fn gpu(&self) -> String {
+        self.driver.or_else(|| cuda::driver().ok()).map_or_else(|| GPU.into(), first_card)
     }
+
+    /// The first GPU of a driver that shows one of this `name`.
+    #[cfg(test)]
+    pub fn on_card(precision: Precision, name: &str) -> Self {
+        let card = cuda::Card { name: name.into(), memory: 8 << 30 };
+        let driver = Driver { cuda: (13, 0), cards: vec![card] };
+        let driver = Some(&*Box::leak(Box::new(driver)));
+        Self { tensors: tch::Device::Cuda(0), precision, driver }
+    }
+}
+
+fn first_card(driver: &Driver) -> String {
+    driver.cards.first().map_or_else(|| GPU.into(), |card| format!("{GPU} ({})", card.name))
 }
 
 impl fmt::Display for ComputeDevice {

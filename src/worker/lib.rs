@@ -8,6 +8,7 @@ pub mod commands;
 pub mod memory;
 
 mod device;
+mod provenance;
 mod recorded;
 mod scheduler;
 mod stages;
@@ -25,10 +26,11 @@ use scdd_distill::teacher::Runtime;
 use scdd_experiment::config::Experiment;
 use scdd_experiment::run::graph::StageGraph;
 use scdd_experiment::run::shards::Shard;
-use scdd_experiment::run::stages::{NodeId, StageNode};
+use scdd_experiment::run::stages::{NodeId, StageNode, Task};
 use scdd_experiment::run::{Outcome, RunError};
 
 use device::ComputeDevice;
+use provenance::Computation;
 use recorded::RecordedProgress;
 use scheduler::{Job, Made, MemoryAwareProgress};
 pub use stop::StopRequest;
@@ -112,9 +114,8 @@ impl<'a> Worker<'a> {
     /// When the run was asked to stop, or a failure would hit every stage, such as a full disk; no
     /// stage starts after it.
     pub fn make_all(&self, graph: &StageGraph, store: &StageStore) -> Result<Outcome, RunError> {
-        let store = self.computing(store);
-        let make = |id, threads: &Threads| self.make(graph.node(id), &store, threads);
-        self.work_off(graph, graph.open(&store)?, &make)
+        let make = |id, threads: &Threads| self.make(graph.node(id), store, threads);
+        self.work_off(graph, graph.open(store)?, &make)
     }
 
     /// Makes the units of `shard` that `store` lacks, and the undivided stages that they need,
@@ -128,23 +129,25 @@ impl<'a> Worker<'a> {
         store: &StageStore,
         shard: Shard,
     ) -> Result<Outcome, RunError> {
-        let store = self.computing(store);
         let make = |id, threads: &Threads| {
             let units = graph.units().into_iter().find(|units| units.node == id);
             match units.filter(|_| graph.node(id).task.has_parts()) {
                 Some(units) => {
                     let is_own = |part: usize| shard.has(units.first + part as u64);
-                    self.make_parts(graph.node(id), &store, threads, &is_own)
+                    self.make_parts(graph.node(id), store, threads, &is_own)
                 }
-                None => self.make(graph.node(id), &store, threads),
+                None => self.make(graph.node(id), store, threads),
             }
         };
-        self.work_off(graph, graph.of_shard(shard, &store)?, &make)
+        self.work_off(graph, graph.of_shard(shard, store)?, &make)
     }
 
-    /// The store of what this computes.
-    fn computing(&self, store: &StageStore) -> StageStore {
-        store.computing_on(self.device.computed_on(&self.runtime.file_name()))
+    /// The store, for what this computes for `task`.
+    fn computing(&self, store: &StageStore, task: &Task) -> StageStore {
+        match Computation::of(task) {
+            Some(what) => store.computing_on(what.record(&self.device, &self.runtime.file_name())),
+            None => store.clone(),
+        }
     }
 
     fn work_off(
@@ -168,6 +171,7 @@ impl<'a> Worker<'a> {
         store: &StageStore,
         threads: &Threads,
     ) -> Result<Made, RunError> {
+        let store = &self.computing(store, &node.task);
         let recorded = RecordedProgress { inner: self.progress, store, stage: &node.stage };
         let tools = self.tools(&recorded, threads);
         let mut remark = None;
@@ -190,6 +194,7 @@ impl<'a> Worker<'a> {
         threads: &Threads,
         is_own: &dyn Fn(usize) -> bool,
     ) -> Result<Made, RunError> {
+        let store = &self.computing(store, &node.task);
         let recorded = RecordedProgress { inner: self.progress, store, stage: &node.stage };
         let tools = self.tools(&recorded, threads);
         let work = match store.share(&node.stage, &|what| self.progress.tell(what))? {

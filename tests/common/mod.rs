@@ -29,11 +29,11 @@ pub fn features_only() -> PathBuf {
 /// What the program remembers of data during tests.
 pub const CACHE: (&str, &str) = ("SCDD_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
 
-/// The command `scdd` in the repository's root.
+/// The command `scdd` in the repository's root. It sees no GPU, but a driver where there is one.
 pub fn scdd() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("scdd"));
     command.current_dir(root()).timeout(std::time::Duration::from_secs(300));
-    command.env(CACHE.0, CACHE.1);
+    command.env(CACHE.0, CACHE.1).env("CUDA_VISIBLE_DEVICES", "");
     command
 }
 

@@ -357,3 +357,20 @@ fn a_stage_goes_on_where_it_was_begun() {
     let on = Timing::read(&made).unwrap().computed_on.unwrap();
     assert_eq!((&on.device[..], &on.libraries[..]), ("cuda:0 (A)", "2"));
 }
+
+#[test]
+fn what_computed_a_stage_is_kept_when_nothing_is_left_to_compute() {
+    let root = tempfile::tempdir().unwrap();
+    let store = StageStore::new(root.path());
+    let [device, precision, libraries] = ["cuda:0 (A)", "TF32", "1"].map(str::to_owned);
+    let begun = store.computing_on(ComputedOn { device, precision, libraries });
+    let attempt = |store: &StageStore, fails: bool| {
+        store.attempt(&stage(7), &|_| (), |work| {
+            work.write_last_of_part("part", b"x")?;
+            if fails { Err(failure()) } else { Ok(()) }
+        })
+    };
+    attempt(&begun, true).unwrap_err();
+    let Ok(Attempt::Complete(made)) = attempt(&store, false) else { panic!("it is not complete") };
+    assert_eq!(Timing::read(&made).unwrap().computed_on.unwrap().device, "cuda:0 (A)");
+}

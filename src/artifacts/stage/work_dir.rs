@@ -191,7 +191,7 @@ impl WorkDir {
             resumed: self.resumed,
             passes: Some(self.passes),
             peak_bytes: peak.max(self.begun.peak()),
-            computed_on: self.on().clone(),
+            computed_on: self.on().clone().or_else(|| self.before.as_ref()?.computed_on.clone()),
         };
         if self.helps { parts::note_help(&self.parts, &timing) } else { self.write_timing(&timing) }
     }

@@ -11,6 +11,8 @@ use libloading::os::unix::{Library, Symbol};
 use super::NoCuda;
 
 const LIBRARY: &str = "libcuda.so.1";
+/// NVML.
+const MANAGEMENT: &str = "libnvidia-ml.so.1";
 /// CUDA_SUCCESS.
 const SUCCESS: c_int = 0;
 /// CUDA_ERROR_NO_DEVICE.
@@ -43,6 +45,26 @@ pub struct Driver {
 pub fn driver() -> Result<&'static Driver, NoCuda> {
     static FOUND: OnceLock<Result<Driver, NoCuda>> = OnceLock::new();
     FOUND.get_or_init(ask).as_ref().map_err(Clone::clone)
+}
+
+/// The driver's own version, `580.95.05`, if its management library (NVML) is there.
+pub fn driver_version() -> Option<String> {
+    type Init = unsafe extern "C" fn() -> c_int;
+    type Version = unsafe extern "C" fn(*mut c_char, c_uint) -> c_int;
+    let mut text = [0u8; NAME];
+    // SAFETY: loading runs the initialisers of the system's own driver library. The types are those
+    // of the functions in NVIDIA's nvml.h, and the text has the length that is passed.
+    unsafe {
+        let library = Library::new(MANAGEMENT).ok()?;
+        let init: Symbol<Init> = library.get("nvmlInit_v2").ok()?;
+        let version: Symbol<Version> = library.get("nvmlSystemGetDriverVersion").ok()?;
+        let is_told =
+            init() == SUCCESS && version(text.as_mut_ptr().cast(), NAME as c_uint) == SUCCESS;
+        // It may have started threads.
+        let _ = library.into_raw();
+        is_told.then_some(())?;
+    }
+    Some(CStr::from_bytes_until_nul(&text).ok()?.to_string_lossy().into_owned())
 }
 
 fn ask() -> Result<Driver, NoCuda> {

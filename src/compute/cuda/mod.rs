@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-pub use driver::{Card, Driver, driver};
+pub use driver::{Card, Driver, driver, driver_version};
 pub use precision::set_precision;
 
 /// The version of libtorch, and of the CUDA that it was built for: `2.13.0+cu130`.
@@ -32,6 +32,8 @@ pub enum NoCuda {
     OldDriver { found: (u32, u32), needed: u32 },
     #[error("libtorch {TORCH} has no CUDA library ({0})")]
     NoLibrary(String),
+    #[error("libtorch {TORCH} was asked about CUDA before its CUDA library was loaded")]
+    Late,
     #[error("libtorch {TORCH} can't use the {0} that the NVIDIA driver shows")]
     Refused(String),
 }
@@ -43,8 +45,10 @@ impl NoCuda {
             NoCuda::NoDriver => "install it, or start the container with its GPUs",
             NoCuda::Driver(_) | NoCuda::Refused(_) => "see what `nvidia-smi` says",
             NoCuda::NoCard => "see `nvidia-smi`, and whether CUDA_VISIBLE_DEVICES hides it",
+            NoCuda::OldDriver { needed: 13, .. } => "install driver 580 or later",
             NoCuda::OldDriver { .. } => "install a newer driver",
             NoCuda::NoLibrary(_) => "install libtorch's build for CUDA",
+            NoCuda::Late => "this is a fault of scdd, please report it",
         }
     }
 }
@@ -59,9 +63,29 @@ pub fn load() -> Result<&'static Driver, NoCuda> {
     LOADED.get_or_init(open).clone()
 }
 
+/// The first GPU that the driver shows.
+///
+/// # Errors
+/// When there is no GPU or no working driver.
+pub fn first_card() -> Result<&'static Card, NoCuda> {
+    driver()?.cards.first().ok_or(NoCuda::NoCard)
+}
+
+/// The version of the cuDNN that libtorch uses, once [`load`] has succeeded: `9.20.0`.
+pub fn cudnn_version() -> Option<String> {
+    (load().is_ok() && tch::Cuda::cudnn_is_available())
+        .then(|| shown_cudnn(tch::utils::version_cudnn()))
+}
+
+/// cuDNN's number as people write it.
+fn shown_cudnn(number: i64) -> String {
+    // Until 8.9 it had a digit less for the minor version.
+    let major = if number < 10_000 { 1_000 } else { 10_000 };
+    format!("{}.{}.{}", number / major, number % major / 100, number % 100)
+}
+
 fn open() -> Result<&'static Driver, NoCuda> {
-    let driver = driver()?;
-    let first = driver.cards.first().ok_or(NoCuda::NoCard)?;
+    let (first, driver) = (first_card()?, driver()?);
     if let Some(needed) = major(TORCH).filter(|&needed| driver.cuda.0 < needed) {
         return Err(NoCuda::OldDriver { found: driver.cuda, needed });
     }
@@ -71,6 +95,10 @@ fn open() -> Result<&'static Driver, NoCuda> {
     let library = library.map_err(|e| NoCuda::NoLibrary(driver::reason(&e)))?;
     // It stays open as long as the program runs.
     let _ = library.into_raw();
+    // libtorch looks for the library once. A question before this would have left it without.
+    if !tch::utils::has_cudart() {
+        return Err(NoCuda::Late);
+    }
     if tch::Cuda::device_count() == 0 {
         return Err(NoCuda::Refused(first.name.clone()));
     }
@@ -91,5 +119,17 @@ mod tests {
     fn the_version_tells_the_cuda_that_libtorch_needs() {
         let found = ["2.13.0+cu130", "2.7.0+cu118", "2.13.0+cpu", "2.13.0", "2.13.0+cu"].map(major);
         assert_eq!(found, [Some(13), Some(11), None, None, None]);
+    }
+
+    #[test]
+    fn cudnns_number_is_shown_as_people_write_it() {
+        assert_eq!([92_000, 91_002, 8_907].map(shown_cudnn), ["9.20.0", "9.10.2", "8.9.7"]);
+    }
+
+    #[test]
+    fn an_old_driver_is_told_which_one_to_install() {
+        let remedy = |needed| NoCuda::OldDriver { found: (12, 4), needed }.remedy();
+        assert_eq!(remedy(13), "install driver 580 or later");
+        assert_eq!(remedy(14), "install a newer driver");
     }
 }

@@ -54,12 +54,30 @@ unsafe fn symbol<T>(name: &str) -> Result<Symbol<T>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::c_int;
+
     use super::*;
 
     /// `at::Context::allowTF32CuBLAS() const`.
     const PRODUCTS_ALLOWED: &str = "_ZNK2at7Context15allowTF32CuBLASEv";
     /// `at::Context::deterministicCuDNN() const`.
     const IS_DETERMINISTIC: &str = "_ZNK2at7Context18deterministicCuDNNEv";
+
+    /// `at::Context::float32Precision(Float32Backend, Float32Op) const`.
+    const PRECISION: &str = "_ZNK2at7Context16float32PrecisionENS_14Float32BackendENS_9Float32OpE";
+    // Of `Float32Backend`, `Float32Op` and `Float32Precision`.
+    const CUDA: c_int = 1;
+    const CONVOLUTION: c_int = 1;
+    const TF32: c_int = 2;
+
+    /// Whether cuDNN's convolutions may be in TensorFloat-32: what they themselves look at.
+    fn convolves_in_tf32() -> bool {
+        type Getter = unsafe extern "C" fn(*const c_void, c_int, c_int) -> c_int;
+        // SAFETY: the type is that of the function, whose enumerations are ints.
+        unsafe {
+            symbol::<Getter>(PRECISION).unwrap()(context().unwrap(), CUDA, CONVOLUTION) == TF32
+        }
+    }
 
     fn get(getter: &str) -> bool {
         type Getter = unsafe extern "C" fn(*const c_void) -> bool;
@@ -74,6 +92,7 @@ mod tests {
         for tf32 in [true, false] {
             set_precision(tf32).unwrap();
             assert!(!get(PRODUCTS_ALLOWED) && get(IS_DETERMINISTIC));
+            assert_eq!(convolves_in_tf32(), tf32);
         }
     }
 

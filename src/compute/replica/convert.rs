@@ -4,6 +4,7 @@
 use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::transfer;
 use scdd_graph::{Constant, DType};
 
 /// A float32 tensor on the CPU with the array's shape and values.
@@ -36,9 +37,7 @@ pub fn channels_last(tensor: &Tensor) -> Result<Tensor, TchError> {
 /// When libtorch can't copy the tensor to the CPU.
 pub fn to_array(tensor: &Tensor) -> Result<ArrayD<f32>, TchError> {
     let dims: Vec<usize> = tensor.size().iter().map(|&d| d as usize).collect();
-    let flat = tensor
-        .f_detach()?
-        .f_to_device(Device::Cpu)?
+    let flat = transfer::fetch(&tensor.f_detach()?)?
         .f_to_kind(Kind::Float)?
         .f_contiguous()?
         .f_reshape([-1])?;

@@ -6,6 +6,7 @@ use tch::{Kind, TchError, Tensor};
 use super::alignment::{AlignedLayer, MeasuredStatistics};
 use super::pass::StatisticsGradient;
 use super::{Distance, Momentum};
+use crate::transfer;
 
 /// The targets of all layers, their channels one after another.
 pub struct JointAlignment {
@@ -42,10 +43,10 @@ impl JointAlignment {
         let channels: Vec<i64> = layers.iter().map(|layer| layer.mean.numel() as i64).collect();
         let layer_of: Vec<i64> =
             (0..).zip(&channels).flat_map(|(layer, &c)| vec![layer; c as usize]).collect();
-        let layer_of = Tensor::f_from_slice(&layer_of)?.f_to_device(device)?;
+        let layer_of = transfer::send(&Tensor::f_from_slice(&layer_of)?, device)?;
         let multipliers: Vec<f64> = layers.iter().map(|layer| layer.multiplier).collect();
         let shares: Vec<f64> = multipliers.iter().zip(counts).map(|(m, n)| m / n).collect();
-        let per_layer = |values: &[f64]| Tensor::f_from_slice(values)?.f_to_device(device);
+        let per_layer = |values: &[f64]| transfer::send(&Tensor::f_from_slice(values)?, device);
         let weights = if layers.iter().any(|layer| layer.weights.is_some()) {
             Some(joined(layers.iter().map(|layer| match &layer.weights {
                 Some((of_mean, of_var)) => pair(of_mean, of_var),

@@ -12,6 +12,7 @@ use tch::{Device, Tensor};
 use super::RecoverError;
 use crate::teacher::{Bundle, Network};
 use scdd_compute::replica::{Mode, to_array};
+use scdd_compute::transfer;
 use scdd_experiment::config::WeightAdjustment;
 use scdd_graph::{Constant, Graph, Node, Op, ValueId};
 
@@ -70,7 +71,7 @@ fn climb(
     let gradients = Tensor::f_run_backward(&[&loss], &tensors, false, false)?;
     let _no_grad = tch::no_grad_guard();
     let norms = gradients.iter().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
-    let norm = f64::try_from(Tensor::f_stack(&norms, 0)?.f_norm()?)?;
+    let norm = transfer::read_one(&Tensor::f_stack(&norms, 0)?.f_norm()?)?;
     for ((_, weight), gradient) in weights.iter().zip(&gradients) {
         let _ = weight.shallow_clone().f_add_(&gradient.f_mul_scalar(length / (norm + FLOOR))?)?;
     }

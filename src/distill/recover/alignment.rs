@@ -13,6 +13,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::teacher::{Bundle, ClassStatistics, Network};
 use scdd_compute::synthesis::{Distance, LayerTarget, Momentum, Objective};
+use scdd_compute::transfer;
 use scdd_experiment::config::{BnDistance, RecoverConfig};
 
 /// The share of a layer's mean variance that is added to every channel's variance before dividing
@@ -36,7 +37,7 @@ pub fn objective(
         let of_classes =
             objective.layers.iter().zip(&bundle.layers).filter_map(|(global, layer)| {
                 let (mean, var) = mixture(layer.per_class.as_ref()?, layer.mean.len(), classes);
-                let tensor = |values: &[f32]| Tensor::f_from_slice(values)?.f_to_device(device);
+                let tensor = |values: &[f32]| transfer::upload(values, &[-1], device);
                 let multiplier = global.multiplier * config.class_share;
                 let target = || {
                     Ok(LayerTarget {
@@ -78,8 +79,7 @@ fn patches(
         let Some(patches) = &layer.patches else { continue };
         let side = patches.side as i64;
         let size = [layer.mean.len() as i64, side, side];
-        let tensor =
-            |values: &[f32]| Tensor::f_from_slice(values)?.f_reshape(size)?.f_to_device(device);
+        let tensor = |values: &[f32]| transfer::upload(values, &size, device);
         let of_layer = if i == 0 { config.first_bn_multiplier } else { 1.0 };
         let target = |mean: &[f32], var: &[f32], share: f64| {
             let (mean, var) = (tensor(mean)?, tensor(var)?);

@@ -16,6 +16,7 @@ use crate::teacher::{Bundle, Network};
 pub use scdd_artifacts::records::{Auto, Term, Terms};
 use scdd_compute::replica::{Replica, to_tensor};
 use scdd_compute::synthesis::{Evaluation, Momentum, Objective};
+use scdd_compute::transfer;
 use scdd_data::rng;
 use scdd_experiment::config::RecoverConfig;
 
@@ -70,10 +71,11 @@ impl<'a> Balance<'a> {
         objective: &Objective,
     ) -> Result<Terms, RecoverError> {
         let input = to_tensor(images.view())
-            .and_then(|t| t.f_to_device(self.device))
+            .and_then(|t| transfer::send(&t, self.device))
             .map_err(|e| self.torch(e))?;
         let targets: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
-        let targets = Tensor::from_slice(&targets).to_device(self.device);
+        let targets = transfer::send(&Tensor::from_slice(&targets), self.device)
+            .map_err(|e| self.torch(e))?;
         let term =
             |targets: Option<&Tensor>, objective: &Objective, loss: fn(&Evaluation) -> f64| {
                 let found = self.replica.evaluate(&input, targets, objective);
@@ -81,8 +83,11 @@ impl<'a> Balance<'a> {
                     teacher: self.bundle.name().into(),
                     source,
                 })?;
-                let norm =
-                    found.gradient.f_norm().and_then(f64::try_from).map_err(|e| self.torch(e))?;
+                let norm = found
+                    .gradient
+                    .f_norm()
+                    .and_then(|n| transfer::read_one(&n))
+                    .map_err(|e| self.torch(e))?;
                 Ok::<_, RecoverError>(Term { loss: loss(&found), gradient_norm: norm })
             };
         let has_classifier = !self.bundle.manifest.is_features_only();

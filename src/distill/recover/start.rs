@@ -14,6 +14,7 @@ use super::{Batch, Item, RecoverError};
 use crate::teacher::{Bundle, Network};
 use scdd_compute::replica::{Mode, Outputs, Replica, to_array, to_tensor};
 use scdd_compute::threads::Threads;
+use scdd_compute::transfer;
 use scdd_data::rng;
 use scdd_data::view::apply_batch;
 use scdd_data::{DataError, Dataset, Normalization, Resample, Size, View};
@@ -294,7 +295,7 @@ impl<'a> Starts<'a> {
         taps: &[ValueId],
     ) -> Result<Outputs, RecoverError> {
         let input = to_tensor(images.view())
-            .and_then(|t| t.f_to_device(self.device))
+            .and_then(|t| transfer::send(&t, self.device))
             .map_err(self.torch())?;
         tch::no_grad(|| replica.run(&[input], taps, Mode::Eval)).map_err(|source| {
             RecoverError::Replica { teacher: self.bundle.name().to_owned(), source }

@@ -9,16 +9,17 @@ mod teachers;
 use std::collections::BTreeSet;
 use std::iter;
 use std::path::Path;
+use std::sync::mpsc::channel;
 
-use ndarray::{Array2, Array4, Axis, concatenate, s};
+use ndarray::{Array2, s};
 
 use crate::progress::Progress;
-use crate::teacher::{Bundle, RuntimeError};
+use crate::teacher::{Bundle, ImageMemory, RuntimeError};
 use crate::views::{BatchViews, ViewRenderer, Views, one_ahead};
 use scdd_data::{DataError, Dataset, Size};
 use scdd_experiment::config::{LabelDtype, Mix, RelabelConfig};
 
-pub use teachers::{LabelPlace, Teachers};
+pub use teachers::{AnsweringPlaces, LabelPlace, Teachers};
 
 use scdd_artifacts::labels::{Dtype, LabelBatch, Meta, MixKind, StoreError, StoredTopK, Writer};
 
@@ -156,22 +157,43 @@ impl Relabel<'_> {
     ) -> Result<(), RelabelError> {
         let renderer = ViewRenderer::new(teachers.bundles()[0], views.pad())?;
         let threads = teachers.threads();
+        let draw = |memory: &mut ImageMemory, batches: &[BatchViews]| {
+            let mut room = memory.room(batches.iter().map(|batch| batch.indices.len()).sum())?;
+            let mut start = 0;
+            for batch in batches {
+                let end = start + batch.indices.len();
+                let target = room.slice_mut(s![start..end, .., .., ..]);
+                threads.run(|| renderer.render_into(set, batch, target))?;
+                start = end;
+            }
+            Ok::<_, RelabelError>(())
+        };
+        // While the teachers answer what lies in one, the next batches are drawn into the other.
+        let (answered, free) = channel();
+        for _ in 0..2 {
+            // This end is open.
+            let _ = answered.send(teachers.image_memory());
+        }
         let mut batches = epochs.into_iter().flat_map(|epoch| match views.epoch(epoch) {
             Ok(batches) => batches.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
-        let seen = iter::from_fn(|| {
+        let seen = iter::from_fn(move || {
             let batches: Result<Vec<BatchViews>, DataError> =
                 batches.by_ref().take(together).collect();
-            let rendered = batches.and_then(|batches| {
-                let images =
-                    batches.iter().map(|batch| threads.run(|| renderer.render(set, batch)));
-                Ok((images.collect::<Result<Vec<_>, _>>()?, batches))
-            });
-            Some(rendered).filter(|found| !matches!(found, Ok((_, none)) if none.is_empty()))
+            let batches = match batches {
+                Ok(batches) if batches.is_empty() => return None,
+                Ok(batches) => batches,
+                Err(error) => return Some(Err(error.into())),
+            };
+            // The other end is open as long as there is work.
+            let mut memory = free.recv().ok()?;
+            Some(draw(&mut memory, &batches).map(|()| (memory, batches)))
         });
-        one_ahead(seen, |(images, batches): (Vec<Array4<f32>>, Vec<BatchViews>)| {
-            let logits = logits_of(&images, teachers)?;
+        one_ahead(seen, |(memory, batches): (ImageMemory, Vec<BatchViews>)| {
+            let logits = logits_of(&memory, &batches, teachers)?;
+            // After the last batches nobody waits for it.
+            let _ = answered.send(memory);
             batches.into_iter().zip(logits).try_for_each(|(batch, logits)| {
                 let BatchViews { indices, views, operations, mix } = batch;
                 consume(LabelBatch { indices, views, operations, mix, logits })
@@ -212,25 +234,24 @@ impl Relabel<'_> {
     }
 }
 
-/// The logits of each of these batches, which go through the teachers together.
+/// The logits of each of these `batches`, whose images lie one after another in `memory`.
 fn logits_of(
-    images: &[Array4<f32>],
+    memory: &ImageMemory,
+    batches: &[BatchViews],
     teachers: &mut Teachers,
 ) -> Result<Vec<Array2<f32>>, RelabelError> {
-    if let [only] = images {
-        return Ok(vec![teachers.logits(only)?]);
+    let logits = teachers.logits(memory)?;
+    if batches.len() == 1 {
+        return Ok(vec![logits]);
     }
-    let views: Vec<_> = images.iter().map(|batch| batch.view()).collect();
-    let mismatch = |e: ndarray::ShapeError| DataError::Mismatch(e.to_string());
-    let logits = teachers.logits(&concatenate(Axis(0), &views).map_err(mismatch)?)?;
     let mut start = 0;
-    let rows = |batch: &Array4<f32>| {
-        let end = start + batch.shape()[0];
+    let rows = |batch: &BatchViews| {
+        let end = start + batch.indices.len();
         let rows = logits.slice(s![start..end, ..]).to_owned();
         start = end;
         rows
     };
-    Ok(images.iter().map(rows).collect())
+    Ok(batches.iter().map(rows).collect())
 }
 
 /// Takes over the epochs that come next and were labelled apart.

@@ -1,12 +1,13 @@
 //! The teachers that label: one, or the mean of several, with their running BN statistics or those
 //! of the batch.
 
-use ndarray::{Array2, Array4};
+use ndarray::{Array2, ArrayView4};
 use tch::Tensor;
 
 use super::RelabelError;
 use crate::teacher::{
-    Bundle, Network as _, Provider, Runtime, RuntimeError, Session, SessionOptions,
+    BoundSession, Bundle, ImageMemory, Network as _, Provider, Runtime, RuntimeError,
+    SessionOptions,
 };
 use scdd_compute::cuda;
 use scdd_compute::replica::{Mode, Replica, to_array, to_tensor};
@@ -35,6 +36,15 @@ pub struct LabelPlace {
     pub tf32: bool,
 }
 
+/// Where teachers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweringPlaces {
+    Cpu,
+    Gpu,
+    /// Some on a GPU, and those that fell back on the CPU.
+    Both,
+}
+
 struct AnsweringTeacher<'a> {
     bundle: &'a Bundle,
     /// The teacher's weight in the mean; all shares sum to 1.
@@ -44,10 +54,19 @@ struct AnsweringTeacher<'a> {
 
 enum Answering {
     /// ONNX Runtime, with running statistics and these options.
-    Running(Session, SessionOptions),
+    Running(Box<BoundSession>, SessionOptions),
     /// The replica, with batch statistics over parts of this many images; absent: over the whole
     /// batch.
     Batch(Box<Replica>, tch::Device, Option<u32>),
+}
+
+impl Answering {
+    fn is_on_gpu(&self) -> bool {
+        match self {
+            Self::Running(_, options) => options.provider != Provider::Cpu,
+            Self::Batch(_, device, _) => *device != tch::Device::Cpu,
+        }
+    }
 }
 
 impl<'a> Teachers<'a> {
@@ -85,12 +104,14 @@ impl<'a> Teachers<'a> {
         Ok(Self { members, runtime, threads: threads.clone() })
     }
 
-    /// Whether any of them runs on a GPU.
-    pub fn are_on_gpu(&self) -> bool {
-        self.members.iter().any(|member| match &member.network {
-            Answering::Running(_, options) => options.provider != Provider::Cpu,
-            Answering::Batch(_, device, _) => *device != tch::Device::Cpu,
-        })
+    /// Where they run.
+    pub fn places(&self) -> AnsweringPlaces {
+        let on_gpu = self.members.iter().filter(|member| member.network.is_on_gpu()).count();
+        match on_gpu {
+            0 => AnsweringPlaces::Cpu,
+            all if all == self.members.len() => AnsweringPlaces::Gpu,
+            _ => AnsweringPlaces::Both,
+        }
     }
 
     /// The number of batches of `size` images that they answer together. On a GPU small batches
@@ -114,11 +135,21 @@ impl<'a> Teachers<'a> {
         self.threads.clone()
     }
 
-    /// The mean of all teachers' logits `[N, K]` for images `[N, C, H, W]`.
+    /// Memory for a batch of their images.
+    pub fn image_memory(&self) -> ImageMemory {
+        let image = self.members[0].bundle.image_shape();
+        let on_gpu = self.members.iter().find_map(|member| match &member.network {
+            Answering::Running(session, _) if member.network.is_on_gpu() => Some(session),
+            _ => None,
+        });
+        on_gpu.map_or_else(|| ImageMemory::new(image), |session| session.image_memory(image))
+    }
+
+    /// The mean of all teachers' logits `[N, K]` for the images in memory, `[N, C, H, W]`.
     ///
     /// # Errors
     /// When a network can't run.
-    pub fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
+    pub fn logits(&mut self, images: &ImageMemory) -> Result<Array2<f32>, RelabelError> {
         self.follow()?;
         let [only] = &mut self.members[..] else { return self.mean(images) };
         only.logits(images)
@@ -133,13 +164,13 @@ impl<'a> Teachers<'a> {
                 && options.threads != threads
             {
                 options.threads = threads;
-                *session = self.runtime.session(bundle.name(), &bundle.model, &[], *options)?;
+                **session = bound(bundle, self.runtime, *options)?;
             }
         }
         Ok(())
     }
 
-    fn mean(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
+    fn mean(&mut self, images: &ImageMemory) -> Result<Array2<f32>, RelabelError> {
         let mut mean = Array2::zeros((0, 0));
         for member in &mut self.members {
             let logits = member.logits(images)?;
@@ -153,11 +184,11 @@ impl<'a> Teachers<'a> {
 }
 
 impl AnsweringTeacher<'_> {
-    fn logits(&mut self, images: &Array4<f32>) -> Result<Array2<f32>, RelabelError> {
+    fn logits(&mut self, images: &ImageMemory) -> Result<Array2<f32>, RelabelError> {
         match &mut self.network {
             Answering::Running(session, _) => Ok(session.logits(images)?),
             Answering::Batch(replica, device, part) => {
-                by_batch_statistics(replica, *device, images, *part).map_err(|e| {
+                by_batch_statistics(replica, *device, images.images()?, *part).map_err(|e| {
                     RelabelError::Teacher {
                         teacher: self.bundle.name().into(),
                         what: e.to_string(),
@@ -171,11 +202,11 @@ impl AnsweringTeacher<'_> {
 fn by_batch_statistics(
     replica: &Replica,
     device: tch::Device,
-    images: &Array4<f32>,
+    images: ArrayView4<f32>,
     part: Option<u32>,
 ) -> Result<Array2<f32>, Box<dyn std::error::Error>> {
     let _no_grad = tch::no_grad_guard();
-    let input = transfer::send(&to_tensor(images.view())?, device)?;
+    let input = transfer::send(&to_tensor(images)?, device)?;
     let mut logits = Vec::new();
     for images in input.f_split(part.map_or(input.size()[0], i64::from), 0)? {
         logits.push(replica.run(&[images], &[], Mode::Batch)?.outputs.swap_remove(0));
@@ -214,7 +245,7 @@ fn replica(bundle: &Bundle, device: tch::Device) -> Result<Replica, RelabelError
     Ok(replica)
 }
 
-/// Opens a session on the configured device, or on the CPU, saying so.
+/// Opens a session on the configured device, or on the CPU.
 fn open_session(
     bundle: &Bundle,
     runtime: &Runtime,
@@ -225,12 +256,30 @@ fn open_session(
 ) -> Result<Answering, RelabelError> {
     let open = |provider| {
         let options = SessionOptions { provider, optimize: true, threads: threads.count() };
-        let session = runtime.session(bundle.name(), &bundle.model, &[], options)?;
-        Ok::<_, RuntimeError>(Answering::Running(session, options))
+        Ok(Answering::Running(Box::new(bound(bundle, runtime, options)?), options))
     };
+    Ok(open_where_possible(config, tf32, open, say)?)
+}
+
+fn bound(
+    bundle: &Bundle,
+    runtime: &Runtime,
+    options: SessionOptions,
+) -> Result<BoundSession, RuntimeError> {
+    let session = runtime.session(bundle.name(), &bundle.model, &[], options)?;
+    BoundSession::new(session, options.provider, bundle.manifest.classes.len())
+}
+
+/// Opens a network by `open` on the configured device, or on the CPU, saying so.
+fn open_where_possible<T>(
+    config: &RelabelConfig,
+    tf32: bool,
+    open: impl Fn(Provider) -> Result<T, RuntimeError>,
+    say: &dyn Fn(&str),
+) -> Result<T, RuntimeError> {
     let may_fall_back = config.provider == Device::Auto || config.fallback == Some(Fallback::Cpu);
     if config.provider == Device::Cpu {
-        return Ok(open(Provider::Cpu)?);
+        return open(Provider::Cpu);
     }
     let what = match open(Provider::Cuda { tf32 }) {
         Ok(session) => return Ok(session),
@@ -240,18 +289,19 @@ fn open_session(
         {
             what
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     // That a machine has no GPU is no news at every set of images.
-    if config.provider == Device::Cuda || cuda::driver().is_ok() {
+    if config.provider == Device::Cuda || cuda::first_card().is_ok() {
         say(&format!("soft labels are computed on the CPU, not by CUDA: {what}"));
     }
-    Ok(open(Provider::Cpu)?)
+    open(Provider::Cpu)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::Array4;
 
     const NAMES: [&str; 2] = ["resnet18-w16-supervised", "resnet18-w16-moco-v2"];
 
@@ -281,9 +331,10 @@ mod tests {
         let (config, threads) = (config(teacher_bn), Threads::all());
         let mut teachers =
             Teachers::open(bundles, &runtime, &config, place, &threads, &say).unwrap();
-        assert!(!teachers.are_on_gpu());
-        let first = teachers.logits(&images()).unwrap();
-        assert_eq!(first, teachers.logits(&images()).unwrap(), "answering changed the teacher");
+        assert_eq!(teachers.places(), AnsweringPlaces::Cpu);
+        let images = ImageMemory::of(&images()).unwrap();
+        let first = teachers.logits(&images).unwrap();
+        assert_eq!(first, teachers.logits(&images).unwrap(), "answering changed the teacher");
         first
     }
 
@@ -311,14 +362,46 @@ mod tests {
     fn parts_of_a_batch_are_normalised_by_themselves() {
         let bundle = bundle(NAMES[0]);
         let replica = bundle.replica(tch::Device::Cpu).unwrap();
-        let found = by_batch_statistics(&replica, tch::Device::Cpu, &images(), Some(5)).unwrap();
+        let statistics = |images: &Array4<f32>, part| {
+            by_batch_statistics(&replica, tch::Device::Cpu, images.view(), part).unwrap()
+        };
+        let found = statistics(&images(), Some(5));
         for (first, last) in [(0, 5), (5, 8)] {
             let part = images().slice(ndarray::s![first..last, .., .., ..]).to_owned();
-            let alone = by_batch_statistics(&replica, tch::Device::Cpu, &part, None).unwrap();
+            let alone = statistics(&part, None);
             assert!(furthest(&found.slice(ndarray::s![first..last, ..]).to_owned(), &alone) < 1e-5);
         }
-        let whole = by_batch_statistics(&replica, tch::Device::Cpu, &images(), None).unwrap();
+        let whole = statistics(&images(), None);
         assert!(furthest(&found, &whole) > 0.01, "parts made no difference");
+    }
+
+    /// As on a GPU without memory, or without a library that the network needs.
+    #[test]
+    fn a_network_that_a_gpu_cannot_open_is_opened_on_the_cpu_where_that_is_allowed() {
+        let refused = || RuntimeError::Session { model: "m".into(), what: "out of memory".into() };
+        let open = |provider| match provider {
+            Provider::Cpu => Ok("cpu"),
+            Provider::Cuda { tf32: true } => Err(refused()),
+            Provider::Cuda { tf32: false } => Ok("gpu"),
+        };
+        let said = std::cell::RefCell::new(Vec::new());
+        let say = |what: &str| said.borrow_mut().push(what.to_owned());
+        let on = |provider, fallback, tf32| {
+            let config = RelabelConfig { provider, fallback, ..config(TeacherBn::Running) };
+            open_where_possible(&config, tf32, open, &say)
+        };
+        let cpu = Some(Fallback::Cpu);
+        assert_eq!(on(Device::Cuda, cpu, true).unwrap(), "cpu");
+        let told = "soft labels are computed on the CPU, not by CUDA: out of memory";
+        assert_eq!(said.take(), [told]);
+        assert_eq!(on(Device::Auto, None, true).unwrap(), "cpu");
+        assert_eq!(on(Device::Cuda, cpu, false).unwrap(), "gpu");
+        said.take();
+        for fallback in [None, Some(Fallback::Error)] {
+            let error = on(Device::Cuda, fallback, true).unwrap_err();
+            assert!(matches!(error, RuntimeError::Session { .. }), "{error}");
+        }
+        assert!(said.take().is_empty());
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum RuntimeError {
     Session { model: String, what: String },
     #[error("ONNX Runtime failed to run `{model}`: {what}")]
     Run { model: String, what: String },
+    #[error("a batch of images in memory: {what}")]
+    Memory { what: String },
     #[error("CUDA was asked for, but {what}; or set `provider: cpu` (or `fallback: cpu`)")]
     NoCuda { what: String },
 }

@@ -1,6 +1,7 @@
 //! Pretrained networks: the bundle on disk, its network in libtorch, its verification, and ONNX
 //! Runtime sessions on it.
 
+mod bound;
 mod calibrate;
 mod error;
 mod measure;
@@ -8,6 +9,7 @@ mod network;
 mod runtime;
 mod verify;
 
+pub use bound::{BoundSession, ImageMemory};
 pub use calibrate::{Calibrator, Detail};
 pub use error::{NetworkError, RuntimeError};
 pub use measure::{measure, recognise};

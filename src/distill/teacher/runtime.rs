@@ -147,7 +147,7 @@ fn with_provider(
         Provider::Cpu => Ok(builder),
         Provider::Cuda { tf32 } => {
             let no_cuda = |what: String| RuntimeError::NoCuda { what };
-            cuda::driver().map_err(|why| no_cuda(format!("{why}: {}", why.remedy())))?;
+            cuda::first_card().map_err(|why| no_cuda(format!("{why}: {}", why.remedy())))?;
             // Its CUDA libraries are those of libtorch, which must be in the process already. Where
             // libtorch has none, the system's own may do.
             let _ = cuda::load();
@@ -191,8 +191,8 @@ impl SessionOptions {
 /// A network that is ready to run.
 #[derive(Debug)]
 pub struct Session {
-    session: OrtSession,
-    name: String,
+    pub(super) session: OrtSession,
+    pub(super) name: String,
 }
 
 impl Session {

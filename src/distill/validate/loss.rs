@@ -2,6 +2,7 @@
 
 use tch::{Kind, Reduction, TchError, Tensor};
 
+use scdd_compute::transfer;
 use scdd_experiment::config::{Cooling, Loss, StudentTemperature, ValidateConfig};
 
 /// The targets of a batch of `N` views.
@@ -89,11 +90,13 @@ impl Objectives {
         }
         let double = |t: &Tensor| t.f_detach()?.f_to_kind(Kind::Double);
         let (logits, teacher) = (double(logits)?, double(teacher)?);
+        let candidates: Vec<f64> = HUNDREDTHS.map(|share| f64::from(share) / 100.0).collect();
+        let temperature = self.temperatures(epoch).0;
+        let divergence = |&candidate: &f64| kl(&logits, &teacher, (temperature, candidate));
+        let divergences = candidates.iter().map(divergence).collect::<Result<Vec<_>, _>>()?;
+        let read = transfer::read(&Tensor::f_stack(&divergences, 0)?)?;
         let mut least = f64::INFINITY;
-        for hundredths in HUNDREDTHS {
-            let candidate = f64::from(hundredths) / 100.0;
-            let divergence =
-                f64::try_from(kl(&logits, &teacher, (self.temperatures(epoch).0, candidate))?)?;
+        for (candidate, divergence) in candidates.into_iter().zip(read) {
             if divergence < least {
                 (least, self.fitted) = (divergence, candidate);
             }
@@ -387,7 +390,9 @@ mod tests {
             let temperature = temperature.parse().unwrap();
             let loss = Loss::Kl { temperature, ce, t_squared, cooling, student_temperature };
             let mut objectives = Objectives::new(&training(loss), 2);
+            let before = transfer::count();
             objectives.fit(0, &student, &teacher).unwrap();
+            assert_eq!(transfer::count() - before, 1, "the candidates are read together");
             let EpochObjective::Soft { temperatures, .. } = objectives.of(1) else { panic!() };
             assert_eq!(temperatures.0, temperature);
             near(temperatures.1, expected.as_f64().unwrap(), "the student's temperature");

@@ -212,7 +212,7 @@ impl<'a> Student<'a> {
             // The order in memory that the kernels of each device read without copying.
             let drawn = match device {
                 Device::Cpu => outputs_last(&drawn)?,
-                _ => channels_last(&drawn.f_to_device(device)?)?,
+                _ => channels_last(&transfer::send(&drawn, device)?)?,
             };
             let parameter = drawn.f_set_requires_grad(true)?;
             replica.set_constant(&init.parameter, parameter.shallow_clone());
@@ -387,7 +387,7 @@ impl<'a> Student<'a> {
         if let Some((logits, Targets { teacher: Some(teacher), .. })) = last {
             objectives.fit(epoch, &logits, &teacher)?;
         }
-        Ok(f64::try_from(transfer::fetch(&total)?)? / batches.len() as f64)
+        Ok(transfer::read_one(&total)? / batches.len() as f64)
     }
 
     /// The loss of one batch, and the parameters' gradients. At most `part` views run through the
@@ -534,7 +534,8 @@ impl<'a> Student<'a> {
         let _no_grad = tch::no_grad_guard();
         self.plans.iter_mut().try_for_each(TrainingPlan::load)?;
         let indices: Vec<usize> = (0..test.len()).collect();
-        let mut found = Accuracy { images: test.len(), top1: 0, top5: 0 };
+        // Counted where it is computed, so that a GPU need not wait for each batch.
+        let mut hits = Tensor::f_zeros([2], (Kind::Int64, self.device))?;
         let (threads, normalization) = (self.threads.clone(), self.normalization.clone());
         let batches = indices.chunks(TEST_BATCH).map(|chunk| {
             Ok::<_, DataError>((chunk, threads.run(|| normalization.batch(test, chunk))?))
@@ -544,14 +545,13 @@ impl<'a> Student<'a> {
             let logits = self.logits(&input)?;
             let labels: Vec<i64> = chunk.iter().map(|&i| i64::from(test.labels[i])).collect();
             let labels = transfer::send(&Tensor::f_from_slice(&labels)?, self.device)?;
-            let count = |hits: Tensor| -> Result<usize, TchError> {
-                Ok(i64::try_from(hits.f_sum(Kind::Int64)?)? as usize)
-            };
-            found.top1 += count(logits.f_argmax(1, false)?.f_eq_tensor(&labels)?)?;
-            found.top5 += count(ranks(&logits, &labels)?.f_lt(5)?)?;
+            let first = logits.f_argmax(1, false)?.f_eq_tensor(&labels)?.f_sum(Kind::Int64)?;
+            let among_five = ranks(&logits, &labels)?.f_lt(5)?.f_sum(Kind::Int64)?;
+            hits = hits.f_add(&Tensor::f_stack(&[first, among_five], 0)?)?;
             Ok::<_, ValidateError>(())
         })?;
-        Ok(found)
+        let read: Vec<usize> = transfer::read(&hits)?.iter().map(|&count| count as usize).collect();
+        Ok(Accuracy { images: test.len(), top1: read[0], top5: read[1] })
     }
 
     /// The logits in evaluation mode, with the parameters that the plans have loaded.

@@ -208,6 +208,35 @@ fn an_epoch_sends_views_and_targets_and_reads_one_loss() {
     assert_eq!(transfer::count() - before, 3 * 2 + 1);
 }
 
+#[test]
+fn a_test_sends_images_and_labels_and_reads_once() {
+    // It has no plan, as on a GPU.
+    let bundle = student("convnet3-w128-in");
+    let images = crate::ten_images(&bundle.manifest.classes);
+    let many: Vec<usize> = (0..2 * TEST_BATCH + 1).map(|index| index % images.len()).collect();
+    let many = Dataset {
+        images: images.pixels(&many).unwrap().into_owned().into(),
+        labels: many.iter().map(|&index| images.labels[index]).collect(),
+        ..images
+    };
+    let mut student = Student::new(&bundle, 3, Device::Cpu, Threads::all()).unwrap();
+    let before = transfer::count();
+    let found = student.test(&many).unwrap();
+    assert_eq!(transfer::count() - before, 3 * 2 + 1);
+    assert!(found.top1 <= found.top5 && found.top5 < many.len(), "{found:?}");
+    let alone = (0..many.len()).map(|index| {
+        let one = Dataset {
+            images: many.pixels(&[index]).unwrap().into_owned().into(),
+            labels: vec![many.labels[index]],
+            ..many.clone()
+        };
+        let found = student.test(&one).unwrap();
+        [found.top1, found.top5]
+    });
+    let sums = alone.fold([0, 0], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
+    assert_eq!(sums, [found.top1, found.top5]);
+}
+
 /// As on a GPU, whose students have no plan.
 #[test]
 fn joined_parameters_train_as_each_does() {

@@ -1,6 +1,6 @@
 //! Renders a batch of views of an image set as the input of a network.
 
-use ndarray::{Array4, s};
+use ndarray::{Array4, ArrayRef4, ArrayViewMut4, s};
 
 use super::BatchViews;
 use crate::teacher::Bundle;
@@ -36,6 +36,22 @@ impl ViewRenderer {
     /// # Errors
     /// When set, views and network do not fit each other.
     pub fn render(&self, set: &Dataset, batch: &BatchViews) -> Result<Array4<f32>, DataError> {
+        let Size { height, width } = self.output;
+        let mut seen = Array4::zeros((batch.indices.len(), set.channels, height, width));
+        self.render_into(set, batch, seen.view_mut())?;
+        Ok(seen)
+    }
+
+    /// As [`render`](Self::render), into `target`.
+    ///
+    /// # Errors
+    /// Also when `target` has another shape.
+    pub fn render_into(
+        &self,
+        set: &Dataset,
+        batch: &BatchViews,
+        mut target: ArrayViewMut4<f32>,
+    ) -> Result<(), DataError> {
         let BatchViews { indices, views, operations, mix } = batch;
         let picked: Vec<usize> = indices.iter().map(|&i| i as usize).collect();
         let (on_pixels, on_views) = apart(operations);
@@ -47,25 +63,26 @@ impl ViewRenderer {
             }
         };
         let images = self.bordered(images);
-        let (_, channels, height, width) = images.dim();
+        let (_, _, height, width) = images.dim();
         let source = Size { height, width };
         let maps = views
             .iter()
             .map(|v| Resample::new(v, source, self.output))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut seen =
-            Array4::zeros((indices.len(), channels, self.output.height, self.output.width));
-        apply_batch(&maps, &images, &mut seen)?;
-        for (operation, mut view) in on_views.iter().zip(seen.outer_iter_mut()) {
-            let values = view.as_slice_mut().ok_or(DataError::Layout)?;
-            operation.apply_to_view(values, self.output)?;
-        }
+        let unmixed = |seen: &mut ArrayRef4<f32>| {
+            apply_batch(&maps, &images, seen)?;
+            for (operation, mut view) in on_views.iter().zip(seen.outer_iter_mut()) {
+                let values = view.as_slice_mut().ok_or(DataError::Layout)?;
+                operation.apply_to_view(values, self.output)?;
+            }
+            Ok::<_, DataError>(())
+        };
         if matches!(mix, DrawnMix::None) {
-            return Ok(seen);
+            return unmixed(&mut target);
         }
-        let mut mixed = Array4::zeros(seen.raw_dim());
-        mix.apply(&seen, &mut mixed)?;
-        Ok(mixed)
+        let mut seen = Array4::zeros(target.raw_dim());
+        unmixed(&mut seen)?;
+        mix.apply(&seen, &mut target)
     }
 
     /// Adds the black border around the images.

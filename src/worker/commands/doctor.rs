@@ -21,10 +21,7 @@ fn look(global: &Global) -> Vec<Finding> {
             Ok::<_, String>(format!("{TORCH}, {} threads", tch::get_num_threads())),
         ),
         Finding::new("NVIDIA driver", nvidia_driver()),
-        Finding::new(
-            "libtorch, CUDA",
-            cuda::load().map(|_| "its library is loaded, and sees the GPU").map_err(advised),
-        ),
+        Finding::new("libtorch, CUDA", cuda::load().map(|_| usable()).map_err(advised)),
         Finding::new(
             "ONNX Runtime",
             runtime.as_ref().map(|r| format!("{} ({})", r.path().display(), r.build_info())),
@@ -69,7 +66,13 @@ fn vector_extensions() -> &'static str {
     std::env::consts::ARCH
 }
 
-/// The driver's newest CUDA, and its GPUs with their memory.
+/// What libtorch has for a GPU.
+fn usable() -> String {
+    let cudnn = cuda::cudnn_version().map_or("no cuDNN".into(), |v| format!("cuDNN {v}"));
+    format!("its library is loaded, and sees the GPU; {cudnn}")
+}
+
+/// The driver's version and newest CUDA, and its GPUs with their memory.
 fn nvidia_driver() -> Result<String, String> {
     let driver = cuda::driver().map_err(advised)?;
     let (major, minor) = driver.cuda;
@@ -78,7 +81,8 @@ fn nvidia_driver() -> Result<String, String> {
         [] => Err(advised(NoCuda::NoCard)),
         cards => {
             let cards: Vec<String> = cards.iter().map(card).collect();
-            Ok(format!("up to CUDA {major}.{minor}; {}", cards.join(", ")))
+            let version = cuda::driver_version().map_or(String::new(), |v| format!("{v}, "));
+            Ok(format!("{version}up to CUDA {major}.{minor}; {}", cards.join(", ")))
         }
     }
 }

@@ -4,12 +4,12 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use crate::Tools;
-use crate::device::ComputeDevice;
+use crate::provenance::Computation;
 use scdd_artifacts::files::{LABEL_FIGURES, LABELS, STORE_UNDER_WAY, label_epoch, write_json};
 use scdd_artifacts::labels::LabelStore;
 use scdd_artifacts::stage::WorkDir;
 use scdd_distill::progress::Progress;
-use scdd_distill::relabel::{LabelPlace, Relabel, Teachers};
+use scdd_distill::relabel::{AnsweringPlaces, LabelPlace, Relabel, Teachers};
 use scdd_distill::teacher::Provider;
 use scdd_experiment::config::{Device, Precision};
 use scdd_experiment::run::Failure;
@@ -109,11 +109,13 @@ fn open<'a>(
     let place = LabelPlace { tensors: tools.device.tensors, tf32 };
     let say = |what: &str| tools.progress.tell(&format!("{name}: {what}"));
     let answering = Teachers::open(teachers, tools.runtime, config, place, tools.threads, &say)?;
-    let place = ComputeDevice::of_labels(answering.are_on_gpu(), tools.device.precision);
-    if !place.is_cpu() {
-        say(&format!("soft labels are computed on {place}"));
+    let places = answering.places();
+    let computation = Computation::Labels(config.teacher_bn, places);
+    let computed_on = computation.record(&tools.device, &tools.runtime.file_name());
+    if places != AnsweringPlaces::Cpu {
+        say(&format!("soft labels are computed on {computed_on}"));
     }
-    work.computes_on(place.computed_on(&tools.runtime.file_name()));
+    work.computes_on(computed_on);
     work.goes_on_here()?;
     Ok(answering)
 }

@@ -106,7 +106,7 @@ impl BatchImages for DeviceImages {
 }
 
 fn fetched(tensor: &Tensor) -> Result<Array4<f32>, TchError> {
-    let array = to_array(&transfer::fetch(tensor)?)?.into_dimensionality();
+    let array = to_array(tensor)?.into_dimensionality();
     array.map_err(|e| TchError::Shape(e.to_string()))
 }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use scdd_compute::replica::to_array;
 use scdd_compute::synthesis::{PlanOptions, SynthesisPlan};
+use scdd_compute::transfer;
 use scdd_experiment::config::Precision;
 
 /// The largest relative differences of output and loss, and of the gradient in the L2 norm. Those
@@ -35,7 +36,7 @@ pub fn verify_plan(
     let torch = |source| torch(bundle, source);
     let (golden, weights) = (&bundle.golden, bundle.manifest.golden);
     let device = options.device;
-    let there = |tensor: Tensor| tensor.f_to_device(device);
+    let there = |tensor: Tensor| transfer::send(&tensor, device);
     let (images, targets) = bundle.probe().map_err(torch)?;
     let images = there(images).map_err(torch)?;
     let targets = targets.map(there).transpose().map_err(torch)?;
@@ -43,7 +44,7 @@ pub fn verify_plan(
     let plan = SynthesisPlan::compile(&bundle.graph, &objective, images.size(), options);
     let found = plan.and_then(|mut plan| plan.evaluate(&images, targets.as_ref()));
     let found = found.map_err(replica)?;
-    let here = found.gradient.f_to_device(tch::Device::Cpu).map_err(torch)?;
+    let here = transfer::fetch(&found.gradient).map_err(torch)?;
     let gradient = in_form_of(&golden.input_grad, &here).and_then(|g| to_array(&g));
     let (gradient, _) = gradient_errors(&gradient.map_err(torch)?, values_of(&golden.input_grad));
     let output = relative(&to_array(&found.logits).map_err(torch)?, &golden.output);
