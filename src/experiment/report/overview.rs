@@ -71,7 +71,7 @@ pub(super) fn by_ipc(results: &Results) -> Vec<ChartSection> {
     for chart in charts {
         let one = |summary: &Summary| {
             let place = format!("{}; {}", summary_images(summary), labels(summary));
-            (place, Some(f64::from(summary.ipc)))
+            vec![(place, f64::from(summary.ipc))]
         };
         let series = series(&chart, one);
         let series: Vec<Series> = series.into_iter().filter(|one| one.points.len() > 1).collect();
@@ -91,37 +91,58 @@ pub(super) fn by_ipc(results: &Results) -> Vec<ChartSection> {
     sections
 }
 
+/// The labels of rows that each teacher's own labels make a series of.
+const BY_ITSELF: &str = "soft, by each teacher itself";
+
 /// Accuracy over the teacher's size, where a pretraining scheme has several sizes: a chart for each
-/// student, protocol, number of images and kind of labels. Random real images are a level line.
+/// student, protocol, number of images and kind of labels. Random real images are a level line
+/// under labels of one teacher, and stand at the labelling teacher's size beside each one's own.
 pub(super) fn by_size(results: &Results) -> Vec<ChartSection> {
     let all = summaries(&results.rows);
     let charts = settings(&all, |s| (s.student.clone(), s.protocol.clone(), s.ipc, s.labels));
     let mut sections = Vec::new();
     for chart in charts {
-        let scheme_of = |summary: &Summary| {
-            let network = network(results, summary.teacher.as_deref()?)?;
+        let scheme_and_size = |teacher: Option<&str>| {
+            let network = network(results, teacher?)?;
             let scheme = network.scheme.as_deref()?.replace('_', " ");
-            let name = format!("{}, {scheme}; {}", summary.method, labels(summary));
-            Some((name, network.model_bytes? as f64 / 1e6))
+            Some((scheme, network.model_bytes? as f64 / 1e6))
         };
-        let one = |summary: &Summary| match scheme_of(summary) {
-            Some((name, size)) => (name, Some(size)),
-            None => (String::new(), None),
+        // A teacher that labels its own images beside those of others belongs to two series.
+        let places = |summary: &Summary| -> Vec<(String, f64)> {
+            let labeller = summary.relabel_teacher.as_deref();
+            if summary.method == RANDOM_REAL {
+                let place = scheme_and_size(labeller);
+                let place = place.map(|(scheme, size)| {
+                    (format!("random real; soft, by each {scheme} teacher"), size)
+                });
+                return place.into_iter().collect();
+            }
+            let Some((scheme, size)) = scheme_and_size(summary.teacher.as_deref()) else {
+                return Vec::new();
+            };
+            let name = |labels: &str| format!("{}, {scheme}; {labels}", summary.method);
+            let mut places = vec![(name(&labels_of(summary.labels, None, labeller)), size)];
+            if labeller.is_some() && labeller == summary.teacher.as_deref() {
+                places.push((name(BY_ITSELF), size));
+            }
+            places
         };
-        let mut series = series(&chart, one);
-        series.retain(|one| one.points.len() > 1);
+        let mut series = series(&chart, places);
+        let is_of_sizes = |one: &Series| one.points.iter().any(|p| p.x > one.points[0].x);
+        series.retain(is_of_sizes);
         let sizes: Vec<f64> = series.iter().flat_map(|s| s.points.iter().map(|p| p.x)).collect();
-        let (low, high) = (
-            sizes.iter().copied().fold(f64::MAX, f64::min),
-            sizes.iter().copied().fold(0.0, f64::max),
-        );
-        if low >= high {
+        let (Some(low), Some(high)) =
+            (sizes.iter().copied().reduce(f64::min), sizes.iter().copied().reduce(f64::max))
+        else {
             continue;
-        }
+        };
         for summary in chart.iter().filter(|summary| summary.method == RANDOM_REAL) {
-            let at = |x| PlotPoint { x, y: 100.0 * summary.last.mean, spread: None };
-            let name = format!("random real; {}", labels(summary));
-            series.push(Series { name, points: vec![at(low), at(high)] });
+            let by = format!("; {}", labels(summary));
+            if series.iter().any(|one| one.name.ends_with(&by)) {
+                let at = |x| PlotPoint { x, y: 100.0 * summary.last.mean, spread: None };
+                let name = format!("random real{by}");
+                series.push(Series { name, points: vec![at(low), at(high)] });
+            }
         }
         let horizontal = Horizontal {
             label: "size of the teacher's weights, MB (log scale)".into(),
@@ -198,7 +219,7 @@ pub(super) fn by_statistics(results: &Results, inspected: &Inspected) -> Vec<Cha
     let of_one = of_one
         .map(|rows| (labels_of(rows[0].labels, None, rows[0].relabel_teacher.as_deref()), rows));
     let of_own = settings(&of_own, key).into_iter();
-    let of_own = of_own.map(|rows| ("soft, by each teacher itself".to_string(), rows));
+    let of_own = of_own.map(|rows| (BY_ITSELF.to_string(), rows));
     let mut sections = Vec::new();
     for (by, chart) in of_one.chain(of_own) {
         let found: Vec<(&InspectedTeacher, &Summary)> = chart
@@ -294,12 +315,13 @@ fn settings<K: PartialEq>(all: &[Summary], key: impl Fn(&Summary) -> K) -> Vec<V
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Rows of one name as one series, their points from left to right. `of` gives a row's name and its
-/// place, if it has one.
-fn series(rows: &[&Summary], of: impl Fn(&Summary) -> (String, Option<f64>)) -> Vec<Series> {
+/// Rows of one name as one series, their points from left to right. `of` gives a row's names, and
+/// its place under each.
+fn series(rows: &[&Summary], of: impl Fn(&Summary) -> Vec<(String, f64)>) -> Vec<Series> {
     let mut found: Vec<Series> = Vec::new();
-    for summary in rows {
-        let (name, Some(x)) = of(summary) else { continue };
+    for (summary, (name, x)) in
+        rows.iter().flat_map(|row| of(row).into_iter().map(move |place| (row, place)))
+    {
         let spread = summary.last.std.map(|std| 100.0 * std);
         let point = PlotPoint { x, y: 100.0 * summary.last.mean, spread };
         match found.iter_mut().find(|one| one.name == name) {
@@ -412,11 +434,39 @@ mod tests {
     fn sizes_of_a_scheme_are_joined_beside_random_real_images() {
         let root = tempfile::tempdir().unwrap();
         let [chart] = by_size(&of_sizes(root.path())).try_into().ok().unwrap();
-        assert_eq!(chart.svg.matches("<polyline").count(), 4);
+        // Labels of a network that labels no other row are left out.
+        assert_eq!(chart.svg.matches("<polyline").count(), 3);
         for name in ["distilled, supervised; soft", "distilled, barlow twins; soft", "random real;"]
         {
             assert!(chart.svg.contains(name), "{name}");
         }
+    }
+
+    /// The teacher that labels all images also labels its own.
+    #[test]
+    fn a_teacher_stands_among_those_it_labels_and_among_those_that_label_themselves() {
+        let root = tempfile::tempdir().unwrap();
+        let mut results = of_sizes(root.path());
+        let shared = "a-supervised".to_string();
+        let mut own = Vec::new();
+        for row in &mut results.rows {
+            row.relabel_teacher = Some(shared.clone());
+            if row.teacher.as_ref().is_some_and(|teacher| *teacher != shared) {
+                own.push(super::super::Row { relabel_teacher: row.teacher.clone(), ..row.clone() });
+            }
+        }
+        let of_shared = by_size(&results).remove(0).svg;
+        assert!(!of_shared.contains(BY_ITSELF));
+        results.rows.extend(own);
+        let svg = by_size(&results).remove(0).svg;
+        let points = |svg: &str, name: &str| {
+            let group = svg.split("<g ").find(|group| group.contains(name)).unwrap().to_owned();
+            // One more is in the legend.
+            group.matches("class=\"marker\"").count() - 1
+        };
+        let one = "distilled, supervised; soft, by a-supervised";
+        assert_eq!((points(&of_shared, one), points(&svg, one)), (2, 2));
+        assert_eq!(points(&svg, &format!("distilled, supervised; {BY_ITSELF}")), 2);
     }
 
     #[test]
