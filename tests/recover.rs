@@ -117,9 +117,8 @@ fn follow(case: &str, config: &RecoverConfig, goldens: &SafeTensors, recover: &R
     let expected = floats(goldens, &format!("{case}.images"));
     let off = images.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 4e-4).count();
     // Adam divides by the gradient's size: for a gradient near zero, rounding decides the step's
-    // direction. On an Intel processor, bounded to AVX2, libtorch puts 1 % of the pixels elsewhere;
-    // a wrong step moves nearly all.
-    assert!(off * 50 < expected.len(), "{case}: {off} of {} pixels differ", expected.len());
+    // direction.
+    assert!(off * 200 < expected.len(), "{case}: {off} of {} pixels differ", expected.len());
 }
 
 #[test]
