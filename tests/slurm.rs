@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::assert::OutputAssertExt;
-use common::slurm::{Cluster, is_here, parent, send, wait};
+use common::slurm::{Cluster, is_here, is_pending, parent, send, wait};
 use common::{CACHE, bundle, contents, root, small_data, tiny_experiment};
 use predicates::str::contains;
 use serde_json::Value;
@@ -199,9 +199,14 @@ fn the_tasks_of_a_lost_node_run_on_another() {
 fn a_task_whose_time_is_nearly_up_goes_on_where_it_was() {
     let Some(launched) = Launched::new(ONE_BATCH) else { return };
     let jobs = launched.submit(&["--shards", "1"]);
+    let (process, _) = launched.await_task(jobs[0].id, 0);
     launched.await_recovery();
+    // It rests until the signal is there, however fast it is and however slow Slurm.
+    send(libc::SIGSTOP, process);
     let task = format!("{}_0", jobs[0].id);
     launched.cluster.ask("scancel", &["--batch", "--signal=USR1", &task]).unwrap();
+    wait("the signal", || is_pending(libc::SIGUSR1, process).then_some(()));
+    send(libc::SIGCONT, process);
     let log = launched.cluster.await_log(&launched.logs(), "recover-", "is requeued");
     assert!(log.contains("SIGUSR1: stopping") && log.contains(&format!("job {task} is requeued")));
     let stages = fs::read_dir(launched.output.join("stages/recover")).unwrap().flatten();
@@ -216,8 +221,8 @@ fn a_task_whose_time_is_nearly_up_goes_on_where_it_was() {
 fn a_task_that_outlives_its_lost_node_does_no_harm() {
     let Some(mut launched) = Launched::new(ONE_BATCH) else { return };
     let jobs = launched.submit(&["--shards", "1"]);
-    launched.await_recovery();
     let (old, node) = launched.await_task(jobs[0].id, 0);
+    launched.await_recovery();
     // It rests until the other runs, however fast it is.
     send(libc::SIGSTOP, old);
     launched.cluster.kill_daemon(&node);

@@ -261,6 +261,14 @@ pub fn send(signal: i32, pid: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Whether the signal waits for the process, which is stopped.
+pub fn is_pending(signal: i32, pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    pending.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 /// Waits until `look` finds something.
 pub fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
